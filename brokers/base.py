@@ -1,0 +1,252 @@
+"""The words in which a broker is spoken to: tickets, fills, reports and the Broker protocol; no broker's dialect and no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Protocol
+
+
+class Side(StrEnum):
+    BUY = "BUY"
+    SELL = "SELL"
+
+    @property
+    def sign(self) -> int:
+        """+1 for a purchase, -1 for a sale."""
+        return 1 if self is Side.BUY else -1
+
+    @property
+    def opposite(self) -> Side:
+        return Side.SELL if self is Side.BUY else Side.BUY
+
+
+class OrderType(StrEnum):
+    MARKET = "MARKET"
+    LIMIT = "LIMIT"
+    STOP = "STOP"
+    STOP_LIMIT = "STOP_LIMIT"
+
+
+class Tif(StrEnum):
+    """Time in force: how long an order stays alive at the venue."""
+
+    DAY = "DAY"
+    GTC = "GTC"
+    IOC = "IOC"
+
+
+class AssetClass(StrEnum):
+    STOCK = "STOCK"
+    ETF = "ETF"
+    OPTION = "OPTION"
+    FOREX = "FOREX"
+    FUTURE = "FUTURE"
+    CRYPTO = "CRYPTO"
+    BOND = "BOND"
+    CFD = "CFD"
+    FUND = "FUND"
+    INDEX = "INDEX"
+
+
+class OptionRight(StrEnum):
+    CALL = "CALL"
+    PUT = "PUT"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instrument:
+    """What is traded. `multiplier` (currency units per point and contract; None: the broker's or 1) and `underlying` describe it
+    but do not tell two instruments apart; everything else does."""
+
+    symbol: str
+    asset_class: AssetClass = AssetClass.STOCK
+    exchange: str | None = None
+    expiry: str | None = None
+    """YYYYMMDD or YYYYMM."""
+    strike: Decimal | None = None
+    right: OptionRight | None = None
+    currency: str | None = None
+    """ISO 4217 code; None: the broker's default for the market."""
+    multiplier: Decimal | None = None
+    underlying: str | None = None
+
+    @property
+    def key(self) -> str:
+        """One text that is equal for equal instruments: symbol, type, then whatever else distinguishes it."""
+        parts = [self.symbol, self.asset_class.value]
+        named = (
+            ("exchange", self.exchange),
+            ("expiry", self.expiry),
+            ("strike", None if self.strike is None else format(self.strike.normalize(), "f")),
+            ("right", None if self.right is None else self.right.value),
+            ("currency", self.currency),
+        )
+        parts += [f"{name}={value}" for name, value in named if value is not None]
+        return "|".join(parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticket:
+    """One order as it is handed to a broker. Quantities are units, shares or contracts, always positive."""
+
+    client_order_id: str
+    """Our tag on the order at the broker: 19 characters, a letter first, then lower-case base 32."""
+    instrument: Instrument
+    side: Side
+    quantity: Decimal
+    order_type: OrderType
+    limit_price: Decimal | None = None
+    stop_price: Decimal | None = None
+    reference_price: Decimal | None = None
+    """The price the order's author saw. Never a limit; used where a broker wants an amount of money, and by the mock."""
+    tif: Tif | None = None
+    product: str | None = None
+    """MIS, NRML or CNC (Zerodha)."""
+    variety: str | None = None
+    """regular, amo, iceberg … (Zerodha)."""
+    reserved_order_id: str | None = None
+    """The broker's own id, where `Broker.reserve` gave one before placing (IBKR)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderRef:
+    """Which order is meant, by our tag and, once known, by the broker's id."""
+
+    client_order_id: str
+    broker_order_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fill:
+    """One execution. `commission` is None until the broker tells it; then the same fill is reported again with it."""
+
+    fill_id: str
+    quantity: Decimal
+    price: Decimal
+    time: datetime
+    commission: Decimal | None = None
+    commission_currency: str | None = None
+
+
+class ReportStatus(StrEnum):
+    """What the broker says an order is now. There is no value for "not mentioned": that is no statement."""
+
+    WORKING = "WORKING"
+    FILLED = "FILLED"
+    CANCELLED = "CANCELLED"
+    EXPIRED = "EXPIRED"
+    REJECTED = "REJECTED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A snapshot of one order as the broker describes it. Reports may come late, twice or out of order."""
+
+    client_order_id: str
+    """Empty where the broker knows no tag of ours (somebody else's order)."""
+    broker_order_id: str
+    status: ReportStatus
+    filled_quantity: Decimal
+    """Cumulative, by the broker's own count; may run ahead of `fills`."""
+    fills: tuple[Fill, ...] = ()
+    """Every execution of the order that the broker shows; one that is missing here is not thereby undone."""
+    busted_fill_ids: frozenset[str] = frozenset()
+    """Executions the venue has annulled. A corrected execution is its old id here and a new fill above."""
+    reason: str | None = None
+    """The broker's words for a rejection, cancellation or expiry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """The answer to `Broker.reports`: what changed, and the mark to ask from next time (None: the broker always tells all)."""
+
+    reports: Sequence[Report]
+    mark: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerPosition:
+    """A holding as the broker shows it; `quantity` is signed, negative for a short."""
+
+    instrument: Instrument
+    quantity: Decimal
+    average_price: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Balance:
+    """Money in one currency, in units of that currency."""
+
+    currency: str
+    cash: Decimal
+    equity: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a broker can do, so that an impossible order is refused before it is sent."""
+
+    order_types: frozenset[OrderType] = frozenset(OrderType)
+    tifs: frozenset[Tif] = frozenset(Tif)
+    asset_classes: frozenset[AssetClass] = frozenset(AssetClass)
+    refuses_repeated_client_id: bool = False
+    """True only if the broker itself refuses a second order under a client id for ever; then sending again is safe."""
+    needs_reservation: bool = False
+    """True if `reserve` must give the broker's own id before the order is recorded as being sent."""
+    commission_currency: str = "USD"
+    concurrent_calls: int = 1
+    """How many placing calls the adapter takes at once."""
+    find_window_seconds: float = 30.0
+    """How long an accepted order may stay invisible to `find`."""
+    notes: tuple[str, ...] = field(default=())
+    """What `--check` should tell the operator about this account, one sentence each."""
+
+
+class Broker(Protocol):
+    """One account at one broker. All calls are coroutines; errors are those of `brokers.errors` and no others.
+
+    A query that fails says nothing about any order; a placing or cancelling call that fails says exactly what its error class says.
+    """
+
+    @property
+    def name(self) -> str:
+        """The broker's name as people and readers of our records know it, for example `IBKR`."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Fixed once connected."""
+
+    async def connect(self) -> None:
+        """Opens or re-opens the session. Raises BrokerUnavailable when it can't be had now."""
+
+    async def reserve(self, ticket: Ticket) -> str | None:
+        """The broker's own id for this ticket, where it must be known before placing; else None. Sends no order."""
+
+    async def place_order(self, ticket: Ticket) -> Report:
+        """Places the order once and tells what the broker answered. Raises BrokerUnavailable (surely nothing was sent),
+        OrderRefused, OrderAlreadyExists, or OutcomeUnknown (sent, or perhaps sent)."""
+
+    async def cancel_order(self, ref: OrderRef) -> None:
+        """Asks for cancellation; returning means that the wish arrived, not that the order is cancelled.
+        Raises OrderRefused where the broker will not cancel (too late, unknown order)."""
+
+    async def reports(self, since: int | None = None) -> Reports:
+        """One answer about all orders of the account's day, finished ones too. `since` is the mark of an earlier answer: a broker that
+        understands it may leave out what has not changed since."""
+
+    async def find(self, client_order_id: str) -> Report | None:
+        """The order with this tag, wherever it may be; None only when the broker positively has no such order now."""
+
+    async def positions(self) -> Sequence[BrokerPosition]: ...
+
+    async def balances(self) -> Sequence[Balance]: ...
+
+    def on_hint(self, callback: Callable[[], None] | None) -> None:
+        """`callback` is called, on the event loop's thread, when something may have changed: a reason to ask `reports` now."""
+
+    async def close(self) -> None:
+        """Ends the session. Working orders stay at the broker."""

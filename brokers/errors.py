@@ -1,0 +1,47 @@
+"""What can go wrong with a broker, sorted by what the caller must do; no broker's own codes."""
+
+from __future__ import annotations
+
+
+class BrokerError(Exception):
+    """Base of all errors that an adapter raises."""
+
+
+class BrokerUnavailable(BrokerError):
+    """Surely nothing was sent: no connection, no session, or the call was not begun.
+
+    `known_pause` says that the broker is expected back by itself or by a person's routine act (a gateway's nightly restart, a token
+    to be renewed): orders are held up to their age limit and not rejected.
+    """
+
+    def __init__(self, message: str, *, known_pause: bool = False) -> None:
+        super().__init__(message)
+        self.known_pause = known_pause
+
+
+class OrderRefused(BrokerError):
+    """The broker, or the adapter before sending, said no. Final: the same ticket is never sent again.
+
+    `reason` is for people; `unsupported` is set when the adapter refused what the broker cannot do at all.
+    """
+
+    def __init__(self, reason: str, *, unsupported: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.unsupported = unsupported
+
+
+class OrderAlreadyExists(BrokerError):
+    """The broker already has an order under this client id: the earlier sending had arrived."""
+
+
+class OutcomeUnknown(BrokerError):
+    """Sent, or perhaps sent, and no usable answer. Nothing may be concluded; the order must be looked for."""
+
+
+class UnknownBroker(BrokerError):
+    """No adapter of that name; the message lists those there are."""
+
+
+class BrokerLibraryMissing(BrokerError):
+    """The adapter exists, its client library is not installed; the message names the extra to install."""

@@ -1,0 +1,40 @@
+"""From a broker's name to its adapter, loaded when asked for; no adapter's settings."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+
+from brokers.base import Broker
+from brokers.errors import BrokerLibraryMissing, UnknownBroker
+
+KNOWN: tuple[str, ...] = ("mock",)
+"""The adapters there are: names of modules beside this one, each with `create(config) -> Broker`."""
+
+
+class BrokerFactory:
+    """Makes brokers by name. Whether an adapter's client library is installed matters only when that adapter is asked for."""
+
+    @staticmethod
+    def supported() -> tuple[str, ...]:
+        """The names that `create_broker` takes, in lower case."""
+        return KNOWN
+
+    @staticmethod
+    def create_broker(config: Mapping[str, object]) -> Broker:
+        """The broker named `config["broker"]`, in any case, made from `config`; not yet connected.
+
+        Raises UnknownBroker, BrokerLibraryMissing, and ValueError where the adapter finds the configuration wrong.
+        """
+        wanted = config.get("broker")
+        name = wanted.strip().lower() if isinstance(wanted, str) else ""
+        if name not in KNOWN:
+            raise UnknownBroker(f"There is no broker {wanted!r}; known are: {', '.join(KNOWN)}")
+        try:
+            adapter = importlib.import_module(f"brokers.{name}")
+        except ImportError as exc:
+            raise BrokerLibraryMissing(
+                f"The {name} broker cannot be loaded ({exc}); install its library: pip install 'execution-service[{name}]'"
+            ) from exc
+        broker: Broker = adapter.create(config)
+        return broker

@@ -1,0 +1,319 @@
+"""The mock broker: the Broker protocol over a paper exchange's book; the book itself is in `paper_exchange`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import TypeVar
+
+from brokers.base import Balance, BrokerPosition, Capabilities, OrderRef, Report, Reports, Ticket
+from brokers.errors import BrokerError, BrokerUnavailable, OrderRefused, OutcomeUnknown
+from brokers.paper_exchange import Action, Fault, Market, Operation, PaperExchange
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+_BookCall = Callable[[PaperExchange], _T]
+_TIMER_MARGIN_SECONDS = 0.001
+_RETRY_SECONDS = 1.0
+_UNKNOWN_WHEN_LOST = frozenset({Operation.PLACE, Operation.CANCEL})
+
+
+def create(config: Mapping[str, object]) -> MockBroker:
+    """A mock broker for `config["account_id"]` with its book in the file `config["path"]`, both required.
+
+    Optional, as numbers or their texts: `fill_delay_seconds`, `rejection_rate` and `partial_fill_rate` (0 to 1), `slippage_bps`,
+    `commission_per_order` (in the instrument's currency), `seed` (a whole number), `currency` (ISO 4217, of instruments that name none),
+    `opening_cash`. A value of None is as good as none. Other keys are not looked at. Raises ValueError naming all that is wrong.
+    """
+    wrong: list[str] = []
+    account_id = _required_text(config, "account_id", wrong)
+    path = _required_text(config, "path", wrong)
+    default = Market()
+    currency = config.get("currency") or default.currency
+    if not isinstance(currency, str) or not re.fullmatch("[A-Z]{3}", currency):
+        wrong.append(f"currency must be three capital letters, not {currency!r}")
+        currency = default.currency
+    seed = _number(config, "seed", None, wrong, least=None)
+    if seed is not None and seed != seed.to_integral_value():
+        wrong.append(f"seed must be a whole number, not {seed}")
+    market = Market(
+        fill_delay_seconds=float(_amount(config, "fill_delay_seconds", Decimal(0), wrong)),
+        rejection_rate=float(_amount(config, "rejection_rate", Decimal(0), wrong, most=Decimal(1))),
+        partial_fill_rate=float(_amount(config, "partial_fill_rate", Decimal(0), wrong, most=Decimal(1))),
+        slippage_bps=_amount(config, "slippage_bps", default.slippage_bps, wrong, most=Decimal(10_000)),
+        commission_per_order=_amount(config, "commission_per_order", default.commission_per_order, wrong),
+        seed=None if seed is None else int(seed),
+        currency=currency,
+        opening_cash=_amount(config, "opening_cash", default.opening_cash, wrong),
+    )
+    if wrong:
+        raise ValueError("The mock broker's settings: " + "; ".join(wrong))
+    return MockBroker(account_id=account_id, path=path, market=market)
+
+
+@dataclass(frozen=True, slots=True)
+class _Hit:
+    """The call was not made: these faults come first."""
+
+    faults: tuple[Fault, ...]
+
+
+class MockBroker:
+    """One account over a paper exchange. A random rejection is a Report with status REJECTED: the book keeps it, so that asking again
+    gives the same answer.
+
+    The book's calls run one after another in a thread of their own. A call that is cancelled while that thread works is finished there:
+    the book has it whole or not at all, as with a broker whose answer was not waited for.
+    """
+
+    def __init__(
+        self,
+        *,
+        account_id: str,
+        path: Path | str,
+        market: Market | None = None,
+        faults: Sequence[Fault] = (),
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._account_id = account_id
+        self._path = Path(path)
+        self._market = market or Market()
+        self._faults = tuple(faults)
+        self._clock = clock
+        self._capabilities = Capabilities(
+            refuses_repeated_client_id=True,
+            commission_currency=self._market.currency,
+            concurrent_calls=16,
+            find_window_seconds=0.5,
+            notes=("This is the mock broker: no order leaves this machine.",),
+        )
+        self._thread: ThreadPoolExecutor | None = None
+        self._book: PaperExchange | None = None
+        self._closed = asyncio.Event()
+        self._hint: Callable[[], None] | None = None
+        self._due: datetime | None = None
+        self._due_in_thread: datetime | None = None
+        """The same, as the thread last told it; only the thread uses it."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._tick: asyncio.Task[None] | None = None
+
+    @property
+    def name(self) -> str:
+        return "MOCK"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    async def connect(self) -> None:
+        """Opens the book. Raises BrokerUnavailable."""
+        if self._book is None:
+            self._closed.clear()
+            self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix=f"mock-{self._account_id}")
+            with _in_our_words(BrokerUnavailable):
+                self._book = await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
+        await self._ask(Operation.CONNECT, lambda book: book.advance())
+
+    async def reserve(self, ticket: Ticket) -> str | None:
+        """Nothing: the mock gives its ids when placing."""
+        return None
+
+    async def place_order(self, ticket: Ticket) -> Report:
+        return await self._ask(
+            Operation.PLACE, lambda book: book.place(ticket), ticket.client_order_id, ticket.instrument.symbol
+        )
+
+    async def cancel_order(self, ref: OrderRef) -> None:
+        await self._ask(Operation.CANCEL, lambda book: book.cancel(ref), ref.client_order_id)
+        self._give_hint()
+
+    async def reports(self, since: int | None = None) -> Reports:
+        return await self._ask(Operation.REPORTS, lambda book: book.reports(since))
+
+    async def find(self, client_order_id: str) -> Report | None:
+        return await self._ask(Operation.FIND, lambda book: book.find(client_order_id), client_order_id)
+
+    async def positions(self) -> Sequence[BrokerPosition]:
+        return await self._ask(Operation.POSITIONS, lambda book: book.positions())
+
+    async def balances(self) -> Sequence[Balance]:
+        return await self._ask(Operation.BALANCES, lambda book: book.balances())
+
+    def on_hint(self, callback: Callable[[], None] | None) -> None:
+        """`callback` is called when something planned has happened. What another process does to the book is noticed only by asking."""
+        self._hint = callback
+
+    async def close(self) -> None:
+        """Calls that wait for an answer end with OutcomeUnknown; the book keeps what it has."""
+        self._closed.set()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._tick is not None:
+            self._tick.cancel()
+        book, self._book = self._book, None
+        thread, self._thread = self._thread, None
+        self._due = None
+        if thread is not None:
+            if book is not None:
+                await asyncio.get_running_loop().run_in_executor(thread, book.close)
+            thread.shutdown(wait=False)
+
+    # Calls to the book
+
+    async def _ask(
+        self, operation: Operation, call: _BookCall[_T], client_order_id: str = "", symbol: str | None = None
+    ) -> _T:
+        """Makes the call, unless faults stand in its way, which are then played. In one hop to the thread if there are none."""
+
+        def call_unless_hit(book: PaperExchange) -> _T | _Hit:
+            faults = book.draw(operation, client_order_id, symbol)
+            return _Hit(faults) if faults else call(book)
+
+        lost = OutcomeUnknown if operation in _UNKNOWN_WHEN_LOST else BrokerUnavailable
+        answer = await self._in_thread(call_unless_hit, lost)
+        return await self._play(answer.faults, call, lost) if isinstance(answer, _Hit) else answer
+
+    async def _play(self, faults: Sequence[Fault], call: _BookCall[_T], lost: type[BrokerError]) -> _T:
+        answers: list[_T] = []
+        for fault in faults:
+            if fault.action is Action.REFUSE:
+                raise OrderRefused(fault.reason)
+            if fault.action is Action.UNAVAILABLE:
+                raise BrokerUnavailable(fault.reason)
+            heard = fault.action is not Action.DROP_BEFORE_ACCEPT and fault.accepted
+            if heard and not answers:
+                try:
+                    answers.append(await self._in_thread(call, lost))
+                except BrokerError:
+                    if fault.action is Action.SLOW:
+                        await asyncio.sleep(fault.seconds)
+                        raise
+            if fault.action is Action.SLOW:
+                await asyncio.sleep(fault.seconds)
+                continue
+            if fault.action is Action.NEVER_ANSWER:
+                await self._closed.wait()
+            raise lost(f"No answer from the mock broker ({fault.action})")
+        return answers[0] if answers else await self._in_thread(call, lost)
+
+    async def _in_thread(self, call: _BookCall[_T], lost: type[BrokerError]) -> _T:
+        book, thread = self._book, self._thread
+        if book is None or thread is None:
+            raise BrokerUnavailable("The mock broker is not connected")
+        loop = asyncio.get_running_loop()
+
+        def work() -> _T:
+            try:
+                return call(book)
+            finally:
+                # Told from here and not after the await below, which a cancelled caller never passes.
+                due = book.next_due()
+                if due != self._due_in_thread:
+                    self._due_in_thread = due
+                    loop.call_soon_threadsafe(self._set_timer, due)
+
+        with _in_our_words(lost):
+            return await loop.run_in_executor(thread, work)
+
+    def _open(self) -> PaperExchange:
+        return PaperExchange(
+            self._path, account_id=self._account_id, market=self._market, faults=self._faults, clock=self._clock
+        )
+
+    # Hints
+
+    def _give_hint(self) -> None:
+        if self._hint is not None:
+            asyncio.get_running_loop().call_soon(self._hint)
+
+    def _set_timer(self, due: datetime | None) -> None:
+        if self._closed.is_set():
+            return
+        passed = self._due is not None and self._due <= self._clock()
+        self._due = due
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if due is not None:
+            delay_seconds = max((due - self._clock()).total_seconds(), 0.0) + _TIMER_MARGIN_SECONDS
+            self._timer = asyncio.get_running_loop().call_later(delay_seconds, self._on_due)
+        if passed:
+            self._give_hint()
+
+    def _on_due(self) -> None:
+        self._tick = asyncio.get_running_loop().create_task(self._let_happen())
+
+    async def _let_happen(self) -> None:
+        def advance(book: PaperExchange) -> None:
+            # A wall clock that was set back leaves the same thing due: the timer must be set for it again.
+            self._due_in_thread = None
+            book.advance()
+
+        try:
+            await self._in_thread(advance, BrokerUnavailable)
+        except BrokerUnavailable as exc:
+            _log.warning("The mock broker's book did not answer, trying again: %s", exc)
+            if not self._closed.is_set():
+                self._timer = asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._on_due)
+
+
+@contextmanager
+def _in_our_words(lost: type[BrokerError]) -> Iterator[None]:
+    """Every error that is not a broker's becomes `lost`: what it left behind is not known."""
+    try:
+        yield
+    except BrokerError:
+        raise
+    except Exception as exc:
+        _log.exception("The mock broker failed")
+        raise lost(f"The mock broker failed: {exc}") from exc
+
+
+def _required_text(config: Mapping[str, object], key: str, wrong: list[str]) -> str:
+    value = config.get(key)
+    if not isinstance(value, str | Path) or not str(value):
+        wrong.append(f"{key} is missing" if value is None else f"{key} must be a text, not {value!r}")
+        return ""
+    return str(value)
+
+
+def _number(
+    config: Mapping[str, object],
+    key: str,
+    default: Decimal | None,
+    wrong: list[str],
+    *,
+    least: Decimal | None = Decimal(0),
+    most: Decimal | None = None,
+) -> Decimal | None:
+    value = config.get(key)
+    if value is None:
+        return default
+    try:
+        number = Decimal("NaN") if isinstance(value, bool) else Decimal(str(value).strip())
+    except InvalidOperation:
+        number = Decimal("NaN")
+    if not number.is_finite():
+        wrong.append(f"{key} must be a number, not {value!r}")
+        return default
+    if (least is not None and number < least) or (most is not None and number > most):
+        wrong.append(
+            f"{key} must be {least} or more" + (f" and at most {most}" if most is not None else "") + f", not {number}"
+        )
+        return default
+    return number
+
+
+def _amount(
+    config: Mapping[str, object], key: str, default: Decimal, wrong: list[str], *, most: Decimal | None = None
+) -> Decimal:
+    number = _number(config, key, default, wrong, most=most)
+    return default if number is None else number

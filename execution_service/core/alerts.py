@@ -1,0 +1,413 @@
+"""The words for people: Telegram texts (HTML) and the sentences of the log; who is told, when and how often is decided elsewhere."""
+
+from __future__ import annotations
+
+from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal
+from html import escape
+
+from brokers.base import OrderType, Side
+from execution_service.core.order import (
+    Accepted,
+    Busted,
+    Cancelled,
+    CancelRefused,
+    CancelRequested,
+    Capped,
+    CommissionReported,
+    DeclaredCancelled,
+    DeclaredNotPlaced,
+    DeclaredPlaced,
+    Doubted,
+    Event,
+    Expired,
+    Filled,
+    Noted,
+    NothingSent,
+    Order,
+    OrderRequest,
+    ReasonCode,
+    Rejected,
+    SendAgainOrdered,
+    Status,
+    SubmitStarted,
+)
+
+CONFIRMATION_PUBLISHED = "Published execution confirmation"
+UNKNOWN = "?"
+LONGEST_VALUE = 600
+PRICE_DECIMALS = 8
+
+_SIGNS = {"USD": "$", "INR": "₹", "EUR": "€", "GBP": "£"}
+_INDIAN_PRODUCTS = frozenset({"MIS", "NRML", "CNC"})
+# Wide enough for any product of two numbers of 18 digits: sums for people must not raise.
+_EXACT = Context(prec=60)
+
+
+def order_received(signal_id: str) -> str:
+    """The log's sentence for an order that has been stored."""
+    return f"Received order: {plain(signal_id)}"
+
+
+# --- values ---------------------------------------------------------------------------------------------------------
+
+
+def plain(text: str) -> str:
+    """The text on one line, cut, without anything that a terminal or a bidirectional display would obey."""
+    if len(text) > LONGEST_VALUE:
+        text = text[:LONGEST_VALUE] + "…"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in text)
+
+
+def quantity(amount: Decimal | None) -> str:
+    """Units without needless zeros: 100, 0.25."""
+    return UNKNOWN if amount is None else format(_short(amount), "f")
+
+
+def price(amount: Decimal | None, currency: str) -> str:
+    """At least two decimals and as many more as it has: $235.15, $0.9123. An average's endless tail is rounded."""
+    return UNKNOWN if amount is None else _with_sign(amount, currency, ".{}f")
+
+
+def money(amount: Decimal, currency: str) -> str:
+    """As `price`, with separators of thousands: $23,515.00."""
+    return _with_sign(amount, currency, ",.{}f")
+
+
+def _with_sign(amount: Decimal, currency: str, form: str) -> str:
+    rounded = _short(_rounded(amount))
+    decimals = max(2, -int(rounded.as_tuple().exponent))
+    digits = format(rounded.copy_abs(), form.format(decimals))
+    sign = _SIGNS.get(currency) or f"{plain(currency)} "
+    return f"{'-' if rounded < 0 else ''}{sign}{digits}"
+
+
+def _rounded(amount: Decimal) -> Decimal:
+    """To 8 decimals, or to 8 significant digits where a price is so small that these would be fewer."""
+    if -int(amount.as_tuple().exponent) <= PRICE_DECIMALS:
+        return amount
+    decimals = max(PRICE_DECIMALS, PRICE_DECIMALS - 1 - amount.adjusted())
+    return amount.quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_EVEN, _EXACT)
+
+
+def _short(amount: Decimal) -> Decimal:
+    return amount.normalize(_EXACT) if amount else Decimal(0)
+
+
+def currency_of(order: Order) -> str:
+    """What the order's prices are in: the instrument's currency, else that of its commissions, else rupees for an Indian product, else dollars."""
+    request = order.request
+    if isinstance(request, OrderRequest) and request.instrument.currency is not None:
+        return request.instrument.currency
+    of_fills = next((f.commission_currency for f in order.fills if f.commission_currency), None)
+    if of_fills is not None:
+        return of_fills
+    is_indian = isinstance(request, OrderRequest) and request.product in _INDIAN_PRODUCTS
+    return "INR" if is_indian else "USD"
+
+
+def duration(seconds: Decimal) -> str:
+    """Whole seconds from one on, one decimal below: 2 seconds, 1 second, 0.3 seconds."""
+    tenths = max(Decimal(0), seconds).quantize(Decimal("0.1"), ROUND_HALF_UP)
+    if tenths < 1:
+        return f"{tenths} seconds"
+    whole = int(seconds.quantize(Decimal(1), ROUND_HALF_UP))
+    return "1 second" if whole == 1 else f"{whole} seconds"
+
+
+def _total(order: Order) -> Decimal:
+    multiplier = order.request.instrument.multiplier if isinstance(order.request, OrderRequest) else None
+    total = Decimal(0)
+    for fill in order.fills:
+        total = _EXACT.add(total, _EXACT.multiply(fill.price, fill.quantity))
+    return _EXACT.multiply(total, multiplier or Decimal(1))
+
+
+def _commission(order: Order) -> str:
+    sums: dict[str, Decimal] = {}
+    for fill in order.fills:
+        if fill.commission is not None:
+            currency = fill.commission_currency or currency_of(order)
+            sums[currency] = sums.get(currency, Decimal(0)) + fill.commission
+    return " + ".join(money(amount, currency) for currency, amount in sums.items()) or "not reported yet"
+
+
+def _taken(order: Order) -> str:
+    """From the sending, or the arrival, to the last fill."""
+    begun = order.submitted_at or order.received_at
+    if order.filled_at is None:
+        return UNKNOWN
+    taken = order.filled_at - begun
+    return duration(Decimal(taken.days * 86400 + taken.seconds) + Decimal(taken.microseconds).scaleb(-6))
+
+
+def _side(side: Side | None) -> str:
+    return UNKNOWN if side is None else side.value
+
+
+def _what(order: Order) -> str:
+    """BUY 100 SPY."""
+    return f"{_side(order.request.side)} {quantity(order.quantity)} {plain(order.symbol or UNKNOWN)}"
+
+
+def _progress(order: Order) -> str:
+    """50/100 @ $235.20."""
+    counts = f"{quantity(order.filled_quantity)}/{quantity(order.quantity)}"
+    return f"{counts} @ {price(order.average_price, currency_of(order))}" if order.filled_quantity else counts
+
+
+def _reason(order: Order) -> str:
+    return plain(order.reason.message) if order.reason is not None and order.reason.message else "no reason given"
+
+
+# --- Telegram -------------------------------------------------------------------------------------------------------
+
+
+def order_alert(
+    order_before: Order, event: Event, order: Order, *, account_name: str | None, broker: str
+) -> str | None:
+    """The Telegram text about one event of an order, `order` being the state after it; None: people are not told of this event."""
+    account = ("Account", _account(order, account_name))
+    match event:
+        case Filled() if order.fills != order_before.fills:
+            return _fill_text(order_before, event, order, account)
+        case Busted() if order.fills != order_before.fills:
+            annulled = order_before.fill_of(event.fill_id)
+            words = UNKNOWN if annulled is None else _execution(order_before, annulled.quantity, annulled.price)
+            now = (("Filled now", _progress(order)), ("Status", order.status.value))
+            return _about(order, "🔧 Correction: Execution Annulled", ("Annulled", words), *now, account)
+        case Rejected() | Cancelled() | Expired() | CancelRequested() | DeclaredNotPlaced() | DeclaredCancelled():
+            return _end_text(order, account) if order.status.is_final and not order_before.status.is_final else None
+        case Doubted():
+            return _about(
+                order,
+                "❓ Order In Doubt",
+                ("Reason", _reason(order)),
+                ("Broker", broker),
+                account,
+                (
+                    "To do",
+                    "look for it at the broker, then decide with execctl resolve; it is not sent again by itself",
+                ),
+            )
+        case Capped():
+            words = f"{quantity(event.quantity)} of {quantity(order_before.quantity)}"
+            return _about(order, "✂️ Exit Capped", ("Executing", words), ("Reason", event.message), account)
+        case Noted(alert=True):
+            return _about(order, "⚠️ Attention", ("Note", event.message), account)
+    return None
+
+
+def _fill_text(before: Order, event: Filled, order: Order, account: tuple[str, str]) -> str:
+    if order.quantity is not None and order.filled_quantity > order.quantity:
+        excess = order.filled_quantity - order.quantity
+        values = (("Filled", _progress(order)), ("Too many", quantity(excess)), account)
+        return _about(order, "🚨 Overfill", *values)
+    if before.status.is_final:
+        words = _execution(order, event.fill.quantity, event.fill.price)
+        story = (("Late fill", words), ("Filled now", _progress(order)))
+        status = f"{order.status.value} (was {before.status.value})"
+        return _about(order, "🔧 Correction: Late Fill", *story, ("Status", status), account)
+    if order.status is Status.FILLED:
+        currency = currency_of(order)
+        return _text(
+            "✅ Order Filled",
+            ("Signal", _signal(order)),
+            ("Strategy", order.request.strategy or UNKNOWN),
+            ("Order", f"{_what(order)} @ {price(order.average_price, currency)}"),
+            ("Total", money(_total(order), currency)),
+            ("Commission", _commission(order)),
+            ("Time", _taken(order)),
+        )
+    return _text(
+        "⚠️ Partial Fill",
+        ("Signal", _signal(order)),
+        ("Order", _what(order)),
+        ("Filled", _progress(order)),
+        ("Remaining", quantity(order.remaining_quantity)),
+    )
+
+
+def _end_text(order: Order, account: tuple[str, str]) -> str:
+    reason = ("Reason", _reason(order))
+    if order.status is Status.REJECTED:
+        return _about(order, "❌ Order Rejected", reason, account)
+    filled = ("Filled", _progress(order))
+    if order.status is Status.EXPIRED:
+        return _about(order, "⌛ Order Expired", filled, reason, account)
+    timed_out = order.reason is not None and order.reason.code is ReasonCode.TIMEOUT
+    return _about(order, "⏱️ Order Timeout" if timed_out else "🚫 Order Cancelled", filled, reason, account)
+
+
+def broker_down(*, account_name: str, broker: str, reason: str, count: int = 1) -> str:
+    """`count`: how often it went away since people were last told."""
+    return _text(_counted("🔌 Broker Down", count), ("Account", account_name), ("Broker", broker), ("Reason", reason))
+
+
+def broker_up(*, account_name: str, broker: str, down_seconds: Decimal | None = None) -> str:
+    after = () if down_seconds is None else (("Down for", duration(down_seconds)),)
+    return _text("✅ Broker Up", ("Account", account_name), ("Broker", broker), *after)
+
+
+def dead_letters(*, count: int, reason: str) -> str:
+    """`count` messages since people were last told; `reason` of the latest."""
+    return _text(
+        _counted("📭 Dead Letter", count),
+        ("Reason", reason),
+        ("To do", "see execctl dead-letters; nothing was placed for it"),
+    )
+
+
+def conflict(*, count: int, signal_id: str, detail: str) -> str:
+    """The same order came again with different content and was not placed; `signal_id` and `detail` of the latest."""
+    return _text(
+        _counted("⚠️ Conflicting Order", count),
+        ("Signal", signal_id),
+        ("Reason", detail),
+        ("To do", "see execctl dead-letters; the first order stands, the second was not placed"),
+    )
+
+
+def discrepancy(*, count: int, account_name: str, broker: str, detail: str) -> str:
+    """The broker's books and ours differ."""
+    where = (("Account", account_name), ("Broker", broker))
+    return _text(_counted("⚠️ Discrepancy", count), *where, ("Found", detail))
+
+
+def fills_missing(order: Order, *, broker_filled: Decimal, seconds: Decimal, account_name: str | None) -> str:
+    """The broker counts other fills than the executions that it has shown us, and has done so for `seconds`."""
+    counts = f"{quantity(broker_filled)} by the broker's count, {quantity(order.filled_quantity)} shown as executions"
+    account = ("Account", _account(order, account_name))
+    return _about(order, "⚠️ Fills Missing", ("Filled", counts), ("For", duration(seconds)), account)
+
+
+def publish_failing(*, waiting: int, attempts: int, reason: str) -> str:
+    """`waiting`: confirmations not yet delivered."""
+    return _text(
+        "📡 Confirmations Not Published",
+        ("Waiting", str(waiting)),
+        ("Attempts", str(attempts)),
+        ("Reason", reason),
+        ("To do", "nothing is lost: they are tried for ever, in order"),
+    )
+
+
+def late_exit_note(age_seconds: Decimal) -> str:
+    """The remark on an exit that was executed in spite of its age."""
+    return f"late exit executed: first published {duration(age_seconds)} ago; it reduces a position that is held"
+
+
+def _about(order: Order, title: str, *lines: tuple[str, str]) -> str:
+    strategy = order.request.strategy or UNKNOWN
+    return _text(title, ("Signal", _signal(order)), ("Strategy", strategy), ("Order", _what(order)), *lines)
+
+
+def _text(title: str, *lines: tuple[str, str]) -> str:
+    body = "\n".join(f"{name}: {escape(plain(value), quote=False)}" for name, value in lines)
+    return f"{title}\n\n{body}"
+
+
+def _counted(title: str, count: int) -> str:
+    return title if count == 1 else f"{title} (×{count})"
+
+
+def _signal(order: Order) -> str:
+    legs = order.request.total_legs
+    return order.signal_id if legs == 1 else f"{order.signal_id} (leg {order.identity.leg_index + 1} of {legs})"
+
+
+def _account(order: Order, account_name: str | None) -> str:
+    return account_name or order.request.account_id or UNKNOWN
+
+
+def _execution(order: Order, amount: Decimal, at: Decimal) -> str:
+    return f"{quantity(amount)} @ {price(at, currency_of(order))}"
+
+
+# --- the log --------------------------------------------------------------------------------------------------------
+
+
+def log_line(order_before: Order, event: Event, order: Order) -> tuple[str, str] | None:
+    """The sentence and the action's name for the log, `order` being the state after the event; None: nothing happened by it."""
+    match event:
+        case SubmitStarted():
+            return f"Placing order: {_what(order)} {_type(order)}", "order_placing"
+        case NothingSent():
+            return f"Order not sent: {plain(event.message)}", "order_not_sent"
+        case Accepted():
+            return f"Order submitted: {plain(event.broker_order_id)}", "order_submitted"
+        case Filled():
+            return _fill_line(order_before, event, order)
+        case Busted():
+            return (f"Execution annulled: {plain(event.fill_id)}; {_progress(order)} stand", "fill_busted")
+        case CommissionReported():
+            amount = money(event.commission, event.currency or currency_of(order))
+            return f"Commission reported: {amount} for execution {plain(event.fill_id)}", "commission_reported"
+        case CancelRefused():
+            return f"Cancel refused: {plain(event.message)}", "cancel_refused"
+        case Capped():
+            words = f"{quantity(event.quantity)} of {quantity(order_before.quantity)}"
+            return f"Exit capped: {words}: {plain(event.message)}", "exit_capped"
+        case Noted():
+            return f"Note: {plain(event.message)}", "order_noted"
+    return _end_line(order_before, event, order)
+
+
+def _fill_line(before: Order, event: Filled, order: Order) -> tuple[str, str] | None:
+    if order.fills == before.fills:
+        return None
+    if order.quantity is not None and order.filled_quantity > order.quantity:
+        return f"Order overfilled: {_progress(order)}", "order_overfilled"
+    if before.status.is_final:
+        execution = _execution(order, event.fill.quantity, event.fill.price)
+        return f"Late fill: {execution}; {_progress(order)}, now {order.status.value}", "late_fill"
+    if order.status is Status.FILLED:
+        return f"Order filled: {_execution_of_all(order)}", "order_filled"
+    return f"Order partially filled: {_progress(order)}", "order_partially_filled"
+
+
+def _end_line(before: Order, event: Event, order: Order) -> tuple[str, str] | None:
+    match event:
+        case CancelRequested() if order.status.is_final:
+            return f"Order cancelled: {plain(event.reason.message)}", "order_cancelled"
+        case CancelRequested() if event.reason.code is ReasonCode.TIMEOUT:
+            return f"Order timeout: {plain(event.reason.message)}; cancelling", "order_timeout"
+        case CancelRequested():
+            words = f"{plain(event.reason.message)} (by {plain(event.requested_by)})"
+            return f"Cancelling order: {words}", "cancel_requested"
+        case Rejected() if order.status is Status.REJECTED:
+            return f"Order rejected: {_reason(order)}", "order_rejected"
+        case Rejected() | Cancelled():
+            return f"Order cancelled: {_reason(order)}; filled {_progress(order)}", "order_cancelled"
+        case Expired():
+            return f"Order expired: {_reason(order)}; filled {_progress(order)}", "order_expired"
+        case Doubted():
+            return f"Order in doubt: {plain(event.message)}", "order_in_doubt"
+        case DeclaredNotPlaced():
+            return f"Order declared not placed by {plain(event.by)}: {plain(event.message)}", "order_resolved"
+        case DeclaredPlaced():
+            found = f"Order declared placed as {plain(event.broker_order_id)} by {plain(event.by)}"
+            return f"{found}: {plain(event.message)}", "order_resolved"
+        case DeclaredCancelled():
+            return f"Order declared cancelled by {plain(event.by)}: {plain(event.message)}", "order_resolved"
+        case SendAgainOrdered():
+            words = f"Sending again ordered by {plain(event.by)}: {plain(event.message)}"
+            return f"{words}; attempt {order.attempt}", "order_resolved"
+    return None
+
+
+def _execution_of_all(order: Order) -> str:
+    return f"{quantity(order.filled_quantity)} @ {price(order.average_price, currency_of(order))}"
+
+
+def _type(order: Order) -> str:
+    request = order.request
+    if not isinstance(request, OrderRequest):
+        return UNKNOWN
+    currency = currency_of(order)
+    stop = f" stop {price(request.stop_price, currency)}" if request.stop_price is not None else ""
+    limit = f" @ {price(request.limit_price, currency)}" if request.limit_price is not None else ""
+    if request.order_type is OrderType.STOP:
+        stop = f" @ {price(request.stop_price, currency)}"
+    return f"{request.order_type.value}{stop}{limit}"

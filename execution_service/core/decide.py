@@ -1,0 +1,300 @@
+"""What to do next with an order, and what a broker's report tells that is new; decisions from values alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+
+from brokers.base import Capabilities, OrderType, Report, ReportStatus, Tif
+from execution_service.core.order import (
+    ZERO,
+    Accepted,
+    Busted,
+    Cancelled,
+    CancelRequested,
+    Capped,
+    CommissionReported,
+    Doubted,
+    Event,
+    Expired,
+    Filled,
+    Order,
+    Purpose,
+    Reason,
+    ReasonCode,
+    RefusedRequest,
+    Rejected,
+    Status,
+    apply,
+)
+
+_UNACCEPTED = frozenset({Status.PENDING, Status.SUBMITTING, Status.IN_DOUBT})
+
+
+def news(order: Order, report: Report, now: datetime) -> list[Event]:
+    """The events that the report implies and the order does not know yet; none for what is old, repeated or incomplete.
+
+    A final status is taken over only when the fills held add up to what the broker says it filled.
+    """
+    events: list[Event] = []
+
+    def learn(event: Event) -> None:
+        nonlocal order
+        order = apply(order, event)
+        events.append(event)
+
+    is_present_attempt = report.client_order_id in ("", order.client_order_id)
+    if is_present_attempt and order.status in _UNACCEPTED and report.status is not ReportStatus.REJECTED:
+        learn(Accepted(at=now, broker_order_id=report.broker_order_id))
+    for fill_id in sorted(report.busted_fill_ids - order.busted_fill_ids):
+        learn(Busted(at=now, fill_id=fill_id))
+    for fill in report.fills:
+        known = order.fill_of(fill.fill_id)
+        if known is None and fill.fill_id not in order.busted_fill_ids:
+            learn(Filled(at=now, fill=fill))
+        elif known is not None and known.commission is None and fill.commission is not None:
+            learn(
+                CommissionReported(
+                    at=now, fill_id=fill.fill_id, commission=fill.commission, currency=fill.commission_currency
+                )
+            )
+    if is_present_attempt and not order.status.is_final and report.filled_quantity == order.filled_quantity:
+        end = _end(order, report, now)
+        if end is not None:
+            learn(end)
+    return events
+
+
+def _end(order: Order, report: Report, now: datetime) -> Event | None:
+    filled = report.filled_quantity
+    match report.status:
+        case ReportStatus.WORKING:
+            return None
+        case ReportStatus.REJECTED:
+            reason = Reason(ReasonCode.BROKER_REJECTED, report.reason or "the broker gave no reason")
+            return Rejected(at=now, reason=reason, filled_quantity=filled)
+        case ReportStatus.EXPIRED:
+            reason = Reason(ReasonCode.BROKER_EXPIRED, report.reason or "the order expired at the venue")
+            return Expired(at=now, reason=reason, filled_quantity=filled)
+        case ReportStatus.CANCELLED:
+            asked = order.cancel_wish
+            words = report.reason or "cancelled by the broker or the venue"
+            return Cancelled(at=now, reason=asked or Reason(ReasonCode.BROKER_CANCELLED, words), filled_quantity=filled)
+        case ReportStatus.FILLED:
+            # Done at the broker with less than was ordered: an execution was annulled and nothing took its place.
+            reason = Reason(ReasonCode.BROKER_CANCELLED, "done at the broker with less than was ordered")
+            return Cancelled(at=now, reason=reason, filled_quantity=filled)
+
+
+def fills_are_missing(order: Order, report: Report) -> bool:
+    """True when the broker's count is ahead of, or behind, the executions that it has shown us."""
+    return report.filled_quantity != order.filled_quantity
+
+
+class StepKind(StrEnum):
+    SUBMIT = "SUBMIT"
+    SUBMIT_AGAIN = "SUBMIT_AGAIN"
+    """The same ticket under the same client id, to a broker that refuses a repeated one."""
+    FIND = "FIND"
+    CHECK = "CHECK"
+    CANCEL = "CANCEL"
+    RECORD = "RECORD"
+    """Nothing to ask anybody: the events follow from what is known."""
+    NONE = "NONE"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    kind: StepKind
+    events: tuple[Event, ...] = ()
+    wait_seconds: float | None = None
+    """With NONE: look again after so long; None: only when there is news."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Times in seconds."""
+
+    order_timeout_seconds: float = 60.0
+    max_order_age_seconds: float = 300.0
+    find_window_seconds: float = 30.0
+    refuses_repeated_client_id: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Elapsed:
+    """How long things have lasted, in seconds of a clock that never jumps; None: has not happened in this process."""
+
+    age: float
+    """Since the first publication."""
+    sent: float | None = None
+    """Since the sending."""
+    finding: float | None = None
+    """Since the order was first looked for."""
+    asked: float | None = None
+    """Since the broker was last asked about this order."""
+    cancel_sent: float | None = None
+    """Since the last request to cancel."""
+    cancels_sent: int = 0
+
+
+NEVER = Step(StepKind.NONE)
+CANCEL_AGAIN_SECONDS = (2.0, 5.0, 15.0, 60.0)
+
+
+def next_step(order: Order, now: datetime, elapsed: Elapsed, limits: Limits, *, may_be_late: bool = False) -> Step:
+    """The one thing to do for the order. `may_be_late` marks an exit that reduces a position we hold: age does not stop it."""
+    match order.status:
+        case Status.PENDING:
+            return _step_of_pending(order, now, elapsed, limits, may_be_late)
+        case Status.SUBMITTING:
+            return _step_of_submitting(order, now, elapsed, limits)
+        case Status.IN_DOUBT:
+            return _ask(StepKind.FIND, elapsed, _slower(elapsed.finding, (1.0, 5.0, 30.0)))
+        case Status.SUBMITTED | Status.PARTIALLY_FILLED:
+            return _step_of_working(order, now, elapsed, limits)
+    return NEVER
+
+
+def is_stale(elapsed: Elapsed, limits: Limits) -> bool:
+    return 0 < limits.max_order_age_seconds < elapsed.age
+
+
+def _step_of_pending(order: Order, now: datetime, elapsed: Elapsed, limits: Limits, may_be_late: bool) -> Step:
+    if order.cancel_wish is not None:
+        return Step(
+            StepKind.RECORD, (Cancelled(at=now, reason=order.cancel_wish, filled_quantity=order.filled_quantity),)
+        )
+    if is_stale(elapsed, limits) and not may_be_late:
+        return Step(StepKind.RECORD, (stale(elapsed, limits, now),))
+    return Step(StepKind.SUBMIT)
+
+
+def stale(elapsed: Elapsed, limits: Limits, now: datetime) -> Rejected:
+    words = (
+        f"first published {elapsed.age:.0f} s ago, the limit is {limits.max_order_age_seconds:.0f} s; it was not sent"
+    )
+    return Rejected(at=now, reason=Reason(ReasonCode.STALE_ORDER, words))
+
+
+def _step_of_submitting(order: Order, now: datetime, elapsed: Elapsed, limits: Limits) -> Step:
+    finding = elapsed.finding
+    if finding is None or elapsed.asked is None or finding < limits.find_window_seconds:
+        return _ask(StepKind.FIND, elapsed, _slower(finding, (0.1, 0.5, 2.0)))
+    if order.cancel_wish is None and limits.refuses_repeated_client_id and not is_stale(elapsed, limits):
+        return Step(StepKind.SUBMIT_AGAIN)
+    words = f"sent or perhaps sent, and not found at the broker for {finding:.0f} s"
+    return Step(StepKind.RECORD, (Doubted(at=now, message=words),))
+
+
+def _step_of_working(order: Order, now: datetime, elapsed: Elapsed, limits: Limits) -> Step:
+    timeout = timeout_seconds(order, limits)
+    left = None if timeout is None or elapsed.sent is None else timeout - elapsed.sent
+    if order.cancel_wish is None and left is not None and left <= 0:
+        reason = Reason(ReasonCode.TIMEOUT, f"not filled within {timeout:g} s")
+        return Step(StepKind.RECORD, (CancelRequested(at=now, reason=reason, requested_by="execution-service"),))
+    if order.cancel_wish is not None:
+        pause = CANCEL_AGAIN_SECONDS[min(elapsed.cancels_sent, len(CANCEL_AGAIN_SECONDS)) - 1]
+        if elapsed.cancel_sent is None or elapsed.cancel_sent >= pause:
+            return Step(StepKind.CANCEL)
+        return _ask(StepKind.CHECK, elapsed, _slower(elapsed.cancel_sent, (0.1, 0.5, 2.0)))
+    check = _ask(StepKind.CHECK, elapsed, _slower(elapsed.sent, (0.2, 1.0, 5.0)))
+    if check.wait_seconds is not None and left is not None:
+        return Step(StepKind.NONE, wait_seconds=min(check.wait_seconds, left))
+    return check
+
+
+def timeout_seconds(order: Order, limits: Limits) -> float | None:
+    """How long the order may work before it is cancelled; None: it rests.
+
+    The order's own `timeout_seconds` comes first (0: none); an explicit DAY or GTC means that it rests; stops rest until triggered.
+    """
+    request = order.accepted_request
+    if request.timeout_seconds is not None:
+        return float(request.timeout_seconds) or None
+    if request.tif in (Tif.DAY, Tif.GTC) or request.order_type in (OrderType.STOP, OrderType.STOP_LIMIT):
+        return None
+    return limits.order_timeout_seconds or None
+
+
+@dataclass(frozen=True, slots=True)
+class ExitAllowance:
+    """What must be recorded before an exit is sent: nothing, a reduction, or its rejection."""
+
+    events: tuple[Event, ...] = ()
+
+
+def exit_allowance(
+    order: Order, entries: Sequence[Order], exits: Sequence[Order], now: datetime
+) -> ExitAllowance | None:
+    """How much of an exit its entry allows: what that filled and no other exit has taken. None: the entry has not finished.
+
+    `entries` are orders called what the exit names, `exits` those that name the same. An entry that is not ours allows everything.
+    """
+    own = [e for e in entries if _is_entry_of(order, e)]
+    if not own:
+        return ExitAllowance()
+    if not all(e.status.is_final for e in own):
+        return None
+    wanted = order.quantity or ZERO
+    filled = sum((e.filled_quantity for e in own), ZERO)
+    taken = sum((_taken(x) for x in exits if x.order_id != order.order_id and _same_line(order, x)), ZERO)
+    left = max(ZERO, filled - taken)
+    if left >= wanted:
+        return ExitAllowance()
+    words = f"the entry filled {filled}, other exits have taken {taken}"
+    if not left:
+        return ExitAllowance((Rejected(at=now, reason=Reason(ReasonCode.NOTHING_TO_EXIT, words)),))
+    return ExitAllowance((Capped(at=now, quantity=left, message=f"reduced from {wanted} to {left}: {words}"),))
+
+
+def _same_line(order: Order, other: Order) -> bool:
+    """Same account and instrument, and for legs the same leg."""
+    if isinstance(other.request, RefusedRequest):
+        return False
+    mine, theirs = order.accepted_request, other.request
+    return mine.account_id == theirs.account_id and mine.instrument.key == theirs.instrument.key
+
+
+def _is_entry_of(order: Order, other: Order) -> bool:
+    return (
+        other.identity.purpose is Purpose.ENTRY
+        and _same_line(order, other)
+        and other.accepted_request.side is order.accepted_request.side.opposite
+    )
+
+
+def _taken(order: Order) -> Decimal:
+    """What an exit has taken or may still take. One that has not been sent will be measured in its turn."""
+    if order.status is Status.PENDING:
+        return order.filled_quantity
+    return order.filled_quantity if order.status.is_final else max(order.quantity or ZERO, order.filled_quantity)
+
+
+def unsupported_reason(order: Order, capabilities: Capabilities, broker: str) -> str | None:
+    """Why the broker cannot take this order at all; None: it can."""
+    request = order.accepted_request
+    problems = []
+    if request.order_type not in capabilities.order_types:
+        problems.append(f"{request.order_type} orders")
+    if request.tif is not None and request.tif not in capabilities.tifs:
+        problems.append(f"time in force {request.tif}")
+    if request.instrument.asset_class not in capabilities.asset_classes:
+        problems.append(f"{request.instrument.asset_class} instruments")
+    return f"{broker} does not take {' or '.join(problems)}" if problems else None
+
+
+def _slower(since: float | None, pauses: Sequence[float]) -> float:
+    """The pause between two questions: short while a thing is young (2 s), longer later (30 s), then the last."""
+    if since is None or since < 2.0:
+        return pauses[0]
+    return pauses[1] if since < 30.0 else pauses[2]
+
+
+def _ask(kind: StepKind, elapsed: Elapsed, pause: float) -> Step:
+    if elapsed.asked is None or elapsed.asked >= pause:
+        return Step(kind)
+    return Step(StepKind.NONE, wait_seconds=pause - elapsed.asked)

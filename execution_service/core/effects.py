@@ -1,0 +1,81 @@
+"""Which effects each event owes the world; not how or when they are delivered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from execution_service.core.order import (
+    Busted,
+    Cancelled,
+    CancelRequested,
+    CommissionReported,
+    DeclaredCancelled,
+    DeclaredNotPlaced,
+    Doubted,
+    Event,
+    Expired,
+    Filled,
+    Order,
+    Rejected,
+    apply,
+    new_order,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """One event with the order before and after it. `number` is the event's, from 1."""
+
+    number: int
+    before: Order
+    event: Event
+    after: Order
+
+    @property
+    def moves_position(self) -> bool:
+        """A fill that was new, or the annulment of one that had been booked."""
+        return isinstance(self.event, Filled | Busted) and self.before.fills != self.after.fills
+
+    @property
+    def is_correction(self) -> bool:
+        """It changes what had been told as final."""
+        if isinstance(self.event, Busted):
+            return self.moves_position
+        return self.before.status.is_final and (self.moves_position or isinstance(self.event, CommissionReported))
+
+    @property
+    def is_published(self) -> bool:
+        """Partial fill, fill, rejection, cancellation, expiry, doubt, correction; nothing else goes to `execution-confirmations`."""
+        match self.event:
+            case Filled() | Busted():
+                return self.moves_position
+            case CommissionReported():
+                return self.is_correction
+            case Rejected() | Cancelled() | Expired() | Doubted() | DeclaredNotPlaced() | DeclaredCancelled():
+                return True
+            case CancelRequested():
+                return self.after.status.is_final and not self.before.status.is_final
+        return False
+
+
+def bare(order: Order) -> Order:
+    """The order before its first event."""
+    return new_order(
+        order.identity,
+        order.request,
+        received_at=order.received_at,
+        published_at=order.published_at,
+        message_id=order.message_id,
+        raw=order.raw,
+    )
+
+
+def happenings(order: Order, after_number: int = 0) -> Iterator[Happening]:
+    """The order's story from event `after_number` + 1 on, each with the order as it was then."""
+    state = bare(order)
+    for number, event in enumerate(order.events, 1):
+        then = apply(state, event)
+        if number > after_number:
+            yield Happening(number, state, event, then)
+        state = then

@@ -1,0 +1,131 @@
+"""The position ledger's entry for one key: applies an order's fills exactly once, however often they are delivered; no store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from hashlib import sha256
+from types import MappingProxyType
+
+from brokers.base import Instrument
+from execution_service.core.effects import Happening
+from execution_service.core.order import Busted, Filled, Order
+from execution_service.core.position import Booked, Position, apply_fill, reverse_fill
+
+ZERO = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerKey:
+    account_id: str
+    strategy: str
+    instrument_key: str
+
+    @property
+    def ledger_id(self) -> str:
+        text = f"{len(self.account_id)}:{self.account_id}|{len(self.strategy)}:{self.strategy}|{self.instrument_key}"
+        return "led_" + sha256(text.encode()).hexdigest()[:24]
+
+
+def key_of(order: Order) -> LedgerKey:
+    request = order.accepted_request
+    return LedgerKey(request.account_id, request.strategy, request.instrument.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What the ledger did for one event of one order."""
+
+    event_number: int
+    sequence: int
+    """The place among all lines of the key, from 1: replaying in this order gives the same ledger."""
+    episode: int
+    realized: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerEntry:
+    """One document for ever per key. `applied` holds the lines of orders whose own record does not hold them yet."""
+
+    key: LedgerKey
+    instrument: Instrument
+    version: int = 0
+    sequence: int = 0
+    position: Position = field(default_factory=Position)
+    ended: tuple[Position, ...] = ()
+    """Episodes that ended and may not have reached the view yet."""
+    applied: Mapping[str, tuple[Line, ...]] = field(default_factory=lambda: MappingProxyType({}))
+
+
+def fold(
+    entry: LedgerEntry, order: Order, happenings: Iterable[Happening], known: Mapping[int, Line]
+) -> tuple[LedgerEntry, dict[int, Line]]:
+    """Applies those of the order's happenings that move a position and have no line yet, in `known` (the order's own) or in the entry.
+
+    Returns the entry and all lines of the order.
+    """
+    lines = dict(known)
+    lines.update((line.event_number, line) for line in entry.applied.get(order.order_id, ()))
+    position, sequence, ended = entry.position, entry.sequence, list(entry.ended)
+    fresh: list[Line] = []
+    for happening in happenings:
+        if not happening.moves_position or happening.number in lines:
+            continue
+        booked = _book(position, order, happening, lines)
+        position, sequence = booked.position, sequence + 1
+        if booked.ended is not None:
+            ended.append(booked.ended)
+        # A flip belongs to both episodes; the one it opens is where the order is found later.
+        line = Line(happening.number, sequence, position.episode, booked.realized)
+        lines[happening.number] = line
+        fresh.append(line)
+    if not fresh:
+        return entry, lines
+    applied = dict(entry.applied)
+    applied[order.order_id] = (*entry.applied.get(order.order_id, ()), *fresh)
+    return replace(entry, position=position, sequence=sequence, ended=tuple(ended), applied=applied), lines
+
+
+def settled(entry: LedgerEntry, still_owing: Iterable[str], *, ended_are_shown: bool) -> LedgerEntry:
+    """The entry without what its readers have durably taken over: lines of orders that owe nothing more, episodes in the view."""
+    owing = set(still_owing)
+    applied = {order_id: lines for order_id, lines in entry.applied.items() if order_id in owing}
+    ended = () if ended_are_shown else entry.ended
+    if len(applied) == len(entry.applied) and ended == entry.ended:
+        return entry
+    return replace(entry, applied=applied, ended=ended)
+
+
+def _book(position: Position, order: Order, happening: Happening, lines: Mapping[int, Line]) -> Booked:
+    request = order.accepted_request
+    multiplier = request.instrument.multiplier or Decimal(1)
+    event = happening.event
+    if isinstance(event, Filled):
+        return apply_fill(
+            position,
+            side=request.side,
+            quantity=event.fill.quantity,
+            price=event.fill.price,
+            multiplier=multiplier,
+            at=event.fill.time,
+            order_id=_shown_id(happening.after),
+        )
+    assert isinstance(event, Busted)
+    annulled = happening.before.fill_of(event.fill_id)
+    assert annulled is not None
+    number = next(n for n, e in enumerate(order.events, 1) if isinstance(e, Filled) and e.fill.fill_id == event.fill_id)
+    return reverse_fill(
+        position,
+        side=request.side,
+        quantity=annulled.quantity,
+        price=annulled.price,
+        realized=lines[number].realized if number in lines else ZERO,
+        multiplier=multiplier,
+        at=event.at,
+        order_id=_shown_id(happening.after),
+    )
+
+
+def _shown_id(order: Order) -> str:
+    return order.broker_order_id or order.order_id

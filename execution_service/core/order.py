@@ -1,0 +1,586 @@
+"""The order: its statuses, its events and the one table that says what may follow what; no I/O and no clock."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from types import MappingProxyType
+from typing import TypeAlias
+
+from brokers.base import Fill, Instrument, OrderType, Side, Ticket, Tif
+from execution_service.core.errors import FillsDoNotAddUp, InvalidTransition
+
+ZERO = Decimal(0)
+
+
+class Status(StrEnum):
+    PENDING = "PENDING"
+    SUBMITTING = "SUBMITTING"
+    SUBMITTED = "SUBMITTED"
+    PARTIALLY_FILLED = "PARTIALLY_FILLED"
+    FILLED = "FILLED"
+    REJECTED = "REJECTED"
+    CANCELLED = "CANCELLED"
+    EXPIRED = "EXPIRED"
+    IN_DOUBT = "IN_DOUBT"
+
+    @property
+    def is_final(self) -> bool:
+        return self in FINAL
+
+
+FINAL = frozenset({Status.FILLED, Status.REJECTED, Status.CANCELLED, Status.EXPIRED})
+
+
+class Purpose(StrEnum):
+    ENTRY = "ENTRY"
+    EXIT = "EXIT"
+
+
+class ReasonCode(StrEnum):
+    """The closed list of reasons that readers of confirmations may meet; docs/messages.md explains each."""
+
+    INVALID_ORDER = "INVALID_ORDER"
+    DUPLICATE_CONFLICT = "DUPLICATE_CONFLICT"
+    NOTHING_TO_EXIT = "NOTHING_TO_EXIT"
+    UNKNOWN_ACCOUNT = "UNKNOWN_ACCOUNT"
+    UNSUPPORTED_ORDER = "UNSUPPORTED_ORDER"
+    STALE_ORDER = "STALE_ORDER"
+    BROKER_REJECTED = "BROKER_REJECTED"
+    BROKER_UNAVAILABLE = "BROKER_UNAVAILABLE"
+    BROKER_CANCELLED = "BROKER_CANCELLED"
+    BROKER_EXPIRED = "BROKER_EXPIRED"
+    TIMEOUT = "TIMEOUT"
+    CANCEL_REQUESTED = "CANCEL_REQUESTED"
+    OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
+    RESOLVED_BY_PERSON = "RESOLVED_BY_PERSON"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    code: ReasonCode
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What makes two messages the same order."""
+
+    signal_id: str
+    leg_index: int = 0
+    purpose: Purpose = Purpose.ENTRY
+
+    @property
+    def order_id(self) -> str:
+        """Our own id: the same identity always has the same."""
+        return "ord_" + self._digest("order")[:24]
+
+    def client_order_id(self, attempt: int) -> str:
+        """Our tag at the broker: 19 characters, a letter first, lower-case base 32 of SHA-256 (95 bits), so it fits every broker."""
+        digest = hashlib.sha256(self._text(str(attempt)).encode()).digest()
+        return "x" + base64.b32encode(digest).decode().lower()[:18]
+
+    def _digest(self, salt: str) -> str:
+        return hashlib.sha256(self._text(salt).encode()).hexdigest()
+
+    def _text(self, last: str) -> str:
+        # Length-prefixed, so that no choice of ids can make two identities look alike.
+        return f"{len(self.signal_id)}:{self.signal_id}|{self.leg_index}|{self.purpose}|{last}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderRequest:
+    """What upstream asked for, normalised from either dialect; every field is valid."""
+
+    account_id: str
+    strategy: str
+    instrument: Instrument
+    side: Side
+    quantity: Decimal
+    order_type: OrderType
+    limit_price: Decimal | None = None
+    stop_price: Decimal | None = None
+    reference_price: Decimal | None = None
+    tif: Tif | None = None
+    timeout_seconds: Decimal | None = None
+    product: str | None = None
+    variety: str | None = None
+    stop_loss: Decimal | None = None
+    take_profit: Decimal | None = None
+    direction: str | None = None
+    signal_type: str | None = None
+    entry_refs: tuple[str, ...] = ()
+    """The entry that this exit closes: its signal id, its `signal_store` id, or both."""
+    total_legs: int = 1
+    request_order_id: str | None = None
+    mathematricks_signal_id: str | None = None
+
+    @property
+    def content(self) -> tuple[object, ...]:
+        """What must be equal for a repeated message to be the same order."""
+        limit = self.limit_price if self.order_type in (OrderType.LIMIT, OrderType.STOP_LIMIT) else None
+        stop = self.stop_price if self.order_type in (OrderType.STOP, OrderType.STOP_LIMIT) else None
+        return (
+            self.account_id,
+            self.strategy,
+            self.instrument.key,
+            self.side,
+            self.quantity,
+            self.order_type,
+            limit,
+            stop,
+            self.entry_refs,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedRequest:
+    """What could be read of a message that cannot be executed; None where it could not."""
+
+    account_id: str | None = None
+    strategy: str | None = None
+    symbol: str | None = None
+    side: Side | None = None
+    quantity: Decimal | None = None
+    order_type: OrderType | None = None
+    direction: str | None = None
+    total_legs: int = 1
+    request_order_id: str | None = None
+    mathematricks_signal_id: str | None = None
+    fingerprint: str = ""
+    """SHA-256 of the message's text: equal for a mere repetition."""
+
+
+# --- events ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Event:
+    at: datetime
+    """Wall clock, aware UTC: for people and records. No deadline is measured by it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitStarted(_Event):
+    """Written before the ticket leaves: from here on the broker may have it."""
+
+    nonce: str
+    """The process that is about to send."""
+    reserved_order_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NothingSent(_Event):
+    """The sending failed while surely nothing had left."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted(_Event):
+    broker_order_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doubted(_Event):
+    """Sent or perhaps sent, and the broker could not tell us."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected(_Event):
+    reason: Reason
+    filled_quantity: Decimal = ZERO
+    """What the one who rejects says was filled before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filled(_Event):
+    fill: Fill
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Busted(_Event):
+    """The venue annulled an execution; kept even when the execution itself has not reached us yet."""
+
+    fill_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommissionReported(_Event):
+    fill_id: str
+    commission: Decimal
+    currency: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelRequested(_Event):
+    reason: Reason
+    requested_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelRefused(_Event):
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelled(_Event):
+    reason: Reason
+    filled_quantity: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expired(_Event):
+    reason: Reason
+    filled_quantity: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capped(_Event):
+    """An exit was reduced to what its entry has left."""
+
+    quantity: Decimal
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noted(_Event):
+    """A remark for the audit trail; changes nothing. `alert` asks that people be told."""
+
+    message: str
+    alert: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeclaredNotPlaced(_Event):
+    """A person found that the broker never had the order."""
+
+    by: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeclaredPlaced(_Event):
+    """A person found the order at the broker, under this id."""
+
+    by: str
+    broker_order_id: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeclaredCancelled(_Event):
+    """A person found that the order is dead at the broker, with the fills we hold and no others."""
+
+    by: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendAgainOrdered(_Event):
+    """A person decided that the order is to be sent once more, under a new client id."""
+
+    by: str
+    message: str
+
+
+Event: TypeAlias = (
+    SubmitStarted
+    | NothingSent
+    | Accepted
+    | Doubted
+    | Rejected
+    | Filled
+    | Busted
+    | CommissionReported
+    | CancelRequested
+    | CancelRefused
+    | Cancelled
+    | Expired
+    | Capped
+    | Noted
+    | DeclaredNotPlaced
+    | DeclaredPlaced
+    | DeclaredCancelled
+    | SendAgainOrdered
+)
+
+_P, _S, _W, _PF, _D = Status.PENDING, Status.SUBMITTING, Status.SUBMITTED, Status.PARTIALLY_FILLED, Status.IN_DOUBT
+
+TRANSITIONS: Mapping[tuple[Status, type[Event]], Status] = MappingProxyType(
+    {
+        (_P, Capped): _P,
+        (_P, SubmitStarted): _S,
+        (_P, Rejected): Status.REJECTED,
+        (_P, CancelRequested): Status.CANCELLED,
+        (_P, Cancelled): Status.CANCELLED,  # the wish came while it was being sent, and then nothing had been sent
+        (_P, Accepted): _W,  # "nothing sent" was wrong: the broker has it
+        (_S, NothingSent): _P,
+        (_S, Accepted): _W,
+        (_S, Doubted): _D,
+        (_S, Rejected): Status.REJECTED,
+        (_S, CancelRequested): _S,
+        (_S, Cancelled): Status.CANCELLED,  # immediate-or-cancel, or found cancelled
+        (_S, Expired): Status.EXPIRED,
+        (_S, DeclaredNotPlaced): Status.REJECTED,
+        (_S, DeclaredPlaced): _W,
+        (_S, SendAgainOrdered): _P,
+        (_W, Accepted): _W,  # some brokers replace the id once the venue has the order
+        (_W, Rejected): Status.REJECTED,  # unasked and late, but venues do it
+        (_W, CancelRequested): _W,
+        (_W, CancelRefused): _W,
+        (_W, Cancelled): Status.CANCELLED,
+        (_W, Expired): Status.EXPIRED,
+        (_W, DeclaredCancelled): Status.CANCELLED,
+        (_PF, Accepted): _PF,
+        (_PF, Rejected): Status.CANCELLED,  # the rest was refused; what filled stays filled
+        (_PF, CancelRequested): _PF,
+        (_PF, CancelRefused): _PF,
+        (_PF, Cancelled): Status.CANCELLED,
+        (_PF, Expired): Status.EXPIRED,
+        (_PF, DeclaredCancelled): Status.CANCELLED,
+        (_D, Accepted): _W,
+        (_D, Rejected): Status.REJECTED,
+        (_D, CancelRequested): _D,
+        (_D, Cancelled): Status.CANCELLED,
+        (_D, Expired): Status.EXPIRED,
+        (_D, DeclaredNotPlaced): Status.REJECTED,
+        (_D, DeclaredPlaced): _W,
+        (_D, DeclaredCancelled): Status.CANCELLED,
+        (_D, SendAgainOrdered): _P,
+    }
+)
+"""The whole truth but for four events that are taken in every status: a fill and its annulment (their target follows from the quantities),
+a commission and a note (which change no status)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """One order, the fold of its events. `version` is their number; event n (from 1) made version n."""
+
+    identity: Identity
+    request: OrderRequest | RefusedRequest
+    received_at: datetime
+    published_at: datetime
+    message_id: str = ""
+    raw: str = ""
+    """The message's text as it came."""
+    status: Status = Status.PENDING
+    events: tuple[Event, ...] = ()
+    quantity: Decimal | None = None
+    """What is to be traded: as requested, or less if capped. None only for a refused message without a readable quantity."""
+    fills: tuple[Fill, ...] = ()
+    busted_fill_ids: frozenset[str] = frozenset()
+    filled_quantity: Decimal = ZERO
+    attempt: int = 1
+    broker_order_id: str | None = None
+    reserved_order_id: str | None = None
+    submitted_at: datetime | None = None
+    filled_at: datetime | None = None
+    finished_at: datetime | None = None
+    cancel_wish: Reason | None = None
+    reason: Reason | None = None
+    client_order_id: str = field(default="")
+
+    @property
+    def order_id(self) -> str:
+        return self.identity.order_id
+
+    @property
+    def signal_id(self) -> str:
+        return self.identity.signal_id
+
+    @property
+    def version(self) -> int:
+        return len(self.events)
+
+    @property
+    def client_order_ids(self) -> tuple[str, ...]:
+        """Every tag this order was ever sent under, the present one last; all stay watched."""
+        return tuple(self.identity.client_order_id(n) for n in range(1, self.attempt + 1))
+
+    @property
+    def remaining_quantity(self) -> Decimal:
+        """Never negative: an overfill leaves 0."""
+        return max(ZERO, (self.quantity or ZERO) - self.filled_quantity)
+
+    @property
+    def average_price(self) -> Decimal | None:
+        """Quantity-weighted over the fills that stand; None without one."""
+        if not self.filled_quantity:
+            return None
+        return sum((f.price * f.quantity for f in self.fills), ZERO) / self.filled_quantity
+
+    @property
+    def commission(self) -> Decimal:
+        return sum((f.commission for f in self.fills if f.commission is not None), ZERO)
+
+    @property
+    def symbol(self) -> str | None:
+        return self.request.instrument.symbol if isinstance(self.request, OrderRequest) else self.request.symbol
+
+    @property
+    def accepted_request(self) -> OrderRequest:
+        """The request of an order that was taken. Raises TypeError for one refused at the door: nothing may be traded for it."""
+        if isinstance(self.request, OrderRequest):
+            return self.request
+        raise TypeError(f"order {self.order_id} was refused as unreadable")
+
+    def fill_of(self, fill_id: str) -> Fill | None:
+        return next((f for f in self.fills if f.fill_id == fill_id), None)
+
+    def ticket(self) -> Ticket:
+        """What the broker is asked to do."""
+        request = self.accepted_request
+        return Ticket(
+            client_order_id=self.client_order_id,
+            instrument=request.instrument,
+            side=request.side,
+            quantity=self.quantity if self.quantity is not None else request.quantity,
+            order_type=request.order_type,
+            limit_price=request.limit_price,
+            stop_price=request.stop_price,
+            reference_price=request.reference_price,
+            tif=request.tif,
+            product=request.product,
+            variety=request.variety,
+            reserved_order_id=self.reserved_order_id,
+        )
+
+
+def new_order(
+    identity: Identity,
+    request: OrderRequest | RefusedRequest,
+    *,
+    received_at: datetime,
+    published_at: datetime,
+    message_id: str = "",
+    raw: str = "",
+) -> Order:
+    """A PENDING order without a history."""
+    return Order(
+        identity=identity,
+        request=request,
+        received_at=received_at,
+        published_at=published_at,
+        message_id=message_id,
+        raw=raw,
+        quantity=request.quantity,
+        client_order_id=identity.client_order_id(1),
+    )
+
+
+def apply(order: Order, event: Event) -> Order:
+    """The order after the event. Raises InvalidTransition for what the table does not know, FillsDoNotAddUp for an end without its fills."""
+    grown = replace(order, events=(*order.events, event))
+    match event:
+        case Filled():
+            return _with_fill(grown, event)
+        case Busted():
+            return _without_fill(grown, event)
+        case CommissionReported():
+            return replace(grown, fills=tuple(_commissioned(f, event) for f in order.fills))
+        case Noted():
+            return grown
+    target = TRANSITIONS.get((order.status, type(event)))
+    if target is None:
+        raise InvalidTransition(order.order_id, order.status, type(event).__name__)
+    if isinstance(event, Rejected | Cancelled | Expired) and event.filled_quantity != order.filled_quantity:
+        raise FillsDoNotAddUp(order.order_id, str(order.filled_quantity), str(event.filled_quantity))
+    return _moved(grown, event, target)
+
+
+def apply_all(order: Order, events: Iterable[Event]) -> Order:
+    for event in events:
+        order = apply(order, event)
+    return order
+
+
+def _moved(order: Order, event: Event, target: Status) -> Order:
+    after = replace(order, status=target, finished_at=event.at if target.is_final else None)
+    match event:
+        case SubmitStarted():
+            return replace(after, reserved_order_id=event.reserved_order_id, submitted_at=event.at)
+        case NothingSent():
+            return replace(after, reserved_order_id=None, submitted_at=None)
+        case Accepted() | DeclaredPlaced():
+            return replace(after, broker_order_id=event.broker_order_id, reason=None)
+        case Doubted():
+            return replace(after, reason=Reason(ReasonCode.OUTCOME_UNKNOWN, event.message))
+        case Capped():
+            return replace(after, quantity=event.quantity)
+        case CancelRequested():
+            reason = event.reason if target.is_final else order.reason
+            return replace(after, cancel_wish=order.cancel_wish or event.reason, reason=reason)
+        case Rejected() | Cancelled() | Expired():
+            return replace(after, reason=event.reason)
+        case DeclaredNotPlaced() | DeclaredCancelled():
+            return replace(after, reason=Reason(ReasonCode.RESOLVED_BY_PERSON, event.message))
+        case SendAgainOrdered():
+            attempt = order.attempt + 1
+            return replace(
+                after,
+                attempt=attempt,
+                client_order_id=order.identity.client_order_id(attempt),
+                reserved_order_id=None,
+                broker_order_id=None,
+                submitted_at=None,
+                reason=None,
+            )
+    return after
+
+
+def _with_fill(order: Order, event: Filled) -> Order:
+    fill = event.fill
+    if fill.fill_id in order.busted_fill_ids or order.fill_of(fill.fill_id) is not None:
+        return order
+    filled = order.filled_quantity + fill.quantity
+    return replace(
+        order,
+        fills=(*order.fills, fill),
+        filled_quantity=filled,
+        filled_at=fill.time if order.filled_at is None else max(order.filled_at, fill.time),
+        status=(status := _status_by_quantity(order, filled)),
+        finished_at=(order.finished_at or event.at) if status.is_final else None,
+        reason=None if status is Status.FILLED or not status.is_final else order.reason,
+    )
+
+
+def _without_fill(order: Order, event: Busted) -> Order:
+    fills = tuple(f for f in order.fills if f.fill_id != event.fill_id)
+    filled = sum((f.quantity for f in fills), ZERO)
+    status = order.status
+    if status in (Status.FILLED, Status.PARTIALLY_FILLED) and filled < (order.quantity or ZERO):
+        status = Status.PARTIALLY_FILLED if filled else Status.SUBMITTED
+    return replace(
+        order,
+        fills=fills,
+        busted_fill_ids=order.busted_fill_ids | {event.fill_id},
+        filled_quantity=filled,
+        filled_at=max((f.time for f in fills), default=None),
+        status=status,
+        finished_at=order.finished_at if status.is_final else None,
+    )
+
+
+def _status_by_quantity(order: Order, filled: Decimal) -> Status:
+    """A fill completes an order from any status. A smaller one leaves a cancelled or expired order what it is (the fill crossed the end on
+    its way to us), but an order that we thought rejected, not sent or doubtful is thereby shown to be alive."""
+    if order.quantity is not None and filled >= order.quantity:
+        return Status.FILLED
+    if order.status in (Status.CANCELLED, Status.EXPIRED, Status.FILLED):
+        return order.status
+    return Status.PARTIALLY_FILLED
+
+
+def _commissioned(fill: Fill, event: CommissionReported) -> Fill:
+    if fill.fill_id != event.fill_id:
+        return fill
+    return replace(fill, commission=event.commission, commission_currency=event.currency)

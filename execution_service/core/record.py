@@ -1,0 +1,235 @@
+"""Orders and ledger entries as plain documents and back: exact decimals as text, times as datetimes; knows no database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import Enum
+from types import NoneType, UnionType
+from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from brokers.base import Fill, Instrument
+from execution_service.core import order as order_words
+from execution_service.core.errors import UnreadableRecord
+from execution_service.core.ledger import LedgerEntry, LedgerKey, Line
+from execution_service.core.order import (
+    Event,
+    Identity,
+    Order,
+    OrderRequest,
+    Reason,
+    RefusedRequest,
+    apply_all,
+    new_order,
+)
+from execution_service.core.position import Position
+
+Document: TypeAlias = dict[str, Any]
+T = TypeVar("T")
+
+RECORD_FORMAT = 1
+_EVENTS: Mapping[str, type[Event]] = {cls.__name__: cls for cls in get_args(Event)}
+
+
+def order_to_document(order: Order) -> Document:
+    """The part of an order's record that never changes, plus what its events so far make of it."""
+    refused = isinstance(order.request, RefusedRequest)
+    document: Document = {
+        "_id": order.order_id,
+        "format": RECORD_FORMAT,
+        "signal_id": order.signal_id,
+        "leg_index": order.identity.leg_index,
+        "purpose": order.identity.purpose.value,
+        "account_id": order.request.account_id,
+        "refused_request" if refused else "request": _encode(order.request),
+        "received_at": order.received_at,
+        "published_at": order.published_at,
+        "message_id": order.message_id,
+        "raw": order.raw,
+        "events": [event_to_document(event) for event in order.events],
+    }
+    document.update(state_of(order))
+    return document
+
+
+def state_of(order: Order) -> Document:
+    """The fields that follow from the events, for people and queries; the events remain the truth."""
+    return {
+        "version": order.version,
+        "status": order.status.value,
+        "client_order_id": order.client_order_id,
+        "broker_order_id": order.broker_order_id,
+        "filled_quantity": str(order.filled_quantity),
+        "lookup": lookup_keys(order),
+    }
+
+
+def lookup_keys(order: Order) -> list[str]:
+    """Everything that somebody may name this order by, in one indexed list."""
+    request = order.request
+    keys = [f"client:{c}" for c in order.client_order_ids]
+    if order.broker_order_id is not None:
+        keys.append(f"broker:{order.broker_order_id}")
+    if request.request_order_id is not None:
+        keys.append(f"request:{request.request_order_id}")
+    if request.mathematricks_signal_id is not None:
+        keys.append(f"signal:{request.mathematricks_signal_id}")
+    keys.append(f"signal:{order.signal_id}")
+    if isinstance(request, OrderRequest):
+        keys += [f"exit_of:{ref}" for ref in request.entry_refs]
+    return keys
+
+
+def event_to_document(event: Event) -> Document:
+    return {"type": type(event).__name__, **_encode(event)}
+
+
+def event_from_document(document: Mapping[str, Any]) -> Event:
+    cls = _EVENTS.get(str(document.get("type")))
+    if cls is None:
+        raise UnreadableRecord(f"unknown event type {document.get('type')!r}")
+    return _decode(cls, document)
+
+
+def order_from_document(document: Mapping[str, Any]) -> Order:
+    """The fold of the stored events. Raises UnreadableRecord if the document is not one that `order_to_document` wrote."""
+    try:
+        if document["format"] != RECORD_FORMAT:
+            raise UnreadableRecord(f"order {document['_id']}: record format {document['format']!r} is not known here")
+        taken = document.get("request")
+        request = (
+            _decode(RefusedRequest, document["refused_request"]) if taken is None else _decode(OrderRequest, taken)
+        )
+        identity = Identity(
+            signal_id=document["signal_id"],
+            leg_index=int(document["leg_index"]),
+            purpose=order_words.Purpose(document["purpose"]),
+        )
+        order = new_order(
+            identity,
+            request,
+            received_at=_aware(document["received_at"]),
+            published_at=_aware(document["published_at"]),
+            message_id=document["message_id"],
+            raw=document["raw"],
+        )
+        return apply_all(order, (event_from_document(d) for d in document["events"]))
+    except (KeyError, TypeError, ValueError, ArithmeticError) as exc:
+        raise UnreadableRecord(f"order {document.get('_id')!r}: {type(exc).__name__}: {exc}") from exc
+
+
+# --- dataclasses <-> documents, by their own annotations -----------------------------------------------------------
+
+
+def _encode(value: Any) -> Any:
+    match value:
+        case None | bool() | int() | datetime():
+            return value
+        case Enum():
+            return value.value
+        case str():
+            return value
+        case Decimal():
+            return str(value)
+        case tuple() | frozenset():
+            return [_encode(item) for item in (sorted(value) if isinstance(value, frozenset) else value)]
+    return {f.name: _encode(v) for f in fields(value) if (v := getattr(value, f.name)) is not None}
+
+
+_Reader: TypeAlias = Callable[[Any], Any]
+_READERS: dict[Any, _Reader] = {}
+
+
+def _decode(cls: type[T], document: Mapping[str, Any]) -> T:
+    readers = _READERS.get(cls)
+    if readers is None:
+        readers = _READERS[cls] = _class_reader(cls)
+    return readers(document)  # type: ignore[no-any-return]
+
+
+def _class_reader(cls: type[Any]) -> _Reader:
+    hints = get_type_hints(cls)
+    by_name = [(f.name, _reader(hints[f.name])) for f in fields(cls)]
+
+    def read(document: Mapping[str, Any]) -> Any:
+        return cls(**{name: reader(document[name]) for name, reader in by_name if name in document})
+
+    return read
+
+
+def _reader(hint: Any) -> _Reader:
+    if get_origin(hint) in (Union, UnionType):
+        (inner,) = (arg for arg in get_args(hint) if arg is not NoneType)
+        read = _reader(inner)
+        return lambda value: None if value is None else read(value)
+    if get_origin(hint) is tuple:
+        read_item = _reader(get_args(hint)[0])
+        return lambda value: tuple(read_item(item) for item in value)
+    if hint is datetime:
+        return _aware
+    if hint is Decimal:
+        return Decimal
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return hint
+    if hint in (Instrument, Fill, Reason):
+        return lambda value: _decode(hint, value)
+    return lambda value: value
+
+
+def _aware(value: datetime) -> datetime:
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+# --- the ledger ------------------------------------------------------------------------------------------------------
+
+
+def ledger_to_document(entry: LedgerEntry) -> Document:
+    position = entry.position
+    return {
+        "_id": entry.key.ledger_id,
+        "format": RECORD_FORMAT,
+        "account_id": entry.key.account_id,
+        "strategy": entry.key.strategy,
+        "instrument_key": entry.key.instrument_key,
+        "instrument": _encode(entry.instrument),
+        "version": entry.version,
+        "sequence": entry.sequence,
+        "is_open": position.is_open,
+        "position": _encode(position),
+        "ended": [_encode(p) for p in entry.ended],
+        "applied": [{"order_id": o, "lines": lines_to_document(_by_number(ls))} for o, ls in entry.applied.items()],
+    }
+
+
+def ledger_from_document(document: Mapping[str, Any]) -> LedgerEntry:
+    """Raises UnreadableRecord if the document is not one that `ledger_to_document` wrote."""
+    try:
+        if document["format"] != RECORD_FORMAT:
+            raise UnreadableRecord(f"ledger {document['_id']}: record format {document['format']!r} is not known here")
+        return LedgerEntry(
+            key=LedgerKey(document["account_id"], document["strategy"], document["instrument_key"]),
+            instrument=_decode(Instrument, document["instrument"]),
+            version=document["version"],
+            sequence=document["sequence"],
+            position=_decode(Position, document["position"]),
+            ended=tuple(_decode(Position, d) for d in document["ended"]),
+            applied={d["order_id"]: tuple(lines_from_document(d["lines"]).values()) for d in document["applied"]},
+        )
+    except (KeyError, TypeError, ValueError, ArithmeticError) as exc:
+        raise UnreadableRecord(f"ledger {document.get('_id')!r}: {type(exc).__name__}: {exc}") from exc
+
+
+def lines_to_document(lines: Mapping[int, Line]) -> Document:
+    return {
+        str(n): {"sequence": x.sequence, "episode": x.episode, "realized": str(x.realized)} for n, x in lines.items()
+    }
+
+
+def lines_from_document(document: Mapping[str, Any]) -> dict[int, Line]:
+    return {int(n): Line(int(n), d["sequence"], d["episode"], Decimal(d["realized"])) for n, d in document.items()}
+
+
+def _by_number(lines: tuple[Line, ...]) -> dict[int, Line]:
+    return {line.event_number: line for line in lines}

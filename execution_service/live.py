@@ -1,0 +1,162 @@
+"""The orders in hand: a cache of the unsettled records, the one place where events are recorded, and clocks that do not jump."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+import structlog
+
+from execution_service.core.alerts import log_line
+from execution_service.core.decide import Elapsed
+from execution_service.core.order import Event, Order, apply
+from execution_service.ports import Clock, Store, Stored, Told, VersionConflict
+
+log = structlog.get_logger(__name__)
+
+
+class LiveOrder:
+    """One unsettled record with what this process knows beyond it: when things happened by the monotonic clock."""
+
+    __slots__ = (
+        "age_from",
+        "asked_at",
+        "cancel_sent_at",
+        "cancels_sent",
+        "due_at",
+        "finding_from",
+        "is_busy",
+        "lock",
+        "missing_from",
+        "not_before",
+        "order",
+        "sending_failures",
+        "sent_at",
+        "told",
+    )
+
+    def __init__(self, order: Order, told: Told, *, age_from: float, sent_at: float | None) -> None:
+        self.order = order
+        self.told = told
+        self.lock = asyncio.Lock()
+        self.is_busy = False
+        """A broker call about this order is under way: nobody else steps."""
+        self.age_from = age_from
+        self.sent_at = sent_at
+        self.finding_from: float | None = None
+        self.asked_at: float | None = None
+        self.cancel_sent_at: float | None = None
+        self.cancels_sent = 0
+        self.missing_from: float | None = None
+        self.due_at: float | None = None
+        self.not_before = 0.0
+        self.sending_failures = 0
+
+    def elapsed(self, now: float) -> Elapsed:
+        def since(moment: float | None) -> float | None:
+            return None if moment is None else now - moment
+
+        return Elapsed(
+            age=now - self.age_from,
+            sent=since(self.sent_at),
+            finding=since(self.finding_from),
+            asked=since(self.asked_at),
+            cancel_sent=since(self.cancel_sent_at),
+            cancels_sent=self.cancels_sent,
+        )
+
+    @property
+    def owes_world(self) -> bool:
+        return self.told.world < self.order.version
+
+
+class LiveOrders:
+    """All orders in hand, by our id and by every tag they were sent under."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._wall_at_start = clock.now()
+        self._monotonic_at_start = clock.monotonic()
+        self.by_id: dict[str, LiveOrder] = {}
+        self.by_client_id: dict[str, LiveOrder] = {}
+        self.on_recorded: list[Callable[[LiveOrder], None]] = []
+
+    def adopt(self, stored: Stored) -> LiveOrder:
+        """Takes a record in hand; the one that is in hand already, if it is."""
+        live = self.by_id.get(stored.order.order_id)
+        if live is None:
+            now = self._clock.monotonic()
+            order = stored.order
+            live = LiveOrder(
+                order,
+                stored.told,
+                age_from=now - self._seconds_since(order.published_at),
+                sent_at=None if order.submitted_at is None else now - self._seconds_since(order.submitted_at),
+            )
+            self.by_id[order.order_id] = live
+            self._index(live)
+        return live
+
+    def forget(self, live: LiveOrder) -> None:
+        self.by_id.pop(live.order.order_id, None)
+        for client_order_id in live.order.client_order_ids:
+            self.by_client_id.pop(client_order_id, None)
+
+    async def record(self, live: LiveOrder, decide: Callable[[Order], Sequence[Event]]) -> Sequence[Event]:
+        """Lets `decide` say what has happened to the order as it now is, and makes that durable. Returns the events recorded.
+
+        After somebody else's write the record is read again and decided anew. Waits while the store is away.
+        """
+        async with live.lock:
+            while True:
+                before = live.order
+                events = decide(before)
+                if not events:
+                    return ()
+                try:
+                    live.order = await self._store.append(before, events)
+                except VersionConflict as conflict:
+                    live.order = conflict.current.order
+                    self._index(live)
+                    log.info(
+                        "Record was changed by somebody else and is read again",
+                        action="version_conflict",
+                        signal_id=before.signal_id,
+                    )
+                    continue
+                break
+            self._take_note(live, before, events)
+        for callback in self.on_recorded:
+            callback(live)
+        return events
+
+    def age_seconds(self, moment: datetime) -> float:
+        return self._seconds_since(moment)
+
+    def _take_note(self, live: LiveOrder, before: Order, events: Sequence[Event]) -> None:
+        self._index(live)
+        if live.order.submitted_at is None:
+            live.sent_at = live.finding_from = None
+        elif live.order.submitted_at != before.submitted_at:
+            live.sent_at = self._clock.monotonic()
+            live.finding_from = live.asked_at = None
+        for event in events:
+            after = apply(before, event)
+            line = log_line(before, event, after)
+            if line is not None:
+                sentence, action = line
+                log.info(sentence, action=action, signal_id=after.signal_id, order_id=after.order_id)
+            before = after
+
+    def _index(self, live: LiveOrder) -> None:
+        for client_order_id in live.order.client_order_ids:
+            self.by_client_id[client_order_id] = live
+
+    def _seconds_since(self, moment: datetime) -> float:
+        """By the wall clock, or by the wall clock at start carried on with the monotonic one, whichever says less: a wall clock that
+        was moved while we ran makes nothing old."""
+        wall = (self._clock.now() - moment).total_seconds()
+        steady = (self._wall_at_start - moment).total_seconds() + self._clock.monotonic() - self._monotonic_at_start
+        return max(0.0, min(wall, steady))

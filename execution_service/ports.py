@@ -1,0 +1,201 @@
+"""What intake, trader and outbox need from the outside: protocols of the store, the publisher, the clock, and their errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Protocol
+
+from execution_service.core.ledger import LedgerEntry, LedgerKey, Line
+from execution_service.core.order import Event, Order
+
+
+class StoreUnavailable(Exception):
+    """The store could not be reached; whether a write arrived is not known."""
+
+
+class VersionConflict(Exception):
+    """Somebody else wrote the record first. `current` is what is stored now."""
+
+    def __init__(self, current: Stored) -> None:
+        super().__init__(f"order {current.order.order_id} is at version {current.order.version} already")
+        self.current = current
+
+
+class PublishFailed(Exception):
+    """The message may or may not have been published; publishing again is harmless."""
+
+
+class TopicMissing(Exception):
+    """A topic or subscription does not exist; the message names it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """How far the world has been told of an order: numbers of the last event delivered."""
+
+    world: int = 0
+    """Ledger, views and `execution-confirmations`."""
+    people: int = 0
+    """Telegram."""
+    lines: Mapping[int, Line] = field(default_factory=dict)
+    """The ledger's lines for this order's events."""
+
+    @property
+    def realized_pnl(self) -> Decimal:
+        return sum((line.realized for line in self.lines.values()), Decimal(0))
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A record as it is in the store."""
+
+    order: Order
+    told: Told
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strike:
+    """Strikes out what was delivered. `version` is the order's at that time: if it is still the same and final, the record is settled."""
+
+    order_id: str
+    version: int
+    is_settled: bool
+    world: int | None = None
+    people: int | None = None
+    lines: Mapping[int, Line] = field(default_factory=dict)
+
+
+class CommandStatus(StrEnum):
+    NEW = "NEW"
+    DONE = "DONE"
+    REFUSED = "REFUSED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A wish about orders from outside: cancel, resolve, replay. `_id` makes a repeated delivery the same command."""
+
+    command_id: str
+    kind: str
+    body: Mapping[str, Any]
+    published_at: datetime
+    received_at: datetime
+    status: CommandStatus = CommandStatus.NEW
+    outcome: str = ""
+    active_until: datetime | None = None
+    """Until then a cancel also holds for orders that have not arrived yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    message_id: str
+    payload: bytes
+    reason: str
+    publish_time: datetime
+    attributes: Mapping[str, str]
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """An alert that belongs to no order; alarms of one kind within a minute are one, with a count."""
+
+    alarm_id: str
+    kind: str
+    text: str
+    count: int
+    first_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ViewWrite:
+    """One document of a shared collection brought up to date. With `number`, it only moves forward: an older number changes nothing."""
+
+    collection: str
+    document_id: Any
+    changes: Mapping[str, Any]
+    number_field: str | None = None
+    number: int = 0
+    creates: bool = True
+    """False: updated only if it is there."""
+    match_field: str = "_id"
+    adds_to_sets: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Store(Protocol):
+    """Every write is durable when its coroutine returns. While the store is away the record's writes wait and go on by themselves;
+    reads and the other writes raise StoreUnavailable."""
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def insert_orders(self, orders: Sequence[Order]) -> list[Order | None]:
+        """Stores new orders; for each: None if it is new, else the order that has its identity already."""
+
+    async def append(self, order: Order, events: Sequence[Event]) -> Order:
+        """Adds events to the record, if nobody else has. Raises VersionConflict; InvalidTransition before anything is written."""
+
+    async def strike(self, strikes: Sequence[Strike]) -> None: ...
+
+    async def open_orders(self) -> list[Stored]:
+        """All records that are unfinished or owe the world something, oldest first."""
+
+    async def load(self, order_ids: Sequence[str]) -> list[Stored]: ...
+
+    async def find(self, names: Sequence[str]) -> list[Stored]:
+        """Records by what they may be called: `client:…`, `broker:…`, `request:…`, `signal:…`, `exit_of:…`."""
+
+    async def insert_command(self, command: Command) -> bool:
+        """False if it is there already."""
+
+    async def finish_command(
+        self, command_id: str, status: CommandStatus, outcome: str, active_until: datetime | None
+    ) -> None: ...
+
+    async def commands(self, *, now: datetime) -> list[Command]:
+        """Those that are NEW, or still active."""
+
+    async def insert_dead_letters(self, letters: Sequence[DeadLetter]) -> None: ...
+
+    async def dead_letter(self, message_id: str) -> DeadLetter | None: ...
+
+    async def raise_alarm(self, alarm: Alarm) -> None:
+        """Adds to the alarm of this id, or makes it."""
+
+    async def unsent_alarms(self) -> list[Alarm]: ...
+
+    async def alarm_sent(self, alarm: Alarm, at: datetime) -> None: ...
+
+    async def ledgers(self, keys: Sequence[LedgerKey]) -> dict[LedgerKey, LedgerEntry]: ...
+
+    async def open_ledgers(self, account_id: str) -> list[LedgerEntry]: ...
+
+    async def save_ledgers(self, entries: Sequence[LedgerEntry]) -> list[bool]:
+        """Each entry replaces the stored one of the version before; False where that was no longer the one."""
+
+    async def write_views(self, writes: Sequence[ViewWrite]) -> None: ...
+
+    async def signal_documents(self, signal_ids: Sequence[str]) -> dict[str, Any]:
+        """The `_id` of the `signal_store` document of each signal that has one."""
+
+    async def has_trading_account(self, account_id: str) -> bool: ...
+
+
+class Publisher(Protocol):
+    async def publish(self, data: bytes, attributes: Mapping[str, str], ordering_key: str) -> None:
+        """Returns when Pub/Sub has the message. Raises PublishFailed."""
+
+
+class Clock(Protocol):
+    def now(self) -> datetime:
+        """Wall clock, aware UTC, whole milliseconds: for records and people."""
+
+    def monotonic(self) -> float:
+        """Seconds of a clock that never jumps: for every deadline."""
+
+    async def sleep(self, seconds: float) -> None: ...

@@ -1,0 +1,575 @@
+"""MongoDB: order records, ledger, commands, dead letters, alarms and views; the only room that names a collection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, TypeVar
+
+import pymongo
+import structlog
+import tenacity
+from bson import Binary
+from bson.errors import BSONError
+from pymongo import UpdateOne
+from pymongo.errors import (
+    BulkWriteError,
+    ConnectionFailure,
+    DocumentTooLarge,
+    DuplicateKeyError,
+    ExecutionTimeout,
+    OperationFailure,
+    PyMongoError,
+    WTimeoutError,
+)
+
+from execution_service.core.ledger import LedgerEntry, LedgerKey
+from execution_service.core.order import Event, Order, apply_all
+from execution_service.core.record import (
+    Document,
+    event_to_document,
+    ledger_from_document,
+    ledger_to_document,
+    lines_from_document,
+    lines_to_document,
+    order_from_document,
+    order_to_document,
+    state_of,
+)
+from execution_service.ports import (
+    Alarm,
+    Clock,
+    Command,
+    CommandStatus,
+    DeadLetter,
+    Stored,
+    StoreUnavailable,
+    Strike,
+    Told,
+    VersionConflict,
+    ViewWrite,
+)
+from execution_service.threads import Blocking
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+ORDERS = "execution_orders"
+POSITIONS = "execution_positions"
+COMMANDS = "execution_commands"
+ALERTS = "execution_alerts"
+DEAD_LETTERS = "execution_dead_letters"
+CONFIRMATIONS_VIEW = "execution_confirmations"
+SIGNALS_VIEW = "signal_store"
+POSITIONS_VIEW = "positions"
+TRADING_ORDERS_VIEW = "trading_orders"
+TRADING_ACCOUNTS_VIEW = "trading_accounts"
+
+IDENTITY_INDEX = [("signal_id", 1), ("leg_index", 1), ("purpose", 1)]
+UNSETTLED = "unsettled"
+"""A word in `lookup` for as long as the record is unfinished or owes the world something: one index serves all questions, and on the
+embedded store each further index makes every update of a record about a third dearer."""
+
+DUPLICATE_KEY = 11000
+COMMIT_BATCH = 100
+
+
+def connect(uri: str) -> pymongo.MongoClient[Document]:
+    """A client with bounded waits and durable writes; opens no connection yet."""
+    return pymongo.MongoClient(
+        uri,
+        tz_aware=True,
+        tzinfo=UTC,
+        appname="execution-service",
+        connectTimeoutMS=3000,
+        serverSelectionTimeoutMS=3000,
+        socketTimeoutMS=20000,
+        timeoutMS=None,
+        retryWrites=False,  # a repeated write is our own affair: see MongoStore
+        w="majority",
+        journal=True,
+    )
+
+
+@dataclass(slots=True)
+class _Commit:
+    """One waiting update of one record."""
+
+    order_id: str
+    guard: Document
+    update: Document
+    has_arrived: Callable[[Document], bool]
+    done: asyncio.Future[None]
+    is_conditional: bool
+
+
+class MongoStore:
+    """The Store on any server that speaks MongoDB's protocol.
+
+    Record updates that wait at the same time are written together: in one transaction where the server has them, which is one flush to
+    disk for all. Each is a compare-and-set on `version`; after an unclear answer the record is read back and searched for our own mark,
+    so that a write is never taken for somebody else's, nor made twice.
+    """
+
+    def __init__(
+        self,
+        client: pymongo.MongoClient[Document],
+        database: str,
+        *,
+        nonce: str,
+        clock: Clock,
+        threads: Blocking,
+    ) -> None:
+        self._client = client
+        self._db = client[database]
+        self._nonce = nonce
+        self._clock = clock
+        self._threads = threads
+        self._waiting: deque[_Commit] = deque()
+        self._news = asyncio.Event()
+        self._committer: asyncio.Task[None] | None = None
+        self._writes = 0
+        self._has_transactions = False
+        self.is_reachable = True
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Finds out what the server can do and makes the indexes. Raises StoreUnavailable."""
+        await self._call(self._prepare)
+        self._committer = asyncio.create_task(self._commit_for_ever(), name="store-commits")
+
+    async def close(self) -> None:
+        """Ends after the commit under way; waiting ones are dropped, their callers are cancelled by then."""
+        if self._committer is not None:
+            self._committer.cancel()
+            await asyncio.gather(self._committer, return_exceptions=True)
+        self._threads.close()
+        self._client.close()
+
+    def _prepare(self) -> None:
+        hello = self._client.admin.command("hello")
+        self._has_transactions = "setName" in hello or hello.get("msg") == "isdbgrid"
+        db = self._db
+        db[ORDERS].create_index(IDENTITY_INDEX, unique=True)
+        db[ORDERS].create_index([("account_id", 1), ("client_order_id", 1)], unique=True)
+        db[ORDERS].create_index("lookup")
+        db[COMMANDS].create_index("status")
+        db[COMMANDS].create_index("active_until")
+        db[ALERTS].create_index("sent_at")
+        db[POSITIONS].create_index("account_id")
+        db[CONFIRMATIONS_VIEW].create_index(IDENTITY_INDEX, unique=True)
+        db[CONFIRMATIONS_VIEW].create_index("submitted_at")
+        db[CONFIRMATIONS_VIEW].create_index("timestamp")
+        db[SIGNALS_VIEW].create_index("signal_id")
+        db[POSITIONS_VIEW].create_index("ledger_id", unique=True, partialFilterExpression={"status": "OPEN"})
+        db[TRADING_ORDERS_VIEW].create_index("order_id")
+
+    async def _call(self, call: Callable[[], T]) -> T:
+        """One blocking call. Raises StoreUnavailable when the server cannot be reached or is not fit to answer now."""
+        with self._watched():
+            return await self._threads.run(call)
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except (ConnectionFailure, ExecutionTimeout, WTimeoutError) as exc:
+            self.is_reachable = False
+            raise StoreUnavailable(_first_line(exc)) from exc
+        except OperationFailure as exc:
+            if isinstance(exc, DuplicateKeyError | BulkWriteError):
+                raise
+            raise StoreUnavailable(_first_line(exc)) from exc
+        self.is_reachable = True
+
+    # --- the record ---------------------------------------------------------------------------------------------
+
+    async def insert_orders(self, orders: Sequence[Order]) -> list[Order | None]:
+        documents = []
+        for order in orders:
+            document = order_to_document(order)
+            document["lookup"].append(UNSETTLED)
+            document["told"] = {"world": 0, "people": 0}
+            documents.append(document)
+        return await self._call(partial(self._insert_orders, documents))
+
+    def _insert_orders(self, documents: list[Document]) -> list[Order | None]:
+        collection = self._db[ORDERS]
+        try:
+            collection.insert_many(documents, ordered=False)
+            return [None] * len(documents)
+        except BulkWriteError as exc:
+            _raise_unless_duplicates(exc)
+        present = {d["_id"]: d for d in collection.find({"_id": {"$in": [d["_id"] for d in documents]}})}
+        outcome: list[Order | None] = []
+        for document in documents:
+            found = present.get(document["_id"])
+            if found is None:
+                raise StoreUnavailable(f"order {document['_id']} was refused as a duplicate and is not there")
+            is_ours = found["received_at"] == document["received_at"] and found["message_id"] == document["message_id"]
+            outcome.append(None if is_ours and found["version"] == document["version"] else order_from_document(found))
+        return outcome
+
+    async def append(self, order: Order, events: Sequence[Event]) -> Order:
+        after = apply_all(order, events)
+        self._writes += 1
+        mark = f"{self._nonce}-{self._writes}"
+        fields: Document = state_of(after)
+        fields["lookup"].append(UNSETTLED)
+        for number, event in enumerate(events, order.version):
+            fields[f"events.{number}"] = event_to_document(event) | {"write": mark}
+        last = after.version - 1
+
+        def has_arrived(document: Document) -> bool:
+            stored = document["events"]
+            return len(stored) > last and stored[last].get("write") == mark
+
+        await self._commit(
+            order.order_id, {"_id": order.order_id, "version": order.version}, {"$set": fields}, has_arrived
+        )
+        return after
+
+    async def strike(self, strikes: Sequence[Strike]) -> None:
+        await asyncio.gather(*(self._strike(strike) for strike in strikes))
+
+    async def _strike(self, strike: Strike) -> None:
+        told: Document = {}
+        if strike.world is not None:
+            told["told.world"] = strike.world
+        if strike.people is not None:
+            told["told.people"] = strike.people
+        for number, line in lines_to_document(strike.lines).items():
+            told[f"told.lines.{number}"] = line
+        if strike.is_settled:
+            with contextlib.suppress(VersionConflict):
+                await self._commit(
+                    strike.order_id,
+                    {"_id": strike.order_id, "version": strike.version},
+                    {"$set": told, "$pull": {"lookup": UNSETTLED}},
+                    lambda document: UNSETTLED not in document["lookup"] and _covers(document["told"], strike),
+                )
+                return
+        # The order has moved on meanwhile: what was delivered is struck, the record stays unsettled.
+        await self._commit(
+            strike.order_id,
+            {"_id": strike.order_id},
+            {"$set": told},
+            lambda document: _covers(document["told"], strike),
+            is_conditional=False,
+        )
+
+    async def _commit(
+        self,
+        order_id: str,
+        guard: Document,
+        update: Document,
+        has_arrived: Callable[[Document], bool],
+        *,
+        is_conditional: bool = True,
+    ) -> None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Commit(order_id, guard, update, has_arrived, done, is_conditional))
+        self._news.set()
+        await done
+
+    async def _commit_for_ever(self) -> None:
+        while True:
+            await self._news.wait()
+            batch = [self._waiting.popleft() for _ in range(min(COMMIT_BATCH, len(self._waiting)))]
+            if not self._waiting:
+                self._news.clear()
+            async for attempt in tenacity.AsyncRetrying(
+                retry=tenacity.retry_if_exception_type(StoreUnavailable),
+                wait=tenacity.wait_exponential_jitter(initial=0.1, max=5.0),
+                before_sleep=_say_store_is_away,
+                sleep=self._clock.sleep,
+            ):
+                with attempt:
+                    outcomes = await self._call(partial(self._write_batch, batch))
+            for commit, outcome in zip(batch, outcomes, strict=True):
+                if commit.done.done():
+                    continue  # its caller was cancelled; the write stands
+                if outcome is None:
+                    commit.done.set_result(None)
+                else:
+                    commit.done.set_exception(outcome)
+
+    def _write_batch(self, batch: Sequence[_Commit]) -> list[Exception | None]:
+        if len(batch) > 1 and self._write_together(batch):
+            return [None] * len(batch)
+        return [self._write_one(commit) for commit in batch]
+
+    def _write_together(self, batch: Sequence[_Commit]) -> bool:
+        """True if every update of the batch matched. False: nothing is known, each must be looked at by itself."""
+        updates = [UpdateOne(c.guard, c.update) for c in batch]
+        collection = self._db[ORDERS]
+        if not self._has_transactions:
+            with contextlib.suppress(BulkWriteError, BSONError, DocumentTooLarge):
+                return collection.bulk_write(updates, ordered=True).matched_count == len(batch)
+            return False
+        with self._client.start_session() as session:
+            try:
+                with session.start_transaction():
+                    if collection.bulk_write(updates, ordered=True, session=session).matched_count == len(batch):
+                        return True
+                    session.abort_transaction()
+            except (OperationFailure, BSONError, DocumentTooLarge) as exc:
+                log.info(f"Group commit fell apart and is done singly: {exc}", action="commit_singly")
+        return False
+
+    def _write_one(self, commit: _Commit) -> Exception | None:
+        """None, or the error that belongs to this record alone. Raises what concerns the store as a whole."""
+        collection = self._db[ORDERS]
+        try:
+            if collection.update_one(commit.guard, commit.update).matched_count:
+                return None
+        except (BSONError, DocumentTooLarge) as exc:
+            return exc
+        document = collection.find_one({"_id": commit.order_id})
+        if document is None:
+            return KeyError(f"order {commit.order_id} is not in the store")
+        if commit.has_arrived(document):
+            return None
+        return VersionConflict(_stored(document))
+
+    async def open_orders(self) -> list[Stored]:
+        return await self._find({"lookup": UNSETTLED})
+
+    async def load(self, order_ids: Sequence[str]) -> list[Stored]:
+        return await self._find({"_id": {"$in": list(order_ids)}})
+
+    async def find(self, names: Sequence[str]) -> list[Stored]:
+        return await self._find({"lookup": {"$in": list(names)}})
+
+    async def _find(self, query: Mapping[str, Any]) -> list[Stored]:
+        def read() -> list[Stored]:
+            return [_stored(document) for document in self._db[ORDERS].find(query)]
+
+        stored = await self._call(read)
+        return sorted(stored, key=lambda s: (s.order.received_at, s.order.order_id))
+
+    # --- commands, dead letters, alarms -------------------------------------------------------------------------
+
+    async def insert_command(self, command: Command) -> bool:
+        document = {
+            "_id": command.command_id,
+            "kind": command.kind,
+            "body": dict(command.body),
+            "published_at": command.published_at,
+            "received_at": command.received_at,
+            "status": command.status.value,
+            "outcome": command.outcome,
+            "active_until": command.active_until,
+        }
+        return await self._call(partial(self._insert_new, COMMANDS, [document])) == 1
+
+    async def finish_command(
+        self, command_id: str, status: CommandStatus, outcome: str, active_until: datetime | None
+    ) -> None:
+        changes = {"status": status.value, "outcome": outcome, "active_until": active_until}
+        await self._call(lambda: self._db[COMMANDS].update_one({"_id": command_id}, {"$set": changes}))
+
+    async def commands(self, *, now: datetime) -> list[Command]:
+        def read() -> list[Command]:
+            fresh = self._db[COMMANDS].find({"status": CommandStatus.NEW.value})
+            active = self._db[COMMANDS].find({"active_until": {"$gt": now}})
+            by_id = {d["_id"]: d for d in (*fresh, *active)}
+            return [_command(d) for d in by_id.values()]
+
+        return sorted(await self._call(read), key=lambda c: (c.received_at, c.command_id))
+
+    async def insert_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
+        documents = [
+            {
+                "_id": letter.message_id,
+                "message_id": letter.message_id,
+                "payload": Binary(letter.payload),
+                "text": letter.payload[:4096].decode("utf-8", "replace"),
+                "reason": letter.reason,
+                "publish_time": letter.publish_time,
+                "attributes": [{"name": k, "value": v} for k, v in letter.attributes.items()],
+                "received_at": letter.received_at,
+            }
+            for letter in letters
+        ]
+        await self._call(partial(self._insert_new, DEAD_LETTERS, documents))
+
+    async def dead_letter(self, message_id: str) -> DeadLetter | None:
+        document = await self._call(lambda: self._db[DEAD_LETTERS].find_one({"_id": message_id}))
+        return None if document is None else dead_letter_from(document)
+
+    def _insert_new(self, collection: str, documents: list[Document]) -> int:
+        """Inserts what is not there yet; how many that was."""
+        try:
+            return len(self._db[collection].insert_many(documents, ordered=False).inserted_ids)
+        except BulkWriteError as exc:
+            _raise_unless_duplicates(exc)
+            return int(exc.details["nInserted"])
+
+    async def raise_alarm(self, alarm: Alarm) -> None:
+        update = {
+            "$inc": {"count": alarm.count},
+            "$set": {"text": alarm.text},
+            "$setOnInsert": {"kind": alarm.kind, "first_at": alarm.first_at, "sent_at": None, "sent_count": 0},
+        }
+        await self._call(lambda: self._db[ALERTS].update_one({"_id": alarm.alarm_id}, update, upsert=True))
+
+    async def unsent_alarms(self) -> list[Alarm]:
+        def read() -> list[Alarm]:
+            return [_alarm(d) for d in self._db[ALERTS].find({"sent_at": None})]
+
+        return sorted(await self._call(read), key=lambda a: (a.first_at, a.alarm_id))
+
+    async def alarm_sent(self, alarm: Alarm, at: datetime) -> None:
+        update = {"$set": {"sent_at": at, "sent_count": alarm.count}}
+        await self._call(lambda: self._db[ALERTS].update_one({"_id": alarm.alarm_id}, update))
+
+    # --- the ledger ---------------------------------------------------------------------------------------------
+
+    async def ledgers(self, keys: Sequence[LedgerKey]) -> dict[LedgerKey, LedgerEntry]:
+        def read() -> list[LedgerEntry]:
+            found = self._db[POSITIONS].find({"_id": {"$in": [key.ledger_id for key in keys]}})
+            return [ledger_from_document(d) for d in found]
+
+        return {entry.key: entry for entry in await self._call(read)}
+
+    async def open_ledgers(self, account_id: str) -> list[LedgerEntry]:
+        def read() -> list[LedgerEntry]:
+            return [
+                ledger_from_document(d) for d in self._db[POSITIONS].find({"account_id": account_id, "is_open": True})
+            ]
+
+        return await self._call(read)
+
+    async def save_ledgers(self, entries: Sequence[LedgerEntry]) -> list[bool]:
+        return await self._call(lambda: [self._save_ledger(entry) for entry in entries])
+
+    def _save_ledger(self, entry: LedgerEntry) -> bool:
+        document = ledger_to_document(entry)
+        collection = self._db[POSITIONS]
+        if entry.version == 1:
+            try:
+                collection.insert_one(document)
+            except DuplicateKeyError:
+                return False
+            return True
+        guard = {"_id": document["_id"], "version": entry.version - 1}
+        return collection.replace_one(guard, document).matched_count == 1
+
+    # --- views --------------------------------------------------------------------------------------------------
+
+    async def write_views(self, writes: Sequence[ViewWrite]) -> None:
+        by_collection: dict[str, list[ViewWrite]] = {}
+        for write in writes:
+            by_collection.setdefault(write.collection, []).append(write)
+
+        def write_all() -> None:
+            for name, some in by_collection.items():
+                self._write_view(name, some)
+
+        await self._call(write_all)
+
+    def _write_view(self, name: str, writes: Sequence[ViewWrite]) -> None:
+        try:
+            self._db[name].bulk_write([_view_update(w) for w in writes], ordered=False)
+        except BulkWriteError as exc:
+            # An upsert that clashes with its own `_id` has met a document that is further on already.
+            _raise_unless_duplicates(exc)
+
+    async def signal_documents(self, signal_ids: Sequence[str]) -> dict[str, Any]:
+        def read() -> dict[str, Any]:
+            found = self._db[SIGNALS_VIEW].find({"signal_id": {"$in": list(signal_ids)}}, {"signal_id": 1})
+            return {d["signal_id"]: d["_id"] for d in found}
+
+        return await self._call(read)
+
+    async def has_trading_account(self, account_id: str) -> bool:
+        def read() -> bool:
+            return self._db[TRADING_ACCOUNTS_VIEW].find_one({"_id": account_id}, {"_id": 1}) is not None
+
+        return await self._call(read)
+
+
+def _view_update(write: ViewWrite) -> UpdateOne:
+    match: Document = {write.match_field: write.document_id}
+    changes = dict(write.changes)
+    if write.number_field is not None:
+        match[write.number_field] = {"$not": {"$gte": write.number}}
+        changes[write.number_field] = write.number
+    update: Document = {"$set": changes}
+    if write.adds_to_sets:
+        update["$addToSet"] = dict(write.adds_to_sets)
+    return UpdateOne(match, update, upsert=write.creates)
+
+
+def _covers(told: Mapping[str, Any], strike: Strike) -> bool:
+    return all(
+        number is None or told.get(name, 0) >= number
+        for name, number in (("world", strike.world), ("people", strike.people))
+    )
+
+
+def _stored(document: Mapping[str, Any]) -> Stored:
+    told = document["told"]
+    lines = lines_from_document(told.get("lines", {}))
+    return Stored(order_from_document(document), Told(world=told["world"], people=told["people"], lines=lines))
+
+
+def _command(document: Mapping[str, Any]) -> Command:
+    return Command(
+        command_id=document["_id"],
+        kind=document["kind"],
+        body=document["body"],
+        published_at=_utc(document["published_at"]),
+        received_at=_utc(document["received_at"]),
+        status=CommandStatus(document["status"]),
+        outcome=document["outcome"],
+        active_until=None if document["active_until"] is None else _utc(document["active_until"]),
+    )
+
+
+def _alarm(document: Mapping[str, Any]) -> Alarm:
+    return Alarm(
+        alarm_id=document["_id"],
+        kind=document["kind"],
+        text=document["text"],
+        count=document["count"],
+        first_at=_utc(document["first_at"]),
+    )
+
+
+def dead_letter_from(document: Mapping[str, Any]) -> DeadLetter:
+    return DeadLetter(
+        message_id=document["message_id"],
+        payload=bytes(document["payload"]),
+        reason=document["reason"],
+        publish_time=_utc(document["publish_time"]),
+        attributes={a["name"]: a["value"] for a in document["attributes"]},
+        received_at=_utc(document["received_at"]),
+    )
+
+
+def _utc(value: datetime) -> datetime:
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _raise_unless_duplicates(exc: BulkWriteError) -> None:
+    details = exc.details
+    if any(e.get("code") != DUPLICATE_KEY for e in details.get("writeErrors", ())) or details.get("writeConcernErrors"):
+        raise StoreUnavailable(_first_line(exc)) from exc
+
+
+def _first_line(exc: PyMongoError) -> str:
+    return str(exc).splitlines()[0][:300] if str(exc) else type(exc).__name__
+
+
+def _say_store_is_away(state: tenacity.RetryCallState) -> None:
+    if state.attempt_number in (1, 5) or state.attempt_number % 20 == 0:
+        exc = state.outcome.exception() if state.outcome is not None else None
+        log.warning(f"The store does not answer, trying on: {exc}", action="store_unavailable")

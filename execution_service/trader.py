@@ -1,0 +1,789 @@
+"""One account's orders, each taken one step further: submit, find, check, cancel; when that happens, not what is decided."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any, TypeVar
+
+import structlog
+import tenacity
+
+from brokers.base import Broker, Capabilities, OrderRef, Report
+from brokers.errors import (
+    BrokerError,
+    BrokerUnavailable,
+    OrderAlreadyExists,
+    OrderRefused,
+    OutcomeUnknown,
+)
+from execution_service.core import alerts
+from execution_service.core.decide import (
+    Elapsed,
+    ExitAllowance,
+    Limits,
+    StepKind,
+    exit_allowance,
+    fills_are_missing,
+    is_stale,
+    news,
+    next_step,
+    stale,
+    unsupported_reason,
+)
+from execution_service.core.ledger import key_of
+from execution_service.core.order import (
+    Cancelled,
+    CancelRefused,
+    CancelRequested,
+    Capped,
+    Event,
+    Noted,
+    NothingSent,
+    Order,
+    Purpose,
+    Reason,
+    ReasonCode,
+    Rejected,
+    Status,
+    SubmitStarted,
+)
+from execution_service.live import LiveOrder, LiveOrders
+from execution_service.ports import Clock, Store, Stored, StoreUnavailable
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+LANE_BATCH = 16
+PLACE_SECONDS = 30.0
+QUERY_SECONDS = 30.0
+CONNECT_SECONDS = 60.0
+MISSING_FILLS_ALERT_SECONDS = 30.0
+CANCEL_ALERT_AFTER = 3
+AFTER_FAILURE_SECONDS = 1.0
+LOOKED_UP_AT_ONCE = 200
+FINISHED_REMEMBERED = 5000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TradingRules:
+    """The settings that a trader obeys; times in seconds."""
+
+    order_timeout_seconds: float = 60.0
+    max_order_age_seconds: float = 300.0
+    max_retry_attempts: int = 3
+
+
+class Lane:
+    """The pending orders of one instrument, in the order in which they came; only one batch of a lane is on its way at a time."""
+
+    __slots__ = ("is_busy", "is_queued", "orders", "unresolved")
+
+    def __init__(self) -> None:
+        self.orders: deque[LiveOrder] = deque()
+        self.is_busy = False
+        self.is_queued = False
+        self.unresolved: set[str] = set()
+        """Orders of the lane that were perhaps sent: until they are found, nothing follows them."""
+
+
+class Trader:
+    """Owns the conversation with one broker about one account."""
+
+    def __init__(
+        self,
+        *,
+        account_id: str,
+        account_name: str,
+        broker_name: str,
+        create_broker: Callable[[], Broker],
+        live_orders: LiveOrders,
+        store: Store,
+        clock: Clock,
+        rules: TradingRules,
+        nonce: str,
+        raise_alarm: Callable[[str, str], Awaitable[None]],
+        is_cancelled: Callable[[Order], Reason | None],
+        look_for_cancels: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.account_id = account_id
+        self.account_name = account_name
+        self.broker_name = broker_name
+        self._create_broker = create_broker
+        self._live = live_orders
+        self._store = store
+        self._clock = clock
+        self._rules = rules
+        self._nonce = nonce
+        self._raise_alarm = raise_alarm
+        self._is_cancelled = is_cancelled
+        self._look_for_cancels = look_for_cancels
+        self._broker: Broker | None = None
+        self._limits = Limits()
+        self._capabilities = Capabilities()
+        self.is_connected = False
+        self.trouble = "not connected yet"
+        self._answered_at: float | None = None
+        self._lost = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._lanes: dict[str, Lane] = {}
+        self._ready_exits: deque[Lane] = deque()
+        self._ready_entries: deque[Lane] = deque()
+        self._waiting_exits: dict[str, LiveOrder] = {}
+        self._lanes_under_way = 0
+        self._due: list[tuple[float, int, LiveOrder]] = []
+        self._ticket = itertools.count()
+        self._check_wanted = False
+        self._check_running = False
+        self._check_pause_until = 0.0
+        self._mark: int | None = None
+        self._finished: OrderedDict[str, tuple[object, ...]] = OrderedDict()
+        self._exit_lock = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- what others tell the trader ----------------------------------------------------------------------------
+
+    def take(self, live: LiveOrder) -> None:
+        """An unfinished order of this account, new or found in the store at start."""
+        if live.order.status is Status.PENDING:
+            self._enqueue(live)
+        elif live.order.status is Status.SUBMITTING:
+            self._lane_of(live.order).unresolved.add(live.order.order_id)
+        self._schedule(live, 0.0)
+
+    def look_again(self, live: LiveOrder) -> None:
+        """The order was changed by somebody else's word (a fill, a resolution): step it now."""
+        if live.order.status is Status.PENDING and live not in self._lane_of(live.order).orders:
+            self._enqueue(live)
+        self._schedule(live, 0.0)
+
+    async def cancel(self, live: LiveOrder, reason: Reason, requested_by: str) -> None:
+        """Records the wish; a PENDING order ends by it at once, any other is cancelled at the broker next."""
+
+        def wish(order: Order) -> Sequence[Event]:
+            if order.status.is_final or order.cancel_wish is not None:
+                return ()
+            return (CancelRequested(at=self._clock.now(), reason=reason, requested_by=requested_by),)
+
+        await self._live.record(live, wish)
+        self._schedule(live, 0.0)
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until cancelled. Working orders stay at the broker."""
+        connection = self._spawn(self._stay_connected(), "connection")
+        try:
+            while True:
+                timeout = self._turn()
+                await self._wait(timeout)
+                if connection.done():
+                    connection.result()
+        finally:
+            for task in tuple(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            if self._broker is not None:
+                self._broker.on_hint(None)
+                await self._broker.close()
+
+    async def _wait(self, timeout: float | None) -> None:
+        """Until there is news, or something is due."""
+        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._wake.wait())]
+        if timeout is not None:
+            waits.append(asyncio.ensure_future(self._clock.sleep(timeout)))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        self._wake.clear()
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=f"{self.account_id}-{name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            log.error(f"Step failed: {exc}", action="step_failed", account_id=self.account_id, exc_info=exc)
+        self._wake.set()
+
+    # --- connection ---------------------------------------------------------------------------------------------
+
+    async def _stay_connected(self) -> None:
+        while True:
+            await self._connect()
+            await self._lost.wait()
+
+    async def _connect(self) -> None:
+        self._lost.clear()
+        attempts = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type((BrokerError, TimeoutError)),
+            wait=tenacity.wait_exponential_jitter(initial=0.5, max=30.0, jitter=0.5),
+            before_sleep=self._connection_failed,
+            sleep=self._clock.sleep,
+        )
+        async for attempt in attempts:
+            with attempt:
+                if self._broker is None:
+                    self._broker = self._create_broker()
+                    self._broker.on_hint(self._hinted)
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    await self._broker.connect()
+                self._take_capabilities(self._broker)
+                # Everything that happened while we were away is read before anything is sent.
+                await self._check()
+        was_down = attempts.statistics.get("attempt_number", 1) > self._rules.max_retry_attempts
+        self.is_connected, self.trouble = True, ""
+        log.info(
+            f"Broker connected: {self.broker_name} for account {self.account_id}",
+            action="broker_connected",
+            account_id=self.account_id,
+        )
+        if was_down:
+            await self._raise_alarm(f"broker_up:{self.account_id}", alerts.broker_up(account_name=self.account_name, broker=self.broker_name))
+        self._wake.set()
+
+    async def _connection_failed(self, state: tenacity.RetryCallState) -> None:
+        exc = state.outcome.exception() if state.outcome is not None else None
+        self.trouble = str(exc) or type(exc).__name__
+        number = state.attempt_number
+        if number <= self._rules.max_retry_attempts or number % 20 == 0:
+            log.warning(
+                f"Broker connection failed (attempt {number}): {self.trouble}",
+                action="broker_connection_failed",
+                account_id=self.account_id,
+            )
+        if number == self._rules.max_retry_attempts:
+            words = alerts.broker_down(account_name=self.account_name, broker=self.broker_name, reason=self.trouble)
+            await self._raise_alarm(f"broker_down:{self.account_id}", words)
+        is_pause = isinstance(exc, BrokerUnavailable) and exc.known_pause
+        if number >= self._rules.max_retry_attempts and not is_pause:
+            await self._reject_pending(f"no connection after {number} attempts: {self.trouble}")
+
+    async def _reject_pending(self, message: str) -> None:
+        def reject(order: Order) -> Sequence[Event]:
+            if order.status is not Status.PENDING:
+                return ()
+            return (Rejected(at=self._clock.now(), reason=Reason(ReasonCode.BROKER_UNAVAILABLE, message)),)
+
+        pending = [live for lane in self._lanes.values() for live in lane.orders]
+        await asyncio.gather(*(self._live.record(live, reject) for live in pending))
+
+    def _take_capabilities(self, broker: Broker) -> None:
+        self.broker_name = broker.name
+        self._capabilities = broker.capabilities
+        self._limits = Limits(
+            order_timeout_seconds=self._rules.order_timeout_seconds,
+            max_order_age_seconds=self._rules.max_order_age_seconds,
+            find_window_seconds=self._capabilities.find_window_seconds,
+            refuses_repeated_client_id=self._capabilities.refuses_repeated_client_id,
+        )
+
+    def _lose_connection(self, why: Exception) -> None:
+        if self.is_connected:
+            self.is_connected, self.trouble = False, str(why)
+            log.warning(f"Broker connection lost: {why}", action="broker_connection_lost", account_id=self.account_id)
+            self._lost.set()
+
+    def _hinted(self) -> None:
+        self._check_wanted = True
+        self._wake.set()
+
+    # --- the turn -----------------------------------------------------------------------------------------------
+
+    def _turn(self) -> float | None:
+        """Starts whatever is due and can be started; returns the seconds until something is due next. Waits for nothing."""
+        now = self._clock.monotonic()
+        while self._due and self._due[0][0] <= now:
+            due_at, _, live = heapq.heappop(self._due)
+            if live.due_at == due_at and not live.is_busy:
+                live.due_at = None
+                self._step(live, now)
+        if self.is_connected:
+            if self._check_wanted and not self._check_running and now >= self._check_pause_until:
+                self._spawn(self._check_once(), "check")
+            self._start_lanes()
+        moments = [self._due[0][0]] if self._due else []
+        if self._check_wanted and not self._check_running:
+            moments.append(self._check_pause_until)
+        return max(0.0, min(moments) - now) if moments else None
+
+    def _step(self, live: LiveOrder, now: float) -> None:
+        if live.order.status.is_final:
+            return
+        if live.not_before > now:
+            self._schedule(live, live.not_before - now)
+            return
+        step = next_step(live.order, self._clock.now(), self._elapsed(live, now), self._limits)
+        match step.kind:
+            case StepKind.SUBMIT:
+                limit = self._limits.max_order_age_seconds
+                if limit:
+                    self._schedule(live, max(0.1, limit - (now - live.age_from) + 0.001))
+            case StepKind.RECORD if live.order.status is Status.PENDING:
+                self._spawn_step(live, self._end_unsent(live))
+            case StepKind.RECORD:
+                self._spawn_step(live, self._record(live, step.events))
+            case StepKind.NONE:
+                if step.wait_seconds is not None:
+                    self._schedule(live, step.wait_seconds)
+            case _ if not self.is_connected:
+                self._schedule(live, 1.0)
+            case StepKind.CHECK:
+                self._check_wanted = True
+                self._schedule(live, 0.1)
+            case StepKind.FIND:
+                self._spawn_step(live, self._find(live))
+            case StepKind.CANCEL:
+                self._spawn_step(live, self._send_cancel(live))
+            case StepKind.SUBMIT_AGAIN:
+                self._spawn_step(live, self._send_again(live))
+
+    def _elapsed(self, live: LiveOrder, now: float) -> Elapsed:
+        """With the last answer about all orders counted as an answer about this one, if it was sent before that was asked."""
+        elapsed = live.elapsed(now)
+        is_working = live.order.status in (Status.SUBMITTED, Status.PARTIALLY_FILLED)
+        if (
+            is_working
+            and self._answered_at is not None
+            and live.sent_at is not None
+            and live.sent_at < self._answered_at
+        ):
+            since = now - self._answered_at
+            return replace(elapsed, asked=since if elapsed.asked is None else min(since, elapsed.asked))
+        return elapsed
+
+    def _spawn_step(self, live: LiveOrder, work: Coroutine[Any, Any, None]) -> None:
+        live.is_busy = True
+
+        async def step() -> None:
+            try:
+                await work
+            finally:
+                live.is_busy = False
+                self._settle(live)
+
+        self._spawn(step(), live.order.order_id)
+
+    def _schedule(self, live: LiveOrder, wait_seconds: float) -> None:
+        due_at = self._clock.monotonic() + wait_seconds
+        if live.due_at is None or due_at < live.due_at:
+            live.due_at = due_at
+            heapq.heappush(self._due, (due_at, next(self._ticket), live))
+            self._wake.set()
+
+    async def _record(self, live: LiveOrder, events: Iterable[Event]) -> None:
+        """Records events that follow from the order as it was; if it has changed meanwhile, nothing, and the next step decides anew."""
+        decided_for = live.order
+
+        def unless_changed(order: Order) -> Sequence[Event]:
+            return tuple(events) if order is decided_for else ()
+
+        await self._live.record(live, unless_changed)
+
+    # --- submitting ---------------------------------------------------------------------------------------------
+
+    def _lane_of(self, order: Order) -> Lane:
+        key = order.accepted_request.instrument.key
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = Lane()
+        return lane
+
+    def _enqueue(self, live: LiveOrder) -> None:
+        lane = self._lane_of(live.order)
+        lane.orders.append(live)
+        self._make_ready(lane)
+
+    def _make_ready(self, lane: Lane) -> None:
+        if lane.is_queued or lane.is_busy or lane.unresolved or not lane.orders:
+            return
+        lane.is_queued = True
+        is_exit = lane.orders[0].order.identity.purpose is Purpose.EXIT
+        (self._ready_exits if is_exit else self._ready_entries).append(lane)
+        self._wake.set()
+
+    def _start_lanes(self) -> None:
+        while self._lanes_under_way < self._capabilities.concurrent_calls and (
+            self._ready_exits or self._ready_entries
+        ):
+            lane = (self._ready_exits or self._ready_entries).popleft()
+            lane.is_queued = False
+            if lane.is_busy or lane.unresolved:
+                continue
+            batch = _next_batch(lane)
+            if batch:
+                lane.is_busy = True
+                self._lanes_under_way += 1
+                self._spawn(self._run_lane(lane, batch), "lane")
+
+    async def _run_lane(self, lane: Lane, batch: Sequence[LiveOrder]) -> None:
+        try:
+            await self._submit(batch)
+        except StoreUnavailable:
+            await self._clock.sleep(AFTER_FAILURE_SECONDS)
+        finally:
+            lane.is_busy = False
+            self._lanes_under_way -= 1
+            for live in reversed(batch):
+                live.is_busy = False
+                if live.order.status is Status.PENDING and live.order.order_id not in self._waiting_exits:
+                    lane.orders.appendleft(live)
+                self._settle(live)
+            self._make_ready(lane)
+
+    async def _submit(self, batch: Sequence[LiveOrder]) -> None:
+        """Writes down the intent for all, hands them over one after the other, and writes down the answers as they come."""
+        await self._look_for_cancels()
+        intents = await asyncio.gather(*(self._intend(live) for live in batch))
+        answers: list[asyncio.Task[None]] = []
+        try:
+            for live, is_leaving in zip(batch, intents, strict=True):
+                if is_leaving:
+                    answers.append(asyncio.create_task(await self._place(live)))
+        finally:
+            await asyncio.gather(*answers)
+
+    async def _intend(self, live: LiveOrder) -> bool:
+        """The last look before the order leaves, and the record that it is about to; False if it does not leave."""
+        if live.order.identity.purpose is Purpose.EXIT:
+            # Two exits of one entry must not both count on what is left of it.
+            async with self._exit_lock:
+                return await self._write_intent(live)
+        return await self._write_intent(live)
+
+    async def _write_intent(self, live: LiveOrder) -> bool:
+        first = await self._last_look(live)
+        if first is None:
+            return False
+        ends = bool(first) and not isinstance(first[-1], Capped | Noted)
+        if not ends:
+            reserved = None
+            if self._capabilities.needs_reservation:
+                reserved = await self._reserve(live)
+                if reserved is None:
+                    return False
+            first = (*first, SubmitStarted(at=self._clock.now(), nonce=self._nonce, reserved_order_id=reserved))
+
+        def start(order: Order) -> Sequence[Event]:
+            return first if order.status is Status.PENDING and order.cancel_wish is None else ()
+
+        return bool(await self._live.record(live, start)) and not ends
+
+    async def _reserve(self, live: LiveOrder) -> str | None:
+        assert self._broker is not None
+        try:
+            return await self._ask(self._broker.reserve(live.order.ticket()), QUERY_SECONDS)
+        except (BrokerError, TimeoutError) as exc:
+            self._lose_connection(exc)
+            return None
+
+    async def _last_look(self, live: LiveOrder) -> tuple[Event, ...] | None:
+        """What must be recorded before the order is sent: nothing, a reduction, or its end. None: it has to wait for its entry."""
+        order, now = live.order, self._clock.now()
+        if order.cancel_wish is not None:
+            return (Cancelled(at=now, reason=order.cancel_wish, filled_quantity=order.filled_quantity),)
+        cancelled = self._is_cancelled(order)
+        if cancelled is not None:
+            return (CancelRequested(at=now, reason=cancelled, requested_by="order-commands"),)
+        unsupported = unsupported_reason(order, self._capabilities, self.broker_name)
+        if unsupported is not None:
+            return (Rejected(at=now, reason=Reason(ReasonCode.UNSUPPORTED_ORDER, unsupported)),)
+        if live.sending_failures >= self._rules.max_retry_attempts:
+            words = f"the broker could not be reached in {live.sending_failures} attempts; nothing was sent"
+            return (Rejected(at=now, reason=Reason(ReasonCode.BROKER_UNAVAILABLE, words)),)
+        first: tuple[Event, ...] = ()
+        if order.identity.purpose is Purpose.EXIT and order.accepted_request.entry_refs:
+            allowed = await self._allowed_exit(order)
+            if allowed is None:
+                self._waiting_exits[order.order_id] = live
+                return None
+            if allowed.events and isinstance(allowed.events[-1], Rejected):
+                return allowed.events
+            first = allowed.events
+        elapsed = live.elapsed(self._clock.monotonic())
+        if is_stale(elapsed, self._limits):
+            if not await self._reduces_position(order):
+                return (stale(elapsed, self._limits, now),)
+            words = (
+                f"late exit executed: first published {elapsed.age:.0f} s ago, and it reduces a position that we hold"
+            )
+            first = (*first, Noted(at=now, message=words, alert=True))
+        return first
+
+    async def _place(self, live: LiveOrder) -> Coroutine[Any, Any, None]:
+        """Hands the order over; returns the recording of what came of it, for the caller to run."""
+        order, broker = live.order, self._broker
+        is_late = order.identity.purpose is Purpose.ENTRY and is_stale(
+            live.elapsed(self._clock.monotonic()), self._limits
+        )
+        if broker is None or not self.is_connected or order.cancel_wish is not None or is_late:
+            return self._nothing_was_sent(live, "held back before it left", counts=False)
+        try:
+            report = await self._ask(broker.place_order(order.ticket()), PLACE_SECONDS)
+        except BrokerUnavailable as exc:
+            self._lose_connection(exc)
+            return self._nothing_was_sent(live, str(exc), counts=not exc.known_pause)
+        except OrderRefused as exc:
+            return self._was_refused(live, exc)
+        except Exception as exc:  # noqa: BLE001  whatever it was, the order may have left
+            return self._is_unclear(live, exc)
+        return self._learn_placed(live, report)
+
+    async def _learn_placed(self, live: LiveOrder, report: Report) -> None:
+        await self.learn(live, report)
+
+    async def _nothing_was_sent(self, live: LiveOrder, message: str, *, counts: bool) -> None:
+        if counts:
+            live.sending_failures += 1
+
+        def nothing(order: Order) -> Sequence[Event]:
+            if order.status is not Status.SUBMITTING:
+                return ()
+            return (NothingSent(at=self._clock.now(), message=message),)
+
+        await self._live.record(live, nothing)
+
+    async def _was_refused(self, live: LiveOrder, refusal: OrderRefused) -> None:
+        code = ReasonCode.UNSUPPORTED_ORDER if refusal.unsupported else ReasonCode.BROKER_REJECTED
+
+        def refuse(order: Order) -> Sequence[Event]:
+            if order.status is not Status.SUBMITTING:
+                return ()
+            return (Rejected(at=self._clock.now(), reason=Reason(code, refusal.reason)),)
+
+        await self._live.record(live, refuse)
+
+    async def _is_unclear(self, live: LiveOrder, exc: Exception) -> None:
+        live.finding_from = live.asked_at = None
+        if not isinstance(exc, OrderAlreadyExists | OutcomeUnknown | TimeoutError):
+            log.error(
+                f"Unexpected error of the broker: {exc}",
+                action="broker_error",
+                signal_id=live.order.signal_id,
+                exc_info=exc,
+            )
+        words = f"no clear answer, looking for the order at the broker: {str(exc) or type(exc).__name__}"
+
+        def note(order: Order) -> Sequence[Event]:
+            return (Noted(at=self._clock.now(), message=words),) if order.status is Status.SUBMITTING else ()
+
+        await self._live.record(live, note)
+
+    async def _send_again(self, live: LiveOrder) -> None:
+        words = "not found at the broker; sent again under the same id, which the broker takes only once"
+
+        def note(order: Order) -> Sequence[Event]:
+            if order.status is not Status.SUBMITTING or order.cancel_wish is not None:
+                return ()
+            return (Noted(at=self._clock.now(), message=words),)
+
+        if await self._live.record(live, note):
+            await (await self._place(live))
+
+    # --- exits --------------------------------------------------------------------------------------------------
+
+    async def _allowed_exit(self, order: Order) -> ExitAllowance | None:
+        """What an exit may take of its entry. None: the entry is not finished."""
+        refs = order.accepted_request.entry_refs
+        entries = [self._latest(s) for s in await self._store.find([f"signal:{ref}" for ref in refs])]
+        exits = [self._latest(s) for s in await self._store.find([f"exit_of:{ref}" for ref in refs])]
+        return exit_allowance(order, entries, exits, self._clock.now())
+
+    def _latest(self, stored: Stored) -> Order:
+        live = self._live.by_id.get(stored.order.order_id)
+        return stored.order if live is None or live.order.version < stored.order.version else live.order
+
+    async def _reduces_position(self, order: Order) -> bool:
+        if order.identity.purpose is not Purpose.EXIT:
+            return False
+        key = key_of(order)
+        entry = (await self._store.ledgers([key])).get(key)
+        held = Decimal(0) if entry is None else entry.position.quantity
+        is_other_way = held * order.accepted_request.side.sign < 0
+        return is_other_way and (order.quantity or Decimal(0)) <= abs(held)
+
+    async def _end_unsent(self, live: LiveOrder) -> None:
+        """A pending order that has become too old, or whose cancellation was asked while it was being sent."""
+        order = live.order
+        if (
+            order.cancel_wish is None
+            and order.order_id not in self._waiting_exits
+            and await self._reduces_position(order)
+        ):
+            live.not_before = self._clock.monotonic() + 5.0
+            return
+        self._waiting_exits.pop(order.order_id, None)
+        elapsed = live.elapsed(self._clock.monotonic())
+        await self._record(live, next_step(order, self._clock.now(), elapsed, self._limits).events)
+
+    def _settle(self, live: LiveOrder) -> None:
+        """After any step: the lane goes on if this order held it up, and exits that waited for it are looked at again."""
+        order = live.order
+        lane = self._lane_of(order)
+        if order.status is Status.SUBMITTING and not live.is_busy:
+            lane.unresolved.add(order.order_id)
+        elif order.order_id in lane.unresolved:
+            lane.unresolved.discard(order.order_id)
+            self._make_ready(lane)
+        if order.status.is_final:
+            for waiting in [w for w in self._waiting_exits.values() if self._lane_of(w.order) is lane]:
+                del self._waiting_exits[waiting.order.order_id]
+                self._enqueue(waiting)
+            if not (lane.orders or lane.is_busy or lane.unresolved or lane.is_queued):
+                self._lanes.pop(order.accepted_request.instrument.key, None)
+        else:
+            self._schedule(live, 0.02)
+
+    # --- finding, checking, cancelling --------------------------------------------------------------------------
+
+    async def _find(self, live: LiveOrder) -> None:
+        assert self._broker is not None
+        try:
+            for client_order_id in live.order.client_order_ids:
+                report = await self._ask(self._broker.find(client_order_id), QUERY_SECONDS)
+                if report is not None:
+                    await self.learn(live, report)
+        except (BrokerError, TimeoutError) as exc:
+            self._query_failed(exc)
+            live.not_before = self._clock.monotonic() + AFTER_FAILURE_SECONDS
+            return
+        live.asked_at = self._clock.monotonic()
+        if live.finding_from is None:
+            live.finding_from = live.asked_at
+
+    async def _send_cancel(self, live: LiveOrder) -> None:
+        assert self._broker is not None
+        live.cancel_sent_at = self._clock.monotonic()
+        live.cancels_sent += 1
+        ref = OrderRef(client_order_id=live.order.client_order_id, broker_order_id=live.order.broker_order_id)
+        said: tuple[Event, ...] = ()
+        try:
+            await self._ask(self._broker.cancel_order(ref), QUERY_SECONDS)
+        except OrderRefused as exc:
+            if live.cancels_sent <= CANCEL_ALERT_AFTER:
+                said = (CancelRefused(at=self._clock.now(), message=exc.reason),)
+        except (BrokerError, TimeoutError) as exc:
+            self._query_failed(exc)
+        if live.cancels_sent == CANCEL_ALERT_AFTER:
+            words = (
+                f"cancellation asked {live.cancels_sent} times and not confirmed by the broker; the order may be alive"
+            )
+            said = (*said, Noted(at=self._clock.now(), message=words, alert=True))
+
+        def note(order: Order) -> Sequence[Event]:
+            return said if order.status in (Status.SUBMITTED, Status.PARTIALLY_FILLED) else ()
+
+        await self._live.record(live, note)
+        self._check_wanted = True
+
+    async def _check_once(self) -> None:
+        try:
+            await self._check()
+        except (BrokerError, TimeoutError, StoreUnavailable) as exc:
+            # A failed question changes no order's state; it is asked again.
+            self._query_failed(exc)
+            self._check_wanted = True
+            self._check_pause_until = self._clock.monotonic() + AFTER_FAILURE_SECONDS
+
+    async def _check(self) -> None:
+        """One question answers all orders; what is new is recorded, for finished orders too."""
+        assert self._broker is not None
+        self._check_running, self._check_wanted = True, False
+        asked_at = self._clock.monotonic()
+        try:
+            answer = await self._ask(self._broker.reports(self._mark), QUERY_SECONDS)
+            await asyncio.gather(*(self._hear(report) for report in answer.reports if report.client_order_id))
+            await self._hear_of_finished(
+                [r for r in answer.reports if r.client_order_id and r.client_order_id not in self._live.by_client_id]
+            )
+            self._mark, self._answered_at = answer.mark, asked_at
+        finally:
+            self._check_running = False
+
+    async def _hear(self, report: Report) -> None:
+        live = self._live.by_client_id.get(report.client_order_id)
+        if live is not None:
+            await self.learn(live, report)
+
+    async def _hear_of_finished(self, reports: Sequence[Report]) -> None:
+        """Reports of orders that are not in hand: a late fill, a correction, a commission, or nothing new."""
+        unheard = [r for r in reports if self._finished.get(r.client_order_id) != _gist(r)]
+        for start in range(0, len(unheard), LOOKED_UP_AT_ONCE):
+            some = unheard[start : start + LOOKED_UP_AT_ONCE]
+            stored = await self._store.find([f"client:{r.client_order_id}" for r in some])
+            by_client_id = {c: s for s in stored for c in s.order.client_order_ids}
+            for report in some:
+                record = by_client_id.get(report.client_order_id)
+                if record is not None and record.order.request.account_id == self.account_id:
+                    await self._hear_late(record, report)
+                self._finished[report.client_order_id] = _gist(report)
+        while len(self._finished) > FINISHED_REMEMBERED:
+            self._finished.popitem(last=False)
+
+    async def _hear_late(self, record: Stored, report: Report) -> None:
+        if not news(record.order, report, self._clock.now()):
+            return
+        live = self._live.adopt(record)
+        await self.learn(live, report)
+        if not live.order.status.is_final:
+            self.look_again(live)
+
+    async def learn(self, live: LiveOrder, report: Report) -> Sequence[Event]:
+        """Records what a report tells that is new; returns the events."""
+        events = await self._live.record(live, lambda order: news(order, report, self._clock.now()))
+        live.asked_at = now = self._clock.monotonic()
+        if live.order.status.is_final or not fills_are_missing(live.order, report):
+            live.missing_from = None
+        elif live.missing_from is None:
+            live.missing_from = now
+        elif now - live.missing_from > MISSING_FILLS_ALERT_SECONDS:
+            live.missing_from = float("inf")
+            words = (
+                f"the broker says {report.filled_quantity} filled ({report.status}), "
+                f"the executions it has shown add up to {live.order.filled_quantity}"
+            )
+            note = Noted(at=self._clock.now(), message=words, alert=True)
+            await self._live.record(live, lambda order: () if order.status.is_final else (note,))
+        self._settle(live)
+        return events
+
+    async def _ask(self, question: Awaitable[T], timeout_seconds: float) -> T:
+        """Every call to the broker ends in bounded time, whatever the adapter does. Raises TimeoutError."""
+        async with asyncio.timeout(timeout_seconds):
+            return await question
+
+    def _query_failed(self, exc: Exception) -> None:
+        if isinstance(exc, BrokerUnavailable):
+            self._lose_connection(exc)
+        else:
+            log.warning(
+                f"Question to the broker failed, asked again soon: {str(exc) or type(exc).__name__}",
+                action="query_failed",
+                account_id=self.account_id,
+            )
+
+
+def _next_batch(lane: Lane) -> list[LiveOrder]:
+    batch: list[LiveOrder] = []
+    while lane.orders and len(batch) < LANE_BATCH:
+        live = lane.orders.popleft()
+        if live.order.status is Status.PENDING and not live.is_busy:
+            live.is_busy = True
+            batch.append(live)
+    return batch
+
+
+def _gist(report: Report) -> tuple[object, ...]:
+    """What would make a repeated report worth looking at."""
+    charged = sum(fill.commission is not None for fill in report.fills)
+    return (report.status, report.filled_quantity, len(report.fills), charged, report.busted_fill_ids)

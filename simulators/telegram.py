@@ -1,0 +1,612 @@
+"""Telegram's Bot API on loopback, as far as sending texts needs it, with faults on demand; it sends nothing anywhere.
+
+    python -m simulators.telegram --port 8081        prints every message as its reader would see it
+
+Speaks getMe, getChat and sendMessage under `/bot<TOKEN>/METHOD`, with JSON, form or query parameters. Beside them:
+
+    GET /_messages      {"messages": [...]}, oldest first        DELETE /_messages   forgets them
+    GET /_faults        those still to come                      DELETE /_faults     forgets them
+    POST /_faults       one fault or a list, e.g. {"kind": "too_many_requests", "seconds": 5, "times": 2}
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import re
+import signal
+import socket
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+DEFAULT_TOKEN = "110201543:simulated-token-no-secret"
+LONGEST_TEXT = 4096
+LONGEST_BODY_BYTES = 1_000_000
+LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost"})
+
+_PLAIN_TAGS = ("b", "strong", "i", "em", "u", "ins", "s", "strike", "del", "code", "pre", "a", "span", "blockquote")
+_TAGS = frozenset((*_PLAIN_TAGS, "tg-spoiler", "tg-emoji", "tg-time"))
+_NAMED_ENTITIES = {"&lt;": "<", "&gt;": ">", "&amp;": "&", "&quot;": '"'}
+_ENTITY = re.compile(r"&(?:#(?P<decimal>\d{1,7})|#[xX](?P<hex>[0-9a-fA-F]{1,6})|lt|gt|amp|quot);")
+
+
+class FaultKind(StrEnum):
+    TOO_MANY_REQUESTS = "too_many_requests"
+    """429, asking for a pause of `seconds`."""
+    BAD_ENTITIES = "bad_entities"
+    """400 "can't parse entities" for a text with a parse mode; a plain text passes and leaves the fault in place."""
+    CHAT_NOT_FOUND = "chat_not_found"
+    CHAT_MOVED = "chat_moved"
+    """400: the group is a supergroup now, under -100 and its old number."""
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    SERVER_ERROR = "server_error"
+    """`status` (500 unless told) with an HTML page for a body, as a proxy in front would send."""
+    SLOW = "slow"
+    """Accepts, and answers `seconds` later."""
+    NEVER_ANSWERS = "never_answers"
+    """Accepts nothing and keeps the connection open until the server stops."""
+    TRICKLES = "trickles"
+    """Accepts nothing and answers a byte at a time, so that no single read is ever slow."""
+    DROP = "drop"
+    """Accepts nothing and closes the connection."""
+    ACCEPT_THEN_DROP = "accept_then_drop"
+    BARE_ANSWER = "bare_answer"
+    """Accepts, and answers only `{"ok": true, "result": {}}`."""
+    NONSENSE = "nonsense"
+    """Accepts nothing and answers 200 with a page that is no JSON, as a hotel's network would."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """What goes wrong with the next `times` calls (None: with all to come) of `method` (None: of any)."""
+
+    kind: FaultKind
+    method: str | None = "sendMessage"
+    times: int | None = 1
+    seconds: float = 1.0
+    status: int = 500
+
+    @classmethod
+    def from_json(cls, said: object) -> Fault:
+        """Raises ValueError, with what is wrong, for anything but a fault's fields."""
+        if not isinstance(said, dict):
+            raise ValueError("a fault is an object with at least a kind")
+        unknown = set(said) - {"kind", "method", "times", "seconds", "status"}
+        if unknown:
+            raise ValueError(f"a fault has no {', '.join(sorted(unknown))}")
+        if said.get("kind") not in set(FaultKind):
+            raise ValueError(f"kind is one of {', '.join(FaultKind)}")
+        fault = cls(**{**said, "kind": FaultKind(said["kind"])})
+        whole_or_none = fault.times is None or (type(fault.times) is int and fault.times > 0)
+        if not whole_or_none or type(fault.status) is not int or not isinstance(fault.seconds, int | float):
+            raise ValueError("times is a positive whole number or null, status a whole number, seconds a number")
+        return fault
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedMessage:
+    """`text` is what a reader sees, `source` what was sent; `received_at` is UTC."""
+
+    message_id: int
+    chat_id: str
+    text: str
+    source: str
+    parse_mode: str | None
+    link_preview: bool
+    received_at: datetime
+
+
+class _Refused(Exception):
+    def __init__(self, status: int, description: str, parameters: dict[str, int] | None = None) -> None:
+        super().__init__(description)
+        self.status = status
+        self.description = description
+        self.parameters = parameters
+
+
+class _Dropped(Exception):
+    """The connection is to be closed without an answer."""
+
+
+class _Trickled(Exception):
+    """The answer is to come in drops, and never end."""
+
+
+def read_html(source: str) -> str:
+    """What a reader sees of Telegram's HTML. Raises ValueError in the service's words where it would refuse."""
+    seen: list[str] = []
+    open_tags: list[str] = []
+    at = 0
+    while at < len(source):
+        offset = len(source[:at].encode()) if source[at] == "<" else 0
+        if source[at] == "&" and (entity := _ENTITY.match(source, at)):
+            seen.append(_character(entity))
+            at = entity.end()
+        elif source[at] != "<":
+            seen.append(source[at])
+            at += 1
+        else:
+            name = re.compile(r"/?([\w-]*)").match(source, at + 1)
+            end = source.find(">", at)
+            tag = name[1].lower() if name else ""
+            if source.startswith("</", at):
+                if not open_tags:
+                    raise ValueError(f"Unexpected end tag at byte offset {offset}")
+                if open_tags[-1] != tag:
+                    raise ValueError(
+                        f'Unmatched end tag at byte offset {offset}, expected "</{open_tags[-1]}>", found "</{tag}>"'
+                    )
+                open_tags.pop()
+            elif tag not in _TAGS:
+                raise ValueError(f'Unsupported start tag "{tag}" at byte offset {offset}')
+            else:
+                open_tags.append(tag)
+            if end < 0:
+                raise ValueError(f"Unclosed tag at byte offset {offset}")
+            at = end + 1
+    if open_tags:
+        raise ValueError(f'Can\'t find end tag corresponding to start tag "{open_tags[-1]}"')
+    return "".join(seen)
+
+
+def _character(entity: re.Match[str]) -> str:
+    if entity[0] in _NAMED_ENTITIES:
+        return _NAMED_ENTITIES[entity[0]]
+    code = int(entity["decimal"]) if entity["decimal"] else int(entity["hex"], 16)
+    return chr(code) if 0 < code <= sys.maxunicode and not 0xD800 <= code <= 0xDFFF else entity[0]
+
+
+class SimulatedTelegram:
+    """The server, in a thread of its own: `with SimulatedTelegram() as server: ... server.base_url, server.messages`.
+
+    `token`: the only one that is good (None: any). `chat_ids`: the only chats that exist (None: any).
+    `on_message` is called, in a thread of the server's, for each message accepted. Port 0 takes any free one.
+    Raises ValueError for a host other than loopback, OSError for a port that is taken.
+    """
+
+    def __init__(
+        self,
+        *,
+        token: str | None = None,
+        chat_ids: Iterable[int | str] | None = None,
+        faults: Iterable[Fault] = (),
+        host: str = "127.0.0.1",
+        port: int = 0,
+        on_message: Callable[[ReceivedMessage], None] | None = None,
+    ) -> None:
+        if host not in LOOPBACK_NAMES:
+            raise ValueError(f"The simulator serves loopback only, not {host!r}")
+        self._token = token
+        self._chat_ids = None if chat_ids is None else frozenset(str(chat_id) for chat_id in chat_ids)
+        self._faults = list(faults)
+        self._on_message = on_message
+        self._messages: list[ReceivedMessage] = []
+        self._last_message_id = 0
+        self._calls: Counter[str] = Counter()
+        self._news = threading.Condition()
+        self.stopping = threading.Event()
+        self._server = _Server((host, port), self)
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def token(self) -> str:
+        """A token that this server takes."""
+        return self._token or DEFAULT_TOKEN
+
+    @property
+    def base_url(self) -> str:
+        """As for `TELEGRAM_API_BASE_URL`: without `/bot`."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    @property
+    def messages(self) -> tuple[ReceivedMessage, ...]:
+        with self._news:
+            return tuple(self._messages)
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        with self._news:
+            return tuple(self._faults)
+
+    def calls(self, method: str) -> int:
+        """How often the method was called, refused and failed calls included."""
+        with self._news:
+            return self._calls[method]
+
+    def wait_for_messages(self, count: int, timeout_seconds: float = 5.0) -> tuple[ReceivedMessage, ...]:
+        """Blocks until so many have been accepted. Raises TimeoutError."""
+        with self._news:
+            if not self._news.wait_for(lambda: len(self._messages) >= count, timeout_seconds):
+                raise TimeoutError(f"{len(self._messages)} of {count} messages after {timeout_seconds:g} s")
+            return tuple(self._messages)
+
+    def wait_for_calls(self, method: str, count: int, timeout_seconds: float = 5.0) -> None:
+        """Blocks until the method was called so often, whatever became of it. Raises TimeoutError."""
+        with self._news:
+            if not self._news.wait_for(lambda: self._calls[method] >= count, timeout_seconds):
+                raise TimeoutError(f"{self._calls[method]} of {count} calls after {timeout_seconds:g} s")
+
+    def add_fault(self, *faults: Fault) -> None:
+        with self._news:
+            self._faults.extend(faults)
+
+    def clear_faults(self) -> None:
+        with self._news:
+            self._faults.clear()
+
+    def clear_messages(self) -> None:
+        with self._news:
+            self._messages.clear()
+
+    def start(self) -> None:
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, name="simulated-telegram", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends every open call; a second one does nothing."""
+        self.stopping.set()
+        if self._thread is not None:
+            self._server.shutdown()
+            self._thread.join()
+            self._thread = None
+        self._server.close_connections()
+        self._server.server_close()
+
+    def answer(self, token: str, method: str, fields: dict[str, Any]) -> object:
+        """The `result` of one call. Raises _Refused, or _Dropped or _Trickled where no answer is to be given."""
+        with self._news:
+            self._calls[method] += 1
+            self._news.notify_all()
+            fault = self._next_fault(method, fields)
+        if not re.fullmatch(r"\d+:[\w-]+", token) and self._token is None:
+            raise _Refused(404, "Not Found")
+        if self._token is not None and token != self._token:
+            raise _Refused(401, "Unauthorized")
+        if fault is not None:
+            self._fail_before_accepting(fault, fields)
+        match method:
+            case "getMe":
+                bot_id = int(token.partition(":")[0]) if token.partition(":")[0].isdecimal() else 1
+                result: object = {
+                    "id": bot_id, "is_bot": True, "first_name": "Simulated", "username": "simulated_bot"
+                }  # fmt: skip
+            case "getChat":
+                gifts = dict.fromkeys(
+                    (
+                        "unlimited_gifts",
+                        "limited_gifts",
+                        "unique_gifts",
+                        "premium_subscription",
+                        "gifts_from_channels",
+                    ),
+                    False,
+                )
+                chat = self._chat(fields)
+                result = {**chat, "accent_color_id": 0, "max_reaction_count": 11, "accepted_gift_types": gifts}
+            case "sendMessage":
+                result = self._accept(fields)
+            case _:
+                raise _Refused(404, "Not Found")
+        if fault is None:
+            return result
+        return self._fail_after_accepting(fault, result)
+
+    def _next_fault(self, method: str, fields: dict[str, Any]) -> Fault | None:
+        for index, fault in enumerate(self._faults):
+            if fault.method not in (None, method):
+                continue
+            if fault.kind is FaultKind.BAD_ENTITIES and not fields.get("parse_mode"):
+                continue
+            if fault.times == 1:
+                del self._faults[index]
+            elif fault.times is not None:
+                self._faults[index] = replace(fault, times=fault.times - 1)
+            return fault
+        return None
+
+    def _fail_before_accepting(self, fault: Fault, fields: dict[str, Any]) -> None:
+        match fault.kind:
+            case FaultKind.TOO_MANY_REQUESTS:
+                pause = max(1, int(fault.seconds))
+                raise _Refused(429, f"Too Many Requests: retry after {pause}", {"retry_after": pause})
+            case FaultKind.BAD_ENTITIES:
+                raise _Refused(400, 'Bad Request: can\'t parse entities: Unsupported start tag "x" at byte offset 0')
+            case FaultKind.CHAT_NOT_FOUND:
+                raise _Refused(400, "Bad Request: chat not found")
+            case FaultKind.CHAT_MOVED:
+                new_id = int(f"-100{str(fields.get('chat_id', '')).lstrip('-') or 1}")
+                raise _Refused(
+                    400,
+                    "Bad Request: group chat was upgraded to a supergroup chat",
+                    {"migrate_to_chat_id": new_id},
+                )
+            case FaultKind.UNAUTHORIZED:
+                raise _Refused(401, "Unauthorized")
+            case FaultKind.FORBIDDEN:
+                raise _Refused(403, "Forbidden: bot was blocked by the user")
+            case FaultKind.SERVER_ERROR:
+                raise _Refused(fault.status, "")
+            case FaultKind.NONSENSE:
+                raise _Refused(200, "")
+            case FaultKind.TRICKLES:
+                raise _Trickled
+            case FaultKind.DROP:
+                raise _Dropped
+            case FaultKind.NEVER_ANSWERS:
+                self.stopping.wait()
+                raise _Dropped
+            case _:
+                return
+
+    def _fail_after_accepting(self, fault: Fault, result: object) -> object:
+        if fault.kind is FaultKind.ACCEPT_THEN_DROP:
+            raise _Dropped
+        if fault.kind is FaultKind.SLOW:
+            self.stopping.wait(fault.seconds)
+        return {} if fault.kind is FaultKind.BARE_ANSWER else result
+
+    def _chat(self, fields: dict[str, Any]) -> dict[str, Any]:
+        chat_id = str(fields.get("chat_id", ""))
+        if not chat_id:
+            raise _Refused(400, "Bad Request: chat_id is empty")
+        known = self._chat_ids is None or chat_id in self._chat_ids
+        if not known or not re.fullmatch(r"-?\d+|@\w+", chat_id):
+            raise _Refused(400, "Bad Request: chat not found")
+        if chat_id.startswith("@"):
+            return {"id": -1001000000001, "type": "channel", "title": chat_id[1:], "username": chat_id[1:]}
+        if chat_id.startswith("-"):
+            kind = "supergroup" if chat_id.startswith("-100") else "group"
+            return {"id": int(chat_id), "type": kind, "title": "Simulated group"}
+        return {"id": int(chat_id), "type": "private", "first_name": "Reader"}
+
+    def _accept(self, fields: dict[str, Any]) -> dict[str, Any]:
+        chat = self._chat(fields)
+        source = str(fields.get("text", ""))
+        parse_mode = fields.get("parse_mode") or None
+        text = source
+        if parse_mode is not None:
+            if str(parse_mode).lower() != "html":
+                raise _Refused(400, "Bad Request: unsupported parse_mode")
+            try:
+                text = read_html(source)
+            except ValueError as exc:
+                raise _Refused(400, f"Bad Request: can't parse entities: {exc}") from exc
+        if not text.strip():
+            raise _Refused(400, "Bad Request: message text is empty")
+        if len(text.encode("utf-16-le", "surrogatepass")) // 2 > LONGEST_TEXT:
+            raise _Refused(400, "Bad Request: message is too long")
+        now = datetime.now(UTC)
+        with self._news:
+            self._last_message_id += 1
+            message = ReceivedMessage(
+                message_id=self._last_message_id,
+                chat_id=str(fields["chat_id"]),
+                text=text,
+                source=source,
+                parse_mode=None if parse_mode is None else str(parse_mode),
+                link_preview=not _previews_are_off(fields),
+                received_at=now,
+            )
+            self._messages.append(message)
+            self._news.notify_all()
+        if self._on_message is not None:
+            self._on_message(message)
+        return {"message_id": message.message_id, "date": int(now.timestamp()), "chat": chat, "text": text}
+
+
+def _previews_are_off(fields: dict[str, Any]) -> bool:
+    options = fields.get("link_preview_options")
+    if isinstance(options, str):
+        try:
+            options = json.loads(options)
+        except ValueError as exc:
+            raise _Refused(400, "Bad Request: can't parse link preview options JSON object") from exc
+    chosen = options.get("is_disabled") if isinstance(options, dict) else fields.get("disable_web_page_preview")
+    return chosen in (True, "true", "True", 1, "1")
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], simulator: SimulatedTelegram) -> None:
+        self.simulator = simulator
+        self._connections: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        super().__init__(address, _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def close_connections(self) -> None:
+        with self._lock:
+            for connection in self._connections:
+                # The other side may have left between two lines.
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # A caller who lost patience is an everyday thing here, and no reason for a traceback on the console.
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: _Server
+
+    def do_GET(self) -> None:
+        self._serve()
+
+    def do_POST(self) -> None:
+        self._serve()
+
+    def do_DELETE(self) -> None:
+        self._serve()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Says nothing: request lines hold the token."""
+
+    def _serve(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        if length > LONGEST_BODY_BYTES:
+            self.close_connection = True
+            self._reply(413, {"ok": False, "error_code": 413, "description": "Request Entity Too Large"})
+            return
+        body = self.rfile.read(length)
+        # A page in a browser may name this port under a host of its own.
+        host = urlsplit(f"//{self.headers.get('Host', '')}").hostname
+        if host not in LOOPBACK_NAMES:
+            self._reply(403, {"ok": False, "error_code": 403, "description": "Forbidden: loopback only"})
+            return
+        address = urlsplit(self.path)
+        call = re.fullmatch(r"/bot([^/]*)/(\w+)", unquote(address.path))
+        try:
+            if call is None:
+                self._serve_operator(address.path, body)
+            else:
+                fields = {**dict(parse_qsl(address.query)), **self._fields(body)}
+                self._reply(200, {"ok": True, "result": self.server.simulator.answer(call[1], call[2], fields)})
+        except _Refused as refusal:
+            self._refuse(refusal)
+        except _Dropped:
+            self.close_connection = True
+        except _Trickled:
+            self.close_connection = True
+            self._trickle()
+
+    def _trickle(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(LONGEST_BODY_BYTES))
+        self.end_headers()
+        while not self.server.simulator.stopping.wait(0.02):
+            self.wfile.write(b" ")
+
+    def _serve_operator(self, path: str, body: bytes) -> None:
+        simulator = self.server.simulator
+        match self.command, path:
+            case "GET", "/_messages":
+                messages = [
+                    {**asdict(message), "received_at": message.received_at.isoformat()}
+                    for message in simulator.messages
+                ]
+                self._reply(200, {"messages": messages})
+            case "DELETE", "/_messages":
+                simulator.clear_messages()
+                self._reply(200, {"messages": []})
+            case "POST", "/_faults":
+                try:
+                    said = json.loads(body)
+                    simulator.add_fault(*[Fault.from_json(one) for one in (said if isinstance(said, list) else [said])])
+                except ValueError as exc:
+                    raise _Refused(400, f"Bad Request: {exc}") from exc
+                self._reply(200, {"faults": [asdict(fault) for fault in simulator.faults]})
+            case "GET", "/_faults":
+                self._reply(200, {"faults": [asdict(fault) for fault in simulator.faults]})
+            case "DELETE", "/_faults":
+                simulator.clear_faults()
+                self._reply(200, {"faults": []})
+            case _:
+                raise _Refused(404, "Not Found")
+
+    def _fields(self, body: bytes) -> dict[str, Any]:
+        kind = self.headers.get_content_type()
+        if not body:
+            return {}
+        if kind == "application/x-www-form-urlencoded":
+            return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
+        if kind == "application/json":
+            try:
+                said = json.loads(body)
+            except ValueError as exc:
+                raise _Refused(400, "Bad Request: can't parse the JSON body") from exc
+            if isinstance(said, dict):
+                return said
+        raise _Refused(400, f"Bad Request: the simulator reads no {kind} body")
+
+    def _refuse(self, refusal: _Refused) -> None:
+        if not refusal.description:
+            self._write(refusal.status, "text/html", b"<html><body>upstream trouble</body></html>")
+            return
+        answer: dict[str, Any] = {"ok": False, "error_code": refusal.status, "description": refusal.description}
+        if refusal.parameters is not None:
+            answer["parameters"] = refusal.parameters
+        self._reply(refusal.status, answer)
+
+    def _reply(self, status: int, answer: dict[str, Any]) -> None:
+        self._write(status, "application/json", json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace"))
+
+    def _write(self, status: int, kind: str, content: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+def _print_message(message: ReceivedMessage) -> None:
+    head = f"--- {message.received_at:%Y-%m-%d %H:%M:%S} UTC, chat {message.chat_id}, message {message.message_id}"
+    print(f"{head}\n{message.text}\n", flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m simulators.telegram", description="A Telegram Bot API on loopback that prints what it is sent."
+    )
+    parser.add_argument("--port", type=int, default=8081, help="0 takes any free port (default: %(default)s)")
+    parser.add_argument("--token", help="the only token that is good (default: any)")
+    parser.add_argument("--chat-id", action="append", help="a chat that exists; may be repeated (default: any)")
+    chosen = parser.parse_args(argv)
+    try:
+        server = SimulatedTelegram(
+            token=chosen.token, chat_ids=chosen.chat_id, port=chosen.port, on_message=_print_message
+        )
+    except (OSError, OverflowError) as exc:
+        print(f"Cannot listen on 127.0.0.1:{chosen.port}: {exc}", file=sys.stderr)
+        return 1
+    stop_asked = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop_asked.set())
+    with server:
+        print(
+            f"Simulated Telegram on {server.base_url}; Ctrl-C ends it. Settings for the service:\n"
+            f"  TELEGRAM_ENABLED=true\n  TELEGRAM_API_BASE_URL={server.base_url}\n"
+            f"  TELEGRAM_BOT_TOKEN={'(as given)' if chosen.token else DEFAULT_TOKEN}\n"
+            f"  TELEGRAM_CHAT_ID={(chosen.chat_id or ['1'])[0]}\n",
+            flush=True,
+        )
+        stop_asked.wait()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
