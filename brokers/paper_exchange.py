@@ -508,7 +508,13 @@ class PaperExchange:
         """Arms it in the book: it hits whichever process makes the call."""
         self._arm((fault,), named=False)
 
+    def armed_faults(self, operation: Operation) -> list[Fault]:
+        """Those that can still hit a call, whatever account they are for."""
+        with self._reading() as db:
+            return [armed.fault for armed in _armed(db, operation)]
+
     def clear_faults(self) -> None:
+        """Disarms all faults of the book."""
         with self._writing() as db:
             db.execute("UPDATE faults SET spent = 1")
 

@@ -1,2 +1,57 @@
-def main() -> int:
+"""The only entry: arguments, settings, logging, then the service; nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __package__ in (None, ""):  # started by its path, as the specification does
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    sys.path = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
+
+from execution_service.check import check
+from execution_service.embedded import EmbeddedPartFailed
+from execution_service.log import redact, start_logging
+from execution_service.service import CannotStart, serve
+from execution_service.settings import ConfigurationError, load_settings
+
+EXIT_FAILED = 1
+EXIT_CONFIGURATION = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 after a signal, 2 for configuration that cannot be used, 1 for the rest."""
+    parser = argparse.ArgumentParser(
+        prog="execution-service", description="Takes approved orders from Pub/Sub and executes each exactly once."
+    )
+    parser.add_argument("--use-mock-broker", action="store_true", help="serve every account by the mock broker")
+    parser.add_argument(
+        "--check", action="store_true", help="connect to everything once, say what works, place nothing"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        settings = load_settings(use_mock_broker=options.use_mock_broker)
+    except ConfigurationError as exc:
+        for problem in exc.problems:
+            print(f"Configuration: {problem}", file=sys.stderr)
+        return EXIT_CONFIGURATION
+    redact(*settings.secret_values)
+    if options.check:
+        return 0 if asyncio.run(check(settings)) else EXIT_CONFIGURATION
+    logging = start_logging(settings.log_dir, settings.log_level, settings.log_format.value)
+    try:
+        asyncio.run(serve(settings, lambda text: print(text, flush=True)))
+    except (CannotStart, EmbeddedPartFailed) as exc:
+        logging.flush()
+        print(f"Execution service cannot start: {exc}", file=sys.stderr)
+        return EXIT_FAILED
+    finally:
+        logging.stop()
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

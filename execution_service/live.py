@@ -34,6 +34,8 @@ class LiveOrder:
         "sending_failures",
         "sent_at",
         "told",
+        "viewed",
+        "waits_in_outbox",
     )
 
     def __init__(self, order: Order, told: Told, *, age_from: float, sent_at: float | None) -> None:
@@ -52,6 +54,9 @@ class LiveOrder:
         self.due_at: float | None = None
         self.not_before = 0.0
         self.sending_failures = 0
+        self.viewed = told.world
+        """The last event that the views reflect; they are brought up to date again after a restart."""
+        self.waits_in_outbox = False
 
     def elapsed(self, now: float) -> Elapsed:
         def since(moment: float | None) -> float | None:

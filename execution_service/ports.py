@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -111,11 +111,21 @@ class Alarm:
     first_at: datetime
 
 
+class View(StrEnum):
+    """The collections that others read."""
+
+    CONFIRMATIONS = "CONFIRMATIONS"
+    SIGNALS = "SIGNALS"
+    POSITIONS = "POSITIONS"
+    TRADING_ORDERS = "TRADING_ORDERS"
+    TRADING_ACCOUNTS = "TRADING_ACCOUNTS"
+
+
 @dataclass(frozen=True, slots=True)
 class ViewWrite:
     """One document of a shared collection brought up to date. With `number`, it only moves forward: an older number changes nothing."""
 
-    collection: str
+    view: View
     document_id: Any
     changes: Mapping[str, Any]
     number_field: str | None = None
@@ -184,6 +194,17 @@ class Store(Protocol):
         """The `_id` of the `signal_store` document of each signal that has one."""
 
     async def has_trading_account(self, account_id: str) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One message as Pub/Sub delivered it; it is delivered again until `ack` is called."""
+
+    message_id: str
+    data: bytes
+    publish_time: datetime
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    ack: Callable[[], None] = lambda: None
 
 
 class Publisher(Protocol):

@@ -41,6 +41,7 @@ IBKR = "ibkr"
 ZERODHA = "zerodha"
 _ANNOUNCED_BROKERS = (IBKR, ZERODHA)
 
+_MACHINE_NAME = Path("/sys/class/dmi/id/product_name")
 _YEAR_SECONDS = 31_536_000
 _SECRET_KEY = re.compile(r"secret|token|password|passphrase|api_?key|private_?key", re.IGNORECASE)
 _PAPER_ACCOUNT = re.compile(r"D[UF]\w+", re.IGNORECASE)
@@ -266,6 +267,8 @@ class Settings(Environment):
     accounts: Mapping[str, InstanceOf[Account]] = Field(repr=False)
     warnings: tuple[str, ...] = Field(repr=False)
     secret_values: tuple[str, ...] = Field(repr=False)
+    has_google_credentials: bool = False
+    """Whether Google's client would find credentials: named by the environment, left by gcloud, or given by Google's own machines."""
 
     def account(self, account_id: str) -> Account | None:
         """The account of that id, None where there is none. On the mock broker every id has an account."""
@@ -321,7 +324,21 @@ def load_settings(
         accounts=MappingProxyType(accounts),
         warnings=(*_near_misses(from_file, reading.references), *reading.warnings),
         secret_values=_secret_values(environment, reading.references.values()),
+        has_google_credentials=_has_google_credentials(given),
     )
+
+
+def _has_google_credentials(given: Mapping[str, str]) -> bool:
+    if "GOOGLE_APPLICATION_CREDENTIALS" in given or "K_SERVICE" in given:
+        return True
+    gcloud = Path(given.get("CLOUDSDK_CONFIG") or Path(given.get("HOME", "~")).expanduser() / ".config" / "gcloud")
+    if (gcloud / "application_default_credentials.json").exists():
+        return True
+    try:
+        product = _MACHINE_NAME.read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return False
+    return product in ("Google", "Google Compute Engine")
 
 
 def _non_empty(variables: Mapping[str, str | None]) -> dict[str, str]:
@@ -631,11 +648,9 @@ def _is_harmless(config: Mapping[str, object]) -> bool:
 
 
 def _is_loopback(address: str) -> bool:
-    host = (urlsplit(address).hostname or "") if "://" in address else address.strip("[]")
-    if host.lower() == "localhost":
-        return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        host = (urlsplit(address).hostname or "") if "://" in address else address.strip("[]")
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import pymongo
 import structlog
 import tenacity
-from bson import Binary
+from bson import Binary, ObjectId
 from bson.errors import BSONError
 from pymongo import UpdateOne
 from pymongo.errors import (
@@ -41,6 +41,7 @@ from execution_service.core.record import (
     order_to_document,
     state_of,
 )
+from execution_service.core.views import HexId
 from execution_service.ports import (
     Alarm,
     Clock,
@@ -52,6 +53,7 @@ from execution_service.ports import (
     Strike,
     Told,
     VersionConflict,
+    View,
     ViewWrite,
 )
 from execution_service.threads import Blocking
@@ -75,6 +77,13 @@ UNSETTLED = "unsettled"
 """A word in `lookup` for as long as the record is unfinished or owes the world something: one index serves all questions, and on the
 embedded store each further index makes every update of a record about a third dearer."""
 
+COLLECTION_OF = {
+    View.CONFIRMATIONS: CONFIRMATIONS_VIEW,
+    View.SIGNALS: SIGNALS_VIEW,
+    View.POSITIONS: POSITIONS_VIEW,
+    View.TRADING_ORDERS: TRADING_ORDERS_VIEW,
+    View.TRADING_ACCOUNTS: TRADING_ACCOUNTS_VIEW,
+}
 DUPLICATE_KEY = 11000
 COMMIT_BATCH = 100
 
@@ -105,7 +114,6 @@ class _Commit:
     update: Document
     has_arrived: Callable[[Document], bool]
     done: asyncio.Future[None]
-    is_conditional: bool
 
 
 class MongoStore:
@@ -247,21 +255,25 @@ class MongoStore:
         for number, line in lines_to_document(strike.lines).items():
             told[f"told.lines.{number}"] = line
         if strike.is_settled:
+            guard: Document = {"_id": strike.order_id, "version": strike.version}
+            if strike.world is None:
+                guard["told.world"] = strike.version
+            if strike.people is None:
+                guard["told.people"] = strike.version
             with contextlib.suppress(VersionConflict):
                 await self._commit(
                     strike.order_id,
-                    {"_id": strike.order_id, "version": strike.version},
+                    guard,
                     {"$set": told, "$pull": {"lookup": UNSETTLED}},
                     lambda document: UNSETTLED not in document["lookup"] and _covers(document["told"], strike),
                 )
                 return
-        # The order has moved on meanwhile: what was delivered is struck, the record stays unsettled.
+        # The order has moved on, or something else is still owed: what was delivered is struck, the record stays unsettled.
         await self._commit(
             strike.order_id,
             {"_id": strike.order_id},
             {"$set": told},
             lambda document: _covers(document["told"], strike),
-            is_conditional=False,
         )
 
     async def _commit(
@@ -270,11 +282,9 @@ class MongoStore:
         guard: Document,
         update: Document,
         has_arrived: Callable[[Document], bool],
-        *,
-        is_conditional: bool = True,
     ) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Commit(order_id, guard, update, has_arrived, done, is_conditional))
+        self._waiting.append(_Commit(order_id, guard, update, has_arrived, done))
         self._news.set()
         await done
 
@@ -465,12 +475,14 @@ class MongoStore:
     # --- views --------------------------------------------------------------------------------------------------
 
     async def write_views(self, writes: Sequence[ViewWrite]) -> None:
-        by_collection: dict[str, list[ViewWrite]] = {}
+        groups: dict[tuple[str, bool], list[ViewWrite]] = {}
         for write in writes:
-            by_collection.setdefault(write.collection, []).append(write)
+            # What ends an episode goes before what opens the next: there may be one OPEN document of a key.
+            is_open_position = write.view is View.POSITIONS and write.changes["status"] == "OPEN"
+            groups.setdefault((COLLECTION_OF[write.view], is_open_position), []).append(write)
 
         def write_all() -> None:
-            for name, some in by_collection.items():
+            for (name, _), some in sorted(groups.items(), key=lambda item: item[0]):
                 self._write_view(name, some)
 
         await self._call(write_all)
@@ -497,15 +509,19 @@ class MongoStore:
 
 
 def _view_update(write: ViewWrite) -> UpdateOne:
-    match: Document = {write.match_field: write.document_id}
-    changes = dict(write.changes)
+    match: Document = {write.match_field: _with_ids(write.document_id)}
+    changes: Document = dict(write.changes)
     if write.number_field is not None:
         match[write.number_field] = {"$not": {"$gte": write.number}}
         changes[write.number_field] = write.number
     update: Document = {"$set": changes}
     if write.adds_to_sets:
-        update["$addToSet"] = dict(write.adds_to_sets)
+        update["$addToSet"] = {name: _with_ids(value) for name, value in write.adds_to_sets.items()}
     return UpdateOne(match, update, upsert=write.creates)
+
+
+def _with_ids(value: Any) -> Any:
+    return ObjectId(value) if isinstance(value, HexId) else value
 
 
 def _covers(told: Mapping[str, Any], strike: Strike) -> bool:

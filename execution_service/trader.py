@@ -59,6 +59,7 @@ from execution_service.ports import Clock, Store, Stored, StoreUnavailable
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
+LANE = "lane"
 LANE_BATCH = 16
 PLACE_SECONDS = 30.0
 QUERY_SECONDS = 30.0
@@ -138,6 +139,7 @@ class Trader:
         self._lanes_under_way = 0
         self._due: list[tuple[float, int, LiveOrder]] = []
         self._ticket = itertools.count()
+        self._is_draining = False
         self._check_wanted = False
         self._check_running = False
         self._check_pause_until = 0.0
@@ -191,6 +193,12 @@ class Trader:
             if self._broker is not None:
                 self._broker.on_hint(None)
                 await self._broker.close()
+
+    async def drain(self) -> None:
+        """Sends nothing new and returns when no order is on its way to the broker any more."""
+        self._is_draining = True
+        lanes = [task for task in self._tasks if task.get_name().endswith(LANE)]
+        await asyncio.gather(*lanes, return_exceptions=True)
 
     async def _wait(self, timeout: float | None) -> None:
         """Until there is news, or something is due."""
@@ -249,7 +257,10 @@ class Trader:
             account_id=self.account_id,
         )
         if was_down:
-            await self._raise_alarm(f"broker_up:{self.account_id}", alerts.broker_up(account_name=self.account_name, broker=self.broker_name))
+            await self._raise_alarm(
+                f"broker_up:{self.account_id}",
+                alerts.broker_up(account_name=self.account_name, broker=self.broker_name),
+            )
         self._wake.set()
 
     async def _connection_failed(self, state: tenacity.RetryCallState) -> None:
@@ -311,7 +322,8 @@ class Trader:
         if self.is_connected:
             if self._check_wanted and not self._check_running and now >= self._check_pause_until:
                 self._spawn(self._check_once(), "check")
-            self._start_lanes()
+            if not self._is_draining:
+                self._start_lanes()
         moments = [self._due[0][0]] if self._due else []
         if self._check_wanted and not self._check_running:
             moments.append(self._check_pause_until)
@@ -424,7 +436,7 @@ class Trader:
             if batch:
                 lane.is_busy = True
                 self._lanes_under_way += 1
-                self._spawn(self._run_lane(lane, batch), "lane")
+                self._spawn(self._run_lane(lane, batch), LANE)
 
     async def _run_lane(self, lane: Lane, batch: Sequence[LiveOrder]) -> None:
         try:

@@ -103,11 +103,16 @@ class LocalPubSub:
 
     async def stop(self) -> None:
         """Answer what is being committed, send streams away with UNAVAILABLE, and close the file."""
+        ending: asyncio.Task[None] | None = None
+        if self._server is not None:
+            # First no new calls, then an end to the open streams: else clients would come straight back.
+            ending = asyncio.create_task(self._server.stop(_STOP_GRACE_SECONDS))
+            await asyncio.sleep(0)
+            self._server = None
         if self._hub is not None:
             await self._hub.stop()
-        if self._server is not None:
-            await self._server.stop(_STOP_GRACE_SECONDS)
-            self._server = None
+        if ending is not None:
+            await ending
         if self._ledger is not None:
             await self._ledger.close()
             self._ledger = None

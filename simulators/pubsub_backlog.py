@@ -118,7 +118,8 @@ class Backlog:
     @property
     def ready_estimate(self) -> int:
         """How many messages may be ready: never too few, sometimes too many."""
-        return len(self._ready)
+        # In an ordered subscription only the first message of a key is on the heap; the rest of it may go along.
+        return len(self._owed) if self.terms.ordered else len(self._ready)
 
     def add(self, owed: Owed) -> None:
         """Take in a newly published (or reloaded) message; messages must come in rising `message_id`."""

@@ -162,7 +162,7 @@ class Ledger:
 
     async def insert(self, rows: Sequence[OwedRow], *, on_commit: Callable[[], None]) -> None:
         """Commit new messages; raises LedgerWriteError."""
-        await self.run(lambda connection: _insert(connection, rows), on_commit=on_commit)
+        await self.run(lambda connection: insert_owed(connection, rows), on_commit=on_commit)
 
     async def payloads(self, subscription_id: int, message_ids: Sequence[int]) -> dict[int, bytes]:
         """The serialized messages with these ids, as far as they are still there."""
@@ -262,7 +262,14 @@ def acknowledge(
 
 def insert_owed(connection: sqlite3.Connection, rows: Sequence[OwedRow]) -> None:
     """Write messages owed to subscriptions."""
-    _insert(connection, rows)
+    # One statement for many rows: SQLite gives up Python's lock once per statement, and getting it back under load
+    # costs far more than the row.
+    for start in range(0, len(rows), _ROWS_PER_STATEMENT):
+        chunk = rows[start : start + _ROWS_PER_STATEMENT]
+        places = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(chunk))
+        connection.execute(
+            f"INSERT INTO owed({_OWED_COLUMNS}) VALUES {places}", [value for row in chunk for value in row]
+        )
 
 
 def create_subscription(connection: sqlite3.Connection, name: str, resource: bytes) -> int:
@@ -394,17 +401,6 @@ def _read_owed(connection: sqlite3.Connection, condition: str, values: tuple[int
         )
         for row in rows
     ]
-
-
-def _insert(connection: sqlite3.Connection, rows: Sequence[OwedRow]) -> None:
-    # One statement for many rows: SQLite gives up Python's lock once per statement, and getting it back under load
-    # costs far more than the row.
-    for start in range(0, len(rows), _ROWS_PER_STATEMENT):
-        chunk = rows[start : start + _ROWS_PER_STATEMENT]
-        places = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(chunk))
-        connection.execute(
-            f"INSERT INTO owed({_OWED_COLUMNS}) VALUES {places}", [value for row in chunk for value in row]
-        )
 
 
 def _commit_together(connection: sqlite3.Connection, jobs: Sequence[_Job]) -> list[tuple[Any, Exception | None]]:

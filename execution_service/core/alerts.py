@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal
-from html import escape
+from html import escape, unescape
 
 from brokers.base import OrderType, Side
 from execution_service.core.order import (
@@ -178,7 +178,7 @@ def order_alert(
             now = (("Filled now", _progress(order)), ("Status", order.status.value))
             return _about(order, "🔧 Correction: Execution Annulled", ("Annulled", words), *now, account)
         case Rejected() | Cancelled() | Expired() | CancelRequested() | DeclaredNotPlaced() | DeclaredCancelled():
-            return _end_text(order, account) if order.status.is_final and not order_before.status.is_final else None
+            return _end_text(order, account) if order.status.is_final else None
         case Doubted():
             return _about(
                 order,
@@ -193,7 +193,7 @@ def order_alert(
             )
         case Capped():
             words = f"{quantity(event.quantity)} of {quantity(order_before.quantity)}"
-            return _about(order, "✂️ Exit Capped", ("Executing", words), ("Reason", event.message), account)
+            return _about(order_before, "✂️ Exit Capped", ("Executing", words), ("Reason", event.message), account)
         case Noted(alert=True):
             return _about(order, "⚠️ Attention", ("Note", event.message), account)
     return None
@@ -238,6 +238,17 @@ def _end_text(order: Order, account: tuple[str, str]) -> str:
         return _about(order, "⌛ Order Expired", filled, reason, account)
     timed_out = order.reason is not None and order.reason.code is ReasonCode.TIMEOUT
     return _about(order, "⏱️ Order Timeout" if timed_out else "🚫 Order Cancelled", filled, reason, account)
+
+
+def one_line(text: str) -> str:
+    """An alert for the log: its tags and line breaks taken out."""
+    return unescape(" | ".join(line for line in text.splitlines() if line))
+
+
+def with_count(text: str, count: int) -> str:
+    """An alert that stands for `count` of its kind: the count is shown behind the title."""
+    title, _, rest = text.partition("\n")
+    return text if count == 1 else f"{_counted(title, count)}\n{rest}"
 
 
 def broker_down(*, account_name: str, broker: str, reason: str, count: int = 1) -> str:

@@ -9,6 +9,7 @@ from execution_service.core.order import (
     Busted,
     Cancelled,
     CancelRequested,
+    Capped,
     CommissionReported,
     DeclaredCancelled,
     DeclaredNotPlaced,
@@ -16,8 +17,11 @@ from execution_service.core.order import (
     Event,
     Expired,
     Filled,
+    Noted,
+    NothingSent,
     Order,
     Rejected,
+    SubmitStarted,
     apply,
     new_order,
 )
@@ -57,6 +61,11 @@ class Happening:
             case CancelRequested():
                 return self.after.status.is_final and not self.before.status.is_final
         return False
+
+    @property
+    def is_shown(self) -> bool:
+        """The views are brought up to date for it; the others wait for the next that is."""
+        return not isinstance(self.event, SubmitStarted | NothingSent | Capped | Noted)
 
 
 def bare(order: Order) -> Order:

@@ -27,6 +27,10 @@ class Position:
     opened_at: datetime | None = None
     closed_at: datetime | None = None
     updated_at: datetime | None = None
+    is_long: bool = True
+    """The side of this episode, also after it has ended."""
+    final_average: Decimal | None = None
+    """The average price just before the episode ended; None while it lasts."""
     order_ids: tuple[str, ...] = ()
     """The latest orders that built this episode, at most 100."""
     order_count: int = 0
@@ -80,6 +84,7 @@ def apply_fill(
             cost=position.cost - released if left else ZERO,
             realized_pnl=position.realized_pnl + realized,
             closed_at=None if left else at,
+            final_average=None if left else position.average_price,
             updated_at=at,
         ),
         order_id,
@@ -116,6 +121,8 @@ def reverse_fill(
             cost=restored.cost - basis,
             realized_pnl=restored.realized_pnl - realized,
             closed_at=None,
+            final_average=None,
+            is_long=restored.quantity - signed > 0,
             updated_at=at,
         )
         return Booked(_named(after, order_id), -realized)
@@ -126,6 +133,7 @@ def reverse_fill(
             quantity=left,
             cost=position.cost - signed * price if left else ZERO,
             closed_at=None if left else at,
+            final_average=None if left else position.average_price,
             updated_at=at,
         )
         # Taking the last opening fill out of an averaged position may leave a cost that belongs to profit already booked.
@@ -141,6 +149,7 @@ def _opened(position: Position, signed: Decimal, price: Decimal, at: datetime, o
     return Position(
         quantity=signed,
         cost=signed * price,
+        is_long=signed > 0,
         episode=position.episode + 1,
         opened_at=at,
         updated_at=at,

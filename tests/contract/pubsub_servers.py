@@ -34,6 +34,7 @@ class ChildServer:
         )
         self.stdin: IO[str] = _there(self.process.stdin)
         self.stdout: IO[str] = _there(self.process.stdout)
+        self.stderr: IO[str] = _there(self.process.stderr)
         self.first_line = self.stdout.readline().rstrip("\n")
 
     @property

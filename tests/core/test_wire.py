@@ -173,6 +173,12 @@ def test_two_fields_of_one_meaning_that_differ_are_refused_by_name(
     assert "contradicts" in told
 
 
+def test_a_contradicted_field_counts_as_unread() -> None:
+    refused = parsed(SPEC, account="other", strategy_id="other", instrument="QQQ").request
+    assert isinstance(refused, RefusedRequest)
+    assert (refused.account_id, refused.strategy, refused.symbol) == (None, None, None)
+
+
 def test_both_dialects_at_once_are_fine_when_they_agree() -> None:
     request = accepted(
         SPEC, instrument="spy", account="acc_abc123", strategy_id="SPX 1-Day Options", action="BUY", direction="LONG"
@@ -248,6 +254,11 @@ def test_entry_references_are_sorted_unique_and_without_empties() -> None:
     exit_fields: dict[str, object] = {"action": "SELL", "direction": "SHORT", "signal_type": "EXIT"}
     both = accepted(UPSTREAM, **exit_fields, entry_signal_id="zz", entry_signal_ref="aa")
     assert both.entry_refs == ("aa", "zz")
+    turned = accepted(UPSTREAM, **exit_fields, entry_signal_id="aa", entry_signal_ref="zz")
+    assert turned.content == both.content
+    for n in range(20):
+        refs = accepted(UPSTREAM, **exit_fields, entry_signal_id=f"b{n}", entry_signal_ref=f"a{n}").entry_refs
+        assert refs == (f"a{n}", f"b{n}")
     assert accepted(UPSTREAM, **exit_fields, entry_signal_id="aa", entry_signal_ref="aa").entry_refs == ("aa",)
     assert accepted(UPSTREAM, **exit_fields, entry_signal_id="", entry_signal_ref=None).entry_refs == ()
 
@@ -300,7 +311,17 @@ def test_numbers_are_read_exactly(written: str, value: str) -> None:
             "{}",
         ),
         *("NaN", "Infinity", "-Infinity", '"NaN"', '"Infinity"', '"sNaN"', "[1]", '"1e"', '"."', '"1,000"', '"1 0"'),
-        *("1234567890123456789", "0.1234567890123456789", "1e18", "1e-19", "1e999999", "1e-999999", '"1e999999"'),
+        *(
+            "1234567890123456789",
+            "0.1234567890123456789",
+            "1e18",
+            "1e-19",
+            "1234567890.0987654321",
+            "1." + "0" * 100,
+            "1e999999",
+            "1e-999999",
+            '"1e999999"',
+        ),
         *("1e99999999999999999999999", "9" * 5000, "0." + "1" * 100_000, '"' + "9" * 100_000 + '"'),
     ],
     ids=short_id,
@@ -525,7 +546,8 @@ def test_wrong_values_are_refused_by_field_and_value(name: str, value: object) -
 
 def test_handling_instructions_are_read() -> None:
     request = accepted(SPEC, tif="gtc", timeout_seconds="0", product="mis", variety="AMO")
-    assert (request.tif, request.timeout_seconds, request.product, request.variety) == (Tif.GTC, 0, "MIS", "amo")
+    assert (request.tif, request.product, request.variety) == (Tif.GTC, "MIS", "amo")
+    assert request.timeout_seconds == Decimal(0)
 
 
 # --- legs and identity ----------------------------------------------------------------------------------------------

@@ -1,0 +1,137 @@
+"""`--check`: connects to everything once and prints what works and what does not; places nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from brokers.errors import BrokerError
+from brokers.factory import BrokerFactory
+from execution_service.embedded import EmbeddedPartFailed
+from execution_service.ports import PublishFailed, StoreUnavailable, TopicMissing
+from execution_service.service import World, notifier_of, real_world
+from execution_service.settings import Account, Settings
+from notifications.base import NotificationFailed
+from notifications.telegram import TelegramNotifier
+
+CALL_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    part: str
+    works: bool
+    detail: str
+
+
+async def check(settings: Settings, console: Console | None = None) -> bool:
+    """True if all works."""
+    findings = [_log_folder(settings)]
+    try:
+        async with real_world(settings) as world:
+            findings += await _connections(settings, world)
+    except EmbeddedPartFailed as exc:
+        findings.append(_running_service(settings, exc))
+    if settings.use_mock_broker and not settings.accounts:
+        findings.append(Finding("accounts", True, "every account is served by the mock broker"))
+    elif not settings.accounts:
+        findings.append(
+            Finding(
+                "accounts", False, f"none configured: every order will be rejected; see {settings.accounts_file.name}"
+            )
+        )
+    findings += [await _account(settings.account(a) or account) for a, account in settings.accounts.items()]
+    findings.append(await _telegram(settings))
+    findings += [Finding("settings", True, f"note: {warning}") for warning in settings.warnings]
+    _show(findings, console or Console())
+    return all(finding.works for finding in findings)
+
+
+def _show(findings: list[Finding], console: Console) -> None:
+    table = Table(title="Execution service: what works")
+    for column in ("Part", "Works", "Detail"):
+        table.add_column(column, overflow="fold")
+    for finding in findings:
+        table.add_row(finding.part, "[green]yes[/green]" if finding.works else "[red]NO[/red]", finding.detail)
+    console.print(table)
+
+
+async def _connections(settings: Settings, world: World) -> list[Finding]:
+    where = settings.printable()["MONGODB_URI"] if settings.mongodb_uri is not None else "embedded store"
+    found = [await _tried("store", f"{where}, database {settings.mongodb_database}", world.parts.store.open)]
+    for name, part in (
+        ("orders in", world.orders),
+        ("commands in", world.commands),
+        ("confirmations out", world.publisher),
+    ):
+        found.append(await _tried(name, part.path, part.check))
+    return found
+
+
+async def _tried(part: str, detail: str, call: Callable[[], Awaitable[None]]) -> Finding:
+    try:
+        async with asyncio.timeout(CALL_SECONDS):
+            await call()
+    except (StoreUnavailable, PublishFailed, TopicMissing) as exc:
+        return Finding(part, False, str(exc))
+    except TimeoutError:
+        return Finding(part, False, f"{detail}: no answer within {CALL_SECONDS:.0f} s")
+    return Finding(part, True, detail)
+
+
+def _log_folder(settings: Settings) -> Finding:
+    probe = settings.log_dir / ".write-test"
+    try:
+        settings.log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as exc:
+        return Finding("logs", False, f"{settings.log_dir}: {exc.strerror}; the service would log to the console only")
+    return Finding("logs", True, str(settings.log_dir))
+
+
+def _running_service(settings: Settings, exc: EmbeddedPartFailed) -> Finding:
+    """The embedded parts belong to one process: if a service runs on them, they work."""
+    endpoints = settings.data_dir / "endpoints.json"
+    if endpoints.exists():
+        pid = json.loads(endpoints.read_text(encoding="utf-8")).get("pid")
+        return Finding("store and Pub/Sub", True, f"in use by the running service (process {pid})")
+    return Finding("store and Pub/Sub", False, str(exc))
+
+
+async def _account(account: Account) -> Finding:
+    part = f"account {account.account_id}"
+    try:
+        broker = BrokerFactory.create_broker(account.config)
+    except (BrokerError, ValueError) as exc:
+        return Finding(part, False, str(exc))
+    try:
+        async with asyncio.timeout(CALL_SECONDS):
+            await broker.connect()
+            balances = await broker.balances()
+    except (BrokerError, TimeoutError) as exc:
+        return Finding(part, False, f"{account.broker}: {exc or 'no answer in time'}")
+    finally:
+        await broker.close()
+    money = ", ".join(f"{b.cash:,.2f} {b.currency}" for b in balances) or "no balances shown"
+    notes = " ".join(broker.capabilities.notes)
+    kind = "LIVE" if account.live else "paper"
+    return Finding(part, True, f"{broker.name}, {kind}, {account.name}: {money}. {notes}".strip())
+
+
+async def _telegram(settings: Settings) -> Finding:
+    notifier = notifier_of(settings)
+    if not isinstance(notifier, TelegramNotifier):
+        return Finding("Telegram", True, "off (TELEGRAM_ENABLED is not true)")
+    try:
+        await notifier.start()
+        return Finding("Telegram", True, await notifier.check())
+    except NotificationFailed as exc:
+        return Finding("Telegram", False, str(exc))
+    finally:
+        await notifier.close()

@@ -1,0 +1,291 @@
+"""Wishes about orders from outside: cancel, resolve, replay; stored first, then carried out, by whichever way they came."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from hashlib import sha256
+from typing import Any, Protocol
+
+import structlog
+
+from execution_service.core.errors import InvalidTransition
+from execution_service.core.order import (
+    DeclaredCancelled,
+    DeclaredNotPlaced,
+    DeclaredPlaced,
+    Event,
+    Order,
+    Reason,
+    ReasonCode,
+    SendAgainOrdered,
+)
+from execution_service.core.wire import CancelCommand, RefusedCommand, Unusable, parse_command
+from execution_service.intake import take_until_stored
+from execution_service.live import LiveOrder, LiveOrders
+from execution_service.ports import (
+    Clock,
+    Command,
+    CommandStatus,
+    Message,
+    Store,
+    StoreUnavailable,
+    View,
+)
+
+log = structlog.get_logger(__name__)
+
+POLL_SECONDS = 1.0
+FORGOTTEN_AFTER_SECONDS = 24 * 3600.0
+REASSERT_AFTER_SECONDS = (2.0, 15.0)
+
+
+class Desk(Protocol):
+    """Where an account's orders are worked."""
+
+    async def cancel(self, live: LiveOrder, reason: Reason, requested_by: str) -> None: ...
+
+    def look_again(self, live: LiveOrder) -> None: ...
+
+
+class Commands:
+    """Takes commands in, remembers cancels for orders that have not come yet, and carries out what is stored."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        live_orders: LiveOrders,
+        clock: Clock,
+        desk_of: Callable[[str | None], Desk | None],
+        replay: Callable[[Message], Awaitable[Any]],
+        show_again: Callable[[Order], Awaitable[None]],
+        max_order_age_seconds: float,
+    ) -> None:
+        self._store = store
+        self._live = live_orders
+        self._clock = clock
+        self._desk_of = desk_of
+        self._replay = replay
+        self._show_again = show_again
+        self._lifetime = timedelta(seconds=max_order_age_seconds or FORGOTTEN_AFTER_SECONDS)
+        self._active: dict[str, tuple[Command, float]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self, messages: asyncio.Queue[Message]) -> None:
+        """Until cancelled."""
+        poll = asyncio.create_task(self._poll())
+        try:
+            while True:
+                batch = [await messages.get()]
+                while not messages.empty():
+                    batch.append(messages.get_nowait())
+                await take_until_stored(self.take, batch, self._clock)
+        finally:
+            for task in (poll, *self._tasks):
+                task.cancel()
+            await asyncio.gather(poll, *self._tasks, return_exceptions=True)
+
+    async def _poll(self) -> None:
+        while True:
+            await self._clock.sleep(POLL_SECONDS)
+            try:
+                await self.refresh()
+            except StoreUnavailable as exc:
+                log.debug(f"Commands wait for the store: {exc}", action="commands_waiting")
+
+    async def refresh(self) -> None:
+        """Learns what others stored: this service's own earlier life, another replica, or a person with execctl."""
+        for command in await self._store.commands(now=self._clock.now()):
+            if command.status is CommandStatus.NEW:
+                await self._carry_out(command)
+            elif command.command_id not in self._active:
+                self._remember(command)
+
+    async def take(self, messages: Sequence[Message]) -> None:
+        """Stores and carries out what came by Pub/Sub, then acknowledges. Raises StoreUnavailable: nothing was acknowledged."""
+        for message in messages:
+            command = self._command(message)
+            await self._store.insert_command(command)
+            if command.status is CommandStatus.NEW:
+                # Also if it was stored before: it may have been stored by a life that ended before it was carried out.
+                await self._carry_out(command)
+            else:
+                log.warning(
+                    f"Command {command.kind or '(unreadable)'} refused: {command.outcome}", action="command_refused"
+                )
+            message.ack()
+
+    def is_cancelled(self, order: Order) -> Reason | None:
+        """The reason of a remembered cancel that was published after this order."""
+        now = self._clock.monotonic()
+        for command_id, (command, until) in tuple(self._active.items()):
+            if until < now:
+                del self._active[command_id]
+            elif order.published_at <= command.published_at and _names(command.body, order):
+                return _reason(command.body)
+        return None
+
+    def _command(self, message: Message) -> Command:
+        parsed = parse_command(message.data)
+        kind, body, status, outcome = "CANCEL", {}, CommandStatus.NEW, ""
+        match parsed:
+            case CancelCommand():
+                body = {
+                    "order_id": parsed.order_id,
+                    "signal_id": parsed.signal_id,
+                    "leg_index": parsed.leg_index,
+                    "reason": parsed.reason,
+                }
+            case RefusedCommand():
+                kind, status, outcome = parsed.command, CommandStatus.REFUSED, parsed.reason
+            case Unusable():
+                kind, status, outcome = "", CommandStatus.REFUSED, parsed.reason
+        return Command(
+            command_id=f"msg-{message.message_id}",
+            kind=kind,
+            body=body | {"text": message.data[:4096].decode("utf-8", "replace")},
+            published_at=message.publish_time,
+            received_at=self._clock.now(),
+            status=status,
+            outcome=outcome,
+        )
+
+    async def _carry_out(self, command: Command) -> None:
+        active_until = None
+        match command.kind:
+            case "CANCEL":
+                active_until = command.published_at + self._lifetime
+                self._remember(command)
+                status, outcome = await self._cancel(command)
+            case "RESOLVE":
+                status, outcome = await self._resolve(command)
+            case "REPLAY":
+                status, outcome = await self._replay_letter(command)
+            case _:
+                status, outcome = CommandStatus.REFUSED, f"{command.kind!r} is not a command of this service"
+        log.info(f"Command {command.kind}: {outcome}", action="command_done", command_id=command.command_id)
+        await self._store.finish_command(command.command_id, status, outcome, active_until)
+
+    def _remember(self, command: Command) -> None:
+        age = self._live.age_seconds(command.published_at)
+        left = self._lifetime.total_seconds() - age
+        if command.kind == "CANCEL" and left > 0:
+            self._active[command.command_id] = (command, self._clock.monotonic() + left)
+
+    # --- cancel -------------------------------------------------------------------------------------------------
+
+    async def _cancel(self, command: Command) -> tuple[CommandStatus, str]:
+        targets = await self._targets(command.body)
+        outcomes = []
+        for order in targets:
+            if order.status.is_final:
+                outcomes.append(f"{order.order_id} is {order.status} already")
+                log.info(
+                    f"Cancel of a finished order: {order.order_id} is {order.status}",
+                    action="cancel_too_late",
+                    signal_id=order.signal_id,
+                )
+                self._assert_again(order)
+                continue
+            desk, live = self._desk_of(order.request.account_id), self._live.by_id.get(order.order_id)
+            if desk is None or live is None:
+                outcomes.append(f"{order.order_id} is not worked by this service")
+                continue
+            await desk.cancel(live, _reason(command.body), "order-commands")
+            outcomes.append(f"{order.order_id} asked to be cancelled")
+        return CommandStatus.DONE, "; ".join(
+            outcomes
+        ) or "no such order yet; remembered for one that was published before"
+
+    def _assert_again(self, order: Order) -> None:
+        """Upstream marks an order as CANCEL_REQUESTED after it has published the wish, over a final state that we may have written."""
+
+        async def show_again() -> None:
+            for pause in REASSERT_AFTER_SECONDS:
+                await self._clock.sleep(pause)
+                try:
+                    await self._show_again(order)
+                except StoreUnavailable as exc:
+                    log.warning(f"{View.TRADING_ORDERS} not written again: {exc}", action="views_waiting")
+
+        if order.request.request_order_id is not None:
+            task = asyncio.create_task(show_again())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _targets(self, body: Any) -> list[Order]:
+        """Orders meant: upstream's id comes first, then the broker's, then ours; a signal id means all its legs."""
+        order_id, signal_id = body.get("order_id"), body.get("signal_id")
+        names = [f"signal:{signal_id}"]
+        if order_id is not None:
+            names = [f"request:{order_id}", f"broker:{order_id}", f"client:{order_id}"]
+        found = [s.order for s in await self._store.find(names)]
+        if order_id is not None:
+            found += [s.order for s in await self._store.load([order_id])]
+        fresh = [live.order if (live := self._live.by_id.get(o.order_id)) is not None else o for o in found]
+        if order_id is None:
+            return [o for o in fresh if _names(body, o)]
+        ways: tuple[Callable[[Order], bool], ...] = (
+            lambda o: o.request.request_order_id == order_id,
+            lambda o: o.broker_order_id == order_id,
+            lambda o: order_id in o.client_order_ids or o.order_id == order_id,
+        )
+        return next((some for way in ways if (some := [o for o in fresh if way(o)])), [])
+
+    # --- resolve and replay -------------------------------------------------------------------------------------
+
+    async def _resolve(self, command: Command) -> tuple[CommandStatus, str]:
+        body = command.body
+        live = self._live.by_id.get(str(body.get("order_id")))
+        desk = None if live is None else self._desk_of(live.order.request.account_id)
+        if live is None or desk is None:
+            return CommandStatus.REFUSED, f"order {body.get('order_id')!r} is not unfinished"
+        by, note = str(body.get("by", "?")), str(body.get("note", ""))
+        now = self._clock.now()
+        decisions: dict[str, Event] = {
+            "not-placed": DeclaredNotPlaced(at=now, by=by, message=note),
+            "cancelled": DeclaredCancelled(at=now, by=by, message=note),
+            "send-again": SendAgainOrdered(at=now, by=by, message=note),
+            "placed": DeclaredPlaced(at=now, by=by, broker_order_id=str(body.get("broker_order_id")), message=note),
+        }
+        event = decisions.get(str(body.get("decision")))
+        if event is None:
+            return CommandStatus.REFUSED, f"unknown decision {body.get('decision')!r}; known: {', '.join(decisions)}"
+        try:
+            await self._live.record(live, lambda order: (event,))
+        except InvalidTransition as exc:
+            return CommandStatus.REFUSED, str(exc)
+        desk.look_again(live)
+        return CommandStatus.DONE, f"{live.order.order_id} resolved as {body['decision']} by {by}: {live.order.status}"
+
+    async def _replay_letter(self, command: Command) -> tuple[CommandStatus, str]:
+        message_id = str(command.body.get("message_id"))
+        letter = await self._store.dead_letter(message_id)
+        if letter is None:
+            return CommandStatus.REFUSED, f"there is no dead letter {message_id!r}"
+        marker = sha256(f"{command.command_id}:{message_id}".encode()).hexdigest()[:16]
+        await self._replay(
+            Message(
+                message_id=f"replay-{marker}",
+                data=letter.payload,
+                publish_time=letter.publish_time,
+                attributes=letter.attributes,
+            )
+        )
+        return CommandStatus.DONE, f"dead letter {message_id} taken again"
+
+
+def _names(body: Any, order: Order) -> bool:
+    order_id, signal_id, leg = body.get("order_id"), body.get("signal_id"), body.get("leg_index")
+    if order_id is not None:
+        return order_id in (order.request.request_order_id, order.broker_order_id, order.order_id) or (
+            order_id in order.client_order_ids
+        )
+    is_signal = signal_id in (order.signal_id, order.request.mathematricks_signal_id)
+    return is_signal and (leg is None or leg == order.identity.leg_index)
+
+
+def _reason(body: Any) -> Reason:
+    return Reason(ReasonCode.CANCEL_REQUESTED, str(body.get("reason") or "cancel requested"))

@@ -1,0 +1,68 @@
+"""Runs one program for as long as its standard input stays open: so that a child dies with its parent, also when that is killed.
+
+`python guardian.py LOCKFILE COMMAND …`: waits for the lock, starts the command, ends it at end of file or at a signal. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+
+GRACE_SECONDS = 5.0
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    lock_path, command = sys.argv[1], sys.argv[2:]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    stopped, stop = os.pipe()
+    signal.signal(signal.SIGTERM, lambda *_: os.write(stop, b"x"))
+    with open(lock_path, "a", encoding="ascii") as lock:
+        if not _locked(lock.fileno(), stopped):
+            return 0
+        libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+        def die_with_me() -> None:
+            os.setsid()
+            if libc is not None:
+                libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=die_with_me)
+        while child.poll() is None:
+            ready, _, _ = select.select([0, stopped], [], [], 0.5)
+            if ready:
+                return _end(child)
+        return child.returncode
+
+
+def _locked(descriptor: int, stopped: int) -> bool:
+    """True once the one before us, which may still be ending, has let go; False if we are told to stop first."""
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        ready, _, _ = select.select([0, stopped], [], [], 0.05)
+        if ready:
+            return False
+
+
+def _end(child: subprocess.Popen[bytes]) -> int:
+    child.terminate()
+    end = time.monotonic() + GRACE_SECONDS
+    while child.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
+    if child.poll() is None:
+        child.kill()
+    child.wait()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

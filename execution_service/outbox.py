@@ -1,0 +1,592 @@
+"""Tells the world what was recorded: position ledger and views, then `execution-confirmations`; and people, by Telegram."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import structlog
+
+from execution_service.core import alerts
+from execution_service.core.confirmation import attributes, confirmation_json
+from execution_service.core.effects import Happening, happenings
+from execution_service.core.ledger import LedgerEntry, LedgerKey, Line, fold, key_of, settled
+from execution_service.core.order import Order, OrderRequest, Purpose
+from execution_service.core.views import (
+    Booked,
+    HexId,
+    confirmation_fields,
+    confirmation_id,
+    made_up_signal_id,
+    open_position_element,
+    position_documents,
+    signal_document_id,
+    signal_fields,
+    trading_order_fields,
+)
+from execution_service.live import LiveOrder, LiveOrders
+from execution_service.ports import (
+    Alarm,
+    Clock,
+    Publisher,
+    PublishFailed,
+    Store,
+    StoreUnavailable,
+    Strike,
+    View,
+    ViewWrite,
+)
+from notifications.base import NotificationFailed, Notifier
+
+log = structlog.get_logger(__name__)
+
+BATCH = 64
+BATCHES_UNDER_WAY = 8
+SLOW_PACE_SECONDS = 30.0
+AFTER_FAILURE_SECONDS = 1.0
+ALERT_LIFETIME = timedelta(hours=1)
+ALARM_PAUSE_SECONDS = 60.0
+REMEMBERED_ABSENCE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """What an order's record does not hold about its account."""
+
+    account_name: str | None
+    broker: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Letter:
+    """Texts for people about one order, up to one of its versions."""
+
+    order_id: str
+    version: int
+    is_final: bool
+    texts: tuple[tuple[datetime, str], ...]
+
+
+class Outbox:
+    """Delivers what the events owe, in order per order; each delivery may be repeated without harm.
+
+    Two stages: ledger and views in batches, then publication; Telegram goes its own way and delays neither.
+    """
+
+    def __init__(
+        self,
+        *,
+        live_orders: LiveOrders,
+        store: Store,
+        publisher: Publisher,
+        notifier: Notifier,
+        clock: Clock,
+        party_of: Callable[[str | None], Party],
+        max_publish_attempts: int,
+        uses_ordering_keys: bool = False,
+    ) -> None:
+        self._live = live_orders
+        self._store = store
+        self._publisher = publisher
+        self._notifier = notifier
+        self._clock = clock
+        self._party_of = party_of
+        self._max_attempts = max_publish_attempts
+        self._uses_ordering_keys = uses_ordering_keys
+        self._queue: deque[LiveOrder] = deque()
+        self._news = asyncio.Event()
+        self._under_way = asyncio.Semaphore(BATCHES_UNDER_WAY)
+        self._progress = asyncio.Event()
+        self._letters: deque[_Letter] = deque()
+        self._letter_news = asyncio.Event()
+        self._alarm_news = asyncio.Event()
+        self._alarm_generation = 0
+        self._ledgers: dict[LedgerKey, LedgerEntry] = {}
+        self._shown_ledgers: dict[LedgerKey, int] = {}
+        self._absent_accounts: dict[str, float] = {}
+        self._failures: dict[str, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        live_orders.on_recorded.append(self.wake)
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    def wake(self, live: LiveOrder) -> None:
+        """The order has news, or may owe something from before."""
+        if not live.waits_in_outbox:
+            live.waits_in_outbox = True
+            self._queue.append(live)
+            self._news.set()
+
+    @property
+    def waiting(self) -> int:
+        """Orders that still owe the world something."""
+        return sum(live.owes_world for live in self._live.by_id.values())
+
+    async def drain(self) -> None:
+        """Returns when nothing is on its way to the world any more."""
+        while any(live.waits_in_outbox and live.owes_world for live in self._live.by_id.values()):
+            self._progress.clear()
+            await self._progress.wait()
+
+    @property
+    def unsent_letters(self) -> int:
+        return len(self._letters)
+
+    async def run(self) -> None:
+        """Until cancelled; what has not been delivered by then is delivered after the next start."""
+        others = [self._spawn(self._send_letters()), self._spawn(self._send_alarms())]
+        try:
+            while True:
+                await self._news.wait()
+                batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+                if not self._queue:
+                    self._news.clear()
+                await self._deliver(batch)
+                for task in others:
+                    if task.done():
+                        task.result()
+        finally:
+            for task in tuple(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _deliver(self, batch: Sequence[LiveOrder]) -> None:
+        """Ledger and views now; the rest of the way in a task of its own."""
+        try:
+            parcels = await self._bring_up_to_date(batch)
+        except StoreUnavailable as exc:
+            log.warning(f"Views wait for the store: {exc}", action="views_waiting")
+            await self._clock.sleep(AFTER_FAILURE_SECONDS)
+            self._queue.extend(batch)
+            self._news.set()
+            return
+        except Exception as exc:  # noqa: BLE001  one order must not hold up the others
+            if len(batch) > 1:
+                for live in batch:
+                    await self._deliver([live])
+            else:
+                self._report_failure(batch[0], exc)
+                self._spawn(self._again(batch[0], SLOW_PACE_SECONDS))
+            return
+        if parcels:
+            await self._under_way.acquire()
+            self._spawn(self._publish_all(parcels))
+
+    def _report_failure(self, live: LiveOrder, exc: BaseException) -> None:
+        log.error(
+            f"Delivery failed, tried again in {SLOW_PACE_SECONDS:g} s: {exc}",
+            action="delivery_failed",
+            signal_id=live.order.signal_id,
+            exc_info=exc,
+        )
+
+    async def _again(self, live: LiveOrder, after_seconds: float) -> None:
+        await self._clock.sleep(after_seconds)
+        self._queue.append(live)
+        self._news.set()
+
+    # --- first stage: ledger and views --------------------------------------------------------------------------
+
+    async def _bring_up_to_date(self, batch: Sequence[LiveOrder]) -> list[_Parcel]:
+        parcels = []
+        for live in batch:
+            parcel = _Parcel(live, live.order, tuple(happenings(live.order, live.told.world)))
+            if self._is_worth_telling(parcel):
+                parcels.append(parcel)
+            else:
+                live.waits_in_outbox = False
+                self._progress.set()
+        unseen = [p for p in parcels if p.live.viewed < p.order.version]
+        if unseen:
+            touched = await self._book(unseen)
+            await self._store.write_views(await self._view_writes(unseen, touched))
+            for entry in touched:
+                self._shown_ledgers[entry.key] = entry.version
+            for parcel in unseen:
+                parcel.live.viewed = parcel.order.version
+        return parcels
+
+    def _is_worth_telling(self, parcel: _Parcel) -> bool:
+        """An order that is merely being sent owes nobody anything yet."""
+        if parcel.order.status.is_final or any(h.is_shown for h in parcel.happenings):
+            return True
+        return self._notifier.enabled and bool(self._letter(parcel).texts)
+
+    async def _book(self, parcels: Sequence[_Parcel]) -> list[LedgerEntry]:
+        """Applies the fills to the ledger; returns the entries that these orders touch, as stored."""
+        groups: dict[LedgerKey, list[_Parcel]] = {}
+        for parcel in parcels:
+            if any(h.moves_position for h in parcel.happenings):
+                groups.setdefault(key_of(parcel.order), []).append(parcel)
+        touched: dict[LedgerKey, LedgerEntry] = {}
+        while len(touched) < len(groups):
+            left = [key for key in groups if key not in touched]
+            unknown = [key for key in left if key not in self._ledgers]
+            if unknown:
+                self._ledgers.update(await self._store.ledgers(unknown))
+            changed: dict[LedgerKey, LedgerEntry] = {}
+            lines: dict[LedgerKey, list[Mapping[int, Line]]] = {}
+            for key in left:
+                changed[key], lines[key] = self._folded(key, groups[key])
+            to_save = [entry for key, entry in changed.items() if entry.version != self._version_of(key)]
+            for key in left:
+                # Not trusted again before the write is known to have arrived.
+                self._ledgers.pop(key, None)
+            saved = await self._store.save_ledgers(to_save)
+            lost = {entry.key for entry, was_saved in zip(to_save, saved, strict=True) if not was_saved}
+            for key, entry in changed.items():
+                if key not in lost:
+                    self._ledgers[key] = touched[key] = entry
+                    for parcel, known in zip(groups[key], lines[key], strict=True):
+                        parcel.live.told = replace(parcel.live.told, lines=known)
+        return list(touched.values())
+
+    def _version_of(self, key: LedgerKey) -> int:
+        entry = self._ledgers.get(key)
+        return 0 if entry is None else entry.version
+
+    def _folded(self, key: LedgerKey, parcels: Sequence[_Parcel]) -> tuple[LedgerEntry, list[Mapping[int, Line]]]:
+        """The entry with these orders' fills, one version on if that changes it, and each order's lines."""
+        before = self._ledgers.get(key)
+        entry = before or LedgerEntry(key=key, instrument=parcels[0].order.accepted_request.instrument)
+        entry = settled(entry, self._live.by_id, ended_are_shown=self._shown_ledgers.get(key) == entry.version)
+        sequence = entry.sequence
+        lines: list[Mapping[int, Line]] = []
+        for parcel in parcels:
+            entry, known = fold(entry, parcel.order, parcel.happenings, parcel.live.told.lines)
+            lines.append(known)
+        if entry.sequence == sequence and before is not None:
+            return before, lines
+        return replace(entry, version=entry.version + 1), lines
+
+    async def _view_writes(self, parcels: Sequence[_Parcel], touched: Sequence[LedgerEntry]) -> list[ViewWrite]:
+        now = self._clock.now()
+        relations = await self._relations(parcels)
+        writes = []
+        for parcel in parcels:
+            order = parcel.order
+            fields = confirmation_fields(
+                order,
+                broker=self._party_of(order.request.account_id).broker,
+                realized_pnl=parcel.live.told.realized_pnl,
+                now=now,
+            )
+            writes.append(ViewWrite(View.CONFIRMATIONS, confirmation_id(order), fields, "event_number", order.version))
+            if order.request.request_order_id is not None:
+                writes.append(trading_order_write(order, now))
+            writes += relations.signal_writes(parcel, now)
+        for entry in touched:
+            for document_id, fields in position_documents(entry):
+                writes.append(ViewWrite(View.POSITIONS, document_id, fields, "sequence", entry.sequence))
+        for account_id in {entry.key.account_id for entry in touched}:
+            writes += await self._account_write(account_id)
+        return writes
+
+    async def _account_write(self, account_id: str) -> list[ViewWrite]:
+        """The whole array of open positions, if the account has a document; that it has none is remembered for a while."""
+        now = self._clock.monotonic()
+        absent_since = self._absent_accounts.get(account_id)
+        if absent_since is not None and now - absent_since < REMEMBERED_ABSENCE_SECONDS:
+            return []
+        if not await self._store.has_trading_account(account_id):
+            self._absent_accounts[account_id] = now
+            return []
+        self._absent_accounts.pop(account_id, None)
+        entries = await self._store.open_ledgers(account_id)
+        elements = [open_position_element(e) for e in sorted(entries, key=lambda e: e.key.ledger_id)]
+        return [ViewWrite(View.TRADING_ACCOUNTS, account_id, {"open_positions": elements}, creates=False)]
+
+    async def _relations(self, parcels: Sequence[_Parcel]) -> _Relations:
+        """Reads what the signals' documents need beyond the orders at hand: other legs, entries of exits, exits of entries."""
+        names = sorted({name for parcel in parcels for name in _related_names(parcel)})
+        found = (
+            {s.order.order_id: Booked(s.order, s.told.realized_pnl) for s in await self._store.find(names)}
+            if names
+            else {}
+        )
+        for order_id in found:
+            live = self._live.by_id.get(order_id)
+            if live is not None:
+                found[order_id] = Booked(live.order, live.told.realized_pnl)
+        for parcel in parcels:
+            found[parcel.order.order_id] = Booked(parcel.order, parcel.live.told.realized_pnl)
+        unnamed = {b.order.signal_id for b in found.values() if signal_document_id(b.order) is None}
+        documents = await self._store.signal_documents(sorted(unnamed)) if unnamed else {}
+        return _Relations(tuple(found.values()), documents)
+
+    # --- second stage: publication ------------------------------------------------------------------------------
+
+    async def _publish_all(self, parcels: Sequence[_Parcel]) -> None:
+        try:
+            results = await asyncio.gather(*(self._publish(p) for p in parcels))
+            told = [p for p, is_told in zip(parcels, results, strict=True) if is_told]
+            await self._store.strike([self._strike(p) for p in told])
+            for parcel in told:
+                self._done(parcel)
+        finally:
+            self._under_way.release()
+
+    async def _publish(self, parcel: _Parcel) -> bool:
+        """Publishes what the order owes, one after the other; False: put off, and tried again by itself."""
+        order_id = parcel.order.order_id
+        broker = self._party_of(parcel.order.request.account_id).broker
+        key = order_id if self._uses_ordering_keys else ""
+        for happening in parcel.happenings:
+            if not happening.is_published:
+                continue
+            body = confirmation_json(
+                happening.after,
+                event=happening.event,
+                broker=broker,
+                realized_pnl=_realized_until(parcel.live, happening),
+                correction=happening.is_correction,
+            )
+            try:
+                await self._publisher.publish(body, attributes(happening.after), key)
+            except PublishFailed as exc:
+                await self._put_off(parcel.live, exc)
+                return False
+            log.info(
+                alerts.CONFIRMATION_PUBLISHED,
+                action="confirmation_published",
+                signal_id=parcel.order.signal_id,
+                status=happening.after.status.value,
+            )
+        self._failures.pop(order_id, None)
+        return True
+
+    async def _put_off(self, live: LiveOrder, exc: PublishFailed) -> None:
+        order_id = live.order.order_id
+        failures = self._failures[order_id] = self._failures.get(order_id, 0) + 1
+        is_slow = failures >= self._max_attempts
+        log.warning(
+            f"Execution confirmation not published (attempt {failures}): {exc}",
+            action="publish_failed",
+            signal_id=live.order.signal_id,
+        )
+        self._spawn(self._again(live, SLOW_PACE_SECONDS if is_slow else 0.5 * 2**failures))
+        if failures == self._max_attempts:
+            words = alerts.publish_failing(waiting=self.waiting, attempts=failures, reason=str(exc))
+            await self.raise_alarm("publish_failing", words)
+
+    def _strike(self, parcel: _Parcel) -> Strike:
+        letter = self._letter(parcel)
+        goes_by_telegram = self._notifier.enabled and bool(letter.texts)
+        return Strike(
+            order_id=parcel.order.order_id,
+            version=parcel.order.version,
+            is_settled=parcel.order.status.is_final and not goes_by_telegram,
+            world=parcel.order.version,
+            people=None if goes_by_telegram else parcel.order.version,
+            lines=parcel.live.told.lines if any(h.moves_position for h in parcel.happenings) else {},
+        )
+
+    def _done(self, parcel: _Parcel) -> None:
+        live, order = parcel.live, parcel.order
+        if self._notifier.enabled:
+            letter = self._letter(parcel)
+            if letter.texts:
+                self._letters.append(letter)
+                self._letter_news.set()
+        live.told = replace(live.told, world=order.version, people=order.version)
+        live.waits_in_outbox = False
+        self._progress.set()
+        if live.order.version > order.version:
+            self.wake(live)
+        elif order.status.is_final:
+            self._live.forget(live)
+
+    # --- people -------------------------------------------------------------------------------------------------
+
+    def _letter(self, parcel: _Parcel) -> _Letter:
+        order, told = parcel.order, parcel.live.told
+        party = self._party_of(order.request.account_id)
+        texts = []
+        for happening in happenings(order, told.people):
+            text = alerts.order_alert(
+                happening.before,
+                happening.event,
+                happening.after,
+                account_name=party.account_name,
+                broker=party.broker,
+            )
+            if text is not None:
+                texts.append((happening.event.at, text))
+        return _Letter(order.order_id, order.version, order.status.is_final, tuple(texts))
+
+    async def _send_letters(self) -> None:
+        while True:
+            await self._letter_news.wait()
+            while self._letters:
+                letter = self._letters[0]
+                for at, text in letter.texts:
+                    if self._clock.now() - at < ALERT_LIFETIME:
+                        await self._send(text, at)
+                strike = Strike(
+                    order_id=letter.order_id,
+                    version=letter.version,
+                    is_settled=letter.is_final,
+                    people=letter.version,
+                )
+                await self._store.strike([strike])
+                self._letters.popleft()
+            self._letter_news.clear()
+
+    async def _send(self, text: str, at: datetime) -> None:
+        """Sends one text, trying on for an hour after what it tells of."""
+        pause = 1.0
+        while self._clock.now() - at < ALERT_LIFETIME:
+            try:
+                await self._notifier.send(text)
+                return
+            except NotificationFailed as exc:
+                if pause in (1.0, 8.0):
+                    log.warning(f"Telegram message not sent, tried again: {exc}", action="telegram_failed")
+                await self._clock.sleep(max(pause, exc.retry_after_seconds or 0.0))
+                pause = min(60.0, pause * 2)
+        log.error("Telegram message given up after an hour", action="telegram_given_up")
+
+    async def raise_alarm(self, kind: str, text: str, count: int = 1) -> None:
+        """An alert that belongs to no order: stored, then sent at most once a minute for each kind, with a count."""
+        log.warning(alerts.one_line(text), action="alarm", kind=kind)
+        now = self._clock.now()
+        alarm_id = f"{kind}:{now:%Y%m%dT%H%M}:{self._alarm_generation}"
+        alarm = Alarm(alarm_id=alarm_id, kind=kind, text=text, count=count, first_at=now)
+        try:
+            await self._store.raise_alarm(alarm)
+        except StoreUnavailable as exc:
+            log.error(f"Alarm could not be stored: {exc}", action="alarm_not_stored", kind=kind)
+        self._alarm_news.set()
+
+    async def _send_alarms(self) -> None:
+        last_sent: dict[str, float] = {}
+        self._alarm_news.set()  # those of before the start
+        while True:
+            await self._alarm_news.wait()
+            self._alarm_news.clear()
+            self._alarm_generation += 1
+            try:
+                waiting = await self._send_due_alarms(await self._store.unsent_alarms(), last_sent)
+            except StoreUnavailable as exc:
+                log.warning(f"Alarms wait for the store: {exc}", action="alarms_waiting")
+                waiting = AFTER_FAILURE_SECONDS
+            if waiting is not None:
+                await self._clock.sleep(waiting)
+                self._alarm_news.set()
+
+    async def _send_due_alarms(self, alarms: Sequence[Alarm], last_sent: dict[str, float]) -> float | None:
+        """Sends one message a kind, for all its alarms; returns the seconds until a held-back kind may be sent."""
+        by_kind: dict[str, list[Alarm]] = {}
+        for alarm in alarms:
+            by_kind.setdefault(alarm.kind, []).append(alarm)
+        waits = []
+        for kind, some in by_kind.items():
+            since = self._clock.monotonic() - last_sent.get(kind, float("-inf"))
+            if since < ALARM_PAUSE_SECONDS:
+                waits.append(ALARM_PAUSE_SECONDS - since)
+                continue
+            text = alerts.with_count(some[-1].text, sum(alarm.count for alarm in some))
+            await self._send(text, some[-1].first_at)
+            last_sent[kind] = self._clock.monotonic()
+            for alarm in some:
+                await self._store.alarm_sent(alarm, self._clock.now())
+        return min(waits, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parcel:
+    """One order as it was when its delivery began, with what has happened since the world was last told."""
+
+    live: LiveOrder
+    order: Order
+    happenings: tuple[Happening, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Relations:
+    """The orders around those of a batch, and the documents of signals that are known by their signal id only."""
+
+    orders: Sequence[Booked]
+    documents: dict[str, Any]
+
+    def signal_writes(self, parcel: _Parcel, now: datetime) -> list[ViewWrite]:
+        """The document of the order's own signal and, for an exit, those of the entries that it closes."""
+        order = parcel.order
+        writes = [self._write(order, order, now)]
+        if order.identity.purpose is Purpose.EXIT and isinstance(order.request, OrderRequest):
+            for entry in self._named(order.request.entry_refs):
+                if entry.identity.purpose is Purpose.ENTRY and self._document_id(entry) != self._document_id(order):
+                    exit_id = signal_document_id(order)
+                    writes.append(self._write(entry, order, now, {"exit_signals": exit_id} if exit_id else {}))
+        unique = {write.document_id: write for write in writes}
+        return list(unique.values())
+
+    def _write(self, subject: Order, cause: Order, now: datetime, adds: dict[str, HexId] | None = None) -> ViewWrite:
+        document_id = self._document_id(subject)
+        signal = [b for b in self.orders if self._document_id(b.order) == document_id]
+        refs = {ref for b in signal if isinstance(b.order.request, OrderRequest) for ref in b.order.request.entry_refs}
+        names = {n for b in signal for n in (b.order.signal_id, b.order.request.mathematricks_signal_id) if n}
+        exits = [
+            b
+            for b in self.orders
+            if isinstance(b.order.request, OrderRequest) and names.intersection(b.order.request.entry_refs)
+        ]
+        return ViewWrite(
+            View.SIGNALS,
+            document_id,
+            signal_fields(signal, self._named(refs), exits, now),
+            f"execution_reflects.{cause.order_id}",
+            cause.version,
+            adds_to_sets=adds or {},
+        )
+
+    def _document_id(self, order: Order) -> Any:
+        named = signal_document_id(order)
+        return named or self.documents.get(order.signal_id) or made_up_signal_id(order.signal_id)
+
+    def _named(self, refs: Iterable[str]) -> list[Order]:
+        wanted = set(refs)
+        return [b.order for b in self.orders if {b.order.signal_id, b.order.request.mathematricks_signal_id} & wanted]
+
+
+def _related_names(parcel: _Parcel) -> set[str]:
+    """What must be looked up to write the order's signal; nothing for the first news of a plain entry."""
+    order, request = parcel.order, parcel.order.request
+    own = {f"signal:{order.signal_id}"} | (
+        {f"signal:{request.mathematricks_signal_id}"} if request.mathematricks_signal_id else set()
+    )
+    if order.identity.purpose is Purpose.EXIT:
+        refs = request.entry_refs if isinstance(request, OrderRequest) else ()
+        return own | {f"signal:{r}" for r in refs} | {f"exit_of:{r}" for r in refs}
+    names = own if request.total_legs > 1 else set()
+    if parcel.live.told.world:
+        # Told before: exits may have come meanwhile.
+        names = names | {name.replace("signal:", "exit_of:", 1) for name in own} | own
+    return names
+
+
+def trading_order_write(order: Order, now: datetime) -> ViewWrite:
+    return ViewWrite(
+        View.TRADING_ORDERS,
+        order.request.request_order_id,
+        trading_order_fields(order, now),
+        creates=False,
+        match_field="order_id",
+    )
+
+
+def _realized_until(live: LiveOrder, happening: Happening) -> Decimal | None:
+    """The order's booked profit as it was after the event; None while nothing has filled."""
+    lines = [line for number, line in live.told.lines.items() if number <= happening.number]
+    return sum((line.realized for line in lines), Decimal(0)) if lines else None

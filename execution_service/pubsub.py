@@ -1,0 +1,181 @@
+"""Google Pub/Sub: the subscriber, whose threads hop to the event loop, and the publisher; the only room that names a topic path."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import queue
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+from google.api_core.exceptions import GoogleAPICallError, NotFound, PermissionDenied, RetryError
+from google.cloud import pubsub_v1
+from google.cloud.pubsub_v1.subscriber.message import Message as GoogleMessage
+from google.cloud.pubsub_v1.subscriber.scheduler import Scheduler
+
+from execution_service.ports import Clock, Message, PublishFailed, TopicMissing
+
+log = structlog.get_logger(__name__)
+
+OUTSTANDING_MESSAGES = 1000
+OUTSTANDING_BYTES = 64 * 1024 * 1024
+PUBLISH_SECONDS = 20.0
+QUERY_SECONDS = 5.0
+
+
+class GooglePublisher:
+    """Publishes to one topic. Messages that are there at the same time travel together."""
+
+    def __init__(self, project: str, topic: str, *, uses_ordering_keys: bool) -> None:
+        self._client = pubsub_v1.PublisherClient(
+            batch_settings=pubsub_v1.types.BatchSettings(max_messages=100, max_latency=0.002),
+            publisher_options=pubsub_v1.types.PublisherOptions(enable_message_ordering=uses_ordering_keys),
+        )
+        self._uses_ordering_keys = uses_ordering_keys
+        self.path = self._client.topic_path(project, topic)
+
+    async def check(self) -> None:
+        """Raises TopicMissing, naming it, or PublishFailed when Pub/Sub cannot be asked."""
+        await asyncio.to_thread(
+            _ask, self.path, lambda: self._client.get_topic(topic=self.path, timeout=QUERY_SECONDS, retry=None)
+        )
+
+    async def publish(self, data: bytes, attributes: Mapping[str, str], ordering_key: str) -> None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future = self._client.publish(
+            self.path, data, ordering_key=ordering_key, timeout=PUBLISH_SECONDS, **dict(attributes)
+        )
+        future.add_done_callback(_hop(done))
+        try:
+            async with asyncio.timeout(2 * PUBLISH_SECONDS):
+                await done
+        except Exception as exc:
+            if self._uses_ordering_keys:
+                # After a failure the client holds a key back until it is told that publishing again in order is our affair.
+                self._client.resume_publish(self.path, ordering_key)
+            raise PublishFailed(str(exc) or type(exc).__name__) from exc
+
+    async def close(self) -> None:
+        """Sends what is waiting, for a bounded time."""
+        await asyncio.wait_for(asyncio.to_thread(self._client.stop), 5.0)
+
+
+def _hop(done: asyncio.Future[None]) -> Callable[[Any], None]:
+    """A callback for Google's thread that settles `done` on the event loop's."""
+    loop = done.get_loop()
+
+    def settle(future: Any) -> None:
+        exc = future.exception()
+        loop.call_soon_threadsafe(_settle, done, exc)
+
+    return settle
+
+
+def _settle(done: asyncio.Future[None], exc: BaseException | None) -> None:
+    if done.done():
+        return
+    if exc is None:
+        done.set_result(None)
+    else:
+        done.set_exception(exc)
+
+
+class _AtOnce(Scheduler):  # type: ignore[misc]
+    """Runs callbacks on the thread that received the message: ours only hand it to the event loop."""
+
+    def __init__(self) -> None:
+        self._queue: queue.Queue[Any] = queue.Queue()
+
+    @property
+    def queue(self) -> queue.Queue[Any]:
+        return self._queue
+
+    def schedule(self, callback: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        callback(*args, **kwargs)
+
+    def shutdown(self, await_msg_callbacks: bool = False) -> list[GoogleMessage]:
+        return []
+
+
+class GoogleSubscriber:
+    """Pulls one subscription into an asyncio queue for as long as it lives, whatever happens to the stream."""
+
+    def __init__(self, project: str, subscription: str, *, clock: Clock) -> None:
+        self._client = pubsub_v1.SubscriberClient()
+        self._clock = clock
+        self.path = self._client.subscription_path(project, subscription)
+        self.messages: asyncio.Queue[Message] = asyncio.Queue()
+        self.trouble = ""
+
+    async def check(self) -> None:
+        """Raises TopicMissing, naming it, or PublishFailed when Pub/Sub cannot be asked."""
+        await asyncio.to_thread(
+            _ask,
+            self.path,
+            lambda: self._client.get_subscription(subscription=self.path, timeout=QUERY_SECONDS, retry=None),
+        )
+
+    async def run(self) -> None:
+        """Until cancelled. The client reconnects by itself; a stream that ended for good is opened again."""
+        loop = asyncio.get_running_loop()
+
+        def receive(message: GoogleMessage) -> None:
+            loop.call_soon_threadsafe(self.messages.put_nowait, _message(message))
+
+        flow = pubsub_v1.types.FlowControl(
+            max_messages=OUTSTANDING_MESSAGES, max_bytes=OUTSTANDING_BYTES, max_lease_duration=24 * 3600
+        )
+        while True:
+            pull = self._client.subscribe(
+                self.path, receive, flow_control=flow, scheduler=_AtOnce(), await_callbacks_on_shutdown=False
+            )
+            ended = asyncio.wrap_future(_watched(pull))
+            try:
+                await ended
+            except asyncio.CancelledError:
+                pull.cancel()
+                raise
+            except Exception as exc:  # noqa: BLE001  whatever ended the stream, it is opened again
+                self.trouble = str(exc) or type(exc).__name__
+                log.error(f"Pulling {self.path} ended, tried again: {self.trouble}", action="pull_ended")
+            await self._clock.sleep(2.0)
+            self.trouble = ""
+
+    async def close(self) -> None:
+        await asyncio.wait_for(asyncio.to_thread(self._client.close), 5.0)
+
+
+def _watched(pull: Any) -> concurrent.futures.Future[None]:
+    """The pull's end as a future that can be cancelled without touching the pull."""
+    ended: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+    def done(future: Any) -> None:
+        if ended.set_running_or_notify_cancel():
+            exc = future.exception()
+            if exc is None:
+                ended.set_exception(ConnectionError("the stream was closed"))
+            else:
+                ended.set_exception(exc)
+
+    pull.add_done_callback(done)
+    return ended
+
+
+def _message(message: GoogleMessage) -> Message:
+    return Message(
+        message_id=message.message_id,
+        data=message.data,
+        publish_time=message.publish_time,
+        attributes=dict(message.attributes),
+        ack=message.ack,
+    )
+
+
+def _ask(name: str, question: Callable[[], Any]) -> None:
+    try:
+        question()
+    except (NotFound, PermissionDenied) as exc:
+        raise TopicMissing(f"{name}: {exc.message}") from exc
+    except (GoogleAPICallError, RetryError) as exc:
+        raise PublishFailed(f"{name}: {exc}") from exc

@@ -1,0 +1,489 @@
+"""Builds the parts and runs their life: start, wait for a signal, stop. The only room that wires, and that holds the real clock."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import structlog
+
+from brokers.base import Broker, Fill
+from brokers.factory import BrokerFactory
+from execution_service.clock import SystemClock
+from execution_service.commands import Commands
+from execution_service.core.order import (
+    Filled,
+    Order,
+    OrderRequest,
+    Reason,
+    ReasonCode,
+    Rejected,
+    Status,
+)
+from execution_service.core.wire import Unusable, parse_order_fields
+from execution_service.embedded import TopicPlan, embedded_store, local_pubsub, make_private, owned
+from execution_service.intake import Intake
+from execution_service.live import LiveOrder, LiveOrders
+from execution_service.outbox import Outbox, Party, trading_order_write
+from execution_service.ports import (
+    Clock,
+    Message,
+    Publisher,
+    PublishFailed,
+    Store,
+    StoreUnavailable,
+    TopicMissing,
+)
+from execution_service.pubsub import GooglePublisher, GoogleSubscriber
+from execution_service.settings import Account, Settings
+from execution_service.store import MongoStore, connect
+from execution_service.threads import ThreadPool
+from execution_service.trader import Trader, TradingRules
+from notifications.base import NoNotifier, Notifier
+from notifications.telegram import TelegramNotifier
+
+log = structlog.get_logger(__name__)
+
+START_SECONDS = 60.0
+DRAIN_SECONDS = 4.0
+STORE_THREADS = 3
+
+
+class CannotStart(Exception):
+    """Something the service needs could not be had within a minute; the message names it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The outside world, real or faked."""
+
+    store: Store
+    publisher: Publisher
+    notifier: Notifier
+    clock: Clock
+    orders: asyncio.Queue[Message]
+    commands: asyncio.Queue[Message]
+    account_of: Callable[[str], Account | None]
+    create_broker: Callable[[Mapping[str, object]], Broker]
+    rules: TradingRules
+    nonce: str
+    shares_store: bool = False
+    """Other processes may write to the store: it is asked for cancels again before each sending."""
+    uses_ordering_keys: bool = False
+
+
+class ExecutionService:
+    """The service proper: everything between the queue of messages and the ports."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._store = parts.store
+        self._clock = parts.clock
+        self.live_orders = LiveOrders(parts.store, parts.clock)
+        self.traders: dict[str, Trader] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.outbox = Outbox(
+            live_orders=self.live_orders,
+            store=parts.store,
+            publisher=parts.publisher,
+            notifier=parts.notifier,
+            clock=parts.clock,
+            party_of=self._party_of,
+            max_publish_attempts=parts.rules.max_retry_attempts,
+            uses_ordering_keys=parts.uses_ordering_keys,
+        )
+        self.commands = Commands(
+            store=parts.store,
+            live_orders=self.live_orders,
+            clock=parts.clock,
+            desk_of=self._desk_of,
+            replay=self._replay,
+            show_again=self._show_again,
+            max_order_age_seconds=parts.rules.max_order_age_seconds,
+        )
+        self.intake = Intake(
+            store=parts.store,
+            live_orders=self.live_orders,
+            clock=parts.clock,
+            is_known_account=lambda account_id: parts.account_of(account_id) is not None,
+            is_cancelled=self.commands.is_cancelled,
+            hand_over=self._hand_over,
+            raise_alarm=self.outbox.raise_alarm,
+        )
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Takes up what an earlier life left, then begins. Recovery is the ordinary path: the orders found are stepped as any others.
+
+        Raises StoreUnavailable; may then be called again.
+        """
+        unsettled = await self._store.open_orders()
+        for stored in unsettled:
+            self._hand_over(self.live_orders.adopt(stored))
+        await self.commands.refresh()
+        self._keep("intake", lambda: self.intake.run(self._parts.orders))
+        self._keep("commands", lambda: self.commands.run(self._parts.commands))
+        self._keep("outbox", self.outbox.run)
+        for trader in self.traders.values():
+            self._keep(f"trader-{trader.account_id}", trader.run)
+        if unsettled:
+            log.info(f"Took up {len(unsettled)} unsettled orders", action="recovered", count=len(unsettled))
+
+    async def stop(self) -> None:
+        """Takes nothing new, lets what is on its way finish for a few seconds, and ends. Working orders stay at the broker."""
+        await self._end("intake", "commands")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                for trader in self.traders.values():
+                    await trader.drain()
+                await self.outbox.drain()
+        await self._end(*self._tasks)
+
+    def _keep(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Runs a part for ever: what it did not expect is said and it begins anew, so that no input can stop the service."""
+
+        async def run() -> None:
+            while True:
+                try:
+                    await work()
+                except Exception as exc:
+                    log.exception(f"The {name} stumbled and begins anew: {exc}", action="part_restarted", part=name)
+                    await self._clock.sleep(1.0)
+
+        self._tasks[name] = asyncio.create_task(run(), name=name)
+
+    async def _end(self, *names: str) -> None:
+        tasks = [self._tasks.pop(name) for name in names if name in self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- wiring -------------------------------------------------------------------------------------------------
+
+    def trader_of(self, account_id: str | None) -> Trader | None:
+        """The account's trader, made when it is first needed; None for an account that is not configured."""
+        if account_id is None:
+            return None
+        trader = self.traders.get(account_id)
+        account = None if trader is not None else self._parts.account_of(account_id)
+        if account is not None:
+            trader = self.traders[account_id] = self._new_trader(account)
+            if self._tasks:
+                self._keep(f"trader-{account_id}", trader.run)
+        return trader
+
+    def _new_trader(self, account: Account) -> Trader:
+        return Trader(
+            account_id=account.account_id,
+            account_name=account.name,
+            broker_name=account.broker.upper(),
+            create_broker=lambda: self._parts.create_broker(account.config),
+            live_orders=self.live_orders,
+            store=self._store,
+            clock=self._clock,
+            rules=self._parts.rules,
+            nonce=self._parts.nonce,
+            raise_alarm=self.outbox.raise_alarm,
+            is_cancelled=self.commands.is_cancelled,
+            look_for_cancels=self.commands.refresh if self._parts.shares_store else _nothing,
+        )
+
+    def _hand_over(self, live: LiveOrder) -> None:
+        self.outbox.wake(live)
+        if live.order.status.is_final:
+            return
+        trader = self.trader_of(live.order.request.account_id)
+        if trader is not None:
+            trader.take(live)
+        else:
+            # Configured once, and no longer: nobody can say what became of it there.
+            log.error(
+                f"Order {live.order.order_id} is {live.order.status} for account "
+                f"{live.order.request.account_id}, which is not configured any more; it is left alone",
+                action="orphaned_order",
+                signal_id=live.order.signal_id,
+            )
+
+    def _desk_of(self, account_id: str | None) -> Trader | None:
+        return self.trader_of(account_id)
+
+    def _party_of(self, account_id: str | None) -> Party:
+        trader = self.trader_of(account_id)
+        return Party(None, "NONE") if trader is None else Party(trader.account_name, trader.broker_name)
+
+    async def _replay(self, message: Message) -> None:
+        await self.intake.take([message])
+
+    async def _show_again(self, order: Order) -> None:
+        await self._store.write_views([trading_order_write(order, self._clock.now())])
+
+    # --- doors for programs that use the service as a library -----------------------------------------------------
+
+    async def process_order(self, order_data: Mapping[str, Any]) -> Order:
+        """Takes one order as if it had come by Pub/Sub: stored durably, then worked. Returns it as it stands once stored.
+
+        Raises ValueError where the data names no signal, StoreUnavailable while the store is away.
+        """
+        parsed = parse_order_fields(order_data)
+        if isinstance(parsed, Unusable):
+            raise ValueError(parsed.reason)
+        message = Message(
+            message_id=f"call-{secrets.token_hex(8)}",
+            data=parsed.raw.encode("utf-8", "surrogatepass"),
+            publish_time=self._clock.now(),
+        )
+        (order_id,) = await self.intake.take([message])
+        return (await self._store.load([order_id]))[0].order
+
+    async def handle_order_fill(self, order_id: str, fill_data: Mapping[str, Any]) -> Order:
+        """Records a fill told by other means than the broker's adapter. `fill_data`: fill_id, quantity, price, time, and optionally
+        commission, commission_currency; a known fill id changes nothing. Raises KeyError for an order that is not in the store."""
+        live = await self._live_order(order_id)
+        commission = fill_data.get("commission")
+        fill = Fill(
+            fill_id=str(fill_data["fill_id"]),
+            quantity=Decimal(str(fill_data["quantity"])),
+            price=Decimal(str(fill_data["price"])),
+            time=fill_data.get("time") or self._clock.now(),
+            commission=None if commission is None else Decimal(str(commission)),
+            commission_currency=fill_data.get("commission_currency"),
+        )
+
+        def fills(order: Order) -> tuple[Filled, ...]:
+            return () if order.fill_of(fill.fill_id) else (Filled(at=self._clock.now(), fill=fill),)
+
+        await self.live_orders.record(live, fills)
+        return self._looked_at(live)
+
+    async def handle_order_rejection(self, order_id: str, rejection_reason: str) -> Order:
+        """Records that the broker rejected the order. Raises KeyError for an order that is not in the store, InvalidTransition where a
+        rejection cannot be."""
+        live = await self._live_order(order_id)
+
+        def rejects(order: Order) -> tuple[Rejected, ...]:
+            if order.status is Status.REJECTED:
+                return ()
+            reason = Reason(ReasonCode.BROKER_REJECTED, rejection_reason)
+            return (Rejected(at=self._clock.now(), reason=reason, filled_quantity=order.filled_quantity),)
+
+        await self.live_orders.record(live, rejects)
+        return self._looked_at(live)
+
+    async def _live_order(self, order_id: str) -> LiveOrder:
+        """By our id or the broker's."""
+        if order_id in self.live_orders.by_id:
+            return self.live_orders.by_id[order_id]
+        found = await self._store.load([order_id]) or await self._store.find([f"broker:{order_id}"])
+        if len(found) != 1:
+            raise KeyError(order_id)
+        return self.live_orders.adopt(found[0])
+
+    def _looked_at(self, live: LiveOrder) -> Order:
+        trader = self.trader_of(live.order.request.account_id)
+        if trader is not None and isinstance(live.order.request, OrderRequest):
+            trader.look_again(live)
+        return live.order
+
+
+async def _nothing() -> None:
+    return None
+
+
+# --- the real world ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The real parts, connected."""
+
+    parts: Parts
+    orders: GoogleSubscriber
+    commands: GoogleSubscriber
+    publisher: GooglePublisher
+    mongodb_uri: str
+    pubsub_host: str | None
+
+
+@contextlib.asynccontextmanager
+async def real_world(settings: Settings) -> AsyncIterator[World]:
+    """Starts what is embedded and opens the rest. Raises EmbeddedPartFailed; connects nothing that is not ours yet."""
+    async with contextlib.AsyncExitStack() as stack:
+        is_embedded = settings.mongodb_uri is None
+        has_local_pubsub = settings.pubsub_emulator_host is None and not settings.has_google_credentials
+        if is_embedded or has_local_pubsub:
+            stack.enter_context(owned(settings.data_dir))
+        make_private(settings.data_dir)
+        pubsub_host = settings.pubsub_emulator_host
+        if has_local_pubsub:
+            pubsub_host = await stack.enter_async_context(local_pubsub(settings.data_dir, _topic_plan(settings)))
+        if pubsub_host is not None:
+            os.environ["PUBSUB_EMULATOR_HOST"] = pubsub_host  # Google's client looks there and nowhere else
+        if settings.mongodb_uri is None:
+            uri = await stack.enter_async_context(embedded_store(settings.data_dir))
+        else:
+            uri = settings.mongodb_uri.get_secret_value()
+        clock = SystemClock()
+        nonce = secrets.token_hex(6)
+        store = MongoStore(
+            connect(uri),
+            settings.mongodb_database,
+            nonce=nonce,
+            clock=clock,
+            threads=ThreadPool("store", STORE_THREADS),
+        )
+        stack.push_async_callback(store.close)
+        project = settings.google_cloud_project
+        publisher = GooglePublisher(
+            project, settings.execution_confirmations_topic, uses_ordering_keys=settings.publish_ordering_keys
+        )
+        stack.push_async_callback(publisher.close)
+        orders = GoogleSubscriber(project, settings.trading_orders_subscription, clock=clock)
+        stack.push_async_callback(orders.close)
+        commands = GoogleSubscriber(project, settings.order_commands_subscription, clock=clock)
+        stack.push_async_callback(commands.close)
+        notifier = notifier_of(settings)
+        stack.push_async_callback(notifier.close)
+        parts = Parts(
+            store=store,
+            publisher=publisher,
+            notifier=notifier,
+            clock=clock,
+            orders=orders.messages,
+            commands=commands.messages,
+            account_of=settings.account,
+            create_broker=BrokerFactory.create_broker,
+            rules=TradingRules(
+                order_timeout_seconds=settings.order_timeout_seconds,
+                max_order_age_seconds=settings.max_order_age_seconds,
+                max_retry_attempts=settings.max_retry_attempts,
+            ),
+            nonce=nonce,
+            shares_store=not is_embedded,
+            uses_ordering_keys=settings.publish_ordering_keys,
+        )
+        yield World(parts, orders, commands, publisher, uri, pubsub_host)
+
+
+def notifier_of(settings: Settings) -> Notifier:
+    token, chat_id = settings.telegram_bot_token, settings.telegram_chat_id
+    if not settings.telegram_enabled or token is None or chat_id is None:
+        return NoNotifier()
+    return TelegramNotifier(token.get_secret_value(), chat_id, settings.telegram_api_base_url)
+
+
+def _topic_plan(settings: Settings) -> TopicPlan:
+    confirmations = settings.execution_confirmations_topic
+    return TopicPlan(
+        settings.google_cloud_project,
+        ("trading-orders", "order-commands", confirmations),
+        (
+            (settings.trading_orders_subscription, "trading-orders"),
+            (settings.order_commands_subscription, "order-commands"),
+            (f"{confirmations}-sub", confirmations),
+        ),
+    )
+
+
+async def serve(settings: Settings, say: Callable[[str], None]) -> None:
+    """Runs the service until SIGTERM or SIGINT. Raises CannotStart or EmbeddedPartFailed."""
+    stop = asyncio.Event()
+    with _signals(stop):
+        async with real_world(settings) as world:
+            service = ExecutionService(world.parts)
+            await world.parts.notifier.start()
+            await _patiently("the store", world.parts.store.open, stop)
+            for part in (world.orders, world.commands, world.publisher):
+                await _patiently(f"Pub/Sub ({part.path})", part.check, stop)
+            if stop.is_set():
+                return
+            await _patiently("the store", service.start, stop)
+            pulls = [asyncio.create_task(part.run()) for part in (world.orders, world.commands)]
+            endpoints = settings.data_dir / "endpoints.json"
+            try:
+                _write_endpoints(endpoints, settings, world)
+                log.info("Execution service ready", action="ready")
+                say(_what_next(settings, world))
+                await stop.wait()
+                log.info("Execution service stops", action="stopping")
+            finally:
+                endpoints.unlink(missing_ok=True)
+                for pull in pulls:
+                    pull.cancel()
+                await asyncio.gather(*pulls, return_exceptions=True)
+                await service.stop()
+    log.info("Execution service stopped", action="stopped")
+
+
+async def _patiently(what: str, call: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
+    """Tries for a minute, saying so. Raises CannotStart."""
+    end = asyncio.get_running_loop().time() + START_SECONDS
+    while not stop.is_set():
+        try:
+            await call()
+            return
+        except TopicMissing as exc:
+            raise CannotStart(f"{exc}; create it, or correct the setting that names it") from exc
+        except (StoreUnavailable, PublishFailed) as exc:
+            left = end - asyncio.get_running_loop().time()
+            if left <= 0:
+                raise CannotStart(f"{what} could not be reached for {START_SECONDS:.0f} s: {exc}") from exc
+            log.warning(f"Waiting for {what}, {left:.0f} s left: {exc}", action="waiting_at_start")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), min(2.0, left))
+
+
+@contextlib.contextmanager
+def _signals(stop: asyncio.Event) -> Any:
+    """SIGTERM and SIGINT set `stop`; a second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+
+    def received() -> None:
+        if stop.is_set():
+            os._exit(1)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, received)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _write_endpoints(path: Any, settings: Settings, world: World) -> None:
+    """Where scripts find the parts; without credentials, for a configured URI is known to whoever configured it."""
+    is_embedded = settings.mongodb_uri is None
+    body = {
+        "pid": os.getpid(),
+        "mongodb_uri": world.mongodb_uri if is_embedded else None,
+        "mongodb_database": settings.mongodb_database,
+        "pubsub_emulator_host": world.pubsub_host,
+        "google_cloud_project": settings.google_cloud_project,
+    }
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(body, indent=1), encoding="utf-8")
+    temporary.chmod(0o600)
+    temporary.replace(path)
+
+
+def _what_next(settings: Settings, world: World) -> str:
+    lines = [
+        f"  store    {world.mongodb_uri if settings.mongodb_uri is None else '(MONGODB_URI)'}",
+        f"  Pub/Sub  {world.pubsub_host or 'Google'}, project {settings.google_cloud_project}",
+        "  brokers  "
+        + ("mock, for every account" if settings.use_mock_broker else ", ".join(settings.accounts) or "none"),
+        "Next, in another terminal:",
+        "  python tests/signals_testing/send_test_signal.py --file equity_simple_signal_1.json",
+        "  python scripts/execctl.py orders",
+    ]
+    return "\n".join(lines)

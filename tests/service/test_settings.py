@@ -1,0 +1,535 @@
+"""Settings and accounts: what is accepted, what is refused in which words, and that secrets stay secret."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from brokers.factory import BrokerFactory
+from execution_service.settings import (
+    REPOSITORY_ROOT,
+    SECRET_NAMES,
+    SETTING_NAMES,
+    ConfigurationError,
+    Environment,
+    LogFormat,
+    LogLevel,
+    Settings,
+    load_settings,
+)
+
+MONGODB = {"MONGODB_URI": "mongodb://127.0.0.1:27017"}
+ON_MOCK = {"USE_MOCK_BROKER": "true"}
+
+
+def load(root: Path, /, **environ: str) -> Settings:
+    return load_settings(environ, root=root)
+
+
+def problems(root: Path, /, **environ: str) -> tuple[str, ...]:
+    with pytest.raises(ConfigurationError) as caught:
+        load(root, **environ)
+    return caught.value.problems
+
+
+def accounts_file(root: Path, text: str) -> None:
+    (root / "accounts.toml").write_text(text, encoding="utf-8")
+
+
+@pytest.fixture
+def later_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BrokerFactory, "supported", staticmethod(lambda: ("mock", "ibkr", "zerodha")))
+
+
+def test_nothing_configured_gives_the_defaults(tmp_path: Path) -> None:
+    settings = load(tmp_path)
+    assert settings.google_cloud_project == "mathematricks-trader"
+    assert settings.order_timeout_seconds == 60
+    assert settings.mongodb_uri is None
+    assert settings.mock_commission_per_order == Decimal("1.00")
+    assert dict(settings.accounts) == {}
+    assert settings.warnings == ()
+
+
+def test_environment_comes_before_the_env_file_and_that_before_the_default(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("API_PORT=1111\nMAX_RETRY_ATTEMPTS=7\n")
+    settings = load(tmp_path, API_PORT="2222")
+    assert (settings.api_port, settings.max_retry_attempts, settings.ibkr_port) == (2222, 7, 4002)
+
+
+def test_process_environment_is_read_when_none_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOCK_SEED", "42")
+    assert load_settings(root=tmp_path).mock_seed == 42
+
+
+def test_empty_value_counts_as_unset(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("API_PORT=\nTELEGRAM_CHAT_ID=''\n")
+    settings = load(tmp_path, LOG_LEVEL="  ")
+    assert (settings.api_port, settings.telegram_chat_id, settings.log_level) == (8002, None, LogLevel.INFO)
+
+
+def test_relative_paths_start_from_the_root_wherever_we_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    settings = load(tmp_path, LOG_DIR="elsewhere", KITE_ACCESS_TOKEN_FILE="token")
+    assert settings.data_dir == tmp_path / "data"
+    assert settings.log_dir == tmp_path / "elsewhere"
+    assert settings.kite_access_token_file == tmp_path / "token"
+    assert load(tmp_path, DATA_DIR="/srv/data").data_dir == Path("/srv/data")
+    assert Path(__file__).resolve().parents[2] == REPOSITORY_ROOT
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [("true", True), ("1", True), ("YES", True), ("false", False), ("0", False), ("no", False)],
+)
+def test_booleans_have_six_spellings(tmp_path: Path, text: str, meant: bool) -> None:
+    assert load(tmp_path, PUBLISH_ORDERING_KEYS=text).publish_ordering_keys is meant
+
+
+def test_closed_sets_are_read_in_any_case(tmp_path: Path) -> None:
+    settings = load(tmp_path, LOG_LEVEL="debug", LOG_FORMAT="JSON")
+    assert (settings.log_level, settings.log_format) == (LogLevel.DEBUG, LogFormat.JSON)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ORDER_TIMEOUT_SECONDS", "-1"),
+        ("ORDER_TIMEOUT_SECONDS", "inf"),
+        ("MAX_ORDER_AGE_SECONDS", "nan"),
+        ("MAX_RETRY_ATTEMPTS", "0"),
+        ("MAX_RETRY_ATTEMPTS", "2.5"),
+        ("API_PORT", "65536"),
+        ("IBKR_PORT", "4oo2"),
+        ("IBKR_CLIENT_ID", "-1"),
+        ("IBKR_LIBRARY", "ib"),
+        ("MOCK_REJECTION_RATE", "1.01"),
+        ("MOCK_PARTIAL_FILL_RATE", "-0.1"),
+        ("MOCK_COMMISSION_PER_ORDER", "-1"),
+        ("MOCK_COMMISSION_PER_ORDER", "NaN"),
+        ("MOCK_SLIPPAGE_BPS", "a lot"),
+        ("MOCK_SLIPPAGE_BPS", "Infinity"),
+        ("MOCK_SEED", "1.5"),
+        ("LOG_LEVEL", "LOUD"),
+        ("LOG_FORMAT", "xml"),
+        ("USE_MOCK_BROKER", "perhaps"),
+        ("KITE_ROOT_URL", "127.0.0.1:5000"),
+        ("KITE_TICKER_URL", "http://127.0.0.1"),
+        ("TELEGRAM_API_BASE_URL", "telegram"),
+        ("PUBSUB_EMULATOR_HOST", "localhost"),
+        ("API_HOST", "http://127.0.0.1"),
+        ("MONGODB_DATABASE", "a/b"),
+    ],
+)
+def test_wrong_value_is_told_with_its_name_and_what_is_allowed(tmp_path: Path, name: str, value: str) -> None:
+    (told,) = problems(tmp_path, **{name: value})
+    assert told.startswith(f"{name} is {value!r}; allowed: ")
+
+
+def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
+    accounts_file(tmp_path, '[accounts.a]\nbroker = "nobody"\n')
+    told = problems(tmp_path, API_PORT="x", LOG_LEVEL="y", TELEGRAM_ENABLED="true")
+    for name in ("API_PORT", "LOG_LEVEL", "TELEGRAM_BOT_TOKEN", "TELEGRAM_CHAT_ID", "'nobody'"):
+        assert sum(name in sentence for sentence in told) == 1
+    assert len(told) == 5
+
+
+def test_amounts_are_exact_decimals(tmp_path: Path) -> None:
+    assert load(tmp_path, MOCK_COMMISSION_PER_ORDER="0.10").mock_commission_per_order == Decimal("0.10")
+
+
+def test_telegram_without_token_or_chat_is_a_problem_only_when_enabled(tmp_path: Path) -> None:
+    assert len(problems(tmp_path, TELEGRAM_ENABLED="true")) == 2
+    assert (
+        load(tmp_path, TELEGRAM_ENABLED="true", TELEGRAM_BOT_TOKEN="1:abc", TELEGRAM_CHAT_ID="-5").telegram_chat_id
+        == "-5"
+    )
+    assert load(tmp_path, TELEGRAM_ENABLED="false").telegram_bot_token is None
+
+
+@pytest.mark.parametrize("name", sorted(set(SECRET_NAMES) - {"KITE_ACCESS_TOKEN"}))
+def test_secret_comes_from_a_file_too(tmp_path: Path, name: str) -> None:
+    (tmp_path / "secret").write_text("  mongodb://hidden-value\n")
+    secret = getattr(load(tmp_path, **{f"{name}_FILE": "secret"}), name.lower())
+    assert secret.get_secret_value() == "mongodb://hidden-value"
+
+
+def test_secret_file_that_is_missing_empty_or_not_text_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\xfd")
+    told = problems(tmp_path, API_TOKEN_FILE="absent", TELEGRAM_BOT_TOKEN_FILE="empty", KITE_API_SECRET_FILE="binary")
+    assert [sentence.split()[0] for sentence in told] == [
+        "KITE_API_SECRET_FILE",
+        "TELEGRAM_BOT_TOKEN_FILE",
+        "API_TOKEN_FILE",
+    ]
+
+
+def test_secret_and_its_file_together_are_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("from the file")
+    (told,) = problems(tmp_path, API_TOKEN="from the variable", API_TOKEN_FILE="secret")
+    assert "both set" in told
+    assert "from the" not in told
+    assert "both set" in problems(tmp_path, KITE_ACCESS_TOKEN="abc", KITE_ACCESS_TOKEN_FILE="later")[0]
+
+
+def test_access_token_file_stays_a_path_and_may_come_later(tmp_path: Path) -> None:
+    settings = load(tmp_path, KITE_ACCESS_TOKEN_FILE="later")
+    assert settings.kite_access_token is None
+    assert settings.kite_access_token_file == tmp_path / "later"
+
+
+def test_no_secret_shows_in_repr_printable_or_problems(tmp_path: Path, later_version: None) -> None:
+    secrets = {name: f"s3cret-{number}" for number, name in enumerate(SECRET_NAMES)}
+    secrets["MONGODB_URI"] = "mongodb://trader:s3cret-p%40ss@db.example:27017/x?authSource=admin"
+    accounts_file(
+        tmp_path,
+        '[accounts.z]\nbroker = "zerodha"\napi_key = { env = "OTHER_KEY" }\nlogin = { pin = { env = "PIN" } }\n',
+    )
+    settings = load(tmp_path, **secrets, OTHER_KEY="s3cret-other", PIN="s3cret-pin")
+    account = settings.accounts["z"]
+    assert account.config["api_key"] == "s3cret-other"
+    shown = [
+        repr(settings),
+        str(settings),
+        str(settings.printable()),
+        repr(account),
+        repr(account.config),
+        str(dict(settings.accounts)),
+    ]
+    assert not [text for text in shown if "s3cret" in text]
+    assert settings.printable()["MONGODB_URI"] == "mongodb://trader:***@db.example:27017/x"
+    assert settings.printable()["API_TOKEN"] == "(set)"
+    assert set(settings.secret_values) >= {
+        *secrets.values(),
+        "s3cret-other",
+        "s3cret-pin",
+        "s3cret-p%40ss",
+        "s3cret-p@ss",
+    }
+
+    told = problems(tmp_path, MONGODB_URI="s3cret:no-address", OTHER_KEY="s3cret-1", PIN="s3cret-2", API_PORT="x")
+    assert told[0].startswith("MONGODB_URI is not valid; allowed: ")
+    assert "s3cret" not in str(told)
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("mongodb://h1:1,h2:2/db?replicaSet=r", "mongodb://h1:1,h2:2/db"),
+        ("mongodb+srv://me:hid/den@h", "mongodb+srv://me:***@h"),
+        ("mongodb://me:hid?den@h", "mongodb://***"),
+        ("mongodb://me:hid@den@h", "mongodb://me:***@h"),
+    ],
+)
+def test_mongodb_address_is_shown_without_its_password_however_badly_written(
+    tmp_path: Path, address: str, shown: str
+) -> None:
+    assert load(tmp_path, MONGODB_URI=address).printable()["MONGODB_URI"] == shown
+
+
+def test_configuration_error_keeps_no_trace_of_the_values(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(tmp_path, MONGODB_URI="hidden-value")
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+
+
+def test_near_miss_in_the_env_file_is_a_warning_and_a_stranger_is_not(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(
+        "ORDER_TIMEOUT_SECOND=5\nPATH_TO_ENLIGHTENMENT=1\nKITE_API_SECRET_FILE=s\nlog_level=DEBUG\n"
+    )
+    (tmp_path / "s").write_text("x")
+    warnings = load(tmp_path).warnings
+    assert [warning.split()[0] for warning in warnings] == ["ORDER_TIMEOUT_SECOND", "log_level"]
+    assert "ORDER_TIMEOUT_SECONDS" in warnings[0]
+
+
+def test_variable_that_an_account_refers_to_is_no_near_miss(tmp_path: Path, later_version: None) -> None:
+    (tmp_path / ".env").write_text("KITE_API_KEY_2=abcdef\n")
+    accounts_file(tmp_path, '[accounts.z]\nbroker = "zerodha"\napi_key = { env = "KITE_API_KEY_2" }\n')
+    assert load(tmp_path, **MONGODB).warnings == ()
+
+
+def test_unreadable_env_file_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"API_TOKEN=\xff\xfe\n")
+    (told,) = problems(tmp_path)
+    assert ".env cannot be read" in told
+
+
+# Accounts
+
+
+def test_named_accounts_file_that_does_not_exist_is_a_problem(tmp_path: Path) -> None:
+    (told,) = problems(tmp_path, ACCOUNTS_FILE="mine.toml")
+    assert str(tmp_path / "mine.toml") in told
+    assert load(tmp_path).accounts == {}
+
+
+def test_toml_error_is_told_with_its_line(tmp_path: Path) -> None:
+    accounts_file(tmp_path, '[accounts.a]\nbroker = "mock\n')
+    (told,) = problems(tmp_path)
+    assert "line 2" in told
+
+
+def test_mock_account_gets_the_mock_settings_and_its_own_before_them(tmp_path: Path) -> None:
+    accounts_file(
+        tmp_path,
+        '[accounts.m]\nname = "Mine"\nbroker = "Mock"\ncommission_per_order = 0.10\nrejection_rate = 1\nseed = 3\n',
+    )
+    settings = load(tmp_path, MOCK_SLIPPAGE_BPS="2.5", MOCK_SEED="9")
+    account = settings.account("m")
+    assert account is not None
+    assert (account.account_id, account.name, account.broker, account.live) == ("m", "Mine", "mock", False)
+    assert dict(account.config) == {
+        "broker": "mock",
+        "account_id": "m",
+        "path": tmp_path / "data" / "mock_broker.db",
+        "fill_delay_seconds": 0,
+        "rejection_rate": 1,
+        "partial_fill_rate": 0,
+        "slippage_bps": Decimal("2.5"),
+        "commission_per_order": Decimal("0.10"),
+        "seed": 3,
+    }
+    assert settings.account("unknown") is None
+
+
+def test_mock_account_s_own_values_are_exact_and_typed(tmp_path: Path) -> None:
+    accounts_file(
+        tmp_path,
+        '[accounts.m]\nbroker = "mock"\ncommission_per_order = 0.12345678901234567890\nseed = "3"\nopening_cash = 0.10\n',
+    )
+    config = load(tmp_path).accounts["m"].config
+    assert (config["commission_per_order"], config["seed"]) == (Decimal("0.12345678901234567890"), 3)
+    assert str(config["opening_cash"]) == "0.10"
+
+
+def test_mock_account_s_own_values_have_the_settings_bounds(tmp_path: Path) -> None:
+    accounts_file(tmp_path, '[accounts.m]\nbroker = "mock"\nrejection_rate = 2\n')
+    assert problems(tmp_path) == ("Account 'm': rejection_rate is '2'; allowed: a number from 0 to 1.",)
+
+
+def test_broker_builds_from_the_config_that_an_account_carries(tmp_path: Path) -> None:
+    account = load(tmp_path, **ON_MOCK, MOCK_COMMISSION_PER_ORDER="0.35").account("anything")
+    assert account is not None
+    assert BrokerFactory.create_broker(account.config).name == "MOCK"
+
+
+def test_unknown_broker_is_told_with_the_known_ones(tmp_path: Path) -> None:
+    accounts_file(tmp_path, '[accounts.a]\nbroker = "ibkrr"\n[accounts.b]\nname = "x"\n')
+    told = problems(tmp_path)
+    assert (
+        told[0] == f"Account 'a': broker 'ibkrr' is not known; known brokers: {', '.join(BrokerFactory.supported())}."
+    )
+    assert "Account 'b': broker is missing" in told[1]
+
+
+@pytest.mark.parametrize("broker", ["ibkr", "zerodha"])
+def test_announced_broker_without_adapter_is_a_problem_but_on_the_mock(
+    tmp_path: Path, broker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BrokerFactory, "supported", staticmethod(lambda: ("mock",)))
+    accounts_file(tmp_path, f'[accounts.a]\nname = "Main"\nbroker = "{broker}"\napi_key = {{ env = "ABSENT" }}\n')
+    assert f"this version has no adapter for {broker}" in problems(tmp_path)[0]
+    account = load(tmp_path, **ON_MOCK).account("a")
+    assert account is not None
+    assert (account.name, account.broker, account.live, account.config["broker"]) == ("Main", "mock", False, "mock")
+    assert "api_key" not in account.config
+
+
+@pytest.mark.parametrize(("by_argument", "environ"), [(True, {}), (False, {"USE_MOCK_BROKER": "yes"})])
+def test_mock_broker_serves_unknown_accounts(tmp_path: Path, by_argument: bool, environ: dict[str, str]) -> None:
+    settings = load_settings(environ, use_mock_broker=by_argument, root=tmp_path)
+    account = settings.account("never seen")
+    assert settings.use_mock_broker
+    assert account is not None
+    assert (account.account_id, account.name, account.broker) == ("never seen", "never seen", "mock")
+    assert load_settings({"USE_MOCK_BROKER": "false"}, use_mock_broker=True, root=tmp_path).use_mock_broker
+
+
+def test_loading_for_the_mock_broker_imports_no_broker_library(tmp_path: Path) -> None:
+    accounts_file(tmp_path, '[accounts.i]\nbroker = "ibkr"\n[accounts.z]\nbroker = "zerodha"\n')
+    code = (
+        "import sys, pathlib; from execution_service.settings import load_settings;"
+        f"load_settings({{}}, use_mock_broker=True, root=pathlib.Path({str(tmp_path)!r})).account('i');"
+        "print(sorted({'ib_insync', 'ib_async', 'kiteconnect', 'brokers.ibkr', 'brokers.zerodha'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY_ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_ibkr_account_takes_what_it_does_not_say_from_the_variables(tmp_path: Path, later_version: None) -> None:
+    accounts_file(tmp_path, '[accounts.a]\nbroker = "ibkr"\nibkr_account = "DU000001"\nport = 7497\nlive = false\n')
+    config = load(tmp_path, IBKR_HOST="gateway", IBKR_CLIENT_ID="12", IBKR_LIBRARY="ib_async").accounts["a"].config
+    assert dict(config) == {
+        "broker": "ibkr",
+        "account_id": "a",
+        "ibkr_account": "DU000001",
+        "host": "gateway",
+        "port": 7497,
+        "client_id": 12,
+        "library": "ib_async",
+    }
+
+
+def test_zerodha_account_takes_what_it_does_not_say_from_the_variables(tmp_path: Path, later_version: None) -> None:
+    accounts_file(tmp_path, '[accounts.z]\nbroker = "zerodha"\naccess_token_file = "mine"\n')
+    config = load(tmp_path, **MONGODB, KITE_API_KEY="key", KITE_ACCESS_TOKEN="another's").accounts["z"].config
+    assert dict(config) == {
+        "broker": "zerodha",
+        "account_id": "z",
+        "api_key": "key",
+        "access_token_file": str(tmp_path / "mine"),
+    }
+
+
+def test_reference_to_a_missing_variable_is_a_problem_and_one_by_file_is_not(
+    tmp_path: Path, later_version: None
+) -> None:
+    accounts_file(tmp_path, '[accounts.z]\nbroker = "zerodha"\napi_key = { env = "MY_KEY" }\n')
+    assert problems(tmp_path, **MONGODB) == ("Account 'z': api_key refers to the variable MY_KEY, which is not set.",)
+    (tmp_path / "key").write_text("abcdef\n")
+    assert load(tmp_path, **MONGODB, MY_KEY_FILE="key").accounts["z"].config["api_key"] == "abcdef"
+
+
+def test_secret_in_the_accounts_file_is_refused_without_being_repeated(tmp_path: Path, later_version: None) -> None:
+    accounts_file(tmp_path, '[accounts.z]\nbroker = "zerodha"\napi_secret = "hush-hush"\n')
+    (told,) = problems(tmp_path, **MONGODB)
+    assert "api_secret must not stand in the file" in told
+    assert "hush" not in told
+
+
+@pytest.mark.parametrize(
+    "keys",
+    ['broker = "ibkr"\nibkr_account = "U1234567"', 'broker = "ibkr"', 'broker = "zerodha"\napi_key = { env = "K" }'],
+)
+def test_live_account_is_refused_on_the_embedded_store(tmp_path: Path, later_version: None, keys: str) -> None:
+    accounts_file(tmp_path, f"[accounts.a]\n{keys}\n")
+    (told,) = problems(tmp_path, K="abcdef")
+    assert "is live, but MONGODB_URI is not set" in told
+    assert load(tmp_path, **MONGODB, K="abcdef").accounts["a"].live
+    assert load(tmp_path, **ON_MOCK).accounts["a"].live is False
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        'broker = "ibkr"\nibkr_account = "DU1"\nhost = "far.example"',
+        'broker = "ibkr"\nibkr_account = "DF1"',
+        'broker = "ibkr"\nhost = "localhost"',
+        'broker = "ibkr"\nhost = "::1"',
+        'broker = "zerodha"\nroot_url = "http://127.0.0.1:5000"',
+        'broker = "zerodha"\nroot_url = "http://[::1]:5000"\nticker_url = "ws://localhost:1"',
+    ],
+)
+def test_not_live_is_believed_of_paper_accounts_and_loopback(tmp_path: Path, later_version: None, keys: str) -> None:
+    accounts_file(tmp_path, f"[accounts.a]\nlive = false\n{keys}\n")
+    assert load(tmp_path).accounts["a"].live is False
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        'broker = "ibkr"\nibkr_account = "U1234567"',
+        'broker = "ibkr"\nhost = "gateway.example"',
+        'broker = "ibkr"\nhost = "127.0.0.1.example"',
+        'broker = "zerodha"',
+        'broker = "zerodha"\nroot_url = "https://api.kite.trade"',
+        'broker = "zerodha"\nroot_url = "http://127.0.0.1@api.kite.trade"',
+        'broker = "zerodha"\nroot_url = "http://127.0.0.1:5000"\nticker_url = "wss://ws.kite.trade"',
+        'broker = "zerodha"\nroot_url = "http://["',
+    ],
+)
+def test_not_live_is_not_believed_of_what_may_be_real(tmp_path: Path, later_version: None, keys: str) -> None:
+    accounts_file(tmp_path, f"[accounts.a]\nlive = false\n{keys}\n")
+    (told,) = problems(tmp_path)
+    assert "live is false, but nothing shows" in told
+
+
+def test_ibkr_variables_make_an_account_where_there_is_no_file(tmp_path: Path, later_version: None) -> None:
+    settings = load(tmp_path, **MONGODB, IBKR_PORT="7497", KITE_API_KEY="abcdef")
+    assert list(settings.accounts) == ["IBKR_Main", "Zerodha_Main"]
+    assert settings.accounts["IBKR_Main"].config["port"] == 7497
+    assert settings.accounts["Zerodha_Main"].live
+    assert load(tmp_path, **MONGODB).accounts == {}
+    accounts_file(tmp_path, "")
+    assert load(tmp_path, **MONGODB, IBKR_PORT="7497").accounts == {}
+
+
+def test_broker_variables_without_their_adapter_are_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BrokerFactory, "supported", staticmethod(lambda: ("mock",)))
+    settings = load(tmp_path, IBKR_HOST="127.0.0.1", IBKR_PORT="4002", KITE_API_KEY="abcdef")
+    assert settings.accounts == {}
+    assert len(settings.warnings) == 2
+    assert settings.warnings[0].startswith("IBKR_HOST, IBKR_PORT are not used")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[acounts.a]\nbroker = 'mock'\n", "acounts is not known"),
+        ("accounts = 3\n", "accounts must be a table"),
+        ("[accounts]\na = 3\n", "Account 'a' must be a table"),
+        ("[accounts.' a']\nbroker = 'mock'\n", "the id must be printable"),
+        ("[accounts.a]\nbroker = 'mock'\nname = 3\n", "name must be text"),
+        ("[accounts.a]\nbroker = 'mock'\nlive = 'no'\n", "live must be true or false"),
+        ("[accounts.a]\nbroker = 'mock'\nlive = true\n", "no live account"),
+    ],
+)
+def test_badly_shaped_accounts_are_told(tmp_path: Path, text: str, told: str) -> None:
+    accounts_file(tmp_path, text)
+    assert any(told in sentence for sentence in problems(tmp_path))
+
+
+def test_settings_cannot_be_changed(tmp_path: Path) -> None:
+    settings = load(tmp_path)
+    with pytest.raises(ValueError, match="frozen"):
+        settings.api_port = 1
+
+
+# The examples
+
+
+def example_values() -> Mapping[str, str]:
+    text = (REPOSITORY_ROOT / ".env.example").read_text(encoding="utf-8")
+    return dict(re.findall(r"^#([A-Z][A-Z_]+)=(.*)$", text, re.MULTILINE))
+
+
+def test_env_example_lists_every_setting_in_order_and_nothing_else() -> None:
+    assert list(example_values()) == list(SETTING_NAMES)
+    assert len(SETTING_NAMES) == len(Environment.model_fields) == 40
+
+
+def test_env_example_shows_the_defaults(tmp_path: Path) -> None:
+    (tmp_path / "accounts.toml").touch()
+    assert load_settings(example_values(), root=tmp_path).printable() == load(tmp_path).printable()
+
+
+def test_env_example_copied_as_it_is_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text((REPOSITORY_ROOT / ".env.example").read_text(encoding="utf-8"))
+    assert load(tmp_path).printable() == load_settings({}, root=tmp_path).printable()
+
+
+def test_accounts_example_loads(tmp_path: Path) -> None:
+    text = (REPOSITORY_ROOT / "accounts.example.toml").read_text(encoding="utf-8")
+    accounts_file(tmp_path, text)
+    assert list(load(tmp_path).accounts) == ["Mock_Paper"]
+
+
+def test_accounts_example_loads_with_its_comments_taken_away(tmp_path: Path, later_version: None) -> None:
+    text = (REPOSITORY_ROOT / "accounts.example.toml").read_text(encoding="utf-8")
+    accounts_file(tmp_path, re.sub(r"^#(?! )", "", text, flags=re.MULTILINE))
+    settings = load(tmp_path, **MONGODB, KITE_API_KEY="abcdef", KITE_API_SECRET="ghijkl")
+    assert list(settings.accounts) == ["Mock_Paper", "acc_abc123", "zerodha_main"]
+
+
+def test_documentation_names_every_setting() -> None:
+    text = (REPOSITORY_ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert [name for name in SETTING_NAMES if f"`{name}`" not in text] == []
