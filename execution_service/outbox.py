@@ -47,6 +47,8 @@ log = structlog.get_logger(__name__)
 
 BATCH = 64
 BATCHES_UNDER_WAY = 8
+BUSY_SECONDS = 0.02
+LINGER_SECONDS = 0.01
 SLOW_PACE_SECONDS = 30.0
 AFTER_FAILURE_SECONDS = 1.0
 ALERT_LIFETIME = timedelta(hours=1)
@@ -101,6 +103,7 @@ class Outbox:
         self._queue: deque[LiveOrder] = deque()
         self._news = asyncio.Event()
         self._under_way = asyncio.Semaphore(BATCHES_UNDER_WAY)
+        self._delivered_at = float("-inf")
         self._progress = asyncio.Event()
         self._letters: deque[_Letter] = deque()
         self._letter_news = asyncio.Event()
@@ -108,6 +111,7 @@ class Outbox:
         self._alarm_generation = 0
         self._ledgers: dict[LedgerKey, LedgerEntry] = {}
         self._shown_ledgers: dict[LedgerKey, int] = {}
+        self._shown_episodes: dict[LedgerKey, int] = {}
         self._absent_accounts: dict[str, float] = {}
         self._failures: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -143,10 +147,14 @@ class Outbox:
         try:
             while True:
                 await self._news.wait()
+                if len(self._queue) < BATCH and self._clock.monotonic() - self._delivered_at < BUSY_SECONDS:
+                    # More is coming: one larger batch costs the store less than two small ones.
+                    await self._clock.sleep(LINGER_SECONDS)
                 batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
                 if not self._queue:
                     self._news.clear()
                 await self._deliver(batch)
+                self._delivered_at = self._clock.monotonic()
                 for task in others:
                     if task.done():
                         task.result()
@@ -213,6 +221,7 @@ class Outbox:
             await self._store.write_views(await self._view_writes(unseen, touched))
             for entry in touched:
                 self._shown_ledgers[entry.key] = entry.version
+                self._shown_episodes[entry.key] = entry.position.episode
             for parcel in unseen:
                 parcel.live.viewed = parcel.order.version
         return parcels
@@ -282,13 +291,26 @@ class Outbox:
                 realized_pnl=parcel.live.told.realized_pnl,
                 now=now,
             )
-            writes.append(ViewWrite(View.CONFIRMATIONS, confirmation_id(order), fields, "event_number", order.version))
+            writes.append(
+                ViewWrite(
+                    View.CONFIRMATIONS,
+                    confirmation_id(order),
+                    fields,
+                    "event_number",
+                    order.version,
+                    is_probably_new=not parcel.live.viewed,
+                )
+            )
             if order.request.request_order_id is not None:
                 writes.append(trading_order_write(order, now))
             writes += relations.signal_writes(parcel, now)
         for entry in touched:
-            for document_id, fields in position_documents(entry):
-                writes.append(ViewWrite(View.POSITIONS, document_id, fields, "sequence", entry.sequence))
+            shown = self._shown_episodes.get(entry.key)
+            for episode, (document_id, fields) in position_documents(entry):
+                is_new = shown is not None and episode > shown
+                writes.append(
+                    ViewWrite(View.POSITIONS, document_id, fields, "sequence", entry.sequence, is_probably_new=is_new)
+                )
         for account_id in {entry.key.account_id for entry in touched}:
             writes += await self._account_write(account_id)
         return writes
@@ -549,6 +571,9 @@ class _Relations:
             f"execution_reflects.{cause.order_id}",
             cause.version,
             adds_to_sets=adds or {},
+            is_probably_new=cause is subject
+            and cause.request.mathematricks_signal_id is None
+            and subject.signal_id not in self.documents,
         )
 
     def _document_id(self, order: Order) -> Any:

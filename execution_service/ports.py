@@ -134,6 +134,8 @@ class ViewWrite:
     """False: updated only if it is there."""
     match_field: str = "_id"
     adds_to_sets: Mapping[str, Any] = field(default_factory=dict)
+    is_probably_new: bool = False
+    """Tried as an insert first, which costs the store a fraction of an upsert."""
 
 
 class Store(Protocol):

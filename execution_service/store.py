@@ -228,8 +228,11 @@ class MongoStore:
         after = apply_all(order, events)
         self._writes += 1
         mark = f"{self._nonce}-{self._writes}"
-        fields: Document = state_of(after)
-        fields["lookup"].append(UNSETTLED)
+        before, fields = state_of(order), state_of(after)
+        if not order.status.is_final and fields["lookup"] == before["lookup"]:
+            del fields["lookup"]  # as it is stored: rewriting it would cost an index's upkeep
+        else:
+            fields["lookup"].append(UNSETTLED)
         for number, event in enumerate(events, order.version):
             fields[f"events.{number}"] = event_to_document(event) | {"write": mark}
         last = after.version - 1
@@ -346,7 +349,7 @@ class MongoStore:
             return KeyError(f"order {commit.order_id} is not in the store")
         if commit.has_arrived(document):
             return None
-        return VersionConflict(_stored(document))
+        return VersionConflict(stored_from(document))
 
     async def open_orders(self) -> list[Stored]:
         return await self._find({"lookup": UNSETTLED})
@@ -359,7 +362,7 @@ class MongoStore:
 
     async def _find(self, query: Mapping[str, Any]) -> list[Stored]:
         def read() -> list[Stored]:
-            return [_stored(document) for document in self._db[ORDERS].find(query)]
+            return [stored_from(document) for document in self._db[ORDERS].find(query)]
 
         stored = await self._call(read)
         return sorted(stored, key=lambda s: (s.order.received_at, s.order.order_id))
@@ -390,7 +393,7 @@ class MongoStore:
             fresh = self._db[COMMANDS].find({"status": CommandStatus.NEW.value})
             active = self._db[COMMANDS].find({"active_until": {"$gt": now}})
             by_id = {d["_id"]: d for d in (*fresh, *active)}
-            return [_command(d) for d in by_id.values()]
+            return [command_from(d) for d in by_id.values()]
 
         return sorted(await self._call(read), key=lambda c: (c.received_at, c.command_id))
 
@@ -488,11 +491,20 @@ class MongoStore:
         await self._call(write_all)
 
     def _write_view(self, name: str, writes: Sequence[ViewWrite]) -> None:
-        try:
-            self._db[name].bulk_write([_view_update(w) for w in writes], ordered=False)
-        except BulkWriteError as exc:
-            # An upsert that clashes with its own `_id` has met a document that is further on already.
-            _raise_unless_duplicates(exc)
+        fresh = [w for w in writes if w.is_probably_new]
+        others = [w for w in writes if not w.is_probably_new]
+        if fresh:
+            try:
+                self._db[name].insert_many([_view_document(w) for w in fresh], ordered=False)
+            except BulkWriteError as exc:
+                _raise_unless_duplicates(exc)
+                others += [fresh[error["index"]] for error in exc.details["writeErrors"]]
+        if others:
+            try:
+                self._db[name].bulk_write([_view_update(w) for w in others], ordered=False)
+            except BulkWriteError as exc:
+                # An upsert that clashes with its own `_id` has met a document that is further on already.
+                _raise_unless_duplicates(exc)
 
     async def signal_documents(self, signal_ids: Sequence[str]) -> dict[str, Any]:
         def read() -> dict[str, Any]:
@@ -520,6 +532,15 @@ def _view_update(write: ViewWrite) -> UpdateOne:
     return UpdateOne(match, update, upsert=write.creates)
 
 
+def _view_document(write: ViewWrite) -> Document:
+    document: Document = {"_id": _with_ids(write.document_id), **write.changes}
+    if write.number_field is not None:
+        name, _, inner = write.number_field.partition(".")
+        document[name] = {inner: write.number} if inner else write.number
+    document.update((name, [_with_ids(value)]) for name, value in write.adds_to_sets.items())
+    return document
+
+
 def _with_ids(value: Any) -> Any:
     return ObjectId(value) if isinstance(value, HexId) else value
 
@@ -531,13 +552,13 @@ def _covers(told: Mapping[str, Any], strike: Strike) -> bool:
     )
 
 
-def _stored(document: Mapping[str, Any]) -> Stored:
+def stored_from(document: Mapping[str, Any]) -> Stored:
     told = document["told"]
     lines = lines_from_document(told.get("lines", {}))
     return Stored(order_from_document(document), Told(world=told["world"], people=told["people"], lines=lines))
 
 
-def _command(document: Mapping[str, Any]) -> Command:
+def command_from(document: Mapping[str, Any]) -> Command:
     return Command(
         command_id=document["_id"],
         kind=document["kind"],

@@ -60,7 +60,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 LANE = "lane"
-LANE_BATCH = 16
+LANE_BATCH = 32
 PLACE_SECONDS = 30.0
 QUERY_SECONDS = 30.0
 CONNECT_SECONDS = 60.0
@@ -600,6 +600,7 @@ class Trader:
             return (Noted(at=self._clock.now(), message=words),)
 
         if await self._live.record(live, note):
+            live.sent_at = self._clock.monotonic()
             await (await self._place(live))
 
     # --- exits --------------------------------------------------------------------------------------------------

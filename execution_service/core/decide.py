@@ -21,7 +21,9 @@ from execution_service.core.order import (
     Event,
     Expired,
     Filled,
+    Noted,
     Order,
+    OrderRequest,
     Purpose,
     Reason,
     ReasonCode,
@@ -47,7 +49,11 @@ def news(order: Order, report: Report, now: datetime) -> list[Event]:
         events.append(event)
 
     is_present_attempt = report.client_order_id in ("", order.client_order_id)
-    if is_present_attempt and order.status in _UNACCEPTED and report.status is not ReportStatus.REJECTED:
+    if (
+        is_present_attempt
+        and order.status in _UNACCEPTED
+        and (report.status is not ReportStatus.REJECTED or report.filled_quantity)
+    ):
         learn(Accepted(at=now, broker_order_id=report.broker_order_id))
     for fill_id in sorted(report.busted_fill_ids - order.busted_fill_ids):
         learn(Busted(at=now, fill_id=fill_id))
@@ -61,7 +67,18 @@ def news(order: Order, report: Report, now: datetime) -> list[Event]:
                     at=now, fill_id=fill.fill_id, commission=fill.commission, currency=fill.commission_currency
                 )
             )
-    if is_present_attempt and not order.status.is_final and report.filled_quantity == order.filled_quantity:
+    is_working = order.status in (Status.SUBMITTED, Status.PARTIALLY_FILLED)
+    if is_present_attempt and is_working and order.broker_order_id is None and report.broker_order_id:
+        learn(Accepted(at=now, broker_order_id=report.broker_order_id))
+    if report.status is ReportStatus.WORKING and (
+        not is_present_attempt or (order.status.is_final and order.broker_order_id is None)
+    ):
+        words = (
+            f"the broker shows order {report.broker_order_id} ({report.client_order_id}) working, against our record"
+        )
+        if not any(isinstance(e, Noted) and e.message == words for e in order.events):
+            learn(Noted(at=now, message=words, alert=True))
+    if is_present_attempt and not order.status.is_final and not fills_are_missing(order, report):
         end = _end(order, report, now)
         if end is not None:
             learn(end)
@@ -69,29 +86,37 @@ def news(order: Order, report: Report, now: datetime) -> list[Event]:
 
 
 def _end(order: Order, report: Report, now: datetime) -> Event | None:
-    filled = report.filled_quantity
     match report.status:
         case ReportStatus.WORKING:
             return None
         case ReportStatus.REJECTED:
             reason = Reason(ReasonCode.BROKER_REJECTED, report.reason or "the broker gave no reason")
-            return Rejected(at=now, reason=reason, filled_quantity=filled)
+            return Rejected(at=now, reason=reason, filled_quantity=order.filled_quantity)
         case ReportStatus.EXPIRED:
             reason = Reason(ReasonCode.BROKER_EXPIRED, report.reason or "the order expired at the venue")
-            return Expired(at=now, reason=reason, filled_quantity=filled)
+            return Expired(at=now, reason=reason, filled_quantity=order.filled_quantity)
         case ReportStatus.CANCELLED:
             asked = order.cancel_wish
             words = report.reason or "cancelled by the broker or the venue"
-            return Cancelled(at=now, reason=asked or Reason(ReasonCode.BROKER_CANCELLED, words), filled_quantity=filled)
-        case ReportStatus.FILLED:
+            return Cancelled(
+                at=now,
+                reason=asked or Reason(ReasonCode.BROKER_CANCELLED, words),
+                filled_quantity=order.filled_quantity,
+            )
+        case ReportStatus.FILLED if order.busted_fill_ids:
             # Done at the broker with less than was ordered: an execution was annulled and nothing took its place.
             reason = Reason(ReasonCode.BROKER_CANCELLED, "done at the broker with less than was ordered")
-            return Cancelled(at=now, reason=reason, filled_quantity=filled)
+            return Cancelled(at=now, reason=reason, filled_quantity=order.filled_quantity)
+    return None
 
 
 def fills_are_missing(order: Order, report: Report) -> bool:
     """True when the broker's count is ahead of, or behind, the executions that it has shown us."""
-    return report.filled_quantity != order.filled_quantity
+    if order.attempt == 1:
+        return report.filled_quantity != order.filled_quantity
+    # Other attempts' fills are no part of this count: only those that this very report shows are compared with it.
+    shown = {fill.fill_id for fill in report.fills}
+    return report.filled_quantity != sum(f.quantity for f in order.fills if f.fill_id in shown)
 
 
 class StepKind(StrEnum):
@@ -185,6 +210,8 @@ def _step_of_submitting(order: Order, now: datetime, elapsed: Elapsed, limits: L
     if finding is None or elapsed.asked is None or finding < limits.find_window_seconds:
         return _ask(StepKind.FIND, elapsed, _slower(finding, (0.1, 0.5, 2.0)))
     if order.cancel_wish is None and limits.refuses_repeated_client_id and not is_stale(elapsed, limits):
+        if elapsed.sent is not None and elapsed.sent < limits.find_window_seconds:
+            return _ask(StepKind.FIND, elapsed, _slower(elapsed.sent, (0.1, 0.5, 2.0)))
         return Step(StepKind.SUBMIT_AGAIN)
     words = f"sent or perhaps sent, and not found at the broker for {finding:.0f} s"
     return Step(StepKind.RECORD, (Doubted(at=now, message=words),))
@@ -212,7 +239,9 @@ def timeout_seconds(order: Order, limits: Limits) -> float | None:
 
     The order's own `timeout_seconds` comes first (0: none); an explicit DAY or GTC means that it rests; stops rest until triggered.
     """
-    request = order.accepted_request
+    request = order.request
+    if not isinstance(request, OrderRequest):
+        return None
     if request.timeout_seconds is not None:
         return float(request.timeout_seconds) or None
     if request.tif in (Tif.DAY, Tif.GTC) or request.order_type in (OrderType.STOP, OrderType.STOP_LIMIT):

@@ -42,6 +42,8 @@ class Line:
     """The place among all lines of the key, from 1: replaying in this order gives the same ledger."""
     episode: int
     realized: Decimal
+    closed: Decimal = ZERO
+    """How much of a fill closed what was held; needed should it be annulled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +79,7 @@ def fold(
         if booked.ended is not None:
             ended.append(booked.ended)
         # A flip belongs to both episodes; the one it opens is where the order is found later.
-        line = Line(happening.number, sequence, position.episode, booked.realized)
+        line = Line(happening.number, sequence, position.episode, booked.realized, booked.closed)
         lines[happening.number] = line
         fresh.append(line)
     if not fresh:
@@ -114,13 +116,17 @@ def _book(position: Position, order: Order, happening: Happening, lines: Mapping
     assert isinstance(event, Busted)
     annulled = happening.before.fill_of(event.fill_id)
     assert annulled is not None
-    number = next(n for n, e in enumerate(order.events, 1) if isinstance(e, Filled) and e.fill.fill_id == event.fill_id)
+    line = lines[
+        next(n for n, e in enumerate(order.events, 1) if isinstance(e, Filled) and e.fill.fill_id == event.fill_id)
+    ]
     return reverse_fill(
         position,
         side=request.side,
         quantity=annulled.quantity,
         price=annulled.price,
-        realized=lines[number].realized if number in lines else ZERO,
+        realized=line.realized,
+        closed=line.closed,
+        episode=line.episode,
         multiplier=multiplier,
         at=event.at,
         order_id=_shown_id(happening.after),

@@ -81,12 +81,12 @@ class Identity:
         return "ord_" + self._digest("order")[:24]
 
     def client_order_id(self, attempt: int) -> str:
-        """Our tag at the broker: 19 characters, a letter first, lower-case base 32 of SHA-256 (95 bits), so it fits every broker."""
-        digest = hashlib.sha256(self._text(str(attempt)).encode()).digest()
+        """Our tag at the broker: 19 characters, a letter first, lower-case base 32 of SHA-256 (90 bits), so it fits every broker."""
+        digest = hashlib.sha256(self._text(str(attempt)).encode("utf-8", "surrogatepass")).digest()
         return "x" + base64.b32encode(digest).decode().lower()[:18]
 
     def _digest(self, salt: str) -> str:
-        return hashlib.sha256(self._text(salt).encode()).hexdigest()
+        return hashlib.sha256(self._text(salt).encode("utf-8", "surrogatepass")).hexdigest()
 
     def _text(self, last: str) -> str:
         # Length-prefixed, so that no choice of ids can make two identities look alike.
@@ -532,6 +532,7 @@ def _moved(order: Order, event: Event, target: Status) -> Order:
                 reserved_order_id=None,
                 broker_order_id=None,
                 submitted_at=None,
+                cancel_wish=None,
                 reason=None,
             )
     return after
@@ -557,7 +558,7 @@ def _without_fill(order: Order, event: Busted) -> Order:
     fills = tuple(f for f in order.fills if f.fill_id != event.fill_id)
     filled = sum((f.quantity for f in fills), ZERO)
     status = order.status
-    if status in (Status.FILLED, Status.PARTIALLY_FILLED) and filled < (order.quantity or ZERO):
+    if status in (Status.FILLED, Status.PARTIALLY_FILLED) and (order.quantity is None or filled < order.quantity):
         status = Status.PARTIALLY_FILLED if filled else Status.SUBMITTED
     return replace(
         order,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from decimal import Decimal
+from decimal import Context, Decimal, localcontext
 
 from brokers.base import Side
 
 ZERO = Decimal(0)
-ORDER_IDS_KEPT = 100
+ORDER_IDS_KEPT = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +19,8 @@ class Position:
     quantity: Decimal = ZERO
     """Signed: negative is short."""
     cost: Decimal = ZERO
-    """Quantity times average price, signed like the quantity, without the multiplier; kept instead of the average so that nothing is rounded."""
+    """Quantity times average price, signed like the quantity, without the multiplier; kept instead of the average, which need not be a decimal number. Where
+    an exit's share of it is none either, that share is rounded to 20 places and the rest stays here: no money is ever lost or made."""
     realized_pnl: Decimal = ZERO
     """Of this episode, by average cost, before commissions."""
     episode: int = 0
@@ -32,7 +33,7 @@ class Position:
     final_average: Decimal | None = None
     """The average price just before the episode ended; None while it lasts."""
     order_ids: tuple[str, ...] = ()
-    """The latest orders that built this episode, at most 100."""
+    """The latest orders that built this episode, at most 50."""
     order_count: int = 0
 
     @property
@@ -51,6 +52,8 @@ class Booked:
     position: Position
     realized: Decimal = ZERO
     ended: Position | None = None
+    closed: Decimal = ZERO
+    """How much of the fill's quantity closed what was held; the rest opened."""
 
 
 def apply_fill(
@@ -64,34 +67,8 @@ def apply_fill(
     order_id: str,
 ) -> Booked:
     """Books one fill. `quantity` is positive; `multiplier` is money per point and unit; the profit is in the instrument's currency."""
-    signed = quantity * side.sign
-    if not position.is_open:
-        return Booked(_opened(position, signed, price, at, order_id))
-    if (position.quantity > 0) == (signed > 0):
-        grown = replace(
-            position, quantity=position.quantity + signed, cost=position.cost + signed * price, updated_at=at
-        )
-        return Booked(_named(grown, order_id))
-    closing = min(quantity, abs(position.quantity))
-    share = closing / abs(position.quantity)
-    released = position.cost if closing == abs(position.quantity) else position.cost * share
-    realized = (closing * (1 if position.quantity > 0 else -1) * price - released) * multiplier
-    left = position.quantity + closing * side.sign
-    after = _named(
-        replace(
-            position,
-            quantity=left,
-            cost=position.cost - released if left else ZERO,
-            realized_pnl=position.realized_pnl + realized,
-            closed_at=None if left else at,
-            final_average=None if left else position.average_price,
-            updated_at=at,
-        ),
-        order_id,
-    )
-    if quantity == closing:
-        return Booked(after, realized, None if left else after)
-    return Booked(_opened(after, (quantity - closing) * side.sign, price, at, order_id), realized, after)
+    with localcontext(_EXACT):
+        return _traded(position, quantity * side.sign, price, multiplier, at, order_id)
 
 
 def reverse_fill(
@@ -101,54 +78,141 @@ def reverse_fill(
     quantity: Decimal,
     price: Decimal,
     realized: Decimal,
+    closed: Decimal,
+    episode: int,
     multiplier: Decimal,
     at: datetime,
     order_id: str,
 ) -> Booked:
-    """Takes an annulled fill back. `realized` is the profit that the fill had booked; it is taken back, too.
+    """Takes an annulled fill back. `realized` and `closed` are what the fill had booked, `episode` is the one that was current after it.
 
     Where the position has not crossed zero since, this is the exact inverse; where it has, what cannot be taken out of the present
-    episode is an ordinary trade the other way at the annulled price.
+    episode is an ordinary trade the other way at the annulled price. In every case quantities and money add up.
     """
-    signed = quantity * side.sign
-    if realized:
-        # It had closed: the closed part comes back at the cost it had then.
-        basis = signed * price + realized / multiplier
-        restored = position if position.is_open else _opened(position, ZERO, price, at, order_id)
-        after = replace(
-            restored,
-            quantity=restored.quantity - signed,
-            cost=restored.cost - basis,
-            realized_pnl=restored.realized_pnl - realized,
-            closed_at=None,
-            final_average=None,
-            is_long=restored.quantity - signed > 0,
-            updated_at=at,
+    with localcontext(_EXACT):
+        opened = quantity - closed
+        first = Booked(position)
+        if opened:
+            first = _without_opening(position, opened * side.sign, price, episode, multiplier, at, order_id)
+        if not closed:
+            return first
+        then = _without_closing(
+            first.position,
+            closed * side.sign,
+            price,
+            realized,
+            episode - 1 if opened else episode,
+            multiplier,
+            at,
+            order_id,
         )
-        return Booked(_named(after, order_id), -realized)
-    if position.is_open and (position.quantity > 0) == (signed > 0) and abs(position.quantity) >= quantity:
-        left = position.quantity - signed
-        after = replace(
-            position,
-            quantity=left,
-            cost=position.cost - signed * price if left else ZERO,
-            closed_at=None if left else at,
-            final_average=None if left else position.average_price,
-            updated_at=at,
-        )
-        # Taking the last opening fill out of an averaged position may leave a cost that belongs to profit already booked.
-        leftover = (position.cost - signed * price) if not left else ZERO
-        after = replace(after, realized_pnl=after.realized_pnl - leftover * multiplier)
-        return Booked(_named(after, order_id), -leftover * multiplier, None if left else after)
-    return apply_fill(
-        position, side=side.opposite, quantity=quantity, price=price, multiplier=multiplier, at=at, order_id=order_id
+        return Booked(then.position, _tidy(first.realized + then.realized), then.ended or first.ended)
+
+
+def _traded(
+    position: Position, signed: Decimal, price: Decimal, multiplier: Decimal, at: datetime, order_id: str
+) -> Booked:
+    if not position.is_open:
+        return Booked(_opened(position, signed, price, at, order_id))
+    if (position.quantity > 0) == (signed > 0):
+        return Booked(_changed(position, position.quantity + signed, position.cost + signed * price, at, order_id))
+    held = abs(position.quantity)
+    closing = min(abs(signed), held)
+    closing_signed = closing.copy_sign(signed)
+    released = position.cost if closing == held else _share(position.cost, closing, held)
+    realized = _tidy((-closing_signed * price - released) * multiplier)
+    after = _changed(
+        position, position.quantity + closing_signed, position.cost - released, at, order_id, realized=realized
     )
+    if closing < abs(signed):
+        opened = _opened(after, signed - closing_signed, price, at, order_id)
+        return Booked(opened, realized, after, closing)
+    return Booked(after, realized, None if after.is_open else after, closing)
+
+
+def _without_opening(
+    position: Position,
+    signed: Decimal,
+    price: Decimal,
+    episode: int,
+    multiplier: Decimal,
+    at: datetime,
+    order_id: str,
+) -> Booked:
+    left, cost = position.quantity - signed, position.cost - signed * price
+    is_held = position.is_open and position.episode == episode and (position.quantity > 0) == (signed > 0)
+    # A cost that changes its sign shows that exits have taken away what this fill had cost.
+    if not is_held or left * signed < 0 or (left and cost * position.cost < 0):
+        return _traded(position, -signed, price, multiplier, at, order_id)
+    # Taking the last opening fill out of an averaged position may leave a cost that belongs to profit already booked.
+    realized = ZERO if left else _tidy(-cost * multiplier)
+    after = _changed(position, left, cost if left else ZERO, at, order_id, realized=realized)
+    return Booked(after, realized, None if left else after)
+
+
+def _without_closing(
+    position: Position,
+    signed: Decimal,
+    price: Decimal,
+    realized: Decimal,
+    episode: int,
+    multiplier: Decimal,
+    at: datetime,
+    order_id: str,
+) -> Booked:
+    if position.is_open and (position.quantity > 0) == (signed > 0):
+        return _traded(position, -signed, price, multiplier, at, order_id)
+    if not position.is_open and position.episode != episode:
+        position = _opened(position, ZERO, price, at, order_id)
+    released = -signed * price - realized / multiplier
+    after = _changed(position, position.quantity - signed, position.cost + released, at, order_id, realized=-realized)
+    return Booked(replace(after, is_long=after.quantity > 0), -realized)
+
+
+def _changed(
+    position: Position,
+    quantity: Decimal,
+    cost: Decimal,
+    at: datetime,
+    order_id: str,
+    *,
+    realized: Decimal = ZERO,
+) -> Position:
+    """The same episode with another quantity: ended by zero, and reopened if it had ended."""
+    return _named(
+        replace(
+            position,
+            quantity=_tidy(quantity),
+            cost=_tidy(cost),
+            realized_pnl=_tidy(position.realized_pnl + realized),
+            closed_at=None if quantity else at,
+            final_average=None if quantity else position.average_price,
+            updated_at=at,
+        ),
+        order_id,
+    )
+
+
+def _share(cost: Decimal, closing: Decimal, held: Decimal) -> Decimal:
+    share = cost * closing / held
+    exponent = share.as_tuple().exponent
+    assert isinstance(exponent, int)
+    return share if exponent >= -20 else share.quantize(_SMALLEST_SHARE)
+
+
+def _tidy(value: Decimal) -> Decimal:
+    """The same number without trailing zeros, exponent or negative zero."""
+    if not value:
+        return ZERO
+    short = value.normalize()
+    exponent = short.as_tuple().exponent
+    return short.quantize(Decimal(1)) if isinstance(exponent, int) and exponent > 0 else short
 
 
 def _opened(position: Position, signed: Decimal, price: Decimal, at: datetime, order_id: str) -> Position:
     return Position(
-        quantity=signed,
-        cost=signed * price,
+        quantity=_tidy(signed),
+        cost=_tidy(signed * price),
         is_long=signed > 0,
         episode=position.episode + 1,
         opened_at=at,

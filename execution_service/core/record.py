@@ -116,7 +116,7 @@ def order_from_document(document: Mapping[str, Any]) -> Order:
             raw=document["raw"],
         )
         return apply_all(order, (event_from_document(d) for d in document["events"]))
-    except (KeyError, TypeError, ValueError, ArithmeticError) as exc:
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as exc:
         raise UnreadableRecord(f"order {document.get('_id')!r}: {type(exc).__name__}: {exc}") from exc
 
 
@@ -217,18 +217,26 @@ def ledger_from_document(document: Mapping[str, Any]) -> LedgerEntry:
             ended=tuple(_decode(Position, d) for d in document["ended"]),
             applied={d["order_id"]: tuple(lines_from_document(d["lines"]).values()) for d in document["applied"]},
         )
-    except (KeyError, TypeError, ValueError, ArithmeticError) as exc:
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as exc:
         raise UnreadableRecord(f"ledger {document.get('_id')!r}: {type(exc).__name__}: {exc}") from exc
 
 
 def lines_to_document(lines: Mapping[int, Line]) -> Document:
-    return {
-        str(n): {"sequence": x.sequence, "episode": x.episode, "realized": str(x.realized)} for n, x in lines.items()
-    }
+    return {str(number): _line_to_document(line) for number, line in lines.items()}
+
+
+def _line_to_document(line: Line) -> Document:
+    document: Document = {"sequence": line.sequence, "episode": line.episode, "realized": str(line.realized)}
+    if line.closed:
+        document["closed"] = str(line.closed)
+    return document
 
 
 def lines_from_document(document: Mapping[str, Any]) -> dict[int, Line]:
-    return {int(n): Line(int(n), d["sequence"], d["episode"], Decimal(d["realized"])) for n, d in document.items()}
+    return {
+        int(n): Line(int(n), d["sequence"], d["episode"], Decimal(d["realized"]), Decimal(d.get("closed", 0)))
+        for n, d in document.items()
+    }
 
 
 def _by_number(lines: tuple[Line, ...]) -> dict[int, Line]:

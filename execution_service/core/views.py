@@ -286,11 +286,11 @@ def _holding(entries: Sequence[Order], exits: Iterable[Booked]) -> Fields:
 # --- positions and trading_accounts ----------------------------------------------------------------------------------
 
 
-def position_documents(entry: LedgerEntry) -> list[tuple[str, Fields]]:
-    """(`_id`, fields) of the episodes to show: ended ones first, so that there never are two open ones of a key."""
+def position_documents(entry: LedgerEntry) -> list[tuple[int, tuple[str, Fields]]]:
+    """(episode, (`_id`, fields)) of what is to be shown: ended ones first, so that there never are two open ones of a key."""
     episodes = {p.episode: p for p in (*entry.ended, entry.position) if p.episode}
     ordered = sorted(episodes.values(), key=lambda p: (p.is_open, p.episode))
-    return [(position_id(entry, p.episode), _position_fields(entry, p)) for p in ordered]
+    return [(p.episode, (position_id(entry, p.episode), _position_fields(entry, p))) for p in ordered]
 
 
 def position_id(entry: LedgerEntry, episode: int) -> str:

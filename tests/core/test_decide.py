@@ -712,7 +712,6 @@ def test_s4_a_live_order_that_no_answer_mentions_stays_open(status: Status) -> N
 # --- found wanting --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="the count of one attempt is compared with the fills of all attempts")
 def test_a_second_attempt_can_end_although_the_first_had_fills() -> None:
     first = order_in(Status.IN_DOUBT)
     again = apply_all(first, [send_again_ordered(), submit_started(), accepted("B-2")])
@@ -721,16 +720,12 @@ def test_a_second_attempt_can_end_although_the_first_had_fills() -> None:
     assert after.status is Status.CANCELLED
 
 
-@pytest.mark.xfail(strict=True, reason="an earlier attempt that turns up alive beside a later one is told to nobody")
 def test_an_earlier_attempt_that_turns_up_working_is_news() -> None:
     first = order_in(Status.IN_DOUBT)
     again = apply_all(first, [send_again_ordered(), submit_started(), accepted("B-2")])
     assert news(again, report(first, WORK, broker_order_id="B-1"), NOW) != []
 
 
-@pytest.mark.xfail(
-    strict=True, reason="only fills reach a finished order; a live one at the broker is passed over in silence"
-)
 @pytest.mark.parametrize(
     "history",
     [
@@ -743,41 +738,28 @@ def test_an_order_that_ended_without_the_broker_and_turns_up_working_is_news(his
     assert news(ended, report(ended, WORK), NOW) != []
 
 
-@pytest.mark.xfail(strict=True, reason="a broker id that becomes known after the first fill is never recorded")
 def test_the_broker_id_is_learned_even_when_a_fill_came_first() -> None:
     ahead = order(events=[submit_started(), filled_by("f1", 40)])
     assert told(ahead, report(ahead, fills=ahead.fills))[1].broker_order_id == "B-1"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a rejection with a count ahead of its fills leaves no trace, so the order counts as not found"
-)
 def test_a_rejection_whose_fills_are_still_to_come_proves_that_the_broker_has_the_order() -> None:
     before = order_in(Status.SUBMITTING)
     _, after = told(before, report(before, ReportStatus.REJECTED, filled_quantity=40))
     assert after.status is Status.SUBMITTED
 
 
-@pytest.mark.xfail(strict=True, reason="FILLED with a small count and no annulment may be a lagging count, not an end")
 def test_filled_with_too_small_a_count_and_no_annulment_is_not_taken_for_a_cancel() -> None:
     before = order_in(Status.SUBMITTED, quantity=100)
     _, after = told(before, report(before, ReportStatus.FILLED, [fill("f1", 40)]))
     assert after.status is Status.PARTIALLY_FILLED
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=TypeError,
-    reason="a fill of an unreadable order makes it work, and then its time-out is asked for",
-)
 def test_an_unreadable_order_with_a_fill_has_a_next_step() -> None:
     strange = order(asked=refused_request(quantity=Decimal(100)), events=[rejected(), filled_by("f1", 40)])
     assert_sound(strange, step_of(strange))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="nothing in the values says that it was just sent again, so it is sent again at once"
-)
 def test_sending_again_is_not_repeated_without_a_pause() -> None:
     just_asked = elapsed(31, sent=0.0, finding=30.0, asked=0.0)
     assert step_of(order_in(Status.SUBMITTING), just_asked, REFUSING).kind is not StepKind.SUBMIT_AGAIN

@@ -35,7 +35,7 @@ from tests.builders import (
 
 ZERO = Decimal(0)
 QUANTITY = Decimal(100)
-THOROUGH = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+THOROUGH = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @dataclass

@@ -663,18 +663,13 @@ def test_repeated_name_inside_a_foreign_object_is_no_concern_of_ours() -> None:
     assert answer.problems == ()
 
 
-def test_reading_time_grows_with_the_size_and_no_faster() -> None:
-    def seconds(size: int) -> float:
-        filler = ",".join(f'"k{n}": [NaN, "a\\"b", {{"x": 1.5}}]' for n in range(size))
-        data = (json.dumps(SPEC)[:-1] + "," + filler + "}").encode()
-        best = 60.0
-        for _ in range(3):
-            begun = time.process_time()
-            assert isinstance(parse_order(data), ParsedOrder)
-            best = min(best, time.process_time() - begun)
-        return best
-
-    assert seconds(16_000) < 40 * max(seconds(1_000), 0.0005)
+def test_the_largest_message_is_read_in_seconds_at_the_most() -> None:
+    filler = ",".join(f'"k{n}": [NaN, "a\\"b", {{"x": 1.5}}]' for n in range(24_000))
+    data = (json.dumps(SPEC)[:-1] + "," + filler + "}").encode()
+    assert 700_000 < len(data) < 2**20
+    begun = time.process_time()
+    assert isinstance(parse_order(data), ParsedOrder)
+    assert time.process_time() - begun < 10.0  # what grows with the square of the size takes minutes
 
 
 # --- a mapping in place of a message --------------------------------------------------------------------------------

@@ -1,0 +1,146 @@
+"""Questions that people ask of the store, answered for scripts; writes nothing and is no part of the running service."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pymongo
+from pymongo.errors import PyMongoError
+
+from execution_service import store as collections
+from execution_service.core.ledger import LedgerEntry
+from execution_service.core.record import Document, ledger_from_document
+from execution_service.ports import Command, CommandStatus, DeadLetter, Stored, StoreUnavailable
+from execution_service.store import command_from, dead_letter_from, stored_from
+
+_NAMES = ("signal", "request", "broker", "client")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """How much of everything there is, and what still waits."""
+
+    by_status: Mapping[str, int]
+    unsettled: int
+    new_commands: int
+    dead_letters: int
+    unsent_alerts: int
+
+
+class DeskView:
+    """Blocking reads. Every method raises StoreUnavailable when the server does not answer."""
+
+    def __init__(self, client: pymongo.MongoClient[Document], database: str) -> None:
+        self._client = client
+        self._db = client[database]
+
+    def close(self) -> None:
+        self._client.close()
+
+    def ping(self) -> None:
+        with _watched():
+            self._client.admin.command("ping")
+
+    def orders(
+        self, *, status: str | None = None, account_id: str | None = None, limit: int | None = None
+    ) -> list[Stored]:
+        """The latest orders first."""
+        query = {k: v for k, v in (("status", status), ("account_id", account_id)) if v is not None}
+        with _watched():
+            found = self._db[collections.ORDERS].find(query).sort([("received_at", -1), ("_id", 1)])
+            return [stored_from(document) for document in (found.limit(limit) if limit else found)]
+
+    def order_ids(self) -> list[str]:
+        """All of ours, oldest order first."""
+        with _watched():
+            found = self._db[collections.ORDERS].find({}, {"received_at": 1}).sort([("received_at", 1), ("_id", 1)])
+            return [document["_id"] for document in found]
+
+    def load(self, order_ids: Sequence[str]) -> list[Stored]:
+        return self._found({"_id": {"$in": list(order_ids)}})
+
+    def named(self, name: str) -> list[Stored]:
+        """The orders that this may mean: a signal's id, our order id, upstream's, the broker's, or our tag at the broker."""
+        return self.load([name]) or self._found({"lookup": {"$in": [f"{kind}:{name}" for kind in _NAMES]}})
+
+    def exits_of(self, names: Sequence[str]) -> list[Stored]:
+        """Exits that name one of these entries."""
+        return self._found({"lookup": {"$in": [f"exit_of:{name}" for name in names]}})
+
+    def of_ledger(self, entry: LedgerEntry) -> list[Stored]:
+        """All orders whose fills this entry of the ledger holds."""
+        query = {
+            "account_id": entry.key.account_id,
+            "request.strategy": entry.key.strategy,
+            "request.instrument.symbol": entry.instrument.symbol,
+        }
+        return [s for s in self._found(query) if s.order.accepted_request.instrument.key == entry.key.instrument_key]
+
+    def _found(self, query: Mapping[str, Any]) -> list[Stored]:
+        with _watched():
+            stored = [stored_from(document) for document in self._db[collections.ORDERS].find(query)]
+        return sorted(stored, key=lambda s: (s.order.received_at, s.order.order_id))
+
+    def ledgers(self, *, only_open: bool = False) -> list[LedgerEntry]:
+        """The exact positions, all that ever were or those held now."""
+        with _watched():
+            found = self._db[collections.POSITIONS].find({"is_open": True} if only_open else {})
+            entries = [ledger_from_document(document) for document in found]
+        return sorted(entries, key=lambda e: (e.key.account_id, e.key.strategy, e.key.instrument_key))
+
+    def ledger(self, ledger_id: str) -> LedgerEntry | None:
+        with _watched():
+            document = self._db[collections.POSITIONS].find_one({"_id": ledger_id})
+        return None if document is None else ledger_from_document(document)
+
+    def confirmation(self, document_id: str) -> Document | None:
+        """The order's document in the shared collection."""
+        with _watched():
+            return self._db[collections.CONFIRMATIONS_VIEW].find_one({"_id": document_id})
+
+    def dead_letters(self, limit: int) -> list[DeadLetter]:
+        """The latest first."""
+        with _watched():
+            found = self._db[collections.DEAD_LETTERS].find().sort([("received_at", -1), ("_id", 1)]).limit(limit)
+            return [dead_letter_from(document) for document in found]
+
+    def dead_letter(self, message_id: str) -> DeadLetter | None:
+        with _watched():
+            document = self._db[collections.DEAD_LETTERS].find_one({"_id": message_id})
+        return None if document is None else dead_letter_from(document)
+
+    def command(self, command_id: str) -> Command | None:
+        with _watched():
+            document = self._db[collections.COMMANDS].find_one({"_id": command_id})
+        return None if document is None else command_from(document)
+
+    def commands_naming(self, names: Sequence[str]) -> list[Command]:
+        """Commands that name a signal or an order so."""
+        chosen = {"$in": list(names)}
+        with _watched():
+            by_order = self._db[collections.COMMANDS].find({"body.order_id": chosen})
+            by_signal = self._db[collections.COMMANDS].find({"body.signal_id": chosen})
+            found = {document["_id"]: command_from(document) for document in (*by_order, *by_signal)}
+        return sorted(found.values(), key=lambda c: (c.received_at, c.command_id))
+
+    def waiting(self) -> Waiting:
+        with _watched():
+            groups = self._db[collections.ORDERS].aggregate([{"$group": {"_id": "$status", "n": {"$sum": 1}}}])
+            return Waiting(
+                by_status={group["_id"]: group["n"] for group in sorted(groups, key=lambda g: str(g["_id"]))},
+                unsettled=self._db[collections.ORDERS].count_documents({"lookup": collections.UNSETTLED}),
+                new_commands=self._db[collections.COMMANDS].count_documents({"status": CommandStatus.NEW.value}),
+                dead_letters=self._db[collections.DEAD_LETTERS].count_documents({}),
+                unsent_alerts=self._db[collections.ALERTS].count_documents({"sent_at": None}),
+            )
+
+
+@contextlib.contextmanager
+def _watched() -> Iterator[None]:
+    try:
+        yield
+    except PyMongoError as exc:
+        raise StoreUnavailable(str(exc).splitlines()[0][:300] if str(exc) else type(exc).__name__) from exc

@@ -1,0 +1,31 @@
+"""Starts a script again with the repository's own Python, the one that has the libraries; standard library only, and knows no script."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = REPOSITORY_ROOT / ".venv"
+STARTED_AGAIN = "EXECUTION_SERVICE_STARTED_AGAIN"
+
+
+def use_own_python() -> None:
+    """Returns in a Python that has the libraries, or replaces the process by one, or ends it saying how to make one.
+
+    To be called before anything third-party is imported, by a script that was started by its path.
+    """
+    was_started_again = os.environ.pop(STARTED_AGAIN, None) is not None
+    python = ENVIRONMENT / "bin" / "python"
+    is_own = Path(sys.prefix).resolve() == ENVIRONMENT.resolve()
+    if not is_own and not was_started_again and os.access(python, os.X_OK):
+        os.environ[STARTED_AGAIN] = "1"
+        sys.stdout.flush()
+        os.execv(python, [str(python), *sys.argv])
+    if importlib.util.find_spec("pymongo") is None or importlib.util.find_spec("pydantic_settings") is None:
+        sys.exit(
+            f"This Python ({sys.executable}) has not the libraries of this project. Once, in {REPOSITORY_ROOT}:\n"
+            "  python3 -m venv .venv && .venv/bin/pip install -e '.[embedded]'"
+        )

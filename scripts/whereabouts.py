@@ -1,0 +1,126 @@
+"""Where the running service, its store and its Pub/Sub are to be found: its own notice first, then the settings; asks none of them anything."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from execution_service.embedded import EmbeddedPartFailed, embedded_store, owned
+from execution_service.settings import ConfigurationError, Settings, load_settings
+
+HOW_TO_START = "start it: python scripts/mvp_demo_start.py"
+LOCK_SECONDS = 15.0
+EXIT_CONFIGURATION = 2
+
+
+class NotFound(Exception):
+    """Something that the script needs is not there; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """What a running service says of itself in `DATA_DIR/endpoints.json`."""
+
+    pid: int
+    mongodb_uri: str | None
+    mongodb_database: str
+    pubsub_emulator_host: str | None
+    google_cloud_project: str
+
+
+def settings_or_exit() -> Settings:
+    """The settings; where they cannot be used, says every problem and ends the script with 2."""
+    try:
+        return load_settings()
+    except ConfigurationError as exc:
+        for problem in exc.problems:
+            print(f"Configuration: {problem}", file=sys.stderr)
+        sys.exit(EXIT_CONFIGURATION)
+
+
+def running_service(settings: Settings) -> Notice | None:
+    """The notice of the service that runs on this DATA_DIR; None if none runs, though a killed one may have left its notice."""
+    try:
+        body = json.loads((settings.data_dir / "endpoints.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    notice = Notice(
+        pid=int(body["pid"]),
+        mongodb_uri=body["mongodb_uri"],
+        mongodb_database=body["mongodb_database"],
+        pubsub_emulator_host=body["pubsub_emulator_host"],
+        google_cloud_project=body["google_cloud_project"],
+    )
+    return notice if is_service(notice.pid) else None
+
+
+def is_service(pid: int) -> bool:
+    """Whether the process lives and is an execution service, and not another one that was given a dead one's number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    command = Path(f"/proc/{pid}/cmdline")
+    if not command.parent.parent.joinpath("self").exists():
+        return True  # a system without /proc: the number must do
+    try:
+        return b"execution" in command.read_bytes()
+    except OSError:
+        return False
+
+
+def use_pubsub(settings: Settings, notice: Notice | None) -> str:
+    """Points Google's client at the service's Pub/Sub and returns the project. Raises NotFound where none is known."""
+    host = settings.pubsub_emulator_host if notice is None else notice.pubsub_emulator_host
+    if host is not None:
+        os.environ["PUBSUB_EMULATOR_HOST"] = host
+    elif not settings.has_google_credentials:
+        raise NotFound(
+            f"No execution service runs on {settings.data_dir}, and neither PUBSUB_EMULATOR_HOST nor Google credentials "
+            f"are set: {HOW_TO_START}, or set DATA_DIR to that of the running one"
+        )
+    return settings.google_cloud_project if notice is None else notice.google_cloud_project
+
+
+def store_of(settings: Settings, notice: Notice | None) -> tuple[str, str] | None:
+    """The store's address and database; None: it is the embedded one, and nobody has started it."""
+    if notice is not None and notice.mongodb_uri is not None:
+        return notice.mongodb_uri, notice.mongodb_database
+    if settings.mongodb_uri is not None:
+        return settings.mongodb_uri.get_secret_value(), settings.mongodb_database
+    return None
+
+
+@contextlib.asynccontextmanager
+async def opened_store(settings: Settings) -> AsyncIterator[tuple[str, str]]:
+    """The store's address and database, with the service running or not: an embedded store at rest is started for the moment.
+
+    Raises NotFound where there is none yet, EmbeddedPartFailed where it cannot be started.
+    """
+    found = store_of(settings, running_service(settings))
+    if found is not None:
+        yield found
+        return
+    if not (settings.data_dir / "store").exists():
+        raise NotFound(f"Nothing has been stored under {settings.data_dir} yet: {HOW_TO_START}")
+    async with contextlib.AsyncExitStack() as stack:
+        end = asyncio.get_running_loop().time() + LOCK_SECONDS
+        while found is None:
+            try:
+                stack.enter_context(owned(settings.data_dir))
+                found = await stack.enter_async_context(embedded_store(settings.data_dir)), settings.mongodb_database
+            except EmbeddedPartFailed:
+                # A service that is starting or ending, or another such script: wait for whichever it is.
+                await asyncio.sleep(0.3)
+                found = store_of(settings, running_service(settings))
+                if found is None and asyncio.get_running_loop().time() > end:
+                    raise
+        yield found
