@@ -10,6 +10,9 @@ from brokers.base import Side
 
 ZERO = Decimal(0)
 ORDER_IDS_KEPT = 50
+_EXACT = Context(prec=80)
+"""Wide enough that sums and products of prices, quantities and costs are never rounded."""
+_SMALLEST_SHARE = Decimal("1e-20")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,8 +22,9 @@ class Position:
     quantity: Decimal = ZERO
     """Signed: negative is short."""
     cost: Decimal = ZERO
-    """Quantity times average price, signed like the quantity, without the multiplier; kept instead of the average, which need not be a decimal number. Where
-    an exit's share of it is none either, that share is rounded to 20 places and the rest stays here: no money is ever lost or made."""
+    """Quantity times average price, signed like the quantity, without the multiplier; kept instead of the average, which need not be
+    a decimal number. Where an exit's share of it is none either, that share is rounded to 20 places and the rest stays here, so that
+    no money is ever lost or made."""
     realized_pnl: Decimal = ZERO
     """Of this episode, by average cost, before commissions."""
     episode: int = 0
