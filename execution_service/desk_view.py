@@ -12,9 +12,9 @@ from pymongo.errors import PyMongoError
 
 from execution_service import store as collections
 from execution_service.core.ledger import LedgerEntry
-from execution_service.core.record import Document, ledger_from_document
-from execution_service.ports import Command, CommandStatus, DeadLetter, Stored, StoreUnavailable
-from execution_service.store import command_from, dead_letter_from, stored_from
+from execution_service.core.record import Document, ledger_from_document, order_from_document
+from execution_service.ports import Command, CommandStatus, DeadLetter, Stored, StoreUnavailable, Told
+from execution_service.store import command_from, dead_letter_from
 
 _NAMES = ("signal", "request", "broker", "client")
 
@@ -31,7 +31,10 @@ class Waiting:
 
 
 class DeskView:
-    """Blocking reads. Every method raises StoreUnavailable when the server does not answer."""
+    """Blocking reads. Every method raises StoreUnavailable when the server does not answer.
+
+    Orders come without their lines in the ledger; whoever needs the profit they booked asks MongoStore for them.
+    """
 
     def __init__(self, client: pymongo.MongoClient[Document], database: str) -> None:
         self._client = client
@@ -51,7 +54,7 @@ class DeskView:
         query = {k: v for k, v in (("status", status), ("account_id", account_id)) if v is not None}
         with _watched():
             found = self._db[collections.ORDERS].find(query).sort([("received_at", -1), ("_id", 1)])
-            return [stored_from(document) for document in (found.limit(limit) if limit else found)]
+            return [_seen(document) for document in (found.limit(limit) if limit else found)]
 
     def order_ids(self) -> list[str]:
         """All of ours, oldest order first."""
@@ -70,18 +73,9 @@ class DeskView:
         """Exits that name one of these entries."""
         return self._found({"lookup": {"$in": [f"exit_of:{name}" for name in names]}})
 
-    def of_ledger(self, entry: LedgerEntry) -> list[Stored]:
-        """All orders whose fills this entry of the ledger holds."""
-        query = {
-            "account_id": entry.key.account_id,
-            "request.strategy": entry.key.strategy,
-            "request.instrument.symbol": entry.instrument.symbol,
-        }
-        return [s for s in self._found(query) if s.order.accepted_request.instrument.key == entry.key.instrument_key]
-
     def _found(self, query: Mapping[str, Any]) -> list[Stored]:
         with _watched():
-            stored = [stored_from(document) for document in self._db[collections.ORDERS].find(query)]
+            stored = [_seen(document) for document in self._db[collections.ORDERS].find(query)]
         return sorted(stored, key=lambda s: (s.order.received_at, s.order.order_id))
 
     def ledgers(self, *, only_open: bool = False) -> list[LedgerEntry]:
@@ -136,6 +130,11 @@ class DeskView:
                 dead_letters=self._db[collections.DEAD_LETTERS].count_documents({}),
                 unsent_alerts=self._db[collections.ALERTS].count_documents({"sent_at": None}),
             )
+
+
+def _seen(document: Document) -> Stored:
+    told = document["told"]
+    return Stored(order_from_document(document), Told(world=told["world"], people=told["people"]))
 
 
 @contextlib.contextmanager

@@ -303,7 +303,7 @@ class Outbox:
             )
             if order.request.request_order_id is not None:
                 writes.append(trading_order_write(order, now))
-            writes += relations.signal_writes(parcel, now)
+            writes += relations.signal_writes(parcel.order, now)
         for entry in touched:
             shown = self._shown_episodes.get(entry.key)
             for episode, (document_id, fields) in position_documents(entry):
@@ -329,7 +329,7 @@ class Outbox:
         elements = [open_position_element(e) for e in sorted(entries, key=lambda e: e.key.ledger_id)]
         return [ViewWrite(View.TRADING_ACCOUNTS, account_id, {"open_positions": elements}, creates=False)]
 
-    async def _relations(self, parcels: Sequence[_Parcel]) -> _Relations:
+    async def _relations(self, parcels: Sequence[_Parcel]) -> Relations:
         """Reads what the signals' documents need beyond the orders at hand: other legs, entries of exits, exits of entries."""
         names = sorted({name for parcel in parcels for name in _related_names(parcel)})
         found = (
@@ -345,7 +345,7 @@ class Outbox:
             found[parcel.order.order_id] = Booked(parcel.order, parcel.live.told.realized_pnl)
         unnamed = {b.order.signal_id for b in found.values() if signal_document_id(b.order) is None}
         documents = await self._store.signal_documents(sorted(unnamed)) if unnamed else {}
-        return _Relations(tuple(found.values()), documents)
+        return Relations(tuple(found.values()), documents)
 
     # --- second stage: publication ------------------------------------------------------------------------------
 
@@ -536,15 +536,14 @@ class _Parcel:
 
 
 @dataclass(frozen=True, slots=True)
-class _Relations:
-    """The orders around those of a batch, and the documents of signals that are known by their signal id only."""
+class Relations:
+    """The orders around those that are to be shown, and the documents of signals that are known by their signal id only."""
 
     orders: Sequence[Booked]
     documents: dict[str, Any]
 
-    def signal_writes(self, parcel: _Parcel, now: datetime) -> list[ViewWrite]:
+    def signal_writes(self, order: Order, now: datetime) -> list[ViewWrite]:
         """The document of the order's own signal and, for an exit, those of the entries that it closes."""
-        order = parcel.order
         writes = [self._write(order, order, now)]
         if order.identity.purpose is Purpose.EXIT and isinstance(order.request, OrderRequest):
             for entry in self._named(order.request.entry_refs):

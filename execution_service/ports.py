@@ -136,6 +136,8 @@ class ViewWrite:
     adds_to_sets: Mapping[str, Any] = field(default_factory=dict)
     is_probably_new: bool = False
     """Tried as an insert first, which costs the store a fraction of an upsert."""
+    rewrites: bool = False
+    """A document of the same number is written again, too: for repair."""
 
 
 class Store(Protocol):

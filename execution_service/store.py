@@ -11,12 +11,14 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
+import bson
 import pymongo
 import structlog
 import tenacity
 from bson import Binary, ObjectId
+from bson.codec_options import CodecOptions
 from bson.errors import BSONError
-from pymongo import UpdateOne
+from pymongo import UpdateMany, UpdateOne
 from pymongo.errors import (
     BulkWriteError,
     ConnectionFailure,
@@ -28,7 +30,7 @@ from pymongo.errors import (
     WTimeoutError,
 )
 
-from execution_service.core.ledger import LedgerEntry, LedgerKey
+from execution_service.core.ledger import LedgerEntry, LedgerKey, Line
 from execution_service.core.order import Event, Order, apply_all
 from execution_service.core.record import (
     Document,
@@ -63,6 +65,7 @@ T = TypeVar("T")
 
 ORDERS = "execution_orders"
 POSITIONS = "execution_positions"
+LEDGER_LINES = "execution_ledger_lines"
 COMMANDS = "execution_commands"
 ALERTS = "execution_alerts"
 DEAD_LETTERS = "execution_dead_letters"
@@ -86,6 +89,7 @@ COLLECTION_OF = {
 }
 DUPLICATE_KEY = 11000
 COMMIT_BATCH = 100
+CODEC: CodecOptions[Document] = CodecOptions(tz_aware=True, tzinfo=UTC)
 
 
 def connect(uri: str) -> pymongo.MongoClient[Document]:
@@ -111,6 +115,7 @@ class _Commit:
 
     order_id: str
     guard: Document
+    """What else must be true of the record, besides its `_id`."""
     update: Document
     has_arrived: Callable[[Document], bool]
     done: asyncio.Future[None]
@@ -141,7 +146,6 @@ class MongoStore:
         self._waiting: deque[_Commit] = deque()
         self._news = asyncio.Event()
         self._committer: asyncio.Task[None] | None = None
-        self._writes = 0
         self._has_transactions = False
         self.is_reachable = True
 
@@ -226,28 +230,38 @@ class MongoStore:
 
     async def append(self, order: Order, events: Sequence[Event]) -> Order:
         after = apply_all(order, events)
-        self._writes += 1
-        mark = f"{self._nonce}-{self._writes}"
+        documents = [event_to_document(event) | {"writer": self._nonce} for event in events]
         before, fields = state_of(order), state_of(after)
-        if not order.status.is_final and fields["lookup"] == before["lookup"]:
-            del fields["lookup"]  # as it is stored: rewriting it would cost an index's upkeep
-        else:
-            fields["lookup"].append(UNSETTLED)
-        for number, event in enumerate(events, order.version):
-            fields[f"events.{number}"] = event_to_document(event) | {"write": mark}
-        last = after.version - 1
+        changed: Document = {name: value for name, value in fields.items() if value != before[name]}
+        if order.status.is_final or "lookup" in changed:
+            changed["lookup"] = [*fields["lookup"], UNSETTLED]
+        for number, document in enumerate(documents, order.version):
+            changed[f"events.{number}"] = document
 
-        def has_arrived(document: Document) -> bool:
-            stored = document["events"]
-            return len(stored) > last and stored[last].get("write") == mark
+        def has_arrived(stored: Document) -> bool:
+            there: list[Document] = stored["events"][order.version : after.version]
+            return there == [_as_stored(document) for document in documents]
 
-        await self._commit(
-            order.order_id, {"_id": order.order_id, "version": order.version}, {"$set": fields}, has_arrived
-        )
+        await self._commit(order.order_id, {"version": order.version}, {"$set": changed}, has_arrived)
         return after
 
     async def strike(self, strikes: Sequence[Strike]) -> None:
+        lines = {strike.order_id: strike.lines for strike in strikes if strike.lines}
+        if lines:
+            await self._call(lambda: self._keep_lines(lines))
         await asyncio.gather(*(self._strike(strike) for strike in strikes))
+
+    def _keep_lines(self, lines: Mapping[str, Mapping[int, Line]]) -> None:
+        collection = self._db[LEDGER_LINES]
+        documents = [{"_id": order_id, "lines": lines_to_document(some)} for order_id, some in lines.items()]
+        try:
+            collection.insert_many(documents, ordered=False)
+        except BulkWriteError as exc:
+            _raise_unless_duplicates(exc)
+            for error in exc.details["writeErrors"]:
+                document = documents[error["index"]]
+                fields = {f"lines.{number}": line for number, line in document["lines"].items()}
+                collection.update_one({"_id": document["_id"]}, {"$set": fields})
 
     async def _strike(self, strike: Strike) -> None:
         told: Document = {}
@@ -255,10 +269,8 @@ class MongoStore:
             told["told.world"] = strike.world
         if strike.people is not None:
             told["told.people"] = strike.people
-        for number, line in lines_to_document(strike.lines).items():
-            told[f"told.lines.{number}"] = line
         if strike.is_settled:
-            guard: Document = {"_id": strike.order_id, "version": strike.version}
+            guard: Document = {"version": strike.version}
             if strike.world is None:
                 guard["told.world"] = strike.version
             if strike.people is None:
@@ -272,12 +284,7 @@ class MongoStore:
                 )
                 return
         # The order has moved on, or something else is still owed: what was delivered is struck, the record stays unsettled.
-        await self._commit(
-            strike.order_id,
-            {"_id": strike.order_id},
-            {"$set": told},
-            lambda document: _covers(document["told"], strike),
-        )
+        await self._commit(strike.order_id, {}, {"$max": told}, lambda document: _covers(document["told"], strike))
 
     async def _commit(
         self,
@@ -320,7 +327,7 @@ class MongoStore:
 
     def _write_together(self, batch: Sequence[_Commit]) -> bool:
         """True if every update of the batch matched. False: nothing is known, each must be looked at by itself."""
-        updates = [UpdateOne(c.guard, c.update) for c in batch]
+        updates = _merged(batch)
         collection = self._db[ORDERS]
         if not self._has_transactions:
             with contextlib.suppress(BulkWriteError, BSONError, DocumentTooLarge):
@@ -340,7 +347,7 @@ class MongoStore:
         """None, or the error that belongs to this record alone. Raises what concerns the store as a whole."""
         collection = self._db[ORDERS]
         try:
-            if collection.update_one(commit.guard, commit.update).matched_count:
+            if collection.update_one({"_id": commit.order_id, **commit.guard}, commit.update).matched_count:
                 return None
         except (BSONError, DocumentTooLarge) as exc:
             return exc
@@ -349,7 +356,7 @@ class MongoStore:
             return KeyError(f"order {commit.order_id} is not in the store")
         if commit.has_arrived(document):
             return None
-        return VersionConflict(stored_from(document))
+        return VersionConflict(_stored(document))
 
     async def open_orders(self) -> list[Stored]:
         return await self._find({"lookup": UNSETTLED})
@@ -362,7 +369,7 @@ class MongoStore:
 
     async def _find(self, query: Mapping[str, Any]) -> list[Stored]:
         def read() -> list[Stored]:
-            return [stored_from(document) for document in self._db[ORDERS].find(query)]
+            return [_stored(document) for document in self._db[ORDERS].find(query)]
 
         stored = await self._call(read)
         return sorted(stored, key=lambda s: (s.order.received_at, s.order.order_id))
@@ -520,11 +527,33 @@ class MongoStore:
         return await self._call(read)
 
 
+def _merged(batch: Sequence[_Commit]) -> list[UpdateOne | UpdateMany]:
+    """The batch as few statements: what is the same for several records (the start of sending, a delivery struck out) is one, which
+    spares the server from planning it anew for each."""
+    alike: dict[str, list[_Commit]] = {}
+    for commit in batch:
+        alike.setdefault(repr((commit.guard, commit.update)), []).append(commit)
+    statements: list[UpdateOne | UpdateMany] = []
+    for some in alike.values():
+        first = some[0]
+        if len(some) == 1:
+            statements.append(UpdateOne({"_id": first.order_id, **first.guard}, first.update))
+        else:
+            ids = {"$in": [commit.order_id for commit in some]}
+            statements.append(UpdateMany({"_id": ids, **first.guard}, first.update))
+    return statements
+
+
+def _as_stored(document: Document) -> Document:
+    """As the server would give it back: times cut to milliseconds, zones to UTC."""
+    return bson.decode(bson.encode(document), CODEC)
+
+
 def _view_update(write: ViewWrite) -> UpdateOne:
     match: Document = {write.match_field: _with_ids(write.document_id)}
     changes: Document = dict(write.changes)
     if write.number_field is not None:
-        match[write.number_field] = {"$not": {"$gte": write.number}}
+        match[write.number_field] = {"$not": {"$gt" if write.rewrites else "$gte": write.number}}
         changes[write.number_field] = write.number
     update: Document = {"$set": changes}
     if write.adds_to_sets:
@@ -552,7 +581,7 @@ def _covers(told: Mapping[str, Any], strike: Strike) -> bool:
     )
 
 
-def stored_from(document: Mapping[str, Any]) -> Stored:
+def _stored(document: Mapping[str, Any]) -> Stored:
     told = document["told"]
     lines = lines_from_document(told.get("lines", {}))
     return Stored(order_from_document(document), Told(world=told["world"], people=told["people"], lines=lines))

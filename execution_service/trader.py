@@ -8,6 +8,7 @@ import itertools
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, TypeVar
 
@@ -456,7 +457,8 @@ class Trader:
     async def _submit(self, batch: Sequence[LiveOrder]) -> None:
         """Writes down the intent for all, hands them over one after the other, and writes down the answers as they come."""
         await self._look_for_cancels()
-        intents = await asyncio.gather(*(self._intend(live) for live in batch))
+        now = self._clock.now()  # one moment for all, so that the store can write their intents as one statement
+        intents = await asyncio.gather(*(self._intend(live, now) for live in batch))
         answers: list[asyncio.Task[None]] = []
         try:
             for live, is_leaving in zip(batch, intents, strict=True):
@@ -465,15 +467,15 @@ class Trader:
         finally:
             await asyncio.gather(*answers)
 
-    async def _intend(self, live: LiveOrder) -> bool:
+    async def _intend(self, live: LiveOrder, now: datetime) -> bool:
         """The last look before the order leaves, and the record that it is about to; False if it does not leave."""
         if live.order.identity.purpose is Purpose.EXIT:
             # Two exits of one entry must not both count on what is left of it.
             async with self._exit_lock:
-                return await self._write_intent(live)
-        return await self._write_intent(live)
+                return await self._write_intent(live, now)
+        return await self._write_intent(live, now)
 
-    async def _write_intent(self, live: LiveOrder) -> bool:
+    async def _write_intent(self, live: LiveOrder, now: datetime) -> bool:
         first = await self._last_look(live)
         if first is None:
             return False
@@ -484,7 +486,7 @@ class Trader:
                 reserved = await self._reserve(live)
                 if reserved is None:
                     return False
-            first = (*first, SubmitStarted(at=self._clock.now(), nonce=self._nonce, reserved_order_id=reserved))
+            first = (*first, SubmitStarted(at=now, nonce=self._nonce, reserved_order_id=reserved))
 
         def start(order: Order) -> Sequence[Event]:
             return first if order.status is Status.PENDING and order.cancel_wish is None else ()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -78,19 +79,26 @@ class Identity:
     @property
     def order_id(self) -> str:
         """Our own id: the same identity always has the same."""
-        return "ord_" + self._digest("order")[:24]
+        return _order_id(self)
 
     def client_order_id(self, attempt: int) -> str:
         """Our tag at the broker: 19 characters, a letter first, lower-case base 32 of SHA-256 (90 bits), so it fits every broker."""
-        digest = hashlib.sha256(self._text(str(attempt)).encode("utf-8", "surrogatepass")).digest()
-        return "x" + base64.b32encode(digest).decode().lower()[:18]
+        return _client_order_id(self, attempt)
 
-    def _digest(self, salt: str) -> str:
-        return hashlib.sha256(self._text(salt).encode("utf-8", "surrogatepass")).hexdigest()
-
-    def _text(self, last: str) -> str:
+    def digest(self, last: str) -> bytes:
         # Length-prefixed, so that no choice of ids can make two identities look alike.
-        return f"{len(self.signal_id)}:{self.signal_id}|{self.leg_index}|{self.purpose}|{last}"
+        text = f"{len(self.signal_id)}:{self.signal_id}|{self.leg_index}|{self.purpose}|{last}"
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+@lru_cache(maxsize=8192)
+def _order_id(identity: Identity) -> str:
+    return "ord_" + identity.digest("order").hex()[:24]
+
+
+@lru_cache(maxsize=8192)
+def _client_order_id(identity: Identity, attempt: int) -> str:
+    return "x" + base64.b32encode(identity.digest(str(attempt))).decode().lower()[:18]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -135,9 +135,14 @@ def _encode(value: Any) -> Any:
             return str(value)
         case tuple() | frozenset():
             return [_encode(item) for item in (sorted(value) if isinstance(value, frozenset) else value)]
-    return {f.name: _encode(v) for f in fields(value) if (v := getattr(value, f.name)) is not None}
+    cls = type(value)
+    names = _FIELD_NAMES.get(cls)
+    if names is None:
+        names = _FIELD_NAMES[cls] = tuple(f.name for f in fields(value))
+    return {name: _encode(v) for name in names if (v := getattr(value, name)) is not None}
 
 
+_FIELD_NAMES: dict[type, tuple[str, ...]] = {}
 _Reader: TypeAlias = Callable[[Any], Any]
 _READERS: dict[Any, _Reader] = {}
 
