@@ -83,8 +83,7 @@ class Intake:
         letters += [letter for _, letter in conflicts]
         if letters:
             await self._store.insert_dead_letters(letters)
-        for message in messages:
-            message.ack()
+        # Before the acknowledgement: what is acknowledged does not come again, and then nobody would tell people.
         if unusable:
             words = alerts.dead_letters(count=1, reason=letters[unusable - 1].reason)
             await self._raise_alarm("dead_letter", words, unusable)
@@ -92,6 +91,8 @@ class Intake:
             signal_id, letter = conflicts[-1]
             words = alerts.conflict(count=1, signal_id=signal_id, detail=letter.reason)
             await self._raise_alarm("conflict", words, len(conflicts))
+        for message in messages:
+            message.ack()
         return [order.order_id for _, order in meant]
 
     def _order(self, parsed: ParsedOrder, message: Message) -> Order:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -16,18 +16,14 @@ from execution_service.core import alerts
 from execution_service.core.confirmation import attributes, confirmation_json
 from execution_service.core.effects import Happening, happenings
 from execution_service.core.ledger import LedgerEntry, LedgerKey, Line, fold, key_of, settled
-from execution_service.core.order import Order, OrderRequest, Purpose
+from execution_service.core.order import Order
 from execution_service.core.views import (
     Booked,
-    HexId,
     confirmation_fields,
     confirmation_id,
-    made_up_signal_id,
     open_position_element,
     position_documents,
     signal_document_id,
-    signal_fields,
-    trading_order_fields,
 )
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import (
@@ -41,6 +37,7 @@ from execution_service.ports import (
     View,
     ViewWrite,
 )
+from execution_service.signals import Relations, related_names, trading_order_write
 from notifications.base import NotificationFailed, Notifier
 
 log = structlog.get_logger(__name__)
@@ -331,7 +328,7 @@ class Outbox:
 
     async def _relations(self, parcels: Sequence[_Parcel]) -> Relations:
         """Reads what the signals' documents need beyond the orders at hand: other legs, entries of exits, exits of entries."""
-        names = sorted({name for parcel in parcels for name in _related_names(parcel)})
+        names = sorted({n for p in parcels for n in related_names(p.order, was_told=bool(p.live.told.world))})
         found = (
             {s.order.order_id: Booked(s.order, s.told.realized_pnl) for s in await self._store.find(names)}
             if names
@@ -345,7 +342,7 @@ class Outbox:
             found[parcel.order.order_id] = Booked(parcel.order, parcel.live.told.realized_pnl)
         unnamed = {b.order.signal_id for b in found.values() if signal_document_id(b.order) is None}
         documents = await self._store.signal_documents(sorted(unnamed)) if unnamed else {}
-        return Relations(tuple(found.values()), documents)
+        return Relations(found.values(), documents)
 
     # --- second stage: publication ------------------------------------------------------------------------------
 
@@ -533,81 +530,6 @@ class _Parcel:
     live: LiveOrder
     order: Order
     happenings: tuple[Happening, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Relations:
-    """The orders around those that are to be shown, and the documents of signals that are known by their signal id only."""
-
-    orders: Sequence[Booked]
-    documents: dict[str, Any]
-
-    def signal_writes(self, order: Order, now: datetime) -> list[ViewWrite]:
-        """The document of the order's own signal and, for an exit, those of the entries that it closes."""
-        writes = [self._write(order, order, now)]
-        if order.identity.purpose is Purpose.EXIT and isinstance(order.request, OrderRequest):
-            for entry in self._named(order.request.entry_refs):
-                if entry.identity.purpose is Purpose.ENTRY and self._document_id(entry) != self._document_id(order):
-                    exit_id = signal_document_id(order)
-                    writes.append(self._write(entry, order, now, {"exit_signals": exit_id} if exit_id else {}))
-        unique = {write.document_id: write for write in writes}
-        return list(unique.values())
-
-    def _write(self, subject: Order, cause: Order, now: datetime, adds: dict[str, HexId] | None = None) -> ViewWrite:
-        document_id = self._document_id(subject)
-        signal = [b for b in self.orders if self._document_id(b.order) == document_id]
-        refs = {ref for b in signal if isinstance(b.order.request, OrderRequest) for ref in b.order.request.entry_refs}
-        names = {n for b in signal for n in (b.order.signal_id, b.order.request.mathematricks_signal_id) if n}
-        exits = [
-            b
-            for b in self.orders
-            if isinstance(b.order.request, OrderRequest) and names.intersection(b.order.request.entry_refs)
-        ]
-        return ViewWrite(
-            View.SIGNALS,
-            document_id,
-            signal_fields(signal, self._named(refs), exits, now),
-            f"execution_reflects.{cause.order_id}",
-            cause.version,
-            adds_to_sets=adds or {},
-            is_probably_new=cause is subject
-            and cause.request.mathematricks_signal_id is None
-            and subject.signal_id not in self.documents,
-        )
-
-    def _document_id(self, order: Order) -> Any:
-        named = signal_document_id(order)
-        return named or self.documents.get(order.signal_id) or made_up_signal_id(order.signal_id)
-
-    def _named(self, refs: Iterable[str]) -> list[Order]:
-        wanted = set(refs)
-        return [b.order for b in self.orders if {b.order.signal_id, b.order.request.mathematricks_signal_id} & wanted]
-
-
-def _related_names(parcel: _Parcel) -> set[str]:
-    """What must be looked up to write the order's signal; nothing for the first news of a plain entry."""
-    order, request = parcel.order, parcel.order.request
-    own = {f"signal:{order.signal_id}"} | (
-        {f"signal:{request.mathematricks_signal_id}"} if request.mathematricks_signal_id else set()
-    )
-    if order.identity.purpose is Purpose.EXIT:
-        refs = request.entry_refs if isinstance(request, OrderRequest) else ()
-        return own | {f"signal:{r}" for r in refs} | {f"exit_of:{r}" for r in refs}
-    names = own if request.total_legs > 1 else set()
-    if parcel.live.told.world:
-        # Told before: exits may have come meanwhile.
-        names = names | {name.replace("signal:", "exit_of:", 1) for name in own} | own
-    return names
-
-
-def trading_order_write(order: Order, now: datetime) -> ViewWrite:
-    return ViewWrite(
-        View.TRADING_ORDERS,
-        order.request.request_order_id,
-        trading_order_fields(order, now),
-        creates=False,
-        match_field="order_id",
-    )
 
 
 def _realized_until(live: LiveOrder, happening: Happening) -> Decimal | None:

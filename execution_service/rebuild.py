@@ -18,8 +18,8 @@ from execution_service.core.views import (
     position_documents,
     signal_document_id,
 )
-from execution_service.outbox import Relations, trading_order_write
 from execution_service.ports import Clock, Store, Stored, View, ViewWrite
+from execution_service.signals import Relations, trading_order_write
 
 CHUNK = 200
 ROUNDS = 5
@@ -48,10 +48,11 @@ class Rebuild:
         self._clock = clock
         self._broker_of = broker_of
         self._unknown: set[str] = set()
-        self._never_told = 0
+        self._never_told: set[str] = set()
 
     async def run(self, order_ids: Sequence[str], entries: Sequence[LedgerEntry]) -> Rebuilt:
-        """`order_ids`: all orders, oldest first; `entries`: the whole ledger. Raises StoreUnavailable; may then be run again."""
+        """`entries`: the whole ledger; `order_ids`: all orders, oldest first, read after it. Raises StoreUnavailable; may then be run
+        again."""
         applied = {order_id: lines for entry in entries for order_id, lines in entry.applied.items()}
         by_key: dict[LedgerKey, list[Booking]] = {entry.key: [] for entry in entries}
         shown = 0
@@ -72,10 +73,10 @@ class Rebuild:
         contradictions = await self._show_positions(entries, by_key)
         accounts = await self._show_accounts({entry.key.account_id for entry in entries})
         return Rebuilt(
-            orders=shown - self._never_told,
+            orders=shown - len(self._never_told),
             positions=len(entries),
             accounts=accounts,
-            never_told=self._never_told,
+            never_told=len(self._never_told),
             unknown_brokers=tuple(sorted(self._unknown)),
             contradictions=contradictions,
         )
@@ -87,7 +88,8 @@ class Rebuild:
 
     async def _show(self, stored: Sequence[Stored], applied: Mapping[str, Iterable[Line]]) -> None:
         told = [b for s in stored if (b := as_told(_booking(s, applied), s.told.world)) is not None]
-        self._never_told += len(stored) - len(told)
+        self._never_told |= {s.order.order_id for s in stored}
+        self._never_told -= {b.order.order_id for b in told}
         if not told:
             return
         now = self._clock.now()
@@ -127,7 +129,7 @@ class Rebuild:
         found.update((booked.order.order_id, booked) for booked in told)
         unnamed = {b.order.signal_id for b in found.values() if signal_document_id(b.order) is None}
         documents: dict[str, Any] = await self._store.signal_documents(sorted(unnamed)) if unnamed else {}
-        return Relations(tuple(found.values()), documents)
+        return Relations(found.values(), documents)
 
     async def _show_positions(
         self, entries: Sequence[LedgerEntry], by_key: Mapping[LedgerKey, Sequence[Booking]]
@@ -149,11 +151,18 @@ class Rebuild:
         shown = 0
         for account_id in sorted(account_ids):
             if await self._store.has_trading_account(account_id):
-                entries = sorted(await self._store.open_ledgers(account_id), key=lambda e: e.key.ledger_id)
-                elements = {"open_positions": [open_position_element(entry) for entry in entries]}
-                await self._store.write_views([ViewWrite(View.TRADING_ACCOUNTS, account_id, elements, creates=False)])
+                await self._show_account(account_id)
                 shown += 1
         return shown
+
+    async def _show_account(self, account_id: str) -> None:
+        for _ in range(ROUNDS):
+            entries = sorted(await self._store.open_ledgers(account_id), key=lambda e: e.key.ledger_id)
+            elements = {"open_positions": [open_position_element(entry) for entry in entries]}
+            await self._store.write_views([ViewWrite(View.TRADING_ACCOUNTS, account_id, elements, creates=False)])
+            now = await self._store.open_ledgers(account_id)
+            if {(e.key, e.version) for e in now} == {(e.key, e.version) for e in entries}:
+                return
 
 
 def _booking(stored: Stored, applied: Mapping[str, Iterable[Line]]) -> Booking:

@@ -32,7 +32,7 @@ from execution_service.core.wire import Unusable, parse_order_fields
 from execution_service.embedded import TopicPlan, embedded_store, local_pubsub, make_private, owned
 from execution_service.intake import Intake
 from execution_service.live import LiveOrder, LiveOrders
-from execution_service.outbox import Outbox, Party, trading_order_write
+from execution_service.outbox import Outbox, Party
 from execution_service.ports import (
     Clock,
     Message,
@@ -44,6 +44,7 @@ from execution_service.ports import (
 )
 from execution_service.pubsub import GooglePublisher, GoogleSubscriber
 from execution_service.settings import Account, Settings
+from execution_service.signals import trading_order_write
 from execution_service.store import MongoStore, connect
 from execution_service.threads import ThreadPool
 from execution_service.trader import Trader, TradingRules

@@ -369,7 +369,11 @@ class MongoStore:
 
     async def _find(self, query: Mapping[str, Any]) -> list[Stored]:
         def read() -> list[Stored]:
-            return [_stored(document) for document in self._db[ORDERS].find(query)]
+            documents = list(self._db[ORDERS].find(query))
+            told = [d["_id"] for d in documents if d["told"]["world"]]
+            found = self._db[LEDGER_LINES].find({"_id": {"$in": told}}) if told else ()
+            lines = {d["_id"]: lines_from_document(d["lines"]) for d in found}
+            return [_stored(document, lines.get(document["_id"])) for document in documents]
 
         stored = await self._call(read)
         return sorted(stored, key=lambda s: (s.order.received_at, s.order.order_id))
@@ -581,10 +585,9 @@ def _covers(told: Mapping[str, Any], strike: Strike) -> bool:
     )
 
 
-def _stored(document: Mapping[str, Any]) -> Stored:
+def _stored(document: Mapping[str, Any], lines: Mapping[int, Line] | None = None) -> Stored:
     told = document["told"]
-    lines = lines_from_document(told.get("lines", {}))
-    return Stored(order_from_document(document), Told(world=told["world"], people=told["people"], lines=lines))
+    return Stored(order_from_document(document), Told(world=told["world"], people=told["people"], lines=lines or {}))
 
 
 def command_from(document: Mapping[str, Any]) -> Command:

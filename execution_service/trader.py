@@ -68,6 +68,8 @@ CONNECT_SECONDS = 60.0
 MISSING_FILLS_ALERT_SECONDS = 30.0
 CANCEL_ALERT_AFTER = 3
 AFTER_FAILURE_SECONDS = 1.0
+IDLE_CHECK_SECONDS = 5.0
+"""How often a broker is asked without an order at work: fills may come after the end, and not every broker tells by itself."""
 LOOKED_UP_AT_ONCE = 200
 FINISHED_REMEMBERED = 5000
 
@@ -194,6 +196,7 @@ class Trader:
             if self._broker is not None:
                 self._broker.on_hint(None)
                 await self._broker.close()
+            self._broker, self.is_connected = None, False
 
     async def drain(self) -> None:
         """Sends nothing new and returns when no order is on its way to the broker any more."""
@@ -235,7 +238,7 @@ class Trader:
     async def _connect(self) -> None:
         self._lost.clear()
         attempts = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type((BrokerError, TimeoutError)),
+            retry=tenacity.retry_if_exception_type(Exception),
             wait=tenacity.wait_exponential_jitter(initial=0.5, max=30.0, jitter=0.5),
             before_sleep=self._connection_failed,
             sleep=self._clock.sleep,
@@ -321,6 +324,8 @@ class Trader:
                 live.due_at = None
                 self._step(live, now)
         if self.is_connected:
+            if self._answered_at is None or now - self._answered_at >= IDLE_CHECK_SECONDS:
+                self._check_wanted = True
             if self._check_wanted and not self._check_running and now >= self._check_pause_until:
                 self._spawn(self._check_once(), "check")
             if not self._is_draining:
@@ -328,6 +333,8 @@ class Trader:
         moments = [self._due[0][0]] if self._due else []
         if self._check_wanted and not self._check_running:
             moments.append(self._check_pause_until)
+        if self.is_connected and self._answered_at is not None and not self._check_running:
+            moments.append(self._answered_at + IDLE_CHECK_SECONDS)
         return max(0.0, min(moments) - now) if moments else None
 
     def _step(self, live: LiveOrder, now: float) -> None:

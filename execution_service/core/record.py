@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_typ
 
 from brokers.base import Fill, Instrument
 from execution_service.core import order as order_words
-from execution_service.core.errors import UnreadableRecord
+from execution_service.core.errors import CoreError, UnreadableRecord
 from execution_service.core.ledger import LedgerEntry, LedgerKey, Line
 from execution_service.core.order import (
     Event,
@@ -97,7 +97,7 @@ def order_from_document(document: Mapping[str, Any]) -> Order:
     """The fold of the stored events. Raises UnreadableRecord if the document is not one that `order_to_document` wrote."""
     try:
         if document["format"] != RECORD_FORMAT:
-            raise UnreadableRecord(f"order {document['_id']}: record format {document['format']!r} is not known here")
+            raise UnreadableRecord(f"record format {document['format']!r} is not known here")
         taken = document.get("request")
         request = (
             _decode(RefusedRequest, document["refused_request"]) if taken is None else _decode(OrderRequest, taken)
@@ -116,7 +116,7 @@ def order_from_document(document: Mapping[str, Any]) -> Order:
             raw=document["raw"],
         )
         return apply_all(order, (event_from_document(d) for d in document["events"]))
-    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as exc:
+    except (CoreError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as exc:
         raise UnreadableRecord(f"order {document.get('_id')!r}: {type(exc).__name__}: {exc}") from exc
 
 
@@ -157,9 +157,13 @@ def _decode(cls: type[T], document: Mapping[str, Any]) -> T:
 def _class_reader(cls: type[Any]) -> _Reader:
     hints = get_type_hints(cls)
     by_name = [(f.name, _reader(hints[f.name])) for f in fields(cls)]
+    # None is not written; where the class has no default for it, it is put back here.
+    unwritten = {
+        f.name: None for f in fields(cls) if NoneType in get_args(hints[f.name]) and f.default is f.default_factory
+    }
 
     def read(document: Mapping[str, Any]) -> Any:
-        return cls(**{name: reader(document[name]) for name, reader in by_name if name in document})
+        return cls(**unwritten | {name: reader(document[name]) for name, reader in by_name if name in document})
 
     return read
 
@@ -212,7 +216,7 @@ def ledger_from_document(document: Mapping[str, Any]) -> LedgerEntry:
     """Raises UnreadableRecord if the document is not one that `ledger_to_document` wrote."""
     try:
         if document["format"] != RECORD_FORMAT:
-            raise UnreadableRecord(f"ledger {document['_id']}: record format {document['format']!r} is not known here")
+            raise UnreadableRecord(f"record format {document['format']!r} is not known here")
         return LedgerEntry(
             key=LedgerKey(document["account_id"], document["strategy"], document["instrument_key"]),
             instrument=_decode(Instrument, document["instrument"]),
@@ -222,7 +226,7 @@ def ledger_from_document(document: Mapping[str, Any]) -> LedgerEntry:
             ended=tuple(_decode(Position, d) for d in document["ended"]),
             applied={d["order_id"]: tuple(lines_from_document(d["lines"]).values()) for d in document["applied"]},
         )
-    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as exc:
+    except (CoreError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as exc:
         raise UnreadableRecord(f"ledger {document.get('_id')!r}: {type(exc).__name__}: {exc}") from exc
 
 

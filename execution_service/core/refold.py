@@ -34,9 +34,10 @@ def as_told(booking: Booking, told: int) -> Booked | None:
 def refolded(entry: LedgerEntry, bookings: Iterable[Booking]) -> tuple[LedgerEntry, tuple[str, ...]]:
     """The entry with every episode that ever ended, folded again from all its orders' fills in the order of their lines.
 
-    Also says, one sentence each, where the records contradict the entry; its present position is then left as it is stored.
+    Also says, one sentence each, where the records contradict the entry; its present position is then left as it is stored. Lines
+    beyond the entry's sequence are of later: they came after it was read.
     """
-    steps = sorted(_steps(bookings), key=lambda step: step[0].sequence)
+    steps = sorted((s for s in _steps(bookings) if s[0].sequence <= entry.sequence), key=lambda step: step[0].sequence)
     folded = LedgerEntry(key=entry.key, instrument=entry.instrument)
     known: dict[str, dict[int, Line]] = {}
     ended: dict[int, Position] = {}
