@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -12,14 +11,15 @@ from rich.table import Table
 
 from brokers.errors import BrokerError
 from brokers.factory import BrokerFactory
-from execution_service.embedded import EmbeddedPartFailed
+from execution_service.embedded import AlreadyRunning, EmbeddedPartFailed
 from execution_service.ports import PublishFailed, StoreUnavailable, TopicMissing
-from execution_service.service import World, notifier_of, real_world
+from execution_service.service import ENDPOINTS, World, endpoints_writer, notifier_of, real_world
 from execution_service.settings import Account, Settings
 from notifications.base import NotificationFailed
 from notifications.telegram import TelegramNotifier
 
 CALL_SECONDS = 20.0
+EMBEDDED = "store and Pub/Sub"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,10 @@ async def check(settings: Settings, console: Console | None = None) -> bool:
     try:
         async with real_world(settings) as world:
             findings += await _connections(settings, world)
-    except EmbeddedPartFailed as exc:
+    except AlreadyRunning as exc:
         findings.append(_running_service(settings, exc))
+    except EmbeddedPartFailed as exc:
+        findings.append(Finding(EMBEDDED, False, str(exc)))
     if settings.use_mock_broker and not settings.accounts:
         findings.append(Finding("accounts", True, "every account is served by the mock broker"))
     elif not settings.accounts:
@@ -95,13 +97,12 @@ def _log_folder(settings: Settings) -> Finding:
     return Finding("logs", True, str(settings.log_dir))
 
 
-def _running_service(settings: Settings, exc: EmbeddedPartFailed) -> Finding:
+def _running_service(settings: Settings, exc: AlreadyRunning) -> Finding:
     """The embedded parts belong to one process: if a service runs on them, they work."""
-    endpoints = settings.data_dir / "endpoints.json"
-    if endpoints.exists():
-        pid = json.loads(endpoints.read_text(encoding="utf-8")).get("pid")
-        return Finding("store and Pub/Sub", True, f"in use by the running service (process {pid})")
-    return Finding("store and Pub/Sub", False, str(exc))
+    pid = endpoints_writer(settings.data_dir / ENDPOINTS)
+    if pid is None:
+        return Finding(EMBEDDED, False, f"{exc} (it is starting or stopping)")
+    return Finding(EMBEDDED, True, f"in use by the running service (process {pid})")
 
 
 async def _account(account: Account) -> Finding:

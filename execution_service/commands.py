@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from hashlib import sha256
 from typing import Any, Protocol
@@ -153,18 +153,27 @@ class Commands:
         )
 
     async def _carry_out(self, command: Command) -> None:
+        """May be done again after a death in the middle, or by two ways at once: each kind does only what has not been done."""
         active_until = None
-        match command.kind:
-            case "CANCEL":
-                active_until = command.published_at + self._lifetime
-                self._remember(command)
-                status, outcome = await self._cancel(command)
-            case "RESOLVE":
-                status, outcome = await self._resolve(command)
-            case "REPLAY":
-                status, outcome = await self._replay_letter(command)
-            case _:
-                status, outcome = CommandStatus.REFUSED, f"{command.kind!r} is not a command of this service"
+        try:
+            if not isinstance(command.body, Mapping):
+                raise TypeError(f"its body is {command.body!r}")
+            match command.kind:
+                case "CANCEL":
+                    active_until = command.published_at + self._lifetime
+                    status, outcome = await self._cancel(command)
+                case "RESOLVE":
+                    status, outcome = await self._resolve(command)
+                case "REPLAY":
+                    status, outcome = await self._replay_letter(command)
+                case _:
+                    status, outcome = CommandStatus.REFUSED, f"{command.kind!r} is not a command of this service"
+        except StoreUnavailable:
+            raise
+        except Exception as exc:
+            # No command may stop the others, nor the start of the service, which reads what was left.
+            log.error(f"Command failed: {exc}", action="command_failed", command_id=command.command_id, exc_info=exc)
+            status, outcome, active_until = CommandStatus.REFUSED, f"failed: {type(exc).__name__}: {exc}", None
         log.info(f"Command {command.kind}: {outcome}", action="command_done", command_id=command.command_id)
         await self._store.finish_command(command.command_id, status, outcome, active_until)
 
@@ -177,9 +186,11 @@ class Commands:
     # --- cancel -------------------------------------------------------------------------------------------------
 
     async def _cancel(self, command: Command) -> tuple[CommandStatus, str]:
+        self._remember(command)  # first, so that no order slips in between the look and the remembering
         targets = await self._targets(command.body)
         outcomes = []
         for order in targets:
+            self._assert_again(order)
             if order.status.is_final:
                 outcomes.append(f"{order.order_id} is {order.status} already")
                 log.info(
@@ -187,7 +198,6 @@ class Commands:
                     action="cancel_too_late",
                     signal_id=order.signal_id,
                 )
-                self._assert_again(order)
                 continue
             desk, live = self._desk_of(order.request.account_id), self._live.by_id.get(order.order_id)
             if desk is None or live is None:
@@ -206,7 +216,9 @@ class Commands:
             for pause in REASSERT_AFTER_SECONDS:
                 await self._clock.sleep(pause)
                 try:
-                    await self._show_again(order)
+                    for stored in await self._store.load([order.order_id]):
+                        if stored.order.status.is_final:
+                            await self._show_again(stored.order)
                 except StoreUnavailable as exc:
                     log.warning(f"{View.TRADING_ORDERS} not written again: {exc}", action="views_waiting")
 
@@ -238,12 +250,10 @@ class Commands:
 
     async def _resolve(self, command: Command) -> tuple[CommandStatus, str]:
         body = command.body
-        live = self._live.by_id.get(str(body.get("order_id")))
-        desk = None if live is None else self._desk_of(live.order.request.account_id)
-        if live is None or desk is None:
-            return CommandStatus.REFUSED, f"order {body.get('order_id')!r} is not unfinished"
+        order_id = str(body.get("order_id"))
         by, note = str(body.get("by", "?")), str(body.get("note", ""))
-        now = self._clock.now()
+        # The moment is the command's own: a decision that is delivered again is the same event, and is not recorded twice.
+        now = command.received_at
         decisions: dict[str, Event] = {
             "not-placed": DeclaredNotPlaced(at=now, by=by, message=note),
             "cancelled": DeclaredCancelled(at=now, by=by, message=note),
@@ -253,12 +263,18 @@ class Commands:
         event = decisions.get(str(body.get("decision")))
         if event is None:
             return CommandStatus.REFUSED, f"unknown decision {body.get('decision')!r}; known: {', '.join(decisions)}"
+        if any(event in stored.order.events for stored in await self._store.load([order_id])):
+            return CommandStatus.DONE, f"{order_id} resolved as {body['decision']} by {by} before"
+        live = self._live.by_id.get(order_id)
+        desk = None if live is None else self._desk_of(live.order.request.account_id)
+        if live is None or desk is None:
+            return CommandStatus.REFUSED, f"order {body.get('order_id')!r} is not unfinished"
         try:
-            await self._live.record(live, lambda order: (event,))
+            await self._live.record(live, lambda order: () if event in order.events else (event,))
         except InvalidTransition as exc:
             return CommandStatus.REFUSED, str(exc)
         desk.look_again(live)
-        return CommandStatus.DONE, f"{live.order.order_id} resolved as {body['decision']} by {by}: {live.order.status}"
+        return CommandStatus.DONE, f"{order_id} resolved as {body['decision']} by {by}: {live.order.status}"
 
     async def _replay_letter(self, command: Command) -> tuple[CommandStatus, str]:
         message_id = str(command.body.get("message_id"))

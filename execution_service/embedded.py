@@ -21,12 +21,18 @@ log = structlog.get_logger(__name__)
 
 START_SECONDS = 45.0
 STOP_SECONDS = 6.0
+LET_GO_SECONDS = 10.0
+REVIVAL_PAUSE_SECONDS = 0.5
 STORE_PROGRAM = "secantusd-py"
 REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 
 
 class EmbeddedPartFailed(Exception):
     """A part that this process starts for itself did not come up; the message says what to do."""
+
+
+class AlreadyRunning(EmbeddedPartFailed):
+    """Another service has the folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +47,13 @@ class TopicPlan:
 
 @contextlib.contextmanager
 def owned(data_dir: Path) -> Iterator[None]:
-    """Holds the folder of the embedded parts for this process. Raises EmbeddedPartFailed if another service has it."""
+    """Holds the folder of the embedded parts for this process. Raises AlreadyRunning if another service has it."""
     make_private(data_dir)
     with open(data_dir / "service.lock", "a", encoding="ascii") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
-            raise EmbeddedPartFailed(
+            raise AlreadyRunning(
                 f"another execution service is running on {data_dir}; two cannot share one embedded store: "
                 "stop it, give this one another DATA_DIR, or set MONGODB_URI for replicas"
             ) from exc
@@ -74,32 +80,52 @@ async def embedded_store(data_dir: Path) -> AsyncIterator[str]:
         *("--sync-on-commit", "--cache-size", "256M", "--log-level", "WARNING"),
     ]
     guarded = [sys.executable, guardian.__file__, str(data_dir / "store.lock"), *command]
-    async with _child(guarded, data_dir / "store.log", "embedded store") as process:
-        await _until_listening(process, port, "embedded store", data_dir / "store.log")
-        yield f"mongodb://127.0.0.1:{port}/?directConnection=true"
+    output, name = data_dir / "store.log", "embedded store"
+    async with _child(guarded, output, name) as process:
+        await _until_listening(process, port, name, output)
+        async with _kept_alive(process, guarded, output, name):
+            yield f"mongodb://127.0.0.1:{port}/?directConnection=true"
 
 
 @contextlib.asynccontextmanager
 async def local_pubsub(data_dir: Path, plan: TopicPlan) -> AsyncIterator[str]:
     """The local Pub/Sub server with these topics and subscriptions; yields `host:port`. Raises EmbeddedPartFailed."""
-    command = [sys.executable, "-m", "simulators.pubsub", "--port", "0", "--data", str(data_dir / "pubsub.db")]
+    command = [sys.executable, "-m", "simulators.pubsub", "--data", str(data_dir / "pubsub.db")]
     command += ["--exit-with-stdin", "--project", plan.project]
     for topic in plan.topics:
         command += ["--topic", topic]
     for subscription, topic in plan.subscriptions:
         command += ["--subscription", f"{subscription}={topic}"]
-    end = asyncio.get_running_loop().time() + START_SECONDS
+    output, name = data_dir / "pubsub.log", "local Pub/Sub"
+    end = asyncio.get_running_loop().time() + LET_GO_SECONDS
     while True:
-        async with _child(command, data_dir / "pubsub.log", "local Pub/Sub", reads_output=True) as process:
-            assert process.stdout is not None
-            line = (await asyncio.wait_for(process.stdout.readline(), START_SECONDS)).decode()
+        async with _child([*command, "--port", "0"], output, name, reads_output=True) as process:
+            line = await _first_line(process)
             if line.startswith("Pub/Sub listening on "):
-                yield line.rsplit(" ", 1)[1].strip()
+                address = line.rpartition(" ")[2]
+                again = [*command, "--port", address.rpartition(":")[2]]
+                async with _kept_alive(process, again, output, name):
+                    yield address
                 return
         # The server of a life that was just killed may still be letting go of its file.
         if asyncio.get_running_loop().time() > end:
-            raise EmbeddedPartFailed(f"the local Pub/Sub server did not start; see {data_dir / 'pubsub.log'}")
+            raise EmbeddedPartFailed(_did_not_start(name, output))
         await asyncio.sleep(0.3)
+
+
+async def _first_line(process: asyncio.subprocess.Process) -> str:
+    """What it says first; nothing if it says nothing in time."""
+    if process.stdout is None:
+        return ""
+    try:
+        return (await asyncio.wait_for(process.stdout.readline(), START_SECONDS)).decode().strip()
+    except TimeoutError:
+        return ""
+
+
+def _did_not_start(name: str, output: Path) -> str:
+    words = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return f"the {name} did not start: {words[-1] if words else 'it said nothing'} (see {output})"
 
 
 @contextlib.asynccontextmanager
@@ -122,14 +148,39 @@ async def _child(
     try:
         yield process
     finally:
-        assert process.stdin is not None
-        process.stdin.close()
+        if process.stdin is not None:
+            process.stdin.close()
         try:
             await asyncio.wait_for(process.wait(), STOP_SECONDS)
         except TimeoutError:
             log.warning(f"The {name} did not end in time and is killed", action="embedded_killed")
             process.kill()
             await process.wait()
+
+
+@contextlib.asynccontextmanager
+async def _kept_alive(
+    process: asyncio.subprocess.Process, command: Sequence[str], output: Path, name: str
+) -> AsyncIterator[None]:
+    """Should the process end by itself, the command is run in its place, as often as that happens."""
+
+    async def revive() -> None:
+        await process.wait()
+        while True:
+            log.error(f"The {name} has ended by itself and is started again", action="embedded_restarted")
+            await asyncio.sleep(REVIVAL_PAUSE_SECONDS)
+            try:
+                async with _child(command, output, name) as another:
+                    await another.wait()
+            except OSError as exc:
+                log.error(f"The {name} cannot be started: {exc}", action="embedded_restart_failed")
+
+    revival = asyncio.create_task(revive(), name=f"keep {name}")
+    try:
+        yield
+    finally:
+        revival.cancel()
+        await asyncio.gather(revival, return_exceptions=True)
 
 
 async def _until_listening(process: asyncio.subprocess.Process, port: int, name: str, output: Path) -> None:
@@ -146,7 +197,7 @@ async def _until_listening(process: asyncio.subprocess.Process, port: int, name:
         with contextlib.suppress(OSError):
             await writer.wait_closed()
         return
-    raise EmbeddedPartFailed(f"the {name} did not start; see {output}")
+    raise EmbeddedPartFailed(_did_not_start(name, output))
 
 
 def _free_port() -> int:

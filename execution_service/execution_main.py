@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,12 +16,13 @@ if __package__ in (None, ""):  # started by its path, as the specification does
 
 from execution_service.check import check
 from execution_service.embedded import EmbeddedPartFailed
-from execution_service.log import redact, start_logging
+from execution_service.log import Logging, redact, start_logging
 from execution_service.service import CannotStart, serve
 from execution_service.settings import ConfigurationError, load_settings
 
 EXIT_FAILED = 1
 EXIT_CONFIGURATION = 2
+STOP_SECONDS = 8.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if asyncio.run(check(settings)) else EXIT_CONFIGURATION
     logging = start_logging(settings.log_dir, settings.log_level, settings.log_format.value)
     try:
-        asyncio.run(serve(settings, lambda text: print(text, flush=True)))
+        asyncio.run(serve(settings, lambda text: print(text, flush=True), lambda: _end_in_time(logging)))
     except (CannotStart, EmbeddedPartFailed) as exc:
         logging.flush()
         print(f"Execution service cannot start: {exc}", file=sys.stderr)
@@ -51,6 +54,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         logging.stop()
     return 0
+
+
+def _end_in_time(logging: Logging) -> None:
+    """Ends the process though a store or Pub/Sub that hangs would hold it up: what counts is durable, the next start takes it up."""
+
+    def end() -> None:
+        logging.flush(1.0)
+        print("Execution service stopped without waiting for what hangs", flush=True)
+        os._exit(0)
+
+    timer = threading.Timer(STOP_SECONDS, end)
+    timer.daemon = True
+    timer.start()
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ def main() -> int:
             if libc is not None:
                 libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=die_with_me)
+        # The command holds the lock too: if we are killed, the next guardian waits until it has really let go of its files.
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=die_with_me, pass_fds=(lock.fileno(),))
         while child.poll() is None:
             ready, _, _ = select.select([0, stopped], [], [], 0.5)
             if ready:

@@ -16,7 +16,7 @@ from execution_service.core import alerts
 from execution_service.core.confirmation import attributes, confirmation_json
 from execution_service.core.effects import Happening, happenings
 from execution_service.core.ledger import LedgerEntry, LedgerKey, Line, fold, key_of, settled
-from execution_service.core.order import Order
+from execution_service.core.order import Filled, Order, OrderRequest, Purpose
 from execution_service.core.views import (
     Booked,
     confirmation_fields,
@@ -147,7 +147,7 @@ class Outbox:
                 if len(self._queue) < BATCH and self._clock.monotonic() - self._delivered_at < BUSY_SECONDS:
                     # More is coming: one larger batch costs the store less than two small ones.
                     await self._clock.sleep(LINGER_SECONDS)
-                batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+                batch = self._next_batch()
                 if not self._queue:
                     self._news.clear()
                 await self._deliver(batch)
@@ -159,6 +159,24 @@ class Outbox:
             for task in tuple(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _next_batch(self) -> list[LiveOrder]:
+        """The oldest news, and with an exit that of its entry: the ledger must not book the way out before the way in."""
+        batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+        refs = {
+            ref
+            for live in batch
+            if isinstance(live.order.request, OrderRequest) and live.order.identity.purpose is Purpose.EXIT
+            for ref in live.order.request.entry_refs
+        }
+        if refs and self._queue:
+            entries = [
+                live for live in self._queue if refs & {live.order.signal_id, live.order.request.mathematricks_signal_id}
+            ]
+            for live in entries:
+                self._queue.remove(live)
+            batch += entries
+        return batch
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -268,10 +286,11 @@ class Outbox:
         entry = before or LedgerEntry(key=key, instrument=parcels[0].order.accepted_request.instrument)
         entry = settled(entry, self._live.by_id, ended_are_shown=self._shown_ledgers.get(key) == entry.version)
         sequence = entry.sequence
-        lines: list[Mapping[int, Line]] = []
-        for parcel in parcels:
-            entry, known = fold(entry, parcel.order, parcel.happenings, parcel.live.told.lines)
-            lines.append(known)
+        known: dict[str, Mapping[int, Line]] = {p.order.order_id: p.live.told.lines for p in parcels}
+        for parcel, happening in _in_order_of_execution(parcels):
+            order_id = parcel.order.order_id
+            entry, known[order_id] = fold(entry, parcel.order, (happening,), known[order_id])
+        lines = [known[p.order.order_id] for p in parcels]
         if entry.sequence == sequence and before is not None:
             return before, lines
         return replace(entry, version=entry.version + 1), lines
@@ -530,6 +549,21 @@ class _Parcel:
     live: LiveOrder
     order: Order
     happenings: tuple[Happening, ...]
+
+
+def _in_order_of_execution(parcels: Sequence[_Parcel]) -> list[tuple[_Parcel, Happening]]:
+    """What moves a position, by the broker's time, so that profit is booked to the order that closed and not to the one it closed; at the
+    same moment entries come first. What happened to one order stays in its sequence."""
+    moments: list[tuple[datetime, bool, _Parcel, Happening]] = []
+    for parcel in parcels:
+        is_exit, latest = parcel.order.identity.purpose is Purpose.EXIT, None
+        for happening in parcel.happenings:
+            if happening.moves_position:
+                event = happening.event
+                moment = event.fill.time if isinstance(event, Filled) else event.at
+                latest = moment if latest is None else max(latest, moment)
+                moments.append((latest, is_exit, parcel, happening))
+    return [(parcel, happening) for _, _, parcel, happening in sorted(moments, key=lambda m: m[:2])]
 
 
 def _realized_until(live: LiveOrder, happening: Happening) -> Decimal | None:

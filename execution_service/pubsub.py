@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import queue
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,6 +23,7 @@ OUTSTANDING_MESSAGES = 1000
 OUTSTANDING_BYTES = 64 * 1024 * 1024
 PUBLISH_SECONDS = 20.0
 QUERY_SECONDS = 5.0
+CLOSE_SECONDS = 2.0
 
 
 class GooglePublisher:
@@ -57,8 +59,9 @@ class GooglePublisher:
             raise PublishFailed(str(exc) or type(exc).__name__) from exc
 
     async def close(self) -> None:
-        """Sends what is waiting, for a bounded time."""
-        await asyncio.wait_for(asyncio.to_thread(self._client.stop), 5.0)
+        """Sends what is waiting, for a bounded time; what is not sent by then is owed still, and told after the next start."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.to_thread(self._client.stop), CLOSE_SECONDS)
 
 
 def _hop(done: asyncio.Future[None]) -> Callable[[Any], None]:
@@ -143,7 +146,9 @@ class GoogleSubscriber:
             self.trouble = ""
 
     async def close(self) -> None:
-        await asyncio.wait_for(asyncio.to_thread(self._client.close), 5.0)
+        """Within a bounded time; a connection that hangs ends with the process."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.to_thread(self._client.close), CLOSE_SECONDS)
 
 
 def _watched(pull: Any) -> concurrent.futures.Future[None]:

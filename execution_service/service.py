@@ -8,9 +8,10 @@ import json
 import os
 import secrets
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -56,6 +57,7 @@ log = structlog.get_logger(__name__)
 START_SECONDS = 60.0
 DRAIN_SECONDS = 4.0
 STORE_THREADS = 3
+ENDPOINTS = "endpoints.json"
 
 
 class CannotStart(Exception):
@@ -73,6 +75,8 @@ class Parts:
     orders: asyncio.Queue[Message]
     commands: asyncio.Queue[Message]
     account_of: Callable[[str], Account | None]
+    accounts: Sequence[str] = ()
+    """Those whose brokers are listened to from the start: what was finished before it may have filled since."""
     create_broker: Callable[[Mapping[str, object]], Broker]
     rules: TradingRules
     nonce: str
@@ -130,6 +134,8 @@ class ExecutionService:
         unsettled = await self._store.open_orders()
         for stored in unsettled:
             self._hand_over(self.live_orders.adopt(stored))
+        for account_id in self._parts.accounts:
+            self.trader_of(account_id)
         await self.commands.refresh()
         self._keep("intake", lambda: self.intake.run(self._parts.orders))
         self._keep("commands", lambda: self.commands.run(self._parts.commands))
@@ -361,6 +367,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             orders=orders.messages,
             commands=commands.messages,
             account_of=settings.account,
+            accounts=tuple(settings.accounts),
             create_broker=BrokerFactory.create_broker,
             rules=TradingRules(
                 order_timeout_seconds=settings.order_timeout_seconds,
@@ -394,11 +401,13 @@ def _topic_plan(settings: Settings) -> TopicPlan:
     )
 
 
-async def serve(settings: Settings, say: Callable[[str], None]) -> None:
-    """Runs the service until SIGTERM or SIGINT. Raises CannotStart or EmbeddedPartFailed."""
+async def serve(settings: Settings, say: Callable[[str], None], at_stop: Callable[[], None] = lambda: None) -> None:
+    """Runs the service until SIGTERM or SIGINT, at the first of which `at_stop` is called. Raises CannotStart or EmbeddedPartFailed."""
     stop = asyncio.Event()
-    with _signals(stop):
+    endpoints = settings.data_dir / ENDPOINTS
+    with _signals(stop, at_stop):
         async with real_world(settings) as world:
+            _withdraw_endpoints(endpoints)
             service = ExecutionService(world.parts)
             await world.parts.notifier.start()
             await _patiently("the store", world.parts.store.open, stop)
@@ -408,7 +417,6 @@ async def serve(settings: Settings, say: Callable[[str], None]) -> None:
                 return
             await _patiently("the store", service.start, stop)
             pulls = [asyncio.create_task(part.run()) for part in (world.orders, world.commands)]
-            endpoints = settings.data_dir / "endpoints.json"
             try:
                 _write_endpoints(endpoints, settings, world)
                 log.info("Execution service ready", action="ready")
@@ -416,7 +424,7 @@ async def serve(settings: Settings, say: Callable[[str], None]) -> None:
                 await stop.wait()
                 log.info("Execution service stops", action="stopping")
             finally:
-                endpoints.unlink(missing_ok=True)
+                _withdraw_endpoints(endpoints)
                 for pull in pulls:
                     pull.cancel()
                 await asyncio.gather(*pulls, return_exceptions=True)
@@ -443,7 +451,7 @@ async def _patiently(what: str, call: Callable[[], Awaitable[None]], stop: async
 
 
 @contextlib.contextmanager
-def _signals(stop: asyncio.Event) -> Any:
+def _signals(stop: asyncio.Event, at_stop: Callable[[], None]) -> Any:
     """SIGTERM and SIGINT set `stop`; a second one ends the process at once."""
     loop = asyncio.get_running_loop()
 
@@ -451,6 +459,7 @@ def _signals(stop: asyncio.Event) -> Any:
         if stop.is_set():
             os._exit(1)
         stop.set()
+        at_stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, received)
@@ -461,7 +470,7 @@ def _signals(stop: asyncio.Event) -> Any:
             loop.remove_signal_handler(number)
 
 
-def _write_endpoints(path: Any, settings: Settings, world: World) -> None:
+def _write_endpoints(path: Path, settings: Settings, world: World) -> None:
     """Where scripts find the parts; without credentials, for a configured URI is known to whoever configured it."""
     is_embedded = settings.mongodb_uri is None
     body = {
@@ -475,6 +484,32 @@ def _write_endpoints(path: Any, settings: Settings, world: World) -> None:
     temporary.write_text(json.dumps(body, indent=1), encoding="utf-8")
     temporary.chmod(0o600)
     temporary.replace(path)
+
+
+def _withdraw_endpoints(path: Path) -> None:
+    """Removes what this process wrote or a dead one left; a living service that shares the folder keeps its own."""
+    writer = endpoints_writer(path)
+    if writer is None or writer == os.getpid() or not _is_alive(writer):
+        path.unlink(missing_ok=True)
+
+
+def endpoints_writer(path: Path) -> int | None:
+    """The process that the file names, None where nothing readable is there."""
+    try:
+        writer = json.loads(path.read_text(encoding="utf-8")).get("pid")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return writer if isinstance(writer, int) else None
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _what_next(settings: Settings, world: World) -> str:

@@ -30,6 +30,7 @@ from pymongo.errors import (
     WTimeoutError,
 )
 
+from execution_service.core.errors import UnreadableRecord
 from execution_service.core.ledger import LedgerEntry, LedgerKey, Line
 from execution_service.core.order import Event, Order, apply_all
 from execution_service.core.record import (
@@ -89,6 +90,9 @@ COLLECTION_OF = {
 }
 DUPLICATE_KEY = 11000
 COMMIT_BATCH = 100
+VIEW_ATTEMPTS = 3
+UNSTORABLE = (BSONError, DocumentTooLarge, UnicodeError, OverflowError)
+"""What the driver raises for a document that no server could take."""
 CODEC: CodecOptions[Document] = CodecOptions(tz_aware=True, tzinfo=UTC)
 
 
@@ -220,12 +224,14 @@ class MongoStore:
             _raise_unless_duplicates(exc)
         present = {d["_id"]: d for d in collection.find({"_id": {"$in": [d["_id"] for d in documents]}})}
         outcome: list[Order | None] = []
-        for document in documents:
+        for place, document in enumerate(documents):
             found = present.get(document["_id"])
             if found is None:
                 raise StoreUnavailable(f"order {document['_id']} was refused as a duplicate and is not there")
-            is_ours = found["received_at"] == document["received_at"] and found["message_id"] == document["message_id"]
-            outcome.append(None if is_ours and found["version"] == document["version"] else order_from_document(found))
+            # Ours by an attempt whose answer was lost; but a second document of one order in the same batch is a repetition.
+            is_first = all(d["_id"] != document["_id"] for d in documents[:place])
+            is_ours = is_first and all(found[n] == document[n] for n in ("received_at", "message_id", "version"))
+            outcome.append(None if is_ours else order_from_document(found))
         return outcome
 
     async def append(self, order: Order, events: Sequence[Event]) -> Order:
@@ -311,7 +317,7 @@ class MongoStore:
                 sleep=self._clock.sleep,
             ):
                 with attempt:
-                    outcomes = await self._call(partial(self._write_batch, batch))
+                    outcomes = await self._outcomes(batch)
             for commit, outcome in zip(batch, outcomes, strict=True):
                 if commit.done.done():
                     continue  # its caller was cancelled; the write stands
@@ -319,6 +325,16 @@ class MongoStore:
                     commit.done.set_result(None)
                 else:
                     commit.done.set_exception(outcome)
+
+    async def _outcomes(self, batch: Sequence[_Commit]) -> Sequence[Exception | None]:
+        try:
+            return await self._call(partial(self._write_batch, batch))
+        except StoreUnavailable:
+            raise
+        except Exception as exc:
+            # Whoever waits must learn of it, and the next batch must have its turn.
+            log.error(f"Record updates failed: {exc}", action="commit_failed", exc_info=exc)
+            return [exc] * len(batch)
 
     def _write_batch(self, batch: Sequence[_Commit]) -> list[Exception | None]:
         if len(batch) > 1 and self._write_together(batch):
@@ -330,7 +346,7 @@ class MongoStore:
         updates = _merged(batch)
         collection = self._db[ORDERS]
         if not self._has_transactions:
-            with contextlib.suppress(BulkWriteError, BSONError, DocumentTooLarge):
+            with contextlib.suppress(BulkWriteError, *UNSTORABLE):
                 return collection.bulk_write(updates, ordered=True).matched_count == len(batch)
             return False
         with self._client.start_session() as session:
@@ -339,7 +355,7 @@ class MongoStore:
                     if collection.bulk_write(updates, ordered=True, session=session).matched_count == len(batch):
                         return True
                     session.abort_transaction()
-            except (OperationFailure, BSONError, DocumentTooLarge) as exc:
+            except (OperationFailure, *UNSTORABLE) as exc:
                 log.info(f"Group commit fell apart and is done singly: {exc}", action="commit_singly")
         return False
 
@@ -349,14 +365,18 @@ class MongoStore:
         try:
             if collection.update_one({"_id": commit.order_id, **commit.guard}, commit.update).matched_count:
                 return None
-        except (BSONError, DocumentTooLarge) as exc:
+        except (DuplicateKeyError, *UNSTORABLE) as exc:
             return exc
         document = collection.find_one({"_id": commit.order_id})
         if document is None:
             return KeyError(f"order {commit.order_id} is not in the store")
         if commit.has_arrived(document):
             return None
-        return VersionConflict(_stored(document))
+        try:
+            (current,) = self._with_lines([document])
+        except UnreadableRecord as exc:
+            return exc
+        return VersionConflict(current)
 
     async def open_orders(self) -> list[Stored]:
         return await self._find({"lookup": UNSETTLED})
@@ -368,15 +388,14 @@ class MongoStore:
         return await self._find({"lookup": {"$in": list(names)}})
 
     async def _find(self, query: Mapping[str, Any]) -> list[Stored]:
-        def read() -> list[Stored]:
-            documents = list(self._db[ORDERS].find(query))
-            told = [d["_id"] for d in documents if d["told"]["world"]]
-            found = self._db[LEDGER_LINES].find({"_id": {"$in": told}}) if told else ()
-            lines = {d["_id"]: lines_from_document(d["lines"]) for d in found}
-            return [_stored(document, lines.get(document["_id"])) for document in documents]
-
-        stored = await self._call(read)
+        stored = await self._call(lambda: self._with_lines(list(self._db[ORDERS].find(query))))
         return sorted(stored, key=lambda s: (s.order.received_at, s.order.order_id))
+
+    def _with_lines(self, documents: Sequence[Document]) -> list[Stored]:
+        told = [d["_id"] for d in documents if d["told"]["world"]]
+        found = self._db[LEDGER_LINES].find({"_id": {"$in": told}}) if told else ()
+        lines = {d["_id"]: lines_from_document(d["lines"]) for d in found}
+        return [_stored(document, lines.get(document["_id"], {})) for document in documents]
 
     # --- commands, dead letters, alarms -------------------------------------------------------------------------
 
@@ -442,7 +461,12 @@ class MongoStore:
             "$set": {"text": alarm.text},
             "$setOnInsert": {"kind": alarm.kind, "first_at": alarm.first_at, "sent_at": None, "sent_count": 0},
         }
-        await self._call(lambda: self._db[ALERTS].update_one({"_id": alarm.alarm_id}, update, upsert=True))
+        write = partial(self._db[ALERTS].update_one, {"_id": alarm.alarm_id}, update, upsert=True)
+        try:
+            await self._call(write)
+        except DuplicateKeyError:
+            # Somebody else made it at the same moment; now it is there to be added to.
+            await self._call(write)
 
     async def unsent_alarms(self) -> list[Alarm]:
         def read() -> list[Alarm]:
@@ -510,12 +534,27 @@ class MongoStore:
             except BulkWriteError as exc:
                 _raise_unless_duplicates(exc)
                 others += [fresh[error["index"]] for error in exc.details["writeErrors"]]
-        if others:
+        for attempt in range(1, VIEW_ATTEMPTS + 1):
+            if not others:
+                return
             try:
                 self._db[name].bulk_write([_view_update(w) for w in others], ordered=False)
+                return
             except BulkWriteError as exc:
-                # An upsert that clashes with its own `_id` has met a document that is further on already.
                 _raise_unless_duplicates(exc)
+                others = self._still_behind(name, [others[error["index"]] for error in exc.details["writeErrors"]])
+                if others and attempt == VIEW_ATTEMPTS:
+                    raise
+
+    def _still_behind(self, name: str, refused: Sequence[ViewWrite]) -> list[ViewWrite]:
+        """Of the writes refused as duplicates, those whose document is not further on already.
+
+        Somebody else may have made that document at the same moment: then the write is due once more. If it is refused for ever,
+        another document has what must be unique; which index was hit does not tell, for a document may offend against several.
+        """
+        ids = [_with_ids(w.document_id) for w in refused if w.match_field == "_id"]
+        present = {d["_id"]: d for d in self._db[name].find({"_id": {"$in": ids}})}
+        return [w for w in refused if not _is_further_on(present.get(_with_ids(w.document_id)), w)]
 
     async def signal_documents(self, signal_ids: Sequence[str]) -> dict[str, Any]:
         def read() -> dict[str, Any]:
@@ -565,6 +604,13 @@ def _view_update(write: ViewWrite) -> UpdateOne:
     return UpdateOne(match, update, upsert=write.creates)
 
 
+def _is_further_on(document: Mapping[str, Any] | None, write: ViewWrite) -> bool:
+    value: Any = document
+    for name in (write.number_field or "").split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value is not None and (value > write.number or (value == write.number and not write.rewrites))
+
+
 def _view_document(write: ViewWrite) -> Document:
     document: Document = {"_id": _with_ids(write.document_id), **write.changes}
     if write.number_field is not None:
@@ -585,9 +631,9 @@ def _covers(told: Mapping[str, Any], strike: Strike) -> bool:
     )
 
 
-def _stored(document: Mapping[str, Any], lines: Mapping[int, Line] | None = None) -> Stored:
+def _stored(document: Mapping[str, Any], lines: Mapping[int, Line]) -> Stored:
     told = document["told"]
-    return Stored(order_from_document(document), Told(world=told["world"], people=told["people"], lines=lines or {}))
+    return Stored(order_from_document(document), Told(world=told["world"], people=told["people"], lines=lines))
 
 
 def command_from(document: Mapping[str, Any]) -> Command:

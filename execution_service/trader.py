@@ -37,7 +37,8 @@ from execution_service.core.decide import (
     stale,
     unsupported_reason,
 )
-from execution_service.core.ledger import key_of
+from execution_service.core.effects import happenings
+from execution_service.core.ledger import LedgerEntry, fold, key_of
 from execution_service.core.order import (
     Cancelled,
     CancelRefused,
@@ -53,6 +54,7 @@ from execution_service.core.order import (
     Rejected,
     Status,
     SubmitStarted,
+    apply_all,
 )
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock, Store, Stored, StoreUnavailable
@@ -68,6 +70,7 @@ CONNECT_SECONDS = 60.0
 MISSING_FILLS_ALERT_SECONDS = 30.0
 CANCEL_ALERT_AFTER = 3
 AFTER_FAILURE_SECONDS = 1.0
+LATE_EXIT_SECONDS = 5.0
 IDLE_CHECK_SECONDS = 5.0
 """How often a broker is asked without an order at work: fills may come after the end, and not every broker tells by itself."""
 LOOKED_UP_AT_ONCE = 200
@@ -270,6 +273,8 @@ class Trader:
     async def _connection_failed(self, state: tenacity.RetryCallState) -> None:
         exc = state.outcome.exception() if state.outcome is not None else None
         self.trouble = str(exc) or type(exc).__name__
+        if isinstance(exc, StoreUnavailable):
+            return  # the broker is there; what it told waits to be recorded
         number = state.attempt_number
         if number <= self._rules.max_retry_attempts or number % 20 == 0:
             log.warning(
@@ -320,8 +325,10 @@ class Trader:
         now = self._clock.monotonic()
         while self._due and self._due[0][0] <= now:
             due_at, _, live = heapq.heappop(self._due)
-            if live.due_at == due_at and not live.is_busy:
-                live.due_at = None
+            if live.due_at != due_at:
+                continue
+            live.due_at = None
+            if not live.is_busy:  # else whoever is busy with it looks at it again at the end
                 self._step(live, now)
         if self.is_connected:
             if self._answered_at is None or now - self._answered_at >= IDLE_CHECK_SECONDS:
@@ -339,6 +346,7 @@ class Trader:
 
     def _step(self, live: LiveOrder, now: float) -> None:
         if live.order.status.is_final:
+            self._settle(live)  # it ended by somebody else's word, and others may wait for that
             return
         if live.not_before > now:
             self._schedule(live, live.not_before - now)
@@ -388,6 +396,9 @@ class Trader:
         async def step() -> None:
             try:
                 await work
+            except Exception:
+                live.not_before = self._clock.monotonic() + AFTER_FAILURE_SECONDS
+                raise
             finally:
                 live.is_busy = False
                 self._settle(live)
@@ -448,9 +459,7 @@ class Trader:
 
     async def _run_lane(self, lane: Lane, batch: Sequence[LiveOrder]) -> None:
         try:
-            await self._submit(batch)
-        except StoreUnavailable:
-            await self._clock.sleep(AFTER_FAILURE_SECONDS)
+            await self._submit(lane, batch)
         finally:
             lane.is_busy = False
             self._lanes_under_way -= 1
@@ -458,21 +467,30 @@ class Trader:
                 live.is_busy = False
                 if live.order.status is Status.PENDING and live.order.order_id not in self._waiting_exits:
                     lane.orders.appendleft(live)
+            for live in batch:
                 self._settle(live)
             self._make_ready(lane)
 
-    async def _submit(self, batch: Sequence[LiveOrder]) -> None:
+    async def _submit(self, lane: Lane, batch: Sequence[LiveOrder]) -> None:
         """Writes down the intent for all, hands them over one after the other, and writes down the answers as they come."""
         await self._look_for_cancels()
         now = self._clock.now()  # one moment for all, so that the store can write their intents as one statement
-        intents = await asyncio.gather(*(self._intend(live, now) for live in batch))
+        intents = await asyncio.gather(*(self._intend(live, now) for live in batch), return_exceptions=True)
         answers: list[asyncio.Task[None]] = []
         try:
             for live, is_leaving in zip(batch, intents, strict=True):
-                if is_leaving:
+                if is_leaving is True and lane.unresolved:
+                    held = self._nothing_was_sent(live, "the order before it is being looked for", counts=False)
+                    answers.append(asyncio.create_task(held))
+                elif is_leaving is True:
                     answers.append(asyncio.create_task(await self._place(live)))
         finally:
             await asyncio.gather(*answers)
+        failures = [failure for failure in intents if isinstance(failure, BaseException)]
+        if failures:
+            # Those orders are PENDING as before; the others of the batch have gone their way.
+            log.warning(f"Orders not sent yet: {failures[0]}", action="sending_waits", account_id=self.account_id)
+            await self._clock.sleep(AFTER_FAILURE_SECONDS)
 
     async def _intend(self, live: LiveOrder, now: datetime) -> bool:
         """The last look before the order leaves, and the record that it is about to; False if it does not leave."""
@@ -483,6 +501,7 @@ class Trader:
         return await self._write_intent(live, now)
 
     async def _write_intent(self, live: LiveOrder, now: datetime) -> bool:
+        wish = live.order.cancel_wish
         first = await self._last_look(live)
         if first is None:
             return False
@@ -496,7 +515,7 @@ class Trader:
             first = (*first, SubmitStarted(at=now, nonce=self._nonce, reserved_order_id=reserved))
 
         def start(order: Order) -> Sequence[Event]:
-            return first if order.status is Status.PENDING and order.cancel_wish is None else ()
+            return first if order.status is Status.PENDING and order.cancel_wish == wish else ()
 
         return bool(await self._live.record(live, start)) and not ends
 
@@ -504,9 +523,12 @@ class Trader:
         assert self._broker is not None
         try:
             return await self._ask(self._broker.reserve(live.order.ticket()), QUERY_SECONDS)
+        except OrderRefused as exc:
+            refused = Rejected(at=self._clock.now(), reason=Reason(ReasonCode.BROKER_REJECTED, exc.reason))
+            await self._record(live, (refused,))
         except (BrokerError, TimeoutError) as exc:
             self._lose_connection(exc)
-            return None
+        return None
 
     async def _last_look(self, live: LiveOrder) -> tuple[Event, ...] | None:
         """What must be recorded before the order is sent: nothing, a reduction, or its end. None: it has to wait for its entry."""
@@ -524,16 +546,18 @@ class Trader:
             return (Rejected(at=now, reason=Reason(ReasonCode.BROKER_UNAVAILABLE, words)),)
         first: tuple[Event, ...] = ()
         if order.identity.purpose is Purpose.EXIT and order.accepted_request.entry_refs:
+            # Waiting from before the question on: the entry may end while the store is being asked.
+            self._waiting_exits[order.order_id] = live
             allowed = await self._allowed_exit(order)
             if allowed is None:
-                self._waiting_exits[order.order_id] = live
                 return None
+            self._waiting_exits.pop(order.order_id, None)
             if allowed.events and isinstance(allowed.events[-1], Rejected):
                 return allowed.events
             first = allowed.events
         elapsed = live.elapsed(self._clock.monotonic())
         if is_stale(elapsed, self._limits):
-            if not await self._reduces_position(order):
+            if not await self._reduces_position(apply_all(order, first)):
                 return (stale(elapsed, self._limits, now),)
             words = (
                 f"late exit executed: first published {elapsed.age:.0f} s ago, and it reduces a position that we hold"
@@ -541,29 +565,35 @@ class Trader:
             first = (*first, Noted(at=now, message=words, alert=True))
         return first
 
-    async def _place(self, live: LiveOrder) -> Coroutine[Any, Any, None]:
-        """Hands the order over; returns the recording of what came of it, for the caller to run."""
+    async def _place(self, live: LiveOrder, *, again: bool = False) -> Coroutine[Any, Any, None]:
+        """Hands the order over; returns the recording of what came of it, for the caller to run. With `again` it may have left before: then
+        that nothing was sent now proves nothing."""
         order, broker = live.order, self._broker
         is_late = order.identity.purpose is Purpose.ENTRY and is_stale(
             live.elapsed(self._clock.monotonic()), self._limits
         )
         if broker is None or not self.is_connected or order.cancel_wish is not None or is_late:
-            return self._nothing_was_sent(live, "held back before it left", counts=False)
+            return self._nothing_was_sent(live, "held back before it left", counts=False, again=again)
         try:
             report = await self._ask(broker.place_order(order.ticket()), PLACE_SECONDS)
         except BrokerUnavailable as exc:
             self._lose_connection(exc)
-            return self._nothing_was_sent(live, str(exc), counts=not exc.known_pause)
+            return self._nothing_was_sent(live, str(exc), counts=not exc.known_pause, again=again)
         except OrderRefused as exc:
             return self._was_refused(live, exc)
         except Exception as exc:  # noqa: BLE001  whatever it was, the order may have left
+            live.finding_from = live.asked_at = None
+            self._lane_of(order).unresolved.add(order.order_id)
             return self._is_unclear(live, exc)
         return self._learn_placed(live, report)
 
     async def _learn_placed(self, live: LiveOrder, report: Report) -> None:
         await self.learn(live, report)
 
-    async def _nothing_was_sent(self, live: LiveOrder, message: str, *, counts: bool) -> None:
+    async def _nothing_was_sent(self, live: LiveOrder, message: str, *, counts: bool, again: bool = False) -> None:
+        if again:
+            live.finding_from = live.asked_at = None
+            return
         if counts:
             live.sending_failures += 1
 
@@ -585,7 +615,6 @@ class Trader:
         await self._live.record(live, refuse)
 
     async def _is_unclear(self, live: LiveOrder, exc: Exception) -> None:
-        live.finding_from = live.asked_at = None
         if not isinstance(exc, OrderAlreadyExists | OutcomeUnknown | TimeoutError):
             log.error(
                 f"Unexpected error of the broker: {exc}",
@@ -610,16 +639,18 @@ class Trader:
 
         if await self._live.record(live, note):
             live.sent_at = self._clock.monotonic()
-            await (await self._place(live))
+            await (await self._place(live, again=True))
 
     # --- exits --------------------------------------------------------------------------------------------------
 
     async def _allowed_exit(self, order: Order) -> ExitAllowance | None:
         """What an exit may take of its entry. None: the entry is not finished."""
         refs = order.accepted_request.entry_refs
-        entries = [self._latest(s) for s in await self._store.find([f"signal:{ref}" for ref in refs])]
-        exits = [self._latest(s) for s in await self._store.find([f"exit_of:{ref}" for ref in refs])]
-        return exit_allowance(order, entries, exits, self._clock.now())
+        exits = await self._store.find([f"exit_of:{ref}" for ref in refs])
+        entries = await self._store.find([f"signal:{ref}" for ref in refs])
+        return exit_allowance(
+            order, [self._latest(s) for s in entries], [self._latest(s) for s in exits], self._clock.now()
+        )
 
     def _latest(self, stored: Stored) -> Order:
         live = self._live.by_id.get(stored.order.order_id)
@@ -628,36 +659,49 @@ class Trader:
     async def _reduces_position(self, order: Order) -> bool:
         if order.identity.purpose is not Purpose.EXIT:
             return False
-        key = key_of(order)
-        entry = (await self._store.ledgers([key])).get(key)
-        held = Decimal(0) if entry is None else entry.position.quantity
+        held = await self._held(order)
         is_other_way = held * order.accepted_request.side.sign < 0
         return is_other_way and (order.quantity or Decimal(0)) <= abs(held)
+
+    async def _held(self, order: Order) -> Decimal:
+        """The position that the order would change, with the fills that are recorded and not booked yet; negative: short."""
+        key = key_of(order)
+        entry = (await self._store.ledgers([key])).get(key)
+        entry = entry or LedgerEntry(key=key, instrument=order.accepted_request.instrument)
+        booked = entry.sequence
+        for live in self._live.by_id.values():
+            if live.order.fills and key_of(live.order) == key:
+                known = {n: line for n, line in live.told.lines.items() if line.sequence <= booked}
+                entry, _ = fold(entry, live.order, happenings(live.order, live.told.world), known)
+        return entry.position.quantity
 
     async def _end_unsent(self, live: LiveOrder) -> None:
         """A pending order that has become too old, or whose cancellation was asked while it was being sent."""
         order = live.order
-        if (
-            order.cancel_wish is None
-            and order.order_id not in self._waiting_exits
-            and await self._reduces_position(order)
-        ):
-            live.not_before = self._clock.monotonic() + 5.0
+        if order.cancel_wish is None and await self._may_be_late(order):
+            live.not_before = self._clock.monotonic() + LATE_EXIT_SECONDS
             return
         self._waiting_exits.pop(order.order_id, None)
         elapsed = live.elapsed(self._clock.monotonic())
         await self._record(live, next_step(order, self._clock.now(), elapsed, self._limits).events)
 
+    async def _may_be_late(self, order: Order) -> bool:
+        """An exit that reduces what we hold. One that waits for its entry will be capped to that, so any holding will do."""
+        if order.order_id in self._waiting_exits:
+            return await self._held(order) * order.accepted_request.side.sign < 0
+        return await self._reduces_position(order)
+
     def _settle(self, live: LiveOrder) -> None:
         """After any step: the lane goes on if this order held it up, and exits that waited for it are looked at again."""
         order = live.order
         lane = self._lane_of(order)
-        if order.status is Status.SUBMITTING and not live.is_busy:
-            lane.unresolved.add(order.order_id)
-        elif order.order_id in lane.unresolved:
+        if order.status is Status.SUBMITTING:
+            if not live.is_busy:
+                lane.unresolved.add(order.order_id)
+        else:
             lane.unresolved.discard(order.order_id)
-            self._make_ready(lane)
         if order.status.is_final:
+            self._waiting_exits.pop(order.order_id, None)
             for waiting in [w for w in self._waiting_exits.values() if self._lane_of(w.order) is lane]:
                 del self._waiting_exits[waiting.order.order_id]
                 self._enqueue(waiting)
@@ -665,6 +709,7 @@ class Trader:
                 self._lanes.pop(order.accepted_request.instrument.key, None)
         else:
             self._schedule(live, 0.02)
+        self._make_ready(lane)
 
     # --- finding, checking, cancelling --------------------------------------------------------------------------
 
@@ -724,11 +769,24 @@ class Trader:
         asked_at = self._clock.monotonic()
         try:
             answer = await self._ask(self._broker.reports(self._mark), QUERY_SECONDS)
-            await asyncio.gather(*(self._hear(report) for report in answer.reports if report.client_order_id))
+            heard = await asyncio.gather(
+                *(self._hear(report) for report in answer.reports if report.client_order_id), return_exceptions=True
+            )
             await self._hear_of_finished(
                 [r for r in answer.reports if r.client_order_id and r.client_order_id not in self._live.by_client_id]
             )
-            self._mark, self._answered_at = answer.mark, asked_at
+            self._answered_at = asked_at
+            failures = [failure for failure in heard if isinstance(failure, BaseException)]
+            if not failures:
+                self._mark = answer.mark
+            for failure in failures:
+                # The mark stays, so that what could not be recorded is told again; the other orders are not held up by it.
+                log.error(
+                    f"A report could not be recorded: {failure}",
+                    action="report_failed",
+                    account_id=self.account_id,
+                    exc_info=failure,
+                )
         finally:
             self._check_running = False
 
@@ -798,8 +856,12 @@ class Trader:
 def _next_batch(lane: Lane) -> list[LiveOrder]:
     batch: list[LiveOrder] = []
     while lane.orders and len(batch) < LANE_BATCH:
-        live = lane.orders.popleft()
-        if live.order.status is Status.PENDING and not live.is_busy:
+        live = lane.orders[0]
+        is_pending = live.order.status is Status.PENDING
+        if is_pending and live.is_busy:
+            break  # it is being looked at; after that the lane goes on with it
+        lane.orders.popleft()
+        if is_pending:
             live.is_busy = True
             batch.append(live)
     return batch

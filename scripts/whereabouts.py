@@ -11,8 +11,12 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pymongo.errors import PyMongoError
+
+from execution_service.desk_view import DeskView
 from execution_service.embedded import EmbeddedPartFailed, embedded_store, owned
 from execution_service.settings import ConfigurationError, Settings, load_settings
+from execution_service.store import connect
 
 HOW_TO_START = "start it: python scripts/mvp_demo_start.py"
 LOCK_SECONDS = 15.0
@@ -77,9 +81,14 @@ def is_service(pid: int) -> bool:
         return False
 
 
+def pubsub_host(settings: Settings, notice: Notice | None) -> str | None:
+    """host:port of the local Pub/Sub or an emulator; None: Google's own, or none at all."""
+    return settings.pubsub_emulator_host if notice is None else notice.pubsub_emulator_host
+
+
 def use_pubsub(settings: Settings, notice: Notice | None) -> str:
     """Points Google's client at the service's Pub/Sub and returns the project. Raises NotFound where none is known."""
-    host = settings.pubsub_emulator_host if notice is None else notice.pubsub_emulator_host
+    host = pubsub_host(settings, notice)
     if host is not None:
         os.environ["PUBSUB_EMULATOR_HOST"] = host
     elif not settings.has_google_credentials:
@@ -97,6 +106,17 @@ def store_of(settings: Settings, notice: Notice | None) -> tuple[str, str] | Non
     if settings.mongodb_uri is not None:
         return settings.mongodb_uri.get_secret_value(), settings.mongodb_database
     return None
+
+
+def view_of(store: tuple[str, str]) -> DeskView:
+    """To look into the store of this address and database; not yet connected. Raises NotFound for an address that is none."""
+    try:
+        return DeskView(connect(store[0]), store[1])
+    except PyMongoError as exc:
+        # The error's own words may hold the address, and that a password.
+        raise NotFound(
+            f"MONGODB_URI cannot be used ({type(exc).__name__}); look for a misspelt host or option"
+        ) from exc
 
 
 @contextlib.asynccontextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum
@@ -130,7 +130,7 @@ def _encode(value: Any) -> Any:
         case Enum():
             return value.value
         case str():
-            return value
+            return _storable(value)
         case Decimal():
             return str(value)
         case tuple() | frozenset():
@@ -143,6 +143,13 @@ def _encode(value: Any) -> Any:
 
 
 _FIELD_NAMES: dict[type, tuple[str, ...]] = {}
+
+
+def _storable(text: str) -> str:
+    """A broker's words may hold half a character (a lone surrogate), which no database takes; it is kept in its backslash form."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 _Reader: TypeAlias = Callable[[Any], Any]
 _READERS: dict[Any, _Reader] = {}
 
@@ -158,9 +165,7 @@ def _class_reader(cls: type[Any]) -> _Reader:
     hints = get_type_hints(cls)
     by_name = [(f.name, _reader(hints[f.name])) for f in fields(cls)]
     # None is not written; where the class has no default for it, it is put back here.
-    unwritten = {
-        f.name: None for f in fields(cls) if NoneType in get_args(hints[f.name]) and f.default is f.default_factory
-    }
+    unwritten = {f.name: None for f in fields(cls) if NoneType in get_args(hints[f.name]) and f.default is MISSING}
 
     def read(document: Mapping[str, Any]) -> Any:
         return cls(**unwritten | {name: reader(document[name]) for name, reader in by_name if name in document})

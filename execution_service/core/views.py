@@ -255,8 +255,10 @@ def _pnl(exits: Sequence[Booked], entries: Sequence[Order]) -> Fields:
 
 
 def _entry_of(exit_: Order, entries: Iterable[Order]) -> Order | None:
-    key = exit_.accepted_request.instrument.key
-    side = exit_.accepted_request.side.opposite
+    if not isinstance(exit_.request, OrderRequest):
+        return None
+    key = exit_.request.instrument.key
+    side = exit_.request.side.opposite
     fitting = [
         e
         for e in entries
@@ -275,8 +277,8 @@ def _holding(entries: Sequence[Order], exits: Iterable[Booked]) -> Fields:
         left += max(ZERO, entry.filled_quantity - taken)
     filled = [b for b in closing if b.order.filled_quantity]
     fields: Fields = {"position_status": "CLOSED" if not left else "OPEN"}
-    if filled:
-        fields["pnl_realized"] = number(sum((b.realized_pnl for b in filled), ZERO))
+    if filled or any(b.order.busted_fill_ids for b in closing):
+        fields["pnl_realized"] = number(sum((b.realized_pnl for b in closing), ZERO))
     fields["closed_at"] = (
         max((b.order.filled_at for b in filled if b.order.filled_at), default=None) if not left else None
     )

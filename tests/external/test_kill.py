@@ -32,7 +32,7 @@ GONE_SECONDS = 8.0
 def trading_service(folder: Path) -> Service:
     return Service(
         folder,
-        MOCK_FILL_DELAY_SECONDS="0.4",
+        MOCK_FILL_DELAY_SECONDS="0.8",
         MOCK_PARTIAL_FILL_RATE="0.5",
         MOCK_SLIPPAGE_BPS="3",
         MOCK_SEED="7",

@@ -1,0 +1,535 @@
+"""Looks into the execution service's records and gives it a person's commands, with the service running or not; trades nothing itself.
+
+Exit status: 0 done or stored for the next start, 1 unknown id, refused command or store that does not answer, 2 wrong arguments or settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from scripts.own_python import use_own_python
+
+    use_own_python()
+
+from rich.console import Console
+
+from execution_service.clock import SystemClock
+from execution_service.core.alerts import log_line, plain
+from execution_service.core.effects import happenings
+from execution_service.core.ledger import LedgerEntry
+from execution_service.core.order import Order, OrderRequest, Purpose, Status
+from execution_service.core.views import confirmation_id
+from execution_service.desk_view import DeskView
+from execution_service.embedded import EmbeddedPartFailed
+from execution_service.ports import Command, CommandStatus, DeadLetter, Stored, StoreUnavailable
+from execution_service.rebuild import Rebuild
+from execution_service.settings import Settings
+from execution_service.store import MongoStore, connect
+from execution_service.threads import InPlace
+from scripts.display import new_console, print_json, print_table, shown_time
+from scripts.whereabouts import NotFound, opened_store, running_service, settings_or_exit, view_of
+
+OUTCOME_SECONDS = 8.0
+LOOK_SECONDS = 0.2
+PAYLOAD_SHOWN = 2000
+EXIT_FAILED, EXIT_ARGUMENTS = 1, 2
+DECISIONS = ("not-placed", "placed", "cancelled", "send-again")
+
+
+class Unknown(Exception):
+    """Nothing has that name, or too much; the message says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What every command works with."""
+
+    view: DeskView
+    store: MongoStore
+    settings: Settings
+    console: Console
+    options: argparse.Namespace
+
+    @property
+    def wants_json(self) -> bool:
+        return bool(self.options.json)
+
+
+Verb: TypeAlias = Callable[[Desk], Coroutine[Any, Any, int]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _options(arguments)
+    settings = settings_or_exit()
+    try:
+        return asyncio.run(_run(settings, options))
+    except (Unknown, NotFound, EmbeddedPartFailed) as exc:
+        print(exc, file=sys.stderr)
+    except StoreUnavailable as exc:
+        print(f"The store does not answer: {exc}", file=sys.stderr)
+    return EXIT_FAILED
+
+
+async def _run(settings: Settings, options: argparse.Namespace) -> int:
+    async with _desk(settings, options) as desk:
+        verb: Verb = options.verb
+        return await verb(desk)
+
+
+@contextlib.asynccontextmanager
+async def _desk(settings: Settings, options: argparse.Namespace) -> AsyncIterator[Desk]:
+    async with opened_store(settings) as (uri, database):
+        view = view_of((uri, database))
+        store = MongoStore(connect(uri), database, nonce=uuid.uuid4().hex[:12], clock=SystemClock(), threads=InPlace())
+        try:
+            yield Desk(view, store, settings, new_console(), options)
+        finally:
+            view.close()
+            await store.close()
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="execctl", description=str(__doc__).splitlines()[0])
+    verbs = parser.add_subparsers(dest="word", required=True, metavar="COMMAND")
+
+    def verb(name: str, words: str, run: Verb) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=words, description=words)
+        sub.add_argument("--json", action="store_true", help="one JSON document")
+        sub.set_defaults(verb=run)
+        return sub
+
+    sub = verb("orders", "the latest orders", _orders)
+    sub.add_argument("--status", type=str.upper, choices=[status.value for status in Status])
+    sub.add_argument("--account", help="only this account's")
+    sub.add_argument("--limit", type=_positive, default=20, help="at most so many (default 20)")
+    sub = verb("order", "the whole story of a signal's orders", _order)
+    sub.add_argument("name", metavar="SIGNAL_ID", help="or an order's id: ours, upstream's or the broker's")
+    verb("positions", "what is held, exactly", _positions)
+    sub = verb("dead-letters", "messages that could not be taken as orders", _dead_letters)
+    sub.add_argument("message_id", metavar="MESSAGE_ID", nargs="?", help="show this one whole")
+    sub.add_argument("--limit", type=_positive, default=20, help="at most so many (default 20)")
+    sub = verb("replay", "take a dead letter again as if it had just come", _replay)
+    sub.add_argument("message_id", metavar="MESSAGE_ID")
+    sub = verb("cancel", "ask for an order to be cancelled", _cancel)
+    sub.add_argument("name", metavar="SIGNAL_ID|ORDER_ID")
+    sub.add_argument("--leg", type=int, help="only this leg of the signal (from 0)")
+    sub.add_argument("--reason", default="cancelled by hand with execctl")
+    sub = verb("resolve", "say what became of an order in doubt", _resolve)
+    sub.add_argument("name", metavar="ORDER_ID")
+    sub.add_argument("--as", dest="decision", required=True, choices=DECISIONS)
+    sub.add_argument("--broker-order-id", help="with --as placed: the broker's id for it")
+    sub.add_argument("--by", required=True, help="who decided")
+    sub.add_argument("--note", required=True, help="how they know")
+    sub = verb("rebuild-views", "write the shared collections anew from our own", _rebuild_views)
+    sub.add_argument("--use-mock-broker", action="store_true", help="unknown accounts were the mock broker's")
+    options = parser.parse_args(arguments)
+    if options.word == "resolve" and (options.decision == "placed") != (options.broker_order_id is not None):
+        parser.error("--broker-order-id goes with --as placed, and --as placed needs it")
+    return options
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+    return int(text)
+
+
+# --- looking --------------------------------------------------------------------------------------------------------
+
+
+async def _orders(desk: Desk) -> int:
+    options = desk.options
+    found = desk.view.orders(status=options.status, account_id=options.account, limit=options.limit)
+    if desk.wants_json:
+        print_json([_order_fields(stored) for stored in found])
+        return 0
+    columns = ("Received", "Signal", "Leg", "Purpose", "Account", "Order", "Status", "Filled", "Average", "Reason")
+    rows = []
+    for stored in found:
+        order = stored.order
+        rows.append(
+            (
+                shown_time(order.received_at),
+                order.signal_id,
+                order.identity.leg_index,
+                order.identity.purpose.value,
+                order.request.account_id,
+                _what(order),
+                order.status.value,
+                order.filled_quantity,
+                order.average_price,
+                "" if order.reason is None else order.reason.code.value,
+            )
+        )
+    print_table(desk.console, f"{len(rows)} orders, the latest first", columns, rows)
+    return 0
+
+
+def _what(order: Order) -> str:
+    request = order.request
+    words = [request.side, order.quantity if order.quantity is None else format(order.quantity, "f")]
+    words += [order.symbol, request.order_type]
+    if isinstance(request, OrderRequest):
+        words += [f"limit {request.limit_price}" if request.limit_price is not None else None]
+        words += [f"stop {request.stop_price}" if request.stop_price is not None else None]
+    return " ".join(str(word) for word in words if word is not None) or "(unreadable)"
+
+
+def _order_fields(stored: Stored) -> dict[str, object]:
+    order, request = stored.order, stored.order.request
+    return {
+        "order_id": order.order_id,
+        "signal_id": order.signal_id,
+        "leg_index": order.identity.leg_index,
+        "purpose": order.identity.purpose.value,
+        "status": order.status.value,
+        "account_id": request.account_id,
+        "strategy": request.strategy,
+        "symbol": order.symbol,
+        "side": request.side,
+        "order_type": request.order_type,
+        "quantity": order.quantity,
+        "filled_quantity": order.filled_quantity,
+        "average_price": order.average_price,
+        "commission": order.commission,
+        "limit_price": request.limit_price if isinstance(request, OrderRequest) else None,
+        "stop_price": request.stop_price if isinstance(request, OrderRequest) else None,
+        "request_order_id": request.request_order_id,
+        "broker_order_id": order.broker_order_id,
+        "client_order_ids": list(order.client_order_ids),
+        "reason": None if order.reason is None else {"code": order.reason.code, "message": order.reason.message},
+        "received_at": order.received_at,
+        "submitted_at": order.submitted_at,
+        "filled_at": order.filled_at,
+        "finished_at": order.finished_at,
+        "version": order.version,
+        "delivered_to_world": stored.told.world,
+        "delivered_to_people": stored.told.people,
+    }
+
+
+async def _order(desk: Desk) -> int:
+    found = await desk.store.load([stored.order.order_id for stored in _named(desk, desk.options.name)])
+    stories = [_story(desk, stored) for stored in found]
+    if desk.wants_json:
+        print_json(stories)
+        return 0
+    for stored, story in zip(found, stories, strict=True):
+        _print_story(desk.console, stored, story)
+    return 0
+
+
+def _story(desk: Desk, stored: Stored) -> dict[str, Any]:
+    order = stored.order
+    names = [n for n in (order.signal_id, order.request.mathematricks_signal_id) if n is not None]
+    ids = [n for n in (order.order_id, order.request.request_order_id, order.broker_order_id) if n is not None]
+    is_entry = order.identity.purpose is Purpose.ENTRY
+    confirmation = desk.view.confirmation(confirmation_id(order))
+    return _order_fields(stored) | {
+        "events": [
+            {
+                "number": happening.number,
+                "at": happening.event.at,
+                "type": type(happening.event).__name__,
+                "words": plain(
+                    (log_line(happening.before, happening.event, happening.after) or ("(changed nothing)",))[0]
+                ),
+                "status": happening.after.status.value,
+                "is_published": happening.is_published,
+                "is_delivered": happening.number <= stored.told.world,
+            }
+            for happening in happenings(order)
+        ],
+        "fills": [asdict(fill) for fill in order.fills],
+        "realized_pnl": stored.told.realized_pnl if order.fills else None,
+        "entries": list(order.request.entry_refs) if isinstance(order.request, OrderRequest) else [],
+        "exits": [_order_fields(s) for s in desk.view.exits_of(names)] if is_entry else [],
+        "commands": [_command_fields(c) for c in desk.view.commands_naming([*names, *ids, *order.client_order_ids])],
+        "confirmation_shown": None if confirmation is None else str(confirmation["status"]),
+        "raw": order.raw,
+    }
+
+
+def _command_fields(command: Command) -> dict[str, object]:
+    return {
+        "command_id": command.command_id,
+        "kind": command.kind,
+        "received_at": command.received_at,
+        "status": command.status.value,
+        "outcome": command.outcome,
+    }
+
+
+def _print_story(console: Console, stored: Stored, story: Mapping[str, Any]) -> None:
+    order = stored.order
+    published = [event for event in story["events"] if event["is_published"]]
+    delivered = sum(event["is_delivered"] for event in published)
+    owed = order.version - stored.told.world
+    facts = (
+        ("Signal", f"{order.signal_id}, leg {order.identity.leg_index}, {order.identity.purpose.value}"),
+        ("Order", f"{_what(order)} for {order.request.account_id}, {order.request.strategy}"),
+        ("Status", order.status.value),
+        ("Reason", "" if order.reason is None else f"{order.reason.code}: {order.reason.message}"),
+        ("Filled", f"{order.filled_quantity:f} of {'?' if order.quantity is None else format(order.quantity, 'f')}"),
+        ("Average price", order.average_price),
+        ("Commission", order.commission),
+        ("Realised", story["realized_pnl"]),
+        ("Our id", order.order_id),
+        ("Upstream's id", order.request.request_order_id),
+        ("Broker's id", order.broker_order_id),
+        ("Tags at the broker", ", ".join(order.client_order_ids)),
+        ("Published, received", f"{shown_time(order.published_at)}, {shown_time(order.received_at)}"),
+        ("Message", order.message_id),
+        ("Entries closed", ", ".join(story["entries"])),
+        (
+            "Confirmations",
+            f"{delivered} of {len(published)} published" + (f"; events not delivered: {owed}" if owed else ""),
+        ),
+        ("Alerts for people", "up to date" if stored.told.people >= order.version else "not all sent"),
+        ("Shown to others as", story["confirmation_shown"] or "no document"),
+    )
+    print_table(console, f"Order {order.order_id}", ("", ""), facts)
+    events = [(e["number"], shown_time(e["at"]), e["words"], e["status"], _delivery(e)) for e in story["events"]]
+    print_table(console, "What happened", ("No.", "Time", "Event", "Status", "Confirmation"), events)
+    if order.fills:
+        fills = [
+            (f.fill_id, shown_time(f.time), f.quantity, f.price, f.commission, f.commission_currency)
+            for f in order.fills
+        ]
+        print_table(console, "Fills", ("Id", "Time", "Quantity", "Price", "Commission", "Currency"), fills)
+    if story["exits"]:
+        exits = [
+            (e["signal_id"], e["leg_index"], e["order_id"], e["status"], e["filled_quantity"], e["average_price"])
+            for e in story["exits"]
+        ]
+        print_table(console, "Exits", ("Signal", "Leg", "Order", "Status", "Filled", "Average"), exits)
+    if story["commands"]:
+        commands = [
+            (shown_time(c["received_at"]), c["kind"], c["status"], c["outcome"], c["command_id"])
+            for c in story["commands"]
+        ]
+        print_table(console, "Commands", ("Time", "Command", "State", "Outcome", "Id"), commands)
+
+
+def _delivery(event: Mapping[str, Any]) -> str:
+    if not event["is_published"]:
+        return ""
+    return "published" if event["is_delivered"] else "waiting"
+
+
+async def _positions(desk: Desk) -> int:
+    entries = desk.view.ledgers(only_open=True)
+    rows = [_position_fields(entry) for entry in entries]
+    if desk.wants_json:
+        print_json(rows)
+        return 0
+    columns = ("Account", "Strategy", "Instrument", "Side", "Quantity", "Average", "Realised", "Opened", "Changed")
+    names = (
+        "account_id",
+        "strategy",
+        "instrument",
+        "side",
+        "quantity",
+        "average_price",
+        "realized_pnl",
+        "opened_at",
+        "updated_at",
+    )
+    cells = [[row[name] for name in names] for row in rows]
+    print_table(desk.console, f"{len(cells)} open positions", columns, cells)
+    return 0
+
+
+def _position_fields(entry: LedgerEntry) -> dict[str, object]:
+    position = entry.position
+    return {
+        "account_id": entry.key.account_id,
+        "strategy": entry.key.strategy,
+        "symbol": entry.instrument.symbol,
+        "instrument": entry.key.instrument_key,
+        "side": "LONG" if position.is_long else "SHORT",
+        "quantity": abs(position.quantity),
+        "average_price": position.average_price,
+        "realized_pnl": position.realized_pnl,
+        "opened_at": position.opened_at,
+        "updated_at": position.updated_at,
+        "episode": position.episode,
+        "order_ids": list(position.order_ids),
+    }
+
+
+async def _dead_letters(desk: Desk) -> int:
+    message_id = desk.options.message_id
+    letters = desk.view.dead_letters(desk.options.limit) if message_id is None else [_letter(desk, message_id)]
+    if desk.wants_json:
+        print_json([_letter_fields(letter) for letter in letters])
+        return 0
+    if message_id is not None:
+        letter = letters[0]
+        facts = [(name, value) for name, value in _letter_fields(letter).items() if name != "payload"]
+        print_table(desk.console, f"Dead letter {plain(letter.message_id)}", ("", ""), facts)
+        text = letter.payload.decode("utf-8", "replace")
+        rest = f"\n… {len(text) - PAYLOAD_SHOWN} characters more: --json" if len(text) > PAYLOAD_SHOWN else ""
+        lines = "\n".join(plain(line) for line in text[:PAYLOAD_SHOWN].splitlines())
+        desk.console.print(lines + rest)
+        return 0
+    rows = [(shown_time(x.received_at), x.message_id, len(x.payload), x.reason) for x in letters]
+    print_table(
+        desk.console, f"{len(rows)} dead letters, the latest first", ("Received", "Message", "Bytes", "Reason"), rows
+    )
+    return 0
+
+
+def _letter(desk: Desk, message_id: str) -> DeadLetter:
+    letter = desk.view.dead_letter(message_id)
+    if letter is None:
+        raise Unknown(f"There is no dead letter {message_id!r}; execctl dead-letters lists them")
+    return letter
+
+
+def _letter_fields(letter: DeadLetter) -> dict[str, object]:
+    return {
+        "message_id": letter.message_id,
+        "reason": letter.reason,
+        "publish_time": letter.publish_time,
+        "received_at": letter.received_at,
+        "attributes": dict(letter.attributes),
+        "payload": letter.payload.decode("utf-8", "backslashreplace"),
+    }
+
+
+def _named(desk: Desk, name: str) -> list[Stored]:
+    found = desk.view.named(name)
+    if not found:
+        raise Unknown(f"No order is called {name!r}: no signal, and no id of ours, upstream's or a broker's")
+    return found
+
+
+# --- commanding -----------------------------------------------------------------------------------------------------
+
+
+async def _replay(desk: Desk) -> int:
+    letter = _letter(desk, desk.options.message_id)
+    return await _command(desk, "REPLAY", {"message_id": letter.message_id})
+
+
+async def _cancel(desk: Desk) -> int:
+    name, leg = desk.options.name, desk.options.leg
+    found = _named(desk, name)
+    is_signal = all(name in (s.order.signal_id, s.order.request.mathematricks_signal_id) for s in found)
+    body: dict[str, object] = {"reason": desk.options.reason}
+    if is_signal:
+        found = [s for s in found if leg is None or s.order.identity.leg_index == leg]
+        body |= {"signal_id": name, "leg_index": leg}
+        if not found:
+            raise Unknown(f"Signal {name!r} has no leg {leg}")
+    elif leg is not None:
+        raise Unknown(f"{name!r} is an order's id: --leg goes with a signal's")
+    else:
+        body["order_id"] = _only(found, name).order_id
+    return await _command(desk, "CANCEL", body, [s.order.order_id for s in found])
+
+
+async def _resolve(desk: Desk) -> int:
+    options = desk.options
+    order = _only(_named(desk, options.name), options.name)
+    body = {"order_id": order.order_id, "decision": options.decision, "by": options.by, "note": options.note}
+    if options.broker_order_id is not None:
+        body["broker_order_id"] = options.broker_order_id
+    return await _command(desk, "RESOLVE", body, [order.order_id])
+
+
+def _only(found: Sequence[Stored], name: str) -> Order:
+    if len(found) > 1:
+        ids = ", ".join(s.order.order_id for s in found)
+        raise Unknown(f"{name!r} may mean any of {len(found)} orders: name one of {ids}")
+    return found[0].order
+
+
+async def _command(desk: Desk, kind: str, body: Mapping[str, object], order_ids: Sequence[str] = ()) -> int:
+    """Stores the command, waits a little for the service to carry it out, and says what came of it."""
+    now = SystemClock().now()
+    command = Command(command_id=f"ctl-{uuid.uuid4()}", kind=kind, body=body, published_at=now, received_at=now)
+    await desk.store.insert_command(command)
+    is_here = running_service(desk.settings) is not None
+    may_be_elsewhere = desk.settings.mongodb_uri is not None
+    outcome = await _outcome(desk, command) if is_here or may_be_elsewhere else command
+    orders = await _after(desk, order_ids) if outcome.status is CommandStatus.DONE else []
+    if desk.wants_json:
+        print_json(_command_fields(outcome) | {"orders": [_order_fields(s) for s in orders]})
+    elif outcome.status is CommandStatus.NEW:
+        who = "by the service at its next start" if not is_here else "as soon as the service comes to it"
+        desk.console.print(f"{kind} stored as {command.command_id}; it will be carried out {who}.")
+    else:
+        desk.console.print(f"{kind} {outcome.status.value}: {plain(outcome.outcome)}")
+        for stored in orders:
+            order = stored.order
+            filled = f", filled {order.filled_quantity:f}" if order.filled_quantity else ""
+            desk.console.print(f"  {order.order_id} is now {order.status.value}{filled}")
+    return EXIT_FAILED if outcome.status is CommandStatus.REFUSED else 0
+
+
+async def _outcome(desk: Desk, command: Command) -> Command:
+    end = asyncio.get_running_loop().time() + OUTCOME_SECONDS
+    while True:
+        found = desk.view.command(command.command_id) or command
+        if found.status is not CommandStatus.NEW or asyncio.get_running_loop().time() > end:
+            return found
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _after(desk: Desk, order_ids: Sequence[str]) -> list[Stored]:
+    """The orders concerned once they have ended, or as they are after a few seconds."""
+    end = asyncio.get_running_loop().time() + OUTCOME_SECONDS / 2
+    while True:
+        found = desk.view.load(order_ids)
+        if all(s.order.status.is_final for s in found) or asyncio.get_running_loop().time() > end:
+            return found
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+# --- repair ---------------------------------------------------------------------------------------------------------
+
+
+async def _rebuild_views(desk: Desk) -> int:
+    """1 where the records contradict the ledger."""
+
+    def broker_of(account_id: str) -> str | None:
+        account = desk.settings.account(account_id)
+        if account is not None:
+            return account.broker.upper()
+        return "MOCK" if desk.options.use_mock_broker else None
+
+    await desk.store.open()
+    entries = desk.view.ledgers()
+    rebuilt = await Rebuild(desk.store, SystemClock(), broker_of).run(desk.view.order_ids(), entries)
+    if desk.wants_json:
+        print_json(asdict(rebuilt))
+    else:
+        desk.console.print(
+            f"Shown again: {rebuilt.orders} orders, {rebuilt.positions} positions, {rebuilt.accounts} trading accounts; "
+            f"not told yet, and left to the service: {rebuilt.never_told} orders."
+        )
+        if rebuilt.unknown_brokers:
+            accounts = ", ".join(plain(a) for a in rebuilt.unknown_brokers)
+            desk.console.print(
+                f"Accounts that are not configured: {accounts}: their documents keep the broker they name, or name none; "
+                "--use-mock-broker says that it was the mock."
+            )
+        for sentence in rebuilt.contradictions:
+            print(f"Contradiction: {sentence}", file=sys.stderr)
+    return EXIT_FAILED if rebuilt.contradictions else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""Shows the health of every part in a table; changes nothing, and starts nothing."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from scripts.own_python import use_own_python
+
+    use_own_python()
+
+from google.api_core.exceptions import GoogleAPICallError, RetryError
+from google.cloud import pubsub_v1
+
+from execution_service.ports import StoreUnavailable
+from execution_service.settings import Settings
+from scripts.display import new_console, print_json, print_table, shown_time
+from scripts.whereabouts import (
+    HOW_TO_START,
+    NotFound,
+    Notice,
+    pubsub_host,
+    running_service,
+    settings_or_exit,
+    store_of,
+    use_pubsub,
+    view_of,
+)
+
+CALL_SECONDS = 4.0
+EXIT_DOWN = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    name: str
+    is_up: bool
+    detail: str
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 only if every part is up."""
+    parser = argparse.ArgumentParser(description="Shows every part's health; exit status 0 only if all are up.")
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+    options = parser.parse_args(arguments)
+    settings = settings_or_exit()
+    notice = running_service(settings)
+    parts = [_process(settings, notice), *_store(settings, notice), *_pubsub(settings, notice), *_logs(settings)]
+    are_all_up = all(part.is_up for part in parts)
+    if options.json:
+        print_json({"up": are_all_up, "parts": [asdict(part) for part in parts]})
+    else:
+        rows = [(part.name, "up" if part.is_up else "DOWN", part.detail) for part in parts]
+        print_table(new_console(), "Execution service", ("Part", "State", "Detail"), rows)
+    return 0 if are_all_up else EXIT_DOWN
+
+
+def _process(settings: Settings, notice: Notice | None) -> Part:
+    if notice is not None:
+        return Part("service", True, f"process {notice.pid}, ready")
+    if (settings.data_dir / "endpoints.json").exists():
+        return Part(
+            "service", False, f"the process that left its notice in {settings.data_dir} is dead: {HOW_TO_START}"
+        )
+    return Part("service", False, f"none is ready on {settings.data_dir}: {HOW_TO_START}")
+
+
+def _store(settings: Settings, notice: Notice | None) -> list[Part]:
+    found = store_of(settings, notice)
+    if found is None:
+        return [Part("store", False, "embedded, and runs with the service only")]
+    uri, database = found
+    shown = uri if notice is not None and notice.mongodb_uri is not None else settings.printable()["MONGODB_URI"]
+    try:
+        view = view_of(found)
+    except NotFound as exc:
+        return [Part("store", False, str(exc))]
+    try:
+        began = time.monotonic()
+        view.ping()
+        milliseconds = (time.monotonic() - began) * 1000
+        waiting = view.waiting()
+        positions = len(view.ledgers(only_open=True))
+    except StoreUnavailable as exc:
+        return [Part("store", False, f"{shown}: {exc}")]
+    finally:
+        view.close()
+    counts = ", ".join(f"{n} {status}" for status, n in waiting.by_status.items()) or "none yet"
+    return [
+        Part("store", True, f"{shown}, database {database}, answers in {milliseconds:.0f} ms"),
+        Part("orders", True, counts + _doubt_hint(waiting.by_status.get("IN_DOUBT", 0))),
+        Part("open positions", True, str(positions)),
+        Part(
+            "unsettled records",
+            True,
+            f"{waiting.unsettled}; unfinished, or with a confirmation or alert still to deliver",
+        ),
+        Part("commands waiting", True, str(waiting.new_commands)),
+        Part(
+            "dead letters",
+            True,
+            f"{waiting.dead_letters}" + ("; see execctl dead-letters" if waiting.dead_letters else ""),
+        ),
+        Part("alerts not sent", True, str(waiting.unsent_alerts)),
+    ]
+
+
+def _doubt_hint(count: int) -> str:
+    return "; look at the broker, then execctl resolve" if count else ""
+
+
+def _pubsub(settings: Settings, notice: Notice | None) -> list[Part]:
+    try:
+        project = use_pubsub(settings, notice)
+    except NotFound as exc:
+        return [Part("Pub/Sub", False, str(exc))]
+    publisher, subscriber = pubsub_v1.PublisherClient(), pubsub_v1.SubscriberClient()
+    confirmations = publisher.topic_path(project, settings.execution_confirmations_topic)
+    orders = subscriber.subscription_path(project, settings.trading_orders_subscription)
+    commands = subscriber.subscription_path(project, settings.order_commands_subscription)
+
+    def topic() -> object:
+        return publisher.get_topic(topic=confirmations, timeout=CALL_SECONDS, retry=None)
+
+    def subscription(path: str) -> Callable[[], object]:
+        return lambda: subscriber.get_subscription(subscription=path, timeout=CALL_SECONDS, retry=None)
+
+    where = pubsub_host(settings, notice) or "Google"
+    try:
+        return [
+            _asked("orders in", f"{orders} at {where}", subscription(orders)),
+            _asked("commands in", f"{commands} at {where}", subscription(commands)),
+            _asked("confirmations out", f"{confirmations} at {where}", topic),
+        ]
+    finally:
+        publisher.stop()
+        subscriber.close()
+
+
+def _asked(name: str, what: str, ask: Callable[[], object]) -> Part:
+    try:
+        ask()
+    except (GoogleAPICallError, RetryError) as exc:
+        return Part(name, False, f"{what}: {exc}")
+    return Part(name, True, what)
+
+
+def _logs(settings: Settings) -> list[Part]:
+    return [
+        _log(settings.log_dir / "execution_service.log", is_first=True),
+        _log(settings.log_dir / "signal_processing.log"),
+    ]
+
+
+def _log(path: Path, *, is_first: bool = False) -> Part:
+    """The service's own log is written at its start; that of the signals' journeys may still have to come."""
+    name = f"log {path.name}"
+    try:
+        written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    except FileNotFoundError:
+        return Part(name, not is_first, f"{path}: not written yet")
+    except OSError as exc:
+        return Part(name, False, f"{path}: {exc.strerror}")
+    return Part(name, True, f"{path}, last written {shown_time(written)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

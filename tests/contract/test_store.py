@@ -1,0 +1,994 @@
+"""What every store must do, in memory, on a real SecantusDB and on a MongoDB where one is given."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo.errors import BulkWriteError, OperationFailure
+
+from execution_service import store as names
+from execution_service.core.effects import happenings
+from execution_service.core.errors import InvalidTransition, UnreadableRecord
+from execution_service.core.ledger import LedgerEntry, Line, fold, key_of
+from execution_service.core.order import Event, Identity, Noted, Order, Purpose, Status, apply_all
+from execution_service.core.views import HexId
+from execution_service.ports import (
+    Alarm,
+    Command,
+    CommandStatus,
+    DeadLetter,
+    StoreUnavailable,
+    Strike,
+    Told,
+    VersionConflict,
+    View,
+    ViewWrite,
+)
+from execution_service.store import MongoStore
+from tests.builders import (
+    NOW,
+    accepted,
+    at,
+    busted,
+    filled_by,
+    identity,
+    instrument,
+    noted,
+    order,
+    refused_request,
+    rejected,
+    send_again_ordered,
+    submit_started,
+)
+from tests.contract.stores import MONGODB_MISSING, MONGODB_VARIABLE, Faults, SecantusProcess, Server
+
+HEX = "0123456789abcdef01234567"
+
+
+@pytest.fixture(scope="session")
+def secantus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecantusProcess]:
+    process = SecantusProcess(tmp_path_factory.mktemp("secantus") / "data")
+    yield process
+    process.kill()
+
+
+@pytest.fixture(params=["memory", "secantus", *(["mongodb"] if MONGODB_VARIABLE in os.environ else [])])
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
+    uri: str | None = None
+    if request.param == "secantus":
+        uri = request.getfixturevalue("secantus").uri
+    elif request.param == "mongodb":
+        uri = os.environ[MONGODB_VARIABLE]
+    made = Server(request.param, uri)
+    yield made
+    await made.close()
+
+
+@pytest.mark.skipif(MONGODB_VARIABLE not in os.environ, reason=MONGODB_MISSING)
+async def test_a_mongodb_was_given_and_answers() -> None:
+    made = Server("mongodb", os.environ[MONGODB_VARIABLE])
+    assert made.client().admin.command("ping")["ok"] == 1
+    await made.close()
+
+
+@pytest.fixture
+def faults() -> Faults:
+    return Faults()
+
+
+@pytest.fixture
+async def store(server: Server, faults: Faults) -> MongoStore:
+    return await server.store(faults=faults)
+
+
+def numbered(number: int, **changes: Any) -> Order:
+    return order(of=identity(f"signal-{number}"), received_at=at(number), **changes)
+
+
+async def inserted(store: MongoStore, count: int) -> list[Order]:
+    orders = [numbered(n) for n in range(count)]
+    assert await store.insert_orders(orders) == [None] * count
+    return orders
+
+
+async def loaded(store: MongoStore, about: Order) -> Order:
+    (stored,) = await store.load([about.order_id])
+    return stored.order
+
+
+async def stored_after(store: MongoStore, *events: Event, **changes: Any) -> Order:
+    """A new order in the store with these events."""
+    about = order(**changes)
+    await store.insert_orders([about])
+    return await store.append(about, events) if events else about
+
+
+# --- indexes --------------------------------------------------------------------------------------------------------
+
+
+async def test_the_indexes_are_those_of_the_contract(store: MongoStore, server: Server) -> None:
+    def indexes(collection: str) -> dict[tuple[str, ...], dict[str, Any]]:
+        found = server.collection(collection).index_information()
+        return {tuple(name for name, _ in index["key"]): index for index in found.values()}
+
+    by_identity = ("signal_id", "leg_index", "purpose")
+    orders, confirmations = indexes(names.ORDERS), indexes(names.CONFIRMATIONS_VIEW)
+    assert orders[by_identity]["unique"]
+    assert orders[("account_id", "client_order_id")]["unique"]
+    assert "lookup" in {key[0] for key in orders}
+    assert confirmations[by_identity]["unique"]
+    assert {("submitted_at",), ("timestamp",)} <= set(confirmations)
+    of_positions = indexes(names.POSITIONS_VIEW)[("ledger_id",)]
+    assert of_positions["unique"]
+    assert dict(of_positions["partialFilterExpression"]) == {"status": "OPEN"}
+    assert ("signal_id",) in indexes(names.SIGNALS_VIEW)
+    assert ("order_id",) in indexes(names.TRADING_ORDERS_VIEW)
+
+
+async def test_opening_twice_is_harmless(server: Server) -> None:
+    first = await server.store("process-1")
+    about = await stored_after(first)
+    again = await server.store("process-2")
+    assert await loaded(again, about) == about
+
+
+async def test_a_server_that_is_away_is_said_to_be_unavailable(server: Server, faults: Faults) -> None:
+    faults.refuse("command" if server.kind != "memory" else "create_index")
+    with pytest.raises(StoreUnavailable, match="connection refused"):
+        await server.store(faults=faults)
+
+
+# --- inserting ------------------------------------------------------------------------------------------------------
+
+
+async def test_new_orders_are_stored_and_come_back_as_they_were(store: MongoStore) -> None:
+    orders = [
+        numbered(0),
+        numbered(1, asked=refused_request(), events=(rejected(),)),
+        order(of=identity("signal-0", 1), received_at=at(2)),
+        order(of=identity("signal-0", 0, Purpose.EXIT), received_at=at(3), entry_refs=("signal-0",)),
+    ]
+    assert await store.insert_orders(orders) == [None] * 4
+    assert [s.order for s in await store.open_orders()] == orders
+    assert all(s.told == Told() for s in await store.open_orders())
+
+
+async def test_a_repeated_order_is_answered_with_the_first(store: MongoStore) -> None:
+    first = await stored_after(store, submit_started())
+    again = replace(order(quantity=5), message_id="message-2", received_at=at(9))
+    assert await store.insert_orders([numbered(7), again]) == [None, first]
+    assert await loaded(store, first) == first
+    assert len(await store.open_orders()) == 2
+
+
+async def test_of_two_equal_orders_in_one_batch_one_is_new(store: MongoStore) -> None:
+    about = order()
+    assert await store.insert_orders([about, about]) == [None, about]
+
+
+async def test_of_two_stores_that_insert_one_order_one_is_told_that_it_is_new(server: Server) -> None:
+    stores = [await server.store(f"process-{n}") for n in range(2)]
+    mine = [replace(order(), message_id=f"message-{n}") for n in range(2)]
+    answers = await asyncio.gather(*(s.insert_orders([o]) for s, o in zip(stores, mine, strict=True)))
+    assert sorted(answer == [None] for answer in answers) == [False, True]
+    (loser,) = [answer for answer in answers if answer != [None]]
+    assert loser == [await loaded(stores[0], mine[0])]
+
+
+async def test_an_insert_whose_answer_was_lost_is_ours_when_it_is_repeated(store: MongoStore, faults: Faults) -> None:
+    orders = [numbered(n) for n in range(3)]
+    faults.lose_answer("insert_many")
+    with pytest.raises(StoreUnavailable):
+        await store.insert_orders(orders)
+    assert not store.is_reachable
+    assert await store.insert_orders([*orders, numbered(3)]) == [None] * 4
+    assert store.is_reachable
+
+
+async def test_an_insert_that_others_have_worked_on_meanwhile_is_no_longer_new(
+    store: MongoStore, server: Server, faults: Faults
+) -> None:
+    about = order()
+    faults.lose_answer("insert_many")
+    with pytest.raises(StoreUnavailable):
+        await store.insert_orders([about])
+    moved = await (await server.store("process-2")).append(about, [submit_started()])
+    assert await store.insert_orders([about]) == [moved]
+
+
+async def test_a_redelivered_message_with_other_times_is_a_repetition(store: MongoStore) -> None:
+    first = await stored_after(store)
+    assert await store.insert_orders([order(received_at=at(5))]) == [first]
+
+
+# --- appending ------------------------------------------------------------------------------------------------------
+
+
+async def test_events_are_added_to_the_record(store: MongoStore) -> None:
+    about = await stored_after(store, submit_started(), accepted())
+    after = await store.append(about, [filled_by("f1", 40)])
+    assert after.status is Status.PARTIALLY_FILLED
+    assert await loaded(store, about) == after
+
+
+async def test_the_state_beside_the_events_follows_them(store: MongoStore, server: Server) -> None:
+    about = await stored_after(store, submit_started(), accepted("B-7"), filled_by("f1", 40))
+    document = server.collection(names.ORDERS).find_one({"_id": about.order_id})
+    assert (document["version"], len(document["events"])) == (3, 3)
+    assert (document["status"], document["broker_order_id"]) == ("PARTIALLY_FILLED", "B-7")
+    assert (document["filled_quantity"], document["account_id"]) == ("40", "acct-1")
+
+
+async def test_an_impossible_event_is_refused_before_anything_is_written(store: MongoStore) -> None:
+    about = await stored_after(store)
+    with pytest.raises(InvalidTransition):
+        await store.append(about, [submit_started(), submit_started()])
+    assert await loaded(store, about) == about
+
+
+async def test_an_old_version_is_refused_with_the_present_record(store: MongoStore) -> None:
+    about = await stored_after(store)
+    now = await store.append(about, [submit_started(), accepted()])
+    with pytest.raises(VersionConflict) as caught:
+        await store.append(about, [submit_started("another")])
+    assert caught.value.current.order == now
+    assert await loaded(store, about) == now
+
+
+async def test_the_record_shown_in_a_conflict_has_its_ledger_lines(store: MongoStore) -> None:
+    about = await stored_after(store, filled_by("f1", 40))
+    lines = {1: Line(1, 1, 1, Decimal("2.5"), Decimal(40))}
+    await store.strike([Strike(order_id=about.order_id, version=1, is_settled=False, world=1, lines=lines)])
+    with pytest.raises(VersionConflict) as caught:
+        await store.append(order(), [noted()])
+    assert caught.value.current.told == Told(world=1, lines=lines)
+
+
+async def test_an_unknown_order_cannot_be_appended_to_and_stops_nobody(store: MongoStore) -> None:
+    with pytest.raises(KeyError):
+        await store.append(order(), [submit_started()])
+    await stored_after(store, submit_started())
+
+
+async def test_of_two_stores_that_append_at_once_exactly_one_wins(server: Server) -> None:
+    stores = [await server.store(f"process-{n}") for n in range(2)]
+    for number in range(10):
+        about = numbered(number)
+        await stores[0].insert_orders([about])
+        outcomes = await asyncio.gather(
+            *(s.append(about, [submit_started(f"process-{n}")]) for n, s in enumerate(stores)),
+            return_exceptions=True,
+        )
+        winners = [o for o in outcomes if isinstance(o, Order)]
+        losers = [o for o in outcomes if isinstance(o, VersionConflict)]
+        assert (len(winners), len(losers)) == (1, 1)
+        assert losers[0].current.order == winners[0] == await loaded(stores[0], about)
+
+
+async def test_of_two_appends_of_one_process_at_once_exactly_one_wins(store: MongoStore) -> None:
+    about = await stored_after(store)
+    outcomes = await asyncio.gather(
+        *(store.append(about, [noted(f"remark {n}")]) for n in range(5)), return_exceptions=True
+    )
+    assert sum(isinstance(o, VersionConflict) for o in outcomes) == 4
+    assert (await loaded(store, about)).version == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 100, 101, 200])
+async def test_appends_that_wait_together_all_arrive(store: MongoStore, count: int) -> None:
+    orders = await inserted(store, count)
+    after = await asyncio.gather(
+        *(store.append(o, [submit_started(), accepted(f"B-{n}")]) for n, o in enumerate(orders))
+    )
+    assert [s.order for s in await store.open_orders()] == list(after)
+
+
+async def test_a_conflict_among_many_is_its_own_affair(store: MongoStore, server: Server) -> None:
+    orders = await inserted(store, 60)
+    other = await server.store("process-2")
+    taken = {n: await other.append(orders[n], [submit_started("process-2")]) for n in (0, 17, 59)}
+    outcomes = await asyncio.gather(*(store.append(o, [submit_started()]) for o in orders), return_exceptions=True)
+    for number, outcome in enumerate(outcomes):
+        stored = await loaded(store, orders[number])
+        if number in taken:
+            assert isinstance(outcome, VersionConflict)
+            assert stored == taken[number] == outcome.current.order
+        else:
+            assert stored == outcome
+            assert stored.version == 1
+
+
+async def test_alike_updates_and_different_ones_may_wait_together(store: MongoStore) -> None:
+    orders = await inserted(store, 30)
+    events: list[Event] = [submit_started() if n % 2 else noted(f"remark {n}") for n in range(30)]
+    await asyncio.gather(*(store.append(o, [e]) for o, e in zip(orders, events, strict=True)))
+    assert [s.order.events for s in await store.open_orders()] == [(e,) for e in events]
+
+
+# unclear answers
+
+
+async def test_an_append_whose_answer_was_lost_succeeds_without_doubling(store: MongoStore, faults: Faults) -> None:
+    about = await stored_after(store)
+    faults.lose_answer("update_one")
+    after = await store.append(about, [submit_started()])
+    assert faults.left == 0
+    assert await loaded(store, about) == after
+    assert after.version == 1
+
+
+async def test_an_append_that_did_not_arrive_is_made_once_the_store_is_back(store: MongoStore, faults: Faults) -> None:
+    about = await stored_after(store)
+    faults.refuse("update_one", times=4)
+    after = await store.append(about, [submit_started()])
+    assert faults.left == 0
+    assert await loaded(store, about) == after
+
+
+@pytest.mark.parametrize("fault", ["lost", "refused"])
+async def test_a_group_commit_with_an_unclear_answer_arrives_once(
+    store: MongoStore, server: Server, faults: Faults, fault: str
+) -> None:
+    orders = await inserted(store, 20)
+    call = "bulk_write" if server.kind == "memory" else "commit_transaction"
+    (faults.lose_answer if fault == "lost" else faults.refuse)(call)
+    after = await asyncio.gather(*(store.append(o, [submit_started(), noted()]) for o in orders))
+    assert faults.left == 0
+    assert [s.order for s in await store.open_orders()] == list(after)
+    assert all(len(o.events) == 2 for o in after)
+
+
+async def test_a_lost_answer_is_not_taken_for_ours_if_somebody_else_wrote(
+    store: MongoStore, server: Server, faults: Faults
+) -> None:
+    about = await stored_after(store)
+    faults.refuse("update_one")
+    theirs = await (await server.store("process-2")).append(about, [submit_started("process-2")])
+    with pytest.raises(VersionConflict) as caught:
+        await store.append(about, [submit_started("process-1")])
+    assert caught.value.current.order == theirs
+
+
+async def test_two_processes_that_record_the_same_words_do_not_take_each_others_for_their_own(server: Server) -> None:
+    one, other = await server.store("process-1"), await server.store("process-2")
+    about = await stored_after(one)
+    await one.append(about, [noted("the same")])
+    with pytest.raises(VersionConflict):
+        await other.append(about, [noted("the same")])
+
+
+async def test_a_lost_answer_is_found_though_the_record_has_moved_on(server: Server, faults: Faults) -> None:
+    mine, theirs = await server.store("process-1", faults), await server.store("process-2")
+    about = await stored_after(mine)
+    first = apply_all(about, [submit_started()])
+    faults.lose_answer("update_one")
+    faults.refuse("find_one", times=1_000_000)
+    waiting = asyncio.create_task(mine.append(about, [submit_started()]))
+    for _ in range(10_000):
+        if (await loaded(theirs, about)).version:
+            break
+    await theirs.append(first, [accepted()])
+    assert not waiting.done()
+    faults.mend()
+    assert await waiting == first
+    assert (await loaded(mine, about)).version == 2
+
+
+async def test_times_finer_than_the_store_keeps_do_not_hide_a_write_that_arrived(
+    store: MongoStore, faults: Faults
+) -> None:
+    about = await stored_after(store)
+    faults.lose_answer("update_one")
+    fine = NOW + timedelta(microseconds=123_456)
+    await store.append(about, [filled_by("f1", 40, time=fine)])
+    assert (await loaded(store, about)).fills[0].time == NOW + timedelta(milliseconds=123)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), OperationFailure("not now"), OverflowError("8-byte ints")])
+async def test_whatever_fails_the_writer_of_records_goes_on(
+    store: MongoStore, faults: Faults, error: Exception
+) -> None:
+    orders = await inserted(store, 2)
+    for call in ("update_one", "bulk_write"):
+        faults.fail(call, error)
+        await asyncio.gather(*(store.append(o, [noted()]) for o in orders), return_exceptions=True)
+    faults.mend()
+    now = [await loaded(store, o) for o in orders]
+    after = await asyncio.gather(*(store.append(o, [noted("at last")]) for o in now))
+    assert [s.order for s in await store.open_orders()] == list(after)
+
+
+async def test_a_record_too_large_for_any_server_fails_by_itself(secantus: SecantusProcess) -> None:
+    server = Server("secantus", secantus.uri)
+    store = await server.store()
+    orders = await inserted(store, 3)
+    too_large = Noted(at=NOW, message="x" * (17 << 20))
+    for _ in range(2):
+        failed, *others = await asyncio.gather(
+            store.append(orders[0], [too_large]),
+            *(store.append(o, [noted("small")]) for o in orders[1:]),
+            return_exceptions=True,
+        )
+        assert isinstance(failed, Exception)
+        assert not isinstance(failed, VersionConflict | StoreUnavailable)
+        orders[1:] = [o for o in others if isinstance(o, Order)]
+    assert [s.order.version for s in await store.open_orders()] == [0, 2, 2]
+    await server.close()
+
+
+async def test_half_a_character_in_a_brokers_words_is_recorded_in_its_written_form(store: MongoStore) -> None:
+    about = await stored_after(store)
+    await store.append(about, [noted("rejected \ud83d")])
+    (event,) = (await loaded(store, about)).events
+    assert event == noted("rejected \\ud83d")
+
+
+async def test_a_foreign_record_in_the_way_is_reported_and_the_writer_goes_on(
+    store: MongoStore, server: Server
+) -> None:
+    about = await stored_after(store)
+    server.collection(names.ORDERS).update_one({"_id": about.order_id}, {"$set": {"format": 99, "version": 5}})
+    with pytest.raises(UnreadableRecord):
+        await store.append(about, [submit_started()])
+    (other,) = [numbered(9)]
+    await store.insert_orders([other])
+    assert (await store.append(other, [submit_started()])).version == 1
+
+
+async def test_a_client_id_that_another_order_has_is_refused_and_the_writer_goes_on(
+    store: MongoStore, server: Server
+) -> None:
+    about = await stored_after(store, submit_started())
+    clash = {"account_id": "acct-1", "client_order_id": about.identity.client_order_id(2)}
+    server.collection(names.ORDERS).insert_one({"_id": "foreign", "signal_id": "x", "lookup": [], **clash})
+    outcomes = await asyncio.gather(
+        store.append(about, [send_again_ordered()]), store.insert_orders([numbered(4)]), return_exceptions=True
+    )
+    assert isinstance(outcomes[0], Exception)
+    assert (await loaded(store, about)).version == 1
+    await store.append(about, [noted()])
+
+
+async def test_appends_wait_while_the_store_is_away_and_reads_do_not(store: MongoStore, faults: Faults) -> None:
+    about = await stored_after(store)
+    faults.refuse("update_one", times=10_000)
+    faults.refuse("find")
+    waiting = asyncio.create_task(store.append(about, [submit_started()]))
+    with pytest.raises(StoreUnavailable):
+        await store.open_orders()
+    assert not waiting.done()
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+
+
+# --- finding --------------------------------------------------------------------------------------------------------
+
+
+async def test_an_order_is_found_by_each_of_its_names(store: MongoStore) -> None:
+    about = await stored_after(
+        store,
+        submit_started(),
+        accepted("B-7"),
+        of=identity("out", purpose=Purpose.EXIT),
+        request_order_id="up-1",
+        mathematricks_signal_id=HEX,
+        entry_refs=("in", "f" * 24),
+    )
+    await store.insert_orders([numbered(1)])
+    words = (f"client:{about.client_order_id}", "broker:B-7", "request:up-1", f"signal:{HEX}", "signal:out")
+    for word in (*words, "exit_of:in", "exit_of:" + "f" * 24):
+        assert [s.order for s in await store.find([word])] == [about], word
+    assert await store.find(["broker:B-8"]) == []
+    assert len(await store.find(["broker:B-7", "signal:signal-1", "signal:out"])) == 2
+
+
+async def test_an_order_sent_again_is_found_by_both_tags(store: MongoStore) -> None:
+    about = await stored_after(store, submit_started(), send_again_ordered())
+    for tag in about.client_order_ids:
+        assert [s.order for s in await store.find([f"client:{tag}"])] == [about]
+
+
+async def test_found_orders_come_in_the_order_of_their_arrival(store: MongoStore) -> None:
+    await store.insert_orders([numbered(n) for n in (5, 1, 3)])
+    assert [s.order.signal_id for s in await store.open_orders()] == ["signal-1", "signal-3", "signal-5"]
+    assert [s.order.signal_id for s in await store.load([numbered(n).order_id for n in (5, 3)])] == [
+        "signal-3",
+        "signal-5",
+    ]
+
+
+# --- striking -------------------------------------------------------------------------------------------------------
+
+DONE = (submit_started(), accepted(), filled_by("f1", 100))
+
+
+def strike(about: Order, **changes: Any) -> Strike:
+    usual = Strike(order_id=about.order_id, version=about.version, is_settled=about.status.is_final)
+    return replace(usual, **changes)
+
+
+async def told(store: MongoStore, about: Order) -> Told:
+    (stored,) = await store.load([about.order_id])
+    return stored.told
+
+
+async def is_unsettled(store: MongoStore, about: Order) -> bool:
+    return about.order_id in {s.order.order_id for s in await store.open_orders()}
+
+
+async def test_a_final_order_that_owes_nothing_is_settled(store: MongoStore) -> None:
+    about = await stored_after(store, *DONE)
+    await store.strike([strike(about, world=3, people=3)])
+    assert not await is_unsettled(store, about)
+    assert await told(store, about) == Told(world=3, people=3)
+
+
+@pytest.mark.parametrize("first", ["world", "people"])
+async def test_world_and_people_may_be_told_in_either_order(store: MongoStore, first: str) -> None:
+    second = "people" if first == "world" else "world"
+    about = await stored_after(store, *DONE)
+    await store.strike([strike(about, **{first: 3})])
+    assert await is_unsettled(store, about)
+    await store.strike([strike(about, **{second: 3})])
+    assert not await is_unsettled(store, about)
+    assert await told(store, about) == Told(world=3, people=3)
+
+
+async def test_an_order_that_has_moved_on_stays_unsettled(store: MongoStore) -> None:
+    about = await stored_after(store, *DONE)
+    moved = await store.append(about, [busted("f1")])
+    await store.strike([strike(about, world=3, people=3)])
+    assert await is_unsettled(store, about)
+    assert await told(store, about) == Told(world=3, people=3)
+    assert await loaded(store, about) == moved
+
+
+async def test_a_settled_order_owes_again_after_news(store: MongoStore) -> None:
+    about = await stored_after(store, *DONE)
+    await store.strike([strike(about, world=3, people=3)])
+    moved = await store.append(about, [busted("f1")])
+    assert await is_unsettled(store, about)
+    again = await store.append(moved, [filled_by("f2", 100)])
+    await store.strike([strike(again, world=5, people=5)])
+    assert not await is_unsettled(store, about)
+
+
+async def test_a_note_on_a_settled_order_makes_it_unsettled(store: MongoStore) -> None:
+    about = await stored_after(store, *DONE)
+    await store.strike([strike(about, world=3, people=3)])
+    await store.append(about, [noted()])
+    assert await is_unsettled(store, about)
+
+
+async def test_a_late_strike_takes_nothing_back(store: MongoStore) -> None:
+    about = await stored_after(store, *DONE)
+    await store.strike([strike(about, is_settled=False, world=3)])
+    await store.strike([strike(about, is_settled=False, world=2)])
+    assert (await told(store, about)).world == 3
+
+
+async def test_a_repeated_settling_is_harmless(store: MongoStore) -> None:
+    about = await stored_after(store, *DONE)
+    for _ in range(2):
+        await store.strike([strike(about, world=3, people=3)])
+    assert not await is_unsettled(store, about)
+
+
+@pytest.mark.parametrize("fault", ["lost", "refused"])
+async def test_a_strike_with_an_unclear_answer_settles(store: MongoStore, faults: Faults, fault: str) -> None:
+    about = await stored_after(store, *DONE)
+    (faults.lose_answer if fault == "lost" else faults.refuse)("update_one")
+    await store.strike([strike(about, world=3, people=3)])
+    assert faults.left == 0
+    assert not await is_unsettled(store, about)
+
+
+async def test_many_strikes_and_appends_wait_together(store: MongoStore) -> None:
+    orders = await inserted(store, 40)
+    done = await asyncio.gather(*(store.append(o, DONE) for o in orders))
+    late = done[::4]
+    await asyncio.gather(
+        store.strike([strike(o, world=3, people=3) for o in done]),
+        *(store.append(o, [noted()]) for o in late),
+    )
+    assert {s.order.order_id for s in await store.open_orders()} == {o.order_id for o in late}
+    assert all((s.told.world, s.order.version) == (3, 4) for s in await store.open_orders())
+
+
+async def test_ledger_lines_are_kept_with_the_strike_and_grow(store: MongoStore) -> None:
+    about = await stored_after(store, submit_started(), accepted(), filled_by("f1", 40), filled_by("f2", 60))
+    first = {3: Line(3, 1, 1, Decimal(0))}
+    both = first | {4: Line(4, 2, 1, Decimal("-0.10"), Decimal(60))}
+    await store.strike([strike(about, is_settled=False, world=3, lines=first)])
+    assert (await told(store, about)).lines == first
+    await store.strike([strike(about, world=4, people=4, lines=both)])
+    assert await told(store, about) == Told(world=4, people=4, lines=both)
+    assert (await told(store, about)).realized_pnl == Decimal("-0.1")
+
+
+# --- commands -------------------------------------------------------------------------------------------------------
+
+
+def command(number: int = 1, **changes: Any) -> Command:
+    usual = Command(
+        command_id=f"msg-{number}",
+        kind="CANCEL",
+        body={"order_id": "up-1", "leg_index": None, "a.b": {"$c": 1}},
+        published_at=NOW,
+        received_at=at(number),
+    )
+    return replace(usual, **changes)
+
+
+async def test_a_command_is_stored_once_and_comes_back_until_it_is_done(store: MongoStore) -> None:
+    assert await store.insert_command(command())
+    assert not await store.insert_command(command())
+    assert await store.commands(now=NOW) == [command()]
+    await store.finish_command("msg-1", CommandStatus.DONE, "cancelled", None)
+    assert await store.commands(now=NOW) == []
+
+
+async def test_a_finished_cancel_holds_until_its_time_is_over(store: MongoStore) -> None:
+    await store.insert_command(command())
+    await store.finish_command("msg-1", CommandStatus.DONE, "remembered", at(60))
+    (active,) = await store.commands(now=at(59))
+    assert (active.status, active.outcome, active.active_until) == (CommandStatus.DONE, "remembered", at(60))
+    assert await store.commands(now=at(60)) == []
+
+
+async def test_a_refused_command_is_kept_but_does_not_come_back(store: MongoStore, server: Server) -> None:
+    await store.insert_command(command(status=CommandStatus.REFUSED, outcome="unreadable"))
+    assert await store.commands(now=NOW) == []
+    assert server.collection(names.COMMANDS).find_one({"_id": "msg-1"})["outcome"] == "unreadable"
+
+
+async def test_commands_come_in_the_order_of_their_arrival(store: MongoStore) -> None:
+    for number in (3, 1, 2):
+        await store.insert_command(command(number))
+    assert [c.command_id for c in await store.commands(now=NOW)] == ["msg-1", "msg-2", "msg-3"]
+
+
+# --- dead letters ---------------------------------------------------------------------------------------------------
+
+PAYLOADS = [
+    b"",
+    b"not json",
+    b"a\x00b",
+    b"\xff\xfe\x80",
+    b'{"signal_id": "\\ud800"}',
+    bytes(range(256)) * 4096,
+]
+
+
+@pytest.mark.parametrize("payload", PAYLOADS, ids=["empty", "text", "nul", "no-utf8", "half-character", "one-mebibyte"])
+async def test_any_payload_is_kept_to_the_byte(store: MongoStore, payload: bytes) -> None:
+    letter = DeadLetter(
+        message_id="m.$1",
+        payload=payload,
+        reason="not a JSON object",
+        publish_time=NOW,
+        attributes={"a.b": "1", "$set": "2", "": "3", "traceparent": "\x00"},
+        received_at=at(1),
+    )
+    await store.insert_dead_letters([letter])
+    assert await store.dead_letter("m.$1") == letter
+
+
+async def test_a_repeated_dead_letter_is_one(store: MongoStore, server: Server) -> None:
+    def letter(message_id: str, reason: str) -> DeadLetter:
+        return DeadLetter(
+            message_id=message_id, payload=b"x", reason=reason, publish_time=NOW, attributes={}, received_at=NOW
+        )
+
+    await store.insert_dead_letters([letter("1", "first"), letter("1", "again"), letter("2", "other")])
+    await store.insert_dead_letters([letter("2", "again"), letter("3", "new")])
+    found = {d["_id"]: d["reason"] for d in server.collection(names.DEAD_LETTERS).find()}
+    assert found == {"1": "first", "2": "other", "3": "new"}
+    assert await store.dead_letter("4") is None
+
+
+# --- alarms ---------------------------------------------------------------------------------------------------------
+
+
+def alarm(**changes: Any) -> Alarm:
+    return replace(Alarm(alarm_id="a1", kind="dead_letter", text="one", count=1, first_at=NOW), **changes)
+
+
+async def test_alarms_of_one_id_are_counted_together(store: MongoStore) -> None:
+    await store.raise_alarm(alarm())
+    await store.raise_alarm(alarm(text="two", count=2, first_at=at(5)))
+    assert await store.unsent_alarms() == [alarm(text="two", count=3)]
+
+
+async def test_a_sent_alarm_does_not_come_back(store: MongoStore, server: Server) -> None:
+    await store.raise_alarm(alarm())
+    await store.raise_alarm(alarm(alarm_id="a0", first_at=at(1)))
+    first, second = await store.unsent_alarms()
+    assert [first.alarm_id, second.alarm_id] == ["a1", "a0"]
+    await store.alarm_sent(first, at(9))
+    assert await store.unsent_alarms() == [second]
+    assert server.collection(names.ALERTS).find_one({"_id": "a1"})["sent_count"] == 1
+
+
+async def test_alarms_of_two_processes_at_once_are_counted_together(server: Server) -> None:
+    stores = [await server.store(f"process-{n}") for n in range(2)]
+    await asyncio.gather(*(s.raise_alarm(alarm()) for s in stores for _ in range(5)))
+    assert await stores[0].unsent_alarms() == [alarm(count=10)]
+
+
+# --- the ledger -----------------------------------------------------------------------------------------------------
+
+
+def ledger(version: int = 1, symbol: str = "AAPL", quantity: int = 10) -> LedgerEntry:
+    about = order(instrument=instrument(symbol), events=(filled_by("f1", quantity),))
+    entry = LedgerEntry(key=key_of(about), instrument=about.accepted_request.instrument)
+    entry, _ = fold(entry, about, happenings(about), {})
+    return replace(entry, version=version)
+
+
+async def test_ledger_entries_are_saved_and_found_by_key(store: MongoStore) -> None:
+    one, other = ledger(symbol="AAPL"), ledger(symbol="MSFT")
+    assert await store.save_ledgers([one, other]) == [True, True]
+    assert await store.ledgers([one.key, other.key, ledger(symbol="X").key]) == {one.key: one, other.key: other}
+
+
+async def test_an_entry_replaces_only_the_version_before(store: MongoStore) -> None:
+    assert await store.save_ledgers([ledger(1, quantity=1)]) == [True]
+    assert await store.save_ledgers([ledger(1, quantity=2)]) == [False]
+    assert await store.save_ledgers([ledger(3, quantity=3)]) == [False]
+    assert await store.save_ledgers([ledger(2, quantity=4)]) == [True]
+    assert await store.save_ledgers([ledger(2, quantity=5)]) == [False]
+    assert await store.ledgers([ledger().key]) == {ledger().key: ledger(2, quantity=4)}
+
+
+async def test_of_two_processes_that_save_an_entry_one_wins(server: Server) -> None:
+    stores = [await server.store(f"process-{n}") for n in range(2)]
+    for version in range(1, 6):
+        saved = await asyncio.gather(
+            *(s.save_ledgers([ledger(version, quantity=version * 10 + n)]) for n, s in enumerate(stores))
+        )
+        assert sorted(saved) == [[False], [True]]
+
+
+async def test_only_open_entries_of_the_account_are_listed(store: MongoStore) -> None:
+    flat = order(instrument=instrument("FLAT"), events=(filled_by("f1", 10), busted("f1")))
+    entry, _ = fold(LedgerEntry(key=key_of(flat), instrument=instrument("FLAT")), flat, happenings(flat), {})
+    await store.save_ledgers([ledger(), replace(entry, version=1)])
+    assert await store.open_ledgers("acct-1") == [ledger()]
+    assert await store.open_ledgers("acct-2") == []
+
+
+# --- views ----------------------------------------------------------------------------------------------------------
+
+
+def position(
+    document_id: str, number: int, status: str = "OPEN", ledger_id: str = "led_1", **changes: Any
+) -> ViewWrite:
+    fields = {"ledger_id": ledger_id, "status": status, "seen": number}
+    return replace(ViewWrite(View.POSITIONS, document_id, fields, "sequence", number), **changes)
+
+
+def confirmation(document_id: str, number: int, of: Identity | None = None, **changes: Any) -> ViewWrite:
+    who = of or identity(document_id)
+    fields = {"signal_id": who.signal_id, "leg_index": who.leg_index, "purpose": who.purpose.value, "seen": number}
+    return replace(ViewWrite(View.CONFIRMATIONS, document_id, fields, "event_number", number), **changes)
+
+
+def seen(server: Server, collection: str) -> dict[Any, Any]:
+    return {d["_id"]: d.get("seen") for d in server.collection(collection).find()}
+
+
+@pytest.mark.parametrize("is_probably_new", [False, True])
+async def test_a_view_is_made_and_only_moves_forward(store: MongoStore, server: Server, is_probably_new: bool) -> None:
+    for number in (3, 2, 5, 5, 4):
+        await store.write_views([confirmation("e1", number, is_probably_new=is_probably_new)])
+    assert seen(server, names.CONFIRMATIONS_VIEW) == {"e1": 5}
+    assert server.collection(names.CONFIRMATIONS_VIEW).find_one()["event_number"] == 5
+
+
+async def test_the_same_number_changes_nothing_unless_it_is_a_repair(store: MongoStore, server: Server) -> None:
+    await store.write_views([confirmation("e1", 3)])
+    other = {**confirmation("e1", 3).changes, "seen": "again"}
+    await store.write_views([replace(confirmation("e1", 3), changes=other)])
+    assert seen(server, names.CONFIRMATIONS_VIEW) == {"e1": 3}
+    await store.write_views([replace(confirmation("e1", 3), changes=other, rewrites=True)])
+    assert seen(server, names.CONFIRMATIONS_VIEW) == {"e1": "again"}
+
+
+async def test_old_and_new_documents_may_be_written_together(store: MongoStore, server: Server) -> None:
+    await store.write_views([confirmation(f"e{n}", 5) for n in range(4)])
+    mixed = [confirmation(f"e{n}", 4 + n % 3, is_probably_new=n % 2 == 0) for n in range(8)]
+    await store.write_views(mixed)
+    assert seen(server, names.CONFIRMATIONS_VIEW) == {f"e{n}": max(5 if n < 4 else 0, 4 + n % 3) for n in range(8)}
+
+
+async def test_a_view_written_by_two_at_once_ends_with_the_later_number(server: Server) -> None:
+    stores = [await server.store(f"process-{n}") for n in range(2)]
+    for round_ in range(10):
+        writes = [confirmation(f"e{round_}", number) for number in (1, 2)]
+        await asyncio.gather(*(s.write_views([w]) for s, w in zip(stores, writes, strict=True)))
+    assert seen(server, names.CONFIRMATIONS_VIEW) == {f"e{n}": 2 for n in range(10)}
+
+
+async def test_a_document_made_at_the_same_moment_with_an_older_number_is_overtaken(
+    store: MongoStore, server: Server, faults: Faults
+) -> None:
+    """The server refuses the later number as a duplicate, because the document came into being between its look and its insert."""
+    await store.write_views([confirmation("e1", 1), confirmation("e2", 9)])
+    refusals = [{"index": index, "code": 11000, "errmsg": "duplicate"} for index in (0, 1)]
+    faults.fail("bulk_write", BulkWriteError({"writeErrors": refusals, "writeConcernErrors": []}))
+    await store.write_views([confirmation("e1", 2), confirmation("e2", 2)])
+    assert faults.left == 0
+    assert seen(server, names.CONFIRMATIONS_VIEW) == {"e1": 2, "e2": 9}
+
+
+@pytest.mark.parametrize("is_probably_new", [False, True])
+async def test_a_clash_with_another_document_is_not_swallowed_and_hinders_no_other_write(
+    store: MongoStore, server: Server, is_probably_new: bool
+) -> None:
+    foreign = {"_id": "theirs", "signal_id": "s", "leg_index": 0, "purpose": "ENTRY"}
+    server.collection(names.CONFIRMATIONS_VIEW).insert_one(foreign)
+    clash = confirmation("ours", 1, of=identity("s"), is_probably_new=is_probably_new)
+    with pytest.raises(BulkWriteError):
+        await store.write_views([confirmation("e1", 1), clash, confirmation("e2", 1)])
+    assert seen(server, names.CONFIRMATIONS_VIEW) == {"theirs": None, "e1": 1, "e2": 1}
+
+
+async def test_there_is_one_open_position_of_a_key(store: MongoStore, server: Server) -> None:
+    await store.write_views([position("pos_1", 1)])
+    with pytest.raises(BulkWriteError):
+        await store.write_views([position("pos_2", 2)])
+    await store.write_views([position("pos_3", 1, ledger_id="led_2")])
+    assert seen(server, names.POSITIONS_VIEW) == {"pos_1": 1, "pos_3": 1}
+
+
+@pytest.mark.parametrize("is_probably_new", [False, True])
+async def test_a_flip_closes_before_it_opens_in_whatever_order_it_is_given(
+    store: MongoStore, server: Server, is_probably_new: bool
+) -> None:
+    await store.write_views([position("pos_1", 1)])
+    await store.write_views([position("pos_2", 2, is_probably_new=is_probably_new), position("pos_1", 2, "CLOSED")])
+    found = {d["_id"]: d["status"] for d in server.collection(names.POSITIONS_VIEW).find()}
+    assert found == {"pos_1": "CLOSED", "pos_2": "OPEN"}
+
+
+async def test_an_old_open_position_that_offends_against_both_indexes_is_benign(
+    store: MongoStore, server: Server
+) -> None:
+    """It clashes with its own `_id` and with the open position of today, and servers name either."""
+    await store.write_views([position("pos_1", 5, "CLOSED"), position("pos_2", 5)])
+    await store.write_views([position("pos_1", 3), position("pos_2", 4)])
+    assert seen(server, names.POSITIONS_VIEW) == {"pos_1": 5, "pos_2": 5}
+
+
+async def test_a_closed_position_may_be_open_again(store: MongoStore, server: Server) -> None:
+    for number, status in ((1, "OPEN"), (2, "CLOSED"), (3, "OPEN")):
+        await store.write_views([position("pos_1", number, status)])
+    assert server.collection(names.POSITIONS_VIEW).find_one()["status"] == "OPEN"
+
+
+async def test_what_belongs_to_others_is_changed_but_never_made(store: MongoStore, server: Server) -> None:
+    write = ViewWrite(View.TRADING_ORDERS, "up-1", {"status": "FILLED"}, creates=False, match_field="order_id")
+    await store.write_views([write])
+    orders = server.collection(names.TRADING_ORDERS_VIEW)
+    assert list(orders.find()) == []
+    orders.insert_one({"_id": 7, "order_id": "up-1", "status": "PENDING", "price": 1.5})
+    await store.write_views([write])
+    assert list(orders.find()) == [{"_id": 7, "order_id": "up-1", "status": "FILLED", "price": 1.5}]
+
+
+async def test_an_accounts_positions_are_replaced_as_a_whole(store: MongoStore, server: Server) -> None:
+    accounts = server.collection(names.TRADING_ACCOUNTS_VIEW)
+    assert not await store.has_trading_account("acct-1")
+    write = ViewWrite(View.TRADING_ACCOUNTS, "acct-1", {"open_positions": [{"quantity": 1.0}]}, creates=False)
+    await store.write_views([write])
+    assert list(accounts.find()) == []
+    accounts.insert_one({"_id": "acct-1", "balances": {"equity": 1.0}, "open_positions": [{"quantity": 9.0}] * 2})
+    assert await store.has_trading_account("acct-1")
+    await store.write_views([write])
+    found = accounts.find_one()
+    assert found == {"_id": "acct-1", "balances": {"equity": 1.0}, "open_positions": [{"quantity": 1.0}]}
+
+
+def signal(execution: Any, number: int, cause: str = "ord_a", **changes: Any) -> ViewWrite:
+    fields = {"signal_id": "s", "execution": execution}
+    return replace(ViewWrite(View.SIGNALS, HexId(HEX), fields, f"execution_reflects.{cause}", number), **changes)
+
+
+async def test_a_signals_execution_that_is_null_takes_the_whole_object(store: MongoStore, server: Server) -> None:
+    signals = server.collection(names.SIGNALS_VIEW)
+    write = signal({"status": "FILLED"}, 3)
+    theirs = names._with_ids(write.document_id)
+    signals.insert_one({"_id": theirs, "signal_id": "s", "execution": None, "exit_signals": [], "own": 1})
+    await store.write_views([write])
+    found = signals.find_one({"_id": theirs})
+    assert (found["execution"], found["own"], found["execution_reflects"]) == ({"status": "FILLED"}, 1, {"ord_a": 3})
+    assert await store.signal_documents(["s", "t"]) == {"s": theirs}
+
+
+@pytest.mark.parametrize("is_probably_new", [False, True])
+async def test_a_signal_keeps_one_number_for_each_order_that_it_reflects(
+    store: MongoStore, server: Server, is_probably_new: bool
+) -> None:
+    await store.write_views([signal(1, 5, is_probably_new=is_probably_new)])
+    await store.write_views([signal(2, 2, "ord_b", is_probably_new=is_probably_new)])
+    await store.write_views([signal(3, 4, is_probably_new=is_probably_new)])
+    (found,) = server.collection(names.SIGNALS_VIEW).find()
+    assert (found["execution"], found["execution_reflects"]) == (2, {"ord_a": 5, "ord_b": 2})
+
+
+async def test_two_legs_that_make_one_signals_document_together_both_get_in(store: MongoStore, server: Server) -> None:
+    await store.write_views([signal(1, 1, is_probably_new=True), signal(1, 1, "ord_b", is_probably_new=True)])
+    (found,) = server.collection(names.SIGNALS_VIEW).find()
+    assert found["execution_reflects"] == {"ord_a": 1, "ord_b": 1}
+
+
+async def test_an_exits_signal_is_named_once_in_its_entry(store: MongoStore, server: Server) -> None:
+    adds = {"exit_signals": HexId("f" * 24)}
+    for number in (1, 2):
+        await store.write_views([signal(number, number, "ord_exit", adds_to_sets=adds)])
+    (found,) = server.collection(names.SIGNALS_VIEW).find()
+    assert found["exit_signals"] == [names._with_ids(HexId("f" * 24))]
+
+
+async def test_views_that_cannot_be_written_now_say_so(store: MongoStore, faults: Faults) -> None:
+    faults.refuse("bulk_write")
+    with pytest.raises(StoreUnavailable):
+        await store.write_views([confirmation("e1", 1)])
+    await store.write_views([confirmation("e1", 1)])
+
+
+async def test_views_whose_answer_was_lost_may_be_written_again(
+    store: MongoStore, server: Server, faults: Faults
+) -> None:
+    faults.lose_answer("insert_many")
+    writes = [confirmation("e1", 1, is_probably_new=True), confirmation("e2", 1, is_probably_new=True)]
+    with pytest.raises(StoreUnavailable):
+        await store.write_views(writes)
+    await store.write_views(writes)
+    assert seen(server, names.CONFIRMATIONS_VIEW) == {"e1": 1, "e2": 1}
+
+
+# --- durability -----------------------------------------------------------------------------------------------------
+
+
+async def test_what_was_acknowledged_is_there_after_the_server_was_killed(tmp_path: Path) -> None:
+    process = SecantusProcess(tmp_path / "data")
+    before = Server("secantus", process.uri)
+    try:
+        store = await before.store()
+        orders = await inserted(store, 50)
+        after = await asyncio.gather(*(store.append(o, DONE) for o in orders))
+        alone = await store.append(after[0], [noted("alone")])
+        lines = {3: Line(3, 1, 1, Decimal("1.5"))}
+        await store.strike([strike(after[1], world=3, people=3, lines=lines)])
+        await store.save_ledgers([ledger()])
+        await store.write_views([confirmation("e1", 1), position("pos_1", 1)])
+        await store.insert_command(command())
+        await store.raise_alarm(alarm())
+    finally:
+        process.kill()
+    again = SecantusProcess(tmp_path / "data")
+    reopened = Server("secantus", again.uri)
+    reopened.database = before.database
+    try:
+        store = await reopened.store("process-2")
+        assert [s.order for s in await store.load([o.order_id for o in orders])] == [alone, *after[1:]]
+        assert not await is_unsettled(store, after[1])
+        assert await told(store, after[1]) == Told(world=3, people=3, lines=lines)
+        assert await store.ledgers([ledger().key]) == {ledger().key: ledger()}
+        assert seen(reopened, names.CONFIRMATIONS_VIEW) == {"e1": 1}
+        assert seen(reopened, names.POSITIONS_VIEW) == {"pos_1": 1}
+        assert await store.commands(now=NOW) == [command()]
+        assert await store.unsent_alarms() == [alarm()]
+        await reopened.close()
+    finally:
+        again.kill()

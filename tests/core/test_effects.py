@@ -1,0 +1,194 @@
+"""Which events move positions, are published, are shown and are corrections, in every status that takes them."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from execution_service.core.effects import Happening, bare, happenings
+from execution_service.core.errors import CoreError
+from execution_service.core.order import (
+    FINAL,
+    Busted,
+    Cancelled,
+    CancelRequested,
+    CommissionReported,
+    DeclaredCancelled,
+    DeclaredNotPlaced,
+    Doubted,
+    Event,
+    Expired,
+    Filled,
+    Order,
+    Rejected,
+    Status,
+    apply,
+    apply_all,
+)
+from tests.builders import (
+    accepted,
+    busted,
+    cancel_requested,
+    cancelled,
+    capped,
+    commission_reported,
+    filled_by,
+    noted,
+    one_event_of_each_kind,
+    order,
+    order_in,
+    rejected,
+    submit_started,
+)
+
+
+def last(about: Order) -> Happening:
+    *_, happening = happenings(about)
+    return happening
+
+
+def happened(about: Order, event: Event) -> Happening:
+    return last(apply(about, event))
+
+
+def every_happening() -> list[Happening]:
+    found = []
+    for status in Status:
+        about = order_in(status)
+        for event in one_event_of_each_kind(about).values():
+            try:
+                after = apply(about, event)
+            except CoreError:
+                continue
+            found.append(Happening(after.version, about, event, after))
+    return found
+
+
+EVERY = every_happening()
+NAMES = [f"{type(h.event).__name__}-in-{h.before.status}" for h in EVERY]
+
+
+def test_the_bare_order_is_what_it_was_before_its_first_event() -> None:
+    about = order()
+    assert bare(apply_all(about, [submit_started(), accepted(), filled_by()])) == about
+
+
+def test_happenings_tell_each_event_with_the_order_as_it_was_then() -> None:
+    events = (submit_started(), accepted(), filled_by("f1", 40), filled_by("f2", 60))
+    story = list(happenings(order(events=events)))
+    assert [h.number for h in story] == [1, 2, 3, 4]
+    assert tuple(h.event for h in story) == events
+    assert [h.after.status for h in story] == [
+        Status.SUBMITTING,
+        Status.SUBMITTED,
+        Status.PARTIALLY_FILLED,
+        Status.FILLED,
+    ]
+    assert all(one.after == other.before for one, other in itertools.pairwise(story))
+
+
+def test_happenings_go_on_where_the_world_was_last_told() -> None:
+    about = order(events=(submit_started(), accepted(), filled_by("f1", 40)))
+    assert [h.number for h in happenings(about, 2)] == [3]
+    assert list(happenings(about, 3)) == []
+
+
+@pytest.mark.parametrize("happening", EVERY, ids=NAMES)
+def test_a_position_moves_exactly_when_the_filled_quantity_does(happening: Happening) -> None:
+    assert happening.moves_position == (happening.before.filled_quantity != happening.after.filled_quantity)
+
+
+@pytest.mark.parametrize("happening", EVERY, ids=NAMES)
+def test_published_is_what_the_contract_names_and_nothing_else(happening: Happening) -> None:
+    match happening.event:
+        case Filled() | Busted():
+            expected = happening.before.filled_quantity != happening.after.filled_quantity
+        case CommissionReported():
+            expected = happening.before.status in FINAL
+        case CancelRequested():
+            expected = happening.before.status is Status.PENDING
+        case event:
+            told = (Rejected, Cancelled, Expired, Doubted, DeclaredNotPlaced, DeclaredCancelled)
+            expected = isinstance(event, told)
+    assert happening.is_published == expected
+
+
+@pytest.mark.parametrize("happening", EVERY, ids=NAMES)
+def test_every_change_to_a_final_status_or_to_doubt_is_published(happening: Happening) -> None:
+    before, after = happening.before.status, happening.after.status
+    if before is not after and (after.is_final or after is Status.IN_DOUBT):
+        assert happening.is_published
+
+
+@pytest.mark.parametrize("happening", EVERY, ids=NAMES)
+def test_what_is_published_is_also_shown(happening: Happening) -> None:
+    assert happening.is_shown or not happening.is_published
+
+
+def test_a_late_fill_of_a_finished_order_is_a_correction() -> None:
+    assert happened(order_in(Status.CANCELLED), filled_by("late", 10)).is_correction
+
+
+def test_the_fill_that_finishes_an_order_is_no_correction() -> None:
+    assert not happened(order_in(Status.PARTIALLY_FILLED), filled_by("f2", 60)).is_correction
+
+
+@pytest.mark.parametrize("status", [Status.PARTIALLY_FILLED, Status.FILLED])
+def test_the_annulment_of_a_fill_is_a_correction_in_every_status(status: Status) -> None:
+    happening = happened(order_in(status), busted("f1"))
+    assert happening.is_correction
+    assert happening.is_published
+    assert happening.moves_position
+
+
+def test_the_annulment_of_a_fill_that_never_came_tells_nobody() -> None:
+    happening = happened(order_in(Status.SUBMITTED), busted("f9"))
+    assert not (happening.moves_position)
+    assert not (happening.is_published)
+    assert not (happening.is_correction)
+
+
+def test_a_fill_after_its_annulment_tells_nobody() -> None:
+    about = order(events=(submit_started(), accepted(), busted("f1"), filled_by("f1", 40)))
+    assert not (last(about).moves_position)
+    assert not (last(about).is_published)
+
+
+def test_a_repeated_fill_tells_nobody() -> None:
+    about = order(events=(submit_started(), accepted(), filled_by("f1", 40), filled_by("f1", 40)))
+    assert not (last(about).moves_position)
+    assert not (last(about).is_published)
+    assert not (last(about).is_correction)
+
+
+def test_a_commission_is_told_as_a_correction_once_the_order_is_finished() -> None:
+    late = happened(order_in(Status.FILLED), commission_reported("f1"))
+    early = happened(order_in(Status.PARTIALLY_FILLED), commission_reported("f1"))
+    assert late.is_correction
+    assert late.is_published
+    assert not early.is_published
+    assert early.is_shown
+
+
+def test_a_cancel_before_sending_is_told_and_a_mere_wish_is_not() -> None:
+    assert happened(order_in(Status.PENDING), cancel_requested()).is_published
+    assert not happened(order_in(Status.SUBMITTED), cancel_requested()).is_published
+
+
+def test_the_rest_refused_after_a_partial_fill_is_told() -> None:
+    happening = happened(order_in(Status.PARTIALLY_FILLED), rejected(40))
+    assert happening.after.status is Status.CANCELLED
+    assert happening.is_published
+
+
+@pytest.mark.parametrize("event", [submit_started(), capped(), noted()])
+def test_what_concerns_nobody_outside_waits_for_the_next_showing(event: Event) -> None:
+    assert not happened(order(), event).is_shown
+
+
+def test_a_cancellation_is_shown_and_told() -> None:
+    happening = happened(order_in(Status.SUBMITTED), cancelled())
+    assert happening.is_shown
+    assert happening.is_published
+    assert not happening.is_correction

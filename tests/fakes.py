@@ -1,0 +1,729 @@
+"""The world outside the service, faked: a hand-moved clock, a store, Pub/Sub, people and brokers that outlive a service that dies; no assertions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import itertools
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar
+
+import mongomock
+import structlog
+from pymongo import UpdateMany, UpdateOne
+from pymongo.errors import AutoReconnect, BulkWriteError, DuplicateKeyError
+from pymongo.results import BulkWriteResult
+
+from brokers.base import Balance, BrokerPosition, Capabilities, OrderRef, Report, Reports, Ticket
+from brokers.errors import BrokerUnavailable
+from brokers.mock import MockBroker
+from brokers.paper_exchange import Fault, Market, PaperExchange, PaperOrder
+from execution_service.core.order import Identity, Order, Purpose
+from execution_service.core.record import order_from_document
+from execution_service.ports import Message, PublishFailed
+from execution_service.service import ExecutionService, Parts
+from execution_service.settings import Account
+from execution_service.store import MongoStore
+from execution_service.threads import InPlace
+from execution_service.trader import TradingRules
+from notifications.base import NotificationFailed
+from tests.builders import NOW
+
+T = TypeVar("T")
+DATABASE = "trading"
+ACCOUNT = "acct-1"
+LEAST_MOVE_SECONDS = 1e-6
+MOST_ROUNDS = 50_000
+
+
+class HandClock:
+    """A clock that stands still until it is moved; whoever sleeps on it wakes when it is."""
+
+    def __init__(self, start: datetime = NOW) -> None:
+        self._wall_offset = start - timedelta(seconds=1000)
+        self._steady = 1000.0
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._count = itertools.count()
+
+    def now(self) -> datetime:
+        moment = self._wall_offset + timedelta(seconds=self._steady)
+        return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+    def monotonic(self) -> float:
+        return self._steady
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        wake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self._steady + seconds, next(self._count), wake))
+        await wake
+
+    def next_wake(self) -> float | None:
+        """When the first sleeper is to be woken, by the monotonic clock."""
+        while self._sleepers and self._sleepers[0][2].done():
+            heapq.heappop(self._sleepers)
+        return self._sleepers[0][0] if self._sleepers else None
+
+    def move_to(self, moment: float) -> None:
+        self._steady = max(self._steady, moment)
+        while (wake := self.next_wake()) is not None and wake <= self._steady:
+            heapq.heappop(self._sleepers)[2].set_result(None)
+
+    def move(self, seconds: float) -> None:
+        self.move_to(self._steady + seconds)
+
+    def jump_wall(self, seconds: float) -> None:
+        """What happens when a person or a time server sets the wall clock: nobody wakes, no time has passed."""
+        self._wall_offset += timedelta(seconds=seconds)
+
+
+class Died(BaseException):
+    """Comes out of every call to the outside world once the process is dead."""
+
+
+class Moment(StrEnum):
+    BEFORE = "before"
+    HALFWAY = "halfway"
+    """Of a bulk write, only the first half has arrived."""
+    AFTER = "after"
+
+
+class Gate:
+    """Counts the calls by which the service changes the outside world, and lets the process die at one of them."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.dies_at: tuple[int, Moment] | None = None
+        self.is_dead = False
+
+    def enter(self, name: str) -> int:
+        self._raise_if_dead()
+        self.names.append(name)
+        number = len(self.names)
+        self.dies_if((number, Moment.BEFORE))
+        return number
+
+    def leave(self, number: int) -> None:
+        self._raise_if_dead()
+        self.dies_if((number, Moment.AFTER))
+
+    def is_halved(self, number: int) -> bool:
+        return self.dies_at == (number, Moment.HALFWAY)
+
+    def dies_if(self, here: tuple[int, Moment]) -> None:
+        if self.dies_at == here:
+            self.is_dead = True
+        self._raise_if_dead()
+
+    def revive(self) -> None:
+        self.is_dead, self.dies_at = False, None
+
+    def _raise_if_dead(self) -> None:
+        if self.is_dead:
+            raise Died
+
+
+# --- the store ------------------------------------------------------------------------------------------------------
+
+
+class StoreFaults:
+    """How the database server behaves."""
+
+    def __init__(self) -> None:
+        self.is_away = False
+        self.lost_answers: Counter[str] = Counter()
+        """By `collection.method`: so many of the next such calls are carried out, and then the connection breaks."""
+
+
+class _Collection:
+    """A collection whose every call passes the gate and may meet a fault."""
+
+    WRITES = frozenset({"insert_one", "insert_many", "update_one", "replace_one", "bulk_write"})
+
+    def __init__(self, inner: Any, gate: Gate, faults: StoreFaults) -> None:
+        self._inner, self._gate, self._faults = inner, gate, faults
+
+    def __getattr__(self, method: str) -> Any:
+        call = self._bulk_write if method == "bulk_write" else getattr(self._inner, method)
+        name = f"{self._inner.name}.{method}"
+        if method == "create_index":
+            return self._create_index
+        if method not in self.WRITES:
+            return lambda *args, **kwargs: self._reachable(call)(*args, **kwargs)
+
+        def write(*args: Any, **kwargs: Any) -> Any:
+            number = self._gate.enter(name)
+            if method == "bulk_write" and self._gate.is_halved(number):
+                call(args[0][: len(args[0]) // 2], **kwargs)
+                self._gate.is_dead = True
+                raise Died
+            answer = self._reachable(call)(*args, **kwargs)
+            self._gate.leave(number)
+            if self._faults.lost_answers[name]:
+                self._faults.lost_answers[name] -= 1
+                raise AutoReconnect("connection closed before the answer")
+            return answer
+
+        return write
+
+    def _create_index(self, keys: Any, **options: Any) -> None:
+        """Once: mongomock forgets the filter of a partial index when it looks whether an existing one still holds."""
+        have = {tuple(index["key"]) for index in self._inner.index_information().values()}
+        if tuple([(keys, 1)] if isinstance(keys, str) else keys) not in have:
+            self._reachable(self._inner.create_index)(keys, **options)
+
+    def _bulk_write(self, requests: Sequence[UpdateOne | UpdateMany], ordered: bool = True) -> BulkWriteResult:
+        """Mongomock's own does not know the pymongo of today."""
+        matched, errors = 0, []
+        for index, request in enumerate(requests):
+            try:
+                update = self._inner.update_many if isinstance(request, UpdateMany) else self._inner.update_one
+                result = update(request._filter, request._doc, upsert=bool(request._upsert))
+                matched += result.matched_count
+            except DuplicateKeyError as exc:
+                errors.append({"index": index, "code": 11000, "errmsg": str(exc)})
+                if ordered:
+                    break
+        if errors:
+            raise BulkWriteError({"writeErrors": errors, "nMatched": matched, "nInserted": 0})
+        return BulkWriteResult({"nMatched": matched}, acknowledged=True)
+
+    def _reachable(self, call: Callable[..., T]) -> Callable[..., T]:
+        if self._gate.is_dead:
+            raise Died
+        if self._faults.is_away:
+            raise AutoReconnect("connection refused")
+        return call
+
+
+class _Database:
+    def __init__(self, inner: Any, gate: Gate, faults: StoreFaults) -> None:
+        self._inner, self._gate, self._faults = inner, gate, faults
+
+    def __getitem__(self, name: str) -> _Collection:
+        return _Collection(self._inner[name], self._gate, self._faults)
+
+    def command(self, name: str) -> Mapping[str, Any]:
+        return {"ok": 1.0}
+
+
+class _Client:
+    """As much of a MongoClient as the store uses, on a mongomock that survives."""
+
+    def __init__(self, inner: Any, gate: Gate, faults: StoreFaults) -> None:
+        self._inner, self._gate, self._faults = inner, gate, faults
+        self.admin = _Database(inner["admin"], gate, faults)
+
+    def __getitem__(self, name: str) -> _Database:
+        return _Database(self._inner[name], self._gate, self._faults)
+
+    def close(self) -> None:
+        """The data stay."""
+
+
+# --- Pub/Sub and people ---------------------------------------------------------------------------------------------
+
+
+class Subscription:
+    """Keeps a message until it is acknowledged, and delivers what is left again to the next life."""
+
+    def __init__(self, name: str, gate: Gate) -> None:
+        self._name, self._gate = name, gate
+        self._messages: dict[str, tuple[bytes, datetime]] = {}
+        self._count = itertools.count(1)
+        self.queue: asyncio.Queue[Message] = asyncio.Queue()
+
+    @property
+    def unacknowledged(self) -> list[str]:
+        return list(self._messages)
+
+    def publish(self, data: bytes, at: datetime) -> str:
+        message_id = f"{self._name}-{next(self._count)}"
+        self._messages[message_id] = (data, at)
+        self._deliver(message_id)
+        return message_id
+
+    def redeliver(self) -> None:
+        """A new life gets everything that nobody has acknowledged, and no queue of the old."""
+        self.queue = asyncio.Queue()
+        for message_id in self._messages:
+            self._deliver(message_id)
+
+    def _deliver(self, message_id: str) -> None:
+        data, at = self._messages[message_id]
+
+        def ack() -> None:
+            number = self._gate.enter(f"{self._name}.ack")
+            self._messages.pop(message_id, None)
+            self._gate.leave(number)
+
+        self.queue.put_nowait(Message(message_id=message_id, data=data, publish_time=at, ack=ack))
+
+
+class RecordingPublisher:
+    """Keeps what was published; fails while `is_away`, and with an error of nobody's making where `breaks_on` finds its text."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self.is_away = False
+        self.breaks_on: str | None = None
+        self.tries = 0
+        self.messages: list[tuple[dict[str, Any], Mapping[str, str], str]] = []
+
+    async def publish(self, data: bytes, attributes: Mapping[str, str], ordering_key: str) -> None:
+        number = self._gate.enter("publish")
+        await asyncio.sleep(0)
+        self.tries += 1
+        if self.is_away:
+            raise PublishFailed("no route to Pub/Sub")
+        if self.breaks_on is not None and self.breaks_on in data.decode():
+            raise RuntimeError("the publisher broke")
+        self.messages.append((json.loads(data), dict(attributes), ordering_key))
+        self._gate.leave(number)
+
+    def of(self, signal_id: str) -> list[dict[str, Any]]:
+        """The bodies about one signal, as they were published."""
+        return [body for body, _, _ in self.messages if body["signal_id"] == signal_id]
+
+    def statuses(self, signal_id: str) -> list[str]:
+        return [body["status"] for body in self.of(signal_id)]
+
+
+class RecordingNotifier:
+    """Keeps what people were told, with the time; fails while `is_away`."""
+
+    def __init__(self, gate: Gate, clock: HandClock) -> None:
+        self._gate, self._clock = gate, clock
+        self.enabled = True
+        self.is_away = False
+        self.sent: list[tuple[datetime, str]] = []
+
+    async def start(self) -> None:
+        return None
+
+    async def send(self, text: str) -> None:
+        number = self._gate.enter("telegram")
+        await asyncio.sleep(0)
+        if self.is_away:
+            raise NotificationFailed("no route to Telegram")
+        self.sent.append((self._clock.now(), text))
+        self._gate.leave(number)
+
+    async def close(self) -> None:
+        return None
+
+    @property
+    def texts(self) -> list[str]:
+        return [text for _, text in self.sent]
+
+    def titled(self, title: str) -> list[str]:
+        return [text for text in self.texts if title in text.partition("\n")[0]]
+
+
+# --- brokers --------------------------------------------------------------------------------------------------------
+
+
+class _InlineExecutor(ThreadPoolExecutor):
+    """Makes each call on the spot, so that a run is the same each time."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        done: Future[T] = Future()
+        try:
+            done.set_result(fn(*args, **kwargs))
+        except Exception as exc:
+            done.set_exception(exc)
+        return done
+
+
+class BookInPlace(MockBroker):
+    """The mock broker without its thread; with `is_unique` false its book takes a repeated client id, as venues do where it is only a tag."""
+
+    def __init__(self, *, is_unique: bool, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._is_unique = is_unique
+
+    async def connect(self) -> None:
+        self._thread = self._thread or _InlineExecutor()
+        await super().connect()
+
+    def _open(self) -> PaperExchange:
+        return PaperExchange(
+            self._path,
+            account_id=self._account_id,
+            market=self._market,
+            faults=self._faults,
+            clock=self._clock,
+            unique_client_order_ids=self._is_unique,
+        )
+
+
+class BrokerFaults:
+    """How the connection to the brokers behaves."""
+
+    def __init__(self) -> None:
+        self.unavailable: BrokerUnavailable | None = None
+        """Raised by every call while it is set."""
+        self.errors: dict[str, list[Exception]] = {}
+        """By operation: raised by the next calls, one after the other, before the book hears of them."""
+        self.holds: dict[str, asyncio.Event] = {}
+        """By operation: calls wait here before they reach the book."""
+        self.holds_answer: dict[str, asyncio.Event] = {}
+        """By operation: the book has done it, the answer waits here."""
+
+
+class GatedBroker:
+    """The Broker that the service speaks to: a mock broker behind the gate, with faults and other capabilities where wanted."""
+
+    def __init__(
+        self,
+        inner: BookInPlace,
+        gate: Gate,
+        faults: BrokerFaults,
+        calls: list[tuple[str, str]],
+        capabilities: Capabilities | None,
+        ids: Iterator[int],
+    ) -> None:
+        self.inner = inner
+        self._gate = gate
+        self._faults = faults
+        self._calls = calls
+        self._capabilities = capabilities
+        self._ids = ids
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities or self.inner.capabilities
+
+    async def connect(self) -> None:
+        await self._pass("connect", "", self.inner.connect)
+
+    async def reserve(self, ticket: Ticket) -> str | None:
+        async def next_id() -> str | None:
+            return f"R-{next(self._ids)}" if self.capabilities.needs_reservation else None
+
+        return await self._pass("reserve", ticket.client_order_id, next_id)
+
+    async def place_order(self, ticket: Ticket) -> Report:
+        return await self._pass("place_order", ticket.client_order_id, lambda: self.inner.place_order(ticket))
+
+    async def cancel_order(self, ref: OrderRef) -> None:
+        await self._pass("cancel_order", ref.client_order_id, lambda: self.inner.cancel_order(ref))
+
+    async def reports(self, since: int | None = None) -> Reports:
+        return await self._pass("reports", "", lambda: self.inner.reports(since))
+
+    async def find(self, client_order_id: str) -> Report | None:
+        return await self._pass("find", client_order_id, lambda: self.inner.find(client_order_id))
+
+    async def positions(self) -> Sequence[BrokerPosition]:
+        return await self.inner.positions()
+
+    async def balances(self) -> Sequence[Balance]:
+        return await self.inner.balances()
+
+    def on_hint(self, callback: Callable[[], None] | None) -> None:
+        self.inner.on_hint(callback)
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+    async def _pass(self, operation: str, about: str, call: Callable[[], Any]) -> Any:
+        number = self._gate.enter(f"broker.{operation}")
+        self._calls.append((operation, about))
+        hold = self._faults.holds.get(operation)
+        if hold is not None:
+            await hold.wait()
+        if self._faults.unavailable is not None:
+            raise self._faults.unavailable
+        if self._faults.errors.get(operation):
+            raise self._faults.errors[operation].pop(0)
+        answer = await call()
+        self._gate.leave(number)
+        hold = self._faults.holds_answer.get(operation)
+        if hold is not None:
+            await hold.wait()
+        return answer
+
+
+# --- all of it ------------------------------------------------------------------------------------------------------
+
+
+class World:
+    """Everything outside the service's memory. `start` begins a life of the service, `kill` ends it as kill -9 would."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        market: Market | None = None,
+        faults: Sequence[Fault] = (),
+        capabilities: Capabilities | None = None,
+        is_unique: bool = True,
+        rules: TradingRules | None = None,
+        accounts: Sequence[str] = (ACCOUNT,),
+    ) -> None:
+        self.clock = HandClock()
+        self.gate = Gate()
+        self.store_faults = StoreFaults()
+        self.broker_faults = BrokerFaults()
+        self.mongo = mongomock.MongoClient(tz_aware=True)
+        self.orders = Subscription("orders", self.gate)
+        self.commands = Subscription("commands", self.gate)
+        self.publisher = RecordingPublisher(self.gate)
+        self.notifier = RecordingNotifier(self.gate, self.clock)
+        self.broker_calls: list[tuple[str, str]] = []
+        self.rules = rules or TradingRules()
+        self.logs: list[Any] = []
+        self._path = folder / "book.db"
+        self._market = market or Market()
+        self._book_faults = tuple(faults)
+        self._capabilities = capabilities
+        self._is_unique = is_unique
+        self._accounts = {
+            a: Account(account_id=a, name=f"{a} by name", broker="mock", live=False, config={"account_id": a})
+            for a in accounts
+        }
+        self._lives = 0
+        self._service: ExecutionService | None = None
+        self._inner: list[BookInPlace] = []
+        self._reserved = itertools.count(1)
+        self._bystanders: set[asyncio.Task[Any]] = set()
+        self._books: dict[str, PaperExchange] = {}
+
+    # --- life and death -----------------------------------------------------------------------------------------
+
+    @property
+    def service(self) -> ExecutionService:
+        assert self._service is not None
+        return self._service
+
+    async def start(self) -> None:
+        """Begins a life of the service and lets it come to rest."""
+        self.gate.revive()
+        self._lives += 1
+        self._bystanders = asyncio.all_tasks()
+        asyncio.get_running_loop().set_exception_handler(_ignore_the_dead)
+        self.orders.redeliver()
+        self.commands.redeliver()
+        nonce = f"life-{self._lives}"
+        client: Any = _Client(self.mongo, self.gate, self.store_faults)
+        store = MongoStore(client, DATABASE, nonce=nonce, clock=self.clock, threads=InPlace())
+        await store.open()
+        self._service = ExecutionService(
+            Parts(
+                store=store,
+                publisher=self.publisher,
+                notifier=self.notifier,
+                clock=self.clock,
+                orders=self.orders.queue,
+                commands=self.commands.queue,
+                account_of=self._accounts.get,
+                accounts=tuple(self._accounts),
+                create_broker=self._create_broker,
+                rules=self.rules,
+                nonce=nonce,
+            )
+        )
+        await self._service.start()
+        await self.settle()
+
+    async def kill(self) -> None:
+        """The process is gone, whatever it was doing; what the outside world has, it has."""
+        self.gate.is_dead = True
+        for _ in range(20):
+            tasks = [t for t in asyncio.all_tasks() if t not in self._bystanders]
+            if not tasks:
+                break
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=5)
+        for broker in self._inner:
+            await broker.close()
+        self._inner.clear()
+        self._service = None
+
+    async def restart(self, after_seconds: float = 1.0) -> None:
+        await self.kill()
+        self.clock.move(after_seconds)
+        await self.start()
+
+    async def close(self) -> None:
+        if self._service is not None:
+            await self.kill()
+        for book in self._books.values():
+            book.close()
+
+    def _create_broker(self, config: Mapping[str, object]) -> GatedBroker:
+        inner = BookInPlace(
+            is_unique=self._is_unique,
+            account_id=str(config["account_id"]),
+            path=self._path,
+            market=self._market,
+            faults=self._book_faults,
+            clock=self.clock.now,
+        )
+        self._inner.append(inner)
+        return GatedBroker(
+            inner, self.gate, self.broker_faults, self.broker_calls, self._capabilities, self._reserved
+        )
+
+    # --- time ---------------------------------------------------------------------------------------------------
+
+    async def settle(self) -> None:
+        """Until the service waits for the clock or for the outside world. Nothing in the tests takes real time, so an event loop without
+        anything ready has come to rest."""
+        loop: Any = asyncio.get_running_loop()
+        quiet = 0
+        for _ in range(MOST_ROUNDS):
+            await asyncio.sleep(0)
+            quiet = 0 if loop._ready else quiet + 1
+            if quiet == 3 or self.gate.is_dead:
+                return
+        raise RuntimeError("the service spins: it is busy for ever without waiting for the clock")
+
+    async def run(self, seconds: float) -> None:
+        """Lets so much time pass, everybody waking when it is due."""
+        end = self.clock.monotonic() + seconds
+        await self.settle()
+        while not self.gate.is_dead and await self._next(end):
+            pass
+
+    async def run_until(self, condition: Callable[[], bool], limit_seconds: float = 120.0) -> None:
+        """Lets time pass until it is so. Raises TimeoutError when that takes longer than `limit_seconds`."""
+        end = self.clock.monotonic() + limit_seconds
+        await self.settle()
+        while not condition() and not self.gate.is_dead:
+            if not await self._next(end):
+                raise TimeoutError(f"not so after {limit_seconds} s of hand-moved time")
+
+    async def _next(self, end: float) -> bool:
+        """Moves to the next moment at which somebody wakes, at most to `end`; False at the end."""
+        wake = self.clock.next_wake()
+        if wake is None or wake > end:
+            self.clock.move_to(end)
+            await self.settle()
+            return False
+        self.clock.move_to(max(wake, self.clock.monotonic() + LEAST_MOVE_SECONDS))
+        await self.settle()
+        return True
+
+    # --- what the outside does ----------------------------------------------------------------------------------
+
+    def send(self, signal_id: str = "sig", *, age_seconds: float = 0.0, **changes: Any) -> str:
+        """Publishes an order in the simple dialect: buy 100 AAPL at the market, seen at 10. None takes a field away."""
+        fields: dict[str, Any] = {
+            "signal_id": signal_id,
+            "account_id": ACCOUNT,
+            "strategy_name": "momentum",
+            "symbol": "AAPL",
+            "side": "BUY",
+            "quantity": 100,
+            "order_type": "MARKET",
+            "price": 10,
+        }
+        fields |= changes
+        body = {name: value for name, value in fields.items() if value is not None}
+        return self.send_raw(json.dumps(body).encode(), age_seconds=age_seconds)
+
+    def send_raw(self, data: bytes, *, age_seconds: float = 0.0) -> str:
+        return self.orders.publish(data, self.clock.now() - timedelta(seconds=age_seconds))
+
+    def exit(self, signal_id: str, entry: str, **changes: Any) -> str:
+        fields = {"signal_type": "EXIT", "entry_signal_id": entry, "side": "SELL"} | changes
+        return self.send(signal_id, **fields)
+
+    def cancel(self, *, age_seconds: float = 0.0, **fields: Any) -> str:
+        body = {"command": "CANCEL", "reason": "changed my mind", "timestamp": "2025-03-03T15:00:00"} | fields
+        return self.commands.publish(json.dumps(body).encode(), self.clock.now() - timedelta(seconds=age_seconds))
+
+    def book(self, account_id: str = ACCOUNT) -> PaperExchange:
+        """The broker's plain truth, and the hand that fills its orders."""
+        if account_id not in self._books:
+            self._books[account_id] = PaperExchange(
+                self._path,
+                account_id=account_id,
+                market=self._market,
+                clock=self.clock.now,
+                unique_client_order_ids=self._is_unique,
+            )
+        return self._books[account_id]
+
+    def placed(self, account_id: str = ACCOUNT) -> list[PaperOrder]:
+        return self.book(account_id).orders()
+
+    def fill(self, signal_id: str, quantity: int | str | None = None, price: str | None = None, **kwargs: Any) -> str:
+        """The venue executes (part of) a working order; returns the fill's id."""
+        ref = OrderRef(client_order_id=self.client_id(signal_id, kwargs.pop("purpose", Purpose.ENTRY)))
+        amount = None if quantity is None else Decimal(quantity)
+        paid = None if price is None else Decimal(price)
+        return self.book().fill_order(ref, amount, paid, **kwargs).fill_id
+
+    def ref(self, signal_id: str, purpose: Purpose = Purpose.ENTRY) -> OrderRef:
+        return OrderRef(client_order_id=self.client_id(signal_id, purpose))
+
+    @staticmethod
+    def client_id(signal_id: str, purpose: Purpose = Purpose.ENTRY, leg_index: int = 0, attempt: int = 1) -> str:
+        return Identity(signal_id=signal_id, leg_index=leg_index, purpose=purpose).client_order_id(attempt)
+
+    # --- what the outside sees ----------------------------------------------------------------------------------
+
+    def documents(self, collection: str, **query: Any) -> list[dict[str, Any]]:
+        return list(self.mongo[DATABASE][collection].find(query))
+
+    def records(self) -> list[Order]:
+        return [order_from_document(d) for d in self.documents("execution_orders")]
+
+    def record(self, signal_id: str = "sig", purpose: Purpose = Purpose.ENTRY, leg_index: int = 0) -> Order:
+        order_id = Identity(signal_id=signal_id, leg_index=leg_index, purpose=purpose).order_id
+        (document,) = self.documents("execution_orders", _id=order_id)
+        return order_from_document(document)
+
+    def exit_record(self, signal_id: str) -> Order:
+        return self.record(signal_id, Purpose.EXIT)
+
+    def unsettled(self) -> list[str]:
+        return [d["signal_id"] for d in self.documents("execution_orders", lookup="unsettled")]
+
+    def account_name(self, account_id: str | None) -> str | None:
+        account = None if account_id is None else self._accounts.get(account_id)
+        return None if account is None else account.name
+
+    def calls(self, operation: str) -> list[str]:
+        return [about for name, about in self.broker_calls if name == operation]
+
+
+def _ignore_the_dead(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    if not isinstance(context.get("exception"), Died):
+        loop.default_exception_handler(context)
+
+
+@contextlib.asynccontextmanager
+async def world_of(folder: Path, *, starts: bool = True, **kwargs: Any) -> AsyncIterator[World]:
+    """A world with a living service in it, and the log caught."""
+    with structlog.testing.capture_logs() as logs:
+        world = World(folder, **kwargs)
+        world.logs = logs
+        try:
+            if starts:
+                await world.start()
+            yield world
+        finally:
+            await world.close()
+

@@ -1,0 +1,155 @@
+"""Compares what every party holds after a run: the broker's book, the records, the ledger, the views, Pub/Sub and people."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from decimal import Decimal
+
+from brokers.base import ReportStatus
+from brokers.paper_exchange import PaperFill, PaperOrder
+from execution_service.core import alerts
+from execution_service.core.confirmation import attributes
+from execution_service.core.effects import happenings
+from execution_service.core.ledger import key_of
+from execution_service.core.order import Order, Purpose, Status
+from execution_service.core.record import ledger_from_document
+from tests.fakes import World
+
+ZERO = Decimal(0)
+TRUE_STATUS = {
+    ReportStatus.FILLED: {Status.FILLED},
+    ReportStatus.CANCELLED: {Status.CANCELLED},
+    ReportStatus.EXPIRED: {Status.EXPIRED},
+    ReportStatus.REJECTED: {Status.REJECTED},
+    ReportStatus.WORKING: {Status.SUBMITTED, Status.PARTIALLY_FILLED},
+}
+UNSENT = {Status.REJECTED, Status.CANCELLED, Status.IN_DOUBT}
+
+
+def audit(world: World) -> None:
+    """Asserts that all agree, that no order was placed twice, and that nothing is still owed."""
+    records = world.records()
+    assert not world.orders.unacknowledged
+    assert not world.commands.unacknowledged
+    _audit_book(world, records)
+    _audit_ledger(world, records)
+    for order in records:
+        _audit_confirmation_view(world, order)
+        _audit_signal(world, order)
+        _audit_published(world, order)
+        _audit_people(world, order)
+    owing = {o.signal_id for o in records if o.status.is_final} & set(world.unsettled())
+    assert not owing, f"finished, and still in hand: {owing}"
+
+
+def _audit_book(world: World, records: list[Order]) -> None:
+    unknown = {o.ticket.client_order_id for o in world.placed()}
+    for order in records:
+        placed = [p for c in order.client_order_ids for p in world.book().orders(c)]
+        assert len(placed) <= 1, f"{order.signal_id} was placed {len(placed)} times"
+        unknown -= set(order.client_order_ids)
+        if not placed:
+            assert order.status in UNSENT, f"{order.signal_id} is {order.status} and was never placed"
+            assert not order.fills
+            continue
+        (truth,) = placed
+        if order.filled_quantity >= truth.ticket.quantity:
+            # The book leaves an order cancelled that was filled afterwards; to the world it is filled.
+            assert order.status is Status.FILLED
+        else:
+            assert order.status in TRUE_STATUS[truth.status], f"{order.signal_id}: {order.status}, not {truth.status}"
+        held = {(f.fill_id, f.quantity, f.price, f.commission) for f in order.fills}
+        assert held == {(f.fill_id, f.quantity, f.price, f.commission) for f in truth.fills if not f.busted}
+    assert not unknown, f"at the broker and in no record: {unknown}"
+
+
+def _audit_ledger(world: World, records: list[Order]) -> None:
+    """Against a plain recount of the broker's executions, in the order in which they happened."""
+    expected: dict[str, list[Decimal]] = defaultdict(lambda: [ZERO, ZERO, ZERO])
+    by_client_id = {c: o for o in records for c in o.client_order_ids}
+    for placed, fill in _executions(world):
+        order = by_client_id[placed.ticket.client_order_id]
+        held = expected[key_of(order).ledger_id]
+        multiplier = placed.ticket.instrument.multiplier or Decimal(1)
+        _recount(held, fill.quantity * placed.ticket.side.sign, fill.price, multiplier)
+    entries = {d["_id"]: ledger_from_document(d) for d in world.documents("execution_positions")}
+    assert set(entries) == set(expected)
+    for ledger_id, (quantity, _, realized) in expected.items():
+        position = entries[ledger_id].position
+        assert position.quantity == quantity
+        shown = world.documents("positions", ledger_id=ledger_id)
+        is_open = [d for d in shown if d["status"] == "OPEN"]
+        assert len(is_open) == (1 if quantity else 0)
+        assert [d["quantity"] for d in is_open] == ([float(abs(quantity))] if quantity else [])
+        assert [d["side"] for d in is_open] == ([("LONG" if quantity > 0 else "SHORT")] if quantity else [])
+        assert sum(d["realized_pnl"] for d in shown) == float(realized)
+        assert len(shown) == position.episode
+
+
+def _executions(world: World) -> list[tuple[PaperOrder, PaperFill]]:
+    found = [(placed, fill) for placed in world.placed() for fill in placed.fills if not fill.busted]
+    return sorted(found, key=lambda pair: pair[1].fill_id)
+
+
+def _recount(held: list[Decimal], signed: Decimal, price: Decimal, multiplier: Decimal) -> None:
+    """`held`: quantity, average price, realised profit."""
+    quantity, average, _ = held
+    closing = min(abs(signed), abs(quantity)) if quantity * signed < 0 else ZERO
+    if closing:
+        held[2] += (price - average) * closing * (1 if quantity > 0 else -1) * multiplier
+    after = quantity + signed
+    if not closing:
+        held[1] = (abs(quantity) * average + abs(signed) * price) / abs(after)
+    elif after * quantity < 0:
+        held[1] = price
+    held[0] = after
+
+
+def _audit_confirmation_view(world: World, order: Order) -> None:
+    query = {"signal_id": order.signal_id, "leg_index": order.identity.leg_index, "purpose": order.identity.purpose}
+    (document,) = world.documents("execution_confirmations", **query)
+    assert document["_id"].startswith("exec_")
+    assert document["status"] == order.status
+    assert document["filled_quantity"] == float(order.filled_quantity)
+    assert document["order_id"] == order.broker_order_id
+    assert [f["fill_id"] for f in document["fills"]] == [f.fill_id for f in order.fills]
+
+
+def _audit_signal(world: World, order: Order) -> None:
+    documents = world.documents("signal_store", signal_id=order.signal_id)
+    assert len(documents) == 1
+    if order.request.total_legs > 1 or order.identity.purpose is Purpose.EXIT:
+        return
+    execution = documents[0]["execution"]
+    assert documents[0]["execution_status"] == order.status
+    assert execution["quantity_filled"] == float(order.filled_quantity)
+    is_done = order.status.is_final and order.filled_quantity
+    assert execution["status"] == (Status.FILLED if is_done else order.status)
+
+
+def _audit_published(world: World, order: Order) -> None:
+    """Each event that is owed came at least once, always the same, in order, and nothing else came."""
+    owed = [h for h in happenings(order) if h.is_published]
+    expected = [attributes(h.after)["event_id"] for h in owed]
+    bodies: dict[str, object] = {}
+    for body, attribute, _ in world.publisher.messages:
+        event_id = attribute["event_id"]
+        if event_id.startswith(order.order_id):
+            assert bodies.setdefault(event_id, body) == body, f"{event_id} changed"
+            assert attribute["status"] == body["status"]
+    assert list(bodies) == expected
+    if owed:
+        last = bodies[expected[-1]]
+        assert isinstance(last, dict)
+        if order.status.is_final or order.status is Status.IN_DOUBT:
+            assert last["status"] == order.status
+            assert last["filled_quantity"] == float(order.filled_quantity)
+
+
+def _audit_people(world: World, order: Order) -> None:
+    if not world.notifier.enabled:
+        return
+    name = world.account_name(order.request.account_id)
+    for happening in happenings(order):
+        text = alerts.order_alert(happening.before, happening.event, happening.after, account_name=name, broker="MOCK")
+        assert text is None or text in world.notifier.texts, f"people were not told: {text}"

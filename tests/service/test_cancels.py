@@ -1,0 +1,463 @@
+"""Cancels in every state and in either order, by a hand-moved clock."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from brokers.base import Capabilities
+from brokers.errors import BrokerUnavailable, OrderRefused, OutcomeUnknown
+from brokers.paper_exchange import Action, Fault, Market, Operation
+from execution_service import trader
+from execution_service.core.order import ReasonCode, Status
+from execution_service.trader import TradingRules
+from tests.fakes import World, world_of
+
+BY_HAND = Market(fill_delay_seconds=None)
+TAG = Capabilities(refuses_repeated_client_id=False, find_window_seconds=3.0)
+
+
+def is_now(world: World, *statuses: Status, signal_id: str = "sig") -> bool:
+    return any(o.status in statuses for o in world.records() if o.signal_id == signal_id)
+
+
+async def test_cancel_of_a_working_order_is_sent_at_once_and_told_when_confirmed(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send()
+        await world.run(1)
+        world.cancel(signal_id="sig")
+        await world.run(0.2)
+        assert len(world.calls("cancel_order")) == 1
+        await world.run(1)
+        order = world.record()
+        assert order.status is Status.CANCELLED
+        assert order.reason is not None
+        assert order.reason.code is ReasonCode.CANCEL_REQUESTED
+        assert order.reason.message == "changed my mind"
+        assert world.publisher.statuses("sig") == ["CANCELLED"]
+        assert world.notifier.titled("Order Cancelled")
+        (command,) = world.documents("execution_commands")
+        assert command["status"] == "DONE"
+
+
+@pytest.mark.parametrize("name", ["request", "broker", "ours", "client"])
+async def test_an_order_is_cancelled_by_any_of_its_names(tmp_path: Path, name: str) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send(order_id="sig_ORD")
+        await world.run(1)
+        order = world.record()
+        names = {
+            "request": "sig_ORD",
+            "broker": order.broker_order_id,
+            "ours": order.order_id,
+            "client": order.client_order_id,
+        }
+        world.cancel(order_id=names[name])
+        await world.run(1)
+        assert world.record().status is Status.CANCELLED
+
+
+async def test_without_a_leg_index_all_legs_are_cancelled_and_with_one_only_that(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        for leg, symbol in enumerate(("AAPL", "NVDA", "MSFT")):
+            world.send(leg_index=leg, total_legs=3, symbol=symbol)
+        await world.run(1)
+        world.cancel(signal_id="sig", leg_index=1)
+        await world.run(1)
+        assert [world.record(leg_index=n).status for n in range(3)] == ["SUBMITTED", "CANCELLED", "SUBMITTED"]
+        world.cancel(signal_id="sig")
+        await world.run(1)
+        assert {o.status for o in world.records()} == {Status.CANCELLED}
+
+
+async def test_cancel_that_comes_first_stops_an_order_published_before_it(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.cancel(order_id="sig_ORD")
+        await world.run(5)
+        world.send(order_id="sig_ORD", age_seconds=6)
+        await world.run(1)
+        assert world.record().status is Status.CANCELLED
+        assert not world.placed()
+        assert world.publisher.statuses("sig") == ["CANCELLED"]
+
+
+async def test_cancel_that_comes_first_spares_an_order_published_after_it(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.cancel(signal_id="sig")
+        await world.run(5)
+        world.send()
+        await world.run(1)
+        assert world.record().status is Status.FILLED
+
+
+async def test_early_cancel_is_remembered_over_a_restart(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.cancel(signal_id="sig")
+        await world.run(1)
+        await world.restart()
+        world.send(age_seconds=3)
+        await world.run(1)
+        assert world.record().status is Status.CANCELLED
+        assert not world.placed()
+
+
+async def test_early_cancel_is_forgotten_when_the_order_would_be_too_old_anyway(tmp_path: Path) -> None:
+    async with world_of(tmp_path, rules=TradingRules(max_order_age_seconds=60)) as world:
+        world.cancel(signal_id="sig")
+        await world.run(61)
+        world.send(age_seconds=62)
+        await world.run(1)
+        order = world.record()
+        assert order.reason is not None
+        assert order.reason.code is ReasonCode.STALE_ORDER
+
+
+async def test_pending_order_is_cancelled_at_once_while_the_broker_is_down(tmp_path: Path) -> None:
+    async with world_of(tmp_path, starts=False) as world:
+        world.broker_faults.unavailable = BrokerUnavailable("restarting", known_pause=True)
+        await world.start()
+        world.send()
+        await world.run(1)
+        world.cancel(signal_id="sig")
+        await world.run(0.1)
+        assert world.record().status is Status.CANCELLED
+        world.broker_faults.unavailable = None
+        await world.run(60)
+        assert not world.calls("place_order")
+        assert world.publisher.statuses("sig") == ["CANCELLED"]
+
+
+async def test_cancel_while_the_placing_call_hangs_is_sent_when_it_has_answered(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        hold = world.broker_faults.holds["place_order"] = asyncio.Event()
+        world.send()
+        await world.run(1)
+        world.cancel(signal_id="sig")
+        await world.run(1)
+        assert world.record().status is Status.SUBMITTING
+        hold.set()
+        await world.run(2)
+        assert world.record().status is Status.CANCELLED
+        assert world.placed()[0].status == "CANCELLED"
+
+
+async def test_cancel_of_an_order_whose_answer_was_lost_is_sent_once_it_is_found(tmp_path: Path) -> None:
+    fault = Fault(operation=Operation.PLACE, action=Action.ACCEPT_THEN_DROP)
+    hidden = Fault(operation=Operation.FIND, action=Action.HIDE, times=4)
+    async with world_of(tmp_path, market=BY_HAND, capabilities=TAG, faults=[fault, hidden]) as world:
+        world.broker_faults.holds["reports"] = asyncio.Event()
+        world.send()
+        await world.run(0.1)
+        assert world.record().status is Status.SUBMITTING
+        world.cancel(signal_id="sig")
+        world.broker_faults.holds.pop("reports").set()
+        await world.run(5)
+        assert world.record().status is Status.CANCELLED
+
+
+async def test_cancel_of_an_order_in_doubt_is_carried_out_when_it_turns_up(tmp_path: Path) -> None:
+    fault = Fault(operation=Operation.PLACE, action=Action.ACCEPT_THEN_DROP)
+    hides = [
+        Fault(operation=Operation.FIND, action=Action.HIDE, seconds=20),
+        Fault(operation=Operation.REPORTS, action=Action.HIDE, seconds=20),
+    ]
+    async with world_of(tmp_path, market=BY_HAND, capabilities=TAG, faults=[fault, *hides]) as world:
+        world.send()
+        await world.run(10)
+        assert world.record().status is Status.IN_DOUBT
+        world.cancel(signal_id="sig")
+        await world.run(40)
+        assert world.record().status is Status.CANCELLED
+        assert world.publisher.statuses("sig") == ["IN_DOUBT", "CANCELLED"]
+
+
+async def test_cancel_of_a_partly_filled_order_keeps_the_filled_part(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send()
+        await world.run(1)
+        world.fill("sig", 30)
+        await world.run(1)
+        world.cancel(signal_id="sig")
+        await world.run(1)
+        last = world.publisher.of("sig")[-1]
+        assert (last["status"], last["filled_quantity"], last["remaining_quantity"]) == ("CANCELLED", 30, 70)
+        assert world.documents("positions")[0]["quantity"] == 30
+
+
+async def test_cancel_that_comes_too_late_leaves_the_fill_and_is_recorded(tmp_path: Path) -> None:
+    fault = Fault(operation=Operation.CANCEL, action=Action.CANCEL_RACE)
+    async with world_of(tmp_path, market=BY_HAND, faults=[fault]) as world:
+        world.send()
+        await world.run(1)
+        world.cancel(signal_id="sig")
+        await world.run(2)
+        assert world.record().status is Status.FILLED
+        assert world.publisher.statuses("sig") == ["FILLED"]
+
+
+async def test_ignored_cancel_is_sent_again_and_people_are_told_at_the_third(tmp_path: Path) -> None:
+    fault = Fault(operation=Operation.CANCEL, action=Action.IGNORE_CANCEL, times=None)
+    async with world_of(tmp_path, market=BY_HAND, faults=[fault]) as world:
+        world.send()
+        await world.run(1)
+        world.cancel(signal_id="sig")
+        await world.run(30)
+        assert len(world.calls("cancel_order")) >= 3
+        assert len(world.notifier.titled("Attention")) == 1
+        assert world.record().status is Status.SUBMITTED
+        world.book().clear_faults()
+        await world.run(60)
+        assert world.record().status is Status.CANCELLED
+
+
+async def test_refused_cancel_is_noted_and_the_order_goes_on(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send()
+        await world.run(1)
+        world.broker_faults.errors["cancel_order"] = [OrderRefused("being executed")]
+        world.cancel(signal_id="sig")
+        await world.run(0.5)
+        world.fill("sig")
+        await world.run(2)
+        assert world.record().status is Status.FILLED
+
+
+async def test_cancel_of_a_finished_order_is_recorded_and_changes_nothing(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send()
+        await world.run(1)
+        world.cancel(signal_id="sig")
+        await world.run(1)
+        (command,) = world.documents("execution_commands")
+        assert command["status"] == "DONE"
+        assert "FILLED already" in command["outcome"]
+        assert world.publisher.statuses("sig") == ["FILLED"]
+
+
+@pytest.mark.parametrize("market", [Market(), BY_HAND], ids=["finished before", "cancelled by it"])
+async def test_upstreams_row_is_set_right_after_it_was_overwritten(tmp_path: Path, market: Market) -> None:
+    async with world_of(tmp_path, market=market) as world:
+        rows = world.mongo["trading"]["trading_orders"]
+        rows.insert_one({"order_id": "sig_ORD", "status": "PENDING", "quantity": 100.0})
+        world.send(order_id="sig_ORD")
+        await world.run(1)
+        world.cancel(order_id="sig_ORD")
+        await world.run(1)
+        end = world.record().status
+        assert end.is_final
+        rows.update_one({"order_id": "sig_ORD"}, {"$set": {"status": "CANCEL_REQUESTED"}})
+        await world.run(20)
+        assert rows.find_one({"order_id": "sig_ORD"})["status"] == end
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"command": "MODIFY", "order_id": "sig_ORD", "quantity": 5}',
+        b"not json",
+        b"[]",
+        b'{"command": "CANCEL"}',
+        b'{"command": 7, "order_id": "x"}',
+        b'{"command": "CANCEL", "order_id": ["x"]}',
+    ],
+)
+async def test_any_other_command_is_refused_and_kept_and_the_next_is_carried_out(tmp_path: Path, body: bytes) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send(order_id="sig_ORD")
+        await world.run(1)
+        world.commands.publish(body, world.clock.now())
+        await world.run(1)
+        (command,) = world.documents("execution_commands")
+        assert command["status"] == "REFUSED"
+        assert command["outcome"]
+        assert not world.commands.unacknowledged
+        assert world.record().status is Status.SUBMITTED
+        world.cancel(signal_id="sig")
+        await world.run(1)
+        assert world.record().status is Status.CANCELLED
+
+
+async def test_a_burst_of_orders_does_not_hold_up_a_cancel(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send()
+        await world.run(1)
+        hold = world.broker_faults.holds["place_order"] = asyncio.Event()
+        for n in range(200):
+            world.send(f"burst-{n}", symbol=f"S{n}")
+        await world.run(0.1)
+        world.cancel(signal_id="sig")
+        await world.run(0.2)
+        assert len(world.calls("cancel_order")) == 1
+        hold.set()
+        await world.run(1)
+        assert world.record().status is Status.CANCELLED
+
+
+# --- a person's decisions -------------------------------------------------------------------------------------------
+
+
+async def in_doubt(world: World) -> None:
+    world.send()
+    await world.run(10)
+    assert world.record().status is Status.IN_DOUBT
+
+
+def resolve(world: World, choice: str, command_id: str = "cmd-1", **fields: Any) -> None:
+    """As execctl does it."""
+    body = {"order_id": world.record().order_id, "decision": choice, "by": "ann", "note": "looked"} | fields
+    world.mongo["trading"]["execution_commands"].insert_one(
+        {
+            "_id": command_id,
+            "kind": "RESOLVE",
+            "body": body,
+            "published_at": world.clock.now(),
+            "received_at": world.clock.now(),
+            "status": "NEW",
+            "outcome": "",
+            "active_until": None,
+        }
+    )
+
+
+LOST = Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT)
+
+
+@pytest.mark.parametrize(
+    ("decision", "end"), [("not-placed", Status.REJECTED), ("cancelled", Status.CANCELLED)]
+)
+async def test_a_person_ends_an_order_in_doubt(tmp_path: Path, decision: str, end: Status) -> None:
+    async with world_of(tmp_path, capabilities=TAG, is_unique=False, faults=[LOST]) as world:
+        await in_doubt(world)
+        resolve(world, decision)
+        await world.run(3)
+        assert world.record().status is end
+        assert world.publisher.statuses("sig") == ["IN_DOUBT", end]
+        assert world.documents("execution_commands", _id="cmd-1")[0]["status"] == "DONE"
+
+
+async def test_a_person_has_an_order_sent_again_under_a_new_tag(tmp_path: Path) -> None:
+    async with world_of(tmp_path, capabilities=TAG, is_unique=False, faults=[LOST]) as world:
+        await in_doubt(world)
+        resolve(world, "send-again")
+        await world.run(5)
+        assert world.record().status is Status.FILLED
+        assert [p.ticket.client_order_id for p in world.placed()] == [world.client_id("sig", attempt=2)]
+
+
+async def test_a_decision_to_send_again_is_not_carried_out_twice_when_it_is_delivered_twice(tmp_path: Path) -> None:
+    async with world_of(tmp_path, capabilities=TAG, is_unique=False, faults=[LOST], market=BY_HAND) as world:
+        await in_doubt(world)
+        hold = world.broker_faults.holds_answer["place_order"] = asyncio.Event()
+        resolve(world, "send-again")
+        await world.run(2)
+        assert world.record().status is Status.SUBMITTING
+        # Died before the command was marked as done, with the second sending under way.
+        world.mongo["trading"]["execution_commands"].update_one({"_id": "cmd-1"}, {"$set": {"status": "NEW"}})
+        world.broker_faults.holds_answer.clear()
+        await world.restart()
+        await world.run(10)
+        assert len(world.placed()) == 1
+        assert world.record().attempt == 2
+        assert world.record().status is Status.SUBMITTED
+        assert world.documents("execution_commands", _id="cmd-1")[0]["status"] == "DONE"
+        hold.set()
+
+
+async def test_a_person_names_the_order_that_was_placed_after_all(tmp_path: Path) -> None:
+    async with world_of(tmp_path, capabilities=TAG, is_unique=False, faults=[LOST]) as world:
+        await in_doubt(world)
+        resolve(world, "placed", broker_order_id="B-77")
+        await world.run(3)
+        assert world.record().broker_order_id == "B-77"
+        assert world.record().status is Status.SUBMITTED
+
+
+@pytest.mark.parametrize("body", [{"decision": "guess"}, {"order_id": "nobody"}, {"order_id": None, "by": None}])
+async def test_a_decision_that_makes_no_sense_is_refused(tmp_path: Path, body: dict[str, Any]) -> None:
+    async with world_of(tmp_path, capabilities=TAG, is_unique=False, faults=[LOST]) as world:
+        await in_doubt(world)
+        resolve(world, "not-placed", **body)
+        await world.run(3)
+        assert world.documents("execution_commands", _id="cmd-1")[0]["status"] == "REFUSED"
+        assert world.record().status is Status.IN_DOUBT
+
+
+async def test_a_lane_goes_on_when_a_person_ended_the_order_that_held_it_up(tmp_path: Path) -> None:
+    """SUBMITTING holds up its instrument; nobody but the person knows that it is over."""
+    lasting = Capabilities(refuses_repeated_client_id=False, find_window_seconds=10_000.0)
+    async with world_of(tmp_path, capabilities=lasting, is_unique=False, faults=[LOST]) as world:
+        world.send()
+        await world.run(3)
+        world.send("next")
+        await world.run(3)
+        assert world.record("next").status is Status.PENDING
+        resolve(world, "not-placed")
+        await world.run(3)
+        assert world.record().status is Status.REJECTED
+        assert world.record("next").status is Status.FILLED
+
+
+async def test_a_command_that_cannot_be_read_stops_neither_start_nor_the_others(tmp_path: Path) -> None:
+    async with world_of(tmp_path, starts=False, market=BY_HAND) as world:
+        world.mongo["trading"]["execution_commands"].insert_one(
+            {
+                "_id": "broken",
+                "kind": "CANCEL",
+                "body": "not even an object",
+                "published_at": world.clock.now(),
+                "received_at": world.clock.now(),
+                "status": "NEW",
+                "outcome": "",
+                "active_until": None,
+            }
+        )
+        await world.start()
+        world.send()
+        await world.run(2)
+        world.cancel(signal_id="sig")
+        await world.run(2)
+        assert world.record().status is Status.CANCELLED
+        assert world.documents("execution_commands", _id="broken")[0]["status"] == "REFUSED"
+
+
+async def test_replayed_dead_letter_is_taken_as_an_order_of_its_first_publication(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send()
+        await world.run(1)
+        letter = world.send(quantity=7)
+        await world.run(1)
+        for command_id in ("cmd-1", "cmd-2"):
+            world.mongo["trading"]["execution_commands"].insert_one(
+                {
+                    "_id": command_id,
+                    "kind": "REPLAY",
+                    "body": {"message_id": letter if command_id == "cmd-1" else "nothing"},
+                    "published_at": world.clock.now(),
+                    "received_at": world.clock.now(),
+                    "status": "NEW",
+                    "outcome": "",
+                    "active_until": None,
+                }
+            )
+        await world.run(3)
+        statuses = {d["_id"]: d["status"] for d in world.documents("execution_commands")}
+        assert statuses == {"cmd-1": "DONE", "cmd-2": "REFUSED"}
+        assert len(world.placed()) == 1
+
+
+async def test_lost_answer_to_a_cancel_is_no_cancellation(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send()
+        await world.run(1)
+        world.broker_faults.errors["cancel_order"] = [OutcomeUnknown("no answer")]
+        world.cancel(signal_id="sig")
+        await world.run(1)
+        assert world.record().status is Status.SUBMITTED
+        await world.run(5)
+        assert world.record().status is Status.CANCELLED
+        assert trader.CANCEL_ALERT_AFTER == 3
+        assert json.dumps(world.publisher.statuses("sig")) == '["CANCELLED"]'

@@ -1,0 +1,445 @@
+"""The arrows between the rooms, and what may happen only in one of them; read from the source, nothing is run."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("execution_service", "brokers", "notifications", "simulators", "scripts", "benchmarks")
+OUR_NAMES = {*PACKAGES, "tests"}
+
+STANDARD_LIBRARY = set(sys.stdlib_module_names)
+
+CORE = "execution_service.core"
+VOCABULARY = {CORE, "brokers.base"}
+
+ARROWS: Mapping[str, set[str]] = {
+    # Each room of the service and the rooms that it may import; a name with rooms below it stands for them all.
+    "execution_service.core": VOCABULARY,
+    "execution_service.clock": set(),
+    "execution_service.threads": set(),
+    "execution_service.guardian": set(),
+    "execution_service.log": set(),
+    "execution_service.settings": {"brokers.factory"},
+    "execution_service.embedded": {"execution_service.guardian"},
+    "execution_service.ports": VOCABULARY,
+    "execution_service.live": {*VOCABULARY, "execution_service.ports"},
+    "execution_service.intake": {*VOCABULARY, "execution_service.ports", "execution_service.live"},
+    "execution_service.commands": {
+        *VOCABULARY,
+        "execution_service.ports",
+        "execution_service.live",
+        "execution_service.intake",
+    },
+    "execution_service.trader": {*VOCABULARY, "execution_service.ports", "execution_service.live", "brokers.errors"},
+    "execution_service.signals": {*VOCABULARY, "execution_service.ports"},
+    "execution_service.outbox": {
+        *VOCABULARY,
+        "execution_service.signals",
+        "execution_service.ports",
+        "execution_service.live",
+        "notifications.base",
+    },
+    "execution_service.store": {*VOCABULARY, "execution_service.ports", "execution_service.threads"},
+    "execution_service.pubsub": {"execution_service.ports"},
+    "execution_service.service": {
+        *VOCABULARY,
+        "brokers.factory",
+        "notifications",
+        "execution_service.clock",
+        "execution_service.commands",
+        "execution_service.embedded",
+        "execution_service.intake",
+        "execution_service.live",
+        "execution_service.log",
+        "execution_service.outbox",
+        "execution_service.ports",
+        "execution_service.pubsub",
+        "execution_service.settings",
+        "execution_service.signals",
+        "execution_service.store",
+        "execution_service.threads",
+        "execution_service.trader",
+    },
+    "execution_service.check": {
+        "brokers.errors",
+        "brokers.factory",
+        "notifications",
+        "execution_service.embedded",
+        "execution_service.ports",
+        "execution_service.service",
+        "execution_service.settings",
+    },
+    "execution_service.execution_main": {
+        "execution_service.check",
+        "execution_service.embedded",
+        "execution_service.log",
+        "execution_service.service",
+        "execution_service.settings",
+    },
+    # For the scripts: they read and mend beside the service, which imports neither.
+    "execution_service.desk_view": {*VOCABULARY, "execution_service.ports", "execution_service.store"},
+    "execution_service.rebuild": {*VOCABULARY, "execution_service.ports", "execution_service.signals"},
+}
+
+PURE_LIBRARY = {
+    # What values alone need; no clock, environment, socket, file, thread or chance.
+    "__future__",
+    "base64",
+    "collections",
+    "dataclasses",
+    "datetime",
+    "decimal",
+    "enum",
+    "functools",
+    "hashlib",
+    "html",
+    "itertools",
+    "json",
+    "math",
+    "operator",
+    "re",
+    "types",
+    "typing",
+    "unicodedata",
+}
+
+ENVIRONMENT_ALLOWED = {
+    "execution_service/settings.py": "the one room that reads it",
+    "execution_service/service.py": "hands the address to Google's client, which looks there and nowhere else",
+    "scripts/whereabouts.py": "hands the address to Google's client, which looks there and nowhere else",
+    "scripts/own_python.py": "before there are libraries, and so before there are settings",
+}
+
+CLOCK_ALLOWED = {
+    "execution_service/clock.py": "the real clock",
+    "execution_service/log.py": "a line's time is the wall's, whatever the service's clock says",
+    "execution_service/guardian.py": "a program of its own",
+}
+"""Modules of the service that ask the machine for the time. An event loop's own `time()` bounds waits and is no one's record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One module: its dotted name and its syntax."""
+
+    name: str
+    path: str
+    tree: ast.Module
+
+    def imports(self) -> Iterator[str]:
+        """Dotted names of all that is imported, anywhere in the module; `from package import module` names the module."""
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{self.path}: relative import"
+                assert node.module is not None
+                for alias in node.names:
+                    full = f"{node.module}.{alias.name}"
+                    yield full if full in module_names() else node.module
+
+    def our_imports(self) -> set[str]:
+        return {name for name in self.imports() if name.split(".")[0] in OUR_NAMES}
+
+
+@cache
+def module_names() -> frozenset[str]:
+    return frozenset(_dotted(path) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+@cache
+def sources() -> tuple[Source, ...]:
+    files = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    return tuple(
+        Source(_dotted(path), path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8")))
+        for path in files
+    )
+
+
+def _dotted(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def of(*packages: str) -> list[Source]:
+    return [s for s in sources() if s.name.split(".")[0] in packages]
+
+
+def is_within(name: str, rooms: set[str]) -> bool:
+    return any(name == room or name.startswith(room + ".") for room in rooms)
+
+
+def room_of(name: str) -> str:
+    return CORE if is_within(name, {CORE}) else name
+
+
+# --- arrows ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", of("execution_service"), ids=lambda s: s.path)
+def test_a_room_of_the_service_imports_only_the_rooms_below_it(source: Source) -> None:
+    if source.name == "execution_service":
+        assert not source.tree.body
+        return
+    assert room_of(source.name) in ARROWS, f"{source.path} is a new room: say in ARROWS what it may import"
+    allowed = ARROWS[room_of(source.name)]
+    assert {name for name in source.our_imports() if not is_within(name, allowed)} == set()
+
+
+def test_the_core_imports_nothing_but_itself_the_brokers_vocabulary_and_what_values_need() -> None:
+    wrong = {
+        (source.path, name)
+        for source in of("execution_service")
+        if is_within(source.name, {CORE})
+        for name in source.imports()
+        if not is_within(name, VOCABULARY) and name.split(".")[0] not in PURE_LIBRARY
+    }
+    assert wrong == set()
+
+
+def test_the_brokers_vocabulary_is_as_pure_as_the_core() -> None:
+    (base,) = (s for s in of("brokers") if s.name == "brokers.base")
+    assert {name for name in base.imports() if name.split(".")[0] not in PURE_LIBRARY} == set()
+
+
+@pytest.mark.parametrize("package", ["brokers", "notifications"])
+def test_brokers_and_notifications_know_nothing_of_anybody_else(package: str) -> None:
+    wrong = {(s.path, name) for s in of(package) for name in s.our_imports() if not is_within(name, {package})}
+    assert wrong == set()
+
+
+def test_simulators_know_only_the_brokers_vocabulary_and_their_order_book() -> None:
+    allowed = {"simulators", "brokers.base", "brokers.errors", "brokers.paper_exchange"}
+    wrong = {(s.path, name) for s in of("simulators") for name in s.our_imports() if not is_within(name, allowed)}
+    assert wrong == set()
+
+
+def test_nobody_but_tests_scripts_and_benchmarks_imports_the_simulators() -> None:
+    wrong = {
+        (s.path, name)
+        for s in of("execution_service", "brokers", "notifications")
+        for name in s.our_imports()
+        if is_within(name, {"simulators"})
+    }
+    assert wrong == set()
+
+
+def test_nothing_of_the_service_imports_scripts_benchmarks_or_tests() -> None:
+    wrong = {
+        (s.path, name)
+        for s in of("execution_service", "brokers", "notifications", "simulators")
+        for name in s.our_imports()
+        if is_within(name, {"scripts", "benchmarks", "tests"})
+    }
+    assert wrong == set()
+
+
+def test_there_are_no_circles() -> None:
+    graph = {s.name: s.our_imports() & module_names() - {s.name} for s in sources()}
+    finished: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, " -> ".join((*way[way.index(name) :], name))
+        if name in finished:
+            return
+        for other in sorted(graph[name]):
+            visit(other, (*way, name))
+        finished.add(name)
+
+    for name in sorted(graph):
+        visit(name, ())
+
+
+def test_every_room_in_the_table_exists() -> None:
+    assert {room for room in ARROWS if room not in module_names()} == set()
+
+
+def test_the_embedded_store_is_run_and_never_imported() -> None:
+    wrong = {(s.path, name) for s in sources() for name in s.imports() if "secantus" in name.lower()}
+    assert wrong == set()
+
+
+# --- what happens only in one place ---------------------------------------------------------------------------------
+
+
+def test_no_function_imports_anything() -> None:
+    """To dodge a circle by that is to have one. The factory's lazy load is a call of importlib; a script started by its path has to
+    find the repository's Python before it imports, and does so at the module's top level."""
+    wrong = {
+        (s.path, inner.lineno)
+        for s in sources()
+        for outer in ast.walk(s.tree)
+        if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef)
+        for inner in ast.walk(outer)
+        if isinstance(inner, ast.Import | ast.ImportFrom)
+    }
+    assert wrong == set()
+
+
+def test_only_the_factory_loads_modules_by_name() -> None:
+    found = {s.path for s in sources() if any(n in ("import_module", "__import__") for n in _names_called(s.tree))}
+    assert found == {"brokers/factory.py"}
+
+
+def test_only_the_settings_read_the_environment() -> None:
+    found = {s.path for s in of(*PACKAGES) if not is_within(s.name, {"benchmarks"}) and _touches_environment(s)}
+    assert found - set(ENVIRONMENT_ALLOWED) == set()
+    assert "execution_service/settings.py" in found
+
+
+def test_the_service_only_sets_what_googles_client_looks_for() -> None:
+    for name in ("execution_service/service.py", "scripts/whereabouts.py"):
+        (source,) = (s for s in sources() if s.path == name)
+        touched = [n for n in ast.walk(source.tree) if isinstance(n, ast.Attribute) and n.attr == "environ"]
+        written = [
+            target
+            for n in ast.walk(source.tree)
+            if isinstance(n, ast.Assign)
+            for target in n.targets
+            if isinstance(target, ast.Subscript) and ast.unparse(target) == "os.environ['PUBSUB_EMULATOR_HOST']"
+        ]
+        assert len(touched) == len(written) == 1, name
+
+
+def test_only_the_store_names_a_collection() -> None:
+    """Others use its constants. `positions` is a common word too, and so is looked for only where a database is asked for it."""
+    collections = {
+        "execution_orders",
+        "execution_positions",
+        "execution_ledger_lines",
+        "execution_commands",
+        "execution_alerts",
+        "execution_dead_letters",
+        "execution_confirmations",
+        "signal_store",
+        "trading_orders",
+        "trading_accounts",
+    }
+    found: dict[str, set[str]] = {}
+    for source in of("execution_service"):
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.Constant) and node.value in collections:
+                found.setdefault(source.path, set()).add(node.value)
+    for source in of("execution_service", "scripts"):
+        for node in ast.walk(source.tree):
+            # A script may print such a name; it may not ask for the collection.
+            if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+                name = node.slice.value if ast.unparse(node.value) in ("db", "self._db", "database") else None
+                if name == "positions" or name in collections:
+                    found.setdefault(source.path, set()).add(name)
+    assert found == {"execution_service/store.py": collections}
+
+
+@pytest.mark.parametrize("library", ["pymongo", "bson"])
+def test_only_the_rooms_of_the_store_speak_to_mongodb(library: str) -> None:
+    allowed = {"execution_service/store.py", "execution_service/desk_view.py"}
+    found = {s.path for s in of("execution_service") for name in s.imports() if name.split(".")[0] == library}
+    assert found <= allowed
+
+
+def test_only_one_room_of_the_service_speaks_to_google() -> None:
+    found = {
+        s.path for s in of("execution_service") for name in s.imports() if name.split(".")[0] in ("google", "grpc")
+    }
+    assert found == {"execution_service/pubsub.py"}
+
+
+def test_only_the_clock_asks_the_machine_for_the_time() -> None:
+    found = {s.path for s in of("execution_service") if _asks_for_the_time(s)}
+    assert found - set(CLOCK_ALLOWED) == set()
+    assert "execution_service/clock.py" in found
+
+
+def test_only_the_service_holds_the_real_clock() -> None:
+    found = {s.path for s in of("execution_service") if "SystemClock" in _names(s.tree)}
+    assert found == {"execution_service/service.py"}
+
+
+def _names(tree: ast.AST) -> set[str]:
+    return {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)} | {
+        n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)
+    }
+
+
+def _names_called(tree: ast.AST) -> set[str]:
+    functions = [n.func for n in ast.walk(tree) if isinstance(n, ast.Call)]
+    return {f.id for f in functions if isinstance(f, ast.Name)} | {
+        f.attr for f in functions if isinstance(f, ast.Attribute)
+    }
+
+
+def _touches_environment(source: Source) -> bool:
+    return bool(_names(source.tree) & {"environ", "getenv", "putenv", "environb"})
+
+
+def _asks_for_the_time(source: Source) -> bool:
+    """`datetime.now`, `date.today`, or anything of `time` but its formatting."""
+    for node in ast.walk(source.tree):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and isinstance(node.func.value, ast.Name)
+        ):
+            where, what = node.func.value.id, node.func.attr
+            if where in ("datetime", "date") and what in ("now", "utcnow", "today"):
+                return True
+            if where == "time" and what not in ("strftime", "gmtime"):
+                return True
+        if isinstance(node, ast.ImportFrom) and node.module == "time":
+            return True
+    return False
+
+
+# --- manners --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", [s for s in sources() if s.tree.body], ids=lambda s: s.path)
+def test_a_module_says_what_is_in_its_room(source: Source) -> None:
+    assert ast.get_docstring(source.tree), f"{source.path} has no docstring"
+
+
+def test_no_room_has_a_name_that_says_nothing() -> None:
+    empty = ("manager", "helper", "utils", "util", "data", "common", "misc")
+    wrong = {
+        (s.path, node.name)
+        for s in sources()
+        for node in ast.walk(s.tree)
+        if isinstance(node, ast.ClassDef) and node.name.lower().endswith(empty)
+    }
+    wrong |= {(s.path, "") for s in sources() if Path(s.path).stem.strip("_") in empty}
+    assert wrong == set()
+
+
+def test_every_value_class_of_the_core_is_frozen() -> None:
+    wrong = {
+        (s.path, node.name)
+        for s in of("execution_service", "brokers")
+        if is_within(s.name, VOCABULARY)
+        for node in ast.walk(s.tree)
+        if isinstance(node, ast.ClassDef)
+        for decorator in node.decorator_list
+        if "dataclass" in ast.unparse(decorator) and "frozen=True" not in ast.unparse(decorator)
+    }
+    assert wrong == set()
+
+
+def test_libraries_are_those_that_the_project_declares() -> None:
+    declared = {"google", "grpc", "pymongo", "bson", "pydantic", "pydantic_settings", "telegram", "rich", "structlog"}
+    declared |= {"tenacity"}
+    allowed = STANDARD_LIBRARY | OUR_NAMES | declared
+    # Benchmarks and nobody else may use what is installed for development.
+    wrong = {
+        (s.path, name)
+        for s in of("execution_service", "brokers", "notifications", "simulators", "scripts")
+        for name in s.imports()
+        if name.split(".")[0] not in allowed
+    }
+    assert wrong == set()

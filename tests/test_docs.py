@@ -1,0 +1,96 @@
+"""Documents that must not drift from the code: the state table, the reason codes, the settings, the links between the pages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+
+from execution_service.core.order import TRANSITIONS, ReasonCode, Status
+from execution_service.settings import SETTING_NAMES
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+BEGIN, END = "<!-- transitions: begin -->\n", "<!-- transitions: end -->"
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md")])
+
+
+def state_table() -> str:
+    """The transition table as docs/architecture.md shows it: statuses in their own order, then by target."""
+    order = {status: n for n, status in enumerate(Status)}
+    rows = sorted(
+        ((before, after, event.__name__) for (before, event), after in TRANSITIONS.items()),
+        key=lambda row: (order[row[0]], order[row[1]]),
+    )
+    lines = ["| in | on | becomes |", "|---|---|---|"]
+    for (before, after), group in groupby(rows, key=lambda row: row[:2]):
+        events = ", ".join(f"`{name}`" for _, _, name in group)
+        lines.append(f"| {before} | {events} | {'(stays)' if before is after else after} |")
+    return "\n".join(lines) + "\n"
+
+
+def test_the_state_table_of_the_architecture_page_is_the_codes() -> None:
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    shown = text.partition(BEGIN)[2].partition(END)[0]
+    assert shown == state_table(), f"put this between the marks in docs/architecture.md:\n\n{state_table()}"
+
+
+def test_every_reason_code_is_explained_and_no_other() -> None:
+    text = (DOCS / "messages.md").read_text(encoding="utf-8").partition("### Reason codes")[2]
+    explained = re.findall(r"^\| `([A-Z_]+)` \|", text, flags=re.MULTILINE)
+    assert sorted(explained) == sorted(code.value for code in ReasonCode)
+
+
+def test_every_status_that_is_told_is_in_the_messages_page() -> None:
+    text = (DOCS / "messages.md").read_text(encoding="utf-8")
+    told = set(Status) - {Status.PENDING, Status.SUBMITTING, Status.SUBMITTED}
+    assert {status for status in told if f"`{status}`" not in text} == set()
+
+
+def test_every_setting_is_explained_and_no_other() -> None:
+    text = (DOCS / "configuration.md").read_text(encoding="utf-8")
+    table = text.partition("## Settings")[2].partition("\n## ")[0]
+    first_cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    explained = [name for cell in first_cells for name in re.findall(r"`([A-Z_]+)`", cell)]
+    assert sorted(explained) == sorted(SETTING_NAMES)
+
+
+def test_the_example_of_the_environment_has_every_setting_and_no_other() -> None:
+    text = (ROOT / ".env.example").read_text(encoding="utf-8")
+    names = re.findall(r"^#?([A-Z_]+)=", text, flags=re.MULTILINE)
+    assert sorted(names) == sorted(SETTING_NAMES)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_between_the_pages_lead_somewhere(page: Path) -> None:
+    assert [link for link in local_links(page) if not (page.parent / link).exists()] == []
+
+
+def local_links(page: Path) -> Iterator[str]:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            yield target.partition("#")[0] or page.name
+
+
+def test_every_decision_is_listed_and_numbered_without_a_gap() -> None:
+    records = sorted(path.name for path in (DOCS / "adr").glob("[0-9]*.md"))
+    assert [int(name[:4]) for name in records] == list(range(1, len(records) + 1))
+    listed = re.findall(r"\]\((\d{4}-[^)]+)\)", (DOCS / "adr" / "README.md").read_text(encoding="utf-8"))
+    assert listed == records
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "adr").glob("[0-9]*.md")), ids=lambda page: page.name)
+def test_a_decision_tells_context_decision_consequences_and_alternatives(page: Path) -> None:
+    headings = re.findall(r"^## (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    needed = ["Context", "Decision", "Consequences", "Alternatives"]
+    assert [h for h in headings if h in needed] == needed
+
+
+def test_every_make_target_that_a_page_names_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    named = {name for page in PAGES for name in re.findall(r"`make ([a-z]+)`", page.read_text(encoding="utf-8"))}
+    assert named - targets == set()
+    assert {"run", "test"} <= named
