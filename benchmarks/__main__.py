@@ -20,6 +20,8 @@ from execution_service.embedded import make_private
 
 FINISHED_ORDERS = 4000
 FINISHED_ORDERS_IN_FULL = 20_000
+AFTER_FINISHED = 500
+AFTER_FINISHED_IN_FULL = 1000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             pairs=options.pairs,
             burst=options.orders,
             finished=options.finished or (FINISHED_ORDERS_IN_FULL if options.full else FINISHED_ORDERS),
+            after_finished=AFTER_FINISHED_IN_FULL if options.full else AFTER_FINISHED,
             open_orders=options.open_orders,
         )
         try:
@@ -94,7 +97,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--open-orders", type=_count, default=1000, help="open orders at a start (default: %(default)s)"
     )
-    parser.add_argument("--full", action="store_true", help="as many finished orders as the target names; takes longer")
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help=f"{FINISHED_ORDERS_IN_FULL} finished orders and {AFTER_FINISHED_IN_FULL} after them, as the target has it; takes longer",
+    )
     parser.add_argument(
         "--folder",
         type=lambda text: Path(text).absolute(),

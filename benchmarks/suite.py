@@ -40,7 +40,8 @@ _TRIED_ORDERS = 200
 _SINGLES_A_PAIR = 10
 _LEAST_SINGLES = 30
 _PLACEMENTS = 300
-_FILLING_CHUNK = 1000
+_MOST_IN_A_CHUNK = 1000
+_LEAST_CHUNKS = 4
 _CANCELS = 8
 _CANCEL_WAIT_SECONDS = 20.0
 _BOOK_POLL_SECONDS = 0.002
@@ -55,7 +56,7 @@ class Plan:
     say: Say
     pairs: int = 3
     burst: int = 2000
-    finished: int = 4000
+    finished: int = 20_000
     after_finished: int = 1000
     open_orders: int = 1000
 
@@ -193,6 +194,7 @@ async def _placements(path: Path) -> list[float]:
 
 def finished(plan: Plan) -> list[Figure]:
     """Throughput and memory of a service that has finished many orders, beside one that has finished next to none."""
+    chunk = max(1, min(_MOST_IN_A_CHUNK, plan.finished // _LEAST_CHUNKS))
     memory: list[tuple[int, float]] = []
     full_rates: list[float] = []
     empty_rates: list[float] = []
@@ -202,7 +204,7 @@ def finished(plan: Plan) -> list[Figure]:
         memory.append((0, full.rss_mebibytes()))
         while (done := memory[-1][0]) < plan.finished:
             plan.say(f"finished orders, {done} of {plan.finished}")
-            some = min(_FILLING_CHUNK, plan.finished - done)
+            some = min(chunk, plan.finished - done)
             full.traffic.burst(order_messages(some, MANY_LANES))
             memory.append((done + some, full.rss_mebibytes()))
         for turn in range(plan.pairs):

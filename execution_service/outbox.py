@@ -171,7 +171,9 @@ class Outbox:
         }
         if refs and self._queue:
             entries = [
-                live for live in self._queue if refs & {live.order.signal_id, live.order.request.mathematricks_signal_id}
+                live
+                for live in self._queue
+                if refs & {live.order.signal_id, live.order.request.mathematricks_signal_id}
             ]
             for live in entries:
                 self._queue.remove(live)

@@ -41,6 +41,7 @@ IBKR = "ibkr"
 ZERODHA = "zerodha"
 _ANNOUNCED_BROKERS = (IBKR, ZERODHA)
 
+_CREDENTIALS = "GOOGLE_APPLICATION_CREDENTIALS"
 _MACHINE_NAME = Path("/sys/class/dmi/id/product_name")
 _YEAR_SECONDS = 31_536_000
 _SECRET_KEY = re.compile(r"secret|token|password|passphrase|api_?key|private_?key", re.IGNORECASE)
@@ -307,7 +308,12 @@ def load_settings(
     root = (root or REPOSITORY_ROOT).absolute()
     problems: list[str] = []
     from_file = _read_dotenv(root / ".env", problems)
-    given = from_file | _non_empty(os.environ if environ is None else environ)
+    own = _non_empty(os.environ if environ is None else environ)
+    given = from_file | own
+    if _CREDENTIALS in from_file and _CREDENTIALS not in own:
+        problems.append(
+            f"{_CREDENTIALS} stands in .env, where Google's client does not look: set it in the environment"
+        )
     given |= _secrets_from_files(given, root, problems)
     if use_mock_broker:
         given["USE_MOCK_BROKER"] = "true"
@@ -329,7 +335,7 @@ def load_settings(
 
 
 def _has_google_credentials(given: Mapping[str, str]) -> bool:
-    if "GOOGLE_APPLICATION_CREDENTIALS" in given or "K_SERVICE" in given:
+    if _CREDENTIALS in given or "K_SERVICE" in given:
         return True
     gcloud = Path(given.get("CLOUDSDK_CONFIG") or Path(given.get("HOME", "~")).expanduser() / ".config" / "gcloud")
     if (gcloud / "application_default_credentials.json").exists():

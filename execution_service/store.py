@@ -312,7 +312,7 @@ class MongoStore:
                 self._news.clear()
             async for attempt in tenacity.AsyncRetrying(
                 retry=tenacity.retry_if_exception_type(StoreUnavailable),
-                wait=tenacity.wait_exponential_jitter(initial=0.1, max=5.0),
+                wait=tenacity.wait_random_exponential(multiplier=0.2, max=5.0),
                 before_sleep=_say_store_is_away,
                 sleep=self._clock.sleep,
             ):
@@ -372,11 +372,8 @@ class MongoStore:
             return KeyError(f"order {commit.order_id} is not in the store")
         if commit.has_arrived(document):
             return None
-        try:
-            (current,) = self._with_lines([document])
-        except UnreadableRecord as exc:
-            return exc
-        return VersionConflict(current)
+        current = self._with_lines([document])
+        return VersionConflict(current[0]) if current else UnreadableRecord(f"order {commit.order_id} cannot be read")
 
     async def open_orders(self) -> list[Stored]:
         return await self._find({"lookup": UNSETTLED})
@@ -395,7 +392,14 @@ class MongoStore:
         told = [d["_id"] for d in documents if d["told"]["world"]]
         found = self._db[LEDGER_LINES].find({"_id": {"$in": told}}) if told else ()
         lines = {d["_id"]: lines_from_document(d["lines"]) for d in found}
-        return [_stored(document, lines.get(document["_id"], {})) for document in documents]
+        readable = []
+        for document in documents:
+            try:
+                readable.append(_stored(document, lines.get(document["_id"], {})))
+            except UnreadableRecord as exc:
+                # Left alone and said: one record that cannot be read must not keep the others from being worked.
+                log.error(f"Record left alone, it cannot be read: {exc}", action="unreadable_record")
+        return readable
 
     # --- commands, dead letters, alarms -------------------------------------------------------------------------
 

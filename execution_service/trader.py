@@ -242,7 +242,7 @@ class Trader:
         self._lost.clear()
         attempts = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(Exception),
-            wait=tenacity.wait_exponential_jitter(initial=0.5, max=30.0, jitter=0.5),
+            wait=tenacity.wait_exponential(multiplier=0.5, max=30.0),
             before_sleep=self._connection_failed,
             sleep=self._clock.sleep,
         )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
-from brokers.base import Capabilities, OrderType, Report, ReportStatus, Tif
+from brokers.base import Capabilities, Fill, OrderType, Report, ReportStatus, Tif
 from execution_service.core.order import (
     ZERO,
     Accepted,
@@ -60,7 +60,7 @@ def news(order: Order, report: Report, now: datetime) -> list[Event]:
     for fill in report.fills:
         known = order.fill_of(fill.fill_id)
         if known is None and fill.fill_id not in order.busted_fill_ids:
-            learn(Filled(at=now, fill=fill))
+            learn(Filled(at=now, fill=_as_kept(fill)))
         elif known is not None and known.commission is None and fill.commission is not None:
             learn(
                 CommissionReported(
@@ -83,6 +83,11 @@ def news(order: Order, report: Report, now: datetime) -> list[Event]:
         if end is not None:
             learn(end)
     return events
+
+
+def _as_kept(fill: Fill) -> Fill:
+    """Times are kept in whole milliseconds: what a record says before and after it was stored is the same."""
+    return replace(fill, time=fill.time.replace(microsecond=fill.time.microsecond // 1000 * 1000))
 
 
 def _end(order: Order, report: Report, now: datetime) -> Event | None:

@@ -440,6 +440,7 @@ async def test_a_foreign_record_in_the_way_is_reported_and_the_writer_goes_on(
         await store.append(about, [submit_started()])
     (other,) = [numbered(9)]
     await store.insert_orders([other])
+    assert [s.order.order_id for s in await store.open_orders()] == [other.order_id]
     assert (await store.append(other, [submit_started()])).version == 1
 
 

@@ -360,6 +360,7 @@ def test_the_views_are_rebuilt_as_they_were(people: People) -> None:
 # --- with the service stopped; the last test, for it restarts the service ---------------------------------------------
 
 
+@pytest.mark.timeout(300)
 def test_execctl_works_while_the_service_is_stopped_and_its_commands_are_carried_out_at_the_next_start(
     people: People,
 ) -> None:

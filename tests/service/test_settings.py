@@ -68,6 +68,25 @@ def test_process_environment_is_read_when_none_is_given(tmp_path: Path, monkeypa
     assert load_settings(root=tmp_path).mock_seed == 42
 
 
+def test_google_credentials_are_seen_where_googles_client_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("execution_service.settings._MACHINE_NAME", tmp_path / "no-such-machine")
+    assert not load(tmp_path, HOME=str(tmp_path)).has_google_credentials
+    assert load(tmp_path, HOME=str(tmp_path), GOOGLE_APPLICATION_CREDENTIALS="key.json").has_google_credentials
+    gcloud = tmp_path / ".config" / "gcloud"
+    gcloud.mkdir(parents=True)
+    (gcloud / "application_default_credentials.json").write_text("{}")
+    assert load(tmp_path, HOME=str(tmp_path)).has_google_credentials
+
+
+def test_google_credentials_named_in_the_env_file_only_are_a_problem(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("GOOGLE_APPLICATION_CREDENTIALS=key.json\n")
+    (problem,) = problems(tmp_path)
+    assert "GOOGLE_APPLICATION_CREDENTIALS" in problem
+    assert load(tmp_path, GOOGLE_APPLICATION_CREDENTIALS="key.json").has_google_credentials
+
+
 def test_empty_value_counts_as_unset(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("API_PORT=\nTELEGRAM_CHAT_ID=''\n")
     settings = load(tmp_path, LOG_LEVEL="  ")
