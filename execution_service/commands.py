@@ -187,27 +187,31 @@ class Commands:
 
     async def _cancel(self, command: Command) -> tuple[CommandStatus, str]:
         self._remember(command)  # first, so that no order slips in between the look and the remembering
-        targets = await self._targets(command.body)
-        outcomes = []
-        for order in targets:
-            self._assert_again(order)
-            if order.status.is_final:
-                outcomes.append(f"{order.order_id} is {order.status} already")
-                log.info(
-                    f"Cancel of a finished order: {order.order_id} is {order.status}",
-                    action="cancel_too_late",
-                    signal_id=order.signal_id,
-                )
-                continue
-            desk, live = self._desk_of(order.request.account_id), self._live.by_id.get(order.order_id)
-            if desk is None or live is None:
-                outcomes.append(f"{order.order_id} is not worked by this service")
-                continue
-            await desk.cancel(live, _reason(command.body), "order-commands")
-            outcomes.append(f"{order.order_id} asked to be cancelled")
-        return CommandStatus.DONE, "; ".join(
-            outcomes
-        ) or "no such order yet; remembered for one that was published before"
+        body = command.body
+        in_hand = _meant(body, [live.order for live in self._live.by_id.values()])
+        outcomes = [await self._cancel_one(order, body) for order in in_hand]
+        if not in_hand or body.get("order_id") is None:
+            # What is in hand has been cancelled without asking the store, which may be busy; other legs may be finished.
+            known = {order.order_id for order in in_hand}
+            others = [o for o in await self._stored(body) if o.order_id not in known]
+            outcomes += [await self._cancel_one(order, body) for order in others]
+        unknown = "no such order yet; remembered for one that was published before"
+        return CommandStatus.DONE, "; ".join(outcomes) or unknown
+
+    async def _cancel_one(self, order: Order, body: Any) -> str:
+        self._assert_again(order)
+        if order.status.is_final:
+            log.info(
+                f"Cancel of a finished order: {order.order_id} is {order.status}",
+                action="cancel_too_late",
+                signal_id=order.signal_id,
+            )
+            return f"{order.order_id} is {order.status} already"
+        desk, live = self._desk_of(order.request.account_id), self._live.by_id.get(order.order_id)
+        if desk is None or live is None:
+            return f"{order.order_id} is not worked by this service"
+        await desk.cancel(live, _reason(body), "order-commands")
+        return f"{order.order_id} asked to be cancelled"
 
     def _assert_again(self, order: Order) -> None:
         """Upstream marks an order as CANCEL_REQUESTED after it has published the wish, over a final state that we may have written."""
@@ -227,24 +231,16 @@ class Commands:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _targets(self, body: Any) -> list[Order]:
-        """Orders meant: upstream's id comes first, then the broker's, then ours; a signal id means all its legs."""
-        order_id, signal_id = body.get("order_id"), body.get("signal_id")
-        names = [f"signal:{signal_id}"]
-        if order_id is not None:
-            names = [f"request:{order_id}", f"broker:{order_id}", f"client:{order_id}"]
-        found = [s.order for s in await self._store.find(names)]
-        if order_id is not None:
-            found += [s.order for s in await self._store.load([order_id])]
-        fresh = [live.order if (live := self._live.by_id.get(o.order_id)) is not None else o for o in found]
+    async def _stored(self, body: Any) -> list[Order]:
+        """Orders meant that the store knows, as they are in hand where they are."""
+        order_id = body.get("order_id")
         if order_id is None:
-            return [o for o in fresh if _names(body, o)]
-        ways: tuple[Callable[[Order], bool], ...] = (
-            lambda o: o.request.request_order_id == order_id,
-            lambda o: o.broker_order_id == order_id,
-            lambda o: order_id in o.client_order_ids or o.order_id == order_id,
-        )
-        return next((some for way in ways if (some := [o for o in fresh if way(o)])), [])
+            found = await self._store.find([f"signal:{body.get('signal_id')}"])
+        else:
+            names = [f"request:{order_id}", f"broker:{order_id}", f"client:{order_id}"]
+            found = [*await self._store.find(names), *await self._store.load([order_id])]
+        fresh = [live.order if (live := self._live.by_id.get(s.order.order_id)) else s.order for s in found]
+        return _meant(body, fresh)
 
     # --- resolve and replay -------------------------------------------------------------------------------------
 
@@ -291,6 +287,19 @@ class Commands:
             )
         )
         return CommandStatus.DONE, f"dead letter {message_id} taken again"
+
+
+def _meant(body: Any, orders: Sequence[Order]) -> list[Order]:
+    """Which of the orders are meant: upstream's id comes first, then the broker's, then ours; a signal id means all its legs."""
+    order_id = body.get("order_id")
+    if order_id is None:
+        return [o for o in orders if _names(body, o)]
+    ways: tuple[Callable[[Order], bool], ...] = (
+        lambda o: o.request.request_order_id == order_id,
+        lambda o: o.broker_order_id == order_id,
+        lambda o: o.order_id == order_id or order_id in o.client_order_ids,
+    )
+    return next((some for way in ways if (some := [o for o in orders if way(o)])), [])
 
 
 def _names(body: Any, order: Order) -> bool:

@@ -10,7 +10,7 @@ import structlog
 
 from execution_service.core.alerts import log_line
 from execution_service.core.decide import Elapsed
-from execution_service.core.order import Event, Order, apply
+from execution_service.core.order import CancelRequested, Event, Order, apply
 from execution_service.ports import Clock, Store, Stored, Told, VersionConflict
 
 log = structlog.get_logger(__name__)
@@ -121,7 +121,8 @@ class LiveOrders:
                 if not events:
                     return ()
                 try:
-                    live.order = await self._store.append(before, events)
+                    is_wish = any(isinstance(event, CancelRequested) for event in events)
+                    live.order = await self._store.append(before, events, urgent=is_wish)
                 except VersionConflict as conflict:
                     live.order = conflict.current.order
                     self._index(live)

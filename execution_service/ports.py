@@ -151,8 +151,9 @@ class Store(Protocol):
     async def insert_orders(self, orders: Sequence[Order]) -> list[Order | None]:
         """Stores new orders; for each: None if it is new, else the order that has its identity already."""
 
-    async def append(self, order: Order, events: Sequence[Event]) -> Order:
-        """Adds events to the record, if nobody else has. Raises VersionConflict; InvalidTransition before anything is written."""
+    async def append(self, order: Order, events: Sequence[Event], *, urgent: bool = False) -> Order:
+        """Adds events to the record, if nobody else has; an urgent one does not wait for others to be written with it.
+        Raises VersionConflict; InvalidTransition before anything is written."""
 
     async def strike(self, strikes: Sequence[Strike]) -> None: ...
 

@@ -346,6 +346,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             nonce=nonce,
             clock=clock,
             threads=ThreadPool("store", STORE_THREADS),
+            urgent_threads=ThreadPool("store-urgent", 1),
         )
         stack.push_async_callback(store.close)
         project = settings.google_cloud_project

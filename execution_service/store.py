@@ -141,12 +141,15 @@ class MongoStore:
         nonce: str,
         clock: Clock,
         threads: Blocking,
+        urgent_threads: Blocking | None = None,
     ) -> None:
+        """`urgent_threads` serve commands and wishes to cancel, which must not wait behind a burst of orders."""
         self._client = client
         self._db = client[database]
         self._nonce = nonce
         self._clock = clock
         self._threads = threads
+        self._urgent_threads = urgent_threads or threads
         self._waiting: deque[_Commit] = deque()
         self._news = asyncio.Event()
         self._committer: asyncio.Task[None] | None = None
@@ -166,6 +169,7 @@ class MongoStore:
             self._committer.cancel()
             await asyncio.gather(self._committer, return_exceptions=True)
         self._threads.close()
+        self._urgent_threads.close()
         self._client.close()
 
     def _prepare(self) -> None:
@@ -186,10 +190,10 @@ class MongoStore:
         db[POSITIONS_VIEW].create_index("ledger_id", unique=True, partialFilterExpression={"status": "OPEN"})
         db[TRADING_ORDERS_VIEW].create_index("order_id")
 
-    async def _call(self, call: Callable[[], T]) -> T:
+    async def _call(self, call: Callable[[], T], *, urgent: bool = False) -> T:
         """One blocking call. Raises StoreUnavailable when the server cannot be reached or is not fit to answer now."""
         with self._watched():
-            return await self._threads.run(call)
+            return await (self._urgent_threads if urgent else self._threads).run(call)
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
@@ -234,7 +238,7 @@ class MongoStore:
             outcome.append(None if is_ours else order_from_document(found))
         return outcome
 
-    async def append(self, order: Order, events: Sequence[Event]) -> Order:
+    async def append(self, order: Order, events: Sequence[Event], *, urgent: bool = False) -> Order:
         after = apply_all(order, events)
         documents = [event_to_document(event) | {"writer": self._nonce} for event in events]
         before, fields = state_of(order), state_of(after)
@@ -248,7 +252,7 @@ class MongoStore:
             there: list[Document] = stored["events"][order.version : after.version]
             return there == [_as_stored(document) for document in documents]
 
-        await self._commit(order.order_id, {"version": order.version}, {"$set": changed}, has_arrived)
+        await self._commit(order.order_id, {"version": order.version}, {"$set": changed}, has_arrived, urgent=urgent)
         return after
 
     async def strike(self, strikes: Sequence[Strike]) -> None:
@@ -298,10 +302,16 @@ class MongoStore:
         guard: Document,
         update: Document,
         has_arrived: Callable[[Document], bool],
+        *,
+        urgent: bool = False,
     ) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Commit(order_id, guard, update, has_arrived, done))
-        self._news.set()
+        commit = _Commit(order_id, guard, update, has_arrived, done)
+        if urgent:
+            await self._write_until_answered([commit], urgent=True)
+        else:
+            self._waiting.append(commit)
+            self._news.set()
         await done
 
     async def _commit_for_ever(self) -> None:
@@ -310,25 +320,29 @@ class MongoStore:
             batch = [self._waiting.popleft() for _ in range(min(COMMIT_BATCH, len(self._waiting)))]
             if not self._waiting:
                 self._news.clear()
-            async for attempt in tenacity.AsyncRetrying(
-                retry=tenacity.retry_if_exception_type(StoreUnavailable),
-                wait=tenacity.wait_random_exponential(multiplier=0.2, max=5.0),
-                before_sleep=_say_store_is_away,
-                sleep=self._clock.sleep,
-            ):
-                with attempt:
-                    outcomes = await self._outcomes(batch)
-            for commit, outcome in zip(batch, outcomes, strict=True):
-                if commit.done.done():
-                    continue  # its caller was cancelled; the write stands
-                if outcome is None:
-                    commit.done.set_result(None)
-                else:
-                    commit.done.set_exception(outcome)
+            await self._write_until_answered(batch)
 
-    async def _outcomes(self, batch: Sequence[_Commit]) -> Sequence[Exception | None]:
+    async def _write_until_answered(self, batch: Sequence[_Commit], *, urgent: bool = False) -> None:
+        """Tries on while the store is away; then settles every commit of the batch."""
+        async for attempt in tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(StoreUnavailable),
+            wait=tenacity.wait_random_exponential(multiplier=0.2, max=5.0),
+            before_sleep=_say_store_is_away,
+            sleep=self._clock.sleep,
+        ):
+            with attempt:
+                outcomes = await self._outcomes(batch, urgent=urgent)
+        for commit, outcome in zip(batch, outcomes, strict=True):
+            if commit.done.done():
+                continue  # its caller was cancelled; the write stands
+            if outcome is None:
+                commit.done.set_result(None)
+            else:
+                commit.done.set_exception(outcome)
+
+    async def _outcomes(self, batch: Sequence[_Commit], *, urgent: bool) -> Sequence[Exception | None]:
         try:
-            return await self._call(partial(self._write_batch, batch))
+            return await self._call(partial(self._write_batch, batch), urgent=urgent)
         except StoreUnavailable:
             raise
         except Exception as exc:
@@ -414,13 +428,13 @@ class MongoStore:
             "outcome": command.outcome,
             "active_until": command.active_until,
         }
-        return await self._call(partial(self._insert_new, COMMANDS, [document])) == 1
+        return await self._call(partial(self._insert_new, COMMANDS, [document]), urgent=True) == 1
 
     async def finish_command(
         self, command_id: str, status: CommandStatus, outcome: str, active_until: datetime | None
     ) -> None:
         changes = {"status": status.value, "outcome": outcome, "active_until": active_until}
-        await self._call(lambda: self._db[COMMANDS].update_one({"_id": command_id}, {"$set": changes}))
+        await self._call(lambda: self._db[COMMANDS].update_one({"_id": command_id}, {"$set": changes}), urgent=True)
 
     async def commands(self, *, now: datetime) -> list[Command]:
         def read() -> list[Command]:
