@@ -62,6 +62,7 @@ from execution_service.ports import Clock, Store, Stored, StoreUnavailable
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
+AT_WORK = frozenset({Status.SUBMITTING, Status.SUBMITTED, Status.PARTIALLY_FILLED, Status.IN_DOUBT})
 LANE = "lane"
 LANE_BATCH = 32
 PLACE_SECONDS = 30.0
@@ -71,6 +72,7 @@ MISSING_FILLS_ALERT_SECONDS = 30.0
 CANCEL_ALERT_AFTER = 3
 AFTER_FAILURE_SECONDS = 1.0
 LATE_EXIT_SECONDS = 5.0
+LEAST_WAIT_SECONDS = 0.001
 IDLE_CHECK_SECONDS = 5.0
 """How often a broker is asked without an order at work: fills may come after the end, and not every broker tells by itself."""
 LOOKED_UP_AT_ONCE = 200
@@ -338,10 +340,11 @@ class Trader:
             if not self._is_draining:
                 self._start_lanes()
         moments = [self._due[0][0]] if self._due else []
-        if self._check_wanted and not self._check_running:
-            moments.append(self._check_pause_until)
-        if self.is_connected and self._answered_at is not None and not self._check_running:
-            moments.append(self._answered_at + IDLE_CHECK_SECONDS)
+        if self.is_connected and not self._check_running:
+            if self._check_wanted:
+                moments.append(self._check_pause_until)
+            if self._answered_at is not None:
+                moments.append(max(self._check_pause_until, self._answered_at + IDLE_CHECK_SECONDS))
         return max(0.0, min(moments) - now) if moments else None
 
     def _step(self, live: LiveOrder, now: float) -> None:
@@ -363,7 +366,8 @@ class Trader:
                 self._spawn_step(live, self._record(live, step.events))
             case StepKind.NONE:
                 if step.wait_seconds is not None:
-                    self._schedule(live, step.wait_seconds)
+                    # What is left of a pause may be too little for a float to add to the time.
+                    self._schedule(live, max(step.wait_seconds, LEAST_WAIT_SECONDS))
             case _ if not self.is_connected:
                 self._schedule(live, 1.0)
             case StepKind.CHECK:
@@ -686,10 +690,21 @@ class Trader:
         await self._record(live, next_step(order, self._clock.now(), elapsed, self._limits).events)
 
     async def _may_be_late(self, order: Order) -> bool:
-        """An exit that reduces what we hold. One that waits for its entry will be capped to that, so any holding will do."""
-        if order.order_id in self._waiting_exits:
-            return await self._held(order) * order.accepted_request.side.sign < 0
-        return await self._reduces_position(order)
+        """An exit that reduces what we hold, or may turn out to. One that names its entry will be capped to that, so any holding will do."""
+        if order.identity.purpose is not Purpose.EXIT:
+            return False
+        request = order.accepted_request
+        held = await self._held(order) * request.side.sign
+        if held >= 0:
+            # Nothing to reduce, unless the broker, who cannot be asked now, has filled what is at work.
+            return not self.is_connected and any(
+                live.order.status in AT_WORK
+                and key_of(live.order) == key_of(order)
+                and live.order.accepted_request.side is request.side.opposite
+                for live in self._live.by_id.values()
+            )
+        is_capped = bool(request.entry_refs)
+        return is_capped or (order.quantity or Decimal(0)) <= abs(held)
 
     def _settle(self, live: LiveOrder) -> None:
         """After any step: the lane goes on if this order held it up, and exits that waited for it are looked at again."""

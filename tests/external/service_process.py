@@ -315,7 +315,10 @@ class Book:
         rows = self.ask(
             "SELECT number, client_id, broker_id, account, symbol, side, quantity, status FROM orders ORDER BY number"
         )
-        return [BookOrder(*row[1:6], Decimal(row[6]), row[7], fills.get(row[0], {})) for row in rows]
+        return [
+            BookOrder(client_id, broker_id, account, symbol, side, Decimal(quantity), status, fills.get(number, {}))
+            for number, client_id, broker_id, account, symbol, side, quantity, status in rows
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,7 +363,8 @@ class PubSub:
         """Returns when Pub/Sub has confirmed all of them."""
         path = self.publisher.topic_path(PROJECT, topic)
         futures = [self.publisher.publish(path, json.dumps(body).encode()) for body in bodies]
-        return [future.result(CALL_SECONDS) for future in futures]
+        # All clients of one process share a connection, which after an outage is tried again only now and then.
+        return [future.result(3 * CALL_SECONDS) for future in futures]
 
     def pull(self, subscription: str = CONFIRMATIONS_SUBSCRIPTION, *, acknowledges: bool = True) -> list[Any]:
         """What is there at this moment."""

@@ -1,0 +1,326 @@
+"""Exits: capped to what their entry filled and others have not taken, late ones, and the order of things within one instrument."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from brokers.errors import BrokerUnavailable
+from brokers.paper_exchange import Market
+from execution_service.core.order import Purpose, ReasonCode, Status
+from execution_service.trader import TradingRules
+from tests.fakes import World, world_of
+from tests.service.audit import audit
+
+BY_HAND = Market(fill_delay_seconds=None)
+RULES = TradingRules(order_timeout_seconds=0.0)
+
+
+def reason(world: World, signal_id: str) -> ReasonCode:
+    said = world.exit_record(signal_id).reason
+    assert said is not None
+    return said.code
+
+
+async def test_exit_is_capped_to_what_its_entry_filled_and_says_so(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+        world.send()
+        await world.run(1)
+        world.fill("sig", 40)
+        await world.run(1)
+        world.cancel(signal_id="sig")
+        await world.run(1)
+        world.exit("out", "sig", quantity=100)
+        await world.run(1)
+        order = world.exit_record("out")
+        assert order.quantity == 40
+        assert world.book().orders(order.client_order_id)[0].ticket.quantity == 40
+        world.fill("out", purpose=Purpose.EXIT)
+        await world.run(1)
+        assert world.publisher.of("out")[-1]["quantity"] == 40
+        assert world.notifier.titled("Exit Capped")
+        audit(world)
+
+
+async def test_exit_of_an_entry_that_filled_nothing_is_rejected(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send()
+        await world.run(1)
+        world.cancel(signal_id="sig")
+        await world.run(1)
+        world.exit("out", "sig")
+        await world.run(1)
+        assert world.exit_record("out").status is Status.REJECTED
+        assert reason(world, "out") is ReasonCode.NOTHING_TO_EXIT
+        assert len(world.placed()) == 1
+
+
+async def test_second_exit_of_a_closed_entry_is_rejected(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send()
+        world.exit("out-1", "sig")
+        await world.run(2)
+        world.exit("out-2", "sig")
+        await world.run(2)
+        assert reason(world, "out-2") is ReasonCode.NOTHING_TO_EXIT
+        assert world.documents("positions")[0]["status"] == "CLOSED"
+
+
+async def test_many_exits_of_one_entry_at_once_never_take_more_than_it_filled(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send()
+        await world.run(1)
+        for n in range(40):
+            world.exit(f"out-{n}", "sig", quantity=30)
+        await world.run(3)
+        taken = [p for p in world.placed() if p.ticket.side == "SELL"]
+        assert sum(p.ticket.quantity for p in taken) == 100
+        assert {o.status for o in world.records() if o.identity.purpose is Purpose.EXIT} == {"FILLED", "REJECTED"}
+        audit(world)
+
+
+async def test_exit_waits_for_its_entry_to_finish(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+        world.send()
+        world.exit("out", "sig")
+        await world.run(10)
+        assert world.exit_record("out").status is Status.PENDING
+        world.fill("sig")
+        await world.run(2)
+        assert world.exit_record("out").status is Status.SUBMITTED
+
+
+async def test_exit_that_waits_holds_up_no_other_order_of_its_instrument(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+        world.send()
+        world.exit("out", "sig")
+        world.send("other")
+        await world.run(2)
+        assert world.record("other").status is Status.SUBMITTED
+
+
+async def test_exit_that_waits_goes_on_when_its_entry_is_filled_by_the_side_door(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+        world.send()
+        world.exit("out", "sig")
+        await world.run(2)
+        order_id = world.record().order_id
+        await world.service.handle_order_fill(order_id, {"fill_id": "F-9", "quantity": 100, "price": "10"})
+        await world.run(2)
+        assert world.exit_record("out").status is Status.SUBMITTED
+
+
+async def test_exit_that_waits_is_cancelled_at_once(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+        world.send()
+        world.exit("out", "sig")
+        await world.run(2)
+        world.cancel(signal_id="out")
+        await world.run(1)
+        assert world.exit_record("out").status is Status.CANCELLED
+        world.fill("sig")
+        await world.run(2)
+        assert len(world.placed()) == 1
+
+
+async def test_exit_that_waits_is_taken_up_again_after_a_restart(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+        world.send()
+        world.exit("out", "sig")
+        await world.run(2)
+        await world.kill()
+        world.fill("sig")
+        await world.start()
+        await world.run(2)
+        assert world.exit_record("out").status is Status.SUBMITTED
+
+
+async def test_exit_of_an_entry_that_is_not_ours_is_executed_in_full(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.exit("out", "somebody-else")
+        await world.run(1)
+        assert world.exit_record("out").status is Status.FILLED
+
+
+async def test_exit_of_an_entry_that_was_refused_at_the_door_is_rejected(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send(quantity=-1)
+        await world.run(1)
+        world.exit("out", "sig")
+        await world.run(1)
+        assert not world.placed()
+        assert reason(world, "out") is ReasonCode.NOTHING_TO_EXIT
+
+
+async def test_exit_of_another_instrument_than_its_entry_bought_is_rejected(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send()
+        await world.run(1)
+        world.exit("out", "sig", symbol="NVDA")
+        await world.run(1)
+        assert [p.ticket.instrument.symbol for p in world.placed()] == ["AAPL"]
+        assert reason(world, "out") is ReasonCode.NOTHING_TO_EXIT
+
+
+async def test_exit_with_its_entrys_own_id_is_an_order_of_its_own(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send()
+        await world.run(1)
+        world.exit("sig", "sig", price=11)
+        await world.run(1)
+        assert world.record().status is world.exit_record("sig").status is Status.FILLED
+        (document,) = world.documents("signal_store")
+        assert document["position_status"] == "CLOSED"
+        assert document["pnl_realized"] == 100.0
+
+
+async def test_legs_of_a_pair_are_closed_leg_by_leg(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send(leg_index=0, total_legs=2)
+        world.send(leg_index=1, total_legs=2, symbol="NVDA", side="SELL", price=20)
+        await world.run(1)
+        world.exit("out", "sig", leg_index=0, total_legs=2, price=11)
+        await world.run(1)
+        (document,) = world.documents("signal_store", signal_id="sig")
+        assert document["position_status"] == "OPEN"
+        world.exit("out", "sig", leg_index=1, total_legs=2, symbol="NVDA", side="BUY", price=19)
+        await world.run(1)
+        (document,) = world.documents("signal_store", signal_id="sig")
+        assert document["position_status"] == "CLOSED"
+        assert document["pnl_realized"] == 200.0
+        audit(world)
+
+
+# --- late exits -----------------------------------------------------------------------------------------------------
+
+
+async def test_late_exit_that_reduces_what_we_hold_is_executed_and_people_are_told(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send()
+        await world.run(1)
+        world.exit("out", "sig", age_seconds=1000)
+        await world.run(10)
+        assert world.exit_record("out").status is Status.FILLED
+        assert any("late exit" in text for text in world.notifier.titled("Attention"))
+        audit(world)
+
+
+async def test_late_exit_without_a_reference_is_executed_if_it_reduces(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send()
+        await world.run(1)
+        world.send("out", signal_type="EXIT", side="SELL", age_seconds=1000)
+        await world.run(10)
+        assert world.exit_record("out").status is Status.FILLED
+
+
+async def test_late_exit_is_capped_and_executed(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send()
+        await world.run(1)
+        world.fill("sig", 40)
+        world.cancel(signal_id="sig")
+        await world.run(2)
+        world.exit("out", "sig", age_seconds=1000)
+        await world.run(10)
+        assert world.exit_record("out").status is Status.SUBMITTED
+        assert world.exit_record("out").quantity == 40
+
+
+async def test_late_exit_that_would_open_a_position_is_stale(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.exit("out", "somebody-else", age_seconds=1000)
+        await world.run(10)
+        assert reason(world, "out") is ReasonCode.STALE_ORDER
+
+
+async def test_late_exit_is_executed_though_its_entrys_fill_was_heard_of_a_moment_ago(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+        world.send()
+        world.exit("out", "sig")
+        await world.run(1)
+        await world.kill()
+        world.fill("sig")
+        world.clock.move(1000)
+        await world.start()
+        await world.run(10)
+        assert world.record().status is Status.FILLED
+        assert world.exit_record("out").status is Status.SUBMITTED
+
+
+async def test_late_exit_waits_out_a_broker_that_is_down(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send()
+        await world.run(1)
+        world.broker_faults.unavailable = BrokerUnavailable("nightly restart", known_pause=True)
+        world.exit("out", "sig")
+        await world.run(600)
+        assert world.exit_record("out").status is Status.PENDING
+        world.broker_faults.unavailable = None
+        await world.run(60)
+        assert world.exit_record("out").status is Status.FILLED
+
+
+async def test_exit_that_waits_for_a_resting_entry_keeps_waiting_while_it_would_reduce(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+        world.send()
+        world.exit("out", "sig")
+        await world.run(2)
+        world.fill("sig", 40)
+        await world.run(400)
+        assert world.exit_record("out").status is Status.PENDING
+        world.cancel(signal_id="sig")
+        await world.run(10)
+        assert world.exit_record("out").status is Status.SUBMITTED
+        assert world.exit_record("out").quantity == 40
+
+
+async def test_exit_that_waits_for_an_entry_without_a_fill_becomes_stale(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+        world.send()
+        world.exit("out", "sig")
+        await world.run(400)
+        assert reason(world, "out") is ReasonCode.STALE_ORDER
+
+
+# --- sequence -------------------------------------------------------------------------------------------------------
+
+
+async def test_orders_of_one_instrument_are_placed_in_the_order_in_which_they_came(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        for n in range(50):
+            world.send(f"sig-{n}")
+        await world.run(2)
+        placed = [p.ticket.client_order_id for p in world.placed()]
+        assert placed == [world.client_id(f"sig-{n}") for n in range(50)]
+
+
+async def test_across_instruments_exits_go_ahead_of_entries(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.broker_faults.unavailable = BrokerUnavailable("for a moment", known_pause=True)
+        await world.run(10)
+        for n in range(20):
+            world.send(f"in-{n}", symbol=f"IN{n}")
+        for n in range(5):
+            world.exit(f"out-{n}", "somebody-else", symbol=f"OUT{n}")
+        await world.run(1)
+        world.broker_faults.unavailable = None
+        await world.run(60)
+        first = [p.ticket.side.value for p in world.placed()][:5]
+        assert first == ["SELL"] * 5
+
+
+async def test_nothing_follows_an_order_of_the_instrument_that_is_being_looked_for(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.broker_faults.errors["place_order"] = [TimeoutError("no answer")]
+        world.broker_faults.holds["find"] = asyncio.Event()
+        for n in range(5):
+            world.send(f"sig-{n}")
+        world.send("else", symbol="NVDA")
+        await world.run(3)
+        assert [o.status for o in world.records() if o.signal_id.startswith("sig-")] == ["SUBMITTING"] + ["PENDING"] * 4
+        assert world.record("else").status is Status.FILLED
+        world.broker_faults.holds.pop("find").set()
+        await world.run(10)
+        placed = [p.ticket.client_order_id for p in world.placed() if p.ticket.instrument.symbol == "AAPL"]
+        assert placed == [world.client_id(f"sig-{n}") for n in range(5)]
