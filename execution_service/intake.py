@@ -139,7 +139,15 @@ class Intake:
                 self._hand_over(self._live.adopt(Stored(order, Told())))
             elif first_of[order.order_id] is order and found is not None:
                 repeated.append((message, order, found))
+        await self._take_up([found.order_id for _, _, found in repeated if found.order_id not in self._live.by_id])
         return [(r[1].signal_id, letter) for r in repeated if (letter := self._repetition(*r)) is not None]
+
+    async def _take_up(self, order_ids: Sequence[str]) -> None:
+        """What looks like a repetition may be our own insertion, whose answer was lost: stored, and in nobody's hands."""
+        for stored in await self._store.load(order_ids) if order_ids else ():
+            told = min(stored.told.world, stored.told.people)
+            if not stored.order.status.is_final or told < stored.order.version:
+                self._hand_over(self._live.adopt(stored))
 
     def _repetition(self, message: Message, order: Order, first: Order) -> DeadLetter | None:
         if _means_the_same(order, first):

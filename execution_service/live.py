@@ -27,6 +27,7 @@ class LiveOrder:
         "due_at",
         "finding_from",
         "is_busy",
+        "is_taken",
         "lock",
         "missing_from",
         "not_before",
@@ -44,6 +45,8 @@ class LiveOrder:
         self.lock = asyncio.Lock()
         self.is_busy = False
         """A broker call about this order is under way: nobody else steps."""
+        self.is_taken = False
+        """The broker has said that it has an order of this id, though it may not show it yet: sending again would tell nothing new."""
         self.age_from = age_from
         self.sent_at = sent_at
         self.finding_from: float | None = None

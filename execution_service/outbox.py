@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -106,6 +107,7 @@ class Outbox:
         self._letter_news = asyncio.Event()
         self._alarm_news = asyncio.Event()
         self._alarm_generation = 0
+        self._alarm_series = secrets.token_hex(4)
         self._ledgers: dict[LedgerKey, LedgerEntry] = {}
         self._shown_ledgers: dict[LedgerKey, int] = {}
         self._shown_episodes: dict[LedgerKey, int] = {}
@@ -501,7 +503,8 @@ class Outbox:
         """An alert that belongs to no order: stored, then sent at most once a minute for each kind, with a count."""
         log.warning(alerts.one_line(text), action="alarm", kind=kind)
         now = self._clock.now()
-        alarm_id = f"{kind}:{now:%Y%m%dT%H%M}:{self._alarm_generation}"
+        # With a series of each life: one that was sent in an earlier life must not be added to.
+        alarm_id = f"{kind}:{now:%Y%m%dT%H%M}:{self._alarm_series}:{self._alarm_generation}"
         alarm = Alarm(alarm_id=alarm_id, kind=kind, text=text, count=count, first_at=now)
         try:
             await self._store.raise_alarm(alarm)

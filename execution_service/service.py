@@ -347,6 +347,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             clock=clock,
             threads=ThreadPool("store", STORE_THREADS),
             urgent_threads=ThreadPool("store-urgent", 1),
+            is_private=is_embedded,
         )
         stack.push_async_callback(store.close)
         project = settings.google_cloud_project

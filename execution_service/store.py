@@ -128,8 +128,8 @@ class _Commit:
 class MongoStore:
     """The Store on any server that speaks MongoDB's protocol.
 
-    Record updates that wait at the same time are written together: in one transaction where the server has them, which is one flush to
-    disk for all. Each is a compare-and-set on `version`; after an unclear answer the record is read back and searched for our own mark,
+    Record updates that wait at the same time are written together: on a server of our own in one transaction, which is one flush
+    to disk for all. Each is a compare-and-set on `version`; after an unclear answer the record is read back and searched for our own mark,
     so that a write is never taken for somebody else's, nor made twice.
     """
 
@@ -142,8 +142,13 @@ class MongoStore:
         clock: Clock,
         threads: Blocking,
         urgent_threads: Blocking | None = None,
+        is_private: bool = False,
     ) -> None:
-        """`urgent_threads` serve commands and wishes to cancel, which must not wait behind a burst of orders."""
+        """`urgent_threads` serve commands and wishes to cancel, which must not wait behind a burst of orders.
+
+        `is_private`: the server dies with this process. Only then are transactions used: elsewhere one that was open when we were killed
+        would hold its records locked until the server's own limit, up to a minute.
+        """
         self._client = client
         self._db = client[database]
         self._nonce = nonce
@@ -153,6 +158,7 @@ class MongoStore:
         self._waiting: deque[_Commit] = deque()
         self._news = asyncio.Event()
         self._committer: asyncio.Task[None] | None = None
+        self._is_private = is_private
         self._has_transactions = False
         self.is_reachable = True
 
@@ -174,7 +180,7 @@ class MongoStore:
 
     def _prepare(self) -> None:
         hello = self._client.admin.command("hello")
-        self._has_transactions = "setName" in hello or hello.get("msg") == "isdbgrid"
+        self._has_transactions = self._is_private and "setName" in hello
         db = self._db
         db[ORDERS].create_index(IDENTITY_INDEX, unique=True)
         db[ORDERS].create_index([("account_id", 1), ("client_order_id", 1)], unique=True)

@@ -73,6 +73,7 @@ CANCEL_ALERT_AFTER = 3
 AFTER_FAILURE_SECONDS = 1.0
 LATE_EXIT_SECONDS = 5.0
 LEAST_WAIT_SECONDS = 0.001
+TAKEN_FIND_SECONDS = 2.0
 IDLE_CHECK_SECONDS = 5.0
 """How often a broker is asked without an order at work: fills may come after the end, and not every broker tells by itself."""
 LOOKED_UP_AT_ONCE = 200
@@ -333,7 +334,7 @@ class Trader:
             if not live.is_busy:  # else whoever is busy with it looks at it again at the end
                 self._step(live, now)
         if self.is_connected:
-            if self._answered_at is None or now - self._answered_at >= IDLE_CHECK_SECONDS:
+            if self._answered_at is None or now >= self._answered_at + IDLE_CHECK_SECONDS:
                 self._check_wanted = True
             if self._check_wanted and not self._check_running and now >= self._check_pause_until:
                 self._spawn(self._check_once(), "check")
@@ -377,6 +378,9 @@ class Trader:
                 self._spawn_step(live, self._find(live))
             case StepKind.CANCEL:
                 self._spawn_step(live, self._send_cancel(live))
+            case StepKind.SUBMIT_AGAIN if live.is_taken:
+                live.not_before = now + TAKEN_FIND_SECONDS
+                self._spawn_step(live, self._find(live))
             case StepKind.SUBMIT_AGAIN:
                 self._spawn_step(live, self._send_again(live))
 
@@ -587,6 +591,7 @@ class Trader:
             return self._was_refused(live, exc)
         except Exception as exc:  # noqa: BLE001  whatever it was, the order may have left
             live.finding_from = live.asked_at = None
+            live.is_taken = live.is_taken or isinstance(exc, OrderAlreadyExists)
             self._lane_of(order).unresolved.add(order.order_id)
             return self._is_unclear(live, exc)
         return self._learn_placed(live, report)

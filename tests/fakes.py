@@ -478,6 +478,7 @@ class World:
         is_unique: bool = True,
         rules: TradingRules | None = None,
         accounts: Sequence[str] = (ACCOUNT,),
+        uses_ordering_keys: bool = False,
     ) -> None:
         self.clock = HandClock()
         self.gate = Gate()
@@ -496,6 +497,7 @@ class World:
         self._book_faults = tuple(faults)
         self._capabilities = capabilities
         self._is_unique = is_unique
+        self._uses_ordering_keys = uses_ordering_keys
         self._accounts = {
             a: Account(account_id=a, name=f"{a} by name", broker="mock", live=False, config={"account_id": a})
             for a in accounts
@@ -539,6 +541,7 @@ class World:
                 create_broker=self._create_broker,
                 rules=self.rules,
                 nonce=nonce,
+                uses_ordering_keys=self._uses_ordering_keys,
             )
         )
         await self._service.start()

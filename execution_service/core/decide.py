@@ -264,13 +264,16 @@ class ExitAllowance:
 def exit_allowance(
     order: Order, entries: Sequence[Order], exits: Sequence[Order], now: datetime
 ) -> ExitAllowance | None:
-    """How much of an exit its entry allows: what that filled and no other exit has taken. None: the entry has not finished.
+    """How much of an exit its entry allows: what that filled and no other exit has taken. None: the entry has not finished, or come.
 
     `entries` are orders called what the exit names, `exits` those that name the same. An entry that is not ours allows everything.
     """
-    own = [e for e in entries if _is_entry_of(order, e)]
-    if not own:
+    named = [e for e in entries if e.identity.purpose is Purpose.ENTRY]
+    if not named:
         return ExitAllowance()
+    own = [e for e in named if _is_entry_of(order, e)]
+    if not own and len(named) < max(e.request.total_legs for e in named):
+        return None  # the leg that it closes may still come
     if not all(e.status.is_final for e in own):
         return None
     wanted = order.quantity or ZERO
@@ -280,6 +283,8 @@ def exit_allowance(
     if left >= wanted:
         return ExitAllowance()
     words = f"the entry filled {filled}, other exits have taken {taken}"
+    if not own:
+        words = "the entry that it names was refused, or is of another account, instrument or side"
     if not left:
         return ExitAllowance((Rejected(at=now, reason=Reason(ReasonCode.NOTHING_TO_EXIT, words)),))
     return ExitAllowance((Capped(at=now, quantity=left, message=f"reduced from {wanted} to {left}: {words}"),))

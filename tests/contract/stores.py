@@ -180,6 +180,7 @@ class Server:
             nonce=nonce,
             clock=QuickClock(),
             threads=threads,
+            is_private=self.kind == "secantus",
         )
         await made.open()
         self._stores.append(made)

@@ -283,8 +283,7 @@ def test_it_stops_in_time_while_a_part_is_frozen_and_goes_on_after_the_next_star
     server.freeze()
     status, seconds = stage.service.stop(within=40.0)
     assert (status, seconds < STOP_SECONDS) == (0, True), f"{status} after {seconds} s\n{stage.service.console()}"
-    server.kill()
-    server.start()
+    server.thaw()
     stage.service.start()
     stage.assert_all_ends_well()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from brokers.base import Capabilities
 from brokers.errors import BrokerUnavailable
 from brokers.paper_exchange import Market
 from execution_service.core.order import Purpose, ReasonCode, Status
@@ -296,7 +297,8 @@ async def test_orders_of_one_instrument_are_placed_in_the_order_in_which_they_ca
 
 
 async def test_across_instruments_exits_go_ahead_of_entries(tmp_path: Path) -> None:
-    async with world_of(tmp_path) as world:
+    one_at_a_time = Capabilities(concurrent_calls=1, refuses_repeated_client_id=True)
+    async with world_of(tmp_path, capabilities=one_at_a_time) as world:
         world.broker_faults.unavailable = BrokerUnavailable("for a moment", known_pause=True)
         await world.run(10)
         for n in range(20):

@@ -1,0 +1,474 @@
+"""A broker that is down, hangs, loses answers, refuses or breaks: what the service does about it, by a hand-moved clock."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from brokers.base import Capabilities, OrderType
+from brokers.errors import BrokerUnavailable, OrderAlreadyExists, OrderRefused, OutcomeUnknown
+from brokers.paper_exchange import Action, Fault, Market, Operation
+from execution_service import trader
+from execution_service.core.order import NothingSent, ReasonCode, Status, SubmitStarted
+from tests.fakes import ACCOUNT, World, world_of
+from tests.service.audit import audit
+
+BY_HAND = Market(fill_delay_seconds=None)
+TAG = Capabilities(refuses_repeated_client_id=False, find_window_seconds=3.0, concurrent_calls=4)
+DOWN = BrokerUnavailable("connection refused")
+PAUSE = BrokerUnavailable("nightly restart", known_pause=True)
+
+
+def code(world: World, signal_id: str = "sig") -> ReasonCode | None:
+    reason = world.record(signal_id).reason
+    return None if reason is None else reason.code
+
+
+# --- down -----------------------------------------------------------------------------------------------------------
+
+
+async def test_orders_that_wait_are_rejected_after_three_attempts_to_connect_and_people_are_told(
+    tmp_path: Path,
+) -> None:
+    async with world_of(tmp_path, starts=False) as world:
+        world.broker_faults.unavailable = DOWN
+        await world.start()
+        world.send()
+        await world.run(0.2)
+        assert world.record().status is Status.PENDING
+        await world.run_until(lambda: world.record().status is Status.REJECTED)
+        assert len(world.calls("connect")) == 3
+        assert code(world) is ReasonCode.BROKER_UNAVAILABLE
+        await world.run(1)
+        assert len(world.notifier.titled("Broker Down")) == 1
+        assert world.publisher.statuses("sig") == ["REJECTED"]
+
+
+async def test_connecting_goes_on_for_ever_and_later_orders_are_placed(tmp_path: Path) -> None:
+    async with world_of(tmp_path, starts=False) as world:
+        world.broker_faults.unavailable = DOWN
+        await world.start()
+        world.send()
+        await world.run(600)
+        assert len(world.calls("connect")) > 10
+        assert len(world.notifier.titled("Broker Down")) == 1
+        world.broker_faults.unavailable = None
+        await world.run(60)
+        world.send("later")
+        await world.run(1)
+        assert world.record("later").status is Status.FILLED
+        assert world.notifier.titled("Broker Up")
+        assert len(world.placed()) == 1
+
+
+async def test_orders_are_held_while_the_pause_is_a_known_one(tmp_path: Path) -> None:
+    async with world_of(tmp_path, starts=False) as world:
+        world.broker_faults.unavailable = PAUSE
+        await world.start()
+        world.send()
+        await world.run(200)
+        assert world.record().status is Status.PENDING
+        world.broker_faults.unavailable = None
+        await world.run(60)
+        assert world.record().status is Status.FILLED
+
+
+async def test_connection_lost_while_placing_leaves_the_order_pending_and_it_is_sent_later(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.broker_faults.errors["place_order"] = [BrokerUnavailable("socket closed")]
+        world.send()
+        await world.run(10)
+        order = world.record()
+        assert order.status is Status.FILLED
+        assert [type(e) for e in order.events[:3]] == [SubmitStarted, NothingSent, SubmitStarted]
+        audit(world)
+
+
+async def test_order_that_cannot_leave_in_three_attempts_is_rejected(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.broker_faults.errors["place_order"] = [BrokerUnavailable("socket closed") for _ in range(3)]
+        world.send()
+        await world.run(60)
+        assert code(world) is ReasonCode.BROKER_UNAVAILABLE
+        assert not world.placed()
+
+
+async def test_service_is_idle_while_the_broker_is_down(tmp_path: Path) -> None:
+    """It must not spin: `settle` raises if it does."""
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send()
+        await world.run(1)
+        world.broker_faults.unavailable = PAUSE
+        await world.run(10)
+        world.send("more", symbol="NVDA")
+        world.cancel(signal_id="sig")
+        await world.run(30)
+        assert world.record().status is Status.SUBMITTED
+        world.broker_faults.unavailable = None
+        await world.run(60)
+        assert world.record().status is Status.CANCELLED
+        assert world.record("more").status is Status.SUBMITTED
+
+
+async def test_what_happened_while_the_connection_was_away_is_read_before_anything_is_sent(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send()
+        await world.run(1)
+        world.broker_faults.unavailable = PAUSE
+        await world.run(10)
+        world.fill("sig")
+        world.send("next", symbol="NVDA")
+        world.broker_faults.unavailable = None
+        await world.run(60)
+        assert world.record().status is Status.FILLED
+        after = [name for name, _ in world.broker_calls[world.broker_calls.index(("connect", ""), 2) :]]
+        assert after.index("reports") < after.index("place_order")
+
+
+async def test_store_that_is_away_while_connecting_is_not_held_against_the_broker(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send()
+        await world.run(1)
+        world.broker_faults.unavailable = PAUSE
+        await world.run(6)
+        world.send("next", symbol="NVDA")
+        await world.run(1)
+        world.broker_faults.unavailable = None
+        world.store_faults.is_away = True
+        world.book().bust_fill(world.placed()[0].fills[0].fill_id)
+        await world.run(60)
+        world.store_faults.is_away = False
+        await world.run(60)
+        assert world.record("next").status is Status.FILLED
+
+
+# --- lost answers ---------------------------------------------------------------------------------------------------
+
+
+async def test_lost_answer_is_found_and_the_order_is_not_sent_again(tmp_path: Path) -> None:
+    fault = Fault(operation=Operation.PLACE, action=Action.ACCEPT_THEN_DROP)
+    async with world_of(tmp_path, faults=[fault]) as world:
+        world.send()
+        await world.run(5)
+        assert world.record().status is Status.FILLED
+        assert len(world.calls("place_order")) == 1
+        audit(world)
+
+
+async def test_lost_request_is_sent_again_under_the_same_id_where_the_broker_takes_that_only_once(
+    tmp_path: Path,
+) -> None:
+    fault = Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT)
+    async with world_of(tmp_path, faults=[fault]) as world:
+        world.send()
+        await world.run(5)
+        assert world.calls("place_order") == [world.client_id("sig")] * 2
+        assert world.record().status is Status.FILLED
+
+
+async def test_lost_request_is_in_doubt_where_the_id_is_only_a_tag(tmp_path: Path) -> None:
+    fault = Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT)
+    async with world_of(tmp_path, faults=[fault], capabilities=TAG, is_unique=False) as world:
+        world.send()
+        await world.run(60)
+        assert world.record().status is Status.IN_DOUBT
+        assert len(world.calls("place_order")) == 1
+        assert world.publisher.statuses("sig") == ["IN_DOUBT"]
+        assert world.publisher.of("sig")[0]["reason"]["code"] == "OUTCOME_UNKNOWN"
+        assert world.notifier.titled("Order In Doubt")
+
+
+async def test_order_in_doubt_that_turns_up_goes_on(tmp_path: Path) -> None:
+    faults = [
+        Fault(operation=Operation.PLACE, action=Action.ACCEPT_THEN_DROP),
+        Fault(operation=Operation.FIND, action=Action.HIDE, seconds=60),
+        Fault(operation=Operation.REPORTS, action=Action.HIDE, seconds=60),
+    ]
+    async with world_of(tmp_path, faults=faults, capabilities=TAG, is_unique=False) as world:
+        world.send()
+        await world.run(30)
+        assert world.record().status is Status.IN_DOUBT
+        await world.run(70)
+        assert world.record().status is Status.FILLED
+        assert world.publisher.statuses("sig") == ["IN_DOUBT", "FILLED"]
+        audit(world)
+
+
+async def test_hidden_order_is_not_taken_for_unsent_when_sending_it_again_fails(tmp_path: Path) -> None:
+    """The second sending surely did not leave; the first one did."""
+    faults = [
+        Fault(operation=Operation.PLACE, action=Action.ACCEPT_THEN_DROP),
+        Fault(operation=Operation.FIND, action=Action.HIDE, seconds=30),
+        Fault(operation=Operation.REPORTS, action=Action.HIDE, seconds=30),
+    ]
+    async with world_of(tmp_path, faults=faults, market=BY_HAND) as world:
+        world.send()
+        await world.run(0.3)
+        world.broker_faults.errors["place_order"] = [BrokerUnavailable("socket closed")]
+        await world.run(2)
+        assert len(world.calls("place_order")) >= 2
+        assert world.record().status is Status.SUBMITTING
+        world.cancel(signal_id="sig")
+        await world.run(60)
+        assert world.record().status is Status.CANCELLED
+        assert world.placed()[0].status == "CANCELLED"
+
+
+async def test_answer_that_the_id_exists_means_that_it_had_arrived(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.broker_faults.holds_answer["place_order"] = asyncio.Event()
+        world.send()
+        await world.run(1)
+        world.broker_faults.holds_answer.clear()
+        await world.restart()
+        world.broker_faults.errors["place_order"] = [OrderAlreadyExists("seen before")]
+        await world.run(5)
+        assert world.record().status is Status.SUBMITTED
+        assert len(world.placed()) == 1
+
+
+@pytest.mark.parametrize("error", [OutcomeUnknown("lost"), RuntimeError("library broke"), KeyError("x")])
+async def test_whatever_comes_out_of_placing_may_have_left(tmp_path: Path, error: Exception) -> None:
+    async with world_of(tmp_path, capabilities=TAG, is_unique=False) as world:
+        world.broker_faults.errors["place_order"] = [error]
+        world.send()
+        await world.run(10)
+        assert world.record().status is Status.IN_DOUBT
+
+
+async def test_placing_that_never_answers_ends_in_bounded_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trader, "PLACE_SECONDS", 0.01)
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.broker_faults.holds_answer["place_order"] = asyncio.Event()
+        world.send()
+        await world.run(0.1)
+        await asyncio.sleep(0.02)  # the time-out of a call is the event loop's own
+        await world.run(2)
+        assert world.record().status is Status.SUBMITTED
+        assert len(world.placed()) == 1
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------
+
+
+async def test_refused_order_is_rejected_with_the_brokers_words(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.broker_faults.errors["place_order"] = [OrderRefused("no such contract")]
+        world.send()
+        await world.run(2)
+        assert code(world) is ReasonCode.BROKER_REJECTED
+        assert world.publisher.of("sig")[0]["reason"] == {"code": "BROKER_REJECTED", "message": "no such contract"}
+        assert world.notifier.titled("Order Rejected")
+
+
+async def test_rejected_order_is_not_placed_again_under_its_id(tmp_path: Path) -> None:
+    fault = Fault(operation=Operation.PLACE, action=Action.REJECT, reason="no margin")
+    async with world_of(tmp_path, faults=[fault]) as world:
+        world.send()
+        await world.run(2)
+        world.send()
+        await world.run(2)
+        assert world.record().status is Status.REJECTED
+        assert len(world.calls("place_order")) == 1
+
+
+async def test_order_that_the_broker_cannot_take_is_refused_before_it_is_sent(tmp_path: Path) -> None:
+    only_market = Capabilities(order_types=frozenset({OrderType.MARKET}))
+    async with world_of(tmp_path, capabilities=only_market) as world:
+        world.send(order_type="STOP", stop_price=12)
+        await world.run(2)
+        assert code(world) is ReasonCode.UNSUPPORTED_ORDER
+        assert not world.calls("place_order")
+
+
+async def test_reservation_that_is_refused_rejects_the_order(tmp_path: Path) -> None:
+    reserving = Capabilities(needs_reservation=True, refuses_repeated_client_id=True)
+    async with world_of(tmp_path, capabilities=reserving) as world:
+        world.broker_faults.errors["reserve"] = [OrderRefused("no ids for this account")]
+        world.send()
+        await world.run(5)
+        assert world.record().status is Status.REJECTED
+        world.send("next")
+        await world.run(5)
+        assert world.record("next").broker_order_id == "R-1"
+
+
+async def test_reservation_that_breaks_harms_no_other_order(tmp_path: Path) -> None:
+    reserving = Capabilities(needs_reservation=True, refuses_repeated_client_id=False, concurrent_calls=1)
+    async with world_of(tmp_path, capabilities=reserving, is_unique=False) as world:
+        world.broker_faults.errors["reserve"] = [RuntimeError("library broke")]
+        for n in range(5):
+            world.send(f"sig-{n}")
+        await world.run(10)
+        assert {o.status for o in world.records()} == {Status.FILLED}
+
+
+async def test_unasked_end_at_the_venue_is_taken_over(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        for signal_id in ("late-no", "by-hand", "day"):
+            world.send(signal_id, tif="DAY", symbol=signal_id)
+        await world.run(1)
+        world.book().reject_order(world.ref("late-no"), "halted")
+        world.book().cancel_unasked(world.ref("by-hand"), "at the terminal")
+        await world.run(6)
+        world.book().expire_day()
+        await world.run(6)
+        assert world.record("late-no").status is Status.REJECTED
+        assert code(world, "by-hand") is ReasonCode.BROKER_CANCELLED
+        assert world.record("day").status is Status.EXPIRED
+        audit(world)
+
+
+# --- one hangs, the others go on ------------------------------------------------------------------------------------
+
+
+async def test_one_hanging_placement_stops_neither_other_orders_nor_cancels(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send("working", symbol="MSFT")
+        await world.run(1)
+        hold = asyncio.Event()
+        world.broker_faults.holds["place_order"] = hold
+        world.send("hanging")
+        await world.run(0.1)
+        del world.broker_faults.holds["place_order"]
+        world.send("other", symbol="NVDA")
+        world.cancel(signal_id="working")
+        await world.run(1)
+        assert world.record("hanging").status is Status.SUBMITTING
+        assert world.record("other").status is Status.SUBMITTED
+        assert world.record("working").status is Status.CANCELLED
+        hold.set()
+
+
+async def test_one_hanging_question_stops_no_order(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.broker_faults.holds["reports"] = asyncio.Event()
+        await world.run(10)
+        world.send()
+        await world.run(1)
+        assert world.record().status is Status.FILLED
+
+
+async def test_one_accounts_broker_being_down_stops_no_other_account(tmp_path: Path) -> None:
+    async with world_of(tmp_path, accounts=(ACCOUNT, "acct-2")) as world:
+        world.broker_faults.holds["place_order"] = asyncio.Event()
+        world.send()
+        await world.run(1)
+        world.broker_faults.holds.clear()
+        world.send("two", account_id="acct-2")
+        await world.run(1)
+        assert world.record("two").status is Status.FILLED
+
+
+async def test_question_that_breaks_changes_no_order_and_is_asked_again(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send()
+        await world.run(1)
+        world.broker_faults.errors["reports"] = [RuntimeError("library broke"), OutcomeUnknown("x"), KeyError("y")]
+        world.fill("sig")
+        await world.run(20)
+        assert world.record().status is Status.FILLED
+
+
+async def test_search_that_breaks_is_repeated_at_a_calm_pace(tmp_path: Path) -> None:
+    fault = Fault(operation=Operation.PLACE, action=Action.ACCEPT_THEN_DROP)
+    hide = Fault(operation=Operation.REPORTS, action=Action.HIDE, seconds=30)
+    async with world_of(tmp_path, faults=[fault, hide]) as world:
+        world.broker_faults.errors["find"] = [RuntimeError("library broke") for _ in range(5)]
+        world.send()
+        await world.run(4)
+        assert len(world.calls("find")) <= 6
+        await world.run(10)
+        assert world.record().status is Status.FILLED
+
+
+# --- odd truths -----------------------------------------------------------------------------------------------------
+
+
+async def test_overfill_is_recorded_as_it_is_and_people_are_told(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send()
+        await world.run(1)
+        world.fill("sig", 130, force=True)
+        await world.run(2)
+        assert world.record().filled_quantity == 130
+        assert world.notifier.titled("Overfill")
+        assert world.documents("positions")[0]["quantity"] == 130
+
+
+async def test_busted_trade_is_taken_back_everywhere(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send()
+        await world.run(1)
+        world.book().bust_fill(world.placed()[0].fills[0].fill_id)
+        await world.run(10)
+        order = world.record()
+        assert order.filled_quantity == 0
+        told = [(b["status"], b["filled_quantity"], b.get("correction")) for b in world.publisher.of("sig")]
+        assert told == [("FILLED", 100, None), ("PARTIALLY_FILLED", 0, True), ("CANCELLED", 0, None)]
+        assert world.documents("positions")[0]["status"] == "CLOSED"
+        assert world.notifier.titled("Correction: Execution Annulled")
+
+
+async def test_busted_exit_gives_its_profit_back_though_the_service_was_restarted(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send()
+        world.exit("out", "sig", price=11)
+        await world.run(2)
+        await world.restart()
+        world.book().bust_fill(world.placed()[1].fills[0].fill_id)
+        await world.run(10)
+        shown = world.documents("positions")
+        assert sum(d["realized_pnl"] for d in shown) == 0
+        assert [d["quantity"] for d in shown if d["status"] == "OPEN"] == [100]
+        assert world.publisher.of("out")[-1]["realized_pnl"] == 0
+
+
+async def test_corrected_trade_is_a_reversal_and_a_new_fill(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send()
+        await world.run(1)
+        from_fill = world.placed()[0].fills[0].fill_id
+        world.book().correct_fill(from_fill, price=Decimal("9.5"))
+        await world.run(10)
+        assert world.record().average_price == Decimal("9.5")
+        shown = [d for d in world.documents("positions") if d["status"] == "OPEN"]
+        assert [(d["quantity"], d["avg_entry_price"]) for d in shown] == [(100.0, 9.5)]
+
+
+async def test_late_commission_is_told_as_a_correction(tmp_path: Path) -> None:
+    fault = Fault(operation=Operation.PLACE, action=Action.LATE_COMMISSION, seconds=20)
+    async with world_of(tmp_path, faults=[fault]) as world:
+        world.send()
+        await world.run(30)
+        bodies = world.publisher.of("sig")
+        assert [(b["status"], b["commission"], b.get("correction")) for b in bodies] == [
+            ("FILLED", 0, None),
+            ("FILLED", 1, True),
+        ]
+        assert world.documents("execution_confirmations")[0]["commission"] == 1.0
+        audit(world)
+
+
+async def test_repeated_and_reordered_reports_change_nothing(tmp_path: Path) -> None:
+    faults = [
+        Fault(operation=Operation.REPORTS, action=Action.DUPLICATE, times=None),
+        Fault(operation=Operation.REPORTS, action=Action.REORDER, times=None),
+    ]
+    async with world_of(tmp_path, market=BY_HAND, faults=faults) as world:
+        for n in range(3):
+            world.send(f"sig-{n}", symbol=f"S{n}")
+        await world.run(1)
+        for n in range(3):
+            world.fill(f"sig-{n}", 40)
+        await world.run(2)
+        for n in range(3):
+            world.fill(f"sig-{n}", 60)
+        await world.run(2)
+        audit(world)
+        assert world.publisher.statuses("sig-1") == ["PARTIALLY_FILLED", "FILLED"]

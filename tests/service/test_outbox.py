@@ -1,0 +1,295 @@
+"""What the world is told, and when Pub/Sub, Telegram or the store are away; by a hand-moved clock."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from brokers.errors import BrokerUnavailable
+from brokers.paper_exchange import Market
+from execution_service.core.order import Status
+from execution_service.trader import TradingRules
+from tests.fakes import World, world_of
+from tests.service.audit import audit
+
+BY_HAND = Market(fill_delay_seconds=None)
+HOUR = 3600.0
+
+
+# --- Pub/Sub away ---------------------------------------------------------------------------------------------------
+
+
+async def test_orders_go_on_while_confirmations_wait_and_all_are_delivered_later_in_order(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.publisher.is_away = True
+        for n in range(5):
+            world.send(f"sig-{n}", symbol=f"S{n}")
+        await world.run(1)
+        for n in range(5):
+            world.fill(f"sig-{n}", 40)
+        await world.run(5)
+        for n in range(5):
+            world.fill(f"sig-{n}", 60)
+        await world.run(300)
+        assert {o.status for o in world.records()} == {Status.FILLED}
+        assert {d["status"] for d in world.documents("execution_confirmations")} == {"FILLED"}
+        assert len(world.documents("positions")) == 5
+        assert not world.publisher.messages
+        world.publisher.is_away = False
+        await world.run(60)
+        for n in range(5):
+            assert world.publisher.statuses(f"sig-{n}") == ["PARTIALLY_FILLED", "FILLED"]
+        audit(world)
+
+
+async def test_people_are_told_after_three_attempts_and_not_at_each(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.publisher.is_away = True
+        world.send()
+        await world.run(1.5)
+        assert not world.notifier.titled("Confirmations Not Published")
+        await world.run(600)
+        assert world.publisher.tries > 10
+        assert len(world.notifier.titled("Confirmations Not Published")) == 1
+
+
+async def test_confirmations_that_wait_survive_a_restart(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.publisher.is_away = True
+        world.send()
+        await world.run(10)
+        await world.restart()
+        world.publisher.is_away = False
+        await world.run(60)
+        assert world.publisher.statuses("sig") == ["FILLED"]
+        audit(world)
+
+
+async def test_confirmation_that_breaks_the_publisher_holds_up_no_other(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.publisher.breaks_on = "poison"
+        for n in range(5):
+            world.send(f"sig-{n}", symbol=f"S{n}")
+        world.send("poison")
+        await world.run(5)
+        for n in range(5):
+            assert world.publisher.statuses(f"sig-{n}") == ["FILLED"]
+        world.publisher.breaks_on = None
+        await world.run(60)
+        assert world.publisher.statuses("poison") == ["FILLED"]
+        audit(world)
+
+
+async def test_ordering_key_is_the_orders_identity_only_where_wanted(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send()
+        await world.run(1)
+        assert [key for _, _, key in world.publisher.messages] == [""]
+    (tmp_path / "keyed").mkdir()
+    async with world_of(tmp_path / "keyed", uses_ordering_keys=True) as world:
+        world.send()
+        await world.run(1)
+        assert [key for _, _, key in world.publisher.messages] == [world.record().order_id]
+
+
+# --- Telegram away --------------------------------------------------------------------------------------------------
+
+
+async def test_dead_telegram_delays_nothing_and_its_alerts_come_later(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.notifier.is_away = True
+        for n in range(10):
+            world.send(f"sig-{n}", symbol=f"S{n}")
+        await world.run(2)
+        assert all(world.publisher.statuses(f"sig-{n}") == ["FILLED"] for n in range(10))
+        await world.run(1800)
+        world.notifier.is_away = False
+        await world.run(120)
+        assert len(world.notifier.titled("Order Filled")) == 10
+
+
+async def test_alert_older_than_an_hour_is_dropped_and_a_younger_one_is_not(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.notifier.is_away = True
+        world.send("old")
+        await world.run(HOUR - 100)
+        world.send("young")
+        await world.run(300)
+        world.notifier.is_away = False
+        await world.run(120)
+        (text,) = world.notifier.titled("Order Filled")
+        assert "young" in text
+        assert not world.unsettled()
+
+
+async def test_alert_younger_than_an_hour_survives_a_restart(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.notifier.is_away = True
+        world.send()
+        world.send_raw(b"rubbish")
+        await world.run(600)
+        await world.restart()
+        world.notifier.is_away = False
+        await world.run(120)
+        assert len(world.notifier.titled("Order Filled")) == 1
+        assert len(world.notifier.titled("Dead Letter")) == 1
+
+
+async def test_alert_is_not_lost_by_a_later_event_that_needs_none(tmp_path: Path) -> None:
+    """The cancel wish, of which people are not told, must not strike out the partial fill, of which they were to be."""
+    async with world_of(tmp_path, market=BY_HAND, rules=TradingRules(order_timeout_seconds=0)) as world:
+        world.notifier.is_away = True
+        world.send()
+        await world.run(1)
+        world.fill("sig", 40)
+        await world.run(5)
+        world.broker_faults.holds["cancel_order"] = asyncio.Event()
+        world.cancel(signal_id="sig")
+        await world.run(5)
+        assert world.record().cancel_wish is not None
+        world.broker_faults.holds.clear()
+        await world.restart()
+        world.notifier.is_away = False
+        await world.run(120)
+        assert len(world.notifier.titled("Partial Fill")) == 1
+
+
+async def test_broken_notifier_stops_no_delivery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world_of(tmp_path) as world:
+        send, broken = world.notifier.send, [True]
+
+        async def breaks(text: str) -> None:
+            if broken:
+                broken.pop()
+                raise RuntimeError("the notifier broke")
+            await send(text)
+
+        monkeypatch.setattr(world.notifier, "send", breaks)
+        for n in range(5):
+            world.send(f"sig-{n}")
+            await world.run(2)
+        await world.run(60)
+        assert all(world.publisher.statuses(f"sig-{n}") for n in range(5))
+        assert not world.unsettled()
+        assert len(world.notifier.titled("Order Filled")) == 5
+
+
+async def test_without_telegram_orders_are_settled_all_the_same(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.notifier.enabled = False
+        world.send()
+        world.send_raw(b"rubbish")
+        await world.run(2)
+        assert not world.unsettled()
+        assert not world.documents("execution_alerts", sent_at=None)
+
+
+# --- the store away -------------------------------------------------------------------------------------------------
+
+
+async def test_store_gone_while_running_nothing_is_acknowledged_or_placed_and_it_goes_on_by_itself(
+    tmp_path: Path,
+) -> None:
+    async with world_of(tmp_path) as world:
+        world.store_faults.is_away = True
+        world.send()
+        world.cancel(signal_id="nobody")
+        world.send_raw(b"rubbish")
+        await world.run(120)
+        assert len(world.orders.unacknowledged) == 2
+        assert len(world.commands.unacknowledged) == 1
+        assert not world.calls("place_order")
+        world.store_faults.is_away = False
+        await world.run(30)
+        assert world.record().status is Status.FILLED
+        assert len(world.documents("execution_dead_letters")) == 1
+        audit(world)
+
+
+async def test_store_gone_between_storing_and_placing_nothing_is_placed_until_it_is_back(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.broker_faults.unavailable = BrokerUnavailable("pause", known_pause=True)
+        await world.run(10)
+        for n in range(20):
+            world.send(f"sig-{n}")
+        world.exit("out", "sig-0")
+        await world.run(1)
+        world.store_faults.is_away = True
+        world.broker_faults.unavailable = None
+        await world.run(60)
+        assert not world.calls("place_order")
+        world.store_faults.is_away = False
+        await world.run(60)
+        assert {o.status for o in world.records()} == {Status.FILLED}
+        audit(world)
+
+
+async def test_store_gone_after_placing_what_the_broker_said_is_recorded_when_it_is_back(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=TradingRules(order_timeout_seconds=0)) as world:
+        world.send()
+        await world.run(1)
+        world.store_faults.is_away = True
+        world.fill("sig")
+        await world.run(120)
+        world.store_faults.is_away = False
+        await world.run(30)
+        assert world.record().status is Status.FILLED
+        assert world.publisher.statuses("sig") == ["FILLED"]
+        audit(world)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "execution_orders.insert_many",
+        "execution_orders.update_one",
+        "execution_orders.bulk_write",
+        "execution_positions.insert_one",
+        "execution_confirmations.insert_many",
+        "positions.bulk_write",
+        "signal_store.insert_many",
+        "execution_ledger_lines.insert_many",
+        "execution_dead_letters.insert_many",
+        "execution_alerts.update_one",
+        "execution_commands.insert_many",
+        "execution_commands.update_one",
+    ],
+)
+@pytest.mark.parametrize("times", [1, 3])
+async def test_write_whose_answer_was_lost_is_neither_lost_nor_made_twice(
+    tmp_path: Path, call: str, times: int
+) -> None:
+    async with world_of(tmp_path) as world:
+        world.store_faults.lost_answers[call] = times
+        world.send()
+        world.send("other", symbol="NVDA")
+        world.exit("out", "sig", price=11)
+        world.send_raw(b"rubbish")
+        world.cancel(signal_id="nobody")
+        await world.run(60)
+        assert {o.status for o in world.records()} == {Status.FILLED}
+        assert not world.unsettled()
+        assert len(world.notifier.titled("Dead Letter")) == 1
+        audit(world)
+
+
+async def test_restart_with_much_owed_delivers_all_of_it(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.publisher.is_away = True
+        for n in range(150):
+            world.send(f"sig-{n}", symbol=f"S{n % 7}", side="BUY" if n % 3 else "SELL")
+        await world.run(5)
+        await world.restart()
+        world.publisher.is_away = False
+        await world.run(120)
+        assert not world.unsettled()
+        assert len(world.publisher.messages) == 150
+        audit(world)
+        assert_all_told(world)
+
+
+def assert_all_told(world: World) -> None:
+    assert not world.service.live_orders.by_id
+    assert world.service.outbox.waiting == 0
