@@ -13,7 +13,7 @@ from brokers.errors import BrokerError
 from brokers.factory import BrokerFactory
 from execution_service.embedded import AlreadyRunning, EmbeddedPartFailed
 from execution_service.ports import PublishFailed, StoreUnavailable, TopicMissing
-from execution_service.service import ENDPOINTS, World, endpoints_writer, notifier_of, real_world
+from execution_service.service import ENDPOINTS, CannotStart, World, endpoints_writer, notifier_of, real_world
 from execution_service.settings import Account, Settings
 from notifications.base import NotificationFailed
 from notifications.telegram import TelegramNotifier
@@ -37,6 +37,8 @@ async def check(settings: Settings, console: Console | None = None) -> bool:
             findings += await _connections(settings, world)
     except AlreadyRunning as exc:
         findings.append(_running_service(settings, exc))
+    except CannotStart as exc:
+        findings.append(Finding("store and Pub/Sub", False, str(exc)))
     except EmbeddedPartFailed as exc:
         findings.append(Finding(EMBEDDED, False, str(exc)))
     if settings.use_mock_broker and not settings.accounts:

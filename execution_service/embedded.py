@@ -62,7 +62,10 @@ def owned(data_dir: Path) -> Iterator[None]:
 
 def make_private(folder: Path) -> None:
     """Creates the folder for its owner only, if it is not there."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise EmbeddedPartFailed(f"the folder {folder} (DATA_DIR) cannot be used: {exc.strerror}") from exc
 
 
 @contextlib.asynccontextmanager

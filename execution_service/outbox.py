@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -104,6 +104,7 @@ class Outbox:
         self._delivered_at = float("-inf")
         self._progress = asyncio.Event()
         self._letters: deque[_Letter] = deque()
+        self._lettered: Counter[str] = Counter()
         self._letter_news = asyncio.Event()
         self._alarm_news = asyncio.Event()
         self._alarm_generation = 0
@@ -143,6 +144,7 @@ class Outbox:
     async def run(self) -> None:
         """Until cancelled; what has not been delivered by then is delivered after the next start."""
         others = [self._spawn(self._send_letters()), self._spawn(self._send_alarms())]
+        self._begin_anew()
         try:
             while True:
                 await self._news.wait()
@@ -161,6 +163,13 @@ class Outbox:
             for task in tuple(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _begin_anew(self) -> None:
+        """Everything in hand is looked at: what an earlier run that stumbled had under way is in nobody's queue."""
+        self._queue.clear()
+        for live in self._live.by_id.values():
+            live.waits_in_outbox = False
+            self.wake(live)
 
     def _next_batch(self) -> list[LiveOrder]:
         """The oldest news, and with an exit that of its entry: the ledger must not book the way out before the way in."""
@@ -195,7 +204,9 @@ class Outbox:
         except StoreUnavailable as exc:
             log.warning(f"Views wait for the store: {exc}", action="views_waiting")
             await self._clock.sleep(AFTER_FAILURE_SECONDS)
-            self._queue.extend(batch)
+            # In front, so that what came first is told first; but none that is not owed anything, or has queued again since.
+            waiting = set(map(id, self._queue))
+            self._queue.extendleft(live for live in reversed(batch) if live.waits_in_outbox and id(live) not in waiting)
             self._news.set()
             return
         except Exception as exc:  # noqa: BLE001  one order must not hold up the others
@@ -372,12 +383,27 @@ class Outbox:
     async def _publish_all(self, parcels: Sequence[_Parcel]) -> None:
         try:
             results = await asyncio.gather(*(self._publish(p) for p in parcels))
-            told = [p for p, is_told in zip(parcels, results, strict=True) if is_told]
-            await self._store.strike([self._strike(p) for p in told])
-            for parcel in told:
-                self._done(parcel)
+            told = [(p, self._due_letter(p)) for p, is_told in zip(parcels, results, strict=True) if is_told]
+            await self._strike_out([self._strike(parcel, letter) for parcel, letter in told])
+            for parcel, letter in told:
+                self._done(parcel, letter)
+        except Exception as exc:  # noqa: BLE001  what could not be struck out is delivered again
+            for parcel in parcels:
+                if parcel.live.waits_in_outbox:
+                    self._report_failure(parcel.live, exc)
+                    self._spawn(self._again(parcel.live, SLOW_PACE_SECONDS))
         finally:
             self._under_way.release()
+
+    async def _strike_out(self, strikes: Sequence[Strike]) -> None:
+        """Tries on while the store is away: what has been delivered must be struck out, or it is delivered again."""
+        while True:
+            try:
+                await self._store.strike(strikes)
+                return
+            except StoreUnavailable as exc:
+                log.warning(f"Deliveries are not struck out yet: {exc}", action="strikes_waiting")
+                await self._clock.sleep(AFTER_FAILURE_SECONDS)
 
     async def _publish(self, parcel: _Parcel) -> bool:
         """Publishes what the order owes, one after the other; False: put off, and tried again by itself."""
@@ -398,6 +424,10 @@ class Outbox:
                 await self._publisher.publish(body, attributes(happening.after), key)
             except PublishFailed as exc:
                 await self._put_off(parcel.live, exc)
+                return False
+            except Exception as exc:  # noqa: BLE001  one order must not hold up the others
+                self._report_failure(parcel.live, exc)
+                self._spawn(self._again(parcel.live, SLOW_PACE_SECONDS))
                 return False
             log.info(
                 alerts.CONFIRMATION_PUBLISHED,
@@ -422,25 +452,22 @@ class Outbox:
             words = alerts.publish_failing(waiting=self.waiting, attempts=failures, reason=str(exc))
             await self.raise_alarm("publish_failing", words)
 
-    def _strike(self, parcel: _Parcel) -> Strike:
-        letter = self._letter(parcel)
-        goes_by_telegram = self._notifier.enabled and bool(letter.texts)
+    def _strike(self, parcel: _Parcel, letter: _Letter | None) -> Strike:
         return Strike(
             order_id=parcel.order.order_id,
             version=parcel.order.version,
-            is_settled=parcel.order.status.is_final and not goes_by_telegram,
+            is_settled=parcel.order.status.is_final and letter is None,
             world=parcel.order.version,
-            people=None if goes_by_telegram else parcel.order.version,
+            people=parcel.order.version if letter is None else None,
             lines=parcel.live.told.lines if any(h.moves_position for h in parcel.happenings) else {},
         )
 
-    def _done(self, parcel: _Parcel) -> None:
+    def _done(self, parcel: _Parcel, letter: _Letter | None) -> None:
         live, order = parcel.live, parcel.order
-        if self._notifier.enabled:
-            letter = self._letter(parcel)
-            if letter.texts:
-                self._letters.append(letter)
-                self._letter_news.set()
+        if letter is not None:
+            self._letters.append(letter)
+            self._lettered[letter.order_id] += 1
+            self._letter_news.set()
         live.told = replace(live.told, world=order.version, people=order.version)
         live.waits_in_outbox = False
         self._progress.set()
@@ -450,6 +477,13 @@ class Outbox:
             self._live.forget(live)
 
     # --- people -------------------------------------------------------------------------------------------------
+
+    def _due_letter(self, parcel: _Parcel) -> _Letter | None:
+        """What people are owed of it. Behind a letter that is still unsent an empty one, too: striking out goes in their order."""
+        if not self._notifier.enabled:
+            return None
+        letter = self._letter(parcel)
+        return letter if letter.texts or self._lettered[letter.order_id] else None
 
     def _letter(self, parcel: _Parcel) -> _Letter:
         order, told = parcel.order, parcel.live.told
@@ -481,8 +515,11 @@ class Outbox:
                     is_settled=letter.is_final,
                     people=letter.version,
                 )
-                await self._store.strike([strike])
+                await self._strike_out([strike])
                 self._letters.popleft()
+                self._lettered[letter.order_id] -= 1
+                if not self._lettered[letter.order_id]:
+                    del self._lettered[letter.order_id]
             self._letter_news.clear()
 
     async def _send(self, text: str, at: datetime) -> None:
@@ -496,6 +533,10 @@ class Outbox:
                 if pause in (1.0, 8.0):
                     log.warning(f"Telegram message not sent, tried again: {exc}", action="telegram_failed")
                 await self._clock.sleep(max(pause, exc.retry_after_seconds or 0.0))
+                pause = min(60.0, pause * 2)
+            except Exception as exc:
+                log.error(f"Telegram message not sent: {exc}", action="telegram_failed", exc_info=exc)
+                await self._clock.sleep(pause)
                 pause = min(60.0, pause * 2)
         log.error("Telegram message given up after an hour", action="telegram_given_up")
 

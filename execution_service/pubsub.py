@@ -6,11 +6,12 @@ import asyncio
 import concurrent.futures
 import contextlib
 import queue
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import structlog
 from google.api_core.exceptions import GoogleAPICallError, NotFound, PermissionDenied, RetryError
+from google.auth.exceptions import GoogleAuthError
 from google.cloud import pubsub_v1
 from google.cloud.pubsub_v1.subscriber.message import Message as GoogleMessage
 from google.cloud.pubsub_v1.subscriber.scheduler import Scheduler
@@ -30,10 +31,11 @@ class GooglePublisher:
     """Publishes to one topic. Messages that are there at the same time travel together."""
 
     def __init__(self, project: str, topic: str, *, uses_ordering_keys: bool) -> None:
-        self._client = pubsub_v1.PublisherClient(
-            batch_settings=pubsub_v1.types.BatchSettings(max_messages=100, max_latency=0.002),
-            publisher_options=pubsub_v1.types.PublisherOptions(enable_message_ordering=uses_ordering_keys),
-        )
+        with _usable_credentials():
+            self._client = pubsub_v1.PublisherClient(
+                batch_settings=pubsub_v1.types.BatchSettings(max_messages=100, max_latency=0.002),
+                publisher_options=pubsub_v1.types.PublisherOptions(enable_message_ordering=uses_ordering_keys),
+            )
         self._uses_ordering_keys = uses_ordering_keys
         self.path = self._client.topic_path(project, topic)
 
@@ -62,6 +64,15 @@ class GooglePublisher:
         """Sends what is waiting, for a bounded time; what is not sent by then is owed still, and told after the next start."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.to_thread(self._client.stop), CLOSE_SECONDS)
+
+
+@contextlib.contextmanager
+def _usable_credentials() -> Iterator[None]:
+    """Raises PublishFailed where Google's client finds no credentials that it can use."""
+    try:
+        yield
+    except GoogleAuthError as exc:
+        raise PublishFailed(f"Google's credentials cannot be used: {exc}") from exc
 
 
 def _hop(done: asyncio.Future[None]) -> Callable[[Any], None]:
@@ -105,7 +116,8 @@ class GoogleSubscriber:
     """Pulls one subscription into an asyncio queue for as long as it lives, whatever happens to the stream."""
 
     def __init__(self, project: str, subscription: str, *, clock: Clock) -> None:
-        self._client = pubsub_v1.SubscriberClient()
+        with _usable_credentials():
+            self._client = pubsub_v1.SubscriberClient()
         self._clock = clock
         self.path = self._client.subscription_path(project, subscription)
         self.messages: asyncio.Queue[Message] = asyncio.Queue()

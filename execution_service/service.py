@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -295,6 +295,7 @@ class ExecutionService:
         return self.live_orders.adopt(found[0])
 
     def _looked_at(self, live: LiveOrder) -> Order:
+        self.outbox.wake(live)  # which lets go of it again if nothing is owed
         trader = self.trader_of(live.order.request.account_id)
         if trader is not None and isinstance(live.order.request, OrderRequest):
             trader.look_again(live)
@@ -322,7 +323,7 @@ class World:
 
 @contextlib.asynccontextmanager
 async def real_world(settings: Settings) -> AsyncIterator[World]:
-    """Starts what is embedded and opens the rest. Raises EmbeddedPartFailed; connects nothing that is not ours yet."""
+    """Starts what is embedded and opens the rest; connects nothing that is not ours yet. Raises EmbeddedPartFailed, CannotStart."""
     async with contextlib.AsyncExitStack() as stack:
         is_embedded = settings.mongodb_uri is None
         has_local_pubsub = settings.pubsub_emulator_host is None and not settings.has_google_credentials
@@ -340,8 +341,10 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             uri = settings.mongodb_uri.get_secret_value()
         clock = SystemClock()
         nonce = secrets.token_hex(6)
+        with _usable():
+            client = connect(uri)
         store = MongoStore(
-            connect(uri),
+            client,
             settings.mongodb_database,
             nonce=nonce,
             clock=clock,
@@ -351,14 +354,15 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
         )
         stack.push_async_callback(store.close)
         project = settings.google_cloud_project
-        publisher = GooglePublisher(
-            project, settings.execution_confirmations_topic, uses_ordering_keys=settings.publish_ordering_keys
-        )
-        stack.push_async_callback(publisher.close)
-        orders = GoogleSubscriber(project, settings.trading_orders_subscription, clock=clock)
-        stack.push_async_callback(orders.close)
-        commands = GoogleSubscriber(project, settings.order_commands_subscription, clock=clock)
-        stack.push_async_callback(commands.close)
+        with _usable():
+            publisher = GooglePublisher(
+                project, settings.execution_confirmations_topic, uses_ordering_keys=settings.publish_ordering_keys
+            )
+            stack.push_async_callback(publisher.close)
+            orders = GoogleSubscriber(project, settings.trading_orders_subscription, clock=clock)
+            stack.push_async_callback(orders.close)
+            commands = GoogleSubscriber(project, settings.order_commands_subscription, clock=clock)
+            stack.push_async_callback(commands.close)
         notifier = notifier_of(settings)
         stack.push_async_callback(notifier.close)
         parts = Parts(
@@ -381,6 +385,15 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             uses_ordering_keys=settings.publish_ordering_keys,
         )
         yield World(parts, orders, commands, publisher, uri, pubsub_host)
+
+
+@contextlib.contextmanager
+def _usable() -> Iterator[None]:
+    """Addresses and credentials that can never work end the start with a sentence."""
+    try:
+        yield
+    except (StoreUnavailable, PublishFailed) as exc:
+        raise CannotStart(str(exc)) from exc
 
 
 def notifier_of(settings: Settings) -> Notifier:

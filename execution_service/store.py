@@ -97,20 +97,23 @@ CODEC: CodecOptions[Document] = CodecOptions(tz_aware=True, tzinfo=UTC)
 
 
 def connect(uri: str) -> pymongo.MongoClient[Document]:
-    """A client with bounded waits and durable writes; opens no connection yet."""
-    return pymongo.MongoClient(
-        uri,
-        tz_aware=True,
-        tzinfo=UTC,
-        appname="execution-service",
-        connectTimeoutMS=3000,
-        serverSelectionTimeoutMS=3000,
-        socketTimeoutMS=20000,
-        timeoutMS=None,
-        retryWrites=False,  # a repeated write is our own affair: see MongoStore
-        w="majority",
-        journal=True,
-    )
+    """A client with bounded waits and durable writes; opens no connection yet. Raises StoreUnavailable for an address that is unusable."""
+    try:
+        return pymongo.MongoClient(
+            uri,
+            tz_aware=True,
+            tzinfo=UTC,
+            appname="execution-service",
+            connectTimeoutMS=3000,
+            serverSelectionTimeoutMS=3000,
+            socketTimeoutMS=20000,
+            timeoutMS=None,
+            retryWrites=False,  # a repeated write is our own affair: see MongoStore
+            w="majority",
+            journal=True,
+        )
+    except (PyMongoError, ValueError) as exc:  # an option that is wrong, a name that does not resolve
+        raise StoreUnavailable(f"MONGODB_URI cannot be used: {str(exc).splitlines()[0]}") from exc
 
 
 @dataclass(slots=True)

@@ -583,9 +583,7 @@ class World:
             clock=self.clock.now,
         )
         self._inner.append(inner)
-        return GatedBroker(
-            inner, self.gate, self.broker_faults, self.broker_calls, self._capabilities, self._reserved
-        )
+        return GatedBroker(inner, self.gate, self.broker_faults, self.broker_calls, self._capabilities, self._reserved)
 
     # --- time ---------------------------------------------------------------------------------------------------
 
@@ -729,4 +727,3 @@ async def world_of(folder: Path, *, starts: bool = True, **kwargs: Any) -> Async
             yield world
         finally:
             await world.close()
-

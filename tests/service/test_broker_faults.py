@@ -239,9 +239,7 @@ async def test_whatever_comes_out_of_placing_may_have_left(tmp_path: Path, error
         assert world.record().status is Status.IN_DOUBT
 
 
-async def test_placing_that_never_answers_ends_in_bounded_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_placing_that_never_answers_ends_in_bounded_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trader, "PLACE_SECONDS", 0.01)
     async with world_of(tmp_path, market=BY_HAND) as world:
         world.broker_faults.holds_answer["place_order"] = asyncio.Event()

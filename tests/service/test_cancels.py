@@ -326,9 +326,7 @@ def resolve(world: World, choice: str, command_id: str = "cmd-1", **fields: Any)
 LOST = Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT)
 
 
-@pytest.mark.parametrize(
-    ("decision", "end"), [("not-placed", Status.REJECTED), ("cancelled", Status.CANCELLED)]
-)
+@pytest.mark.parametrize(("decision", "end"), [("not-placed", Status.REJECTED), ("cancelled", Status.CANCELLED)])
 async def test_a_person_ends_an_order_in_doubt(tmp_path: Path, decision: str, end: Status) -> None:
     async with world_of(tmp_path, capabilities=TAG, is_unique=False, faults=[LOST]) as world:
         await in_doubt(world)

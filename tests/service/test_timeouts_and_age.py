@@ -95,9 +95,7 @@ async def test_time_out_counts_on_over_a_restart(tmp_path: Path) -> None:
 
 
 async def test_late_fill_after_a_cancel_is_recorded_and_told_as_a_correction(tmp_path: Path) -> None:
-    fault = Fault(
-        operation=Operation.CANCEL, action=Action.LATE_FILL_AFTER_CANCEL, seconds=90, quantity=Decimal(60)
-    )
+    fault = Fault(operation=Operation.CANCEL, action=Action.LATE_FILL_AFTER_CANCEL, seconds=90, quantity=Decimal(60))
     async with world_of(tmp_path, market=BY_HAND, faults=[fault]) as world:
         world.send()
         await world.run(70)

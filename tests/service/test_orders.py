@@ -1,0 +1,282 @@
+"""The ordinary journey of orders, the doors for programs, and the money that is told; by a hand-moved clock."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from brokers.paper_exchange import Action, Fault, Market, Operation
+from execution_service.core.errors import InvalidTransition
+from execution_service.core.order import ReasonCode, Status
+from execution_service.ports import StoreUnavailable
+from execution_service.trader import TradingRules
+from tests.fakes import World, world_of
+from tests.service.audit import audit
+
+BY_HAND = Market(fill_delay_seconds=None)
+RESTING = TradingRules(order_timeout_seconds=0.0)
+ORDER: dict[str, Any] = {
+    "signal_id": "sig",
+    "account_id": "acct-1",
+    "strategy_name": "momentum",
+    "symbol": "AAPL",
+    "side": "BUY",
+    "quantity": 100,
+    "order_type": "MARKET",
+    "price": 10,
+}
+
+
+def pnl(world: World) -> float:
+    return sum(d["realized_pnl"] for d in world.documents("positions"))
+
+
+# --- the journey ----------------------------------------------------------------------------------------------------
+
+
+async def test_order_goes_from_message_to_position_confirmation_and_people(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send(stop_loss=9, take_profit=12)
+        await world.run(1)
+        order = world.record()
+        (body,) = world.publisher.of("sig")
+        assert body["order_id"] == order.broker_order_id
+        assert body["client_order_id"] == order.client_order_id
+        assert (body["status"], body["filled_quantity"], body["avg_fill_price"]) == ("FILLED", 100, 10)
+        assert (body["commission"], body["realized_pnl"]) == (1, 0)
+        (document,) = world.documents("execution_confirmations")
+        assert document["protection"] == {"state": "NOT_PLACED", "stop_loss": 9.0, "take_profit": 12.0}
+        (position,) = world.documents("positions")
+        assert (position["status"], position["side"], position["quantity"]) == ("OPEN", "LONG", 100.0)
+        assert len(world.notifier.titled("Order Filled")) == 1
+        audit(world)
+
+
+async def test_each_partial_fill_is_told(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send()
+        await world.run(1)
+        for quantity, price in ((10, "10"), (20, "11"), (70, "12")):
+            world.fill("sig", quantity, price)
+            await world.run(6)
+        told = [(b["status"], b["filled_quantity"], b["last_fill"]["quantity"]) for b in world.publisher.of("sig")]
+        assert told == [("PARTIALLY_FILLED", 10, 10), ("PARTIALLY_FILLED", 30, 20), ("FILLED", 100, 70)]
+        assert world.record().average_price == Decimal("11.6")
+        assert len(world.notifier.titled("Partial Fill")) == 2
+        audit(world)
+
+
+async def test_many_orders_at_once_are_all_filled_once(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        for n in range(150):
+            world.send(f"sig-{n}", symbol=f"S{n % 20}", side="BUY" if n % 4 else "SELL")
+        await world.run(3)
+        assert len(world.placed()) == 150
+        audit(world)
+
+
+async def test_random_rejections_and_partial_fills_all_end_and_agree(tmp_path: Path) -> None:
+    market = Market(seed=7, rejection_rate=0.3, partial_fill_rate=0.5, fill_delay_seconds=2.0)
+    async with world_of(tmp_path, market=market) as world:
+        for n in range(60):
+            world.send(f"sig-{n}", symbol=f"S{n % 5}")
+        await world.run(30)
+        assert {o.status for o in world.records()} == {Status.FILLED, Status.REJECTED}
+        audit(world)
+
+
+# --- money ----------------------------------------------------------------------------------------------------------
+
+
+async def test_short_that_goes_wrong_loses(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send(side="SELL", quantity=10, price=150)
+        await world.run(1)
+        world.exit("out", "sig", side="BUY", quantity=10, price=152)
+        await world.run(1)
+        assert pnl(world) == -20.0
+        (document,) = world.documents("signal_store", signal_id="out")
+        assert document["pnl"]["gross_pnl"] == -20.0
+        assert document["pnl"]["net_pnl"] == -22.0
+        assert world.publisher.of("out")[-1]["realized_pnl"] == -20
+        audit(world)
+
+
+async def test_futures_multiplier_counts_and_expiries_are_kept_apart(tmp_path: Path) -> None:
+    gold = {"symbol": "GC", "instrument_type": "FUTURE", "exchange": "COMEX", "multiplier": 100, "quantity": 2}
+    async with world_of(tmp_path) as world:
+        world.send("near", **gold, expiry="20251229", price=2000)
+        world.send("far", **gold, expiry="20260226", price=2010)
+        await world.run(1)
+        world.exit("out", "near", **gold, expiry="20251229", price=2005)
+        await world.run(1)
+        assert pnl(world) == 1000.0
+        shown = {(d["expiry"], d["status"]) for d in world.documents("positions")}
+        assert shown == {("20251229", "CLOSED"), ("20260226", "OPEN")}
+        audit(world)
+
+
+async def test_partial_exits_leave_the_entry_open_and_add_up(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send(quantity=10)
+        await world.run(1)
+        world.exit("out-1", "sig", quantity=4, price=11)
+        await world.run(1)
+        (document,) = world.documents("signal_store", signal_id="sig")
+        assert (document["position_status"], document["pnl_realized"]) == ("OPEN", 4.0)
+        await world.restart()
+        world.exit("out-2", "sig", quantity=6, price=12)
+        await world.run(1)
+        (document,) = world.documents("signal_store", signal_id="sig")
+        assert (document["position_status"], document["pnl_realized"]) == ("CLOSED", 16.0)
+        audit(world)
+
+
+async def test_scale_in_grows_the_position_by_average_cost(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send(quantity=10, price=10)
+        world.send("more", quantity=10, price=20, signal_type="SCALE_IN")
+        await world.run(1)
+        (position,) = world.documents("positions")
+        assert (position["quantity"], position["avg_entry_price"]) == (20.0, 15.0)
+        world.send("less", quantity=5, price=21, side="SELL", signal_type="SCALE_OUT", entry_signal_id="sig")
+        await world.run(1)
+        assert pnl(world) == 30.0
+        audit(world)
+
+
+async def test_ladder_of_entries_is_closed_one_by_one_each_with_its_own_profit(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        for n, price in enumerate((10, 12, 14)):
+            world.send(f"in-{n}", quantity=10, price=price)
+            await world.run(1)
+        for n, price in enumerate((20, 20, 20)):
+            world.exit(f"out-{n}", f"in-{n}", quantity=10, price=price)
+            await world.run(1)
+        gross = [world.documents("signal_store", signal_id=f"out-{n}")[0]["pnl"]["gross_pnl"] for n in range(3)]
+        assert gross == [100.0, 80.0, 60.0]
+        assert pnl(world) == 240.0
+        assert all(
+            world.documents("signal_store", signal_id=f"in-{n}")[0]["position_status"] == "CLOSED" for n in range(3)
+        )
+        audit(world)
+
+
+async def test_flip_closes_one_position_and_opens_another(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send(quantity=100, price=10)
+        await world.run(1)
+        world.send("flip", side="SELL", quantity=150, price=12)
+        await world.run(1)
+        shown = sorted((d["status"], d["side"], d["quantity"], d["realized_pnl"]) for d in world.documents("positions"))
+        assert shown == [("CLOSED", "LONG", 0.0, 200.0), ("OPEN", "SHORT", 50.0, 0.0)]
+        audit(world)
+
+
+# --- doors ----------------------------------------------------------------------------------------------------------
+
+
+async def test_order_given_by_a_call_takes_the_same_way(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        order = await world.service.process_order(ORDER)
+        assert order.order_id == world.record().order_id
+        again = await world.service.process_order(ORDER | {"quantity": "100.0"})
+        assert again.order_id == order.order_id
+        await world.run(1)
+        assert len(world.placed()) == 1
+        audit(world)
+
+
+async def test_order_given_by_a_call_without_a_signal_is_refused_by_an_error(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        with pytest.raises(ValueError, match="signal_id"):
+            await world.service.process_order({"symbol": "AAPL"})
+        order = await world.service.process_order({"signal_id": "sig", "symbol": "AAPL"})
+        assert order.status is Status.REJECTED
+
+
+async def test_order_given_by_a_call_while_the_store_is_away_is_an_error(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.store_faults.is_away = True
+        with pytest.raises(StoreUnavailable):
+            await world.service.process_order(ORDER)
+
+
+async def test_fill_told_by_a_call_counts_once(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send()
+        await world.run(1)
+        fill = {"fill_id": "F-1", "quantity": "60", "price": "10.5", "commission": "0.5", "commission_currency": "USD"}
+        for order_id in (world.record().order_id, world.record().broker_order_id):
+            assert order_id is not None
+            order = await world.service.handle_order_fill(order_id, fill)
+        await world.run(1)
+        assert (order.status, order.filled_quantity, order.commission) == (Status.PARTIALLY_FILLED, 60, Decimal("0.5"))
+        assert world.publisher.statuses("sig") == ["PARTIALLY_FILLED"]
+        with pytest.raises(KeyError):
+            await world.service.handle_order_fill("nobody", fill)
+
+
+async def test_known_fill_told_again_for_a_finished_order_leaves_nothing_in_hand(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send()
+        await world.run(2)
+        known = world.record().fills[0]
+        fill = {"fill_id": known.fill_id, "quantity": "100", "price": "10"}
+        await world.service.handle_order_fill(world.record().order_id, fill)
+        await world.run(2)
+        assert not world.service.live_orders.by_id
+        assert world.publisher.statuses("sig") == ["FILLED"]
+
+
+async def test_rejection_told_by_a_call_ends_the_order(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send()
+        await world.run(1)
+        order = await world.service.handle_order_rejection(world.record().order_id, "no margin")
+        await world.run(1)
+        assert order.reason is not None
+        assert (order.status, order.reason.code) == (Status.REJECTED, ReasonCode.BROKER_REJECTED)
+        assert world.publisher.statuses("sig") == ["REJECTED"]
+        again = await world.service.handle_order_rejection(order.order_id, "no margin")
+        assert again.version == order.version
+
+
+async def test_rejection_of_a_filled_order_is_an_error(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send()
+        await world.run(1)
+        with pytest.raises(InvalidTransition):
+            await world.service.handle_order_rejection(world.record().order_id, "too late")
+        assert world.record().status is Status.FILLED
+
+
+# --- stopping -------------------------------------------------------------------------------------------------------
+
+
+async def test_stop_leaves_working_orders_at_the_broker_and_a_new_life_takes_them_up(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send()
+        await world.run(1)
+        await world.service.stop()
+        assert world.placed()[0].status == "WORKING"
+        world.fill("sig")
+        await world.restart()
+        await world.run(2)
+        assert world.record().status is Status.FILLED
+        audit(world)
+
+
+async def test_many_lives_in_a_row_with_losses_place_nothing_twice(tmp_path: Path) -> None:
+    faults = [Fault(operation=Operation.PLACE, action=Action.ACCEPT_THEN_DROP, nth=n) for n in (2, 5, 9)]
+    async with world_of(tmp_path, faults=faults) as world:
+        for n in range(30):
+            world.send(f"sig-{n}", symbol=f"S{n % 4}")
+            if n % 6 == 5:
+                await world.restart(after_seconds=0.1)
+        await world.run(10)
+        assert {o.status for o in world.records()} == {Status.FILLED}
+        audit(world)
