@@ -8,7 +8,7 @@ import heapq
 import itertools
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -343,7 +343,7 @@ class _InlineExecutor(ThreadPoolExecutor):
         done: Future[T] = Future()
         try:
             done.set_result(fn(*args, **kwargs))
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001  whatever it was belongs to the caller, as with a thread
             done.set_exception(exc)
         return done
 
@@ -444,7 +444,7 @@ class GatedBroker:
     async def close(self) -> None:
         await self.inner.close()
 
-    async def _pass(self, operation: str, about: str, call: Callable[[], Any]) -> Any:
+    async def _pass(self, operation: str, about: str, call: Callable[[], Awaitable[T]]) -> T:
         number = self._gate.enter(f"broker.{operation}")
         self._calls.append((operation, about))
         hold = self._faults.holds.get(operation)
@@ -484,7 +484,7 @@ class World:
         self.gate = Gate()
         self.store_faults = StoreFaults()
         self.broker_faults = BrokerFaults()
-        self.mongo = mongomock.MongoClient(tz_aware=True)
+        self.mongo: Any = mongomock.MongoClient(tz_aware=True)
         self.orders = Subscription("orders", self.gate)
         self.commands = Subscription("commands", self.gate)
         self.publisher = RecordingPublisher(self.gate)

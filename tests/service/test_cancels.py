@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 from brokers.base import Capabilities
 from brokers.errors import BrokerUnavailable, OrderRefused, OutcomeUnknown
 from brokers.paper_exchange import Action, Fault, Market, Operation
-from execution_service import trader
 from execution_service.core.order import ReasonCode, Status
 from execution_service.trader import TradingRules
 from tests.fakes import World, world_of
@@ -457,5 +455,4 @@ async def test_lost_answer_to_a_cancel_is_no_cancellation(tmp_path: Path) -> Non
         assert world.record().status is Status.SUBMITTED
         await world.run(5)
         assert world.record().status is Status.CANCELLED
-        assert trader.CANCEL_ALERT_AFTER == 3
-        assert json.dumps(world.publisher.statuses("sig")) == '["CANCELLED"]'
+        assert world.publisher.statuses("sig") == ["CANCELLED"]

@@ -340,6 +340,8 @@ async def test_whenever_the_process_dies_all_agree_in_the_end(name: str) -> None
         calls = (await play(scenario, _new(folder, "whole"), None)).names
         assert len(calls) >= 4
         for number, call in enumerate(calls, 1):
+            if call == "broker.reports" == calls[number - 2] == calls[number - 3]:
+                continue  # the same question in the same state
             moments = [Moment.BEFORE, Moment.AFTER] + [Moment.HALFWAY] * call.endswith("bulk_write")
             for moment in moments:
                 try:

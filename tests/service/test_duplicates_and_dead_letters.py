@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ async def test_repeated_order_is_acknowledged_and_ignored(tmp_path: Path) -> Non
 @pytest.mark.parametrize("is_upstream_first", [True, False])
 async def test_the_same_order_in_the_other_dialect_is_a_repetition(tmp_path: Path, is_upstream_first: bool) -> None:
     async with world_of(tmp_path) as world:
-        ways = [lambda: send_upstream(world), lambda: world.send()]
+        ways: list[Callable[[], str]] = [lambda: send_upstream(world), lambda: world.send()]
         for way in ways if is_upstream_first else ways[::-1]:
             way()
             await world.run(1)

@@ -31,7 +31,7 @@ ORDER: dict[str, Any] = {
 
 
 def pnl(world: World) -> float:
-    return sum(d["realized_pnl"] for d in world.documents("positions"))
+    return sum((float(d["realized_pnl"]) for d in world.documents("positions")), 0.0)
 
 
 # --- the journey ----------------------------------------------------------------------------------------------------
@@ -106,7 +106,13 @@ async def test_short_that_goes_wrong_loses(tmp_path: Path) -> None:
 
 
 async def test_futures_multiplier_counts_and_expiries_are_kept_apart(tmp_path: Path) -> None:
-    gold = {"symbol": "GC", "instrument_type": "FUTURE", "exchange": "COMEX", "multiplier": 100, "quantity": 2}
+    gold: dict[str, Any] = {
+        "symbol": "GC",
+        "instrument_type": "FUTURE",
+        "exchange": "COMEX",
+        "multiplier": 100,
+        "quantity": 2,
+    }
     async with world_of(tmp_path) as world:
         world.send("near", **gold, expiry="20251229", price=2000)
         world.send("far", **gold, expiry="20260226", price=2010)
@@ -214,7 +220,11 @@ async def test_fill_told_by_a_call_counts_once(tmp_path: Path) -> None:
             assert order_id is not None
             order = await world.service.handle_order_fill(order_id, fill)
         await world.run(1)
-        assert (order.status, order.filled_quantity, order.commission) == (Status.PARTIALLY_FILLED, 60, Decimal("0.5"))
+        assert (order.status, order.filled_quantity, order.commission) == (
+            Status.PARTIALLY_FILLED,
+            Decimal(60),
+            Decimal("0.5"),
+        )
         assert world.publisher.statuses("sig") == ["PARTIALLY_FILLED"]
         with pytest.raises(KeyError):
             await world.service.handle_order_fill("nobody", fill)

@@ -102,7 +102,7 @@ async def test_late_fill_after_a_cancel_is_recorded_and_told_as_a_correction(tmp
         assert world.record().status is Status.CANCELLED
         await world.run(100)
         order = world.record()
-        assert (order.status, order.filled_quantity) == (Status.CANCELLED, 60)
+        assert (order.status, order.filled_quantity) == (Status.CANCELLED, Decimal(60))
         assert world.publisher.of("sig")[-1]["correction"] is True
         assert world.notifier.titled("Correction: Late Fill")
         assert world.documents("positions")[0]["quantity"] == 60
