@@ -88,6 +88,18 @@ class Instrument:
         parts += [f"{name}={value}" for name, value in named if value is not None]
         return "|".join(parts)
 
+    def could_be(self, other: Instrument) -> bool:
+        """Whether both may name the same thing: what one leaves open (exchange, currency), the other may say."""
+        same = (self.symbol, self.asset_class, self.expiry, self.strike, self.right) == (
+            other.symbol,
+            other.asset_class,
+            other.expiry,
+            other.strike,
+            other.right,
+        )
+        pairs = ((self.exchange, other.exchange), (self.currency, other.currency))
+        return same and all(mine is None or theirs is None or mine == theirs for mine, theirs in pairs)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ticket:

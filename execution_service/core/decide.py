@@ -291,11 +291,11 @@ def exit_allowance(
 
 
 def _same_line(order: Order, other: Order) -> bool:
-    """Same account and instrument, and for legs the same leg."""
+    """Same account, and an instrument that may be the same: some senders name the exchange or currency in the entry only."""
     if isinstance(other.request, RefusedRequest):
         return False
     mine, theirs = order.accepted_request, other.request
-    return mine.account_id == theirs.account_id and mine.instrument.key == theirs.instrument.key
+    return mine.account_id == theirs.account_id and mine.instrument.could_be(theirs.instrument)
 
 
 def _is_entry_of(order: Order, other: Order) -> bool:

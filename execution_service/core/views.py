@@ -257,12 +257,12 @@ def _pnl(exits: Sequence[Booked], entries: Sequence[Order]) -> Fields:
 def _entry_of(exit_: Order, entries: Iterable[Order]) -> Order | None:
     if not isinstance(exit_.request, OrderRequest):
         return None
-    key = exit_.request.instrument.key
+    instrument = exit_.request.instrument
     side = exit_.request.side.opposite
     fitting = [
         e
         for e in entries
-        if isinstance(e.request, OrderRequest) and e.request.instrument.key == key and e.request.side is side
+        if isinstance(e.request, OrderRequest) and instrument.could_be(e.request.instrument) and e.request.side is side
     ]
     same_leg = [e for e in fitting if e.identity.leg_index == exit_.identity.leg_index]
     return next(iter(same_leg or fitting), None)

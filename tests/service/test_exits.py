@@ -163,6 +163,16 @@ async def test_exit_of_another_instrument_than_its_entry_bought_is_rejected(tmp_
         assert reason(world, "out") is ReasonCode.NOTHING_TO_EXIT
 
 
+async def test_exit_that_leaves_its_entrys_exchange_open_is_executed_and_capped(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send(exchange="ARCA", quantity=10)
+        await world.run(1)
+        world.exit("out", "sig", quantity=15)
+        await world.run(1)
+        assert world.exit_record("out").status is Status.FILLED
+        assert world.exit_record("out").filled_quantity == 10
+
+
 async def test_exit_with_its_entrys_own_id_is_an_order_of_its_own(tmp_path: Path) -> None:
     async with world_of(tmp_path) as world:
         world.send()
