@@ -155,6 +155,7 @@ class Trader:
         self._mark: int | None = None
         self._finished: OrderedDict[str, tuple[object, ...]] = OrderedDict()
         self._exit_lock = asyncio.Lock()
+        self._missing: dict[str, tuple[LiveOrder, Report]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     # --- what others tell the trader ----------------------------------------------------------------------------
@@ -459,7 +460,9 @@ class Trader:
             lane.is_queued = False
             if lane.is_busy or lane.unresolved:
                 continue
-            batch = _next_batch(lane)
+            # Where the broker does not itself refuse a repeated id, each order whose sending was begun and not finished when we die
+            # is in doubt: there the intent is written one by one.
+            batch = _next_batch(lane, LANE_BATCH if self._limits.refuses_repeated_client_id else 1)
             if batch:
                 lane.is_busy = True
                 self._lanes_under_way += 1
@@ -807,6 +810,7 @@ class Trader:
                     account_id=self.account_id,
                     exc_info=failure,
                 )
+            await self._tell_of_missing_fills()
         finally:
             self._check_running = False
 
@@ -844,18 +848,27 @@ class Trader:
         live.asked_at = now = self._clock.monotonic()
         if live.order.status.is_final or not fills_are_missing(live.order, report):
             live.missing_from = None
-        elif live.missing_from is None:
-            live.missing_from = now
-        elif now - live.missing_from > MISSING_FILLS_ALERT_SECONDS:
+            self._missing.pop(live.order.order_id, None)
+        else:
+            live.missing_from = now if live.missing_from is None else live.missing_from
+            self._missing[live.order.order_id] = (live, report)
+        self._settle(live)
+        return events
+
+    async def _tell_of_missing_fills(self) -> None:
+        """Says once that a broker's count and the executions it has shown have differed for long; a broker that tells only what is new
+        does not repeat the report."""
+        now = self._clock.monotonic()
+        for live, report in tuple(self._missing.values()):
+            if live.missing_from is None or now - live.missing_from <= MISSING_FILLS_ALERT_SECONDS:
+                continue
             live.missing_from = float("inf")
             words = (
                 f"the broker says {report.filled_quantity} filled ({report.status}), "
                 f"the executions it has shown add up to {live.order.filled_quantity}"
             )
             note = Noted(at=self._clock.now(), message=words, alert=True)
-            await self._live.record(live, lambda order: () if order.status.is_final else (note,))
-        self._settle(live)
-        return events
+            await self._live.record(live, lambda order, note=note: () if order.status.is_final else (note,))  # type: ignore[misc]
 
     async def _ask(self, question: Awaitable[T], timeout_seconds: float) -> T:
         """Every call to the broker ends in bounded time, whatever the adapter does. Raises TimeoutError."""
@@ -873,9 +886,9 @@ class Trader:
             )
 
 
-def _next_batch(lane: Lane) -> list[LiveOrder]:
+def _next_batch(lane: Lane, limit: int) -> list[LiveOrder]:
     batch: list[LiveOrder] = []
-    while lane.orders and len(batch) < LANE_BATCH:
+    while lane.orders and len(batch) < limit:
         live = lane.orders[0]
         is_pending = live.order.status is Status.PENDING
         if is_pending and live.is_busy:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from brokers.base import Capabilities, OrderType
+from brokers.base import Capabilities, OrderType, Report, ReportStatus
 from brokers.errors import BrokerUnavailable, OrderAlreadyExists, OrderRefused, OutcomeUnknown
 from brokers.paper_exchange import Action, Fault, Market, Operation
 from execution_service import trader
@@ -470,3 +470,35 @@ async def test_repeated_and_reordered_reports_change_nothing(tmp_path: Path) -> 
         await world.run(2)
         audit(world)
         assert world.publisher.statuses("sig-1") == ["PARTIALLY_FILLED", "FILLED"]
+
+
+# --- executions that are not shown ----------------------------------------------------------------------------------
+
+
+async def test_count_ahead_of_the_executions_is_told_to_people_once_and_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send(order_type="LIMIT", limit_price=100, tif="GTC")
+        await world.run(1)
+        ahead = Report(
+            client_order_id=world.record().client_order_id,
+            broker_order_id=str(world.record().broker_order_id),
+            status=ReportStatus.FILLED,
+            filled_quantity=Decimal(10),
+        )
+        trader_of_account = world.service.traders[ACCOUNT]
+        await trader_of_account.learn(world.service.live_orders.by_id[world.record().order_id], ahead)
+        await world.run(120)
+        assert world.record().status is Status.SUBMITTED
+        assert len([text for text in world.notifier.titled("Attention") if "add up to 0" in text]) == 1
+
+
+async def test_intents_are_written_one_by_one_where_a_repeated_id_is_not_refused(tmp_path: Path) -> None:
+    async with world_of(tmp_path, capabilities=TAG) as world:
+        world.broker_faults.holds["place_order"] = asyncio.Event()
+        for number in range(5):
+            world.send(f"sig-{number}")
+        await world.run(1)
+        statuses = [world.record(f"sig-{number}").status for number in range(5)]
+        assert statuses == [Status.SUBMITTING, *[Status.PENDING] * 4]
