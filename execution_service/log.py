@@ -252,6 +252,10 @@ def _route_to(intake: _Intake, level: int) -> Callable[[], None]:
     quiet |= {name: max(level, logging.WARNING) for name in _LEAKY_LIBRARIES}
     library_levels = {name: logging.getLogger(name).level for name in quiet}
 
+    # Google's libraries keep their records to themselves unless told otherwise.
+    google = logging.getLogger("google")
+    google_propagated, google.propagate = google.propagate, True
+
     root.addHandler(intake)
     root.setLevel(level)
     for name, library_level in quiet.items():
@@ -267,6 +271,7 @@ def _route_to(intake: _Intake, level: int) -> Callable[[], None]:
     def restore() -> None:
         root.removeHandler(intake)
         root.setLevel(root_level)
+        google.propagate = google_propagated
         for name, library_level in library_levels.items():
             logging.getLogger(name).setLevel(library_level)
         if structlog_before is None:

@@ -363,9 +363,9 @@ class Trader:
                 if limit:
                     self._schedule(live, max(0.1, limit - (now - live.age_from) + 0.001))
             case StepKind.RECORD if live.order.status is Status.PENDING:
-                self._spawn_step(live, self._end_unsent(live))
+                self._spawn_step(live, lambda: self._end_unsent(live))
             case StepKind.RECORD:
-                self._spawn_step(live, self._record(live, step.events))
+                self._spawn_step(live, lambda: self._record(live, step.events))
             case StepKind.NONE:
                 if step.wait_seconds is not None:
                     # What is left of a pause may be too little for a float to add to the time.
@@ -376,14 +376,14 @@ class Trader:
                 self._check_wanted = True
                 self._schedule(live, 0.1)
             case StepKind.FIND:
-                self._spawn_step(live, self._find(live))
+                self._spawn_step(live, lambda: self._find(live))
             case StepKind.CANCEL:
-                self._spawn_step(live, self._send_cancel(live))
+                self._spawn_step(live, lambda: self._send_cancel(live))
             case StepKind.SUBMIT_AGAIN if live.is_taken:
                 live.not_before = now + TAKEN_FIND_SECONDS
-                self._spawn_step(live, self._find(live))
+                self._spawn_step(live, lambda: self._find(live))
             case StepKind.SUBMIT_AGAIN:
-                self._spawn_step(live, self._send_again(live))
+                self._spawn_step(live, lambda: self._send_again(live))
 
     def _elapsed(self, live: LiveOrder, now: float) -> Elapsed:
         """With the last answer about all orders counted as an answer about this one, if it was sent before that was asked."""
@@ -399,12 +399,12 @@ class Trader:
             return replace(elapsed, asked=since if elapsed.asked is None else min(since, elapsed.asked))
         return elapsed
 
-    def _spawn_step(self, live: LiveOrder, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn_step(self, live: LiveOrder, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         live.is_busy = True
 
         async def step() -> None:
             try:
-                await work
+                await work()
             except Exception:
                 live.not_before = self._clock.monotonic() + AFTER_FAILURE_SECONDS
                 raise

@@ -176,8 +176,9 @@ def test_unknown_level_is_refused(log_dir: Path) -> None:
     ("level", "heard"), [("INFO", ["x"]), ("DEBUG", ["asyncio", "google.auth", "pymongo.command", "x"])]
 )
 def test_libraries_are_quiet_and_http_clients_even_at_debug(
-    start: Start, log_dir: Path, level: str, heard: list[str]
+    start: Start, log_dir: Path, level: str, heard: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(logging.getLogger("google"), "propagate", False)  # as Google's own libraries set it
     running = start(format="json", level=level)
     for name in ("asyncio", "google.auth", "httpcore.connection", "httpx", "pymongo.command", "x"):
         logging.getLogger(name).info("https://api.telegram.org/bot1:x/getMe")
