@@ -200,6 +200,8 @@ async def take_until_stored(
                     action="intake_failed",
                     exc_info=exc,
                 )
+                await clock.sleep(AFTER_FAILURE_SECONDS)
+                batch[0].nack()
                 return
             for message in batch:
                 await take_until_stored(take, [message], clock)

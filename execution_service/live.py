@@ -27,11 +27,15 @@ class LiveOrder:
         "due_at",
         "finding_from",
         "is_busy",
+        "is_late_allowed",
+        "is_silence_told",
         "is_taken",
+        "lettered",
         "lock",
         "missing_from",
         "not_before",
         "order",
+        "resendings",
         "sending_failures",
         "sent_at",
         "told",
@@ -44,6 +48,12 @@ class LiveOrder:
         self.told = told
         self.lock = asyncio.Lock()
         self.is_busy = False
+        self.is_late_allowed = False
+        """It was looked at and found to be a late exit that is executed all the same."""
+        self.is_silence_told = False
+        self.resendings = 0
+        self.lettered = told.people
+        """The last event that people have been written a letter about."""
         """A broker call about this order is under way: nobody else steps."""
         self.is_taken = False
         """The broker has said that it has an order of this id, though it may not show it yet: sending again would tell nothing new."""
@@ -103,7 +113,6 @@ class LiveOrders:
                 age_from=now - self._seconds_since(order.published_at),
                 sent_at=None if order.submitted_at is None else now - self._seconds_since(order.submitted_at),
             )
-            self.by_id[order.order_id] = live
             self._index(live)
         return live
 
@@ -160,6 +169,7 @@ class LiveOrders:
             before = after
 
     def _index(self, live: LiveOrder) -> None:
+        self.by_id.setdefault(live.order.order_id, live)  # a write may outlast `forget`: the order is in hand again
         for client_order_id in live.order.client_order_ids:
             self.by_client_id[client_order_id] = live
 

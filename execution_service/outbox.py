@@ -218,7 +218,8 @@ class Outbox:
                 self._spawn(self._again(batch[0], SLOW_PACE_SECONDS))
             return
         if parcels:
-            await self._under_way.acquire()
+            for parcel in parcels:
+                self._write_letter(parcel)
             self._spawn(self._publish_all(parcels))
 
     def _report_failure(self, live: LiveOrder, exc: BaseException) -> None:
@@ -381,19 +382,19 @@ class Outbox:
     # --- second stage: publication ------------------------------------------------------------------------------
 
     async def _publish_all(self, parcels: Sequence[_Parcel]) -> None:
-        try:
-            results = await asyncio.gather(*(self._publish(p) for p in parcels))
-            told = [(p, self._due_letter(p)) for p, is_told in zip(parcels, results, strict=True) if is_told]
-            await self._strike_out([self._strike(parcel, letter) for parcel, letter in told])
-            for parcel, letter in told:
-                self._done(parcel, letter)
-        except Exception as exc:  # noqa: BLE001  what could not be struck out is delivered again
-            for parcel in parcels:
-                if parcel.live.waits_in_outbox:
-                    self._report_failure(parcel.live, exc)
-                    self._spawn(self._again(parcel.live, SLOW_PACE_SECONDS))
-        finally:
-            self._under_way.release()
+        # Only here, so that a Pub/Sub that hangs holds up neither the ledger nor the views.
+        async with self._under_way:
+            try:
+                results = await asyncio.gather(*(self._publish(p) for p in parcels))
+                told = [parcel for parcel, is_told in zip(parcels, results, strict=True) if is_told]
+                await self._strike_out([self._strike(parcel) for parcel in told])
+                for parcel in told:
+                    self._done(parcel)
+            except Exception as exc:  # noqa: BLE001  what could not be struck out is delivered again
+                for parcel in parcels:
+                    if parcel.live.waits_in_outbox:
+                        self._report_failure(parcel.live, exc)
+                        self._spawn(self._again(parcel.live, SLOW_PACE_SECONDS))
 
     async def _strike_out(self, strikes: Sequence[Strike]) -> None:
         """Tries on while the store is away: what has been delivered must be struck out, or it is delivered again."""
@@ -452,22 +453,19 @@ class Outbox:
             words = alerts.publish_failing(waiting=self.waiting, attempts=failures, reason=str(exc))
             await self.raise_alarm("publish_failing", words)
 
-    def _strike(self, parcel: _Parcel, letter: _Letter | None) -> Strike:
+    def _strike(self, parcel: _Parcel) -> Strike:
+        has_unsent = bool(self._lettered[parcel.order.order_id])
         return Strike(
             order_id=parcel.order.order_id,
             version=parcel.order.version,
-            is_settled=parcel.order.status.is_final and letter is None,
+            is_settled=parcel.order.status.is_final,
             world=parcel.order.version,
-            people=parcel.order.version if letter is None else None,
+            people=None if has_unsent else parcel.order.version,
             lines=parcel.live.told.lines if any(h.moves_position for h in parcel.happenings) else {},
         )
 
-    def _done(self, parcel: _Parcel, letter: _Letter | None) -> None:
+    def _done(self, parcel: _Parcel) -> None:
         live, order = parcel.live, parcel.order
-        if letter is not None:
-            self._letters.append(letter)
-            self._lettered[letter.order_id] += 1
-            self._letter_news.set()
         live.told = replace(live.told, world=order.version, people=order.version)
         live.waits_in_outbox = False
         self._progress.set()
@@ -478,18 +476,24 @@ class Outbox:
 
     # --- people -------------------------------------------------------------------------------------------------
 
-    def _due_letter(self, parcel: _Parcel) -> _Letter | None:
-        """What people are owed of it. Behind a letter that is still unsent an empty one, too: striking out goes in their order."""
-        if not self._notifier.enabled:
-            return None
+    def _write_letter(self, parcel: _Parcel) -> None:
+        """What people are owed, whatever becomes of the publication. Behind a letter that is still unsent an empty one, too: striking
+        out goes in their order."""
+        live, version = parcel.live, parcel.order.version
+        if not self._notifier.enabled or live.lettered >= version:
+            return
         letter = self._letter(parcel)
-        return letter if letter.texts or self._lettered[letter.order_id] else None
+        live.lettered = version
+        if letter.texts or self._lettered[letter.order_id]:
+            self._letters.append(letter)
+            self._lettered[letter.order_id] += 1
+            self._letter_news.set()
 
     def _letter(self, parcel: _Parcel) -> _Letter:
-        order, told = parcel.order, parcel.live.told
+        order, live = parcel.order, parcel.live
         party = self._party_of(order.request.account_id)
         texts = []
-        for happening in happenings(order, told.people):
+        for happening in happenings(order, live.lettered):
             text = alerts.order_alert(
                 happening.before,
                 happening.event,

@@ -210,6 +210,7 @@ class Message:
     publish_time: datetime
     attributes: Mapping[str, str] = field(default_factory=dict)
     ack: Callable[[], None] = lambda: None
+    nack: Callable[[], None] = lambda: None
 
 
 class Publisher(Protocol):

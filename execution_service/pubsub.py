@@ -186,6 +186,7 @@ def _message(message: GoogleMessage) -> Message:
         publish_time=message.publish_time,
         attributes=dict(message.attributes),
         ack=message.ack,
+        nack=message.nack,
     )
 
 

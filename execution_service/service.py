@@ -10,6 +10,7 @@ import secrets
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -253,17 +254,10 @@ class ExecutionService:
 
     async def handle_order_fill(self, order_id: str, fill_data: Mapping[str, Any]) -> Order:
         """Records a fill told by other means than the broker's adapter. `fill_data`: fill_id, quantity, price, time, and optionally
-        commission, commission_currency; a known fill id changes nothing. Raises KeyError for an order that is not in the store."""
+        commission, commission_currency; a known fill id changes nothing. Raises KeyError for an order that is not in the store, ValueError
+        for data that is no fill."""
+        fill = _told_fill(fill_data, self._clock.now())
         live = await self._live_order(order_id)
-        commission = fill_data.get("commission")
-        fill = Fill(
-            fill_id=str(fill_data["fill_id"]),
-            quantity=Decimal(str(fill_data["quantity"])),
-            price=Decimal(str(fill_data["price"])),
-            time=fill_data.get("time") or self._clock.now(),
-            commission=None if commission is None else Decimal(str(commission)),
-            commission_currency=fill_data.get("commission_currency"),
-        )
 
         def fills(order: Order) -> tuple[Filled, ...]:
             return () if order.fill_of(fill.fill_id) else (Filled(at=self._clock.now(), fill=fill),)
@@ -300,6 +294,34 @@ class ExecutionService:
         if trader is not None and isinstance(live.order.request, OrderRequest):
             trader.look_again(live)
         return live.order
+
+
+def _told_fill(fill_data: Mapping[str, Any], now: datetime) -> Fill:
+    """`time` may be a datetime or ISO 8601 text, UTC where it names no zone. Raises ValueError, naming what is wrong."""
+
+    def number(name: str, *, is_positive: bool) -> Decimal:
+        try:
+            value = Decimal(str(fill_data[name]))
+        except (KeyError, ArithmeticError) as exc:
+            raise ValueError(f"fill: {name} is missing or no number: {fill_data.get(name)!r}") from exc
+        if not value.is_finite() or (is_positive and value <= 0):
+            raise ValueError(f"fill: {name} must be a finite number{' above 0' if is_positive else ''}: {value}")
+        return value
+
+    if not fill_data.get("fill_id"):
+        raise ValueError("fill: fill_id is missing")
+    told = fill_data.get("time") or now
+    moment = told if isinstance(told, datetime) else datetime.fromisoformat(str(told))
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    currency = fill_data.get("commission_currency")
+    return Fill(
+        fill_id=str(fill_data["fill_id"]),
+        quantity=number("quantity", is_positive=True),
+        price=number("price", is_positive=False),
+        time=moment.replace(microsecond=moment.microsecond // 1000 * 1000),
+        commission=None if fill_data.get("commission") is None else number("commission", is_positive=False),
+        commission_currency=None if currency is None else str(currency),
+    )
 
 
 async def _nothing() -> None:

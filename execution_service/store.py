@@ -27,6 +27,7 @@ from pymongo.errors import (
     ExecutionTimeout,
     OperationFailure,
     PyMongoError,
+    WriteError,
     WTimeoutError,
 )
 
@@ -91,6 +92,8 @@ COLLECTION_OF = {
 DUPLICATE_KEY = 11000
 COMMIT_BATCH = 100
 VIEW_ATTEMPTS = 3
+REFUSED_FOR_EVER = frozenset({2, 121, 10334, 17280, 17419})
+"""Codes of a server that will never take this document: a bad value, a validator, too large, a key too large."""
 UNSTORABLE = (BSONError, DocumentTooLarge, UnicodeError, OverflowError)
 """What the driver raises for a document that no server could take."""
 CODEC: CodecOptions[Document] = CodecOptions(tz_aware=True, tzinfo=UTC)
@@ -304,6 +307,16 @@ class MongoStore:
                 return
         # The order has moved on, or something else is still owed: what was delivered is struck, the record stays unsettled.
         await self._commit(strike.order_id, {}, {"$max": told}, lambda document: _covers(document["told"], strike))
+        if strike.is_settled:
+            # The other delivery may have been struck out between our two writes, seeing ours not done yet.
+            version = strike.version
+            with contextlib.suppress(VersionConflict):
+                await self._commit(
+                    strike.order_id,
+                    {"version": version, "told.world": version, "told.people": version},
+                    {"$pull": {"lookup": UNSETTLED}},
+                    lambda document: UNSETTLED not in document["lookup"],
+                )
 
     async def _commit(
         self,
@@ -390,6 +403,10 @@ class MongoStore:
                 return None
         except (DuplicateKeyError, *UNSTORABLE) as exc:
             return exc
+        except WriteError as exc:
+            if exc.code in REFUSED_FOR_EVER:
+                return exc  # this record's own affair: the others go on
+            raise
         document = collection.find_one({"_id": commit.order_id})
         if document is None:
             return KeyError(f"order {commit.order_id} is not in the store")

@@ -65,6 +65,11 @@ T = TypeVar("T")
 AT_WORK = frozenset({Status.SUBMITTING, Status.SUBMITTED, Status.PARTIALLY_FILLED, Status.IN_DOUBT})
 LANE = "lane"
 LANE_BATCH = 32
+WAITING_EXIT_SECONDS = 2.0
+SILENCE_ALERT_SECONDS = 60.0
+TIMEOUTS_TOLERATED = 3
+LONGEST_PAUSE_SECONDS = 30.0
+RESENDINGS_ALERT = 3
 PLACE_SECONDS = 30.0
 QUERY_SECONDS = 30.0
 CONNECT_SECONDS = 60.0
@@ -92,10 +97,13 @@ class TradingRules:
 class Lane:
     """The pending orders of one instrument, in the order in which they came; only one batch of a lane is on its way at a time."""
 
-    __slots__ = ("is_busy", "is_queued", "orders", "unresolved")
+    __slots__ = ("failures", "is_busy", "is_queued", "not_before", "orders", "unresolved")
 
     def __init__(self) -> None:
         self.orders: deque[LiveOrder] = deque()
+        self.failures = 0
+        """Sendings in succession that the broker could not take."""
+        self.not_before = 0.0
         self.is_busy = False
         self.is_queued = False
         self.unresolved: set[str] = set()
@@ -149,6 +157,7 @@ class Trader:
         self._due: list[tuple[float, int, LiveOrder]] = []
         self._ticket = itertools.count()
         self._is_draining = False
+        self._timeouts = 0
         self._check_wanted = False
         self._check_running = False
         self._check_pause_until = 0.0
@@ -356,11 +365,23 @@ class Trader:
         if live.not_before > now:
             self._schedule(live, live.not_before - now)
             return
+        if self._is_unanswered(live, now):
+            live.is_silence_told = True
+            words = (
+                f"perhaps sent {now - (live.sent_at or now):.0f} s ago, and the broker cannot be asked; it may be alive"
+            )
+            note = Noted(at=self._clock.now(), message=words, alert=True)
+            self._spawn_step(live, lambda: self._record(live, (note,)))
+            return
         step = next_step(live.order, self._clock.now(), self._elapsed(live, now), self._limits)
         match step.kind:
             case StepKind.SUBMIT:
                 limit = self._limits.max_order_age_seconds
-                if limit:
+                if live.order.order_id in self._waiting_exits:
+                    # Its entry may have ended where nobody here hears of it: refused at the door, or worked by another process.
+                    self._look_at_exit_again(live)
+                    self._schedule(live, WAITING_EXIT_SECONDS)
+                elif limit:
                     self._schedule(live, max(0.1, limit - (now - live.age_from) + 0.001))
             case StepKind.RECORD if live.order.status is Status.PENDING:
                 self._spawn_step(live, lambda: self._end_unsent(live))
@@ -374,7 +395,7 @@ class Trader:
                 self._schedule(live, 1.0)
             case StepKind.CHECK:
                 self._check_wanted = True
-                self._schedule(live, 0.1)
+                self._schedule(live, 1.0 if self._check_running else 0.1)
             case StepKind.FIND:
                 self._spawn_step(live, lambda: self._find(live))
             case StepKind.CANCEL:
@@ -384,6 +405,12 @@ class Trader:
                 self._spawn_step(live, lambda: self._find(live))
             case StepKind.SUBMIT_AGAIN:
                 self._spawn_step(live, lambda: self._send_again(live))
+
+    def _is_unanswered(self, live: LiveOrder, now: float) -> bool:
+        """An order that was perhaps sent and could not be looked for since, long enough that people must know."""
+        is_open = live.order.status is Status.SUBMITTING and live.finding_from is None and live.sent_at is not None
+        limit = max(SILENCE_ALERT_SECONDS, self._limits.find_window_seconds)
+        return is_open and not live.is_silence_told and now - (live.sent_at or now) > limit
 
     def _elapsed(self, live: LiveOrder, now: float) -> Elapsed:
         """With the last answer about all orders counted as an answer about this one, if it was sent before that was asked."""
@@ -448,6 +475,20 @@ class Trader:
         if lane.is_queued or lane.is_busy or lane.unresolved or not lane.orders:
             return
         lane.is_queued = True
+        pause = lane.not_before - self._clock.monotonic()
+        if pause > 0:
+            self._spawn(self._queue_lane_later(lane, pause), "pause")
+        else:
+            self._queue_lane(lane)
+
+    async def _queue_lane_later(self, lane: Lane, pause_seconds: float) -> None:
+        await self._clock.sleep(pause_seconds)
+        self._queue_lane(lane)
+
+    def _queue_lane(self, lane: Lane) -> None:
+        if not lane.orders:
+            lane.is_queued = False
+            return
         is_exit = lane.orders[0].order.identity.purpose is Purpose.EXIT
         (self._ready_exits if is_exit else self._ready_entries).append(lane)
         self._wake.set()
@@ -574,21 +615,24 @@ class Trader:
                 f"late exit executed: first published {elapsed.age:.0f} s ago, and it reduces a position that we hold"
             )
             first = (*first, Noted(at=now, message=words, alert=True))
+            live.is_late_allowed = True
         return first
 
     async def _place(self, live: LiveOrder, *, again: bool = False) -> Coroutine[Any, Any, None]:
         """Hands the order over; returns the recording of what came of it, for the caller to run. With `again` it may have left before: then
         that nothing was sent now proves nothing."""
         order, broker = live.order, self._broker
-        is_late = order.identity.purpose is Purpose.ENTRY and is_stale(
-            live.elapsed(self._clock.monotonic()), self._limits
-        )
+        # The store may have been away while the intent was being written.
+        is_late = not live.is_late_allowed and is_stale(live.elapsed(self._clock.monotonic()), self._limits)
         if broker is None or not self.is_connected or order.cancel_wish is not None or is_late:
             return self._nothing_was_sent(live, "held back before it left", counts=False, again=again)
         try:
             report = await self._ask(broker.place_order(order.ticket()), PLACE_SECONDS)
         except BrokerUnavailable as exc:
             self._lose_connection(exc)
+            lane = self._lane_of(order)
+            lane.failures += 1
+            lane.not_before = self._clock.monotonic() + min(LONGEST_PAUSE_SECONDS, 0.25 * 2**lane.failures)
             return self._nothing_was_sent(live, str(exc), counts=not exc.known_pause, again=again)
         except OrderRefused as exc:
             return self._was_refused(live, exc)
@@ -600,6 +644,7 @@ class Trader:
         return self._learn_placed(live, report)
 
     async def _learn_placed(self, live: LiveOrder, report: Report) -> None:
+        self._lane_of(live.order).failures = 0
         await self.learn(live, report)
 
     async def _nothing_was_sent(self, live: LiveOrder, message: str, *, counts: bool, again: bool = False) -> None:
@@ -642,12 +687,15 @@ class Trader:
         await self._live.record(live, note)
 
     async def _send_again(self, live: LiveOrder) -> None:
+        live.resendings += 1
+        live.not_before = self._clock.monotonic() + min(LONGEST_PAUSE_SECONDS, 0.25 * 2**live.resendings)
         words = "not found at the broker; sent again under the same id, which the broker takes only once"
+        is_odd = live.resendings == RESENDINGS_ALERT
 
         def note(order: Order) -> Sequence[Event]:
             if order.status is not Status.SUBMITTING or order.cancel_wish is not None:
                 return ()
-            return (Noted(at=self._clock.now(), message=words),)
+            return (Noted(at=self._clock.now(), message=words, alert=is_odd),)
 
         if await self._live.record(live, note):
             live.sent_at = self._clock.monotonic()
@@ -714,6 +762,10 @@ class Trader:
         is_capped = bool(request.entry_refs)
         return is_capped or (order.quantity or Decimal(0)) <= abs(held)
 
+    def _look_at_exit_again(self, live: LiveOrder) -> None:
+        if self._waiting_exits.pop(live.order.order_id, None) is not None:
+            self._enqueue(live)
+
     def _settle(self, live: LiveOrder) -> None:
         """After any step: the lane goes on if this order held it up, and exits that waited for it are looked at again."""
         order = live.order
@@ -725,9 +777,10 @@ class Trader:
             lane.unresolved.discard(order.order_id)
         if order.status.is_final:
             self._waiting_exits.pop(order.order_id, None)
-            for waiting in [w for w in self._waiting_exits.values() if self._lane_of(w.order) is lane]:
-                del self._waiting_exits[waiting.order.order_id]
-                self._enqueue(waiting)
+            instrument = order.accepted_request.instrument
+            for waiting in tuple(self._waiting_exits.values()):
+                if waiting.order.accepted_request.instrument.could_be(instrument):
+                    self._look_at_exit_again(waiting)
             if not (lane.orders or lane.is_busy or lane.unresolved or lane.is_queued):
                 self._lanes.pop(order.accepted_request.instrument.key, None)
         else:
@@ -792,6 +845,7 @@ class Trader:
         asked_at = self._clock.monotonic()
         try:
             answer = await self._ask(self._broker.reports(self._mark), QUERY_SECONDS)
+            self._timeouts = 0
             heard = await asyncio.gather(
                 *(self._hear(report) for report in answer.reports if report.client_order_id), return_exceptions=True
             )
@@ -876,8 +930,12 @@ class Trader:
             return await question
 
     def _query_failed(self, exc: Exception) -> None:
+        self._timeouts = self._timeouts + 1 if isinstance(exc, TimeoutError) else 0
         if isinstance(exc, BrokerUnavailable):
             self._lose_connection(exc)
+        elif self._timeouts >= TIMEOUTS_TOLERATED:
+            self._timeouts = 0
+            self._lose_connection(BrokerUnavailable(f"no answer to {TIMEOUTS_TOLERATED} questions in succession"))
         else:
             log.warning(
                 f"Question to the broker failed, asked again soon: {str(exc) or type(exc).__name__}",
