@@ -382,7 +382,7 @@ class MongoStore:
         updates = _merged(batch)
         collection = self._db[ORDERS]
         if not self._has_transactions:
-            with contextlib.suppress(BulkWriteError, *UNSTORABLE):
+            with contextlib.suppress(BulkWriteError, WriteError, *UNSTORABLE):
                 return collection.bulk_write(updates, ordered=True).matched_count == len(batch)
             return False
         with self._client.start_session() as session:
