@@ -46,7 +46,7 @@ bench: setup
 
 # Needs uv; writes exact versions with hashes, for every supported Python, and no index address.
 lock:
-	uv pip compile pyproject.toml --universal --python-version 3.11 --extra embedded --extra dev \
+	uv pip compile pyproject.toml --universal --python-version 3.11 --extra embedded --extra dev --extra ibkr --extra zerodha \
 		--prerelease if-necessary-or-explicit --no-annotate --no-header --generate-hashes --upgrade -o requirements.lock
 
 clean:

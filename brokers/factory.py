@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from brokers.base import Broker
 from brokers.errors import BrokerLibraryMissing, UnknownBroker
 
-KNOWN: tuple[str, ...] = ("mock",)
+KNOWN: tuple[str, ...] = ("ibkr", "mock", "zerodha")
 """The adapters there are: names of modules beside this one, each with `create(config) -> Broker`."""
 
 

@@ -27,7 +27,7 @@ from execution_service.ports import Clock, DeadLetter, Message, Store, Stored, S
 
 log = structlog.get_logger(__name__)
 
-BATCH = 100
+BATCH = 50
 AFTER_FAILURE_SECONDS = 1.0
 
 

@@ -434,6 +434,15 @@ def test_every_value_class_of_the_core_is_frozen() -> None:
 def test_libraries_are_those_that_the_project_declares() -> None:
     declared = {"google", "grpc", "pymongo", "bson", "pydantic", "pydantic_settings", "telegram", "rich", "structlog"}
     declared |= {"tenacity"}
+    declared |= {
+        "ib_insync",
+        "ib_async",
+        "eventkit",
+        "kiteconnect",
+        "requests",
+        "urllib3",
+        "twisted",
+    }  # extras of the adapters
     allowed = STANDARD_LIBRARY | OUR_NAMES | declared
     # Benchmarks and nobody else may use what is installed for development.
     wrong = {

@@ -10,6 +10,11 @@ from pathlib import Path
 
 from brokers.base import Instrument
 from brokers.paper_exchange import Market, PaperExchange
+from tests.contract.stage_ibkr import config_for as ibkr_config
+from tests.contract.stage_ibkr import serving_tws
+from tests.contract.stage_zerodha import SYMBOL as ZERODHA_SYMBOL
+from tests.contract.stage_zerodha import config_for as zerodha_config
+from tests.contract.stage_zerodha import serving_kite
 
 ACCOUNT = "PAPER1"
 
@@ -68,4 +73,29 @@ async def _mock_stage(folder: Path, market: Market) -> AsyncIterator[Stage]:
         exchange.close()
 
 
-ADAPTERS: tuple[Adapter, ...] = (Adapter(name="mock", open_stage=_mock_stage),)
+@asynccontextmanager
+async def _zerodha_stage(folder: Path, market: Market) -> AsyncIterator[Stage]:
+    async with serving_kite(folder, ACCOUNT, market) as server:
+        yield Stage(exchange=server.book, config=zerodha_config(server))
+
+
+@asynccontextmanager
+async def _ibkr_stage(folder: Path, market: Market) -> AsyncIterator[Stage]:
+    async with serving_tws(folder, ACCOUNT, market) as gateway:
+        yield Stage(exchange=gateway.book, config=ibkr_config(gateway))
+
+
+ADAPTERS: tuple[Adapter, ...] = (
+    Adapter(name="mock", open_stage=_mock_stage),
+    Adapter(
+        name="ibkr",
+        open_stage=_ibkr_stage,
+        traits=frozenset({Trait.LATE_COMMISSIONS, Trait.BUSTS, Trait.EXTERNAL_ORDERS, Trait.HINTS}),
+    ),
+    Adapter(
+        name="zerodha",
+        open_stage=_zerodha_stage,
+        instrument=Instrument(symbol=ZERODHA_SYMBOL),
+        traits=frozenset({Trait.LATE_COMMISSIONS, Trait.EXTERNAL_ORDERS, Trait.HINTS}),
+    ),
+)

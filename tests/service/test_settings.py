@@ -147,7 +147,7 @@ def test_closed_sets_are_read_in_any_case(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_value_is_told_with_its_name_and_what_is_allowed(tmp_path: Path, name: str, value: str) -> None:
-    (told,) = problems(tmp_path, **{name: value})
+    (told,) = problems(tmp_path, **(ON_MOCK | {name: value}))
     assert told.startswith(f"{name} is {value!r}; allowed: ")
 
 
@@ -175,7 +175,7 @@ def test_telegram_without_token_or_chat_is_a_problem_only_when_enabled(tmp_path:
 @pytest.mark.parametrize("name", sorted(set(SECRET_NAMES) - {"KITE_ACCESS_TOKEN"}))
 def test_secret_comes_from_a_file_too(tmp_path: Path, name: str) -> None:
     (tmp_path / "secret").write_text("  mongodb://hidden-value\n")
-    secret = getattr(load(tmp_path, **{f"{name}_FILE": "secret"}), name.lower())
+    secret = getattr(load(tmp_path, **ON_MOCK, **{f"{name}_FILE": "secret"}), name.lower())
     assert secret.get_secret_value() == "mongodb://hidden-value"
 
 

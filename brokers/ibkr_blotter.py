@@ -1,0 +1,303 @@
+"""What the gateway has said about an account's orders, folded into reports; statements in, reports out, no socket and no clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+
+from brokers.base import Fill, Report, ReportStatus
+
+_CANCELLED = frozenset({"Cancelled", "ApiCancelled"})
+_FINAL = frozenset({"Filled", *_CANCELLED})
+_NO_STATUS_OF_THE_SERVER = frozenset({"", "PendingSubmit", "ApiPending", "ApiUpdate", "ValidationError"})
+_WORKING = frozenset({"PreSubmitted", "Submitted", "PendingCancel"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """One execution as the server tells it; `exec_id` ends in the number of its version."""
+
+    exec_id: str
+    quantity: Decimal
+    price: Decimal
+    time: datetime
+
+    @property
+    def base(self) -> str:
+        return self.exec_id.rpartition(".")[0] or self.exec_id
+
+    @property
+    def version(self) -> int:
+        last = self.exec_id.rpartition(".")[2]
+        return int(last) if last.isdigit() else 1
+
+
+@dataclass(slots=True, kw_only=True)
+class Entry:
+    """One order; what is not said yet is empty or 0."""
+
+    client_order_id: str = ""
+    client_id: int = 0
+    order_id: int = 0
+    perm_id: int = 0
+    status: str = ""
+    is_completed: bool = False
+    is_rejected: bool = False
+    spends_cash: bool = False
+    told_filled: Decimal = Decimal(0)
+    reason: str | None = None
+    executions: dict[str, Execution] = field(default_factory=dict)
+    """By base: the highest version."""
+    busted: set[str] = field(default_factory=set)
+    mentioned: int = 0
+    change: int = 0
+
+    @property
+    def broker_order_id(self) -> str:
+        return f"{self.client_id}:{self.order_id}" if self.order_id else f"p{self.perm_id}"
+
+    @property
+    def standing(self) -> list[Execution]:
+        """A version with nothing in it annuls those before it."""
+        found = [execution for execution in self.executions.values() if execution.quantity]
+        return sorted(found, key=lambda execution: (execution.time, execution.exec_id))
+
+    @property
+    def filled_quantity(self) -> Decimal:
+        """The server's count; after a correction, which it does not always count, what stands."""
+        held = sum((execution.quantity for execution in self.standing), Decimal(0))
+        return held if self.busted else max(held, self.told_filled)
+
+    @property
+    def report_status(self) -> ReportStatus:
+        if self.status == "Filled":
+            # Done when the money is spent, whatever quantity that bought.
+            return ReportStatus.CANCELLED if self.spends_cash else ReportStatus.FILLED
+        if self.status in _CANCELLED:
+            return ReportStatus.CANCELLED
+        if self.status == "Inactive" and (self.is_rejected or self.is_completed):
+            return ReportStatus.REJECTED
+        return ReportStatus.WORKING
+
+    @property
+    def is_final(self) -> bool:
+        return self.report_status is not ReportStatus.WORKING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commission:
+    amount: Decimal
+    currency: str
+
+
+class Blotter:
+    """The entries of one account, through all reconnections. Every statement may come late, twice, out of order or in part.
+
+    A round is one reading of all lists of orders. An order that the last whole round did not mention, nor anything since, is not reported:
+    what was said of it earlier is still known, but it is not what the gateway says now.
+    """
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.mark = 0
+        self._by_perm_id: dict[int, Entry] = {}
+        self._by_order_id: dict[tuple[int, int], Entry] = {}
+        self._by_exec_base: dict[str, Entry] = {}
+        self._commissions: dict[str, Commission] = {}
+        self._round = 0
+        self._reading = 0
+
+    # Rounds
+
+    def begin_round(self) -> None:
+        self._reading = self._round + 1
+
+    def end_round(self) -> None:
+        """All lists were answered."""
+        self._round = self._reading
+
+    def is_mentioned(self, entry: Entry) -> bool:
+        return entry.mentioned >= self._round
+
+    def forget_old(self) -> None:
+        """Drops finished orders that the last round did not mention: they are of an earlier day."""
+        kept = [entry for entry in self.entries if self.is_mentioned(entry) or not entry.is_final]
+        if len(kept) < len(self.entries):
+            self.entries = kept
+            self._by_perm_id = {entry.perm_id: entry for entry in kept if entry.perm_id}
+            self._by_order_id = {(entry.client_id, entry.order_id): entry for entry in kept if entry.order_id}
+            self._by_exec_base = {base: entry for entry in kept for base in entry.executions}
+
+    # Statements
+
+    def order_said(
+        self,
+        *,
+        client_id: int,
+        order_id: int,
+        perm_id: int,
+        client_order_id: str,
+        status: str,
+        spends_cash: bool = False,
+    ) -> Entry:
+        """An open order, from a list or pushed."""
+        entry = self._entry(client_id, order_id, perm_id)
+        before = (entry.client_order_id, entry.report_status, entry.reason)
+        entry.client_order_id = client_order_id or entry.client_order_id
+        entry.spends_cash = entry.spends_cash or spends_cash
+        entry.is_completed = False
+        if status not in _NO_STATUS_OF_THE_SERVER:
+            entry.status = status
+            if status in _WORKING:
+                entry.is_rejected = False
+        self._mentioned(entry, before != (entry.client_order_id, entry.report_status, entry.reason))
+        return entry
+
+    def status_said(self, *, client_id: int, order_id: int, perm_id: int, status: str, filled: Decimal) -> Entry | None:
+        """A status that the server sent; None: of an order that nothing is known of, perhaps of another account."""
+        entry = self._known(client_id, order_id, perm_id)
+        if entry is None:
+            return None
+        before = (entry.report_status, entry.filled_quantity)
+        late = entry.status in _FINAL and status not in _FINAL
+        if status not in _NO_STATUS_OF_THE_SERVER and not late:
+            entry.status = status
+        if entry.busted or filled > entry.told_filled:
+            entry.told_filled = filled
+        self._mentioned(entry, before != (entry.report_status, entry.filled_quantity))
+        return entry
+
+    def completed_said(
+        self,
+        *,
+        perm_id: int,
+        client_order_id: str,
+        status: str,
+        filled: Decimal,
+        words: str,
+        spends_cash: bool,
+    ) -> Entry:
+        """An order of the list of completed ones, which has no ids but the permanent one."""
+        entry = self._entry(0, 0, perm_id)
+        before = (entry.client_order_id, entry.report_status, entry.filled_quantity, entry.reason)
+        entry.client_order_id = client_order_id or entry.client_order_id
+        entry.spends_cash = entry.spends_cash or spends_cash
+        entry.is_completed = True
+        entry.status = status
+        entry.told_filled = max(entry.told_filled, filled)
+        if entry.reason is None and status != "Filled":
+            entry.reason = words or None
+        self._mentioned(
+            entry, before != (entry.client_order_id, entry.report_status, entry.filled_quantity, entry.reason)
+        )
+        return entry
+
+    def execution_said(
+        self, *, client_id: int, order_id: int, perm_id: int, client_order_id: str, execution: Execution
+    ) -> Entry:
+        """An execution, or a later version of one, which takes its place."""
+        entry = self._entry(client_id, order_id, perm_id)
+        changed = bool(client_order_id) and entry.client_order_id != client_order_id
+        entry.client_order_id = client_order_id or entry.client_order_id
+        known = entry.executions.get(execution.base)
+        if known is None or execution.version > known.version:
+            entry.executions[execution.base] = execution
+            self._by_exec_base[execution.base] = entry
+            changed = True
+            # Whoever knows an earlier version must hear that it is void, though this connection may never have shown it.
+            width = len(execution.exec_id) - len(execution.base) - 1
+            entry.busted |= {f"{execution.base}.{old:0{width}d}" for old in range(1, execution.version)}
+        self._mentioned(entry, changed)
+        return entry
+
+    def commission_said(self, exec_id: str, commission: Commission) -> Entry | None:
+        """May come before its execution, and does come again after each connection."""
+        if self._commissions.get(exec_id) == commission:
+            return None
+        self._commissions[exec_id] = commission
+        entry = self._by_exec_base.get(exec_id.rpartition(".")[0])
+        if entry is not None:
+            self._mentioned(entry, True)
+        return entry
+
+    def reason_said(self, entry: Entry, reason: str, *, rejected: bool) -> None:
+        """Words on the order's id. They say nothing of its status, but that an inactive one is rejected."""
+        before = (entry.reason, entry.report_status)
+        entry.reason = reason
+        entry.is_rejected = entry.is_rejected or rejected
+        self._mentioned(entry, before != (entry.reason, entry.report_status))
+
+    # Reports
+
+    def reports(self, since: int | None) -> list[Report]:
+        """What was mentioned in the last round or after it, and changed after the mark `since`; in the sequence of the last change."""
+        after = since if since is not None and 0 <= since <= self.mark else 0
+        found = [entry for entry in self.entries if entry.change > after and self.is_mentioned(entry)]
+        return [self.report(entry) for entry in sorted(found, key=lambda entry: entry.change)]
+
+    def report(self, entry: Entry) -> Report:
+        return Report(
+            client_order_id=entry.client_order_id,
+            broker_order_id=entry.broker_order_id,
+            status=entry.report_status,
+            filled_quantity=entry.filled_quantity,
+            fills=tuple(self._fill(execution) for execution in entry.standing),
+            busted_fill_ids=frozenset(entry.busted),
+            reason=None if entry.status == "Filled" and not entry.spends_cash else entry.reason,
+        )
+
+    def tagged(self, client_order_id: str) -> list[Entry]:
+        """Every order under our tag, in the sequence in which they became known."""
+        return [entry for entry in self.entries if client_order_id and entry.client_order_id == client_order_id]
+
+    def of_ids(self, client_id: int, order_id: int) -> Entry | None:
+        return self._by_order_id.get((client_id, order_id))
+
+    def highest_order_id(self, client_id: int) -> int:
+        return max((order_id for owner, order_id in self._by_order_id if owner == client_id), default=0)
+
+    def named(self, broker_order_id: str) -> Entry | None:
+        return next((entry for entry in self.entries if entry.broker_order_id == broker_order_id), None)
+
+    def _fill(self, execution: Execution) -> Fill:
+        commission = self._commissions.get(execution.exec_id)
+        return Fill(
+            fill_id=execution.exec_id,
+            quantity=execution.quantity,
+            price=execution.price,
+            time=execution.time,
+            commission=None if commission is None else commission.amount,
+            commission_currency=None if commission is None else commission.currency,
+        )
+
+    def _mentioned(self, entry: Entry, changed: bool) -> None:
+        was_missing = not self.is_mentioned(entry) or entry.mentioned == 0
+        entry.mentioned = max(self._reading, self._round)
+        if changed or was_missing:
+            self.mark += 1
+            entry.change = self.mark
+
+    def _known(self, client_id: int, order_id: int, perm_id: int) -> Entry | None:
+        entry = self._by_perm_id.get(perm_id) if perm_id else None
+        if entry is None and order_id:
+            found = self._by_order_id.get((client_id, order_id))
+            # The gateway may count its order ids anew after a restart: the permanent id tells old from new.
+            if found is not None and (not perm_id or not found.perm_id):
+                entry = found
+        return entry
+
+    def _entry(self, client_id: int, order_id: int, perm_id: int) -> Entry:
+        entry = self._known(client_id, order_id, perm_id)
+        if entry is None:
+            entry = Entry()
+            self.entries.append(entry)
+        if order_id and not entry.order_id:
+            entry.client_id, entry.order_id = client_id, order_id
+        if order_id:
+            self._by_order_id[(entry.client_id, entry.order_id)] = entry
+        if perm_id and not entry.perm_id:
+            entry.perm_id = perm_id
+        if perm_id:
+            self._by_perm_id[perm_id] = entry
+        return entry

@@ -1,0 +1,530 @@
+"""The Zerodha broker: the Broker protocol over the library's calls; its words, calls and feed are in the modules beside this one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from brokers.base import (
+    Balance,
+    BrokerPosition,
+    Capabilities,
+    Fill,
+    OrderRef,
+    OrderType,
+    Report,
+    Reports,
+    ReportStatus,
+    Ticket,
+    Tif,
+)
+from brokers.errors import BrokerError, BrokerUnavailable, OrderRefused
+from brokers.rate import RateLimit
+from brokers.zerodha_calls import (
+    ANSWER_SECONDS,
+    AUTH_REQUIRED,
+    CONNECT_SECONDS,
+    READ_SECONDS,
+    Access,
+    CallKind,
+    KiteCalls,
+    listing_rows,
+    order_limits,
+)
+from brokers.zerodha_feed import OrderFeed
+from brokers.zerodha_words import (
+    CURRENCY,
+    EXCHANGES,
+    IST,
+    PRODUCTS,
+    Habits,
+    Listed,
+    Listing,
+    Row,
+    account_notes,
+    asset_classes,
+    balances,
+    charged,
+    exchange_of,
+    fills_by_order,
+    note_requests,
+    order_form,
+    positions,
+    reports,
+    tag_of,
+    working_legs,
+)
+
+_log = logging.getLogger(__name__)
+_FIND_WINDOW_SECONDS = 60.0
+_CONCURRENT_CALLS = 8
+_LIST_AGAIN_SECONDS = 600.0
+_NOTE_PAUSES_SECONDS = (0.5, 60.0)
+"""After a contract note that failed: the first pause, which doubles, and the longest."""
+_NOTED_AT_ONCE = 100
+_ORDERS_REMEMBERED = 20_000
+_FIRST_LIST = "NSE"
+"""Read when connecting, so that the day's first order does not wait for it."""
+
+
+def create(config: Mapping[str, object]) -> ZerodhaBroker:
+    """A broker for one account. Required: `account_id`, `api_key`, and `access_token` or `access_token_file`.
+
+    Optional: `root_url` and `ticker_url` (Zerodha's own unless told; with a root URL alone the feed is on its host and port), `user_id`
+    (the token must be this user's), `market_protection` (-1 or a per cent), `equity_product`, `derivatives_product`, `iceberg_legs`,
+    `order_calls_per_second`, `order_calls_per_minute`, `order_calls_per_day`, `other_calls_per_second`, `connect_timeout_seconds`,
+    `read_timeout_seconds`, `answer_timeout_seconds`, `feed_silence_seconds`. With a token file the token itself is not looked at. A value
+    of None is as good as none; other keys are not looked at. Raises ValueError naming all that is wrong.
+    """
+    return ZerodhaBroker(_Reader(config).settings())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZerodhaSettings:
+    account_id: str
+    access: Access
+    ticker_url: str | None = None
+    """None: Zerodha's own."""
+    user_id: str | None = None
+    habits: Habits = field(default_factory=Habits)
+    feed_silence_seconds: float = 15.0
+
+
+class ZerodhaBroker:
+    """One account at Zerodha. Kite has no key that makes placing repeatable: what was perhaps sent is never sent again from here.
+
+    A dead access token is a state, not an error of an order: every call raises BrokerUnavailable (a known pause) with AUTH_REQUIRED in its
+    words, until another token is there.
+    """
+
+    def __init__(self, settings: ZerodhaSettings) -> None:
+        self._settings = settings
+        self._calls = KiteCalls(settings.access)
+        self._has_session = False
+        self._profile: Row = {}
+        self._hint: Callable[[], None] | None = None
+        self._feed: OrderFeed | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_hint_due = False
+        self._listings: dict[str, _DayList] = {}
+        self._listing_lock = asyncio.Lock()
+        self._notes = ContractNotes()
+        self._varieties: dict[str, str] = {}
+
+    @property
+    def name(self) -> str:
+        return "ZERODHA"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        exchanges = self._profile.get("exchanges", EXCHANGES)
+        notes = tuple(account_notes(self._profile)) if self._profile else ()
+        return Capabilities(
+            order_types=frozenset(OrderType),
+            tifs=frozenset({Tif.DAY, Tif.IOC}),
+            asset_classes=asset_classes(exchanges),
+            refuses_repeated_client_id=False,
+            commission_currency=CURRENCY,
+            concurrent_calls=_CONCURRENT_CALLS,
+            find_window_seconds=_FIND_WINDOW_SECONDS,
+            notes=(
+                *notes,
+                "Commissions are estimates from the virtual contract note; the day's contract note is final.",
+            ),
+        )
+
+    async def connect(self) -> None:
+        """Shows that the token is good and whose it is. May be called again at any time."""
+        self._calls.open()
+        self._loop = asyncio.get_running_loop()
+        self._has_session = False
+        try:
+            profile: Row = await self._calls.ask(lambda kite: kite.profile())
+        except BrokerError:
+            self._stop_feed()
+            raise
+        wanted = self._settings.user_id
+        if wanted is not None and profile.get("user_id") != wanted:
+            words = f"{AUTH_REQUIRED}: the access token is that of user {profile.get('user_id')}, not of {wanted}"
+            raise BrokerUnavailable(words, known_pause=True)
+        self._profile = profile
+        self._has_session = True
+        await self._start_feed()
+        if _FIRST_LIST in profile.get("exchanges", ()):
+            try:
+                await self._listing(_FIRST_LIST)
+            except BrokerUnavailable as exc:
+                # Only orders need it, and they ask for it themselves.
+                _log.info("The instruments list could not be read yet: %s", exc)
+
+    async def reserve(self, ticket: Ticket) -> str | None:
+        """Nothing: Kite gives its ids when placing."""
+        return None
+
+    async def place_order(self, ticket: Ticket) -> Report:
+        """The answer knows no fills: Kite tells no more than the order's id."""
+        self._check_session()
+        listed = await self._listed(ticket)
+        form = order_form(ticket, listed, self._settings.habits)
+        order_id = await self._calls.ask(lambda kite: _placed(kite.place_order(**form)), CallKind.PLACE)
+        self._varieties[order_id] = str(form["variety"])
+        return Report(
+            client_order_id=ticket.client_order_id,
+            broker_order_id=order_id,
+            status=ReportStatus.WORKING,
+            filled_quantity=Decimal(0),
+        )
+
+    async def cancel_order(self, ref: OrderRef) -> None:
+        """Cancels the order, or what is left of an iceberg order. Costs one call more where the order's variety is not known yet."""
+        self._check_session()
+        order_id = ref.broker_order_id
+        variety = None if order_id is None else self._varieties.get(order_id)
+        if order_id is not None and variety is not None and variety != "iceberg":
+            await self._cancel(variety, order_id)
+            return
+        orders = await self._orders()
+        legs = working_legs(orders, ref.client_order_id, order_id)
+        if not legs and order_id is None:
+            raise OrderRefused(f"Zerodha shows no order {ref.client_order_id}")
+        for leg in legs:
+            await self._cancel(str(leg["variety"]), str(leg["order_id"]))
+        if not legs and order_id is not None:
+            # It may exist without being shown; Zerodha itself shall say.
+            await self._cancel("regular", order_id)
+
+    async def reports(self, since: int | None = None) -> Reports:
+        """All orders of the day by two calls, and a third where an estimate of commissions is due. There is no mark."""
+        self._check_session()
+        orders = await self._orders()
+        trades: list[Row] = await self._calls.ask(lambda kite: kite.trades())
+        return Reports(reports(orders, await self._with_commissions(orders, fills_by_order(trades))))
+
+    async def find(self, client_order_id: str) -> Report | None:
+        """The oldest order of the day with this tag."""
+        self._check_session()
+        orders = [order for order in await self._orders() if tag_of(order) == client_order_id]
+        if not orders:
+            return None
+        fills: Mapping[str, Sequence[Fill]] = {}
+        if any(order["filled_quantity"] for order in orders):
+            trades: list[Row] = await self._calls.ask(lambda kite: kite.trades())
+            own = {order["order_id"] for order in orders}
+            fills = fills_by_order(trade for trade in trades if trade["order_id"] in own)
+        found = reports(orders, await self._with_commissions(orders, fills))
+        return min(found, key=lambda report: (len(report.broker_order_id), report.broker_order_id))
+
+    async def positions(self) -> Sequence[BrokerPosition]:
+        """Today's positions and settled holdings, taken together."""
+        self._check_session()
+        told: Mapping[str, list[Row]] = await self._calls.ask(lambda kite: kite.positions())
+        holdings: list[Row] = await self._calls.ask(lambda kite: kite.holdings())
+        kinds: dict[tuple[str, str], Listed] = {}
+        for row in told["net"]:
+            if row["exchange"] not in ("NSE", "BSE"):
+                listed = (await self._listing(row["exchange"])).by_symbol(row["tradingsymbol"])
+                if listed is not None:
+                    kinds[row["exchange"], row["tradingsymbol"]] = listed
+        return positions(told["net"], holdings, kinds)
+
+    async def balances(self) -> Sequence[Balance]:
+        self._check_session()
+        margins: Mapping[str, Row] = await self._calls.ask(lambda kite: kite.margins())
+        return balances(margins)
+
+    def on_hint(self, callback: Callable[[], None] | None) -> None:
+        """`callback` is called when the order feed tells of any order, ours or not, and whenever the feed has been connected."""
+        self._hint = callback
+
+    async def close(self) -> None:
+        self._has_session = False
+        self._stop_feed()
+        self._calls.close()
+
+    # Calls
+
+    def _check_session(self) -> None:
+        if not self._has_session:
+            raise BrokerUnavailable("Zerodha is not connected")
+
+    async def _orders(self) -> list[Row]:
+        orders: list[Row] = await self._calls.ask(lambda kite: kite.orders())
+        if len(self._varieties) > _ORDERS_REMEMBERED:
+            self._varieties.clear()
+        self._varieties.update((str(order["order_id"]), str(order["variety"])) for order in orders)
+        return orders
+
+    async def _cancel(self, variety: str, order_id: str) -> None:
+        await self._calls.ask(lambda kite: kite.cancel_order(variety, order_id), CallKind.CANCEL)
+
+    async def _with_commissions(
+        self, orders: Sequence[Row], fills: Mapping[str, Sequence[Fill]]
+    ) -> Mapping[str, Sequence[Fill]]:
+        """Estimates what is new among the fills by one call, if it may be made now, and adds what is known."""
+        wanted = self._notes.wanted(orders, fills, time.monotonic())
+        if wanted:
+            requests = [request for _, request in wanted]
+            try:
+                notes = await self._calls.ask(lambda kite: kite.get_virtual_contract_note(requests))
+                self._notes.learn([key for key, _ in wanted], [charged(note) for note in notes])
+            except (BrokerError, LookupError, TypeError, InvalidOperation) as exc:
+                # A fill without its commission is better than no fill; the estimate is asked for again.
+                self._notes.failed(time.monotonic())
+                _log.info("Zerodha gave no virtual contract note: %s", exc)
+        return {order_id: self._notes.priced(order_id, own) for order_id, own in fills.items()}
+
+    # Instruments
+
+    async def _listed(self, ticket: Ticket) -> Listed:
+        exchange = exchange_of(ticket.instrument)
+        listed = (await self._listing(exchange)).resolve(ticket.instrument)
+        if listed is None:
+            listed = (await self._listing(exchange, or_older_than_seconds=_LIST_AGAIN_SECONDS)).resolve(
+                ticket.instrument
+            )
+        if listed is None:
+            raise OrderRefused(f"{ticket.instrument.symbol} is not in the instruments list of {exchange}")
+        return listed
+
+    async def _listing(self, exchange: str, *, or_older_than_seconds: float = float("inf")) -> Listing:
+        """The day's list, read again on a new day, or if it is older than so much."""
+        async with self._listing_lock:
+            known, today = self._listings.get(exchange), datetime.now(UTC).astimezone(IST).date()
+            if known is None or known.day != today or time.monotonic() - known.read_at > or_older_than_seconds:
+                rows = await self._calls.ask(lambda kite: Listing(exchange, listing_rows(kite, exchange)))
+                known = self._listings[exchange] = _DayList(rows, today, time.monotonic())
+            return known.listing
+
+    # Hints
+
+    async def _start_feed(self) -> None:
+        token = self._calls.token
+        if self._feed is not None and self._feed.token == token:
+            return
+        self._stop_feed()
+        access = self._settings.access
+        feed = self._feed = OrderFeed(
+            api_key=access.api_key,
+            token=token,
+            url=self._settings.ticker_url,
+            on_news=self._heard,
+            silence_seconds=self._settings.feed_silence_seconds,
+        )
+        await asyncio.to_thread(feed.start)
+
+    def _stop_feed(self) -> None:
+        feed, self._feed = self._feed, None
+        if feed is not None:
+            feed.close()
+
+    def _heard(self) -> None:
+        """In the feed's thread. Several pieces of news before the loop's next turn are one hint."""
+        loop = self._loop
+        if loop is None or self._is_hint_due:
+            return
+        self._is_hint_due = True
+        try:
+            loop.call_soon_threadsafe(self._give_hint)
+        except RuntimeError:
+            # The loop has ended, and with it whoever wanted to know.
+            self._is_hint_due = False
+
+    def _give_hint(self) -> None:
+        self._is_hint_due = False
+        if self._hint is not None and self._has_session:
+            self._hint()
+
+
+@dataclass(frozen=True, slots=True)
+class _DayList:
+    listing: Listing
+    day: date
+    read_at: float
+
+
+class ContractNotes:
+    """What is known of the costs of the day's fills. A note is for a whole order: a fill costs what the order's note grew by it."""
+
+    def __init__(self) -> None:
+        self._commissions: dict[tuple[str, str], Decimal] = {}
+        self._pause_seconds = 0.0
+        self._not_before = float("-inf")
+
+    def wanted(
+        self, orders: Sequence[Row], fills: Mapping[str, Sequence[Fill]], now: float
+    ) -> list[tuple[tuple[str, str], dict[str, object]]]:
+        """The notes to ask for now, by order and fill; none while a failed call is young."""
+        if now < self._not_before:
+            return []
+        by_id = {str(order["order_id"]): order for order in orders}
+        wanted: list[tuple[tuple[str, str], dict[str, object]]] = []
+        for order_id, own in fills.items():
+            keys = [(order_id, fill.fill_id) for fill in own]
+            new = [index for index, key in enumerate(keys) if key not in self._commissions]
+            if new and order_id in by_id and len(wanted) < _NOTED_AT_ONCE:
+                asked = list(zip(keys, note_requests(by_id[order_id], own), strict=True))
+                # The note before the first new fill is needed to know what that fill added.
+                wanted += asked[max(new[0] - 1, 0) :]
+        return wanted
+
+    def learn(self, keys: Sequence[tuple[str, str]], totals: Sequence[Decimal]) -> None:
+        """The totals of the notes asked for, in the same sequence. Raises LookupError if there are not as many."""
+        if len(keys) != len(totals):
+            raise LookupError(f"{len(totals)} notes came for {len(keys)} requests")
+        if len(self._commissions) > _ORDERS_REMEMBERED:
+            self._commissions.clear()
+        before: dict[str, Decimal] = {}
+        for key, total in zip(keys, totals, strict=True):
+            self._commissions.setdefault(key, total - before.get(key[0], Decimal(0)))
+            before[key[0]] = total
+        self._pause_seconds, self._not_before = 0.0, float("-inf")
+
+    def failed(self, now: float) -> None:
+        first, longest = _NOTE_PAUSES_SECONDS
+        self._pause_seconds = min(max(self._pause_seconds * 2, first), longest)
+        self._not_before = now + self._pause_seconds
+
+    def priced(self, order_id: str, fills: Sequence[Fill]) -> Sequence[Fill]:
+        """The fills with what is known of their costs."""
+        return [_priced(fill, self._commissions.get((order_id, fill.fill_id))) for fill in fills]
+
+
+def _priced(fill: Fill, commission: Decimal | None) -> Fill:
+    if commission is None:
+        return fill
+    return Fill(
+        fill_id=fill.fill_id,
+        quantity=fill.quantity,
+        price=fill.price,
+        time=fill.time,
+        commission=commission,
+        commission_currency=CURRENCY,
+    )
+
+
+def _placed(answer: object) -> str:
+    """The order's id. Anything else is no answer, and the order may exist."""
+    if not isinstance(answer, str | int) or not str(answer):
+        raise TypeError(f"Zerodha answered with the order id {answer!r}")
+    return str(answer)
+
+
+class _Reader:
+    """An account's configuration, read with all its faults named at once."""
+
+    def __init__(self, config: Mapping[str, object]) -> None:
+        self._config = config
+        self._wrong: list[str] = []
+
+    def settings(self) -> ZerodhaSettings:
+        default = Habits()
+        token, token_file = self._text("access_token"), self._text("access_token_file")
+        if token is None and token_file is None:
+            self._wrong.append("access_token or access_token_file is missing")
+        root_url = self._text("root_url")
+        legs = self._whole("iceberg_legs", default.iceberg_legs, least=2, most=10)
+        habits = Habits(
+            market_protection=self._market_protection(default.market_protection),
+            equity_product=self._product("equity_product", default.equity_product),
+            derivatives_product=self._product("derivatives_product", default.derivatives_product),
+            iceberg_legs=legs,
+        )
+        access = Access(
+            api_key=self._text("api_key", required=True) or "",
+            access_token=token or "",
+            access_token_file=None if token_file is None else Path(token_file),
+            root_url=root_url,
+            connect_timeout_seconds=self._seconds("connect_timeout_seconds", CONNECT_SECONDS),
+            read_timeout_seconds=self._seconds("read_timeout_seconds", READ_SECONDS),
+            answer_timeout_seconds=self._seconds("answer_timeout_seconds", ANSWER_SECONDS),
+            order_limits=order_limits(
+                self._whole("order_calls_per_second", 8),
+                self._whole("order_calls_per_minute", 180),
+                self._whole("order_calls_per_day", 2_800),
+            ),
+            other_limits=(RateLimit(calls=self._whole("other_calls_per_second", 8), seconds=1.0),),
+        )
+        settings = ZerodhaSettings(
+            account_id=self._text("account_id", required=True) or "",
+            access=access,
+            ticker_url=self._text("ticker_url") or _ticker_beside(root_url),
+            user_id=self._text("user_id"),
+            habits=habits,
+            feed_silence_seconds=self._seconds("feed_silence_seconds", 15.0),
+        )
+        if self._wrong:
+            raise ValueError("The Zerodha account's settings: " + "; ".join(self._wrong))
+        return settings
+
+    def _text(self, key: str, *, required: bool = False) -> str | None:
+        value = self._config.get(key)
+        if value is None or value == "":
+            if required:
+                self._wrong.append(f"{key} is missing")
+            return None
+        if not isinstance(value, str | Path):
+            self._wrong.append(f"{key} must be a text")
+            return None
+        return str(value)
+
+    def _number(self, key: str) -> Decimal | None:
+        value: Any = self._config.get(key)
+        if value is None:
+            return None
+        try:
+            number = Decimal("NaN") if isinstance(value, bool) else Decimal(str(value).strip())
+        except InvalidOperation:
+            number = Decimal("NaN")
+        if not number.is_finite():
+            self._wrong.append(f"{key} must be a number, not {value!r}")
+            return None
+        return number
+
+    def _whole(self, key: str, default: int, *, least: int = 1, most: int = 1_000_000) -> int:
+        number = self._number(key)
+        if number is None:
+            return default
+        if number != number.to_integral_value() or not least <= number <= most:
+            self._wrong.append(f"{key} must be a whole number from {least} to {most}, not {number}")
+            return default
+        return int(number)
+
+    def _seconds(self, key: str, default: float) -> float:
+        number = self._number(key)
+        if number is None:
+            return default
+        if number <= 0:
+            self._wrong.append(f"{key} must be above 0, not {number}")
+            return default
+        return float(number)
+
+    def _product(self, key: str, default: str) -> str:
+        product = (self._text(key) or default).upper()
+        if product not in PRODUCTS:
+            self._wrong.append(f"{key} must be one of {', '.join(PRODUCTS)}, not {product}")
+            return default
+        return product
+
+    def _market_protection(self, default: Decimal) -> Decimal:
+        number = self._number("market_protection")
+        if number is None:
+            return default
+        if number != -1 and not 0 < number <= 100:
+            self._wrong.append(f"market_protection must be -1 or a per cent above 0 and up to 100, not {number}")
+            return default
+        return number
+
+
+def _ticker_beside(root_url: str | None) -> str | None:
+    if root_url is None:
+        return None
+    parts = urlsplit(root_url)
+    return urlunsplit(("wss" if parts.scheme == "https" else "ws", parts.netloc, "", "", ""))

@@ -1,0 +1,300 @@
+"""Calls to Zerodha through its library: threads, time-outs, the rate budget, the access token, and what each error means; no orders."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import logging
+import queue
+import re
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import requests
+from kiteconnect import KiteConnect
+from kiteconnect import exceptions as kite_errors
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError
+
+from brokers.errors import BrokerError, BrokerUnavailable, OrderRefused, OutcomeUnknown
+from brokers.rate import BudgetSpent, RateBudget, RateLimit
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+_PLACING_THREADS = 8
+_OTHER_THREADS = 2
+_PATIENCE_SECONDS = 20.0
+"""How long a call waits for the rate budget: less than anybody waits for the call."""
+_AFTER_TOO_MANY_SECONDS = 1.0
+_SAME_TOKEN_AGAIN_SECONDS = 30.0
+_PERHAPS_ARRIVED = re.compile(r"tim(?:ed?|ing)[ -]?out|check (?:the |your )?order ?book", re.IGNORECASE)
+_REQUEST_TIMEOUT = 408
+_TOO_MANY = 429
+AUTH_REQUIRED = "AUTH_REQUIRED"
+CONNECT_SECONDS = 3.05
+READ_SECONDS = 7.0
+ANSWER_SECONDS = 20.0
+
+
+class CallKind(StrEnum):
+    """What a call does to the account, and so what its failure leaves behind."""
+
+    QUERY = "query"
+    PLACE = "place"
+    CANCEL = "cancel"
+
+
+def order_limits(per_second: int, per_minute: int, per_day: int) -> tuple[RateLimit, ...]:
+    """For placing and cancelling; a part of each is kept for cancels."""
+    return (
+        RateLimit(calls=per_second, seconds=1.0, reserve=per_second // 4),
+        RateLimit(calls=per_minute, seconds=60.0, reserve=per_minute // 10),
+        RateLimit(calls=per_day, seconds=86_400.0, reserve=per_day // 20),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """How the account is reached. The token comes from its file, if one is named, else as it stands."""
+
+    api_key: str
+    access_token: str = field(default="", repr=False)
+    access_token_file: Path | None = None
+    root_url: str | None = None
+    """None: Zerodha's own. A path in it is put before every route."""
+    connect_timeout_seconds: float = CONNECT_SECONDS
+    read_timeout_seconds: float = READ_SECONDS
+    answer_timeout_seconds: float = ANSWER_SECONDS
+    """For the whole answer: the read time-out starts anew with every byte."""
+    order_limits: tuple[RateLimit, ...] = order_limits(8, 180, 2_800)
+    other_limits: tuple[RateLimit, ...] = (RateLimit(calls=8, seconds=1.0),)
+
+
+class _Pool:
+    """The threads of one kind of call. A call that was given up keeps its thread until it ends, and the next one waits for that."""
+
+    def __init__(self, kind: CallKind, size: int) -> None:
+        self.threads = ThreadPoolExecutor(size, thread_name_prefix=f"zerodha-{kind}")
+        self.free = asyncio.Semaphore(size)
+
+    def release_from(self, loop: asyncio.AbstractEventLoop) -> Callable[[object], None]:
+        """For the end of a call, in whatever thread it comes."""
+
+        def release(_: object) -> None:
+            try:
+                loop.call_soon_threadsafe(self.free.release)
+            except RuntimeError:
+                # The loop has ended before the call, and nobody waits for the thread.
+                return
+
+        return release
+
+
+class KiteCalls:
+    """One account's calls, each made once, in a thread of its kind's pool: a call that hangs holds up none of another kind."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._token = AccessToken(access)
+        self._order_budget = RateBudget(access.order_limits)
+        self._other_budget = RateBudget(access.other_limits)
+        self._pools: dict[CallKind, _Pool] = {}
+        self._idle: queue.LifoQueue[KiteConnect] = queue.LifoQueue()
+
+    @property
+    def token(self) -> str:
+        """As it was last read."""
+        return self._token.text
+
+    def open(self) -> None:
+        """Idempotent."""
+        for kind in CallKind:
+            if kind not in self._pools:
+                self._pools[kind] = _Pool(kind, _PLACING_THREADS if kind is CallKind.PLACE else _OTHER_THREADS)
+
+    def close(self) -> None:
+        """Calls under way are not waited for; they end with their time-outs."""
+        pools, self._pools = self._pools, {}
+        for pool in pools.values():
+            pool.threads.shutdown(wait=False, cancel_futures=True)
+        while not self._idle.empty():
+            self._idle.get_nowait().reqsession.close()
+
+    async def ask(self, call: Callable[[KiteConnect], _T], kind: CallKind = CallKind.QUERY) -> _T:
+        """Makes the call in a thread, once. Raises the errors of `brokers.errors` and no others."""
+        pool = self._pools.get(kind)
+        if pool is None:
+            raise BrokerUnavailable("Zerodha is not connected")
+        # A call counts from its leaving, so a thread must be free for it by then.
+        await pool.free.acquire()
+        try:
+            await self._wait_for_budget(kind)
+            running = pool.threads.submit(self._make, call)
+        except BaseException as exc:
+            pool.free.release()
+            if isinstance(exc, RuntimeError):
+                raise BrokerUnavailable("Zerodha was disconnected before the call was made") from exc
+            raise
+        running.add_done_callback(pool.release_from(asyncio.get_running_loop()))
+        try:
+            async with asyncio.timeout(self._access.answer_timeout_seconds):
+                return await asyncio.wrap_future(running)
+        except BrokerError:
+            raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._pools.get(kind) is pool or (task is not None and task.cancelling()):
+                raise
+            raise BrokerUnavailable("Zerodha was disconnected before the call was made") from None
+        except Exception as exc:
+            raise self._sorted(exc, kind) from exc
+
+    async def _wait_for_budget(self, kind: CallKind) -> None:
+        budget = self._other_budget if kind is CallKind.QUERY else self._order_budget
+        try:
+            await budget.take(urgent=kind is CallKind.CANCEL, patience_seconds=_PATIENCE_SECONDS)
+        except BudgetSpent as exc:
+            raise BrokerUnavailable(f"Zerodha: {exc}", known_pause=True) from exc
+
+    def _make(self, call: Callable[[KiteConnect], _T]) -> _T:
+        token = self._token.current()
+        try:
+            kite = self._idle.get_nowait()
+        except queue.Empty:
+            kite = self._client()
+        kite.set_access_token(token)
+        try:
+            return call(kite)
+        except kite_errors.TokenException as exc:
+            raise self._token.died(token, str(exc)) from exc
+        finally:
+            self._idle.put(kite)
+
+    def _client(self) -> KiteConnect:
+        access = self._access
+        host, path = _split(access.root_url)
+        timeouts = (access.connect_timeout_seconds, access.read_timeout_seconds)
+        kite = KiteConnect(access.api_key, root=host, timeout=timeouts)
+        kite.reqsession = _ExactSession(path)
+        return kite
+
+    def _sorted(self, exc: Exception, kind: CallKind) -> BrokerError:
+        """The one place where the library's errors become ours."""
+        words = f"Zerodha: {exc or type(exc).__name__}"
+        code = exc.code if isinstance(exc, kite_errors.KiteException) else None
+        if code == _TOO_MANY:
+            budget = self._other_budget if kind is CallKind.QUERY else self._order_budget
+            budget.pause(_AFTER_TOO_MANY_SECONDS)
+            return BrokerUnavailable(f"Zerodha takes no more calls now ({_text(exc)})", known_pause=True)
+        if _never_connected(exc):
+            return BrokerUnavailable("Zerodha cannot be reached")
+        if kind is CallKind.QUERY:
+            return BrokerUnavailable(words if code is None else f"Zerodha: {_text(exc)}")
+        is_answer = isinstance(code, int) and 400 <= code < 500 and code != _REQUEST_TIMEOUT
+        is_trouble = isinstance(exc, kite_errors.NetworkException | kite_errors.DataException)
+        if is_answer and not is_trouble and not _PERHAPS_ARRIVED.search(_text(exc)):
+            return OrderRefused(_text(exc))
+        return OutcomeUnknown(words if code is None else f"Zerodha ({code}): {_text(exc)}")
+
+
+class AccessToken:
+    """The day's token, and what is known of its death. Used from several threads: each step replaces one reference."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._read: tuple[object, str] = (None, access.access_token)
+        self._dead: tuple[str, float, str] | None = None
+
+    @property
+    def text(self) -> str:
+        return self._read[1]
+
+    def current(self) -> str:
+        """The token to use. Raises BrokerUnavailable when there is none, or none that has not just been found dead."""
+        token = self._from_file()
+        if not token:
+            raise self._required("there is no access token")
+        dead = self._dead
+        if dead is not None and dead[0] == token and time.monotonic() - dead[1] < _SAME_TOKEN_AGAIN_SECONDS:
+            raise self._required(f"the access token is dead ({dead[2]})")
+        return token
+
+    def died(self, token: str, words: str) -> BrokerUnavailable:
+        """Remembers that this token was refused; it is not tried again for a while."""
+        self._dead = (token, time.monotonic(), words)
+        return self._required(f"the access token is dead ({words})")
+
+    def _from_file(self) -> str:
+        path = self._access.access_token_file
+        if path is None:
+            return self._access.access_token
+        try:
+            state = path.stat()
+            version = (state.st_mtime_ns, state.st_size, state.st_ino)
+            if self._read[0] != version:
+                self._read = (version, path.read_text().strip())
+        except (OSError, ValueError) as exc:
+            raise self._required(f"the access token cannot be read from {path} ({exc})") from exc
+        return self._read[1]
+
+    def _required(self, why: str) -> BrokerUnavailable:
+        path = self._access.access_token_file
+        where = "set KITE_ACCESS_TOKEN anew and restart" if path is None else f"write the new token to {path}"
+        return BrokerUnavailable(f"{AUTH_REQUIRED}: {why}; log in at Zerodha and {where}", known_pause=True)
+
+
+class _ExactSession(requests.Session):
+    """Numbers come as decimals of their text; nothing is sent twice; the root's path is put before the route."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+        # A redirected form would be sent a second time, to somebody else.
+        self.max_redirects = 0
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, HTTPAdapter(max_retries=0))
+
+    def request(self, method: str, url: str | bytes, *args: Any, **options: Any) -> requests.Response:
+        parts = urlsplit(url if isinstance(url, str) else url.decode())
+        response = super().request(method, urlunsplit(parts._replace(path=self._path + parts.path)), *args, **options)
+        vars(response)["json"] = functools.partial(_decimals, response)
+        return response
+
+
+def _decimals(response: requests.Response) -> Any:
+    return json.loads(response.content, parse_float=Decimal)
+
+
+def _split(root_url: str | None) -> tuple[str | None, str]:
+    """The root without its path, which the library would drop, and the path."""
+    if root_url is None:
+        return None, ""
+    parts = urlsplit(root_url)
+    return urlunsplit((parts.scheme, parts.netloc, "/", "", "")), parts.path.rstrip("/")
+
+
+def _never_connected(exc: Exception) -> bool:
+    """True only if no connection was made for the call, so that nothing can have been sent."""
+    if not isinstance(exc, requests.ConnectionError):
+        return False
+    cause = exc.args[0] if exc.args else None
+    reason = cause.reason if isinstance(cause, MaxRetryError) else cause
+    return isinstance(reason, NewConnectionError | ConnectTimeoutError)
+
+
+def _text(exc: Exception) -> str:
+    return str(exc.args[0]) if exc.args else type(exc).__name__
+
+
+def listing_rows(kite: KiteConnect, exchange: str) -> list[Mapping[str, Any]]:
+    """The instruments list of one exchange."""
+    rows: list[Mapping[str, Any]] = kite.instruments(exchange)
+    return rows

@@ -1,0 +1,859 @@
+"""Zerodha's Kite Connect on loopback: REST, order feed and login over a paper exchange, with faults on demand; no money and no prices.
+
+    python -m simulators.kite --port 8083 --data kite.db        a book that outlives the server
+
+Beside the API's own routes, for tests and people:
+
+    GET  /_control      state: token, calls, faults, orders in the book
+    POST /_control      {"do": "...", ...}: fault, clear_faults, kill_token, new_token, request_token, price, new_day,
+                        drop_feed, mute_feed, fill, cancel, expire_day; see `SimulatedKite.control`
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import parse_qs, parse_qsl, urlsplit
+
+from brokers.base import OrderRef
+from brokers.errors import BrokerUnavailable, OrderRefused
+from brokers.paper_exchange import Action, Market, Operation
+from brokers.paper_exchange import Fault as BookFault
+from simulators.kite_book import KiteBook, charges_item, margins, order_items, position_item, trade_items
+from simulators.kite_market import EXCHANGES, LISTINGS, Listing, Refused, as_csv, read_order
+from simulators.kite_socket import Listener, accept_key
+
+DEFAULT_API_KEY = "simulatedkey"
+DEFAULT_API_SECRET = "simulated-secret-no-secret"
+DEFAULT_ACCESS_TOKEN = "simulated-access-token"
+LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost"})
+HEARTBEAT_SECONDS = 1.0
+_LOOK_SECONDS = 0.01
+_LONGEST_BODY_BYTES = 1_000_000
+_CALLS_REMEMBERED = 100_000
+_OPERATIONS = {
+    "GET /user/profile": (Operation.CONNECT,),
+    "GET /orders": (Operation.REPORTS, Operation.FIND),
+    "GET /portfolio/positions": (Operation.POSITIONS,),
+    "GET /user/margins": (Operation.BALANCES,),
+}
+
+
+class FaultKind(StrEnum):
+    TOKEN_EXPIRED = "token_expired"
+    """403 TokenException; the token stays good for other calls."""
+    RATE_LIMITED = "rate_limited"
+    """429, as sent to one who calls too often."""
+    SERVER_ERROR = "server_error"
+    """`status` (500 unless told) with an error in JSON."""
+    HTML = "html"
+    """`status` with a page that is no JSON, as a proxy in front would send."""
+    NO_CONTENT_TYPE = "no_content_type"
+    CHECK_ORDER_BOOK = "check_order_book"
+    """400 OrderException saying that the request timed out and that the order book should be looked at."""
+    MARGIN = "margin"
+    """400 MarginException, a kind of error that the client library has no class for."""
+    SLOW = "slow"
+    """The proper answer, `seconds` later."""
+    DROP = "drop"
+    """The connection is closed without an answer."""
+    NEVER_ANSWER = "never_answer"
+    TRICKLE = "trickle"
+    """An answer a byte at a time without end, so that no single read is ever slow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpFault:
+    """What goes wrong with the next `times` calls (None: all to come) whose `METHOD /path` fits the shell pattern `route`.
+    With `accepted` the call is carried out all the same, `late_seconds` after its answer."""
+
+    kind: FaultKind
+    route: str = "POST /orders/*"
+    times: int | None = 1
+    seconds: float = 0.0
+    status: int = 500
+    accepted: bool = False
+    late_seconds: float = 0.0
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> HttpFault:
+        """Raises ValueError for anything but a fault's fields."""
+        try:
+            return cls(**{**said, "kind": FaultKind(said["kind"])})
+        except (KeyError, TypeError, ValueError) as exc:
+            raise ValueError(f"not a fault: {exc}") from exc
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request, read. `at` is monotonic seconds."""
+
+    method: str
+    path: str
+    form: Mapping[str, str]
+    body: bytes
+    authorization: str
+    at: float
+
+    @property
+    def route(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """An answer that is not the API's usual JSON."""
+
+    content: str
+    content_type: str | None
+    status: int = 200
+
+
+class _Dropped(Exception):
+    """The connection is to be closed without an answer."""
+
+
+class _Trickled(Exception):
+    """The answer is to come in drops, and never end."""
+
+
+class SimulatedKite:
+    """The server, in threads of its own: `with SimulatedKite(path) as server: ... server.root_url, server.book`.
+
+    One account, one user. `prices` are last prices by trading symbol. With `order_calls_per_second` or `other_calls_per_second` more
+    calls than that within a second are answered with 429. The book and the session outlive the server (the session in a file beside the
+    book). Port 0 takes any free one. Raises ValueError for a host other than loopback, OSError for a port that is taken.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        account_id: str = "AB1234",
+        market: Market | None = None,
+        prices: Mapping[str, Decimal] | None = None,
+        listings: Sequence[Listing] = LISTINGS,
+        api_key: str = DEFAULT_API_KEY,
+        api_secret: str = DEFAULT_API_SECRET,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        order_calls_per_second: int | None = None,
+        other_calls_per_second: int | None = None,
+    ) -> None:
+        if host not in LOOPBACK_NAMES:
+            raise ValueError(f"The simulator serves loopback only, not {host!r}")
+        self.api_key = api_key
+        self._api_secret = api_secret
+        self.user_id = account_id
+        self.book = KiteBook(
+            path, account_id=account_id, market=replace(market or Market(), currency="INR"), clock=lambda: datetime.now(UTC)
+        )  # fmt: skip
+        self._listings = {(each.exchange, each.symbol): each for each in listings}
+        self._set_prices(prices or {})
+        self._session_path = Path(path).with_name(Path(path).name + ".session.json")
+        self._session = self._read_session()
+        self._request_tokens: set[str] = set()
+        self._limits = {True: order_calls_per_second, False: other_calls_per_second}
+        self._calls: deque[Call] = deque(maxlen=_CALLS_REMEMBERED)
+        self._faults: list[HttpFault] = []
+        self._listeners: set[Listener] = set()
+        self._lock = threading.RLock()
+        self.stopping = threading.Event()
+        self._news = threading.Event()
+        self._timers: list[threading.Timer] = []
+        self._server = _Server((host, port), self)
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def port(self) -> int:
+        port: int = self._server.server_address[1]
+        return port
+
+    @property
+    def root_url(self) -> str:
+        """As for `KITE_ROOT_URL`."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def ticker_url(self) -> str:
+        """As for `KITE_TICKER_URL`."""
+        return f"ws://127.0.0.1:{self.port}"
+
+    @property
+    def access_token(self) -> str:
+        """The only token that is good now; empty when there is none."""
+        return str(self._session["access_token"])
+
+    @property
+    def listeners(self) -> int:
+        """How many listen to the order feed."""
+        with self._lock:
+            return len(self._listeners)
+
+    def calls(self, route: str = "*") -> list[Call]:
+        """The calls whose `METHOD /path` fits the shell pattern, oldest first, failed ones included."""
+        with self._lock:
+            return [call for call in self._calls if fnmatchcase(call.route, route)]
+
+    def add_fault(self, *faults: HttpFault) -> None:
+        with self._lock:
+            self._faults.extend(faults)
+
+    def clear_faults(self) -> None:
+        """Those of the way; the book's own are the book's."""
+        with self._lock:
+            self._faults.clear()
+
+    def kill_token(self) -> None:
+        """As at six in the morning, or when the user logs in elsewhere."""
+        self._write_session(access_token="")
+
+    def new_token(self) -> str:
+        """A fresh session, without the login; the old token dies."""
+        self._write_session(access_token=secrets.token_hex(16))
+        return self.access_token
+
+    def new_day(self) -> None:
+        """Orders and trades so far are shown no more, tags included."""
+        orders = self.book.orders()
+        self._write_session(forgotten=max((order.number for order in orders), default=0))
+
+    def drop_feed(self) -> None:
+        """Cuts every listener off."""
+        with self._lock:
+            listeners = tuple(self._listeners)
+        for listener in listeners:
+            listener.drop()
+
+    def mute_feed(self, muted: bool = True) -> None:
+        """The connected listeners are told nothing any more, heartbeats included, and are not cut off."""
+        with self._lock:
+            for listener in self._listeners:
+                listener.muted = muted
+
+    def push(self, text: str) -> None:
+        """Sends any text to every listener."""
+        with self._lock:
+            for listener in self._listeners:
+                listener.send_text(text)
+
+    def start(self) -> None:
+        serve = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, name="simulated-kite", daemon=True
+        )
+        feed = threading.Thread(target=self._feed, name="simulated-kite-feed", daemon=True)
+        self._threads = [serve, feed]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Ends every open call and every listener; a second one does nothing."""
+        self.stopping.set()
+        self._news.set()
+        for timer in self._timers:
+            timer.cancel()
+        if self._threads:
+            self._server.shutdown()
+        self._server.close_connections()
+        for thread in self._threads:
+            thread.join()
+        self._threads = []
+        self._server.server_close()
+        self.book.close()
+
+    # Calls
+
+    def answer(self, call: Call) -> object:
+        """The `data` of one call's answer, or a Page. Raises Refused, or _Dropped where no answer is to be given."""
+        with self._lock:
+            too_often = self._is_too_often(call)
+            self._calls.append(call)
+            fault = None if too_often else self._next_fault(call)
+        if too_often:
+            raise Refused(429, "NetworkException", "Too many requests")
+        if fault is None:
+            return self._after_book_faults(call)
+        if fault.accepted and not fault.late_seconds:
+            with contextlib.suppress(Refused):
+                self._carry_out(call)
+        elif fault.accepted:
+            later = threading.Timer(fault.late_seconds, self._carry_out_late, (call,))
+            self._timers.append(later)
+            later.start()
+        return self._fail(fault, call)
+
+    def _fail(self, fault: HttpFault, call: Call) -> object:
+        match fault.kind:
+            case FaultKind.TOKEN_EXPIRED:
+                raise Refused(403, "TokenException", "Incorrect `api_key` or `access_token`.")
+            case FaultKind.RATE_LIMITED:
+                raise Refused(429, "NetworkException", "Too many requests")
+            case FaultKind.SERVER_ERROR:
+                raise Refused(fault.status, "GeneralException", "Something unexpected happened. Please try again.")
+            case FaultKind.HTML:
+                return Page("<html><body>Bad gateway</body></html>", "text/html", fault.status)
+            case FaultKind.NO_CONTENT_TYPE:
+                return Page("{}", None, fault.status)
+            case FaultKind.CHECK_ORDER_BOOK:
+                words = "The order request timed out. Please check the order book and confirm before placing again."
+                raise Refused(400, "OrderException", words)
+            case FaultKind.MARGIN:
+                words = "Insufficient funds. Required margin is 1000.00 but available margin is 0.00."
+                raise Refused(400, "MarginException", words)
+            case FaultKind.SLOW:
+                self.stopping.wait(fault.seconds)
+                return self._after_book_faults(call)
+            case FaultKind.NEVER_ANSWER:
+                self.stopping.wait()
+            case FaultKind.TRICKLE:
+                raise _Trickled
+        raise _Dropped
+
+    def _after_book_faults(self, call: Call) -> object:
+        """Plays the faults that the book has for the way to it, then carries the call out."""
+        operations, tag, symbol = self._concerned(call)
+        faults = [fault for operation in operations for fault in self.book.draw(operation, tag, symbol)]
+        for fault in faults:
+            if fault.action is Action.REFUSE:
+                raise Refused(400, "InputException", fault.reason)
+            if fault.action is Action.UNAVAILABLE:
+                is_order = Operation.PLACE in operations or Operation.CANCEL in operations
+                raise Refused(429 if is_order else 503, "NetworkException", fault.reason)
+            if fault.action is Action.SLOW:
+                if fault.accepted:
+                    answer = self._carry_out(call)
+                    self.stopping.wait(fault.seconds)
+                    return answer
+                self.stopping.wait(fault.seconds)
+                continue
+            if fault.action is not Action.DROP_BEFORE_ACCEPT and fault.accepted:
+                self._carry_out(call)
+            if fault.action is Action.NEVER_ANSWER:
+                self.stopping.wait()
+            raise _Dropped
+        return self._carry_out(call)
+
+    def _concerned(self, call: Call) -> tuple[tuple[Operation, ...], str, str]:
+        if call.method == "POST" and call.path.startswith("/orders/"):
+            return (Operation.PLACE,), call.form.get("tag", ""), call.form.get("tradingsymbol", "")
+        if call.method == "DELETE" and call.path.startswith("/orders/"):
+            order = self.book.known(call.path.rsplit("/", 1)[1])
+            if order is None:
+                return (Operation.CANCEL,), "", ""
+            return (Operation.CANCEL,), order.ticket.client_order_id, order.ticket.instrument.symbol
+        return _OPERATIONS.get(call.route, ()), "", ""
+
+    def _carry_out_late(self, call: Call) -> None:
+        with contextlib.suppress(Refused, BrokerUnavailable):
+            self._carry_out(call)
+
+    def _carry_out(self, call: Call) -> object:
+        parts = call.path.strip("/").split("/")
+        match call.method, parts:
+            case "POST", ["session", "token"]:
+                return self._open_session(call.form)
+            case "DELETE", ["session", "token"]:
+                self._check_token(call)
+                self.kill_token()
+                return True
+        self._check_token(call)
+        match call.method, parts:
+            case "GET", ["user", "profile"]:
+                return self._profile()
+            case "GET", ["user", "margins", *segment]:
+                both = margins(self.book)
+                return both[segment[0]] if segment else both
+            case "GET", ["instruments", *exchange]:
+                chosen = [each for each in self._listings.values() if not exchange or each.exchange == exchange[0]]
+                return Page(as_csv(chosen), "text/csv")
+            case "GET", ["orders"]:
+                return [
+                    item for order, report in self._shown() for item in order_items(order, report, self._token(order))
+                ]
+            case "GET", ["trades"]:
+                return [
+                    item for order, report in self._shown() for item in trade_items(order, report, self._token(order))
+                ]
+            case "GET", ["orders", order_id]:
+                return self._history(order_id)
+            case "GET", ["orders", order_id, "trades"]:
+                order = self._order(order_id)
+                return trade_items(order, order.report(), self._token(order))
+            case "POST", ["orders", variety]:
+                return self._place(variety, call.form)
+            case "DELETE", ["orders", variety, order_id]:
+                return self._cancel(variety, order_id)
+            case "PUT", ["orders", _, _]:
+                raise Refused(400, "OrderException", "The simulator does not modify orders.")
+            case "GET", ["portfolio", "positions"]:
+                net = [
+                    position_item(each, self._token_of(each.instrument.exchange, each.instrument.symbol))
+                    for each in self.book.positions()
+                ]
+                return {"net": net, "day": net}
+            case "GET", ["portfolio", "holdings"]:
+                return []
+            case "POST", ["charges", "orders"]:
+                return [charges_item(asked, self.book) for asked in json.loads(call.body)]
+        raise Refused(404, "GeneralException", "Route not found")
+
+    def _place(self, variety: str, form: Mapping[str, str]) -> dict[str, str]:
+        try:
+            report = self.book.place(read_order(variety, form, self._listings))
+        except OrderRefused as exc:
+            raise Refused(400, "OrderException", exc.reason) from exc
+        self._news.set()
+        return {"order_id": report.broker_order_id}
+
+    def _cancel(self, variety: str, order_id: str) -> dict[str, str]:
+        order = self._order(order_id)
+        if variety != (order.ticket.variety or "regular").split(" ")[0]:
+            raise Refused(400, "InputException", f"The order is not of the variety {variety}.")
+        try:
+            self.book.cancel(OrderRef(client_order_id="", broker_order_id=order.broker_order_id))
+        except OrderRefused as exc:
+            raise Refused(400, "OrderException", f"Order cannot be cancelled. {exc.reason}") from exc
+        self._news.set()
+        return {"order_id": order_id}
+
+    def _order(self, order_id: str) -> Any:
+        # The legs of an iceberg order have two digits behind the id that the book knows.
+        known = self.book.known(order_id) or self.book.known(order_id[:-2])
+        if known is None:
+            raise Refused(404, "GeneralException", "Couldn't find that `order_id`.")
+        return next(
+            order
+            for order in self.book.orders(known.ticket.client_order_id)
+            if order.broker_order_id == known.broker_order_id
+        )
+
+    def _history(self, order_id: str) -> list[dict[str, Any]]:
+        order = self._order(order_id)
+        (now, *_) = order_items(order, order.report(), self._token(order))
+        begun = {"filled_quantity": 0, "pending_quantity": now["quantity"], "average_price": 0, "status_message": None}
+        return [{**now, **begun, "status": status} for status in ("PUT ORDER REQ RECEIVED", "VALIDATION PENDING")] + [
+            now
+        ]
+
+    def _shown(self) -> list[tuple[Any, Any]]:
+        forgotten = int(self._session["forgotten"])
+        try:
+            return [(order, report) for order, report in self.book.shown() if order.number > forgotten]
+        except BrokerUnavailable as exc:
+            raise Refused(503, "NetworkException", str(exc)) from exc
+
+    def _profile(self) -> dict[str, Any]:
+        return {
+            "user_id": self.user_id,
+            "user_type": "individual",
+            "email": "somebody@example.com",
+            "user_name": "Simulated Person",
+            "user_shortname": "Simulated",
+            "broker": "ZERODHA",
+            "exchanges": list(EXCHANGES),
+            "products": ["CNC", "NRML", "MIS"],
+            "order_types": ["MARKET", "LIMIT", "SL", "SL-M"],
+            "avatar_url": None,
+            "meta": {"demat_consent": "consent"},
+        }
+
+    def _token(self, order: Any) -> int:
+        return self._token_of(order.ticket.instrument.exchange, order.ticket.instrument.symbol)
+
+    def _token_of(self, exchange: str | None, symbol: str) -> int:
+        listing = self._listings.get((exchange or "", symbol))
+        return 0 if listing is None else listing.token
+
+    def _set_prices(self, prices: Mapping[str, Decimal]) -> None:
+        for key, listing in self._listings.items():
+            if listing.symbol in prices:
+                self._listings[key] = replace(listing, last_price=prices[listing.symbol])
+
+    # Session
+
+    def _open_session(self, form: Mapping[str, str]) -> dict[str, Any]:
+        request_token = form.get("request_token", "")
+        expected = hashlib.sha256((self.api_key + request_token + self._api_secret).encode()).hexdigest()
+        if form.get("api_key") != self.api_key or form.get("checksum") != expected:
+            raise Refused(403, "TokenException", "Invalid `checksum`.")
+        with self._lock:
+            if request_token not in self._request_tokens:
+                raise Refused(403, "TokenException", "Token is invalid or has expired.")
+            self._request_tokens.discard(request_token)
+        login_time = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
+        return {**self._profile(), "access_token": self.new_token(), "login_time": login_time, "api_key": self.api_key}
+
+    def log_in(self) -> str:
+        """The request token that a person's login in the browser would have led to; good once."""
+        token = secrets.token_hex(16)
+        with self._lock:
+            self._request_tokens.add(token)
+        return token
+
+    def _check_token(self, call: Call) -> None:
+        if not self.access_token or call.authorization != f"token {self.api_key}:{self.access_token}":
+            raise Refused(403, "TokenException", "Incorrect `api_key` or `access_token`.")
+
+    def is_feed_open_to(self, query: str) -> bool:
+        said = parse_qs(query)
+        return said.get("api_key") == [self.api_key] and said.get("access_token") == [self.access_token]
+
+    def _read_session(self) -> dict[str, Any]:
+        if self._session_path.exists():
+            said: dict[str, Any] = json.loads(self._session_path.read_text())
+            return said
+        return {"access_token": DEFAULT_ACCESS_TOKEN, "forgotten": 0}
+
+    def _write_session(self, **changes: object) -> None:
+        with self._lock:
+            self._session = self._session | changes
+            new = self._session_path.with_suffix(".new")
+            new.touch(mode=0o600)
+            new.write_text(json.dumps(self._session))
+            os.replace(new, self._session_path)
+
+    # Faults and limits
+
+    def _is_too_often(self, call: Call) -> bool:
+        is_order = call.path.startswith("/orders/") and call.method != "GET"
+        limit = self._limits[is_order]
+        if limit is None:
+            return False
+        recent = 0
+        for earlier in reversed(self._calls):
+            if call.at - earlier.at >= 1.0:
+                break
+            recent += (earlier.path.startswith("/orders/") and earlier.method != "GET") is is_order
+        return recent >= limit
+
+    def _next_fault(self, call: Call) -> HttpFault | None:
+        for index, fault in enumerate(self._faults):
+            if not fnmatchcase(call.route, fault.route):
+                continue
+            if fault.times == 1:
+                del self._faults[index]
+            elif fault.times is not None:
+                self._faults[index] = replace(fault, times=fault.times - 1)
+            return fault
+        return None
+
+    # Order feed
+
+    def listen(self, listener: Listener) -> None:
+        """Serves one listener until it leaves or is dropped."""
+        with self._lock:
+            self._listeners.add(listener)
+        try:
+            listener.serve()
+        finally:
+            with self._lock:
+                self._listeners.discard(listener)
+
+    def _feed(self) -> None:
+        mark, _ = self.book.changed_since(0)
+        heartbeat_at = time.monotonic()
+        while not self.stopping.is_set():
+            self._news.wait(_LOOK_SECONDS)
+            self._news.clear()
+            if self.stopping.is_set():
+                return
+            try:
+                self.book.advance()
+                mark, changed = self.book.changed_since(mark)
+            except BrokerUnavailable:
+                # A book that is busy now is looked at again in a moment.
+                continue
+            with self._lock:
+                listeners = tuple(self._listeners)
+            for order in changed if listeners else ():
+                for item in order_items(order, order.report(), self._token(order)):
+                    text = json.dumps({"type": "order", "id": "", "data": {**item, "checksum": ""}}, default=_plain)
+                    for listener in listeners:
+                        listener.send_text(text)
+            if time.monotonic() - heartbeat_at >= HEARTBEAT_SECONDS:
+                heartbeat_at = time.monotonic()
+                for listener in listeners:
+                    listener.send_heartbeat()
+
+    # The operator's side
+
+    def state(self) -> dict[str, Any]:
+        """What `GET /_control` tells."""
+        with self._lock:
+            return {
+                "token_is_good": bool(self.access_token),
+                "calls": len(self._calls),
+                "listeners": len(self._listeners),
+                "faults": [asdict(fault) for fault in self._faults],
+                "orders": len(self.book.orders()),
+            }
+
+    def control(self, wish: Mapping[str, Any]) -> dict[str, Any]:
+        """Does what `POST /_control` asks; the answer is the state afterwards, with whatever the wish made. Raises ValueError."""
+        made: dict[str, Any] = {}
+        match wish.get("do"):
+            case "fault":
+                self.add_fault(HttpFault.from_json(wish["fault"]))
+            case "book_fault":
+                said = wish["fault"]
+                named = {"operation": Operation(said["operation"]), "action": Action(said["action"])}
+                self.book.add_fault(BookFault(**{**said, **named}))
+            case "clear_faults":
+                self.clear_faults()
+                self.book.clear_faults()
+            case "kill_token":
+                self.kill_token()
+            case "new_token":
+                made = {"access_token": self.new_token()}
+            case "request_token":
+                made = {"request_token": self.log_in()}
+            case "price":
+                self._set_prices({str(wish["symbol"]): Decimal(str(wish["price"]))})
+            case "new_day":
+                self.new_day()
+            case "drop_feed":
+                self.drop_feed()
+            case "mute_feed":
+                self.mute_feed(bool(wish.get("muted", True)))
+            case "fill":
+                quantity = None if wish.get("quantity") is None else Decimal(str(wish["quantity"]))
+                self.book.fill_order(OrderRef(client_order_id="", broker_order_id=str(wish["order_id"])), quantity)
+            case "cancel":
+                order = OrderRef(client_order_id="", broker_order_id=str(wish["order_id"]))
+                self.book.cancel_unasked(order, str(wish.get("reason", "Cancelled by the exchange")))
+            case "expire_day":
+                self.book.expire_day()
+            case unknown:
+                raise ValueError(f"nothing is known about {unknown!r}")
+        return self.state() | made
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, address: tuple[str, int], simulator: SimulatedKite) -> None:
+        self.simulator = simulator
+        self._connections: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        super().__init__(address, _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def close_connections(self) -> None:
+        with self._lock:
+            for connection in self._connections:
+                # The other side may have left already.
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # A caller who lost patience is an everyday thing here, and no reason for a traceback on the console.
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = 65536
+    server: _Server
+
+    def do_GET(self) -> None:
+        self._serve()
+
+    def do_POST(self) -> None:
+        self._serve()
+
+    def do_PUT(self) -> None:
+        self._serve()
+
+    def do_DELETE(self) -> None:
+        self._serve()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Says nothing: request lines hold the token."""
+
+    def _serve(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        if length > _LONGEST_BODY_BYTES:
+            self.close_connection = True
+            self._reply(
+                413, {"status": "error", "message": "Request too large", "data": None, "error_type": "InputException"}
+            )
+            return
+        body = self.rfile.read(length)
+        # A page in a browser may name this port under a host of its own.
+        if urlsplit(f"//{self.headers.get('Host', '')}").hostname not in LOOPBACK_NAMES:
+            self._refuse(Refused(403, "PermissionException", "Loopback only"))
+            return
+        address = urlsplit(self.path)
+        if self.headers.get("Upgrade", "").lower() == "websocket":
+            self._serve_feed(address.query)
+            return
+        try:
+            if address.path == "/_control":
+                self._serve_operator(body)
+                return
+            answer = self.server.simulator.answer(self._call(address.path, address.query, body))
+            if isinstance(answer, Page):
+                self._write(answer.status, answer.content_type, answer.content.encode())
+            else:
+                self._reply(200, {"status": "success", "data": answer})
+        except Refused as refusal:
+            self._refuse(refusal)
+        except BrokerUnavailable as exc:
+            self._refuse(Refused(503, "NetworkException", str(exc)))
+        except _Dropped:
+            self.close_connection = True
+        except _Trickled:
+            self.close_connection = True
+            self._trickle()
+
+    def _trickle(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(_LONGEST_BODY_BYTES))
+        self.end_headers()
+        while not self.server.simulator.stopping.wait(0.02):
+            self.wfile.write(b" ")
+            self.wfile.flush()
+
+    def _call(self, path: str, query: str, body: bytes) -> Call:
+        form = dict(parse_qsl(query))
+        if self.headers.get_content_type() == "application/x-www-form-urlencoded":
+            form |= dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
+        return Call(self.command, path, form, body, self.headers.get("Authorization", ""), time.monotonic())
+
+    def _serve_feed(self, query: str) -> None:
+        self.close_connection = True
+        key = self.headers.get("Sec-WebSocket-Key")
+        if key is None or not self.server.simulator.is_feed_open_to(query):
+            self._refuse(Refused(403, "TokenException", "Incorrect `api_key` or `access_token`."))
+            return
+        self.send_response(101)
+        self.send_header("Upgrade", "websocket")
+        self.send_header("Connection", "Upgrade")
+        self.send_header("Sec-WebSocket-Accept", accept_key(key))
+        self.end_headers()
+        self.wfile.flush()
+        self.server.simulator.listen(Listener(self.connection, self.rfile))
+
+    def _serve_operator(self, body: bytes) -> None:
+        simulator = self.server.simulator
+        if self.command == "GET":
+            self._reply(200, simulator.state())
+            return
+        try:
+            self._reply(200, simulator.control(json.loads(body)))
+        except (ValueError, KeyError, TypeError, ArithmeticError) as exc:
+            raise Refused(400, "InputException", f"not understood: {exc}") from exc
+
+    def _refuse(self, refusal: Refused) -> None:
+        words = {"message": refusal.message, "data": None, "error_type": refusal.error_type}
+        self._reply(refusal.status, {"status": "error", **words})
+
+    def _reply(self, status: int, answer: Mapping[str, Any]) -> None:
+        self._write(status, "application/json", json.dumps(answer, default=_plain).encode())
+
+    def _write(self, status: int, kind: str | None, content: bytes) -> None:
+        self.send_response(status)
+        if kind is not None:
+            self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+def _plain(value: object) -> int | float:
+    """Numbers as the API sends them: whole ones without a point."""
+    if not isinstance(value, Decimal):
+        raise TypeError(f"{value!r} has no place in an answer")
+    return int(value) if value == value.to_integral_value() else float(value)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m simulators.kite", description="A Kite Connect API on loopback over a paper exchange."
+    )
+    parser.add_argument("--port", type=int, default=8083, help="0 takes any free port (default: %(default)s)")
+    parser.add_argument("--data", type=Path, required=True, help="the file of the book; made if there is none")
+    parser.add_argument("--account", default="AB1234", help="the user's id (default: %(default)s)")
+    parser.add_argument("--fill-delay-seconds", type=float, default=0.0)
+    parser.add_argument("--partial-fill-rate", type=float, default=0.0)
+    parser.add_argument("--rejection-rate", type=float, default=0.0)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--order-calls-per-second", type=int, help="more are answered with 429 (default: no limit)")
+    parser.add_argument("--other-calls-per-second", type=int, help="more are answered with 429 (default: no limit)")
+    chosen = parser.parse_args(argv)
+    market = Market(
+        fill_delay_seconds=chosen.fill_delay_seconds,
+        partial_fill_rate=chosen.partial_fill_rate,
+        rejection_rate=chosen.rejection_rate,
+        seed=chosen.seed,
+    )
+    try:
+        server = SimulatedKite(
+            chosen.data,
+            account_id=chosen.account,
+            market=market,
+            port=chosen.port,
+            order_calls_per_second=chosen.order_calls_per_second,
+            other_calls_per_second=chosen.other_calls_per_second,
+        )
+    except (OSError, OverflowError, BrokerUnavailable) as exc:
+        print(f"Cannot serve on 127.0.0.1:{chosen.port}: {exc}", file=sys.stderr)
+        return 1
+    stop_asked = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop_asked.set())
+    with server:
+        print(
+            f"Simulated Kite on {server.root_url}; Ctrl-C ends it. Settings for the service:\n"
+            f"  KITE_ROOT_URL={server.root_url}\n  KITE_API_KEY={server.api_key}\n"
+            f"  KITE_ACCESS_TOKEN={server.access_token}\n",
+            flush=True,
+        )
+        stop_asked.wait()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

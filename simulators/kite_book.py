@@ -1,0 +1,317 @@
+"""The simulated Zerodha's order book and its words for what is in it: orders, trades, positions, charges; no server and no forms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from brokers.base import BrokerPosition, Report, ReportStatus
+from brokers.paper_exchange import Fault, Market, Operation, PaperExchange, PaperOrder
+from simulators.kite_market import ICEBERG_OF, KITE_ORDER_TYPES, Refused
+
+IST = timezone(timedelta(hours=5, minutes=30), "IST")
+ORDER_ID_FORMAT = "{time:%y%m%d}{number:09d}"
+TRADE_ID_FORMAT = "{number:08d}"
+_STATUS = {
+    ReportStatus.FILLED: "COMPLETE",
+    ReportStatus.CANCELLED: "CANCELLED",
+    ReportStatus.EXPIRED: "CANCELLED",
+    ReportStatus.REJECTED: "REJECTED",
+}
+
+
+class KiteBook(PaperExchange):
+    """A paper exchange with Kite's ids, in rupees, where a tag may repeat; it also tells what changed since a mark."""
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        account_id: str,
+        market: Market,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        super().__init__(
+            path,
+            account_id=account_id,
+            market=market,
+            broker_order_id_format=ORDER_ID_FORMAT,
+            fill_id_format=TRADE_ID_FORMAT,
+            unique_client_order_ids=False,
+            clock=clock,
+        )
+        self._known: dict[str, PaperOrder] = {}
+
+    def changed_since(self, mark: int) -> tuple[int, list[PaperOrder]]:
+        """The orders whose last change came after `mark`, and the newest mark. No fault hits this look."""
+        with self._reading() as db:
+            rows = db.execute(
+                "SELECT client_id, broker_id, changed FROM orders WHERE account = ? AND changed > ? ORDER BY changed",
+                (self.account_id, mark),
+            ).fetchall()
+        changed = [
+            order
+            for client_id, broker_id, _ in rows
+            for order in self.orders(client_id)
+            if order.broker_order_id == broker_id
+        ]
+        return (rows[-1][2] if rows else mark), changed
+
+    def shown(self) -> list[tuple[PaperOrder, Report]]:
+        """What the order list shows, after the book's faults: each order as it was placed, with its present state."""
+        reports = self.reports().reports
+        if any(report.broker_order_id not in self._known for report in reports):
+            self._known = {order.broker_order_id: order for order in self.orders()}
+        pairs = [(self._known[report.broker_order_id], report) for report in reports]
+        hiding = [fault for fault in self.armed_faults(Operation.FIND) if _hides(fault)]
+        return [pair for pair in pairs if not any(self._is_hidden(pair[0], fault) for fault in hiding)]
+
+    def known(self, order_id: str) -> PaperOrder | None:
+        """The order as it was placed; its state may be old."""
+        if order_id not in self._known:
+            self._known = {order.broker_order_id: order for order in self.orders()}
+        return self._known.get(order_id)
+
+    def _is_hidden(self, order: PaperOrder, fault: Fault) -> bool:
+        tag = order.ticket.client_order_id
+        return fault.concerns(tag, order.ticket.instrument.symbol) and self.find(tag) is None
+
+
+def _hides(fault: Fault) -> bool:
+    return fault.action == "hide"
+
+
+@dataclass(frozen=True, slots=True)
+class _Trade:
+    trade_id: str
+    quantity: Decimal
+    price: Decimal
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class _Leg:
+    """What the order list shows as one order: an order, or one part of an iceberg order."""
+
+    order_id: str
+    number: int
+    quantity: Decimal
+    trades: tuple[_Trade, ...]
+    status: ReportStatus
+
+    @property
+    def filled(self) -> Decimal:
+        return sum((trade.quantity for trade in self.trades), Decimal(0))
+
+
+def _legs(order: PaperOrder, report: Report) -> list[_Leg]:
+    trades = [_Trade(fill.fill_id, fill.quantity, fill.price, fill.time) for fill in report.fills]
+    variety = order.ticket.variety or ""
+    if not variety.startswith(ICEBERG_OF):
+        return [_Leg(order.broker_order_id, 1, order.ticket.quantity, tuple(trades), report.status)]
+    part = Decimal(variety.removeprefix(ICEBERG_OF))
+    legs: list[_Leg] = []
+    left = order.ticket.quantity
+    while left > 0:
+        number, quantity, own = len(legs) + 1, min(part, left), []
+        missing = quantity
+        while missing and trades:
+            first = trades.pop(0)
+            taken = min(missing, first.quantity)
+            own.append(_Trade(f"{first.trade_id}{number:02d}", taken, first.price, first.time))
+            missing -= taken
+            if taken < first.quantity:
+                trades.insert(0, replace(first, quantity=first.quantity - taken))
+        order_id = order.broker_order_id if number == 1 else f"{order.broker_order_id}{number:02d}"
+        status = report.status if missing else ReportStatus.FILLED
+        legs.append(_Leg(order_id, number, quantity, tuple(own), status))
+        left -= quantity
+        if missing:
+            break  # the next leg is placed when this one is done
+    return legs
+
+
+def order_items(order: PaperOrder, report: Report, token: int) -> list[dict[str, Any]]:
+    """The elements of the order list that one order makes: itself, or the legs of an iceberg order so far."""
+    return [_order_item(order, report, leg, token) for leg in _legs(order, report)]
+
+
+def _order_item(order: PaperOrder, report: Report, leg: _Leg, token: int) -> dict[str, Any]:
+    ticket = order.ticket
+    is_open = leg.status is ReportStatus.WORKING
+    is_iceberg = (ticket.variety or "").startswith(ICEBERG_OF)
+    placed_at = kite_time(order.placed_at)
+    changed_at = kite_time(leg.trades[-1].time) if leg.trades else placed_at
+    paid = sum((trade.quantity * trade.price for trade in leg.trades), Decimal(0))
+    pending = max(leg.quantity - leg.filled, Decimal(0))
+    return {
+        "placed_by": order.account_id,
+        "order_id": leg.order_id,
+        "exchange_order_id": None if leg.status is ReportStatus.REJECTED else f"11{order.number:014d}",
+        "parent_order_id": None,
+        "status": _STATUS.get(leg.status, _working(ticket.variety, is_waiting=ticket.stop_price is not None)),
+        "status_message": report.reason,
+        "status_message_raw": report.reason,
+        "order_timestamp": placed_at,
+        "exchange_update_timestamp": changed_at,
+        "exchange_timestamp": changed_at,
+        "variety": "iceberg" if is_iceberg else ticket.variety or "regular",
+        "modified": False,
+        "exchange": ticket.instrument.exchange,
+        "tradingsymbol": ticket.instrument.symbol,
+        "instrument_token": token,
+        "order_type": KITE_ORDER_TYPES[ticket.order_type],
+        "transaction_type": ticket.side.value,
+        "validity": "DAY" if ticket.tif is None else ticket.tif.value,
+        "validity_ttl": 0,
+        "product": ticket.product,
+        "quantity": leg.quantity,
+        "disclosed_quantity": 0,
+        "price": ticket.limit_price or 0,
+        "trigger_price": ticket.stop_price or 0,
+        "average_price": round(paid / leg.filled, 4) if leg.filled else 0,
+        "filled_quantity": leg.filled,
+        "pending_quantity": pending if is_open else 0,
+        "cancelled_quantity": 0 if is_open else pending,
+        "market_protection": 0,
+        "meta": _iceberg_meta(order, leg) if is_iceberg else {},
+        "tag": ticket.client_order_id or None,
+        "tags": [ticket.client_order_id] if ticket.client_order_id else [],
+        "guid": f"{order.number:x}X",
+    }
+
+
+def _iceberg_meta(order: PaperOrder, leg: _Leg) -> dict[str, Any]:
+    total, part = order.ticket.quantity, Decimal((order.ticket.variety or "").removeprefix(ICEBERG_OF))
+    return {
+        "iceberg": {
+            "leg": leg.number,
+            "legs": -(-total // part),
+            "leg_quantity": part,
+            "total_quantity": total,
+            "remaining_quantity": max(total - part * leg.number, Decimal(0)),
+        }
+    }
+
+
+def trade_items(order: PaperOrder, report: Report, token: int) -> list[dict[str, Any]]:
+    """The elements of the trade list that belong to one order."""
+    return [
+        {
+            "trade_id": trade.trade_id,
+            "order_id": leg.order_id,
+            "exchange": order.ticket.instrument.exchange,
+            "tradingsymbol": order.ticket.instrument.symbol,
+            "instrument_token": token,
+            "product": order.ticket.product,
+            "average_price": trade.price,
+            "quantity": trade.quantity,
+            "exchange_order_id": f"11{order.number:014d}",
+            "transaction_type": order.ticket.side.value,
+            "fill_timestamp": kite_time(trade.time),
+            "order_timestamp": kite_time(trade.time)[11:],
+            "exchange_timestamp": kite_time(trade.time),
+        }
+        for leg in _legs(order, report)
+        for trade in leg.trades
+    ]
+
+
+def position_item(position: BrokerPosition, token: int) -> dict[str, Any]:
+    """One element of the net positions."""
+    price = position.average_price or Decimal(0)
+    bought = position.quantity > 0
+    return {
+        "tradingsymbol": position.instrument.symbol,
+        "exchange": position.instrument.exchange,
+        "instrument_token": token,
+        "product": "CNC" if position.instrument.exchange in ("NSE", "BSE") else "NRML",
+        "quantity": position.quantity,
+        "overnight_quantity": 0,
+        "multiplier": 1,
+        "average_price": price,
+        "close_price": 0,
+        "last_price": price,
+        "value": -position.quantity * price,
+        "pnl": 0,
+        "m2m": 0,
+        "unrealised": 0,
+        "realised": 0,
+        "buy_quantity": position.quantity if bought else 0,
+        "sell_quantity": 0 if bought else -position.quantity,
+    }
+
+
+def charges_item(asked: Mapping[str, Any], book: KiteBook) -> dict[str, Any]:
+    """The virtual contract note of one order. For an order of the book, what its fills up to the quantity asked for cost there.
+    Raises Refused while the book has no commission for them."""
+    total: Decimal | None = book.market.commission_per_order
+    order = book.known(str(asked.get("order_id", "")))
+    if order is not None:
+        (order,) = (o for o in book.orders(order.ticket.client_order_id) if o.broker_order_id == order.broker_order_id)
+        wanted, total = Decimal(str(asked["quantity"])), Decimal(0)
+        for fill in order.fills:
+            if wanted <= 0:
+                break
+            if fill.commission is None:
+                raise Refused(502, "DataException", "The contract note is not available now.")
+            wanted, total = wanted - fill.quantity, total + fill.commission
+    return {
+        **{name: asked.get(name) for name in ("transaction_type", "tradingsymbol", "exchange", "variety", "product")},
+        **{name: asked.get(name) for name in ("order_type", "quantity")},
+        "price": asked.get("average_price"),
+        "charges": {
+            "transaction_tax": 0,
+            "transaction_tax_type": "stt",
+            "exchange_turnover_charge": 0,
+            "sebi_turnover_charge": 0,
+            "brokerage": total,
+            "stamp_duty": 0,
+            "gst": {"igst": 0, "cgst": 0, "sgst": 0, "total": 0},
+            "total": total,
+        },
+    }
+
+
+def margins(book: KiteBook) -> dict[str, Any]:
+    """The funds of both segments; all the money is in the first."""
+    cash = {balance.currency: balance.cash for balance in book.balances()}.get("INR", Decimal(0))
+    return {"equity": _segment(cash, enabled=True), "commodity": _segment(Decimal(0), enabled=False)}
+
+
+def _segment(cash: Decimal, *, enabled: bool) -> dict[str, Any]:
+    return {
+        "enabled": enabled,
+        "net": cash,
+        "available": {
+            "adhoc_margin": 0,
+            "cash": cash,
+            "opening_balance": cash,
+            "live_balance": cash,
+            "collateral": 0,
+            "intraday_payin": 0,
+        },
+        "utilised": {
+            "debits": 0,
+            "exposure": 0,
+            "m2m_realised": 0,
+            "m2m_unrealised": 0,
+            "option_premium": 0,
+            "span": 0,
+        },
+    }
+
+
+def kite_time(moment: datetime) -> str:
+    """Indian time, whole seconds, no zone named."""
+    return moment.astimezone(IST).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _working(variety: str | None, *, is_waiting: bool) -> str:
+    if variety == "amo":
+        return "AMO REQ RECEIVED"
+    return "TRIGGER PENDING" if is_waiting else "OPEN"

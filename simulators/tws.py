@@ -1,0 +1,845 @@
+"""The simulated TWS or IB Gateway: the sockets of its API and its answers, over a paper exchange's book; no wire format, no listings."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from decimal import ROUND_DOWN, Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+from brokers.base import OrderRef, OrderType, ReportStatus, Side, Ticket, Tif
+from brokers.errors import OrderRefused
+from brokers.paper_exchange import Action, Fault, Market, Operation, PaperOrder
+from simulators import tws_wire as wire
+from simulators.tws_book import TwsBook, client_and_order_id, next_version, perm_id
+from simulators.tws_contracts import Listing, listed, listing_of, market_rule
+from simulators.tws_wire import Ask
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.01
+ORDER_TYPES = {
+    "MKT": OrderType.MARKET,
+    "LMT": OrderType.LIMIT,
+    "STP": OrderType.STOP,
+    "STP LMT": OrderType.STOP_LIMIT,
+}
+_WIRE_TYPES = {order_type: word for word, order_type in ORDER_TYPES.items()}
+_NAMED_STATUS = {
+    ReportStatus.FILLED: "Filled",
+    ReportStatus.CANCELLED: "Cancelled",
+    ReportStatus.EXPIRED: "Cancelled",
+    ReportStatus.REJECTED: "Inactive",
+}
+_BY_TYPE = frozenset({Operation.REPORTS, Operation.FIND})
+
+
+@dataclass(slots=True)
+class _Told:
+    """What has been said of an order on its client's socket."""
+
+    status: str = ""
+    fills: set[str] = field(default_factory=set)
+    busted: set[str] = field(default_factory=set)
+    charged: set[str] = field(default_factory=set)
+
+
+class Refusal(Exception):
+    """The gateway's no: a code and a text on the order's own id."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
+class TwsSimulator:
+    """Serves one account on loopback. What it knows is in the book and survives it; `port` is known once started.
+
+    Faults armed in the book are played: those on the way to it as what a gateway does (an error code, a socket that drops, silence); those of
+    `reports` and `find` hit the next round of lists, which cannot be told apart here, and begin with the question for all open orders.
+    """
+
+    def __init__(
+        self,
+        book: TwsBook,
+        *,
+        port: int = 0,
+        other_accounts: Sequence[str] = (),
+        prices: Mapping[str, Decimal] | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.book = book
+        self.port = port
+        self.control_port = 0
+        self.accounts = [book.account_id, *other_accounts]
+        self.prices = dict(prices or {})
+        self.repeats_statuses = False
+        """As a real gateway does: each status is sent twice."""
+        self.bytes_per_chunk: int | None = None
+        """Not None: everything is sent in pieces of so many bytes."""
+        self.silent: set[Ask] = set()
+        """Questions that are heard and never answered."""
+        self.heard: list[tuple[int, list[str]]] = []
+        """Every message of every client, with the client's id."""
+        self.held: list[str] = []
+        """Broker ids of orders shown as Inactive though they live, as when shares have to be located first."""
+        self.clock = clock
+        self.told: dict[int, _Told] = {}
+        self.muted: set[int] = set()
+        """Orders whose answer is held back."""
+        self.sessions: list[Session] = []
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.is_linked = True
+        self._mark = 0
+        self._server: asyncio.Server | None = None
+        self._control: asyncio.Server | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Opens the port, which stays the same over restarts."""
+        self._mark = self.book.mark()
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+        self._watch = asyncio.create_task(self._keep_telling())
+
+    async def stop(self) -> None:
+        """Every socket closes; the book keeps what it has."""
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._server is not None:
+            self._server.close()
+        if self._control is not None:
+            self._control.close()
+        for task in tuple(self.tasks):
+            task.cancel()
+        self.drop_sessions()
+        await asyncio.gather(*self.tasks, *([self._watch] if self._watch else []), return_exceptions=True)
+        self._server = self._watch = self._control = None
+
+    async def restart(self, closed_seconds: float = 0.0) -> None:
+        """The nightly one: all is closed for a while."""
+        await self.stop()
+        await asyncio.sleep(closed_seconds)
+        self.told.clear()
+        self.muted.clear()
+        self.is_linked = True
+        await self.start()
+
+    # What goes wrong by itself
+
+    def drop_sessions(self) -> None:
+        """All sockets break at once."""
+        for session in tuple(self.sessions):
+            session.abort()
+
+    def lose_link(self) -> None:
+        """The gateway loses its servers: the sockets stay, and nothing comes through any more."""
+        self.is_linked = False
+        self._say_to_all(1100, "Connectivity between IBKR and Trader Workstation has been lost.")
+
+    def restore_link(self, *, data_kept: bool = True) -> None:
+        """What happened meanwhile has not been pushed, and is not pushed now."""
+        self._skip_changes()
+        self.is_linked = True
+        code, what = (1102, "data maintained") if data_kept else (1101, "data lost")
+        self._say_to_all(code, f"Connectivity between IBKR and Trader Workstation has been restored - {what}.")
+
+    def say_of_order(self, broker_order_id: str, code: int, text: str) -> None:
+        """An error on an order's id that leaves the order as it is."""
+        order = self._existing(broker_order_id)
+        client_id, order_id = client_and_order_id(order)
+        for session in self._sessions_of(client_id):
+            session.send(wire.error(order_id, code, text))
+
+    def tell(self) -> None:
+        """Pushes what has changed in the book to those whom it concerns."""
+        if not self.is_linked:
+            return
+        self.book.advance()
+        mark = self.book.mark()
+        if mark == self._mark:
+            return
+        changed = self.book.changed_since(self._mark)
+        self._mark = mark
+        for order in changed:
+            if order.number not in self.muted:
+                self.tell_of(order)
+
+    def tell_of(self, order: PaperOrder) -> None:
+        """Pushes what has not been said of the order yet."""
+        client_id, _ = client_and_order_id(order)
+        news = b"".join(self._news(order, self.told.setdefault(order.number, _Told())))
+        for session in self._sessions_of(client_id):
+            session.send(news)
+
+    def hush(self, order: PaperOrder) -> None:
+        """What is so now counts as said."""
+        self._news(order, self.told.setdefault(order.number, _Told()))
+
+    def row(self, order: PaperOrder) -> wire.OrderRow:
+        """The order in the gateway's words."""
+        ticket = order.ticket
+        standing = [fill for fill in order.fills if not fill.busted]
+        client_id, order_id = client_and_order_id(order)
+        filled = order.filled_quantity
+        paid = sum((fill.quantity * fill.price for fill in standing), Decimal(0))
+        cash = Decimal(ticket.variety) if ticket.variety else Decimal(0)
+        working = "PreSubmitted" if ticket.order_type in (OrderType.STOP, OrderType.STOP_LIMIT) else "Submitted"
+        if order.broker_order_id in self.held:
+            working = "Inactive"
+        return wire.OrderRow(
+            order_id=order_id,
+            client_id=client_id,
+            perm_id=perm_id(order),
+            listing=listing_of(ticket.instrument),
+            account=order.account_id,
+            action=ticket.side,
+            quantity=Decimal(0) if cash else ticket.quantity,
+            order_type=_WIRE_TYPES[ticket.order_type],
+            limit_price=ticket.limit_price,
+            aux_price=ticket.stop_price,
+            tif=ticket.tif or Tif.DAY,
+            order_ref=ticket.client_order_id,
+            cash_quantity=cash,
+            status=_NAMED_STATUS.get(order.status, working),
+            filled=filled,
+            average_price=paid / filled if filled else Decimal(0),
+            last_price=standing[-1].price if standing else Decimal(0),
+            reason=order.reason or "",
+            finished_at=order.changed_at,
+        )
+
+    def executions(self, order: PaperOrder, request_id: int) -> list[bytes]:
+        """All executions of the order, annulled ones and what annuls them too, each with its commission."""
+        row, messages = self.row(order), []
+        for fill in order.fills:
+            messages.append(_execution(request_id, row, fill.fill_id, fill.quantity, fill.price, fill.time))
+            if fill.commission is not None:
+                messages.append(wire.commission_report(fill.fill_id, fill.commission, fill.commission_currency))
+            if fill.busted and not any(other.corrects == fill.fill_id for other in order.fills):
+                messages.append(_annulment(request_id, row, fill.fill_id, fill.time))
+        return messages
+
+    # Control
+
+    async def start_control(self, port: int = 0) -> None:
+        """A second port on which each line is an object like {"do": "drop"}; answered by {"ok": true} or {"ok": false, "error": …}.
+
+        `drop`, `lose_link`, `restore_link` (data_kept), `restart` (closed_seconds), `say` (broker_order_id, code, text), `fault` (the fields of
+        a Fault), `clear_faults`, `repeat_statuses` (on), `chunks` (bytes or null)."""
+        self._control = await asyncio.start_server(self._serve_control, "127.0.0.1", port)
+        self.control_port = self._control.sockets[0].getsockname()[1]
+
+    async def _serve_control(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer):
+            while line := await reader.readline():
+                try:
+                    wish = json.loads(line)
+                    self._do(wish.pop("do"), wish)
+                    answer: dict[str, object] = {"ok": True}
+                except (ValueError, KeyError, TypeError, InvalidOperation) as exc:
+                    answer = {"ok": False, "error": f"{type(exc).__name__}: {exc}"}
+                writer.write(json.dumps(answer).encode() + b"\n")
+                await writer.drain()
+
+    def _do(self, what: str, wish: dict[str, Any]) -> None:
+        deeds: dict[str, Callable[..., None]] = {
+            "drop": self.drop_sessions,
+            "lose_link": self.lose_link,
+            "restore_link": self.restore_link,
+            "say": self.say_of_order,
+            "restart": lambda closed_seconds=0.0: self.spawn(self._pause(closed_seconds)),
+            "fault": lambda **fields: self.book.add_fault(_fault(fields)),
+            "clear_faults": self.book.clear_faults,
+            "repeat_statuses": lambda on: setattr(self, "repeats_statuses", on),
+            "chunks": lambda size: setattr(self, "bytes_per_chunk", size),
+        }
+        deeds[what](**wish)
+
+    async def _pause(self, closed_seconds: float) -> None:
+        """A restart that leaves the control port open, since it is asked for there."""
+        assert self._server is not None
+        self._server.close()
+        self.drop_sessions()
+        await asyncio.sleep(closed_seconds)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+
+    # Sockets
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        session = Session(self, writer)
+        self.sessions.append(session)
+        frames = wire.FrameReader()
+        try:
+            while data := await reader.read(65536):
+                for fields in frames.feed(data):
+                    await session.handle(fields)
+        except (ConnectionError, ValueError) as exc:
+            log.info("A client's socket ended: %s", exc)
+        finally:
+            self.sessions.remove(session)
+            session.abort()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs beside the sockets until it or the simulator ends."""
+        task = asyncio.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _keep_telling(self) -> None:
+        while True:
+            self.tell()
+            await asyncio.sleep(TICK_SECONDS)
+
+    def _skip_changes(self) -> None:
+        for order in self.book.changed_since(self._mark):
+            self.hush(order)
+        self._mark = self.book.mark()
+
+    def _say_to_all(self, code: int, text: str) -> None:
+        for session in self.sessions:
+            if session.client_id is not None:
+                session.send(wire.error(-1, code, text))
+
+    def _sessions_of(self, client_id: int) -> list[Session]:
+        return [each for each in self.sessions if each.client_id == client_id or each.client_id == 0]
+
+    def _existing(self, broker_order_id: str) -> PaperOrder:
+        order = self.book.order(broker_order_id)
+        if order is None:
+            raise ValueError(f"the book has no order {broker_order_id}")
+        return order
+
+    def _news(self, order: PaperOrder, told: _Told) -> list[bytes]:
+        """The messages that bring `told` up to date, in the sequence of a real gateway: the order, its executions, its end, commissions."""
+        row, news = self.row(order), []
+        _, order_id = client_and_order_id(order)
+        if not told.status:
+            told.status = row.status if row.status == "Inactive" else "PreSubmitted"
+            news += [wire.open_order(row, told.status), *self._statuses(_unfilled(row), told.status)]
+            if order.status is ReportStatus.REJECTED:
+                news.append(wire.error(order_id, 201, f"Order rejected - reason:{order.reason}"))
+        if row.status not in (told.status, "Filled", "Cancelled", "Inactive"):
+            told.status = row.status
+            news += [wire.open_order(row), *self._statuses(_unfilled(row))]
+        for fill in order.fills:
+            if fill.fill_id not in told.fills:
+                told.fills.add(fill.fill_id)
+                news.append(_execution(-1, row, fill.fill_id, fill.quantity, fill.price, fill.time))
+                news += self._statuses(row)
+        for fill in order.fills:
+            if fill.busted and fill.fill_id not in told.busted:
+                told.busted.add(fill.fill_id)
+                if not any(other.corrects == fill.fill_id for other in order.fills):
+                    news.append(_annulment(-1, row, fill.fill_id, fill.time))
+                news += self._statuses(row)
+        if row.status != told.status:
+            told.status = row.status
+            news += [wire.open_order(row), *self._statuses(row)]
+            if row.status == "Cancelled":
+                news.append(wire.error(order_id, 202, f"Order Canceled - reason:{order.reason}"))
+            if order.status is ReportStatus.REJECTED:
+                news.append(wire.error(order_id, 201, f"Order rejected - reason:{order.reason}"))
+        for fill in order.fills:
+            if fill.commission is not None and fill.fill_id not in told.charged:
+                told.charged.add(fill.fill_id)
+                news.append(wire.commission_report(fill.fill_id, fill.commission, fill.commission_currency))
+        return news
+
+    def _statuses(self, row: wire.OrderRow, status: str | None = None) -> list[bytes]:
+        return [wire.order_status(row, status)] * (2 if self.repeats_statuses else 1)
+
+
+class Session:
+    """One client's socket."""
+
+    def __init__(self, gateway: TwsSimulator, writer: asyncio.StreamWriter) -> None:
+        self.client_id: int | None = None
+        self._gateway = gateway
+        self._book = gateway.book
+        self._writer = writer
+        self._is_greeted = False
+        self.is_open = True
+        self._waiting = bytearray()
+        self._round: list[PaperOrder] | None = None
+        """None: no round of lists has begun."""
+        self._round_faults: list[Fault] = []
+        self._answers: dict[Ask, Callable[[list[str]], Awaitable[None]]] = {
+            Ask.START_API: self._start_api,
+            Ask.PLACE_ORDER: self._place,
+            Ask.CANCEL_ORDER: self._cancel,
+            Ask.OPEN_ORDERS: self._own_open_orders,
+            Ask.ALL_OPEN_ORDERS: self._all_open_orders,
+            Ask.COMPLETED_ORDERS: self._completed_orders,
+            Ask.EXECUTIONS: self._executions,
+            Ask.IDS: self._ids,
+            Ask.CONTRACT_DETAILS: self._contract_details,
+            Ask.MARKET_RULE: self._market_rule,
+            Ask.CURRENT_TIME: self._current_time,
+            Ask.GLOBAL_CANCEL: self._global_cancel,
+            Ask.POSITIONS: self._positions,
+            Ask.ACCOUNT_UPDATES: self._account_updates,
+            Ask.ACCOUNT_UPDATES_MULTI: self._account_updates_multi,
+            Ask.ACCOUNT_SUMMARY: self._account_summary,
+        }
+
+    def abort(self) -> None:
+        """The socket breaks; what was on its way is lost."""
+        self.is_open = False
+        self._writer.transport.abort()
+
+    def end(self) -> None:
+        """The gateway closes the socket after what it has said."""
+        self.is_open = False
+        self._writer.close()
+
+    def send(self, data: bytes) -> None:
+        if not self.is_open or not data:
+            return
+        if self._gateway.bytes_per_chunk is None:
+            self._writer.write(data)
+            return
+        self._waiting += data
+        if len(self._waiting) == len(data):
+            self._gateway.spawn(self._send_in_pieces(self._gateway.bytes_per_chunk))
+
+    async def _send_in_pieces(self, size: int) -> None:
+        while self._waiting:
+            self._writer.write(bytes(self._waiting[:size]))
+            await asyncio.sleep(0)
+            del self._waiting[:size]
+
+    async def handle(self, fields: list[str]) -> None:
+        """Answers one message, or begins to."""
+        if not self._is_greeted:
+            self._is_greeted = True
+            self.send(wire.server_hello(self._gateway.clock()))
+            return
+        self._gateway.heard.append((self.client_id or 0, fields))
+        try:
+            question = Ask(int(fields[0]))
+        except ValueError:
+            self.send(wire.error(-1, 506, f"Unsupported message {fields[0]}"))
+            return
+        if question in self._gateway.silent:
+            return
+        answer = self._answers.get(question)
+        if answer is not None:
+            await answer(fields)
+            self._gateway.tell()
+
+    async def _start_api(self, fields: list[str]) -> None:
+        client_id = int(fields[2])
+        if any(each.client_id == client_id and each.is_open for each in self._gateway.sessions):
+            self.send(
+                wire.error(-1, 326, "Unable to connect as the client id is already in use. Retry with a unique one.")
+            )
+            self.end()
+            return
+        for fault in self._book.draw(Operation.CONNECT):
+            if fault.action is Action.SLOW:
+                await asyncio.sleep(fault.seconds)
+            elif fault.action is Action.NEVER_ANSWER:
+                return
+            else:
+                self.send(wire.error(-1, 502, fault.reason))
+                self.end()
+                return
+        self.client_id = client_id
+        self.send(wire.managed_accounts(self._gateway.accounts))
+        self.send(wire.next_valid_id(self._book.next_order_id(client_id)))
+        self.send(wire.error(-1, 2104, "Market data farm connection is OK:usfarm"))
+        self.send(wire.error(-1, 2158, "Sec-def data farm connection is OK:secdefnj"))
+        if not self._gateway.is_linked:
+            self.send(wire.error(-1, 1100, "Connectivity between IBKR and Trader Workstation has been lost."))
+
+    # Placing
+
+    async def _place(self, fields: list[str]) -> None:
+        request = wire.place_request(fields)
+        if not self._gateway.is_linked:
+            return
+        faults = self._book.draw(Operation.PLACE, request.order_ref, request.contract.symbol)
+        if faults:
+            # Beside the socket, so that a slow answer holds up no other.
+            self._gateway.spawn(self._play_placing(request, faults))
+            return
+        order = self._accept(request)
+        if order is not None:
+            self._gateway.tell_of(order)
+
+    async def _play_placing(self, request: wire.PlaceRequest, faults: Sequence[Fault]) -> None:
+        order: PaperOrder | None = None
+        is_lost = False
+        for fault in faults:
+            if fault.action is Action.REFUSE:
+                self.send(wire.error(request.order_id, 201, f"Order rejected - reason:{fault.reason}"))
+                return
+            if fault.action is Action.UNAVAILABLE:
+                self.send(wire.error(request.order_id, 504, f"Not connected: {fault.reason}"))
+                return
+            if fault.action is not Action.DROP_BEFORE_ACCEPT and fault.accepted and order is None:
+                order = self._accept(request, quietly=True)
+            if fault.action is Action.SLOW:
+                await asyncio.sleep(fault.seconds)
+            else:
+                is_lost = True
+            if fault.action in (Action.DROP_BEFORE_ACCEPT, Action.ACCEPT_THEN_DROP):
+                self.abort()
+        if order is not None:
+            order = self._book.order(order.broker_order_id) or order
+            self._gateway.muted.discard(order.number)
+        if is_lost:
+            if order is not None:
+                self._gateway.hush(order)
+            return
+        if order is None:
+            order = self._accept(request)
+        if order is not None:
+            self._gateway.tell_of(order)
+
+    def _accept(self, request: wire.PlaceRequest, *, quietly: bool = False) -> PaperOrder | None:
+        """The order as the book has it now; None: it was answered with an error, or needed no answer but a repeated status."""
+        try:
+            return self._taken(request, quietly=quietly)
+        except Refusal as refusal:
+            self.send(wire.error(request.order_id, refusal.code, refusal.text))
+        return None
+
+    def _taken(self, request: wire.PlaceRequest, *, quietly: bool) -> PaperOrder | None:
+        assert self.client_id is not None
+        broker_order_id = f"{self.client_id}:{request.order_id}"
+        known = self._book.order(broker_order_id)
+        if known is not None:
+            self._modify(known, request)
+            return None
+        if request.order_id < self._book.next_order_id(self.client_id):
+            raise Refusal(103, "Duplicate order id")
+        ticket = self._ticket(request, broker_order_id)
+        self._gateway.tell()
+        try:
+            self._book.place(ticket)
+        except OrderRefused as exc:
+            raise Refusal(321, f"Error validating request: {exc.reason}") from exc
+        order = self._book.order(broker_order_id)
+        assert order is not None
+        if quietly:
+            self._gateway.muted.add(order.number)
+        return order
+
+    def _modify(self, order: PaperOrder, request: wire.PlaceRequest) -> None:
+        """The same id again changes an open order; here only into itself."""
+        if order.status is ReportStatus.FILLED:
+            raise Refusal(104, "Cannot modify a filled order.")
+        if order.status is not ReportStatus.WORKING:
+            raise Refusal(103, "Duplicate order id")
+        row = self._gateway.row(order)
+        asked = (request.quantity, request.order_type, request.limit_price or None, request.aux_price or None)
+        if asked != (row.quantity, row.order_type, row.limit_price, row.aux_price):
+            raise Refusal(105, "Order being modified does not match original order")
+        self.send(wire.open_order(row) + wire.order_status(row))
+
+    def _ticket(self, request: wire.PlaceRequest, broker_order_id: str) -> Ticket:
+        listing = self._listing(request)
+        order_type = ORDER_TYPES.get(request.order_type)
+        if order_type is None:
+            raise Refusal(387, f"Unsupported order type {request.order_type} for this exchange and security type.")
+        if request.account not in self._gateway.accounts and (request.account or len(self._gateway.accounts) > 1):
+            raise Refusal(435, "You must specify an account.")
+        if not request.transmit or request.what_if:
+            raise Refusal(321, "Error validating request: the simulated gateway only takes orders to be transmitted")
+        self._check_prices(request, listing)
+        price = self._gateway.prices.get(listing.symbol, self._book.symbol_price(listing.symbol))
+        quantity = request.quantity
+        if request.cash_quantity is not None:
+            if request.action != "BUY":
+                raise Refusal(321, "Error validating request: cash quantity is for purchases")
+            quantity = (request.cash_quantity / price).quantize(Decimal(listing.size_increment), rounding=ROUND_DOWN)
+        elif listing.sec_type == "CRYPTO" and request.action == "BUY" and request.order_type == "MKT":
+            raise Refusal(463, "You must enter a valid cash quantity for this order")
+        if listing.sec_type == "CRYPTO" and request.order_type == "MKT" and request.tif != "IOC":
+            raise Refusal(201, "Order rejected - reason:Invalid time in force for this order type")
+        if quantity % Decimal(listing.size_increment):
+            raise Refusal(
+                201, f"Order rejected - reason:The size does not conform to the increment {listing.size_increment}"
+            )
+        return Ticket(
+            client_order_id=request.order_ref,
+            instrument=listing.instrument,
+            side=Side(request.action),
+            quantity=quantity,
+            order_type=order_type,
+            limit_price=request.limit_price if order_type in (OrderType.LIMIT, OrderType.STOP_LIMIT) else None,
+            stop_price=request.aux_price if order_type in (OrderType.STOP, OrderType.STOP_LIMIT) else None,
+            reference_price=price,
+            tif=Tif(request.tif) if request.tif in tuple(Tif) else None,
+            variety=None if request.cash_quantity is None else str(request.cash_quantity),
+            reserved_order_id=broker_order_id,
+        )
+
+    def _listing(self, request: wire.PlaceRequest) -> Listing:
+        found = listed(request.contract)
+        if not found:
+            raise Refusal(200, "No security definition has been found for the request")
+        if len(found) > 1:
+            raise Refusal(200, "The contract description specified is ambiguous")
+        return found[0]
+
+    @staticmethod
+    def _check_prices(request: wire.PlaceRequest, listing: Listing) -> None:
+        for price in (request.limit_price, request.aux_price):
+            if price is None:
+                continue
+            steps = market_rule(listing.market_rule or 0) or (("0", listing.min_tick),)
+            tick = [Decimal(step) for edge, step in steps if price >= Decimal(edge)][-1:]
+            if tick and price % tick[0]:
+                raise Refusal(110, "The price does not conform to the minimum price variation for this contract.")
+
+    # Cancelling
+
+    async def _cancel(self, fields: list[str]) -> None:
+        order_id = int(fields[2])
+        order = self._book.order(f"{self.client_id}:{order_id}")
+        if not self._gateway.is_linked:
+            return
+        if order is None:
+            self.send(wire.error(order_id, 10147, f"OrderId {order_id} that needs to be cancelled is not found."))
+            return
+        faults = self._book.draw(Operation.CANCEL, order.ticket.client_order_id)
+        self._gateway.spawn(self._play_cancelling(order, order_id, faults))
+
+    async def _play_cancelling(self, order: PaperOrder, order_id: int, faults: Sequence[Fault]) -> None:
+        is_done = is_lost = False
+        for fault in faults:
+            if fault.action in (Action.REFUSE, Action.UNAVAILABLE):
+                code = 161 if fault.action is Action.REFUSE else 504
+                self.send(wire.error(order_id, code, f"Cancel attempted when order is not cancellable: {fault.reason}"))
+                return
+            if fault.action is not Action.DROP_BEFORE_ACCEPT and fault.accepted and not is_done:
+                self._book.cancel(OrderRef(client_order_id="", broker_order_id=order.broker_order_id))
+                is_done = True
+            if fault.action is Action.SLOW:
+                await asyncio.sleep(fault.seconds)
+            else:
+                is_lost = True
+            if fault.action in (Action.DROP_BEFORE_ACCEPT, Action.ACCEPT_THEN_DROP):
+                self.abort()
+        if not is_lost:
+            self._finish_cancelling(order, order_id, is_done=is_done)
+
+    def _finish_cancelling(self, order: PaperOrder, order_id: int, *, is_done: bool) -> None:
+        if not is_done:
+            self._gateway.tell()
+            try:
+                self._book.cancel(OrderRef(client_order_id="", broker_order_id=order.broker_order_id))
+            except OrderRefused:
+                now = self._book.order(order.broker_order_id) or order
+                state = self._gateway.row(now).status
+                text = f"OrderId {order_id} that needs to be cancelled cannot be cancelled, state: {state}."
+                self.send(wire.error(order_id, 10148, text))
+                return
+        self.send(wire.order_status(self._gateway.row(order), "PendingCancel"))
+        self._gateway.tell()
+
+    async def _global_cancel(self, fields: list[str]) -> None:
+        for order in self._book.orders():
+            if order.status is ReportStatus.WORKING:
+                self._book.cancel(OrderRef(client_order_id="", broker_order_id=order.broker_order_id))
+
+    # Lists of orders
+
+    async def _own_open_orders(self, fields: list[str]) -> None:
+        mine = [order for order in self._book.orders() if client_and_order_id(order)[0] == self.client_id]
+        self.send(self._open_orders(mine))
+
+    async def _all_open_orders(self, fields: list[str]) -> None:
+        faults = [fault for operation in sorted(_BY_TYPE) for fault in self._book.draw(operation)]
+        self._round = self._shown()
+        self._round_faults = faults
+        if await self._is_heard():
+            self.send(self._open_orders(self._round))
+
+    async def _completed_orders(self, fields: list[str]) -> None:
+        if not any(fault.action is Action.NEVER_ANSWER for fault in self._round_faults):
+            done = [order for order in self._listed() if order.status is not ReportStatus.WORKING]
+            self.send(b"".join(wire.completed_order(self._gateway.row(order)) for order in done) + wire.frame(102))
+
+    async def _executions(self, fields: list[str]) -> None:
+        request_id, client_id, account = int(fields[2]), int(fields[3] or 0), fields[4]
+        if any(fault.action is Action.UNAVAILABLE for fault in self._round_faults):
+            self._round, self._round_faults = None, []
+            self.send(wire.error(request_id, 321, "Error validating request: the list cannot be given now"))
+            return
+        if any(fault.action is Action.NEVER_ANSWER for fault in self._round_faults):
+            return
+        messages = []
+        for order in self._listed():
+            if account in ("", order.account_id) and client_id in (0, client_and_order_id(order)[0]):
+                messages += self._gateway.executions(order, request_id)
+        self._round, self._round_faults = None, []
+        self.send(b"".join(messages) + wire.frame(55, 1, request_id))
+
+    def _listed(self) -> list[PaperOrder]:
+        return self._book.orders() if self._round is None else self._round
+
+    def _shown(self) -> list[PaperOrder]:
+        """The orders of the next round of lists, in their sequence, as the faults leave them."""
+        orders = [self._book.order(report.broker_order_id) for report in self._book.reports().reports]
+        hiding = self._book.armed_faults(Operation.FIND)
+        return [
+            order
+            for order in orders
+            if order is not None and not (hiding and self._book.find(order.ticket.client_order_id) is None)
+        ]
+
+    async def _is_heard(self) -> bool:
+        for fault in self._round_faults:
+            if fault.action is Action.SLOW:
+                await asyncio.sleep(fault.seconds)
+            elif fault.action is Action.NEVER_ANSWER:
+                return False
+            elif fault.action is not Action.UNAVAILABLE:
+                self.abort()
+                return False
+        return self._gateway.is_linked
+
+    def _open_orders(self, orders: Sequence[PaperOrder]) -> bytes:
+        rows = [self._gateway.row(order) for order in orders if order.status is ReportStatus.WORKING]
+        return b"".join(wire.open_order(row) + wire.order_status(row) for row in rows) + wire.frame(53, 1)
+
+    # Other questions
+
+    async def _ids(self, fields: list[str]) -> None:
+        self.send(wire.next_valid_id(self._book.next_order_id(self.client_id or 0)))
+
+    async def _contract_details(self, fields: list[str]) -> None:
+        request_id = int(fields[2])
+        found = listed(wire.contract_query(fields[3:15]))
+        if not found:
+            self.send(wire.error(request_id, 200, "No security definition has been found for the request"))
+            return
+        details = b"".join(wire.contract_details(request_id, listing) for listing in found)
+        self.send(details + wire.frame(52, 1, request_id))
+
+    async def _market_rule(self, fields: list[str]) -> None:
+        number = int(fields[1])
+        self.send(wire.market_rule(number, list(market_rule(number))))
+
+    async def _current_time(self, fields: list[str]) -> None:
+        self.send(wire.frame(49, 1, int(self._gateway.clock().timestamp())))
+
+    async def _positions(self, fields: list[str]) -> None:
+        if self._book.draw(Operation.POSITIONS):
+            return
+        messages = [
+            wire.position(
+                self._book.account_id, listing, held.quantity, (held.average_price or Decimal(0)) * multiplier
+            )
+            for held in self._book.positions()
+            for listing in [listing_of(held.instrument)]
+            for multiplier in [held.instrument.multiplier or 1]
+        ]
+        self.send(b"".join(messages) + wire.frame(62, 1))
+
+    async def _account_updates(self, fields: list[str]) -> None:
+        account = fields[3] or self._book.account_id
+        values = [wire.frame(6, 2, tag, value, currency, account) for tag, value, currency in self._ledger()]
+        self.send(b"".join(values) + wire.frame(8, 1, "09:30") + wire.frame(54, 1, account))
+
+    async def _account_updates_multi(self, fields: list[str]) -> None:
+        request_id, account = int(fields[2]), fields[3]
+        if self._book.draw(Operation.BALANCES):
+            self.send(wire.error(request_id, 321, "Error validating request: the account's values cannot be given now"))
+            return
+        values = [wire.frame(73, 1, request_id, account, "", *value) for value in self._ledger()]
+        self.send(b"".join(values) + wire.frame(74, 1, request_id))
+
+    async def _account_summary(self, fields: list[str]) -> None:
+        request_id = int(fields[2])
+        values = [wire.frame(63, 1, request_id, self._book.account_id, *value) for value in self._ledger()]
+        self.send(b"".join(values) + wire.frame(64, 1, request_id))
+
+    def _ledger(self) -> list[tuple[str, Decimal, str]]:
+        return [
+            line
+            for each in self._book.balances()
+            for line in (
+                ("CashBalance", each.cash, each.currency),
+                ("NetLiquidationByCurrency", each.cash if each.equity is None else each.equity, each.currency),
+            )
+        ]
+
+
+def _unfilled(row: wire.OrderRow) -> wire.OrderRow:
+    """The order as it was before its executions, which are told after it."""
+    return replace(row, filled=Decimal(0), average_price=Decimal(0), last_price=Decimal(0))
+
+
+def _execution(
+    request_id: int, row: wire.OrderRow, exec_id: str, quantity: Decimal, price: Decimal, moment: datetime
+) -> bytes:
+    return wire.execution(request_id, row, exec_id=exec_id, quantity=quantity, price=price, moment=moment)
+
+
+def _annulment(request_id: int, row: wire.OrderRow, exec_id: str, moment: datetime) -> bytes:
+    """An execution annulled without replacement: its next version is of nothing."""
+    return _execution(request_id, row, next_version(exec_id), Decimal(0), Decimal(0), moment)
+
+
+def _fault(fields: dict[str, Any]) -> Fault:
+    quantity = fields.pop("quantity", None)
+    return Fault(
+        operation=Operation(fields.pop("operation")),
+        action=Action(fields.pop("action")),
+        quantity=None if quantity is None else Decimal(str(quantity)),
+        **fields,
+    )
+
+
+async def _run(arguments: argparse.Namespace) -> None:
+    market = Market(
+        fill_delay_seconds=arguments.fill_delay_seconds,
+        partial_fill_rate=arguments.partial_fill_rate,
+        rejection_rate=arguments.rejection_rate,
+        seed=arguments.seed,
+    )
+    book = TwsBook(arguments.data, account_id=arguments.account, market=market)
+    gateway = TwsSimulator(book, port=arguments.port)
+    await gateway.start()
+    if arguments.control_port is not None:
+        await gateway.start_control(arguments.control_port)
+    print(f"gateway 127.0.0.1:{gateway.port} control {gateway.control_port} account {arguments.account}", flush=True)
+    ended = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    await ended.wait()
+    await gateway.stop()
+    book.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="A simulated TWS or IB Gateway on loopback; no order leaves this machine."
+    )
+    parser.add_argument("--port", type=int, default=4002)
+    parser.add_argument("--control-port", type=int, help="0: any free one; without it there is none")
+    parser.add_argument("--data", type=Path, required=True, help="the book's file, made where there is none")
+    parser.add_argument("--account", default="DU000001")
+    parser.add_argument("--fill-delay-seconds", type=float, default=0.2)
+    parser.add_argument("--partial-fill-rate", type=float, default=0.0)
+    parser.add_argument("--rejection-rate", type=float, default=0.0)
+    parser.add_argument("--seed", type=int)
+    asyncio.run(_run(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

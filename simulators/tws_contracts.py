@@ -1,0 +1,290 @@
+"""What the simulated gateway lists: contracts, their ticks and sizes, found by query; no wire format and no orders."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+
+from brokers.base import AssetClass, Instrument, OptionRight
+
+ETFS = frozenset({"SPY", "QQQ", "IWM", "DIA", "GLD", "TLT", "VTI", "XLF"})
+FUTURES = {
+    # symbol: exchange, multiplier, tick
+    "ES": ("CME", "50", "0.25"),
+    "MES": ("CME", "5", "0.25"),
+    "NQ": ("CME", "20", "0.25"),
+    "GC": ("COMEX", "100", "0.1"),
+    "HG": ("COMEX", "25000", "0.0005"),
+    "CL": ("NYMEX", "1000", "0.01"),
+    "NG": ("NYMEX", "10000", "0.001"),
+}
+CURRENCIES = frozenset({"USD", "EUR", "GBP", "JPY", "CHF", "AUD", "CAD", "NZD", "SEK", "NOK"})
+COINS = frozenset({"BTC", "ETH", "LTC", "BCH"})
+COIN_EXCHANGES = ("PAXOS", "ZEROHASH")
+NICKEL_RULE = 32
+PENNY_RULE = 26
+"""Market rules as `marketRule` answers them; option prices from 3 move in steps of 0.05."""
+_RULES = {PENNY_RULE: (("0", "0.01"),), NICKEL_RULE: (("0", "0.01"), ("3", "0.05"))}
+_NO_SUCH = "ZZ"
+"""Symbols that begin so are not listed, except `TWIN`, which is listed twice."""
+TWIN = "ZZTWIN"
+_FUTURE_DAY = "20"
+_OPTION_DAYS = ("06", "13", "20", "27")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """A contract as a client names it; empty text: not said."""
+
+    con_id: int = 0
+    symbol: str = ""
+    sec_type: str = ""
+    expiry: str = ""
+    strike: str = ""
+    right: str = ""
+    multiplier: str = ""
+    exchange: str = ""
+    primary_exchange: str = ""
+    currency: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """One contract as the venue lists it; numbers as they are written on the wire."""
+
+    symbol: str
+    sec_type: str
+    exchange: str
+    currency: str
+    expiry: str = ""
+    strike: str = "0"
+    right: str = ""
+    multiplier: str = ""
+    primary_exchange: str = ""
+    stock_type: str = ""
+    min_tick: str = "0.01"
+    size_increment: str = "1"
+    market_rule: int | None = None
+
+    @property
+    def con_id(self) -> int:
+        """The same for ever, made from what tells the contract apart."""
+        parts = (self.symbol, self.sec_type, self.expiry, self.strike, self.right, self.currency)
+        where = self.primary_exchange if self.sec_type == "STK" else self.exchange
+        return zlib.crc32("|".join((*parts, where)).encode()) & 0x7FFFFFFF
+
+    @property
+    def local_symbol(self) -> str:
+        if self.sec_type == "CASH":
+            return f"{self.symbol}.{self.currency}"
+        return " ".join(part for part in (self.symbol, self.expiry, self.right, self.strike) if part not in ("", "0"))
+
+    @property
+    def order_fields(self) -> tuple[object, ...]:
+        """The eleven fields by which orders, executions and positions name the contract."""
+        return (
+            self.con_id,
+            self.symbol,
+            self.sec_type,
+            self.expiry,
+            self.strike,
+            self.right,
+            self.multiplier,
+            self.exchange,
+            self.currency,
+            self.local_symbol,
+            self.symbol,
+        )
+
+    @property
+    def instrument(self) -> Instrument:
+        """The listing in the words of the order book."""
+        return Instrument(
+            symbol=self.symbol,
+            asset_class=_asset_class(self),
+            exchange=self.primary_exchange if self.sec_type == "STK" else self.exchange,
+            expiry=self.expiry or None,
+            strike=Decimal(self.strike) if self.right else None,
+            right={"C": OptionRight.CALL, "P": OptionRight.PUT}.get(self.right),
+            currency=self.currency,
+            multiplier=Decimal(self.multiplier) if self.multiplier else None,
+        )
+
+
+def listed(query: Query) -> list[Listing]:
+    """The listings that fit; none for what is not traded here, several for a query that leaves something open."""
+    if query.con_id and not query.sec_type:
+        return [each for each in _by_number() if each.con_id == query.con_id]
+    finder = _FINDERS.get(query.sec_type)
+    if finder is None or not query.symbol or (query.symbol.startswith(_NO_SUCH) and query.symbol != TWIN):
+        return []
+    return [
+        each
+        for each in finder(query)
+        if query.exchange in ("", "SMART", each.exchange)
+        and query.currency in ("", each.currency)
+        and query.con_id in (0, each.con_id)
+    ]
+
+
+def listing_of(instrument: Instrument) -> Listing:
+    """The listing of an instrument that came from `Listing.instrument`. Raises ValueError for any other that is not listed."""
+    sec_type = _SEC_TYPES[instrument.asset_class]
+    is_stock = sec_type == "STK"
+    query = Query(
+        symbol=instrument.symbol,
+        sec_type=sec_type,
+        expiry=instrument.expiry or "",
+        strike="" if instrument.strike is None else str(instrument.strike),
+        right="" if instrument.right is None else instrument.right.value[0],
+        exchange="" if is_stock else instrument.exchange or "",
+        primary_exchange=(instrument.exchange or "") if is_stock else "",
+        currency=instrument.currency or ("" if sec_type == "CASH" else "USD"),
+    )
+    found = listed(query)
+    if not found:
+        raise ValueError(f"{instrument.key} is not listed")
+    return found[0]
+
+
+def market_rule(number: int) -> Sequence[tuple[str, str]]:
+    """Pairs of lower edge and increment; empty for a rule that there is not."""
+    return _RULES.get(number, ())
+
+
+def _stocks(query: Query) -> list[Listing]:
+    if not re.fullmatch(r"[A-Z][A-Z0-9. ]{0,11}", query.symbol):
+        return []
+    is_etf = query.symbol in ETFS
+    homes = ("NYSE", "NASDAQ") if query.symbol == TWIN else ("ARCA",) if is_etf else ("NASDAQ",)
+    return [
+        Listing(
+            symbol=query.symbol,
+            sec_type="STK",
+            exchange="SMART",
+            currency="USD",
+            primary_exchange=home,
+            stock_type="ETF" if is_etf else "COMMON",
+            size_increment="0.0001",
+            market_rule=PENNY_RULE,
+        )
+        for home in homes
+        if query.primary_exchange in ("", home)
+    ]
+
+
+def _options(query: Query) -> list[Listing]:
+    strike = _number(query.strike)
+    rights = [query.right[0]] if query.right[:1] in ("C", "P") else ["C", "P"]
+    expiries = [query.expiry] if len(query.expiry) == 8 else [query.expiry + day for day in _OPTION_DAYS]
+    if strike is None or strike <= 0 or not re.fullmatch(r"\d{6}(\d\d)?", query.expiry):
+        return []
+    return [
+        Listing(
+            symbol=query.symbol,
+            sec_type="OPT",
+            exchange="SMART",
+            currency="USD",
+            expiry=expiry,
+            strike=format(strike.normalize(), "f"),
+            right=right,
+            multiplier="100",
+            market_rule=NICKEL_RULE,
+        )
+        for expiry in expiries
+        for right in rights
+    ]
+
+
+def _futures(query: Query) -> list[Listing]:
+    if query.symbol not in FUTURES:
+        return []
+    exchange, multiplier, tick = FUTURES[query.symbol]
+    months = [query.expiry[:6]] if query.expiry else ["202703", "202706", "202709"]
+    return [
+        Listing(
+            symbol=query.symbol,
+            sec_type="FUT",
+            exchange=exchange,
+            currency="USD",
+            expiry=month + _FUTURE_DAY,
+            multiplier=multiplier,
+            min_tick=tick,
+        )
+        for month in months
+        if query.expiry in ("", month, month + _FUTURE_DAY) and query.multiplier in ("", multiplier)
+    ]
+
+
+def _pairs(query: Query) -> list[Listing]:
+    quotes = sorted(CURRENCIES - {query.symbol}) if query.symbol in CURRENCIES else []
+    return [
+        Listing(
+            symbol=query.symbol,
+            sec_type="CASH",
+            exchange="IDEALPRO",
+            currency=quote,
+            min_tick="0.005" if quote == "JPY" else "0.00005",
+        )
+        for quote in quotes
+    ]
+
+
+def _coins(query: Query) -> list[Listing]:
+    return [
+        Listing(symbol=query.symbol, sec_type="CRYPTO", exchange=exchange, currency="USD", size_increment="0.00000001")
+        for exchange in COIN_EXCHANGES
+        if query.symbol in COINS
+    ]
+
+
+def _others(query: Query) -> list[Listing]:
+    exchange = {"FUND": "FUNDSERV"}.get(query.sec_type, "SMART")
+    return [Listing(symbol=query.symbol, sec_type=query.sec_type, exchange=exchange, currency="USD")]
+
+
+_FINDERS = {
+    "STK": _stocks,
+    "OPT": _options,
+    "FUT": _futures,
+    "CASH": _pairs,
+    "CRYPTO": _coins,
+    "BOND": _others,
+    "CFD": _others,
+    "FUND": _others,
+}
+_SEC_TYPES = {
+    AssetClass.STOCK: "STK",
+    AssetClass.ETF: "STK",
+    AssetClass.OPTION: "OPT",
+    AssetClass.FUTURE: "FUT",
+    AssetClass.FOREX: "CASH",
+    AssetClass.CRYPTO: "CRYPTO",
+    AssetClass.BOND: "BOND",
+    AssetClass.CFD: "CFD",
+    AssetClass.FUND: "FUND",
+    AssetClass.INDEX: "IND",
+}
+
+
+def _asset_class(listing: Listing) -> AssetClass:
+    if listing.sec_type == "STK":
+        return AssetClass.ETF if listing.stock_type == "ETF" else AssetClass.STOCK
+    return next(asset for asset, sec_type in _SEC_TYPES.items() if sec_type == listing.sec_type)
+
+
+def _by_number() -> list[Listing]:
+    """The contracts that can be asked for by nothing but their number."""
+    stocks = [Query(symbol=symbol, sec_type="STK") for symbol in ("SPY", "AAPL", "NVDA")]
+    bond = Query(symbol="912828C57", sec_type="BOND")
+    return [listing for query in (*stocks, bond) for listing in _FINDERS[query.sec_type](query)]
+
+
+def _number(text: str) -> Decimal | None:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        return None

@@ -1,0 +1,720 @@
+"""The IBKR adapter against the simulated gateway: each trap of the protocol and of its libraries, contracts, sessions and pauses."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from datetime import UTC, datetime, time, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from brokers.base import (
+    AssetClass,
+    Instrument,
+    OptionRight,
+    OrderRef,
+    OrderType,
+    Report,
+    ReportStatus,
+    Side,
+    Ticket,
+    Tif,
+)
+from brokers.errors import BrokerUnavailable, OrderAlreadyExists, OrderRefused, OutcomeUnknown
+from brokers.ibkr import Configuration, IbkrBroker, create
+from brokers.ibkr_blotter import Blotter, Commission, Execution
+from brokers.ibkr_library import choose
+from brokers.paper_exchange import Action, Fault, Market, Operation, PaperOrder
+from simulators import tws_wire as wire
+from simulators.tws import TwsSimulator
+from simulators.tws_contracts import TWIN
+from simulators.tws_wire import Ask
+from tests.contract.stage_ibkr import LAST_PRICE, config_for, serving_tws
+
+PATIENCE_SECONDS = 10.0
+NEVER = 3600.0
+
+
+@pytest.fixture(autouse=True)
+def every_message_is_decoded(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """The libraries only log what they cannot decode."""
+    yield
+    if "unreadable" not in request.node.name:
+        assert [
+            r.getMessage() for r in caplog.records if r.name.endswith(".Decoder") and r.levelno >= logging.ERROR
+        ] == []
+
+
+class Desk:
+    """A gateway and adapters of it."""
+
+    def __init__(self, gateway: TwsSimulator, stack: AsyncExitStack) -> None:
+        self.gateway = gateway
+        self.book = gateway.book
+        self._stack = stack
+        self._number = 0
+
+    def broker(self, clock: Callable[[], datetime] | None = None, **settings: object) -> IbkrBroker:
+        config = {**config_for(self.gateway), **settings}
+        broker = create(config)
+        if clock is not None:
+            configuration = Configuration(
+                account_id="acc",
+                port=self.gateway.port,
+                account=self.book.account_id,
+                connect_seconds=2,
+                restart_from=time(23, 40),
+                restart_until=time(0, 50),
+            )
+            broker = IbkrBroker(configuration, choose("auto"), clock=clock)
+        self._stack.push_async_callback(broker.close)
+        return broker
+
+    async def connect(self, **settings: object) -> IbkrBroker:
+        broker = self.broker(**settings)
+        await broker.connect()
+        return broker
+
+    def ticket(self, order_type: OrderType = OrderType.MARKET, **changes: object) -> Ticket:
+        self._number += 1
+        ticket = Ticket(
+            client_order_id=f"i{self._number:018d}",
+            instrument=Instrument(symbol="SPY"),
+            side=Side.BUY,
+            quantity=Decimal(10),
+            order_type=order_type,
+            limit_price=LAST_PRICE if order_type in (OrderType.LIMIT, OrderType.STOP_LIMIT) else None,
+            stop_price=LAST_PRICE if order_type in (OrderType.STOP, OrderType.STOP_LIMIT) else None,
+            reference_price=LAST_PRICE,
+        )
+        return replace(ticket, **changes)
+
+    def truth(self, ticket: Ticket) -> PaperOrder:
+        (order,) = self.book.orders(ticket.client_order_id)
+        return order
+
+    def arm(self, operation: Operation, action: Action, **fields: object) -> None:
+        self.book.add_fault(Fault(operation=operation, action=action, **fields))
+
+    def hold(self) -> None:
+        self.arm(Operation.PLACE, Action.HOLD, times=None)
+
+    def heard(self, ask: Ask) -> list[list[str]]:
+        return [fields for _, fields in self.gateway.heard if fields[0] == str(ask.value)]
+
+
+@pytest.fixture
+def market() -> Market:
+    return Market()
+
+
+@pytest.fixture
+async def desk(market: Market, tmp_path: Path) -> AsyncIterator[Desk]:
+    async with AsyncExitStack() as stack:
+        gateway = await stack.enter_async_context(serving_tws(tmp_path, "DU000001", market))
+        yield Desk(gateway, stack)
+
+
+async def place(broker: IbkrBroker, ticket: Ticket) -> Report:
+    return await broker.place_order(await reserved(broker, ticket))
+
+
+async def reserved(broker: IbkrBroker, ticket: Ticket) -> Ticket:
+    return replace(ticket, reserved_order_id=await broker.reserve(ticket))
+
+
+async def reported(broker: IbkrBroker, ticket: Ticket, holds: Callable[[Report], bool] = lambda report: True) -> Report:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            for report in (await broker.reports()).reports:
+                if report.client_order_id == ticket.client_order_id and holds(report):
+                    return report
+            await asyncio.sleep(0.01)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def unavailable(broker: IbkrBroker) -> None:
+    """Until the adapter knows that its session is gone."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            try:
+                await broker.reports()
+            except BrokerUnavailable:
+                return
+            await asyncio.sleep(0.01)
+
+
+def filled(report: Report) -> Decimal:
+    return sum((fill.quantity for fill in report.fills), Decimal(0))
+
+
+# Traps of the protocol and the libraries
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [(10349, "Order TIF was set to DAY based on order preset."), (404, "Held for locate"), (110, "Price")],
+)
+async def test_an_error_on_a_live_order_is_no_end_of_it(desk: Desk, code: int, text: str) -> None:
+    desk.hold()
+    broker = await desk.connect()
+    ticket = desk.ticket(OrderType.LIMIT)
+    answer = await place(broker, ticket)
+    desk.gateway.say_of_order(answer.broker_order_id, code, text)
+    await broker.positions()  # asked after it, and so answered after it
+    assert (await reported(broker, ticket)).status is ReportStatus.WORKING
+    await broker.cancel_order(OrderRef(client_order_id=ticket.client_order_id))
+    await reported(broker, ticket, lambda report: report.status is ReportStatus.CANCELLED)
+
+
+async def test_an_error_on_a_live_order_makes_the_lists_be_read_again(desk: Desk) -> None:
+    desk.hold()
+    broker = await desk.connect(poll_seconds=NEVER)
+    answer = await place(broker, desk.ticket(OrderType.LIMIT))
+    before = len(desk.heard(Ask.ALL_OPEN_ORDERS))
+    desk.gateway.say_of_order(answer.broker_order_id, 404, "Held for locate")
+    await broker.positions()
+    await broker.reports()
+    assert len(desk.heard(Ask.ALL_OPEN_ORDERS)) == before + 1
+
+
+async def test_fills_while_away_are_reported_after_connecting_again(desk: Desk) -> None:
+    desk.hold()
+    broker = await desk.connect(poll_seconds=NEVER)
+    ticket = desk.ticket(OrderType.LIMIT)
+    answer = await place(broker, ticket)
+    ref = OrderRef(client_order_id="", broker_order_id=answer.broker_order_id)
+    desk.book.fill_order(ref, Decimal(2))
+    part = await reported(broker, ticket, lambda report: filled(report) == 2)
+    mark = (await broker.reports()).mark
+    desk.gateway.drop_sessions()
+    await unavailable(broker)
+    desk.book.fill_order(ref, Decimal(3))
+    desk.book.fill_order(ref, Decimal(5))
+    await broker.connect()
+    (report,) = (await broker.reports(mark)).reports
+    assert (report.status, filled(report), len(report.fills)) == (ReportStatus.FILLED, Decimal(10), 3)
+    assert report.fills[0] == part.fills[0]
+    assert report.broker_order_id == answer.broker_order_id
+    assert all(fill.commission is not None for fill in report.fills)
+
+
+async def test_what_is_told_again_after_connecting_is_no_news(desk: Desk) -> None:
+    broker = await desk.connect()
+    ticket = desk.ticket()
+    await place(broker, ticket)
+    await reported(broker, ticket, lambda report: report.status is ReportStatus.FILLED)
+    mark = (await broker.reports()).mark
+    desk.gateway.drop_sessions()
+    await unavailable(broker)
+    await broker.connect()
+    assert (await broker.reports(mark)).reports == []
+
+
+async def test_completed_orders_without_ids_are_found_by_their_tag(desk: Desk) -> None:
+    desk.hold()
+    earlier = await desk.connect()
+    ticket = desk.ticket(OrderType.LIMIT)
+    answer = await place(earlier, ticket)
+    await earlier.cancel_order(OrderRef(client_order_id=ticket.client_order_id))
+    await earlier.close()
+    await until(lambda: desk.truth(ticket).status is ReportStatus.CANCELLED)
+    found = await (await desk.connect()).find(ticket.client_order_id)
+    assert found is not None
+    assert (found.status, found.broker_order_id[0]) == (ReportStatus.CANCELLED, "p")
+    with pytest.raises(OrderAlreadyExists):
+        await (await desk.connect()).place_order(replace(ticket, reserved_order_id=answer.broker_order_id))
+    assert len(desk.book.orders()) == 1
+
+
+@pytest.mark.parametrize("question", [Ask.ALL_OPEN_ORDERS, Ask.COMPLETED_ORDERS, Ask.EXECUTIONS])
+async def test_a_list_that_is_not_answered_is_no_empty_list(desk: Desk, question: Ask) -> None:
+    ticket = desk.ticket()
+    await place(await desk.connect(), ticket)
+    desk.gateway.silent.add(question)
+    broker = desk.broker(query_seconds=0.2)
+    with pytest.raises(BrokerUnavailable, match="no answer in time"):
+        await broker.connect()
+    with pytest.raises(BrokerUnavailable):
+        await broker.find("i999999999999999999")
+    with pytest.raises(BrokerUnavailable):
+        await place(broker, desk.ticket())
+    desk.gateway.silent.clear()
+    await broker.connect()
+    assert await broker.find(ticket.client_order_id) is not None
+
+
+async def test_an_unreadable_part_of_an_answer_spoils_the_answer(desk: Desk) -> None:
+    broker = await desk.connect()
+    desk.gateway.silent.add(Ask.COMPLETED_ORDERS)
+    asking = asyncio.create_task(broker.find("i999999999999999999"))
+    await until(lambda: len(desk.heard(Ask.EXECUTIONS)) == 2)
+    desk.gateway.sessions[0].send(wire.frame(101, "nonsense") + wire.frame(102))
+    with pytest.raises(BrokerUnavailable, match="could not be read"):
+        await asking
+
+
+async def test_handing_an_order_over_proves_nothing_without_the_servers_word(desk: Desk) -> None:
+    broker = await desk.connect(answer_seconds=0.2)
+    ticket = await reserved(broker, desk.ticket())
+    desk.gateway.silent.add(Ask.PLACE_ORDER)
+    with pytest.raises(OutcomeUnknown):
+        await broker.place_order(ticket)
+    assert await broker.find(ticket.client_order_id) is None
+    desk.gateway.silent.clear()
+    report = await broker.place_order(ticket)
+    assert report.broker_order_id == ticket.reserved_order_id == desk.truth(ticket).broker_order_id
+
+
+@pytest.mark.parametrize("action", [Action.ACCEPT_THEN_DROP, Action.DROP_BEFORE_ACCEPT])
+@pytest.mark.parametrize("anew", [True, False])
+async def test_a_ticket_sent_again_under_its_order_id_makes_one_order(desk: Desk, action: Action, anew: bool) -> None:
+    broker = await desk.connect()
+    ticket = await reserved(broker, desk.ticket())
+    desk.arm(Operation.PLACE, action)
+    with pytest.raises(OutcomeUnknown):
+        await broker.place_order(ticket)
+    if anew:
+        await broker.close()
+        broker = desk.broker()
+    await broker.connect()
+    if action is Action.ACCEPT_THEN_DROP:
+        with pytest.raises(OrderAlreadyExists):
+            await broker.place_order(ticket)
+    else:
+        await broker.place_order(ticket)
+    assert desk.truth(ticket).broker_order_id == ticket.reserved_order_id
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+async def test_the_same_order_id_again_is_no_second_order_even_where_the_lists_hid_the_first(
+    desk: Desk, is_done: bool
+) -> None:
+    if not is_done:
+        desk.hold()
+    broker = await desk.connect(answer_seconds=0.3)
+    ticket = await reserved(broker, desk.ticket(OrderType.LIMIT))
+    desk.arm(Operation.PLACE, Action.NEVER_ANSWER)
+    with pytest.raises(OutcomeUnknown):
+        await broker.place_order(ticket)
+    if is_done:
+        with pytest.raises(OrderAlreadyExists, match="104"):
+            await broker.place_order(ticket)
+    else:
+        assert (await broker.place_order(ticket)).status is ReportStatus.WORKING
+    assert desk.truth(ticket).ticket.quantity == 10
+
+
+async def test_an_order_id_that_a_later_order_passed_over_is_not_sent(desk: Desk) -> None:
+    broker = await desk.connect()
+    first, second = await reserved(broker, desk.ticket()), await reserved(broker, desk.ticket())
+    await broker.place_order(second)
+    with pytest.raises(BrokerUnavailable, match="passed over"):
+        await broker.place_order(first)
+    await broker.close()
+    successor = await desk.connect()
+    with pytest.raises(BrokerUnavailable, match="passed over"):
+        await successor.place_order(first)
+    assert len(desk.heard(Ask.PLACE_ORDER)) == 1
+    await place(successor, first)
+    assert len(desk.book.orders()) == 2
+
+
+async def test_order_ids_go_on_after_a_restart_of_the_gateway(desk: Desk) -> None:
+    broker = await desk.connect()
+    first = await place(broker, desk.ticket())
+    await desk.gateway.restart()
+    await unavailable(broker)
+    await broker.connect()
+    second = await place(broker, desk.ticket())
+    assert (first.broker_order_id, second.broker_order_id) == ("1:1", "1:2")
+    assert {report.status for report in (await broker.reports()).reports} == {ReportStatus.FILLED}
+
+
+async def test_times_are_those_of_the_venue_in_utc(desk: Desk) -> None:
+    broker = await desk.connect()
+    ticket = desk.ticket()
+    await place(broker, ticket)
+    report = await reported(broker, ticket, lambda report: bool(report.fills))
+    assert report.fills[0].time == desk.truth(ticket).fills[0].time.replace(microsecond=0)
+    assert report.fills[0].time.utcoffset() == timedelta(0)
+
+
+async def test_without_a_link_to_its_servers_an_open_socket_is_no_connection(desk: Desk) -> None:
+    broker = await desk.connect(poll_seconds=NEVER)
+    desk.hold()
+    ticket = desk.ticket(OrderType.LIMIT)
+    answer = await place(broker, ticket)
+    desk.gateway.lose_link()
+    await unavailable(broker)
+    with pytest.raises(BrokerUnavailable, match="no connection to IBKR"):
+        await place(broker, desk.ticket())
+    with pytest.raises(BrokerUnavailable):
+        await broker.connect()
+    assert len(desk.heard(Ask.PLACE_ORDER)) == 1
+    desk.book.fill_order(OrderRef(client_order_id="", broker_order_id=answer.broker_order_id))
+
+
+@pytest.mark.parametrize("data_kept", [True, False])
+async def test_what_happened_without_the_link_is_reported_once_it_is_back(desk: Desk, data_kept: bool) -> None:
+    broker = await desk.connect(poll_seconds=NEVER)
+    desk.hold()
+    ticket = desk.ticket(OrderType.LIMIT)
+    answer = await place(broker, ticket)
+    hinted = asyncio.Event()
+    desk.gateway.lose_link()
+    await unavailable(broker)
+    desk.book.fill_order(OrderRef(client_order_id="", broker_order_id=answer.broker_order_id))
+    broker.on_hint(hinted.set)
+    desk.gateway.restore_link(data_kept=data_kept)
+    await asyncio.wait_for(hinted.wait(), PATIENCE_SECONDS)
+    await broker.connect()
+    assert (await reported(broker, ticket)).status is ReportStatus.FILLED
+
+
+async def test_a_client_id_in_use_is_noticed_at_once_and_the_next_one_taken(desk: Desk) -> None:
+    desk.hold()
+    first = await desk.connect()
+    ticket = desk.ticket(OrderType.LIMIT)
+    await place(first, ticket)
+    async with asyncio.timeout(2.0):
+        second = await desk.connect()
+    assert any("Client id 1 is in use" in note for note in second.capabilities.notes)
+    assert (await place(second, desk.ticket(OrderType.LIMIT))).broker_order_id == "2:1"
+    with pytest.raises(OrderRefused, match="client id 1"):
+        await second.cancel_order(OrderRef(client_order_id=ticket.client_order_id))
+    with pytest.raises(BrokerUnavailable, match="not reserved under client id 2"):
+        await second.place_order(replace(desk.ticket(), reserved_order_id="1:77"))
+
+
+async def test_when_all_client_ids_are_in_use_there_is_no_session(desk: Desk) -> None:
+    await desk.connect()
+    with pytest.raises(BrokerUnavailable, match="in use"):
+        await desk.connect(client_id_tries=1)
+
+
+async def test_messages_in_pieces_and_repeated_statuses_change_nothing(desk: Desk) -> None:
+    desk.gateway.bytes_per_chunk, desk.gateway.repeats_statuses = 7, True
+    broker = await desk.connect()
+    ticket = desk.ticket()
+    await place(broker, ticket)
+    report = await reported(broker, ticket, lambda report: report.status is ReportStatus.FILLED)
+    assert filled(report) == 10
+
+
+async def test_an_inactive_order_without_a_rejection_is_alive(desk: Desk) -> None:
+    desk.hold()
+    desk.gateway.held.append("1:1")
+    broker = await desk.connect()
+    ticket = desk.ticket(OrderType.LIMIT)
+    assert (await place(broker, ticket)).status is ReportStatus.WORKING
+    desk.gateway.held.clear()
+    desk.book.fill_order(OrderRef(client_order_id="", broker_order_id="1:1"))
+    await reported(broker, ticket, lambda report: report.status is ReportStatus.FILLED)
+
+
+async def test_a_late_rejection_is_told_with_its_reason(desk: Desk) -> None:
+    desk.hold()
+    broker = await desk.connect()
+    ticket = desk.ticket(OrderType.LIMIT)
+    answer = await place(broker, ticket)
+    desk.book.reject_order(OrderRef(client_order_id="", broker_order_id=answer.broker_order_id), "Margin call")
+    report = await reported(broker, ticket, lambda report: report.status is ReportStatus.REJECTED)
+    assert "Margin call" in (report.reason or "")
+
+
+async def test_a_cancel_without_an_answer_is_an_unknown_outcome(desk: Desk) -> None:
+    desk.hold()
+    broker = await desk.connect(answer_seconds=0.2)
+    ticket = desk.ticket(OrderType.LIMIT)
+    await place(broker, ticket)
+    desk.gateway.silent.add(Ask.CANCEL_ORDER)
+    with pytest.raises(OutcomeUnknown):
+        await broker.cancel_order(OrderRef(client_order_id=ticket.client_order_id))
+
+
+# What it costs
+
+
+@pytest.mark.parametrize("market", [Market(fill_delay_seconds=0.05)])
+async def test_a_fill_is_pushed_and_reported_without_a_question(desk: Desk) -> None:
+    broker = await desk.connect(poll_seconds=NEVER)
+    hinted = asyncio.Event()
+    broker.on_hint(hinted.set)
+    ticket = desk.ticket()
+    await place(broker, ticket)
+    asked = len(desk.gateway.heard)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not (report := (await broker.reports()).reports[0]).fills or report.fills[0].commission is None:
+            hinted.clear()
+            await hinted.wait()
+    assert filled(report) == 10
+    assert len(desk.gateway.heard) == asked
+
+
+async def test_a_turn_over_many_open_orders_asks_three_questions(desk: Desk) -> None:
+    desk.hold()
+    for number in range(500):
+        desk.book.place(_listed_ticket(desk, number))
+    broker = await desk.connect()
+    before = len(desk.gateway.heard)
+    assert len((await broker.reports()).reports) == 500
+    assert len(desk.gateway.heard) - before == 3
+
+
+def _listed_ticket(desk: Desk, number: int) -> Ticket:
+    instrument = Instrument(symbol="SPY", asset_class=AssetClass.ETF, exchange="ARCA", currency="USD")
+    return replace(desk.ticket(OrderType.LIMIT), instrument=instrument, reserved_order_id=f"9:{number + 1}")
+
+
+# Contracts
+
+
+@pytest.mark.parametrize(
+    ("instrument", "sec_type", "exchange"),
+    [
+        (Instrument(symbol="AAPL"), "STK", "SMART"),
+        (Instrument(symbol="QQQ", asset_class=AssetClass.ETF), "STK", "SMART"),
+        (
+            Instrument(
+                symbol="AAPL",
+                asset_class=AssetClass.OPTION,
+                expiry="20270115",
+                strike=Decimal("210"),
+                right=OptionRight.CALL,
+            ),
+            "OPT",
+            "SMART",
+        ),
+        (Instrument(symbol="EURUSD", asset_class=AssetClass.FOREX), "CASH", "IDEALPRO"),
+        (Instrument(symbol="GC", asset_class=AssetClass.FUTURE, expiry="202706"), "FUT", "COMEX"),
+        (Instrument(symbol="ETH", asset_class=AssetClass.CRYPTO), "CRYPTO", "PAXOS"),
+        (Instrument(symbol="ETH", asset_class=AssetClass.CRYPTO, exchange="ZEROHASH"), "CRYPTO", "ZEROHASH"),
+        (Instrument(symbol="AAPL", asset_class=AssetClass.CFD), "CFD", "SMART"),
+        (Instrument(symbol="VTSAX", asset_class=AssetClass.FUND), "FUND", "FUNDSERV"),
+        (Instrument(symbol="912828C57", asset_class=AssetClass.BOND), "BOND", "SMART"),
+    ],
+    ids=lambda value: value.asset_class.value if isinstance(value, Instrument) else str(value),
+)
+async def test_each_kind_of_instrument_is_traded(
+    desk: Desk, instrument: Instrument, sec_type: str, exchange: str
+) -> None:
+    desk.gateway.prices[instrument.symbol[:3]] = desk.gateway.prices[instrument.symbol] = Decimal("2.5")
+    broker = await desk.connect()
+    ticket = desk.ticket(instrument=instrument, reference_price=Decimal("2.5"))
+    await place(broker, ticket)
+    report = await reported(broker, ticket, lambda report: report.status is not ReportStatus.WORKING)
+    (sent,) = desk.heard(Ask.PLACE_ORDER)
+    assert (sent[4], sent[9]) == (sec_type, exchange)
+    assert filled(report) == 10
+    (held,) = await broker.positions()
+    assert (held.instrument, held.quantity, held.average_price) == (instrument, Decimal(10), Decimal("2.5"))
+
+
+@pytest.mark.parametrize(
+    ("instrument", "words"),
+    [
+        (Instrument(symbol="ZZNONE"), "no contract"),
+        (Instrument(symbol=TWIN), "NYSE.*NASDAQ"),
+        (Instrument(symbol="ES", asset_class=AssetClass.FUTURE), "expiry"),
+        (Instrument(symbol="GC", asset_class=AssetClass.FUTURE, expiry="202706", exchange="NYMEX"), "no contract"),
+        (
+            Instrument(
+                symbol="SPY", asset_class=AssetClass.OPTION, expiry="202706", strike=Decimal(5), right=OptionRight.PUT
+            ),
+            "fits 4 contracts.*20270606",
+        ),
+        (Instrument(symbol="SPY", asset_class=AssetClass.OPTION), "expiry and strike and right"),
+        (Instrument(symbol="SPX", asset_class=AssetClass.INDEX), "cannot trade"),
+    ],
+)
+async def test_an_unknown_or_ambiguous_instrument_is_refused_with_the_candidates(
+    desk: Desk, instrument: Instrument, words: str
+) -> None:
+    broker = await desk.connect()
+    with pytest.raises(OrderRefused, match=words):
+        await broker.reserve(desk.ticket(instrument=instrument))
+    assert desk.heard(Ask.PLACE_ORDER) == []
+
+
+async def test_an_exchange_tells_two_shares_of_one_name_apart(desk: Desk) -> None:
+    broker = await desk.connect()
+    await place(broker, desk.ticket(instrument=Instrument(symbol=TWIN, exchange="NYSE")))
+    (sent,) = desk.heard(Ask.PLACE_ORDER)
+    assert (sent[9], sent[10]) == ("SMART", "NYSE")
+
+
+async def test_a_contract_is_looked_up_once(desk: Desk) -> None:
+    broker = await desk.connect()
+    await asyncio.gather(*(place(broker, desk.ticket()) for _ in range(5)))
+    assert len(desk.heard(Ask.CONTRACT_DETAILS)) == 1
+
+
+@pytest.mark.parametrize(
+    ("side", "limit", "stop", "sent_limit", "sent_stop"),
+    [
+        (Side.BUY, "100.257", "100.251", "100.25", "100.26"),
+        (Side.SELL, "100.253", "100.259", "100.26", "100.25"),
+        (Side.BUY, "100.25", "100.25", "100.25", "100.25"),
+    ],
+)
+async def test_prices_are_put_on_the_tick_and_never_to_the_orders_disadvantage(
+    desk: Desk, side: Side, limit: str, stop: str, sent_limit: str, sent_stop: str
+) -> None:
+    broker = await desk.connect()
+    ticket = desk.ticket(OrderType.STOP_LIMIT, side=side, limit_price=Decimal(limit), stop_price=Decimal(stop))
+    await place(broker, ticket)
+    (sent,) = desk.heard(Ask.PLACE_ORDER)
+    assert (sent[19], sent[20]) == (sent_limit, sent_stop)
+
+
+async def test_the_tick_follows_the_price_where_the_market_says_so(desk: Desk) -> None:
+    broker = await desk.connect()
+    option = Instrument(
+        symbol="SPY", asset_class=AssetClass.OPTION, expiry="20270115", strike=Decimal(500), right=OptionRight.CALL
+    )
+    for price in ("2.987", "3.087"):
+        await place(broker, desk.ticket(OrderType.LIMIT, instrument=option, limit_price=Decimal(price)))
+    assert [sent[19] for sent in desk.heard(Ask.PLACE_ORDER)] == ["2.98", "3.05"]
+
+
+async def test_a_quantity_off_the_increment_is_refused_and_not_rounded(desk: Desk) -> None:
+    broker = await desk.connect()
+    future = Instrument(symbol="ES", asset_class=AssetClass.FUTURE, expiry="202706")
+    with pytest.raises(OrderRefused, match="no multiple of 1"):
+        await broker.reserve(desk.ticket(instrument=future, quantity=Decimal("1.5")))
+    assert (await place(broker, desk.ticket(quantity=Decimal("0.5")))).client_order_id
+
+
+async def test_crypto_is_bought_at_the_market_for_money_and_sold_by_quantity(desk: Desk) -> None:
+    coin = Instrument(symbol="BTC", asset_class=AssetClass.CRYPTO)
+    desk.gateway.prices["BTC"] = Decimal(51_000)
+    broker = await desk.connect()
+    bought = desk.ticket(instrument=coin, quantity=Decimal("0.001"), reference_price=Decimal("50000.555"), tif=Tif.DAY)
+    await place(broker, bought)
+    report = await reported(broker, bought, lambda report: report.status is not ReportStatus.WORKING)
+    sold = desk.ticket(instrument=coin, quantity=Decimal("0.0005"), side=Side.SELL)
+    await place(broker, sold)
+    first, second = desk.heard(Ask.PLACE_ORDER)
+    assert (first[17], first[101], first[21]) == ("0", "50", "IOC")
+    assert (second[17], second[101], second[21]) == ("0.0005", "", "IOC")
+    # Less than was asked for, and done: an order for money ends when the money is spent.
+    assert (report.status, filled(report)) == (ReportStatus.CANCELLED, Decimal("0.00098039"))
+
+
+async def test_account_reference_and_terms_are_on_every_order(desk: Desk) -> None:
+    broker = await desk.connect(outside_rth=True)
+    ticket = desk.ticket(OrderType.LIMIT, tif=Tif.GTC)
+    await place(broker, ticket)
+    (sent,) = desk.heard(Ask.PLACE_ORDER)
+    assert (sent[23], sent[26], sent[21], sent[33]) == ("DU000001", ticket.client_order_id, "GTC", "1")
+
+
+# Accounts and pauses
+
+
+async def test_of_several_accounts_one_must_be_named_and_be_there(desk: Desk) -> None:
+    desk.gateway.accounts.append("DU000002")
+    with pytest.raises(BrokerUnavailable, match="DU000001, DU000002"):
+        await desk.connect(ibkr_account=None)
+    with pytest.raises(BrokerUnavailable, match="no account U7"):
+        await desk.connect(ibkr_account="U7")
+    await place(await desk.connect(), desk.ticket())
+
+
+async def test_the_only_account_need_not_be_named(desk: Desk) -> None:
+    broker = await desk.connect(ibkr_account=None)
+    await place(broker, desk.ticket())
+    assert any("DU000001" in note for note in broker.capabilities.notes)
+
+
+@pytest.mark.parametrize(("clock", "is_pause"), [("2026-11-21T04:45", True), ("2026-11-21T15:00", False)])
+async def test_a_gateway_away_in_its_nightly_hour_is_a_known_pause(desk: Desk, clock: str, is_pause: bool) -> None:
+    broker = desk.broker(clock=lambda: datetime.fromisoformat(clock).replace(tzinfo=UTC))
+    await desk.gateway.stop()
+    with pytest.raises(BrokerUnavailable) as caught:
+        await broker.connect()
+    assert caught.value.known_pause is is_pause
+    await desk.gateway.start()
+    await broker.connect()
+
+
+async def test_connecting_twice_keeps_the_session(desk: Desk) -> None:
+    broker = await desk.connect()
+    await asyncio.gather(broker.connect(), broker.connect())
+    assert len(desk.heard(Ask.START_API)) == 1
+    assert len(desk.heard(Ask.ALL_OPEN_ORDERS)) == 3
+
+
+async def test_wrong_settings_are_all_named(desk: Desk) -> None:
+    config = {"port": "x", "client_id": -1, "restart_from": "25:00", "timezone": "Nowhere/Land", "library": "ib_c"}
+    with pytest.raises(ValueError, match=r"port.*client_id.*timezone.*restart_from.*account_id.*library"):
+        create(config)
+
+
+# The blotter by itself
+
+
+def execution(exec_id: str, quantity: int) -> Execution:
+    return Execution(
+        exec_id=exec_id, quantity=Decimal(quantity), price=Decimal(5), time=datetime(2026, 11, 21, tzinfo=UTC)
+    )
+
+
+def hear(blotter: Blotter, exec_id: str, quantity: int, perm_id: int = 5) -> None:
+    blotter.execution_said(
+        client_id=1, order_id=1, perm_id=perm_id, client_order_id="tag", execution=execution(exec_id, quantity)
+    )
+
+
+@pytest.mark.parametrize("versions", [["a.01", "a.02"], ["a.02", "a.01"], ["a.02"], ["a.02", "a.02", "a.01"]])
+def test_a_corrected_execution_counts_once_in_whatever_order_its_versions_come(versions: list[str]) -> None:
+    blotter = Blotter()
+    for version in versions:
+        hear(blotter, version, {"a.01": 10, "a.02": 7}[version])
+    (report,) = blotter.reports(None)
+    assert [(fill.fill_id, fill.quantity) for fill in report.fills] == [("a.02", Decimal(7))]
+    assert report.busted_fill_ids == {"a.01"}
+    assert report.filled_quantity == 7
+
+
+def test_a_commission_may_come_before_its_execution_and_twice() -> None:
+    blotter = Blotter()
+    charged = Commission(amount=Decimal("1.25"), currency="USD")
+    assert blotter.commission_said("a.01", charged) is None
+    hear(blotter, "a.01", 10)
+    mark = blotter.mark
+    blotter.commission_said("a.01", charged)
+    (report,) = blotter.reports(None)
+    assert report.fills[0].commission == Decimal("1.25")
+    assert blotter.mark == mark
+
+
+def test_an_order_id_used_anew_after_a_restart_is_another_order() -> None:
+    blotter = Blotter()
+    for perm_id in (5, 6):
+        blotter.order_said(client_id=1, order_id=1, perm_id=perm_id, client_order_id=f"t{perm_id}", status="Submitted")
+    assert [report.client_order_id for report in blotter.reports(None)] == ["t5", "t6"]
+
+
+def test_a_status_that_only_the_client_library_sets_is_no_status() -> None:
+    blotter = Blotter()
+    ids = {"client_id": 1, "order_id": 1, "perm_id": 5}
+    blotter.order_said(**ids, client_order_id="tag", status="Submitted")
+    for status in ("PendingSubmit", "ApiPending", "ValidationError", "ApiUpdate", ""):
+        blotter.status_said(**ids, status=status, filled=Decimal(0))
+    assert blotter.reports(None)[0].status is ReportStatus.WORKING
+    blotter.status_said(**ids, status="Filled", filled=Decimal(10))
+    blotter.status_said(**ids, status="Submitted", filled=Decimal(4))
+    (report,) = blotter.reports(None)
+    assert (report.status, report.filled_quantity) == (ReportStatus.FILLED, Decimal(10))

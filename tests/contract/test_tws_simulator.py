@@ -1,0 +1,153 @@
+"""The simulated gateway against the libraries' own high-level client, over its control port, as a process, and through restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from brokers.ibkr_library import ib_async, ib_insync
+from brokers.paper_exchange import Action, Fault, Market, Operation
+from simulators.tws import TwsSimulator
+from simulators.tws_wire import FrameReader, frame
+from tests.contract.stage_ibkr import serving_tws
+
+ROOT = Path(__file__).parents[2]
+LIBRARIES = [library for library in (ib_insync, ib_async) if library is not None]
+
+
+@pytest.fixture(autouse=True)
+def every_message_is_decoded(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    yield
+    assert [r.getMessage() for r in caplog.records if r.name.endswith(".Decoder") and r.levelno >= logging.ERROR] == []
+
+
+@pytest.fixture(params=LIBRARIES, ids=lambda library: library.__name__)
+def library(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path) -> AsyncIterator[TwsSimulator]:
+    async with serving_tws(tmp_path, "DU000001", Market()) as gateway:
+        yield gateway
+
+
+async def connected(library: Any, port: int, client_id: int = 7) -> Any:
+    asyncio.set_event_loop(asyncio.get_running_loop())
+    ib = library.IB()
+    await ib.connectAsync("127.0.0.1", port, clientId=client_id, timeout=5)
+    return ib
+
+
+async def test_the_librarys_own_client_synchronises_and_trades(gateway: TwsSimulator, library: Any) -> None:
+    ib = await connected(library, gateway.port)
+    contract = library.Stock("SPY", "SMART", "USD")
+    await ib.qualifyContractsAsync(contract)
+    order = library.LimitOrder("BUY", 10, 100.25, account="DU000001", orderRef="mine")
+    trade = ib.placeOrder(contract, order)
+    async with asyncio.timeout(5):
+        while not trade.isDone():
+            await trade.statusEvent
+    assert (trade.orderStatus.status, trade.filled()) == ("Filled", 10)
+    assert (contract.conId != 0, contract.primaryExchange) == (True, "ARCA")
+    ib.disconnect()
+    again = await connected(library, gateway.port)
+    assert [fill.execution.orderRef for fill in again.fills()] == ["mine"]
+    assert [position.position for position in again.positions()] == [10]
+    assert {value.tag for value in again.accountValues()} == {"CashBalance", "NetLiquidationByCurrency"}
+    assert again.client.getReqId() >= 2
+    again.disconnect()
+
+
+async def test_a_client_id_is_given_once(gateway: TwsSimulator, library: Any) -> None:
+    first = await connected(library, gateway.port)
+    second = library.IB()
+    codes = []
+    second.errorEvent += lambda number, code, text, contract: codes.append(code)
+    with pytest.raises((TimeoutError, asyncio.TimeoutError)):
+        await second.connectAsync("127.0.0.1", gateway.port, clientId=7, timeout=0.5)
+    assert codes == [326]
+    first.disconnect()
+
+
+async def say(port: int, *wishes: dict[str, object]) -> list[dict[str, object]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    answers = []
+    for wish in wishes:
+        writer.write(json.dumps(wish).encode() + b"\n")
+        answers.append(json.loads(await reader.readline()))
+    writer.close()
+    return answers
+
+
+async def test_the_control_port_orders_trouble(gateway: TwsSimulator) -> None:
+    await gateway.start_control()
+    answers = await say(
+        gateway.control_port,
+        {"do": "fault", "operation": "place", "action": "late_fill_after_cancel"},
+        {"do": "fault", "operation": "place", "action": "accept_then_drop", "symbol": "SPY"},
+        {"do": "lose_link"},
+        {"do": "restore_link", "data_kept": False},
+        {"do": "chunks", "size": 3},
+        {"do": "dance"},
+    )
+    assert [answer["ok"] for answer in answers] == [False, True, True, True, True, False]
+    expected = [Fault(operation=Operation.PLACE, action=Action.ACCEPT_THEN_DROP, symbol="SPY")]
+    assert gateway.book.armed_faults(Operation.PLACE) == expected
+    assert gateway.bytes_per_chunk == 3
+
+
+async def test_the_process_keeps_its_book_through_a_kill(tmp_path: Path, library: Any) -> None:
+    async def start() -> tuple[asyncio.subprocess.Process, int]:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "simulators.tws", "--port", "0", "--data", str(tmp_path / "book.db")),
+            *("--fill-delay-seconds", "0"),
+            cwd=ROOT,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        line = (await asyncio.wait_for(process.stdout.readline(), 20)).decode()
+        return process, int(line.split()[1].rpartition(":")[2])
+
+    process, port = await start()
+    try:
+        ib = await connected(library, port)
+        trade = ib.placeOrder(library.Stock("AAPL", "SMART", "USD"), library.MarketOrder("BUY", 3, account="DU000001"))
+        async with asyncio.timeout(5):
+            while not trade.isDone():
+                await trade.statusEvent
+        process.kill()
+        await process.wait()
+        process, port = await start()
+        ib = await connected(library, port)
+        assert [(fill.execution.orderId, fill.execution.shares) for fill in ib.fills()] == [(trade.order.orderId, 3)]
+        assert ib.client.getReqId() > trade.order.orderId
+        ib.disconnect()
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 10) == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+@pytest.mark.parametrize("size", [1, 3, 10_000])
+def test_frames_are_read_from_pieces_of_any_size(size: int) -> None:
+    stream = b"API\0" + frame("v157..176") + frame(71, 2, 1, "") + frame(5, Decimal("0.00000001"), True, None)
+    reader = FrameReader()
+    found = [fields for at in range(0, len(stream), size) for fields in reader.feed(stream[at : at + size])]
+    assert found == [["v157..176"], ["71", "2", "1", ""], ["5", "0.00000001", "1", ""]]
+
+
+def test_a_stranger_is_turned_away() -> None:
+    with pytest.raises(ValueError, match="not a client"):
+        list(FrameReader().feed(b"GET / HTTP/1.1\r\n"))
