@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -32,7 +33,7 @@ _SERVICE_READY = "Execution service ready"
 _DATABASE = "mathematricks_trading"
 
 
-class World:
+class World(ABC):
     """One running process with its store and its Pub/Sub, and the traffic to and from it. A context: nothing is left running after it."""
 
     ready_words: str
@@ -46,8 +47,9 @@ class World:
         self._family: dict[int, psutil.Process] = {}
         self._traffic: Traffic | None = None
 
+    @abstractmethod
     def command(self) -> Sequence[str]:
-        raise NotImplementedError
+        """What starts the process."""
 
     def start(self) -> float:
         """Returns the seconds from the start of the process to its word that it is ready. Raises MeasurementFailed."""
