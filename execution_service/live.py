@@ -30,6 +30,7 @@ class LiveOrder:
         "is_late_allowed",
         "is_silence_told",
         "is_taken",
+        "known_from",
         "lettered",
         "lock",
         "missing_from",
@@ -43,21 +44,23 @@ class LiveOrder:
         "waits_in_outbox",
     )
 
-    def __init__(self, order: Order, told: Told, *, age_from: float, sent_at: float | None) -> None:
+    def __init__(self, order: Order, told: Told, *, age_from: float, known_from: float, sent_at: float | None) -> None:
         self.order = order
         self.told = told
         self.lock = asyncio.Lock()
         self.is_busy = False
+        """A broker call about this order is under way: nobody else steps."""
         self.is_late_allowed = False
         """It was looked at and found to be a late exit that is executed all the same."""
         self.is_silence_told = False
         self.resendings = 0
         self.lettered = told.people
         """The last event that people have been written a letter about."""
-        """A broker call about this order is under way: nobody else steps."""
         self.is_taken = False
         """The broker has said that it has an order of this id, though it may not show it yet: sending again would tell nothing new."""
         self.age_from = age_from
+        self.known_from = known_from
+        """Since when this process has it in hand."""
         self.sent_at = sent_at
         self.finding_from: float | None = None
         self.asked_at: float | None = None
@@ -111,6 +114,7 @@ class LiveOrders:
                 order,
                 stored.told,
                 age_from=now - self._seconds_since(order.published_at),
+                known_from=now,
                 sent_at=None if order.submitted_at is None else now - self._seconds_since(order.submitted_at),
             )
             self._index(live)

@@ -25,10 +25,12 @@ from brokers.errors import (
 )
 from execution_service.core import alerts
 from execution_service.core.decide import (
+    UNKNOWN_ENTRY_SECONDS,
     Elapsed,
     ExitAllowance,
     Limits,
     StepKind,
+    as_its_entry_says,
     exit_allowance,
     fills_are_missing,
     is_stale,
@@ -45,6 +47,7 @@ from execution_service.core.order import (
     CancelRequested,
     Capped,
     Event,
+    InstrumentMatched,
     Noted,
     NothingSent,
     Order,
@@ -557,7 +560,7 @@ class Trader:
         first = await self._last_look(live)
         if first is None:
             return False
-        ends = bool(first) and not isinstance(first[-1], Capped | Noted)
+        ends = bool(first) and not isinstance(first[-1], Capped | InstrumentMatched | Noted)
         if not ends:
             reserved = None
             if self._capabilities.needs_reservation:
@@ -600,13 +603,16 @@ class Trader:
         if order.identity.purpose is Purpose.EXIT and order.accepted_request.entry_refs:
             # Waiting from before the question on: the entry may end while the store is being asked.
             self._waiting_exits[order.order_id] = live
-            allowed = await self._allowed_exit(order)
+            allowed = await self._allowed_exit(live)
             if allowed is None:
                 return None
             self._waiting_exits.pop(order.order_id, None)
             if allowed.events and isinstance(allowed.events[-1], Rejected):
                 return allowed.events
             first = allowed.events
+            if allowed.is_unbound and not await self._reduces_position(order):
+                words = "the entry that it names is not ours, and it reduces nothing that we hold; sent as it is"
+                first = (*first, Noted(at=now, message=words, alert=True))
         elapsed = live.elapsed(self._clock.monotonic())
         if is_stale(elapsed, self._limits):
             if not await self._reduces_position(apply_all(order, first)):
@@ -703,13 +709,19 @@ class Trader:
 
     # --- exits --------------------------------------------------------------------------------------------------
 
-    async def _allowed_exit(self, order: Order) -> ExitAllowance | None:
-        """What an exit may take of its entry. None: the entry is not finished."""
+    async def _allowed_exit(self, live: LiveOrder) -> ExitAllowance | None:
+        """What an exit may take of its entry. None: the entry is not finished, or has not come yet."""
+        order = live.order
+        known_for = self._clock.monotonic() - live.known_from
         refs = order.accepted_request.entry_refs
         exits = await self._store.find([f"exit_of:{ref}" for ref in refs])
         entries = await self._store.find([f"signal:{ref}" for ref in refs])
         return exit_allowance(
-            order, [self._latest(s) for s in entries], [self._latest(s) for s in exits], self._clock.now()
+            order,
+            [self._latest(s) for s in entries],
+            [self._latest(s) for s in exits],
+            self._clock.now(),
+            may_entry_come=known_for < UNKNOWN_ENTRY_SECONDS,
         )
 
     def _latest(self, stored: Stored) -> Order:
@@ -749,6 +761,9 @@ class Trader:
         """An exit that reduces what we hold, or may turn out to. One that names its entry will be capped to that, so any holding will do."""
         if order.identity.purpose is not Purpose.EXIT:
             return False
+        if order.accepted_request.entry_refs:
+            entries = await self._store.find([f"signal:{ref}" for ref in order.accepted_request.entry_refs])
+            order = as_its_entry_says(order, [s.order for s in entries], self._clock.now())
         request = order.accepted_request
         held = await self._held(order) * request.side.sign
         if held >= 0:

@@ -26,6 +26,7 @@ from execution_service.core.order import (
     Expired,
     Filled,
     Identity,
+    InstrumentMatched,
     Noted,
     NothingSent,
     Order,
@@ -218,6 +219,10 @@ def capped(quantity: Amount = 60) -> Capped:
     return Capped(at=NOW, quantity=amount(quantity), message="the entry has 60 left")
 
 
+def instrument_matched() -> InstrumentMatched:
+    return InstrumentMatched(at=NOW, instrument=Instrument(symbol="AAPL", exchange="ARCA", currency="USD"))
+
+
 def noted(message: str = "a remark") -> Noted:
     return Noted(at=NOW, message=message)
 
@@ -255,6 +260,7 @@ def one_event_of_each_kind(about: Order) -> dict[type[Event], Event]:
         cancelled(held),
         expired(held),
         capped(),
+        instrument_matched(),
         noted(),
         declared_not_placed(),
         declared_placed(),

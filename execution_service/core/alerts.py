@@ -21,6 +21,7 @@ from execution_service.core.order import (
     Event,
     Expired,
     Filled,
+    InstrumentMatched,
     Noted,
     NothingSent,
     Order,
@@ -98,8 +99,8 @@ def _short(amount: Decimal) -> Decimal:
 def currency_of(order: Order) -> str:
     """What the order's prices are in: the instrument's currency, else that of its commissions, else rupees for an Indian product, else dollars."""
     request = order.request
-    if isinstance(request, OrderRequest) and request.instrument.currency is not None:
-        return request.instrument.currency
+    if order.instrument is not None and order.instrument.currency is not None:
+        return order.instrument.currency
     of_fills = next((f.commission_currency for f in order.fills if f.commission_currency), None)
     if of_fills is not None:
         return of_fills
@@ -117,7 +118,7 @@ def duration(seconds: Decimal) -> str:
 
 
 def _total(order: Order) -> Decimal:
-    multiplier = order.request.instrument.multiplier if isinstance(order.request, OrderRequest) else None
+    multiplier = None if order.instrument is None else order.instrument.multiplier
     total = Decimal(0)
     for fill in order.fills:
         total = _EXACT.add(total, _EXACT.multiply(fill.price, fill.quantity))
@@ -360,6 +361,8 @@ def log_line(order_before: Order, event: Event, order: Order) -> tuple[str, str]
         case Capped():
             words = f"{quantity(event.quantity)} of {quantity(order_before.quantity)}"
             return f"Exit capped: {words}: {plain(event.message)}", "exit_capped"
+        case InstrumentMatched():
+            return f"Exit closes its entry's instrument: {plain(event.instrument.key)}", "exit_matched"
         case Noted():
             return f"Note: {plain(event.message)}", "order_noted"
     return _end_line(order_before, event, order)

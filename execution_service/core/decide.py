@@ -21,6 +21,7 @@ from execution_service.core.order import (
     Event,
     Expired,
     Filled,
+    InstrumentMatched,
     Noted,
     Order,
     OrderRequest,
@@ -31,6 +32,7 @@ from execution_service.core.order import (
     Rejected,
     Status,
     apply,
+    apply_all,
 )
 
 _UNACCEPTED = frozenset({Status.PENDING, Status.SUBMITTING, Status.IN_DOUBT})
@@ -254,23 +256,30 @@ def timeout_seconds(order: Order, limits: Limits) -> float | None:
     return limits.order_timeout_seconds or None
 
 
+UNKNOWN_ENTRY_SECONDS = 5.0
+"""How long an exit waits for an entry that nobody has heard of: the queue may deliver the two in either order."""
+
+
 @dataclass(frozen=True, slots=True)
 class ExitAllowance:
-    """What must be recorded before an exit is sent: nothing, a reduction, or its rejection."""
+    """What must be recorded before an exit is sent: nothing, its instrument, a reduction, or its rejection."""
 
     events: tuple[Event, ...] = ()
+    is_unbound: bool = False
+    """The entry that it names is not ours: nothing limits it."""
 
 
 def exit_allowance(
-    order: Order, entries: Sequence[Order], exits: Sequence[Order], now: datetime
+    order: Order, entries: Sequence[Order], exits: Sequence[Order], now: datetime, *, may_entry_come: bool = False
 ) -> ExitAllowance | None:
     """How much of an exit its entry allows: what that filled and no other exit has taken. None: the entry has not finished, or come.
 
-    `entries` are orders called what the exit names, `exits` those that name the same. An entry that is not ours allows everything.
+    `entries` are orders called what the exit names, `exits` those that name the same. An entry that is not ours allows everything, once
+    it is no longer to be expected (`may_entry_come`).
     """
     named = [e for e in entries if e.identity.purpose is Purpose.ENTRY]
     if not named:
-        return ExitAllowance()
+        return None if may_entry_come else ExitAllowance(is_unbound=True)
     own = [e for e in named if _is_entry_of(order, e)]
     if not own and len(named) < max(e.request.total_legs for e in named):
         return None  # the leg that it closes may still come
@@ -280,21 +289,36 @@ def exit_allowance(
     filled = sum((e.filled_quantity for e in own), ZERO)
     taken = sum((_taken(x) for x in exits if x.order_id != order.order_id and _same_line(order, x)), ZERO)
     left = max(ZERO, filled - taken)
+    matched = _matched(order, own, now)
     if left >= wanted:
-        return ExitAllowance()
+        return ExitAllowance(matched)
     words = f"the entry filled {filled}, other exits have taken {taken}"
     if not own:
         words = "the entry that it names was refused, or is of another account, instrument or side"
     if not left:
         return ExitAllowance((Rejected(at=now, reason=Reason(ReasonCode.NOTHING_TO_EXIT, words)),))
-    return ExitAllowance((Capped(at=now, quantity=left, message=f"reduced from {wanted} to {left}: {words}"),))
+    capped = Capped(at=now, quantity=left, message=f"reduced from {wanted} to {left}: {words}")
+    return ExitAllowance((*matched, capped))
+
+
+def as_its_entry_says(order: Order, entries: Sequence[Order], now: datetime) -> Order:
+    """The exit with the instrument that would be traded for it, were it sent now."""
+    return apply_all(order, _matched(order, [e for e in entries if _is_entry_of(order, e)], now))
+
+
+def _matched(order: Order, own: Sequence[Order], now: datetime) -> tuple[Event, ...]:
+    """The exit is booked against its entry's position, so it takes that one's name for the instrument; unless entries differ in it."""
+    instruments = {e.accepted_request.instrument for e in own}
+    if len(instruments) != 1 or instruments == {order.accepted_request.instrument}:
+        return ()
+    return (InstrumentMatched(at=now, instrument=instruments.pop()),)
 
 
 def _same_line(order: Order, other: Order) -> bool:
     """Same account, and an instrument that may be the same: some senders name the exchange or currency in the entry only."""
     if isinstance(other.request, RefusedRequest):
         return False
-    mine, theirs = order.accepted_request, other.request
+    mine, theirs = order.accepted_request, other.accepted_request
     return mine.account_id == theirs.account_id and mine.instrument.could_be(theirs.instrument)
 
 

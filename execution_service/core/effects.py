@@ -17,6 +17,7 @@ from execution_service.core.order import (
     Event,
     Expired,
     Filled,
+    InstrumentMatched,
     Noted,
     NothingSent,
     Order,
@@ -65,7 +66,7 @@ class Happening:
     @property
     def is_shown(self) -> bool:
         """The views are brought up to date for it; the others wait for the next that is."""
-        return not isinstance(self.event, SubmitStarted | NothingSent | Capped | Noted)
+        return not isinstance(self.event, SubmitStarted | NothingSent | Capped | InstrumentMatched | Noted)
 
 
 def bare(order: Order) -> Order:

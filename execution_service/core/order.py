@@ -259,6 +259,13 @@ class Capped(_Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InstrumentMatched(_Event):
+    """An exit left open what its entry says of the instrument (exchange, currency): it is the entry's instrument that it closes."""
+
+    instrument: Instrument
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Noted(_Event):
     """A remark for the audit trail; changes nothing. `alert` asks that people be told."""
 
@@ -313,6 +320,7 @@ Event: TypeAlias = (
     | Cancelled
     | Expired
     | Capped
+    | InstrumentMatched
     | Noted
     | DeclaredNotPlaced
     | DeclaredPlaced
@@ -325,6 +333,7 @@ _P, _S, _W, _PF, _D = Status.PENDING, Status.SUBMITTING, Status.SUBMITTED, Statu
 TRANSITIONS: Mapping[tuple[Status, type[Event]], Status] = MappingProxyType(
     {
         (_P, Capped): _P,
+        (_P, InstrumentMatched): _P,
         (_P, SubmitStarted): _S,
         (_P, Rejected): Status.REJECTED,
         (_P, CancelRequested): Status.CANCELLED,
@@ -396,6 +405,8 @@ class Order:
     cancel_wish: Reason | None = None
     reason: Reason | None = None
     client_order_id: str = field(default="")
+    matched_instrument: Instrument | None = None
+    """What is traded where the request names it less fully than the entry that it closes."""
 
     @property
     def order_id(self) -> str:
@@ -435,10 +446,17 @@ class Order:
         return self.request.instrument.symbol if isinstance(self.request, OrderRequest) else self.request.symbol
 
     @property
+    def instrument(self) -> Instrument | None:
+        """What is traded; None for a request refused at the door."""
+        return self.matched_instrument or (self.request.instrument if isinstance(self.request, OrderRequest) else None)
+
+    @property
     def accepted_request(self) -> OrderRequest:
         """The request of an order that was taken. Raises TypeError for one refused at the door: nothing may be traded for it."""
         if isinstance(self.request, OrderRequest):
-            return self.request
+            if self.matched_instrument is None:
+                return self.request
+            return replace(self.request, instrument=self.matched_instrument)
         raise TypeError(f"order {self.order_id} was refused as unreadable")
 
     def fill_of(self, fill_id: str) -> Fill | None:
@@ -524,6 +542,8 @@ def _moved(order: Order, event: Event, target: Status) -> Order:
             return replace(after, reason=Reason(ReasonCode.OUTCOME_UNKNOWN, event.message))
         case Capped():
             return replace(after, quantity=event.quantity)
+        case InstrumentMatched():
+            return replace(after, matched_instrument=event.instrument)
         case CancelRequested():
             reason = event.reason if target.is_final else order.reason
             return replace(after, cancel_wish=order.cancel_wish or event.reason, reason=reason)

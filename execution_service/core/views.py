@@ -55,7 +55,7 @@ def confirmation_fields(order: Order, *, broker: str, realized_pnl: Decimal, now
         "account_id": request.account_id,
         "symbol": order.symbol,
         "instrument": order.symbol,
-        **(_instrument_fields(request.instrument) if isinstance(request, OrderRequest) else {}),
+        **({} if order.instrument is None else _instrument_fields(order.instrument)),
         "side": None if request.side is None else request.side.value,
         "direction": _direction(order),
         "quantity": number(order.quantity),
@@ -255,14 +255,12 @@ def _pnl(exits: Sequence[Booked], entries: Sequence[Order]) -> Fields:
 
 
 def _entry_of(exit_: Order, entries: Iterable[Order]) -> Order | None:
-    if not isinstance(exit_.request, OrderRequest):
+    if exit_.instrument is None:
         return None
-    instrument = exit_.request.instrument
-    side = exit_.request.side.opposite
+    instrument = exit_.instrument
+    side = exit_.accepted_request.side.opposite
     fitting = [
-        e
-        for e in entries
-        if isinstance(e.request, OrderRequest) and instrument.could_be(e.request.instrument) and e.request.side is side
+        e for e in entries if e.instrument is not None and instrument.could_be(e.instrument) and e.request.side is side
     ]
     same_leg = [e for e in fitting if e.identity.leg_index == exit_.identity.leg_index]
     return next(iter(same_leg or fitting), None)

@@ -27,6 +27,7 @@ from execution_service.core.order import (
     Expired,
     Filled,
     Identity,
+    InstrumentMatched,
     Noted,
     NothingSent,
     Order,
@@ -507,6 +508,11 @@ def test_log_tells_the_prices_of_an_order(changes: dict[str, Decimal], sentence:
         ),
         ((START, Doubted(at=AT, message="silence")), "Order in doubt: silence", "order_in_doubt"),
         ((Capped(at=AT, quantity=Decimal(60), message="60 left"),), "Exit capped: 60 of 100: 60 left", "exit_capped"),
+        (
+            (InstrumentMatched(at=AT, instrument=Instrument(symbol="AAPL", exchange="ARCA")),),
+            "Exit closes its entry's instrument: AAPL|STOCK|exchange=ARCA",
+            "exit_matched",
+        ),
         ((Noted(at=AT, message="hm"),), "Note: hm", "order_noted"),
         (
             (START, DeclaredNotPlaced(at=AT, by="ann", message="m")),

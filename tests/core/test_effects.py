@@ -34,6 +34,7 @@ from tests.builders import (
     capped,
     commission_reported,
     filled_by,
+    instrument_matched,
     noted,
     one_event_of_each_kind,
     order,
@@ -182,7 +183,7 @@ def test_the_rest_refused_after_a_partial_fill_is_told() -> None:
     assert happening.is_published
 
 
-@pytest.mark.parametrize("event", [submit_started(), capped(), noted()])
+@pytest.mark.parametrize("event", [submit_started(), capped(), instrument_matched(), noted()])
 def test_what_concerns_nobody_outside_waits_for_the_next_showing(event: Event) -> None:
     assert not happened(order(), event).is_shown
 

@@ -31,6 +31,7 @@ from execution_service.core.order import (
     Expired,
     Filled,
     Identity,
+    InstrumentMatched,
     Noted,
     NothingSent,
     Order,
@@ -60,6 +61,7 @@ from tests.builders import (
     fill,
     filled_by,
     identity,
+    instrument_matched,
     noted,
     nothing_sent,
     one_event_of_each_kind,
@@ -80,6 +82,7 @@ D, X, C, E = Status.IN_DOUBT, Status.REJECTED, Status.CANCELLED, Status.EXPIRED
 
 MEANINGS: tuple[tuple[Status, type[Event], Status, str], ...] = (
     (P, Capped, P, "an exit is reduced before it is sent"),
+    (P, InstrumentMatched, P, "an exit takes its entry's name for the instrument"),
     (P, SubmitStarted, S, "the sending is recorded before the ticket leaves"),
     (P, Rejected, X, "an order is refused before it is sent"),
     (P, CancelRequested, C, "an unsent order is cancelled at once"),
@@ -247,6 +250,13 @@ def test_a_persons_decision_is_the_reason(event: Event) -> None:
     decided = apply(order_in(D), event)
     assert decided.reason is not None
     assert decided.reason.code is ReasonCode.RESOLVED_BY_PERSON
+
+
+def test_an_exit_is_traded_as_its_entrys_instrument_and_remains_the_same_request() -> None:
+    before = order()
+    after = apply(before, instrument_matched())
+    assert after.ticket().instrument == instrument_matched().instrument
+    assert after.request == before.request
 
 
 def test_a_capped_exit_asks_the_broker_for_less() -> None:

@@ -136,11 +136,36 @@ async def test_exit_that_waits_is_taken_up_again_after_a_restart(tmp_path: Path)
         assert world.exit_record("out").status is Status.SUBMITTED
 
 
-async def test_exit_of_an_entry_that_is_not_ours_is_executed_in_full(tmp_path: Path) -> None:
+async def test_exit_of_an_entry_that_is_not_ours_is_executed_in_full_and_told_if_it_reduces_nothing(
+    tmp_path: Path,
+) -> None:
     async with world_of(tmp_path) as world:
         world.exit("out", "somebody-else")
-        await world.run(1)
+        await world.run(10)
         assert world.exit_record("out").status is Status.FILLED
+        assert any("is not ours" in text for text in world.notifier.titled("Attention"))
+
+
+async def test_exit_of_an_entry_that_is_not_ours_is_not_remarked_upon_where_it_reduces(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send()
+        await world.run(1)
+        world.exit("out", "somebody-else")
+        await world.run(10)
+        assert world.exit_record("out").status is Status.FILLED
+        assert not world.notifier.titled("Attention")
+
+
+async def test_exit_that_comes_before_its_entry_is_capped_by_it_all_the_same(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.exit("out", "sig", quantity=250)
+        await world.run(1)
+        assert world.exit_record("out").status is Status.PENDING
+        world.send()
+        await world.run(3)
+        assert world.exit_record("out").filled_quantity == 100
+        assert [p.ticket.side.value for p in world.placed()] == ["BUY", "SELL"]
+        audit(world)
 
 
 async def test_exit_of_an_entry_that_was_refused_at_the_door_is_rejected(tmp_path: Path) -> None:
@@ -171,6 +196,24 @@ async def test_exit_that_leaves_its_entrys_exchange_open_is_executed_and_capped(
         await world.run(1)
         assert world.exit_record("out").status is Status.FILLED
         assert world.exit_record("out").filled_quantity == 10
+        (position,) = world.documents("positions")
+        assert position["status"] == "CLOSED"
+        assert world.placed()[-1].ticket.instrument.exchange == "ARCA"
+        world.exit("out", "sig", quantity=15)
+        await world.run(1)
+        assert not world.documents("execution_dead_letters")
+        audit(world)
+
+
+async def test_late_exit_that_leaves_its_entrys_exchange_open_is_executed(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send(exchange="ARCA")
+        await world.run(1)
+        world.exit("out", "sig", age_seconds=1000)
+        await world.run(10)
+        assert world.exit_record("out").status is Status.FILLED
+        assert world.documents("positions")[0]["status"] == "CLOSED"
+        audit(world)
 
 
 async def test_exit_with_its_entrys_own_id_is_an_order_of_its_own(tmp_path: Path) -> None:
@@ -314,7 +357,7 @@ async def test_across_instruments_exits_go_ahead_of_entries(tmp_path: Path) -> N
         for n in range(20):
             world.send(f"in-{n}", symbol=f"IN{n}")
         for n in range(5):
-            world.exit(f"out-{n}", "somebody-else", symbol=f"OUT{n}")
+            world.send(f"out-{n}", signal_type="EXIT", side="SELL", symbol=f"OUT{n}")
         await world.run(1)
         world.broker_faults.unavailable = None
         await world.run(60)

@@ -15,6 +15,7 @@ from pymongo.errors import WriteError
 from brokers.base import Capabilities
 from brokers.errors import BrokerUnavailable, OutcomeUnknown
 from brokers.paper_exchange import Market
+from execution_service.core.decide import news
 from execution_service.core.order import Event, Identity, Order, ReasonCode, Status
 from execution_service.ports import Strike
 from execution_service.trader import TradingRules
@@ -212,3 +213,18 @@ async def test_fill_told_by_hand_may_give_its_time_as_text(tmp_path: Path) -> No
         await world.run(5)
         assert world.record().filled_quantity == Decimal(10)
         assert world.service.traders[ACCOUNT] is not None
+
+
+async def test_end_that_another_process_recorded_is_delivered_by_the_one_that_stumbles_over_it(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send()
+        await world.run(1)
+        world.book().cancel(world.ref("sig"))
+        (report,) = world.book().reports().reports
+        store: Any = world.service._store
+        writing = asyncio.create_task(store.append(world.record(), news(world.record(), report, world.clock.now())))
+        await world.settle()
+        await writing
+        await world.run(10)
+        assert world.publisher.statuses("sig") == ["CANCELLED"]
+        assert not world.unsettled()
