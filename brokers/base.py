@@ -122,6 +122,8 @@ class Ticket:
     """regular, amo, iceberg … (Zerodha)."""
     reserved_order_id: str | None = None
     """The broker's own id, where `Broker.reserve` gave one before placing (IBKR)."""
+    is_exit: bool = False
+    """It closes or reduces a position, and so may use the calls that an account's rate budget keeps back for cancels and exits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +210,8 @@ class Capabilities:
     refuses_repeated_client_id: bool = False
     """True only if the broker itself refuses a second order under a client id for ever; then sending again is safe."""
     needs_reservation: bool = False
-    """True if `reserve` must give the broker's own id before the order is recorded as being sent."""
+    """True if `reserve` is to be asked before the order is recorded as being sent: it gives the broker's own id, or says that the order has
+    to wait, while nothing has been written down of a sending yet."""
     commission_currency: str = "USD"
     concurrent_calls: int = 1
     """How many placing calls the adapter takes at once."""
@@ -236,7 +239,8 @@ class Broker(Protocol):
         """Opens or re-opens the session. Raises BrokerUnavailable when it can't be had now."""
 
     async def reserve(self, ticket: Ticket) -> str | None:
-        """The broker's own id for this ticket, where it must be known before placing; else None. Sends no order."""
+        """The broker's own id for this ticket, where it must be known before placing; else None. Sends no order. Raises OrderRefused, and
+        BrokerUnavailable: CallsSpent where the ticket would have to wait for the account's rate budget."""
 
     async def place_order(self, ticket: Ticket) -> Report:
         """Places the order once and tells what the broker answered. Raises BrokerUnavailable (surely nothing was sent),

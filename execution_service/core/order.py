@@ -460,6 +460,7 @@ class Order:
             product=request.product,
             variety=request.variety,
             reserved_order_id=self.reserved_order_id,
+            is_exit=self.identity.purpose is Purpose.EXIT,
         )
 
 
