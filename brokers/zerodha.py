@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -166,6 +166,17 @@ class ZerodhaBroker:
             except BrokerUnavailable as exc:
                 # Only orders need it, and they ask for it themselves.
                 _log.info("The instruments list could not be read yet: %s", exc)
+
+    async def fitted(self, ticket: Ticket) -> Ticket:
+        """With its prices on the tick. A quantity that is no whole number of lots is refused."""
+        self._check_session()
+        form = order_form(ticket, await self._listed(ticket), self._settings.habits)
+        limit, stop = form.get("price"), form.get("trigger_price")
+        return replace(
+            ticket,
+            limit_price=ticket.limit_price if limit is None else Decimal(str(limit)),
+            stop_price=ticket.stop_price if stop is None else Decimal(str(stop)),
+        )
 
     async def reserve(self, ticket: Ticket) -> str | None:
         """No id: Kite gives them when placing. Raises CallsSpent if the ticket would have to wait for the minute or the day."""

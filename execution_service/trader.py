@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import structlog
 import tenacity
 
-from brokers.base import Broker, Capabilities, OrderRef, Report
+from brokers.base import Broker, Capabilities, OrderRef, Report, Ticket
 from brokers.errors import (
     BrokerError,
     BrokerUnavailable,
@@ -32,6 +32,7 @@ from execution_service.core.decide import (
     StepKind,
     exit_allowance,
     fills_are_missing,
+    fitting,
     is_stale,
     news,
     next_step,
@@ -111,6 +112,14 @@ class Lane:
         self.is_queued = False
         self.unresolved: set[str] = set()
         """Orders of the lane that were perhaps sent: until they are found, nothing follows them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reservation:
+    """What will be sent, and the id that the broker gives it beforehand, if it does."""
+
+    ticket: Ticket
+    order_id: str | None
 
 
 class Trader:
@@ -566,9 +575,11 @@ class Trader:
         if not ends:
             reserved = None
             if self._capabilities.needs_reservation:
-                may_leave, reserved = await self._reserve(live)
-                if not may_leave:
+                reservation = await self._reserve(live, apply_all(live.order, first))
+                if reservation is None:
                     return False
+                first = (*first, *fitting(apply_all(live.order, first), reservation.ticket, now))
+                reserved = reservation.order_id
             first = (*first, SubmitStarted(at=now, nonce=self._nonce, reserved_order_id=reserved))
 
         def start(order: Order) -> Sequence[Event]:
@@ -576,18 +587,19 @@ class Trader:
 
         return bool(await self._live.record(live, start)) and not ends
 
-    async def _reserve(self, live: LiveOrder) -> tuple[bool, str | None]:
-        """Whether the order may leave as far as the broker is concerned, and the id that it gives it beforehand, if it does."""
+    async def _reserve(self, live: LiveOrder, order: Order) -> _Reservation | None:
+        """None: as far as the broker is concerned, the order may not leave now, or never."""
         assert self._broker is not None
         try:
-            return True, await self._ask(self._broker.reserve(live.order.ticket()), QUERY_SECONDS)
+            ticket = await self._ask(self._broker.fitted(order.ticket()), QUERY_SECONDS)
+            return _Reservation(ticket, await self._ask(self._broker.reserve(ticket), QUERY_SECONDS))
         except OrderRefused as exc:
             await self._record(live, (Rejected(at=self._clock.now(), reason=_reason_of(exc)),))
         except CallsSpent as exc:
             self._rest(live.order, exc)
         except (BrokerError, TimeoutError) as exc:
             self._lose_connection(exc)
-        return False, None
+        return None
 
     def _rest(self, order: Order, spent: CallsSpent) -> None:
         """The lane goes on when calls may leave again; the connection is as good as before."""

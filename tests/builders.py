@@ -18,6 +18,7 @@ from execution_service.core.order import (
     CancelRequested,
     Capped,
     CommissionReported,
+    Completed,
     DeclaredCancelled,
     DeclaredNotPlaced,
     DeclaredPlaced,
@@ -25,6 +26,7 @@ from execution_service.core.order import (
     Event,
     Expired,
     Filled,
+    Fitted,
     Identity,
     Noted,
     NothingSent,
@@ -218,6 +220,14 @@ def capped(quantity: Amount = 60) -> Capped:
     return Capped(at=NOW, quantity=amount(quantity), message="the entry has 60 left")
 
 
+def fitted() -> Fitted:
+    return Fitted(at=NOW, message="on the market's tick and increment", quantity=amount(99), limit_price=amount("9.95"))
+
+
+def completed(filled_quantity: Amount = 40) -> Completed:
+    return Completed(at=NOW, filled_quantity=amount(filled_quantity))
+
+
 def noted(message: str = "a remark") -> Noted:
     return Noted(at=NOW, message=message)
 
@@ -255,6 +265,8 @@ def one_event_of_each_kind(about: Order) -> dict[type[Event], Event]:
         cancelled(held),
         expired(held),
         capped(),
+        fitted(),
+        completed(held),
         noted(),
         declared_not_placed(),
         declared_placed(),

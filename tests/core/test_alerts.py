@@ -26,6 +26,7 @@ from execution_service.core.order import (
     Event,
     Expired,
     Filled,
+    Fitted,
     Identity,
     Noted,
     NothingSent,
@@ -507,6 +508,11 @@ def test_log_tells_the_prices_of_an_order(changes: dict[str, Decimal], sentence:
         ),
         ((START, Doubted(at=AT, message="silence")), "Order in doubt: silence", "order_in_doubt"),
         ((Capped(at=AT, quantity=Decimal(60), message="60 left"),), "Exit capped: 60 of 100: 60 left", "exit_capped"),
+        (
+            (Fitted(at=AT, quantity=Decimal(99), message="sent with quantity 99 for 99.5"),),
+            "Order fitted: sent with quantity 99 for 99.5",
+            "order_fitted",
+        ),
         ((Noted(at=AT, message="hm"),), "Note: hm", "order_noted"),
         (
             (START, DeclaredNotPlaced(at=AT, by="ann", message="m")),
