@@ -4,50 +4,69 @@
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
+# The two client libraries for IBKR exclude each other (both bring a package named eventkit): the second one has an environment of its own,
+# in which only the tests that concern it are run.
+IB_ASYNC_BIN := .venv-ib-async/bin
+IBKR_TESTS := tests/contract/test_ibkr.py tests/contract/test_tws_simulator.py tests/contract/test_broker.py
 
 .PHONY: help setup run test check format bench lock clean
 .DEFAULT_GOAL := help
 
+NEEDS_PYTHON = @test -n '$(PYTHON)' || \
+	{ echo 'No Python 3.11, 3.12 or 3.13 found: install one, or name it: make PYTHON=/path/to/python'; exit 1; }
+
 help:
 	@echo 'make run     start everything on this machine, with the mock broker'
-	@echo 'make test    run every test'
+	@echo 'make test    run every test, and those of IBKR once more with its other client library'
 	@echo 'make check   format, lint, types, import arrows'
 	@echo 'make bench   print the figures beside a floor measured in the same run'
 	@echo 'make setup   only install'
 
-setup: .venv/installed
+setup: .venv/installed .venv-ib-async/installed
 
 .venv/installed: requirements.lock pyproject.toml
-	@test -n '$(PYTHON)' || { echo 'No Python 3.11, 3.12 or 3.13 found: install one, or name it: make PYTHON=/path/to/python'; exit 1; }
+	$(NEEDS_PYTHON)
 	@echo 'Installing into .venv (once; about a minute)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch .venv/installed
 
-run: setup
+.venv-ib-async/installed: requirements-ib-async.lock
+	$(NEEDS_PYTHON)
+	@echo 'Installing into .venv-ib-async (once; some seconds)'
+	@test -x $(IB_ASYNC_BIN)/python || $(PYTHON) -m venv .venv-ib-async
+	@$(IB_ASYNC_BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-ib-async.lock
+	@touch .venv-ib-async/installed
+
+run: .venv/installed
 	@exec $(BIN)/python execution_service/execution_main.py --use-mock-broker
 
 test: setup
+	@echo '=== Every test, IBKR with ib_insync (.venv)'
 	$(BIN)/python -m pytest
+	@echo '=== The tests of IBKR, with ib_async (.venv-ib-async)'
+	$(IB_ASYNC_BIN)/python -m pytest -p no:cacheprovider -k 'ibkr or tws' $(IBKR_TESTS)
 
-check: setup
+check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
-format: setup
+format: .venv/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: setup
+bench: .venv/installed
 	$(BIN)/python -m benchmarks
 
 # Needs uv; writes exact versions with hashes, for every supported Python, and no index address.
 lock:
 	uv pip compile pyproject.toml --universal --python-version 3.11 --extra embedded --extra dev --extra ibkr --extra zerodha \
 		--prerelease if-necessary-or-explicit --no-annotate --no-header --generate-hashes --upgrade -o requirements.lock
+	uv pip compile --group pyproject.toml:ib-async-tests --universal --python-version 3.11 \
+		--prerelease if-necessary-or-explicit --no-annotate --no-header --generate-hashes --upgrade -o requirements-ib-async.lock
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-ib-async .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -73,6 +73,8 @@ class Instrument:
     """ISO 4217 code; None: the broker's default for the market."""
     multiplier: Decimal | None = None
     underlying: str | None = None
+    con_id: int | None = None
+    """IBKR's own number of the contract, where the sender knows it."""
 
     @property
     def key(self) -> str:
@@ -84,21 +86,24 @@ class Instrument:
             ("strike", None if self.strike is None else format(self.strike.normalize(), "f")),
             ("right", None if self.right is None else self.right.value),
             ("currency", self.currency),
+            ("con_id", None if self.con_id is None else str(self.con_id)),
         )
         parts += [f"{name}={value}" for name, value in named if value is not None]
         return "|".join(parts)
 
     def could_be(self, other: Instrument) -> bool:
-        """Whether both may name the same thing: what one leaves open (exchange, currency), the other may say."""
-        same = (self.symbol, self.asset_class, self.expiry, self.strike, self.right) == (
-            other.symbol,
-            other.asset_class,
-            other.expiry,
-            other.strike,
-            other.right,
+        """Whether both may name the same thing: what one leaves open (exchange, currency, contract number), the other may say, and where both
+        say the number, it tells."""
+        if self.con_id is not None and other.con_id is not None:
+            return (self.con_id, self.asset_class) == (other.con_id, other.asset_class)
+        numbered = self.con_id is not None or other.con_id is not None
+        told = ((self.expiry, other.expiry), (self.strike, other.strike), (self.right, other.right))
+        left_open = ((self.exchange, other.exchange), (self.currency, other.currency))
+        return (
+            (self.symbol, self.asset_class) == (other.symbol, other.asset_class)
+            and (numbered or all(mine == theirs for mine, theirs in told))
+            and all(mine is None or theirs is None or mine == theirs for mine, theirs in (*told, *left_open))
         )
-        pairs = ((self.exchange, other.exchange), (self.currency, other.currency))
-        return same and all(mine is None or theirs is None or mine == theirs for mine, theirs in pairs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +127,10 @@ class Ticket:
     """regular, amo, iceberg … (Zerodha)."""
     reserved_order_id: str | None = None
     """The broker's own id, where `Broker.reserve` gave one before placing (IBKR)."""
+    cash_quantity: Decimal | None = None
+    """Not None: an amount of money to be spent in place of the quantity, which then is what it was expected to buy."""
+    is_exit: bool = False
+    """It closes or reduces a position, and so may use the calls that an account's rate budget keeps back for cancels and exits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,8 +217,11 @@ class Capabilities:
     refuses_repeated_client_id: bool = False
     """True only if the broker itself refuses a second order under a client id for ever; then sending again is safe."""
     needs_reservation: bool = False
-    """True if `reserve` must give the broker's own id before the order is recorded as being sent."""
+    """True if `fitted` and then `reserve` are to be asked before the order is recorded as being sent: what is
+    recorded is then what is sent, and an order that has to wait leaves no trace of a sending."""
     commission_currency: str = "USD"
+    splits_option_combinations: bool = True
+    """False: an option that is one leg of several is refused, since it would stand alone if another leg did not fill."""
     concurrent_calls: int = 1
     """How many placing calls the adapter takes at once."""
     find_window_seconds: float = 30.0
@@ -235,8 +247,13 @@ class Broker(Protocol):
     async def connect(self) -> None:
         """Opens or re-opens the session. Raises BrokerUnavailable when it can't be had now."""
 
+    async def fitted(self, ticket: Ticket) -> Ticket:
+        """The ticket as the market takes it: prices on its ticks and never to the order's disadvantage, the quantity on its increment and never
+        more, or an amount of money in its place. Sends no order. Raises OrderRefused, BrokerUnavailable."""
+
     async def reserve(self, ticket: Ticket) -> str | None:
-        """The broker's own id for this ticket, where it must be known before placing; else None. Sends no order."""
+        """The broker's own id for this ticket, where it must be known before placing; else None. Sends no order. Raises OrderRefused, and
+        BrokerUnavailable: CallsSpent where the ticket would have to wait for the account's rate budget."""
 
     async def place_order(self, ticket: Ticket) -> Report:
         """Places the order once and tells what the broker answered. Raises BrokerUnavailable (surely nothing was sent),

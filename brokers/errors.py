@@ -19,6 +19,16 @@ class BrokerUnavailable(BrokerError):
         self.known_pause = known_pause
 
 
+class CallsSpent(BrokerUnavailable):
+    """The account's budget of calls is spent: surely nothing was sent, and the session is as good as before. Calls may leave again in about
+    `wait_seconds`; orders are held, in their sequence, up to their age limit.
+    """
+
+    def __init__(self, message: str, *, wait_seconds: float) -> None:
+        super().__init__(message, known_pause=True)
+        self.wait_seconds = wait_seconds
+
+
 class OrderRefused(BrokerError):
     """The broker, or the adapter before sending, said no. Final: the same ticket is never sent again.
 

@@ -6,11 +6,11 @@ import asyncio
 import ipaddress
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from datetime import time as time_of_day
-from decimal import ROUND_DOWN, Decimal, InvalidOperation
+from decimal import Decimal, InvalidOperation
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -28,7 +28,7 @@ from brokers.base import (
     Ticket,
     Tif,
 )
-from brokers.errors import BrokerUnavailable, OrderAlreadyExists, OrderRefused, OutcomeUnknown
+from brokers.errors import BrokerUnavailable, CallsSpent, OrderAlreadyExists, OrderRefused, OutcomeUnknown
 from brokers.ibkr_blotter import Blotter, Commission, Entry, Execution
 from brokers.ibkr_contracts import (
     TRADED,
@@ -41,11 +41,11 @@ from brokers.ibkr_contracts import (
     qualified,
     question_for,
     rule_number,
-    spends_cash,
     the_one,
 )
 from brokers.ibkr_library import Library, choose
 from brokers.ibkr_session import ClientIdInUse, NotConnected, QuestionFailed, Session
+from brokers.rate import BudgetSpent, RateBudget, RateLimit, limits
 
 _log = logging.getLogger(__name__)
 _ORDER_TYPES = {
@@ -62,6 +62,19 @@ _HELD_SECONDS = 0.3
 """How long an order shown as inactive is waited for to be rejected, before it counts as taken and held."""
 _LINK_PATIENCE_SECONDS = 60.0
 """After so long without its servers the gateway is asked for a new session."""
+_MESSAGES_A_SECOND = 45
+"""What is above it the client libraries hold back, in one queue for all, in which nothing is urgent."""
+_ORDER_CALLS = 30
+_OTHER_CALLS = 15
+_RESERVE_PERCENT = 20
+_ORDER_PATIENCE_SECONDS = 2.0
+"""How long the first of the waiting orders waits: longer than a second's limit makes it. Orders that have to wait for the minute or the day wait
+with whoever has them, where they can still be cancelled and grow too old."""
+_OTHER_PATIENCE_SECONDS = 5.0
+_AFTER_TOO_MANY_SECONDS = 1.0
+_CALLS_OF_A_ROUND = 3
+_CALLS_OF_A_SUBSCRIPTION = 2
+"""The question, and the word that no more is wanted."""
 _TAKEN = frozenset({"PreSubmitted", "Submitted", "Filled", "Cancelled", "ApiCancelled", "PendingCancel"})
 
 
@@ -92,13 +105,17 @@ class Configuration:
     restart_until: time_of_day = time_of_day(0, 50)
     restart_timezone: str = "America/New_York"
     """The hours in which the gateway may be away by routine; equal times: none."""
+    order_limits: tuple[RateLimit, ...] = limits(per_second=_ORDER_CALLS, reserve_percent=_RESERVE_PERCENT)
+    """For placing and cancelling; a part is kept for cancels and exits."""
+    other_limits: tuple[RateLimit, ...] = limits(per_second=_OTHER_CALLS)
 
 
 def create(config: Mapping[str, object]) -> IbkrBroker:
     """An IBKR broker. Required: `account_id`. Optional: `host`, `port`, `client_id`, `client_id_tries`, `ibkr_account`, `library` (auto,
     ib_insync, ib_async), `timezone`, `crypto_exchange`, `outside_rth`, `connect_seconds`, `answer_seconds`, `query_seconds`, `poll_seconds`,
-    `restart_from` and `restart_until` (HH:MM), `restart_timezone`. A value of None is as good as none. Raises ValueError naming all that is
-    wrong."""
+    `restart_from` and `restart_until` (HH:MM), `restart_timezone`, `order_calls_per_second`, `order_calls_per_minute`,
+    `order_calls_per_day`, `order_reserve_percent` (of them, for cancels and exits), `other_calls_per_second`, `other_calls_per_minute`,
+    `other_calls_per_day`. A value of None is as good as none. Raises ValueError naming all that is wrong."""
     reading = _Reading({key: value for key, value in config.items() if value is not None})
     default = Configuration(account_id="")
     configuration = Configuration(
@@ -119,7 +136,22 @@ def create(config: Mapping[str, object]) -> IbkrBroker:
         restart_from=reading.time("restart_from", default.restart_from),
         restart_until=reading.time("restart_until", default.restart_until),
         restart_timezone=reading.zone("restart_timezone", default.restart_timezone),
+        order_limits=limits(
+            per_second=(order_calls := reading.calls("order_calls_per_second", _ORDER_CALLS)),
+            per_minute=reading.calls_or_none("order_calls_per_minute"),
+            per_day=reading.calls_or_none("order_calls_per_day"),
+            reserve_percent=reading.whole("order_reserve_percent", _RESERVE_PERCENT, least=0, most=90),
+        ),
+        other_limits=limits(
+            per_second=(other_calls := reading.calls("other_calls_per_second", _OTHER_CALLS)),
+            per_minute=reading.calls_or_none("other_calls_per_minute"),
+            per_day=reading.calls_or_none("other_calls_per_day"),
+        ),
     )
+    if order_calls + other_calls > _MESSAGES_A_SECOND:
+        reading.wrong.append(
+            f"order_calls_per_second and other_calls_per_second may come to {_MESSAGES_A_SECOND}, not to {order_calls + other_calls}"
+        )
     if not configuration.account_id:
         reading.wrong.append("account_id is missing")
     try:
@@ -199,6 +231,10 @@ class IbkrBroker:
         self._rules: dict[int, list[Any]] = {}
         self._hint: Callable[[], None] | None = None
         self._told_mark = 0
+        self._order_calls = RateBudget(configuration.order_limits)
+        self._other_calls = RateBudget(configuration.other_limits)
+        self._rounds_begun = 0
+        self._last_whole_round = 0
 
     @property
     def name(self) -> str:
@@ -210,6 +246,7 @@ class IbkrBroker:
             asset_classes=TRADED,
             refuses_repeated_client_id=True,
             needs_reservation=True,
+            splits_option_combinations=False,
             commission_currency="USD",
             concurrent_calls=1,
             find_window_seconds=10.0,
@@ -232,6 +269,8 @@ class IbkrBroker:
             try:
                 self._choose_account(session)
                 await self._read_lists(session)
+            except CallsSpent:
+                raise
             except BrokerUnavailable:
                 self._drop_session()
                 raise
@@ -327,7 +366,7 @@ class IbkrBroker:
         notes = [
             f"Account {self._account} by {self._library.name} {self._library.version}, client id {session.client_id}, "
             f"server version {session.server_version}.",
-            "Each leg of a combination is an order of its own; orders for several legs at once are refused.",
+            "An option that is one leg of several is refused: it would stand naked if the others did not fill.",
             f"Orders are held, not rejected, when the gateway is away from {wanted.restart_from:%H:%M} to "
             f"{wanted.restart_until:%H:%M} {wanted.restart_timezone}.",
         ]
@@ -343,10 +382,18 @@ class IbkrBroker:
 
     # Placing and cancelling
 
+    async def fitted(self, ticket: Ticket) -> Ticket:
+        """The ticket as its contract takes it; the contract is looked up first."""
+        return fitted(ticket, await self._contract(self._ready_session(), ticket.instrument))
+
     async def reserve(self, ticket: Ticket) -> str | None:
-        """The order id, once the contract is known and the ticket fits it. Raises OrderRefused, BrokerUnavailable."""
+        """The order id, once the contract is known and the ticket fits it. Raises OrderRefused, BrokerUnavailable: CallsSpent if the ticket
+        would have to wait for more than the second's calls."""
         session = self._ready_session()
         fitted(ticket, await self._contract(session, ticket.instrument))
+        wait_seconds = self._order_calls.wait_seconds(urgent=ticket.is_exit)
+        if wait_seconds > _ORDER_PATIENCE_SECONDS:
+            raise _spent(BudgetSpent(wait_seconds))
         order_id = self._next_order_id
         self._next_order_id += 1
         return f"{session.client_id}:{order_id}"
@@ -360,6 +407,7 @@ class IbkrBroker:
         reserved = ticket.reserved_order_id or self._sent.get(tag) or await self.reserve(ticket)
         contract = await self._contract(session, ticket.instrument)
         order = self._order(fitted(ticket, contract))
+        await self._order_call(urgent=ticket.is_exit)
         # From here to the sending nothing is awaited, so that ids leave in their sequence.
         session = self._ready_session()
         order_id = self._usable_number(session, reserved)
@@ -380,6 +428,7 @@ class IbkrBroker:
     async def cancel_order(self, ref: OrderRef) -> None:
         session = self._ready_session()
         order_id = self._number_to_cancel(session, ref)
+        await self._order_call(urgent=True)
         wait = _Wait(asyncio.get_running_loop().create_future())
         self._waits.cancelling[order_id] = wait
         try:
@@ -422,9 +471,8 @@ class IbkrBroker:
         if ticket.instrument.asset_class is AssetClass.CRYPTO:
             at_once = ticket.order_type is OrderType.MARKET
             order.tif = Tif.IOC.value if at_once else (ticket.tif or Tif.GTC).value
-        if spends_cash(ticket) and ticket.reference_price is not None:
-            money = (ticket.quantity * ticket.reference_price).quantize(Decimal("0.01"), rounding=ROUND_DOWN)
-            order.totalQuantity, order.cashQty = "0", plain(money)
+        if ticket.cash_quantity is not None:
+            order.totalQuantity, order.cashQty = "0", plain(ticket.cash_quantity)
         return order
 
     def _usable_number(self, session: Session, reserved: str | None) -> int:
@@ -467,6 +515,7 @@ class IbkrBroker:
 
     async def _looked_up(self, session: Session, instrument: Instrument) -> Qualified:
         question = question_for(self._library, instrument, crypto_exchange=self._configuration.crypto_exchange)
+        await self._other_calls_of(1)
         try:
             details = await session.contract_details(question, self._configuration.query_seconds)
         except QuestionFailed as exc:
@@ -484,6 +533,7 @@ class IbkrBroker:
         if rule is None:
             return []
         if rule not in self._rules:
+            await self._other_calls_of(1)
             try:
                 self._rules[rule] = await session.market_rule(rule, self._configuration.query_seconds)
             except (NotConnected, QuestionFailed, TimeoutError) as exc:
@@ -510,7 +560,7 @@ class IbkrBroker:
 
     async def positions(self) -> Sequence[BrokerPosition]:
         session = self._ready_session()
-        rows = await self._answered(session.positions(self._configuration.query_seconds), "positions")
+        rows = await self._answered(lambda: session.positions(self._configuration.query_seconds), "positions")
         found = []
         for account, contract, quantity, average_cost in rows:
             if account == self._account and quantity:
@@ -522,8 +572,8 @@ class IbkrBroker:
 
     async def balances(self) -> Sequence[Balance]:
         session = self._ready_session()
-        question = session.account_values(self._account, self._configuration.query_seconds)
-        rows = await self._answered(question, "balances")
+        seconds = self._configuration.query_seconds
+        rows = await self._answered(lambda: session.account_values(self._account, seconds), "balances")
         values = {(key, currency): value for key, value, currency in rows}
         return [
             Balance(
@@ -535,19 +585,25 @@ class IbkrBroker:
             if key == "CashBalance" and currency not in ("", "BASE")
         ]
 
-    async def _answered(self, question: Any, what: str) -> list[Any]:
+    async def _answered(self, ask: Callable[[], Awaitable[list[Any]]], what: str) -> list[Any]:
         try:
             async with self._asking:
-                answer: list[Any] = await question
+                await self._other_calls_of(_CALLS_OF_A_SUBSCRIPTION)
+                answer = await ask()
         except (NotConnected, QuestionFailed, TimeoutError) as exc:
             raise self._unavailable(f"The gateway did not tell the {what}: {exc or 'no answer in time'}") from exc
         return answer
 
     async def _read_lists(self, session: Session) -> None:
-        """All three, in the direction in which an order moves: what leaves one list meanwhile is in the next. Raises BrokerUnavailable
-        unless each was answered."""
+        """All three, in the direction in which an order moves: what leaves one list meanwhile is in the next. Who waits while a round is read
+        that began after he asked has his answer by it. Raises BrokerUnavailable unless each list was answered."""
         seconds = self._configuration.query_seconds
+        wanted = self._rounds_begun + 1
         async with self._asking:
+            if self._last_whole_round >= wanted:
+                return
+            await self._other_calls_of(_CALLS_OF_A_ROUND)
+            self._rounds_begun += 1
             doubtful, self._is_doubtful = self._is_doubtful, False
             self._blotter.begin_round()
             questions = [
@@ -569,7 +625,28 @@ class IbkrBroker:
                     question.cancel()
                 await asyncio.gather(*questions, return_exceptions=True)
             self._blotter.end_round()
+            self._last_whole_round = self._rounds_begun
             self._read_at = time.monotonic()
+
+    # The rate budget
+
+    async def _order_call(self, *, urgent: bool) -> None:
+        try:
+            await self._order_calls.take(urgent=urgent, patience_seconds=_ORDER_PATIENCE_SECONDS)
+        except BudgetSpent as exc:
+            raise _spent(exc) from exc
+
+    async def _other_calls_of(self, number: int) -> None:
+        try:
+            for _ in range(number):
+                await self._other_calls.take(patience_seconds=_OTHER_PATIENCE_SECONDS)
+        except BudgetSpent as exc:
+            raise _spent(exc) from exc
+
+    def on_too_many(self) -> None:
+        """The gateway says that there were too many messages."""
+        self._order_calls.pause(_AFTER_TOO_MANY_SECONDS)
+        self._other_calls.pause(_AFTER_TOO_MANY_SECONDS)
 
     # What the session hears
 
@@ -582,7 +659,6 @@ class IbkrBroker:
             perm_id=order.permId,
             client_order_id=order.orderRef or "",
             status=state.status or "",
-            spends_cash=bool(optional_number(order.cashQty)),
         )
         self._answer_placing(entry, state.status)
 
@@ -612,7 +688,6 @@ class IbkrBroker:
                 status=state.status or "",
                 filled=optional_number(order.filledQuantity) or Decimal(0),
                 words=state.completedStatus or "",
-                spends_cash=bool(optional_number(order.cashQty)),
             )
 
     def on_execution(self, execution: Any) -> None:
@@ -699,6 +774,9 @@ class IbkrBroker:
             case codes.Meaning.EXISTS:
                 self._is_doubtful = True
                 wait.settle(OrderAlreadyExists(f"{text} (code {code})"))
+            case codes.Meaning.NOT_TAKEN if code == codes.TOO_MANY:
+                self.on_too_many()
+                wait.settle(CallsSpent(f"{text} (code {code})", wait_seconds=_AFTER_TOO_MANY_SECONDS))
             case codes.Meaning.NOT_TAKEN:
                 wait.settle(self._unavailable(f"{text} (code {code})"))
             case codes.Meaning.INFORMATION:
@@ -718,6 +796,10 @@ class IbkrBroker:
             wait.settle(OrderRefused(f"{text} (code {code})"))
         elif codes.meaning_for_order(code) is codes.Meaning.NOT_TAKEN:
             wait.settle(self._unavailable(f"{text} (code {code})"))
+
+
+def _spent(spent: BudgetSpent) -> CallsSpent:
+    return CallsSpent(f"IBKR: {spent}", wait_seconds=spent.wait_seconds)
 
 
 def _is_loopback(host: str) -> bool:
@@ -747,6 +829,12 @@ class _Reading:
             self.wrong.append(f"{key} must be a whole number from {least} to {most}, not {self._config.get(key)!r}")
             return default
         return int(value)
+
+    def calls(self, key: str, default: int) -> int:
+        return self.whole(key, default, least=1, most=10_000_000)
+
+    def calls_or_none(self, key: str) -> int | None:
+        return self.calls(key, 1) if key in self._config else None
 
     def seconds(self, key: str, default: float) -> float:
         value = self._decimal(key, default)

@@ -44,7 +44,6 @@ class Entry:
     status: str = ""
     is_completed: bool = False
     is_rejected: bool = False
-    spends_cash: bool = False
     told_filled: Decimal = Decimal(0)
     reason: str | None = None
     executions: dict[str, Execution] = field(default_factory=dict)
@@ -72,8 +71,7 @@ class Entry:
     @property
     def report_status(self) -> ReportStatus:
         if self.status == "Filled":
-            # Done when the money is spent, whatever quantity that bought.
-            return ReportStatus.CANCELLED if self.spends_cash else ReportStatus.FILLED
+            return ReportStatus.FILLED
         if self.status in _CANCELLED:
             return ReportStatus.CANCELLED
         if self.status == "Inactive" and (self.is_rejected or self.is_completed):
@@ -139,13 +137,11 @@ class Blotter:
         perm_id: int,
         client_order_id: str,
         status: str,
-        spends_cash: bool = False,
     ) -> Entry:
         """An open order, from a list or pushed."""
         entry = self._entry(client_id, order_id, perm_id)
         before = (entry.client_order_id, entry.report_status, entry.reason)
         entry.client_order_id = client_order_id or entry.client_order_id
-        entry.spends_cash = entry.spends_cash or spends_cash
         entry.is_completed = False
         if status not in _NO_STATUS_OF_THE_SERVER:
             entry.status = status
@@ -176,13 +172,11 @@ class Blotter:
         status: str,
         filled: Decimal,
         words: str,
-        spends_cash: bool,
     ) -> Entry:
         """An order of the list of completed ones, which has no ids but the permanent one."""
         entry = self._entry(0, 0, perm_id)
         before = (entry.client_order_id, entry.report_status, entry.filled_quantity, entry.reason)
         entry.client_order_id = client_order_id or entry.client_order_id
-        entry.spends_cash = entry.spends_cash or spends_cash
         entry.is_completed = True
         entry.status = status
         entry.told_filled = max(entry.told_filled, filled)
@@ -244,7 +238,7 @@ class Blotter:
             filled_quantity=entry.filled_quantity,
             fills=tuple(self._fill(execution) for execution in entry.standing),
             busted_fill_ids=frozenset(entry.busted),
-            reason=None if entry.status == "Filled" and not entry.spends_cash else entry.reason,
+            reason=None if entry.status == "Filled" else entry.reason,
         )
 
     def tagged(self, client_order_id: str) -> list[Entry]:

@@ -17,6 +17,7 @@ class Meaning(StrEnum):
 
 
 CLIENT_ID_IN_USE = 326
+TOO_MANY = 100
 CANCELLED = 202
 LINK_LOST = frozenset({1100, 2110})
 LINK_RESTORED_DATA_LOST = 1101
@@ -25,7 +26,7 @@ CANCEL_REFUSED = frozenset({135, 136, 161, 10147, 10148})
 """Not found, or in no state to be cancelled. What became of the order is another question."""
 
 _EXISTS = frozenset({103, 104, 105})
-_NOT_TAKEN = frozenset({100, 502, 504})
+_NOT_TAKEN = frozenset({TOO_MANY, 502, 504})
 _REFUSED = frozenset(
     {
         # the contract

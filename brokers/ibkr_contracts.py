@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from decimal import ROUND_CEILING, ROUND_DOWN, ROUND_FLOOR, Decimal
 from typing import Any
 
 from brokers.base import AssetClass, Instrument, OptionRight, OrderType, Side, Ticket
@@ -25,6 +25,9 @@ _SEC_TYPES = {
 TRADED = frozenset(_SEC_TYPES)
 _EXCHANGES = {AssetClass.FOREX: "IDEALPRO", AssetClass.FUTURE: "", AssetClass.FUND: "FUNDSERV"}
 _CANDIDATES_NAMED = 8
+_NAMED_BY_OTHERS = frozenset({AssetClass.BOND, AssetClass.FUND})
+"""Kinds whose symbol at IBKR is hardly the one that others know."""
+_CENT = Decimal("0.01")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +49,21 @@ class Qualified:
 
 
 def question_for(library: Library, instrument: Instrument, *, crypto_exchange: str) -> Any:
-    """The library's Contract to ask for. A symbol of digits alone is IBKR's own contract number. Raises OrderRefused."""
+    """The library's Contract to ask for, by its number where that is known. Raises OrderRefused."""
     asset_class = instrument.asset_class
     if asset_class not in TRADED:
         raise OrderRefused(f"IBKR cannot trade an instrument of type {asset_class}", unsupported=True)
     contract = library.contract()
-    if instrument.symbol.isdigit():
-        contract.conId = int(instrument.symbol)
-        contract.exchange = instrument.exchange or _EXCHANGES.get(asset_class, "SMART")
+    exchange = instrument.exchange or _EXCHANGES.get(asset_class, "SMART")
+    if asset_class is AssetClass.CRYPTO:
+        exchange = instrument.exchange or crypto_exchange
+    if asset_class in (AssetClass.STOCK, AssetClass.ETF):
+        # Orders are routed; the exchange says only which of two like-named shares is meant.
+        exchange = "SMART"
+        contract.primaryExchange = "" if instrument.exchange in (None, "SMART") else instrument.exchange
+    contract.exchange = exchange
+    if instrument.con_id is not None:
+        contract.conId = instrument.con_id
         return contract
     contract.secType = _SEC_TYPES[asset_class]
     contract.currency = instrument.currency or "USD"
@@ -64,23 +74,22 @@ def question_for(library: Library, instrument: Instrument, *, crypto_exchange: s
         _name_option(contract, instrument)
     elif asset_class is AssetClass.FUTURE:
         if not instrument.expiry:
-            raise OrderRefused("A FUTURE needs its expiry")
+            raise OrderRefused("A FUTURE needs its expiry, or its contract number")
         contract.lastTradeDateOrContractMonth = instrument.expiry
         contract.multiplier = "" if instrument.multiplier is None else plain(instrument.multiplier)
-    exchange = instrument.exchange or ""
-    if asset_class in (AssetClass.STOCK, AssetClass.ETF):
-        # Orders are routed; the exchange says only which of two like-named shares is meant.
-        contract.exchange = "SMART"
-        contract.primaryExchange = "" if exchange == "SMART" else exchange
-    elif asset_class is AssetClass.CRYPTO:
-        contract.exchange = exchange or crypto_exchange
-    else:
-        contract.exchange = exchange or _EXCHANGES.get(asset_class, "SMART")
     return contract
 
 
 def the_one(instrument: Instrument, details: Sequence[Any]) -> Any:
-    """The only details that fit. Raises OrderRefused for none and, with the candidates named, for several."""
+    """The only details that fit. Raises OrderRefused for none and, with the candidates named, for several. What is said beside a contract's
+    number must agree with it."""
+    if instrument.con_id is not None and len(details) == 1:
+        wrong = _disagreements(instrument, details[0].contract)
+        if wrong:
+            raise OrderRefused(
+                f"The contract number {instrument.con_id} is {_named(details)} at IBKR: not {' and '.join(wrong)}"
+            )
+        return details[0]
     fitting = [each for each in details if _fits(instrument, each)]
     if len(fitting) == 1:
         return fitting[0]
@@ -114,30 +123,42 @@ def rule_number(details: Any) -> int | None:
 
 
 def fitted(ticket: Ticket, contract: Qualified) -> Ticket:
-    """The ticket with its prices on the market's ticks: limits towards the order's advantage, stops away from the market. Its quantity is
-    never changed, since what is recorded must be what is sent: one that is no multiple of the increment is refused. Raises OrderRefused."""
+    """The ticket with its prices on the market's ticks, limits towards the order's advantage, stops away from the market, and its quantity
+    rounded down to the increment, or turned into an amount of money. What fits comes back as it is. Raises OrderRefused where nothing is left."""
     if not ticket.quantity.is_finite() or ticket.quantity <= 0:
         raise OrderRefused(f"A quantity must be above 0, not {ticket.quantity}")
     _check_prices(ticket)
-    if ticket.quantity % contract.size_increment and not spends_cash(ticket):
-        raise OrderRefused(
-            f"The quantity {plain(ticket.quantity)} is no multiple of {plain(contract.size_increment)}, "
-            f"the increment of {ticket.instrument.symbol}"
-        )
-    if spends_cash(ticket) and ticket.reference_price is None:
-        raise OrderRefused("A purchase of crypto at the market needs a price to make an amount of money of it")
     buys = ticket.side is Side.BUY
-    return replace(
+    ticket = replace(
         ticket,
         limit_price=_on_tick(ticket.limit_price, contract.steps, up=not buys),
         stop_price=_on_tick(ticket.stop_price, contract.steps, up=buys),
     )
+    if spends_cash(ticket):
+        return replace(ticket, cash_quantity=ticket.cash_quantity or _money(ticket))
+    quantity = ticket.quantity // contract.size_increment * contract.size_increment
+    if not quantity:
+        raise OrderRefused(
+            f"The quantity {plain(ticket.quantity)} is less than {plain(contract.size_increment)}, "
+            f"the increment of {ticket.instrument.symbol}"
+        )
+    return replace(ticket, quantity=quantity)
 
 
 def spends_cash(ticket: Ticket) -> bool:
     """IBKR buys crypto at the market for an amount of money, not by quantity."""
     is_crypto = ticket.instrument.asset_class is AssetClass.CRYPTO
     return is_crypto and ticket.side is Side.BUY and ticket.order_type is OrderType.MARKET
+
+
+def _money(ticket: Ticket) -> Decimal:
+    """What the quantity was expected to cost, never more, in cents."""
+    if ticket.reference_price is None:
+        raise OrderRefused("A purchase of crypto at the market needs a price to make an amount of money of it")
+    money = (ticket.quantity * ticket.reference_price).quantize(_CENT, rounding=ROUND_DOWN)
+    if not money:
+        raise OrderRefused(f"{plain(ticket.quantity)} {ticket.instrument.symbol} come to less than a cent")
+    return money
 
 
 def instrument_of(contract: Any) -> Instrument:
@@ -185,12 +206,34 @@ def _name_pair(contract: Any, instrument: Instrument) -> None:
 def _name_option(contract: Any, instrument: Instrument) -> None:
     missing = [name for name in ("expiry", "strike", "right") if getattr(instrument, name) is None]
     if missing:
-        raise OrderRefused(f"An OPTION needs {' and '.join(missing)}; several legs in one order are not supported")
+        raise OrderRefused(f"An OPTION needs {' and '.join(missing)}, or its contract number")
     contract.symbol = instrument.underlying or instrument.symbol
     contract.lastTradeDateOrContractMonth = instrument.expiry
     contract.strike = plain(instrument.strike or Decimal(0))
     contract.right = "C" if instrument.right is OptionRight.CALL else "P"
     contract.multiplier = "" if instrument.multiplier is None else plain(instrument.multiplier)
+
+
+def _disagreements(instrument: Instrument, contract: Any) -> list[str]:
+    """What the sender said, and the contract of that number is not."""
+    found = instrument_of(contract)
+    strike = None if instrument.strike is None else plain(instrument.strike)
+    told: tuple[tuple[str, object, Sequence[object]], ...] = (
+        ("a", instrument.asset_class.value, _kinds_of(contract)),
+        ("the expiry", instrument.expiry, (found.expiry, (found.expiry or "")[:6])),
+        ("the strike", strike, (found.strike and plain(found.strike),)),
+        ("the right", instrument.right, (found.right,)),
+        ("in", instrument.currency, (found.currency,)),
+    )
+    if instrument.asset_class not in _NAMED_BY_OTHERS:
+        names = (found.symbol, contract.localSymbol, contract.tradingClass)
+        told = (("named", instrument.symbol, names), *told)
+    return [f"{words} {said}" for words, said, true in told if said is not None and said not in true]
+
+
+def _kinds_of(contract: Any) -> list[str]:
+    """IBKR has one word for shares and funds that are traded like shares."""
+    return [asset_class.value for asset_class, word in _SEC_TYPES.items() if word == contract.secType]
 
 
 def _fits(instrument: Instrument, details: Any) -> bool:
@@ -227,6 +270,8 @@ def _on_tick(price: Decimal | None, steps: Sequence[Step], *, up: bool) -> Decim
     if increment is None:
         return price
     whole = (price / increment.increment).to_integral_value(rounding=ROUND_CEILING if up else ROUND_FLOOR)
+    if not whole:
+        raise OrderRefused(f"The price {plain(price)} is less than one tick ({plain(increment.increment)})")
     return whole * increment.increment
 
 

@@ -37,6 +37,9 @@ class Listener(Protocol):
 
     def on_order_error(self, order_id: int, code: int, text: str) -> None: ...
 
+    def on_too_many(self) -> None:
+        """The gateway says that there were too many messages, and not which."""
+
     def on_gap(self) -> None:
         """Something may have been said that was not heard."""
 
@@ -274,6 +277,9 @@ class Session:
         elif code in (codes.LINK_RESTORED_DATA_LOST, codes.LINK_RESTORED_DATA_KEPT):
             self.is_linked, self.trouble = True, ""
             self._listener.on_gap()
+        elif code == codes.TOO_MANY:
+            _log.warning("The gateway says: %s (code %s)", text, code)
+            self._listener.on_too_many()
         elif not 2100 <= code < 2200:
             if not self.is_open:
                 self.trouble = self.trouble or text

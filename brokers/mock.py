@@ -127,6 +127,10 @@ class MockBroker:
             await self.close()
             raise
 
+    async def fitted(self, ticket: Ticket) -> Ticket:
+        """As it is: every price and quantity is taken."""
+        return ticket
+
     async def reserve(self, ticket: Ticket) -> str | None:
         """Nothing: the mock gives its ids when placing."""
         return None

@@ -27,6 +27,18 @@ class RateLimit:
             )
 
 
+def limits(
+    *, per_second: int, per_minute: int | None = None, per_day: int | None = None, reserve_percent: int = 0
+) -> tuple[RateLimit, ...]:
+    """For any second, minute and 24 hours; None: no such limit. `reserve_percent` of each, rounded up, is for urgent calls alone."""
+    told = ((per_second, 1.0), (per_minute, 60.0), (per_day, 86_400.0))
+    return tuple(
+        RateLimit(calls=calls, seconds=seconds, reserve=min(calls - 1, -(-calls * reserve_percent // 100)))
+        for calls, seconds in told
+        if calls is not None
+    )
+
+
 class BudgetSpent(Exception):
     """The call would have to wait longer than its patience lasts; it was not counted."""
 
@@ -55,11 +67,12 @@ class RateBudget:
         self._paused_until = float("-inf")
 
     async def take(self, *, urgent: bool = False, patience_seconds: float = float("inf")) -> None:
-        """Returns when the call may leave, counted from then. Raises BudgetSpent as soon as it is clear that this takes too long."""
-        deadline = self._clock() + patience_seconds
+        """Returns when the call may leave, counted from then. Its patience begins when no call is before it. Raises BudgetSpent as soon as it
+        is clear that the patience will not do."""
         # A lock's waiters are served first come, first served.
         async with self._urgent if urgent else self._ordinary:
-            while (wait_seconds := self._wait_seconds(urgent)) > 0:
+            deadline = self._clock() + patience_seconds
+            while (wait_seconds := self.wait_seconds(urgent=urgent)) > 0:
                 if self._clock() + wait_seconds > deadline:
                     raise BudgetSpent(wait_seconds)
                 await self._sleep(max(wait_seconds, _LEAST_SLEEP_SECONDS))
@@ -71,7 +84,8 @@ class RateBudget:
         """No call leaves for so long: the broker has said that there were too many."""
         self._paused_until = max(self._paused_until, self._clock() + seconds)
 
-    def _wait_seconds(self, urgent: bool) -> float:
+    def wait_seconds(self, *, urgent: bool = False) -> float:
+        """How long a call would have to wait now, if no other one waited; 0 or less: not at all."""
         now = self._clock()
         wait = self._paused_until - now
         for limit, calls in self._windows:

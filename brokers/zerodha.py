@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -27,17 +27,17 @@ from brokers.base import (
     Tif,
 )
 from brokers.errors import BrokerError, BrokerUnavailable, OrderRefused
-from brokers.rate import RateLimit
+from brokers.rate import limits
 from brokers.zerodha_calls import (
     ANSWER_SECONDS,
     AUTH_REQUIRED,
     CONNECT_SECONDS,
     READ_SECONDS,
+    RESERVE_PERCENT,
     Access,
     CallKind,
     KiteCalls,
     listing_rows,
-    order_limits,
 )
 from brokers.zerodha_feed import OrderFeed
 from brokers.zerodha_words import (
@@ -80,7 +80,8 @@ def create(config: Mapping[str, object]) -> ZerodhaBroker:
 
     Optional: `root_url` and `ticker_url` (Zerodha's own unless told; with a root URL alone the feed is on its host and port), `user_id`
     (the token must be this user's), `market_protection` (-1 or a per cent), `equity_product`, `derivatives_product`, `iceberg_legs`,
-    `order_calls_per_second`, `order_calls_per_minute`, `order_calls_per_day`, `other_calls_per_second`, `connect_timeout_seconds`,
+    `order_calls_per_second`, `order_calls_per_minute`, `order_calls_per_day`, `order_reserve_percent` (of them, for cancels and exits),
+    `other_calls_per_second`, `other_calls_per_minute`, `other_calls_per_day`, `connect_timeout_seconds`,
     `read_timeout_seconds`, `answer_timeout_seconds`, `feed_silence_seconds`. With a token file the token itself is not looked at. A value
     of None is as good as none; other keys are not looked at. Raises ValueError naming all that is wrong.
     """
@@ -132,6 +133,7 @@ class ZerodhaBroker:
             tifs=frozenset({Tif.DAY, Tif.IOC}),
             asset_classes=asset_classes(exchanges),
             refuses_repeated_client_id=False,
+            needs_reservation=True,
             commission_currency=CURRENCY,
             concurrent_calls=_CONCURRENT_CALLS,
             find_window_seconds=_FIND_WINDOW_SECONDS,
@@ -165,8 +167,20 @@ class ZerodhaBroker:
                 # Only orders need it, and they ask for it themselves.
                 _log.info("The instruments list could not be read yet: %s", exc)
 
+    async def fitted(self, ticket: Ticket) -> Ticket:
+        """With its prices on the tick. A quantity that is no whole number of lots is refused."""
+        self._check_session()
+        form = order_form(ticket, await self._listed(ticket), self._settings.habits)
+        limit, stop = form.get("price"), form.get("trigger_price")
+        return replace(
+            ticket,
+            limit_price=ticket.limit_price if limit is None else Decimal(str(limit)),
+            stop_price=ticket.stop_price if stop is None else Decimal(str(stop)),
+        )
+
     async def reserve(self, ticket: Ticket) -> str | None:
-        """Nothing: Kite gives its ids when placing."""
+        """No id: Kite gives them when placing. Raises CallsSpent if the ticket would have to wait for the minute or the day."""
+        self._calls.check_budget(_kind_of(ticket))
         return None
 
     async def place_order(self, ticket: Ticket) -> Report:
@@ -174,7 +188,7 @@ class ZerodhaBroker:
         self._check_session()
         listed = await self._listed(ticket)
         form = order_form(ticket, listed, self._settings.habits)
-        order_id = await self._calls.ask(lambda kite: _placed(kite.place_order(**form)), CallKind.PLACE)
+        order_id = await self._calls.ask(lambda kite: _placed(kite.place_order(**form)), _kind_of(ticket))
         self._varieties[order_id] = str(form["variety"])
         return Report(
             client_order_id=ticket.client_order_id,
@@ -410,6 +424,10 @@ def _priced(fill: Fill, commission: Decimal | None) -> Fill:
     )
 
 
+def _kind_of(ticket: Ticket) -> CallKind:
+    return CallKind.EXIT if ticket.is_exit else CallKind.PLACE
+
+
 def _placed(answer: object) -> str:
     """The order's id. Anything else is no answer, and the order may exist."""
     if not isinstance(answer, str | int) or not str(answer):
@@ -445,12 +463,17 @@ class _Reader:
             connect_timeout_seconds=self._seconds("connect_timeout_seconds", CONNECT_SECONDS),
             read_timeout_seconds=self._seconds("read_timeout_seconds", READ_SECONDS),
             answer_timeout_seconds=self._seconds("answer_timeout_seconds", ANSWER_SECONDS),
-            order_limits=order_limits(
-                self._whole("order_calls_per_second", 8),
-                self._whole("order_calls_per_minute", 180),
-                self._whole("order_calls_per_day", 2_800),
+            order_limits=limits(
+                per_second=self._whole("order_calls_per_second", 8),
+                per_minute=self._whole("order_calls_per_minute", 180),
+                per_day=self._whole("order_calls_per_day", 2_800),
+                reserve_percent=self._whole("order_reserve_percent", RESERVE_PERCENT, least=0, most=90),
             ),
-            other_limits=(RateLimit(calls=self._whole("other_calls_per_second", 8), seconds=1.0),),
+            other_limits=limits(
+                per_second=self._whole("other_calls_per_second", 8),
+                per_minute=self._whole_or_none("other_calls_per_minute"),
+                per_day=self._whole_or_none("other_calls_per_day"),
+            ),
         )
         settings = ZerodhaSettings(
             account_id=self._text("account_id", required=True) or "",
@@ -496,6 +519,9 @@ class _Reader:
             self._wrong.append(f"{key} must be a whole number from {least} to {most}, not {number}")
             return default
         return int(number)
+
+    def _whole_or_none(self, key: str) -> int | None:
+        return None if self._config.get(key) is None else self._whole(key, 1)
 
     def _seconds(self, key: str, default: float) -> float:
         number = self._number(key)

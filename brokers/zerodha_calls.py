@@ -24,15 +24,16 @@ from kiteconnect import exceptions as kite_errors
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError
 
-from brokers.errors import BrokerError, BrokerUnavailable, OrderRefused, OutcomeUnknown
-from brokers.rate import BudgetSpent, RateBudget, RateLimit
+from brokers.errors import BrokerError, BrokerUnavailable, CallsSpent, OrderRefused, OutcomeUnknown
+from brokers.rate import BudgetSpent, RateBudget, RateLimit, limits
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _PLACING_THREADS = 8
 _OTHER_THREADS = 2
-_PATIENCE_SECONDS = 20.0
-"""How long a call waits for the rate budget: less than anybody waits for the call."""
+_PATIENCE_SECONDS = 2.0
+"""How long the first of the waiting calls waits for the rate budget: longer than a second's limit makes it. Orders that have to wait for the
+minute or the day wait with whoever has them, where they can still be cancelled and grow too old."""
 _AFTER_TOO_MANY_SECONDS = 1.0
 _SAME_TOKEN_AGAIN_SECONDS = 30.0
 _PERHAPS_ARRIVED = re.compile(r"tim(?:ed?|ing)[ -]?out|check (?:the |your )?order ?book", re.IGNORECASE)
@@ -49,16 +50,16 @@ class CallKind(StrEnum):
 
     QUERY = "query"
     PLACE = "place"
+    EXIT = "exit"
     CANCEL = "cancel"
 
 
-def order_limits(per_second: int, per_minute: int, per_day: int) -> tuple[RateLimit, ...]:
-    """For placing and cancelling; a part of each is kept for cancels."""
-    return (
-        RateLimit(calls=per_second, seconds=1.0, reserve=per_second // 4),
-        RateLimit(calls=per_minute, seconds=60.0, reserve=per_minute // 10),
-        RateLimit(calls=per_day, seconds=86_400.0, reserve=per_day // 20),
-    )
+_PLACING = frozenset({CallKind.PLACE, CallKind.EXIT})
+_URGENT = frozenset({CallKind.EXIT, CallKind.CANCEL})
+RESERVE_PERCENT = 20
+ORDER_LIMITS = limits(per_second=8, per_minute=180, per_day=2_800, reserve_percent=RESERVE_PERCENT)
+"""For placing and cancelling; a part of each is kept for cancels and exits."""
+OTHER_LIMITS = limits(per_second=8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +75,8 @@ class Access:
     read_timeout_seconds: float = READ_SECONDS
     answer_timeout_seconds: float = ANSWER_SECONDS
     """For the whole answer: the read time-out starts anew with every byte."""
-    order_limits: tuple[RateLimit, ...] = order_limits(8, 180, 2_800)
-    other_limits: tuple[RateLimit, ...] = (RateLimit(calls=8, seconds=1.0),)
+    order_limits: tuple[RateLimit, ...] = ORDER_LIMITS
+    other_limits: tuple[RateLimit, ...] = OTHER_LIMITS
 
 
 class _Pool:
@@ -118,7 +119,7 @@ class KiteCalls:
         """Idempotent."""
         for kind in CallKind:
             if kind not in self._pools:
-                self._pools[kind] = _Pool(kind, _PLACING_THREADS if kind is CallKind.PLACE else _OTHER_THREADS)
+                self._pools[kind] = _Pool(kind, _PLACING_THREADS if kind in _PLACING else _OTHER_THREADS)
 
     def close(self) -> None:
         """Calls under way are not waited for; they end with their time-outs."""
@@ -127,6 +128,12 @@ class KiteCalls:
             pool.threads.shutdown(wait=False, cancel_futures=True)
         while not self._idle.empty():
             self._idle.get_nowait().reqsession.close()
+
+    def check_budget(self, kind: CallKind) -> None:
+        """Raises CallsSpent if a call would have to wait longer now than `ask` lets it."""
+        wait_seconds = self._budget_of(kind).wait_seconds(urgent=kind in _URGENT)
+        if wait_seconds > _PATIENCE_SECONDS:
+            raise _spent(BudgetSpent(wait_seconds))
 
     async def ask(self, call: Callable[[KiteConnect], _T], kind: CallKind = CallKind.QUERY) -> _T:
         """Makes the call in a thread, once. Raises the errors of `brokers.errors` and no others."""
@@ -158,11 +165,13 @@ class KiteCalls:
             raise self._sorted(exc, kind) from exc
 
     async def _wait_for_budget(self, kind: CallKind) -> None:
-        budget = self._other_budget if kind is CallKind.QUERY else self._order_budget
         try:
-            await budget.take(urgent=kind is CallKind.CANCEL, patience_seconds=_PATIENCE_SECONDS)
+            await self._budget_of(kind).take(urgent=kind in _URGENT, patience_seconds=_PATIENCE_SECONDS)
         except BudgetSpent as exc:
-            raise BrokerUnavailable(f"Zerodha: {exc}", known_pause=True) from exc
+            raise _spent(exc) from exc
+
+    def _budget_of(self, kind: CallKind) -> RateBudget:
+        return self._other_budget if kind is CallKind.QUERY else self._order_budget
 
     def _make(self, call: Callable[[KiteConnect], _T]) -> _T:
         token = self._token.current()
@@ -191,9 +200,9 @@ class KiteCalls:
         words = f"Zerodha: {exc or type(exc).__name__}"
         code = exc.code if isinstance(exc, kite_errors.KiteException) else None
         if code == _TOO_MANY:
-            budget = self._other_budget if kind is CallKind.QUERY else self._order_budget
-            budget.pause(_AFTER_TOO_MANY_SECONDS)
-            return BrokerUnavailable(f"Zerodha takes no more calls now ({_text(exc)})", known_pause=True)
+            self._budget_of(kind).pause(_AFTER_TOO_MANY_SECONDS)
+            words = f"Zerodha takes no more calls now ({_text(exc)})"
+            return CallsSpent(words, wait_seconds=_AFTER_TOO_MANY_SECONDS)
         if _never_connected(exc):
             return BrokerUnavailable("Zerodha cannot be reached")
         if kind is CallKind.QUERY:
@@ -279,6 +288,10 @@ def _split(root_url: str | None) -> tuple[str | None, str]:
         return None, ""
     parts = urlsplit(root_url)
     return urlunsplit((parts.scheme, parts.netloc, "/", "", "")), parts.path.rstrip("/")
+
+
+def _spent(spent: BudgetSpent) -> CallsSpent:
+    return CallsSpent(f"Zerodha: {spent}", wait_seconds=spent.wait_seconds)
 
 
 def _never_connected(exc: Exception) -> bool:

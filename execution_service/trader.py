@@ -15,10 +15,11 @@ from typing import Any, TypeVar
 import structlog
 import tenacity
 
-from brokers.base import Broker, Capabilities, OrderRef, Report
+from brokers.base import Broker, Capabilities, OrderRef, Report, Ticket
 from brokers.errors import (
     BrokerError,
     BrokerUnavailable,
+    CallsSpent,
     OrderAlreadyExists,
     OrderRefused,
     OutcomeUnknown,
@@ -33,6 +34,7 @@ from execution_service.core.decide import (
     as_its_entry_says,
     exit_allowance,
     fills_are_missing,
+    fitting,
     is_stale,
     news,
     next_step,
@@ -81,6 +83,8 @@ CANCEL_ALERT_AFTER = 3
 AFTER_FAILURE_SECONDS = 1.0
 LATE_EXIT_SECONDS = 5.0
 LEAST_WAIT_SECONDS = 0.001
+LONGEST_REST_SECONDS = 5.0
+"""How long a lane rests at once when the account's calls are spent: an exit that may leave all the same can have come to its front."""
 TAKEN_FIND_SECONDS = 2.0
 IDLE_CHECK_SECONDS = 5.0
 """How often a broker is asked without an order at work: fills may come after the end, and not every broker tells by itself."""
@@ -111,6 +115,14 @@ class Lane:
         self.is_queued = False
         self.unresolved: set[str] = set()
         """Orders of the lane that were perhaps sent: until they are found, nothing follows them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reservation:
+    """What will be sent, and the id that the broker gives it beforehand, if it does."""
+
+    ticket: Ticket
+    order_id: str | None
 
 
 class Trader:
@@ -529,13 +541,15 @@ class Trader:
     async def _submit(self, lane: Lane, batch: Sequence[LiveOrder]) -> None:
         """Writes down the intent for all, hands them over one after the other, and writes down the answers as they come."""
         await self._look_for_cancels()
+        rested_until = lane.not_before
         now = self._clock.now()  # one moment for all, so that the store can write their intents as one statement
         intents = await asyncio.gather(*(self._intend(live, now) for live in batch), return_exceptions=True)
         answers: list[asyncio.Task[None]] = []
         try:
             for live, is_leaving in zip(batch, intents, strict=True):
-                if is_leaving is True and lane.unresolved:
-                    held = self._nothing_was_sent(live, "the order before it is being looked for", counts=False)
+                if is_leaving is True and (lane.unresolved or lane.not_before != rested_until):
+                    why = "is being looked for" if lane.unresolved else "has to wait"
+                    held = self._nothing_was_sent(live, f"the order before it {why}", counts=False)
                     answers.append(asyncio.create_task(held))
                 elif is_leaving is True:
                     answers.append(asyncio.create_task(await self._place(live)))
@@ -564,9 +578,11 @@ class Trader:
         if not ends:
             reserved = None
             if self._capabilities.needs_reservation:
-                reserved = await self._reserve(live)
-                if reserved is None:
+                reservation = await self._reserve(live, apply_all(live.order, first))
+                if reservation is None:
                     return False
+                first = (*first, *fitting(apply_all(live.order, first), reservation.ticket, now))
+                reserved = reservation.order_id
             first = (*first, SubmitStarted(at=now, nonce=self._nonce, reserved_order_id=reserved))
 
         def start(order: Order) -> Sequence[Event]:
@@ -574,16 +590,24 @@ class Trader:
 
         return bool(await self._live.record(live, start)) and not ends
 
-    async def _reserve(self, live: LiveOrder) -> str | None:
+    async def _reserve(self, live: LiveOrder, order: Order) -> _Reservation | None:
+        """None: as far as the broker is concerned, the order may not leave now, or never."""
         assert self._broker is not None
         try:
-            return await self._ask(self._broker.reserve(live.order.ticket()), QUERY_SECONDS)
+            ticket = await self._ask(self._broker.fitted(order.ticket()), QUERY_SECONDS)
+            return _Reservation(ticket, await self._ask(self._broker.reserve(ticket), QUERY_SECONDS))
         except OrderRefused as exc:
-            refused = Rejected(at=self._clock.now(), reason=Reason(ReasonCode.BROKER_REJECTED, exc.reason))
-            await self._record(live, (refused,))
+            await self._record(live, (Rejected(at=self._clock.now(), reason=_reason_of(exc)),))
+        except CallsSpent as exc:
+            self._rest(live.order, exc)
         except (BrokerError, TimeoutError) as exc:
             self._lose_connection(exc)
         return None
+
+    def _rest(self, order: Order, spent: CallsSpent) -> None:
+        """The lane goes on when calls may leave again; the connection is as good as before."""
+        pause = max(LEAST_WAIT_SECONDS, min(spent.wait_seconds, LONGEST_REST_SECONDS))
+        self._lane_of(order).not_before = self._clock.monotonic() + pause
 
     async def _last_look(self, live: LiveOrder) -> tuple[Event, ...] | None:
         """What must be recorded before the order is sent: nothing, a reduction, or its end. None: it has to wait for its entry."""
@@ -634,6 +658,9 @@ class Trader:
             return self._nothing_was_sent(live, "held back before it left", counts=False, again=again)
         try:
             report = await self._ask(broker.place_order(order.ticket()), PLACE_SECONDS)
+        except CallsSpent as exc:
+            self._rest(order, exc)
+            return self._nothing_was_sent(live, str(exc), counts=False, again=again)
         except BrokerUnavailable as exc:
             self._lose_connection(exc)
             lane = self._lane_of(order)
@@ -668,12 +695,10 @@ class Trader:
         await self._live.record(live, nothing)
 
     async def _was_refused(self, live: LiveOrder, refusal: OrderRefused) -> None:
-        code = ReasonCode.UNSUPPORTED_ORDER if refusal.unsupported else ReasonCode.BROKER_REJECTED
-
         def refuse(order: Order) -> Sequence[Event]:
             if order.status is not Status.SUBMITTING:
                 return ()
-            return (Rejected(at=self._clock.now(), reason=Reason(code, refusal.reason)),)
+            return (Rejected(at=self._clock.now(), reason=_reason_of(refusal)),)
 
         await self._live.record(live, refuse)
 
@@ -946,7 +971,7 @@ class Trader:
 
     def _query_failed(self, exc: Exception) -> None:
         self._timeouts = self._timeouts + 1 if isinstance(exc, TimeoutError) else 0
-        if isinstance(exc, BrokerUnavailable):
+        if isinstance(exc, BrokerUnavailable) and not isinstance(exc, CallsSpent):
             self._lose_connection(exc)
         elif self._timeouts >= TIMEOUTS_TOLERATED:
             self._timeouts = 0
@@ -971,6 +996,11 @@ def _next_batch(lane: Lane, limit: int) -> list[LiveOrder]:
             live.is_busy = True
             batch.append(live)
     return batch
+
+
+def _reason_of(refusal: OrderRefused) -> Reason:
+    code = ReasonCode.UNSUPPORTED_ORDER if refusal.unsupported else ReasonCode.BROKER_REJECTED
+    return Reason(code, refusal.reason)
 
 
 def _gist(report: Report) -> tuple[object, ...]:

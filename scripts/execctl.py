@@ -179,9 +179,8 @@ def _what(order: Order) -> str:
     request = order.request
     words = [request.side, order.quantity if order.quantity is None else format(order.quantity, "f")]
     words += [order.symbol, request.order_type]
-    if isinstance(request, OrderRequest):
-        words += [f"limit {request.limit_price}" if request.limit_price is not None else None]
-        words += [f"stop {request.stop_price}" if request.stop_price is not None else None]
+    words += [f"limit {order.limit_price}" if order.limit_price is not None else None]
+    words += [f"stop {order.stop_price}" if order.stop_price is not None else None]
     return " ".join(str(word) for word in words if word is not None) or "(unreadable)"
 
 
@@ -202,8 +201,8 @@ def _order_fields(stored: Stored) -> dict[str, object]:
         "filled_quantity": order.filled_quantity,
         "average_price": order.average_price,
         "commission": order.commission,
-        "limit_price": request.limit_price if isinstance(request, OrderRequest) else None,
-        "stop_price": request.stop_price if isinstance(request, OrderRequest) else None,
+        "limit_price": order.limit_price,
+        "stop_price": order.stop_price,
         "request_order_id": request.request_order_id,
         "broker_order_id": order.broker_order_id,
         "client_order_ids": list(order.client_order_ids),

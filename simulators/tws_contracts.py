@@ -117,7 +117,8 @@ class Listing:
 def listed(query: Query) -> list[Listing]:
     """The listings that fit; none for what is not traded here, several for a query that leaves something open."""
     if query.con_id and not query.sec_type:
-        return [each for each in _by_number() if each.con_id == query.con_id]
+        found = [each for each in _by_number() if each.con_id == query.con_id]
+        return [each for each in found if query.exchange in ("", "SMART", each.exchange)]
     finder = _FINDERS.get(query.sec_type)
     if finder is None or not query.symbol or (query.symbol.startswith(_NO_SUCH) and query.symbol != TWIN):
         return []
@@ -278,9 +279,17 @@ def _asset_class(listing: Listing) -> AssetClass:
 
 def _by_number() -> list[Listing]:
     """The contracts that can be asked for by nothing but their number."""
-    stocks = [Query(symbol=symbol, sec_type="STK") for symbol in ("SPY", "AAPL", "NVDA")]
-    bond = Query(symbol="912828C57", sec_type="BOND")
-    return [listing for query in (*stocks, bond) for listing in _FINDERS[query.sec_type](query)]
+    queries = [Query(symbol=symbol, sec_type="STK") for symbol in ("SPY", "AAPL", "NVDA", TWIN)]
+    queries += [
+        Query(symbol="912828C57", sec_type="BOND"),
+        Query(symbol="AAPL", sec_type="CFD"),
+        Query(symbol="VTSAX", sec_type="FUND"),
+        Query(symbol="SPY", sec_type="OPT", expiry="20270115", strike="500"),
+        Query(symbol="GC", sec_type="FUT"),
+        Query(symbol="EUR", sec_type="CASH"),
+        Query(symbol="BTC", sec_type="CRYPTO"),
+    ]
+    return [listing for query in queries for listing in _FINDERS[query.sec_type](query)]
 
 
 def _number(text: str) -> Decimal | None:

@@ -18,6 +18,7 @@ from execution_service.core.order import (
     CancelRequested,
     Capped,
     CommissionReported,
+    Completed,
     DeclaredCancelled,
     DeclaredNotPlaced,
     DeclaredPlaced,
@@ -25,6 +26,7 @@ from execution_service.core.order import (
     Event,
     Expired,
     Filled,
+    Fitted,
     Identity,
     InstrumentMatched,
     Noted,
@@ -223,6 +225,14 @@ def instrument_matched() -> InstrumentMatched:
     return InstrumentMatched(at=NOW, instrument=Instrument(symbol="AAPL", exchange="ARCA", currency="USD"))
 
 
+def fitted() -> Fitted:
+    return Fitted(at=NOW, message="on the market's tick and increment", quantity=amount(99), limit_price=amount("9.95"))
+
+
+def completed(filled_quantity: Amount = 40) -> Completed:
+    return Completed(at=NOW, filled_quantity=amount(filled_quantity))
+
+
 def noted(message: str = "a remark") -> Noted:
     return Noted(at=NOW, message=message)
 
@@ -261,6 +271,8 @@ def one_event_of_each_kind(about: Order) -> dict[type[Event], Event]:
         expired(held),
         capped(),
         instrument_matched(),
+        fitted(),
+        completed(held),
         noted(),
         declared_not_placed(),
         declared_placed(),

@@ -414,6 +414,9 @@ class GatedBroker:
     async def connect(self) -> None:
         await self._pass("connect", "", self.inner.connect)
 
+    async def fitted(self, ticket: Ticket) -> Ticket:
+        return await self.inner.fitted(ticket)
+
     async def reserve(self, ticket: Ticket) -> str | None:
         async def next_id() -> str | None:
             return f"R-{next(self._ids)}" if self.capabilities.needs_reservation else None

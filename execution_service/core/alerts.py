@@ -14,6 +14,7 @@ from execution_service.core.order import (
     CancelRequested,
     Capped,
     CommissionReported,
+    Completed,
     DeclaredCancelled,
     DeclaredNotPlaced,
     DeclaredPlaced,
@@ -21,6 +22,7 @@ from execution_service.core.order import (
     Event,
     Expired,
     Filled,
+    Fitted,
     InstrumentMatched,
     Noted,
     NothingSent,
@@ -192,6 +194,11 @@ def order_alert(
                     "look for it at the broker, then decide with execctl resolve; it is not sent again by itself",
                 ),
             )
+        case Completed():
+            return _filled_text(order)
+        case Fitted(quantity=Decimal() as rounded):
+            words = f"{quantity(rounded)} of {quantity(order_before.quantity)}"
+            return _about(order_before, "✂️ Order Rounded", ("Executing", words), ("Reason", event.message), account)
         case Capped():
             words = f"{quantity(event.quantity)} of {quantity(order_before.quantity)}"
             return _about(order_before, "✂️ Exit Capped", ("Executing", words), ("Reason", event.message), account)
@@ -200,8 +207,13 @@ def order_alert(
     return None
 
 
+def _is_overfilled(order: Order) -> bool:
+    """An amount of money may buy more than it was expected to."""
+    return order.cash_quantity is None and order.quantity is not None and order.filled_quantity > order.quantity
+
+
 def _fill_text(before: Order, event: Filled, order: Order, account: tuple[str, str]) -> str:
-    if order.quantity is not None and order.filled_quantity > order.quantity:
+    if _is_overfilled(order) and order.quantity is not None:
         excess = order.filled_quantity - order.quantity
         values = (("Filled", _progress(order)), ("Too many", quantity(excess)), account)
         return _about(order, "🚨 Overfill", *values)
@@ -211,22 +223,26 @@ def _fill_text(before: Order, event: Filled, order: Order, account: tuple[str, s
         status = f"{order.status.value} (was {before.status.value})"
         return _about(order, "🔧 Correction: Late Fill", *story, ("Status", status), account)
     if order.status is Status.FILLED:
-        currency = currency_of(order)
-        return _text(
-            "✅ Order Filled",
-            ("Signal", _signal(order)),
-            ("Strategy", order.request.strategy or UNKNOWN),
-            ("Order", f"{_what(order)} @ {price(order.average_price, currency)}"),
-            ("Total", money(_total(order), currency)),
-            ("Commission", _commission(order)),
-            ("Time", _taken(order)),
-        )
+        return _filled_text(order)
     return _text(
         "⚠️ Partial Fill",
         ("Signal", _signal(order)),
         ("Order", _what(order)),
         ("Filled", _progress(order)),
         ("Remaining", quantity(order.remaining_quantity)),
+    )
+
+
+def _filled_text(order: Order) -> str:
+    currency = currency_of(order)
+    return _text(
+        "✅ Order Filled",
+        ("Signal", _signal(order)),
+        ("Strategy", order.request.strategy or UNKNOWN),
+        ("Order", f"{_what(order)} @ {price(order.average_price, currency)}"),
+        ("Total", money(_total(order), currency)),
+        ("Commission", _commission(order)),
+        ("Time", _taken(order)),
     )
 
 
@@ -363,6 +379,10 @@ def log_line(order_before: Order, event: Event, order: Order) -> tuple[str, str]
             return f"Exit capped: {words}: {plain(event.message)}", "exit_capped"
         case InstrumentMatched():
             return f"Exit closes its entry's instrument: {plain(event.instrument.key)}", "exit_matched"
+        case Fitted():
+            return f"Order fitted: {plain(event.message)}", "order_fitted"
+        case Completed():
+            return f"Order filled: {_execution_of_all(order)}", "order_filled"
         case Noted():
             return f"Note: {plain(event.message)}", "order_noted"
     return _end_line(order_before, event, order)
@@ -371,7 +391,7 @@ def log_line(order_before: Order, event: Event, order: Order) -> tuple[str, str]
 def _fill_line(before: Order, event: Filled, order: Order) -> tuple[str, str] | None:
     if order.fills == before.fills:
         return None
-    if order.quantity is not None and order.filled_quantity > order.quantity:
+    if _is_overfilled(order):
         return f"Order overfilled: {_progress(order)}", "order_overfilled"
     if before.status.is_final:
         execution = _execution(order, event.fill.quantity, event.fill.price)
@@ -420,8 +440,8 @@ def _type(order: Order) -> str:
     if not isinstance(request, OrderRequest):
         return UNKNOWN
     currency = currency_of(order)
-    stop = f" stop {price(request.stop_price, currency)}" if request.stop_price is not None else ""
-    limit = f" @ {price(request.limit_price, currency)}" if request.limit_price is not None else ""
+    stop = f" stop {price(order.stop_price, currency)}" if order.stop_price is not None else ""
+    limit = f" @ {price(order.limit_price, currency)}" if order.limit_price is not None else ""
     if request.order_type is OrderType.STOP:
-        stop = f" @ {price(request.stop_price, currency)}"
+        stop = f" @ {price(order.stop_price, currency)}"
     return f"{request.order_type.value}{stop}{limit}"

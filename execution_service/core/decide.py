@@ -8,7 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
-from brokers.base import Capabilities, Fill, OrderType, Report, ReportStatus, Tif
+from brokers.base import AssetClass, Capabilities, Fill, OrderType, Report, ReportStatus, Ticket, Tif
 from execution_service.core.order import (
     ZERO,
     Accepted,
@@ -17,10 +17,12 @@ from execution_service.core.order import (
     CancelRequested,
     Capped,
     CommissionReported,
+    Completed,
     Doubted,
     Event,
     Expired,
     Filled,
+    Fitted,
     InstrumentMatched,
     Noted,
     Order,
@@ -110,6 +112,8 @@ def _end(order: Order, report: Report, now: datetime) -> Event | None:
                 reason=asked or Reason(ReasonCode.BROKER_CANCELLED, words),
                 filled_quantity=order.filled_quantity,
             )
+        case ReportStatus.FILLED if order.cash_quantity is not None and order.filled_quantity:
+            return Completed(at=now, filled_quantity=order.filled_quantity)
         case ReportStatus.FILLED if order.busted_fill_ids:
             # Done at the broker with less than was ordered: an execution was annulled and nothing took its place.
             reason = Reason(ReasonCode.BROKER_CANCELLED, "done at the broker with less than was ordered")
@@ -337,6 +341,23 @@ def _taken(order: Order) -> Decimal:
     return order.filled_quantity if order.status.is_final else max(order.quantity or ZERO, order.filled_quantity)
 
 
+def fitting(order: Order, ticket: Ticket, now: datetime) -> tuple[Event, ...]:
+    """What is to be recorded of the order's fitting to the market, `ticket` being what will be sent; nothing if it fits as it is."""
+    asked = order.ticket()
+    values = {
+        name: getattr(ticket, name)
+        for name in ("quantity", "limit_price", "stop_price", "cash_quantity")
+        if getattr(ticket, name) != getattr(asked, name)
+    }
+    if not values:
+        return ()
+    words = [
+        f"{name.replace('_', ' ')} {value}" + ("" if getattr(asked, name) is None else f" for {getattr(asked, name)}")
+        for name, value in values.items()
+    ]
+    return (Fitted(at=now, message=f"sent with {', '.join(words)}, as the market takes it", **values),)
+
+
 def unsupported_reason(order: Order, capabilities: Capabilities, broker: str) -> str | None:
     """Why the broker cannot take this order at all; None: it can."""
     request = order.accepted_request
@@ -347,6 +368,9 @@ def unsupported_reason(order: Order, capabilities: Capabilities, broker: str) ->
         problems.append(f"time in force {request.tif}")
     if request.instrument.asset_class not in capabilities.asset_classes:
         problems.append(f"{request.instrument.asset_class} instruments")
+    is_leg = request.total_legs > 1 and order.identity.purpose is Purpose.ENTRY
+    if is_leg and request.instrument.asset_class is AssetClass.OPTION and not capabilities.splits_option_combinations:
+        problems.append(f"an option alone that is one of {request.total_legs} legs: it would stand naked")
     return f"{broker} does not take {' or '.join(problems)}" if problems else None
 
 

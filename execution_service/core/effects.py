@@ -11,12 +11,14 @@ from execution_service.core.order import (
     CancelRequested,
     Capped,
     CommissionReported,
+    Completed,
     DeclaredCancelled,
     DeclaredNotPlaced,
     Doubted,
     Event,
     Expired,
     Filled,
+    Fitted,
     InstrumentMatched,
     Noted,
     NothingSent,
@@ -57,7 +59,15 @@ class Happening:
                 return self.moves_position
             case CommissionReported():
                 return self.is_correction
-            case Rejected() | Cancelled() | Expired() | Doubted() | DeclaredNotPlaced() | DeclaredCancelled():
+            case (
+                Rejected()
+                | Cancelled()
+                | Expired()
+                | Completed()
+                | Doubted()
+                | DeclaredNotPlaced()
+                | DeclaredCancelled()
+            ):
                 return True
             case CancelRequested():
                 return self.after.status.is_final and not self.before.status.is_final
@@ -66,7 +76,7 @@ class Happening:
     @property
     def is_shown(self) -> bool:
         """The views are brought up to date for it; the others wait for the next that is."""
-        return not isinstance(self.event, SubmitStarted | NothingSent | Capped | InstrumentMatched | Noted)
+        return not isinstance(self.event, SubmitStarted | NothingSent | Capped | Fitted | InstrumentMatched | Noted)
 
 
 def bare(order: Order) -> Order:

@@ -266,6 +266,25 @@ class InstrumentMatched(_Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted(_Event):
+    """The order as the market takes it and as it will be sent: what is None stays as it was asked for."""
+
+    message: str
+    quantity: Decimal | None = None
+    limit_price: Decimal | None = None
+    stop_price: Decimal | None = None
+    cash_quantity: Decimal | None = None
+    """An amount of money, sent in the quantity's place."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed(_Event):
+    """The broker says that an order for an amount of money is done: what that bought is its quantity."""
+
+    filled_quantity: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Noted(_Event):
     """A remark for the audit trail; changes nothing. `alert` asks that people be told."""
 
@@ -321,6 +340,8 @@ Event: TypeAlias = (
     | Expired
     | Capped
     | InstrumentMatched
+    | Fitted
+    | Completed
     | Noted
     | DeclaredNotPlaced
     | DeclaredPlaced
@@ -334,6 +355,7 @@ TRANSITIONS: Mapping[tuple[Status, type[Event]], Status] = MappingProxyType(
     {
         (_P, Capped): _P,
         (_P, InstrumentMatched): _P,
+        (_P, Fitted): _P,
         (_P, SubmitStarted): _S,
         (_P, Rejected): Status.REJECTED,
         (_P, CancelRequested): Status.CANCELLED,
@@ -362,6 +384,7 @@ TRANSITIONS: Mapping[tuple[Status, type[Event]], Status] = MappingProxyType(
         (_PF, CancelRefused): _PF,
         (_PF, Cancelled): Status.CANCELLED,
         (_PF, Expired): Status.EXPIRED,
+        (_PF, Completed): Status.FILLED,
         (_PF, DeclaredCancelled): Status.CANCELLED,
         (_D, Accepted): _W,
         (_D, Rejected): Status.REJECTED,
@@ -392,7 +415,13 @@ class Order:
     status: Status = Status.PENDING
     events: tuple[Event, ...] = ()
     quantity: Decimal | None = None
-    """What is to be traded: as requested, or less if capped. None only for a refused message without a readable quantity."""
+    """What is to be traded: as requested, less if capped or rounded, or what an amount of money bought. None only for a refused message
+    without a readable quantity."""
+    limit_price: Decimal | None = None
+    stop_price: Decimal | None = None
+    """As requested, or as the market takes them."""
+    cash_quantity: Decimal | None = None
+    """Not None: the order is for this amount of money, and the quantity, until it is done, what that is expected to buy."""
     fills: tuple[Fill, ...] = ()
     busted_fill_ids: frozenset[str] = frozenset()
     filled_quantity: Decimal = ZERO
@@ -471,13 +500,15 @@ class Order:
             side=request.side,
             quantity=self.quantity if self.quantity is not None else request.quantity,
             order_type=request.order_type,
-            limit_price=request.limit_price,
-            stop_price=request.stop_price,
+            limit_price=self.limit_price,
+            stop_price=self.stop_price,
+            cash_quantity=self.cash_quantity,
             reference_price=request.reference_price,
             tif=request.tif,
             product=request.product,
             variety=request.variety,
             reserved_order_id=self.reserved_order_id,
+            is_exit=self.identity.purpose is Purpose.EXIT,
         )
 
 
@@ -499,6 +530,8 @@ def new_order(
         message_id=message_id,
         raw=raw,
         quantity=request.quantity,
+        limit_price=request.limit_price if isinstance(request, OrderRequest) else None,
+        stop_price=request.stop_price if isinstance(request, OrderRequest) else None,
         client_order_id=identity.client_order_id(1),
     )
 
@@ -518,7 +551,7 @@ def apply(order: Order, event: Event) -> Order:
     target = TRANSITIONS.get((order.status, type(event)))
     if target is None:
         raise InvalidTransition(order.order_id, order.status, type(event).__name__)
-    if isinstance(event, Rejected | Cancelled | Expired) and event.filled_quantity != order.filled_quantity:
+    if isinstance(event, Rejected | Cancelled | Expired | Completed) and event.filled_quantity != order.filled_quantity:
         raise FillsDoNotAddUp(order.order_id, str(order.filled_quantity), str(event.filled_quantity))
     return _moved(grown, event, target)
 
@@ -544,6 +577,16 @@ def _moved(order: Order, event: Event, target: Status) -> Order:
             return replace(after, quantity=event.quantity)
         case InstrumentMatched():
             return replace(after, matched_instrument=event.instrument)
+        case Fitted():
+            return replace(
+                after,
+                quantity=order.quantity if event.quantity is None else event.quantity,
+                limit_price=order.limit_price if event.limit_price is None else event.limit_price,
+                stop_price=order.stop_price if event.stop_price is None else event.stop_price,
+                cash_quantity=order.cash_quantity if event.cash_quantity is None else event.cash_quantity,
+            )
+        case Completed():
+            return replace(after, quantity=event.filled_quantity, reason=None)
         case CancelRequested():
             reason = event.reason if target.is_final else order.reason
             return replace(after, cancel_wish=order.cancel_wish or event.reason, reason=reason)
@@ -600,9 +643,10 @@ def _without_fill(order: Order, event: Busted) -> Order:
 
 
 def _status_by_quantity(order: Order, filled: Decimal) -> Status:
-    """A fill completes an order from any status. A smaller one leaves a cancelled or expired order what it is (the fill crossed the end on
+    """A fill completes an order from any status, unless that is for an amount of money, of which only the broker knows when it is spent. A
+    smaller one leaves a cancelled or expired order what it is (the fill crossed the end on
     its way to us), but an order that we thought rejected, not sent or doubtful is thereby shown to be alive."""
-    if order.quantity is not None and filled >= order.quantity:
+    if order.quantity is not None and filled >= order.quantity and order.cash_quantity is None:
         return Status.FILLED
     if order.status in (Status.CANCELLED, Status.EXPIRED, Status.FILLED):
         return order.status

@@ -22,6 +22,7 @@ from execution_service.core.fields import (
 from execution_service.core.order import Identity, OrderRequest, Purpose, RefusedRequest
 
 MOST_LEGS = 1000
+HIGHEST_CON_ID = 2**31 - 1
 LONGEST_TIMEOUT_SECONDS = 366 * 24 * 3600
 LONGEST_REASON = 1000
 
@@ -330,14 +331,17 @@ class _Draft:
         currency = fields.pattern("currency", _CURRENCY, "3 letters")
         multiplier = fields.positive_or_absent("multiplier")
         underlying = fields.pattern("underlying", _SYMBOL, _SYMBOL_MUST)
-        given = {"expiry": expiry, "strike": strike, "right": right}
+        con_id = fields.same(("con_id", "conId"), lambda name: fields.whole(name, 0, HIGHEST_CON_ID)) or None
+        given = {"expiry": expiry, "strike": strike, "right": right, "con_id": con_id}
         if not is_named and any(value is not None for value in given.values()):
             names = ", ".join(name for name, value in given.items() if value is not None)
             fields.problems.append(
                 f"instrument_type is missing, yet {names} was given: which kind is meant cannot be told"
             )
+        if fields.get("legs") not in (None, []):
+            fields.problems.append("legs cannot be executed as one order")
         if asset_class is AssetClass.OPTION:
-            self._check_option()
+            self._check_option(is_numbered=con_id is not None)
         elif is_named and (strike is not None or right is not None):
             fields.problems.append("strike and right belong to an OPTION, not to the instrument_type given")
         self.instrument = None
@@ -354,6 +358,7 @@ class _Draft:
                 currency=currency,
                 multiplier=multiplier,
                 underlying=underlying,
+                con_id=con_id,
             )
 
     def _symbol(self, name: str, asset_class: AssetClass | None) -> str | None:
@@ -366,10 +371,10 @@ class _Draft:
         self.fields.wrong(name, "a currency pair of two times 3 letters for FOREX")
         return None
 
-    def _check_option(self) -> None:
+    def _check_option(self, *, is_numbered: bool) -> None:
+        if is_numbered:
+            return
         fields = self.fields
-        if fields.get("legs") not in (None, []):
-            fields.problems.append("legs cannot be executed as one order: send one order for each leg")
         names = {"strike": ("strike",), "right": ("right",), "expiry": ("expiry", "lastTradeDateOrContractMonth")}
         missing = [name for name, fields_of_it in names.items() if not fields.has(*fields_of_it)]
         if missing:

@@ -25,14 +25,14 @@ from brokers.base import (
     Ticket,
     Tif,
 )
-from brokers.errors import BrokerUnavailable, OrderAlreadyExists, OrderRefused, OutcomeUnknown
+from brokers.errors import BrokerUnavailable, CallsSpent, OrderAlreadyExists, OrderRefused, OutcomeUnknown
 from brokers.ibkr import Configuration, IbkrBroker, create
 from brokers.ibkr_blotter import Blotter, Commission, Execution
 from brokers.ibkr_library import choose
 from brokers.paper_exchange import Action, Fault, Market, Operation, PaperOrder
 from simulators import tws_wire as wire
 from simulators.tws import TwsSimulator
-from simulators.tws_contracts import TWIN
+from simulators.tws_contracts import TWIN, Query, listed
 from simulators.tws_wire import Ask
 from tests.contract.stage_ibkr import LAST_PRICE, config_for, serving_tws
 
@@ -477,6 +477,106 @@ def _listed_ticket(desk: Desk, number: int) -> Ticket:
     return replace(desk.ticket(OrderType.LIMIT), instrument=instrument, reserved_order_id=f"9:{number + 1}")
 
 
+async def test_many_questions_at_once_are_answered_by_few_rounds(desk: Desk) -> None:
+    broker = await desk.connect()
+    tickets = [desk.ticket() for _ in range(3)]
+    for ticket in tickets:
+        await place(broker, ticket)
+    before = len(desk.heard(Ask.ALL_OPEN_ORDERS))
+    found = await asyncio.gather(*(broker.find(ticket.client_order_id) for ticket in tickets * 20))
+    assert all(report is not None for report in found)
+    assert len(desk.heard(Ask.ALL_OPEN_ORDERS)) - before <= 2
+
+
+async def test_a_question_is_not_answered_by_a_round_that_began_before_it(desk: Desk) -> None:
+    broker = await desk.connect()
+    ticket = await reserved(broker, desk.ticket())
+    desk.gateway.silent.add(Ask.COMPLETED_ORDERS)
+    asking = asyncio.create_task(broker.find(ticket.client_order_id))
+    await until(lambda: len(desk.heard(Ask.EXECUTIONS)) == 2)
+    await broker.place_order(ticket)
+    later = asyncio.create_task(broker.find(ticket.client_order_id))
+    await asyncio.sleep(0)
+    desk.gateway.silent.clear()
+    desk.gateway.sessions[0].send(wire.frame(102))
+    await asking
+    assert await later is not None
+
+
+# The rate budget
+
+
+async def test_orders_leave_no_faster_than_the_budget_and_in_their_sequence(desk: Desk) -> None:
+    broker = await desk.connect(order_calls_per_second=4, order_reserve_percent=25)
+    desk.hold()
+    tickets = [desk.ticket(OrderType.LIMIT) for _ in range(5)]
+    began = asyncio.get_running_loop().time()
+    await asyncio.gather(*(place(broker, ticket) for ticket in tickets))
+    assert asyncio.get_running_loop().time() - began >= 1.0
+    sent = [fields[26] for fields in desk.heard(Ask.PLACE_ORDER)]
+    assert sent == [ticket.client_order_id for ticket in tickets]
+
+
+async def test_cancels_and_exits_have_calls_of_their_own(desk: Desk) -> None:
+    broker = await desk.connect(order_calls_per_day=4, order_reserve_percent=50)
+    desk.hold()
+    entries = [desk.ticket(OrderType.LIMIT) for _ in range(2)]
+    for ticket in entries:
+        await place(broker, ticket)
+    with pytest.raises(CallsSpent, match="rate budget") as spent:
+        await broker.reserve(desk.ticket(OrderType.LIMIT))
+    assert spent.value.known_pause
+    assert spent.value.wait_seconds > 86_000
+    with pytest.raises(CallsSpent):
+        await broker.place_order(replace(desk.ticket(OrderType.LIMIT), reserved_order_id="1:9"))
+    await place(broker, desk.ticket(side=Side.SELL, is_exit=True))
+    await broker.cancel_order(OrderRef(client_order_id=entries[0].client_order_id))
+    with pytest.raises(CallsSpent):
+        await broker.cancel_order(OrderRef(client_order_id=entries[1].client_order_id))
+    assert len(desk.heard(Ask.PLACE_ORDER)) == 3
+    assert len((await broker.reports()).reports) == 3
+
+
+async def test_questions_have_a_budget_of_their_own_and_lose_no_session(desk: Desk) -> None:
+    broker = await desk.connect(other_calls_per_minute=6)
+    await broker.reports()
+    with pytest.raises(CallsSpent):
+        await broker.reports()
+    with pytest.raises(CallsSpent):
+        await broker.reserve(desk.ticket())
+    with pytest.raises(CallsSpent):
+        await broker.connect()
+    assert len(desk.heard(Ask.START_API)) == 1
+    assert len(desk.gateway.sessions) == 1
+
+
+@pytest.mark.parametrize("names_the_order", [True, False])
+async def test_the_gateways_word_of_too_many_messages_holds_all_calls_back(desk: Desk, names_the_order: bool) -> None:
+    broker = await desk.connect()
+    ticket = await reserved(broker, desk.ticket())
+    text = "Max rate of messages per second has been exceeded"
+    began = asyncio.get_running_loop().time()
+    if names_the_order:
+        desk.gateway.silent.add(Ask.PLACE_ORDER)
+        placing = asyncio.create_task(broker.place_order(ticket))
+        await until(lambda: bool(desk.heard(Ask.PLACE_ORDER)))
+        desk.gateway.sessions[0].send(wire.error(1, 100, text))
+        with pytest.raises(CallsSpent):
+            await placing
+        desk.gateway.silent.clear()
+    else:
+        desk.gateway.sessions[0].send(wire.error(-1, 100, text))
+        await broker.reports()  # answered after it
+    await broker.place_order(ticket)
+    assert asyncio.get_running_loop().time() - began >= 0.99
+    assert len(desk.book.orders()) == 1
+
+
+async def test_a_budget_beyond_what_the_library_lets_through_is_refused() -> None:
+    with pytest.raises(ValueError, match="may come to 45, not to 61"):
+        create({"account_id": "a", "order_calls_per_second": 46})
+
+
 # Contracts
 
 
@@ -588,12 +688,34 @@ async def test_the_tick_follows_the_price_where_the_market_says_so(desk: Desk) -
     assert [sent[19] for sent in desk.heard(Ask.PLACE_ORDER)] == ["2.98", "3.05"]
 
 
-async def test_a_quantity_off_the_increment_is_refused_and_not_rounded(desk: Desk) -> None:
+async def test_a_quantity_is_rounded_down_to_the_increment_and_never_up(desk: Desk) -> None:
     broker = await desk.connect()
     future = Instrument(symbol="ES", asset_class=AssetClass.FUTURE, expiry="202706")
-    with pytest.raises(OrderRefused, match="no multiple of 1"):
-        await broker.reserve(desk.ticket(instrument=future, quantity=Decimal("1.5")))
-    assert (await place(broker, desk.ticket(quantity=Decimal("0.5")))).client_order_id
+    asked = desk.ticket(instrument=future, quantity=Decimal("2.9999"))
+    ticket = await broker.fitted(asked)
+    assert (ticket.quantity, replace(ticket, quantity=asked.quantity)) == (Decimal(2), asked)
+    assert await broker.fitted(ticket) == ticket
+    await place(broker, asked)
+    assert desk.truth(asked).ticket.quantity == 2
+    with pytest.raises(OrderRefused, match="less than 1, the increment of ES"):
+        await broker.reserve(desk.ticket(instrument=future, quantity=Decimal("0.9")))
+    assert (await broker.fitted(desk.ticket(quantity=Decimal("0.50009")))).quantity == Decimal("0.5000")
+
+
+async def test_what_was_fitted_is_what_is_sent(desk: Desk) -> None:
+    broker = await desk.connect()
+    asked = desk.ticket(OrderType.LIMIT, limit_price=Decimal("100.257"), quantity=Decimal("10.00005"))
+    ticket = await broker.fitted(asked)
+    assert (ticket.limit_price, ticket.quantity) == (Decimal("100.25"), Decimal(10))
+    await place(broker, ticket)
+    sent = desk.truth(ticket).ticket
+    assert (sent.limit_price, sent.quantity) == (ticket.limit_price, ticket.quantity)
+
+
+async def test_a_price_of_less_than_one_tick_is_refused(desk: Desk) -> None:
+    broker = await desk.connect()
+    with pytest.raises(OrderRefused, match="less than one tick"):
+        await broker.reserve(desk.ticket(OrderType.LIMIT, limit_price=Decimal("0.009")))
 
 
 async def test_crypto_is_bought_at_the_market_for_money_and_sold_by_quantity(desk: Desk) -> None:
@@ -601,6 +723,7 @@ async def test_crypto_is_bought_at_the_market_for_money_and_sold_by_quantity(des
     desk.gateway.prices["BTC"] = Decimal(51_000)
     broker = await desk.connect()
     bought = desk.ticket(instrument=coin, quantity=Decimal("0.001"), reference_price=Decimal("50000.555"), tif=Tif.DAY)
+    assert (await broker.fitted(bought)).cash_quantity == Decimal("50.00")
     await place(broker, bought)
     report = await reported(broker, bought, lambda report: report.status is not ReportStatus.WORKING)
     sold = desk.ticket(instrument=coin, quantity=Decimal("0.0005"), side=Side.SELL)
@@ -608,8 +731,92 @@ async def test_crypto_is_bought_at_the_market_for_money_and_sold_by_quantity(des
     first, second = desk.heard(Ask.PLACE_ORDER)
     assert (first[17], first[101], first[21]) == ("0", "50", "IOC")
     assert (second[17], second[101], second[21]) == ("0.0005", "", "IOC")
-    # Less than was asked for, and done: an order for money ends when the money is spent.
-    assert (report.status, filled(report)) == (ReportStatus.CANCELLED, Decimal("0.00098039"))
+    # Less than was expected, and filled: the money is spent.
+    assert (report.status, filled(report)) == (ReportStatus.FILLED, Decimal("0.00098039"))
+    assert report.reason is None
+
+
+async def test_money_that_found_too_few_coins_is_an_order_cancelled_with_what_it_bought(desk: Desk) -> None:
+    desk.book.market = replace(desk.book.market, partial_fill_rate=1.0, seed=4)
+    desk.gateway.prices["BTC"] = Decimal(50_000)
+    broker = await desk.connect()
+    ticket = desk.ticket(instrument=Instrument(symbol="BTC", asset_class=AssetClass.CRYPTO), quantity=Decimal("0.001"))
+    await place(broker, replace(ticket, reference_price=Decimal(50_000)))
+    report = await reported(broker, ticket, lambda report: report.status is not ReportStatus.WORKING)
+    assert report.status is ReportStatus.CANCELLED
+    assert 0 < filled(report) == report.filled_quantity < Decimal("0.001")
+
+
+async def test_coins_bought_with_a_limit_are_bought_by_quantity(desk: Desk) -> None:
+    desk.gateway.prices["BTC"] = Decimal(50_000)
+    broker = await desk.connect()
+    coin = Instrument(symbol="BTC", asset_class=AssetClass.CRYPTO)
+    ticket = desk.ticket(OrderType.LIMIT, instrument=coin, quantity=Decimal("0.001"), limit_price=Decimal(50_000))
+    assert (await broker.fitted(ticket)).cash_quantity is None
+    await place(broker, ticket)
+    (sent,) = desk.heard(Ask.PLACE_ORDER)
+    assert (sent[17], sent[101], sent[21]) == ("0.001", "", "GTC")
+
+
+NUMBERED = (
+    (Query(symbol="912828C57", sec_type="BOND"), Instrument(symbol="US-T 2.75 2044", asset_class=AssetClass.BOND)),
+    (Query(symbol="AAPL", sec_type="CFD"), Instrument(symbol="AAPL", asset_class=AssetClass.CFD)),
+    (Query(symbol="VTSAX", sec_type="FUND"), Instrument(symbol="ANYTHING", asset_class=AssetClass.FUND)),
+    (Query(symbol="SPY", sec_type="STK"), Instrument(symbol="SPY", asset_class=AssetClass.ETF)),
+    (
+        Query(symbol="SPY", sec_type="OPT", expiry="20270115", strike="500", right="P"),
+        Instrument(symbol="SPY", asset_class=AssetClass.OPTION, right=OptionRight.PUT),
+    ),
+    (Query(symbol="GC", sec_type="FUT", expiry="202706"), Instrument(symbol="GC", asset_class=AssetClass.FUTURE)),
+)
+
+
+@pytest.mark.parametrize(("query", "instrument"), NUMBERED, ids=lambda value: getattr(value, "sec_type", ""))
+async def test_a_contract_is_found_by_its_number(desk: Desk, query: Query, instrument: Instrument) -> None:
+    (listing,) = listed(query)
+    desk.gateway.prices[listing.symbol] = Decimal("2.5")
+    broker = await desk.connect()
+    numbered = replace(instrument, con_id=listing.con_id)
+    ticket = desk.ticket(instrument=numbered)
+    await place(broker, ticket)
+    await reported(broker, ticket, lambda report: report.status is ReportStatus.FILLED)
+    (sent,) = desk.heard(Ask.PLACE_ORDER)
+    assert (sent[2], sent[4]) == (str(listing.con_id), query.sec_type)
+    (held,) = await broker.positions()
+    assert held.instrument == numbered
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"asset_class": AssetClass.STOCK}, "is SPY 20270115 P 500 OPT SMART USD .*: not a STOCK"),
+        ({"symbol": "QQQ"}, "not named QQQ"),
+        ({"expiry": "20270116"}, "not the expiry 20270116"),
+        ({"strike": Decimal(501)}, "not the strike 501"),
+        ({"right": OptionRight.CALL}, "not the right CALL"),
+        ({"currency": "EUR"}, "not in EUR"),
+        ({"con_id": 4711}, "no contract for"),
+    ],
+)
+async def test_a_contract_number_that_contradicts_the_rest_is_refused(
+    desk: Desk, changes: dict[str, object], words: str
+) -> None:
+    (listing,) = listed(Query(symbol="SPY", sec_type="OPT", expiry="20270115", strike="500", right="P"))
+    option = Instrument(symbol="SPY", asset_class=AssetClass.OPTION, con_id=listing.con_id)
+    broker = await desk.connect()
+    with pytest.raises(OrderRefused, match=words):
+        await broker.reserve(desk.ticket(instrument=replace(option, **changes)))
+    agreed = replace(
+        option, expiry="202701", strike=Decimal("500.0"), right=OptionRight.PUT, currency="USD", multiplier=Decimal(100)
+    )
+    await broker.reserve(desk.ticket(instrument=agreed))
+
+
+async def test_a_symbol_of_digits_is_a_symbol_and_no_contract_number(desk: Desk) -> None:
+    (listing,) = listed(Query(symbol="SPY", sec_type="STK"))
+    broker = await desk.connect()
+    with pytest.raises(OrderRefused, match="no contract"):
+        await broker.reserve(desk.ticket(instrument=Instrument(symbol=str(listing.con_id))))
 
 
 async def test_account_reference_and_terms_are_on_every_order(desk: Desk) -> None:

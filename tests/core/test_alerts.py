@@ -26,6 +26,7 @@ from execution_service.core.order import (
     Event,
     Expired,
     Filled,
+    Fitted,
     Identity,
     InstrumentMatched,
     Noted,
@@ -512,6 +513,11 @@ def test_log_tells_the_prices_of_an_order(changes: dict[str, Decimal], sentence:
             (InstrumentMatched(at=AT, instrument=Instrument(symbol="AAPL", exchange="ARCA")),),
             "Exit closes its entry's instrument: AAPL|STOCK|exchange=ARCA",
             "exit_matched",
+        ),
+        (
+            (Fitted(at=AT, quantity=Decimal(99), message="sent with quantity 99 for 99.5"),),
+            "Order fitted: sent with quantity 99 for 99.5",
+            "order_fitted",
         ),
         ((Noted(at=AT, message="hm"),), "Note: hm", "order_noted"),
         (

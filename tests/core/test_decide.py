@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brokers.base import OrderType, Report, ReportStatus, Tif
+from brokers.base import AssetClass, Capabilities, OrderType, Report, ReportStatus, Tif
 from execution_service.core.decide import (
     NEVER,
     Elapsed,
@@ -21,11 +21,13 @@ from execution_service.core.decide import (
     Step,
     StepKind,
     fills_are_missing,
+    fitting,
     is_stale,
     news,
     next_step,
     stale,
     timeout_seconds,
+    unsupported_reason,
 )
 from execution_service.core.errors import InvalidTransition
 from execution_service.core.order import (
@@ -35,11 +37,14 @@ from execution_service.core.order import (
     Cancelled,
     CancelRequested,
     CommissionReported,
+    Completed,
     Doubted,
     Event,
     Expired,
     Filled,
+    Fitted,
     Order,
+    Purpose,
     ReasonCode,
     Rejected,
     Status,
@@ -55,6 +60,8 @@ from tests.builders import (
     elapsed,
     fill,
     filled_by,
+    identity,
+    instrument,
     limits,
     nothing_sent,
     one_event_of_each_kind,
@@ -619,6 +626,53 @@ def starting_points() -> Iterator[Order]:
     yield from (order_in(status) for status in Status)
     first = order_in(Status.IN_DOUBT)
     yield apply(first, send_again_ordered())
+
+
+# --- what the market takes -------------------------------------------------------------------------------------------
+
+
+def test_what_fits_as_it_is_needs_no_record() -> None:
+    about = order(order_type=OrderType.LIMIT, limit_price=Decimal("9.95"))
+    assert fitting(about, replace(about.ticket(), limit_price=Decimal("9.950"), reserved_order_id="1:1"), NOW) == ()
+
+
+def test_what_was_changed_to_fit_is_recorded_and_what_was_not_is_not() -> None:
+    about = order(quantity=Decimal("99.5"), order_type=OrderType.LIMIT, limit_price=Decimal("9.957"))
+    ticket = replace(about.ticket(), quantity=Decimal(99), limit_price=Decimal("9.95"))
+    (event,) = fitting(about, ticket, NOW)
+    assert event == Fitted(
+        at=NOW,
+        message="sent with quantity 99 for 99.5, limit price 9.95 for 9.957, as the market takes it",
+        quantity=Decimal(99),
+        limit_price=Decimal("9.95"),
+    )
+    assert fitting(apply(about, event), ticket, NOW) == ()
+
+
+def test_an_order_for_money_is_complete_by_the_brokers_word_whatever_it_bought() -> None:
+    (for_money,) = fitting(order(), replace(order().ticket(), cash_quantity=Decimal(1000)), NOW)
+    sent = apply_all(order(), [for_money, submit_started(), accepted()])
+    some, all_of_it = [fill("f1", 60)], [fill("f1", 60), fill("f2", 38)]
+    assert [type(e) for e in news(sent, report(sent, ReportStatus.FILLED, some, filled_quantity=98), NOW)] == [Filled]
+    events = news(sent, report(sent, ReportStatus.FILLED, all_of_it), NOW)
+    assert [type(e) for e in events] == [Filled, Filled, Completed]
+    done = apply_all(sent, events)
+    assert (done.status, done.quantity) == (Status.FILLED, 98)
+    assert news(done, report(done, ReportStatus.FILLED, all_of_it), NOW) == []
+
+
+@pytest.mark.parametrize("purpose", Purpose)
+@pytest.mark.parametrize("asset_class", [AssetClass.OPTION, AssetClass.STOCK])
+@pytest.mark.parametrize("legs", [1, 2])
+@pytest.mark.parametrize("splits", [True, False])
+def test_an_option_that_is_one_leg_of_several_does_not_stand_naked(
+    purpose: Purpose, asset_class: AssetClass, legs: int, splits: bool
+) -> None:
+    leg = order(of=identity(purpose=purpose), instrument=instrument(asset_class=asset_class), total_legs=legs)
+    reason = unsupported_reason(leg, Capabilities(splits_option_combinations=splits), "IBKR")
+    is_naked = (purpose, asset_class, legs, splits) == (Purpose.ENTRY, AssetClass.OPTION, 2, False)
+    assert (reason is not None) == is_naked
+    assert reason is None or "one of 2 legs" in reason
 
 
 def reports_about(about: Order) -> Iterator[Report]:

@@ -14,6 +14,7 @@ from execution_service.core.order import (
     Cancelled,
     CancelRequested,
     CommissionReported,
+    Completed,
     DeclaredCancelled,
     DeclaredNotPlaced,
     Doubted,
@@ -34,6 +35,7 @@ from tests.builders import (
     capped,
     commission_reported,
     filled_by,
+    fitted,
     instrument_matched,
     noted,
     one_event_of_each_kind,
@@ -110,7 +112,7 @@ def test_published_is_what_the_contract_names_and_nothing_else(happening: Happen
         case CancelRequested():
             expected = happening.before.status is Status.PENDING
         case event:
-            told = (Rejected, Cancelled, Expired, Doubted, DeclaredNotPlaced, DeclaredCancelled)
+            told = (Rejected, Cancelled, Expired, Completed, Doubted, DeclaredNotPlaced, DeclaredCancelled)
             expected = isinstance(event, told)
     assert happening.is_published == expected
 
@@ -183,7 +185,7 @@ def test_the_rest_refused_after_a_partial_fill_is_told() -> None:
     assert happening.is_published
 
 
-@pytest.mark.parametrize("event", [submit_started(), capped(), instrument_matched(), noted()])
+@pytest.mark.parametrize("event", [submit_started(), capped(), fitted(), instrument_matched(), noted()])
 def test_what_concerns_nobody_outside_waits_for_the_next_showing(event: Event) -> None:
     assert not happened(order(), event).is_shown
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from brokers.base import OrderType
 from execution_service.core.effects import bare
 from execution_service.core.errors import FillsDoNotAddUp, InvalidTransition
 from execution_service.core.order import (
@@ -23,6 +24,7 @@ from execution_service.core.order import (
     CancelRequested,
     Capped,
     CommissionReported,
+    Completed,
     DeclaredCancelled,
     DeclaredNotPlaced,
     DeclaredPlaced,
@@ -30,6 +32,7 @@ from execution_service.core.order import (
     Event,
     Expired,
     Filled,
+    Fitted,
     Identity,
     InstrumentMatched,
     Noted,
@@ -54,12 +57,14 @@ from tests.builders import (
     cancelled,
     capped,
     commission_reported,
+    completed,
     declared_cancelled,
     declared_not_placed,
     declared_placed,
     expired,
     fill,
     filled_by,
+    fitted,
     identity,
     instrument_matched,
     noted,
@@ -83,6 +88,7 @@ D, X, C, E = Status.IN_DOUBT, Status.REJECTED, Status.CANCELLED, Status.EXPIRED
 MEANINGS: tuple[tuple[Status, type[Event], Status, str], ...] = (
     (P, Capped, P, "an exit is reduced before it is sent"),
     (P, InstrumentMatched, P, "an exit takes its entry's name for the instrument"),
+    (P, Fitted, P, "its prices and quantity are put on the market's ticks and increment"),
     (P, SubmitStarted, S, "the sending is recorded before the ticket leaves"),
     (P, Rejected, X, "an order is refused before it is sent"),
     (P, CancelRequested, C, "an unsent order is cancelled at once"),
@@ -112,6 +118,7 @@ MEANINGS: tuple[tuple[Status, type[Event], Status, str], ...] = (
     (PF, Cancelled, C, "the rest is cancelled"),
     (PF, Expired, E, "the rest expires"),
     (PF, DeclaredCancelled, C, "a person finds the rest dead"),
+    (PF, Completed, Status.FILLED, "the money is spent"),
     (D, Accepted, W, "the doubtful order turns up"),
     (D, Rejected, X, "the doubtful order turns out rejected"),
     (D, CancelRequested, D, "a wish to cancel waits while in doubt"),
@@ -257,6 +264,31 @@ def test_an_exit_is_traded_as_its_entrys_instrument_and_remains_the_same_request
     after = apply(before, instrument_matched())
     assert after.ticket().instrument == instrument_matched().instrument
     assert after.request == before.request
+
+
+def test_a_fitted_order_asks_the_broker_for_what_the_market_takes() -> None:
+    asked = order(quantity="99.5", order_type=OrderType.LIMIT, limit_price=Decimal("9.957"))
+    ticket = apply(asked, fitted()).ticket()
+    assert (ticket.quantity, ticket.limit_price) == (99, Decimal("9.95"))
+    assert asked.accepted_request.limit_price == Decimal("9.957")
+
+
+def test_an_order_for_money_is_done_when_the_broker_says_so_and_not_by_its_quantity() -> None:
+    for_money = Fitted(at=NOW, message="sent with cash quantity 1000", cash_quantity=Decimal(1000))
+    sent = apply_all(order(quantity=100), [for_money, submit_started(), accepted()])
+    assert sent.ticket().cash_quantity == 1000
+    for bought in (97, 100, 103):
+        filled = apply(sent, filled_by("f1", bought))
+        assert filled.status is Status.PARTIALLY_FILLED
+        done = apply(filled, completed(bought))
+        assert (done.status, done.quantity, done.remaining_quantity) == (Status.FILLED, bought, 0)
+
+
+def test_an_exit_says_on_its_ticket_that_it_is_one() -> None:
+    assert [order(of=identity(purpose=purpose)).ticket().is_exit for purpose in (Purpose.ENTRY, Purpose.EXIT)] == [
+        False,
+        True,
+    ]
 
 
 def test_a_capped_exit_asks_the_broker_for_less() -> None:

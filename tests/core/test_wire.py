@@ -511,6 +511,48 @@ def test_option_without_its_parts_or_with_legs_is_refused_clearly() -> None:
     assert accepted(SPEC, **whole, legs=[]).instrument.asset_class is AssetClass.OPTION
 
 
+def test_legs_are_refused_whatever_else_the_message_says() -> None:
+    """SPY without its kind would be bought as a share."""
+    assert problems(SPEC, legs=[{"strike": 450}]) == "legs cannot be executed as one order"
+
+
+@pytest.mark.parametrize("name", ["con_id", "conId"])
+@pytest.mark.parametrize(
+    ("number", "told"), [(265598, 265598), ("15016062", 15016062), (8314.0, 8314), (0, None), (None, None)]
+)
+def test_a_contract_number_is_taken_under_either_name(name: str, number: object, told: int | None) -> None:
+    assert accepted(SPEC, instrument_type="BOND", **{name: number}).instrument.con_id == told
+
+
+@pytest.mark.parametrize("number", [-1, 1.5, 2**31, "AAPL", True])
+def test_an_impossible_contract_number_is_refused(number: object) -> None:
+    assert problems(SPEC, instrument_type="BOND", con_id=number).startswith("con_id must be ")
+
+
+def test_a_contract_number_stands_for_the_parts_of_an_option_but_not_for_its_kind() -> None:
+    option = accepted(SPEC, instrument_type="OPT", con_id=12345).instrument
+    assert option.key == "SPY|OPTION|con_id=12345"
+    assert "instrument_type is missing, yet con_id was given" in problems(SPEC, con_id=12345)
+
+
+def test_an_exit_may_name_by_number_what_its_entry_named_by_its_parts() -> None:
+    whole: dict[str, object] = {"instrument_type": "OPT", "strike": 450, "right": "C", "expiry": "20251219"}
+    by_parts, by_number, by_both, another = (
+        accepted(SPEC, **fields).instrument
+        for fields in (
+            whole,
+            {"instrument_type": "OPT", "con_id": 5},
+            {**whole, "con_id": 5},
+            {**whole, "con_id": 6},
+        )
+    )
+    assert by_parts.could_be(by_number)
+    assert by_number.could_be(by_both)
+    assert by_both.could_be(by_parts)
+    assert not by_both.could_be(another)
+    assert not by_number.could_be(accepted(SPEC, symbol="QQQ", **whole).instrument)
+
+
 def test_kind_is_not_guessed_when_only_its_details_are_given() -> None:
     assert "instrument_type is missing, yet expiry was given" in problems(SPEC, symbol="GC", expiry="20251229")
     assert "strike and right belong to an OPTION" in problems(SPEC, instrument_type="STOCK", strike=5)
