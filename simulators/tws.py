@@ -36,6 +36,7 @@ from simulators.tws_wire import Ask
 
 log = logging.getLogger(__name__)
 
+DEFAULT_ACCOUNT = "DU000001"
 TICK_SECONDS = 0.01
 _CONTROL_SECONDS = 10.0
 ORDER_TYPES = {
@@ -865,7 +866,7 @@ def main() -> None:
     parser.add_argument("--control-port", type=int, default=0, help="0: any free one (default)")
     parser.add_argument("--notice", type=Path, help="a file to say in, while it runs, where it is to be found")
     parser.add_argument("--data", type=Path, required=True, help="the book's file, made where there is none")
-    parser.add_argument("--account", default="DU000001")
+    parser.add_argument("--account", default=DEFAULT_ACCOUNT)
     parser.add_argument("--fill-delay-seconds", type=float, default=0.2)
     parser.add_argument("--partial-fill-rate", type=float, default=0.0)
     parser.add_argument("--rejection-rate", type=float, default=0.0)
