@@ -28,6 +28,7 @@ from scripts.demo_gateway import (
     Gateway,
     GatewayFailed,
     environment_for,
+    left_gateway,
     running_gateway,
     start_gateway,
     stop_gateway,
@@ -70,12 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return EXIT_ARGUMENTS
     settings = settings_or_exit()
-    notice, gateway = running_service(settings), running_gateway(settings)
+    notice, gateway = running_service(settings), left_gateway(settings)
     try:
         if options.stop:
             return _stop(settings, notice, console)
         if notice is None:
-            gateway, notice = _start(settings, options.broker, gateway, console)
+            gateway, notice = _start(settings, options.broker, running_gateway(settings), console)
         else:
             runs = MOCK if gateway is None else gateway.broker
             console.print(f"Already running: process {notice.pid}.")
@@ -86,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     file=sys.stderr,
                 )
                 return EXIT_FAILED
+            if gateway is not None:
+                gateway.state()
     except GatewayFailed as exc:
         print(str(exc), file=sys.stderr)
         return EXIT_FAILED
@@ -101,8 +104,7 @@ def _start(
     """The gateway and the service's notice, once both are ready; without a notice, and the reason is printed, it did not get so far."""
     settings.log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     if broker == MOCK:
-        if running is not None:
-            stop_gateway(settings)
+        stop_gateway(settings)
         return None, _start_service(settings, ["--use-mock-broker"], None, console)
     if running is not None and running.broker != broker:
         stop_gateway(settings)
