@@ -26,7 +26,7 @@ from brokers.base import (
     Ticket,
     Tif,
 )
-from brokers.errors import BrokerError, BrokerUnavailable, OrderRefused
+from brokers.errors import AuthRequired, BrokerError, BrokerUnavailable, OrderRefused
 from brokers.rate import RateLimit
 from brokers.zerodha_calls import (
     ANSWER_SECONDS,
@@ -101,8 +101,7 @@ class ZerodhaSettings:
 class ZerodhaBroker:
     """One account at Zerodha. Kite has no key that makes placing repeatable: what was perhaps sent is never sent again from here.
 
-    A dead access token is a state, not an error of an order: every call raises BrokerUnavailable (a known pause) with AUTH_REQUIRED in its
-    words, until another token is there.
+    A dead access token is a state, not an error of an order: every call raises AuthRequired until another token is there.
     """
 
     def __init__(self, settings: ZerodhaSettings) -> None:
@@ -154,7 +153,7 @@ class ZerodhaBroker:
         wanted = self._settings.user_id
         if wanted is not None and profile.get("user_id") != wanted:
             words = f"{AUTH_REQUIRED}: the access token is that of user {profile.get('user_id')}, not of {wanted}"
-            raise BrokerUnavailable(words, known_pause=True)
+            raise AuthRequired(words)
         self._profile = profile
         self._has_session = True
         await self._start_feed()

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
+from enum import StrEnum
 from typing import Any, TypeVar
 
 import structlog
@@ -17,6 +18,7 @@ import tenacity
 
 from brokers.base import Broker, Capabilities, OrderRef, Report
 from brokers.errors import (
+    AuthRequired,
     BrokerError,
     BrokerUnavailable,
     OrderAlreadyExists,
@@ -82,6 +84,8 @@ TAKEN_FIND_SECONDS = 2.0
 IDLE_CHECK_SECONDS = 5.0
 """How often a broker is asked without an order at work: fills may come after the end, and not every broker tells by itself."""
 LOOKED_UP_AT_ONCE = 200
+LOGIN_LOOK_SECONDS = 2.0
+"""How often it is looked whether a person has logged in."""
 FINISHED_REMEMBERED = 5000
 
 
@@ -92,6 +96,14 @@ class TradingRules:
     order_timeout_seconds: float = 60.0
     max_order_age_seconds: float = 300.0
     max_retry_attempts: int = 3
+
+
+class AccountState(StrEnum):
+    """How an account stands with its broker."""
+
+    CONNECTED = "CONNECTED"
+    UNAVAILABLE = "UNAVAILABLE"
+    AUTH_REQUIRED = "AUTH_REQUIRED"
 
 
 class Lane:
@@ -146,6 +158,8 @@ class Trader:
         self._capabilities = Capabilities()
         self.is_connected = False
         self.trouble = "not connected yet"
+        self.is_login_needed = False
+        """A person has to log in at the broker; `trouble` says how."""
         self._answered_at: float | None = None
         self._lost = asyncio.Event()
         self._wake = asyncio.Event()
@@ -255,7 +269,7 @@ class Trader:
         self._lost.clear()
         attempts = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(Exception),
-            wait=tenacity.wait_exponential(multiplier=0.5, max=30.0),
+            wait=_pause_seconds,
             before_sleep=self._connection_failed,
             sleep=self._clock.sleep,
         )
@@ -270,7 +284,8 @@ class Trader:
                 # Everything that happened while we were away is read before anything is sent.
                 await self._check()
         was_down = attempts.statistics.get("attempt_number", 1) > self._rules.max_retry_attempts
-        self.is_connected, self.trouble = True, ""
+        was_down = was_down or self.is_login_needed
+        self.is_connected, self.trouble, self.is_login_needed = True, "", False
         log.info(
             f"Broker connected: {self.broker_name} for account {self.account_id}",
             action="broker_connected",
@@ -288,6 +303,10 @@ class Trader:
         self.trouble = str(exc) or type(exc).__name__
         if isinstance(exc, StoreUnavailable):
             return  # the broker is there; what it told waits to be recorded
+        needed_before, self.is_login_needed = self.is_login_needed, isinstance(exc, AuthRequired)
+        if self.is_login_needed and not needed_before:
+            words = alerts.auth_required(account_name=self.account_name, broker=self.broker_name, reason=self.trouble)
+            await self._raise_alarm(f"auth_required:{self.account_id}", words)
         number = state.attempt_number
         if number <= self._rules.max_retry_attempts or number % 20 == 0:
             log.warning(
@@ -295,7 +314,7 @@ class Trader:
                 action="broker_connection_failed",
                 account_id=self.account_id,
             )
-        if number == self._rules.max_retry_attempts:
+        if number == self._rules.max_retry_attempts and not self.is_login_needed:
             words = alerts.broker_down(account_name=self.account_name, broker=self.broker_name, reason=self.trouble)
             await self._raise_alarm(f"broker_down:{self.account_id}", words)
         is_pause = isinstance(exc, BrokerUnavailable) and exc.known_pause
@@ -320,6 +339,13 @@ class Trader:
             find_window_seconds=self._capabilities.find_window_seconds,
             refuses_repeated_client_id=self._capabilities.refuses_repeated_client_id,
         )
+
+    @property
+    def state(self) -> AccountState:
+        """How the account stands with its broker now."""
+        if self.is_connected:
+            return AccountState.CONNECTED
+        return AccountState.AUTH_REQUIRED if self.is_login_needed else AccountState.UNAVAILABLE
 
     def _lose_connection(self, why: Exception) -> None:
         if self.is_connected:
@@ -942,6 +968,16 @@ class Trader:
                 action="query_failed",
                 account_id=self.account_id,
             )
+
+
+_BACK_OFF = tenacity.wait_exponential(multiplier=0.5, max=30.0)
+
+
+def _pause_seconds(state: tenacity.RetryCallState) -> float:
+    """Between two attempts to connect."""
+    exc = state.outcome.exception() if state.outcome is not None else None
+    usual = _BACK_OFF(state)
+    return min(usual, LOGIN_LOOK_SECONDS) if isinstance(exc, AuthRequired) else usual
 
 
 def _next_batch(lane: Lane, limit: int) -> list[LiveOrder]:

@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parts = [
         _process(settings, notice),
         *_gateway(settings),
+        *_accounts(notice),
         *_store(settings, notice),
         *_pubsub(settings, notice),
         *_logs(settings),
@@ -93,6 +94,24 @@ def _gateway(settings: Settings) -> list[Part]:
     if state.get("token_is_good") is False:
         return [Part(name, False, f"{detail}; its access token is dead")]
     return [Part(name, True, detail)]
+
+
+def _accounts(notice: Notice | None) -> list[Part]:
+    """As the service says; what a person has to do is in its words."""
+    if notice is None:
+        return []
+    return [
+        Part(
+            f"account {account_id}",
+            said["state"] == "CONNECTED",
+            f"{said['broker']} {said['state']}" + _why(said["trouble"]),
+        )
+        for account_id, said in notice.accounts.items()
+    ]
+
+
+def _why(trouble: str) -> str:
+    return f": {trouble}" if trouble else ""
 
 
 def _store(settings: Settings, notice: Notice | None) -> list[Part]:

@@ -234,10 +234,19 @@ def test_a_dead_token_holds_orders_until_there_is_a_new_one(desk: Desk) -> None:
     for other in others:
         desk.wait(other, "FILLED")
     with desk.service.database() as db:
-        wait_until(lambda: any("AUTH_REQUIRED" in str(a) for a in db["execution_alerts"].find()), "people are told")
+        wait_until(lambda: any("Login Required" in str(a) for a in db["execution_alerts"].find()), "people are told")
+    eventually(lambda: state_of(desk, kite)["state"] == "AUTH_REQUIRED", "the notice says so")
+    assert str(desk.token_file) in state_of(desk, kite)["trouble"]
     desk.token_file.write_text(str(kite.do("new_token")["access_token"]))
-    record = desk.wait(body, "FILLED", within=60.0)
+    record = desk.wait(body, "FILLED", within=20.0)
     assert truth(kite, record)["filled_quantity"] == "10"
+    eventually(lambda: state_of(desk, kite)["state"] == "CONNECTED", "the notice says so")
+
+
+def state_of(desk: Desk, venue: Venue) -> Mapping[str, str]:
+    """How the account stands, as the service's notice tells it."""
+    found: Mapping[str, str] = desk.service.endpoints()["accounts"][venue.account_id]
+    return found
 
 
 def settled_or_unclear(desk: Desk, venue: Venue, body: Mapping[str, Any]) -> Mapping[str, Any]:
