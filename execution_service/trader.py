@@ -338,6 +338,7 @@ class Trader:
             max_order_age_seconds=self._rules.max_order_age_seconds,
             find_window_seconds=self._capabilities.find_window_seconds,
             refuses_repeated_client_id=self._capabilities.refuses_repeated_client_id,
+            poll_seconds=self._capabilities.poll_seconds,
         )
 
     @property

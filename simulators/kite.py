@@ -173,6 +173,7 @@ class SimulatedKite:
         self._session = self._read_session()
         self._request_tokens: set[str] = set()
         self._limits = {True: order_calls_per_second, False: other_calls_per_second}
+        self._too_many = 0
         self._calls: deque[Call] = deque(maxlen=_CALLS_REMEMBERED)
         self._faults: list[HttpFault] = []
         self._listeners: set[Listener] = set()
@@ -298,6 +299,7 @@ class SimulatedKite:
             self._calls.append(call)
             fault = None if too_often else self._next_fault(call)
         if too_often:
+            self._too_many += 1
             raise Refused(429, "NetworkException", "Too many requests")
         if fault is None:
             return self._after_book_faults(call)
@@ -611,6 +613,7 @@ class SimulatedKite:
             return {
                 "token_is_good": bool(self.access_token),
                 "calls": len(self._calls),
+                "too_many": self._too_many,
                 "listeners": len(self._listeners),
                 "faults": [asdict(fault) for fault in self._faults],
                 "book_faults": [

@@ -19,8 +19,10 @@ from simulators.kite import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
 from tests.external.service_process import Server, Service, free_port, wait_until
 
 BROKERS = ("mock", "ibkr", "zerodha")
-ACCOUNTS = {"mock": "Mock_One", "ibkr": "IBKR_One", "zerodha": "Zerodha_One"}
-SYMBOLS = {"mock": "SPY", "ibkr": "SPY", "zerodha": "INFY"}
+LIMITED = "zerodha with limits"
+"""Zerodha with its own limits on both sides: the adapter's default budget, and a server that answers too many calls with 429."""
+ACCOUNTS = {LIMITED: "Zerodha_Limited", "mock": "Mock_One", "ibkr": "IBKR_One", "zerodha": "Zerodha_One"}
+SYMBOLS = {LIMITED: "INFY", "mock": "SPY", "ibkr": "SPY", "zerodha": "INFY"}
 CURRENCIES = {"mock": "USD", "ibkr": "USD", "zerodha": "INR"}
 PRICE = Decimal("100.25")
 FINAL = ("FILLED", "REJECTED", "CANCELLED", "EXPIRED")
@@ -30,10 +32,10 @@ API_KEY_NAME = "TEST_KITE_API_KEY"
 class Venue:
     """One broker's true side: its book, and trouble on demand (the wishes of `simulators.control`)."""
 
-    def __init__(self, broker: str) -> None:
-        self.broker = broker
-        self.account_id = ACCOUNTS[broker]
-        self.symbol = SYMBOLS[broker]
+    def __init__(self, name: str) -> None:
+        self.broker = name
+        self.account_id = ACCOUNTS[name]
+        self.symbol = SYMBOLS[name]
 
     def do(self, what: str, **wish: object) -> Mapping[str, Any]:
         raise NotImplementedError
@@ -70,8 +72,8 @@ class MockVenue(Venue):
 class GatewayVenue(Venue):
     """A gateway in a process of its own, asked on its control side."""
 
-    def __init__(self, broker: str, server: Server, control_port: int) -> None:
-        super().__init__(broker)
+    def __init__(self, name: str, server: Server, control_port: int) -> None:
+        super().__init__(name)
         self.server = server
         self._url = f"http://127.0.0.1:{control_port}/_control"
 
@@ -99,7 +101,7 @@ class Desk:
     def body(self, venue: Venue, side: str = "BUY", quantity: int = 10, **more: Any) -> dict[str, Any]:
         """A LIMIT order at PRICE under a signal id of its own, unless told otherwise."""
         body = {
-            "signal_id": f"{venue.broker}-{uuid.uuid4().hex[:12]}",
+            "signal_id": f"{venue.account_id}-{uuid.uuid4().hex[:12]}",
             "symbol": venue.symbol,
             "side": side,
             "order_type": "LIMIT",
@@ -169,12 +171,19 @@ order_calls_per_minute = 5000
 order_calls_per_day = 100000
 other_calls_per_second = 100
 live = false
+
+[accounts.{ACCOUNTS[LIMITED]}]
+broker = "zerodha"
+api_key = {{ env = "{API_KEY_NAME}" }}
+access_token_file = "{token_file}.limited"
+root_url = "http://127.0.0.1:{ports[LIMITED]}"
+live = false
 """
 
 
-def kite_server(folder: Path, port: int, *arguments: str) -> Server:
-    command = [sys.executable, "-m", "simulators.kite", "--port", str(port), "--data", str(folder / "kite.db")]
-    return Server("the simulated Kite", [*command, *arguments], port, folder / "kite.log")
+def kite_server(folder: Path, port: int, *arguments: str, name: str = "kite") -> Server:
+    command = [sys.executable, "-m", "simulators.kite", "--port", str(port), "--data", str(folder / f"{name}.db")]
+    return Server("the simulated Kite", [*command, *arguments], port, folder / f"{name}.log")
 
 
 def tws_server(folder: Path, port: int, control_port: int, *arguments: str) -> Server:
@@ -189,7 +198,8 @@ def desk_with_all_brokers(folder: Path, **settings: str) -> Iterator[Desk]:
     folder.mkdir(parents=True, exist_ok=True)
     token_file = folder / "access_token"
     token_file.write_text(DEFAULT_ACCESS_TOKEN)
-    ports = {"ibkr": free_port(), "zerodha": free_port()}
+    Path(f"{token_file}.limited").write_text(DEFAULT_ACCESS_TOKEN)
+    ports = {"ibkr": free_port(), "zerodha": free_port(), LIMITED: free_port()}
     control_port = free_port()
     accounts = folder / "accounts.toml"
     accounts.write_text(accounts_file(ports, token_file), encoding="utf-8")
@@ -201,6 +211,8 @@ def desk_with_all_brokers(folder: Path, **settings: str) -> Iterator[Desk]:
     }
     with contextlib.ExitStack() as stack:
         kite = stack.enter_context(kite_server(folder, ports["zerodha"]))
+        limits = ("--order-calls-per-second", "10", "--other-calls-per-second", "10")
+        limited = stack.enter_context(kite_server(folder, ports[LIMITED], *limits, name="limited"))
         tws = stack.enter_context(tws_server(folder, ports["ibkr"], control_port))
         service = stack.enter_context(Service(folder, **(chosen | settings)))
         service.start()
@@ -210,6 +222,7 @@ def desk_with_all_brokers(folder: Path, **settings: str) -> Iterator[Desk]:
             "mock": mock,
             "ibkr": GatewayVenue("ibkr", tws, control_port),
             "zerodha": GatewayVenue("zerodha", kite, ports["zerodha"]),
+            LIMITED: GatewayVenue(LIMITED, limited, ports[LIMITED]),
         }
         yield Desk(service, venues, token_file)
 
