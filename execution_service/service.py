@@ -205,6 +205,7 @@ class ExecutionService:
             raise_alarm=self.outbox.raise_alarm,
             is_cancelled=self.commands.is_cancelled,
             look_for_cancels=self.commands.refresh if self._parts.shares_store else _nothing,
+            is_live=account.live,
         )
 
     def account_states(self) -> dict[str, dict[str, str]]:

@@ -140,6 +140,7 @@ class Trader:
         raise_alarm: Callable[[str, str], Awaitable[None]],
         is_cancelled: Callable[[Order], Reason | None],
         look_for_cancels: Callable[[], Awaitable[None]],
+        is_live: bool = True,
     ) -> None:
         self.account_id = account_id
         self.account_name = account_name
@@ -153,6 +154,7 @@ class Trader:
         self._raise_alarm = raise_alarm
         self._is_cancelled = is_cancelled
         self._look_for_cancels = look_for_cancels
+        self._is_live = is_live
         self._broker: Broker | None = None
         self._limits = Limits()
         self._capabilities = Capabilities()
@@ -280,6 +282,10 @@ class Trader:
                     self._broker.on_hint(self._hinted)
                 async with asyncio.timeout(CONNECT_SECONDS):
                     await self._broker.connect()
+                if not self._is_live and self._broker.capabilities.is_paper is False:
+                    raise BrokerUnavailable(
+                        "live = false, but the broker's account is a real one: nothing is sent to it"
+                    )
                 self._take_capabilities(self._broker)
                 # Everything that happened while we were away is read before anything is sent.
                 await self._check()
