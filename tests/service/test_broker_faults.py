@@ -174,6 +174,15 @@ async def test_store_that_is_away_while_connecting_is_not_held_against_the_broke
         assert world.record("next").status is Status.FILLED
 
 
+async def test_real_account_that_is_configured_as_paper_is_sent_nothing(tmp_path: Path) -> None:
+    async with world_of(tmp_path, capabilities=Capabilities(is_paper=False)) as world:
+        world.send()
+        await world.run(5)
+        assert code(world) is ReasonCode.BROKER_UNAVAILABLE
+        assert "live = false" in world.service.account_states()[ACCOUNT]["trouble"]
+        assert not world.calls("place_order")
+
+
 # --- lost answers ---------------------------------------------------------------------------------------------------
 
 
