@@ -226,6 +226,10 @@ class Capabilities:
     """How many placing calls the adapter takes at once."""
     find_window_seconds: float = 30.0
     """How long an accepted order may stay invisible to `find`."""
+    is_paper: bool | None = None
+    """Whether the account, as the broker itself names it, is one for practice; None: that cannot be told from its name."""
+    poll_seconds: float = 0.0
+    """How long one answer of `reports` is good enough while the broker hints at nothing: more questions would only spend its patience."""
     notes: tuple[str, ...] = field(default=())
     """What `--check` should tell the operator about this account, one sentence each."""
 

@@ -49,6 +49,13 @@ class OutcomeUnknown(BrokerError):
     """Sent, or perhaps sent, and no usable answer. Nothing may be concluded; the order must be looked for."""
 
 
+class AuthRequired(BrokerUnavailable):
+    """The session is dead until a person logs in: a known pause. The message says what to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, known_pause=True)
+
+
 class UnknownBroker(BrokerError):
     """No adapter of that name; the message lists those there are."""
 

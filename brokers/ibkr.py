@@ -55,6 +55,7 @@ _ORDER_TYPES = {
     OrderType.STOP_LIMIT: "STP LMT",
 }
 _NO_DEFINITION = 200
+_PAPER_ACCOUNTS = ("DU", "DF")
 _CLIENT_ID_PAUSE_SECONDS = 0.25
 _CLIENT_ID_PATIENCE = 2
 """How often the same client id is tried again before the next one: a gateway takes a moment to notice that a socket is gone."""
@@ -250,6 +251,7 @@ class IbkrBroker:
             commission_currency="USD",
             concurrent_calls=1,
             find_window_seconds=10.0,
+            is_paper=self._account.upper().startswith(_PAPER_ACCOUNTS) if self._account else None,
             notes=self._notes(),
         )
 

@@ -24,7 +24,7 @@ from kiteconnect import exceptions as kite_errors
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError
 
-from brokers.errors import BrokerError, BrokerUnavailable, CallsSpent, OrderRefused, OutcomeUnknown
+from brokers.errors import AuthRequired, BrokerError, BrokerUnavailable, CallsSpent, OrderRefused, OutcomeUnknown
 from brokers.rate import BudgetSpent, RateBudget, RateLimit, limits
 
 _log = logging.getLogger(__name__)
@@ -227,7 +227,7 @@ class AccessToken:
         return self._read[1]
 
     def current(self) -> str:
-        """The token to use. Raises BrokerUnavailable when there is none, or none that has not just been found dead."""
+        """The token to use. Raises AuthRequired when there is none, or none that has not just been found dead."""
         token = self._from_file()
         if not token:
             raise self._required("there is no access token")
@@ -236,7 +236,7 @@ class AccessToken:
             raise self._required(f"the access token is dead ({dead[2]})")
         return token
 
-    def died(self, token: str, words: str) -> BrokerUnavailable:
+    def died(self, token: str, words: str) -> AuthRequired:
         """Remembers that this token was refused; it is not tried again for a while."""
         self._dead = (token, time.monotonic(), words)
         return self._required(f"the access token is dead ({words})")
@@ -254,10 +254,10 @@ class AccessToken:
             raise self._required(f"the access token cannot be read from {path} ({exc})") from exc
         return self._read[1]
 
-    def _required(self, why: str) -> BrokerUnavailable:
+    def _required(self, why: str) -> AuthRequired:
         path = self._access.access_token_file
         where = "set KITE_ACCESS_TOKEN anew and restart" if path is None else f"write the new token to {path}"
-        return BrokerUnavailable(f"{AUTH_REQUIRED}: {why}; log in at Zerodha and {where}", known_pause=True)
+        return AuthRequired(f"{AUTH_REQUIRED}: {why}; log in at Zerodha and {where}")
 
 
 class _ExactSession(requests.Session):

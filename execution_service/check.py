@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 
-from brokers.errors import BrokerError
+from brokers.errors import AuthRequired, BrokerError
 from brokers.factory import BrokerFactory
 from execution_service.embedded import AlreadyRunning, EmbeddedPartFailed
 from execution_service.ports import PublishFailed, StoreUnavailable, TopicMissing
@@ -20,6 +20,10 @@ from notifications.telegram import TelegramNotifier
 
 CALL_SECONDS = 20.0
 EMBEDDED = "store and Pub/Sub"
+_HOW_TO_LOG_IN = (
+    "Each day's token comes from a person's login in the browser: see the chapter on Zerodha's access token in docs/operations.md; "
+    "a running service notices a new token file by itself"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ async def check(settings: Settings, console: Console | None = None) -> bool:
                 "accounts", False, f"none configured: every order will be rejected; see {settings.accounts_file.name}"
             )
         )
-    findings += [await _account(settings.account(a) or account) for a, account in settings.accounts.items()]
+    findings += [await account_finding(settings.account(a) or account) for a, account in settings.accounts.items()]
     findings.append(await _telegram(settings))
     findings += [Finding("settings", True, f"note: {warning}") for warning in settings.warnings]
     _show(findings, console or Console())
@@ -107,7 +111,8 @@ def _running_service(settings: Settings, exc: AlreadyRunning) -> Finding:
     return Finding(EMBEDDED, True, f"in use by the running service (process {pid})")
 
 
-async def _account(account: Account) -> Finding:
+async def account_finding(account: Account) -> Finding:
+    """Whether it answers, what it may trade, and what is missing, with what to do about it."""
     part = f"account {account.account_id}"
     try:
         broker = BrokerFactory.create_broker(account.config)
@@ -117,14 +122,43 @@ async def _account(account: Account) -> Finding:
         async with asyncio.timeout(CALL_SECONDS):
             await broker.connect()
             balances = await broker.balances()
+            able = broker.capabilities
     except (BrokerError, TimeoutError) as exc:
-        return Finding(part, False, f"{account.broker}: {exc or 'no answer in time'}")
+        return Finding(part, False, f"{account.broker}: {exc or 'no answer in time'}{_remedy(account, exc)}")
     finally:
         await broker.close()
+    if able.is_paper is False and not account.live:
+        words = (
+            "live = false, but the broker's account is a real one: the service would send nothing. Set live = true, or "
+        )
+        return Finding(part, False, f"{broker.name}: {words}name the paper account")
     money = ", ".join(f"{b.cash:,.2f} {b.currency}" for b in balances) or "no balances shown"
-    notes = " ".join(broker.capabilities.notes)
+    trades = f"Trades {_listed(able.asset_classes)}; {_listed(able.order_types)}; {_listed(able.tifs)}."
+    notes = " ".join(able.notes)
+    if able.is_paper and account.live:
+        notes += " live = true, but the broker's account is one for practice."
     kind = "LIVE" if account.live else "paper"
-    return Finding(part, True, f"{broker.name}, {kind}, {account.name}: {money}. {notes}".strip())
+    return Finding(part, True, f"{broker.name}, {kind}, {account.name}: {money}. {trades} {notes}".strip())
+
+
+def _listed(words: Iterable[str]) -> str:
+    return ", ".join(sorted(str(word) for word in words))
+
+
+def _remedy(account: Account, exc: Exception) -> str:
+    """What a person can do, where the error's own words do not say it."""
+    if isinstance(exc, AuthRequired):
+        return f". {_HOW_TO_LOG_IN}"
+    if account.broker == "ibkr":
+        where = f"{account.config.get('host')}:{account.config.get('port')}"
+        return (
+            f". Is TWS or IB Gateway running and logged in at {where}, with its API open to this machine (settings: enable ActiveX and "
+            "socket clients, the port, trusted addresses)? The usual ports: IB Gateway 4001 live, 4002 paper; TWS 7496 live, 7497 paper"
+        )
+    if account.broker == "zerodha":
+        where = str(account.config.get("root_url") or "https://api.kite.trade")
+        return f". Is {where} reachable from this machine, and is its address allowed in the app's settings at Kite Connect?"
+    return ""
 
 
 async def _telegram(settings: Settings) -> Finding:

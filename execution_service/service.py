@@ -59,6 +59,8 @@ START_SECONDS = 60.0
 DRAIN_SECONDS = 4.0
 STORE_THREADS = 3
 ENDPOINTS = "endpoints.json"
+STATES_SECONDS = 0.5
+"""How often the accounts' states are looked at for the notice."""
 
 
 class CannotStart(Exception):
@@ -203,7 +205,15 @@ class ExecutionService:
             raise_alarm=self.outbox.raise_alarm,
             is_cancelled=self.commands.is_cancelled,
             look_for_cancels=self.commands.refresh if self._parts.shares_store else _nothing,
+            is_live=account.live,
         )
+
+    def account_states(self) -> dict[str, dict[str, str]]:
+        """Of each account that has a trader: its broker, its state there, and what the trouble is."""
+        return {
+            account_id: {"broker": trader.broker_name, "state": trader.state.value, "trouble": trader.trouble}
+            for account_id, trader in self.traders.items()
+        }
 
     def _hand_over(self, live: LiveOrder) -> None:
         self.outbox.wake(live)
@@ -455,7 +465,8 @@ async def serve(settings: Settings, say: Callable[[str], None], at_stop: Callabl
             await _patiently("the store", service.start, stop)
             pulls = [asyncio.create_task(part.run()) for part in (world.orders, world.commands)]
             try:
-                _write_endpoints(endpoints, settings, world)
+                _write_endpoints(endpoints, settings, world, service)
+                pulls.append(asyncio.create_task(_keep_endpoints(endpoints, settings, world, service)))
                 log.info("Execution service ready", action="ready")
                 say(_what_next(settings, world))
                 await stop.wait()
@@ -507,8 +518,23 @@ def _signals(stop: asyncio.Event, at_stop: Callable[[], None]) -> Any:
             loop.remove_signal_handler(number)
 
 
-def _write_endpoints(path: Path, settings: Settings, world: World) -> None:
-    """Where scripts find the parts; without credentials, for a configured URI is known to whoever configured it."""
+async def _keep_endpoints(path: Path, settings: Settings, world: World, service: ExecutionService) -> None:
+    """Writes them anew whenever an account's state has changed."""
+    told = service.account_states()
+    while True:
+        await asyncio.sleep(STATES_SECONDS)
+        states = service.account_states()
+        if states != told:
+            try:
+                _write_endpoints(path, settings, world, service)
+            except OSError as exc:
+                log.warning(f"{path} could not be written: {exc}", action="notice_not_written")
+                continue
+            told = states
+
+
+def _write_endpoints(path: Path, settings: Settings, world: World, service: ExecutionService) -> None:
+    """Where scripts find the parts, and how the accounts stand; without credentials, for a configured URI is known to whoever configured it."""
     is_embedded = settings.mongodb_uri is None
     body = {
         "pid": os.getpid(),
@@ -516,6 +542,7 @@ def _write_endpoints(path: Path, settings: Settings, world: World) -> None:
         "mongodb_database": settings.mongodb_database,
         "pubsub_emulator_host": world.pubsub_host,
         "google_cloud_project": settings.google_cloud_project,
+        "accounts": service.account_states(),
     }
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(body, indent=1), encoding="utf-8")

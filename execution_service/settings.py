@@ -39,7 +39,6 @@ REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 MOCK = "mock"
 IBKR = "ibkr"
 ZERODHA = "zerodha"
-_ANNOUNCED_BROKERS = (IBKR, ZERODHA)
 
 _CREDENTIALS = "GOOGLE_APPLICATION_CREDENTIALS"
 _MACHINE_NAME = Path("/sys/class/dmi/id/product_name")
@@ -328,7 +327,7 @@ def load_settings(
         **dict(environment),
         root=root,
         accounts=MappingProxyType(accounts),
-        warnings=(*_near_misses(from_file, reading.references), *reading.warnings),
+        warnings=tuple(_near_misses(from_file, reading.references)),
         secret_values=_secret_values(environment, reading.references.values()),
         has_google_credentials=_has_google_credentials(given),
     )
@@ -469,7 +468,7 @@ def _without_password(mongodb_uri: str) -> str:
 
 
 class _AccountReading:
-    """Reads the accounts, adding to `problems`; afterwards `references` has the variables that the file named, `warnings` what was odd."""
+    """Reads the accounts, adding to `problems`; afterwards `references` has the variables that the file named."""
 
     def __init__(self, environment: Environment, given: Mapping[str, str], root: Path, problems: list[str]) -> None:
         self._environment = environment
@@ -477,7 +476,6 @@ class _AccountReading:
         self._root = root
         self._problems = problems
         self.references: dict[str, str] = {}
-        self.warnings: list[str] = []
 
     def accounts(self) -> dict[str, Account]:
         path = self._environment.accounts_file
@@ -498,14 +496,8 @@ class _AccountReading:
             (IBKR, "IBKR_Main", ("IBKR_HOST", "IBKR_PORT", "IBKR_CLIENT_ID")),
             (ZERODHA, "Zerodha_Main", ("KITE_API_KEY",)),
         ):
-            named = [name for name in variables if name in self._given]
-            if not named:
-                continue
-            if broker in BrokerFactory.supported() or self._environment.use_mock_broker:
+            if any(name in self._given for name in variables):
                 implied[account_id] = {"broker": broker}
-            else:
-                are = "are" if len(named) > 1 else "is"
-                self.warnings.append(f"{', '.join(named)} {are} not used: this version has no adapter for {broker}.")
         return dict(implied)
 
     def _tables(self, path: Path) -> dict[str, object]:
@@ -565,12 +557,9 @@ class _AccountReading:
             self._problems.append(f"{where}: broker is missing; known brokers: {known}.")
             return None
         broker = given.strip().lower()
-        if broker in supported or (self._environment.use_mock_broker and broker in _ANNOUNCED_BROKERS):
+        if broker in supported:
             return broker
-        if broker in _ANNOUNCED_BROKERS:
-            self._problems.append(f"{where}: this version has no adapter for {broker}; known brokers: {known}.")
-        else:
-            self._problems.append(f"{where}: broker {given!r} is not known; known brokers: {known}.")
+        self._problems.append(f"{where}: broker {given!r} is not known; known brokers: {known}.")
         return None
 
     def _served_by_mock(self, account_id: str, name: str, own: Mapping[str, object]) -> Account:

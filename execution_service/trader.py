@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
+from enum import StrEnum
 from typing import Any, TypeVar
 
 import structlog
@@ -17,6 +18,7 @@ import tenacity
 
 from brokers.base import Broker, Capabilities, OrderRef, Report, Ticket
 from brokers.errors import (
+    AuthRequired,
     BrokerError,
     BrokerUnavailable,
     CallsSpent,
@@ -89,6 +91,8 @@ TAKEN_FIND_SECONDS = 2.0
 IDLE_CHECK_SECONDS = 5.0
 """How often a broker is asked without an order at work: fills may come after the end, and not every broker tells by itself."""
 LOOKED_UP_AT_ONCE = 200
+LOGIN_LOOK_SECONDS = 2.0
+"""How often it is looked whether a person has logged in."""
 FINISHED_REMEMBERED = 5000
 
 
@@ -99,6 +103,14 @@ class TradingRules:
     order_timeout_seconds: float = 60.0
     max_order_age_seconds: float = 300.0
     max_retry_attempts: int = 3
+
+
+class AccountState(StrEnum):
+    """How an account stands with its broker."""
+
+    CONNECTED = "CONNECTED"
+    UNAVAILABLE = "UNAVAILABLE"
+    AUTH_REQUIRED = "AUTH_REQUIRED"
 
 
 class Lane:
@@ -143,6 +155,7 @@ class Trader:
         raise_alarm: Callable[[str, str], Awaitable[None]],
         is_cancelled: Callable[[Order], Reason | None],
         look_for_cancels: Callable[[], Awaitable[None]],
+        is_live: bool = True,
     ) -> None:
         self.account_id = account_id
         self.account_name = account_name
@@ -156,11 +169,14 @@ class Trader:
         self._raise_alarm = raise_alarm
         self._is_cancelled = is_cancelled
         self._look_for_cancels = look_for_cancels
+        self._is_live = is_live
         self._broker: Broker | None = None
         self._limits = Limits()
         self._capabilities = Capabilities()
         self.is_connected = False
         self.trouble = "not connected yet"
+        self.is_login_needed = False
+        """A person has to log in at the broker; `trouble` says how."""
         self._answered_at: float | None = None
         self._lost = asyncio.Event()
         self._wake = asyncio.Event()
@@ -270,7 +286,7 @@ class Trader:
         self._lost.clear()
         attempts = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(Exception),
-            wait=tenacity.wait_exponential(multiplier=0.5, max=30.0),
+            wait=_pause_seconds,
             before_sleep=self._connection_failed,
             sleep=self._clock.sleep,
         )
@@ -281,11 +297,16 @@ class Trader:
                     self._broker.on_hint(self._hinted)
                 async with asyncio.timeout(CONNECT_SECONDS):
                     await self._broker.connect()
+                if not self._is_live and self._broker.capabilities.is_paper is False:
+                    raise BrokerUnavailable(
+                        "live = false, but the broker's account is a real one: nothing is sent to it"
+                    )
                 self._take_capabilities(self._broker)
                 # Everything that happened while we were away is read before anything is sent.
                 await self._check()
         was_down = attempts.statistics.get("attempt_number", 1) > self._rules.max_retry_attempts
-        self.is_connected, self.trouble = True, ""
+        was_down = was_down or self.is_login_needed
+        self.is_connected, self.trouble, self.is_login_needed = True, "", False
         log.info(
             f"Broker connected: {self.broker_name} for account {self.account_id}",
             action="broker_connected",
@@ -303,6 +324,10 @@ class Trader:
         self.trouble = str(exc) or type(exc).__name__
         if isinstance(exc, StoreUnavailable):
             return  # the broker is there; what it told waits to be recorded
+        needed_before, self.is_login_needed = self.is_login_needed, isinstance(exc, AuthRequired)
+        if self.is_login_needed and not needed_before:
+            words = alerts.auth_required(account_name=self.account_name, broker=self.broker_name, reason=self.trouble)
+            await self._raise_alarm(f"auth_required:{self.account_id}", words)
         number = state.attempt_number
         if number <= self._rules.max_retry_attempts or number % 20 == 0:
             log.warning(
@@ -310,7 +335,7 @@ class Trader:
                 action="broker_connection_failed",
                 account_id=self.account_id,
             )
-        if number == self._rules.max_retry_attempts:
+        if number == self._rules.max_retry_attempts and not self.is_login_needed:
             words = alerts.broker_down(account_name=self.account_name, broker=self.broker_name, reason=self.trouble)
             await self._raise_alarm(f"broker_down:{self.account_id}", words)
         is_pause = isinstance(exc, BrokerUnavailable) and exc.known_pause
@@ -334,7 +359,15 @@ class Trader:
             max_order_age_seconds=self._rules.max_order_age_seconds,
             find_window_seconds=self._capabilities.find_window_seconds,
             refuses_repeated_client_id=self._capabilities.refuses_repeated_client_id,
+            poll_seconds=self._capabilities.poll_seconds,
         )
+
+    @property
+    def state(self) -> AccountState:
+        """How the account stands with its broker now."""
+        if self.is_connected:
+            return AccountState.CONNECTED
+        return AccountState.AUTH_REQUIRED if self.is_login_needed else AccountState.UNAVAILABLE
 
     def _lose_connection(self, why: Exception) -> None:
         if self.is_connected:
@@ -982,6 +1015,16 @@ class Trader:
                 action="query_failed",
                 account_id=self.account_id,
             )
+
+
+_BACK_OFF = tenacity.wait_exponential(multiplier=0.5, max=30.0)
+
+
+def _pause_seconds(state: tenacity.RetryCallState) -> float:
+    """Between two attempts to connect."""
+    exc = state.outcome.exception() if state.outcome is not None else None
+    usual = _BACK_OFF(state)
+    return min(usual, LOGIN_LOOK_SECONDS) if isinstance(exc, AuthRequired) else usual
 
 
 def _next_batch(lane: Lane, limit: int) -> list[LiveOrder]:

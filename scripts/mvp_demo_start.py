@@ -1,4 +1,4 @@
-"""Starts everything that one machine needs, in the background, and stops it again; what it starts is the service itself, nothing else."""
+"""Starts everything that one machine needs, in the background, and stops it again: the service and, for a real adapter, a simulated gateway."""
 
 from __future__ import annotations
 
@@ -20,10 +20,30 @@ if __name__ == "__main__":
 from rich.console import Console
 
 from execution_service.settings import REPOSITORY_ROOT, Settings
+from scripts.demo_gateway import (
+    ACCOUNT_IDS,
+    IBKR,
+    MODULES,
+    ZERODHA,
+    Gateway,
+    GatewayFailed,
+    environment_for,
+    left_gateway,
+    running_gateway,
+    start_gateway,
+    stop_gateway,
+)
 from scripts.display import new_console, print_table
 from scripts.whereabouts import Notice, is_service, running_service, settings_or_exit
 
-BROKERS = ("mock",)
+MOCK = "mock"
+BROKERS = (MOCK, *MODULES)
+TRY_FIRST = {
+    MOCK: ("equity_simple_signal_1.json",),
+    IBKR: (f"equity_simple_signal_1.json --account {ACCOUNT_IDS[IBKR]}",),
+    ZERODHA: ("nse_equity_1.json", "nse_equity_limit_1.json"),
+}
+"""The arguments of the test signal that suits a broker."""
 READY_SECONDS = 150.0
 STOP_SECONDS = 20.0
 LOOK_SECONDS = 0.1
@@ -32,9 +52,14 @@ EXIT_FAILED, EXIT_ARGUMENTS = 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when the service runs (or, with --stop, does not); 1 when it could not be started or stopped; 2 for what this version has not."""
-    parser = argparse.ArgumentParser(description="Starts the execution service with all it needs in the background.")
-    parser.add_argument("--broker", default="mock", help=f"which broker serves every account: {', '.join(BROKERS)}")
+    """0 when the service runs (or, with --stop, does not); 1 when it could not be started or stopped; 2 for wrong arguments or settings."""
+    parser = argparse.ArgumentParser(
+        description="Starts the execution service with all it needs in the background. ibkr and zerodha are the real adapters and "
+        "libraries, against a simulated gateway on this machine: no order leaves it."
+    )
+    parser.add_argument(
+        "--broker", default=MOCK, type=str.lower, help=f"what serves the demo's accounts: {', '.join(BROKERS)}"
+    )
     parser.add_argument("--stop", action="store_true", help="stop what runs")
     options = parser.parse_args(arguments)
     console = new_console()
@@ -46,27 +71,65 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return EXIT_ARGUMENTS
     settings = settings_or_exit()
-    notice = running_service(settings)
-    if options.stop:
-        return _stop(notice, console)
-    if notice is not None:
-        console.print(f"Already running: process {notice.pid}.")
-    else:
-        notice = _start(settings, console)
+    notice, gateway = running_service(settings), left_gateway(settings)
+    try:
+        if options.stop:
+            return _stop(settings, notice, console)
         if notice is None:
-            return EXIT_FAILED
-    _show(settings, notice, console)
+            gateway, notice = _start(settings, options.broker, running_gateway(settings), console)
+        else:
+            runs = MOCK if gateway is None else gateway.broker
+            console.print(f"Already running: process {notice.pid}.")
+            if runs != options.broker:
+                print(
+                    f"It runs with the {'simulated ' if gateway else ''}{runs} broker: first stop it with "
+                    "python scripts/mvp_demo_start.py --stop",
+                    file=sys.stderr,
+                )
+                return EXIT_FAILED
+            if gateway is not None:
+                gateway.state()
+    except GatewayFailed as exc:
+        print(str(exc), file=sys.stderr)
+        return EXIT_FAILED
+    if notice is None:
+        return EXIT_FAILED
+    _show(settings, notice, gateway, console)
     return 0
 
 
-def _start(settings: Settings, console: Console) -> Notice | None:
-    """The notice of the service once it is ready; None, and the reason is printed, if it did not get so far."""
+def _start(
+    settings: Settings, broker: str, running: Gateway | None, console: Console
+) -> tuple[Gateway | None, Notice | None]:
+    """The gateway and the service's notice, once both are ready; without a notice, and the reason is printed, it did not get so far."""
     settings.log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if broker == MOCK:
+        stop_gateway(settings)
+        return None, _start_service(settings, ["--use-mock-broker"], None, console)
+    if running is not None and running.broker != broker:
+        stop_gateway(settings)
+        running = None
+    with console.status("starting the simulated gateway"):
+        gateway = running or start_gateway(settings, broker)
+    notice = None
+    try:
+        notice = _start_service(settings, [], environment_for(settings, gateway), console)
+    finally:
+        if notice is None:
+            stop_gateway(settings)
+    return gateway, notice
+
+
+def _start_service(
+    settings: Settings, arguments: Sequence[str], environment: dict[str, str] | None, console: Console
+) -> Notice | None:
+    """The notice of the service once it is ready; None, and the reason is printed, if it did not get so far."""
     output = settings.log_dir / "execution_service.console.log"
     with open(output, "wb") as sink:
         process = subprocess.Popen(
-            [sys.executable, "-m", "execution_service.execution_main", "--use-mock-broker"],
+            [sys.executable, "-m", "execution_service.execution_main", *arguments],
             cwd=REPOSITORY_ROOT,
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,
@@ -93,23 +156,33 @@ def _start(settings: Settings, console: Console) -> Notice | None:
     return None
 
 
-def _stop(notice: Notice | None, console: Console) -> int:
-    if notice is None:
+def _stop(settings: Settings, notice: Notice | None, console: Console) -> int:
+    if notice is not None:
+        if not _has_stopped(notice, console):
+            return EXIT_FAILED
+        console.print(f"Stopped: process {notice.pid}. Working orders stay at the broker.")
+    gateway_pid = stop_gateway(settings)
+    if gateway_pid is not None:
+        console.print(f"Stopped: the simulated gateway, process {gateway_pid}. Its book stays.")
+    if notice is None and gateway_pid is None:
         console.print("Nothing runs.")
-        return 0
+    return 0
+
+
+def _has_stopped(notice: Notice, console: Console) -> bool:
     os.kill(notice.pid, signal.SIGTERM)
     end = time.monotonic() + STOP_SECONDS
     with console.status(f"stopping process {notice.pid}"):
         while time.monotonic() < end:
             if not is_service(notice.pid):
-                console.print(f"Stopped: process {notice.pid}. Working orders stay at the broker.")
-                return 0
+                return True
             time.sleep(LOOK_SECONDS)
     print(f"Process {notice.pid} has not ended within {STOP_SECONDS:.0f} s", file=sys.stderr)
-    return EXIT_FAILED
+    return False
 
 
-def _show(settings: Settings, notice: Notice, console: Console) -> None:
+def _show(settings: Settings, notice: Notice, gateway: Gateway | None, console: Console) -> None:
+    broker = MOCK if gateway is None else gateway.broker
     project = notice.google_cloud_project
     print_table(
         console,
@@ -117,6 +190,7 @@ def _show(settings: Settings, notice: Notice, console: Console) -> None:
         ("Part", "Where"),
         (
             ("execution service", f"process {notice.pid}"),
+            *(() if gateway is None else _gateway_rows(gateway)),
             (
                 "store",
                 f"{notice.mongodb_uri or settings.printable()['MONGODB_URI']}, database {notice.mongodb_database}",
@@ -128,12 +202,23 @@ def _show(settings: Settings, notice: Notice, console: Console) -> None:
     )
     console.print("Next:")
     for command in (
-        "python tests/signals_testing/send_test_signal.py --file equity_simple_signal_1.json",
+        *(f"python tests/signals_testing/send_test_signal.py --file {what}" for what in TRY_FIRST[broker]),
         "python scripts/mvp_demo_status.py",
         "python scripts/execctl.py orders",
         "python scripts/mvp_demo_start.py --stop",
     ):
         console.print(f"  {command}")
+
+
+def _gateway_rows(gateway: Gateway) -> tuple[tuple[str, str], ...]:
+    return (
+        ("simulated gateway", f"{gateway.broker}, process {gateway.pid}, {gateway.address}"),
+        ("its control side", gateway.control_url),
+        (
+            "account",
+            f"{ACCOUNT_IDS[gateway.broker]}: test signals must name it (--account {ACCOUNT_IDS[gateway.broker]})",
+        ),
+    )
 
 
 if __name__ == "__main__":

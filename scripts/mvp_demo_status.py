@@ -21,6 +21,7 @@ from google.cloud import pubsub_v1
 
 from execution_service.ports import StoreUnavailable
 from execution_service.settings import Settings
+from scripts.demo_gateway import GatewayFailed, left_gateway
 from scripts.display import new_console, print_json, print_table, shown_time
 from scripts.whereabouts import (
     HOW_TO_START,
@@ -52,7 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     settings = settings_or_exit()
     notice = running_service(settings)
-    parts = [_process(settings, notice), *_store(settings, notice), *_pubsub(settings, notice), *_logs(settings)]
+    parts = [
+        _process(settings, notice),
+        *_gateway(settings),
+        *_accounts(notice),
+        *_store(settings, notice),
+        *_pubsub(settings, notice),
+        *_logs(settings),
+    ]
     are_all_up = all(part.is_up for part in parts)
     if options.json:
         print_json({"up": are_all_up, "parts": [asdict(part) for part in parts]})
@@ -70,6 +78,40 @@ def _process(settings: Settings, notice: Notice | None) -> Part:
             "service", False, f"the process that left its notice in {settings.data_dir} is dead: {HOW_TO_START}"
         )
     return Part("service", False, f"none is ready on {settings.data_dir}: {HOW_TO_START}")
+
+
+def _gateway(settings: Settings) -> list[Part]:
+    """Only where the demo was started with one."""
+    gateway = left_gateway(settings)
+    if gateway is None:
+        return []
+    name = "simulated gateway"
+    try:
+        state = gateway.state()
+    except GatewayFailed as exc:
+        return [Part(name, False, str(exc))]
+    detail = f"{gateway.broker}, process {gateway.pid}, {gateway.address}, {state['orders']} orders in its book"
+    if state.get("token_is_good") is False:
+        return [Part(name, False, f"{detail}; its access token is dead")]
+    return [Part(name, True, detail)]
+
+
+def _accounts(notice: Notice | None) -> list[Part]:
+    """As the service says; what a person has to do is in its words."""
+    if notice is None:
+        return []
+    return [
+        Part(
+            f"account {account_id}",
+            said["state"] == "CONNECTED",
+            f"{said['broker']} {said['state']}" + _why(said["trouble"]),
+        )
+        for account_id, said in notice.accounts.items()
+    ]
+
+
+def _why(trouble: str) -> str:
+    return f": {trouble}" if trouble else ""
 
 
 def _store(settings: Settings, notice: Notice | None) -> list[Part]:

@@ -7,8 +7,8 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pymongo.errors import PyMongoError
@@ -36,6 +36,8 @@ class Notice:
     mongodb_database: str
     pubsub_emulator_host: str | None
     google_cloud_project: str
+    accounts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Each account's broker, state and trouble."""
 
 
 def settings_or_exit() -> Settings:
@@ -60,6 +62,7 @@ def running_service(settings: Settings) -> Notice | None:
         mongodb_database=body["mongodb_database"],
         pubsub_emulator_host=body["pubsub_emulator_host"],
         google_cloud_project=body["google_cloud_project"],
+        accounts=body.get("accounts", {}),
     )
     return notice if is_service(notice.pid) else None
 

@@ -4,9 +4,16 @@
 
 Beside the API's own routes, for tests and people:
 
-    GET  /_control      state: token, calls, faults, orders in the book
-    POST /_control      {"do": "...", ...}: fault, clear_faults, kill_token, new_token, request_token, price, new_day,
-                        drop_feed, mute_feed, fill, cancel, expire_day; see `SimulatedKite.control`
+    GET  /_control      state: token, calls, listeners, faults, orders in the book
+    POST /_control      {"do": "...", ...}: what every gateway does (see `simulators.control`), and
+
+    http_fault      fault: the fields of `HttpFault`, as in {"kind": "html", "route": "POST /orders/*", "times": 2, "accepted": true};
+                    token_expired, rate_limited, server_error, html, no_content_type, check_order_book, margin, slow, drop, never_answer, trickle
+    kill_token, new_token, request_token    the session dies; a fresh one (told); what a login in the browser leads to (told)
+    price           symbol, price       new_day     the day's orders are shown no more
+    drop_feed       mute_feed (muted)   the order feed is cut off, or silent
+
+A broker's trouble that Kite has no words for, an error on an order that lives on, is none of its faults.
 """
 
 from __future__ import annotations
@@ -18,7 +25,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import sys
 import threading
 import time
@@ -29,27 +35,26 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import parse_qs, parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qs, parse_qsl
 
 from brokers.base import OrderRef
 from brokers.errors import BrokerUnavailable, OrderRefused
 from brokers.paper_exchange import Action, Market, Operation
-from brokers.paper_exchange import Fault as BookFault
+from simulators import control
 from simulators.kite_book import KiteBook, charges_item, margins, order_items, position_item, trade_items
 from simulators.kite_market import EXCHANGES, LISTINGS, Listing, Refused, as_csv, read_order
 from simulators.kite_socket import Listener, accept_key
+from simulators.loopback_http import Dropped, LoopbackHandler, LoopbackServer, Trickled
 
 DEFAULT_API_KEY = "simulatedkey"
 DEFAULT_API_SECRET = "simulated-secret-no-secret"
 DEFAULT_ACCESS_TOKEN = "simulated-access-token"
-LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost"})
 HEARTBEAT_SECONDS = 1.0
 _LOOK_SECONDS = 0.01
-_LONGEST_BODY_BYTES = 1_000_000
+_ANSWER_FIRST_SECONDS = 0.05
 _CALLS_REMEMBERED = 100_000
 _OPERATIONS = {
     "GET /user/profile": (Operation.CONNECT,),
@@ -129,14 +134,6 @@ class Page:
     status: int = 200
 
 
-class _Dropped(Exception):
-    """The connection is to be closed without an answer."""
-
-
-class _Trickled(Exception):
-    """The answer is to come in drops, and never end."""
-
-
 class SimulatedKite:
     """The server, in threads of its own: `with SimulatedKite(path) as server: ... server.root_url, server.book`.
 
@@ -160,8 +157,10 @@ class SimulatedKite:
         order_calls_per_second: int | None = None,
         other_calls_per_second: int | None = None,
     ) -> None:
-        if host not in LOOPBACK_NAMES:
-            raise ValueError(f"The simulator serves loopback only, not {host!r}")
+        self._server = _Server(host, port, self)
+        self._host = host
+        self.port = self._server.port
+        """Stays the same over restarts."""
         self.api_key = api_key
         self._api_secret = api_secret
         self.user_id = account_id
@@ -174,6 +173,7 @@ class SimulatedKite:
         self._session = self._read_session()
         self._request_tokens: set[str] = set()
         self._limits = {True: order_calls_per_second, False: other_calls_per_second}
+        self._too_many = 0
         self._calls: deque[Call] = deque(maxlen=_CALLS_REMEMBERED)
         self._faults: list[HttpFault] = []
         self._listeners: set[Listener] = set()
@@ -181,8 +181,8 @@ class SimulatedKite:
         self.stopping = threading.Event()
         self._news = threading.Event()
         self._timers: list[threading.Timer] = []
-        self._server = _Server((host, port), self)
-        self._threads: list[threading.Thread] = []
+        self._serving = threading.Lock()
+        self._feeding: threading.Thread | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -192,11 +192,6 @@ class SimulatedKite:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-
-    @property
-    def port(self) -> int:
-        port: int = self._server.server_address[1]
-        return port
 
     @property
     def root_url(self) -> str:
@@ -267,13 +262,9 @@ class SimulatedKite:
                 listener.send_text(text)
 
     def start(self) -> None:
-        serve = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, name="simulated-kite", daemon=True
-        )
-        feed = threading.Thread(target=self._feed, name="simulated-kite-feed", daemon=True)
-        self._threads = [serve, feed]
-        for thread in self._threads:
-            thread.start()
+        self._server.begin("simulated-kite")
+        self._feeding = threading.Thread(target=self._feed, name="simulated-kite-feed", daemon=True)
+        self._feeding.start()
 
     def stop(self) -> None:
         """Ends every open call and every listener; a second one does nothing."""
@@ -281,24 +272,34 @@ class SimulatedKite:
         self._news.set()
         for timer in self._timers:
             timer.cancel()
-        if self._threads:
-            self._server.shutdown()
-        self._server.close_connections()
-        for thread in self._threads:
-            thread.join()
-        self._threads = []
-        self._server.server_close()
+        with self._serving:
+            self._server.end()
+        if self._feeding is not None:
+            self._feeding.join()
+            self._feeding = None
         self.book.close()
+
+    def restart(self, closed_seconds: float = 0.0) -> None:
+        """Every call and listener is cut off, and for so long nobody is at the port; the book and the session stay."""
+        with self._serving:
+            if self.stopping.is_set():
+                return
+            self._server.end()
+            self.stopping.wait(closed_seconds)
+            if not self.stopping.is_set():
+                self._server = _Server(self._host, self.port, self)
+                self._server.begin("simulated-kite")
 
     # Calls
 
     def answer(self, call: Call) -> object:
-        """The `data` of one call's answer, or a Page. Raises Refused, or _Dropped where no answer is to be given."""
+        """The `data` of one call's answer, or a Page. Raises Refused, or Dropped where no answer is to be given."""
         with self._lock:
             too_often = self._is_too_often(call)
             self._calls.append(call)
             fault = None if too_often else self._next_fault(call)
         if too_often:
+            self._too_many += 1
             raise Refused(429, "NetworkException", "Too many requests")
         if fault is None:
             return self._after_book_faults(call)
@@ -330,13 +331,13 @@ class SimulatedKite:
                 words = "Insufficient funds. Required margin is 1000.00 but available margin is 0.00."
                 raise Refused(400, "MarginException", words)
             case FaultKind.SLOW:
-                self.stopping.wait(fault.seconds)
+                self._server.stopping.wait(fault.seconds)
                 return self._after_book_faults(call)
             case FaultKind.NEVER_ANSWER:
-                self.stopping.wait()
+                self._server.stopping.wait()
             case FaultKind.TRICKLE:
-                raise _Trickled
-        raise _Dropped
+                raise Trickled
+        raise Dropped
 
     def _after_book_faults(self, call: Call) -> object:
         """Plays the faults that the book has for the way to it, then carries the call out."""
@@ -351,15 +352,15 @@ class SimulatedKite:
             if fault.action is Action.SLOW:
                 if fault.accepted:
                     answer = self._carry_out(call)
-                    self.stopping.wait(fault.seconds)
+                    self._server.stopping.wait(fault.seconds)
                     return answer
-                self.stopping.wait(fault.seconds)
+                self._server.stopping.wait(fault.seconds)
                 continue
             if fault.action is not Action.DROP_BEFORE_ACCEPT and fault.accepted:
                 self._carry_out(call)
             if fault.action is Action.NEVER_ANSWER:
-                self.stopping.wait()
-            raise _Dropped
+                self._server.stopping.wait()
+            raise Dropped
         return self._carry_out(call)
 
     def _concerned(self, call: Call) -> tuple[tuple[Operation, ...], str, str]:
@@ -612,149 +613,87 @@ class SimulatedKite:
             return {
                 "token_is_good": bool(self.access_token),
                 "calls": len(self._calls),
+                "too_many": self._too_many,
                 "listeners": len(self._listeners),
                 "faults": [asdict(fault) for fault in self._faults],
+                "book_faults": [
+                    asdict(fault) for operation in Operation for fault in self.book.armed_faults(operation)
+                ],
                 "orders": len(self.book.orders()),
             }
 
+    def book_orders(self) -> list[dict[str, Any]]:
+        """What `GET /_control/orders` tells."""
+        return [control.order_as_json(order) for order in self.book.orders()]
+
     def control(self, wish: Mapping[str, Any]) -> dict[str, Any]:
-        """Does what `POST /_control` asks; the answer is the state afterwards, with whatever the wish made. Raises ValueError."""
-        made: dict[str, Any] = {}
-        match wish.get("do"):
-            case "fault":
-                self.add_fault(HttpFault.from_json(wish["fault"]))
-            case "book_fault":
-                said = wish["fault"]
-                named = {"operation": Operation(said["operation"]), "action": Action(said["action"])}
-                self.book.add_fault(BookFault(**{**said, **named}))
-            case "clear_faults":
-                self.clear_faults()
-                self.book.clear_faults()
-            case "kill_token":
-                self.kill_token()
-            case "new_token":
-                made = {"access_token": self.new_token()}
-            case "request_token":
-                made = {"request_token": self.log_in()}
-            case "price":
-                self._set_prices({str(wish["symbol"]): Decimal(str(wish["price"]))})
-            case "new_day":
-                self.new_day()
-            case "drop_feed":
-                self.drop_feed()
-            case "mute_feed":
-                self.mute_feed(bool(wish.get("muted", True)))
-            case "fill":
-                quantity = None if wish.get("quantity") is None else Decimal(str(wish["quantity"]))
-                self.book.fill_order(OrderRef(client_order_id="", broker_order_id=str(wish["order_id"])), quantity)
-            case "cancel":
-                order = OrderRef(client_order_id="", broker_order_id=str(wish["order_id"]))
-                self.book.cancel_unasked(order, str(wish.get("reason", "Cancelled by the exchange")))
-            case "expire_day":
-                self.book.expire_day()
-            case unknown:
-                raise ValueError(f"nothing is known about {unknown!r}")
-        return self.state() | made
+        """Does what `POST /_control` asks; the answer is the state afterwards, with whatever the wish made. Raises one of control.NONSENSE."""
+        deeds: dict[str, control.Deed] = {
+            **control.book_deeds(self.book),
+            "http_fault": lambda fault: self.add_fault(HttpFault.from_json(fault)),
+            "clear_faults": self._clear_all_faults,
+            "kill_token": self.kill_token,
+            "new_token": lambda: {"access_token": self.new_token()},
+            "request_token": lambda: {"request_token": self.log_in()},
+            "price": lambda symbol, price: self._set_prices({str(symbol): Decimal(str(price))}),
+            "new_day": self.new_day,
+            "drop": self._drop_soon,
+            "restart": self._restart_soon,
+            "drop_feed": self.drop_feed,
+            "mute_feed": lambda muted=True: self.mute_feed(bool(muted)),
+        }
+        made = control.carry_out(deeds, wish)
+        return self.state() | (made if isinstance(made, dict) else {})
+
+    def _clear_all_faults(self) -> None:
+        self.clear_faults()
+        self.book.clear_faults()
+
+    def _drop_soon(self) -> None:
+        self._restart_soon(0.0)
+
+    def _restart_soon(self, closed_seconds: float = 0.0) -> None:
+        """Beside the call that asks for it, which may so be answered first."""
+        later = threading.Timer(_ANSWER_FIRST_SECONDS, self.restart, (float(closed_seconds),))
+        later.daemon = True
+        self._timers.append(later)
+        later.start()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
-    def __init__(self, address: tuple[str, int], simulator: SimulatedKite) -> None:
+class _Server(LoopbackServer):
+    def __init__(self, host: str, port: int, simulator: SimulatedKite) -> None:
         self.simulator = simulator
-        self._connections: set[socket.socket] = set()
-        self._lock = threading.Lock()
-        super().__init__(address, _Handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        with self._lock:
-            self._connections.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        with self._lock:
-            self._connections.discard(request)
-        super().shutdown_request(request)
-
-    def close_connections(self) -> None:
-        with self._lock:
-            for connection in self._connections:
-                # The other side may have left already.
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        # A caller who lost patience is an everyday thing here, and no reason for a traceback on the console.
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)
+        super().__init__(host, port, _Handler)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    wbufsize = 65536
+class _Handler(LoopbackHandler):
     server: _Server
 
-    def do_GET(self) -> None:
-        self._serve()
-
-    def do_POST(self) -> None:
-        self._serve()
-
-    def do_PUT(self) -> None:
-        self._serve()
-
-    def do_DELETE(self) -> None:
-        self._serve()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing: request lines hold the token."""
-
-    def _serve(self) -> None:
-        length = int(self.headers.get("Content-Length") or 0)
-        if length > _LONGEST_BODY_BYTES:
-            self.close_connection = True
-            self._reply(
-                413, {"status": "error", "message": "Request too large", "data": None, "error_type": "InputException"}
-            )
-            return
-        body = self.rfile.read(length)
-        # A page in a browser may name this port under a host of its own.
-        if urlsplit(f"//{self.headers.get('Host', '')}").hostname not in LOOPBACK_NAMES:
-            self._refuse(Refused(403, "PermissionException", "Loopback only"))
-            return
-        address = urlsplit(self.path)
+    def answer_call(self, address: SplitResult, body: bytes) -> None:
+        simulator = self.server.simulator
         if self.headers.get("Upgrade", "").lower() == "websocket":
             self._serve_feed(address.query)
             return
+        if address.path.startswith(control.PATH):
+            control.serve_control(self, simulator, address, body)
+            return
         try:
-            if address.path == "/_control":
-                self._serve_operator(body)
-                return
-            answer = self.server.simulator.answer(self._call(address.path, address.query, body))
-            if isinstance(answer, Page):
-                self._write(answer.status, answer.content_type, answer.content.encode())
-            else:
-                self._reply(200, {"status": "success", "data": answer})
+            answer = simulator.answer(self._call(address.path, address.query, body))
         except Refused as refusal:
             self._refuse(refusal)
         except BrokerUnavailable as exc:
             self._refuse(Refused(503, "NetworkException", str(exc)))
-        except _Dropped:
-            self.close_connection = True
-        except _Trickled:
-            self.close_connection = True
-            self._trickle()
+        else:
+            if isinstance(answer, Page):
+                self.write(answer.status, answer.content_type, answer.content.encode())
+            else:
+                self.write_json(200, {"status": "success", "data": answer}, _plain)
 
-    def _trickle(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(_LONGEST_BODY_BYTES))
-        self.end_headers()
-        while not self.server.simulator.stopping.wait(0.02):
-            self.wfile.write(b" ")
-            self.wfile.flush()
+    def refuse_stranger(self) -> None:
+        self._refuse(Refused(403, "PermissionException", "Loopback only"))
+
+    def refuse_long_body(self) -> None:
+        self._refuse(Refused(413, "InputException", "Request too large"))
 
     def _call(self, path: str, query: str, body: bytes) -> Call:
         form = dict(parse_qsl(query))
@@ -776,30 +715,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
         self.server.simulator.listen(Listener(self.connection, self.rfile))
 
-    def _serve_operator(self, body: bytes) -> None:
-        simulator = self.server.simulator
-        if self.command == "GET":
-            self._reply(200, simulator.state())
-            return
-        try:
-            self._reply(200, simulator.control(json.loads(body)))
-        except (ValueError, KeyError, TypeError, ArithmeticError) as exc:
-            raise Refused(400, "InputException", f"not understood: {exc}") from exc
-
     def _refuse(self, refusal: Refused) -> None:
         words = {"message": refusal.message, "data": None, "error_type": refusal.error_type}
-        self._reply(refusal.status, {"status": "error", **words})
-
-    def _reply(self, status: int, answer: Mapping[str, Any]) -> None:
-        self._write(status, "application/json", json.dumps(answer, default=_plain).encode())
-
-    def _write(self, status: int, kind: str | None, content: bytes) -> None:
-        self.send_response(status)
-        if kind is not None:
-            self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+        self.write_json(refusal.status, {"status": "error", **words})
 
 
 def _plain(value: object) -> int | float:
@@ -815,6 +733,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--port", type=int, default=8083, help="0 takes any free port (default: %(default)s)")
     parser.add_argument("--data", type=Path, required=True, help="the file of the book; made if there is none")
+    parser.add_argument("--notice", type=Path, help="a file to say in, while it runs, where it is to be found")
     parser.add_argument("--account", default="AB1234", help="the user's id (default: %(default)s)")
     parser.add_argument("--fill-delay-seconds", type=float, default=0.0)
     parser.add_argument("--partial-fill-rate", type=float, default=0.0)
@@ -851,7 +770,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"  KITE_ACCESS_TOKEN={server.access_token}\n",
             flush=True,
         )
+        if chosen.notice is not None:
+            control.leave_notice(chosen.notice, gateway=server.root_url, control=server.root_url + control.PATH)
         stop_asked.wait()
+        if chosen.notice is not None:
+            control.take_back_notice(chosen.notice)
     return 0
 
 

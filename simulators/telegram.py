@@ -12,11 +12,9 @@ Speaks getMe, getChat and sendMessage under `/bot<TOKEN>/METHOD`, with JSON, for
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import re
 import signal
-import socket
 import sys
 import threading
 from collections import Counter
@@ -24,15 +22,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote
+
+from simulators.loopback_http import Dropped, LoopbackHandler, LoopbackServer, Trickled
 
 DEFAULT_TOKEN = "110201543:simulated-token-no-secret"
 LONGEST_TEXT = 4096
-LONGEST_BODY_BYTES = 1_000_000
-LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost"})
 
 _PLAIN_TAGS = ("b", "strong", "i", "em", "u", "ins", "s", "strike", "del", "code", "pre", "a", "span", "blockquote")
 _TAGS = frozenset((*_PLAIN_TAGS, "tg-spoiler", "tg-emoji", "tg-time"))
@@ -115,14 +112,6 @@ class _Refused(Exception):
         self.parameters = parameters
 
 
-class _Dropped(Exception):
-    """The connection is to be closed without an answer."""
-
-
-class _Trickled(Exception):
-    """The answer is to come in drops, and never end."""
-
-
 def read_html(source: str) -> str:
     """What a reader sees of Telegram's HTML. Raises ValueError in the service's words where it would refuse."""
     seen: list[str] = []
@@ -185,8 +174,6 @@ class SimulatedTelegram:
         port: int = 0,
         on_message: Callable[[ReceivedMessage], None] | None = None,
     ) -> None:
-        if host not in LOOPBACK_NAMES:
-            raise ValueError(f"The simulator serves loopback only, not {host!r}")
         self._token = token
         self._chat_ids = None if chat_ids is None else frozenset(str(chat_id) for chat_id in chat_ids)
         self._faults = list(faults)
@@ -195,9 +182,7 @@ class SimulatedTelegram:
         self._last_message_id = 0
         self._calls: Counter[str] = Counter()
         self._news = threading.Condition()
-        self.stopping = threading.Event()
-        self._server = _Server((host, port), self)
-        self._thread: threading.Thread | None = None
+        self._server = _Server(host, port, self)
 
     def __enter__(self) -> Self:
         self.start()
@@ -216,7 +201,7 @@ class SimulatedTelegram:
     @property
     def base_url(self) -> str:
         """As for `TELEGRAM_API_BASE_URL`: without `/bot`."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"http://127.0.0.1:{self._server.port}"
 
     @property
     def messages(self) -> tuple[ReceivedMessage, ...]:
@@ -259,23 +244,14 @@ class SimulatedTelegram:
             self._messages.clear()
 
     def start(self) -> None:
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, name="simulated-telegram", daemon=True
-        )
-        self._thread.start()
+        self._server.begin("simulated-telegram")
 
     def stop(self) -> None:
         """Ends every open call; a second one does nothing."""
-        self.stopping.set()
-        if self._thread is not None:
-            self._server.shutdown()
-            self._thread.join()
-            self._thread = None
-        self._server.close_connections()
-        self._server.server_close()
+        self._server.end()
 
     def answer(self, token: str, method: str, fields: dict[str, Any]) -> object:
-        """The `result` of one call. Raises _Refused, or _Dropped or _Trickled where no answer is to be given."""
+        """The `result` of one call. Raises _Refused, or Dropped or Trickled where no answer is to be given."""
         with self._news:
             self._calls[method] += 1
             self._news.notify_all()
@@ -351,20 +327,20 @@ class SimulatedTelegram:
             case FaultKind.NONSENSE:
                 raise _Refused(200, "")
             case FaultKind.TRICKLES:
-                raise _Trickled
+                raise Trickled
             case FaultKind.DROP:
-                raise _Dropped
+                raise Dropped
             case FaultKind.NEVER_ANSWERS:
-                self.stopping.wait()
-                raise _Dropped
+                self._server.stopping.wait()
+                raise Dropped
             case _:
                 return
 
     def _fail_after_accepting(self, fault: Fault, result: object) -> object:
         if fault.kind is FaultKind.ACCEPT_THEN_DROP:
-            raise _Dropped
+            raise Dropped
         if fault.kind is FaultKind.SLOW:
-            self.stopping.wait(fault.seconds)
+            self._server.stopping.wait(fault.seconds)
         return {} if fault.kind is FaultKind.BARE_ANSWER else result
 
     def _chat(self, fields: dict[str, Any]) -> dict[str, Any]:
@@ -427,89 +403,31 @@ def _previews_are_off(fields: dict[str, Any]) -> bool:
     return chosen in (True, "true", "True", 1, "1")
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, address: tuple[str, int], simulator: SimulatedTelegram) -> None:
+class _Server(LoopbackServer):
+    def __init__(self, host: str, port: int, simulator: SimulatedTelegram) -> None:
         self.simulator = simulator
-        self._connections: set[socket.socket] = set()
-        self._lock = threading.Lock()
-        super().__init__(address, _Handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        with self._lock:
-            self._connections.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        with self._lock:
-            self._connections.discard(request)
-        super().shutdown_request(request)
-
-    def close_connections(self) -> None:
-        with self._lock:
-            for connection in self._connections:
-                # The other side may have left between two lines.
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        # A caller who lost patience is an everyday thing here, and no reason for a traceback on the console.
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)
+        super().__init__(host, port, _Handler)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+class _Handler(LoopbackHandler):
     server: _Server
 
-    def do_GET(self) -> None:
-        self._serve()
-
-    def do_POST(self) -> None:
-        self._serve()
-
-    def do_DELETE(self) -> None:
-        self._serve()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing: request lines hold the token."""
-
-    def _serve(self) -> None:
-        length = int(self.headers.get("Content-Length") or 0)
-        if length > LONGEST_BODY_BYTES:
-            self.close_connection = True
-            self._reply(413, {"ok": False, "error_code": 413, "description": "Request Entity Too Large"})
-            return
-        body = self.rfile.read(length)
-        # A page in a browser may name this port under a host of its own.
-        host = urlsplit(f"//{self.headers.get('Host', '')}").hostname
-        if host not in LOOPBACK_NAMES:
-            self._reply(403, {"ok": False, "error_code": 403, "description": "Forbidden: loopback only"})
-            return
-        address = urlsplit(self.path)
+    def answer_call(self, address: SplitResult, body: bytes) -> None:
         call = re.fullmatch(r"/bot([^/]*)/(\w+)", unquote(address.path))
         try:
             if call is None:
                 self._serve_operator(address.path, body)
             else:
                 fields = {**dict(parse_qsl(address.query)), **self._fields(body)}
-                self._reply(200, {"ok": True, "result": self.server.simulator.answer(call[1], call[2], fields)})
+                self.write_json(200, {"ok": True, "result": self.server.simulator.answer(call[1], call[2], fields)})
         except _Refused as refusal:
             self._refuse(refusal)
-        except _Dropped:
-            self.close_connection = True
-        except _Trickled:
-            self.close_connection = True
-            self._trickle()
 
-    def _trickle(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", str(LONGEST_BODY_BYTES))
-        self.end_headers()
-        while not self.server.simulator.stopping.wait(0.02):
-            self.wfile.write(b" ")
+    def refuse_stranger(self) -> None:
+        self.write_json(403, {"ok": False, "error_code": 403, "description": "Forbidden: loopback only"})
+
+    def refuse_long_body(self) -> None:
+        self.write_json(413, {"ok": False, "error_code": 413, "description": "Request Entity Too Large"})
 
     def _serve_operator(self, path: str, body: bytes) -> None:
         simulator = self.server.simulator
@@ -519,22 +437,22 @@ class _Handler(BaseHTTPRequestHandler):
                     {**asdict(message), "received_at": message.received_at.isoformat()}
                     for message in simulator.messages
                 ]
-                self._reply(200, {"messages": messages})
+                self.write_json(200, {"messages": messages})
             case "DELETE", "/_messages":
                 simulator.clear_messages()
-                self._reply(200, {"messages": []})
+                self.write_json(200, {"messages": []})
             case "POST", "/_faults":
                 try:
                     said = json.loads(body)
                     simulator.add_fault(*[Fault.from_json(one) for one in (said if isinstance(said, list) else [said])])
                 except ValueError as exc:
                     raise _Refused(400, f"Bad Request: {exc}") from exc
-                self._reply(200, {"faults": [asdict(fault) for fault in simulator.faults]})
+                self.write_json(200, {"faults": [asdict(fault) for fault in simulator.faults]})
             case "GET", "/_faults":
-                self._reply(200, {"faults": [asdict(fault) for fault in simulator.faults]})
+                self.write_json(200, {"faults": [asdict(fault) for fault in simulator.faults]})
             case "DELETE", "/_faults":
                 simulator.clear_faults()
-                self._reply(200, {"faults": []})
+                self.write_json(200, {"faults": []})
             case _:
                 raise _Refused(404, "Not Found")
 
@@ -555,22 +473,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refuse(self, refusal: _Refused) -> None:
         if not refusal.description:
-            self._write(refusal.status, "text/html", b"<html><body>upstream trouble</body></html>")
+            self.write(refusal.status, "text/html", b"<html><body>upstream trouble</body></html>")
             return
         answer: dict[str, Any] = {"ok": False, "error_code": refusal.status, "description": refusal.description}
         if refusal.parameters is not None:
             answer["parameters"] = refusal.parameters
-        self._reply(refusal.status, answer)
-
-    def _reply(self, status: int, answer: dict[str, Any]) -> None:
-        self._write(status, "application/json", json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace"))
-
-    def _write(self, status: int, kind: str, content: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+        self.write_json(refusal.status, answer)
 
 
 def _print_message(message: ReceivedMessage) -> None:

@@ -1,23 +1,34 @@
-"""The simulated TWS or IB Gateway: the sockets of its API and its answers, over a paper exchange's book; no wire format, no listings."""
+"""The simulated TWS or IB Gateway: the sockets of its API and its answers, over a paper exchange's book; no wire format, no listings.
+
+    python -m simulators.tws --port 4002 --control-port 4003 --data tws.db        a book that outlives the gateway
+
+Its control port speaks HTTP and does what every gateway does (see `simulators.control`), and
+
+    say                 order, code, text: an error on the order's id that leaves the order as it is
+    lose_link           the gateway loses its servers (1100)       restore_link (data_kept)    and has them again (1102, or 1101)
+    price               symbol, price: at which market orders without a price are filled
+    hold_inactive       order, held: the order is shown as Inactive though it lives, as when shares have to be located
+    repeat_statuses     on: each status is sent twice              chunks (size or null)       everything is sent in pieces
+    silence             questions: numbers of the questions that are heard and never answered; an empty list ends it
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import json
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from decimal import ROUND_DOWN, Decimal, InvalidOperation
+from decimal import ROUND_DOWN, Decimal
 from pathlib import Path
 from typing import Any
 
 from brokers.base import OrderRef, OrderType, ReportStatus, Side, Ticket, Tif
 from brokers.errors import OrderRefused
 from brokers.paper_exchange import Action, Fault, Market, Operation, PaperOrder
+from simulators import control
 from simulators import tws_wire as wire
 from simulators.tws_book import TwsBook, client_and_order_id, next_version, perm_id
 from simulators.tws_contracts import Listing, listed, listing_of, market_rule
@@ -25,7 +36,9 @@ from simulators.tws_wire import Ask
 
 log = logging.getLogger(__name__)
 
+DEFAULT_ACCOUNT = "DU000001"
 TICK_SECONDS = 0.01
+_CONTROL_SECONDS = 10.0
 ORDER_TYPES = {
     "MKT": OrderType.MARKET,
     "LMT": OrderType.LIMIT,
@@ -79,7 +92,6 @@ class TwsSimulator:
     ) -> None:
         self.book = book
         self.port = port
-        self.control_port = 0
         self.accounts = [book.account_id, *other_accounts]
         self.prices = dict(prices or {})
         self.repeats_statuses = False
@@ -101,7 +113,8 @@ class TwsSimulator:
         self.is_linked = True
         self._mark = 0
         self._server: asyncio.Server | None = None
-        self._control: asyncio.Server | None = None
+        self._control: control.ControlServer | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -117,13 +130,15 @@ class TwsSimulator:
             self._watch.cancel()
         if self._server is not None:
             self._server.close()
-        if self._control is not None:
-            self._control.close()
+        served, self._control = self._control, None
+        if served is not None:
+            # In a thread: it waits for its calls, and those for this loop.
+            await asyncio.to_thread(served.end)
         for task in tuple(self.tasks):
             task.cancel()
         self.drop_sessions()
         await asyncio.gather(*self.tasks, *([self._watch] if self._watch else []), return_exceptions=True)
-        self._server = self._watch = self._control = None
+        self._server = self._watch = None
 
     async def restart(self, closed_seconds: float = 0.0) -> None:
         """The nightly one: all is closed for a while."""
@@ -231,39 +246,59 @@ class TwsSimulator:
 
     # Control
 
-    async def start_control(self, port: int = 0) -> None:
-        """A second port on which each line is an object like {"do": "drop"}; answered by {"ok": true} or {"ok": false, "error": …}.
+    async def start_control(self, port: int = 0) -> str:
+        """Serves the control side by HTTP on a second port of loopback (0: any free one); returns its address."""
+        self._loop = asyncio.get_running_loop()
+        self._control = control.ControlServer(self, port)
+        self._control.begin("simulated-tws-control")
+        return f"http://127.0.0.1:{self._control.port}{control.PATH}"
 
-        `drop`, `lose_link`, `restore_link` (data_kept), `restart` (closed_seconds), `say` (broker_order_id, code, text), `fault` (the fields of
-        a Fault), `clear_faults`, `repeat_statuses` (on), `chunks` (bytes or null)."""
-        self._control = await asyncio.start_server(self._serve_control, "127.0.0.1", port)
-        self.control_port = self._control.sockets[0].getsockname()[1]
+    def state(self) -> dict[str, Any]:
+        """What `GET /_control` tells."""
+        return {
+            "accounts": list(self.accounts),
+            "clients": [each.client_id for each in tuple(self.sessions) if each.client_id is not None],
+            "is_linked": self.is_linked,
+            "messages": len(self.heard),
+            "book_faults": [asdict(fault) for operation in Operation for fault in self.book.armed_faults(operation)],
+            "orders": len(self.book.orders()),
+        }
 
-    async def _serve_control(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.closing(writer):
-            while line := await reader.readline():
-                try:
-                    wish = json.loads(line)
-                    self._do(wish.pop("do"), wish)
-                    answer: dict[str, object] = {"ok": True}
-                except (ValueError, KeyError, TypeError, InvalidOperation) as exc:
-                    answer = {"ok": False, "error": f"{type(exc).__name__}: {exc}"}
-                writer.write(json.dumps(answer).encode() + b"\n")
-                await writer.drain()
+    def book_orders(self) -> list[dict[str, Any]]:
+        """What `GET /_control/orders` tells."""
+        return [control.order_as_json(order) for order in self.book.orders()]
 
-    def _do(self, what: str, wish: dict[str, Any]) -> None:
-        deeds: dict[str, Callable[..., None]] = {
+    def control(self, wish: Mapping[str, Any]) -> dict[str, Any]:
+        """Does what `POST /_control` asks, on the gateway's loop; called from another thread. Raises one of control.NONSENSE."""
+        assert self._loop is not None
+        asyncio.run_coroutine_threadsafe(self._carry_out(wish), self._loop).result(_CONTROL_SECONDS)
+        return self.state()
+
+    async def _carry_out(self, wish: Mapping[str, Any]) -> None:
+        deeds: dict[str, control.Deed] = {
+            **control.book_deeds(self.book),
             "drop": self.drop_sessions,
             "lose_link": self.lose_link,
             "restore_link": self.restore_link,
-            "say": self.say_of_order,
-            "restart": lambda closed_seconds=0.0: self.spawn(self._pause(closed_seconds)),
-            "fault": lambda **fields: self.book.add_fault(_fault(fields)),
-            "clear_faults": self.book.clear_faults,
-            "repeat_statuses": lambda on: setattr(self, "repeats_statuses", on),
+            "say": lambda order, code, text: self.say_of_order(self._id_of(order), int(code), text),
+            "restart": lambda closed_seconds=0.0: self.spawn(self._pause(float(closed_seconds))),
+            "price": lambda symbol, price: self.prices.update({symbol: Decimal(str(price))}),
+            "hold_inactive": self._hold_inactive,
+            "repeat_statuses": lambda on: setattr(self, "repeats_statuses", bool(on)),
             "chunks": lambda size: setattr(self, "bytes_per_chunk", size),
+            "silence": lambda questions: setattr(self, "silent", {Ask(number) for number in questions}),
         }
-        deeds[what](**wish)
+        control.carry_out(deeds, wish)
+
+    def _id_of(self, name: str) -> str:
+        return control.ref_of(self.book, name).broker_order_id or ""
+
+    def _hold_inactive(self, order: str, held: bool = True) -> None:
+        broker_order_id = self._id_of(order)
+        if held:
+            self.held.append(broker_order_id)
+        elif broker_order_id in self.held:
+            self.held.remove(broker_order_id)
 
     async def _pause(self, closed_seconds: float) -> None:
         """A restart that leaves the control port open, since it is asked for there."""
@@ -271,6 +306,10 @@ class TwsSimulator:
         self._server.close()
         self.drop_sessions()
         await asyncio.sleep(closed_seconds)
+        self.told.clear()
+        self.muted.clear()
+        self.is_linked = True
+        self._mark = self.book.mark()
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
 
     # Sockets
@@ -795,16 +834,6 @@ def _annulment(request_id: int, row: wire.OrderRow, exec_id: str, moment: dateti
     return _execution(request_id, row, next_version(exec_id), Decimal(0), Decimal(0), moment)
 
 
-def _fault(fields: dict[str, Any]) -> Fault:
-    quantity = fields.pop("quantity", None)
-    return Fault(
-        operation=Operation(fields.pop("operation")),
-        action=Action(fields.pop("action")),
-        quantity=None if quantity is None else Decimal(str(quantity)),
-        **fields,
-    )
-
-
 async def _run(arguments: argparse.Namespace) -> None:
     market = Market(
         fill_delay_seconds=arguments.fill_delay_seconds,
@@ -815,13 +844,16 @@ async def _run(arguments: argparse.Namespace) -> None:
     book = TwsBook(arguments.data, account_id=arguments.account, market=market)
     gateway = TwsSimulator(book, port=arguments.port)
     await gateway.start()
-    if arguments.control_port is not None:
-        await gateway.start_control(arguments.control_port)
-    print(f"gateway 127.0.0.1:{gateway.port} control {gateway.control_port} account {arguments.account}", flush=True)
+    control_url = await gateway.start_control(arguments.control_port)
+    print(f"gateway 127.0.0.1:{gateway.port} control {control_url} account {arguments.account}", flush=True)
+    if arguments.notice is not None:
+        control.leave_notice(arguments.notice, gateway=f"127.0.0.1:{gateway.port}", control=control_url)
     ended = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     await ended.wait()
+    if arguments.notice is not None:
+        control.take_back_notice(arguments.notice)
     await gateway.stop()
     book.close()
 
@@ -831,9 +863,10 @@ def main() -> None:
         description="A simulated TWS or IB Gateway on loopback; no order leaves this machine."
     )
     parser.add_argument("--port", type=int, default=4002)
-    parser.add_argument("--control-port", type=int, help="0: any free one; without it there is none")
+    parser.add_argument("--control-port", type=int, default=0, help="0: any free one (default)")
+    parser.add_argument("--notice", type=Path, help="a file to say in, while it runs, where it is to be found")
     parser.add_argument("--data", type=Path, required=True, help="the book's file, made where there is none")
-    parser.add_argument("--account", default="DU000001")
+    parser.add_argument("--account", default=DEFAULT_ACCOUNT)
     parser.add_argument("--fill-delay-seconds", type=float, default=0.2)
     parser.add_argument("--partial-fill-rate", type=float, default=0.0)
     parser.add_argument("--rejection-rate", type=float, default=0.0)

@@ -115,6 +115,7 @@ ENVIRONMENT_ALLOWED = {
     "execution_service/settings.py": "the one room that reads it",
     "execution_service/service.py": "hands the address to Google's client, which looks there and nowhere else",
     "scripts/whereabouts.py": "hands the address to Google's client, which looks there and nowhere else",
+    "scripts/demo_gateway.py": "hands it on to the service that it starts, with the demo's own accounts",
     "scripts/own_python.py": "before there are libraries, and so before there are settings",
 }
 

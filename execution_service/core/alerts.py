@@ -278,6 +278,17 @@ def broker_up(*, account_name: str, broker: str, down_seconds: Decimal | None = 
     return _text("✅ Broker Up", ("Account", account_name), ("Broker", broker), *after)
 
 
+def auth_required(*, account_name: str, broker: str, reason: str, count: int = 1) -> str:
+    """`count`: how often since people were last told."""
+    return _text(
+        _counted("🔑 Login Required", count),
+        ("Account", account_name),
+        ("Broker", broker),
+        ("Reason", reason),
+        ("Orders", "held until then, and rejected when they are too old"),
+    )
+
+
 def dead_letters(*, count: int, reason: str) -> str:
     """`count` messages since people were last told; `reason` of the latest."""
     return _text(

@@ -158,6 +158,7 @@ class Limits:
     max_order_age_seconds: float = 300.0
     find_window_seconds: float = 30.0
     refuses_repeated_client_id: bool = False
+    poll_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,8 +239,8 @@ def _step_of_working(order: Order, now: datetime, elapsed: Elapsed, limits: Limi
         pause = CANCEL_AGAIN_SECONDS[min(elapsed.cancels_sent, len(CANCEL_AGAIN_SECONDS)) - 1]
         if elapsed.cancel_sent is None or elapsed.cancel_sent >= pause:
             return Step(StepKind.CANCEL)
-        return _ask(StepKind.CHECK, elapsed, _slower(elapsed.cancel_sent, (0.1, 0.5, 2.0)))
-    check = _ask(StepKind.CHECK, elapsed, _slower(elapsed.sent, (0.2, 1.0, 5.0)))
+        return _ask(StepKind.CHECK, elapsed, max(limits.poll_seconds, _slower(elapsed.cancel_sent, (0.1, 0.5, 2.0))))
+    check = _ask(StepKind.CHECK, elapsed, max(limits.poll_seconds, _slower(elapsed.sent, (0.2, 1.0, 5.0))))
     if check.wait_seconds is not None and left is not None:
         return Step(StepKind.NONE, wait_seconds=min(check.wait_seconds, left))
     return check

@@ -351,13 +351,13 @@ def test_the_feed_is_closed_to_a_wrong_token(server: SimulatedKite) -> None:
 
 
 def test_the_control_route_does_what_it_is_asked(server: SimulatedKite, kite: KiteConnect) -> None:
-    control(server, do="book_fault", fault={"operation": "place", "action": "hold", "times": None})
-    control(server, do="fault", fault={"kind": "rate_limited"})
+    control(server, do="fault", fault={"operation": "place", "action": "hold", "times": None})
+    control(server, do="http_fault", fault={"kind": "rate_limited"})
     with pytest.raises(kite_errors.NetworkException):
         kite.place_order(**form())
     order_id = kite.place_order(**form(order_type="LIMIT", price=99))
-    control(server, do="fill", order_id=order_id, quantity=4)
-    control(server, do="cancel", order_id=order_id, reason="Halted")
+    control(server, do="fill", order="simulatortest1", quantity=4)
+    control(server, do="cancel", order=order_id, reason="Halted")
     (order,) = kite.orders()
     assert (order["status"], order["filled_quantity"], order["status_message"]) == ("CANCELLED", 4, "Halted")
     assert server.book.orders()[0].status is ReportStatus.CANCELLED
@@ -371,7 +371,34 @@ def test_the_control_route_does_what_it_is_asked(server: SimulatedKite, kite: Ki
     assert control(server, do="new_day")["token_is_good"] is False
 
 
-@pytest.mark.parametrize("wish", [{"do": "nonsense"}, {"do": "fault", "fault": {"kind": "no"}}, {"do": "fill"}])
+def test_the_control_route_tells_the_whole_book(server: SimulatedKite, kite: KiteConnect) -> None:
+    control(server, do="fault", fault={"operation": "reports", "action": "hide", "times": None})
+    order_id = kite.place_order(**form())
+    assert kite.orders() == []
+    answer = requests.get(f"{server.root_url}/_control/orders", timeout=5).json()
+    (order,) = answer["orders"]
+    assert (order["broker_order_id"], order["client_order_id"], order["status"]) == (
+        order_id,
+        "simulatortest1",
+        "FILLED",
+    )
+    assert [fill["price"] for fill in order["fills"]] == ["100.25"]
+
+
+def test_a_restart_cuts_everybody_off_and_keeps_book_and_session(server: SimulatedKite, kite: KiteConnect) -> None:
+    kite.place_order(**form())
+    control(server, do="restart", closed_seconds=0.3)
+    eventually(lambda: is_closed(server.port))
+    eventually(lambda: not is_closed(server.port))
+    assert len(client_of(server).orders()) == 1
+
+
+def is_closed(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@pytest.mark.parametrize("wish", [{"do": "nonsense"}, {"do": "http_fault", "fault": {"kind": "no"}}, {"do": "fill"}])
 def test_a_wish_that_is_not_understood_is_refused(server: SimulatedKite, wish: dict[str, object]) -> None:
     answer = requests.post(f"{server.root_url}/_control", json=wish, timeout=5)
     assert answer.status_code == 400
@@ -385,7 +412,9 @@ def test_only_loopback_is_served(server: SimulatedKite, tmp_path: Path) -> None:
 
 
 def test_it_runs_as_a_program(tmp_path: Path) -> None:
+    notice = tmp_path / "kite.json"
     command = [sys.executable, "-m", "simulators.kite", "--port", "0", "--data", str(tmp_path / "kite.db")]
+    command += ["--notice", str(notice)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -394,7 +423,12 @@ def test_it_runs_as_a_program(tmp_path: Path) -> None:
         kite = KiteConnect(said["KITE_API_KEY"], access_token=said["KITE_ACCESS_TOKEN"], root=said["KITE_ROOT_URL"])
         kite.place_order(**form())
         assert len(kite.orders()) == 1
+        eventually(notice.exists)
+        told = json.loads(notice.read_text())
+        assert (told["pid"], told["gateway"]) == (process.pid, said["KITE_ROOT_URL"])
+        assert requests.get(told["control"], timeout=5).json()["orders"] == 1
     finally:
         process.terminate()
         process.communicate(timeout=10)
     assert process.returncode == 0
+    assert not notice.exists()

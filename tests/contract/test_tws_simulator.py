@@ -1,16 +1,19 @@
-"""The simulated gateway against the libraries' own high-level client, over its control port, as a process, and through restarts."""
+"""The simulated gateway against the libraries' own high-level client, over its control side, as a process, and through restarts."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -79,31 +82,78 @@ async def test_a_client_id_is_given_once(gateway: TwsSimulator, library: Any) ->
     first.disconnect()
 
 
-async def say(port: int, *wishes: dict[str, object]) -> list[dict[str, object]]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    answers = []
-    for wish in wishes:
-        writer.write(json.dumps(wish).encode() + b"\n")
-        answers.append(json.loads(await reader.readline()))
-    writer.close()
-    return answers
+def call(url: str, **wish: object) -> dict[str, Any]:
+    """One call of the control side; raises HTTPError for what makes no sense."""
+    body = json.dumps(wish).encode() if wish else None
+    with urlopen(Request(url, body, {"Content-Type": "application/json"}), timeout=10) as answer:
+        said: dict[str, Any] = json.load(answer)
+    return said
 
 
-async def test_the_control_port_orders_trouble(gateway: TwsSimulator) -> None:
-    await gateway.start_control()
-    answers = await say(
-        gateway.control_port,
-        {"do": "fault", "operation": "place", "action": "late_fill_after_cancel"},
-        {"do": "fault", "operation": "place", "action": "accept_then_drop", "symbol": "SPY"},
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not holds():  # noqa: ASYNC110  what is waited for is another's state
+            await asyncio.sleep(0.01)
+
+
+async def test_the_control_side_orders_trouble(gateway: TwsSimulator) -> None:
+    url = await gateway.start_control()
+    fault = {"operation": "place", "action": "accept_then_drop", "symbol": "SPY"}
+    for wish in (
+        {"do": "fault", "fault": fault},
         {"do": "lose_link"},
         {"do": "restore_link", "data_kept": False},
         {"do": "chunks", "size": 3},
-        {"do": "dance"},
-    )
-    assert [answer["ok"] for answer in answers] == [False, True, True, True, True, False]
+    ):
+        assert (await asyncio.to_thread(lambda wish=wish: call(url, **wish)))["is_linked"] is (
+            wish["do"] != "lose_link"
+        )
     expected = [Fault(operation=Operation.PLACE, action=Action.ACCEPT_THEN_DROP, symbol="SPY")]
     assert gateway.book.armed_faults(Operation.PLACE) == expected
     assert gateway.bytes_per_chunk == 3
+    for wish in (
+        {"do": "dance"},
+        {"do": "fault", "fault": {**fault, "action": "late_fill_after_cancel"}},
+        {"do": "fill", "order": "nobody's"},
+        {"do": "say"},
+    ):
+        with pytest.raises(HTTPError, match="400"):
+            await asyncio.to_thread(lambda wish=wish: call(url, **wish))
+
+
+async def test_the_control_side_shows_and_changes_the_book(gateway: TwsSimulator, library: Any) -> None:
+    url = await gateway.start_control()
+    call_it = functools.partial(asyncio.to_thread, call, url)
+    await call_it(do="fault", fault={"operation": "place", "action": "hold"})
+    ib = await connected(library, gateway.port)
+    order = library.LimitOrder("BUY", 10, 99.5, account="DU000001", orderRef="by-its-tag")
+    trade = ib.placeOrder(library.Stock("SPY", "SMART", "USD"), order)
+    await until(lambda: bool(gateway.book.orders()))
+    await call_it(do="fill", order="by-its-tag", quantity="4", price=99.25, late_commission=True)
+    (shown,) = (await asyncio.to_thread(call, f"{url}/orders"))["orders"]
+    assert (shown["filled_quantity"], shown["status"], shown["fills"][0]["price"]) == ("4", "WORKING", "99.25")
+    await call_it(do="commission", fill_id=shown["fills"][0]["fill_id"], commission="0.35")
+    await call_it(do="correct", fill_id=shown["fills"][0]["fill_id"], price="99.10")
+    await call_it(do="cancel", order=shown["broker_order_id"], reason="Halted")
+    (shown,) = (await asyncio.to_thread(call, f"{url}/orders"))["orders"]
+    assert [(f["price"], f["commission"], f["busted"]) for f in shown["fills"]] == [
+        ("99.25", "0.35", True),
+        ("99.10", "0.35", False),
+    ]
+    async with asyncio.timeout(5):
+        while trade.orderStatus.status != "Cancelled":
+            await trade.statusEvent
+    await call_it(do="restart", closed_seconds=0.2)
+    await until(lambda: not ib.isConnected())
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                again = await connected(library, gateway.port)
+                break
+            except OSError:
+                await asyncio.sleep(0.05)
+    assert again.client.getReqId() > trade.order.orderId
+    again.disconnect()
 
 
 async def test_the_process_keeps_its_book_through_a_kill(tmp_path: Path, library: Any) -> None:

@@ -207,6 +207,14 @@ def test_a_working_order_is_checked_often_while_young_and_slowly_later(status: S
         assert step_of(resting, elapsed(sent=sent, asked=0.0)) == Step(StepKind.NONE, wait_seconds=pause)
 
 
+@pytest.mark.parametrize("sent", [0.1, 100.0])
+def test_a_broker_that_hints_is_not_asked_more_often_than_it_bears(sent: float) -> None:
+    calm = limits(poll_seconds=7.0)
+    working = order_in(Status.SUBMITTED, tif=Tif.GTC)
+    assert step_of(working, elapsed(sent=sent, asked=6.9), calm).kind is StepKind.NONE
+    assert step_of(working, elapsed(sent=sent, asked=7.0), calm) == Step(StepKind.CHECK)
+
+
 @pytest.mark.parametrize(
     ("tif", "order_type", "own", "default", "expected"),
     [

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from brokers.base import Capabilities, OrderType, Report, ReportStatus
-from brokers.errors import BrokerUnavailable, OrderAlreadyExists, OrderRefused, OutcomeUnknown
+from brokers.errors import AuthRequired, BrokerUnavailable, OrderAlreadyExists, OrderRefused, OutcomeUnknown
 from brokers.paper_exchange import Action, Fault, Market, Operation
 from execution_service import trader
 from execution_service.core.order import NothingSent, ReasonCode, Status, SubmitStarted
+from execution_service.trader import AccountState
 from tests.fakes import ACCOUNT, World, world_of
 from tests.service.audit import audit
 
@@ -74,6 +75,34 @@ async def test_orders_are_held_while_the_pause_is_a_known_one(tmp_path: Path) ->
         world.broker_faults.unavailable = None
         await world.run(60)
         assert world.record().status is Status.FILLED
+
+
+LOGIN = AuthRequired("AUTH_REQUIRED: the access token is dead; log in and write the new token to /run/token")
+
+
+async def test_dead_session_is_told_at_once_with_what_to_do_and_the_login_is_noticed_soon(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.broker_faults.unavailable = LOGIN
+        world.send()
+        await world.run(200)
+        assert world.record().status is Status.PENDING
+        assert world.service.account_states()[ACCOUNT]["state"] == AccountState.AUTH_REQUIRED
+        assert "write the new token to /run/token" in world.service.account_states()[ACCOUNT]["trouble"]
+        (told,) = world.notifier.titled("Login Required")
+        assert "/run/token" in str(told)
+        assert not world.notifier.titled("Broker Down")
+        assert len(world.calls("connect")) > 50
+        world.broker_faults.unavailable = None
+        await world.run(trader.LOGIN_LOOK_SECONDS + 0.5)
+        assert world.record().status is Status.FILLED
+        assert world.service.account_states()[ACCOUNT]["state"] == AccountState.CONNECTED
+        assert len(world.notifier.titled("Broker Up")) == 1
+        world.broker_faults.unavailable = LOGIN
+        world.send("the next day")
+        await world.run(301)
+        assert code(world, "the next day") is ReasonCode.STALE_ORDER
+        assert len(world.notifier.titled("Login Required")) == 2
+        assert len(world.placed()) == 1
 
 
 async def test_connection_lost_while_placing_leaves_the_order_pending_and_it_is_sent_later(tmp_path: Path) -> None:
@@ -143,6 +172,15 @@ async def test_store_that_is_away_while_connecting_is_not_held_against_the_broke
         world.store_faults.is_away = False
         await world.run(60)
         assert world.record("next").status is Status.FILLED
+
+
+async def test_real_account_that_is_configured_as_paper_is_sent_nothing(tmp_path: Path) -> None:
+    async with world_of(tmp_path, capabilities=Capabilities(is_paper=False)) as world:
+        world.send()
+        await world.run(5)
+        assert code(world) is ReasonCode.BROKER_UNAVAILABLE
+        assert "live = false" in world.service.account_states()[ACCOUNT]["trouble"]
+        assert not world.calls("place_order")
 
 
 # --- lost answers ---------------------------------------------------------------------------------------------------

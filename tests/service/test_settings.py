@@ -351,12 +351,8 @@ def test_unknown_broker_is_told_with_the_known_ones(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("broker", ["ibkr", "zerodha"])
-def test_announced_broker_without_adapter_is_a_problem_but_on_the_mock(
-    tmp_path: Path, broker: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(BrokerFactory, "supported", staticmethod(lambda: ("mock",)))
+def test_on_the_mock_an_account_needs_nothing_of_its_own_broker(tmp_path: Path, broker: str) -> None:
     accounts_file(tmp_path, f'[accounts.a]\nname = "Main"\nbroker = "{broker}"\napi_key = {{ env = "ABSENT" }}\n')
-    assert f"this version has no adapter for {broker}" in problems(tmp_path)[0]
     account = load(tmp_path, **ON_MOCK).account("a")
     assert account is not None
     assert (account.name, account.broker, account.live, account.config["broker"]) == ("Main", "mock", False, "mock")
@@ -480,14 +476,6 @@ def test_ibkr_variables_make_an_account_where_there_is_no_file(tmp_path: Path, l
     assert load(tmp_path, **MONGODB).accounts == {}
     accounts_file(tmp_path, "")
     assert load(tmp_path, **MONGODB, IBKR_PORT="7497").accounts == {}
-
-
-def test_broker_variables_without_their_adapter_are_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(BrokerFactory, "supported", staticmethod(lambda: ("mock",)))
-    settings = load(tmp_path, IBKR_HOST="127.0.0.1", IBKR_PORT="4002", KITE_API_KEY="abcdef")
-    assert settings.accounts == {}
-    assert len(settings.warnings) == 2
-    assert settings.warnings[0].startswith("IBKR_HOST, IBKR_PORT are not used")
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         epilog="Exit status: 0 ended and not rejected, 3 rejected, 1 not sent or no end in time, 2 wrong arguments.",
     )
     parser.add_argument("--file", required=True, help="a sample's name (they lie beside this script) or a path")
-    parser.add_argument("--account-id", help="another account than the sample's")
+    parser.add_argument("--account-id", "--account", help="another account than the sample's")
     parser.add_argument("--quantity", type=_amount, help="another quantity than the sample's")
     parser.add_argument("--entry", metavar="SIGNAL_ID", help="the entry that an exit sample closes")
     parser.add_argument(

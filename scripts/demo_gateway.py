@@ -1,0 +1,211 @@
+"""The simulated gateway of the demo: starting, finding, asking and stopping its process, and the accounts that lead the real adapter to it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from execution_service.settings import REPOSITORY_ROOT, Settings
+from simulators.kite import DEFAULT_API_KEY
+from simulators.tws import DEFAULT_ACCOUNT
+
+IBKR, ZERODHA = "ibkr", "zerodha"
+MODULES: Mapping[str, str] = {IBKR: "simulators.tws", ZERODHA: "simulators.kite"}
+"""The brokers that the demo can pretend, each with the program that does it."""
+ACCOUNT_IDS: Mapping[str, str] = {IBKR: "IBKR_Demo", ZERODHA: "Zerodha_Demo"}
+API_KEY_NAME = "DEMO_KITE_API_KEY"
+FILL_DELAY_SECONDS = 0.5
+READY_SECONDS = 30.0
+STOP_SECONDS = 10.0
+CALL_SECONDS = 5.0
+LOOK_SECONDS = 0.05
+LAST_LINES = 15
+
+
+class GatewayFailed(Exception):
+    """The gateway could not be started, asked or stopped; the message says what to look at."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """A running gateway, as its own notice tells of it. `address` is where the broker's library reaches it."""
+
+    broker: str
+    pid: int
+    address: str
+    control_url: str
+
+    def state(self) -> Mapping[str, Any]:
+        """What it tells of itself. Raises GatewayFailed."""
+        return self._call(Request(self.control_url))
+
+    def do(self, **wish: object) -> Mapping[str, Any]:
+        """Asks for something on its control side. Raises GatewayFailed."""
+        return self._call(Request(self.control_url, json.dumps(wish).encode()))
+
+    def _call(self, request: Request) -> Mapping[str, Any]:
+        try:
+            with urlopen(request, timeout=CALL_SECONDS) as answer:
+                said: Mapping[str, Any] = json.load(answer)
+        except OSError as exc:
+            raise GatewayFailed(f"the simulated gateway (process {self.pid}) does not answer: {exc}") from exc
+        return said
+
+
+def folder_of(settings: Settings) -> Path:
+    """Where the gateway's book, its notice and the demo's accounts file are."""
+    return settings.data_dir / "demo"
+
+
+def running_gateway(settings: Settings) -> Gateway | None:
+    """The gateway that runs on this DATA_DIR; a killed one may have left its notice, and is none."""
+    left = left_gateway(settings)
+    return left if left is not None and _is_gateway(left) else None
+
+
+def left_gateway(settings: Settings) -> Gateway | None:
+    """The gateway whose notice lies there, whether it lives or not."""
+    for broker in MODULES:
+        try:
+            said = json.loads(_notice(settings, broker).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            continue
+        return Gateway(broker=broker, pid=int(said["pid"]), address=said["gateway"], control_url=said["control"])
+    return None
+
+
+def start_gateway(settings: Settings, broker: str) -> Gateway:
+    """Starts it in the background on free ports of loopback, on the book it had before. Raises GatewayFailed."""
+    _forget(settings)
+    folder = folder_of(settings)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    output = settings.log_dir / "simulated_gateway.console.log"
+    command = [sys.executable, "-m", MODULES[broker], "--port", "0", "--data", str(folder / f"{broker}.db")]
+    command += [
+        "--notice",
+        str(_notice(settings, broker)),
+        "--fill-delay-seconds",
+        str(FILL_DELAY_SECONDS),
+        "--seed",
+        "1",
+    ]
+    with open(output, "wb") as sink:
+        process = subprocess.Popen(
+            command,
+            cwd=REPOSITORY_ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    end = time.monotonic() + READY_SECONDS
+    while process.poll() is None and time.monotonic() < end:
+        found = left_gateway(settings)
+        if found is not None and found.pid == process.pid:
+            return found
+        time.sleep(LOOK_SECONDS)
+    if process.poll() is None:
+        process.kill()
+    last = "\n".join(f"  {line}" for line in output.read_text(errors="replace").splitlines()[-LAST_LINES:])
+    raise GatewayFailed(f"The simulated gateway did not start. The last lines of {output}:\n{last}")
+
+
+def stop_gateway(settings: Settings) -> int | None:
+    """Ends the gateway that runs, if one does; its process's number. Its book stays. Raises GatewayFailed."""
+    gateway = running_gateway(settings)
+    if gateway is None:
+        _forget(settings)
+        return None
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(gateway.pid, signal.SIGTERM)
+    end = time.monotonic() + STOP_SECONDS
+    while _is_gateway(gateway):
+        if time.monotonic() > end:
+            raise GatewayFailed(
+                f"The simulated gateway, process {gateway.pid}, has not ended within {STOP_SECONDS:.0f} s"
+            )
+        time.sleep(LOOK_SECONDS)
+    _forget(settings)
+    return gateway.pid
+
+
+def environment_for(settings: Settings, gateway: Gateway) -> dict[str, str]:
+    """This process's own, with accounts of the demo's own in place of whatever is configured. Raises GatewayFailed."""
+    accounts = folder_of(settings) / "accounts.toml"
+    table = _ibkr_table(gateway) if gateway.broker == IBKR else _zerodha_table(settings, gateway)
+    accounts.write_text(table, encoding="utf-8")
+    return {
+        **os.environ,
+        "ACCOUNTS_FILE": str(accounts),
+        "USE_MOCK_BROKER": "false",
+        API_KEY_NAME: DEFAULT_API_KEY,
+    }
+
+
+def _ibkr_table(gateway: Gateway) -> str:
+    host, _, port = gateway.address.rpartition(":")
+    return f"""[accounts.{ACCOUNT_IDS[IBKR]}]
+name = "IBKR demo (simulated gateway)"
+broker = "ibkr"
+ibkr_account = "{DEFAULT_ACCOUNT}"
+host = "{host}"
+port = {port}
+client_id = 1
+live = false
+"""
+
+
+def _zerodha_table(settings: Settings, gateway: Gateway) -> str:
+    """As after a login: with today's access token in a file."""
+    token_file = folder_of(settings) / "access_token"
+    token_file.touch(mode=0o600)
+    token_file.write_text(str(gateway.do(do="new_token")["access_token"]) + "\n", encoding="utf-8")
+    # A JSON text is a TOML text too.
+    return f"""[accounts.{ACCOUNT_IDS[ZERODHA]}]
+name = "Zerodha demo (simulated Kite)"
+broker = "zerodha"
+api_key = {{ env = "{API_KEY_NAME}" }}
+access_token_file = {json.dumps(str(token_file))}
+root_url = "{gateway.address}"
+ticker_url = "ws://{urlsplit(gateway.address).netloc}"
+live = false
+"""
+
+
+def _notice(settings: Settings, broker: str) -> Path:
+    return folder_of(settings) / f"{broker}.json"
+
+
+def _forget(settings: Settings) -> None:
+    """Removes what killed gateways have left."""
+    for broker in MODULES:
+        _notice(settings, broker).unlink(missing_ok=True)
+
+
+def _is_gateway(gateway: Gateway) -> bool:
+    """Whether the process lives and is that gateway, and not another one that was given a dead one's number."""
+    try:
+        os.kill(gateway.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    process = Path(f"/proc/{gateway.pid}")
+    if not process.parent.joinpath("self").exists():
+        return True  # a system without /proc: the number must do
+    try:
+        # Empty for one that has ended and waits to be noticed.
+        return MODULES[gateway.broker].encode() in process.joinpath("cmdline").read_bytes()
+    except OSError:
+        return False

@@ -1,0 +1,87 @@
+"""The demo with the real adapters: the gateway that pretends to be the broker, the service, a test signal, and the end of both."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from scripts.demo_gateway import ACCOUNT_IDS
+from tests.external.service_process import end
+from tests.external.test_scripts import SEND, START, STATUS, People
+
+pytestmark = pytest.mark.timeout(240)
+SIGNALS = {
+    "ibkr": ("equity_simple_signal_1.json", "--account", ACCOUNT_IDS["ibkr"]),
+    "zerodha": ("nse_equity_1.json",),
+}
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> Iterator[People]:
+    # Whatever the user has configured is not the demo's: it has accounts of its own.
+    found = People(tmp_path)
+    found.service.settings |= {"KITE_API_KEY": "the-users-own", "IBKR_PORT": "9"}
+    try:
+        yield found
+    finally:
+        found.call(START, "--stop")
+        mine = [p for p in psutil.process_iter(["environ"]) if is_of(p, found.service.data_dir)]
+        end([*found.ever, *mine])
+
+
+def is_of(process: psutil.Process, data_dir: Path) -> bool:
+    return (process.info["environ"] or {}).get("DATA_DIR") == str(data_dir) and process.pid != os.getpid()
+
+
+@pytest.mark.parametrize("broker", ["ibkr", "zerodha"])
+def test_the_demo_trades_through_the_real_adapter_and_ends_whole(people: People, broker: str) -> None:
+    said = people.call(START, "--broker", broker)
+    assert said.status == 0, said.err
+    assert ACCOUNT_IDS[broker] in said.out
+    assert f"--file {' '.join(SIGNALS[broker])}" in said.out
+
+    sent = people.call(SEND, "--file", *SIGNALS[broker], "--json")
+    assert sent.status == 0, sent.err
+    (order,) = sent.json["orders"]
+    assert (order["status"], order["confirmation"]["broker"]) == ("FILLED", broker.upper())
+
+    status = people.call(STATUS, "--json")
+    assert status.status == 0, status.out
+    (gateway,) = [part for part in status.json["parts"] if part["name"] == "simulated gateway"]
+    assert f"{broker}, process" in gateway["detail"]
+    assert "1 orders in its book" in gateway["detail"]
+
+    other = people.call(START, "--broker", "mock")
+    assert other.status == 1
+    assert f"simulated {broker} broker: first stop it" in other.err
+    again = people.call(START, "--broker", broker)
+    assert (again.status, "Already running" in again.out) == (0, True)
+
+    stopped = people.call(START, "--stop")
+    assert stopped.status == 0, stopped.err
+    assert stopped.out.count("Stopped:") == 2
+    assert people.call(STATUS).status == 1
+    assert [p for p in psutil.process_iter(["environ"]) if is_of(p, people.service.data_dir)] == []
+
+
+def test_a_gateway_that_was_killed_is_down_and_is_started_again_on_its_book(people: People) -> None:
+    assert people.call(START, "--broker", "zerodha").status == 0
+    assert people.call(SEND, "--file", "nse_equity_1.json").status == 0
+    (gateway,) = [
+        p
+        for p in psutil.process_iter(["environ", "cmdline"])
+        if is_of(p, people.service.data_dir) and "simulators.kite" in p.info["cmdline"]
+    ]
+    gateway.kill()
+    gateway.wait()
+    status = people.call(STATUS, "--json")
+    assert status.status == 1
+    assert [part["name"] for part in status.json["parts"] if not part["is_up"]] == ["simulated gateway"]
+    assert people.call(START, "--stop").status == 0
+    assert people.call(START, "--broker", "zerodha").status == 0
+    status = people.call(STATUS, "--json")
+    assert "1 orders in its book" in str(status.json["parts"])

@@ -1,0 +1,235 @@
+"""Three brokers beside the real service: the mock's book and both simulated gateways as processes, each with its account. No tests here."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+from brokers.base import Tif
+from brokers.paper_exchange import Market, PaperExchange
+from simulators import control
+from simulators.kite import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
+from tests.external.service_process import Server, Service, free_port, wait_until
+
+BROKERS = ("mock", "ibkr", "zerodha")
+LIMITED = "zerodha with limits"
+"""Zerodha with its own limits on both sides: the adapter's default budget, and a server that answers too many calls with 429."""
+ACCOUNTS = {LIMITED: "Zerodha_Limited", "mock": "Mock_One", "ibkr": "IBKR_One", "zerodha": "Zerodha_One"}
+SYMBOLS = {LIMITED: "INFY", "mock": "SPY", "ibkr": "SPY", "zerodha": "INFY"}
+CURRENCIES = {"mock": "USD", "ibkr": "USD", "zerodha": "INR"}
+PRICE = Decimal("100.25")
+FINAL = ("FILLED", "REJECTED", "CANCELLED", "EXPIRED")
+API_KEY_NAME = "TEST_KITE_API_KEY"
+
+
+class Venue:
+    """One broker's true side: its book, and trouble on demand (the wishes of `simulators.control`)."""
+
+    def __init__(self, name: str) -> None:
+        self.broker = name
+        self.account_id = ACCOUNTS[name]
+        self.symbol = SYMBOLS[name]
+
+    def do(self, what: str, **wish: object) -> Mapping[str, Any]:
+        raise NotImplementedError
+
+    def orders(self) -> list[dict[str, Any]]:
+        """The whole book, oldest first."""
+        raise NotImplementedError
+
+    def of(self, client_order_id: str) -> list[dict[str, Any]]:
+        return [order for order in self.orders() if order["client_order_id"] == client_order_id]
+
+    def fault(self, operation: str, action: str, **fields: object) -> None:
+        self.do("fault", fault={"operation": operation, "action": action, **fields})
+
+
+class MockVenue(Venue):
+    """The book is a file that the test opens beside the service."""
+
+    def __init__(self, service: Service) -> None:
+        super().__init__("mock")
+        self._book = PaperExchange(service.data_dir / "mock_broker.db", account_id=self.account_id, market=Market())
+
+    def do(self, what: str, **wish: object) -> Mapping[str, Any]:
+        control.carry_out(control.book_deeds(self._book), {"do": what, **wish})
+        return {}
+
+    def orders(self) -> list[dict[str, Any]]:
+        return [control.order_as_json(order) for order in self._book.orders()]
+
+    def close(self) -> None:
+        self._book.close()
+
+
+class GatewayVenue(Venue):
+    """A gateway in a process of its own, asked on its control side."""
+
+    def __init__(self, name: str, server: Server, control_port: int) -> None:
+        super().__init__(name)
+        self.server = server
+        self._url = f"http://127.0.0.1:{control_port}/_control"
+
+    def do(self, what: str, **wish: object) -> Mapping[str, Any]:
+        return self._call(Request(self._url, json.dumps({"do": what, **wish}).encode()))
+
+    def orders(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._call(Request(f"{self._url}/orders"))["orders"]
+        return found
+
+    def _call(self, request: Request) -> Mapping[str, Any]:
+        with urlopen(request, timeout=10) as answer:
+            said: Mapping[str, Any] = json.load(answer)
+        return said
+
+
+class Desk:
+    """The service with an account at each broker, and who publishes to it and looks."""
+
+    def __init__(self, service: Service, venues: Mapping[str, Venue], token_file: Path) -> None:
+        self.service = service
+        self.venues = venues
+        self.token_file = token_file
+
+    def body(self, venue: Venue, side: str = "BUY", quantity: int = 10, **more: Any) -> dict[str, Any]:
+        """A LIMIT order at PRICE under a signal id of its own, unless told otherwise."""
+        body = {
+            "signal_id": f"{venue.account_id}-{uuid.uuid4().hex[:12]}",
+            "symbol": venue.symbol,
+            "side": side,
+            "order_type": "LIMIT",
+            "limit_price": str(PRICE),
+            "quantity": quantity,
+            "account_id": venue.account_id,
+            "strategy_name": "Each",
+            "tif": Tif.DAY.value,
+        } | more
+        return {name: value for name, value in body.items() if value is not None}
+
+    def publish(self, *bodies: Mapping[str, Any], topic: str | None = None) -> None:
+        with self.service.pubsub() as pubsub:
+            pubsub.publish(bodies) if topic is None else pubsub.publish(bodies, topic)
+
+    def record(self, signal_id: str) -> dict[str, Any] | None:
+        with self.service.database() as db:
+            found: dict[str, Any] | None = db["execution_orders"].find_one({"signal_id": signal_id})
+        return found
+
+    def confirmation(self, signal_id: str) -> dict[str, Any]:
+        with self.service.database() as db:
+            found: dict[str, Any] | None = db["execution_confirmations"].find_one({"signal_id": signal_id})
+        return found or {}
+
+    def wait(
+        self, body: Mapping[str, Any], *statuses: str, within: float = 30.0, and_told: bool = True
+    ) -> dict[str, Any]:
+        """The record, once it has one of these statuses (any final one, if none is named) and all was told of it."""
+        signal_id = str(body["signal_id"])
+
+        def is_there() -> dict[str, Any] | None:
+            record = self.record(signal_id)
+            if record is None or record["status"] not in (statuses or FINAL):
+                return None
+            is_open = record["status"] not in FINAL
+            return record if is_open or not and_told or "unsettled" not in record["lookup"] else None
+
+        return wait_until(
+            is_there,
+            f"{signal_id} is {' or '.join(statuses or FINAL)}",
+            within=within,
+            pause=0.03,
+            more=lambda: f"{self.record(signal_id)}\n{self.service.console()[-3000:]}",
+        )
+
+
+def accounts_file(ports: Mapping[str, int], token_file: Path) -> str:
+    return f"""
+[accounts.{ACCOUNTS["mock"]}]
+broker = "mock"
+
+[accounts.{ACCOUNTS["ibkr"]}]
+broker = "ibkr"
+ibkr_account = "DU000001"
+host = "127.0.0.1"
+port = {ports["ibkr"]}
+live = false
+
+[accounts.{ACCOUNTS["zerodha"]}]
+broker = "zerodha"
+api_key = {{ env = "{API_KEY_NAME}" }}
+access_token_file = "{token_file}"
+root_url = "http://127.0.0.1:{ports["zerodha"]}"
+order_calls_per_second = 100
+order_calls_per_minute = 5000
+order_calls_per_day = 100000
+other_calls_per_second = 100
+live = false
+
+[accounts.{ACCOUNTS[LIMITED]}]
+broker = "zerodha"
+api_key = {{ env = "{API_KEY_NAME}" }}
+access_token_file = "{token_file}.limited"
+root_url = "http://127.0.0.1:{ports[LIMITED]}"
+live = false
+"""
+
+
+def kite_server(folder: Path, port: int, *arguments: str, name: str = "kite") -> Server:
+    command = [sys.executable, "-m", "simulators.kite", "--port", str(port), "--data", str(folder / f"{name}.db")]
+    return Server("the simulated Kite", [*command, *arguments], port, folder / f"{name}.log")
+
+
+def tws_server(folder: Path, port: int, control_port: int, *arguments: str) -> Server:
+    command = [sys.executable, "-m", "simulators.tws", "--port", str(port), "--control-port", str(control_port)]
+    command += ["--data", str(folder / "tws.db"), "--fill-delay-seconds", "0"]
+    return Server("the simulated gateway", [*command, *arguments], control_port, folder / "tws.log")
+
+
+@contextlib.contextmanager
+def desk_with_all_brokers(folder: Path, **settings: str) -> Iterator[Desk]:
+    """Everything started, with the token of a login in its file; all of it ended afterwards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    token_file = folder / "access_token"
+    token_file.write_text(DEFAULT_ACCESS_TOKEN)
+    Path(f"{token_file}.limited").write_text(DEFAULT_ACCESS_TOKEN)
+    ports = {"ibkr": free_port(), "zerodha": free_port(), LIMITED: free_port()}
+    control_port = free_port()
+    accounts = folder / "accounts.toml"
+    accounts.write_text(accounts_file(ports, token_file), encoding="utf-8")
+    chosen = {
+        "ACCOUNTS_FILE": str(accounts),
+        "USE_MOCK_BROKER": "false",
+        API_KEY_NAME: DEFAULT_API_KEY,
+        "MAX_RETRY_ATTEMPTS": "30",
+    }
+    with contextlib.ExitStack() as stack:
+        kite = stack.enter_context(kite_server(folder, ports["zerodha"]))
+        limits = ("--order-calls-per-second", "10", "--other-calls-per-second", "10")
+        limited = stack.enter_context(kite_server(folder, ports[LIMITED], *limits, name="limited"))
+        tws = stack.enter_context(tws_server(folder, ports["ibkr"], control_port))
+        service = stack.enter_context(Service(folder, **(chosen | settings)))
+        service.start()
+        mock = MockVenue(service)
+        stack.callback(mock.close)
+        venues = {
+            "mock": mock,
+            "ibkr": GatewayVenue("ibkr", tws, control_port),
+            "zerodha": GatewayVenue("zerodha", kite, ports["zerodha"]),
+            LIMITED: GatewayVenue(LIMITED, limited, ports[LIMITED]),
+        }
+        yield Desk(service, venues, token_file)
+
+
+def events(record: Mapping[str, Any]) -> list[str]:
+    return [str(event["type"]) for event in record["events"]]
+
+
+def eventually(holds: Callable[[], object], what: str, within: float = 20.0) -> None:
+    wait_until(lambda: bool(holds()), what, within=within, pause=0.02)
