@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from brokers.base import Balance, BrokerPosition, Capabilities, OrderRef, Report, Reports, Ticket
 from brokers.errors import BrokerError, BrokerUnavailable, OrderRefused, OutcomeUnknown
-from brokers.paper_exchange import Action, Fault, Market, Operation, PaperExchange
+from brokers.paper_exchange import Action, BookFile, Fault, Market, Operation, PaperExchange
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -66,11 +66,57 @@ class _Hit:
     faults: tuple[Fault, ...]
 
 
+class Venue:
+    """What the accounts of one book share in this process: a thread and an open file, however many accounts they are."""
+
+    def __init__(self, path: Path, thread: ThreadPoolExecutor | None = None) -> None:
+        self.path = path
+        self.accounts = 0
+        self.thread = thread or ThreadPoolExecutor(1, thread_name_prefix=f"mock-{path.stem}")
+        self._file: BookFile | None = None
+
+    def file(self) -> BookFile:
+        """The open book; only the thread calls this. Raises BrokerUnavailable."""
+        if self._file is None:
+            self._file = BookFile(self.path)
+        return self._file
+
+    def close(self) -> None:
+        """Only the thread calls this."""
+        if self._file is not None:
+            self._file.close()
+
+
+# By their resolved paths. Every account is made by itself, by a factory that knows nothing of the others; here they meet.
+_venues: dict[Path, Venue] = {}
+
+
+def _enter(path: Path) -> Venue:
+    key = path.resolve()
+    venue = _venues.get(key)
+    if venue is None:
+        venue = _venues[key] = Venue(key)
+    venue.accounts += 1
+    return venue
+
+
+async def _leave(venue: Venue) -> None:
+    """The last one closes the book."""
+    venue.accounts -= 1
+    if not venue.accounts:
+        if _venues.get(venue.path) is venue:
+            del _venues[venue.path]
+        try:
+            await asyncio.get_running_loop().run_in_executor(venue.thread, venue.close)
+        finally:
+            venue.thread.shutdown(wait=False)
+
+
 class MockBroker:
     """One account over a paper exchange. A random rejection is a Report with status REJECTED: the book keeps it, so that asking again
     gives the same answer.
 
-    The book's calls run one after another in a thread of their own. A call that is cancelled while that thread works is finished there:
+    The calls of all accounts of a book run one after another in one thread, as its file takes one writer at a time. A call that is cancelled while that thread works is finished there:
     the book has it whole or not at all, as with a broker whose answer was not waited for.
     """
 
@@ -95,7 +141,7 @@ class MockBroker:
             find_window_seconds=0.5,
             notes=("This is the mock broker: no order leaves this machine.",),
         )
-        self._thread: ThreadPoolExecutor | None = None
+        self._venue: Venue | None = None
         self._book: PaperExchange | None = None
         self._closed = asyncio.Event()
         self._hint: Callable[[], None] | None = None
@@ -118,9 +164,9 @@ class MockBroker:
         if self._book is None:
             self._closed.clear()
             self._told = None
-            self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix=f"mock-{self._account_id}")
+            venue = self._venue = self._venue or _enter(self._path)
             with _in_our_words(BrokerUnavailable):
-                self._book = await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
+                self._book = await asyncio.get_running_loop().run_in_executor(venue.thread, self._open, venue)
         try:
             await self._ask(Operation.CONNECT, lambda book: book.advance())
         except BrokerError:
@@ -168,12 +214,14 @@ class MockBroker:
         if self._tick is not None:
             self._tick.cancel()
         book, self._book = self._book, None
-        thread, self._thread = self._thread, None
+        venue, self._venue = self._venue, None
         self._due = None
-        if thread is not None:
-            if book is not None:
-                await asyncio.get_running_loop().run_in_executor(thread, book.close)
-            thread.shutdown(wait=False)
+        if venue is not None:
+            try:
+                if book is not None:
+                    await asyncio.get_running_loop().run_in_executor(venue.thread, book.close)
+            finally:
+                await _leave(venue)
 
     # Calls to the book
 
@@ -214,8 +262,8 @@ class MockBroker:
         return answers[0] if answers else await self._in_thread(call, lost)
 
     async def _in_thread(self, call: _BookCall[_T], lost: type[BrokerError]) -> _T:
-        book, thread = self._book, self._thread
-        if book is None or thread is None:
+        book, venue = self._book, self._venue
+        if book is None or venue is None:
             raise BrokerUnavailable("The mock broker is not connected")
         loop = asyncio.get_running_loop()
 
@@ -227,7 +275,7 @@ class MockBroker:
                 self._tell_due(book, loop)
 
         with _in_our_words(lost):
-            return await loop.run_in_executor(thread, work)
+            return await loop.run_in_executor(venue.thread, work)
 
     def _tell_due(self, book: PaperExchange, loop: asyncio.AbstractEventLoop) -> None:
         try:
@@ -239,9 +287,14 @@ class MockBroker:
             # The call before it has its own outcome, which this must not hide: a hint is lost, or the loop is closed already.
             _log.warning("The mock broker could not plan its next hint: %s", exc)
 
-    def _open(self) -> PaperExchange:
+    def _open(self, venue: Venue) -> PaperExchange:
         return PaperExchange(
-            self._path, account_id=self._account_id, market=self._market, faults=self._faults, clock=self._clock
+            self._path,
+            account_id=self._account_id,
+            market=self._market,
+            faults=self._faults,
+            clock=self._clock,
+            file=venue.file(),
         )
 
     # Hints

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -307,6 +307,29 @@ class _Holdings:
     balances: tuple[Balance, ...]
 
 
+class BookFile:
+    """The open file of a book: one connection, for one thread at a time."""
+
+    def __init__(self, path: Path, busy_timeout_seconds: float = 5.0) -> None:
+        """Makes the book, for its owner only, where there is none. Raises BrokerUnavailable when it cannot be opened."""
+        self._lock = threading.RLock()
+        self._db: sqlite3.Connection | None = _open(path, busy_timeout_seconds)
+
+    @contextmanager
+    def held(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for this thread alone. Raises BrokerUnavailable once it is closed."""
+        with self._lock:
+            if self._db is None:
+                raise BrokerUnavailable("The paper exchange's book is closed")
+            yield self._db
+
+    def close(self) -> None:
+        with self._lock:
+            if self._db is not None:
+                self._db.close()
+                self._db = None
+
+
 class PaperExchange:
     """One account's view of a book in the SQLite file `path`, which several accounts, threads and processes may share.
 
@@ -331,8 +354,12 @@ class PaperExchange:
         unique_client_order_ids: bool = True,
         busy_timeout_seconds: float = 5.0,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        file: BookFile | None = None,
     ) -> None:
-        """Opens the book, making it (for its owner only) where there is none. Raises BrokerUnavailable when it cannot be opened."""
+        """Opens the book, making it (for its owner only) where there is none. Raises BrokerUnavailable when it cannot be opened.
+
+        `file` is the book at `path` where it is open already, for the accounts of one process to share; who opened it closes it.
+        """
         self.path = Path(path)
         self.account_id = account_id
         self.market = market or Market()
@@ -340,18 +367,17 @@ class PaperExchange:
         self._fill_id_format = fill_id_format
         self._unique = unique_client_order_ids
         self._clock = clock
-        self._lock = threading.RLock()
         self._holdings: tuple[int, _Holdings] | None = None
-        self._db: sqlite3.Connection | None = _open(self.path, busy_timeout_seconds)
+        self._owns_file = file is None
+        self._file: BookFile | None = file or BookFile(self.path, busy_timeout_seconds)
         if faults:
             self._arm(faults, named=True)
 
     def close(self) -> None:
         """Working orders and the plan stay in the book."""
-        with self._lock:
-            if self._db is not None:
-                self._db.close()
-                self._db = None
+        file, self._file = self._file, None
+        if file is not None and self._owns_file:
+            file.close()
 
     # What an adapter calls
 
@@ -612,8 +638,7 @@ class PaperExchange:
     @contextmanager
     def _writing(self, at_commit: type[BrokerError] = OutcomeUnknown) -> Iterator[sqlite3.Connection]:
         """One write transaction. What fails before its commit surely did not happen (BrokerUnavailable); a failed commit is `at_commit`."""
-        with self._lock:
-            db = self._open_book()
+        with self._open_book() as db:
             try:
                 db.execute("BEGIN IMMEDIATE")
                 yield db
@@ -632,8 +657,7 @@ class PaperExchange:
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         """One consistent view of the book."""
-        with self._lock:
-            db = self._open_book()
+        with self._open_book() as db:
             try:
                 db.execute("BEGIN")
                 yield db
@@ -642,10 +666,10 @@ class PaperExchange:
             finally:
                 _roll_back(db)
 
-    def _open_book(self) -> sqlite3.Connection:
-        if self._db is None:
+    def _open_book(self) -> AbstractContextManager[sqlite3.Connection]:
+        if self._file is None:
             raise BrokerUnavailable("The paper exchange's book is closed")
-        return self._db
+        return self._file.held()
 
     def _moment(self, now: datetime | None) -> int:
         return ((now or self._clock()) - _EPOCH) // _MICROSECOND

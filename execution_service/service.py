@@ -57,6 +57,8 @@ log = structlog.get_logger(__name__)
 
 START_SECONDS = 60.0
 DRAIN_SECONDS = 4.0
+UNNAMED_ACCOUNT_IDLE_SECONDS = 120.0
+"""An account that no file names (the mock broker takes any) keeps its trader so long after its last order."""
 STORE_THREADS = 3
 ENDPOINTS = "endpoints.json"
 STATES_SECONDS = 0.5
@@ -97,6 +99,7 @@ class ExecutionService:
         self._clock = parts.clock
         self.live_orders = LiveOrders(parts.store, parts.clock)
         self.traders: dict[str, Trader] = {}
+        self._last_seen_busy: dict[str, float] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.outbox = Outbox(
             live_orders=self.live_orders,
@@ -143,6 +146,7 @@ class ExecutionService:
         self._keep("intake", lambda: self.intake.run(self._parts.orders))
         self._keep("commands", lambda: self.commands.run(self._parts.commands))
         self._keep("outbox", self.outbox.run)
+        self._keep("idle-traders", self._let_idle_traders_go)
         for trader in self.traders.values():
             self._keep(f"trader-{trader.account_id}", trader.run)
         if unsettled:
@@ -191,6 +195,20 @@ class ExecutionService:
                 self._keep(f"trader-{account_id}", trader.run)
         return trader
 
+    async def _let_idle_traders_go(self) -> None:
+        """So that a thousand accounts that somebody made up are not asked about for ever; who sends them an order again finds a new trader."""
+        while True:
+            await self._clock.sleep(UNNAMED_ACCOUNT_IDLE_SECONDS / 4)
+            now = self._clock.monotonic()
+            in_hand = {live.order.request.account_id for live in self.live_orders.by_id.values()}
+            for account_id in self.traders.keys() - set(self._parts.accounts):
+                since = self._last_seen_busy.setdefault(account_id, now)
+                if account_id in in_hand:
+                    self._last_seen_busy[account_id] = now
+                elif now - since >= UNNAMED_ACCOUNT_IDLE_SECONDS:
+                    del self.traders[account_id], self._last_seen_busy[account_id]
+                    await self._end(f"trader-{account_id}")
+
     def _new_trader(self, account: Account) -> Trader:
         return Trader(
             account_id=account.account_id,
@@ -235,8 +253,11 @@ class ExecutionService:
         return self.trader_of(account_id)
 
     def _party_of(self, account_id: str | None) -> Party:
-        trader = self.trader_of(account_id)
-        return Party(None, "NONE") if trader is None else Party(trader.account_name, trader.broker_name)
+        trader = None if account_id is None else self.traders.get(account_id)
+        if trader is not None:
+            return Party(trader.account_name, trader.broker_name)
+        account = None if account_id is None else self._parts.account_of(account_id)
+        return Party(None, "NONE") if account is None else Party(account.name, account.broker.upper())
 
     async def _replay(self, message: Message) -> None:
         await self.intake.take([message])

@@ -24,7 +24,7 @@ from pymongo.results import BulkWriteResult
 
 from brokers.base import Balance, BrokerPosition, Capabilities, OrderRef, Report, Reports, Ticket
 from brokers.errors import BrokerUnavailable
-from brokers.mock import MockBroker
+from brokers.mock import MockBroker, Venue
 from brokers.paper_exchange import Fault, Market, PaperExchange, PaperOrder
 from execution_service.core.order import Identity, Order, Purpose
 from execution_service.core.record import order_from_document
@@ -356,10 +356,12 @@ class BookInPlace(MockBroker):
         self._is_unique = is_unique
 
     async def connect(self) -> None:
-        self._thread = self._thread or _InlineExecutor()
+        if self._venue is None:
+            self._venue = Venue(self._path, _InlineExecutor())
+            self._venue.accounts = 1
         await super().connect()
 
-    def _open(self) -> PaperExchange:
+    def _open(self, venue: Venue) -> PaperExchange:
         return PaperExchange(
             self._path,
             account_id=self._account_id,

@@ -155,7 +155,8 @@ def test_accounts_share_a_book_and_not_their_orders(book: PaperExchange, path: P
 
 def test_a_full_disk_leaves_no_order_and_is_unavailable(book: PaperExchange) -> None:
     book.place(ticket())
-    database = book._db
+    assert book._file is not None
+    database = book._file._db
     assert database is not None
     pages = database.execute("PRAGMA page_count").fetchone()[0]
     database.execute(f"PRAGMA max_page_count = {pages}")
@@ -200,8 +201,9 @@ class LostAnswer:
 
 def test_a_failed_commit_is_an_unknown_outcome_for_orders_and_never_for_questions(path: Path, clock: HandClock) -> None:
     with closing(opened(path, clock, market=Market(fill_delay_seconds=1))) as book:
-        db = book._db
-        book._db = LostAnswer(db)
+        assert book._file is not None
+        db = book._file._db
+        book._file._db = LostAnswer(db)
         with pytest.raises(OutcomeUnknown):
             book.place(ticket("c1"))
         with pytest.raises(OutcomeUnknown):
@@ -211,7 +213,7 @@ def test_a_failed_commit_is_an_unknown_outcome_for_orders_and_never_for_question
         clock.move(1)
         with pytest.raises(BrokerUnavailable):
             book.reports()
-        book._db = db
+        book._file._db = db
         assert [order.status for order in book.orders()] == [ReportStatus.FILLED, ReportStatus.CANCELLED]
 
 

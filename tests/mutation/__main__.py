@@ -1,0 +1,300 @@
+"""`make mutants`: tries every small change of the state machine's modules and demands that a test of core/ notices it."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import gc
+import importlib
+import os
+import pickle
+import signal
+import sys
+import time
+import tomllib
+import types
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+
+from tests.mutation.changes import Change, changes_of
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+MODULES = ("order", "decide", "position")
+TESTS = ("tests/core", "tests/test_docs.py")
+EXPLAINED = Path(__file__).parent / "survivors.toml"
+LONGEST_SECONDS = 120
+KILLED, SURVIVED = 1, 0
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    name: str
+    function: str | None
+    """The function that it is in, as tests are known to call it; None: any test may notice it."""
+    apply: Callable[[], None]
+
+
+# --- what is tried ----------------------------------------------------------------------------------------------------
+
+
+def mutants_of(name: str) -> Iterator[Mutant]:
+    module = importlib.import_module(f"execution_service.core.{name}")
+    assert module.__file__ is not None
+    for change in changes_of(Path(module.__file__).read_text(encoding="utf-8")):
+        target = _target(module, change.function)
+        if isinstance(target, types.FunctionType):
+            yield Mutant(f"{name}.{change.name}", f"{name}.{change.function}", _with_code(target, change))
+        elif not isinstance(target, types.MappingProxyType):
+            yield Mutant(f"{name}.{change.name}", None, _with_global(module, change))
+    if name == "order":
+        yield from _table_mutants(module)
+
+
+def _target(module: types.ModuleType, qualified: str) -> Any:
+    """The function itself, beneath a property or a cache; or the value of the global."""
+    found: Any = module
+    for part in qualified.split("."):
+        found = vars(found)[part]
+    if isinstance(found, property):
+        return found.fget
+    return getattr(found, "__wrapped__", found)
+
+
+def _with_code(function: types.FunctionType, change: Change) -> Callable[[], None]:
+    def apply() -> None:
+        code = compile(change.tree, function.__code__.co_filename, "exec")
+        function.__code__ = next(c for c in _codes(code) if c.co_qualname == change.function)
+
+    return apply
+
+
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _codes(constant)
+
+
+def _with_global(module: types.ModuleType, change: Change) -> Callable[[], None]:
+    def apply() -> None:
+        (value,) = (
+            top.value
+            for top in change.tree.body
+            if isinstance(top, ast.Assign) and isinstance(top.targets[0], ast.Name) and top.targets[0].id == change.function
+        )
+        made = eval(compile(ast.Expression(value), "<changed>", "eval"), vars(module))
+        setattr(module, change.function, made)
+
+    return apply
+
+
+def _table_mutants(module: types.ModuleType) -> Iterator[Mutant]:
+    """Each transition left out, and led elsewhere; each absent one let in."""
+    (table,) = (each for each in gc.get_referents(module.TRANSITIONS) if isinstance(each, dict))
+    events = sorted({kind for _, kind in table}, key=lambda kind: kind.__name__)
+    for status in module.Status:
+        for kind in events:
+            key, present = (status, kind), table.get((status, kind))
+            other = next(s for s in module.Status if s is not present)
+            here = f"order.TRANSITIONS: ({status}, {kind.__name__})"
+            if present is None:
+                yield Mutant(f"{here} let in", None, _entry_set(table, key, other))
+            else:
+                yield Mutant(f"{here} left out", None, _entry_set(table, key, None))
+                yield Mutant(f"{here} leads to {other}", None, _entry_set(table, key, other))
+
+
+def _entry_set(table: dict[Any, Any], key: Any, value: Any) -> Callable[[], None]:
+    def apply() -> None:
+        table.pop(key, None)
+        if value is not None:
+            table[key] = value
+
+    return apply
+
+
+# --- which test sees it ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one test did without any change."""
+
+    item: int
+    seconds: float
+    functions: frozenset[str]
+
+
+class Judge:
+    """Takes over pytest's loop once the tests are collected: each mutant lives in a child process of its own."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.outcome: dict[str, str] = {}
+        self.failed_without = False
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.failed_without = True
+            if _in_child:
+                os._exit(KILLED)
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        seen = self._look(session)
+        total = Counter({"all": 0})
+        began = time.monotonic()
+        running: dict[int, str] = {}
+        mutants = [m for name in self.options.modules for m in mutants_of(name) if self.options.only in m.name]
+        for mutant in mutants:
+            while len(running) >= self.options.workers:
+                self._reap(running, total)
+            if time.monotonic() - began > self.options.seconds:
+                break
+            running[_child(lambda m=mutant: _try(m, _watchers(m, seen), session))] = mutant.name
+        while running:
+            self._reap(running, total)
+        self.tried, self.all = total["all"], len(mutants)
+        return True
+
+    def _look(self, session: pytest.Session) -> list[Seen]:
+        """Runs every test once, in a child, and notes which functions of the modules it calls."""
+        here, there = os.pipe()
+
+        def watch() -> None:
+            found = [_watched(n, item) for n, item in enumerate(session.items)]
+            with os.fdopen(there, "wb") as pipe:
+                pickle.dump(found, pipe)
+            os._exit(SURVIVED)
+
+        child = _child(watch, seconds=20 * LONGEST_SECONDS)
+        os.close(there)
+        with os.fdopen(here, "rb") as pipe:
+            written = pipe.read()
+        os.waitpid(child, 0)
+        if not written:
+            raise pytest.UsageError("a test fails without any change: run them first")
+        return sorted(pickle.loads(written), key=lambda test: test.seconds)
+
+    def _reap(self, running: dict[int, str], total: Counter[str]) -> None:
+        child, status = os.wait()
+        name = running.pop(child)
+        total["all"] += 1
+        if os.WIFSIGNALED(status):
+            self.outcome[name] = "killed (endless)" if os.WTERMSIG(status) == signal.SIGALRM else "killed (crash)"
+        else:
+            self.outcome[name] = "survived" if os.WEXITSTATUS(status) == SURVIVED else "killed"
+        if self.outcome[name] == "survived" and self.options.verbose:
+            print(f"survived: {name}", flush=True)
+
+
+_in_child = False
+
+
+def _child(work: Callable[[], None], *, seconds: int = LONGEST_SECONDS) -> int:
+    global _in_child
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    _in_child = True
+    try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(seconds)
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for number in (0, 1, 2):
+            os.dup2(nowhere, number)
+        work()
+    finally:
+        os._exit(KILLED)
+    return 0
+
+
+def _watched(number: int, item: pytest.Item) -> Seen:
+    called: set[str] = set()
+    files = {f"{os.sep}core{os.sep}{name}.py": name for name in MODULES}
+
+    def note(frame: types.FrameType, event: str, _: Any) -> None:
+        if event == "call":
+            code = frame.f_code
+            for ending, name in files.items():
+                if code.co_filename.endswith(ending):
+                    called.add(f"{name}.{code.co_qualname.split('.<locals>')[0]}")
+
+    began = time.perf_counter()
+    sys.setprofile(note)
+    try:
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+    finally:
+        sys.setprofile(None)
+    return Seen(number, time.perf_counter() - began, frozenset(called))
+
+
+def _watchers(mutant: Mutant, seen: Iterable[Seen]) -> list[int]:
+    return [test.item for test in seen if mutant.function is None or mutant.function in test.functions]
+
+
+def _try(mutant: Mutant, items: Sequence[int], session: pytest.Session) -> None:
+    mutant.apply()
+    for number in items:
+        item = session.items[number]
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+    os._exit(SURVIVED)
+
+
+# --- the verdict --------------------------------------------------------------------------------------------------------
+
+
+def main() -> int:
+    """0: every survivor is explained in survivors.toml. 1: some are not, or not all could be tried in the time given."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
+    parser.add_argument("--modules", nargs="+", choices=MODULES, default=MODULES)
+    parser.add_argument("--only", default="", help="mutants whose name contains this")
+    parser.add_argument("--seconds", type=float, default=1800.0, help="no new one is begun after so long")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--verbose", action="store_true", help="print survivors as they are found")
+    options = parser.parse_args()
+    os.chdir(REPOSITORY)
+    # The same examples each time, or a survivor of today would be killed tomorrow.
+    hypothesis.settings.register_profile(
+        "mutants",
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+    )
+    hypothesis.settings.load_profile("mutants")
+    judge = Judge(options)
+    began = time.monotonic()
+    # Without its terminal reporter pytest says nothing of the thousand tests that fail here.
+    arguments = [*TESTS, "-o", "addopts=", "-p", "no:cacheprovider", "-p", "no:terminal"]
+    status = pytest.main(arguments, plugins=[judge])
+    if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        return 1
+    explained = {e["mutant"]: e["why"] for e in tomllib.loads(EXPLAINED.read_text(encoding="utf-8"))["survivor"]}
+    survivors = {name for name, outcome in judge.outcome.items() if outcome == "survived"}
+    new, told = sorted(survivors - explained.keys()), survivors & explained.keys()
+    print(f"{'module':<10}{'mutants':>9}{'killed':>9}{'explained':>11}{'new':>6}")
+    for module in options.modules:
+        of = [name for name in judge.outcome if name.startswith(f"{module}.")]
+        left = [name for name in of if name in survivors]
+        print(
+            f"{module:<10}{len(of):>9}{len(of) - len(left):>9}{len([n for n in left if n in told]):>11}"
+            f"{len([n for n in left if n not in told]):>6}"
+        )
+    print(f"{judge.tried} of {judge.all} tried in {time.monotonic() - began:.0f} s")
+    for name in new:
+        print(f"NEW SURVIVOR  {name}")
+    if judge.tried == judge.all and not options.only:
+        for name in sorted(n for n in explained.keys() - survivors if n.split(".")[0] in options.modules):
+            print(f"explained, yet killed or gone (take it out of {EXPLAINED.name}): {name}")
+    return 1 if new or judge.tried < judge.all else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
