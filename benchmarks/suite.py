@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 from benchmarks.figures import Figure, Say, median, milliseconds, percentile
+from benchmarks.gateways import measure_adapters
 from benchmarks.traffic import (
     MANY_LANES,
     ONE_LANE,
@@ -343,10 +344,16 @@ def _scale(count: int, full: int) -> str:
     return f"{count} instead of {full}: see --full" if count < full else f"{count} orders"
 
 
+def adapters(plan: Plan) -> list[Figure]:
+    """The real adapters against simulated gateways."""
+    return measure_adapters(plan.folder / "adapters", plan.pairs, plan.say)
+
+
 MEASUREMENTS: Mapping[str, Callable[[Plan], Sequence[Figure]]] = {
     "throughput": throughput,
     "latency": latency,
     "placement": placement,
+    "adapters": adapters,
     "finished": finished,
     "start": start,
     "cancel": cancel,

@@ -1,0 +1,268 @@
+"""What the real adapters add to the simulated gateway's own time, and how many calls open orders cost; processes on loopback, no service."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+from kiteconnect import KiteConnect
+
+from benchmarks.figures import Figure, median, milliseconds
+from benchmarks.traffic import MeasurementFailed
+from benchmarks.worlds import REPOSITORY, wait_until
+from brokers.base import Broker, Instrument, OrderType, Side, Ticket
+from brokers.factory import BrokerFactory
+from brokers.ibkr_library import Library, choose
+from brokers.paper_exchange import Market, PaperExchange
+from simulators.kite import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
+from simulators.kite_book import KiteBook
+from simulators.tws import DEFAULT_ACCOUNT
+from simulators.tws_book import TwsBook
+
+OPEN_ORDERS = 500
+PRICE = Decimal("100.25")
+_PAIRS_EACH = 20
+_PAUSE_SECONDS = 0.1
+"""Between two pairs: IBKR's libraries hold messages back when there are more than 45 a second."""
+_ANSWER_SECONDS = 10.0
+_BARE_CLIENT_ID = 77
+_READY_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A gateway's process. Nothing is filled there by itself, so that placing is all that is measured."""
+
+    address: str
+    control_url: str
+    book_path: Path
+
+    def state(self) -> Mapping[str, Any]:
+        with urlopen(self.control_url, timeout=_ANSWER_SECONDS) as answer:
+            said: Mapping[str, Any] = json.load(answer)
+        return said
+
+
+@contextlib.contextmanager
+def _gateway(module: str, folder: Path) -> Iterator[Gateway]:
+    folder.mkdir(parents=True)
+    notice, book = folder / "notice.json", folder / "book.db"
+    command = [sys.executable, "-m", module, "--port", "0", "--data", str(book), "--notice", str(notice)]
+    with open(folder / "console.txt", "wb") as sink:
+        process = subprocess.Popen(
+            [*command, "--fill-delay-seconds", "86400"], cwd=REPOSITORY, stdout=sink, stderr=subprocess.STDOUT
+        )
+    try:
+        wait_until(lambda: notice.exists() or process.poll() is not None, "the gateway is ready", _READY_SECONDS)
+        if not notice.exists():
+            raise MeasurementFailed(f"{module} ended at its start")
+        said = json.loads(notice.read_text(encoding="utf-8"))
+        yield Gateway(said["gateway"], said["control"], book)
+    finally:
+        process.terminate()
+        process.wait(_READY_SECONDS)
+
+
+def measure_adapters(folder: Path, pairs: int, say: Callable[[str], None]) -> list[Figure]:
+    """Placing through the adapter beside the library's bare call, by turns; and the calls of one look at all orders."""
+    figures: list[Figure] = []
+    for name, module, measure in (
+        ("ibkr", "simulators.tws", _measure_ibkr),
+        ("zerodha", "simulators.kite", _measure_zerodha),
+    ):
+        say(f"adapters, {name}")
+        with _gateway(module, folder / name) as gateway:
+            figures += asyncio.run(measure(gateway, pairs))
+    return figures
+
+
+async def _measure_ibkr(gateway: Gateway, pairs: int) -> list[Figure]:
+    host, _, port = gateway.address.rpartition(":")
+    config = {"broker": "ibkr", "account_id": "bench", "host": host, "port": int(port), "poll_seconds": 0}
+    broker = BrokerFactory.create_broker(config)
+    bare = _BareTws(choose("auto"))
+    ticket = _ticket(Instrument(symbol="SPY"))
+    try:
+        await broker.connect()
+        await bare.connect(host, int(port))
+        placing = await _placing("ibkr", pairs, bare.place, _through(broker, ticket))
+        book = TwsBook(gateway.book_path, account_id=DEFAULT_ACCOUNT, market=Market(fill_delay_seconds=None))
+        placed = [replace(ticket, reserved_order_id=f"99:{number}") for number in range(1, OPEN_ORDERS + 1)]
+        return [placing, await _turn("ibkr", gateway, "messages", broker, book, placed)]
+    finally:
+        bare.close()
+        await broker.close()
+
+
+async def _measure_zerodha(gateway: Gateway, pairs: int) -> list[Figure]:
+    limits = {f"order_calls_per_{unit}": 1_000_000 for unit in ("second", "minute", "day")}
+    config = {
+        "broker": "zerodha",
+        "account_id": "bench",
+        "api_key": DEFAULT_API_KEY,
+        "access_token": DEFAULT_ACCESS_TOKEN,
+        "root_url": gateway.address,
+        "other_calls_per_second": 1_000_000,
+        **limits,
+    }
+    broker = BrokerFactory.create_broker(config)
+    kite = KiteConnect(DEFAULT_API_KEY, access_token=DEFAULT_ACCESS_TOKEN, root=gateway.address)
+    instrument = Instrument(symbol="INFY", exchange="NSE")
+    ticket = replace(_ticket(instrument), product="CNC")
+
+    async def bare(number: int) -> None:
+        await asyncio.to_thread(
+            kite.place_order,
+            variety="regular",
+            exchange="NSE",
+            tradingsymbol="INFY",
+            transaction_type="BUY",
+            quantity=10,
+            product="CNC",
+            order_type="LIMIT",
+            price=float(PRICE),
+            validity="DAY",
+            tag=f"bare{number}",
+        )
+
+    try:
+        await broker.connect()
+        placing = await _placing("zerodha", pairs, bare, _through(broker, ticket))
+        book = KiteBook(gateway.book_path, account_id="AB1234", market=Market(fill_delay_seconds=None))
+        return [placing, await _turn("zerodha", gateway, "calls", broker, book, [ticket] * OPEN_ORDERS)]
+    finally:
+        await broker.close()
+
+
+Placing = Callable[[int], Awaitable[None]]
+
+
+def _through(broker: Broker, ticket: Ticket) -> Placing:
+    """As the service does it: the broker's own id is asked for first, where there is one."""
+
+    async def place(number: int) -> None:
+        own = replace(ticket, client_order_id=f"t{number:018d}")
+        await broker.place_order(replace(own, reserved_order_id=await broker.reserve(own)))
+
+    return place
+
+
+async def _placing(name: str, pairs: int, bare: Placing, adapter: Placing) -> Figure:
+    """Each pair is one order placed either way, one right after the other; who goes first changes."""
+    for number in range(3):
+        await bare(number)
+        await adapter(number)
+    base: list[float] = []
+    ours: list[float] = []
+    for number in range(3, 3 + pairs * _PAIRS_EACH):
+        ways = ((bare, base), (adapter, ours))
+        for place, seconds in ways if number % 2 else ways[::-1]:
+            began = time.perf_counter()
+            await place(number)
+            seconds.append(time.perf_counter() - began)
+        await asyncio.sleep(_PAUSE_SECONDS)
+    parts = [
+        median(ours[start : start + _PAIRS_EACH]) / median(base[start : start + _PAIRS_EACH])
+        for start in range(0, len(ours), _PAIRS_EACH)
+    ]
+    added = median([mine - other for mine, other in zip(ours, base, strict=True)])
+    return Figure(
+        name=f"{name} placement through the adapter",
+        ours=milliseconds(median(ours)),
+        base=f"bare call {milliseconds(median(base))}",
+        pairs=tuple(parts),
+        note=f"{len(ours)} pairs of orders; the median pair differs by {1000 * added:+.2f} ms",
+        raw={"seconds": ours, "bare_seconds": base},
+    )
+
+
+async def _turn(
+    name: str, gateway: Gateway, counted: str, broker: Broker, book: PaperExchange, tickets: Sequence[Ticket]
+) -> Figure:
+    few_open = int(gateway.state()["orders"])
+    few = await _calls_of_one_look(gateway, counted, broker)
+    for number, ticket in enumerate(tickets):
+        book.place(replace(ticket, client_order_id=f"open{number:015d}"))
+    book.close()
+    many = await _calls_of_one_look(gateway, counted, broker)
+    reports = (await broker.reports()).reports
+    if len(reports) < OPEN_ORDERS:
+        raise MeasurementFailed(f"{name} told of {len(reports)} orders where at least {OPEN_ORDERS} are open")
+    return Figure(
+        name=f"{name}: calls of one look at all orders, {len(tickets) + few_open} open",
+        ours=str(many),
+        base=f"{few} with {few_open}",
+        target="as many with any number",
+        is_met=many == few,
+        raw={"calls": many, "calls_with_few": few},
+    )
+
+
+async def _calls_of_one_look(gateway: Gateway, counted: str, broker: Broker) -> int:
+    before = gateway.state()[counted]
+    await broker.reports()
+    return int(gateway.state()[counted] - before)
+
+
+class _BareTws:
+    """The library's socket client and nothing else: an order is placed when the server has said a word about it."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+        self._client: Any = library.client(self)
+        self._answers: dict[int, asyncio.Future[None]] = {}
+        self._next_id = 1
+
+    async def connect(self, host: str, port: int) -> None:
+        asyncio.set_event_loop(asyncio.get_running_loop())
+        await self._client.connectAsync(host, port, _BARE_CLIENT_ID, _ANSWER_SECONDS)
+        self._next_id = self._client.getReqId()
+
+    async def place(self, number: int) -> None:
+        library, order_id = self._library, self._next_id
+        self._next_id += 1
+        contract = library.contract(symbol="SPY", secType="STK", exchange="SMART", currency="USD")
+        order = library.order(
+            orderId=order_id, action="BUY", totalQuantity=10, orderType="LMT", lmtPrice=float(PRICE), tif="DAY"
+        )
+        order.account, order.orderRef = DEFAULT_ACCOUNT, f"bare{number}"
+        answer = self._answers[order_id] = asyncio.get_running_loop().create_future()
+        self._client.placeOrder(order_id, contract, order)
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            await answer
+        del self._answers[order_id]
+
+    def close(self) -> None:
+        self._client.disconnect()
+
+    def openOrder(self, order_id: int, *_: object) -> None:
+        answer = self._answers.get(order_id)
+        if answer is not None and not answer.done():
+            answer.set_result(None)
+
+    def __getattr__(self, name: str) -> Any:
+        # Whatever else the library hears is of no interest here.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return lambda *_, **__: None
+
+
+def _ticket(instrument: Instrument) -> Ticket:
+    return Ticket(
+        client_order_id="t",
+        instrument=instrument,
+        side=Side.BUY,
+        quantity=Decimal(10),
+        order_type=OrderType.LIMIT,
+        limit_price=PRICE,
+    )
