@@ -291,7 +291,7 @@ def may_be_the_same(one: Instrument, other: Instrument) -> bool:
         return False
     if one.asset_class in _SHARES:
         return _symbol(one) == _symbol(other)
-    if not _agree(one.exchange, other.exchange) or not _expiries_agree(one.expiry, other.expiry):
+    if not _agree(_upper(one.exchange), _upper(other.exchange)) or not _expiries_agree(one.expiry, other.expiry):
         return False
     if not _agree(one.strike, other.strike) or not _agree(one.right, other.right):
         return False
@@ -315,12 +315,12 @@ def _grouped(
             parent[place] = place = parent[parent[place]]
         return place
 
-    by_name: dict[tuple[AssetClass, str], list[int]] = {}
+    by_name: dict[str, list[int]] = {}
     for place, each in enumerate(everything):
-        for name in _names(each.instrument):
-            alike = by_name.setdefault((_family(each.instrument), name), [])
+        for name in _names(each.instrument) | _other_names(each):
+            alike = by_name.setdefault(name, [])
             for other in alike:
-                if may_be_the_same(each.instrument, everything[other].instrument):
+                if _are_one(each, everything[other]):
                     parent[root(place)] = root(other)
             alike.append(place)
     groups: dict[int, tuple[list[Holding], list[BrokerPosition]]] = {}
@@ -331,6 +331,20 @@ def _grouped(
         else:
             other_side.append(each)
     return list(groups.values())
+
+
+def _are_one(one: Holding | BrokerPosition, other: Holding | BrokerPosition) -> bool:
+    if may_be_the_same(one.instrument, other.instrument):
+        return True
+    names = (_other_names(one) & _names(other.instrument)) | (_other_names(other) & _names(one.instrument))
+    families = {_family(one.instrument), _family(other.instrument)}
+    # A broker's number tells by itself what is meant. A venue's symbol does too, whatever an order called the kind of thing (a currency
+    # future is ordered as FOREX or FUTURE), but that a share may bear the name of a future's underlying.
+    return any(len(families) == 1 or AssetClass.STOCK not in families or name.isdigit() for name in names)
+
+
+def _other_names(each: Holding | BrokerPosition) -> frozenset[str]:
+    return each.also_called if isinstance(each, BrokerPosition) else frozenset()
 
 
 def _family(instrument: Instrument) -> AssetClass:
@@ -344,7 +358,12 @@ def _symbol(instrument: Instrument) -> str:
 
 
 def _names(instrument: Instrument) -> set[str]:
-    return {_symbol(instrument)} | ({instrument.underlying} if instrument.underlying is not None else set())
+    as_written = instrument.symbol.rpartition(":")[2]
+    return {_symbol(instrument), as_written} | ({instrument.underlying} if instrument.underlying is not None else set())
+
+
+def _upper(text: str | None) -> str | None:
+    return None if text is None else text.upper()
 
 
 def _agree(one: object, other: object) -> bool:

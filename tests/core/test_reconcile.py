@@ -256,6 +256,28 @@ def test_position_in_what_our_ledger_never_held_is_not_ours() -> None:
     assert [p.instrument.symbol for p in compared.not_ours] == ["TSLA"]
 
 
+def test_position_is_ours_under_the_brokers_number_or_its_venues_symbol_too() -> None:
+    by_number = Holding(instrument=instrument("265598"), quantity=Decimal(40))
+    by_name = held(60)
+    apple = replace(shown(100, currency="USD"), also_called=frozenset({"265598", "AAPL"}))
+    local = Holding(instrument=Instrument(symbol="ESH5", asset_class=AssetClass.FUTURE), quantity=Decimal(2))
+    future = BrokerPosition(instrument=FUTURE, quantity=Decimal(2), also_called=frozenset({"495512563", "ESH5"}))
+    compared = compare_positions([by_number, by_name, local], [apple, future])
+    assert (compared.agreeing, compared.findings, compared.not_ours) == (2, (), ())
+
+
+def test_venues_symbol_tells_what_is_meant_but_for_a_share_named_like_a_future() -> None:
+    rupees = Instrument(symbol="USDINR26DECFUT", asset_class=AssetClass.FOREX)
+    future = replace(FUTURE, symbol="USDINR26DECFUT", expiry="20261229", underlying="USDINR")
+    held_as_other_kind = BrokerPosition(
+        instrument=future, quantity=Decimal(1), also_called=frozenset({"USDINR26DECFUT"})
+    )
+    assert compare_positions([Holding(instrument=rupees, quantity=Decimal(1))], [held_as_other_kind]).agreeing == 1
+    share = replace(shown(5, "ES", currency="USD"), also_called=frozenset({"11111", "ES"}))
+    compared = compare_positions([Holding(instrument=FUTURE, quantity=Decimal(0))], [share])
+    assert compared.not_ours == (share,)
+
+
 SYMBOLS = st.sampled_from(["AAPL", "SPY", "QQQ", "TSLA"])
 EXCHANGES = st.sampled_from([None, "NASDAQ", "NYSE"])
 CURRENCIES = st.sampled_from([None, "USD"])
