@@ -43,11 +43,16 @@ log = structlog.get_logger(__name__)
 
 SOON_SECONDS = 10.0
 """When something is to be confirmed, and when the comparison failed."""
+SECONDS_FOR_EACH_REPORT = 0.02
+"""A whole answer of so many reports is asked for that much later again: on a day of 10,000 orders every 200 seconds, changes in between."""
 LOOKED_UP_AT_ONCE = 200
+LOOKED_THROUGH_AT_ONCE = 2000
 LOOKED_FOR_AT_MOST = 50
 CLEAN_REMEMBERED = 20_000
 NAMED_AT_MOST = 5
 _LISTED = frozenset({Status.SUBMITTED, Status.PARTIALLY_FILLED})
+_OF_CHANGES = OF_POSITIONS | {Kind.IN_DOUBT}
+"""What can be seen without a whole answer."""
 
 
 class Account(Protocol):
@@ -59,7 +64,7 @@ class Account(Protocol):
     is_connected: bool
     trouble: str
 
-    async def read_book(self) -> Sequence[Report]: ...
+    async def read_book(self, *, whole: bool) -> Sequence[Report]: ...
 
     async def read_positions(self) -> Sequence[BrokerPosition]: ...
 
@@ -68,12 +73,10 @@ class Account(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _OrdersCompared:
-    open_orders: int
-    executions: int
     findings: tuple[Finding, ...]
-    not_ours: tuple[Report, ...]
-    uncounted: frozenset[str]
-    """Keys of the instruments of orders whose fills are not all known."""
+    open_orders: int = 0
+    executions: int = 0
+    not_ours: tuple[Report, ...] = ()
 
 
 @dataclass(slots=True)
@@ -108,10 +111,14 @@ class Reconciliation:
         self._open: dict[Key, Discrepancy] | None = None
         self._clean: OrderedDict[str, tuple[object, ...]] = OrderedDict()
         """Finished orders whose report, as it is, agrees with the record."""
+        self._uncounted: frozenset[str] = frozenset()
+        """By the last whole answer, keys of the instruments of orders whose fills are not all known."""
         self._strangers: OrderedDict[str, None] = OrderedDict()
         """Tags of our kind whose order is another account's."""
         self._moved: dict[str, Instrument] = {}
         """What a fill, or a word about one, was recorded for since positions were last asked for."""
+        self._whole_from = float("-inf")
+        """From then on the next answer is a whole one."""
         self._wants_telling = True
         self._said_not_ours: tuple[str, ...] = ()
         self._is_silence_told = False
@@ -119,7 +126,7 @@ class Reconciliation:
 
     def connected(self) -> None:
         """A connection stands: what may have happened without us is looked at now."""
-        self._wants_telling = True
+        self._wants_telling, self._whole_from = True, float("-inf")
         self._news.set()
 
     def _note_movement(self, live: LiveOrder) -> None:
@@ -138,7 +145,7 @@ class Reconciliation:
 
     async def run(self) -> None:
         """Until cancelled."""
-        self._open, self._watch, self._wants_telling = None, Watch(), True
+        self._open, self._watch, self._wants_telling, self._whole_from = None, Watch(), True, float("-inf")
         wait: float | None = None
         try:
             while True:
@@ -171,7 +178,8 @@ class Reconciliation:
         """One comparison; the seconds until the next, where that is sooner than usual."""
         requests = list(self._requests)
         try:
-            judgement, outcome = await self._compare()
+            is_whole = bool(requests) or self._clock.monotonic() >= self._whole_from
+            judgement, outcome = await self._compare(is_whole=is_whole)
         except (BrokerError, TimeoutError, StoreUnavailable) as exc:
             log.warning(
                 f"Not compared with the broker, tried again soon: {str(exc) or type(exc).__name__}",
@@ -201,28 +209,36 @@ class Reconciliation:
 
     # --- one comparison -----------------------------------------------------------------------------------------
 
-    async def _compare(self) -> tuple[Judgement, Outcome]:
+    async def _compare(self, *, is_whole: bool) -> tuple[Judgement, Outcome]:
         if self._open is None:
             rows = await self._store.open_discrepancies(self._account.account_id)
             self._open = {row.key: row for row in rows}
-        orders = await self._compare_orders()
-        positions, held_back = await self._compare_positions(orders.uncounted)
+        orders = await (self._compare_orders() if is_whole else self._read_changes())
+        of_orders = OF_REPORTS if is_whole else _OF_CHANGES - OF_POSITIONS
+        positions, held_back = await self._compare_positions()
         findings = (*orders.findings, *(() if positions is None else positions.findings))
         judgement = judge(
             self._watch,
             {key: row.finding for key, row in self._open.items()},
             findings,
-            judged=OF_REPORTS if positions is None else OF_REPORTS | OF_POSITIONS,
+            judged=of_orders if positions is None else of_orders | OF_POSITIONS,
             held_back=held_back,
             now=self._clock.monotonic(),
         )
         await self._record(judgement)
         self._watch = judgement.watch
-        return judgement, self._told(orders, positions, judgement)
+        return judgement, self._told(orders, positions, judgement, is_whole=is_whole)
+
+    async def _read_changes(self) -> _OrdersCompared:
+        """What our own records say after the latest news; nothing is known of what the broker does not mention."""
+        await self._account.read_book(whole=False)
+        findings = [f for live in self._in_hand() for f in order_findings(live.order, (), was_asked=False)]
+        return _OrdersCompared(findings=tuple(f for f in findings if f.kind is Kind.IN_DOUBT))
 
     async def _compare_orders(self) -> _OrdersCompared:
         working = [live for live in self._in_hand() if live.order.status in _LISTED]
-        reports = await self._account.read_book()
+        reports = await self._account.read_book(whole=True)
+        self._whole_from = self._clock.monotonic() + SECONDS_FOR_EACH_REPORT * len(reports)
         mentioned = {report.client_order_id for report in reports}
         unlisted = [live for live in working if mentioned.isdisjoint(live.order.client_order_ids)]
         missing = set()
@@ -235,7 +251,9 @@ class Reconciliation:
         orders = {order.order_id: order for order in in_hand.values()}
         not_ours, others = [], []
         executions = 0
-        for report in reports:
+        for number, report in enumerate(reports, 1):
+            if number % LOOKED_THROUGH_AT_ONCE == 0:
+                await asyncio.sleep(0)  # a whole day's answer must not hold up everybody else
             order = in_hand.get(report.client_order_id)
             if order is not None:
                 shown[order.order_id].append(report)
@@ -252,12 +270,12 @@ class Reconciliation:
         uncounted_tags = {f.subject for f in finished if f.kind is Kind.ORDER_UNKNOWN}
         uncounted_tags |= {report.client_order_id for report in of_other_accounts}
         executions += sum(len(r.fills) for r in others if r.client_order_id not in uncounted_tags)
+        self._uncounted = frozenset(f.instrument for f in findings if f.kind is Kind.FILLS_MISSING and f.instrument)
         return _OrdersCompared(
             open_orders=sum(order.status in _LISTED and bool(shown[i]) for i, order in orders.items()),
             executions=executions,
             findings=tuple(findings),
             not_ours=(*not_ours, *of_other_accounts),
-            uncounted=frozenset(f.instrument for f in findings if f.kind is Kind.FILLS_MISSING and f.instrument),
         )
 
     def _in_hand(self) -> list[LiveOrder]:
@@ -273,7 +291,11 @@ class Reconciliation:
         by_tag: dict[str, list[Report]] = {}
         for report in reports:
             by_tag.setdefault(report.client_order_id, []).append(report)
-        gists = {tag: tuple(_gist(report) for report in some) for tag, some in by_tag.items()}
+        gists: dict[str, tuple[object, ...]] = {}
+        for number, (tag, some) in enumerate(by_tag.items(), 1):
+            gists[tag] = tuple(_gist(report) for report in some)
+            if number % LOOKED_THROUGH_AT_ONCE == 0:
+                await asyncio.sleep(0)
         doubtful = [t for t, gist in gists.items() if self._clean.get(t) != gist and t not in self._strangers]
         findings: list[Finding] = []
         for start in range(0, len(doubtful), LOOKED_UP_AT_ONCE):
@@ -300,9 +322,9 @@ class Reconciliation:
                 remembered.popitem(last=False)
         return findings, strangers
 
-    async def _compare_positions(self, uncounted: frozenset[str]) -> tuple[PositionsCompared | None, frozenset[Key]]:
-        """What differs, and what of that was moving meanwhile. None: the broker does not tell its positions. A difference in what is `uncounted` is
-        explained by that, which is said itself."""
+    async def _compare_positions(self) -> tuple[PositionsCompared | None, frozenset[Key]]:
+        """What differs, and what of that says nothing: it was moving meanwhile, or is explained by missing fills, which are said
+        themselves. None: the broker does not tell its positions."""
         self._moved.clear()
         try:
             theirs = await self._account.read_positions()
@@ -320,14 +342,14 @@ class Reconciliation:
         if not compared.findings:
             return compared, frozenset()
         # Whatever filled while positions were being asked for has been heard of after this; about that nothing is known.
-        await self._account.read_book()
+        await self._account.read_book(whole=False)
         being_sent = [live for live in self._in_hand() if live.order.status is Status.SUBMITTING]
         moving = (*self._moved.values(), *(live.order.accepted_request.instrument for live in being_sent))
         keys = {
             finding.key
             for finding in compared.findings
             for mine in compared.instruments[finding.subject]
-            if mine.key in uncounted or any(mine.could_be(other) for other in moving)
+            if mine.key in self._uncounted or any(mine.could_be(other) for other in moving)
         }
         return compared, frozenset(keys)
 
@@ -400,8 +422,12 @@ class Reconciliation:
         about = {} if row.finding.signal_id is None else {"signal_id": row.finding.signal_id}
         log.warning(sentence, action=action, account_id=row.account_id, kind=row.finding.kind.value, **about)
 
-    def _told(self, orders: _OrdersCompared, positions: PositionsCompared | None, judgement: Judgement) -> Outcome:
+    def _told(
+        self, orders: _OrdersCompared, positions: PositionsCompared | None, judgement: Judgement, *, is_whole: bool
+    ) -> Outcome:
         assert self._open is not None
+        if not is_whole:
+            return Outcome(is_compared=False, words="Only changes were asked for")
         foreign_positions = () if positions is None else positions.not_ours
         line = alerts.reconciled(
             open_orders=orders.open_orders,

@@ -92,6 +92,7 @@ TAKEN_FIND_SECONDS = 2.0
 IDLE_CHECK_SECONDS = 5.0
 """How often a broker is asked without an order at work: fills may come after the end, and not every broker tells by itself."""
 LOOKED_UP_AT_ONCE = 200
+LOOKED_THROUGH_AT_ONCE = 2000
 LOGIN_LOOK_SECONDS = 2.0
 """How often it is looked whether a person has logged in."""
 FINISHED_REMEMBERED = 5000
@@ -930,11 +931,11 @@ class Trader:
         try:
             answer = await self._ask(self._broker.reports(None if whole else self._mark), QUERY_SECONDS)
             self._timeouts = 0
-            heard = await asyncio.gather(
-                *(self._hear(report) for report in answer.reports if report.client_order_id), return_exceptions=True
-            )
+            in_hand = [r for r in answer.reports if r.client_order_id in self._live.by_client_id]
+            heard = await asyncio.gather(*(self._hear(report) for report in in_hand), return_exceptions=True)
+            known = {report.client_order_id for report in in_hand}
             await self._hear_of_finished(
-                [r for r in answer.reports if r.client_order_id and r.client_order_id not in self._live.by_client_id]
+                [r for r in answer.reports if r.client_order_id and r.client_order_id not in known]
             )
             self._answered_at = asked_at
             failures = [failure for failure in heard if isinstance(failure, BaseException)]
@@ -955,11 +956,11 @@ class Trader:
 
     # --- for the reconciliation ---------------------------------------------------------------------------------
 
-    async def read_book(self) -> Sequence[Report]:
-        """Everything that the broker shows of the account's orders, recorded like any other answer. Raises BrokerError, TimeoutError,
-        StoreUnavailable."""
+    async def read_book(self, *, whole: bool) -> Sequence[Report]:
+        """Everything that the broker shows of the account's orders, or what has changed, recorded like any other answer. Raises
+        BrokerError, TimeoutError, StoreUnavailable."""
         try:
-            return await self._check(whole=True)
+            return await self._check(whole=whole)
         except (BrokerError, TimeoutError, StoreUnavailable) as exc:
             self._query_failed(exc)
             raise
@@ -987,7 +988,11 @@ class Trader:
 
     async def _hear_of_finished(self, reports: Sequence[Report]) -> None:
         """Reports of orders that are not in hand: a late fill, a correction, a commission, or nothing new."""
-        unheard = [r for r in reports if self._finished.get(r.client_order_id) != _gist(r)]
+        unheard: list[Report] = []
+        for start in range(0, len(reports), LOOKED_THROUGH_AT_ONCE):
+            some = reports[start : start + LOOKED_THROUGH_AT_ONCE]
+            unheard += [r for r in some if self._finished.get(r.client_order_id) != _gist(r)]
+            await asyncio.sleep(0)  # a whole day's answer must not hold up everybody else
         for start in range(0, len(unheard), LOOKED_UP_AT_ONCE):
             some = unheard[start : start + LOOKED_UP_AT_ONCE]
             stored = await self._store.find([f"client:{r.client_order_id}" for r in some])

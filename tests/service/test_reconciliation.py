@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 
-from brokers.base import Capabilities, Instrument, OrderType, Side, Ticket
+from brokers.base import Capabilities, Instrument, OrderRef, OrderType, Side, Ticket
 from brokers.errors import BrokerUnavailable, OutcomeUnknown
 from brokers.paper_exchange import Action, Fault, Market, Operation
+from execution_service import reconciliation
 from execution_service.core.order import Noted, Status
 from execution_service.core.reconcile import Kind, State
 from execution_service.core.record import discrepancy_from_document
 from execution_service.ports import Command, CommandStatus
 from execution_service.trader import TradingRules
 from tests.builders import identity
-from tests.fakes import ACCOUNT, World, world_of
+from tests.fakes import ACCOUNT, Moment, World, world_of
 from tests.service.audit import audit
 
 BY_HAND = Market(fill_delay_seconds=None)
@@ -122,6 +123,32 @@ async def test_account_whose_book_cannot_be_read_at_start_sends_nothing_until_it
         await world.run(MINUTE)
         assert world.record("fresh").status is Status.FILLED
         assert outcomes(world)[0].startswith("Reconciled")
+
+
+async def test_on_a_day_of_many_orders_whole_answers_are_rarer_and_positions_compared_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciliation, "SECONDS_FOR_EACH_REPORT", 300.0)
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send(order_type="LIMIT", limit_price=9, tif="GTC")
+        await world.run(90)
+        broker: Any = world.service.traders[ACCOUNT]._broker
+        reports, wholes = broker.reports, []
+
+        async def counted(since: int | None = None) -> Any:
+            wholes.append(since is None)
+            return await reports(since)
+
+        broker.reports = counted
+        world.fill("sig")
+        await world.run(10)
+        trade_by_hand(world, 50)
+        world.book().fill_order(OrderRef(client_order_id=world.placed()[-1].ticket.client_order_id))
+        await world.run(2 * MINUTE)
+        assert open_kinds(world) == [Kind.POSITION_DIFFERS]
+        await world.run(18 * MINUTE)
+        assert 2 <= sum(wholes) <= 4
+        assert len(wholes) > 20
 
 
 # --- what can be proven is recorded ---------------------------------------------------------------------------------
@@ -575,7 +602,7 @@ async def test_answer_that_nobody_foresaw_stops_neither_trading_nor_the_next_com
         trader: Any = world.service.traders[ACCOUNT]
         read_book = trader.read_book
 
-        async def broken() -> Any:
+        async def broken(*, whole: bool) -> Any:
             raise RuntimeError("a surprise")
 
         trader.read_book = broken
@@ -596,3 +623,42 @@ async def test_accounts_are_compared_by_themselves(tmp_path: Path, accounts: tup
         trade_by_hand(world, 50)
         await world.run(3 * MINUTE)
         assert [(row.account_id, row.finding.theirs) for row in rows(world)] == [(ACCOUNT, "150")]
+
+
+async def opened_and_closed(world: World, *, dies_at: tuple[int, Moment] | None = None) -> list[str]:
+    """A difference comes and goes, with a death on the way where wanted; returns the steps outside."""
+    await holding(world)
+    trade_by_hand(world, 50)
+    world.gate.dies_at = dies_at
+    await world.run(MINUTE + 30)
+    if world.gate.is_dead:
+        await world.restart()
+        await world.run(MINUTE + 30)
+    assert open_kinds(world) == [Kind.POSITION_DIFFERS]
+    assert rows(world)[0].is_alerted
+    trade_by_hand(world, -50)
+    await world.run(MINUTE + 30)
+    if world.gate.is_dead:
+        await world.restart()
+        await world.run(MINUTE + 30)
+    assert [row.state for row in rows(world, None)] == [State.CLOSED]
+    return world.gate.names
+
+
+async def test_death_at_any_step_leaves_one_row_and_never_a_silent_one(tmp_path: Path) -> None:
+    async with world_of(tmp_path / "whole") as world:
+        names = await opened_and_closed(world)
+    ours = ("execution_discrepancies", "execution_alerts", "telegram")
+    steps = [n for n, name in enumerate(names, 1) if name.startswith(ours) and n > names.index("broker.place_order")]
+    written = [names[n - 1] for n in steps if names[n - 1].startswith("execution_discrepancies")]
+    assert written == ["execution_discrepancies.insert_many", *["execution_discrepancies.replace_one"] * 2]
+    for step in steps:
+        for moment in (Moment.BEFORE, Moment.AFTER):
+            async with world_of(tmp_path / f"{step}-{moment}") as world:
+                await opened_and_closed(world, dies_at=(step, moment))
+                alerts = len(world.notifier.titled("Discrepancy"))
+                # Once people have the message, only its being struck out keeps it from being sent again.
+                is_told_and_not_struck = (
+                    names[step - 1] == "telegram" or names[step - 1] == "execution_alerts.update_one"
+                )
+                assert alerts == 1 or (is_told_and_not_struck and alerts == 2), (names[step - 1], moment)
