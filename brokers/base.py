@@ -196,6 +196,8 @@ class BrokerPosition:
     instrument: Instrument
     quantity: Decimal
     average_price: Decimal | None = None
+    also_called: frozenset[str] = frozenset()
+    """Other symbols under which an order may have named this very instrument: the broker's number for it, its own symbol."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

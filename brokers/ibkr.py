@@ -37,6 +37,7 @@ from brokers.ibkr_contracts import (
     instrument_of,
     number,
     optional_number,
+    other_symbols,
     plain,
     qualified,
     question_for,
@@ -569,7 +570,14 @@ class IbkrBroker:
                 instrument = self._instruments.get(contract.conId) or instrument_of(contract)
                 multiplier = optional_number(contract.multiplier) or Decimal(1)
                 average = number(average_cost) / multiplier
-                found.append(BrokerPosition(instrument=instrument, quantity=number(quantity), average_price=average))
+                found.append(
+                    BrokerPosition(
+                        instrument=instrument,
+                        quantity=number(quantity),
+                        average_price=average,
+                        also_called=other_symbols(contract),
+                    )
+                )
         return found
 
     async def balances(self) -> Sequence[Balance]:

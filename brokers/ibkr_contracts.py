@@ -178,6 +178,12 @@ def instrument_of(contract: Any) -> Instrument:
     )
 
 
+def other_symbols(contract: Any) -> frozenset[str]:
+    """What an order may have called the contract instead: IBKR's number for it, the venue's symbol, which for options is padded."""
+    local = str(contract.localSymbol or "")
+    return frozenset({str(contract.conId), local, local.replace(" ", "")} - {"", "0"})
+
+
 def number(value: Any) -> Decimal:
     """The libraries turn the wire's decimals into floats; a float's shortest text is the decimal that it came from."""
     text = format(Decimal(str(value)), "f")

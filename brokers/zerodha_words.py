@@ -395,7 +395,14 @@ def positions(
         if quantity:
             cost = sum((part * price for part, price in parts), Decimal(0))
             instrument = _instrument(exchange, symbol, kinds.get((exchange, symbol)))
-            found.append(BrokerPosition(instrument=instrument, quantity=quantity, average_price=cost / quantity))
+            found.append(
+                BrokerPosition(
+                    instrument=instrument,
+                    quantity=quantity,
+                    average_price=cost / quantity,
+                    also_called=frozenset({symbol}),
+                )
+            )
     return found
 
 
@@ -405,7 +412,13 @@ def _instrument(exchange: str, symbol: str, listed: Listed | None) -> Instrument
         return Instrument(symbol=symbol, exchange=exchange)
     if listed is None or kind == "FUT":
         expiry = None if listed is None or listed.expiry is None else listed.expiry.strftime("%Y%m%d")
-        return Instrument(symbol=symbol, asset_class=AssetClass.FUTURE, exchange=exchange, expiry=expiry)
+        return Instrument(
+            symbol=symbol,
+            asset_class=AssetClass.FUTURE,
+            exchange=exchange,
+            expiry=expiry,
+            underlying=None if listed is None else listed.name,
+        )
     return Instrument(
         symbol=symbol,
         asset_class=AssetClass.OPTION,

@@ -1,15 +1,16 @@
-"""Wishes about orders from outside: cancel, resolve, replay; stored first, then carried out, by whichever way they came."""
+"""Wishes from outside: cancel, resolve, replay, reconcile; stored first, then carried out, by whichever way they came."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
 from hashlib import sha256
 from typing import Any, Protocol
 
 import structlog
 
+from execution_service.core.alerts import plain
 from execution_service.core.errors import InvalidTransition
 from execution_service.core.order import (
     DeclaredCancelled,
@@ -21,6 +22,7 @@ from execution_service.core.order import (
     ReasonCode,
     SendAgainOrdered,
 )
+from execution_service.core.reconcile import Outcome
 from execution_service.core.wire import CancelCommand, RefusedCommand, Unusable, parse_command
 from execution_service.intake import take_until_stored
 from execution_service.live import LiveOrder, LiveOrders
@@ -39,6 +41,7 @@ log = structlog.get_logger(__name__)
 POLL_SECONDS = 1.0
 FORGOTTEN_AFTER_SECONDS = 24 * 3600.0
 REASSERT_AFTER_SECONDS = (2.0, 15.0)
+OTHERS_COMPARE_SECONDS = 30.0
 
 
 class Desk(Protocol):
@@ -61,7 +64,9 @@ class Commands:
         desk_of: Callable[[str | None], Desk | None],
         replay: Callable[[Message], Awaitable[Any]],
         show_again: Callable[[Order], Awaitable[None]],
+        reconcile: Callable[[str], Awaitable[Outcome | None]],
         max_order_age_seconds: float,
+        shares_store: bool = False,
     ) -> None:
         self._store = store
         self._live = live_orders
@@ -69,9 +74,13 @@ class Commands:
         self._desk_of = desk_of
         self._replay = replay
         self._show_again = show_again
+        self._reconcile = reconcile
+        self._shares_store = shares_store
         self._lifetime = timedelta(seconds=max_order_age_seconds or FORGOTTEN_AFTER_SECONDS)
         self._active: dict[str, tuple[Command, float]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._comparing: set[str] = set()
+        """Commands to reconcile that are being carried out."""
 
     async def run(self, messages: asyncio.Queue[Message]) -> None:
         """Until cancelled."""
@@ -154,6 +163,9 @@ class Commands:
 
     async def _carry_out(self, command: Command) -> None:
         """May be done again after a death in the middle, or by two ways at once: each kind does only what has not been done."""
+        if command.kind == "RECONCILE":
+            self._begin_comparing(command)
+            return
         active_until = None
         try:
             if not isinstance(command.body, Mapping):
@@ -227,9 +239,7 @@ class Commands:
                     log.warning(f"{View.TRADING_ORDERS} not written again: {exc}", action="views_waiting")
 
         if order.request.request_order_id is not None:
-            task = asyncio.create_task(show_again())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._spawn(show_again())
 
     async def _stored(self, body: Any) -> list[Order]:
         """Orders meant that the store knows, as they are in hand where they are."""
@@ -241,6 +251,43 @@ class Commands:
             found = [*await self._store.find(names), *await self._store.load([order_id])]
         fresh = [live.order if (live := self._live.by_id.get(s.order.order_id)) else s.order for s in found]
         return _meant(body, fresh)
+
+    # --- reconcile ----------------------------------------------------------------------------------------------
+
+    def _begin_comparing(self, command: Command) -> None:
+        """Beside everything else, for brokers take their time; a death meanwhile leaves the command to the next life."""
+
+        async def compare() -> None:
+            try:
+                outcome = await self._reconcile(str(command.body.get("account_id")))
+                if self._shares_store and (outcome is None or not outcome.is_compared):
+                    # The account may be another process's, whose answer counts more than that we have none.
+                    await self._clock.sleep(OTHERS_COMPARE_SECONDS)
+                    waiting = await self._store.commands(now=self._clock.now())
+                    if all(each.command_id != command.command_id for each in waiting):
+                        return
+                await self._finish_comparing(command, outcome)
+            except StoreUnavailable as exc:
+                log.warning(f"RECONCILE waits for the store: {exc}", action="commands_waiting")
+            finally:
+                self._comparing.discard(command.command_id)
+
+        if command.command_id not in self._comparing:
+            self._comparing.add(command.command_id)
+            self._spawn(compare())
+
+    async def _finish_comparing(self, command: Command, outcome: Outcome | None) -> None:
+        account_id = command.body.get("account_id")
+        status, words = CommandStatus.REFUSED, f"account {account_id!r} is not configured"
+        if outcome is not None:
+            status, words = CommandStatus.DONE, outcome.words
+        log.info(f"Command RECONCILE: {plain(words)}", action="command_done", command_id=command.command_id)
+        await self._store.finish_command(command.command_id, status, words, None)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     # --- resolve and replay -------------------------------------------------------------------------------------
 

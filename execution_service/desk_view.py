@@ -12,7 +12,13 @@ from pymongo.errors import PyMongoError
 
 from execution_service import store as collections
 from execution_service.core.ledger import LedgerEntry
-from execution_service.core.record import Document, ledger_from_document, order_from_document
+from execution_service.core.reconcile import Discrepancy, State
+from execution_service.core.record import (
+    Document,
+    discrepancy_from_document,
+    ledger_from_document,
+    order_from_document,
+)
 from execution_service.ports import Command, CommandStatus, DeadLetter, Stored, StoreUnavailable, Told
 from execution_service.store import command_from, dead_letter_from
 
@@ -105,6 +111,21 @@ class DeskView:
         with _watched():
             document = self._db[collections.DEAD_LETTERS].find_one({"_id": message_id})
         return None if document is None else dead_letter_from(document)
+
+    def discrepancies(self, *, only_open: bool = True, account_id: str | None = None) -> list[Discrepancy]:
+        """The oldest first."""
+        query = {"state": State.OPEN.value} if only_open else {}
+        query |= {} if account_id is None else {"account_id": account_id}
+        with _watched():
+            found = [discrepancy_from_document(d) for d in self._db[collections.DISCREPANCIES].find(query)]
+        return sorted(found, key=lambda d: (d.opened_at, d.discrepancy_id))
+
+    def traded_accounts(self) -> list[str]:
+        """Those with orders that are not settled, or positions held, by their ids."""
+        with _watched():
+            at_work = self._db[collections.ORDERS].distinct("account_id", {"lookup": collections.UNSETTLED})
+            holding = self._db[collections.POSITIONS].distinct("account_id", {"is_open": True})
+        return sorted({account_id for account_id in (*at_work, *holding) if account_id is not None})
 
     def command(self, command_id: str) -> Command | None:
         with _watched():

@@ -557,6 +557,13 @@ class Outbox:
             log.error(f"Alarm could not be stored: {exc}", action="alarm_not_stored", kind=kind)
         self._alarm_news.set()
 
+    async def raise_alarm_once(self, alarm_id: str, kind: str, text: str) -> None:
+        """An alarm that is never sent twice, however often it is raised under its id. Raises StoreUnavailable: it may not be stored."""
+        log.warning(alerts.one_line(text), action="alarm", kind=kind)
+        alarm = Alarm(alarm_id=alarm_id, kind=kind, text=text, count=1, first_at=self._clock.now())
+        await self._store.raise_alarm(alarm)
+        self._alarm_news.set()
+
     async def _send_alarms(self) -> None:
         last_sent: dict[str, float] = {}
         self._alarm_news.set()  # those of before the start

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from execution_service.core.ledger import LedgerEntry, LedgerKey, Line
 from execution_service.core.order import Event, Order
+from execution_service.core.reconcile import Discrepancy
 
 
 class StoreUnavailable(Exception):
@@ -190,8 +191,19 @@ class Store(Protocol):
 
     async def open_ledgers(self, account_id: str) -> list[LedgerEntry]: ...
 
+    async def ledgers_of_account(self, account_id: str, symbols: Sequence[str]) -> list[LedgerEntry]:
+        """The open ones, and those of these symbols that are flat."""
+
     async def save_ledgers(self, entries: Sequence[LedgerEntry]) -> list[bool]:
         """Each entry replaces the stored one of the version before; False where that was no longer the one."""
+
+    async def open_discrepancies(self, account_id: str) -> list[Discrepancy]: ...
+
+    async def insert_discrepancy(self, discrepancy: Discrepancy) -> bool:
+        """False if the same one of this account is open already."""
+
+    async def save_discrepancy(self, discrepancy: Discrepancy) -> None:
+        """Brings the stored one of this id up to date, unless it is closed: what is closed stays as it was."""
 
     async def write_views(self, writes: Sequence[ViewWrite]) -> None: ...
 

@@ -30,6 +30,7 @@ from execution_service.core.order import (
     Rejected,
     Status,
 )
+from execution_service.core.reconcile import Outcome
 from execution_service.core.wire import Unusable, parse_order_fields
 from execution_service.embedded import TopicPlan, embedded_store, local_pubsub, make_private, owned
 from execution_service.intake import Intake
@@ -45,6 +46,7 @@ from execution_service.ports import (
     TopicMissing,
 )
 from execution_service.pubsub import GooglePublisher, GoogleSubscriber
+from execution_service.reconciliation import Reconciliation
 from execution_service.settings import Account, Settings
 from execution_service.signals import trading_order_write
 from execution_service.store import MongoStore, connect
@@ -99,6 +101,7 @@ class ExecutionService:
         self._clock = parts.clock
         self.live_orders = LiveOrders(parts.store, parts.clock)
         self.traders: dict[str, Trader] = {}
+        self.reconciliations: dict[str, Reconciliation] = {}
         self._last_seen_busy: dict[str, float] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.outbox = Outbox(
@@ -118,6 +121,8 @@ class ExecutionService:
             desk_of=self._desk_of,
             replay=self._replay,
             show_again=self._show_again,
+            reconcile=self._reconcile,
+            shares_store=parts.shares_store,
             max_order_age_seconds=parts.rules.max_order_age_seconds,
         )
         self.intake = Intake(
@@ -206,11 +211,11 @@ class ExecutionService:
                 if account_id in in_hand:
                     self._last_seen_busy[account_id] = now
                 elif now - since >= UNNAMED_ACCOUNT_IDLE_SECONDS:
-                    del self.traders[account_id], self._last_seen_busy[account_id]
+                    del self.traders[account_id], self.reconciliations[account_id], self._last_seen_busy[account_id]
                     await self._end(f"trader-{account_id}")
 
     def _new_trader(self, account: Account) -> Trader:
-        return Trader(
+        trader = Trader(
             account_id=account.account_id,
             account_name=account.name,
             broker_name=account.broker.upper(),
@@ -225,6 +230,17 @@ class ExecutionService:
             look_for_cancels=self.commands.refresh if self._parts.shares_store else _nothing,
             is_live=account.live,
         )
+        reconciliation = self.reconciliations[account.account_id] = Reconciliation(
+            account=trader,
+            live_orders=self.live_orders,
+            store=self._store,
+            clock=self._clock,
+            interval_seconds=self._parts.rules.reconcile_interval_seconds,
+            raise_alarm_once=self.outbox.raise_alarm_once,
+        )
+        trader.on_connected = reconciliation.connected
+        trader.alongside.append(reconciliation.run)
+        return trader
 
     def account_states(self) -> dict[str, dict[str, str]]:
         """Of each account that has a trader: its broker, its state there, and what the trouble is."""
@@ -258,6 +274,10 @@ class ExecutionService:
             return Party(trader.account_name, trader.broker_name)
         account = None if account_id is None else self._parts.account_of(account_id)
         return Party(None, "NONE") if account is None else Party(account.name, account.broker.upper())
+
+    async def _reconcile(self, account_id: str) -> Outcome | None:
+        """None: the account is not configured."""
+        return None if self.trader_of(account_id) is None else await self.reconciliations[account_id].compare_now()
 
     async def _replay(self, message: Message) -> None:
         await self.intake.take([message])
@@ -432,6 +452,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
                 order_timeout_seconds=settings.order_timeout_seconds,
                 max_order_age_seconds=settings.max_order_age_seconds,
                 max_retry_attempts=settings.max_retry_attempts,
+                reconcile_interval_seconds=settings.reconcile_interval_seconds,
             ),
             nonce=nonce,
             shares_store=not is_embedded,

@@ -215,6 +215,7 @@ class Environment(BaseModel):
     max_retry_attempts: Annotated[int, Field(ge=1, le=1000), _Allowed("a whole number from 1 to 1000")] = 3
     publish_ordering_keys: Flag = False
     max_order_age_seconds: Seconds = 300
+    reconcile_interval_seconds: Seconds = 60
 
     telegram_enabled: Flag = False
     telegram_bot_token: SecretStr | None = None

@@ -34,8 +34,11 @@ from pymongo.errors import (
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.ledger import LedgerEntry, LedgerKey, Line
 from execution_service.core.order import Event, Order, apply_all
+from execution_service.core.reconcile import Discrepancy, State
 from execution_service.core.record import (
     Document,
+    discrepancy_from_document,
+    discrepancy_to_document,
     event_to_document,
     ledger_from_document,
     ledger_to_document,
@@ -71,6 +74,7 @@ LEDGER_LINES = "execution_ledger_lines"
 COMMANDS = "execution_commands"
 ALERTS = "execution_alerts"
 DEAD_LETTERS = "execution_dead_letters"
+DISCREPANCIES = "execution_discrepancies"
 CONFIRMATIONS_VIEW = "execution_confirmations"
 SIGNALS_VIEW = "signal_store"
 POSITIONS_VIEW = "positions"
@@ -195,6 +199,8 @@ class MongoStore:
         db[COMMANDS].create_index("active_until")
         db[ALERTS].create_index("sent_at")
         db[POSITIONS].create_index("account_id")
+        db[DISCREPANCIES].create_index("place", unique=True, partialFilterExpression={"state": State.OPEN.value})
+        db[DISCREPANCIES].create_index("account_id")
         db[CONFIRMATIONS_VIEW].create_index(IDENTITY_INDEX, unique=True)
         db[CONFIRMATIONS_VIEW].create_index("submitted_at")
         db[CONFIRMATIONS_VIEW].create_index("timestamp")
@@ -539,6 +545,14 @@ class MongoStore:
 
         return await self._call(read)
 
+    async def ledgers_of_account(self, account_id: str, symbols: Sequence[str]) -> list[LedgerEntry]:
+        wanted = {"account_id": account_id, "$or": [{"is_open": True}, {"instrument.symbol": {"$in": list(symbols)}}]}
+
+        def read() -> list[LedgerEntry]:
+            return [ledger_from_document(d) for d in self._db[POSITIONS].find(wanted)]
+
+        return await self._call(read)
+
     async def save_ledgers(self, entries: Sequence[LedgerEntry]) -> list[bool]:
         return await self._call(lambda: [self._save_ledger(entry) for entry in entries])
 
@@ -553,6 +567,29 @@ class MongoStore:
             return True
         guard = {"_id": document["_id"], "version": entry.version - 1}
         return collection.replace_one(guard, document).matched_count == 1
+
+    # --- discrepancies ------------------------------------------------------------------------------------------
+
+    async def open_discrepancies(self, account_id: str) -> list[Discrepancy]:
+        def read() -> list[Discrepancy]:
+            readable = []
+            for document in self._db[DISCREPANCIES].find({"account_id": account_id, "state": State.OPEN.value}):
+                try:
+                    readable.append(discrepancy_from_document(document))
+                except UnreadableRecord as exc:
+                    log.error(f"Discrepancy left alone, it cannot be read: {exc}", action="unreadable_record")
+            return readable
+
+        return sorted(await self._call(read), key=lambda d: (d.opened_at, d.discrepancy_id))
+
+    async def insert_discrepancy(self, discrepancy: Discrepancy) -> bool:
+        document = discrepancy_to_document(discrepancy)
+        return await self._call(partial(self._insert_new, DISCREPANCIES, [document])) == 1
+
+    async def save_discrepancy(self, discrepancy: Discrepancy) -> None:
+        document = discrepancy_to_document(discrepancy)
+        guard = {"_id": document["_id"], "state": State.OPEN.value}
+        await self._call(lambda: self._db[DISCREPANCIES].replace_one(guard, document))
 
     # --- views --------------------------------------------------------------------------------------------------
 

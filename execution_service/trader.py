@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import structlog
 import tenacity
 
-from brokers.base import Broker, Capabilities, OrderRef, Report, Ticket
+from brokers.base import Broker, BrokerPosition, Capabilities, OrderRef, Report, Ticket
 from brokers.errors import (
     AuthRequired,
     BrokerError,
@@ -42,9 +42,10 @@ from execution_service.core.decide import (
     next_step,
     stale,
     unsupported_reason,
+    was_noted,
 )
 from execution_service.core.effects import happenings
-from execution_service.core.ledger import LedgerEntry, fold, key_of
+from execution_service.core.ledger import LedgerEntry, key_of, with_unbooked
 from execution_service.core.order import (
     Cancelled,
     CancelRefused,
@@ -91,6 +92,7 @@ TAKEN_FIND_SECONDS = 2.0
 IDLE_CHECK_SECONDS = 5.0
 """How often a broker is asked without an order at work: fills may come after the end, and not every broker tells by itself."""
 LOOKED_UP_AT_ONCE = 200
+LOOKED_THROUGH_AT_ONCE = 2000
 LOGIN_LOOK_SECONDS = 2.0
 """How often it is looked whether a person has logged in."""
 FINISHED_REMEMBERED = 5000
@@ -103,6 +105,8 @@ class TradingRules:
     order_timeout_seconds: float = 60.0
     max_order_age_seconds: float = 300.0
     max_retry_attempts: int = 3
+    reconcile_interval_seconds: float = 60.0
+    """0: only after each connection and when asked."""
 
 
 class AccountState(StrEnum):
@@ -197,6 +201,10 @@ class Trader:
         self._exit_lock = asyncio.Lock()
         self._missing: dict[str, tuple[LiveOrder, Report]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self.on_connected: Callable[[], None] = lambda: None
+        """Called when a connection stands and everything of before it has been read."""
+        self.alongside: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        """What runs for as long as the account is traded here."""
 
     # --- what others tell the trader ----------------------------------------------------------------------------
 
@@ -230,6 +238,8 @@ class Trader:
     async def run(self) -> None:
         """Until cancelled. Working orders stay at the broker."""
         connection = self._spawn(self._stay_connected(), "connection")
+        for work in self.alongside:
+            self._spawn(work(), "alongside")
         try:
             while True:
                 timeout = self._turn()
@@ -303,7 +313,7 @@ class Trader:
                     )
                 self._take_capabilities(self._broker)
                 # Everything that happened while we were away is read before anything is sent.
-                await self._check()
+                await self._check(whole=True)
         was_down = attempts.statistics.get("attempt_number", 1) > self._rules.max_retry_attempts
         was_down = was_down or self.is_login_needed
         self.is_connected, self.trouble, self.is_login_needed = True, "", False
@@ -317,6 +327,7 @@ class Trader:
                 f"broker_up:{self.account_id}",
                 alerts.broker_up(account_name=self.account_name, broker=self.broker_name),
             )
+        self.on_connected()
         self._wake.set()
 
     async def _connection_failed(self, state: tenacity.RetryCallState) -> None:
@@ -798,12 +809,12 @@ class Trader:
         key = key_of(order)
         entry = (await self._store.ledgers([key])).get(key)
         entry = entry or LedgerEntry(key=key, instrument=order.accepted_request.instrument)
-        booked = entry.sequence
-        for live in self._live.by_id.values():
-            if live.order.fills and key_of(live.order) == key:
-                known = {n: line for n, line in live.told.lines.items() if line.sequence <= booked}
-                entry, _ = fold(entry, live.order, happenings(live.order, live.told.world), known)
-        return entry.position.quantity
+        recorded = [
+            (live.order, happenings(live.order, live.told.world), live.told.lines)
+            for live in self._live.by_id.values()
+            if live.order.fills and key_of(live.order) == key
+        ]
+        return with_unbooked(entry, recorded).position.quantity
 
     async def _end_unsent(self, live: LiveOrder) -> None:
         """A pending order that has become too old, or whose cancellation was asked while it was being sent."""
@@ -911,19 +922,20 @@ class Trader:
             self._check_wanted = True
             self._check_pause_until = self._clock.monotonic() + AFTER_FAILURE_SECONDS
 
-    async def _check(self) -> None:
-        """One question answers all orders; what is new is recorded, for finished orders too."""
+    async def _check(self, *, whole: bool = False) -> Sequence[Report]:
+        """One question answers all orders; what is new is recorded, for finished orders too. `whole`: what was told before is told
+        again, too."""
         assert self._broker is not None
         self._check_running, self._check_wanted = True, False
         asked_at = self._clock.monotonic()
         try:
-            answer = await self._ask(self._broker.reports(self._mark), QUERY_SECONDS)
+            answer = await self._ask(self._broker.reports(None if whole else self._mark), QUERY_SECONDS)
             self._timeouts = 0
-            heard = await asyncio.gather(
-                *(self._hear(report) for report in answer.reports if report.client_order_id), return_exceptions=True
-            )
+            in_hand = [r for r in answer.reports if r.client_order_id in self._live.by_client_id]
+            heard = await asyncio.gather(*(self._hear(report) for report in in_hand), return_exceptions=True)
+            known = {report.client_order_id for report in in_hand}
             await self._hear_of_finished(
-                [r for r in answer.reports if r.client_order_id and r.client_order_id not in self._live.by_client_id]
+                [r for r in answer.reports if r.client_order_id and r.client_order_id not in known]
             )
             self._answered_at = asked_at
             failures = [failure for failure in heard if isinstance(failure, BaseException)]
@@ -940,6 +952,34 @@ class Trader:
             await self._tell_of_missing_fills()
         finally:
             self._check_running = False
+        return answer.reports
+
+    # --- for the reconciliation ---------------------------------------------------------------------------------
+
+    async def read_book(self, *, whole: bool) -> Sequence[Report]:
+        """Everything that the broker shows of the account's orders, or what has changed, recorded like any other answer. Raises
+        BrokerError, TimeoutError, StoreUnavailable."""
+        try:
+            return await self._check(whole=whole)
+        except (BrokerError, TimeoutError, StoreUnavailable) as exc:
+            self._query_failed(exc)
+            raise
+
+    async def read_positions(self) -> Sequence[BrokerPosition]:
+        """Raises BrokerError, TimeoutError, and whatever an adapter raises that cannot tell them: the connection is not judged by it."""
+        assert self._broker is not None
+        return await self._ask(self._broker.positions(), QUERY_SECONDS)
+
+    async def look_for(self, live: LiveOrder) -> bool:
+        """Whether the broker finds an order that it did not list; what it says of it is recorded. Raises BrokerError, TimeoutError."""
+        assert self._broker is not None
+        is_found = False
+        for client_order_id in live.order.client_order_ids:
+            report = await self._ask(self._broker.find(client_order_id), QUERY_SECONDS)
+            if report is not None:
+                is_found = True
+                await self.learn(live, report)
+        return is_found
 
     async def _hear(self, report: Report) -> None:
         live = self._live.by_client_id.get(report.client_order_id)
@@ -948,7 +988,11 @@ class Trader:
 
     async def _hear_of_finished(self, reports: Sequence[Report]) -> None:
         """Reports of orders that are not in hand: a late fill, a correction, a commission, or nothing new."""
-        unheard = [r for r in reports if self._finished.get(r.client_order_id) != _gist(r)]
+        unheard: list[Report] = []
+        for start in range(0, len(reports), LOOKED_THROUGH_AT_ONCE):
+            some = reports[start : start + LOOKED_THROUGH_AT_ONCE]
+            unheard += [r for r in some if self._finished.get(r.client_order_id) != _gist(r)]
+            await asyncio.sleep(0)  # a whole day's answer must not hold up everybody else
         for start in range(0, len(unheard), LOOKED_UP_AT_ONCE):
             some = unheard[start : start + LOOKED_UP_AT_ONCE]
             stored = await self._store.find([f"client:{r.client_order_id}" for r in some])
@@ -995,7 +1039,7 @@ class Trader:
                 f"the executions it has shown add up to {live.order.filled_quantity}"
             )
             note = Noted(at=self._clock.now(), message=words, alert=True)
-            await self._live.record(live, lambda order, note=note: () if order.status.is_final else (note,))  # type: ignore[misc]
+            await self._live.record(live, lambda order, note=note: _unless_known(order, note))  # type: ignore[misc]
 
     async def _ask(self, question: Awaitable[T], timeout_seconds: float) -> T:
         """Every call to the broker ends in bounded time, whatever the adapter does. Raises TimeoutError."""
@@ -1025,6 +1069,10 @@ def _pause_seconds(state: tenacity.RetryCallState) -> float:
     exc = state.outcome.exception() if state.outcome is not None else None
     usual = _BACK_OFF(state)
     return min(usual, LOGIN_LOOK_SECONDS) if isinstance(exc, AuthRequired) else usual
+
+
+def _unless_known(order: Order, note: Noted) -> Sequence[Event]:
+    return () if order.status.is_final or was_noted(order, note.message) else (note,)
 
 
 def _next_batch(lane: Lane, limit: int) -> list[LiveOrder]:

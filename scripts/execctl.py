@@ -12,6 +12,7 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,10 +25,11 @@ if __name__ == "__main__":
 from rich.console import Console
 
 from execution_service.clock import SystemClock
-from execution_service.core.alerts import log_line, plain
+from execution_service.core.alerts import difference, log_line, plain
 from execution_service.core.effects import happenings
 from execution_service.core.ledger import LedgerEntry
 from execution_service.core.order import Order, OrderRequest, Purpose, Status
+from execution_service.core.reconcile import Discrepancy
 from execution_service.core.views import confirmation_id
 from execution_service.desk_view import DeskView
 from execution_service.embedded import EmbeddedPartFailed
@@ -40,6 +42,8 @@ from scripts.display import new_console, print_json, print_table, shown_time
 from scripts.whereabouts import NotFound, opened_store, running_service, settings_or_exit, view_of
 
 OUTCOME_SECONDS = 8.0
+COMPARE_SECONDS = 75.0
+"""For two readings of a broker's whole book with a pause between them, or another process's answer."""
 LOOK_SECONDS = 0.2
 PAYLOAD_SHOWN = 2000
 EXIT_FAILED, EXIT_ARGUMENTS = 1, 2
@@ -130,6 +134,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     sub.add_argument("--broker-order-id", help="with --as placed: the broker's id for it")
     sub.add_argument("--by", required=True, help="who decided")
     sub.add_argument("--note", required=True, help="how they know")
+    sub = verb("discrepancies", "what our books and a broker's disagree about", _discrepancies)
+    sub.add_argument("--account", help="only this account's")
+    sub.add_argument("--all", action="store_true", help="closed ones too")
+    sub = verb("reconcile", "have the service compare our books with the brokers' now", _reconcile)
+    sub.add_argument("account", metavar="ACCOUNT", nargs="?", help="only this account")
     sub = verb("rebuild-views", "write the shared collections anew from our own", _rebuild_views)
     sub.add_argument("--use-mock-broker", action="store_true", help="unknown accounts were the mock broker's")
     options = parser.parse_args(arguments)
@@ -407,6 +416,61 @@ def _letter_fields(letter: DeadLetter) -> dict[str, object]:
     }
 
 
+async def _discrepancies(desk: Desk) -> int:
+    found = desk.view.discrepancies(only_open=not desk.options.all, account_id=desk.options.account)
+    if desk.wants_json:
+        print_json([_discrepancy_fields(each) for each in found])
+        return 0
+    columns = ("Kind", "Account", "About", "Ours", "The broker's", "Age", "State", "Owner", "To do")
+    rows = []
+    for each in found:
+        finding = each.finding
+        about = finding.signal_id or finding.instrument or finding.subject
+        age = _age((each.closed_at or SystemClock().now()) - each.opened_at)
+        sides = (finding.ours, finding.theirs)
+        rows.append(
+            (finding.kind, each.account_id, about, *sides, age, each.state, each.owner, each.next_step),
+        )
+    kind = "discrepancies, open and closed" if desk.options.all else "open discrepancies"
+    print_table(desk.console, f"{len(rows)} {kind}, the oldest first", columns, rows)
+    return 0
+
+
+def _discrepancy_fields(discrepancy: Discrepancy) -> dict[str, object]:
+    finding = discrepancy.finding
+    return {
+        "discrepancy_id": discrepancy.discrepancy_id,
+        "state": discrepancy.state,
+        "kind": finding.kind,
+        "account_id": discrepancy.account_id,
+        "subject": finding.subject,
+        "words": difference(finding),
+        "ours": finding.ours,
+        "theirs": finding.theirs,
+        "order_id": finding.order_id,
+        "signal_id": finding.signal_id,
+        "client_order_id": finding.client_order_id,
+        "instrument": finding.instrument,
+        "owner": discrepancy.owner,
+        "next_step": discrepancy.next_step,
+        "opened_at": discrepancy.opened_at,
+        "updated_at": discrepancy.updated_at,
+        "closed_at": discrepancy.closed_at,
+        "age_seconds": int(((discrepancy.closed_at or SystemClock().now()) - discrepancy.opened_at).total_seconds()),
+    }
+
+
+def _age(lasted: timedelta) -> str:
+    """The two largest units: 3 d 4 h, 5 min 12 s."""
+    left = max(0, int(lasted.total_seconds()))
+    parts: list[str] = []
+    for name, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count or parts:
+            parts.append(f"{count} {name}")
+    return " ".join(parts[:2]) or "0 s"
+
+
 def _named(desk: Desk, name: str) -> list[Stored]:
     found = desk.view.named(name)
     if not found:
@@ -455,6 +519,44 @@ def _only(found: Sequence[Stored], name: str) -> Order:
     return found[0].order
 
 
+async def _reconcile(desk: Desk) -> int:
+    """0 only if everything was compared and agrees."""
+    wanted = desk.options.account
+    accounts = [wanted] if wanted is not None else sorted({*desk.settings.accounts, *desk.view.traded_accounts()})
+    is_here = running_service(desk.settings) is not None
+    if not is_here and desk.settings.mongodb_uri is None:
+        raise Unknown("The service does not run: nothing was compared. It compares by itself as soon as it is started.")
+    if not accounts:
+        raise Unknown("No account is configured and none was traded: there is nothing to compare; or name one")
+    commands = []
+    for account_id in accounts:
+        now = SystemClock().now()
+        command = Command(
+            command_id=f"ctl-{uuid.uuid4()}",
+            kind="RECONCILE",
+            body={"account_id": account_id},
+            published_at=now,
+            received_at=now,
+        )
+        await desk.store.insert_command(command)
+        commands.append(command)
+    outcomes = [await _outcome(desk, command, COMPARE_SECONDS) for command in commands]
+    if desk.wants_json:
+        print_json(
+            [
+                {"account_id": account_id} | _command_fields(each)
+                for account_id, each in zip(accounts, outcomes, strict=True)
+            ]
+        )
+    for account_id, each in zip(accounts, outcomes, strict=True):
+        if not desk.wants_json:
+            unanswered = "No service has answered: nothing was compared"
+            lines = unanswered if each.status is CommandStatus.NEW else each.outcome
+            first, *others = [plain(line) for line in lines.splitlines()] or ["?"]
+            desk.console.print(f"{plain(account_id)}: {first}", *(f"  {line}" for line in others), sep="\n")
+    return 0 if all(each.outcome.startswith("Reconciled") for each in outcomes) else EXIT_FAILED
+
+
 async def _command(desk: Desk, kind: str, body: Mapping[str, object], order_ids: Sequence[str] = ()) -> int:
     """Stores the command, waits a little for the service to carry it out, and says what came of it."""
     now = SystemClock().now()
@@ -478,8 +580,8 @@ async def _command(desk: Desk, kind: str, body: Mapping[str, object], order_ids:
     return EXIT_FAILED if outcome.status is CommandStatus.REFUSED else 0
 
 
-async def _outcome(desk: Desk, command: Command) -> Command:
-    end = asyncio.get_running_loop().time() + OUTCOME_SECONDS
+async def _outcome(desk: Desk, command: Command, within_seconds: float = OUTCOME_SECONDS) -> Command:
+    end = asyncio.get_running_loop().time() + within_seconds
     while True:
         found = desk.view.command(command.command_id) or command
         if found.status is not CommandStatus.NEW or asyncio.get_running_loop().time() > end:

@@ -438,7 +438,7 @@ class GatedBroker:
         return await self._pass("find", client_order_id, lambda: self.inner.find(client_order_id))
 
     async def positions(self) -> Sequence[BrokerPosition]:
-        return await self.inner.positions()
+        return await self._pass("positions", "", self.inner.positions)
 
     async def balances(self) -> Sequence[Balance]:
         return await self.inner.balances()

@@ -39,6 +39,12 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.intake",
     },
     "execution_service.trader": {*VOCABULARY, "execution_service.ports", "execution_service.live", "brokers.errors"},
+    "execution_service.reconciliation": {
+        *VOCABULARY,
+        "execution_service.ports",
+        "execution_service.live",
+        "brokers.errors",
+    },
     "execution_service.signals": {*VOCABULARY, "execution_service.ports"},
     "execution_service.outbox": {
         *VOCABULARY,
@@ -62,6 +68,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.outbox",
         "execution_service.ports",
         "execution_service.pubsub",
+        "execution_service.reconciliation",
         "execution_service.settings",
         "execution_service.signals",
         "execution_service.store",

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from execution_service.core.order import TRANSITIONS, ReasonCode, Status
+from execution_service.core.reconcile import Kind
 from execution_service.settings import SETTING_NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,6 +49,12 @@ def test_every_status_that_is_told_is_in_the_messages_page() -> None:
     text = (DOCS / "messages.md").read_text(encoding="utf-8")
     told = set(Status) - {Status.PENDING, Status.SUBMITTING, Status.SUBMITTED}
     assert {status for status in told if f"`{status}`" not in text} == set()
+
+
+def test_every_kind_of_discrepancy_is_explained_and_no_other() -> None:
+    text = (DOCS / "operations.md").read_text(encoding="utf-8").partition("## Discrepancies")[2].partition("\n## ")[0]
+    explained = re.findall(r"^\| `([A-Z_]+)` \|", text, flags=re.MULTILINE)
+    assert sorted(explained) == sorted(kind.value for kind in Kind)
 
 
 def test_every_setting_is_explained_and_no_other() -> None:

@@ -34,6 +34,7 @@ from execution_service.core.order import (
     Status,
     SubmitStarted,
 )
+from execution_service.core.reconcile import Discrepancy, Finding, Kind
 
 CONFIRMATION_PUBLISHED = "Published execution confirmation"
 UNKNOWN = "?"
@@ -257,6 +258,103 @@ def _end_text(order: Order, account: tuple[str, str]) -> str:
     return _about(order, "⏱️ Order Timeout" if timed_out else "🚫 Order Cancelled", filled, reason, account)
 
 
+# --- reconciliation ---------------------------------------------------------------------------------------------------
+
+_DIFFERENCES = {
+    Kind.ORDER_NOT_SHOWN: "Working order not shown by the broker",
+    Kind.ORDER_UNKNOWN: "Order at the broker with a tag of ours and no record",
+    Kind.ORDER_ALIVE: "Order working at the broker against our record",
+    Kind.ORDER_TWICE: "Several orders at the broker under one tag",
+    Kind.EARLIER_ATTEMPT_FILLED: "Earlier sending filled after the order was sent again",
+    Kind.FILLS_MISSING: "Broker's count and executions differ",
+    Kind.OVERFILLED: "More filled than ordered",
+    Kind.IN_DOUBT: "Order in doubt",
+    Kind.POSITION_DIFFERS: "Position differs",
+}
+
+
+def difference(finding: Finding) -> str:
+    """One difference in one sentence: what it is, about what, and both sides."""
+    about = plain(finding.signal_id or finding.instrument or finding.client_order_id or finding.subject)
+    return f"{_DIFFERENCES[finding.kind]}: {about}: ours {plain(finding.ours)}; the broker's {plain(finding.theirs)}"
+
+
+def next_step(finding: Finding) -> str:
+    """What a person should do about a difference; docs/operations.md has more."""
+    order, tag = plain(finding.order_id or ""), plain(finding.client_order_id or "")
+    match finding.kind:
+        case Kind.ORDER_NOT_SHOWN:
+            return (
+                f"Look for {tag} in the broker's own screen, finished orders and earlier days too. Dead with the fills that we hold: "
+                f"execctl resolve {order} --as cancelled. Alive: nothing, it is asked on."
+            )
+        case Kind.ORDER_UNKNOWN:
+            return (
+                f"Find out who placed {tag}: another installation on this account, or this one before its store was restored. "
+                "Until then cancel it at the broker if it is not wanted; this service does not touch it."
+            )
+        case Kind.ORDER_ALIVE:
+            return f"Cancel it in the broker's own screen if it is not wanted; see execctl order {order}. What it fills is recorded."
+        case Kind.ORDER_TWICE:
+            return "Cancel the one too many in the broker's own screen, and undo by hand what it has filled."
+        case Kind.EARLIER_ATTEMPT_FILLED:
+            return f"See execctl order {order}: cancel it if it still works, and undo by hand what has filled twice."
+        case Kind.FILLS_MISSING:
+            return (
+                f"Compare the executions of {tag} in the broker's own screen with execctl order {order}. They are asked for on; "
+                "no fill is made up."
+            )
+        case Kind.OVERFILLED:
+            return f"See execctl order {order}, and undo by hand what is too much; a correction by the broker is recorded by itself."
+        case Kind.IN_DOUBT:
+            return f"Look for {tag} at the broker among open, finished and rejected orders, then decide: execctl resolve {order}."
+        case Kind.POSITION_DIFFERS:
+            return (
+                "Compare the broker's trades with execctl orders: a trade by hand, an assignment or expiry, a transfer, or an order in doubt. "
+                "Undo it at the broker, or leave it if it is meant."
+            )
+
+
+def discrepancy_opened(opened: Discrepancy, *, account_name: str, broker: str) -> str:
+    """The Telegram text at its opening; there is no other."""
+    return discrepancy(
+        count=1,
+        account_name=account_name,
+        broker=broker,
+        detail=difference(opened.finding),
+        to_do=opened.next_step,
+    )
+
+
+def reconciled(
+    *,
+    open_orders: int,
+    executions: int,
+    positions: int | None,
+    discrepancies: int,
+    unconfirmed: int,
+    orders_not_ours: int,
+    positions_not_ours: int,
+) -> str:
+    """The outcome of a whole comparison for the log. `positions` that agree, None where the broker does not tell them."""
+    counts = f"{open_orders} open orders, {executions} executions"
+    agree = f"{counts} agree; positions not told" if positions is None else f"{counts}, {positions} positions agree"
+    differ = []
+    if discrepancies:
+        differ.append(f"{discrepancies} discrepancies open, see execctl discrepancies")
+    if unconfirmed:
+        differ.append(f"{unconfirmed} differences to be confirmed by the next reading")
+    foreign = []
+    if orders_not_ours:
+        foreign.append(f"{orders_not_ours} orders")
+    if positions_not_ours:
+        foreign.append(f"{positions_not_ours} positions")
+    said = [f"{'Not reconciled' if differ else 'Reconciled'}: {agree}", *differ]
+    if foreign:
+        said.append(f"not ours and left alone: {' and '.join(foreign)}")
+    return "; ".join(said)
+
+
 def one_line(text: str) -> str:
     """An alert for the log: its tags and line breaks taken out."""
     return unescape(" | ".join(line for line in text.splitlines() if line))
@@ -308,10 +406,11 @@ def conflict(*, count: int, signal_id: str, detail: str) -> str:
     )
 
 
-def discrepancy(*, count: int, account_name: str, broker: str, detail: str) -> str:
+def discrepancy(*, count: int, account_name: str, broker: str, detail: str, to_do: str = "") -> str:
     """The broker's books and ours differ."""
     where = (("Account", account_name), ("Broker", broker))
-    return _text(_counted("⚠️ Discrepancy", count), *where, ("Found", detail))
+    then = (("To do", to_do),) if to_do else ()
+    return _text(_counted("⚠️ Discrepancy", count), *where, ("Found", detail), *then)
 
 
 def fills_missing(order: Order, *, broker_filled: Decimal, seconds: Decimal, account_name: str | None) -> str:

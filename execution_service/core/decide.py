@@ -71,6 +71,13 @@ def news(order: Order, report: Report, now: datetime) -> list[Event]:
                     at=now, fill_id=fill.fill_id, commission=fill.commission, currency=fill.commission_currency
                 )
             )
+    if not is_present_attempt and any(isinstance(event, Filled) for event in events):
+        words = (
+            f"filled under {report.client_order_id}, which it was sent as before it was sent again "
+            f"as {order.client_order_id}: both may fill"
+        )
+        if not was_noted(order, words):
+            learn(Noted(at=now, message=words, alert=True))
     is_working = order.status in (Status.SUBMITTED, Status.PARTIALLY_FILLED)
     if is_present_attempt and is_working and order.broker_order_id is None and report.broker_order_id:
         learn(Accepted(at=now, broker_order_id=report.broker_order_id))
@@ -80,13 +87,18 @@ def news(order: Order, report: Report, now: datetime) -> list[Event]:
         words = (
             f"the broker shows order {report.broker_order_id} ({report.client_order_id}) working, against our record"
         )
-        if not any(isinstance(e, Noted) and e.message == words for e in order.events):
+        if not was_noted(order, words):
             learn(Noted(at=now, message=words, alert=True))
     if is_present_attempt and not order.status.is_final and not fills_are_missing(order, report):
         end = _end(order, report, now)
         if end is not None:
             learn(end)
     return events
+
+
+def was_noted(order: Order, words: str) -> bool:
+    """Whether the record has this very remark already, so that it is not made, nor told to people, again."""
+    return any(isinstance(event, Noted) and event.message == words for event in order.events)
 
 
 def _as_kept(fill: Fill) -> Fill:

@@ -89,6 +89,18 @@ def fold(
     return replace(entry, position=position, sequence=sequence, ended=tuple(ended), applied=applied), lines
 
 
+def with_unbooked(
+    entry: LedgerEntry, orders: Iterable[tuple[Order, Iterable[Happening], Mapping[int, Line]]]
+) -> LedgerEntry:
+    """The entry as it will be once the fills of these orders that are recorded and not booked yet are. Each order comes with its happenings
+    that may not be booked and the lines that it has been told; of these, what the entry does not know yet does not count."""
+    booked = entry.sequence
+    for order, happenings, told in orders:
+        known = {number: line for number, line in told.items() if line.sequence <= booked}
+        entry, _ = fold(entry, order, happenings, known)
+    return entry
+
+
 def settled(entry: LedgerEntry, still_owing: Iterable[str], *, ended_are_shown: bool) -> LedgerEntry:
     """The entry without what its readers have durably taken over: lines of orders that owe nothing more, episodes in the view."""
     owing = set(still_owing)

@@ -25,6 +25,7 @@ from execution_service.core.order import (
     new_order,
 )
 from execution_service.core.position import Position
+from execution_service.core.reconcile import Discrepancy, Finding
 
 Document: TypeAlias = dict[str, Any]
 T = TypeVar("T")
@@ -187,7 +188,7 @@ def _reader(hint: Any) -> _Reader:
         return Decimal
     if isinstance(hint, type) and issubclass(hint, Enum):
         return hint
-    if hint in (Instrument, Fill, Reason):
+    if hint in (Instrument, Fill, Reason, Finding):
         return lambda value: _decode(hint, value)
     return lambda value: value
 
@@ -255,3 +256,22 @@ def lines_from_document(document: Mapping[str, Any]) -> dict[int, Line]:
 
 def _by_number(lines: tuple[Line, ...]) -> dict[int, Line]:
     return {line.event_number: line for line in lines}
+
+
+# --- discrepancies ---------------------------------------------------------------------------------------------------
+
+
+def discrepancy_to_document(discrepancy: Discrepancy) -> Document:
+    document: Document = {"_id": discrepancy.discrepancy_id, "format": RECORD_FORMAT, "place": discrepancy.place}
+    document.update(_encode(discrepancy))
+    return document
+
+
+def discrepancy_from_document(document: Mapping[str, Any]) -> Discrepancy:
+    """Raises UnreadableRecord if the document is not one that `discrepancy_to_document` wrote."""
+    try:
+        if document["format"] != RECORD_FORMAT:
+            raise UnreadableRecord(f"record format {document['format']!r} is not known here")
+        return _decode(Discrepancy, document)
+    except (CoreError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as exc:
+        raise UnreadableRecord(f"discrepancy {document.get('_id')!r}: {type(exc).__name__}: {exc}") from exc

@@ -22,6 +22,7 @@ from brokers.base import Broker, OrderRef, OrderType, Report, ReportStatus, Side
 from brokers.errors import BrokerUnavailable, OrderAlreadyExists, OrderRefused, OutcomeUnknown
 from brokers.factory import BrokerFactory
 from brokers.paper_exchange import Action, Fault, Market, Operation, PaperOrder
+from execution_service.core.reconcile import Holding, compare_positions
 from tests.contract.broker_adapters import ACCOUNT, ADAPTERS, Adapter, Stage, Trait
 
 ROOT = Path(__file__).parents[2]
@@ -641,6 +642,18 @@ async def test_positions_and_cash_follow_the_fills(bench: Bench) -> None:
     currency = bought.instrument.currency or broker.capabilities.commission_currency
     assert position.quantity == Decimal(6)
     assert after[currency] - before[currency] == -6 * PRICE - 2
+
+
+async def test_positions_are_recognised_as_what_the_orders_asked_for_by_another_life_too(bench: Bench) -> None:
+    broker = await bench.connect()
+    bought = bench.ticket()
+    await place(broker, bought)
+    await reported(broker, bought, is_now(ReportStatus.FILLED))
+    later = await bench.connect()
+    ours = [Holding(instrument=bought.instrument, quantity=bought.quantity)]
+    for each in (broker, later):
+        compared = compare_positions(ours, await each.positions())
+        assert (compared.agreeing, compared.findings, compared.not_ours) == (1, (), ())
 
 
 # Hints

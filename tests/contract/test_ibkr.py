@@ -30,6 +30,7 @@ from brokers.ibkr import Configuration, IbkrBroker, create
 from brokers.ibkr_blotter import Blotter, Commission, Execution
 from brokers.ibkr_library import choose
 from brokers.paper_exchange import Action, Fault, Market, Operation, PaperOrder
+from execution_service.core.reconcile import Holding, compare_positions
 from simulators import tws_wire as wire
 from simulators.tws import TwsSimulator
 from simulators.tws_contracts import TWIN, Query, listed
@@ -619,6 +620,9 @@ async def test_each_kind_of_instrument_is_traded(
     assert filled(report) == 10
     (held,) = await broker.positions()
     assert (held.instrument, held.quantity, held.average_price) == (instrument, Decimal(10), Decimal("2.5"))
+    later = await desk.connect(client_id=7)
+    (told,) = await later.positions()
+    assert compare_positions([Holding(instrument=instrument, quantity=Decimal(10))], [told]).agreeing == 1, told
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from execution_service.core.effects import happenings
 from execution_service.core.errors import InvalidTransition, UnreadableRecord
 from execution_service.core.ledger import LedgerEntry, Line, fold, key_of
 from execution_service.core.order import Event, Identity, Noted, Order, Purpose, Status, apply_all
+from execution_service.core.position import Position
+from execution_service.core.reconcile import Discrepancy, Finding, Kind, Owner, State
 from execution_service.core.views import HexId
 from execution_service.ports import (
     Alarm,
@@ -129,6 +131,9 @@ async def test_the_indexes_are_those_of_the_contract(store: MongoStore, server: 
     of_positions = indexes(names.POSITIONS_VIEW)[("ledger_id",)]
     assert of_positions["unique"]
     assert dict(of_positions["partialFilterExpression"]) == {"status": "OPEN"}
+    of_discrepancies = indexes(names.DISCREPANCIES)[("place",)]
+    assert of_discrepancies["unique"]
+    assert dict(of_discrepancies["partialFilterExpression"]) == {"state": "OPEN"}
     assert ("signal_id",) in indexes(names.SIGNALS_VIEW)
     assert ("order_id",) in indexes(names.TRADING_ORDERS_VIEW)
 
@@ -993,3 +998,87 @@ async def test_what_was_acknowledged_is_there_after_the_server_was_killed(tmp_pa
         await reopened.close()
     finally:
         again.kill()
+
+
+# --- discrepancies --------------------------------------------------------------------------------------------------
+
+
+def differing(
+    quantity: int = 150, *, account_id: str = "acct-1", seconds: float = 0, subject: str = "AAPL"
+) -> Discrepancy:
+    finding = Finding(kind=Kind.POSITION_DIFFERS, subject=subject, ours="100", theirs=str(quantity), instrument=subject)
+    return Discrepancy(
+        account_id=account_id,
+        finding=finding,
+        opened_at=at(seconds),
+        updated_at=at(seconds),
+        owner=Owner.OPERATOR,
+        next_step="Compare.",
+    )
+
+
+async def test_open_discrepancies_of_an_account_come_back_as_they_were(store: MongoStore) -> None:
+    first, second = differing(), differing(subject="SPY", seconds=5)
+    assert await store.insert_discrepancy(second)
+    assert await store.insert_discrepancy(first)
+    assert await store.insert_discrepancy(differing(account_id="acct-2"))
+    assert await store.open_discrepancies("acct-1") == [first, second]
+
+
+async def test_same_discrepancy_is_open_once(server: Server, store: MongoStore) -> None:
+    other = await server.store("process-2")
+    assert await store.insert_discrepancy(differing())
+    assert not await store.insert_discrepancy(differing())
+    assert not await other.insert_discrepancy(differing(160, seconds=60))
+    assert await other.open_discrepancies("acct-1") == [differing()]
+
+
+async def test_discrepancy_is_brought_up_to_date_and_closed_for_good(store: MongoStore, server: Server) -> None:
+    await store.insert_discrepancy(differing())
+    changed = replace(differing(), finding=differing(160).finding, updated_at=at(60), is_alerted=True)
+    await store.save_discrepancy(changed)
+    assert await store.open_discrepancies("acct-1") == [changed]
+    await store.save_discrepancy(replace(changed, state=State.CLOSED, closed_at=at(120)))
+    assert await store.open_discrepancies("acct-1") == []
+    await store.save_discrepancy(changed)
+    assert await store.open_discrepancies("acct-1") == []
+    (document,) = server.collection(names.DISCREPANCIES).find()
+    assert document["state"] == "CLOSED"
+
+
+async def test_closed_discrepancy_that_comes_back_is_a_new_one(store: MongoStore, server: Server) -> None:
+    await store.insert_discrepancy(differing())
+    await store.save_discrepancy(replace(differing(), state=State.CLOSED, closed_at=at(60)))
+    again = differing(seconds=3600)
+    assert await store.insert_discrepancy(again)
+    assert await store.open_discrepancies("acct-1") == [again]
+    assert server.collection(names.DISCREPANCIES).count_documents({}) == 2
+
+
+async def test_discrepancy_that_cannot_be_read_does_not_hide_the_others(store: MongoStore, server: Server) -> None:
+    await store.insert_discrepancy(differing())
+    await store.insert_discrepancy(differing(subject="SPY"))
+    server.collection(names.DISCREPANCIES).update_one({"finding.subject": "AAPL"}, {"$set": {"format": 99}})
+    assert await store.open_discrepancies("acct-1") == [differing(subject="SPY")]
+
+
+async def test_discrepancies_while_the_server_is_away_say_so(store: MongoStore, faults: Faults) -> None:
+    faults.refuse("insert_many")
+    with pytest.raises(StoreUnavailable):
+        await store.insert_discrepancy(differing())
+    faults.lose_answer("insert_many")
+    with pytest.raises(StoreUnavailable):
+        await store.insert_discrepancy(differing())
+    assert await store.open_discrepancies("acct-1") == [differing()]
+
+
+async def test_ledgers_of_an_account_are_the_open_ones_and_the_flat_ones_of_given_symbols(store: MongoStore) -> None:
+    def entry(symbol: str, quantity: int, account_id: str = "acct-1") -> LedgerEntry:
+        about = order(instrument=instrument(symbol), account_id=account_id)
+        held = Position(quantity=Decimal(quantity), is_long=True, episode=1)
+        return LedgerEntry(key=key_of(about), instrument=instrument(symbol), version=1, position=held)
+
+    entries = [entry("AAPL", 5), entry("SPY", 0), entry("QQQ", 0), entry("AAPL", 7, "acct-2")]
+    await store.save_ledgers(entries)
+    assert {e.instrument.symbol for e in await store.ledgers_of_account("acct-1", ["SPY", "TSLA"])} == {"AAPL", "SPY"}
+    assert [e.position.quantity for e in await store.ledgers_of_account("acct-2", [])] == [Decimal(7)]

@@ -35,6 +35,7 @@ from brokers.errors import BrokerUnavailable, OrderRefused, OutcomeUnknown
 from brokers.paper_exchange import Action, Fault, Market, Operation
 from brokers.zerodha import ZerodhaBroker, create
 from brokers.zerodha_feed import reactor
+from execution_service.core.reconcile import Holding, compare_positions
 from simulators.kite import FaultKind, HttpFault, SimulatedKite
 from simulators.kite_market import LISTINGS
 from tests.contract.stage_zerodha import config_for, serving_kite
@@ -483,6 +484,11 @@ async def test_instruments_are_found_in_the_lists_of_their_exchanges(
     await broker.place_order(ticket(instrument=instrument, quantity=Decimal(quantity)))
     form = last_form(server)
     assert (form["exchange"], form["tradingsymbol"], form["product"]) == expected
+    report = await found(broker)
+    ours = [Holding(instrument=instrument, quantity=report.filled_quantity)]
+    is_told_whole = instrument.asset_class is not AssetClass.OPTION or instrument.strike is not None
+    assert report.filled_quantity == quantity
+    assert compare_positions(ours, await broker.positions()).agreeing == is_told_whole
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,479 @@
+"""Our books beside the broker's: where they differ, and which differences have lasted; values in, findings out, nothing is asked or recorded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from hashlib import sha256
+from types import MappingProxyType
+from typing import TypeAlias
+
+from brokers.base import AssetClass, BrokerPosition, Instrument, Report, ReportStatus
+from execution_service.core.decide import fills_are_missing
+from execution_service.core.order import ZERO, Order, Status
+
+READINGS = 2
+"""So many readings in succession must show a difference before it is opened, and must not show it before it is closed."""
+LASTING_SECONDS = 30.0
+"""How long what a broker may merely be late with must last besides."""
+
+_OUR_TAG = re.compile(r"x[a-z2-7]{18}")
+_SHARES = frozenset({AssetClass.STOCK, AssetClass.ETF, AssetClass.FUND})
+_WORKING = frozenset({Status.SUBMITTED, Status.PARTIALLY_FILLED})
+
+
+class Kind(StrEnum):
+    """The closed list of what our books and a broker's may disagree about; docs/operations.md tells what to do for each."""
+
+    ORDER_NOT_SHOWN = "ORDER_NOT_SHOWN"
+    """Working by our record, and the broker neither lists nor finds it."""
+    ORDER_UNKNOWN = "ORDER_UNKNOWN"
+    """At the broker under a tag of our kind that none of our records has."""
+    ORDER_ALIVE = "ORDER_ALIVE"
+    """Working at the broker, though by our record it has ended or was sent again."""
+    ORDER_TWICE = "ORDER_TWICE"
+    """Several orders at the broker under one tag of ours."""
+    EARLIER_ATTEMPT_FILLED = "EARLIER_ATTEMPT_FILLED"
+    """Sent again by a person's decision, and then the first sending filled."""
+    FILLS_MISSING = "FILLS_MISSING"
+    """The broker counts another quantity as filled than the executions that it shows add up to."""
+    OVERFILLED = "OVERFILLED"
+    IN_DOUBT = "IN_DOUBT"
+    POSITION_DIFFERS = "POSITION_DIFFERS"
+
+
+OF_POSITIONS = frozenset({Kind.POSITION_DIFFERS})
+OF_REPORTS = frozenset(Kind) - OF_POSITIONS
+_SURE = frozenset({Kind.IN_DOUBT, Kind.OVERFILLED, Kind.EARLIER_ATTEMPT_FILLED})
+"""Said by our own durable record: one reading is enough."""
+_LASTING = frozenset({Kind.ORDER_NOT_SHOWN, Kind.FILLS_MISSING})
+
+
+class Owner(StrEnum):
+    """Who has the next step."""
+
+    OPERATOR = "OPERATOR"
+    SERVICE = "SERVICE"
+    """The service asks on, and the difference may end by itself; a person should know."""
+
+
+class State(StrEnum):
+    OPEN = "OPEN"
+    CLOSED = "CLOSED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One difference as one reading shows it."""
+
+    kind: Kind
+    subject: str
+    """What it is about: our order's id, a tag at the broker, or an instrument's key."""
+    ours: str
+    theirs: str
+    steady: str = ""
+    """What must be the same in two readings for them to show the same difference."""
+    order_id: str | None = None
+    signal_id: str | None = None
+    client_order_id: str | None = None
+    instrument: str | None = None
+    is_alerted: bool = False
+    """People are told of it by an alert of the order itself."""
+
+    @property
+    def key(self) -> Key:
+        return self.kind, self.subject
+
+
+Key: TypeAlias = tuple[Kind, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discrepancy:
+    """A difference that nothing recorded explains, from its opening to its end."""
+
+    account_id: str
+    finding: Finding
+    opened_at: datetime
+    updated_at: datetime
+    """When either side last changed."""
+    owner: Owner
+    next_step: str
+    """What a person should do, one or two sentences."""
+    state: State = State.OPEN
+    closed_at: datetime | None = None
+    is_alerted: bool = False
+
+    @property
+    def key(self) -> Key:
+        return self.finding.key
+
+    @property
+    def place(self) -> str:
+        """Equal for equal discrepancies of one account: of these one may be open at a time."""
+        text = f"{len(self.account_id)}:{self.account_id}|{self.finding.kind}|{self.finding.subject}"
+        return sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:24]
+
+    @property
+    def discrepancy_id(self) -> str:
+        return f"dis_{self.place}_{int(self.opened_at.timestamp() * 1000)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What one whole comparison showed, for people."""
+
+    is_compared: bool
+    """False: it could not be made, and nothing is known."""
+    is_clean: bool = False
+    words: str
+    """One line, then one for each difference and for what is not ours."""
+
+
+def is_our_tag(client_order_id: str) -> bool:
+    """Whether it looks like what this service stamps on its orders, whichever installation of it that was."""
+    return _OUR_TAG.fullmatch(client_order_id) is not None
+
+
+def owner_of(kind: Kind) -> Owner:
+    return Owner.SERVICE if kind in (Kind.FILLS_MISSING, Kind.ORDER_NOT_SHOWN) else Owner.OPERATOR
+
+
+# --- orders ---------------------------------------------------------------------------------------------------------
+
+
+def order_findings(order: Order, shown: Sequence[Report], *, was_asked: bool) -> list[Finding]:
+    """What the broker's whole answer has under the order's tags, beside the record, which knows that answer already.
+
+    `was_asked`: the order was working before the question was put and is missing from the answer, and was looked for by its tags.
+    """
+
+    def finding(kind: Kind, ours: str, theirs: str, *, steady: str = "", is_alerted: bool = False) -> Finding:
+        return Finding(
+            kind=kind,
+            subject=order.order_id,
+            ours=ours,
+            theirs=theirs,
+            steady=steady,
+            order_id=order.order_id,
+            signal_id=order.signal_id,
+            client_order_id=order.client_order_id,
+            instrument=order.accepted_request.instrument.key,
+            is_alerted=is_alerted,
+        )
+
+    ours = f"{order.status}, {_progress(order)}"
+    found = []
+    if order.status is Status.IN_DOUBT:
+        theirs = _shown(shown) if shown else "not found"
+        found.append(finding(Kind.IN_DOUBT, f"perhaps sent as {order.client_order_id}", theirs, is_alerted=True))
+    if was_asked and not shown and order.status in _WORKING:
+        found.append(finding(Kind.ORDER_NOT_SHOWN, ours, "neither listed nor found"))
+    alive = [r for r in shown if r.status is ReportStatus.WORKING and _is_against_record(order, r)]
+    if alive:
+        # An earlier sending, or one that nobody had seen accepted, is alerted when the report of it is recorded.
+        is_alerted = order.broker_order_id is None or all(r.client_order_id != order.client_order_id for r in alive)
+        found.append(finding(Kind.ORDER_ALIVE, ours, _shown(alive), is_alerted=is_alerted))
+    by_tag: dict[str, set[str]] = {}
+    for report in shown:
+        by_tag.setdefault(report.client_order_id, set()).add(report.broker_order_id)
+    if any(len(ids) > 1 for ids in by_tag.values()):
+        found.append(finding(Kind.ORDER_TWICE, f"one order, {ours}", _shown(shown)))
+    earlier = [r for r in shown if r.client_order_id in order.client_order_ids[:-1] and r.filled_quantity]
+    if earlier:
+        sent_again = f"sent again as {order.client_order_id}; {ours}"
+        found.append(finding(Kind.EARLIER_ATTEMPT_FILLED, sent_again, _shown(earlier), is_alerted=True))
+    if order.quantity is not None and order.filled_quantity > order.quantity:
+        found.append(finding(Kind.OVERFILLED, ours, _shown(shown) if shown else "not shown", is_alerted=True))
+    present = [r for r in shown if r.client_order_id == order.client_order_id]
+    # Two orders under one tag are another matter: neither count is the record's.
+    if len(present) == 1 and fills_are_missing(order, present[0]):
+        counted, held = present[0].filled_quantity, order.filled_quantity
+        steady = f"{counted} {held}"
+        is_alerted = not order.status.is_final
+        found.append(finding(Kind.FILLS_MISSING, ours, _shown(present), steady=steady, is_alerted=is_alerted))
+    return found
+
+
+def unknown_order(report: Report) -> Finding:
+    """An order under a tag of our kind that no record of ours has."""
+    return Finding(
+        kind=Kind.ORDER_UNKNOWN,
+        subject=report.client_order_id,
+        ours="no record",
+        theirs=_shown([report]),
+        client_order_id=report.client_order_id,
+    )
+
+
+def _is_against_record(order: Order, report: Report) -> bool:
+    return order.status.is_final or report.client_order_id != order.client_order_id
+
+
+def _progress(order: Order) -> str:
+    quantity = "?" if order.quantity is None else _text(order.quantity)
+    return f"{_text(order.filled_quantity)} of {quantity} filled"
+
+
+def _shown(reports: Sequence[Report]) -> str:
+    return "; ".join(
+        f"{r.broker_order_id} ({r.client_order_id}) {r.status}, {_text(r.filled_quantity)} filled"
+        for r in sorted(reports, key=lambda r: (r.client_order_id, r.broker_order_id))
+    )
+
+
+# --- positions ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """What our ledger holds of one instrument, or held once; `quantity` is signed."""
+
+    instrument: Instrument
+    quantity: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PositionsCompared:
+    agreeing: int
+    """Instruments held by both sides in the same quantity."""
+    findings: tuple[Finding, ...]
+    instruments: Mapping[str, tuple[Instrument, ...]]
+    """By a finding's subject: every instrument of our ledger that it is about."""
+    not_ours: tuple[BrokerPosition, ...]
+    """Of instruments that our ledger never held."""
+
+
+def compare_positions(ours: Sequence[Holding], theirs: Sequence[BrokerPosition]) -> PositionsCompared:
+    """What may be the same instrument is taken together on both sides: one says the exchange or the currency, another leaves it open."""
+    findings, instruments, not_ours, agreeing = [], {}, [], 0
+    for mine, other in _grouped(ours, theirs):
+        if not mine:
+            not_ours += [position for position in other if position.quantity]
+            continue
+        held = sum((holding.quantity for holding in mine), ZERO)
+        shown = sum((position.quantity for position in other), ZERO)
+        if held == shown:
+            agreeing += bool(held)
+            continue
+        subject = min(holding.instrument.key for holding in mine)
+        instruments[subject] = tuple(holding.instrument for holding in mine)
+        findings.append(
+            Finding(
+                kind=Kind.POSITION_DIFFERS,
+                subject=subject,
+                ours=_text(held),
+                theirs=_text(shown),
+                steady=_text(shown - held),
+                instrument=subject,
+            )
+        )
+    return PositionsCompared(
+        agreeing=agreeing,
+        findings=tuple(sorted(findings, key=lambda f: f.subject)),
+        instruments=instruments,
+        not_ours=tuple(sorted(not_ours, key=lambda p: p.instrument.key)),
+    )
+
+
+def may_be_the_same(one: Instrument, other: Instrument) -> bool:
+    """Whether a holding of one may be shown as a holding of the other: brokers say less, or more, than an order did.
+
+    Shares are the same wherever they were bought, and whatever kind of share they are; a derivative may go by its own symbol or by its
+    underlying, its expiry by day or by month.
+    """
+    if _family(one) != _family(other) or not _agree(one.currency, other.currency):
+        return False
+    if one.asset_class in _SHARES:
+        return _symbol(one) == _symbol(other)
+    if not _agree(_upper(one.exchange), _upper(other.exchange)) or not _expiries_agree(one.expiry, other.expiry):
+        return False
+    if not _agree(one.strike, other.strike) or not _agree(one.right, other.right):
+        return False
+    if _symbol(one) == _symbol(other):
+        return True
+    # Under another name it is the same only if everything else that tells it apart is said on both sides.
+    is_option = one.asset_class is AssetClass.OPTION
+    needed = (one.expiry, other.expiry, *((one.strike, other.strike, one.right, other.right) if is_option else ()))
+    return all(each is not None for each in needed) and bool(_names(one) & _names(other))
+
+
+def _grouped(
+    ours: Sequence[Holding], theirs: Sequence[BrokerPosition]
+) -> list[tuple[list[Holding], list[BrokerPosition]]]:
+    """Both sides in groups of what may be the same, directly or by way of a third; only like-named things are compared."""
+    everything: list[Holding | BrokerPosition] = [*ours, *theirs]
+    parent = list(range(len(everything)))
+
+    def root(place: int) -> int:
+        while parent[place] != place:
+            parent[place] = place = parent[parent[place]]
+        return place
+
+    by_name: dict[str, list[int]] = {}
+    for place, each in enumerate(everything):
+        for name in _names(each.instrument) | _other_names(each):
+            alike = by_name.setdefault(name, [])
+            for other in alike:
+                if _are_one(each, everything[other]):
+                    parent[root(place)] = root(other)
+            alike.append(place)
+    groups: dict[int, tuple[list[Holding], list[BrokerPosition]]] = {}
+    for place, each in enumerate(everything):
+        mine, other_side = groups.setdefault(root(place), ([], []))
+        if isinstance(each, Holding):
+            mine.append(each)
+        else:
+            other_side.append(each)
+    return list(groups.values())
+
+
+def _are_one(one: Holding | BrokerPosition, other: Holding | BrokerPosition) -> bool:
+    if may_be_the_same(one.instrument, other.instrument):
+        return True
+    names = (_other_names(one) & _names(other.instrument)) | (_other_names(other) & _names(one.instrument))
+    families = {_family(one.instrument), _family(other.instrument)}
+    # A broker's number tells by itself what is meant. A venue's symbol does too, whatever an order called the kind of thing (a currency
+    # future is ordered as FOREX or FUTURE), but that a share may bear the name of a future's underlying.
+    return any(len(families) == 1 or AssetClass.STOCK not in families or name.isdigit() for name in names)
+
+
+def _other_names(each: Holding | BrokerPosition) -> frozenset[str]:
+    return each.also_called if isinstance(each, BrokerPosition) else frozenset()
+
+
+def _family(instrument: Instrument) -> AssetClass:
+    return AssetClass.STOCK if instrument.asset_class in _SHARES else instrument.asset_class
+
+
+def _symbol(instrument: Instrument) -> str:
+    if instrument.asset_class is AssetClass.FOREX:
+        return "".join(letter for letter in instrument.symbol if letter.isalpha())
+    return instrument.symbol.rpartition(":")[2]
+
+
+def _names(instrument: Instrument) -> set[str]:
+    as_written = instrument.symbol.rpartition(":")[2]
+    return {_symbol(instrument), as_written} | ({instrument.underlying} if instrument.underlying is not None else set())
+
+
+def _upper(text: str | None) -> str | None:
+    return None if text is None else text.upper()
+
+
+def _agree(one: object, other: object) -> bool:
+    return one is None or other is None or one == other
+
+
+def _expiries_agree(one: str | None, other: str | None) -> bool:
+    return one is None or other is None or one.startswith(other) or other.startswith(one)
+
+
+def _text(amount: Decimal) -> str:
+    return format(amount.normalize(), "f") if amount else "0"
+
+
+# --- lasting --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suspicion:
+    """A difference that has not lasted long enough yet, or has been opened for that."""
+
+    steady: str
+    since: float
+    """Seconds of a clock that never jumps."""
+    readings: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """What earlier readings showed."""
+
+    suspicions: Mapping[Key, Suspicion] = field(default_factory=lambda: MappingProxyType({}))
+    absences: Mapping[Key, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Of those that are open: in how many readings in succession they did not show."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    watch: Watch
+    opened: tuple[Finding, ...] = ()
+    changed: tuple[Finding, ...] = ()
+    """Open ones with other values than before."""
+    closed: tuple[Key, ...] = ()
+    unconfirmed: tuple[Finding, ...] = ()
+    """Seen, and not for long enough."""
+
+    @property
+    def is_unsettled(self) -> bool:
+        """Another reading soon would tell more."""
+        return bool(self.unconfirmed or self.watch.absences)
+
+
+def judge(
+    watch: Watch,
+    open_now: Mapping[Key, Finding],
+    findings: Iterable[Finding],
+    *,
+    judged: AbstractSet[Kind],
+    held_back: AbstractSet[Key] = frozenset(),
+    now: float,
+    lasting_seconds: float = LASTING_SECONDS,
+) -> Judgement:
+    """What one more reading makes of what is open and suspected. `judged`: the kinds that this reading could see; `held_back`: differences
+    about things that were moving during it, which it says nothing about. `now` is of a clock that never jumps."""
+    found = {f.key: f for f in findings if f.kind in judged and f.key not in held_back}
+    suspicions: dict[Key, Suspicion] = {
+        key: suspicion
+        for key, suspicion in watch.suspicions.items()
+        if key not in found and (key[0] not in judged or key in held_back)
+    }
+    opened, changed, unconfirmed = [], [], []
+    for key, finding in found.items():
+        before = watch.suspicions.get(key)
+        if before is None or before.steady != finding.steady:
+            suspicion = Suspicion(steady=finding.steady, since=now)
+        else:
+            suspicion = replace(before, readings=before.readings + 1)
+        suspicions[key] = suspicion
+        if key in open_now:
+            if (finding.ours, finding.theirs) != (open_now[key].ours, open_now[key].theirs):
+                changed.append(finding)
+        elif _has_lasted(finding.kind, suspicion, now, lasting_seconds):
+            opened.append(finding)
+        else:
+            unconfirmed.append(finding)
+    absences: dict[Key, int] = {}
+    closed = []
+    for key in open_now:
+        if key in found:
+            continue
+        if key[0] not in judged or key in held_back:
+            if key in watch.absences:
+                absences[key] = watch.absences[key]
+            continue
+        missed = watch.absences.get(key, 0) + 1
+        if missed >= READINGS:
+            closed.append(key)
+        else:
+            absences[key] = missed
+    return Judgement(
+        watch=Watch(suspicions=suspicions, absences=absences),
+        opened=tuple(opened),
+        changed=tuple(changed),
+        closed=tuple(closed),
+        unconfirmed=tuple(unconfirmed),
+    )
+
+
+def _has_lasted(kind: Kind, suspicion: Suspicion, now: float, lasting_seconds: float) -> bool:
+    if kind in _SURE:
+        return True
+    is_long = kind not in _LASTING or now - suspicion.since >= lasting_seconds
+    return suspicion.readings >= READINGS and is_long

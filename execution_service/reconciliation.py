@@ -1,0 +1,465 @@
+"""When one account's books are compared with its broker's, and what is done about a difference; what differs is decided in core/reconcile.py."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import structlog
+
+from brokers.base import BrokerPosition, Instrument, Report, ReportStatus
+from brokers.errors import BrokerError
+from execution_service.core import alerts
+from execution_service.core.effects import happenings
+from execution_service.core.ledger import LedgerEntry, key_of, with_unbooked
+from execution_service.core.order import OrderRequest, Status
+from execution_service.core.reconcile import (
+    OF_POSITIONS,
+    OF_REPORTS,
+    Discrepancy,
+    Finding,
+    Holding,
+    Judgement,
+    Key,
+    Kind,
+    Outcome,
+    PositionsCompared,
+    State,
+    Watch,
+    compare_positions,
+    is_our_tag,
+    judge,
+    order_findings,
+    owner_of,
+    unknown_order,
+)
+from execution_service.live import LiveOrder, LiveOrders
+from execution_service.ports import Clock, Store, StoreUnavailable
+
+log = structlog.get_logger(__name__)
+
+SOON_SECONDS = 10.0
+"""When something is to be confirmed, and when the comparison failed."""
+SECONDS_FOR_EACH_REPORT = 0.02
+"""A whole answer of so many reports is asked for that much later again: on a day of 10,000 orders every 200 seconds, changes in between."""
+LOOKED_UP_AT_ONCE = 200
+LOOKED_THROUGH_AT_ONCE = 2000
+LOOKED_FOR_AT_MOST = 50
+CLEAN_REMEMBERED = 20_000
+NAMED_AT_MOST = 5
+_LISTED = frozenset({Status.SUBMITTED, Status.PARTIALLY_FILLED})
+_OF_CHANGES = OF_POSITIONS | {Kind.IN_DOUBT}
+"""What can be seen without a whole answer."""
+
+
+class Account(Protocol):
+    """The conversation with the broker, as far as a comparison needs it."""
+
+    account_id: str
+    account_name: str
+    broker_name: str
+    is_connected: bool
+    trouble: str
+
+    async def read_book(self, *, whole: bool) -> Sequence[Report]: ...
+
+    async def read_positions(self) -> Sequence[BrokerPosition]: ...
+
+    async def look_for(self, live: LiveOrder) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _OrdersCompared:
+    findings: tuple[Finding, ...]
+    open_orders: int = 0
+    executions: int = 0
+    not_ours: tuple[Report, ...] = ()
+
+
+@dataclass(slots=True)
+class _Request:
+    answer: asyncio.Future[Outcome]
+    readings: int = 0
+
+
+class Reconciliation:
+    """Compares one account's orders, executions and positions with the broker's: after each connection, at intervals, and when asked."""
+
+    def __init__(
+        self,
+        *,
+        account: Account,
+        live_orders: LiveOrders,
+        store: Store,
+        clock: Clock,
+        interval_seconds: float,
+        raise_alarm_once: Callable[[str, str, str], Awaitable[None]],
+    ) -> None:
+        """`interval_seconds`: 0 for no comparison but after a connection and when asked."""
+        self._account = account
+        self._live = live_orders
+        self._store = store
+        self._clock = clock
+        self._interval = interval_seconds
+        self._raise_alarm_once = raise_alarm_once
+        self._news = asyncio.Event()
+        self._requests: list[_Request] = []
+        self._watch = Watch()
+        self._open: dict[Key, Discrepancy] | None = None
+        self._clean: OrderedDict[str, tuple[object, ...]] = OrderedDict()
+        """Finished orders whose report, as it is, agrees with the record."""
+        self._uncounted: frozenset[str] = frozenset()
+        """By the last whole answer, keys of the instruments of orders whose fills are not all known."""
+        self._strangers: OrderedDict[str, None] = OrderedDict()
+        """Tags of our kind whose order is another account's."""
+        self._moved: dict[str, Instrument] = {}
+        """What a fill, or a word about one, was recorded for since positions were last asked for."""
+        self._whole_from = float("-inf")
+        """From then on the next answer is a whole one."""
+        self._wants_telling = True
+        self._said_not_ours: tuple[str, ...] = ()
+        self._is_silence_told = False
+        live_orders.on_recorded.append(self._note_movement)
+
+    def connected(self) -> None:
+        """A connection stands: what may have happened without us is looked at now."""
+        self._wants_telling, self._whole_from = True, float("-inf")
+        self._news.set()
+
+    def _note_movement(self, live: LiveOrder) -> None:
+        request = live.order.request
+        if live.order.fills and isinstance(request, OrderRequest) and request.account_id == self._account.account_id:
+            self._moved[request.instrument.key] = request.instrument
+
+    async def compare_now(self) -> Outcome:
+        """Of a comparison that began after the call; one that shows something for the first time is confirmed or dismissed by another."""
+        if not self._account.is_connected:
+            return self._unreachable()
+        request = _Request(asyncio.get_running_loop().create_future())
+        self._requests.append(request)
+        self._news.set()
+        return await request.answer
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        self._open, self._watch, self._wants_telling, self._whole_from = None, Watch(), True, float("-inf")
+        wait: float | None = None
+        try:
+            while True:
+                await self._wait(wait)
+                soon = None
+                if self._account.is_connected:
+                    soon = await self._turn()
+                else:
+                    self._answer(self._unreachable())
+                wait = soon or self._interval or None
+        finally:
+            self._answer(Outcome(is_compared=False, words="Not compared: the account is not traded here any more"))
+
+    def _unreachable(self) -> Outcome:
+        words = f"Not compared: the broker is not connected ({self._account.trouble})"
+        return Outcome(is_compared=False, words=words)
+
+    async def _wait(self, seconds: float | None) -> None:
+        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._news.wait())]
+        if seconds is not None:
+            waits.append(asyncio.ensure_future(self._clock.sleep(seconds)))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        self._news.clear()
+
+    async def _turn(self) -> float | None:
+        """One comparison; the seconds until the next, where that is sooner than usual."""
+        requests = list(self._requests)
+        try:
+            is_whole = bool(requests) or self._clock.monotonic() >= self._whole_from
+            judgement, outcome = await self._compare(is_whole=is_whole)
+        except (BrokerError, TimeoutError, StoreUnavailable) as exc:
+            log.warning(
+                f"Not compared with the broker, tried again soon: {str(exc) or type(exc).__name__}",
+                action="reconcile_failed",
+                account_id=self._account.account_id,
+            )
+            self._answer(Outcome(is_compared=False, words=f"Not compared: {str(exc) or type(exc).__name__}"), requests)
+            return SOON_SECONDS
+        except Exception as exc:
+            # A comparison may fail for what a broker says that nobody foresaw; the account goes on being traded and compared.
+            log.exception(
+                f"Not compared with the broker: {exc}", action="reconcile_failed", account_id=self._account.account_id
+            )
+            self._answer(Outcome(is_compared=False, words=f"Not compared: {type(exc).__name__}: {exc}"), requests)
+            return None
+        for request in requests:
+            request.readings += 1
+        is_settled = not judgement.is_unsettled
+        self._answer(outcome, [r for r in requests if is_settled or r.readings > 1])
+        return None if is_settled else SOON_SECONDS if not self._interval else min(SOON_SECONDS, self._interval)
+
+    def _answer(self, outcome: Outcome, requests: Iterable[_Request] | None = None) -> None:
+        for request in list(self._requests if requests is None else requests):
+            self._requests.remove(request)
+            if not request.answer.done():
+                request.answer.set_result(outcome)
+
+    # --- one comparison -----------------------------------------------------------------------------------------
+
+    async def _compare(self, *, is_whole: bool) -> tuple[Judgement, Outcome]:
+        if self._open is None:
+            rows = await self._store.open_discrepancies(self._account.account_id)
+            self._open = {row.key: row for row in rows}
+        orders = await (self._compare_orders() if is_whole else self._read_changes())
+        of_orders = OF_REPORTS if is_whole else _OF_CHANGES - OF_POSITIONS
+        positions, held_back = await self._compare_positions()
+        findings = (*orders.findings, *(() if positions is None else positions.findings))
+        judgement = judge(
+            self._watch,
+            {key: row.finding for key, row in self._open.items()},
+            findings,
+            judged=of_orders if positions is None else of_orders | OF_POSITIONS,
+            held_back=held_back,
+            now=self._clock.monotonic(),
+        )
+        await self._record(judgement)
+        self._watch = judgement.watch
+        return judgement, self._told(orders, positions, judgement, is_whole=is_whole)
+
+    async def _read_changes(self) -> _OrdersCompared:
+        """What our own records say after the latest news; nothing is known of what the broker does not mention."""
+        await self._account.read_book(whole=False)
+        findings = [f for live in self._in_hand() for f in order_findings(live.order, (), was_asked=False)]
+        return _OrdersCompared(findings=tuple(f for f in findings if f.kind is Kind.IN_DOUBT))
+
+    async def _compare_orders(self) -> _OrdersCompared:
+        working = [live for live in self._in_hand() if live.order.status in _LISTED]
+        reports = await self._account.read_book(whole=True)
+        self._whole_from = self._clock.monotonic() + SECONDS_FOR_EACH_REPORT * len(reports)
+        mentioned = {report.client_order_id for report in reports}
+        unlisted = [live for live in working if mentioned.isdisjoint(live.order.client_order_ids)]
+        missing = set()
+        for live in unlisted[:LOOKED_FOR_AT_MOST]:
+            # An absence from a list proves nothing, and some brokers list today's orders only.
+            if live.order.status in _LISTED and not await self._account.look_for(live):
+                missing.add(live.order.order_id)
+        in_hand = {tag: live.order for live in self._in_hand() for tag in live.order.client_order_ids}
+        shown: dict[str, list[Report]] = {order.order_id: [] for order in in_hand.values()}
+        orders = {order.order_id: order for order in in_hand.values()}
+        not_ours, others = [], []
+        executions = 0
+        for number, report in enumerate(reports, 1):
+            if number % LOOKED_THROUGH_AT_ONCE == 0:
+                await asyncio.sleep(0)  # a whole day's answer must not hold up everybody else
+            order = in_hand.get(report.client_order_id)
+            if order is not None:
+                shown[order.order_id].append(report)
+                executions += len(report.fills)
+            elif is_our_tag(report.client_order_id):
+                others.append(report)
+            else:
+                not_ours.append(report)
+        findings: list[Finding] = []
+        for order_id, of_order in shown.items():
+            findings += order_findings(orders[order_id], of_order, was_asked=order_id in missing)
+        finished, of_other_accounts = await self._compare_finished(others)
+        findings += finished
+        uncounted_tags = {f.subject for f in finished if f.kind is Kind.ORDER_UNKNOWN}
+        uncounted_tags |= {report.client_order_id for report in of_other_accounts}
+        executions += sum(len(r.fills) for r in others if r.client_order_id not in uncounted_tags)
+        self._uncounted = frozenset(f.instrument for f in findings if f.kind is Kind.FILLS_MISSING and f.instrument)
+        return _OrdersCompared(
+            open_orders=sum(order.status in _LISTED and bool(shown[i]) for i, order in orders.items()),
+            executions=executions,
+            findings=tuple(findings),
+            not_ours=(*not_ours, *of_other_accounts),
+        )
+
+    def _in_hand(self) -> list[LiveOrder]:
+        return [
+            live
+            for live in self._live.by_id.values()
+            if isinstance(live.order.request, OrderRequest)
+            and live.order.request.account_id == self._account.account_id
+        ]
+
+    async def _compare_finished(self, reports: Sequence[Report]) -> tuple[list[Finding], list[Report]]:
+        """Of reports under tags of our kind that no order in hand has: what differs, and those that are another account's."""
+        by_tag: dict[str, list[Report]] = {}
+        for report in reports:
+            by_tag.setdefault(report.client_order_id, []).append(report)
+        gists: dict[str, tuple[object, ...]] = {}
+        for number, (tag, some) in enumerate(by_tag.items(), 1):
+            gists[tag] = tuple(_gist(report) for report in some)
+            if number % LOOKED_THROUGH_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        doubtful = [t for t, gist in gists.items() if self._clean.get(t) != gist and t not in self._strangers]
+        findings: list[Finding] = []
+        for start in range(0, len(doubtful), LOOKED_UP_AT_ONCE):
+            tags = doubtful[start : start + LOOKED_UP_AT_ONCE]
+            stored = await self._store.find([f"client:{tag}" for tag in tags])
+            by_client_id = {tag: each.order for each in stored for tag in each.order.client_order_ids}
+            for tag in tags:
+                order = by_client_id.get(tag)
+                if order is None:
+                    findings += [unknown_order(report) for report in by_tag[tag][:1]]
+                    continue
+                if order.request.account_id != self._account.account_id:
+                    self._strangers[tag] = None
+                    continue
+                shown = [report for other in order.client_order_ids for report in by_tag.get(other, ())]
+                found = order_findings(order, shown, was_asked=False)
+                findings += [f for f in found if f not in findings]
+                if not found:
+                    self._clean[tag] = gists[tag]
+                    self._clean.move_to_end(tag)
+        strangers = [report for tag in by_tag if tag in self._strangers for report in by_tag[tag]]
+        for remembered in (self._clean, self._strangers):
+            while len(remembered) > CLEAN_REMEMBERED:
+                remembered.popitem(last=False)
+        return findings, strangers
+
+    async def _compare_positions(self) -> tuple[PositionsCompared | None, frozenset[Key]]:
+        """What differs, and what of that says nothing: it was moving meanwhile, or is explained by missing fills, which are said
+        themselves. None: the broker does not tell its positions."""
+        self._moved.clear()
+        try:
+            theirs = await self._account.read_positions()
+        except Exception as exc:  # noqa: BLE001  whatever it was, positions are not told
+            if not self._is_silence_told:
+                log.warning(
+                    f"The broker does not tell positions, they are not compared: {str(exc) or type(exc).__name__}",
+                    action="positions_not_told",
+                    account_id=self._account.account_id,
+                )
+            self._is_silence_told = True
+            return None, frozenset()
+        self._is_silence_told = False
+        compared = compare_positions(await self._holdings(theirs), theirs)
+        if not compared.findings:
+            return compared, frozenset()
+        # Whatever filled while positions were being asked for has been heard of after this; about that nothing is known.
+        await self._account.read_book(whole=False)
+        being_sent = [live for live in self._in_hand() if live.order.status is Status.SUBMITTING]
+        moving = (*self._moved.values(), *(live.order.accepted_request.instrument for live in being_sent))
+        keys = {
+            finding.key
+            for finding in compared.findings
+            for mine in compared.instruments[finding.subject]
+            if mine.key in self._uncounted or any(mine.could_be(other) for other in moving)
+        }
+        return compared, frozenset(keys)
+
+    async def _holdings(self, theirs: Sequence[BrokerPosition]) -> list[Holding]:
+        """What we hold by our records: the ledger, and the fills that are recorded and not booked yet."""
+        # From before the question: an order may be booked, told and let go of while the store answers.
+        recorded = [(live, live.told.world) for live in self._in_hand() if live.order.fills]
+        symbols = sorted({position.instrument.symbol for position in theirs})
+        entries = {e.key: e for e in await self._store.ledgers_of_account(self._account.account_id, symbols)}
+        unread = {key for live, _ in recorded if (key := key_of(live.order)) not in entries}
+        if unread:
+            entries |= await self._store.ledgers(sorted(unread, key=lambda key: key.ledger_id))
+        for live, world in recorded:
+            key = key_of(live.order)
+            entry = entries.get(key) or LedgerEntry(key=key, instrument=live.order.accepted_request.instrument)
+            entries[key] = with_unbooked(entry, [(live.order, happenings(live.order, world), live.told.lines)])
+        return [Holding(instrument=entry.instrument, quantity=entry.position.quantity) for entry in entries.values()]
+
+    # --- what is done about it ----------------------------------------------------------------------------------
+
+    async def _record(self, judgement: Judgement) -> None:
+        """Done again from the start if it fails halfway: each part does only what has not been done. Raises StoreUnavailable."""
+        assert self._open is not None
+        now = self._clock.now()
+        for finding in judgement.opened:
+            row = Discrepancy(
+                account_id=self._account.account_id,
+                finding=finding,
+                opened_at=now,
+                updated_at=now,
+                owner=owner_of(finding.kind),
+                next_step=alerts.next_step(finding),
+                is_alerted=finding.is_alerted,
+            )
+            if await self._store.insert_discrepancy(row):
+                self._open[row.key] = row
+                self._say(f"Discrepancy opened: {alerts.difference(finding)}", "discrepancy_opened", row)
+            else:
+                # By a write whose answer was lost, or by another process.
+                rows = await self._store.open_discrepancies(self._account.account_id)
+                self._open = {stored.key: stored for stored in rows}
+        for finding in judgement.changed:
+            changed = replace(self._open[finding.key], finding=finding, updated_at=now)
+            await self._save(changed)
+            log.info(
+                f"Discrepancy changed: {alerts.difference(finding)}",
+                action="discrepancy_changed",
+                account_id=self._account.account_id,
+            )
+        for key in judgement.closed:
+            closed = replace(self._open[key], state=State.CLOSED, closed_at=now)
+            await self._store.save_discrepancy(closed)
+            del self._open[key]
+            self._say(f"Discrepancy closed: {alerts.difference(closed.finding)}", "discrepancy_closed", closed)
+        for row in tuple(self._open.values()):
+            if not row.is_alerted:
+                words = alerts.discrepancy_opened(
+                    row, account_name=self._account.account_name, broker=self._account.broker_name
+                )
+                kind = f"discrepancy:{self._account.account_id}"
+                await self._raise_alarm_once(f"discrepancy:{row.discrepancy_id}", kind, words)
+                await self._save(replace(row, is_alerted=True))
+
+    async def _save(self, row: Discrepancy) -> None:
+        assert self._open is not None
+        await self._store.save_discrepancy(row)
+        self._open[row.key] = row
+
+    def _say(self, sentence: str, action: str, row: Discrepancy) -> None:
+        about = {} if row.finding.signal_id is None else {"signal_id": row.finding.signal_id}
+        log.warning(sentence, action=action, account_id=row.account_id, kind=row.finding.kind.value, **about)
+
+    def _told(
+        self, orders: _OrdersCompared, positions: PositionsCompared | None, judgement: Judgement, *, is_whole: bool
+    ) -> Outcome:
+        assert self._open is not None
+        if not is_whole:
+            return Outcome(is_compared=False, words="Only changes were asked for")
+        foreign_positions = () if positions is None else positions.not_ours
+        line = alerts.reconciled(
+            open_orders=orders.open_orders,
+            executions=orders.executions,
+            positions=None if positions is None else positions.agreeing,
+            discrepancies=len(self._open),
+            unconfirmed=len(judgement.unconfirmed),
+            orders_not_ours=len(orders.not_ours),
+            positions_not_ours=len(foreign_positions),
+        )
+        not_ours = _named_not_ours(orders.not_ours, foreign_positions)
+        if self._wants_telling or judgement.opened or judgement.closed or not_ours != self._said_not_ours:
+            log.info(f"{line} (account {self._account.account_id})", action="reconciled", not_ours=list(not_ours))
+            self._wants_telling = bool(judgement.unconfirmed)
+            self._said_not_ours = not_ours
+        details = [f"open: {alerts.difference(row.finding)}. {row.next_step}" for row in self._open.values()]
+        details += [f"to be confirmed: {alerts.difference(finding)}" for finding in judgement.unconfirmed]
+        details += [f"not ours: {each}" for each in not_ours]
+        is_clean = not self._open and not judgement.unconfirmed
+        return Outcome(is_compared=True, is_clean=is_clean, words="\n".join([line, *details]))
+
+
+def _named_not_ours(orders: Sequence[Report], positions: Sequence[BrokerPosition]) -> tuple[str, ...]:
+    """Working orders and positions, the first few of each by name; the ended orders of others are only counted."""
+    working = [r for r in orders if r.status is ReportStatus.WORKING]
+    named = [f"order {alerts.plain(r.broker_order_id)}, working" for r in working[:NAMED_AT_MOST]]
+    named += [f"{alerts.quantity(p.quantity)} {alerts.plain(p.instrument.key)}" for p in positions[:NAMED_AT_MOST]]
+    more = max(0, len(working) - NAMED_AT_MOST) + max(0, len(positions) - NAMED_AT_MOST)
+    return (*named, *((f"and {more} more",) if more else ()))
+
+
+def _gist(report: Report) -> tuple[object, ...]:
+    """What would make a report of a finished order worth comparing again."""
+    fills = frozenset((fill.fill_id, fill.quantity) for fill in report.fills)
+    return (report.broker_order_id, report.status, report.filled_quantity, fills, report.busted_fill_ids)

@@ -1,0 +1,503 @@
+"""Our books beside a broker's: what differs, what is not ours, and how long a difference must last before anybody hears of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from brokers.base import AssetClass, BrokerPosition, Instrument, OptionRight, ReportStatus
+from execution_service.core import alerts
+from execution_service.core.errors import UnreadableRecord
+from execution_service.core.order import Identity, Order, Status, apply_all
+from execution_service.core.reconcile import (
+    OF_POSITIONS,
+    OF_REPORTS,
+    READINGS,
+    Discrepancy,
+    Finding,
+    Holding,
+    Judgement,
+    Key,
+    Kind,
+    Owner,
+    State,
+    Watch,
+    compare_positions,
+    is_our_tag,
+    judge,
+    may_be_the_same,
+    order_findings,
+    owner_of,
+    unknown_order,
+)
+from execution_service.core.record import discrepancy_from_document, discrepancy_to_document
+from tests.builders import (
+    NOW,
+    accepted,
+    amount,
+    at,
+    doubted,
+    fill,
+    filled_by,
+    instrument,
+    order,
+    order_in,
+    report,
+    send_again_ordered,
+    submit_started,
+)
+
+THOROUGH = settings(max_examples=200, deadline=None)
+
+
+def kinds(findings: Sequence[Finding]) -> list[Kind]:
+    return [finding.kind for finding in findings]
+
+
+# --- orders ---------------------------------------------------------------------------------------------------------
+
+
+def test_order_that_the_broker_shows_as_the_record_has_it_is_no_finding() -> None:
+    filled = order_in(Status.FILLED)
+    agreeing = report(filled, ReportStatus.FILLED, filled.fills)
+    assert order_findings(filled, [agreeing], was_asked=False) == []
+    resting = order_in(Status.SUBMITTED)
+    assert order_findings(resting, [report(resting)], was_asked=True) == []
+
+
+@pytest.mark.parametrize("status", [Status.SUBMITTED, Status.PARTIALLY_FILLED])
+def test_working_order_that_is_neither_listed_nor_found_is_a_finding(status: Status) -> None:
+    (found,) = order_findings(order_in(status), [], was_asked=True)
+    assert found.kind is Kind.ORDER_NOT_SHOWN
+    assert found.ours.startswith(status)
+
+
+@pytest.mark.parametrize("status", [s for s in Status if s not in (Status.SUBMITTED, Status.PARTIALLY_FILLED)])
+def test_order_that_does_not_work_need_not_be_listed(status: Status) -> None:
+    assert Kind.ORDER_NOT_SHOWN not in kinds(order_findings(order_in(status), [], was_asked=True))
+
+
+def test_order_that_was_not_asked_about_is_not_missing() -> None:
+    assert order_findings(order_in(Status.SUBMITTED), [], was_asked=False) == []
+
+
+@pytest.mark.parametrize("status", [Status.FILLED, Status.CANCELLED, Status.EXPIRED, Status.REJECTED])
+def test_order_that_has_ended_by_our_record_and_works_at_the_broker_is_a_finding(status: Status) -> None:
+    ended = order_in(status)
+    found = order_findings(ended, [report(ended, fills=ended.fills)], was_asked=False)
+    assert kinds(found) == [Kind.ORDER_ALIVE]
+
+
+def test_order_in_doubt_is_a_finding_that_people_know_already() -> None:
+    (found,) = order_findings(order_in(Status.IN_DOUBT), [], was_asked=False)
+    assert (found.kind, found.is_alerted) == (Kind.IN_DOUBT, True)
+
+
+def test_overfill_is_a_finding_that_people_know_already() -> None:
+    overfilled = apply_all(order_in(Status.SUBMITTED), [filled_by("f1", 130)])
+    found = order_findings(overfilled, [report(overfilled, ReportStatus.FILLED, overfilled.fills)], was_asked=False)
+    assert [(f.kind, f.is_alerted, f.ours) for f in found] == [(Kind.OVERFILLED, True, "FILLED, 130 of 100 filled")]
+
+
+def test_count_ahead_of_the_executions_is_a_finding_and_steady_only_while_it_stands_still() -> None:
+    partial = order_in(Status.PARTIALLY_FILLED)
+    (first,) = order_findings(partial, [report(partial, fills=partial.fills, filled_quantity=60)], was_asked=False)
+    (second,) = order_findings(partial, [report(partial, fills=partial.fills, filled_quantity=70)], was_asked=False)
+    assert (first.kind, first.is_alerted) == (Kind.FILLS_MISSING, True)
+    assert first.steady != second.steady
+
+
+def test_missing_fills_of_a_finished_order_are_told_by_nobody_else() -> None:
+    ended = order_in(Status.FILLED)
+    found = order_findings(
+        ended, [report(ended, ReportStatus.FILLED, ended.fills, filled_quantity=90)], was_asked=False
+    )
+    assert [(f.kind, f.is_alerted) for f in found] == [(Kind.FILLS_MISSING, False)]
+
+
+def sent_again() -> Order:
+    return order(
+        events=(submit_started(), doubted(), send_again_ordered(), submit_started("process-2"), accepted("B-2"))
+    )
+
+
+def test_fill_of_an_earlier_sending_is_a_finding() -> None:
+    twice = sent_again()
+    first, second = twice.client_order_ids
+    late = report(twice, ReportStatus.CANCELLED, [fill("f9", 40)], client_order_id=first, broker_order_id="B-1")
+    known = apply_all(twice, [filled_by("f9", 40)])
+    found = order_findings(known, [late, report(known, broker_order_id="B-2")], was_asked=False)
+    assert kinds(found) == [Kind.EARLIER_ATTEMPT_FILLED]
+    assert second in found[0].ours
+    assert first in found[0].theirs
+
+
+def test_earlier_sending_that_works_beside_the_present_one_is_a_finding() -> None:
+    twice = sent_again()
+    alive = report(twice, client_order_id=twice.client_order_ids[0], broker_order_id="B-1")
+    found = order_findings(twice, [alive, report(twice, broker_order_id="B-2")], was_asked=False)
+    assert [(f.kind, f.is_alerted) for f in found] == [(Kind.ORDER_ALIVE, True)]
+
+
+def test_two_orders_at_the_broker_under_one_tag_are_one_finding_whatever_they_filled() -> None:
+    resting = order_in(Status.SUBMITTED)
+    shown = [report(resting), report(resting, fills=[fill("f7", 5)], broker_order_id="B-77")]
+    assert kinds(order_findings(resting, shown, was_asked=False)) == [Kind.ORDER_TWICE]
+
+
+def test_tags_of_our_kind_are_told_from_others() -> None:
+    assert is_our_tag(Identity(signal_id="s").client_order_id(1))
+    assert not any(map(is_our_tag, ("", "manual", "x", "X" + "a" * 18, "x" + "a" * 19, "x" + "1" * 18, "y" + "a" * 18)))
+
+
+def test_order_without_a_record_is_about_its_tag() -> None:
+    stranger = replace(report(order()), client_order_id="x" + "a" * 18)
+    found = unknown_order(stranger)
+    assert (found.kind, found.subject, found.client_order_id) == (Kind.ORDER_UNKNOWN, "x" + "a" * 18, "x" + "a" * 18)
+
+
+# --- instruments ----------------------------------------------------------------------------------------------------
+
+OPTION = Instrument(
+    symbol="SPY250321C00500000",
+    asset_class=AssetClass.OPTION,
+    expiry="20250321",
+    strike=Decimal(500),
+    right=OptionRight.CALL,
+    underlying="SPY",
+)
+FUTURE = Instrument(symbol="ES", asset_class=AssetClass.FUTURE, expiry="202503")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (instrument("SPY", asset_class=AssetClass.ETF), instrument("SPY", currency="USD")),
+        (instrument("INFY", exchange="NSE"), instrument("INFY", exchange="BSE")),
+        (instrument("NSE:INFY"), instrument("INFY", exchange="NSE")),
+        (instrument("EUR/USD", asset_class=AssetClass.FOREX), instrument("EURUSD", asset_class=AssetClass.FOREX)),
+        (FUTURE, replace(FUTURE, expiry="20250321", currency="USD", exchange="CME")),
+        (OPTION, replace(OPTION, symbol="SPY", underlying=None, currency="USD")),
+        (
+            Instrument(symbol="NIFTY", asset_class=AssetClass.FUTURE, expiry="20250327"),
+            Instrument(
+                symbol="NIFTY25MARFUT",
+                asset_class=AssetClass.FUTURE,
+                expiry="20250327",
+                exchange="NFO",
+                underlying="NIFTY",
+            ),
+        ),
+    ],
+)
+def test_instruments_that_a_broker_names_otherwise_are_the_same(ours: Instrument, theirs: Instrument) -> None:
+    assert may_be_the_same(ours, theirs)
+    assert may_be_the_same(theirs, ours)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (instrument("SPY"), instrument("QQQ")),
+        (instrument("SPY", currency="USD"), instrument("SPY", currency="MXN")),
+        (instrument("ES"), FUTURE),
+        (FUTURE, replace(FUTURE, expiry="20250620")),
+        (OPTION, replace(OPTION, symbol="SPY", underlying=None, right=OptionRight.PUT)),
+        (OPTION, replace(OPTION, symbol="SPY", underlying=None, strike=Decimal(505))),
+        (replace(FUTURE, symbol="MES", underlying="ES", expiry=None), FUTURE),
+    ],
+)
+def test_instruments_that_differ_in_something_said_are_not(one: Instrument, other: Instrument) -> None:
+    assert not may_be_the_same(one, other)
+    assert not may_be_the_same(other, one)
+
+
+# --- positions ------------------------------------------------------------------------------------------------------
+
+
+def held(quantity: int, symbol: str = "AAPL", **changes: Any) -> Holding:
+    return Holding(instrument=instrument(symbol, **changes), quantity=Decimal(quantity))
+
+
+def shown(quantity: int, symbol: str = "AAPL", **changes: Any) -> BrokerPosition:
+    return BrokerPosition(instrument=instrument(symbol, **changes), quantity=Decimal(quantity))
+
+
+def test_equal_books_agree_with_strategies_and_exchanges_taken_together() -> None:
+    ours = [held(70), held(30, exchange="NASDAQ"), held(-5, "SPY"), held(0, "QQQ")]
+    compared = compare_positions(ours, [shown(100, currency="USD"), shown(-5, "SPY")])
+    assert (compared.agreeing, compared.findings, compared.not_ours) == (2, (), ())
+
+
+def test_difference_names_both_sides() -> None:
+    (found,) = compare_positions([held(100)], [shown(150)]).findings
+    assert (found.kind, found.ours, found.theirs, found.steady) == (Kind.POSITION_DIFFERS, "100", "150", "50")
+
+
+def test_position_that_the_broker_does_not_have_is_a_difference() -> None:
+    (found,) = compare_positions([held(100)], []).findings
+    assert (found.ours, found.theirs) == ("100", "0")
+
+
+def test_rest_of_a_position_that_is_flat_by_our_ledger_is_a_difference() -> None:
+    (found,) = compare_positions([held(0)], [shown(3)]).findings
+    assert (found.ours, found.theirs) == ("0", "3")
+
+
+def test_position_in_what_our_ledger_never_held_is_not_ours() -> None:
+    compared = compare_positions([held(100)], [shown(100), shown(7, "TSLA")])
+    assert compared.findings == ()
+    assert [p.instrument.symbol for p in compared.not_ours] == ["TSLA"]
+
+
+def test_position_is_ours_under_the_brokers_number_or_its_venues_symbol_too() -> None:
+    by_number = Holding(instrument=instrument("265598"), quantity=Decimal(40))
+    by_name = held(60)
+    apple = replace(shown(100, currency="USD"), also_called=frozenset({"265598", "AAPL"}))
+    local = Holding(instrument=Instrument(symbol="ESH5", asset_class=AssetClass.FUTURE), quantity=Decimal(2))
+    future = BrokerPosition(instrument=FUTURE, quantity=Decimal(2), also_called=frozenset({"495512563", "ESH5"}))
+    compared = compare_positions([by_number, by_name, local], [apple, future])
+    assert (compared.agreeing, compared.findings, compared.not_ours) == (2, (), ())
+
+
+def test_venues_symbol_tells_what_is_meant_but_for_a_share_named_like_a_future() -> None:
+    rupees = Instrument(symbol="USDINR26DECFUT", asset_class=AssetClass.FOREX)
+    future = replace(FUTURE, symbol="USDINR26DECFUT", expiry="20261229", underlying="USDINR")
+    held_as_other_kind = BrokerPosition(
+        instrument=future, quantity=Decimal(1), also_called=frozenset({"USDINR26DECFUT"})
+    )
+    assert compare_positions([Holding(instrument=rupees, quantity=Decimal(1))], [held_as_other_kind]).agreeing == 1
+    share = replace(shown(5, "ES", currency="USD"), also_called=frozenset({"11111", "ES"}))
+    compared = compare_positions([Holding(instrument=FUTURE, quantity=Decimal(0))], [share])
+    assert compared.not_ours == (share,)
+
+
+SYMBOLS = st.sampled_from(["AAPL", "SPY", "QQQ", "TSLA"])
+EXCHANGES = st.sampled_from([None, "NASDAQ", "NYSE"])
+CURRENCIES = st.sampled_from([None, "USD"])
+INSTRUMENTS = st.builds(lambda s, e, c: Instrument(symbol=s, exchange=e, currency=c), SYMBOLS, EXCHANGES, CURRENCIES)
+AMOUNTS = st.integers(-50, 50).map(Decimal)
+HOLDINGS = st.lists(st.builds(lambda i, q: Holding(instrument=i, quantity=q), INSTRUMENTS, AMOUNTS), max_size=8)
+POSITIONS = st.lists(st.builds(lambda i, q: BrokerPosition(instrument=i, quantity=q), INSTRUMENTS, AMOUNTS), max_size=8)
+
+
+@THOROUGH
+@given(HOLDINGS)
+def test_a_broker_that_holds_what_we_hold_never_differs(ours: list[Holding]) -> None:
+    theirs = [BrokerPosition(instrument=h.instrument, quantity=h.quantity) for h in ours if h.quantity]
+    compared = compare_positions(ours, theirs)
+    assert (compared.findings, compared.not_ours) == ((), ())
+
+
+@THOROUGH
+@given(HOLDINGS, POSITIONS, st.randoms(use_true_random=False))
+def test_the_sequence_of_the_answers_does_not_matter(
+    ours: list[Holding], theirs: list[BrokerPosition], luck: Any
+) -> None:
+    shuffled = luck.sample(ours, len(ours)), luck.sample(theirs, len(theirs))
+    one, other = compare_positions(ours, theirs), compare_positions(*shuffled)
+    assert (one.agreeing, one.findings) == (other.agreeing, other.findings)
+    assert sorted(map(repr, one.not_ours)) == sorted(map(repr, other.not_ours))
+
+
+@THOROUGH
+@given(HOLDINGS, POSITIONS)
+def test_no_quantity_is_lost_between_ours_theirs_and_not_ours(
+    ours: list[Holding], theirs: list[BrokerPosition]
+) -> None:
+    compared = compare_positions(ours, theirs)
+    differences = sum((amount(f.theirs) - amount(f.ours) for f in compared.findings), Decimal(0))
+    foreign = sum((p.quantity for p in compared.not_ours), Decimal(0))
+    assert differences + foreign == sum(p.quantity for p in theirs) - sum(h.quantity for h in ours)
+    symbols = {h.instrument.symbol for h in ours}
+    assert all(p.instrument.symbol not in symbols for p in compared.not_ours)
+
+
+# --- lasting --------------------------------------------------------------------------------------------------------
+
+DIFFERS = Finding(kind=Kind.POSITION_DIFFERS, subject="AAPL|STOCK", ours="100", theirs="150", steady="50")
+NOT_SHOWN = Finding(kind=Kind.ORDER_NOT_SHOWN, subject="ord_1", ours="SUBMITTED", theirs="not shown")
+ALL = OF_POSITIONS | OF_REPORTS
+
+
+class Readings:
+    """A row of readings, 10 seconds apart, with what is opened and closed carried on."""
+
+    def __init__(self) -> None:
+        self.watch = Watch()
+        self.open: dict[Key, Finding] = {}
+        self.now = 0.0
+
+    def read(self, *findings: Finding, **changes: Any) -> Judgement:
+        told = judge(self.watch, self.open, findings, **({"judged": ALL, "now": self.now} | changes))
+        self.watch = told.watch
+        self.now += 10.0
+        for finding in (*told.opened, *told.changed):
+            self.open[finding.key] = finding
+        for key in told.closed:
+            del self.open[key]
+        return told
+
+
+def test_difference_is_opened_by_its_second_reading_and_only_once() -> None:
+    readings = Readings()
+    first = readings.read(DIFFERS)
+    assert (first.opened, first.unconfirmed, first.is_unsettled) == ((), (DIFFERS,), True)
+    assert readings.read(DIFFERS).opened == (DIFFERS,)
+    later = readings.read(DIFFERS)
+    assert (later.opened, later.changed, later.is_unsettled) == ((), (), False)
+
+
+def test_difference_that_changes_between_two_readings_starts_anew() -> None:
+    readings = Readings()
+    readings.read(DIFFERS)
+    moved = replace(DIFFERS, theirs="160", steady="60")
+    assert readings.read(moved).opened == ()
+    assert readings.read(moved).opened == (moved,)
+
+
+def test_same_difference_of_other_amounts_is_the_same() -> None:
+    readings = Readings()
+    readings.read(DIFFERS)
+    grown = replace(DIFFERS, ours="200", theirs="250")
+    assert readings.read(grown).opened == (grown,)
+
+
+def test_difference_that_goes_and_comes_is_never_opened() -> None:
+    readings = Readings()
+    for _ in range(5):
+        assert readings.read(DIFFERS).opened == ()
+        assert readings.read().opened == ()
+
+
+def test_reading_while_it_moves_neither_confirms_nor_forgets() -> None:
+    readings = Readings()
+    readings.read(DIFFERS)
+    assert readings.read(DIFFERS, held_back={DIFFERS.key}).opened == ()
+    assert readings.read(DIFFERS).opened == (DIFFERS,)
+
+
+def test_reading_that_could_not_see_it_neither_confirms_nor_closes() -> None:
+    readings = Readings()
+    readings.read(DIFFERS)
+    readings.read(judged=OF_REPORTS)
+    assert readings.read(DIFFERS).opened == (DIFFERS,)
+    for _ in range(5):
+        assert readings.read(judged=OF_REPORTS).closed == ()
+
+
+def test_it_is_closed_when_two_readings_in_succession_do_not_show_it() -> None:
+    readings = Readings()
+    readings.read(DIFFERS)
+    readings.read(DIFFERS)
+    assert readings.read().closed == ()
+    assert readings.read(DIFFERS).closed == ()
+    assert readings.read().closed == ()
+    assert readings.read().closed == (DIFFERS.key,)
+    assert not readings.read().is_unsettled
+
+
+def test_missing_order_must_last_besides() -> None:
+    readings = Readings()
+    assert [bool(readings.read(NOT_SHOWN).opened) for _ in range(5)] == [False, False, False, True, False]
+
+
+def test_what_our_own_record_says_needs_no_second_reading() -> None:
+    sure = Finding(kind=Kind.IN_DOUBT, subject="ord_1", ours="perhaps sent", theirs="not found", is_alerted=True)
+    assert Readings().read(sure).opened == (sure,)
+
+
+def test_changed_sides_of_an_open_one_are_told() -> None:
+    readings = Readings()
+    readings.read(DIFFERS)
+    readings.read(DIFFERS)
+    other = replace(DIFFERS, theirs="170", steady="70")
+    assert readings.read(other).changed == (other,)
+
+
+FINDINGS = st.lists(st.sampled_from([DIFFERS, replace(DIFFERS, steady="60"), NOT_SHOWN]), max_size=2)
+
+
+@THOROUGH
+@given(st.lists(st.tuples(FINDINGS, st.booleans()), max_size=30))
+def test_whatever_is_read_nothing_is_opened_twice_or_by_one_reading_alone(
+    history: list[tuple[list[Finding], bool]],
+) -> None:
+    readings = Readings()
+    seen: list[dict[Key, str]] = []
+    for findings, sees_positions in history:
+        was_open = set(readings.open)
+        judged = ALL if sees_positions else OF_REPORTS
+        told = readings.read(*findings, judged=judged)
+        if sees_positions:
+            seen.append({f.key: f.steady for f in findings if f.kind is Kind.POSITION_DIFFERS})
+        for finding in told.opened:
+            assert finding.key not in was_open
+            if finding.kind is Kind.POSITION_DIFFERS:
+                assert [each.get(finding.key) for each in seen[-READINGS:]] == [finding.steady] * READINGS
+        for key in told.closed:
+            assert key in was_open
+
+
+# --- rows and words -------------------------------------------------------------------------------------------------
+
+
+def row(finding: Finding = DIFFERS, **changes: Any) -> Discrepancy:
+    usual = Discrepancy(
+        account_id="acct-1",
+        finding=finding,
+        opened_at=NOW,
+        updated_at=NOW,
+        owner=owner_of(finding.kind),
+        next_step=alerts.next_step(finding),
+    )
+    return replace(usual, **changes)
+
+
+def test_row_is_the_same_after_it_was_stored() -> None:
+    for each in (row(), row(NOT_SHOWN, state=State.CLOSED, closed_at=at(60), is_alerted=True)):
+        assert discrepancy_from_document(discrepancy_to_document(each)) == each
+    with pytest.raises(UnreadableRecord):
+        discrepancy_from_document(discrepancy_to_document(row()) | {"format": 99})
+
+
+def test_rows_of_one_account_about_one_thing_have_one_place_and_ids_of_their_own() -> None:
+    assert row().place == row(opened_at=at(60)).place
+    assert row().discrepancy_id != row(opened_at=at(60)).discrepancy_id
+    assert row().place != row(account_id="acct-2").place
+    assert row().place != row(NOT_SHOWN).place
+
+
+def test_every_kind_has_words_a_next_step_and_an_owner() -> None:
+    for kind in Kind:
+        about = replace(DIFFERS, kind=kind, order_id="ord_1", client_order_id="xabc", signal_id="sig")
+        assert "sig" in alerts.difference(about)
+        assert alerts.next_step(about)
+        assert owner_of(kind) in Owner
+
+
+def test_alert_says_both_sides_and_what_to_do() -> None:
+    text = alerts.discrepancy_opened(row(), account_name="Main", broker="MOCK")
+    assert text.startswith(
+        "⚠️ Discrepancy\n\nAccount: Main\nBroker: MOCK\nFound: Position differs: AAPL|STOCK: ours 100"
+    )
+    assert "the broker&#x27;s 150\nTo do: Compare" in text.replace("'", "&#x27;")
+
+
+def test_outcome_line_says_reconciled_only_when_nothing_differs() -> None:
+    counts: dict[str, Any] = {"open_orders": 2, "executions": 5, "positions": 3}
+    none: dict[str, Any] = {"discrepancies": 0, "unconfirmed": 0, "orders_not_ours": 0, "positions_not_ours": 0}
+    assert alerts.reconciled(**counts, **none) == "Reconciled: 2 open orders, 5 executions, 3 positions agree"
+    untold = alerts.reconciled(**counts | {"positions": None}, **none)
+    assert untold == "Reconciled: 2 open orders, 5 executions agree; positions not told"
+    foreign = alerts.reconciled(**counts, **none | {"orders_not_ours": 1, "positions_not_ours": 2})
+    assert foreign.startswith("Reconciled: ")
+    assert foreign.endswith("not ours and left alone: 1 orders and 2 positions")
+    for wrong in ("discrepancies", "unconfirmed"):
+        assert alerts.reconciled(**counts, **none | {wrong: 1}).startswith("Not reconciled: ")
