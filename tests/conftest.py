@@ -1,8 +1,12 @@
-"""What a run of the tests says of itself first; no fixtures."""
+"""What every run of the tests says of itself first, and what no test may leave unsaid: that IBKR's libraries could not read a message."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+
+import pytest
 
 
 def pytest_report_header() -> str:
@@ -14,3 +18,25 @@ def pytest_report_header() -> str:
         except PackageNotFoundError:
             continue
     return f"IBKR library: {', '.join(found) or 'none'}"
+
+
+class _Unread(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+@pytest.fixture(autouse=True)
+def unread_messages() -> Iterator[list[str]]:
+    """What the libraries' decoders could not read, which they log and nothing more. A test that sends such things empties the list."""
+    handler = _Unread()
+    decoders = [logging.getLogger(f"{library}.Decoder") for library in ("ib_insync", "ib_async")]
+    for decoder in decoders:
+        decoder.addHandler(handler)
+    yield handler.messages
+    for decoder in decoders:
+        decoder.removeHandler(handler)
+    assert handler.messages == []

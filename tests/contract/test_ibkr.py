@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from brokers import ibkr
+from brokers import ibkr_codes as codes
 from brokers.base import (
     AssetClass,
     Instrument,
@@ -39,16 +40,6 @@ from tests.contract.stage_ibkr import LAST_PRICE, config_for, serving_tws
 
 PATIENCE_SECONDS = 10.0
 NEVER = 3600.0
-
-
-@pytest.fixture(autouse=True)
-def every_message_is_decoded(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """The libraries only log what they cannot decode."""
-    yield
-    if "unreadable" not in request.node.name:
-        assert [
-            r.getMessage() for r in caplog.records if r.name.endswith(".Decoder") and r.levelno >= logging.ERROR
-        ] == []
 
 
 class Desk:
@@ -155,6 +146,16 @@ async def unavailable(broker: IbkrBroker) -> None:
             await asyncio.sleep(0.01)
 
 
+async def connected(broker: IbkrBroker) -> None:
+    """As soon as the gateway lets it."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            try:
+                return await broker.connect()
+            except BrokerUnavailable:
+                await asyncio.sleep(0.01)
+
+
 def filled(report: Report) -> Decimal:
     return sum((fill.quantity for fill in report.fills), Decimal(0))
 
@@ -255,7 +256,7 @@ async def test_a_list_that_is_not_answered_is_no_empty_list(desk: Desk, question
     assert await broker.find(ticket.client_order_id) is not None
 
 
-async def test_an_unreadable_part_of_an_answer_spoils_the_answer(desk: Desk) -> None:
+async def test_an_unreadable_part_of_an_answer_spoils_the_answer(desk: Desk, unread_messages: list[str]) -> None:
     broker = await desk.connect()
     desk.gateway.silent.add(Ask.COMPLETED_ORDERS)
     asking = asyncio.create_task(broker.find("i999999999999999999"))
@@ -263,6 +264,8 @@ async def test_an_unreadable_part_of_an_answer_spoils_the_answer(desk: Desk) -> 
     desk.gateway.sessions[0].send(wire.frame(101, "nonsense") + wire.frame(102))
     with pytest.raises(BrokerUnavailable, match="could not be read"):
         await asking
+    assert len(unread_messages) == 1
+    unread_messages.clear()
 
 
 async def test_handing_an_order_over_proves_nothing_without_the_servers_word(desk: Desk) -> None:
@@ -342,6 +345,52 @@ async def test_order_ids_go_on_after_a_restart_of_the_gateway(desk: Desk) -> Non
     assert {report.status for report in (await broker.reports()).reports} == {ReportStatus.FILLED}
 
 
+async def test_errors_on_questions_are_not_taken_for_errors_on_orders(desk: Desk) -> None:
+    """Both are told under numbers of one counter in the libraries."""
+    desk.hold()
+    broker = await desk.connect()
+    tickets = [desk.ticket(OrderType.LIMIT) for _ in range(8)]
+    for ticket in tickets:
+        await place(broker, ticket)
+        with pytest.raises(OrderRefused, match="no contract"):
+            await broker.reserve(desk.ticket(instrument=Instrument(symbol="ZZNONE")))
+    reports = (await broker.reports()).reports
+    assert {(report.status, report.reason) for report in reports} == {(ReportStatus.WORKING, None)}
+    assert [report.broker_order_id for report in reports] == [f"1:{number}" for number in range(1, 9)]
+
+
+async def test_an_order_id_that_the_gateway_has_forgotten_is_not_given_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway told to begin its ids anew says 1, while its lists know higher ones."""
+    desk.hold()
+    first = await place(await desk.connect(), desk.ticket(OrderType.LIMIT))
+    monkeypatch.setattr(desk.book, "next_order_id", lambda client_id: 1)
+    await desk.gateway.restart()
+    broker = await desk.connect()
+    assert await broker.reserve(desk.ticket()) == "1:2"
+    assert (await broker.reports()).reports[0].broker_order_id == first.broker_order_id == "1:1"
+
+
+async def test_a_time_without_a_zone_is_one_of_the_zone_that_the_account_names(desk: Desk) -> None:
+    broker = await desk.connect(timezone="Asia/Tokyo", poll_seconds=NEVER)
+    desk.hold()
+    ticket = desk.ticket(OrderType.LIMIT)
+    await place(broker, ticket)
+    row = desk.gateway.row(desk.truth(ticket))
+    zoned = wire.execution(
+        -1, row, exec_id="a.01", quantity=Decimal(1), price=LAST_PRICE, moment=datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
+    )
+    desk.gateway.sessions[0].send(_without_zone(zoned))
+    report = await reported(broker, ticket, lambda report: bool(report.fills))
+    assert report.fills[0].time == datetime(2026, 11, 21, 0, 30, tzinfo=UTC)
+
+
+def _without_zone(message: bytes) -> bytes:
+    fields = message[4:].replace(b"20261121 09:30:00 UTC", b"20261121  09:30:00")
+    return len(fields).to_bytes(4, "big") + fields
+
+
 async def test_times_are_those_of_the_venue_in_utc(desk: Desk) -> None:
     broker = await desk.connect()
     ticket = desk.ticket()
@@ -396,6 +445,24 @@ async def test_a_client_id_in_use_is_noticed_at_once_and_the_next_one_taken(desk
         await second.cancel_order(OrderRef(client_order_id=ticket.client_order_id))
     with pytest.raises(BrokerUnavailable, match="not reserved under client id 2"):
         await second.place_order(replace(desk.ticket(), reserved_order_id="1:77"))
+
+
+async def test_a_socket_that_the_gateway_gives_up_late_costs_no_other_client_id(desk: Desk) -> None:
+    first = await desk.connect()
+    taking_over = asyncio.create_task(desk.connect())
+    await until(lambda: len(desk.heard(Ask.START_API)) == 2)
+    await first.close()
+    second = await taking_over
+    assert not any("in use" in note for note in second.capabilities.notes)
+    assert (await place(second, desk.ticket())).broker_order_id == "1:1"
+
+
+async def test_client_id_0_is_told_to_receive_what_is_entered_by_hand(desk: Desk) -> None:
+    broker = await desk.connect(client_id=0)
+    assert any("by hand" in note for note in broker.capabilities.notes)
+    desk.book.place(replace(_listed_ticket(desk, 1), client_order_id="", reserved_order_id=None))
+    (report,) = (await broker.reports()).reports
+    assert (report.client_order_id, report.broker_order_id[0]) == ("", "p")
 
 
 async def test_when_all_client_ids_are_in_use_there_is_no_session(desk: Desk) -> None:
@@ -873,7 +940,100 @@ async def test_wrong_settings_are_all_named(desk: Desk) -> None:
         create(config)
 
 
+async def test_a_gateway_without_its_servers_is_no_connection_until_they_are_back(desk: Desk) -> None:
+    broker = desk.broker()
+    desk.gateway.is_linked = False
+    with pytest.raises(BrokerUnavailable, match="no connection to IBKR"):
+        await broker.connect()
+    desk.gateway.restore_link()
+    await connected(broker)
+    await place(broker, desk.ticket())
+    assert len(desk.heard(Ask.START_API)) == 1
+
+
+async def test_a_gateway_that_never_says_that_its_servers_are_back_is_asked_for_a_new_session(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ibkr, "_LINK_PATIENCE_SECONDS", 0.1)
+    broker = await desk.connect()
+    desk.gateway.lose_link()
+    await unavailable(broker)
+    desk.gateway.is_linked = True
+    await connected(broker)
+    await place(broker, desk.ticket())
+    assert len(desk.heard(Ask.START_API)) == 2
+
+
+@pytest.mark.parametrize(
+    ("window", "clock", "is_pause"),
+    [
+        (("23:40", "00:50", "America/New_York"), "2026-11-21T04:39:59", False),
+        (("23:40", "00:50", "America/New_York"), "2026-11-21T04:40:00", True),
+        (("23:40", "00:50", "America/New_York"), "2026-11-21T05:49:59", True),
+        (("23:40", "00:50", "America/New_York"), "2026-11-21T05:50:00", False),
+        (("23:40", "00:50", "America/New_York"), "2026-07-21T03:45:00", True),
+        (("05:00", "06:00", "Europe/Zurich"), "2026-11-21T04:30:00", True),
+        (("05:00", "05:00", "Europe/Zurich"), "2026-11-21T04:00:00", False),
+    ],
+)
+async def test_the_nightly_hour_is_the_one_that_the_account_names(
+    desk: Desk, window: tuple[str, str, str], clock: str, is_pause: bool
+) -> None:
+    start, end, zone = window
+    broker = create({**config_for(desk.gateway), "restart_from": start, "restart_until": end, "restart_timezone": zone})
+    broker._clock = lambda: datetime.fromisoformat(clock).replace(tzinfo=UTC)
+    await desk.gateway.stop()
+    with pytest.raises(BrokerUnavailable) as caught:
+        await broker.connect()
+    assert caught.value.known_pause is is_pause
+
+
+# What the codes mean
+
+
+@pytest.mark.parametrize(
+    ("meaning", "numbers"),
+    [
+        (codes.Meaning.EXISTS, [103, 104]),
+        (codes.Meaning.REFUSED, [110, 200, 201, 203, 321, 434, 463]),
+        (codes.Meaning.NOT_TAKEN, [100, 502, 504]),
+        (codes.Meaning.INFORMATION, [202, 399, 404, 10167, 10349, 2103, 2104, 2106, 2107, 2158]),
+        (codes.Meaning.UNKNOWN, [0, 354, 1100, 10197, 99999]),
+    ],
+)
+def test_codes_are_sorted_by_what_a_waiting_order_learns_from_them(meaning: codes.Meaning, numbers: list[int]) -> None:
+    assert {codes.meaning_for_order(number) for number in numbers} == {meaning}
+
+
+def test_only_two_codes_reject_an_order_that_the_gateway_shows_as_inactive() -> None:
+    assert [number for number in range(20_000) if codes.is_rejection(number)] == [201, 203]
+
+
+async def test_a_code_that_nobody_knows_is_no_refusal_and_the_order_is_looked_for(desk: Desk) -> None:
+    broker = await desk.connect(answer_seconds=0.3)
+    ticket = await reserved(broker, desk.ticket())
+    desk.gateway.silent.add(Ask.PLACE_ORDER)
+    placing = asyncio.create_task(broker.place_order(ticket))
+    await until(lambda: bool(desk.heard(Ask.PLACE_ORDER)))
+    desk.gateway.sessions[0].send(wire.error(1, 99999, "Something new"))
+    with pytest.raises(OutcomeUnknown):
+        await placing
+
+
 # The blotter by itself
+
+
+def test_an_order_of_an_earlier_day_is_forgotten_and_an_open_one_is_not() -> None:
+    blotter = Blotter()
+    for number, status in ((1, "Filled"), (2, "Submitted")):
+        blotter.begin_round()
+        blotter.order_said(client_id=1, order_id=number, perm_id=number, client_order_id=f"t{number}", status=status)
+        blotter.end_round()
+    blotter.begin_round()
+    blotter.end_round()
+    assert blotter.reports(None) == []
+    blotter.forget_old()
+    assert [entry.client_order_id for entry in blotter.entries] == ["t2"]
 
 
 def execution(exec_id: str, quantity: int) -> Execution:

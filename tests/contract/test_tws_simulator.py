@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,6 @@ from tests.contract.stage_ibkr import serving_tws
 
 ROOT = Path(__file__).parents[2]
 LIBRARIES = [library for library in (ib_insync, ib_async) if library is not None]
-
-
-@pytest.fixture(autouse=True)
-def every_message_is_decoded(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    yield
-    assert [r.getMessage() for r in caplog.records if r.name.endswith(".Decoder") and r.levelno >= logging.ERROR] == []
 
 
 @pytest.fixture(params=LIBRARIES, ids=lambda library: library.__name__)
