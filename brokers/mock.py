@@ -116,8 +116,8 @@ class MockBroker:
     """One account over a paper exchange. A random rejection is a Report with status REJECTED: the book keeps it, so that asking again
     gives the same answer.
 
-    The calls of all accounts of a book run one after another in one thread, as its file takes one writer at a time. A call that is cancelled while that thread works is finished there:
-    the book has it whole or not at all, as with a broker whose answer was not waited for.
+    The calls of all accounts of a book run one after another in one thread, as its file takes one writer at a time. A call that is
+    cancelled while that thread works is finished there: the book has it whole or not at all, as with a broker whose answer was not waited for.
     """
 
     def __init__(

@@ -483,6 +483,7 @@ class World:
         is_unique: bool = True,
         rules: TradingRules | None = None,
         accounts: Sequence[str] = (ACCOUNT,),
+        unnamed_accounts: Sequence[str] = (),
         uses_ordering_keys: bool = False,
     ) -> None:
         self.clock = HandClock()
@@ -505,8 +506,9 @@ class World:
         self._uses_ordering_keys = uses_ordering_keys
         self._accounts = {
             a: Account(account_id=a, name=f"{a} by name", broker="mock", live=False, config={"account_id": a})
-            for a in accounts
+            for a in (*accounts, *unnamed_accounts)
         }
+        self._named_accounts = tuple(accounts)
         self._lives = 0
         self._service: ExecutionService | None = None
         self._inner: list[BookInPlace] = []
@@ -542,7 +544,7 @@ class World:
                 orders=self.orders.queue,
                 commands=self.commands.queue,
                 account_of=self._accounts.get,
-                accounts=tuple(self._accounts),
+                accounts=self._named_accounts,
                 create_broker=self._create_broker,
                 rules=self.rules,
                 nonce=nonce,

@@ -86,7 +86,9 @@ def _with_global(module: types.ModuleType, change: Change) -> Callable[[], None]
         (value,) = (
             top.value
             for top in change.tree.body
-            if isinstance(top, ast.Assign) and isinstance(top.targets[0], ast.Name) and top.targets[0].id == change.function
+            if isinstance(top, ast.Assign)
+            and isinstance(top.targets[0], ast.Name)
+            and top.targets[0].id == change.function
         )
         made = eval(compile(ast.Expression(value), "<changed>", "eval"), vars(module))
         setattr(module, change.function, made)

@@ -142,14 +142,13 @@ def _edits(node: ast.AST) -> list[_Edit]:
     """What can be done to this one node."""
     match node:
         case ast.Compare():
-            return [
-                _op_set(n, other())
-                for n, op in enumerate(node.ops)
-                for other in _COMPARISONS.get(type(op), ())
-            ]
+            return [_op_set(n, other()) for n, op in enumerate(node.ops) for other in _COMPARISONS.get(type(op), ())]
         case ast.BoolOp():
             other = ast.Or() if isinstance(node.op, ast.And) else ast.And()
-            return [_set("op", other), *(_without("values", n) for n in range(len(node.values)) if len(node.values) > 1)]
+            return [
+                _set("op", other),
+                *(_without("values", n) for n in range(len(node.values)) if len(node.values) > 1),
+            ]
         case ast.UnaryOp(op=ast.Not()):
             return [_become(lambda n: ast.UnaryOp(ast.Not(), ast.UnaryOp(ast.Not(), n.operand)))]
         case ast.UnaryOp(op=ast.USub()):

@@ -1,0 +1,323 @@
+"""What a small change of the state machine would alter and no other test would notice: found by `make mutants`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+
+from brokers.base import OrderType, ReportStatus, Side, Tif
+from execution_service.core.decide import StepKind, is_stale, news, next_step
+from execution_service.core.order import (
+    Accepted,
+    Busted,
+    Cancelled,
+    CancelRequested,
+    Expired,
+    Filled,
+    Noted,
+    ReasonCode,
+    Rejected,
+    Status,
+    apply,
+    apply_all,
+)
+from execution_service.core.position import Position, apply_fill, reverse_fill
+from tests.builders import (
+    NOW,
+    accepted,
+    at,
+    busted,
+    cancel_requested,
+    elapsed,
+    fill,
+    filled_by,
+    identity,
+    limits,
+    order,
+    order_in,
+    report,
+    request,
+    send_again_ordered,
+    submit_started,
+)
+
+# --- orders ---------------------------------------------------------------------------------------------------------
+
+
+def test_our_order_id_is_the_same_for_ever() -> None:
+    """It is the record's key: another way of making it would orphan everything that is stored."""
+    assert identity("kept for ever", 3).order_id == "ord_3e699109561d36d26b445d1c"
+    assert identity("kept for ever", 3).client_order_id(2) == "xdhanahpviv3nbu3ubx"
+
+
+def test_the_ticket_carries_all_that_was_asked() -> None:
+    asked = order(
+        order_type=OrderType.STOP_LIMIT,
+        limit_price=Decimal(9),
+        stop_price=Decimal(8),
+        reference_price=Decimal(7),
+        tif=Tif.GTC,
+        product="MIS",
+        variety="amo",
+        side=Side.SELL,
+    )
+    ticket = asked.ticket()
+    assert (ticket.limit_price, ticket.stop_price, ticket.reference_price) == (9, 8, 7)
+    assert (ticket.tif, ticket.product, ticket.variety, ticket.side) == (Tif.GTC, "MIS", "amo", Side.SELL)
+    assert replace(asked, quantity=None).ticket().quantity == 100
+    assert replace(asked, quantity=Decimal(3)).ticket().quantity == 3
+
+
+@pytest.mark.parametrize(
+    ("order_type", "counts_limit", "counts_stop"),
+    [
+        (OrderType.MARKET, False, False),
+        (OrderType.LIMIT, True, False),
+        (OrderType.STOP, False, True),
+        (OrderType.STOP_LIMIT, True, True),
+    ],
+)
+def test_only_the_prices_that_a_type_uses_are_content(
+    order_type: OrderType, counts_limit: bool, counts_stop: bool
+) -> None:
+    asked = request(order_type=order_type, limit_price=Decimal(9), stop_price=Decimal(8))
+    assert (asked.content != replace(asked, limit_price=Decimal(1)).content) is counts_limit
+    assert (asked.content != replace(asked, stop_price=Decimal(1)).content) is counts_stop
+
+
+def test_the_order_type_is_content() -> None:
+    assert request(order_type=OrderType.MARKET).content != request(order_type=OrderType.LIMIT).content
+
+
+def test_sending_again_begins_with_a_clean_sheet() -> None:
+    doubtful = order_in(Status.IN_DOUBT)
+    doubtful = apply(replace(doubtful, reserved_order_id="r1", broker_order_id="b1"), cancel_requested())
+    again = apply(doubtful, send_again_ordered())
+    assert (again.reserved_order_id, again.broker_order_id, again.submitted_at) == (None, None, None)
+    assert (again.cancel_wish, again.reason, again.attempt) == (None, None, 2)
+
+
+def test_a_small_late_fill_of_a_filled_order_leaves_it_filled() -> None:
+    filled = order_in(Status.FILLED)
+    assert apply(filled, filled_by("late", 1)).status is Status.FILLED
+    # Even where an annulment meanwhile had left it with less and some venue's record is short.
+    short = replace(filled, filled_quantity=Decimal(10))
+    assert apply(short, filled_by("late", 1)).status is Status.FILLED
+
+
+def test_after_an_annulment_the_last_fill_left_tells_when_it_filled() -> None:
+    fills = tuple(Filled(at=NOW, fill=fill(f"f{n}", 20, time=at(n))) for n in (1, 2, 3))
+    held = order(events=(submit_started(), accepted(), *fills))
+    assert apply(held, busted("f3")).filled_at == at(2)
+    assert apply(held, busted("f1")).filled_at == at(3)
+
+
+# --- news -----------------------------------------------------------------------------------------------------------
+
+
+def test_fill_times_are_kept_in_whole_milliseconds() -> None:
+    moment = datetime(2025, 3, 3, 15, 0, 1, 123_999, tzinfo=UTC)
+    working = order_in(Status.SUBMITTED)
+    (event,) = news(working, report(working, fills=[fill(time=moment)]), NOW)
+    assert isinstance(event, Filled)
+    assert event.fill.time == moment.replace(microsecond=123_000)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "code", "words"),
+    [
+        (ReportStatus.REJECTED, Rejected, ReasonCode.BROKER_REJECTED, "the broker gave no reason"),
+        (ReportStatus.EXPIRED, Expired, ReasonCode.BROKER_EXPIRED, "the order expired at the venue"),
+        (ReportStatus.CANCELLED, Cancelled, ReasonCode.BROKER_CANCELLED, "cancelled by the broker or the venue"),
+    ],
+)
+def test_an_end_says_why(
+    status: ReportStatus, kind: type[Rejected | Expired | Cancelled], code: ReasonCode, words: str
+) -> None:
+    working = order_in(Status.SUBMITTED)
+    (event,) = news(working, report(working, status, reason="no margin"), NOW)
+    assert isinstance(event, kind)
+    assert (event.reason.code, event.reason.message) == (code, "no margin")
+    (event,) = news(working, report(working, status), NOW)
+    assert isinstance(event, kind)
+    assert (event.reason.code, event.reason.message) == (code, words)
+
+
+def test_an_order_done_with_less_is_the_brokers_cancellation() -> None:
+    held = order(events=(submit_started(), accepted(), filled_by("f1", 60), filled_by("f2", 40), busted("f2")))
+    (event,) = news(held, report(held, ReportStatus.FILLED, [fill("f1", 60)], busted=["f2"]), NOW)
+    assert isinstance(event, Cancelled)
+    assert event.reason.code is ReasonCode.BROKER_CANCELLED
+
+
+def test_an_order_working_against_our_record_is_told_to_people_once() -> None:
+    gone = apply_all(order(), (submit_started(), Rejected(at=NOW, reason=order_in(Status.REJECTED).reason)))  # type: ignore[arg-type]
+    seen = report(gone)
+    (event,) = news(gone, seen, NOW)
+    assert isinstance(event, Noted)
+    assert event.alert
+    assert news(apply(gone, event), seen, NOW) == []
+
+
+def test_annulments_are_told_in_the_order_of_their_ids() -> None:
+    fills = tuple(filled_by(f"f{n}", 1) for n in range(30))
+    held = order(events=(submit_started(), accepted(), *fills))
+    told = news(held, report(held, busted=[f"f{n}" for n in range(30)]), NOW)
+    ids = [event.fill_id for event in told if isinstance(event, Busted)]
+    assert ids == sorted(f"f{n}" for n in range(30))
+
+
+@pytest.mark.parametrize("events", [(), (filled_by("f1", 10),)], ids=["submitted", "partly filled"])
+def test_an_id_that_comes_late_is_taken_and_only_from_the_present_attempt(events: tuple[Filled, ...]) -> None:
+    nameless = order(events=(submit_started(), accepted(broker_order_id=None), *events))  # type: ignore[arg-type]
+    shown = [event.fill for event in events]
+    assert [type(e) for e in news(nameless, report(nameless, fills=shown, broker_order_id="B-7"), NOW)] == [Accepted]
+    assert news(nameless, report(nameless, fills=shown, broker_order_id=""), NOW) == []
+    other = report(nameless, fills=shown, broker_order_id="B-7", client_order_id="xanother")
+    assert not any(isinstance(e, Accepted) for e in news(nameless, other, NOW))
+
+
+# --- steps ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("age", "pause"), [(1.0, 1.0), (10.0, 5.0), (100.0, 30.0)])
+def test_how_often_a_doubtful_order_is_looked_for(age: float, pause: float) -> None:
+    doubtful = order_in(Status.IN_DOUBT)
+    early = next_step(doubtful, NOW, elapsed(finding=age, asked=pause - 0.25), limits())
+    assert (early.kind, early.wait_seconds) == (StepKind.NONE, 0.25)
+    assert next_step(doubtful, NOW, elapsed(finding=age, asked=pause), limits()).kind is StepKind.FIND
+
+
+@pytest.mark.parametrize(("age", "pause"), [(1.0, 0.1), (10.0, 0.5), (40.0, 2.0)])
+def test_how_often_an_order_is_looked_for_that_may_be_sent_again(age: float, pause: float) -> None:
+    sent = order_in(Status.SUBMITTING)
+    rules = limits(find_window_seconds=50.0, refuses_repeated_client_id=True)
+    early = next_step(sent, NOW, elapsed(finding=60.0, sent=age, asked=pause / 2), rules)
+    assert (early.kind, early.wait_seconds) == (StepKind.NONE, pause / 2)
+    assert next_step(sent, NOW, elapsed(finding=60.0, sent=age, asked=pause), rules).kind is StepKind.FIND
+
+
+def test_an_order_sent_just_the_window_ago_is_sent_again() -> None:
+    rules = limits(find_window_seconds=50.0, refuses_repeated_client_id=True)
+    step = next_step(order_in(Status.SUBMITTING), NOW, elapsed(finding=60.0, sent=50.0, asked=0.0), rules)
+    assert step.kind is StepKind.SUBMIT_AGAIN
+
+
+@pytest.mark.parametrize(("since", "pause"), [(1.0, 0.1), (10.0, 0.5), (40.0, 2.0)])
+def test_how_often_a_cancel_is_followed_up(since: float, pause: float) -> None:
+    wished = apply(order_in(Status.SUBMITTED), cancel_requested())
+    lately = elapsed(sent=50.0, cancel_sent=since, cancels_sent=9, asked=pause / 2)
+    early = next_step(wished, NOW, lately, limits())
+    assert (early.kind, early.wait_seconds) == (StepKind.NONE, pause / 2)
+    assert next_step(wished, NOW, replace(lately, asked=pause), limits()).kind is StepKind.CHECK
+
+
+def test_a_time_out_is_asked_for_in_the_services_name() -> None:
+    step = next_step(order_in(Status.SUBMITTED), NOW, elapsed(sent=60.0), limits())
+    (event,) = step.events
+    assert isinstance(event, CancelRequested)
+    assert event.requested_by == "execution-service"
+
+
+def test_an_age_limit_below_a_second_counts() -> None:
+    assert is_stale(elapsed(0.6), limits(max_order_age_seconds=0.5))
+    assert not is_stale(elapsed(0.6), limits(max_order_age_seconds=0.0))
+
+
+# --- positions ------------------------------------------------------------------------------------------------------
+
+
+def traded(*trades: tuple[Side, str, str]) -> Position:
+    position = Position()
+    for number, (side, quantity, price) in enumerate(trades):
+        position = apply_fill(
+            position,
+            side=side,
+            quantity=Decimal(quantity),
+            price=Decimal(price),
+            multiplier=Decimal(1),
+            at=at(number),
+            order_id=f"o{number}",
+        ).position
+    return position
+
+
+def test_the_average_of_a_holding_and_of_none() -> None:
+    assert traded((Side.BUY, "4", "10"), (Side.BUY, "4", "20")).average_price == 15
+    assert Position().average_price is None
+
+
+def test_the_final_average_is_that_of_an_ended_episode_only() -> None:
+    held = traded((Side.BUY, "4", "10"), (Side.SELL, "1", "12"))
+    assert held.final_average is None
+    assert traded((Side.BUY, "4", "10"), (Side.SELL, "4", "12")).final_average == 10
+
+
+def test_taking_the_only_opening_back_ends_the_episode_and_says_so() -> None:
+    held = traded((Side.BUY, "4", "10"))
+    booked = reverse_fill(
+        held,
+        side=Side.BUY,
+        quantity=Decimal(4),
+        price=Decimal(10),
+        realized=Decimal(0),
+        closed=Decimal(0),
+        episode=1,
+        multiplier=Decimal(1),
+        at=at(9),
+        order_id="o0",
+    )
+    assert booked.ended == booked.position
+    assert not booked.position.is_open
+    partly = reverse_fill(
+        traded((Side.BUY, "4", "10"), (Side.BUY, "1", "10")),
+        side=Side.BUY,
+        quantity=Decimal(1),
+        price=Decimal(10),
+        realized=Decimal(0),
+        closed=Decimal(0),
+        episode=1,
+        multiplier=Decimal(1),
+        at=at(9),
+        order_id="o1",
+    )
+    assert partly.ended is None
+
+
+def test_an_opening_of_an_ended_episode_is_taken_back_as_a_trade() -> None:
+    """Bought, sold, bought anew: annulling the first purchase must not touch the new episode's cost."""
+    held = traded((Side.BUY, "4", "10"), (Side.SELL, "4", "12"), (Side.BUY, "6", "20"))
+    assert held.episode == 2
+    booked = reverse_fill(
+        held,
+        side=Side.BUY,
+        quantity=Decimal(4),
+        price=Decimal(10),
+        realized=Decimal(0),
+        closed=Decimal(0),
+        episode=1,
+        multiplier=Decimal(1),
+        at=at(9),
+        order_id="o0",
+    )
+    assert booked.position.quantity == 2
+    assert booked.position.cost == 40
+    assert booked.realized == (Decimal(10) - Decimal(20)) * 4
+
+
+def test_an_orders_id_is_named_once_however_often_it_fills() -> None:
+    position = Position()
+    for _ in range(3):
+        position = apply_fill(
+            position,
+            side=Side.BUY,
+            quantity=Decimal(1),
+            price=Decimal(1),
+            multiplier=Decimal(1),
+            at=NOW,
+            order_id="same",
+        ).position
+    assert (position.order_ids, position.order_count) == (("same",), 1)

@@ -1,0 +1,58 @@
+"""Accounts side by side: one whose broker hangs, and those that nobody ever named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from brokers.paper_exchange import Action, Fault, Operation
+from execution_service.core.order import Status
+from execution_service.service import UNNAMED_ACCOUNT_IDLE_SECONDS
+from tests.fakes import ACCOUNT, world_of
+
+HANGING = "acct-hangs"
+
+
+@pytest.mark.parametrize("operation", [Operation.CONNECT, Operation.REPORTS, Operation.PLACE])
+async def test_a_broker_that_hangs_for_ever_delays_no_other_account(tmp_path: Path, operation: Operation) -> None:
+    hang = Fault(operation=operation, action=Action.NEVER_ANSWER, account_id=HANGING, times=None, accepted=False)
+    async with world_of(tmp_path, accounts=(ACCOUNT, HANGING), faults=(hang,)) as world:
+        for number in range(50):
+            world.send(f"hangs-{number}", account_id=HANGING, symbol=f"SYM{number}")
+        for number in range(20):
+            world.send(f"well-{number}")
+        await world.run(2.0)
+        statuses = {r.signal_id: r.status for r in world.records()}
+        assert {statuses[f"well-{n}"] for n in range(20)} == {Status.FILLED}
+        assert not any(statuses[f"hangs-{n}"] is Status.FILLED for n in range(50))
+        assert world.publisher.statuses("well-19") == ["FILLED"]
+        # And as long as it goes on.
+        await world.run(60.0)
+        world.send("well-later")
+        await world.run(2.0)
+        assert world.record("well-later").status is Status.FILLED
+        assert len(world.placed()) == 21
+
+
+async def test_an_idle_account_that_no_file_names_is_let_go_and_served_again(tmp_path: Path) -> None:
+    async with world_of(tmp_path, unnamed_accounts=("made-up",)) as world:
+        world.send("first", account_id="made-up")
+        await world.run(1.0)
+        assert "made-up" in world.service.traders
+        await world.run(2 * UNNAMED_ACCOUNT_IDLE_SECONDS)
+        assert "made-up" not in world.service.traders
+        assert ACCOUNT in world.service.traders, "a named account is listened to for ever"
+        world.send("second", account_id="made-up")
+        await world.run(1.0)
+        assert world.record("second").status is Status.FILLED
+        assert len(world.placed("made-up")) == 2
+
+
+async def test_an_unnamed_account_with_an_order_at_work_keeps_its_trader(tmp_path: Path) -> None:
+    hold = Fault(operation=Operation.PLACE, action=Action.HOLD, account_id="made-up")
+    async with world_of(tmp_path, unnamed_accounts=("made-up",), faults=(hold,)) as world:
+        world.send("rests", account_id="made-up", order_type="LIMIT", limit_price=10, tif="GTC")
+        await world.run(4 * UNNAMED_ACCOUNT_IDLE_SECONDS)
+        assert world.record("rests").status is Status.SUBMITTED
+        assert "made-up" in world.service.traders
