@@ -124,6 +124,8 @@ def test_closed_sets_are_read_in_any_case(tmp_path: Path) -> None:
         ("MAX_ORDER_AGE_SECONDS", "nan"),
         ("MAX_RETRY_ATTEMPTS", "0"),
         ("MAX_RETRY_ATTEMPTS", "2.5"),
+        ("LEASE_SECONDS", "1.9"),
+        ("LEASE_SECONDS", "61"),
         ("API_PORT", "65536"),
         ("IBKR_PORT", "4oo2"),
         ("IBKR_CLIENT_ID", "-1"),
