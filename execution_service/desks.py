@@ -46,10 +46,12 @@ class Desks:
         opens: Callable[[str, Sequence[Stored]], None],
         hand_over: Callable[[Stored], None],
         look_again: Callable[[LiveOrder], None],
+        lets_go: Callable[[str], None],
         closes: Callable[[str], Coroutine[Any, Any, None]],
         raise_alarm: Callable[[str, str], Awaitable[None]],
     ) -> None:
-        """`opens` begins the work at a desk with the orders that were found; `closes` ends it, when its orders have left our hands."""
+        """`opens` begins the work at a desk with the orders that were found; `lets_go` takes all of them out of our hands at once, and
+        `closes` then ends the work."""
         self._store = store
         self._live = live_orders
         self._clock = clock
@@ -57,6 +59,7 @@ class Desks:
         self._opens = opens
         self._hand_over = hand_over
         self._look_again = look_again
+        self._lets_go = lets_go
         self._closes = closes
         self._raise_alarm = raise_alarm
         self._open: set[str] = set()
@@ -132,9 +135,7 @@ class Desks:
 
     def _lost(self, desk: str, why: str) -> None:
         self._open.discard(desk)
-        for live in tuple(self._live.by_id.values()):
-            if self.desk_of(live.order.request.account_id) == desk:
-                self._live.let_go(live)
+        self._lets_go(desk)
         self._move(desk, lambda: self._closes(desk))
 
     def _move(self, desk: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -33,6 +33,7 @@ from execution_service.ports import (
     Publisher,
     PublishFailed,
     Store,
+    Stored,
     StoreUnavailable,
     Strike,
     View,
@@ -150,6 +151,16 @@ class Outbox:
     @property
     def unsent_letters(self) -> int:
         return len(self._letters)
+
+    @property
+    def lettered(self) -> list[LiveOrder]:
+        """Orders about which a letter is still to be sent; they may be in hand no more."""
+        return [letter.live for letter in self._letters]
+
+    def is_written(self, stored: Stored) -> bool:
+        """All that the order owes is a letter which is waiting to be sent."""
+        is_told = stored.order.status.is_final and stored.told.world >= stored.order.version
+        return is_told and bool(self._lettered[stored.order.order_id])
 
     async def run(self) -> None:
         """Until cancelled; what has not been delivered by then is delivered after the next start."""

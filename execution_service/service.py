@@ -246,6 +246,7 @@ class ExecutionService:
             opens=self._open_desk,
             hand_over=self._hand_over,
             look_again=self._looked_at,
+            lets_go=self._let_go,
             closes=self._close_desk,
             raise_alarm=self.outbox.raise_alarm,
         )
@@ -259,6 +260,12 @@ class ExecutionService:
         if account is not None:
             self._keep_trading(self.traders[desk])
         _say_recovered(unsettled)
+
+    def _let_go(self, desk: str) -> None:
+        assert self.desks is not None
+        for live in (*self.live_orders.by_id.values(), *self.outbox.lettered):
+            if self.desks.desk_of(live.order.request.account_id) == desk:
+                self.live_orders.let_go(live)
 
     async def _close_desk(self, desk: str) -> None:
         self.traders.pop(desk, None)
@@ -293,6 +300,8 @@ class ExecutionService:
         }
 
     def _hand_over(self, stored: Stored) -> None:
+        if self.outbox.is_written(stored):
+            return
         live = self.live_orders.adopt(stored)
         self.outbox.wake(live)
         if live.order.status.is_final:
