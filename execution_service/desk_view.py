@@ -13,8 +13,8 @@ from pymongo.errors import PyMongoError
 from execution_service import store as collections
 from execution_service.core.ledger import LedgerEntry
 from execution_service.core.record import Document, ledger_from_document, order_from_document
-from execution_service.ports import Command, CommandStatus, DeadLetter, Stored, StoreUnavailable, Told
-from execution_service.store import command_from, dead_letter_from
+from execution_service.ports import Command, CommandStatus, DeadLetter, Lease, Stored, StoreUnavailable, Told
+from execution_service.store import command_from, dead_letter_from, lease_from
 
 _NAMES = ("signal", "request", "broker", "client")
 
@@ -105,6 +105,11 @@ class DeskView:
         with _watched():
             document = self._db[collections.DEAD_LETTERS].find_one({"_id": message_id})
         return None if document is None else dead_letter_from(document)
+
+    def leases(self) -> list[Lease]:
+        """Who works which account, by name; none where a service is alone on its embedded store."""
+        with _watched():
+            return sorted((lease_from(d) for d in self._db[collections.LEASES].find()), key=lambda lease: lease.desk)
 
     def command(self, command_id: str) -> Command | None:
         with _watched():

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +16,10 @@ from typing import Any
 
 import pytest
 
+from execution_service.desks import UNASSIGNED
 from tests.external.service_process import (
     COMMANDS_TOPIC,
+    REPOSITORY,
     Listener,
     PubSub,
     Server,
@@ -62,6 +67,16 @@ class Fleet:
         with PubSub(f"127.0.0.1:{self.pubsub.port}") as pubsub:
             pubsub.publish(fresh)
         self.asked += fresh
+
+    def execctl(self, *arguments: str) -> Any:
+        done = subprocess.run(
+            [sys.executable, str(REPOSITORY / "scripts" / "execctl.py"), *arguments],
+            env=self.any.environment(),
+            stdout=subprocess.PIPE,
+            check=True,
+            timeout=40,
+        )
+        return json.loads(done.stdout)
 
     def holders(self) -> dict[str, int]:
         """The process that holds each desk; 0 for one that was given back."""
@@ -178,6 +193,10 @@ def test_the_holder_is_frozen_past_its_lease_and_wakes_among_three(tmp_path: Pat
         seconds = fleet.wait_for_take_over(pid, within=TAKE_OVER_SECONDS)
         print(f"take-over {seconds:.1f} s after a stop")
         assert seconds < LEASE_SECONDS
+        shown = fleet.execctl("leases", "--json")
+        assert {row["account_id"] for row in shown} == {"acc_one", "acc_two", UNASSIGNED}
+        assert {row["state"] for row in shown} == {"held"}
+        assert pid not in {row["pid"] for row in shown}
         fleet.publish(20)
         fleet.assert_all_ends_well()
         assert frozen.exit_status() is None
