@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import structlog
 
 from execution_service.core.alerts import plain
+from execution_service.core.decide import cancel_wish
 from execution_service.core.errors import InvalidTransition
 from execution_service.core.order import (
     DeclaredCancelled,
@@ -42,6 +43,7 @@ POLL_SECONDS = 1.0
 FORGOTTEN_AFTER_SECONDS = 24 * 3600.0
 REASSERT_AFTER_SECONDS = (2.0, 15.0)
 OTHERS_COMPARE_SECONDS = 30.0
+REQUESTED_BY = "order-commands"
 
 
 class Desk(Protocol):
@@ -67,7 +69,10 @@ class Commands:
         reconcile: Callable[[str], Awaitable[Outcome | None]],
         max_order_age_seconds: float,
         shares_store: bool = False,
+        tell_holder: Callable[[Order], Awaitable[None]] | None = None,
     ) -> None:
+        """`tell_holder`: for a service that shares its store, how the process that works an order learns what was written to its record."""
+        self._tell_holder = tell_holder
         self._store = store
         self._live = live_orders
         self._clock = clock
@@ -220,9 +225,16 @@ class Commands:
             )
             return f"{order.order_id} is {order.status} already"
         desk, live = self._desk_of(order.request.account_id), self._live.by_id.get(order.order_id)
-        if desk is None or live is None:
+        if desk is not None and live is not None:
+            await desk.cancel(live, _reason(body), REQUESTED_BY)
+        elif self._tell_holder is not None:
+
+            def wish(order: Order) -> tuple[Event, ...]:
+                return cancel_wish(order, _reason(body), REQUESTED_BY, self._clock.now())
+
+            await self._tell_holder(await self._live.record_for_holder(order, wish))
+        else:
             return f"{order.order_id} is not worked by this service"
-        await desk.cancel(live, _reason(body), "order-commands")
         return f"{order.order_id} asked to be cancelled"
 
     def _assert_again(self, order: Order) -> None:
@@ -306,18 +318,28 @@ class Commands:
         event = decisions.get(str(body.get("decision")))
         if event is None:
             return CommandStatus.REFUSED, f"unknown decision {body.get('decision')!r}; known: {', '.join(decisions)}"
-        if any(event in stored.order.events for stored in await self._store.load([order_id])):
+        stored = await self._store.load([order_id])
+        if any(event in s.order.events for s in stored):
             return CommandStatus.DONE, f"{order_id} resolved as {body['decision']} by {by} before"
         live = self._live.by_id.get(order_id)
         desk = None if live is None else self._desk_of(live.order.request.account_id)
-        if live is None or desk is None:
-            return CommandStatus.REFUSED, f"order {body.get('order_id')!r} is not unfinished"
+
+        def decision(order: Order) -> tuple[Event, ...]:
+            return () if event in order.events else (event,)
+
         try:
-            await self._live.record(live, lambda order: () if event in order.events else (event,))
+            if live is not None and desk is not None:
+                await self._live.record(live, decision)
+                desk.look_again(live)
+                order = live.order
+            elif self._tell_holder is not None and stored and not stored[0].order.status.is_final:
+                order = await self._live.record_for_holder(stored[0].order, decision)
+                await self._tell_holder(order)
+            else:
+                return CommandStatus.REFUSED, f"order {body.get('order_id')!r} is not unfinished"
         except InvalidTransition as exc:
             return CommandStatus.REFUSED, str(exc)
-        desk.look_again(live)
-        return CommandStatus.DONE, f"{order_id} resolved as {body['decision']} by {by}: {live.order.status}"
+        return CommandStatus.DONE, f"{order_id} resolved as {body['decision']} by {by}: {order.status}"
 
     async def _replay_letter(self, command: Command) -> tuple[CommandStatus, str]:
         message_id = str(command.body.get("message_id"))

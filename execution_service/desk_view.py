@@ -19,8 +19,8 @@ from execution_service.core.record import (
     ledger_from_document,
     order_from_document,
 )
-from execution_service.ports import Command, CommandStatus, DeadLetter, Stored, StoreUnavailable, Told
-from execution_service.store import command_from, dead_letter_from
+from execution_service.ports import Command, CommandStatus, DeadLetter, Lease, Stored, StoreUnavailable, Told
+from execution_service.store import command_from, dead_letter_from, lease_from
 
 _NAMES = ("signal", "request", "broker", "client")
 
@@ -126,6 +126,11 @@ class DeskView:
             at_work = self._db[collections.ORDERS].distinct("account_id", {"lookup": collections.UNSETTLED})
             holding = self._db[collections.POSITIONS].distinct("account_id", {"is_open": True})
         return sorted({account_id for account_id in (*at_work, *holding) if account_id is not None})
+
+    def leases(self) -> list[Lease]:
+        """Who works which account, by name; none where a service is alone on its embedded store."""
+        with _watched():
+            return sorted((lease_from(d) for d in self._db[collections.LEASES].find()), key=lambda lease: lease.desk)
 
     def command(self, command_id: str) -> Command | None:
         with _watched():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -22,7 +22,7 @@ from execution_service.core.order import (
     new_order,
 )
 from execution_service.core.wire import ParsedOrder, Unusable, parse_order
-from execution_service.live import LiveOrder, LiveOrders
+from execution_service.live import LiveOrders
 from execution_service.ports import Clock, DeadLetter, Message, Store, Stored, StoreUnavailable, Told
 
 log = structlog.get_logger(__name__)
@@ -46,9 +46,11 @@ class Intake:
         clock: Clock,
         is_known_account: Callable[[str], bool],
         is_cancelled: Callable[[Order], Reason | None],
-        hand_over: Callable[[LiveOrder], None],
+        hand_over: Callable[[Stored], None],
         raise_alarm: RaiseAlarm,
+        foreign_desk: Callable[[Order], str | None] = lambda order: None,
     ) -> None:
+        """`foreign_desk` names the desk of an order that another process works."""
         self._store = store
         self._live = live_orders
         self._clock = clock
@@ -56,6 +58,7 @@ class Intake:
         self._is_cancelled = is_cancelled
         self._hand_over = hand_over
         self._raise_alarm = raise_alarm
+        self._foreign_desk = foreign_desk
 
     async def run(self, messages: asyncio.Queue[Message]) -> None:
         """Until cancelled. While the store is away nothing is acknowledged, and so no more than the flow limit is pulled."""
@@ -125,8 +128,10 @@ class Intake:
             first = first_of.setdefault(order.order_id, order)
             if first is not order:
                 repeated.append((message, order, first))
-        present = await self._store.insert_orders(list(first_of.values())) if first_of else []
+        left = self._left(first_of.values())
+        present = await self._store.insert_orders(list(first_of.values()), left) if first_of else []
         stored = dict(zip(first_of, present, strict=True))
+        fresh: list[Stored] = []
         for message, order in meant:
             found = stored[order.order_id]
             if first_of[order.order_id] is order and found is None:
@@ -136,18 +141,31 @@ class Intake:
                     signal_id=order.signal_id,
                     order_id=order.order_id,
                 )
-                self._hand_over(self._live.adopt(Stored(order, Told())))
+                fresh.append(Stored(order, Told()))
             elif first_of[order.order_id] is order and found is not None:
                 repeated.append((message, order, found))
+        await self._pass_on(fresh, left)
         await self._take_up([found.order_id for _, _, found in repeated if found.order_id not in self._live.by_id])
         return [(r[1].signal_id, letter) for r in repeated if (letter := self._repetition(*r)) is not None]
 
     async def _take_up(self, order_ids: Sequence[str]) -> None:
         """What looks like a repetition may be our own insertion, whose answer was lost: stored, and in nobody's hands."""
-        for stored in await self._store.load(order_ids) if order_ids else ():
-            told = min(stored.told.world, stored.told.people)
-            if not stored.order.status.is_final or told < stored.order.version:
-                self._hand_over(self._live.adopt(stored))
+        found = await self._store.load(order_ids) if order_ids else []
+        await self._pass_on([s for s in found if s.is_unsettled], {})
+
+    async def _pass_on(self, some: Sequence[Stored], left: Mapping[str, str]) -> None:
+        """To whoever works them: here at once, elsewhere by a word in the record, unless that was `left` with it."""
+        foreign = self._left(stored.order for stored in some)
+        for stored in some:
+            if stored.order.order_id not in foreign:
+                self._hand_over(stored)
+        unsaid = {order_id: desk for order_id, desk in foreign.items() if order_id not in left}
+        if unsaid:
+            await self._store.leave(unsaid)
+
+    def _left(self, orders: Iterable[Order]) -> dict[str, str]:
+        """The desks of those that are not ours, by our id."""
+        return {o.order_id: desk for o in orders if (desk := self._foreign_desk(o)) is not None}
 
     def _repetition(self, message: Message, order: Order, first: Order) -> DeadLetter | None:
         if _means_the_same(order, first):

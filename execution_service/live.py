@@ -28,6 +28,7 @@ class LiveOrder:
         "finding_from",
         "is_busy",
         "is_late_allowed",
+        "is_let_go",
         "is_silence_told",
         "is_taken",
         "known_from",
@@ -52,6 +53,8 @@ class LiveOrder:
         """A broker call about this order is under way: nobody else steps."""
         self.is_late_allowed = False
         """It was looked at and found to be a late exit that is executed all the same."""
+        self.is_let_go = False
+        """Another process works it now, or may: nothing is done about it here any more, and it does not come back in hand."""
         self.is_silence_told = False
         self.resendings = 0
         self.lettered = told.people
@@ -121,38 +124,69 @@ class LiveOrders:
         return live
 
     def forget(self, live: LiveOrder) -> None:
-        self.by_id.pop(live.order.order_id, None)
+        if self.by_id.get(live.order.order_id) is live:
+            del self.by_id[live.order.order_id]
         for client_order_id in live.order.client_order_ids:
-            self.by_client_id.pop(client_order_id, None)
+            if self.by_client_id.get(client_order_id) is live:
+                del self.by_client_id[client_order_id]
+
+    def let_go(self, live: LiveOrder) -> None:
+        """Forgets it for good: another process works it."""
+        live.is_let_go = True
+        self.forget(live)
+
+    async def catch_up(self, live: LiveOrder, stored: Stored) -> bool:
+        """Takes over what somebody else has written meanwhile; False if nothing."""
+        async with live.lock:
+            if stored.order.version <= live.order.version:
+                return False
+            live.order = stored.order
+            self._index(live)
+            return True
 
     async def record(self, live: LiveOrder, decide: Callable[[Order], Sequence[Event]]) -> Sequence[Event]:
         """Lets `decide` say what has happened to the order as it now is, and makes that durable. Returns the events recorded.
 
         After somebody else's write the record is read again and decided anew. Waits while the store is away.
         """
+        is_overtaken = False
         async with live.lock:
             while True:
                 before = live.order
                 events = decide(before)
                 if not events:
-                    return ()
+                    break
                 try:
                     is_wish = any(isinstance(event, CancelRequested) for event in events)
                     live.order = await self._store.append(before, events, urgent=is_wish)
                 except VersionConflict as conflict:
                     live.order = conflict.current.order
                     self._index(live)
-                    log.info(
-                        "Record was changed by somebody else and is read again",
-                        action="version_conflict",
-                        signal_id=before.signal_id,
-                    )
+                    is_overtaken = True
+                    _say_overtaken(before)
                     continue
                 break
-            self._take_note(live, before, events)
-        for callback in self.on_recorded:
-            callback(live)
+            if events:
+                self._take_note(live, before, events)
+        if events or is_overtaken:
+            # Also where somebody else had recorded the very same: the world has to be told of it, and that is ours to do.
+            for callback in self.on_recorded:
+                callback(live)
         return events
+
+    async def record_for_holder(self, order: Order, decide: Callable[[Order], Sequence[Event]]) -> Order:
+        """As `record`, for an order that another process works; returns it as it is then. Whoever holds it has to be told."""
+        while events := decide(order):
+            is_wish = any(isinstance(event, CancelRequested) for event in events)
+            try:
+                after = await self._store.append(order, events, urgent=is_wish)
+            except VersionConflict as conflict:
+                _say_overtaken(order)
+                order = conflict.current.order
+                continue
+            self._say(order, events)
+            return after
+        return order
 
     def age_seconds(self, moment: datetime) -> float:
         return self._seconds_since(moment)
@@ -164,6 +198,9 @@ class LiveOrders:
         elif live.order.submitted_at != before.submitted_at:
             live.sent_at = self._clock.monotonic()
             live.finding_from = live.asked_at = None
+        self._say(before, events)
+
+    def _say(self, before: Order, events: Sequence[Event]) -> None:
         for event in events:
             after = apply(before, event)
             line = log_line(before, event, after)
@@ -173,6 +210,8 @@ class LiveOrders:
             before = after
 
     def _index(self, live: LiveOrder) -> None:
+        if live.is_let_go:
+            return
         self.by_id.setdefault(live.order.order_id, live)  # a write may outlast `forget`: the order is in hand again
         for client_order_id in live.order.client_order_ids:
             self.by_client_id[client_order_id] = live
@@ -183,3 +222,9 @@ class LiveOrders:
         wall = (self._clock.now() - moment).total_seconds()
         steady = (self._wall_at_start - moment).total_seconds() + self._clock.monotonic() - self._monotonic_at_start
         return max(0.0, min(wall, steady))
+
+
+def _say_overtaken(order: Order) -> None:
+    log.info(
+        "Record was changed by somebody else and is read again", action="version_conflict", signal_id=order.signal_id
+    )

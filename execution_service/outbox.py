@@ -33,6 +33,7 @@ from execution_service.ports import (
     Publisher,
     PublishFailed,
     Store,
+    Stored,
     StoreUnavailable,
     Strike,
     View,
@@ -51,6 +52,7 @@ SLOW_PACE_SECONDS = 30.0
 AFTER_FAILURE_SECONDS = 1.0
 ALERT_LIFETIME = timedelta(hours=1)
 ALARM_PAUSE_SECONDS = 60.0
+ALARM_POLL_SECONDS = 2.0
 REMEMBERED_ABSENCE_SECONDS = 30.0
 
 
@@ -66,10 +68,14 @@ class Party:
 class _Letter:
     """Texts for people about one order, up to one of its versions."""
 
-    order_id: str
+    live: LiveOrder
     version: int
     is_final: bool
     texts: tuple[tuple[datetime, str], ...]
+
+    @property
+    def order_id(self) -> str:
+        return self.live.order.order_id
 
 
 class Outbox:
@@ -89,7 +95,9 @@ class Outbox:
         party_of: Callable[[str | None], Party],
         max_publish_attempts: int,
         uses_ordering_keys: bool = False,
+        sends_alarms: Callable[[], bool] | None = None,
     ) -> None:
+        """`sends_alarms`: whether this process is the one that sends the alarms of all that share the store; None: it is alone."""
         self._live = live_orders
         self._store = store
         self._publisher = publisher
@@ -98,6 +106,7 @@ class Outbox:
         self._party_of = party_of
         self._max_attempts = max_publish_attempts
         self._uses_ordering_keys = uses_ordering_keys
+        self._sends_alarms = sends_alarms
         self._queue: deque[LiveOrder] = deque()
         self._news = asyncio.Event()
         self._under_way = asyncio.Semaphore(BATCHES_UNDER_WAY)
@@ -110,6 +119,8 @@ class Outbox:
         self._alarm_generation = 0
         self._alarm_series = secrets.token_hex(4)
         self._ledgers: dict[LedgerKey, LedgerEntry] = {}
+        self._kept: dict[LedgerKey, dict[str, int]] = {}
+        """Of orders that the ledger's entry still has lines of: the last event whose line they durably have of their own."""
         self._shown_ledgers: dict[LedgerKey, int] = {}
         self._shown_episodes: dict[LedgerKey, int] = {}
         self._absent_accounts: dict[str, float] = {}
@@ -121,7 +132,7 @@ class Outbox:
 
     def wake(self, live: LiveOrder) -> None:
         """The order has news, or may owe something from before."""
-        if not live.waits_in_outbox:
+        if not live.waits_in_outbox and not live.is_let_go:
             live.waits_in_outbox = True
             self._queue.append(live)
             self._news.set()
@@ -140,6 +151,16 @@ class Outbox:
     @property
     def unsent_letters(self) -> int:
         return len(self._letters)
+
+    @property
+    def lettered(self) -> list[LiveOrder]:
+        """Orders about which a letter is still to be sent; they may be in hand no more."""
+        return [letter.live for letter in self._letters]
+
+    def is_written(self, stored: Stored) -> bool:
+        """All that the order owes is a letter which is waiting to be sent."""
+        is_told = stored.order.status.is_final and stored.told.world >= stored.order.version
+        return is_told and bool(self._lettered[stored.order.order_id])
 
     async def run(self) -> None:
         """Until cancelled; what has not been delivered by then is delivered after the next start."""
@@ -173,7 +194,11 @@ class Outbox:
 
     def _next_batch(self) -> list[LiveOrder]:
         """The oldest news, and with an exit that of its entry: the ledger must not book the way out before the way in."""
-        batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+        batch = [
+            live
+            for _ in range(min(BATCH, len(self._queue)))
+            if not (live := self._queue.popleft()).is_let_go  # whoever works it now delivers it
+        ]
         refs = {
             ref
             for live in batch
@@ -184,7 +209,7 @@ class Outbox:
             entries = [
                 live
                 for live in self._queue
-                if refs & {live.order.signal_id, live.order.request.mathematricks_signal_id}
+                if not live.is_let_go and refs & {live.order.signal_id, live.order.request.mathematricks_signal_id}
             ]
             for live in entries:
                 self._queue.remove(live)
@@ -232,8 +257,9 @@ class Outbox:
 
     async def _again(self, live: LiveOrder, after_seconds: float) -> None:
         await self._clock.sleep(after_seconds)
-        self._queue.append(live)
-        self._news.set()
+        if not live.is_let_go:
+            self._queue.append(live)
+            self._news.set()
 
     # --- first stage: ledger and views --------------------------------------------------------------------------
 
@@ -274,7 +300,7 @@ class Outbox:
             left = [key for key in groups if key not in touched]
             unknown = [key for key in left if key not in self._ledgers]
             if unknown:
-                self._ledgers.update(await self._store.ledgers(unknown))
+                await self._read_ledgers(unknown)
             changed: dict[LedgerKey, LedgerEntry] = {}
             lines: dict[LedgerKey, list[Mapping[int, Line]]] = {}
             for key in left:
@@ -288,9 +314,29 @@ class Outbox:
             for key, entry in changed.items():
                 if key not in lost:
                     self._ledgers[key] = touched[key] = entry
+                    kept = self._kept.get(key, {})
+                    self._kept[key] = {o: number for o, number in kept.items() if o in entry.applied}
                     for parcel, known in zip(groups[key], lines[key], strict=True):
                         parcel.live.told = replace(parcel.live.told, lines=known)
         return list(touched.values())
+
+    async def _read_ledgers(self, keys: Sequence[LedgerKey]) -> None:
+        """The entries, and after them the lines that the orders have of their own: an entry loses a line only when its order has it, so
+        that nothing is missed, whoever else writes to either."""
+        entries = await self._store.ledgers(keys)
+        if not entries:
+            return
+        in_hand = [live for live in self._live.by_id.values() if live.order.fills and key_of(live.order) in entries]
+        names = {live.order.order_id for live in in_hand} | {o for entry in entries.values() for o in entry.applied}
+        lines = await self._store.ledger_lines(sorted(names))
+        for live in in_hand:
+            own = lines.get(live.order.order_id, {})
+            if not own.keys() <= live.told.lines.keys():
+                live.told = replace(live.told, lines={**live.told.lines, **own})
+        for key, entry in entries.items():
+            self._ledgers[key] = entry
+            kept = self._kept.get(key, {})
+            self._kept[key] = {o: max(lines.get(o, ()), default=0) for o in entry.applied} | kept
 
     def _version_of(self, key: LedgerKey) -> int:
         entry = self._ledgers.get(key)
@@ -300,7 +346,8 @@ class Outbox:
         """The entry with these orders' fills, one version on if that changes it, and each order's lines."""
         before = self._ledgers.get(key)
         entry = before or LedgerEntry(key=key, instrument=parcels[0].order.accepted_request.instrument)
-        entry = settled(entry, self._live.by_id, ended_are_shown=self._shown_ledgers.get(key) == entry.version)
+        is_shown = self._shown_ledgers.get(key) == entry.version
+        entry = settled(entry, self._kept.get(key, {}), ended_are_shown=is_shown)
         sequence = entry.sequence
         known: dict[str, Mapping[int, Line]] = {p.order.order_id: p.live.told.lines for p in parcels}
         for parcel, happening in _in_order_of_execution(parcels):
@@ -387,8 +434,11 @@ class Outbox:
             try:
                 results = await asyncio.gather(*(self._publish(p) for p in parcels))
                 told = [parcel for parcel, is_told in zip(parcels, results, strict=True) if is_told]
-                await self._strike_out([self._strike(parcel) for parcel in told])
-                for parcel in told:
+                strikes = [self._strike(parcel) for parcel in told]
+                await self._strike_out(strikes)
+                for parcel, strike in zip(told, strikes, strict=True):
+                    if strike.lines:
+                        self._kept.setdefault(key_of(parcel.order), {})[strike.order_id] = strike.version
                     self._done(parcel)
             except Exception as exc:  # noqa: BLE001  what could not be struck out is delivered again
                 for parcel in parcels:
@@ -454,7 +504,7 @@ class Outbox:
             await self.raise_alarm("publish_failing", words)
 
     def _strike(self, parcel: _Parcel) -> Strike:
-        has_unsent = bool(self._lettered[parcel.order.order_id])
+        has_unsent = bool(self._lettered[parcel.order.order_id]) or parcel.live.is_let_go
         return Strike(
             order_id=parcel.order.order_id,
             version=parcel.order.version,
@@ -503,7 +553,7 @@ class Outbox:
             )
             if text is not None:
                 texts.append((happening.event.at, text))
-        return _Letter(order.order_id, order.version, order.status.is_final, tuple(texts))
+        return _Letter(live, order.version, order.status.is_final, tuple(texts))
 
     async def _send_letters(self) -> None:
         while True:
@@ -511,25 +561,28 @@ class Outbox:
             while self._letters:
                 letter = self._letters[0]
                 for at, text in letter.texts:
-                    if self._clock.now() - at < ALERT_LIFETIME:
-                        await self._send(text, at)
-                strike = Strike(
-                    order_id=letter.order_id,
-                    version=letter.version,
-                    is_settled=letter.is_final,
-                    people=letter.version,
-                )
-                await self._strike_out([strike])
+                    await self._send(text, at, lambda letter=letter: not letter.live.is_let_go)  # type: ignore[misc]
+                if not letter.live.is_let_go:
+                    strike = Strike(
+                        order_id=letter.order_id,
+                        version=letter.version,
+                        is_settled=letter.is_final,
+                        people=letter.version,
+                    )
+                    await self._strike_out([strike])
                 self._letters.popleft()
                 self._lettered[letter.order_id] -= 1
                 if not self._lettered[letter.order_id]:
                     del self._lettered[letter.order_id]
             self._letter_news.clear()
 
-    async def _send(self, text: str, at: datetime) -> None:
-        """Sends one text, trying on for an hour after what it tells of."""
+    async def _send(self, text: str, at: datetime, is_ours: Callable[[], bool]) -> None:
+        """Sends one text, trying on for an hour after what it tells of, and for as long as telling it is ours."""
         pause = 1.0
-        while self._clock.now() - at < ALERT_LIFETIME:
+        while is_ours():
+            if self._clock.now() - at >= ALERT_LIFETIME:
+                log.error("Telegram message given up after an hour", action="telegram_given_up")
+                return
             try:
                 await self._notifier.send(text)
                 return
@@ -542,12 +595,13 @@ class Outbox:
                 log.error(f"Telegram message not sent: {exc}", action="telegram_failed", exc_info=exc)
                 await self._clock.sleep(pause)
                 pause = min(60.0, pause * 2)
-        log.error("Telegram message given up after an hour", action="telegram_given_up")
 
     async def raise_alarm(self, kind: str, text: str, count: int = 1) -> None:
         """An alert that belongs to no order: stored, then sent at most once a minute for each kind, with a count."""
         log.warning(alerts.one_line(text), action="alarm", kind=kind)
         now = self._clock.now()
+        if self._sends_alarms is not None:
+            self._alarm_generation += 1  # another process may be sending the last one at this moment
         # With a series of each life: one that was sent in an earlier life must not be added to.
         alarm_id = f"{kind}:{now:%Y%m%dT%H%M}:{self._alarm_series}:{self._alarm_generation}"
         alarm = Alarm(alarm_id=alarm_id, kind=kind, text=text, count=count, first_at=now)
@@ -567,9 +621,13 @@ class Outbox:
     async def _send_alarms(self) -> None:
         last_sent: dict[str, float] = {}
         self._alarm_news.set()  # those of before the start
+        if self._sends_alarms is not None:
+            self._spawn(self._look_for_alarms())
         while True:
             await self._alarm_news.wait()
             self._alarm_news.clear()
+            if self._sends_alarms is not None and not self._sends_alarms():
+                continue
             self._alarm_generation += 1
             try:
                 waiting = await self._send_due_alarms(await self._store.unsent_alarms(), last_sent)
@@ -579,6 +637,12 @@ class Outbox:
             if waiting is not None:
                 await self._clock.sleep(waiting)
                 self._alarm_news.set()
+
+    async def _look_for_alarms(self) -> None:
+        """Other processes store theirs without a word."""
+        while True:
+            await self._clock.sleep(ALARM_POLL_SECONDS)
+            self._alarm_news.set()
 
     async def _send_due_alarms(self, alarms: Sequence[Alarm], last_sent: dict[str, float]) -> float | None:
         """Sends one message a kind, for all its alarms; returns the seconds until a held-back kind may be sent."""
@@ -592,11 +656,17 @@ class Outbox:
                 waits.append(ALARM_PAUSE_SECONDS - since)
                 continue
             text = alerts.with_count(some[-1].text, sum(alarm.count for alarm in some))
-            await self._send(text, some[-1].first_at)
+            await self._send(text, some[-1].first_at, self._sends_alarms or _always)
+            if self._sends_alarms is not None and not self._sends_alarms():
+                return None
             last_sent[kind] = self._clock.monotonic()
             for alarm in some:
                 await self._store.alarm_sent(alarm, self._clock.now())
         return min(waits, default=None)
+
+
+def _always() -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from execution_service.core.ledger import LedgerEntry, LedgerKey, Line
 from execution_service.core.order import Event, Order
 from execution_service.core.reconcile import Discrepancy
+
+NOTHING_LEFT: Mapping[str, str] = MappingProxyType({})
 
 
 class StoreUnavailable(Exception):
@@ -56,6 +59,11 @@ class Stored:
 
     order: Order
     told: Told
+
+    @property
+    def is_unsettled(self) -> bool:
+        """Unfinished, or something about it is still to be told."""
+        return not self.order.status.is_final or min(self.told.world, self.told.people) < self.order.version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +120,38 @@ class Alarm:
     first_at: datetime
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """Who works a desk: an account's orders, or what belongs to no account. `holder` is empty where it was given back."""
+
+    desk: str
+    holder: str
+    epoch: int
+    """Rises with each taking."""
+    beat: int
+    """Rises with each renewal: what a contender watches, for the clocks of two machines cannot be compared."""
+    term_seconds: float
+    """Its holder's: after so long without a beat it may be taken over."""
+    host: str
+    pid: int
+    taken_at: datetime
+    renewed_at: datetime
+
+    @property
+    def mark(self) -> tuple[str, int, int]:
+        """Differs from any other state that this lease was ever in."""
+        return (self.holder, self.epoch, self.beat)
+
+
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    """As much of an unsettled record as tells whether somebody has to read it."""
+
+    order_id: str
+    version: int
+    account_id: str | None
+
+
 class View(StrEnum):
     """The collections that others read."""
 
@@ -149,8 +189,11 @@ class Store(Protocol):
 
     async def close(self) -> None: ...
 
-    async def insert_orders(self, orders: Sequence[Order]) -> list[Order | None]:
-        """Stores new orders; for each: None if it is new, else the order that has its identity already."""
+    async def insert_orders(
+        self, orders: Sequence[Order], left: Mapping[str, str] = NOTHING_LEFT
+    ) -> list[Order | None]:
+        """Stores new orders; for each: None if it is new, else the order that has its identity already. `left`: the desk, by our id,
+        of those that are left for its holder to find."""
 
     async def append(self, order: Order, events: Sequence[Event], *, urgent: bool = False) -> Order:
         """Adds events to the record, if nobody else has; an urgent one does not wait for others to be written with it.
@@ -160,6 +203,18 @@ class Store(Protocol):
 
     async def open_orders(self) -> list[Stored]:
         """All records that are unfinished or owe the world something, oldest first."""
+
+    async def unsettled(self) -> list[Unsettled]:
+        """The same records, in brief."""
+
+    async def leave(self, left: Mapping[str, str]) -> None:
+        """Leaves records, by our id, for the holder of a desk to look at."""
+
+    async def left_for(self, desks: Sequence[str]) -> list[Stored]:
+        """Records left for these desks, oldest first."""
+
+    async def picked_up(self, orders: Sequence[Order], desks: Sequence[str]) -> None:
+        """These were looked at, as they are here; what was written since stays left."""
 
     async def load(self, order_ids: Sequence[str]) -> list[Stored]: ...
 
@@ -189,6 +244,9 @@ class Store(Protocol):
 
     async def ledgers(self, keys: Sequence[LedgerKey]) -> dict[LedgerKey, LedgerEntry]: ...
 
+    async def ledger_lines(self, order_ids: Sequence[str]) -> dict[str, Mapping[int, Line]]:
+        """The ledger's lines that these orders have of their own, by our id."""
+
     async def open_ledgers(self, account_id: str) -> list[LedgerEntry]: ...
 
     async def ledgers_of_account(self, account_id: str, symbols: Sequence[str]) -> list[LedgerEntry]:
@@ -206,6 +264,17 @@ class Store(Protocol):
         """Brings the stored one of this id up to date, unless it is closed: what is closed stays as it was."""
 
     async def write_views(self, writes: Sequence[ViewWrite]) -> None: ...
+
+    async def leases(self) -> list[Lease]: ...
+
+    async def take_lease(self, lease: Lease, seen: Lease | None) -> bool:
+        """Puts this lease in the place of the one that was seen; False if somebody has moved that since."""
+
+    async def renew_leases(self, holder: str, desks: Sequence[str], at: datetime) -> None:
+        """Moves the beat of those of these that the holder still has."""
+
+    async def release_leases(self, holder: str) -> None:
+        """Gives back everything that the holder has."""
 
     async def signal_documents(self, signal_ids: Sequence[str]) -> dict[str, Any]:
         """The `_id` of the `signal_store` document of each signal that has one."""

@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from brokers.factory import BrokerFactory
 from execution_service.clock import SystemClock
 from execution_service.commands import Commands
 from execution_service.core.order import (
+    Event,
     Filled,
     Order,
     OrderRequest,
@@ -32,8 +34,10 @@ from execution_service.core.order import (
 )
 from execution_service.core.reconcile import Outcome
 from execution_service.core.wire import Unusable, parse_order_fields
+from execution_service.desks import UNASSIGNED, Desks
 from execution_service.embedded import TopicPlan, embedded_store, local_pubsub, make_private, owned
 from execution_service.intake import Intake
+from execution_service.leases import Self
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.outbox import Outbox, Party
 from execution_service.ports import (
@@ -42,6 +46,7 @@ from execution_service.ports import (
     Publisher,
     PublishFailed,
     Store,
+    Stored,
     StoreUnavailable,
     TopicMissing,
 )
@@ -89,6 +94,8 @@ class Parts:
     nonce: str
     shares_store: bool = False
     """Other processes may write to the store: it is asked for cancels again before each sending."""
+    lease_seconds: float | None = None
+    """The term of the leases by which processes that share the store share out the accounts; None: this process is alone."""
     uses_ordering_keys: bool = False
 
 
@@ -113,7 +120,9 @@ class ExecutionService:
             party_of=self._party_of,
             max_publish_attempts=parts.rules.max_retry_attempts,
             uses_ordering_keys=parts.uses_ordering_keys,
+            sends_alarms=None if parts.lease_seconds is None else lambda: self._holds(UNASSIGNED),
         )
+        self.desks = None if parts.lease_seconds is None else self._new_desks(parts.lease_seconds)
         self.commands = Commands(
             store=parts.store,
             live_orders=self.live_orders,
@@ -124,6 +133,7 @@ class ExecutionService:
             reconcile=self._reconcile,
             shares_store=parts.shares_store,
             max_order_age_seconds=parts.rules.max_order_age_seconds,
+            tell_holder=None if self.desks is None else self.desks.tell_holder,
         )
         self.intake = Intake(
             store=parts.store,
@@ -133,6 +143,7 @@ class ExecutionService:
             is_cancelled=self.commands.is_cancelled,
             hand_over=self._hand_over,
             raise_alarm=self.outbox.raise_alarm,
+            foreign_desk=_nobody_elses if self.desks is None else self.desks.foreign_desk,
         )
 
     # --- life ---------------------------------------------------------------------------------------------------
@@ -142,30 +153,40 @@ class ExecutionService:
 
         Raises StoreUnavailable; may then be called again.
         """
-        unsettled = await self._store.open_orders()
-        for stored in unsettled:
-            self._hand_over(self.live_orders.adopt(stored))
-        for account_id in self._parts.accounts:
-            self.trader_of(account_id)
-        await self.commands.refresh()
+        if self.desks is not None:
+            await self.commands.refresh()
+            await self.desks.start()
+            self._keep("desks", self.desks.run)
+        else:
+            unsettled = await self._store.open_orders()
+            for stored in unsettled:
+                self._hand_over(stored)
+            for account_id in self._parts.accounts:
+                self.trader_of(account_id)
+            await self.commands.refresh()
+            for trader in self.traders.values():
+                self._keep_trading(trader)
+            _say_recovered(unsettled)
         self._keep("intake", lambda: self.intake.run(self._parts.orders))
         self._keep("commands", lambda: self.commands.run(self._parts.commands))
         self._keep("outbox", self.outbox.run)
         self._keep("idle-traders", self._let_idle_traders_go)
-        for trader in self.traders.values():
-            self._keep(f"trader-{trader.account_id}", trader.run)
-        if unsettled:
-            log.info(f"Took up {len(unsettled)} unsettled orders", action="recovered", count=len(unsettled))
 
     async def stop(self) -> None:
         """Takes nothing new, lets what is on its way finish for a few seconds, and ends. Working orders stay at the broker."""
         await self._end("intake", "commands")
+        if self.desks is not None:
+            self.desks.take_no_more()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_SECONDS):
-                for trader in self.traders.values():
+                for trader in tuple(self.traders.values()):
                     await trader.drain()
                 await self.outbox.drain()
-        await self._end(*self._tasks)
+        await self._end(*(name for name in self._tasks if name != "desks"))
+        if self.desks is not None:
+            # Renewed to the last: the others are to begin when nothing of ours is at the broker any more.
+            await self._end("desks")
+            await self.desks.end()
 
     def _keep(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Runs a part for ever: what it did not expect is said and it begins anew, so that no input can stop the service."""
@@ -189,15 +210,16 @@ class ExecutionService:
     # --- wiring -------------------------------------------------------------------------------------------------
 
     def trader_of(self, account_id: str | None) -> Trader | None:
-        """The account's trader, made when it is first needed; None for an account that is not configured."""
+        """The account's trader; None for an account that is not configured. One that is alone makes it when it is first needed, one that
+        shares its store when it opens the desk."""
         if account_id is None:
             return None
         trader = self.traders.get(account_id)
-        account = None if trader is not None else self._parts.account_of(account_id)
+        account = None if trader is not None or self.desks is not None else self._parts.account_of(account_id)
         if account is not None:
             trader = self.traders[account_id] = self._new_trader(account)
             if self._tasks:
-                self._keep(f"trader-{account_id}", trader.run)
+                self._keep_trading(trader)
         return trader
 
     async def _let_idle_traders_go(self) -> None:
@@ -212,7 +234,51 @@ class ExecutionService:
                     self._last_seen_busy[account_id] = now
                 elif now - since >= UNNAMED_ACCOUNT_IDLE_SECONDS:
                     del self.traders[account_id], self.reconciliations[account_id], self._last_seen_busy[account_id]
-                    await self._end(f"trader-{account_id}")
+                    await self._end(_task_of(account_id))
+
+    def _keep_trading(self, trader: Trader) -> None:
+        self._keep(_task_of(trader.account_id), trader.run)
+
+    def _new_desks(self, lease_seconds: float) -> Desks:
+        return Desks(
+            store=self._store,
+            live_orders=self.live_orders,
+            clock=self._clock,
+            me=Self(self._parts.nonce, socket.gethostname(), os.getpid()),
+            term_seconds=lease_seconds,
+            accounts=self._parts.accounts,
+            is_known_account=lambda account_id: self._parts.account_of(account_id) is not None,
+            opens=self._open_desk,
+            hand_over=self._hand_over,
+            look_again=self._looked_at,
+            lets_go=self._let_go,
+            closes=self._close_desk,
+            raise_alarm=self.outbox.raise_alarm,
+        )
+
+    def _open_desk(self, desk: str, unsettled: Sequence[Stored]) -> None:
+        account = self._parts.account_of(desk)
+        if account is not None:
+            self.traders[desk] = self._new_trader(account)
+        for stored in unsettled:
+            self._hand_over(stored)
+        if account is not None:
+            self._keep_trading(self.traders[desk])
+        _say_recovered(unsettled)
+
+    def _let_go(self, desk: str) -> None:
+        assert self.desks is not None
+        for live in (*self.live_orders.by_id.values(), *self.outbox.lettered):
+            if self.desks.desk_of(live.order.request.account_id) == desk:
+                self.live_orders.let_go(live)
+
+    async def _close_desk(self, desk: str) -> None:
+        self.traders.pop(desk, None)
+        self.reconciliations.pop(desk, None)
+        await self._end(_task_of(desk))
+
+    def _holds(self, desk: str) -> bool:
+        return self.desks is None or self.desks.holds(desk)
 
     def _new_trader(self, account: Account) -> Trader:
         trader = Trader(
@@ -229,6 +295,7 @@ class ExecutionService:
             is_cancelled=self.commands.is_cancelled,
             look_for_cancels=self.commands.refresh if self._parts.shares_store else _nothing,
             is_live=account.live,
+            holds_desk=lambda: self._holds(account.account_id),
         )
         reconciliation = self.reconciliations[account.account_id] = Reconciliation(
             account=trader,
@@ -249,7 +316,10 @@ class ExecutionService:
             for account_id, trader in self.traders.items()
         }
 
-    def _hand_over(self, live: LiveOrder) -> None:
+    def _hand_over(self, stored: Stored) -> None:
+        if self.outbox.is_written(stored):
+            return
+        live = self.live_orders.adopt(stored)
         self.outbox.wake(live)
         if live.order.status.is_final:
             return
@@ -308,18 +378,15 @@ class ExecutionService:
         commission, commission_currency; a known fill id changes nothing. Raises KeyError for an order that is not in the store, ValueError
         for data that is no fill."""
         fill = _told_fill(fill_data, self._clock.now())
-        live = await self._live_order(order_id)
 
         def fills(order: Order) -> tuple[Filled, ...]:
             return () if order.fill_of(fill.fill_id) else (Filled(at=self._clock.now(), fill=fill),)
 
-        await self.live_orders.record(live, fills)
-        return self._looked_at(live)
+        return await self._record_told(order_id, fills)
 
     async def handle_order_rejection(self, order_id: str, rejection_reason: str) -> Order:
         """Records that the broker rejected the order. Raises KeyError for an order that is not in the store, InvalidTransition where a
         rejection cannot be."""
-        live = await self._live_order(order_id)
 
         def rejects(order: Order) -> tuple[Rejected, ...]:
             if order.status is Status.REJECTED:
@@ -327,24 +394,42 @@ class ExecutionService:
             reason = Reason(ReasonCode.BROKER_REJECTED, rejection_reason)
             return (Rejected(at=self._clock.now(), reason=reason, filled_quantity=order.filled_quantity),)
 
-        await self.live_orders.record(live, rejects)
-        return self._looked_at(live)
+        return await self._record_told(order_id, rejects)
 
-    async def _live_order(self, order_id: str) -> LiveOrder:
-        """By our id or the broker's."""
-        if order_id in self.live_orders.by_id:
-            return self.live_orders.by_id[order_id]
-        found = await self._store.load([order_id]) or await self._store.find([f"broker:{order_id}"])
-        if len(found) != 1:
-            raise KeyError(order_id)
-        return self.live_orders.adopt(found[0])
+    async def _record_told(self, order_id: str, decide: Callable[[Order], Sequence[Event]]) -> Order:
+        """About an order named by our id or the broker's, in hand or not, or in the hands of another process."""
+        live = self.live_orders.by_id.get(order_id)
+        if live is None:
+            found = await self._store.load([order_id]) or await self._store.find([f"broker:{order_id}"])
+            if len(found) != 1:
+                raise KeyError(order_id)
+            if self.desks is not None and self.desks.foreign_desk(found[0].order) is not None:
+                order = await self.live_orders.record_for_holder(found[0].order, decide)
+                await self.desks.tell_holder(order)
+                return order
+            live = self.live_orders.adopt(found[0])
+        await self.live_orders.record(live, decide)
+        self._looked_at(live)
+        return live.order
 
-    def _looked_at(self, live: LiveOrder) -> Order:
+    def _looked_at(self, live: LiveOrder) -> None:
         self.outbox.wake(live)  # which lets go of it again if nothing is owed
         trader = self.trader_of(live.order.request.account_id)
         if trader is not None and isinstance(live.order.request, OrderRequest):
             trader.look_again(live)
-        return live.order
+
+
+def _task_of(account_id: str) -> str:
+    return f"trader-{account_id}"
+
+
+def _say_recovered(unsettled: Sequence[Stored]) -> None:
+    if unsettled:
+        log.info(f"Took up {len(unsettled)} unsettled orders", action="recovered", count=len(unsettled))
+
+
+def _nobody_elses(order: Order) -> str | None:
+    return None
 
 
 def _told_fill(fill_data: Mapping[str, Any], now: datetime) -> Fill:
@@ -456,6 +541,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             ),
             nonce=nonce,
             shares_store=not is_embedded,
+            lease_seconds=None if is_embedded else settings.lease_seconds,
             uses_ordering_keys=settings.publish_ordering_keys,
         )
         yield World(parts, orders, commands, publisher, uri, pubsub_host)

@@ -193,6 +193,7 @@ class Environment(BaseModel):
         Field(pattern=r"^[^\s/\\.\"$]{1,63}$"),
         _Allowed('a database name of at most 63 characters without / \\ . " $'),
     ] = "mathematricks_trading"
+    lease_seconds: Annotated[float, Field(ge=2, le=60), _Allowed("seconds from 2 to 60")] = 8
     data_dir: RootedPath = Path("data")
     use_mock_broker: Flag = False
     accounts_file: RootedPath = Path("accounts.toml")

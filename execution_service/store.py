@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -50,15 +50,18 @@ from execution_service.core.record import (
 )
 from execution_service.core.views import HexId
 from execution_service.ports import (
+    NOTHING_LEFT,
     Alarm,
     Clock,
     Command,
     CommandStatus,
     DeadLetter,
+    Lease,
     Stored,
     StoreUnavailable,
     Strike,
     Told,
+    Unsettled,
     VersionConflict,
     View,
     ViewWrite,
@@ -75,6 +78,7 @@ COMMANDS = "execution_commands"
 ALERTS = "execution_alerts"
 DEAD_LETTERS = "execution_dead_letters"
 DISCREPANCIES = "execution_discrepancies"
+LEASES = "execution_leases"
 CONFIRMATIONS_VIEW = "execution_confirmations"
 SIGNALS_VIEW = "signal_store"
 POSITIONS_VIEW = "positions"
@@ -85,6 +89,9 @@ IDENTITY_INDEX = [("signal_id", 1), ("leg_index", 1), ("purpose", 1)]
 UNSETTLED = "unsettled"
 """A word in `lookup` for as long as the record is unfinished or owes the world something: one index serves all questions, and on the
 embedded store each further index makes every update of a record about a third dearer."""
+
+LEFT = "left:"
+"""In `lookup`, before a desk's name: another process wrote the record, and the desk's holder has not looked at it since."""
 
 COLLECTION_OF = {
     View.CONFIRMATIONS: CONFIRMATIONS_VIEW,
@@ -228,11 +235,15 @@ class MongoStore:
 
     # --- the record ---------------------------------------------------------------------------------------------
 
-    async def insert_orders(self, orders: Sequence[Order]) -> list[Order | None]:
+    async def insert_orders(
+        self, orders: Sequence[Order], left: Mapping[str, str] = NOTHING_LEFT
+    ) -> list[Order | None]:
         documents = []
         for order in orders:
             document = order_to_document(order)
             document["lookup"].append(UNSETTLED)
+            if order.order_id in left:
+                document["lookup"].append(LEFT + left[order.order_id])
             document["told"] = {"world": 0, "people": 0}
             documents.append(document)
         return await self._call(partial(self._insert_orders, documents))
@@ -351,7 +362,8 @@ class MongoStore:
             await self._write_until_answered(batch)
 
     async def _write_until_answered(self, batch: Sequence[_Commit], *, urgent: bool = False) -> None:
-        """Tries on while the store is away; then settles every commit of the batch."""
+        """Tries on while the store is away; then settles every commit of the batch. What nobody waits for any more is not written: whoever
+        was about to act on it has gone."""
         async for attempt in tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(StoreUnavailable),
             wait=tenacity.wait_random_exponential(multiplier=0.2, max=5.0),
@@ -359,6 +371,7 @@ class MongoStore:
             sleep=self._clock.sleep,
         ):
             with attempt:
+                batch = [commit for commit in batch if not commit.done.cancelled()]
                 outcomes = await self._outcomes(batch, urgent=urgent)
         for commit, outcome in zip(batch, outcomes, strict=True):
             if commit.done.done():
@@ -424,6 +437,31 @@ class MongoStore:
     async def open_orders(self) -> list[Stored]:
         return await self._find({"lookup": UNSETTLED})
 
+    async def unsettled(self) -> list[Unsettled]:
+        def read() -> list[Unsettled]:
+            found = self._db[ORDERS].find({"lookup": UNSETTLED}, {"version": 1, "account_id": 1})
+            return [Unsettled(d["_id"], d["version"], d.get("account_id")) for d in found]
+
+        return await self._call(read)
+
+    async def leave(self, left: Mapping[str, str]) -> None:
+        def write() -> None:
+            for order_id, desk in left.items():
+                self._db[ORDERS].update_one({"_id": order_id}, {"$addToSet": {"lookup": LEFT + desk}})
+
+        await self._call(write)
+
+    async def left_for(self, desks: Sequence[str]) -> list[Stored]:
+        return await self._find({"lookup": {"$in": [LEFT + desk for desk in desks]}})
+
+    async def picked_up(self, orders: Sequence[Order], desks: Sequence[str]) -> None:
+        words = {"$in": [LEFT + desk for desk in desks]}
+        pulls: list[UpdateOne | UpdateMany] = [
+            UpdateOne({"_id": order.order_id, "version": order.version}, {"$pull": {"lookup": words}})
+            for order in orders
+        ]
+        await self._call(lambda: self._db[ORDERS].bulk_write(pulls, ordered=False))
+
     async def load(self, order_ids: Sequence[str]) -> list[Stored]:
         return await self._find({"_id": {"$in": list(order_ids)}})
 
@@ -435,7 +473,8 @@ class MongoStore:
         return sorted(stored, key=lambda s: (s.order.received_at, s.order.order_id))
 
     def _with_lines(self, documents: Sequence[Document]) -> list[Stored]:
-        told = [d["_id"] for d in documents if d["told"]["world"]]
+        # A process that was killed or superseded may have kept an order's lines and not have struck out its delivery any more.
+        told = [d["_id"] for d in documents if d["told"]["world"] or d["filled_quantity"] != "0"]
         found = self._db[LEDGER_LINES].find({"_id": {"$in": told}}) if told else ()
         lines = {d["_id"]: lines_from_document(d["lines"]) for d in found}
         readable = []
@@ -466,7 +505,9 @@ class MongoStore:
         self, command_id: str, status: CommandStatus, outcome: str, active_until: datetime | None
     ) -> None:
         changes = {"status": status.value, "outcome": outcome, "active_until": active_until}
-        await self._call(lambda: self._db[COMMANDS].update_one({"_id": command_id}, {"$set": changes}), urgent=True)
+        # Several processes may carry out one command at once: the first to finish says what came of it.
+        match = {"_id": command_id, "status": CommandStatus.NEW.value}
+        await self._call(lambda: self._db[COMMANDS].update_one(match, {"$set": changes}), urgent=True)
 
     async def commands(self, *, now: datetime) -> list[Command]:
         def read() -> list[Command]:
@@ -537,6 +578,13 @@ class MongoStore:
 
         return {entry.key: entry for entry in await self._call(read)}
 
+    async def ledger_lines(self, order_ids: Sequence[str]) -> dict[str, Mapping[int, Line]]:
+        def read() -> dict[str, Mapping[int, Line]]:
+            found = self._db[LEDGER_LINES].find({"_id": {"$in": list(order_ids)}})
+            return {d["_id"]: lines_from_document(d["lines"]) for d in found}
+
+        return await self._call(read)
+
     async def open_ledgers(self, account_id: str) -> list[LedgerEntry]:
         def read() -> list[LedgerEntry]:
             return [
@@ -590,6 +638,36 @@ class MongoStore:
         document = discrepancy_to_document(discrepancy)
         guard = {"_id": document["_id"], "state": State.OPEN.value}
         await self._call(lambda: self._db[DISCREPANCIES].replace_one(guard, document))
+
+    # --- leases -------------------------------------------------------------------------------------------------
+
+    async def leases(self) -> list[Lease]:
+        return await self._call(lambda: [lease_from(d) for d in self._db[LEASES].find()], urgent=True)
+
+    async def take_lease(self, lease: Lease, seen: Lease | None) -> bool:
+        fields = asdict(lease)
+        document = {"_id": fields.pop("desk"), **fields}
+
+        def write() -> bool:
+            if seen is None:
+                try:
+                    self._db[LEASES].insert_one(document)
+                except DuplicateKeyError:
+                    return False
+                return True
+            guard = {"_id": seen.desk, "holder": seen.holder, "epoch": seen.epoch, "beat": seen.beat}
+            return self._db[LEASES].replace_one(guard, document).matched_count == 1
+
+        return await self._call(write, urgent=True)
+
+    async def renew_leases(self, holder: str, desks: Sequence[str], at: datetime) -> None:
+        update = {"$inc": {"beat": 1}, "$set": {"renewed_at": at}}
+        mine = {"_id": {"$in": list(desks)}, "holder": holder}
+        await self._call(lambda: self._db[LEASES].update_many(mine, update), urgent=True)
+
+    async def release_leases(self, holder: str) -> None:
+        update = {"$inc": {"beat": 1}, "$set": {"holder": ""}}
+        await self._call(lambda: self._db[LEASES].update_many({"holder": holder}, update), urgent=True)
 
     # --- views --------------------------------------------------------------------------------------------------
 
@@ -737,6 +815,20 @@ def _alarm(document: Mapping[str, Any]) -> Alarm:
         text=document["text"],
         count=document["count"],
         first_at=_utc(document["first_at"]),
+    )
+
+
+def lease_from(document: Mapping[str, Any]) -> Lease:
+    return Lease(
+        desk=document["_id"],
+        holder=document["holder"],
+        epoch=document["epoch"],
+        beat=document["beat"],
+        term_seconds=document["term_seconds"],
+        host=document["host"],
+        pid=document["pid"],
+        taken_at=_utc(document["taken_at"]),
+        renewed_at=_utc(document["renewed_at"]),
     )
 
 

@@ -34,6 +34,7 @@ from execution_service.core.decide import (
     Limits,
     StepKind,
     as_its_entry_says,
+    cancel_wish,
     exit_allowance,
     fills_are_missing,
     fitting,
@@ -81,6 +82,7 @@ RESENDINGS_ALERT = 3
 PLACE_SECONDS = 30.0
 QUERY_SECONDS = 30.0
 CONNECT_SECONDS = 60.0
+CLOSE_SECONDS = 5.0
 MISSING_FILLS_ALERT_SECONDS = 30.0
 CANCEL_ALERT_AFTER = 3
 AFTER_FAILURE_SECONDS = 1.0
@@ -88,6 +90,7 @@ LATE_EXIT_SECONDS = 5.0
 LEAST_WAIT_SECONDS = 0.001
 LONGEST_REST_SECONDS = 5.0
 """How long a lane rests at once when the account's calls are spent: an exit that may leave all the same can have come to its front."""
+LEASE_PAUSE_SECONDS = 0.25
 TAKEN_FIND_SECONDS = 2.0
 IDLE_CHECK_SECONDS = 5.0
 """How often a broker is asked without an order at work: fills may come after the end, and not every broker tells by itself."""
@@ -160,7 +163,9 @@ class Trader:
         is_cancelled: Callable[[Order], Reason | None],
         look_for_cancels: Callable[[], Awaitable[None]],
         is_live: bool = True,
+        holds_desk: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`holds_desk`: whether this process surely holds the account at this moment. Nothing new is begun at the broker otherwise."""
         self.account_id = account_id
         self.account_name = account_name
         self.broker_name = broker_name
@@ -174,6 +179,7 @@ class Trader:
         self._is_cancelled = is_cancelled
         self._look_for_cancels = look_for_cancels
         self._is_live = is_live
+        self._holds_desk = holds_desk
         self._broker: Broker | None = None
         self._limits = Limits()
         self._capabilities = Capabilities()
@@ -225,12 +231,7 @@ class Trader:
     async def cancel(self, live: LiveOrder, reason: Reason, requested_by: str) -> None:
         """Records the wish; a PENDING order ends by it at once, any other is cancelled at the broker next."""
 
-        def wish(order: Order) -> Sequence[Event]:
-            if order.status.is_final or order.cancel_wish is not None:
-                return ()
-            return (CancelRequested(at=self._clock.now(), reason=reason, requested_by=requested_by),)
-
-        await self._live.record(live, wish)
+        await self._live.record(live, lambda order: cancel_wish(order, reason, requested_by, self._clock.now()))
         self._schedule(live, 0.0)
 
     # --- life ---------------------------------------------------------------------------------------------------
@@ -252,7 +253,15 @@ class Trader:
             await asyncio.gather(*self._tasks, return_exceptions=True)
             if self._broker is not None:
                 self._broker.on_hint(None)
-                await self._broker.close()
+                try:
+                    async with asyncio.timeout(CLOSE_SECONDS):
+                        await self._broker.close()
+                except Exception as exc:  # noqa: BLE001  it is the end all the same
+                    log.warning(
+                        f"Broker connection could not be closed: {str(exc) or type(exc).__name__}",
+                        action="broker_close_failed",
+                        account_id=self.account_id,
+                    )
             self._broker, self.is_connected = None, False
 
     async def drain(self) -> None:
@@ -394,6 +403,8 @@ class Trader:
 
     def _turn(self) -> float | None:
         """Starts whatever is due and can be started; returns the seconds until something is due next. Waits for nothing."""
+        if not self._holds_desk():
+            return LEASE_PAUSE_SECONDS
         now = self._clock.monotonic()
         while self._due and self._due[0][0] <= now:
             due_at, _, live = heapq.heappop(self._due)
@@ -597,6 +608,10 @@ class Trader:
                     answers.append(asyncio.create_task(held))
                 elif is_leaving is True:
                     answers.append(asyncio.create_task(await self._place(live)))
+        except asyncio.CancelledError:
+            for answer in answers:
+                answer.cancel()  # the store may be away; what is not recorded now is asked for by whoever works the order next
+            raise
         finally:
             await asyncio.gather(*answers)
         failures = [failure for failure in intents if isinstance(failure, BaseException)]
@@ -696,6 +711,10 @@ class Trader:
         """Hands the order over; returns the recording of what came of it, for the caller to run. With `again` it may have left before: then
         that nothing was sent now proves nothing."""
         order, broker = live.order, self._broker
+        if not self._holds_desk():
+            # This process was frozen, or the store away, since the intent was written. Whoever took the account over is looking for the
+            # order at the broker by now, and must not be contradicted.
+            return self._was_overtaken(live)
         # The store may have been away while the intent was being written.
         is_late = not live.is_late_allowed and is_stale(live.elapsed(self._clock.monotonic()), self._limits)
         if broker is None or not self.is_connected or order.cancel_wish is not None or is_late:
@@ -710,9 +729,9 @@ class Trader:
             lane = self._lane_of(order)
             lane.failures += 1
             lane.not_before = self._clock.monotonic() + min(LONGEST_PAUSE_SECONDS, 0.25 * 2**lane.failures)
-            return self._nothing_was_sent(live, str(exc), counts=not exc.known_pause, again=again)
+            return self._nothing_was_sent(live, str(exc), counts=not exc.known_pause, again=again, sent=order)
         except OrderRefused as exc:
-            return self._was_refused(live, exc)
+            return self._was_refused(live, order, exc)
         except Exception as exc:  # noqa: BLE001  whatever it was, the order may have left
             live.finding_from = live.asked_at = None
             live.is_taken = live.is_taken or isinstance(exc, OrderAlreadyExists)
@@ -724,7 +743,16 @@ class Trader:
         self._lane_of(live.order).failures = 0
         await self.learn(live, report)
 
-    async def _nothing_was_sent(self, live: LiveOrder, message: str, *, counts: bool, again: bool = False) -> None:
+    async def _was_overtaken(self, live: LiveOrder) -> None:
+        log.warning(
+            "Held back: the lease of the account has run out; the order is looked for at the broker before anything is sent",
+            action="held_back",
+            signal_id=live.order.signal_id,
+        )
+
+    async def _nothing_was_sent(
+        self, live: LiveOrder, message: str, *, counts: bool, again: bool = False, sent: Order | None = None
+    ) -> None:
         if again:
             live.finding_from = live.asked_at = None
             return
@@ -732,15 +760,15 @@ class Trader:
             live.sending_failures += 1
 
         def nothing(order: Order) -> Sequence[Event]:
-            if order.status is not Status.SUBMITTING:
+            if order.status is not Status.SUBMITTING or (sent is not None and _is_worked_elsewhere(order, sent)):
                 return ()
             return (NothingSent(at=self._clock.now(), message=message),)
 
         await self._live.record(live, nothing)
 
-    async def _was_refused(self, live: LiveOrder, refusal: OrderRefused) -> None:
+    async def _was_refused(self, live: LiveOrder, sent: Order, refusal: OrderRefused) -> None:
         def refuse(order: Order) -> Sequence[Event]:
-            if order.status is not Status.SUBMITTING:
+            if order.status is not Status.SUBMITTING or _is_worked_elsewhere(order, sent):
                 return ()
             return (Rejected(at=self._clock.now(), reason=_reason_of(refusal)),)
 
@@ -762,6 +790,8 @@ class Trader:
         await self._live.record(live, note)
 
     async def _send_again(self, live: LiveOrder) -> None:
+        if not self._holds_desk():
+            return
         live.resendings += 1
         live.not_before = self._clock.monotonic() + min(LONGEST_PAUSE_SECONDS, 0.25 * 2**live.resendings)
         words = "not found at the broker; sent again under the same id, which the broker takes only once"
@@ -890,6 +920,8 @@ class Trader:
 
     async def _send_cancel(self, live: LiveOrder) -> None:
         assert self._broker is not None
+        if not self._holds_desk():
+            return
         live.cancel_sent_at = self._clock.monotonic()
         live.cancels_sent += 1
         ref = OrderRef(client_order_id=live.order.client_order_id, broker_order_id=live.order.broker_order_id)
@@ -1092,6 +1124,12 @@ def _next_batch(lane: Lane, limit: int) -> list[LiveOrder]:
 def _reason_of(refusal: OrderRefused) -> Reason:
     code = ReasonCode.UNSUPPORTED_ORDER if refusal.unsupported else ReasonCode.BROKER_REJECTED
     return Reason(code, refusal.reason)
+
+
+def _is_worked_elsewhere(order: Order, sent: Order) -> bool:
+    """Whether something but a wish to cancel was recorded since it was handed over: another process may have sent it again, so that what
+    came of our own sending does not tell what became of the order."""
+    return not all(isinstance(event, CancelRequested) for event in order.events[sent.version :])
 
 
 def _gist(report: Report) -> tuple[object, ...]:

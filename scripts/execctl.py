@@ -12,7 +12,7 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -33,7 +33,7 @@ from execution_service.core.reconcile import Discrepancy
 from execution_service.core.views import confirmation_id
 from execution_service.desk_view import DeskView
 from execution_service.embedded import EmbeddedPartFailed
-from execution_service.ports import Command, CommandStatus, DeadLetter, Stored, StoreUnavailable
+from execution_service.ports import Command, CommandStatus, DeadLetter, Lease, Stored, StoreUnavailable
 from execution_service.rebuild import Rebuild
 from execution_service.settings import Settings
 from execution_service.store import MongoStore, connect
@@ -119,6 +119,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     sub = verb("order", "the whole story of a signal's orders", _order)
     sub.add_argument("name", metavar="SIGNAL_ID", help="or an order's id: ours, upstream's or the broker's")
     verb("positions", "what is held, exactly", _positions)
+    verb("leases", "which process works which account, where several share the store", _leases)
     sub = verb("dead-letters", "messages that could not be taken as orders", _dead_letters)
     sub.add_argument("message_id", metavar="MESSAGE_ID", nargs="?", help="show this one whole")
     sub.add_argument("--limit", type=_positive, default=20, help="at most so many (default 20)")
@@ -356,6 +357,37 @@ async def _positions(desk: Desk) -> int:
     cells = [[row[name] for name in names] for row in rows]
     print_table(desk.console, f"{len(cells)} open positions", columns, cells)
     return 0
+
+
+async def _leases(desk: Desk) -> int:
+    now = SystemClock().now()
+    rows = [_lease_fields(lease, now) for lease in desk.view.leases()]
+    if desk.wants_json:
+        print_json(rows)
+        return 0
+    if not rows and desk.settings.mongodb_uri is None:
+        desk.console.print("The embedded store has one service, which works every account; there are no leases.")
+        return 0
+    names = ("account_id", "state", "host", "pid", "epoch", "taken_at", "renewed_at")
+    columns = ("Account", "State", "Host", "Process", "Epoch", "Taken", "Renewed")
+    print_table(desk.console, f"{len(rows)} leases", columns, [[row[name] for name in names] for row in rows])
+    return 0
+
+
+def _lease_fields(lease: Lease, now: datetime) -> dict[str, object]:
+    # By the clocks of two machines, so for people only.
+    is_silent = (now - lease.renewed_at).total_seconds() > lease.term_seconds
+    state = "given back" if not lease.holder else "silent" if is_silent else "held"
+    return {
+        "account_id": lease.desk,
+        "state": state,
+        "host": lease.host,
+        "pid": lease.pid,
+        "epoch": lease.epoch,
+        "taken_at": lease.taken_at,
+        "renewed_at": lease.renewed_at,
+        "term_seconds": lease.term_seconds,
+    }
 
 
 def _position_fields(entry: LedgerEntry) -> dict[str, object]:

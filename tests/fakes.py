@@ -10,11 +10,13 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import mongomock
 import structlog
@@ -148,7 +150,7 @@ class StoreFaults:
 class _Collection:
     """A collection whose every call passes the gate and may meet a fault."""
 
-    WRITES = frozenset({"insert_one", "insert_many", "update_one", "replace_one", "bulk_write"})
+    WRITES = frozenset({"insert_one", "insert_many", "update_one", "replace_one", "update_many", "bulk_write"})
 
     def __init__(self, inner: Any, gate: Gate, faults: StoreFaults) -> None:
         self._inner, self._gate, self._faults = inner, gate, faults
@@ -485,16 +487,23 @@ class World:
         accounts: Sequence[str] = (ACCOUNT,),
         unnamed_accounts: Sequence[str] = (),
         uses_ordering_keys: bool = False,
+        lease_seconds: float | None = None,
+        beside: World | None = None,
     ) -> None:
-        self.clock = HandClock()
+        """`beside`: another process's world, with which this one shares time, store and the broker's book; it has its own way to each, its
+        own messages in, and what it told. With `lease_seconds` they share the accounts out."""
+        self.clock = HandClock() if beside is None else beside.clock
         self.gate = Gate()
         self.store_faults = StoreFaults()
         self.broker_faults = BrokerFaults()
-        self.mongo: Any = mongomock.MongoClient(tz_aware=True)
+        self.mongo: Any = mongomock.MongoClient(tz_aware=True) if beside is None else beside.mongo
         self.orders = Subscription("orders", self.gate)
         self.commands = Subscription("commands", self.gate)
         self.publisher = RecordingPublisher(self.gate)
         self.notifier = RecordingNotifier(self.gate, self.clock)
+        if beside is not None:  # the world hears both
+            self.publisher.messages = beside.publisher.messages
+            self.notifier.sent = beside.notifier.sent
         self.broker_calls: list[tuple[str, str]] = []
         self.rules = rules or TradingRules()
         self.logs: list[Any] = []
@@ -504,6 +513,7 @@ class World:
         self._capabilities = capabilities
         self._is_unique = is_unique
         self._uses_ordering_keys = uses_ordering_keys
+        self._lease_seconds = lease_seconds
         self._accounts = {
             a: Account(account_id=a, name=f"{a} by name", broker="mock", live=False, config={"account_id": a})
             for a in (*accounts, *unnamed_accounts)
@@ -513,7 +523,6 @@ class World:
         self._service: ExecutionService | None = None
         self._inner: list[BookInPlace] = []
         self._reserved = itertools.count(1)
-        self._bystanders: set[asyncio.Task[Any]] = set()
         self._books: dict[str, PaperExchange] = {}
 
     # --- life and death -----------------------------------------------------------------------------------------
@@ -527,11 +536,20 @@ class World:
         """Begins a life of the service and lets it come to rest."""
         self.gate.revive()
         self._lives += 1
-        self._bystanders = asyncio.all_tasks()
-        asyncio.get_running_loop().set_exception_handler(_ignore_the_dead)
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_ignore_the_dead)
+        loop.set_task_factory(_note_whose_task)
+        token = _WORLD.set(self)
+        try:
+            await self._begin()
+        finally:
+            _WORLD.reset(token)
+        await self.settle()
+
+    async def _begin(self) -> None:
         self.orders.redeliver()
         self.commands.redeliver()
-        nonce = f"life-{self._lives}"
+        nonce = f"life-{self._lives}-{id(self)}"
         client: Any = _Client(self.mongo, self.gate, self.store_faults)
         store = MongoStore(client, DATABASE, nonce=nonce, clock=self.clock, threads=InPlace())
         await store.open()
@@ -549,16 +567,17 @@ class World:
                 rules=self.rules,
                 nonce=nonce,
                 uses_ordering_keys=self._uses_ordering_keys,
+                shares_store=self._lease_seconds is not None,
+                lease_seconds=self._lease_seconds,
             )
         )
         await self._service.start()
-        await self.settle()
 
     async def kill(self) -> None:
         """The process is gone, whatever it was doing; what the outside world has, it has."""
         self.gate.is_dead = True
         for _ in range(20):
-            tasks = [t for t in asyncio.all_tasks() if t not in self._bystanders]
+            tasks = [t for t in asyncio.all_tasks() if _OWNERS.get(t) is self]
             if not tasks:
                 break
             for task in tasks:
@@ -567,6 +586,11 @@ class World:
         for broker in self._inner:
             await broker.close()
         self._inner.clear()
+        self._service = None
+
+    async def stop(self) -> None:
+        """As SIGTERM ends it."""
+        await self.service.stop()
         self._service = None
 
     async def restart(self, after_seconds: float = 1.0) -> None:
@@ -717,9 +741,34 @@ class World:
         return [about for name, about in self.broker_calls if name == operation]
 
 
+_WORLD: ContextVar[World | None] = ContextVar("world", default=None)
+_OWNERS: WeakKeyDictionary[asyncio.Task[Any], World] = WeakKeyDictionary()
+
+
+def _note_whose_task(loop: asyncio.AbstractEventLoop, work: Any, **kwargs: Any) -> asyncio.Task[Any]:
+    """Whatever a service or its tasks start is that world's, and dies with it."""
+    task = asyncio.Task(work, loop=loop, **kwargs)
+    world = _WORLD.get()
+    if world is not None:
+        _OWNERS[task] = world
+    return task
+
+
 def _ignore_the_dead(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     if not isinstance(context.get("exception"), Died):
         loop.default_exception_handler(context)
+
+
+@contextlib.asynccontextmanager
+async def two_worlds(folder: Path, **kwargs: Any) -> AsyncIterator[tuple[World, World]]:
+    """Two processes on one store and book, the first of them started."""
+    async with world_of(folder, lease_seconds=8.0, **kwargs) as one:
+        other = World(folder, lease_seconds=8.0, beside=one, **kwargs)
+        other.logs = one.logs
+        try:
+            yield one, other
+        finally:
+            await other.close()
 
 
 @contextlib.asynccontextmanager

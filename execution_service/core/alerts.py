@@ -387,6 +387,16 @@ def auth_required(*, account_name: str, broker: str, reason: str, count: int = 1
     )
 
 
+def take_over(*, desk: str, host: str, pid: int) -> str:
+    """An account's orders are worked by another process now, because the one that held them was silent."""
+    return _text(
+        "🔁 Taken Over",
+        ("Account", desk),
+        ("From", f"{host}, process {pid}, which did not renew its lease"),
+        ("To do", "see whether that process is dead, frozen or cut off from the store"),
+    )
+
+
 def dead_letters(*, count: int, reason: str) -> str:
     """`count` messages since people were last told; `reason` of the latest."""
     return _text(

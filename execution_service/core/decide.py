@@ -371,6 +371,13 @@ def fitting(order: Order, ticket: Ticket, now: datetime) -> tuple[Event, ...]:
     return (Fitted(at=now, message=f"sent with {', '.join(words)}, as the market takes it", **values),)
 
 
+def cancel_wish(order: Order, reason: Reason, requested_by: str, now: datetime) -> tuple[Event, ...]:
+    """The wish to cancel an order that has not ended and has not been asked to."""
+    if order.status.is_final or order.cancel_wish is not None:
+        return ()
+    return (CancelRequested(at=now, reason=reason, requested_by=requested_by),)
+
+
 def unsupported_reason(order: Order, capabilities: Capabilities, broker: str) -> str | None:
     """Why the broker cannot take this order at all; None: it can."""
     request = order.accepted_request

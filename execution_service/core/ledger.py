@@ -101,10 +101,12 @@ def with_unbooked(
     return entry
 
 
-def settled(entry: LedgerEntry, still_owing: Iterable[str], *, ended_are_shown: bool) -> LedgerEntry:
-    """The entry without what its readers have durably taken over: lines of orders that owe nothing more, episodes in the view."""
-    owing = set(still_owing)
-    applied = {order_id: lines for order_id, lines in entry.applied.items() if order_id in owing}
+def settled(entry: LedgerEntry, kept: Mapping[str, int], *, ended_are_shown: bool) -> LedgerEntry:
+    """The entry without what its readers have durably taken over: lines that orders have of their own, up to the event `kept` names
+    by our order id, and episodes that are in the view."""
+    applied = {
+        order_id: lines for order_id, lines in entry.applied.items() if lines[-1].event_number > kept.get(order_id, 0)
+    }
     ended = () if ended_are_shown else entry.ended
     if len(applied) == len(entry.applied) and ended == entry.ended:
         return entry

@@ -117,7 +117,7 @@ def test_a_delivery_in_parts_is_a_delivery_at_once() -> None:
 def test_a_delivery_after_the_lines_were_pruned_from_the_entry_changes_nothing() -> None:
     about = working("signal-1", Side.BUY, filled_by("f1", 40), filled_by("f2", 60))
     entry, lines = folded(empty(about), about)
-    pruned = settled(entry, [], ended_are_shown=True)
+    pruned = settled(entry, {about.order_id: about.version}, ended_are_shown=True)
     assert pruned.applied == {}
     assert folded(pruned, about, known=lines) == (pruned, lines)
 
@@ -145,7 +145,7 @@ def test_the_annulment_of_a_fill_whose_line_is_only_in_the_orders_record_takes_i
     exit_order = working("out", Side.SELL, filled_by("x1", 100, "12"))
     entry, _ = folded(empty(entry_order), entry_order)
     entry, lines = folded(entry, exit_order)
-    pruned = settled(entry, [], ended_are_shown=True)
+    pruned = settled(entry, everything(entry_order, exit_order), ended_are_shown=True)
     annulled = apply_all(exit_order, [busted("x1")])
     after, all_lines = folded(pruned, annulled, after_number=exit_order.version, known=lines)
     assert all_lines[4] == Line(4, 3, 1, Decimal(-200))
@@ -174,20 +174,29 @@ def test_the_annulment_of_an_exit_that_ended_an_episode_shows_that_episode_open_
 # --- settling -------------------------------------------------------------------------------------------------------
 
 
-def test_lines_of_orders_that_still_owe_something_stay() -> None:
+def everything(*orders: Order) -> dict[str, int]:
+    return {o.order_id: o.version for o in orders}
+
+
+def test_lines_that_an_order_does_not_have_of_its_own_yet_stay() -> None:
     one, other = working("one", Side.BUY, filled_by("f1", 1)), working("other", Side.BUY, filled_by("f1", 1))
     entry, _ = folded(empty(one), one)
     entry, _ = folded(entry, other)
-    assert set(settled(entry, [one.order_id], ended_are_shown=False).applied) == {one.order_id}
+    assert set(settled(entry, everything(other), ended_are_shown=False).applied) == {one.order_id}
+
+
+def test_a_line_that_came_after_what_an_order_has_of_its_own_stays() -> None:
+    about = working("one", Side.BUY, filled_by("f1", 1), filled_by("f2", 1))
+    entry, _ = folded(empty(about), about)
+    assert settled(entry, {about.order_id: about.version - 1}, ended_are_shown=True).applied == entry.applied
 
 
 def test_ended_episodes_stay_until_they_are_shown() -> None:
     in_, out = working("in", Side.BUY, filled_by("f1", 1)), working("out", Side.SELL, filled_by("f1", 1))
     entry, _ = folded(empty(in_), in_)
     entry, _ = folded(entry, out)
-    owing = [in_.order_id, out.order_id]
-    assert settled(entry, owing, ended_are_shown=False) is entry
-    assert settled(entry, owing, ended_are_shown=True).ended == ()
+    assert settled(entry, {}, ended_are_shown=False) is entry
+    assert settled(entry, {}, ended_are_shown=True).ended == ()
 
 
 # --- any interleaving -----------------------------------------------------------------------------------------------
@@ -218,8 +227,7 @@ class Delivery:
             self.struck[name], self.recorded[name] = version, lines
 
     def prune(self) -> None:
-        owing = [o.order_id for o in self.orders if self.struck.get(o.order_id, 0) < self.seen.get(o.order_id, 0)]
-        self.entry = settled(self.entry, owing, ended_are_shown=True)
+        self.entry = settled(self.entry, self.struck, ended_are_shown=True)
 
     def deliver_all(self) -> None:
         for number, whole in enumerate(self.orders):

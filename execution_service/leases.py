@@ -1,0 +1,197 @@
+"""Which desks this process holds, by leases that it renews in the store; not what is done at a desk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+import structlog
+
+from execution_service.ports import Clock, Lease, Store, StoreUnavailable
+
+log = structlog.get_logger(__name__)
+
+RENEWALS = 4
+"""A lease is renewed so many times in its term."""
+CERTAIN_PART = 0.75
+"""The holder gives up after this part of the term without a renewal, so that it has stopped before anybody else may begin."""
+LEAST_PAUSE_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Self:
+    """This process as others see it. `holder` is of this life alone; host and pid are for people."""
+
+    holder: str
+    host: str
+    pid: int
+
+
+class Leases:
+    """Takes, renews and gives back.
+
+    No two machines' clocks are compared: a contender takes a lease over when that has not moved for its term by the contender's own monotonic clock.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        clock: Clock,
+        me: Self,
+        term_seconds: float,
+        is_wanted: Callable[[Lease], bool],
+        taken: Callable[[Lease, Lease | None], Awaitable[None]],
+        lost: Callable[[str, str], None],
+    ) -> None:
+        """`is_wanted`: whether this process would work the desk of a lease that somebody has left. `taken` is told the new lease and the
+        one it replaced, if that had a holder; `lost` the desk and why."""
+        self._store = store
+        self._clock = clock
+        self._me = me
+        self._term = term_seconds
+        self._is_wanted = is_wanted
+        self._taken = taken
+        self._lost = lost
+        self._wanted: set[str] = set()
+        self._held: dict[str, Lease] = {}
+        self._renewed_at: dict[str, float] = {}
+        """By the monotonic clock, before the write left: nobody can have begun to count later than that and be early."""
+        self._seen: dict[str, tuple[Lease, float]] = {}
+        self._news = asyncio.Event()
+        self.is_leaving = False
+        """Nothing is taken any more."""
+
+    # --- questions ----------------------------------------------------------------------------------------------
+
+    def has(self, lease: Lease) -> bool:
+        """It was not lost since it was taken."""
+        return self._held.get(lease.desk) is lease
+
+    def holds(self, desk: str) -> bool:
+        """Surely, at this moment: nobody else can have taken it yet."""
+        renewed_at = self._renewed_at.get(desk)
+        return renewed_at is not None and self._clock.monotonic() < renewed_at + self._term * CERTAIN_PART
+
+    def want(self, desks: Iterable[str]) -> None:
+        """There is work at these: they are contended for from now on, and taken at once where nobody holds them."""
+        fresh = set(desks) - self._wanted
+        if fresh:
+            self._wanted |= fresh
+            self._news.set()
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        watch = asyncio.create_task(self._watch(), name="lease-watch")
+        try:
+            while True:
+                await self._wait(self._pause())
+                try:
+                    await self.renew()
+                except StoreUnavailable as exc:
+                    log.warning(f"Leases wait for the store: {exc}", action="leases_waiting")
+        finally:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+
+    async def renew(self) -> None:
+        """Renews what is held, and takes what is wanted and free. Raises StoreUnavailable."""
+        began = self._clock.monotonic()
+        if self._held:
+            await self._store.renew_leases(self._me.holder, list(self._held), self._clock.now())
+        leases = {lease.desk: lease for lease in await self._store.leases()}
+        for desk, mine in tuple(self._held.items()):
+            found = leases.get(desk)
+            if found is not None and (found.holder, found.epoch) == (mine.holder, mine.epoch):
+                self._renewed_at[desk] = began
+            else:
+                who = "nobody" if found is None else f"{found.host} (process {found.pid})"
+                self._lose(desk, f"it is held by {who} now")
+        if self.is_leaving:
+            return
+        wanted = self._wanted | {lease.desk for lease in leases.values() if lease.holder and self._is_wanted(lease)}
+        for desk in sorted(wanted - self._held.keys()):
+            found = leases.get(desk)
+            if self._is_free(found):
+                await self._take(desk, found)
+
+    async def release(self) -> None:
+        """Gives everything back, for others to take at once. Raises StoreUnavailable: then it runs out by itself."""
+        self._wanted.clear()
+        self._held.clear()
+        self._renewed_at.clear()
+        await self._store.release_leases(self._me.holder)
+
+    # --- the parts ----------------------------------------------------------------------------------------------
+
+    def _is_free(self, found: Lease | None) -> bool:
+        """Given back, or our own (the answer to our taking was lost), or still for the whole term by our own clock."""
+        if found is None or found.holder in ("", self._me.holder):
+            return True
+        now = self._clock.monotonic()
+        seen = self._seen.get(found.desk)
+        if seen is None or seen[0].mark != found.mark:
+            self._seen[found.desk] = (found, now)
+            return False
+        return now - seen[1] >= found.term_seconds
+
+    async def _take(self, desk: str, found: Lease | None) -> None:
+        began, now = self._clock.monotonic(), self._clock.now()
+        lease = Lease(
+            desk=desk,
+            holder=self._me.holder,
+            epoch=1 if found is None else found.epoch + 1,
+            beat=0,
+            term_seconds=self._term,
+            host=self._me.host,
+            pid=self._me.pid,
+            taken_at=now,
+            renewed_at=now,
+        )
+        if not await self._store.take_lease(lease, found):
+            return
+        self._seen.pop(desk, None)
+        self._held[desk], self._renewed_at[desk] = lease, began
+        dead = found if found is not None and found.holder not in ("", self._me.holder) else None
+        log.info(
+            f"{desk}: taken" + (f" over from {dead.host} (process {dead.pid}), which is silent" if dead else ""),
+            action="lease_taken",
+            account_id=desk,
+            epoch=lease.epoch,
+        )
+        await self._taken(lease, dead)
+
+    def _lose(self, desk: str, why: str) -> None:
+        self._held.pop(desk, None)
+        self._renewed_at.pop(desk, None)
+        log.warning(f"{desk}: let go, {why}", action="lease_lost", account_id=desk)
+        self._lost(desk, why)
+
+    async def _watch(self) -> None:
+        """Lets go what could not be renewed in time, whatever the store is doing."""
+        while True:
+            for desk in tuple(self._held):
+                if not self.holds(desk):
+                    self._lose(desk, f"it could not be renewed for {self._term * CERTAIN_PART:g} s")
+            now = self._clock.monotonic()
+            ends = [at + self._term * CERTAIN_PART for desk, at in self._renewed_at.items()]
+            await self._clock.sleep(max(LEAST_PAUSE_SECONDS, min(ends, default=now + self._term / RENEWALS) - now))
+
+    def _pause(self) -> float:
+        """Seconds to the next renewal, or to the moment when a silent lease may be taken, if that is sooner."""
+        now = self._clock.monotonic()
+        ends = [at + seen.term_seconds - now for seen, at in self._seen.values()]
+        return min([self._term / RENEWALS, *(max(LEAST_PAUSE_SECONDS, left) for left in ends if left > 0)])
+
+    async def _wait(self, seconds: float) -> None:
+        """So long, or until there is news."""
+        waits = [asyncio.ensure_future(self._news.wait()), asyncio.ensure_future(self._clock.sleep(seconds))]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        self._news.clear()

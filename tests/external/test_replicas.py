@@ -1,0 +1,254 @@
+"""Two and three real processes on one store, one subscription and one book: killed, frozen past their leases and stopped while orders flow."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from execution_service.desks import UNASSIGNED
+from tests.external.service_process import (
+    COMMANDS_TOPIC,
+    REPOSITORY,
+    Listener,
+    PubSub,
+    Server,
+    Service,
+    assert_everything_agrees,
+    make_orders,
+    pubsub_server,
+    store_server,
+    wait_until,
+    wait_until_settled,
+)
+
+# What is ready at this moment, and no waiting, is just what these tests ask for.
+pytestmark = pytest.mark.filterwarnings("ignore:The return_immediately flag:DeprecationWarning")
+
+LEASE_SECONDS = 8.0
+TAKE_OVER_SECONDS = 15.0
+ROUNDS = int(os.environ.get("REPLICA_ROUNDS", "0"))
+"""Rounds of chance, each with its own seed; none in the quick run."""
+
+
+class Fleet:
+    """Several services, and what they share."""
+
+    def __init__(
+        self, folder: Path, store: Server, pubsub: Server, listener: Listener, replicas: list[Service]
+    ) -> None:
+        self.folder = folder
+        self.store = store
+        self.pubsub = pubsub
+        self.listener = listener
+        self.replicas = replicas
+        self.asked: list[dict[str, Any]] = []
+
+    @property
+    def any(self) -> Service:
+        return self.replicas[0]
+
+    @property
+    def book_placed(self) -> int:
+        return self.any.book.placed()
+
+    def publish(self, count: int, *, seed: int = 5) -> None:
+        fresh = make_orders(count, seed=seed, first=len(self.asked))
+        with PubSub(f"127.0.0.1:{self.pubsub.port}") as pubsub:
+            pubsub.publish(fresh)
+        self.asked += fresh
+
+    def execctl(self, *arguments: str) -> Any:
+        done = subprocess.run(
+            [sys.executable, str(REPOSITORY / "scripts" / "execctl.py"), *arguments],
+            env=self.any.environment(),
+            stdout=subprocess.PIPE,
+            check=True,
+            timeout=40,
+        )
+        return json.loads(done.stdout)
+
+    def holders(self) -> dict[str, int]:
+        """The process that holds each desk; 0 for one that was given back."""
+        with self.any.database() as db:
+            return {d["_id"]: d["pid"] if d["holder"] else 0 for d in db["execution_leases"].find()}
+
+    def holder(self, desk: str) -> Service:
+        pid = wait_until(lambda: self.holders().get(desk), f"{desk} is held", more=self.consoles)
+        return next(replica for replica in self.replicas if replica.process is not None and replica.pid == pid)
+
+    def wait_for_take_over(self, pid: int, *, within: float) -> float:
+        """How long it takes until nothing is held by this process any more."""
+        began = time.monotonic()
+        wait_until(
+            lambda: (held := self.holders()) and all(p not in (0, pid) for p in held.values()),
+            f"others hold what process {pid} held",
+            within=within,
+            more=lambda: f"{self.holders()}\n{self.consoles()}",
+        )
+        return time.monotonic() - began
+
+    def placed_for(self, account_id: str) -> int:
+        return len(self.any.book.ask(f"SELECT number FROM orders WHERE account = '{account_id}'"))
+
+    def wait_for_placement(self, account_id: str, known: int, *, within: float) -> float:
+        """How long it takes until another order of the account reaches the book."""
+        began = time.monotonic()
+        wait_until(
+            lambda: self.placed_for(account_id) > known, f"{account_id} trades", within=within, more=self.consoles
+        )
+        return time.monotonic() - began
+
+    def wait_until_placed(self, count: int) -> None:
+        wait_until(
+            lambda: self.book_placed >= count, f"{count} orders are placed", within=40, pause=0.002, more=self.consoles
+        )
+
+    def assert_all_ends_well(self, *, within: float = 90.0) -> None:
+        wait_until_settled(self.any, len(self.asked), within=within)
+        wait_until(
+            lambda: len(self.listener.ended_signals()) == len(self.asked), "each end is told", more=self.consoles
+        )
+        assert_everything_agrees(self.any, self.asked, self.listener.received)
+
+    def consoles(self) -> str:
+        return "\n".join(f"--- {r.folder.name}\n{r.console()[-2500:]}" for r in self.replicas)
+
+
+@contextlib.contextmanager
+def fleet_of(folder: Path, count: int, **settings: str) -> Iterator[Fleet]:
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(store_server(folder))
+        pubsub = stack.enter_context(pubsub_server(folder))
+        replicas = []
+        for number in range(1, count + 1):
+            shared = {
+                "MONGODB_URI": f"mongodb://127.0.0.1:{store.port}/?directConnection=true",
+                "PUBSUB_EMULATOR_HOST": f"127.0.0.1:{pubsub.port}",
+                "LEASE_SECONDS": f"{LEASE_SECONDS:g}",
+                "MOCK_FILL_DELAY_SECONDS": "0.8",
+                "MOCK_PARTIAL_FILL_RATE": "0.5",
+                "MOCK_SEED": "7",
+                "MAX_ORDER_AGE_SECONDS": "0",
+                "ORDER_TIMEOUT_SECONDS": "0",
+            }
+            replica = stack.enter_context(Service(folder / f"replica-{number}", **(shared | settings)))
+            replica.data_dir = folder / "shared"  # the mock broker's book is everybody's
+            replicas.append(replica)
+        listener = stack.enter_context(Listener(lambda: f"127.0.0.1:{pubsub.port}"))
+        for replica in replicas:
+            replica.start()
+        yield Fleet(folder, store, pubsub, listener, replicas)
+
+
+@pytest.mark.timeout(240)
+def test_the_holder_is_killed_in_the_middle_of_a_burst(tmp_path: Path) -> None:
+    with fleet_of(tmp_path, 2) as fleet:
+        fleet.publish(80)
+        fleet.wait_until_placed(25)
+        victim = fleet.holder("acc_one")
+        pid = victim.pid
+        victim.kill()
+        began, known = time.monotonic(), fleet.placed_for("acc_one")
+        fleet.publish(20)
+        fleet.wait_for_take_over(pid, within=TAKE_OVER_SECONDS)
+        held = time.monotonic() - began
+        fleet.wait_for_placement("acc_one", known, within=TAKE_OVER_SECONDS - held)
+        print(f"held again {held:.1f} s after a kill, traded again after {time.monotonic() - began:.1f} s")
+        fleet.assert_all_ends_well()
+        victim.start()
+        fleet.publish(20)
+        fleet.assert_all_ends_well()
+
+
+@pytest.mark.timeout(300)
+def test_the_holder_is_frozen_past_its_lease_and_wakes_among_three(tmp_path: Path) -> None:
+    with fleet_of(tmp_path, 3) as fleet:
+        fleet.publish(60)
+        fleet.wait_until_placed(20)
+        frozen = fleet.holder("acc_one")
+        frozen.send(signal.SIGSTOP)
+        try:
+            fleet.publish(20)
+            seconds = fleet.wait_for_take_over(frozen.pid, within=TAKE_OVER_SECONDS)
+            print(f"take-over {seconds:.1f} s after a freeze")
+        finally:
+            frozen.send(signal.SIGCONT)
+        wait_until(lambda: "let go" in frozen.console(), "the one that woke says so", more=fleet.consoles)
+        fleet.publish(20)
+        fleet.assert_all_ends_well()
+        leaving = fleet.holder("acc_one")
+        pid = leaving.pid
+        assert leaving.stop()[0] == 0
+        seconds = fleet.wait_for_take_over(pid, within=TAKE_OVER_SECONDS)
+        print(f"take-over {seconds:.1f} s after a stop")
+        assert seconds < LEASE_SECONDS
+        shown = fleet.execctl("leases", "--json")
+        assert {row["account_id"] for row in shown} == {"acc_one", "acc_two", UNASSIGNED}
+        assert {row["state"] for row in shown} == {"held"}
+        assert pid not in {row["pid"] for row in shown}
+        fleet.publish(20)
+        fleet.assert_all_ends_well()
+        assert frozen.exit_status() is None
+
+
+@pytest.mark.timeout(120)
+def test_a_cancel_is_carried_out_whichever_process_receives_it(tmp_path: Path) -> None:
+    with fleet_of(tmp_path, 2, MOCK_FILL_DELAY_SECONDS="3600") as fleet:
+        fleet.publish(8)
+        fleet.wait_until_placed(8)
+        with PubSub(f"127.0.0.1:{fleet.pubsub.port}") as pubsub:
+            wishes = [{"command": "CANCEL", "signal_id": o["signal_id"], "reason": "test"} for o in fleet.asked]
+            pubsub.publish(wishes, COMMANDS_TOPIC)
+        wait_until(lambda: fleet.any.book.working() == 0, "all are cancelled", more=fleet.consoles)
+        wait_until_settled(fleet.any, 8)
+        received = [r.console().count("Command CANCEL") for r in fleet.replicas]
+        assert sum(received) >= 8
+
+
+@pytest.mark.skipif(not ROUNDS, reason="set REPLICA_ROUNDS for rounds of chance")
+@pytest.mark.timeout(60 * max(ROUNDS, 1) + 240)
+def test_rounds_of_chance(tmp_path: Path) -> None:
+    """Kills, freezes and stops by seed, at random moments of a steady flow, on any of three."""
+    with fleet_of(tmp_path, 3) as fleet:
+        for seed in range(ROUNDS):
+            luck = random.Random(seed)
+            fleet.publish(luck.randint(10, 60), seed=1000)
+            time.sleep(luck.uniform(0, 1.5))
+            victim = luck.choice(fleet.replicas)
+            pid = victim.pid
+            deed: Callable[[], None] = luck.choice(
+                [lambda: _killed(victim), lambda: _frozen(fleet, victim), lambda: _stopped(victim)]  # noqa: B023
+            )
+            deed()
+            fleet.publish(luck.randint(5, 20), seed=1000)
+            print(
+                f"seed {seed}: process {pid}, take-over {fleet.wait_for_take_over(pid, within=TAKE_OVER_SECONDS):.1f} s"
+            )
+            if victim.exit_status() is None:
+                victim.send(signal.SIGCONT)
+            else:
+                victim.start()
+            fleet.assert_all_ends_well(within=120)
+
+
+def _killed(victim: Service) -> None:
+    victim.kill()
+
+
+def _frozen(fleet: Fleet, victim: Service) -> None:
+    victim.send(signal.SIGSTOP)
+
+
+def _stopped(victim: Service) -> None:
+    assert victim.stop()[0] == 0

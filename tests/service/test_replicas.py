@@ -1,0 +1,374 @@
+"""Two processes on one store: who works what, take-over after a death, a freeze or a stop, and what must never happen twice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from brokers.base import Capabilities
+from brokers.paper_exchange import Market
+from execution_service.core.order import Status
+from execution_service.desks import UNASSIGNED
+from tests.builders import filled_by
+from tests.fakes import ACCOUNT, Died, Moment, World, two_worlds, world_of
+from tests.service.audit import audit
+
+BY_HAND = Market(fill_delay_seconds=None)
+TAG = Capabilities(refuses_repeated_client_id=False, find_window_seconds=3.0)
+TAKE_OVER_SECONDS = 15.0
+
+
+def holder(world: World, desk: str = ACCOUNT) -> str:
+    (lease,) = world.documents("execution_leases", _id=desk)
+    return str(lease["holder"])
+
+
+def is_held_by(world: World, desk: str = ACCOUNT) -> Callable[[], bool]:
+    return lambda: world.service.desks is not None and world.service.desks.holds(desk)
+
+
+def has(world: World, signal_id: str, status: Status) -> Callable[[], bool]:
+    return lambda: any(o.signal_id == signal_id and o.status is status for o in world.records())
+
+
+async def seconds_until(world: World, condition: Callable[[], bool]) -> float:
+    began = world.clock.monotonic()
+    await world.run_until(condition)
+    return world.clock.monotonic() - began
+
+
+# --- who works what -------------------------------------------------------------------------------------------------
+
+
+async def test_a_second_process_takes_nothing_from_a_living_one(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path) as (one, other):
+        await other.start()
+        before = holder(one)
+        await one.run(60)
+        assert holder(one) == before
+        assert is_held_by(one)()
+        assert not is_held_by(other)()
+        assert not is_held_by(other, UNASSIGNED)()
+        assert other.calls("connect") == []
+
+
+async def test_an_order_that_another_process_stored_is_worked_by_the_holder_within_a_second(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path) as (one, other):
+        await other.start()
+        other.send("a")
+        assert await seconds_until(one, has(one, "a", Status.FILLED)) < 1.0
+        await one.run(5)
+        assert one.calls("place_order") == [World.client_id("a")]
+        assert other.calls("place_order") == []
+        assert not [d for d in one.documents("execution_orders") if any(w.startswith("left:") for w in d["lookup"])]
+        audit(one)
+
+
+async def test_an_order_that_nobody_told_of_is_found_all_the_same(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path) as (one, other):
+        await other.start()
+        other.send("a")
+        await other.settle()
+        one.mongo["trading"]["execution_orders"].update_many({}, {"$pull": {"lookup": f"left:{ACCOUNT}"}})
+        assert await seconds_until(one, has(one, "a", Status.FILLED)) < 20.0
+
+
+async def test_a_cancel_that_another_process_received_reaches_the_broker(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path, market=BY_HAND) as (one, other):
+        await other.start()
+        one.send("a")
+        await one.run(2)
+        other.cancel(signal_id="a")
+        assert await seconds_until(one, has(one, "a", Status.CANCELLED)) < 3.0
+        assert one.calls("cancel_order") == [World.client_id("a")]
+        assert other.calls("cancel_order") == []
+        (command,) = one.documents("execution_commands")
+        assert (command["status"], command["outcome"].endswith("asked to be cancelled")) == ("DONE", True)
+
+
+async def test_a_decision_about_an_order_in_doubt_may_be_taken_by_any_process(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path, capabilities=TAG, is_unique=False) as (one, other):
+        one.broker_faults.errors["place_order"] = [TimeoutError("no answer")]
+        one.send("a")
+        await one.run_until(has(one, "a", Status.IN_DOUBT))
+        await one.kill()
+        await other.start()
+        await other.run_until(is_held_by(other))
+        await one.start()
+        order = other.record("a")
+        now = other.clock.now()
+        body = {"order_id": order.order_id, "decision": "not-placed", "by": "Ann", "note": "looked"}
+        other.mongo["trading"]["execution_commands"].insert_one(
+            {"_id": "ctl-1", "kind": "RESOLVE", "body": body, "published_at": now, "received_at": now}
+            | {"status": "NEW", "outcome": "", "active_until": None}
+        )
+        await other.run(5)
+        assert other.record("a").status is Status.REJECTED
+        assert sum(type(e).__name__ == "DeclaredNotPlaced" for e in other.record("a").events) == 1
+        assert other.publisher.statuses("a") == ["IN_DOUBT", "REJECTED"]
+
+
+async def test_what_belongs_to_no_account_is_told_once_whoever_stored_it(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path) as (one, other):
+        await other.start()
+        other.send("stranger", account_id="nobody")
+        other.send("nameless", account_id=None)
+        other.send_raw(b"no JSON")
+        await one.run(5)
+        assert one.publisher.statuses("stranger") == one.publisher.statuses("nameless") == ["REJECTED"]
+        assert len(one.notifier.titled("Dead Letter")) == 1
+        assert not one.unsettled()
+
+
+async def test_a_fill_that_another_process_recorded_first_is_told_by_the_holder(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path, market=BY_HAND) as (one, other):
+        await other.start()
+        one.send("a")
+        await one.run(2)
+        await other.service.handle_order_fill(
+            one.record("a").order_id, {"fill_id": "f1", "quantity": "100", "price": "10"}
+        )
+        await one.run_until(lambda: one.publisher.statuses("a") == ["FILLED"], limit_seconds=3)
+        assert other.calls("connect") == []
+
+
+async def test_an_event_that_somebody_else_wrote_first_wakes_the_outbox(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send("a")
+        await world.run(2)
+        live = world.service.live_orders.by_id[world.record("a").order_id]
+        stranger = World(tmp_path, beside=world)
+        event = filled_by("x1", 100)
+        async with world_of_stranger(stranger):
+            order = stranger.record("a")
+            await stranger.service.live_orders.record_for_holder(order, lambda o: () if o.fills else (event,))
+        await world.service.live_orders.record(live, lambda o: () if o.fills else (event,))
+        await world.run(2)
+        assert world.publisher.statuses("a") == ["FILLED"]
+
+
+class world_of_stranger:
+    """A process that writes to the same store and works nothing."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def __aenter__(self) -> None:
+        await self._world.start()
+        await self._world.service.stop()
+        await self._world.service.live_orders._store.open()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._world.close()
+
+
+# --- deaths, stops, freezes -----------------------------------------------------------------------------------------
+
+
+async def test_another_process_takes_over_after_a_kill_and_says_so(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path, market=BY_HAND) as (one, other):
+        await other.start()
+        one.send("a")
+        await one.run(2)
+        await one.kill()
+        other.fill("a", 100, "10")
+        other.send("b")
+        assert await seconds_until(other, is_held_by(other)) < TAKE_OVER_SECONDS
+        await other.run(3)
+        other.fill("b", 100, "10")
+        await other.run(3)
+        audit(other)
+        assert len(other.placed()) == 2
+        assert len(other.notifier.titled("Taken Over")) == 1
+
+
+async def test_a_process_that_stops_hands_over_at_once(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path, market=BY_HAND) as (one, other):
+        await other.start()
+        one.send("a")
+        await one.run(2)
+        await one.stop()
+        assert holder(other) == ""
+        assert await seconds_until(other, is_held_by(other)) <= 2.1
+        other.fill("a", 100, "10")
+        await other.run(3)
+        audit(other)
+        assert not other.notifier.titled("Taken Over")
+
+
+async def test_a_lone_process_takes_its_own_leases_again_after_the_store_was_away(tmp_path: Path) -> None:
+    async with world_of(tmp_path, lease_seconds=8.0) as world:
+        world.store_faults.is_away = True
+        await world.run(10)
+        assert not is_held_by(world)()
+        world.store_faults.is_away = False
+        world.send("a")
+        assert await seconds_until(world, has(world, "a", Status.FILLED)) < 5.0
+        await world.run(3)
+        audit(world)
+
+
+async def test_a_lease_whose_taking_was_not_answered_is_held_soon(tmp_path: Path) -> None:
+    async with world_of(tmp_path, starts=False, lease_seconds=8.0) as world:
+        world.store_faults.lost_answers["execution_leases.insert_one"] = 1
+        with pytest.raises(Exception, match="connection closed"):
+            await world.start()
+        await world.service.start()
+        await world.settle()
+        assert is_held_by(world)()
+        assert is_held_by(world, UNASSIGNED)()
+
+
+async def test_who_is_cut_off_from_the_store_stops_before_another_begins(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path, market=BY_HAND) as (one, other):
+        await other.start()
+        one.send("a")
+        await one.run(2)
+        one.store_faults.is_away = True
+        stopped_after = await seconds_until(one, lambda: not is_held_by(one)())
+        assert not one.service.traders
+        assert not one.service.live_orders.by_id
+        taken_after = await seconds_until(other, is_held_by(other))
+        assert stopped_after <= 6.0
+        assert 1.9 < taken_after < TAKE_OVER_SECONDS - stopped_after
+        one.store_faults.is_away = False
+        await one.run(20)
+        assert not is_held_by(one)()
+        other.fill("a", 100, "10")
+        await other.run(15)
+        audit(other)
+
+
+async def test_wall_clocks_that_differ_move_no_lease(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path) as (one, other):
+        await other.start()
+        for jump in (-86_400, 172_800):
+            one.clock.jump_wall(jump)
+            await one.run(20)
+            assert is_held_by(one)()
+
+
+@pytest.mark.parametrize("is_unique", [True, False])
+async def test_who_was_frozen_while_sending_does_not_place_twice(tmp_path: Path, is_unique: bool) -> None:
+    capabilities = None if is_unique else TAG
+    async with two_worlds(tmp_path, market=BY_HAND, capabilities=capabilities, is_unique=is_unique) as (one, other):
+        await other.start()
+        wakes = one.broker_faults.holds["place_order"] = asyncio.Event()
+        one.send("a")
+        await one.run(1)
+        assert one.record("a").status is Status.SUBMITTING
+        one.store_faults.is_away = True
+        await other.run_until(is_held_by(other))
+        await other.run(1)
+        wakes.set()  # the call that was on its way arrives now, long after the lease was lost
+        one.store_faults.is_away = False
+        await other.run(20)
+        assert len(other.placed()) <= 1
+        assert other.record("a").status is (Status.SUBMITTED if is_unique else Status.IN_DOUBT)
+        assert one.calls("place_order") == [World.client_id("a")]
+
+
+async def test_who_was_frozen_before_sending_does_not_send(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path, market=BY_HAND, capabilities=TAG, is_unique=False) as (one, other):
+        await other.start()
+        trader = one.service.traders[ACCOUNT]
+        looks = asyncio.Event()
+        look: Callable[[], Awaitable[None]] = trader._look_for_cancels
+
+        async def slow_look() -> None:
+            await looks.wait()
+            await look()
+
+        trader._look_for_cancels = slow_look
+        one.send("a")
+        await one.run(1)
+        one.store_faults.is_away = True
+        await other.run_until(is_held_by(other))
+        looks.set()
+        one.store_faults.is_away = False
+        await other.run(10)
+        assert [o.ticket.client_order_id for o in other.placed()] == [World.client_id("a")]
+        assert one.calls("place_order") == []
+
+
+async def test_deliveries_of_a_dead_process_are_finished_by_the_next(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path) as (one, other):
+        await other.start()
+        one.publisher.is_away = one.notifier.is_away = True
+        one.send("a")
+        await one.run(2)
+        assert one.publisher.messages == []
+        await one.kill()
+        await other.run_until(lambda: other.publisher.statuses("a") == ["FILLED"], limit_seconds=TAKE_OVER_SECONDS)
+        await other.run(3)
+        audit(other)
+
+
+async def test_letters_of_orders_that_were_let_go_are_left_to_the_next(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path) as (one, other):
+        await other.start()
+        one.notifier.is_away = True
+        one.send("a")
+        await one.run(2)
+        one.store_faults.is_away = True
+        await other.run_until(is_held_by(other))
+        await other.run(2)
+        told = list(other.notifier.texts)
+        one.notifier.is_away = one.store_faults.is_away = False
+        await other.run(120)
+        assert [t for t in other.notifier.texts if "Order" in t] == [t for t in told if "Order" in t]
+        audit(other)
+
+
+# --- the ledger ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_booking_is_not_forgotten_by_a_process_that_does_not_know_its_order(tmp_path: Path) -> None:
+    """Two that both book on one key, as when one wakes late: neither may take away what the other has not durably taken over."""
+    async with world_of(tmp_path) as one:
+        one.publisher.is_away = True  # nothing is struck out, so that only the ledger's entry knows what was booked
+        one.send("a")
+        await one.run(1)
+        other = World(tmp_path, beside=one)
+        try:
+            other.publisher.is_away = True
+            await other.start()
+            other.service.live_orders.let_go(other.service.live_orders.by_id[one.record("a").order_id])
+            other.send("b")
+            await other.run(1)
+            await other.kill()
+            one.publisher.is_away = False
+            await one.restart()
+            await one.run(60)
+            (ledger,) = one.documents("execution_positions")
+            assert ledger["position"]["quantity"] == "200"
+            audit(one)
+        finally:
+            await other.close()
+
+
+# --- every moment of a death ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", range(1, 60, 7))
+async def test_a_death_at_any_step_leaves_one_order_and_one_truth(tmp_path: Path, step: int) -> None:
+    async with two_worlds(tmp_path) as (one, other):
+        await other.start()
+        one.gate.dies_at = (len(one.gate.names) + step, Moment.AFTER)
+        for name in ("a", "b", "c"):
+            one.send(name)
+            other.send(f"{name}-elsewhere", symbol="MSFT")
+        with contextlib.suppress(Died):
+            await one.run(3)
+        await one.kill()
+        left = dict(one.orders._messages)
+        one.orders._messages.clear()
+        for data, at in left.values():
+            other.orders.publish(data, at)
+        await other.run(TAKE_OVER_SECONDS + 45)
+        assert len(other.placed()) == 6
+        audit(other)
