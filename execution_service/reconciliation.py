@@ -122,7 +122,6 @@ class Reconciliation:
         self._wants_telling = True
         self._said_not_ours: tuple[str, ...] = ()
         self._is_silence_told = False
-        live_orders.on_recorded.append(self._note_movement)
 
     def connected(self) -> None:
         """A connection stands: what may have happened without us is looked at now."""
@@ -132,7 +131,8 @@ class Reconciliation:
     def _note_movement(self, live: LiveOrder) -> None:
         request = live.order.request
         if live.order.fills and isinstance(request, OrderRequest) and request.account_id == self._account.account_id:
-            self._moved[request.instrument.key] = request.instrument
+            instrument = live.order.accepted_request.instrument
+            self._moved[instrument.key] = instrument
 
     async def compare_now(self) -> Outcome:
         """Of a comparison that began after the call; one that shows something for the first time is confirmed or dismissed by another."""
@@ -147,6 +147,7 @@ class Reconciliation:
         """Until cancelled."""
         self._open, self._watch, self._wants_telling, self._whole_from = None, Watch(), True, float("-inf")
         wait: float | None = None
+        self._live.on_recorded.append(self._note_movement)
         try:
             while True:
                 await self._wait(wait)
@@ -157,6 +158,7 @@ class Reconciliation:
                     self._answer(self._unreachable())
                 wait = soon or self._interval or None
         finally:
+            self._live.on_recorded.remove(self._note_movement)
             self._answer(Outcome(is_compared=False, words="Not compared: the account is not traded here any more"))
 
     def _unreachable(self) -> Outcome:
