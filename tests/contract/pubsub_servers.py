@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,10 +16,22 @@ from typing import IO
 
 EMULATOR_VARIABLE = "PUBSUB_EMULATOR_BIN"
 EMULATOR_MISSING = (
-    f"Google's Pub/Sub emulator was not found: set {EMULATOR_VARIABLE} to its start script, e.g. "
-    ".../google-cloud-sdk/platform/pubsub-emulator/bin/cloud-pubsub-emulator (needs Java)"
+    "Google's Pub/Sub emulator was not found: install Java and the Google Cloud SDK with it "
+    f"(gcloud components install pubsub-emulator), or set {EMULATOR_VARIABLE} to its start script"
 )
 _READY_SECONDS = 30.0
+
+
+def emulator_script() -> str | None:
+    """The start script of Google's emulator: the one named in the environment, else the one of the installed Google Cloud SDK."""
+    named = os.environ.get(EMULATOR_VARIABLE)
+    if named:
+        return named
+    gcloud = shutil.which("gcloud")
+    if gcloud is None or shutil.which("java") is None:
+        return None
+    script = Path(gcloud).resolve().parents[1] / "platform" / "pubsub-emulator" / "bin" / "cloud-pubsub-emulator"
+    return str(script) if script.exists() else None
 
 
 class ChildServer:
@@ -50,7 +63,7 @@ class ChildServer:
     def terminate(self) -> int:
         """Ask it to end; returns its exit status."""
         self.process.terminate()
-        self.process.communicate(timeout=5)
+        self.process.communicate(timeout=20)
         return self.process.returncode
 
     def __enter__(self) -> ChildServer:
