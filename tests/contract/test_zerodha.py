@@ -664,6 +664,12 @@ def test_a_part_filled_and_then_cancelled_order_keeps_its_fill() -> None:
     assert (report.status, report.filled_quantity, len(report.fills)) == (ReportStatus.CANCELLED, Decimal(4), 1)
 
 
+@pytest.mark.parametrize(("message", "raw"), [("Halted", "RMS:17070"), (None, "Halted"), ("", "Halted")])
+def test_a_rejection_has_the_brokers_words_wherever_they_stand(message: str | None, raw: str) -> None:
+    (report,) = words.reports([order_row(status="REJECTED", status_message=message, status_message_raw=raw)], {})
+    assert (report.status, report.reason) == (ReportStatus.REJECTED, "Halted")
+
+
 def test_trades_that_run_ahead_of_the_order_list_are_counted() -> None:
     (report,) = words.reports([order_row(filled_quantity=0)], words.fills_by_order([trade_row()]))
     assert report.filled_quantity == Decimal(4)
