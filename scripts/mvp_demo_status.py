@@ -37,6 +37,7 @@ from scripts.whereabouts import (
 
 CALL_SECONDS = 4.0
 EXIT_DOWN = 1
+MOST_ACCOUNTS_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parts = [
         _process(settings, notice),
         *_gateway(settings),
-        *_accounts(notice),
+        *accounts_shown(notice),
         *_store(settings, notice),
         *_pubsub(settings, notice),
         *_logs(settings),
@@ -96,11 +97,11 @@ def _gateway(settings: Settings) -> list[Part]:
     return [Part(name, True, detail)]
 
 
-def _accounts(notice: Notice | None) -> list[Part]:
-    """As the service says; what a person has to do is in its words."""
+def accounts_shown(notice: Notice | None) -> list[Part]:
+    """As the service says; what a person has to do is in its words. Of many accounts only those in trouble are named."""
     if notice is None:
         return []
-    return [
+    parts = [
         Part(
             f"account {account_id}",
             said["state"] == "CONNECTED",
@@ -108,6 +109,10 @@ def _accounts(notice: Notice | None) -> list[Part]:
         )
         for account_id, said in notice.accounts.items()
     ]
+    if len(parts) <= MOST_ACCOUNTS_SHOWN:
+        return parts
+    in_trouble = [part for part in parts if not part.is_up]
+    return [Part("accounts", True, f"{len(parts) - len(in_trouble)} of {len(parts)} CONNECTED"), *in_trouble]
 
 
 def _why(trouble: str) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
 import pytest
 
 from scripts.demo_gateway import ACCOUNT_IDS
+from scripts.mvp_demo_status import accounts_shown
+from scripts.whereabouts import Notice
 from tests.external.service_process import end
 from tests.external.test_scripts import SEND, START, STATUS, People
 
@@ -85,3 +87,25 @@ def test_a_gateway_that_was_killed_is_down_and_is_started_again_on_its_book(peop
     assert people.call(START, "--broker", "zerodha").status == 0
     status = people.call(STATUS, "--json")
     assert "1 orders in its book" in str(status.json["parts"])
+
+
+def test_of_many_accounts_only_those_in_trouble_are_named() -> None:
+    good = {"broker": "MOCK", "state": "CONNECTED", "trouble": ""}
+    dead = {"broker": "ZERODHA", "state": "AUTH_REQUIRED", "trouble": "log in at Zerodha"}
+    accounts = {**{f"m{n}": good for n in range(30)}, "z": dead}
+    assert [(p.name, p.is_up, p.detail) for p in accounts_shown(notice_with(accounts))] == [
+        ("accounts", True, "30 of 31 CONNECTED"),
+        ("account z", False, "ZERODHA AUTH_REQUIRED: log in at Zerodha"),
+    ]
+    assert len(accounts_shown(notice_with({"m": good, "z": dead}))) == 2
+
+
+def notice_with(accounts: Mapping[str, Mapping[str, str]]) -> Notice:
+    return Notice(
+        pid=1,
+        mongodb_uri=None,
+        mongodb_database="db",
+        pubsub_emulator_host=None,
+        google_cloud_project="project",
+        accounts=accounts,
+    )
