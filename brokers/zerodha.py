@@ -142,6 +142,7 @@ class ZerodhaBroker:
             notes=(
                 *notes,
                 "Commissions are estimates from the virtual contract note; the day's contract note is final.",
+                "Zerodha does not tell of annulled or corrected trades: compare with the day's contract note.",
             ),
         )
 

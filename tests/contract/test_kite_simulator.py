@@ -299,6 +299,7 @@ def test_too_many_calls_in_a_second_are_answered_with_429(tmp_path: Path) -> Non
             kite.place_order(**form())
         assert refusal.value.code == 429
         assert kite.orders()
+        assert (server.state()["calls"], server.state()["too_many"]) == (5, 1)
 
 
 # Order feed
