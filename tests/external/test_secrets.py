@@ -36,7 +36,7 @@ from tests.external.service_process import (
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The return_immediately flag:DeprecationWarning"),
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(300),
 ]
 
 CANARIES = {
@@ -265,8 +265,7 @@ def test_wrong_settings_are_listed_without_their_secrets(tmp_path: Path) -> None
     ):
         with echo_server() as echo:
             service = service_among_echoes(tmp_path, echo, **{name: value, "API_PORT": "nonsense"})
-            service.settings.pop("TELEGRAM_BOT_TOKEN", None)
-            status, said = service.run()
+            status, said = service.run(within=90)
             assert status == 2
             assert "API_PORT" in said
             assert_no_canary(said, f"what is said of {name}")
