@@ -182,8 +182,12 @@ class KiteCalls:
         kite.set_access_token(token)
         try:
             return call(kite)
-        except kite_errors.TokenException as exc:
-            raise self._token.died(token, str(exc)) from exc
+        except kite_errors.KiteException as exc:
+            # Zerodha's words go into records, messages and alerts: whatever they repeat, no credential goes with them.
+            exc.args = tuple(_without(str(part), self._access.api_key, token) for part in exc.args)
+            if isinstance(exc, kite_errors.TokenException):
+                raise self._token.died(token, str(exc)) from exc
+            raise
         finally:
             self._idle.put(kite)
 
@@ -212,6 +216,12 @@ class KiteCalls:
         if is_answer and not is_trouble and not _PERHAPS_ARRIVED.search(_text(exc)):
             return OrderRefused(_text(exc))
         return OutcomeUnknown(words if code is None else f"Zerodha ({code}): {_text(exc)}")
+
+
+def _without(text: str, *secrets: str) -> str:
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "***")
+    return text
 
 
 class AccessToken:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from brokers.errors import AuthRequired, BrokerError
 from brokers.factory import BrokerFactory
 from execution_service.embedded import AlreadyRunning, EmbeddedPartFailed
+from execution_service.log import safe
 from execution_service.ports import PublishFailed, StoreUnavailable, TopicMissing
 from execution_service.service import ENDPOINTS, CannotStart, World, endpoints_writer, notifier_of, real_world
 from execution_service.settings import Account, Settings
@@ -65,7 +67,9 @@ def _show(findings: list[Finding], console: Console) -> None:
     for column in ("Part", "Works", "Detail"):
         table.add_column(column, overflow="fold")
     for finding in findings:
-        table.add_row(finding.part, "[green]yes[/green]" if finding.works else "[red]NO[/red]", finding.detail)
+        # Text, not markup: a broker's words are shown as they are.
+        verdict = Text("yes", style="green") if finding.works else Text("NO", style="red")
+        table.add_row(Text(safe(finding.part)), verdict, Text(safe(finding.detail)))
     console.print(table)
 
 

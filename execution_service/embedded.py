@@ -9,7 +9,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,8 @@ STOP_SECONDS = 6.0
 LET_GO_SECONDS = 10.0
 REVIVAL_PAUSE_SECONDS = 0.5
 STORE_PROGRAM = "secantusd-py"
+_CHILDS_VARIABLES = frozenset({"HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ", "VIRTUAL_ENV"})
+_CHILDS_PREFIXES = ("GRPC_", "LC_", "PYTHON")
 REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -131,6 +133,11 @@ def _did_not_start(name: str, output: Path) -> str:
     return f"the {name} did not start: {words[-1] if words else 'it said nothing'} (see {output})"
 
 
+def _without_credentials(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a program needs to run, and nothing of what this one was entrusted with, whatever its names."""
+    return {n: v for n, v in environment.items() if n in _CHILDS_VARIABLES or n.startswith(_CHILDS_PREFIXES)}
+
+
 @contextlib.asynccontextmanager
 async def _child(
     command: Sequence[str], output: Path, name: str, *, reads_output: bool = False
@@ -145,6 +152,7 @@ async def _child(
             stderr=sink,
             start_new_session=True,
             cwd=REPOSITORY_ROOT,
+            env=_without_credentials(os.environ),
         )
     finally:
         os.close(sink)

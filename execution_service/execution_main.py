@@ -16,7 +16,7 @@ if __package__ in (None, ""):  # started by its path, as the specification does
 
 from execution_service.check import check
 from execution_service.embedded import EmbeddedPartFailed
-from execution_service.log import Logging, redact, start_logging
+from execution_service.log import Logging, redact, safe, start_logging
 from execution_service.service import CannotStart, serve
 from execution_service.settings import ConfigurationError, load_settings
 
@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"Configuration: {problem}", file=sys.stderr)
         return EXIT_CONFIGURATION
     redact(*settings.secret_values)
+    os.umask(0o077)  # every file and socket of ours and of the programs we start is its owner's alone
     if options.check:
         return 0 if asyncio.run(check(settings)) else EXIT_CONFIGURATION
     logging = start_logging(settings.log_dir, settings.log_level, settings.log_format.value)
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asyncio.run(serve(settings, lambda text: print(text, flush=True), lambda: _end_in_time(logging)))
     except (CannotStart, EmbeddedPartFailed) as exc:
         logging.flush()
-        print(f"Execution service cannot start: {exc}", file=sys.stderr)
+        print(safe(f"Execution service cannot start: {exc}"), file=sys.stderr)
         return EXIT_FAILED
     finally:
         logging.stop()

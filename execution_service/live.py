@@ -11,6 +11,7 @@ import structlog
 from execution_service.core.alerts import log_line
 from execution_service.core.decide import Elapsed
 from execution_service.core.order import CancelRequested, Event, Order, apply
+from execution_service.core.record import as_stored
 from execution_service.ports import Clock, Store, Stored, Told, VersionConflict
 
 log = structlog.get_logger(__name__)
@@ -153,7 +154,7 @@ class LiveOrders:
         async with live.lock:
             while True:
                 before = live.order
-                events = decide(before)
+                events = tuple(map(as_stored, decide(before)))
                 if not events:
                     break
                 try:

@@ -34,8 +34,8 @@ _MIN_SECRET_CHARACTERS = 6
 _STOP_SECONDS = 5.0
 _BATCH_RECORDS = 500
 _CHATTY_LIBRARIES = ("asyncio", "google", "grpc", "pymongo", "telegram", "urllib3")
-# Their INFO lines carry addresses, and Telegram's addresses carry the bot's token.
-_LEAKY_LIBRARIES = ("httpx", "httpcore")
+# Their INFO lines carry addresses, and Telegram's addresses carry the bot's token; Kite's DEBUG lines carry whole answers.
+_LEAKY_LIBRARIES = ("httpx", "httpcore", "kiteconnect")
 
 # Control characters, line and paragraph separators, marks that reorder or hide text, lone surrogates, tag characters.
 _DANGEROUS = re.compile(
@@ -46,6 +46,11 @@ _DANGEROUS = re.compile(
 def redact(*secrets: str) -> None:
     """From now on these values appear in no line of any log; those under 6 characters are ignored, as too common."""
     _redactor.add(secrets)
+
+
+def safe(text: str) -> str:
+    """The text as it may be shown outside the log: one line, no secret that `redact` was told, nothing that a terminal would obey."""
+    return _visible(_redactor(text))
 
 
 class Logging:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum
@@ -144,6 +144,19 @@ def _encode(value: Any) -> Any:
 
 
 _FIELD_NAMES: dict[type, tuple[str, ...]] = {}
+
+
+def as_stored(event: T) -> T:
+    """The event as its record gives it back: what is told of it is then the same before and after a restart, and can be told at all."""
+    changes = {}
+    for part in fields(event):  # type: ignore[arg-type]
+        value = getattr(event, part.name)
+        kept = (
+            _storable(value) if type(value) is str else as_stored(value) if isinstance(value, Reason | Fill) else value
+        )
+        if kept != value:
+            changes[part.name] = kept
+    return replace(event, **changes) if changes else event  # type: ignore[type-var]
 
 
 def _storable(text: str) -> str:

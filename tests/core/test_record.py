@@ -27,12 +27,14 @@ from execution_service.core.order import (
     Reason,
     ReasonCode,
     RefusedRequest,
+    Rejected,
     apply,
     new_order,
 )
 from execution_service.core.position import Position
 from execution_service.core.record import (
     Document,
+    as_stored,
     event_from_document,
     event_to_document,
     ledger_from_document,
@@ -310,3 +312,14 @@ def test_a_fill_is_stored_by_its_own_field_names() -> None:
 def test_a_reason_is_stored_as_code_and_words() -> None:
     event = order_words.Cancelled(at=NOW, reason=Reason(ReasonCode.TIMEOUT, "60 s"), filled_quantity=Decimal(0))
     assert event_to_document(event)["reason"] == {"code": "TIMEOUT", "message": "60 s"}
+
+
+def test_half_a_character_is_kept_in_the_form_in_which_it_is_stored() -> None:
+    """Told as it came it could not be written to any shared collection, and so nothing of the order would ever be told."""
+    words = Reason(ReasonCode.BROKER_REJECTED, "no \ud800 money")
+    assert as_stored(Rejected(at=NOW, reason=words)).reason.message == "no \\ud800 money"
+    assert as_stored(filled_by("f\udfff")).fill.fill_id == "f\\udfff"
+    clean = Rejected(at=NOW, reason=Reason(ReasonCode.BROKER_REJECTED, "kein Geld für Öl \U0001f600"))
+    assert as_stored(clean) is clean
+    spoilt = order(events=(as_stored(Rejected(at=NOW, reason=words)),))
+    assert order_from_document(order_to_document(spoilt)) == spoilt

@@ -46,6 +46,9 @@ class Sample:
     threads: int
     oldest_seconds: float
     """How long the oldest unsettled order has been in hand."""
+    unsettled: int = 0
+    cpu_seconds: float = 0.0
+    """Used by the service since it began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +169,21 @@ def sample(service: Service, db: Any, began: float) -> Sample:
     waited = 0.0 if oldest is None else (datetime.now(UTC) - oldest["received_at"]).total_seconds()
     with process.oneshot():
         memory, handles, threads = process.memory_info().rss, process.num_fds(), process.num_threads()
+        cpu = process.cpu_times()
     children = 0
     for child in process.children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             children += child.memory_info().rss
-    return Sample(time.monotonic() - began, memory / 2**20, children / 2**20, handles, threads, max(0.0, waited))
+    return Sample(
+        time.monotonic() - began,
+        memory / 2**20,
+        children / 2**20,
+        handles,
+        threads,
+        max(0.0, waited),
+        db["execution_orders"].count_documents({"lookup": "unsettled"}),
+        cpu.user + cpu.system,
+    )
 
 
 @contextlib.contextmanager
@@ -222,7 +235,7 @@ def soak(
                     if not samples or now >= samples[-1].at + max(0.25, seconds / 1000):
                         samples.append(sample(service, db, began))
                         if len(samples) % 100 == 0:
-                            say(f"{len(asked)} orders, {samples[-1].memory_mebibytes:.0f} MiB")
+                            say(_progress(len(asked), samples[-100], samples[-1]))
                     time.sleep(0.02)
         finally:
             ended.set()
@@ -242,6 +255,14 @@ def soak(
         if status:
             outcome.troubles.append(f"the service ended with {status}")
     return outcome
+
+
+def _progress(orders: int, before: Sample, now: Sample) -> str:
+    busy = (now.cpu_seconds - before.cpu_seconds) / (now.at - before.at)
+    queue = f"{now.unsettled} unsettled, the oldest for {now.oldest_seconds:.1f} s"
+    return (
+        f"{orders} orders, {queue}, {now.memory_mebibytes:.0f} MiB, {busy:.0%} of a core, load {os.getloadavg()[0]:.1f}"
+    )
 
 
 def burst(folder: Path, *, count: int, seed: int, say: Callable[[str], None]) -> Outcome:

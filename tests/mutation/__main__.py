@@ -139,13 +139,14 @@ class Judge:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.outcome: dict[str, str] = {}
-        self.failed_without = False
+        self.tried = self.all = 0
+        self._tell_failure: int | None = None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed:
-            self.failed_without = True
-            if _in_child:
-                os._exit(KILLED)
+        if report.failed and _in_child:
+            if self._tell_failure is not None:
+                os.write(self._tell_failure, f"{report.nodeid}\n{report.longreprtext}".encode()[-4000:])
+            os._exit(KILLED)
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         seen = self._look(session)
@@ -169,6 +170,7 @@ class Judge:
         here, there = os.pipe()
 
         def watch() -> None:
+            self._tell_failure = there
             found = [_watched(n, item) for n, item in enumerate(session.items)]
             with os.fdopen(there, "wb") as pipe:
                 pickle.dump(found, pipe)
@@ -178,9 +180,9 @@ class Judge:
         os.close(there)
         with os.fdopen(here, "rb") as pipe:
             written = pipe.read()
-        os.waitpid(child, 0)
-        if not written:
-            raise pytest.UsageError("a test fails without any change: run them first")
+        _, status = os.waitpid(child, 0)
+        if status:
+            raise pytest.UsageError(f"a test fails without any change:\n{written.decode(errors='replace')}")
         return sorted(pickle.loads(written), key=lambda test: test.seconds)
 
     def _reap(self, running: dict[int, str], total: Counter[str]) -> None:
