@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from brokers.base import AssetClass, BrokerPosition, Instrument, OptionRight, ReportStatus
 from execution_service.core import alerts
 from execution_service.core.errors import UnreadableRecord
-from execution_service.core.order import Identity, Order, Status, apply_all
+from execution_service.core.order import Fitted, Identity, Order, Status, apply_all
 from execution_service.core.reconcile import (
     OF_POSITIONS,
     OF_REPORTS,
@@ -103,6 +103,12 @@ def test_overfill_is_a_finding_that_people_know_already() -> None:
     overfilled = apply_all(order_in(Status.SUBMITTED), [filled_by("f1", 130)])
     found = order_findings(overfilled, [report(overfilled, ReportStatus.FILLED, overfilled.fills)], was_asked=False)
     assert [(f.kind, f.is_alerted, f.ours) for f in found] == [(Kind.OVERFILLED, True, "FILLED, 130 of 100 filled")]
+
+
+def test_order_for_an_amount_of_money_may_buy_more_than_was_expected() -> None:
+    fitted = Fitted(at=NOW, message="for money", cash_quantity=Decimal(1000))
+    bought = order(events=(fitted, submit_started(), accepted(), filled_by("f1", 130)))
+    assert order_findings(bought, [report(bought, fills=bought.fills)], was_asked=False) == []
 
 
 def test_count_ahead_of_the_executions_is_a_finding_and_steady_only_while_it_stands_still() -> None:
@@ -211,6 +217,7 @@ def test_instruments_that_a_broker_names_otherwise_are_the_same(ours: Instrument
         (OPTION, replace(OPTION, symbol="SPY", underlying=None, right=OptionRight.PUT)),
         (OPTION, replace(OPTION, symbol="SPY", underlying=None, strike=Decimal(505))),
         (replace(FUTURE, symbol="MES", underlying="ES", expiry=None), FUTURE),
+        (instrument("AAPL", con_id=1), instrument("AAPL", con_id=2)),
     ],
 )
 def test_instruments_that_differ_in_something_said_are_not(one: Instrument, other: Instrument) -> None:
@@ -257,11 +264,11 @@ def test_position_in_what_our_ledger_never_held_is_not_ours() -> None:
 
 
 def test_position_is_ours_under_the_brokers_number_or_its_venues_symbol_too() -> None:
-    by_number = Holding(instrument=instrument("265598"), quantity=Decimal(40))
+    by_number = Holding(instrument=instrument("APPLE", con_id=265598), quantity=Decimal(40))
     by_name = held(60)
-    apple = replace(shown(100, currency="USD"), also_called=frozenset({"265598", "AAPL"}))
+    apple = replace(shown(100, currency="USD"), also_called=frozenset({"AAPL"}), con_id=265598)
     local = Holding(instrument=Instrument(symbol="ESH5", asset_class=AssetClass.FUTURE), quantity=Decimal(2))
-    future = BrokerPosition(instrument=FUTURE, quantity=Decimal(2), also_called=frozenset({"495512563", "ESH5"}))
+    future = BrokerPosition(instrument=FUTURE, quantity=Decimal(2), also_called=frozenset({"ESH5"}), con_id=1)
     compared = compare_positions([by_number, by_name, local], [apple, future])
     assert (compared.agreeing, compared.findings, compared.not_ours) == (2, (), ())
 
@@ -273,7 +280,7 @@ def test_venues_symbol_tells_what_is_meant_but_for_a_share_named_like_a_future()
         instrument=future, quantity=Decimal(1), also_called=frozenset({"USDINR26DECFUT"})
     )
     assert compare_positions([Holding(instrument=rupees, quantity=Decimal(1))], [held_as_other_kind]).agreeing == 1
-    share = replace(shown(5, "ES", currency="USD"), also_called=frozenset({"11111", "ES"}))
+    share = replace(shown(5, "ES", currency="USD"), also_called=frozenset({"ES"}), con_id=2)
     compared = compare_positions([Holding(instrument=FUTURE, quantity=Decimal(0))], [share])
     assert compared.not_ours == (share,)
 
