@@ -186,6 +186,7 @@ FUTURE = Instrument(symbol="ES", asset_class=AssetClass.FUTURE, expiry="202503")
     [
         (instrument("SPY", asset_class=AssetClass.ETF), instrument("SPY", currency="USD")),
         (instrument("INFY", exchange="NSE"), instrument("INFY", exchange="BSE")),
+        (instrument("VTSAX", asset_class=AssetClass.FUND), instrument("VTSAX", currency="USD")),
         (instrument("NSE:INFY"), instrument("INFY", exchange="NSE")),
         (instrument("EUR/USD", asset_class=AssetClass.FOREX), instrument("EURUSD", asset_class=AssetClass.FOREX)),
         (FUTURE, replace(FUTURE, expiry="20250321", currency="USD", exchange="CME")),
@@ -410,14 +411,35 @@ def test_it_is_closed_when_two_readings_in_succession_do_not_show_it() -> None:
     assert not readings.read().is_unsettled
 
 
+def test_reading_that_could_not_see_it_does_not_begin_the_count_to_closing_anew() -> None:
+    readings = Readings()
+    readings.read(DIFFERS)
+    readings.read(DIFFERS)
+    assert readings.read().closed == ()
+    assert readings.read(judged=OF_REPORTS).closed == ()
+    assert readings.read(held_back={DIFFERS.key}).closed == ()
+    assert readings.read().closed == (DIFFERS.key,)
+
+
 def test_missing_order_must_last_besides() -> None:
     readings = Readings()
     assert [bool(readings.read(NOT_SHOWN).opened) for _ in range(5)] == [False, False, False, True, False]
 
 
-def test_what_our_own_record_says_needs_no_second_reading() -> None:
-    sure = Finding(kind=Kind.IN_DOUBT, subject="ord_1", ours="perhaps sent", theirs="not found", is_alerted=True)
-    assert Readings().read(sure).opened == (sure,)
+@pytest.mark.parametrize("kind", list(Kind))
+def test_what_our_own_record_says_needs_no_second_reading_and_all_else_does(kind: Kind) -> None:
+    found = replace(NOT_SHOWN, kind=kind)
+    of_record = (Kind.IN_DOUBT, Kind.OVERFILLED, Kind.EARLIER_ATTEMPT_FILLED)
+    assert bool(Readings().read(found).opened) == (kind in of_record)
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_only_what_a_broker_may_be_late_with_must_last(kind: Kind) -> None:
+    readings = Readings()
+    found = replace(NOT_SHOWN, kind=kind)
+    readings.read(found)
+    readings.read(found)
+    assert (found.key in readings.open) == (kind not in (Kind.ORDER_NOT_SHOWN, Kind.FILLS_MISSING))
 
 
 def test_changed_sides_of_an_open_one_are_told() -> None:
