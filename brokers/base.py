@@ -197,7 +197,9 @@ class BrokerPosition:
     quantity: Decimal
     average_price: Decimal | None = None
     also_called: frozenset[str] = frozenset()
-    """Other symbols under which an order may have named this very instrument: the broker's number for it, its own symbol."""
+    """Other symbols under which an order may have named this very instrument."""
+    con_id: int | None = None
+    """IBKR's number of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -576,6 +576,7 @@ class IbkrBroker:
                         quantity=number(quantity),
                         average_price=average,
                         also_called=other_symbols(contract),
+                        con_id=int(contract.conId) or None,
                     )
                 )
         return found

@@ -179,9 +179,9 @@ def instrument_of(contract: Any) -> Instrument:
 
 
 def other_symbols(contract: Any) -> frozenset[str]:
-    """What an order may have called the contract instead: IBKR's number for it, the venue's symbol, which for options is padded."""
+    """What an order may have called the contract instead: the venue's symbol, which for options is padded."""
     local = str(contract.localSymbol or "")
-    return frozenset({str(contract.conId), local, local.replace(" ", "")} - {"", "0"})
+    return frozenset({local, local.replace(" ", "")} - {""})
 
 
 def number(value: Any) -> Decimal:

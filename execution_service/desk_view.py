@@ -34,6 +34,7 @@ class Waiting:
     new_commands: int
     dead_letters: int
     unsent_alerts: int
+    open_discrepancies: int
 
 
 class DeskView:
@@ -155,6 +156,7 @@ class DeskView:
                 new_commands=self._db[collections.COMMANDS].count_documents({"status": CommandStatus.NEW.value}),
                 dead_letters=self._db[collections.DEAD_LETTERS].count_documents({}),
                 unsent_alerts=self._db[collections.ALERTS].count_documents({"sent_at": None}),
+                open_discrepancies=self._db[collections.DISCREPANCIES].count_documents({"state": State.OPEN.value}),
             )
 
 

@@ -43,6 +43,8 @@ log = structlog.get_logger(__name__)
 
 SOON_SECONDS = 10.0
 """When something is to be confirmed, and when the comparison failed."""
+CONNECTING_SECONDS, CONNECTING_LOOKS = 3.0, 12
+"""How long a comparison that was asked for waits for a connection that is just being made."""
 SECONDS_FOR_EACH_REPORT = 0.02
 """A whole answer of so many reports is asked for that much later again: on a day of 10,000 orders every 200 seconds, changes in between."""
 LOOKED_UP_AT_ONCE = 200
@@ -136,6 +138,10 @@ class Reconciliation:
 
     async def compare_now(self) -> Outcome:
         """Of a comparison that began after the call; one that shows something for the first time is confirmed or dismissed by another."""
+        for _ in range(CONNECTING_LOOKS):
+            if self._account.is_connected:
+                break
+            await self._clock.sleep(CONNECTING_SECONDS / CONNECTING_LOOKS)
         if not self._account.is_connected:
             return self._unreachable()
         request = _Request(asyncio.get_running_loop().create_future())

@@ -155,6 +155,12 @@ def _store(settings: Settings, notice: Notice | None) -> list[Part]:
             True,
             f"{waiting.dead_letters}" + ("; see execctl dead-letters" if waiting.dead_letters else ""),
         ),
+        Part(
+            "discrepancies",
+            True,
+            f"{waiting.open_discrepancies} open"
+            + ("; see execctl discrepancies" if waiting.open_discrepancies else ""),
+        ),
         Part("alerts not sent", True, str(waiting.unsent_alerts)),
     ]
 

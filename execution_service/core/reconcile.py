@@ -188,7 +188,8 @@ def order_findings(order: Order, shown: Sequence[Report], *, was_asked: bool) ->
     if earlier:
         sent_again = f"sent again as {order.client_order_id}; {ours}"
         found.append(finding(Kind.EARLIER_ATTEMPT_FILLED, sent_again, _shown(earlier), is_alerted=True))
-    if order.quantity is not None and order.filled_quantity > order.quantity:
+    is_amount = order.cash_quantity is not None  # of money: what it buys is its quantity
+    if order.quantity is not None and order.filled_quantity > order.quantity and not is_amount:
         found.append(finding(Kind.OVERFILLED, ours, _shown(shown) if shown else "not shown", is_alerted=True))
     present = [r for r in shown if r.client_order_id == order.client_order_id]
     # Two orders under one tag are another matter: neither count is the record's.
@@ -287,6 +288,8 @@ def may_be_the_same(one: Instrument, other: Instrument) -> bool:
     Shares are the same wherever they were bought, and whatever kind of share they are; a derivative may go by its own symbol or by its
     underlying, its expiry by day or by month.
     """
+    if one.con_id is not None and other.con_id is not None:
+        return one.con_id == other.con_id
     if _family(one) != _family(other) or not _agree(one.currency, other.currency):
         return False
     if one.asset_class in _SHARES:
@@ -315,9 +318,11 @@ def _grouped(
             parent[place] = place = parent[parent[place]]
         return place
 
-    by_name: dict[str, list[int]] = {}
+    by_name: dict[str | int, list[int]] = {}
     for place, each in enumerate(everything):
-        for name in _names(each.instrument) | _other_names(each):
+        number = _number(each)
+        numbers: set[str | int] = set() if number is None else {number}
+        for name in numbers | _names(each.instrument) | _other_names(each):
             alike = by_name.setdefault(name, [])
             for other in alike:
                 if _are_one(each, everything[other]):
@@ -334,13 +339,21 @@ def _grouped(
 
 
 def _are_one(one: Holding | BrokerPosition, other: Holding | BrokerPosition) -> bool:
+    if _number(one) is not None and _number(other) is not None:
+        return _number(one) == _number(other)
     if may_be_the_same(one.instrument, other.instrument):
         return True
     names = (_other_names(one) & _names(other.instrument)) | (_other_names(other) & _names(one.instrument))
     families = {_family(one.instrument), _family(other.instrument)}
-    # A broker's number tells by itself what is meant. A venue's symbol does too, whatever an order called the kind of thing (a currency
-    # future is ordered as FOREX or FUTURE), but that a share may bear the name of a future's underlying.
-    return any(len(families) == 1 or AssetClass.STOCK not in families or name.isdigit() for name in names)
+    # A venue's symbol tells what is meant whatever an order called the kind of thing (a currency future is ordered as FOREX or FUTURE),
+    # but that a share may bear the name of a future's underlying.
+    return bool(names) and (len(families) == 1 or AssetClass.STOCK not in families)
+
+
+def _number(each: Holding | BrokerPosition) -> int | None:
+    """IBKR's, which tells by itself what is meant."""
+    told = each.con_id if isinstance(each, BrokerPosition) else None
+    return told if told is not None else each.instrument.con_id
 
 
 def _other_names(each: Holding | BrokerPosition) -> frozenset[str]:

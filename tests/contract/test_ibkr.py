@@ -690,6 +690,8 @@ async def test_each_kind_of_instrument_is_traded(
     later = await desk.connect(client_id=7)
     (told,) = await later.positions()
     assert compare_positions([Holding(instrument=instrument, quantity=Decimal(10))], [told]).agreeing == 1, told
+    by_number = Instrument(symbol="ANYTHING", con_id=told.con_id)
+    assert compare_positions([Holding(instrument=by_number, quantity=Decimal(10))], [told]).agreeing == 1
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from brokers.base import AssetClass, BrokerPosition, Instrument, OptionRight, ReportStatus
 from execution_service.core import alerts
 from execution_service.core.errors import UnreadableRecord
-from execution_service.core.order import Identity, Order, Status, apply_all
+from execution_service.core.order import Fitted, Identity, Order, Status, apply_all
 from execution_service.core.reconcile import (
     OF_POSITIONS,
     OF_REPORTS,
@@ -105,6 +105,12 @@ def test_overfill_is_a_finding_that_people_know_already() -> None:
     assert [(f.kind, f.is_alerted, f.ours) for f in found] == [(Kind.OVERFILLED, True, "FILLED, 130 of 100 filled")]
 
 
+def test_order_for_an_amount_of_money_may_buy_more_than_was_expected() -> None:
+    fitted = Fitted(at=NOW, message="for money", cash_quantity=Decimal(1000))
+    bought = order(events=(fitted, submit_started(), accepted(), filled_by("f1", 130)))
+    assert order_findings(bought, [report(bought, fills=bought.fills)], was_asked=False) == []
+
+
 def test_count_ahead_of_the_executions_is_a_finding_and_steady_only_while_it_stands_still() -> None:
     partial = order_in(Status.PARTIALLY_FILLED)
     (first,) = order_findings(partial, [report(partial, fills=partial.fills, filled_quantity=60)], was_asked=False)
@@ -180,6 +186,7 @@ FUTURE = Instrument(symbol="ES", asset_class=AssetClass.FUTURE, expiry="202503")
     [
         (instrument("SPY", asset_class=AssetClass.ETF), instrument("SPY", currency="USD")),
         (instrument("INFY", exchange="NSE"), instrument("INFY", exchange="BSE")),
+        (instrument("VTSAX", asset_class=AssetClass.FUND), instrument("VTSAX", currency="USD")),
         (instrument("NSE:INFY"), instrument("INFY", exchange="NSE")),
         (instrument("EUR/USD", asset_class=AssetClass.FOREX), instrument("EURUSD", asset_class=AssetClass.FOREX)),
         (FUTURE, replace(FUTURE, expiry="20250321", currency="USD", exchange="CME")),
@@ -211,6 +218,7 @@ def test_instruments_that_a_broker_names_otherwise_are_the_same(ours: Instrument
         (OPTION, replace(OPTION, symbol="SPY", underlying=None, right=OptionRight.PUT)),
         (OPTION, replace(OPTION, symbol="SPY", underlying=None, strike=Decimal(505))),
         (replace(FUTURE, symbol="MES", underlying="ES", expiry=None), FUTURE),
+        (instrument("AAPL", con_id=1), instrument("AAPL", con_id=2)),
     ],
 )
 def test_instruments_that_differ_in_something_said_are_not(one: Instrument, other: Instrument) -> None:
@@ -257,11 +265,11 @@ def test_position_in_what_our_ledger_never_held_is_not_ours() -> None:
 
 
 def test_position_is_ours_under_the_brokers_number_or_its_venues_symbol_too() -> None:
-    by_number = Holding(instrument=instrument("265598"), quantity=Decimal(40))
+    by_number = Holding(instrument=instrument("APPLE", con_id=265598), quantity=Decimal(40))
     by_name = held(60)
-    apple = replace(shown(100, currency="USD"), also_called=frozenset({"265598", "AAPL"}))
+    apple = replace(shown(100, currency="USD"), also_called=frozenset({"AAPL"}), con_id=265598)
     local = Holding(instrument=Instrument(symbol="ESH5", asset_class=AssetClass.FUTURE), quantity=Decimal(2))
-    future = BrokerPosition(instrument=FUTURE, quantity=Decimal(2), also_called=frozenset({"495512563", "ESH5"}))
+    future = BrokerPosition(instrument=FUTURE, quantity=Decimal(2), also_called=frozenset({"ESH5"}), con_id=1)
     compared = compare_positions([by_number, by_name, local], [apple, future])
     assert (compared.agreeing, compared.findings, compared.not_ours) == (2, (), ())
 
@@ -273,7 +281,7 @@ def test_venues_symbol_tells_what_is_meant_but_for_a_share_named_like_a_future()
         instrument=future, quantity=Decimal(1), also_called=frozenset({"USDINR26DECFUT"})
     )
     assert compare_positions([Holding(instrument=rupees, quantity=Decimal(1))], [held_as_other_kind]).agreeing == 1
-    share = replace(shown(5, "ES", currency="USD"), also_called=frozenset({"11111", "ES"}))
+    share = replace(shown(5, "ES", currency="USD"), also_called=frozenset({"ES"}), con_id=2)
     compared = compare_positions([Holding(instrument=FUTURE, quantity=Decimal(0))], [share])
     assert compared.not_ours == (share,)
 
@@ -403,14 +411,35 @@ def test_it_is_closed_when_two_readings_in_succession_do_not_show_it() -> None:
     assert not readings.read().is_unsettled
 
 
+def test_reading_that_could_not_see_it_does_not_begin_the_count_to_closing_anew() -> None:
+    readings = Readings()
+    readings.read(DIFFERS)
+    readings.read(DIFFERS)
+    assert readings.read().closed == ()
+    assert readings.read(judged=OF_REPORTS).closed == ()
+    assert readings.read(held_back={DIFFERS.key}).closed == ()
+    assert readings.read().closed == (DIFFERS.key,)
+
+
 def test_missing_order_must_last_besides() -> None:
     readings = Readings()
     assert [bool(readings.read(NOT_SHOWN).opened) for _ in range(5)] == [False, False, False, True, False]
 
 
-def test_what_our_own_record_says_needs_no_second_reading() -> None:
-    sure = Finding(kind=Kind.IN_DOUBT, subject="ord_1", ours="perhaps sent", theirs="not found", is_alerted=True)
-    assert Readings().read(sure).opened == (sure,)
+@pytest.mark.parametrize("kind", list(Kind))
+def test_what_our_own_record_says_needs_no_second_reading_and_all_else_does(kind: Kind) -> None:
+    found = replace(NOT_SHOWN, kind=kind)
+    of_record = (Kind.IN_DOUBT, Kind.OVERFILLED, Kind.EARLIER_ATTEMPT_FILLED)
+    assert bool(Readings().read(found).opened) == (kind in of_record)
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_only_what_a_broker_may_be_late_with_must_last(kind: Kind) -> None:
+    readings = Readings()
+    found = replace(NOT_SHOWN, kind=kind)
+    readings.read(found)
+    readings.read(found)
+    assert (found.key in readings.open) == (kind not in (Kind.ORDER_NOT_SHOWN, Kind.FILLS_MISSING))
 
 
 def test_changed_sides_of_an_open_one_are_told() -> None:

@@ -501,6 +501,24 @@ async def test_missing_fills_alert_is_not_repeated_by_a_restart(tmp_path: Path) 
         assert len(rows(world, None)) == 1
 
 
+async def test_position_that_missing_fills_explain_is_not_said_twice(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send(order_type="LIMIT", limit_price=10, tif="GTC")
+        await world.run(1)
+        world.fill("sig", 10)
+        await world.run(5)
+        show_a_count_ahead(world)
+        broker: Any = world.service.traders[ACCOUNT]._broker
+        positions = broker.positions
+
+        async def with_them() -> Any:
+            return [replace(held, quantity=held.quantity + 40) for held in await positions()]
+
+        broker.positions = with_them
+        await world.run(3 * MINUTE)
+        assert open_kinds(world) == [Kind.FILLS_MISSING]
+
+
 def show_a_count_ahead(world: World) -> None:
     broker: Any = world.service.traders[ACCOUNT]._broker
     reports = broker.reports
