@@ -124,9 +124,23 @@ class Desks:
         self._open.clear()
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
-                await self._leases.release()
+                await self._leases.release_all()
         except (StoreUnavailable, TimeoutError) as exc:
             log.warning(f"Leases not given back, they run out by themselves: {exc}", action="leases_not_released")
+
+    def give_back(self, desk: str) -> None:
+        """There is nothing to do at it: whoever comes to have an order for it takes it again."""
+        self._open.discard(desk)
+        self._lets_go(desk)
+
+        async def close() -> None:
+            await self._closes(desk)
+            with contextlib.suppress(StoreUnavailable):
+                await self._leases.release(desk)
+                if await self._store.left_for([desk]):
+                    self._leases.want([desk])  # one came in the meantime
+
+        self._move(desk, close)
 
     # --- taking over and letting go -----------------------------------------------------------------------------
 

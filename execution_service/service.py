@@ -233,8 +233,11 @@ class ExecutionService:
                 if account_id in in_hand:
                     self._last_seen_busy[account_id] = now
                 elif now - since >= UNNAMED_ACCOUNT_IDLE_SECONDS:
-                    del self.traders[account_id], self.reconciliations[account_id], self._last_seen_busy[account_id]
-                    await self._end(_task_of(account_id))
+                    del self._last_seen_busy[account_id]
+                    if self.desks is not None:
+                        self.desks.give_back(account_id)
+                    else:
+                        await self._close_desk(account_id)
 
     def _keep_trading(self, trader: Trader) -> None:
         self._keep(_task_of(trader.account_id), trader.run)

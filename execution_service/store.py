@@ -665,9 +665,10 @@ class MongoStore:
         mine = {"_id": {"$in": list(desks)}, "holder": holder}
         await self._call(lambda: self._db[LEASES].update_many(mine, update), urgent=True)
 
-    async def release_leases(self, holder: str) -> None:
+    async def release_leases(self, holder: str, desks: Sequence[str]) -> None:
         update = {"$inc": {"beat": 1}, "$set": {"holder": ""}}
-        await self._call(lambda: self._db[LEASES].update_many({"holder": holder}, update), urgent=True)
+        mine = {"_id": {"$in": list(desks)}, "holder": holder}
+        await self._call(lambda: self._db[LEASES].update_many(mine, update), urgent=True)
 
     # --- views --------------------------------------------------------------------------------------------------
 

@@ -166,6 +166,38 @@ class world_of_stranger:
         await self._world.close()
 
 
+async def test_an_account_that_no_file_names_is_taken_by_whoever_stores_its_order(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path, accounts=(), unnamed_accounts=("made-up",)) as (one, other):
+        await other.start()
+        other.send("a", account_id="made-up")
+        assert await seconds_until(other, has(other, "a", Status.FILLED)) < 2.0
+        assert is_held_by(other, "made-up")()
+        one.send("b", account_id="made-up")
+        assert await seconds_until(other, has(other, "b", Status.FILLED)) < 2.0
+        assert one.calls("place_order") == []
+        await other.kill()
+        one.send("c", account_id="made-up")
+        assert await seconds_until(one, has(one, "c", Status.FILLED)) < TAKE_OVER_SECONDS
+        await one.run(5)
+        assert len(one.placed("made-up")) == 3
+        assert not one.unsettled()
+
+
+async def test_an_account_that_no_file_names_is_given_back_when_it_is_idle_and_taken_again(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path, accounts=(), unnamed_accounts=("made-up",)) as (one, other):
+        await other.start()
+        one.send("a", account_id="made-up")
+        await one.run_until(lambda: holder(one, "made-up") == "", limit_seconds=600)
+        await one.run(300)
+        assert holder(one, "made-up") == ""
+        other.send("b", account_id="made-up")
+        assert await seconds_until(other, has(other, "b", Status.FILLED)) < 4.0
+        one.send("c", account_id="made-up")
+        assert await seconds_until(other, has(other, "c", Status.FILLED)) < 4.0
+        await one.run(5)
+        assert not one.unsettled()
+
+
 # --- deaths, stops, freezes -----------------------------------------------------------------------------------------
 
 
