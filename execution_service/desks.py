@@ -93,6 +93,13 @@ class Desks:
         self._leases.want([desk])
         return desk
 
+    def is_elsewhere(self, account_id: str) -> bool:
+        """An account of ours that another process works, or nobody yet: then it is contended for from now on."""
+        if not self._is_known_account(account_id) or self.holds(account_id):
+            return False
+        self._leases.want([account_id])
+        return True
+
     async def tell_holder(self, order: Order) -> None:
         """What was written to the record of another process's order is looked at there. Raises StoreUnavailable."""
         await self._store.leave({order.order_id: self.desk_of(order.request.account_id)})

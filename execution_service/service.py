@@ -134,6 +134,7 @@ class ExecutionService:
             shares_store=parts.shares_store,
             max_order_age_seconds=parts.rules.max_order_age_seconds,
             tell_holder=None if self.desks is None else self.desks.tell_holder,
+            is_elsewhere=_not_elsewhere if self.desks is None else self.desks.is_elsewhere,
         )
         self.intake = Intake(
             store=parts.store,
@@ -429,6 +430,10 @@ def _task_of(account_id: str) -> str:
 def _say_recovered(unsettled: Sequence[Stored]) -> None:
     if unsettled:
         log.info(f"Took up {len(unsettled)} unsettled orders", action="recovered", count=len(unsettled))
+
+
+def _not_elsewhere(account_id: str) -> bool:
+    return False
 
 
 def _nobody_elses(order: Order) -> str | None:

@@ -112,6 +112,21 @@ async def test_a_decision_about_an_order_in_doubt_may_be_taken_by_any_process(tm
         assert other.publisher.statuses("a") == ["IN_DOUBT", "REJECTED"]
 
 
+async def test_a_comparison_that_was_asked_for_is_made_by_the_holder(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path) as (one, other):
+        await other.start()
+        now = one.clock.now()
+        one.mongo["trading"]["execution_commands"].insert_one(
+            {"_id": "ctl-1", "kind": "RECONCILE", "body": {"account_id": ACCOUNT}, "published_at": now}
+            | {"received_at": now, "status": "NEW", "outcome": "", "active_until": None}
+        )
+        await one.run(5)
+        (command,) = one.documents("execution_commands")
+        assert command["status"] == "DONE"
+        assert command["outcome"].startswith("Reconciled")
+        assert other.calls("reports") == []
+
+
 async def test_what_belongs_to_no_account_is_told_once_whoever_stored_it(tmp_path: Path) -> None:
     async with two_worlds(tmp_path) as (one, other):
         await other.start()
