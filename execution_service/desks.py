@@ -85,6 +85,9 @@ class Desks:
         """Surely, at this moment."""
         return desk in self._open and self._leases.holds(desk)
 
+    def is_ours(self, order: Order) -> bool:
+        return self.holds(self.desk_of(order.request.account_id))
+
     def foreign_desk(self, order: Order) -> str | None:
         """The desk of an order that is not ours to work; None if it is. One that nobody holds is contended for from now on."""
         desk = self.desk_of(order.request.account_id)
@@ -181,7 +184,8 @@ class Desks:
         desk = lease.desk
         while self._leases.has(lease):
             with contextlib.suppress(StoreUnavailable):
-                found = await self._read([u for u in await self._store.unsettled() if self._is_at(u, {desk})])
+                unsettled = await self._store.unsettled(None if desk == UNASSIGNED else desk)
+                found = await self._read([u for u in unsettled if self._is_at(u, {desk})])
                 if self._leases.has(lease):
                     self._open.add(desk)
                     self._opens(desk, [stored for stored in found if stored.is_unsettled])

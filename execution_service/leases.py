@@ -143,6 +143,12 @@ class Leases:
         seen = self._seen.get(found.desk)
         if seen is None or seen[0].mark != found.mark:
             self._seen[found.desk] = (found, now)
+            if seen is None or (seen[0].holder, seen[0].epoch) != (found.holder, found.epoch):
+                log.info(
+                    f"{found.desk}: held by {found.host} (process {found.pid})",
+                    action="lease_elsewhere",
+                    account_id=found.desk,
+                )
             return False
         return now - seen[1] >= found.term_seconds
 

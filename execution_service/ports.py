@@ -204,8 +204,8 @@ class Store(Protocol):
     async def open_orders(self) -> list[Stored]:
         """All records that are unfinished or owe the world something, oldest first."""
 
-    async def unsettled(self) -> list[Unsettled]:
-        """The same records, in brief."""
+    async def unsettled(self, account_id: str | None = None) -> list[Unsettled]:
+        """The same records in brief, all or one account's."""
 
     async def leave(self, left: Mapping[str, str]) -> None:
         """Leaves records, by our id, for the holder of a desk to look at."""

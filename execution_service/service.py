@@ -120,6 +120,7 @@ class ExecutionService:
             party_of=self._party_of,
             max_publish_attempts=parts.rules.max_retry_attempts,
             uses_ordering_keys=parts.uses_ordering_keys,
+            is_ours=lambda order: self.desks is None or self.desks.is_ours(order),
             sends_alarms=None if parts.lease_seconds is None else lambda: self._holds(UNASSIGNED),
         )
         self.desks = None if parts.lease_seconds is None else self._new_desks(parts.lease_seconds)
