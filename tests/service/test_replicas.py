@@ -371,6 +371,19 @@ async def test_letters_of_orders_that_were_let_go_are_left_to_the_next(tmp_path:
         audit(other)
 
 
+async def test_a_letter_that_waits_for_telegram_is_written_once(tmp_path: Path) -> None:
+    async with world_of(tmp_path, lease_seconds=8.0) as world:
+        world.notifier.is_away = True
+        world.send("a")
+        await world.run(60)
+        world.send("a")
+        await world.run(5)
+        world.notifier.is_away = False
+        await world.run(120)
+        assert len(world.notifier.titled("Order Filled")) == 1
+        audit(world)
+
+
 # --- the ledger ------------------------------------------------------------------------------------------------------
 
 
