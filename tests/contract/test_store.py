@@ -631,19 +631,6 @@ async def test_lines_of_an_order_are_read_before_its_delivery_is_struck_out(stor
     assert await store.ledger_lines([about.order_id, "other"]) == {about.order_id: lines}
 
 
-async def test_an_update_that_nobody_waits_for_any_more_is_not_written_later(store: MongoStore, faults: Faults) -> None:
-    about = await stored_after(store)
-    faults.refuse("update_one", times=10_000)
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.5):
-            await store.append(about, [submit_started()])
-    faults.mend()
-    other = numbered(7)
-    await store.insert_orders([other])
-    await store.append(other, [submit_started()])  # which is written after whatever waited before it
-    assert (await loaded(store, about)).status is Status.PENDING
-
-
 # --- what is left for another process -------------------------------------------------------------------------------
 
 

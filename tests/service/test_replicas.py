@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from brokers.base import Capabilities
+from brokers.errors import BrokerUnavailable
 from brokers.paper_exchange import Market
 from execution_service.core.order import Status
 from execution_service.desks import UNASSIGNED
-from tests.builders import filled_by
+from tests.builders import filled_by, submit_started
 from tests.fakes import ACCOUNT, Died, Moment, World, two_worlds, world_of
 from tests.service.audit import audit
 
@@ -257,6 +258,22 @@ async def test_a_lone_process_takes_its_own_leases_again_after_the_store_was_awa
         assert await seconds_until(world, has(world, "a", Status.FILLED)) < 5.0
         await world.run(3)
         audit(world)
+
+
+async def test_an_update_that_nobody_waits_for_any_more_is_not_written_later(tmp_path: Path) -> None:
+    """Else an order would be marked as being sent by a process that has let it go, and will not send it."""
+    async with world_of(tmp_path) as world:
+        world.broker_faults.unavailable = BrokerUnavailable("down", known_pause=True)
+        world.send("a")
+        await world.run(1)
+        world.store_faults.is_away = True
+        waiting = asyncio.create_task(world.service.live_orders._store.append(world.record("a"), [submit_started()]))
+        await world.run(10)
+        waiting.cancel()
+        world.store_faults.is_away = False
+        await world.run(30)
+        assert waiting.cancelled()
+        assert world.record("a").status is Status.PENDING
 
 
 async def test_a_lease_whose_taking_was_not_answered_is_held_soon(tmp_path: Path) -> None:
