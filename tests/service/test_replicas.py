@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from brokers.base import Capabilities
-from brokers.errors import BrokerUnavailable
+from brokers.errors import BrokerUnavailable, OrderRefused
 from brokers.paper_exchange import Market
-from execution_service.core.order import Status
+from execution_service.core.order import Noted, Status
 from execution_service.desks import UNASSIGNED
 from tests.builders import filled_by, submit_started
 from tests.fakes import ACCOUNT, Died, Moment, World, two_worlds, world_of
@@ -357,6 +357,46 @@ async def test_who_was_frozen_before_sending_does_not_send(tmp_path: Path) -> No
         await other.run(10)
         assert [o.ticket.client_order_id for o in other.placed()] == [World.client_id("a")]
         assert one.calls("place_order") == []
+
+
+async def test_the_lease_is_looked_at_directly_before_an_order_leaves(tmp_path: Path) -> None:
+    """Between the intent and the sending the process may have been frozen, and nothing in it has noticed yet."""
+    reserving = Capabilities(needs_reservation=True, refuses_repeated_client_id=False, find_window_seconds=3.0)
+    async with world_of(tmp_path, market=BY_HAND, capabilities=reserving, is_unique=False) as world:
+        reserved = world.broker_faults.holds["reserve"] = asyncio.Event()
+        world.send("a")
+        await world.run(1)
+        world.service.traders[ACCOUNT]._holds_desk = lambda: False
+        reserved.set()
+        await world.run(1)
+        assert world.record("a").status is Status.SUBMITTING
+        assert world.calls("place_order") == []
+
+
+async def test_a_cancel_is_not_sent_without_the_lease(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send("a")
+        await world.run(1)
+        world.service.traders[ACCOUNT]._holds_desk = lambda: False
+        world.cancel(signal_id="a")
+        await world.run(5)
+        assert world.calls("cancel_order") == []
+
+
+async def test_a_refusal_of_a_sending_that_another_process_has_repeated_ends_nothing(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        answers = world.broker_faults.holds["place_order"] = asyncio.Event()
+        world.broker_faults.errors["place_order"] = [OrderRefused("no margin")]
+        world.send("a")
+        await world.run(1)
+        again = Noted(at=world.clock.now(), message="sent again by another process")
+        await world.service.live_orders.record_for_holder(
+            world.record("a"), lambda o: () if again in o.events else (again,)
+        )
+        answers.set()
+        await world.run(10)
+        assert world.record("a").status is Status.SUBMITTED
+        assert len(world.placed()) == 1
 
 
 async def test_deliveries_of_a_dead_process_are_finished_by_the_next(tmp_path: Path) -> None:
