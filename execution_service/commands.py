@@ -70,8 +70,11 @@ class Commands:
         max_order_age_seconds: float,
         shares_store: bool = False,
         tell_holder: Callable[[Order], Awaitable[None]] | None = None,
+        is_elsewhere: Callable[[str], bool] = lambda account_id: False,
     ) -> None:
-        """`tell_holder`: for a service that shares its store, how the process that works an order learns what was written to its record."""
+        """`tell_holder`: for a service that shares its store, how the process that works an order learns what was written to its record;
+        `is_elsewhere`: whether another process works an account, and so carries out what is about the whole of it."""
+        self._is_elsewhere = is_elsewhere
         self._tell_holder = tell_holder
         self._store = store
         self._live = live_orders
@@ -284,6 +287,8 @@ class Commands:
             finally:
                 self._comparing.discard(command.command_id)
 
+        if self._is_elsewhere(str(command.body.get("account_id"))):
+            return
         if command.command_id not in self._comparing:
             self._comparing.add(command.command_id)
             self._spawn(compare())

@@ -85,6 +85,9 @@ class Desks:
         """Surely, at this moment."""
         return desk in self._open and self._leases.holds(desk)
 
+    def is_ours(self, order: Order) -> bool:
+        return self.holds(self.desk_of(order.request.account_id))
+
     def foreign_desk(self, order: Order) -> str | None:
         """The desk of an order that is not ours to work; None if it is. One that nobody holds is contended for from now on."""
         desk = self.desk_of(order.request.account_id)
@@ -92,6 +95,13 @@ class Desks:
             return None
         self._leases.want([desk])
         return desk
+
+    def is_elsewhere(self, account_id: str) -> bool:
+        """An account of ours that another process works, or nobody yet: then it is contended for from now on."""
+        if not self._is_known_account(account_id) or self.holds(account_id):
+            return False
+        self._leases.want([account_id])
+        return True
 
     async def tell_holder(self, order: Order) -> None:
         """What was written to the record of another process's order is looked at there. Raises StoreUnavailable."""
@@ -124,9 +134,23 @@ class Desks:
         self._open.clear()
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
-                await self._leases.release()
+                await self._leases.release_all()
         except (StoreUnavailable, TimeoutError) as exc:
             log.warning(f"Leases not given back, they run out by themselves: {exc}", action="leases_not_released")
+
+    def give_back(self, desk: str) -> None:
+        """There is nothing to do at it: whoever comes to have an order for it takes it again."""
+        self._open.discard(desk)
+        self._lets_go(desk)
+
+        async def close() -> None:
+            await self._closes(desk)
+            with contextlib.suppress(StoreUnavailable):
+                await self._leases.release(desk)
+                if await self._store.left_for([desk]):
+                    self._leases.want([desk])  # one came in the meantime
+
+        self._move(desk, close)
 
     # --- taking over and letting go -----------------------------------------------------------------------------
 
@@ -160,7 +184,8 @@ class Desks:
         desk = lease.desk
         while self._leases.has(lease):
             with contextlib.suppress(StoreUnavailable):
-                found = await self._read([u for u in await self._store.unsettled() if self._is_at(u, {desk})])
+                unsettled = await self._store.unsettled(None if desk == UNASSIGNED else desk)
+                found = await self._read([u for u in unsettled if self._is_at(u, {desk})])
                 if self._leases.has(lease):
                     self._open.add(desk)
                     self._opens(desk, [stored for stored in found if stored.is_unsettled])

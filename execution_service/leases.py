@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -118,12 +118,20 @@ class Leases:
             if self._is_free(found):
                 await self._take(desk, found)
 
-    async def release(self) -> None:
+    async def release_all(self) -> None:
         """Gives everything back, for others to take at once. Raises StoreUnavailable: then it runs out by itself."""
-        self._wanted.clear()
-        self._held.clear()
-        self._renewed_at.clear()
-        await self._store.release_leases(self._me.holder)
+        await self._release(list(self._held))
+
+    async def release(self, desk: str) -> None:
+        """Gives this one back, until it is wanted again. Raises StoreUnavailable: then it runs out by itself."""
+        await self._release([desk])
+
+    async def _release(self, desks: Sequence[str]) -> None:
+        for desk in desks:
+            self._wanted.discard(desk)
+            self._held.pop(desk, None)
+            self._renewed_at.pop(desk, None)
+        await self._store.release_leases(self._me.holder, desks)
 
     # --- the parts ----------------------------------------------------------------------------------------------
 
@@ -135,6 +143,12 @@ class Leases:
         seen = self._seen.get(found.desk)
         if seen is None or seen[0].mark != found.mark:
             self._seen[found.desk] = (found, now)
+            if seen is None or (seen[0].holder, seen[0].epoch) != (found.holder, found.epoch):
+                log.info(
+                    f"{found.desk}: held by {found.host} (process {found.pid})",
+                    action="lease_elsewhere",
+                    account_id=found.desk,
+                )
             return False
         return now - seen[1] >= found.term_seconds
 

@@ -95,9 +95,11 @@ class Outbox:
         party_of: Callable[[str | None], Party],
         max_publish_attempts: int,
         uses_ordering_keys: bool = False,
+        is_ours: Callable[[Order], bool] = lambda order: True,
         sends_alarms: Callable[[], bool] | None = None,
     ) -> None:
-        """`sends_alarms`: whether this process is the one that sends the alarms of all that share the store; None: it is alone."""
+        """`is_ours`: whether an order is surely this process's to tell of at this moment. `sends_alarms`: whether it is the one that sends
+        the alarms of all that share the store; None: it is alone."""
         self._live = live_orders
         self._store = store
         self._publisher = publisher
@@ -106,6 +108,7 @@ class Outbox:
         self._party_of = party_of
         self._max_attempts = max_publish_attempts
         self._uses_ordering_keys = uses_ordering_keys
+        self._is_ours = is_ours
         self._sends_alarms = sends_alarms
         self._queue: deque[LiveOrder] = deque()
         self._news = asyncio.Event()
@@ -275,7 +278,11 @@ class Outbox:
         unseen = [p for p in parcels if p.live.viewed < p.order.version]
         if unseen:
             touched = await self._book(unseen)
-            await self._store.write_views(await self._view_writes(unseen, touched))
+            writes = await self._view_writes(unseen, touched)
+            if not all(self._is_ours(parcel.order) for parcel in unseen):
+                # Frozen meanwhile, perhaps: not every view knows which of two writers is behind.
+                return await self._bring_up_to_date([p.live for p in parcels if self._is_ours(p.order)])
+            await self._store.write_views(writes)
             for entry in touched:
                 self._shown_ledgers[entry.key] = entry.version
                 self._shown_episodes[entry.key] = entry.position.episode

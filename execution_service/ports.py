@@ -204,8 +204,8 @@ class Store(Protocol):
     async def open_orders(self) -> list[Stored]:
         """All records that are unfinished or owe the world something, oldest first."""
 
-    async def unsettled(self) -> list[Unsettled]:
-        """The same records, in brief."""
+    async def unsettled(self, account_id: str | None = None) -> list[Unsettled]:
+        """The same records in brief, all or one account's."""
 
     async def leave(self, left: Mapping[str, str]) -> None:
         """Leaves records, by our id, for the holder of a desk to look at."""
@@ -273,8 +273,8 @@ class Store(Protocol):
     async def renew_leases(self, holder: str, desks: Sequence[str], at: datetime) -> None:
         """Moves the beat of those of these that the holder still has."""
 
-    async def release_leases(self, holder: str) -> None:
-        """Gives back everything that the holder has."""
+    async def release_leases(self, holder: str, desks: Sequence[str]) -> None:
+        """Gives back those of these that the holder has."""
 
     async def signal_documents(self, signal_ids: Sequence[str]) -> dict[str, Any]:
         """The `_id` of the `signal_store` document of each signal that has one."""

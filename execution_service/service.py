@@ -120,6 +120,7 @@ class ExecutionService:
             party_of=self._party_of,
             max_publish_attempts=parts.rules.max_retry_attempts,
             uses_ordering_keys=parts.uses_ordering_keys,
+            is_ours=lambda order: self.desks is None or self.desks.is_ours(order),
             sends_alarms=None if parts.lease_seconds is None else lambda: self._holds(UNASSIGNED),
         )
         self.desks = None if parts.lease_seconds is None else self._new_desks(parts.lease_seconds)
@@ -134,6 +135,7 @@ class ExecutionService:
             shares_store=parts.shares_store,
             max_order_age_seconds=parts.rules.max_order_age_seconds,
             tell_holder=None if self.desks is None else self.desks.tell_holder,
+            is_elsewhere=_not_elsewhere if self.desks is None else self.desks.is_elsewhere,
         )
         self.intake = Intake(
             store=parts.store,
@@ -233,8 +235,11 @@ class ExecutionService:
                 if account_id in in_hand:
                     self._last_seen_busy[account_id] = now
                 elif now - since >= UNNAMED_ACCOUNT_IDLE_SECONDS:
-                    del self.traders[account_id], self.reconciliations[account_id], self._last_seen_busy[account_id]
-                    await self._end(_task_of(account_id))
+                    del self._last_seen_busy[account_id]
+                    if self.desks is not None:
+                        self.desks.give_back(account_id)
+                    else:
+                        await self._close_desk(account_id)
 
     def _keep_trading(self, trader: Trader) -> None:
         self._keep(_task_of(trader.account_id), trader.run)
@@ -426,6 +431,10 @@ def _task_of(account_id: str) -> str:
 def _say_recovered(unsettled: Sequence[Stored]) -> None:
     if unsettled:
         log.info(f"Took up {len(unsettled)} unsettled orders", action="recovered", count=len(unsettled))
+
+
+def _not_elsewhere(account_id: str) -> bool:
+    return False
 
 
 def _nobody_elses(order: Order) -> str | None:

@@ -437,9 +437,11 @@ class MongoStore:
     async def open_orders(self) -> list[Stored]:
         return await self._find({"lookup": UNSETTLED})
 
-    async def unsettled(self) -> list[Unsettled]:
+    async def unsettled(self, account_id: str | None = None) -> list[Unsettled]:
+        query = {"lookup": UNSETTLED} | ({} if account_id is None else {"account_id": account_id})
+
         def read() -> list[Unsettled]:
-            found = self._db[ORDERS].find({"lookup": UNSETTLED}, {"version": 1, "account_id": 1})
+            found = self._db[ORDERS].find(query, {"version": 1, "account_id": 1})
             return [Unsettled(d["_id"], d["version"], d.get("account_id")) for d in found]
 
         return await self._call(read)
@@ -665,9 +667,10 @@ class MongoStore:
         mine = {"_id": {"$in": list(desks)}, "holder": holder}
         await self._call(lambda: self._db[LEASES].update_many(mine, update), urgent=True)
 
-    async def release_leases(self, holder: str) -> None:
+    async def release_leases(self, holder: str, desks: Sequence[str]) -> None:
         update = {"$inc": {"beat": 1}, "$set": {"holder": ""}}
-        await self._call(lambda: self._db[LEASES].update_many({"holder": holder}, update), urgent=True)
+        mine = {"_id": {"$in": list(desks)}, "holder": holder}
+        await self._call(lambda: self._db[LEASES].update_many(mine, update), urgent=True)
 
     # --- views --------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ if __name__ == "__main__":
 from google.api_core.exceptions import GoogleAPICallError, RetryError
 from google.cloud import pubsub_v1
 
-from execution_service.ports import StoreUnavailable
+from execution_service.ports import Lease, StoreUnavailable
 from execution_service.settings import Settings
 from scripts.demo_gateway import GatewayFailed, left_gateway
 from scripts.display import new_console, print_json, print_table, shown_time
@@ -135,6 +136,7 @@ def _store(settings: Settings, notice: Notice | None) -> list[Part]:
         milliseconds = (time.monotonic() - began) * 1000
         waiting = view.waiting()
         positions = len(view.ledgers(only_open=True))
+        held = [lease for lease in view.leases() if lease.holder]
     except StoreUnavailable as exc:
         return [Part("store", False, f"{shown}: {exc}")]
     finally:
@@ -149,6 +151,7 @@ def _store(settings: Settings, notice: Notice | None) -> list[Part]:
             True,
             f"{waiting.unsettled}; unfinished, or with a confirmation or alert still to deliver",
         ),
+        *([Part("leases", True, _held_by(held))] if held else []),
         Part("commands waiting", True, str(waiting.new_commands)),
         Part(
             "dead letters",
@@ -163,6 +166,11 @@ def _store(settings: Settings, notice: Notice | None) -> list[Part]:
         ),
         Part("alerts not sent", True, str(waiting.unsent_alerts)),
     ]
+
+
+def _held_by(held: Sequence[Lease]) -> str:
+    counts = Counter(f"{lease.host} (process {lease.pid})" for lease in held)
+    return ", ".join(f"{n} with {who}" for who, n in sorted(counts.items())) + "; see execctl leases"
 
 
 def _doubt_hint(count: int) -> str:

@@ -27,9 +27,11 @@ from execution_service.ports import (
     Command,
     CommandStatus,
     DeadLetter,
+    Lease,
     StoreUnavailable,
     Strike,
     Told,
+    Unsettled,
     VersionConflict,
     View,
     ViewWrite,
@@ -618,6 +620,101 @@ async def test_ledger_lines_are_kept_with_the_strike_and_grow(store: MongoStore)
     await store.strike([strike(about, world=4, people=4, lines=both)])
     assert await told(store, about) == Told(world=4, people=4, lines=both)
     assert (await told(store, about)).realized_pnl == Decimal("-0.1")
+
+
+async def test_lines_of_an_order_are_read_before_its_delivery_is_struck_out(store: MongoStore) -> None:
+    """As after a death between the two writes of one strike."""
+    about = await stored_after(store, submit_started(), accepted(), filled_by("f1", 100))
+    lines = {3: Line(3, 1, 1, Decimal(0))}
+    store._keep_lines({about.order_id: lines})
+    assert (await told(store, about)) == Told(lines=lines)
+    assert await store.ledger_lines([about.order_id, "other"]) == {about.order_id: lines}
+
+
+# --- what is left for another process -------------------------------------------------------------------------------
+
+
+async def test_an_order_is_left_for_its_desk_until_it_is_picked_up(store: MongoStore) -> None:
+    one, other = numbered(1), numbered(2)
+    await store.insert_orders([one, other], {one.order_id: "acct-1"})
+    (stored,) = await store.left_for(["acct-1", "acct-2"])
+    assert stored.order == one
+    assert await store.left_for(["acct-2"]) == []
+    await store.leave({other.order_id: "acct-2"})
+    await store.leave({other.order_id: "acct-2"})
+    assert [s.order for s in await store.left_for(["acct-1", "acct-2"])] == [one, other]
+    await store.picked_up([one, other], ["acct-1", "acct-2"])
+    assert await store.left_for(["acct-1", "acct-2"]) == []
+    assert len(await store.open_orders()) == 2
+
+
+async def test_what_was_written_after_the_look_stays_left(store: MongoStore) -> None:
+    about = await stored_after(store)
+    await store.leave({about.order_id: "acct-1"})
+    await store.append(about, [submit_started()])
+    await store.picked_up([about], ["acct-1"])
+    (stored,) = await store.left_for(["acct-1"])
+    assert stored.order.version == 1
+    await store.picked_up([stored.order], ["acct-1"])
+    assert await store.left_for(["acct-1"]) == []
+
+
+async def test_unsettled_records_in_brief_of_all_or_one_account(store: MongoStore) -> None:
+    mine, other = numbered(1), order(of=identity("signal-2"), account_id="acct-2")
+    await store.insert_orders([mine, other])
+    mine = await store.append(mine, [submit_started()])
+    brief = {Unsettled(mine.order_id, 1, "acct-1"), Unsettled(other.order_id, 0, "acct-2")}
+    assert set(await store.unsettled()) == brief
+    assert [u.order_id for u in await store.unsettled("acct-2")] == [other.order_id]
+    assert await store.unsettled("acct-3") == []
+
+
+# --- leases ---------------------------------------------------------------------------------------------------------
+
+
+def lease(holder: str = "one", **changes: Any) -> Lease:
+    first = Lease(
+        desk="acct-1",
+        holder=holder,
+        epoch=1,
+        beat=0,
+        term_seconds=8.0,
+        host="host",
+        pid=7,
+        taken_at=NOW,
+        renewed_at=NOW,
+    )
+    return replace(first, **changes)
+
+
+async def test_a_lease_is_taken_by_one_of_many(server: Server) -> None:
+    stores = [await server.store(nonce=f"n{i}") for i in range(4)]
+    taken = await asyncio.gather(*(s.take_lease(lease(f"n{i}"), None) for i, s in enumerate(stores)))
+    assert sorted(taken) == [False, False, False, True]
+    (found,) = await stores[0].leases()
+    assert found == lease(f"n{taken.index(True)}")
+
+
+async def test_a_lease_that_was_renewed_is_not_taken_from_its_holder(store: MongoStore) -> None:
+    assert await store.take_lease(lease(), None)
+    (seen,) = await store.leases()
+    await store.renew_leases("one", ["acct-1"], at(5))
+    assert not await store.take_lease(lease("other", epoch=2), seen)
+    (seen,) = await store.leases()
+    assert seen == lease(beat=1, renewed_at=at(5))
+    assert await store.take_lease(lease("other", epoch=2), seen)
+    await store.renew_leases("one", ["acct-1"], at(6))
+    assert await store.leases() == [lease("other", epoch=2)]
+
+
+async def test_a_lease_is_given_back_by_its_holder_only(store: MongoStore) -> None:
+    await store.take_lease(lease(), None)
+    await store.release_leases("other", ["acct-1"])
+    assert [found.holder for found in await store.leases()] == ["one"]
+    await store.release_leases("one", ["acct-1"])
+    (found,) = await store.leases()
+    assert found == lease("", beat=1)
+    assert await store.take_lease(lease("other", epoch=2), found)
 
 
 # --- commands -------------------------------------------------------------------------------------------------------

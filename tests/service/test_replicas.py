@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from brokers.base import Capabilities
+from brokers.errors import BrokerUnavailable, OrderRefused
 from brokers.paper_exchange import Market
-from execution_service.core.order import Status
+from execution_service.core.order import Noted, Status
 from execution_service.desks import UNASSIGNED
-from tests.builders import filled_by
+from tests.builders import filled_by, submit_started
 from tests.fakes import ACCOUNT, Died, Moment, World, two_worlds, world_of
 from tests.service.audit import audit
 
@@ -112,6 +113,21 @@ async def test_a_decision_about_an_order_in_doubt_may_be_taken_by_any_process(tm
         assert other.publisher.statuses("a") == ["IN_DOUBT", "REJECTED"]
 
 
+async def test_a_comparison_that_was_asked_for_is_made_by_the_holder(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path) as (one, other):
+        await other.start()
+        now = one.clock.now()
+        one.mongo["trading"]["execution_commands"].insert_one(
+            {"_id": "ctl-1", "kind": "RECONCILE", "body": {"account_id": ACCOUNT}, "published_at": now}
+            | {"received_at": now, "status": "NEW", "outcome": "", "active_until": None}
+        )
+        await one.run(5)
+        (command,) = one.documents("execution_commands")
+        assert command["status"] == "DONE"
+        assert command["outcome"].startswith("Reconciled")
+        assert other.calls("reports") == []
+
+
 async def test_what_belongs_to_no_account_is_told_once_whoever_stored_it(tmp_path: Path) -> None:
     async with two_worlds(tmp_path) as (one, other):
         await other.start()
@@ -166,6 +182,38 @@ class world_of_stranger:
         await self._world.close()
 
 
+async def test_an_account_that_no_file_names_is_taken_by_whoever_stores_its_order(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path, accounts=(), unnamed_accounts=("made-up",)) as (one, other):
+        await other.start()
+        other.send("a", account_id="made-up")
+        assert await seconds_until(other, has(other, "a", Status.FILLED)) < 2.0
+        assert is_held_by(other, "made-up")()
+        one.send("b", account_id="made-up")
+        assert await seconds_until(other, has(other, "b", Status.FILLED)) < 2.0
+        assert one.calls("place_order") == []
+        await other.kill()
+        one.send("c", account_id="made-up")
+        assert await seconds_until(one, has(one, "c", Status.FILLED)) < TAKE_OVER_SECONDS
+        await one.run(5)
+        assert len(one.placed("made-up")) == 3
+        assert not one.unsettled()
+
+
+async def test_an_account_that_no_file_names_is_given_back_when_it_is_idle_and_taken_again(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path, accounts=(), unnamed_accounts=("made-up",)) as (one, other):
+        await other.start()
+        one.send("a", account_id="made-up")
+        await one.run_until(lambda: holder(one, "made-up") == "", limit_seconds=600)
+        await one.run(300)
+        assert holder(one, "made-up") == ""
+        other.send("b", account_id="made-up")
+        assert await seconds_until(other, has(other, "b", Status.FILLED)) < 4.0
+        one.send("c", account_id="made-up")
+        assert await seconds_until(other, has(other, "c", Status.FILLED)) < 4.0
+        await one.run(5)
+        assert not one.unsettled()
+
+
 # --- deaths, stops, freezes -----------------------------------------------------------------------------------------
 
 
@@ -210,6 +258,22 @@ async def test_a_lone_process_takes_its_own_leases_again_after_the_store_was_awa
         assert await seconds_until(world, has(world, "a", Status.FILLED)) < 5.0
         await world.run(3)
         audit(world)
+
+
+async def test_an_update_that_nobody_waits_for_any_more_is_not_written_later(tmp_path: Path) -> None:
+    """Else an order would be marked as being sent by a process that has let it go, and will not send it."""
+    async with world_of(tmp_path) as world:
+        world.broker_faults.unavailable = BrokerUnavailable("down", known_pause=True)
+        world.send("a")
+        await world.run(1)
+        world.store_faults.is_away = True
+        waiting = asyncio.create_task(world.service.live_orders._store.append(world.record("a"), [submit_started()]))
+        await world.run(10)
+        waiting.cancel()
+        world.store_faults.is_away = False
+        await world.run(30)
+        assert waiting.cancelled()
+        assert world.record("a").status is Status.PENDING
 
 
 async def test_a_lease_whose_taking_was_not_answered_is_held_soon(tmp_path: Path) -> None:
@@ -295,6 +359,46 @@ async def test_who_was_frozen_before_sending_does_not_send(tmp_path: Path) -> No
         assert one.calls("place_order") == []
 
 
+async def test_the_lease_is_looked_at_directly_before_an_order_leaves(tmp_path: Path) -> None:
+    """Between the intent and the sending the process may have been frozen, and nothing in it has noticed yet."""
+    reserving = Capabilities(needs_reservation=True, refuses_repeated_client_id=False, find_window_seconds=3.0)
+    async with world_of(tmp_path, market=BY_HAND, capabilities=reserving, is_unique=False) as world:
+        reserved = world.broker_faults.holds["reserve"] = asyncio.Event()
+        world.send("a")
+        await world.run(1)
+        world.service.traders[ACCOUNT]._holds_desk = lambda: False
+        reserved.set()
+        await world.run(1)
+        assert world.record("a").status is Status.SUBMITTING
+        assert world.calls("place_order") == []
+
+
+async def test_a_cancel_is_not_sent_without_the_lease(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send("a")
+        await world.run(1)
+        world.service.traders[ACCOUNT]._holds_desk = lambda: False
+        world.cancel(signal_id="a")
+        await world.run(5)
+        assert world.calls("cancel_order") == []
+
+
+async def test_a_refusal_of_a_sending_that_another_process_has_repeated_ends_nothing(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        answers = world.broker_faults.holds["place_order"] = asyncio.Event()
+        world.broker_faults.errors["place_order"] = [OrderRefused("no margin")]
+        world.send("a")
+        await world.run(1)
+        again = Noted(at=world.clock.now(), message="sent again by another process")
+        await world.service.live_orders.record_for_holder(
+            world.record("a"), lambda o: () if again in o.events else (again,)
+        )
+        answers.set()
+        await world.run(10)
+        assert world.record("a").status is Status.SUBMITTED
+        assert len(world.placed()) == 1
+
+
 async def test_deliveries_of_a_dead_process_are_finished_by_the_next(tmp_path: Path) -> None:
     async with two_worlds(tmp_path) as (one, other):
         await other.start()
@@ -322,6 +426,19 @@ async def test_letters_of_orders_that_were_let_go_are_left_to_the_next(tmp_path:
         await other.run(120)
         assert [t for t in other.notifier.texts if "Order" in t] == [t for t in told if "Order" in t]
         audit(other)
+
+
+async def test_a_letter_that_waits_for_telegram_is_written_once(tmp_path: Path) -> None:
+    async with world_of(tmp_path, lease_seconds=8.0) as world:
+        world.notifier.is_away = True
+        world.send("a")
+        await world.run(60)
+        world.send("a")
+        await world.run(5)
+        world.notifier.is_away = False
+        await world.run(120)
+        assert len(world.notifier.titled("Order Filled")) == 1
+        audit(world)
 
 
 # --- the ledger ------------------------------------------------------------------------------------------------------
