@@ -11,6 +11,7 @@ from decimal import Decimal
 from itertools import chain
 from pathlib import Path
 
+from benchmarks.fairness import measure_fairness
 from benchmarks.figures import Figure, Say, median, milliseconds, percentile
 from benchmarks.gateways import measure_adapters
 from benchmarks.traffic import (
@@ -349,6 +350,11 @@ def adapters(plan: Plan) -> list[Figure]:
     return measure_adapters(plan.folder / "adapters", plan.pairs, plan.say)
 
 
+def fairness(plan: Plan) -> list[Figure]:
+    """One account's orders beside a flood for another."""
+    return measure_fairness(plan.folder / "fairness", plan.pairs, plan.say)
+
+
 MEASUREMENTS: Mapping[str, Callable[[Plan], Sequence[Figure]]] = {
     "throughput": throughput,
     "latency": latency,
@@ -357,4 +363,5 @@ MEASUREMENTS: Mapping[str, Callable[[Plan], Sequence[Figure]]] = {
     "finished": finished,
     "start": start,
     "cancel": cancel,
+    "fairness": fairness,
 }

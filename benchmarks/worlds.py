@@ -191,8 +191,14 @@ class Service(World):
 
     def recorded(self, status: str) -> int:
         """How many orders the service's own record has in that status."""
+        with self.records() as records:
+            return int(records.count_documents({"status": status}))
+
+    @contextlib.contextmanager
+    def records(self) -> Iterator[Any]:
+        """The collection of the service's own records."""
         with self.database(_DATABASE) as database:
-            return int(database["execution_orders"].count_documents({"status": status}))
+            yield database["execution_orders"]
 
 
 class Floor(World):

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from kiteconnect import KiteConnect
+from kiteconnect import exceptions as kite_errors
 from twisted.logger import LogLevel, globalLogPublisher
 
 from brokers import zerodha_words as words
@@ -31,9 +32,10 @@ from brokers.base import (
     Ticket,
     Tif,
 )
-from brokers.errors import BrokerUnavailable, OrderRefused, OutcomeUnknown
+from brokers.errors import BrokerError, BrokerUnavailable, OrderRefused, OutcomeUnknown
 from brokers.paper_exchange import Action, Fault, Market, Operation
 from brokers.zerodha import ZerodhaBroker, create
+from brokers.zerodha_calls import Access, CallKind, KiteCalls
 from brokers.zerodha_feed import reactor
 from execution_service.core.reconcile import Holding, compare_positions
 from simulators.kite import FaultKind, HttpFault, SimulatedKite
@@ -1009,3 +1011,25 @@ async def test_the_adapter_adds_little_to_what_the_simulator_takes(
     bare_seconds, added_seconds = statistics.median(alone), statistics.median(through) - statistics.median(alone)
     print(f"placing: {bare_seconds * 1000:.2f} ms by the library alone, {added_seconds * 1000:+.2f} ms by the adapter")
     assert added_seconds < 0.05
+
+
+async def test_words_that_repeat_credentials_are_told_without_them() -> None:
+    calls = KiteCalls(Access(api_key="the-key-1", access_token="the-token-2"))
+    calls.open()
+
+    def refuse(kite: KiteConnect) -> None:
+        raise kite_errors.InputException("you sent token the-key-1:the-token-2")
+
+    def die(kite: KiteConnect) -> None:
+        raise kite_errors.TokenException("token the-key-1:the-token-2 is dead")
+
+    try:
+        for call in (refuse, die):
+            with pytest.raises(BrokerError) as raised:
+                await calls.ask(call, CallKind.PLACE)
+            chain = f"{raised.value} {raised.value.__cause__}"
+            assert "***:***" in chain
+            assert "the-key" not in chain
+            assert "the-token" not in chain
+    finally:
+        calls.close()

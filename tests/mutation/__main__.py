@@ -154,6 +154,9 @@ class Judge:
         began = time.monotonic()
         running: dict[int, str] = {}
         mutants = [m for name in self.options.modules for m in mutants_of(name) if self.options.only in m.name]
+        if self.options.again is not None:
+            named = set(self.options.again.read_text(encoding="utf-8").splitlines())
+            mutants = [mutant for mutant in mutants if mutant.name in named]
         for mutant in mutants:
             while len(running) >= self.options.workers:
                 self._reap(running, total)
@@ -193,8 +196,8 @@ class Judge:
             self.outcome[name] = "killed (endless)" if os.WTERMSIG(status) == signal.SIGALRM else "killed (crash)"
         else:
             self.outcome[name] = "survived" if os.WEXITSTATUS(status) == SURVIVED else "killed"
-        if self.outcome[name] == "survived" and self.options.verbose:
-            print(f"survived: {name}", flush=True)
+        if self.options.verbose:
+            print(f"{self.outcome[name]}: {name}", flush=True)
 
 
 _in_child = False
@@ -259,9 +262,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
     parser.add_argument("--modules", nargs="+", choices=MODULES, default=MODULES)
     parser.add_argument("--only", default="", help="mutants whose name contains this")
+    parser.add_argument("--again", type=Path, metavar="FILE", help="only the mutants named in the file, one a line")
     parser.add_argument("--seconds", type=float, default=1800.0, help="no new one is begun after so long")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--verbose", action="store_true", help="print survivors as they are found")
+    parser.add_argument("--verbose", action="store_true", help="print each outcome as it is found")
     options = parser.parse_args()
     os.chdir(REPOSITORY)
     # The same examples each time, or a survivor of today would be killed tomorrow.
@@ -294,7 +298,7 @@ def main() -> int:
     print(f"{judge.tried} of {judge.all} tried in {time.monotonic() - began:.0f} s")
     for name in new:
         print(f"NEW SURVIVOR  {name}")
-    if judge.tried == judge.all and not options.only:
+    if judge.tried == judge.all and not options.only and options.again is None:
         for name in sorted(n for n in explained.keys() - survivors if n.split(".")[0] in options.modules):
             print(f"explained, yet killed or gone (take it out of {EXPLAINED.name}): {name}")
     return 1 if new or judge.tried < judge.all else 0

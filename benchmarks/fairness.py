@@ -1,0 +1,77 @@
+"""How much a flood of orders for one account delays those of another; measured at the store and at the broker, not by the traffic."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from benchmarks.figures import Figure, Say, median, milliseconds, percentile
+from benchmarks.traffic import MANY_LANES, ONE_LANE, OrderMessage, order_messages
+from benchmarks.worlds import Service, wait_until
+
+MOST_TIMES_ALONE = 2.0
+
+_VICTIMS = 100
+_VICTIMS_A_SECOND = 40.0
+_FLOOD = 2000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LONGEST_SECONDS = 120.0
+
+
+def measure_fairness(folder: Path, pairs: int, say: Say) -> list[Figure]:
+    """From the moment an order was taken in (its durable write included) to the broker's acceptance: p99 of one account's orders, alone and
+    beside a flood for another account, by turns. Raises MeasurementFailed."""
+    alone: list[list[float]] = []
+    beside: list[list[float]] = []
+    with Service(folder) as service:
+        service.start()
+        service.traffic.burst(order_messages(_VICTIMS, MANY_LANES))
+        sent = _VICTIMS
+        for turn in range(pairs):
+            say(f"fairness, pair {turn + 1} of {pairs}")
+            for flood, times in ((0, alone), (_FLOOD, beside)):
+                service.traffic.publish(order_messages(flood, ONE_LANE, account_id="flood"), fills_expected=False)
+                victims = _trickle(service)
+                sent += flood + len(victims)
+                _wait_for(service, sent)
+                times.append(_waits(service, [message.signal_id for message in victims]))
+    ratios = tuple(percentile(b, 0.99) / percentile(a, 0.99) for a, b in zip(alone, beside, strict=True))
+    all_alone, all_beside = [t for times in alone for t in times], [t for times in beside for t in times]
+    return [
+        Figure(
+            name=f"one account beside {_FLOOD} orders at once for another",
+            ours=f"p99 {milliseconds(percentile(all_beside, 0.99))}, median {milliseconds(median(all_beside))}",
+            base=f"alone p99 {milliseconds(percentile(all_alone, 0.99))}, median {milliseconds(median(all_alone))}",
+            pairs=ratios,
+            target=f"p99 at most {MOST_TIMES_ALONE:.0f} times alone",
+            is_met=median(ratios) <= MOST_TIMES_ALONE,
+            note=f"{_VICTIMS} orders at {_VICTIMS_A_SECOND:.0f}/s each, from taken in (durable write included) to the broker",
+            raw={"alone_seconds": alone, "beside_seconds": beside},
+        )
+    ]
+
+
+def _wait_for(service: Service, count: int) -> None:
+    wait_until(lambda: service.recorded("FILLED") >= count, f"{count} orders are filled", _LONGEST_SECONDS)
+
+
+def _trickle(service: Service) -> Sequence[OrderMessage]:
+    victims = order_messages(_VICTIMS, ONE_LANE, account_id="victim")
+    began = time.perf_counter()
+    for number, message in enumerate(victims):
+        time.sleep(max(0.0, began + number / _VICTIMS_A_SECOND - time.perf_counter()))
+        service.traffic.publish([message], fills_expected=False)
+    return victims
+
+
+def _waits(service: Service, signal_ids: Sequence[str]) -> list[float]:
+    with service.records() as records:
+        taken = {r["client_order_id"]: r["received_at"] for r in records.find({"signal_id": {"$in": list(signal_ids)}})}
+    with service.book() as book:
+        placed = dict(book.execute("SELECT client_id, placed_at FROM orders WHERE account = 'victim'").fetchall())
+    return [
+        (_EPOCH + timedelta(microseconds=placed[client_id]) - moment.replace(tzinfo=UTC)).total_seconds()
+        for client_id, moment in taken.items()
+    ]
