@@ -89,6 +89,7 @@ ARROWS: Mapping[str, set[str]] = {
         "brokers.factory",
         "notifications",
         "execution_service.embedded",
+        "execution_service.log",
         "execution_service.ports",
         "execution_service.service",
         "execution_service.settings",
@@ -130,6 +131,7 @@ PURE_LIBRARY = {
 ENVIRONMENT_ALLOWED = {
     "execution_service/settings.py": "the one room that reads it",
     "execution_service/service.py": "hands the address to Google's client, which looks there and nowhere else",
+    "execution_service/embedded.py": "hands it on to the servers that it starts, without the credentials in it",
     "scripts/whereabouts.py": "hands the address to Google's client, which looks there and nowhere else",
     "scripts/demo_gateway.py": "hands it on to the service that it starts, with the demo's own accounts",
     "scripts/own_python.py": "before there are libraries, and so before there are settings",
