@@ -19,6 +19,8 @@ from tests.external.venues import BROKERS
 from tests.faults.scenarios import SCENARIOS, Scenario
 from tests.faults.stage import Outcome, Play, Stage, heartbeat, play_side_by_side, run_play, set_stage
 
+LOOP_MARGIN_SECONDS = 1.0
+"""Far over the 100 ms that are promised: on a machine that others use, processor time is stretched, too."""
 LANES = {"mock": 6, "ibkr": 6, "zerodha": 6}
 
 
@@ -29,11 +31,15 @@ def play_matrix(
     order = [each for each in wanted if broker in each.brokers for _ in range(runs)]
     random.Random(f"{seed}:{broker}").shuffle(order)
     outcomes: list[Outcome] = []
-    with set_stage(broker, folder, lanes=LANES[broker], MAX_ORDER_AGE_SECONDS="600", ORDER_TIMEOUT_SECONDS="0") as stage:
+    with set_stage(
+        broker, folder, lanes=LANES[broker], MAX_ORDER_AGE_SECONDS="600", ORDER_TIMEOUT_SECONDS="0"
+    ) as stage:
         together = [(s.name, s.steps, s.within_seconds) for s in order if broker not in s.alone]
         play_side_by_side(stage, together, outcomes.append)
         for each in (s for s in order if broker in s.alone):
-            outcomes.append(run_play(Play(stage, stage.lanes[0], each.name), each.name, each.steps, each.within_seconds))
+            outcomes.append(
+                run_play(Play(stage, stage.lanes[0], each.name), each.name, each.steps, each.within_seconds)
+            )
             stage.lanes[0].venue.do("clear_faults")
         outcomes += _whole(stage, broker)
     return outcomes
@@ -52,7 +58,9 @@ def _whole(stage: Stage, broker: str) -> list[Outcome]:
     loop = Outcome("event_loop", broker)
     told = heartbeat(stage)
     loop.recovery_seconds = float(told.get("longest_ms", 0)) / 1000
-    loop.placed = [int(told.get("over_100_ms", 0))]
+    loop.placed = [int(told.get("over_100_ms", 0)), int(told.get("work_over_100_ms", 0))]
+    loop.figure = float(told.get("longest_work_ms", 0)) / 1000
+    loop.wrong = [f"its own work held the loop for {loop.figure:.3f} s"] if loop.figure > LOOP_MARGIN_SECONDS else []
     return [strangers, loop]
 
 
@@ -68,7 +76,14 @@ def show(outcomes: Sequence[Outcome]) -> tuple[Table, str]:
         grouped.setdefault((outcome.scenario, outcome.broker), []).append(outcome)
     for (name, broker), group in sorted(grouped.items()):
         if name == "event_loop":
-            row = (name, broker, "-", "-", f"{group[0].placed[0]} pauses over 100 ms", f"longest {group[0].recovery_seconds:.3f}")
+            row = (
+                name,
+                broker,
+                "-",
+                "-",
+                f"{group[0].placed[0]} pauses over 100 ms",
+                f"longest {group[0].recovery_seconds:.3f}",
+            )
         else:
             agreed = sum(outcome.agrees for outcome in group)
             counts = sorted({count for outcome in group for count in outcome.placed})
@@ -95,9 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
 
         def work(broker: str) -> None:
-            outcomes.extend(
-                play_matrix(broker, Path(folder) / broker, wanted, runs=options.runs, seed=options.seed)
-            )
+            outcomes.extend(play_matrix(broker, Path(folder) / broker, wanted, runs=options.runs, seed=options.seed))
 
         threads = [threading.Thread(target=work, args=(broker,), name=broker) for broker in brokers]
         for thread in threads:

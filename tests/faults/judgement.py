@@ -114,6 +114,9 @@ def _true_statuses(truth: Mapping[str, Any], quantity: Decimal, broker: str) -> 
     if truth["status"] == "FILLED":
         # Filled once, and an execution annulled since: what the broker calls it then is its own affair.
         return {"FILLED", "PARTIALLY_FILLED", "SUBMITTED", "CANCELLED"}
+    if truth["status"] == "REJECTED" and quantity:
+        # The rest is refused and what filled stays filled: to the world that is a cancelled order.
+        return {"REJECTED", "CANCELLED"}
     allowed = TRUE_STATUS[truth["status"]]
     return {"EXPIRED", "CANCELLED"} if truth["status"] == "EXPIRED" and broker in NO_EXPIRY else allowed
 
@@ -158,6 +161,8 @@ def _contradiction(body: Mapping[str, Any], truth: Mapping[str, Any] | None, bro
     if status == "FILLED" and ever < Decimal(truth["quantity"]):
         return [f"told FILLED, truly {ever} of {truth['quantity']}"]
     ends = {truth["status"]}
+    if truth["status"] == "REJECTED" and ever:
+        ends.add("CANCELLED")
     if broker in NO_EXPIRY and "EXPIRED" in ends:
         ends.add("CANCELLED")
     if status in ("REJECTED", "CANCELLED", "EXPIRED") and status not in ends:
@@ -186,7 +191,9 @@ def _same(what: str, said: Mapping[str, Any], order: Order) -> list[str]:
 
 
 def position_disagreements(
-    placed: Sequence[Mapping[str, Any]], ledgers: Sequence[Mapping[str, Any]], open_positions: Sequence[Mapping[str, Any]]
+    placed: Sequence[Mapping[str, Any]],
+    ledgers: Sequence[Mapping[str, Any]],
+    open_positions: Sequence[Mapping[str, Any]],
 ) -> list[str]:
     """Of one strategy, all its orders' fills against its ledger and the view of its position; by symbol."""
     truly: dict[str, Decimal] = {}

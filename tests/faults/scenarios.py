@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
+from urllib.error import HTTPError
 
 from tests.external.service_process import PubSub, wait_until
 from tests.external.venues import BROKERS, GatewayVenue
@@ -491,10 +493,8 @@ def part_filled_in_the_moment_of_the_cancel(play: Play) -> None:
     """4 of 10 fill in the same moment in which upstream cancels."""
     signal = play.resting()
     play.cancel(signal)
-    try:
+    with contextlib.suppress(ValueError, HTTPError):  # the cancel was faster: the book says which it was
         play.fill(signal, 4)
-    except Exception:  # noqa: BLE001  the cancel was faster: the book says which it was
-        play.pause(0.0)
 
 
 @scenario(Family.PARTIAL)
@@ -871,7 +871,8 @@ def connections_dropped_five_times(play: Play) -> None:
     """Every connection breaks, five times, while orders come in."""
     for _ in range(5):
         play.sent(expects=once_where_ids_are_refused_twice(play))
-        play.do("drop")
+        with contextlib.suppress(OSError):  # the answer to this very wish may be dropped, too
+            play.do("drop")
         play.pause(0.5)
 
 
@@ -1041,7 +1042,18 @@ def clock_jumps_two_hours_back(play: Play) -> None:
 def a_thousand_poison_messages_among_good_ones(play: Play) -> None:
     """A thousand messages that are no orders, with five good ones among them."""
     good = [play.order(side) for side in ("BUY", "SELL", "BUY", "SELL", "BUY")]
-    poison = [b"", b"\xff\xfe", b"[]", b"{", b"null", b'{"signal_id": ""}', b'"text"', b"NaN", b'{"signal_id": {}}', b"0"]
+    poison = [
+        b"",
+        b"\xff\xfe",
+        b"[]",
+        b"{",
+        b"null",
+        b'{"signal_id": ""}',
+        b'"text"',
+        b"NaN",
+        b'{"signal_id": {}}',
+        b"0",
+    ]
     payloads = poison * 100
     for index, signal in enumerate(good):
         payloads.insert(index * 200 + 100, json.dumps(signal.body).encode())

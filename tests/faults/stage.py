@@ -38,7 +38,11 @@ from tests.faults.judgement import Evidence, Placed, disagreements, position_dis
 PRICE = "100.25"
 ENTRY = Path(__file__).resolve().parent / "entry.py"
 LOOK_SECONDS = 0.15
-SYMBOLS = {"mock": ("SPY", "AAPL", "MSFT"), "ibkr": ("SPY", "AAPL", "MSFT"), "zerodha": ("INFY", "RELIANCE", "NIFTYBEES")}
+SYMBOLS = {
+    "mock": ("SPY", "AAPL", "MSFT"),
+    "ibkr": ("SPY", "AAPL", "MSFT"),
+    "zerodha": ("INFY", "RELIANCE", "NIFTYBEES"),
+}
 API_KEY_NAME = "TEST_KITE_API_KEY"
 
 
@@ -304,6 +308,8 @@ class Outcome:
     wrong: list[str] = field(default_factory=list)
     placed: list[int] = field(default_factory=list)
     recovery_seconds: float = 0.0
+    figure: float = 0.0
+    """Seconds of something else, for an outcome that is no scenario."""
 
     @property
     def agrees(self) -> bool:
@@ -317,7 +323,10 @@ def run_play(play: Play, name: str, steps: Callable[[Play], None], within: float
         steps(play)
         end = time.monotonic() + within
         while True:
-            outcome.wrong = play.judge()
+            try:
+                outcome.wrong = play.judge()
+            except OSError as exc:
+                outcome.wrong = [f"the broker's book could not be read: {exc}"]
             if not outcome.wrong or time.monotonic() > end:
                 break
             time.sleep(LOOK_SECONDS)
@@ -370,7 +379,13 @@ def accounts_file(broker: str, account_ids: Sequence[str], port: int, token_file
 
 @contextlib.contextmanager
 def set_stage(
-    broker: str, folder: Path, *, lanes: int, starts: bool = True, through: Callable[[int], int] | None = None, **settings: str
+    broker: str,
+    folder: Path,
+    *,
+    lanes: int,
+    starts: bool = True,
+    through: Callable[[int], int] | None = None,
+    **settings: str,
 ) -> Iterator[Stage]:
     """Everything started, all of it ended afterwards. `through`: what stands between the service and the gateway, by its port."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -423,4 +438,3 @@ def heartbeat(stage: Stage) -> Mapping[str, Any]:
     except (OSError, ValueError):
         return {}
     return found
-
