@@ -9,7 +9,7 @@ BIN := .venv/bin
 IB_ASYNC_BIN := .venv-ib-async/bin
 IBKR_TESTS := tests/contract/test_ibkr.py tests/contract/test_tws_simulator.py tests/contract/test_broker.py
 
-.PHONY: help setup run test check format bench lock clean
+.PHONY: help setup run test check format bench faults lock clean
 .DEFAULT_GOAL := help
 
 NEEDS_PYTHON = @test -n '$(PYTHON)' || \
@@ -20,6 +20,7 @@ help:
 	@echo 'make test    run every test, and those of IBKR once more with its other client library'
 	@echo 'make check   format, lint, types, import arrows'
 	@echo 'make bench   print the figures beside a floor measured in the same run'
+	@echo 'make faults  everything that can go wrong, at each broker, judged by its own book; ARGS=--help shows the options'
 	@echo 'make setup   only install'
 
 setup: .venv/installed .venv-ib-async/installed
@@ -60,6 +61,9 @@ format: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks
+
+faults: .venv/installed
+	$(BIN)/python -W ignore -m tests.faults $(ARGS)
 
 # Needs uv; writes exact versions with hashes, for every supported Python, and no index address.
 lock:

@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.external.venues import BROKERS
+from tests.faults.crashes import crash_after, crash_at, crossings, points, random_delays
+from tests.faults.outages import all_outages, play_outages
 from tests.faults.scenarios import SCENARIOS, Scenario
 from tests.faults.stage import Outcome, Play, Stage, heartbeat, play_side_by_side, run_play, set_stage
 
@@ -24,9 +26,7 @@ LOOP_MARGIN_SECONDS = 1.0
 LANES = {"mock": 6, "ibkr": 6, "zerodha": 6}
 
 
-def play_matrix(
-    broker: str, folder: Path, wanted: Sequence[Scenario], *, runs: int, seed: int, say: Sequence[object] = ()
-) -> list[Outcome]:
+def play_matrix(broker: str, folder: Path, wanted: Sequence[Scenario], *, runs: int, seed: int) -> list[Outcome]:
     """All of them at one broker, `runs` times: what may be side by side first, then one after the other. The seed shuffles."""
     order = [each for each in wanted if broker in each.brokers for _ in range(runs)]
     random.Random(f"{seed}:{broker}").shuffle(order)
@@ -43,6 +43,15 @@ def play_matrix(
             stage.lanes[0].venue.do("clear_faults")
         outcomes += _whole(stage, broker)
     return outcomes
+
+
+def play_crashes(broker: str, folder: Path, *, wanted: int | None, rounds: int, seed: int) -> list[Outcome]:
+    """`wanted` points of the crash matrix, evenly spread (None: all), and `rounds` random kills."""
+    with set_stage(
+        broker, folder, lanes=1, starts=False, MAX_ORDER_AGE_SECONDS="600", ORDER_TIMEOUT_SECONDS="0"
+    ) as stage:
+        outcomes = [crash_at(stage, number) for number in points(crossings(stage), wanted, seed)] if wanted != 0 else []
+        return outcomes + [crash_after(stage, delay) for delay in random_delays(rounds, seed)]
 
 
 def _whole(stage: Stage, broker: str) -> list[Outcome]:
@@ -101,16 +110,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--only", default="*", help="a pattern of scenarios' names")
     parser.add_argument("--broker", choices=BROKERS, action="append")
+    parser.add_argument(
+        "--crashes", type=int, help="so many points of the crash matrix at each broker (default: all; 0: none)"
+    )
+    parser.add_argument("--rounds", type=int, default=0, help="so many kills at random moments at each broker")
+    parser.add_argument("--no-outages", action="store_true", help="leave out the outages")
     parser.add_argument("--markdown", type=Path)
     options = parser.parse_args(arguments)
     wanted = [each for each in SCENARIOS.values() if fnmatchcase(each.name, options.only)]
+    crashes = options.crashes if fnmatchcase("killed", options.only) else 0
     brokers = options.broker or list(BROKERS)
     outcomes: list[Outcome] = []
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
 
         def work(broker: str) -> None:
-            outcomes.extend(play_matrix(broker, Path(folder) / broker, wanted, runs=options.runs, seed=options.seed))
+            try:
+                play(broker)
+            except Exception as exc:  # noqa: BLE001  the other brokers go on
+                outcomes.append(Outcome("the_run_itself", broker, wrong=[f"{type(exc).__name__}: {exc}"[:2000]]))
+
+        def play(broker: str) -> None:
+            place = Path(folder) / broker
+            if any(broker in each.brokers for each in wanted):
+                outcomes.extend(play_matrix(broker, place, wanted, runs=options.runs, seed=options.seed))
+            if crashes != 0 or options.rounds:
+                chosen = {"wanted": crashes, "rounds": options.rounds, "seed": options.seed}
+                outcomes.extend(play_crashes(broker, place / "crashes", **chosen))
+            gone = [each for each in all_outages(broker) if fnmatchcase(each.name, options.only)]
+            if gone and not options.no_outages:
+                outcomes.extend(play_outages(broker, place / "outages", gone))
 
         threads = [threading.Thread(target=work, args=(broker,), name=broker) for broker in brokers]
         for thread in threads:
@@ -125,7 +154,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"[bold]{outcome.scenario} at {outcome.broker}[/bold]")
         for sentence in outcome.wrong:
             console.print(f"  {sentence}", markup=False)
-    ran = sum(outcome.scenario in SCENARIOS for outcome in outcomes)
+    ran = sum(
+        outcome.scenario in SCENARIOS or outcome.scenario.startswith(("killed", "outage")) for outcome in outcomes
+    )
     console.print(f"{ran} runs, {len(wrong)} disagree, seed {options.seed}, {time.monotonic() - began:.0f} s")
     if options.markdown is not None:
         options.markdown.write_text(markdown, encoding="utf-8")

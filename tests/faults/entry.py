@@ -131,8 +131,8 @@ class WrongClock(SystemClock):
 
 
 async def beat(path: Path) -> None:
-    """Notes by how much the loop came late: the longest, and how often over 100 ms; and the same of the loop's own work, for which the
-    thread's processor time stands: a busy machine takes none of it. The start is told apart."""
+    """Notes by how much the loop came late: the longest, and how often over 100 ms; and the same of the loop's own work, for
+    which the thread's processor time stands: a busy machine adds little to it. The start is told apart."""
     longest = work = 0.0
     over = over_by_work = beats = 0
     began = written = time.monotonic()

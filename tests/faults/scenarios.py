@@ -1043,7 +1043,7 @@ def a_thousand_poison_messages_among_good_ones(play: Play) -> None:
     """A thousand messages that are no orders, with five good ones among them."""
     good = [play.order(side) for side in ("BUY", "SELL", "BUY", "SELL", "BUY")]
     poison = [
-        b"",
+        b" ",
         b"\xff\xfe",
         b"[]",
         b"{",

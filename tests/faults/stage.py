@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pymongo
+from google.api_core.exceptions import GoogleAPIError
 
 from brokers.paper_exchange import Market, PaperExchange
 from execution_service.core.order import Identity, Purpose
@@ -23,6 +24,8 @@ from simulators.kite import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
 from tests.external.service_process import (
     COMMANDS_TOPIC,
     DATABASE,
+    ORDERS_TOPIC,
+    PROJECT,
     REPOSITORY,
     Confirmation,
     Listener,
@@ -38,12 +41,17 @@ from tests.faults.judgement import Evidence, Placed, disagreements, position_dis
 PRICE = "100.25"
 ENTRY = Path(__file__).resolve().parent / "entry.py"
 LOOK_SECONDS = 0.15
+PUBLISH_SECONDS = 10.0
 SYMBOLS = {
     "mock": ("SPY", "AAPL", "MSFT"),
     "ibkr": ("SPY", "AAPL", "MSFT"),
     "zerodha": ("INFY", "RELIANCE", "NIFTYBEES"),
 }
 API_KEY_NAME = "TEST_KITE_API_KEY"
+
+
+class NotPublished(Exception):
+    """Pub/Sub did not answer in time: its service has just died, perhaps."""
 
 
 class LaneOfMock(Venue):
@@ -95,6 +103,9 @@ class Stage:
         self.lanes = lanes
         self.listener = listener
         self.folder = folder
+        self.pubsub_address: str | None = None
+        """Where the tests find Pub/Sub, if not where the service does."""
+        self.mongodb_uri: str | None = None
         self._sending = threading.Lock()
         self._looking = threading.Lock()
         self._pubsub: tuple[str, PubSub] | None = None
@@ -103,7 +114,7 @@ class Stage:
 
     @property
     def db(self) -> pymongo.database.Database[dict[str, Any]]:
-        uri = self.service.settings.get("MONGODB_URI") or str(self.service.endpoints()["mongodb_uri"])
+        uri = self.mongodb_uri or str(self.service.endpoints()["mongodb_uri"])
         with self._looking:
             if self._mongo is None or self._mongo[0] != uri:
                 if self._mongo is not None:
@@ -114,17 +125,23 @@ class Stage:
                 self._mongo = uri, client
             return self._mongo[1][DATABASE]
 
-    def publish(self, *bodies: Mapping[str, Any], topic: str | None = None) -> None:
-        self._out().publish(bodies) if topic is None else self._out().publish(bodies, topic)
+    def publish(self, *bodies: Mapping[str, Any], topic: str = ORDERS_TOPIC) -> None:
+        self.publish_raw([json.dumps(body).encode() for body in bodies], topic)
 
-    def publish_raw(self, payloads: Sequence[bytes]) -> None:
+    def publish_raw(self, payloads: Sequence[bytes], topic: str = ORDERS_TOPIC) -> None:
+        """Returns when Pub/Sub has them. Raises NotPublished, and then does not know."""
         out = self._out()
-        path = out.publisher.topic_path("mathematricks-trader", "trading-orders")
-        for future in [out.publisher.publish(path, payload) for payload in payloads]:
-            future.result(30)
+        path = out.publisher.topic_path(PROJECT, topic)
+        try:
+            for future in [out.publisher.publish(path, payload) for payload in payloads]:
+                future.result(PUBLISH_SECONDS)
+        except (GoogleAPIError, TimeoutError, ValueError) as exc:
+            with self._sending:
+                self._pubsub = None
+            raise NotPublished from exc
 
     def _out(self) -> PubSub:
-        address = str(self.service.endpoints()["pubsub_emulator_host"])
+        address = self.pubsub_address or str(self.service.endpoints()["pubsub_emulator_host"])
         with self._sending:
             if self._pubsub is None or self._pubsub[0] != address:
                 if self._pubsub is not None:
@@ -366,7 +383,7 @@ def accounts_file(broker: str, account_ids: Sequence[str], port: int, token_file
     for number, account_id in enumerate(account_ids, start=1):
         lines = [f"[accounts.{account_id}]", f'broker = "{broker}"']
         if broker == "ibkr":
-            lines += ['ibkr_account = "DU000001"', 'host = "127.0.0.1"', f"port = {port}", f"client_id = {number}"]
+            lines += ['ibkr_account = "DU000001"', 'host = "127.0.0.1"', f"port = {port}", f"client_id = {10 * number}"]
             lines += ["live = false"]
         if broker == "zerodha":
             lines += [f'api_key = {{ env = "{API_KEY_NAME}" }}', f'access_token_file = "{token_file}"']
@@ -385,9 +402,12 @@ def set_stage(
     lanes: int,
     starts: bool = True,
     through: Callable[[int], int] | None = None,
+    own_pubsub: str | None = None,
+    own_store: str | None = None,
     **settings: str,
 ) -> Iterator[Stage]:
-    """Everything started, all of it ended afterwards. `through`: what stands between the service and the gateway, by its port."""
+    """Everything started, all of it ended afterwards. `through`: what stands between the service and the gateway, by its port.
+    `own_pubsub`, `own_store`: where the tests find those that they started themselves."""
     folder.mkdir(parents=True, exist_ok=True)
     token_file = folder / "access_token"
     token_file.write_text(DEFAULT_ACCESS_TOKEN)
@@ -417,7 +437,7 @@ def set_stage(
             seen_port = through(port)
         accounts.write_text(accounts_file(broker, account_ids, seen_port, token_file), encoding="utf-8")
         service = stack.enter_context(Service(folder, program=ENTRY, **(chosen | settings)))
-        listener = stack.enter_context(Listener(embedded_address(service)))
+        listener = stack.enter_context(Listener((lambda: own_pubsub) if own_pubsub else embedded_address(service)))
         if starts:
             service.start()
         if broker == "mock":
@@ -427,6 +447,7 @@ def set_stage(
                 venues.append(LaneOfMock(book, account_id))
         pairs = zip(account_ids, itertools.cycle(venues), strict=False)
         stage = Stage(broker, service, [Lane(account_id, venue) for account_id, venue in pairs], listener, folder)
+        stage.pubsub_address, stage.mongodb_uri = own_pubsub, own_store
         stack.callback(stage.close)
         yield stage
 
