@@ -9,7 +9,7 @@ BIN := .venv/bin
 IB_ASYNC_BIN := .venv-ib-async/bin
 IBKR_TESTS := tests/contract/test_ibkr.py tests/contract/test_tws_simulator.py tests/contract/test_broker.py
 
-.PHONY: help setup run test check format bench soak fuzz mutants lock clean
+.PHONY: help setup run test check format bench faults soak fuzz mutants lock clean
 .DEFAULT_GOAL := help
 
 NEEDS_PYTHON = @test -n '$(PYTHON)' || \
@@ -20,6 +20,7 @@ help:
 	@echo 'make test    run every test, and those of IBKR once more with its other client library'
 	@echo 'make check   format, lint, types, import arrows'
 	@echo 'make bench   print the figures beside a floor measured in the same run'
+	@echo 'make faults  everything that can go wrong, at each broker, judged by its own book; ARGS=--help shows the options'
 	@echo 'make soak    20 orders a second and random faults for SOAK_SECONDS (600): nothing grows, no order is lost'
 	@echo 'make fuzz    hostile messages for FUZZ_SECONDS (60), read a second time naively'
 	@echo 'make mutants every small change of the state machine must be noticed by a test (about 20 minutes)'
@@ -63,6 +64,9 @@ format: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks
+
+faults: .venv/installed
+	$(BIN)/python -W ignore -m tests.faults $(ARGS)
 
 soak: .venv/installed
 	@$(BIN)/python -W ignore -m tests.external.soak

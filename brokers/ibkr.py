@@ -60,6 +60,8 @@ _PAPER_ACCOUNTS = ("DU", "DF")
 _CLIENT_ID_PAUSE_SECONDS = 0.25
 _CLIENT_ID_PATIENCE = 2
 """How often the same client id is tried again before the next one: a gateway takes a moment to notice that a socket is gone."""
+_OWN_CLIENT_ID_PATIENCE = 40
+"""The same for the id that this adapter had last: under another one it could not cancel what it has placed."""
 _HELD_SECONDS = 0.3
 """How long an order shown as inactive is waited for to be rejected, before it counts as taken and held."""
 _LINK_PATIENCE_SECONDS = 60.0
@@ -226,6 +228,7 @@ class IbkrBroker:
         self._waits = _Waits()
         self._next_order_id = 1
         self._highest_sent = 0
+        self._last_client_id: int | None = None
         self._sent: dict[str, str] = {}
         """The ids under which tags have left, and perhaps arrived."""
         self._contracts: dict[str, Qualified] = {}
@@ -293,14 +296,15 @@ class IbkrBroker:
     async def _opened(self) -> Session:
         wanted = self._configuration
         for client_id in range(wanted.client_id, wanted.client_id + wanted.client_id_tries):
-            for attempt in range(_CLIENT_ID_PATIENCE):
+            patience = _OWN_CLIENT_ID_PATIENCE if client_id == self._last_client_id else _CLIENT_ID_PATIENCE
+            for attempt in range(patience):
                 session = Session(self._library, self, timezone=wanted.timezone)
                 try:
                     await session.open(wanted.host, wanted.port, client_id, wanted.connect_seconds)
                     return self._begun(session)
                 except ClientIdInUse:
                     session.close()
-                    if attempt + 1 < _CLIENT_ID_PATIENCE:
+                    if attempt + 1 < patience:
                         await asyncio.sleep(_CLIENT_ID_PAUSE_SECONDS)
                 except NotConnected as exc:
                     session.close()
@@ -312,6 +316,7 @@ class IbkrBroker:
         raise self._unavailable(f"The gateway's client ids {wanted.client_id} to {last} are all in use")
 
     def _begun(self, session: Session) -> Session:
+        self._last_client_id = session.client_id
         if session.client_id != self._configuration.client_id:
             _log.warning(
                 "The gateway's client id %s is in use; connected as %s, which cannot cancel what the other one placed",

@@ -65,7 +65,7 @@ def news(order: Order, report: Report, now: datetime) -> list[Event]:
         known = order.fill_of(fill.fill_id)
         if known is None and fill.fill_id not in order.busted_fill_ids:
             learn(Filled(at=now, fill=_as_kept(fill)))
-        elif known is not None and known.commission is None and fill.commission is not None:
+        elif known is not None and fill.commission is not None and fill.commission != known.commission:
             learn(
                 CommissionReported(
                     at=now, fill_id=fill.fill_id, commission=fill.commission, currency=fill.commission_currency

@@ -457,6 +457,21 @@ async def test_a_socket_that_the_gateway_gives_up_late_costs_no_other_client_id(
     assert (await place(second, desk.ticket())).broker_order_id == "1:1"
 
 
+async def test_a_lost_session_waits_for_its_own_client_id_and_can_cancel_what_it_placed(desk: Desk) -> None:
+    desk.hold()
+    broker = await desk.connect()
+    ticket = desk.ticket(OrderType.LIMIT)
+    await place(broker, ticket)
+    await broker.close()
+    stale = await desk.connect()
+    again = asyncio.create_task(broker.connect())
+    await until(lambda: len(desk.heard(Ask.START_API)) == 5)  # longer than a stranger would wait
+    await stale.close()
+    await again
+    assert not any("in use" in note for note in broker.capabilities.notes)
+    await broker.cancel_order(OrderRef(client_order_id=ticket.client_order_id))
+
+
 async def test_client_id_0_is_told_to_receive_what_is_entered_by_hand(desk: Desk) -> None:
     broker = await desk.connect(client_id=0)
     assert any("by hand" in note for note in broker.capabilities.notes)

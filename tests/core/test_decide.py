@@ -558,6 +558,18 @@ def test_a_late_commission_is_one_event_and_then_none(status: Status) -> None:
     assert news(after, snapshot, NOW) == []
 
 
+@pytest.mark.parametrize("status", Status)
+def test_a_commission_that_the_broker_changes_is_recorded(status: Status) -> None:
+    before = apply(order_in(status), filled_by("f1", 40))
+    priced = [replace(f, commission=Decimal("1.25"), commission_currency="USD") for f in before.fills]
+    _, before = told(before, report(before, fills=priced))
+    changed = report(before, fills=[replace(f, commission=Decimal("2.35")) for f in priced])
+    kinds, after = told(before, changed)
+    assert kinds.count(CommissionReported) == 1
+    assert after.commission == Decimal("2.35")
+    assert news(after, changed, NOW) == []
+
+
 def test_a_fill_that_comes_twice_in_one_report_counts_once() -> None:
     before = order_in(Status.SUBMITTED)
     kinds, after = told(

@@ -98,8 +98,9 @@ def end(processes: Sequence[psutil.Process]) -> None:
 class Service:
     """One place (data, logs, settings) and the service processes that live there one after the other."""
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    def __init__(self, folder: Path, *, program: Path = PROGRAM, **settings: str) -> None:
         self.folder = folder
+        self.program = program
         self.data_dir = folder / "data"
         self.log_dir = folder / "logs"
         self.console_path = folder / "console.txt"
@@ -129,7 +130,7 @@ class Service:
         assert self.process is None or self.process.poll() is not None, "one life after the other"
         with open(output or self.console_path, "ab") as sink:
             self.process = subprocess.Popen(
-                [sys.executable, str(PROGRAM), *arguments],
+                [sys.executable, str(self.program), *arguments],
                 env=self.environment(),
                 cwd=cwd or self.folder,
                 stdin=subprocess.DEVNULL,
@@ -156,7 +157,7 @@ class Service:
     def run(self, *arguments: str, within: float = START_SECONDS) -> tuple[int, str]:
         """A whole life that ends by itself: exit status and all that it printed."""
         done = subprocess.run(
-            [sys.executable, str(PROGRAM), *arguments],
+            [sys.executable, str(self.program), *arguments],
             env=self.environment(),
             cwd=self.folder,
             stdin=subprocess.DEVNULL,

@@ -1,0 +1,1089 @@
+"""The table of what goes wrong: each scenario as steps on a stage; how it is judged is the same for all and stands elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from urllib.error import HTTPError
+
+from tests.external.service_process import PubSub, wait_until
+from tests.external.venues import BROKERS, GatewayVenue
+from tests.faults.judgement import Placed
+from tests.faults.stage import SYMBOLS, Play
+
+GATEWAYS = ("ibkr", "zerodha")
+ENDED = ("FILLED", "REJECTED", "CANCELLED", "EXPIRED")
+
+
+class Family(StrEnum):
+    LOST = "lost answers"
+    LATE = "late answers and fills"
+    DOUBLED = "doubled"
+    REORDERED = "reordered"
+    PARTIAL = "partial fills"
+    CANCEL = "cancels"
+    QUERY = "queries that fail"
+    CORRECTION = "overfills and corrections"
+    REFUSAL = "refusals"
+    EXPIRY = "time-outs and expiry"
+    RESTART = "the broker restarts"
+    SESSION = "session and limits"
+    CLOCK = "the clock jumps"
+    INTAKE = "what comes in"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """One thing that goes wrong."""
+
+    name: str
+    family: Family
+    says: str
+    steps: Callable[[Play], None]
+    brokers: tuple[str, ...] = BROKERS
+    is_quick: bool = False
+    """Belongs to the cut that every test run plays."""
+    alone: tuple[str, ...] = ()
+    """Brokers where it disturbs the whole gateway or process: nothing else is played meanwhile."""
+    within_seconds: float = 45.0
+
+
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def scenario(
+    family: Family,
+    *,
+    brokers: tuple[str, ...] = BROKERS,
+    quick: bool = False,
+    alone: tuple[str, ...] = (),
+    within: float = 45.0,
+) -> Callable[[Callable[[Play], None]], Callable[[Play], None]]:
+    """Enters the steps into the table under their own name; their docstring says what happens."""
+
+    def enter(steps: Callable[[Play], None]) -> Callable[[Play], None]:
+        SCENARIOS[steps.__name__] = Scenario(
+            name=steps.__name__,
+            family=family,
+            says=(steps.__doc__ or "").strip(),
+            steps=steps,
+            brokers=brokers,
+            is_quick=quick,
+            alone=alone,
+            within_seconds=within,
+        )
+        return steps
+
+    return enter
+
+
+def once_where_ids_are_refused_twice(play: Play) -> Placed:
+    """Zerodha would take the same order again: there a lost request ends in doubt."""
+    return Placed.ONCE_OR_DOUBTED if play.broker == "zerodha" else Placed.ONCE
+
+
+# --- lost answers ---------------------------------------------------------------------------------------------------
+
+
+@scenario(Family.LOST, quick=True)
+def acknowledgement_lost_and_filled(play: Play) -> None:
+    """The order arrives and fills; its acknowledgement is lost."""
+    signal = play.order()
+    play.fault("place", "accept_then_drop", signal)
+    play.send(signal)
+
+
+@scenario(Family.LOST, quick=True)
+def peer_s2_acknowledgement_lost_and_filled_later(play: Play) -> None:
+    """The acknowledgement is lost, the order rests, and fills seconds later (a peer called it rejected)."""
+    signal = play.order()
+    play.fault("place", "hold", signal)
+    play.fault("place", "accept_then_drop", signal)
+    play.send(signal)
+    play.until_placed(signal)
+    play.pause(3.0)
+    play.fill(signal)
+
+
+@scenario(Family.LOST, quick=True, within=110.0)
+def request_lost(play: Play) -> None:
+    """The request never reaches the broker, and nobody says so."""
+    signal = play.order(expects=once_where_ids_are_refused_twice(play))
+    play.fault("place", "drop_before_accept", signal)
+    play.send(signal)
+
+
+@scenario(Family.LOST, within=110.0)
+def request_lost_twice(play: Play) -> None:
+    """The request is lost, and so is its repetition where there is one."""
+    signal = play.order(expects=once_where_ids_are_refused_twice(play))
+    play.fault("place", "drop_before_accept", signal, times=2)
+    play.send(signal)
+
+
+@scenario(Family.LOST, within=110.0)
+def placing_never_answered_and_taken(play: Play) -> None:
+    """The broker takes the order and never answers."""
+    signal = play.order()
+    play.fault("place", "never_answer", signal, accepted=True)
+    play.send(signal)
+
+
+@scenario(Family.LOST, within=130.0)
+def placing_never_answered_and_not_taken(play: Play) -> None:
+    """The broker neither takes the order nor answers."""
+    signal = play.order(expects=once_where_ids_are_refused_twice(play))
+    play.fault("place", "never_answer", signal, accepted=False)
+    play.send(signal)
+
+
+@scenario(Family.LOST)
+def acknowledgement_lost_and_rejected(play: Play) -> None:
+    """The acknowledgement is lost, and the exchange rejects the order."""
+    signal = play.order()
+    play.fault("place", "reject", signal, reason="Insufficient margin")
+    play.fault("place", "accept_then_drop", signal)
+    play.send(signal)
+
+
+@scenario(Family.LOST)
+def acknowledgement_lost_and_cancelled_at_the_broker(play: Play) -> None:
+    """The acknowledgement is lost, and a person cancels the order at the broker's own terminal."""
+    signal = play.order()
+    play.fault("place", "hold", signal)
+    play.fault("place", "accept_then_drop", signal)
+    play.send(signal)
+    play.until_placed(signal)
+    play.do("cancel", order=signal.client_order_id)
+
+
+@scenario(Family.LOST)
+def acknowledgement_lost_and_cancel_wished(play: Play) -> None:
+    """The acknowledgement is lost, and upstream asks for a cancel at once."""
+    signal = play.order()
+    play.fault("place", "hold", signal)
+    play.fault("place", "accept_then_drop", signal)
+    play.send(signal)
+    play.until_placed(signal)
+    play.cancel(signal)
+    play.until(signal)
+
+
+@scenario(Family.LOST, quick=True)
+def acknowledgement_lost_part_filled_then_cancelled(play: Play) -> None:
+    """The acknowledgement is lost, 4 of 10 fill, and the exchange cancels the rest."""
+    signal = play.order()
+    play.fault("place", "hold", signal)
+    play.fault("place", "accept_then_drop", signal)
+    play.send(signal)
+    play.until_placed(signal)
+    play.fill(signal, 4)
+    play.do("cancel", order=signal.client_order_id)
+
+
+@scenario(Family.LOST)
+def answers_lost_to_six_orders_at_once(play: Play) -> None:
+    """Six orders in one burst, each with its acknowledgement lost."""
+    signals = [play.order(side) for side in ("BUY", "SELL", "BUY", "BUY", "SELL", "BUY")]
+    for signal in signals:
+        play.fault("place", "accept_then_drop", signal)
+    play.send(*signals)
+
+
+# --- late answers and fills -----------------------------------------------------------------------------------------
+
+
+@scenario(Family.LATE)
+def slow_acknowledgement_of_an_order_taken_at_once(play: Play) -> None:
+    """The order is filled before its acknowledgement, which comes 4 s late."""
+    signal = play.order()
+    play.fault("place", "slow", signal, seconds=4.0, accepted=True)
+    play.send(signal)
+
+
+@scenario(Family.LATE, quick=True)
+def slow_acknowledgement_of_an_order_taken_late(play: Play) -> None:
+    """The broker thinks for 4 s before it takes the order."""
+    signal = play.order()
+    play.fault("place", "slow", signal, seconds=4.0, accepted=False)
+    play.send(signal)
+
+
+@scenario(Family.LATE, quick=True)
+def late_fill_after_cancel(play: Play) -> None:
+    """Cancelled, and 2 s later filled all the same."""
+    signal = play.resting()
+    play.fault("cancel", "late_fill_after_cancel", signal, seconds=2.0)
+    play.cancel(signal)
+    play.until(signal)
+    wait_until(lambda: play.at_broker(signal)[0]["fills"], "the late fill", within=20.0)
+
+
+@scenario(Family.LATE)
+def late_part_after_cancel(play: Play) -> None:
+    """Cancelled, and later 3 of 10 fill all the same."""
+    signal = play.resting()
+    play.fault("cancel", "late_fill_after_cancel", signal, seconds=1.0, quantity="3")
+    play.cancel(signal)
+    play.until(signal)
+    wait_until(lambda: play.at_broker(signal)[0]["fills"], "the late fill", within=20.0)
+
+
+@scenario(Family.LATE, quick=True)
+def late_fill_after_rejection(play: Play) -> None:
+    """Rejected by the exchange, and filled all the same."""
+    signal = play.resting()
+    play.do("reject", order=signal.client_order_id)
+    play.until(signal, "REJECTED")
+    play.fill(signal, 10, force=True)
+
+
+@scenario(Family.LATE)
+def late_part_after_rejection(play: Play) -> None:
+    """Rejected by the exchange, and 4 of 10 filled all the same."""
+    signal = play.resting()
+    play.do("reject", order=signal.client_order_id)
+    play.until(signal, "REJECTED")
+    play.fill(signal, 4, force=True)
+
+
+@scenario(Family.LATE, alone=BROKERS)
+def late_fill_after_expiry(play: Play) -> None:
+    """Expired at the end of the day, and filled all the same."""
+    signal = play.resting()
+    play.do("expire_day")
+    play.until(signal)
+    play.fill(signal, 10, force=True)
+
+
+@scenario(Family.LATE)
+def late_fill_after_cancel_at_the_broker(play: Play) -> None:
+    """Cancelled at the broker's terminal, and filled all the same."""
+    signal = play.resting()
+    play.do("cancel", order=signal.client_order_id)
+    play.until(signal, "CANCELLED")
+    play.fill(signal, 10, force=True)
+
+
+@scenario(Family.LATE, brokers=("mock", "ibkr"))
+def late_commission(play: Play) -> None:
+    """The fill comes without its commission, which follows 2 s later."""
+    signal = play.order()
+    play.fault("place", "late_commission", signal, seconds=2.0)
+    play.send(signal)
+
+
+@scenario(Family.LATE)
+def late_rejection(play: Play) -> None:
+    """The exchange accepts, and rejects seconds later."""
+    signal = play.resting()
+    play.pause(1.0)
+    play.do("reject", order=signal.client_order_id, reason="Circuit limit")
+
+
+@scenario(Family.LATE)
+def late_rejection_after_a_part(play: Play) -> None:
+    """4 of 10 fill, and then the exchange rejects."""
+    signal = play.resting()
+    play.fill(signal, 4)
+    play.until(signal, "PARTIALLY_FILLED")
+    play.do("reject", order=signal.client_order_id, reason="Circuit limit")
+
+
+# --- doubled --------------------------------------------------------------------------------------------------------
+
+
+@scenario(Family.DOUBLED, quick=True)
+def same_message_100_times_on_10_streams(play: Play) -> None:
+    """The same message is published 100 times by 10 publishers at once."""
+    signal = play.order()
+    address = str(play.stage.service.endpoints()["pubsub_emulator_host"])
+
+    def publish(_: int) -> None:
+        with PubSub(address) as stream:
+            stream.publish([signal.body] * 10)
+
+    with ThreadPoolExecutor(10) as streams:
+        list(streams.map(publish, range(10)))
+    play.until(signal)
+
+
+@scenario(Family.DOUBLED, quick=True)
+def two_dialects_of_one_order(play: Play) -> None:
+    """The same order in the specification's words and in upstream's."""
+    signal = play.order()
+    body = signal.body
+    other = {
+        "signal_id": body["signal_id"],
+        "order_id": f"{body['signal_id']}_ORD",
+        "instrument": body["symbol"],
+        "instrument_type": "STOCK",
+        "action": "BUY",
+        "direction": "LONG",
+        "account": body["account_id"],
+        "strategy_id": body["strategy_name"],
+        "order_type": "LIMIT",
+        "price": body["limit_price"],
+        "quantity": body["quantity"],
+        "tif": "DAY",
+    }
+    play.stage.publish(body, other, body, other)
+    play.until(signal)
+
+
+@scenario(Family.DOUBLED)
+def same_id_with_another_content(play: Play) -> None:
+    """The same signal id comes again with another quantity: the first stands, the second is never placed."""
+    signal = play.sent()
+    play.until(signal)
+    play.stage.publish({**signal.body, "quantity": 99})
+    wait_until(
+        lambda: play.stage.db["execution_dead_letters"].find_one({"reason": {"$regex": "DUPLICATE_CONFLICT"}}),
+        "the conflict is kept",
+    )
+
+
+@scenario(Family.DOUBLED)
+def message_again_after_the_end(play: Play) -> None:
+    """The message comes again after its order was filled."""
+    signal = play.sent()
+    play.until(signal)
+    play.send(signal)
+    play.pause(1.5)
+
+
+@scenario(Family.DOUBLED)
+def message_again_while_in_flight(play: Play) -> None:
+    """The message comes again while nobody knows yet whether the order arrived."""
+    signal = play.order()
+    play.fault("place", "slow", signal, seconds=2.0, accepted=True)
+    play.send(signal)
+    play.until_placed(signal)
+    play.send(signal)
+
+
+@scenario(Family.DOUBLED, alone=GATEWAYS)
+def reports_doubled(play: Play) -> None:
+    """Each line of each report comes twice."""
+    play.fault("reports", "duplicate", times=20)
+    signal = play.resting()
+    play.fill(signal, 4)
+    play.until(signal, "PARTIALLY_FILLED")
+    play.fill(signal)
+
+
+@scenario(Family.DOUBLED, brokers=("ibkr",), alone=("ibkr",))
+def statuses_doubled_and_in_pieces(play: Play) -> None:
+    """Each status is sent twice, and everything in pieces of 7 bytes."""
+    play.do("repeat_statuses", on=True)
+    play.do("chunks", size=7)
+    signal = play.resting()
+    play.fill(signal, 4)
+    play.fill(signal)
+    play.until(signal)
+    play.do("repeat_statuses", on=False)
+    play.do("chunks", size=None)
+
+
+@scenario(Family.DOUBLED)
+def cancel_asked_five_times(play: Play) -> None:
+    """The same cancel comes five times."""
+    signal = play.resting()
+    for _ in range(5):
+        play.cancel(signal)
+
+
+# --- reordered ------------------------------------------------------------------------------------------------------
+
+
+@scenario(Family.REORDERED, alone=GATEWAYS, quick=True)
+def reports_reversed(play: Play) -> None:
+    """The newest change is reported first."""
+    play.fault("reports", "reorder", times=20)
+    signals = [play.resting() for _ in range(3)]
+    for signal in signals:
+        play.fill(signal, 4, "100.10")
+        play.fill(signal, None, "100.20")
+
+
+@scenario(Family.REORDERED, quick=True)
+def cancel_before_its_order(play: Play) -> None:
+    """The cancel arrives before the order that it means."""
+    signal = play.order(expects=Placed.ONCE_OR_REFUSED)
+    play.cancel(signal)
+    play.pause(0.5)
+    play.send(signal)
+
+
+@scenario(Family.REORDERED)
+def cancel_and_order_at_once(play: Play) -> None:
+    """Order and cancel are published at the same moment."""
+    signal = play.order(expects=Placed.ONCE_OR_REFUSED)
+    play.fault("place", "hold", signal)
+    play.send(signal)
+    play.cancel(signal)
+    play.until(signal)
+
+
+@scenario(Family.REORDERED, quick=True)
+def exit_before_its_entry(play: Play) -> None:
+    """The exit comes 1 s before the entry that it closes."""
+    entry = play.order()
+    leave = play.order("SELL", 6, signal_type="EXIT", entry_signal_id=entry.signal_id)
+    play.send(leave)
+    play.pause(1.0)
+    play.send(entry)
+
+
+@scenario(Family.REORDERED)
+def exit_of_an_entry_that_fills_late(play: Play) -> None:
+    """The exit waits for its entry, of which only 4 of 10 fill: it takes no more."""
+    entry = play.resting()
+    leave = play.order("SELL", 10, signal_type="EXIT", entry_signal_id=entry.signal_id)
+    play.send(leave)
+    play.fill(entry, 4)
+    play.pause(1.0)
+    play.do("cancel", order=entry.client_order_id)
+
+
+# --- partial fills --------------------------------------------------------------------------------------------------
+
+
+@scenario(Family.PARTIAL, quick=True)
+def peer_s1_partial_fill_missed_then_cancelled(play: Play) -> None:
+    """4 of 10 fill unseen, then the order is cancelled, and only then it is shown again (a peer lost the fill)."""
+    signal = play.resting()
+    play.fault("reports", "hide", signal, seconds=3.0)
+    play.fill(signal, 4)
+    play.do("cancel", order=signal.client_order_id)
+
+
+@scenario(Family.PARTIAL)
+def parts_at_different_prices(play: Play) -> None:
+    """Three fills at three prices."""
+    signal = play.resting()
+    for quantity, price in ((1, "100.05"), (2, "100.10"), (7, "100.25")):
+        play.fill(signal, quantity, price)
+
+
+@scenario(Family.PARTIAL)
+def ten_parts_one_by_one(play: Play) -> None:
+    """Ten fills of one, a moment apart."""
+    signal = play.resting()
+    for _ in range(10):
+        play.fill(signal, 1)
+        play.pause(0.1)
+
+
+@scenario(Family.PARTIAL, quick=True)
+def part_filled_and_cancel_asked(play: Play) -> None:
+    """4 of 10 fill, then upstream cancels."""
+    signal = play.resting()
+    play.fill(signal, 4)
+    play.until(signal, "PARTIALLY_FILLED")
+    play.cancel(signal)
+
+
+@scenario(Family.PARTIAL)
+def part_filled_in_the_moment_of_the_cancel(play: Play) -> None:
+    """4 of 10 fill in the same moment in which upstream cancels."""
+    signal = play.resting()
+    play.cancel(signal)
+    with contextlib.suppress(ValueError, HTTPError):  # the cancel was faster: the book says which it was
+        play.fill(signal, 4)
+
+
+@scenario(Family.PARTIAL)
+def part_filled_and_timed_out(play: Play) -> None:
+    """3 of 10 fill, and the order's time is over."""
+    signal = play.order(tif=None, timeout_seconds=4)
+    play.fault("place", "hold", signal)
+    play.send(signal)
+    play.until(signal, "SUBMITTED")
+    play.fill(signal, 3)
+    play.until(signal)
+
+
+@scenario(Family.PARTIAL, alone=BROKERS)
+def part_filled_and_expired(play: Play) -> None:
+    """3 of 10 fill, and the day ends."""
+    signal = play.resting()
+    play.fill(signal, 3)
+    play.do("expire_day")
+
+
+# --- cancels --------------------------------------------------------------------------------------------------------
+
+
+@scenario(Family.CANCEL, quick=True, within=70.0)
+def peer_s3_cancel_never_answered(play: Play) -> None:
+    """A cancel is never answered and the order lives on (a peer called it cancelled); later it fills."""
+    signal = play.resting()
+    play.fault("cancel", "never_answer", signal, accepted=False, times=None)
+    play.cancel(signal)
+    play.until_event(signal, "CancelRequested")
+    play.stays(signal, "SUBMITTED", seconds=6.0)
+    play.fill(signal)
+
+
+@scenario(Family.CANCEL)
+def cancel_answer_lost(play: Play) -> None:
+    """The cancel is carried out and its answer is lost."""
+    signal = play.resting()
+    play.fault("cancel", "accept_then_drop", signal)
+    play.cancel(signal)
+
+
+@scenario(Family.CANCEL)
+def cancel_request_lost(play: Play) -> None:
+    """The cancel never reaches the broker: it is asked again."""
+    signal = play.resting()
+    play.fault("cancel", "drop_before_accept", signal)
+    play.cancel(signal)
+    play.until(signal)
+
+
+@scenario(Family.CANCEL)
+def cancel_heard_and_ignored(play: Play) -> None:
+    """The broker hears the cancel and does nothing: it is asked again."""
+    signal = play.resting()
+    play.fault("cancel", "ignore_cancel", signal)
+    play.cancel(signal)
+    play.until(signal)
+
+
+@scenario(Family.CANCEL)
+def cancel_ignored_for_ever_then_filled(play: Play) -> None:
+    """The broker ignores every cancel, and the order fills."""
+    signal = play.resting()
+    play.fault("cancel", "ignore_cancel", signal, times=None)
+    play.cancel(signal)
+    play.until_event(signal, "CancelRequested")
+    play.stays(signal, "SUBMITTED", seconds=4.0)
+    play.fill(signal)
+
+
+@scenario(Family.CANCEL, quick=True)
+def cancel_loses_the_race(play: Play) -> None:
+    """The order is filled in place of being cancelled."""
+    signal = play.resting()
+    play.fault("cancel", "cancel_race", signal)
+    play.cancel(signal)
+
+
+@scenario(Family.CANCEL)
+def cancel_refused(play: Play) -> None:
+    """The broker refuses the cancel; then the order fills."""
+    signal = play.resting()
+    play.fault("cancel", "refuse", signal, reason="Cannot be cancelled now", times=None)
+    play.cancel(signal)
+    play.until_event(signal, "CancelRequested")
+    play.pause(1.0)
+    play.fill(signal)
+
+
+@scenario(Family.CANCEL)
+def cancel_slow(play: Play) -> None:
+    """The answer to the cancel takes 4 s."""
+    signal = play.resting()
+    play.fault("cancel", "slow", signal, seconds=4.0)
+    play.cancel(signal)
+
+
+@scenario(Family.CANCEL)
+def cancel_while_unavailable(play: Play) -> None:
+    """The broker is not to be had for the first two cancels."""
+    signal = play.resting()
+    play.fault("cancel", "unavailable", signal, times=2)
+    play.cancel(signal)
+    play.until(signal)
+
+
+@scenario(Family.CANCEL)
+def cancel_of_a_finished_order(play: Play) -> None:
+    """The cancel comes after the fill."""
+    signal = play.sent()
+    play.until(signal)
+    play.cancel(signal)
+    play.pause(1.0)
+
+
+@scenario(Family.CANCEL)
+def cancel_of_an_order_whose_arrival_is_not_known(play: Play) -> None:
+    """The cancel comes while the placing is not answered."""
+    signal = play.order()
+    play.fault("place", "hold", signal)
+    play.fault("place", "slow", signal, seconds=3.0, accepted=True)
+    play.send(signal)
+    play.until_placed(signal)
+    play.cancel(signal)
+    play.until(signal)
+
+
+@scenario(Family.CANCEL)
+def cancelled_at_the_brokers_terminal(play: Play) -> None:
+    """A person cancels at the broker's own terminal."""
+    signal = play.resting()
+    play.do("cancel", order=signal.client_order_id)
+
+
+# --- queries that fail ----------------------------------------------------------------------------------------------
+
+
+@scenario(Family.QUERY, quick=True, alone=GATEWAYS, within=70.0)
+def peer_s4_working_order_missing_and_the_query_fails(play: Play) -> None:
+    """A working order is missing from the list and the question for it fails (a peer called it rejected)."""
+    signal = play.resting()
+    play.fault("reports", "hide", signal, seconds=5.0)
+    play.fault("find", "unavailable", times=5)
+    play.stays(signal, "SUBMITTED", seconds=6.0)
+    play.do("clear_faults")
+    play.fill(signal)
+
+
+@scenario(Family.QUERY, alone=GATEWAYS, quick=True)
+def status_query_fails(play: Play) -> None:
+    """Three questions for the reports fail while the order fills."""
+    signal = play.resting()
+    play.fault("reports", "unavailable", times=3)
+    play.fill(signal)
+
+
+@scenario(Family.QUERY, alone=GATEWAYS, within=110.0)
+def status_query_never_answered(play: Play) -> None:
+    """A question for the reports is never answered while the order fills."""
+    signal = play.resting()
+    play.fault("reports", "never_answer")
+    play.fill(signal)
+
+
+@scenario(Family.QUERY, alone=GATEWAYS)
+def status_query_slow(play: Play) -> None:
+    """The next two answers take 3 s each."""
+    signal = play.resting()
+    play.fault("reports", "slow", seconds=3.0, times=2)
+    play.fill(signal)
+
+
+@scenario(Family.QUERY, quick=True)
+def order_absent_from_the_list(play: Play) -> None:
+    """A filled order is not in the list for 3 s."""
+    signal = play.resting()
+    play.fault("reports", "hide", signal, seconds=3.0)
+    play.fill(signal)
+
+
+@scenario(Family.QUERY, within=110.0)
+def acknowledgement_lost_and_order_absent(play: Play) -> None:
+    """The acknowledgement is lost, and for 2 s the broker shows no such order though it has it."""
+    signal = play.order()
+    play.fault("place", "accept_then_drop", signal)
+    play.fault("reports", "hide", signal, seconds=2.0)
+    play.fault("find", "hide", signal, seconds=2.0)
+    play.send(signal)
+
+
+@scenario(Family.QUERY, alone=GATEWAYS, within=110.0)
+def acknowledgement_lost_and_queries_fail(play: Play) -> None:
+    """The acknowledgement is lost, and the questions for the order fail, too."""
+    signal = play.order()
+    play.fault("place", "accept_then_drop", signal)
+    play.fault("find", "unavailable", times=3)
+    play.fault("reports", "unavailable", times=3)
+    play.send(signal)
+
+
+# --- overfills and corrections --------------------------------------------------------------------------------------
+
+
+@scenario(Family.CORRECTION, quick=True)
+def overfill(play: Play) -> None:
+    """The broker fills 13 of 10."""
+    signal = play.order()
+    play.fault("place", "overfill", signal, quantity="3")
+    play.send(signal)
+
+
+@scenario(Family.CORRECTION)
+def overfill_after_the_end(play: Play) -> None:
+    """Filled, told, and then 5 more."""
+    signal = play.sent()
+    play.until(signal, "FILLED")
+    play.fill(signal, 5, force=True)
+
+
+@scenario(Family.CORRECTION, quick=True, brokers=("mock", "ibkr"))
+def price_corrected(play: Play) -> None:
+    """The exchange corrects the price of an execution."""
+    signal = play.sent()
+    play.until(signal, "FILLED")
+    play.do("correct", fill_id=play.fill_ids(signal)[0], price="99.50")
+
+
+@scenario(Family.CORRECTION, brokers=("mock", "ibkr"))
+def quantity_corrected(play: Play) -> None:
+    """The exchange corrects the quantity of one of two executions."""
+    signal = play.resting()
+    play.fill(signal, 6)
+    play.until(signal, "PARTIALLY_FILLED")
+    play.do("correct", fill_id=play.fill_ids(signal)[0], quantity="5")
+    play.pause(1.0)
+    play.fill(signal)
+
+
+@scenario(Family.CORRECTION, brokers=("mock", "ibkr"))
+def one_of_two_executions_annulled(play: Play) -> None:
+    """One of two executions of a working order is annulled, then the rest fills."""
+    signal = play.resting()
+    play.fill(signal, 3)
+    play.fill(signal, 4)
+    play.until(signal, "PARTIALLY_FILLED")
+    play.do("bust", fill_id=play.fill_ids(signal)[0])
+    play.pause(1.0)
+    play.fill(signal)
+
+
+@scenario(Family.CORRECTION, brokers=("mock", "ibkr"))
+def annulled_after_cancel(play: Play) -> None:
+    """4 of 10 filled, cancelled, and then the execution is annulled."""
+    signal = play.resting()
+    play.fill(signal, 4)
+    play.until(signal, "PARTIALLY_FILLED")
+    play.do("cancel", order=signal.client_order_id)
+    play.until(signal, "CANCELLED")
+    play.do("bust", fill_id=play.fill_ids(signal)[0])
+
+
+@scenario(Family.CORRECTION, brokers=("mock", "ibkr"))
+def commission_changed(play: Play) -> None:
+    """The commission of an execution changes afterwards."""
+    signal = play.sent()
+    play.until(signal, "FILLED")
+    play.do("commission", fill_id=play.fill_ids(signal)[0], commission="2.35")
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------
+
+
+@scenario(Family.REFUSAL, quick=True)
+def refused_in_the_answer(play: Play) -> None:
+    """The broker's answer is a no."""
+    signal = play.order(expects=Placed.ONCE_OR_REFUSED)
+    play.fault("place", "refuse", signal, reason="Insufficient margin")
+    play.send(signal)
+    play.until(signal, "REJECTED")
+
+
+@scenario(Family.REFUSAL)
+def rejected_by_the_exchange(play: Play) -> None:
+    """The broker takes the order and the exchange rejects it."""
+    signal = play.order()
+    play.fault("place", "reject", signal, reason="Price outside of the permitted range")
+    play.send(signal)
+
+
+@scenario(Family.REFUSAL)
+def refused_and_sent_again_by_upstream(play: Play) -> None:
+    """A refused order's message comes again: it is not placed; a new signal is."""
+    signal = play.order(expects=Placed.ONCE_OR_REFUSED)
+    play.fault("place", "refuse", signal, reason="Insufficient margin")
+    play.send(signal)
+    play.until(signal, "REJECTED")
+    play.send(signal, play.order())
+
+
+@scenario(Family.REFUSAL)
+def exit_of_a_rejected_entry(play: Play) -> None:
+    """The entry is rejected: its exit has nothing to close."""
+    entry = play.order()
+    play.fault("place", "reject", entry)
+    leave = play.order("SELL", 10, expects=Placed.NEVER, signal_type="EXIT", entry_signal_id=entry.signal_id)
+    play.send(entry, leave)
+
+
+@scenario(Family.REFUSAL)
+def unavailable_for_a_while(play: Play) -> None:
+    """The broker says three times that it cannot take the order now."""
+    signal = play.order(expects=once_where_ids_are_refused_twice(play))
+    play.fault("place", "unavailable", signal, times=3)
+    play.send(signal)
+
+
+# --- time-outs and expiry -------------------------------------------------------------------------------------------
+
+
+@scenario(Family.EXPIRY, quick=True)
+def not_filled_in_time(play: Play) -> None:
+    """Nothing fills within the order's 2 s."""
+    signal = play.order(tif=None, timeout_seconds=2)
+    play.fault("place", "hold", signal)
+    play.send(signal)
+    play.until(signal)
+
+
+@scenario(Family.EXPIRY)
+def filled_in_the_moment_of_the_timeout(play: Play) -> None:
+    """The cancel for the time-out finds the order filled."""
+    signal = play.order(tif=None, timeout_seconds=2)
+    play.fault("place", "hold", signal)
+    play.fault("cancel", "cancel_race", signal)
+    play.send(signal)
+    play.until(signal)
+
+
+@scenario(Family.EXPIRY, alone=BROKERS)
+def the_day_ends(play: Play) -> None:
+    """A resting order expires with the day."""
+    play.resting()
+    play.do("expire_day")
+
+
+@scenario(Family.EXPIRY, alone=BROKERS)
+def acknowledgement_lost_and_the_day_ends(play: Play) -> None:
+    """The acknowledgement is lost, and the order expires."""
+    signal = play.order()
+    play.fault("place", "hold", signal)
+    play.fault("place", "accept_then_drop", signal)
+    play.send(signal)
+    play.until_placed(signal)
+    play.do("expire_day")
+
+
+# --- the broker restarts --------------------------------------------------------------------------------------------
+
+
+@scenario(Family.RESTART, brokers=GATEWAYS, alone=GATEWAYS, within=90.0)
+def gateway_closed_for_3_s_while_an_order_fills(play: Play) -> None:
+    """Every connection breaks, for 3 s none can be made; meanwhile a resting order fills and another one is sent."""
+    signal = play.resting()
+    play.do("restart", closed_seconds=3.0)
+    play.sent(side="SELL", expects=once_where_ids_are_refused_twice(play))
+    play.pause(3.5)
+    play.fill(signal)
+
+
+@scenario(Family.RESTART, brokers=GATEWAYS, alone=GATEWAYS, within=90.0)
+def connections_dropped_five_times(play: Play) -> None:
+    """Every connection breaks, five times, while orders come in."""
+    for _ in range(5):
+        play.sent(expects=once_where_ids_are_refused_twice(play))
+        with contextlib.suppress(OSError):  # the answer to this very wish may be dropped, too
+            play.do("drop")
+        play.pause(0.5)
+
+
+@scenario(Family.RESTART, brokers=GATEWAYS, alone=GATEWAYS, within=120.0)
+def gateway_killed_and_started_again(play: Play) -> None:
+    """kill -9 of the gateway with one order resting and three on their way."""
+    assert isinstance(play.venue, GatewayVenue)
+    resting = play.resting()
+    play.venue.server.kill()
+    for side in ("BUY", "SELL", "BUY"):
+        play.sent(side=side, expects=once_where_ids_are_refused_twice(play))
+    play.pause(1.0)
+    play.venue.server.start()
+    play.fill(resting)
+
+
+@scenario(Family.RESTART, brokers=("ibkr",), alone=("ibkr",), within=90.0)
+def link_lost_and_restored_without_its_data(play: Play) -> None:
+    """The gateway loses its servers (1100), an order fills unseen, the link comes back without its data (1101)."""
+    signal = play.resting()
+    play.do("lose_link")
+    play.fill(signal)
+    play.pause(1.0)
+    play.do("restore_link", data_kept=False)
+
+
+@scenario(Family.RESTART, brokers=("ibkr",), alone=("ibkr",), within=90.0)
+def link_lost_and_restored_with_its_data(play: Play) -> None:
+    """The same, and the gateway says that its data are kept (1102)."""
+    signal = play.resting()
+    play.do("lose_link")
+    play.fill(signal, 4)
+    play.pause(1.0)
+    play.do("restore_link", data_kept=True)
+    play.fill(signal)
+
+
+@scenario(Family.RESTART, brokers=("ibkr",))
+def shown_inactive_and_alive(play: Play) -> None:
+    """An order is shown as Inactive while shares are located, and then fills."""
+    signal = play.resting()
+    play.do("hold_inactive", order=signal.client_order_id)
+    play.stays(signal, "SUBMITTED", seconds=2.0)
+    play.do("hold_inactive", order=signal.client_order_id, held=False)
+    play.fill(signal)
+
+
+@scenario(Family.RESTART, brokers=("ibkr",))
+def error_on_an_order_that_lives(play: Play) -> None:
+    """A warning with an order's number (399) ends nothing."""
+    signal = play.resting()
+    play.do("say", order=signal.client_order_id, code=399, text="Order Message: held until the open")
+    play.stays(signal, "SUBMITTED", seconds=2.0)
+    play.fill(signal)
+
+
+# --- session and limits ---------------------------------------------------------------------------------------------
+
+
+@scenario(Family.SESSION, brokers=("zerodha",), alone=("zerodha",), quick=True, within=90.0)
+def token_dies_and_is_renewed(play: Play) -> None:
+    """The token dies with an order resting; it fills, another one comes, and then there is a new token."""
+    resting = play.resting()
+    play.do("kill_token")
+    play.fill(resting)
+    play.sent(side="SELL")
+    play.pause(2.0)
+    token = play.do("new_token")["access_token"]
+    (play.stage.folder / "access_token").write_text(str(token))
+
+
+def _http_fault(play: Play, kind: str, **fields: object) -> None:
+    play.do("http_fault", fault={"kind": kind, **fields})
+    play.sent(expects=Placed.ONCE_OR_DOUBTED)
+
+
+@scenario(Family.SESSION, brokers=("zerodha",), alone=("zerodha",), within=90.0)
+def too_many_calls(play: Play) -> None:
+    """The next two placings are answered with 429."""
+    play.do("http_fault", fault={"kind": "rate_limited", "times": 2})
+    play.sent()
+
+
+@scenario(Family.SESSION, brokers=("zerodha",), alone=("zerodha",), within=90.0)
+def server_error_of_a_placed_order(play: Play) -> None:
+    """500 is answered to an order that was taken."""
+    _http_fault(play, "server_error", accepted=True)
+
+
+@scenario(Family.SESSION, brokers=("zerodha",), alone=("zerodha",), within=110.0)
+def server_error_of_an_order_not_taken(play: Play) -> None:
+    """500 is answered to an order that was not taken."""
+    _http_fault(play, "server_error")
+
+
+@scenario(Family.SESSION, brokers=("zerodha",), alone=("zerodha",), within=90.0)
+def proxy_page_in_place_of_an_answer(play: Play) -> None:
+    """A page of HTML is answered to an order that was taken."""
+    _http_fault(play, "html", accepted=True)
+
+
+@scenario(Family.SESSION, brokers=("zerodha",), alone=("zerodha",), within=90.0)
+def check_the_order_book(play: Play) -> None:
+    """400, "check the order book", is answered to an order that is taken half a second later."""
+    _http_fault(play, "check_order_book", accepted=True, late_seconds=0.5)
+
+
+@scenario(Family.SESSION, brokers=("zerodha",), alone=("zerodha",), within=110.0)
+def answer_trickles_without_end(play: Play) -> None:
+    """The answer comes a byte at a time without end."""
+    _http_fault(play, "trickle", accepted=True)
+
+
+@scenario(Family.SESSION, brokers=("zerodha",), alone=("zerodha",))
+def feed_cut_and_silent(play: Play) -> None:
+    """The order feed is cut off, then silent: the polls tell what happened."""
+    play.do("mute_feed", muted=True)
+    play.do("drop_feed")
+    signal = play.resting()
+    play.fill(signal)
+    play.until(signal, "FILLED")
+    play.do("mute_feed", muted=False)
+
+
+# --- the clock ------------------------------------------------------------------------------------------------------
+
+
+def _clock(play: Play, seconds: float) -> None:
+    (play.stage.folder / "clock").write_text(str(seconds))
+
+
+@scenario(Family.CLOCK, alone=BROKERS)
+def clock_jumps_two_hours_ahead(play: Play) -> None:
+    """The wall clock jumps two hours ahead with an order resting that has a minute: nothing expires."""
+    signal = play.order(tif=None, timeout_seconds=60)
+    play.fault("place", "hold", signal)
+    play.send(signal)
+    play.until(signal, "SUBMITTED")
+    try:
+        _clock(play, 7200)
+        play.stays(signal, "SUBMITTED", seconds=3.0)
+        play.fill(signal)
+        play.until(signal, "FILLED")
+    finally:
+        _clock(play, 0)
+
+
+@scenario(Family.CLOCK, alone=BROKERS)
+def clock_jumps_two_hours_back(play: Play) -> None:
+    """The wall clock jumps two hours back between an order and its fill; the time-out still holds."""
+    signal = play.order(tif=None, timeout_seconds=4)
+    play.fault("place", "hold", signal)
+    play.send(signal)
+    play.until(signal, "SUBMITTED")
+    try:
+        _clock(play, -7200)
+        play.fill(signal, 4)
+        play.until(signal, within=30.0)
+    finally:
+        _clock(play, 0)
+
+
+# --- what comes in --------------------------------------------------------------------------------------------------
+
+
+@scenario(Family.INTAKE, quick=True, within=60.0)
+def a_thousand_poison_messages_among_good_ones(play: Play) -> None:
+    """A thousand messages that are no orders, with five good ones among them."""
+    good = [play.order(side) for side in ("BUY", "SELL", "BUY", "SELL", "BUY")]
+    poison = [
+        b" ",
+        b"\xff\xfe",
+        b"[]",
+        b"{",
+        b"null",
+        b'{"signal_id": ""}',
+        b'"text"',
+        b"NaN",
+        b'{"signal_id": {}}',
+        b"0",
+    ]
+    payloads = poison * 100
+    for index, signal in enumerate(good):
+        payloads.insert(index * 200 + 100, json.dumps(signal.body).encode())
+    play.stage.publish_raw(payloads)
+
+
+@scenario(Family.INTAKE)
+def an_order_that_cannot_be_executed(play: Play) -> None:
+    """Quantity and price make no sense: refused, and told, and never placed."""
+    play.sent(expects=Placed.NEVER, quantity=-5, limit_price="NaN")
+
+
+@scenario(Family.INTAKE)
+def an_account_that_is_not_there(play: Play) -> None:
+    """The account is not configured: refused, and told, and never placed."""
+    play.sent(expects=Placed.NEVER, account_id="nobody")
+
+
+@scenario(Family.INTAKE)
+def an_order_type_that_the_broker_lacks(play: Play) -> None:
+    """A time in force that does not exist: refused, and told, and never placed."""
+    play.sent(expects=Placed.NEVER, tif="FOREVER")
+
+
+@scenario(Family.INTAKE)
+def a_round_trip_in_three_instruments(play: Play) -> None:
+    """Nothing goes wrong: entries and exits in three instruments, and the positions are flat again."""
+    for symbol in SYMBOLS[play.broker]:
+        entry = play.sent(symbol=symbol)
+        play.until(entry, "FILLED")
+        leave = play.order("SELL", 10, symbol=symbol, signal_type="EXIT", entry_signal_id=entry.signal_id)
+        play.send(leave)
+        play.until(leave, "FILLED")

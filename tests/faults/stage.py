@@ -1,0 +1,461 @@
+"""One service process with several accounts at one broker, and who plays a scenario on one of them: sends, strikes, looks, judges."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pymongo
+from google.api_core.exceptions import GoogleAPIError
+
+from brokers.paper_exchange import Market, PaperExchange
+from execution_service.core.order import Identity, Purpose
+from simulators import control
+from simulators.kite import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
+from tests.external.service_process import (
+    COMMANDS_TOPIC,
+    DATABASE,
+    ORDERS_TOPIC,
+    PROJECT,
+    REPOSITORY,
+    Confirmation,
+    Listener,
+    PubSub,
+    Service,
+    embedded_address,
+    free_port,
+    wait_until,
+)
+from tests.external.venues import FINAL, GatewayVenue, Venue, kite_server, tws_server
+from tests.faults.judgement import Evidence, Placed, disagreements, position_disagreements
+
+PRICE = "100.25"
+ENTRY = Path(__file__).resolve().parent / "entry.py"
+LOOK_SECONDS = 0.15
+PUBLISH_SECONDS = 10.0
+SYMBOLS = {
+    "mock": ("SPY", "AAPL", "MSFT"),
+    "ibkr": ("SPY", "AAPL", "MSFT"),
+    "zerodha": ("INFY", "RELIANCE", "NIFTYBEES"),
+}
+API_KEY_NAME = "TEST_KITE_API_KEY"
+
+
+class NotPublished(Exception):
+    """Pub/Sub did not answer in time: its service has just died, perhaps."""
+
+
+class LaneOfMock(Venue):
+    """One account's view of the mock's book."""
+
+    def __init__(self, book: PaperExchange, account_id: str) -> None:
+        self.broker = "mock"
+        self.account_id = account_id
+        self.symbol = "SPY"
+        self._book = book
+
+    def do(self, what: str, **wish: object) -> Mapping[str, Any]:
+        if what == "fault":
+            wish = {"fault": {"account_id": self.account_id, **dict(wish["fault"])}}  # type: ignore[call-overload]
+        control.carry_out(control.book_deeds(self._book), {"do": what, **wish})
+        return {}
+
+    def orders(self) -> list[dict[str, Any]]:
+        return [control.order_as_json(order) for order in self._book.orders()]
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One account and the broker behind it; one scenario at a time is played there."""
+
+    account_id: str
+    venue: Venue
+
+
+@dataclass(slots=True)
+class Signal:
+    """One order of a scenario, sent or not."""
+
+    body: dict[str, Any]
+    expects: Placed
+    client_order_id: str
+
+    @property
+    def signal_id(self) -> str:
+        return str(self.body["signal_id"])
+
+
+class Stage:
+    """The running service with everything around it. Safe to use from several threads."""
+
+    def __init__(self, broker: str, service: Service, lanes: Sequence[Lane], listener: Listener, folder: Path) -> None:
+        self.broker = broker
+        self.service = service
+        self.lanes = lanes
+        self.listener = listener
+        self.folder = folder
+        self.pubsub_address: str | None = None
+        """Where the tests find Pub/Sub, if not where the service does."""
+        self.mongodb_uri: str | None = None
+        self._sending = threading.Lock()
+        self._looking = threading.Lock()
+        self._pubsub: tuple[str, PubSub] | None = None
+        self._mongo: tuple[str, pymongo.MongoClient[dict[str, Any]]] | None = None
+        self._books: dict[int, tuple[float, list[dict[str, Any]]]] = {}
+
+    @property
+    def db(self) -> pymongo.database.Database[dict[str, Any]]:
+        uri = self.mongodb_uri or str(self.service.endpoints()["mongodb_uri"])
+        with self._looking:
+            if self._mongo is None or self._mongo[0] != uri:
+                if self._mongo is not None:
+                    self._mongo[1].close()
+                client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
+                    uri, tz_aware=True, serverSelectionTimeoutMS=5000, socketTimeoutMS=10000
+                )
+                self._mongo = uri, client
+            return self._mongo[1][DATABASE]
+
+    def publish(self, *bodies: Mapping[str, Any], topic: str = ORDERS_TOPIC) -> None:
+        self.publish_raw([json.dumps(body).encode() for body in bodies], topic)
+
+    def publish_raw(self, payloads: Sequence[bytes], topic: str = ORDERS_TOPIC) -> None:
+        """Returns when Pub/Sub has them. Raises NotPublished, and then does not know."""
+        out = self._out()
+        path = out.publisher.topic_path(PROJECT, topic)
+        try:
+            for future in [out.publisher.publish(path, payload) for payload in payloads]:
+                future.result(PUBLISH_SECONDS)
+        except (GoogleAPIError, TimeoutError, ValueError) as exc:
+            with self._sending:
+                self._pubsub = None
+            raise NotPublished from exc
+
+    def _out(self) -> PubSub:
+        address = self.pubsub_address or str(self.service.endpoints()["pubsub_emulator_host"])
+        with self._sending:
+            if self._pubsub is None or self._pubsub[0] != address:
+                if self._pubsub is not None:
+                    self._pubsub[1].close()
+                self._pubsub = address, PubSub(address)
+            return self._pubsub[1]
+
+    def told(self, signal_ids: set[str]) -> list[Confirmation]:
+        return [each for each in self.listener.received if each.attributes.get("signal_id") in signal_ids]
+
+    def close(self) -> None:
+        if self._pubsub is not None:
+            self._pubsub[1].close()
+        if self._mongo is not None:
+            self._mongo[1].close()
+
+
+class Play:
+    """One run of one scenario on one lane."""
+
+    def __init__(self, stage: Stage, lane: Lane, name: str) -> None:
+        self.stage = stage
+        self.lane = lane
+        self.venue = lane.venue
+        self.broker = stage.broker
+        self.strategy = f"{name[:40]}-{uuid.uuid4().hex[:8]}"
+        self.signals: list[Signal] = []
+        self.trouble_ended = time.monotonic()
+
+    # Sending
+
+    def order(self, side: str = "BUY", quantity: int = 10, *, expects: Placed = Placed.ONCE, **more: Any) -> Signal:
+        """An order with a signal id of its own, not sent yet: LIMIT at 100.25 for the day, unless told otherwise."""
+        body = {
+            "signal_id": f"f-{uuid.uuid4().hex[:16]}",
+            "symbol": SYMBOLS[self.broker][0],
+            "side": side,
+            "order_type": "LIMIT",
+            "limit_price": PRICE,
+            "quantity": quantity,
+            "account_id": self.lane.account_id,
+            "strategy_name": self.strategy,
+            "tif": "DAY",
+        } | more
+        body = {name: value for name, value in body.items() if value is not None}
+        is_exit = body.get("signal_type") in ("EXIT", "SCALE_OUT")
+        identity = Identity(signal_id=str(body["signal_id"]), purpose=Purpose.EXIT if is_exit else Purpose.ENTRY)
+        signal = Signal(body, expects, identity.client_order_id(1))
+        self.signals.append(signal)
+        return signal
+
+    def send(self, *signals: Signal) -> None:
+        self.stage.publish(*(signal.body for signal in signals))
+        self.trouble_ended = time.monotonic()
+
+    def sent(self, **more: Any) -> Signal:
+        signal = self.order(**more)
+        self.send(signal)
+        return signal
+
+    def resting(self, **more: Any) -> Signal:
+        """An order that the broker holds and does not fill by itself."""
+        signal = self.order(**more)
+        self.fault("place", "hold", signal)
+        self.send(signal)
+        self.until(signal, "SUBMITTED")
+        return signal
+
+    def cancel(self, signal: Signal) -> None:
+        command = {"command": "CANCEL", "signal_id": signal.signal_id, "reason": "asked by the test"}
+        self.stage.publish(command, topic=COMMANDS_TOPIC)
+        self.trouble_ended = time.monotonic()
+
+    # The broker's side
+
+    def fault(self, operation: str, action: str, signal: Signal | None = None, **fields: Any) -> None:
+        """Trouble for this order only, or for every call of the lane's broker."""
+        named = {} if signal is None else {"client_order_id": signal.client_order_id}
+        self.venue.fault(operation, action, **named, **fields)
+
+    def do(self, what: str, **wish: Any) -> Mapping[str, Any]:
+        answer = self.venue.do(what, **wish)
+        self.trouble_ended = time.monotonic()
+        return answer
+
+    def fill(self, signal: Signal, quantity: int | None = None, price: str | None = None, **more: Any) -> None:
+        self.do("fill", order=signal.client_order_id, quantity=quantity, price=price, **more)
+
+    def at_broker(self, signal: Signal) -> list[dict[str, Any]]:
+        return self.venue.of(signal.client_order_id)
+
+    def until_placed(self, signal: Signal, within: float = 40.0) -> dict[str, Any]:
+        return wait_until(lambda: self.at_broker(signal), "the broker has it", within=within, pause=0.05)[0]
+
+    def fill_ids(self, signal: Signal) -> list[str]:
+        return [str(fill["fill_id"]) for fill in self.at_broker(signal)[0]["fills"] if not fill["busted"]]
+
+    # Looking
+
+    def record(self, signal: Signal) -> dict[str, Any] | None:
+        found: dict[str, Any] | None = self.stage.db["execution_orders"].find_one({"signal_id": signal.signal_id})
+        return found
+
+    def until(self, signal: Signal, *statuses: str, within: float = 60.0) -> None:
+        wait_until(
+            lambda: (self.record(signal) or {}).get("status") in (statuses or FINAL),
+            f"{signal.signal_id} is {' or '.join(statuses or FINAL)}",
+            within=within,
+            pause=LOOK_SECONDS,
+            more=lambda: str((self.record(signal) or {}).get("status")),
+        )
+        self.trouble_ended = time.monotonic()
+
+    def until_event(self, signal: Signal, event: str, within: float = 60.0) -> None:
+        wait_until(
+            lambda: event in [e["type"] for e in (self.record(signal) or {"events": []})["events"]],
+            f"{signal.signal_id} has {event}",
+            within=within,
+            pause=LOOK_SECONDS,
+        )
+        self.trouble_ended = time.monotonic()
+
+    def stays(self, signal: Signal, *statuses: str, seconds: float) -> None:
+        """Fails as soon as the record says anything else."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            status = (self.record(signal) or {}).get("status")
+            assert status in statuses, f"{signal.signal_id} became {status} without evidence"
+            time.sleep(LOOK_SECONDS)
+        self.trouble_ended = time.monotonic()
+
+    def pause(self, seconds: float) -> None:
+        time.sleep(seconds)
+        self.trouble_ended = time.monotonic()
+
+    # The judgement
+
+    def judge(self) -> list[str]:
+        """What disagrees at this moment."""
+        found: list[str] = []
+        # Several orders may share a signal id (an entry and its exit): each is known by its own tag.
+        tags = {signal.client_order_id: signal for signal in self.signals}
+        records = {
+            str(record["client_order_id"]): record
+            for record in self.stage.db["execution_orders"].find(
+                {"signal_id": {"$in": [signal.signal_id for signal in self.signals]}}
+            )
+        }
+        views = {
+            str(view["client_order_id"]): view
+            for view in self.stage.db["execution_confirmations"].find({"client_order_id": {"$in": list(tags)}})
+        }
+        book = [order for order in self.venue.orders() if order["client_order_id"] in tags]
+        told = self.stage.told({signal.signal_id for signal in self.signals})
+        for tag, signal in tags.items():
+            evidence = Evidence(
+                broker=self.broker,
+                expects=signal.expects,
+                record=records.get(tag),
+                view=views.get(tag),
+                placed=[order for order in book if order["client_order_id"] == tag],
+                told=[each for each in told if each.body["client_order_id"] == tag],
+            )
+            found += [f"{signal.signal_id}: {each}" for each in disagreements(evidence)]
+        ledgers = list(self.stage.db["execution_positions"].find({"strategy": self.strategy}))
+        shown = list(self.stage.db["positions"].find({"strategy_name": self.strategy, "status": "OPEN"}))
+        return found + position_disagreements(book, ledgers, shown)
+
+    def placed(self) -> list[int]:
+        """Orders at the broker for each signal."""
+        book = [order["client_order_id"] for order in self.venue.orders()]
+        return [book.count(signal.client_order_id) for signal in self.signals]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of one run."""
+
+    scenario: str
+    broker: str
+    wrong: list[str] = field(default_factory=list)
+    placed: list[int] = field(default_factory=list)
+    recovery_seconds: float = 0.0
+    figure: float = 0.0
+    """Seconds of something else, for an outcome that is no scenario."""
+
+    @property
+    def agrees(self) -> bool:
+        return not self.wrong
+
+
+def run_play(play: Play, name: str, steps: Callable[[Play], None], within: float) -> Outcome:
+    """Plays, then waits until all agree; what still disagrees after `within` seconds is the outcome."""
+    outcome = Outcome(name, play.broker)
+    try:
+        steps(play)
+        end = time.monotonic() + within
+        while True:
+            try:
+                outcome.wrong = play.judge()
+            except OSError as exc:
+                outcome.wrong = [f"the broker's book could not be read: {exc}"]
+            if not outcome.wrong or time.monotonic() > end:
+                break
+            time.sleep(LOOK_SECONDS)
+        outcome.recovery_seconds = time.monotonic() - play.trouble_ended
+        outcome.placed = play.placed()
+    except Exception as exc:  # noqa: BLE001  whatever stopped the play is its outcome, and the others go on
+        outcome.wrong = [f"{type(exc).__name__}: {exc}"[:1500]]
+    return outcome
+
+
+def play_side_by_side(
+    stage: Stage, wanted: Sequence[tuple[str, Callable[[Play], None], float]], done: Callable[[Outcome], None]
+) -> None:
+    """Each lane plays one after the other; the lanes at once."""
+    waiting = iter(wanted)
+    taking = threading.Lock()
+
+    def work(lane: Lane) -> None:
+        while True:
+            with taking:
+                following = next(waiting, None)
+            if following is None:
+                return
+            name, steps, within = following
+            done(run_play(Play(stage, lane, name), name, steps, within))
+
+    with ThreadPoolExecutor(len(stage.lanes)) as pool:
+        for future in [pool.submit(work, lane) for lane in stage.lanes]:
+            future.result()
+
+
+# --- setting the stage ----------------------------------------------------------------------------------------------
+
+
+def accounts_file(broker: str, account_ids: Sequence[str], port: int, token_file: Path) -> str:
+    parts = []
+    for number, account_id in enumerate(account_ids, start=1):
+        lines = [f"[accounts.{account_id}]", f'broker = "{broker}"']
+        if broker == "ibkr":
+            lines += ['ibkr_account = "DU000001"', 'host = "127.0.0.1"', f"port = {port}", f"client_id = {10 * number}"]
+            lines += ["live = false"]
+        if broker == "zerodha":
+            lines += [f'api_key = {{ env = "{API_KEY_NAME}" }}', f'access_token_file = "{token_file}"']
+            lines += [f'root_url = "http://127.0.0.1:{port}"', "order_calls_per_second = 100"]
+            lines += ["order_calls_per_minute = 5000", "order_calls_per_day = 100000", "other_calls_per_second = 100"]
+            lines += ["live = false"]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+@contextlib.contextmanager
+def set_stage(
+    broker: str,
+    folder: Path,
+    *,
+    lanes: int,
+    starts: bool = True,
+    through: Callable[[int], int] | None = None,
+    own_pubsub: str | None = None,
+    own_store: str | None = None,
+    **settings: str,
+) -> Iterator[Stage]:
+    """Everything started, all of it ended afterwards. `through`: what stands between the service and the gateway, by its port.
+    `own_pubsub`, `own_store`: where the tests find those that they started themselves."""
+    folder.mkdir(parents=True, exist_ok=True)
+    token_file = folder / "access_token"
+    token_file.write_text(DEFAULT_ACCESS_TOKEN)
+    (folder / "clock").write_text("0")
+    account_ids = [f"{broker}_{number}" for number in range(1, lanes + 1)]
+    port, control_port = free_port(), free_port()
+    seen_port = port
+    accounts = folder / "accounts.toml"
+    chosen = {
+        "ACCOUNTS_FILE": str(accounts),
+        "USE_MOCK_BROKER": "false",
+        API_KEY_NAME: DEFAULT_API_KEY,
+        "MAX_RETRY_ATTEMPTS": "100",
+        "FAULTS_HEARTBEAT": str(folder / "heartbeat.json"),
+        "FAULTS_CLOCK": str(folder / "clock"),
+        "PYTHONPATH": str(REPOSITORY),
+    }
+    with contextlib.ExitStack() as stack:
+        venues: list[Venue] = []
+        if broker == "ibkr":
+            server = stack.enter_context(tws_server(folder, port, control_port))
+            venues = [GatewayVenue(broker, server, control_port)]
+        elif broker == "zerodha":
+            server = stack.enter_context(kite_server(folder, port))
+            venues = [GatewayVenue(broker, server, port)]
+        if through is not None and venues:
+            seen_port = through(port)
+        accounts.write_text(accounts_file(broker, account_ids, seen_port, token_file), encoding="utf-8")
+        service = stack.enter_context(Service(folder, program=ENTRY, **(chosen | settings)))
+        listener = stack.enter_context(Listener((lambda: own_pubsub) if own_pubsub else embedded_address(service)))
+        if starts:
+            service.start()
+        if broker == "mock":
+            for account_id in account_ids:
+                book = PaperExchange(service.data_dir / "mock_broker.db", account_id=account_id, market=Market())
+                stack.callback(book.close)
+                venues.append(LaneOfMock(book, account_id))
+        pairs = zip(account_ids, itertools.cycle(venues), strict=False)
+        stage = Stage(broker, service, [Lane(account_id, venue) for account_id, venue in pairs], listener, folder)
+        stage.pubsub_address, stage.mongodb_uri = own_pubsub, own_store
+        stack.callback(stage.close)
+        yield stage
+
+
+def heartbeat(stage: Stage) -> Mapping[str, Any]:
+    """What the watch over the event loop told last."""
+    try:
+        found: Mapping[str, Any] = json.loads((stage.folder / "heartbeat.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found
