@@ -352,7 +352,11 @@ class ExecutionService:
 
     async def _reconcile(self, account_id: str) -> Outcome | None:
         """None: the account is not configured."""
-        return None if self.trader_of(account_id) is None else await self.reconciliations[account_id].compare_now()
+        if self.trader_of(account_id) is not None:
+            return await self.reconciliations[account_id].compare_now()
+        if self._parts.account_of(account_id) is None:
+            return None
+        return Outcome(is_compared=False, words="Not compared: whoever trades the account has not answered")
 
     async def _replay(self, message: Message) -> None:
         await self.intake.take([message])

@@ -93,7 +93,10 @@ def alerts(service: Service) -> int:
 
 @pytest.mark.timeout(600)
 def test_book_changed_behind_the_services_back_is_said_once_shown_and_closed_when_restored(tmp_path: Path) -> None:
-    with Service(tmp_path / "desk", RECONCILE_INTERVAL_SECONDS="2") as service:
+    accounts = tmp_path / "accounts.toml"
+    accounts.write_text(f'[accounts.{ACCOUNT}]\nname = "One"\nbroker = "mock"\n', encoding="utf-8")
+    settings = {"RECONCILE_INTERVAL_SECONDS": "2", "ACCOUNTS_FILE": str(accounts)}
+    with Service(tmp_path / "desk", **settings) as service:
         service.start()
         with service.pubsub() as pubsub:
             pubsub.publish([BOUGHT])
@@ -118,7 +121,9 @@ def test_book_changed_behind_the_services_back_is_said_once_shown_and_closed_whe
         said = service.log().count("Not reconciled")
         service.kill()
         service.start()
-        wait_until(lambda: service.log().count("Not reconciled") > said, "it is seen again", within=120)
+        wait_until(
+            lambda: service.log().count("Not reconciled") > said, "it is seen again", within=120, more=service.log
+        )
         assert rows(service, "OPEN") == 1
         assert alerts(service) == 1
 

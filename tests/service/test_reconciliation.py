@@ -20,7 +20,7 @@ from execution_service.core.record import discrepancy_from_document
 from execution_service.ports import Command, CommandStatus
 from execution_service.trader import TradingRules
 from tests.builders import identity
-from tests.fakes import ACCOUNT, Moment, World, world_of
+from tests.fakes import ACCOUNT, Moment, World, two_worlds, world_of
 from tests.service.audit import audit
 
 BY_HAND = Market(fill_delay_seconds=None)
@@ -680,3 +680,35 @@ async def test_death_at_any_step_leaves_one_row_and_never_a_silent_one(tmp_path:
                     names[step - 1] == "telegram" or names[step - 1] == "execution_alerts.update_one"
                 )
                 assert alerts == 1 or (is_told_and_not_struck and alerts == 2), (names[step - 1], moment)
+
+
+# --- several processes ----------------------------------------------------------------------------------------------
+
+
+async def test_whoever_trades_the_account_answers_the_command_and_nobody_speaks_over_it(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path) as (one, other):
+        await other.start()
+        await holding(one)
+        done = await reconcile(other, seconds=5)
+        assert done["outcome"] == "Reconciled: 0 open orders, 1 executions, 1 positions agree"
+        await one.run(2 * MINUTE)
+        (document,) = one.documents("execution_commands", _id="c-1")
+        assert document["outcome"] == done["outcome"]
+        assert other.calls("positions") == []
+
+
+async def test_take_over_carries_an_open_discrepancy_on_without_a_second_row_or_alert(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path) as (one, other):
+        await other.start()
+        await holding(one)
+        trade_by_hand(one, 50)
+        await one.run(2 * MINUTE)
+        (row,) = rows(one)
+        await one.kill()
+        await other.run(3 * MINUTE)
+        assert other.calls("positions")
+        assert [each.discrepancy_id for each in rows(other, None)] == [row.discrepancy_id]
+        assert len(other.notifier.titled("Discrepancy")) == 1
+        trade_by_hand(other, -50)
+        await other.run(3 * MINUTE)
+        assert open_kinds(other) == []
