@@ -338,6 +338,7 @@ class PaperExchange:
     raise ValueError for what makes no sense.
 
     `broker_order_id_format` is filled with `number` and `time` (UTC datetime of acceptance), `fill_id_format` with `number`.
+    `corrected_fill_id` makes the id of a correction from that of the fill in whose place it comes; without it that is an id like any other.
     With `unique_client_order_ids` false a client order id may be used again (as at venues where it is only a tag).
     `faults` are armed once per book, however often it is opened with them.
     """
@@ -351,6 +352,7 @@ class PaperExchange:
         faults: Sequence[Fault] = (),
         broker_order_id_format: str = "mock_{number:09d}",
         fill_id_format: str = "mock_fill_{number:09d}",
+        corrected_fill_id: Callable[[str], str] | None = None,
         unique_client_order_ids: bool = True,
         busy_timeout_seconds: float = 5.0,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -365,6 +367,7 @@ class PaperExchange:
         self.market = market or Market()
         self._broker_order_id_format = broker_order_id_format
         self._fill_id_format = fill_id_format
+        self._corrected_fill_id = corrected_fill_id
         self._unique = unique_client_order_ids
         self._clock = clock
         self._holdings: tuple[int, _Holdings] | None = None
@@ -529,6 +532,23 @@ class PaperExchange:
             else:
                 found = _load(db, "account = ? AND client_id = ?", (self.account_id, client_order_id))
         return sorted(found, key=lambda order: order.number)
+
+    def order(self, broker_order_id: str) -> PaperOrder | None:
+        """The plain truth about one order; None: there is none."""
+        with self._reading() as db:
+            found = _load(db, "account = ? AND broker_id = ?", (self.account_id, broker_order_id))
+        return found[0] if found else None
+
+    def mark(self) -> int:
+        """The number of the last change to anything in the book."""
+        with self._reading() as db:
+            value: int = db.execute("SELECT value FROM counters WHERE name = 'change'").fetchone()[0]
+        return value
+
+    def changed_since(self, mark: int) -> list[PaperOrder]:
+        """The plain truth about the orders that changed after `mark`, in the sequence of their last change."""
+        with self._reading() as db:
+            return _load(db, "account = ? AND changed > ?", (self.account_id, mark))
 
     def add_fault(self, fault: Fault) -> None:
         """Arms it in the book: it hits whichever process makes the call."""
@@ -808,6 +828,8 @@ class PaperExchange:
     ) -> str:
         number = _count(db, "fill")
         fill_id = self._fill_id_format.format(number=number)
+        if corrects is not None and self._corrected_fill_id is not None:
+            fill_id = self._corrected_fill_id(corrects)
         db.execute(
             "INSERT INTO fills (number, fill_id, order_number, quantity, price, at, commission, currency, corrects)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",

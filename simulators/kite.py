@@ -580,7 +580,7 @@ class SimulatedKite:
                 self._listeners.discard(listener)
 
     def _feed(self) -> None:
-        mark, _ = self.book.changed_since(0)
+        mark = self.book.mark()
         heartbeat_at = time.monotonic()
         while not self.stopping.is_set():
             self._news.wait(_LOOK_SECONDS)
@@ -589,10 +589,11 @@ class SimulatedKite:
                 return
             try:
                 self.book.advance()
-                mark, changed = self.book.changed_since(mark)
+                changed = self.book.changed_since(mark)
             except BrokerUnavailable:
                 # A book that is busy now is looked at again in a moment.
                 continue
+            mark = changed[-1].change if changed else mark
             with self._lock:
                 listeners = tuple(self._listeners)
             for order in changed if listeners else ():

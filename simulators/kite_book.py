@@ -25,7 +25,7 @@ _STATUS = {
 
 
 class KiteBook(PaperExchange):
-    """A paper exchange with Kite's ids, in rupees, where a tag may repeat; it also tells what changed since a mark."""
+    """A paper exchange with Kite's ids, in rupees, where a tag may repeat."""
 
     def __init__(
         self,
@@ -45,21 +45,6 @@ class KiteBook(PaperExchange):
             clock=clock,
         )
         self._known: dict[str, PaperOrder] = {}
-
-    def changed_since(self, mark: int) -> tuple[int, list[PaperOrder]]:
-        """The orders whose last change came after `mark`, and the newest mark. No fault hits this look."""
-        with self._reading() as db:
-            rows = db.execute(
-                "SELECT client_id, broker_id, changed FROM orders WHERE account = ? AND changed > ? ORDER BY changed",
-                (self.account_id, mark),
-            ).fetchall()
-        changed = [
-            order
-            for client_id, broker_id, _ in rows
-            for order in self.orders(client_id)
-            if order.broker_order_id == broker_id
-        ]
-        return (rows[-1][2] if rows else mark), changed
 
     def shown(self) -> list[tuple[PaperOrder, Report]]:
         """What the order list shows, after the book's faults: each order as it was placed, with its present state."""

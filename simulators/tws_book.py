@@ -1,13 +1,12 @@
-"""The paper exchange's book with what a gateway needs besides: its ids, corrections and a view of what changed; no socket and no wire."""
+"""The paper exchange's book with what a gateway needs besides: its ids; no socket and no wire."""
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 
+from brokers.base import Report, Ticket
 from brokers.paper_exchange import Market, PaperExchange, PaperOrder
 
 _FIRST_PERM_ID = 1_900_000_000
@@ -31,62 +30,27 @@ class TwsBook(PaperExchange):
             market=market,
             broker_order_id_format=f"p{_FIRST_PERM_ID // 10**8}{{number:08d}}",
             fill_id_format="0000e0d5.{number:08x}.01.01",
+            corrected_fill_id=next_version,
             unique_client_order_ids=False,
             clock=clock,
         )
+        self._highest: dict[int, int] = {}
+        for order in self.orders():
+            self._remember(order.broker_order_id)
 
-    def mark(self) -> int:
-        """The number of the last change to anything in the book."""
-        with self._reading() as db:
-            value: int = db.execute("SELECT value FROM counters WHERE name = 'change'").fetchone()[0]
-        return value
-
-    def changed_since(self, mark: int) -> list[PaperOrder]:
-        """The plain truth about the orders that changed after `mark`, in the sequence of their last change; no fault touches it."""
-        with self._reading() as db:
-            rows = db.execute(
-                "SELECT broker_id FROM orders WHERE account = ? AND changed > ? ORDER BY changed",
-                (self.account_id, mark),
-            ).fetchall()
-        return [order for (broker_id,) in rows if (order := self.order(broker_id)) is not None]
-
-    def order(self, broker_order_id: str) -> PaperOrder | None:
-        """The plain truth about one order; None: there is none."""
-        with self._reading() as db:
-            row = db.execute(
-                "SELECT client_id FROM orders WHERE account = ? AND broker_id = ?", (self.account_id, broker_order_id)
-            ).fetchone()
-        if row is None:
-            return None
-        return next(order for order in self.orders(row[0]) if order.broker_order_id == broker_order_id)
+    def place(self, ticket: Ticket, now: datetime | None = None) -> Report:
+        report = super().place(ticket, now)
+        self._remember(report.broker_order_id)
+        return report
 
     def next_order_id(self, client_id: int) -> int:
         """One more than the client ever used."""
-        with self._reading() as db:
-            rows = db.execute(
-                "SELECT broker_id FROM orders WHERE broker_id LIKE ? ORDER BY number DESC LIMIT 1000",
-                (f"{client_id}:%",),
-            ).fetchall()
-        return 1 + max((int(broker_id.partition(":")[2]) for (broker_id,) in rows), default=0)
+        return self._highest.get(client_id, 0) + 1
 
-    def _record_fill(
-        self,
-        db: sqlite3.Connection,
-        order: PaperOrder,
-        quantity: Decimal,
-        price: Decimal,
-        at: int,
-        moment: int,
-        commission: Decimal | None,
-        *,
-        corrects: str | None = None,
-    ) -> str:
-        fill_id = super()._record_fill(db, order, quantity, price, at, moment, commission, corrects=corrects)
-        if corrects is None:
-            return fill_id
-        risen = next_version(corrects)
-        db.execute("UPDATE fills SET fill_id = ? WHERE fill_id = ?", (risen, fill_id))
-        return risen
+    def _remember(self, broker_order_id: str) -> None:
+        client_id, colon, order_id = broker_order_id.partition(":")
+        if colon:
+            self._highest[int(client_id)] = max(self._highest.get(int(client_id), 0), int(order_id))
 
 
 def perm_id(order: PaperOrder) -> int:

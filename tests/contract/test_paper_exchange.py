@@ -741,3 +741,25 @@ def test_fills_sums_and_news_are_right_whatever_happens(
             assert watched.known == truth
         finally:
             watched.book.close()
+
+
+def test_one_order_and_what_changed_since_a_mark_are_told_without_a_fault(tmp_path: Path) -> None:
+    with closing(PaperExchange(tmp_path / "book.db", account_id="A")) as book:
+        first = book.place(ticket("first"))
+        mark = book.mark()
+        book.add_fault(Fault(operation=Operation.REPORTS, action=Action.HIDE, times=None))
+        second = book.place(ticket("second"))
+        changed = book.changed_since(mark)
+        assert [order.broker_order_id for order in changed] == [second.broker_order_id]
+        assert changed[-1].change == book.mark()
+        assert book.changed_since(book.mark()) == []
+        assert book.order(first.broker_order_id) == book.orders("first")[0]
+        assert book.order("nonesuch") is None
+
+
+def test_a_correction_has_the_id_that_the_venue_makes_of_the_corrected_one(tmp_path: Path) -> None:
+    with closing(PaperExchange(tmp_path / "book.db", account_id="A", corrected_fill_id=lambda old: f"{old}+")) as book:
+        (fill,) = book.place(ticket("order")).fills
+        corrected = book.correct_fill(fill.fill_id, price=Decimal(9))
+        assert (corrected.fill_id, corrected.corrects) == (f"{fill.fill_id}+", fill.fill_id)
+        assert book.correct_fill(corrected.fill_id, price=Decimal(8)).fill_id == f"{fill.fill_id}++"
