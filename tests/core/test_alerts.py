@@ -19,6 +19,7 @@ from execution_service.core.order import (
     CancelRequested,
     Capped,
     CommissionReported,
+    Completed,
     DeclaredCancelled,
     DeclaredNotPlaced,
     DeclaredPlaced,
@@ -55,6 +56,7 @@ REQUEST = OrderRequest(
     order_type=OrderType.MARKET,
 )
 START = SubmitStarted(at=AT, nonce="n")
+FOR_MONEY = Fitted(at=AT, cash_quantity=Decimal(250), message="sent with cash quantity 250")
 SENT: tuple[Event, ...] = (START, Accepted(at=AT, broker_order_id="ord_broker_12345"))
 
 
@@ -144,6 +146,16 @@ def test_partial_fill_is_told_in_the_words_of_the_spec() -> None:
 NO_FILL = Decimal(0)
 
 
+def test_an_order_for_money_is_told_as_filled_when_the_money_is_spent_and_never_as_overfilled() -> None:
+    done = alert(FOR_MONEY, *SENT, filled("98", "2.5"), Completed(at=AT, filled_quantity=Decimal(98)))
+    more = alert(FOR_MONEY, *SENT, filled("103", "2.5"))
+    assert done is not None
+    assert more is not None
+    assert done.startswith("✅ Order Filled\n")
+    assert "Order: BUY 98 SPY @ $2.50\nTotal: $245.00\n" in done
+    assert more.startswith("⚠️ Partial Fill\n")
+
+
 @pytest.mark.parametrize(
     ("events", "words"),
     [
@@ -187,6 +199,10 @@ NO_FILL = Decimal(0)
         (
             (Capped(at=AT, quantity=Decimal(60), message="the entry has 60 left"),),
             ("✂️ Exit Capped", "Executing: 60 of 100", "Reason: the entry"),
+        ),
+        (
+            (Fitted(at=AT, quantity=Decimal(99), message="sent with quantity 99 for 99.5"),),
+            ("✂️ Order Rounded", "Executing: 99 of 100", "Reason: sent with quantity 99"),
         ),
         ((Noted(at=AT, message="late exit executed", alert=True),), ("⚠️ Attention", "Note: late exit executed")),
         ((START, DeclaredNotPlaced(at=AT, by="ann", message="not there")), ("❌ Order Rejected", "Reason: not there")),
@@ -518,6 +534,11 @@ def test_log_tells_the_prices_of_an_order(changes: dict[str, Decimal], sentence:
             (Fitted(at=AT, quantity=Decimal(99), message="sent with quantity 99 for 99.5"),),
             "Order fitted: sent with quantity 99 for 99.5",
             "order_fitted",
+        ),
+        (
+            (FOR_MONEY, *SENT, filled("98", "2.5"), Completed(at=AT, filled_quantity=Decimal(98))),
+            "Order filled: 98 @ $2.50",
+            "order_filled",
         ),
         ((Noted(at=AT, message="hm"),), "Note: hm", "order_noted"),
         (
