@@ -63,6 +63,8 @@ class Desks:
         self._closes = closes
         self._raise_alarm = raise_alarm
         self._open: set[str] = set()
+        self._unreadable: set[Unsettled] = set()
+        """Records that were asked for and did not come: said once, by the store, and left alone until they change."""
         self._moves: dict[str, asyncio.Task[None]] = {}
         """The last opening or closing of a desk: each waits for the one before."""
         self._leases = Leases(
@@ -209,10 +211,12 @@ class Desks:
         """What was left for us, by a process that took an order or a command in and does not hold its desk."""
         desks = sorted(self._open)
         left = await self._store.left_for(desks) if desks else []
-        if not left:
-            return
+        for start in range(0, len(left), READ_AT_ONCE):
+            await self._pick_up(left[start : start + READ_AT_ONCE], desks)
+
+    async def _pick_up(self, left: Sequence[Unsettled], desks: Sequence[str]) -> None:
         elsewhere = {}
-        for stored in left:
+        for stored in await self._read(left):
             desk = self.desk_of(stored.order.request.account_id)
             if desk not in desks:
                 elsewhere[stored.order.order_id] = desk  # whoever left it knows other accounts than we do
@@ -220,7 +224,7 @@ class Desks:
         if elsewhere:
             self._leases.want(elsewhere.values())
             await self._store.leave(elsewhere)
-        await self._store.picked_up([stored.order for stored in left], desks)
+        await self._store.picked_up(left, desks)
 
     async def _sweep_for_ever(self) -> None:
         """Everything unsettled is compared with what is in hand now and then, for a word may be lost with the process that would have left it."""
@@ -238,7 +242,11 @@ class Desks:
         unsettled = await self._store.unsettled()
         self._want_all(unsettled)
         behind = [u for u in unsettled if self._is_at(u, self._open) and self._is_news(u)]
-        for stored in await self._read(behind):
+        found = await self._read(behind)
+        readable = {stored.order.order_id for stored in found}
+        still_there = self._unreadable.intersection(unsettled)
+        self._unreadable = still_there | {u for u in behind if u.order_id not in readable}
+        for stored in found:
             await self._look_at(stored)
 
     def _want_all(self, unsettled: Iterable[Unsettled]) -> None:
@@ -248,6 +256,8 @@ class Desks:
         return self.desk_of(unsettled.account_id) in desks
 
     def _is_news(self, unsettled: Unsettled) -> bool:
+        if unsettled in self._unreadable:
+            return False
         live = self._live.by_id.get(unsettled.order_id)
         return live is None or live.order.version < unsettled.version
 

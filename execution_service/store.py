@@ -438,13 +438,7 @@ class MongoStore:
         return await self._find({"lookup": UNSETTLED})
 
     async def unsettled(self, account_id: str | None = None) -> list[Unsettled]:
-        query = {"lookup": UNSETTLED} | ({} if account_id is None else {"account_id": account_id})
-
-        def read() -> list[Unsettled]:
-            found = self._db[ORDERS].find(query, {"version": 1, "account_id": 1})
-            return [Unsettled(d["_id"], d["version"], d.get("account_id")) for d in found]
-
-        return await self._call(read)
+        return await self._in_brief({"lookup": UNSETTLED} | ({} if account_id is None else {"account_id": account_id}))
 
     async def leave(self, left: Mapping[str, str]) -> None:
         def write() -> None:
@@ -453,14 +447,22 @@ class MongoStore:
 
         await self._call(write)
 
-    async def left_for(self, desks: Sequence[str]) -> list[Stored]:
-        return await self._find({"lookup": {"$in": [LEFT + desk for desk in desks]}})
+    async def left_for(self, desks: Sequence[str]) -> list[Unsettled]:
+        return await self._in_brief({"lookup": {"$in": [LEFT + desk for desk in desks]}})
 
-    async def picked_up(self, orders: Sequence[Order], desks: Sequence[str]) -> None:
+    async def _in_brief(self, query: Document) -> list[Unsettled]:
+        def read() -> list[Unsettled]:
+            found = self._db[ORDERS].find(query, {"version": 1, "account_id": 1, "received_at": 1})
+            oldest_first = sorted(found, key=lambda d: (d["received_at"], d["_id"]))
+            return [Unsettled(d["_id"], d["version"], d.get("account_id")) for d in oldest_first]
+
+        return await self._call(read)
+
+    async def picked_up(self, looked_at: Sequence[Unsettled], desks: Sequence[str]) -> None:
         words = {"$in": [LEFT + desk for desk in desks]}
         pulls: list[UpdateOne | UpdateMany] = [
-            UpdateOne({"_id": order.order_id, "version": order.version}, {"$pull": {"lookup": words}})
-            for order in orders
+            UpdateOne({"_id": brief.order_id, "version": brief.version}, {"$pull": {"lookup": words}})
+            for brief in looked_at
         ]
         await self._call(lambda: self._db[ORDERS].bulk_write(pulls, ordered=False))
 

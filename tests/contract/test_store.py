@@ -637,13 +637,12 @@ async def test_lines_of_an_order_are_read_before_its_delivery_is_struck_out(stor
 async def test_an_order_is_left_for_its_desk_until_it_is_picked_up(store: MongoStore) -> None:
     one, other = numbered(1), numbered(2)
     await store.insert_orders([one, other], {one.order_id: "acct-1"})
-    (stored,) = await store.left_for(["acct-1", "acct-2"])
-    assert stored.order == one
+    assert await store.left_for(["acct-1", "acct-2"]) == [Unsettled(one.order_id, 0, "acct-1")]
     assert await store.left_for(["acct-2"]) == []
     await store.leave({other.order_id: "acct-2"})
     await store.leave({other.order_id: "acct-2"})
-    assert [s.order for s in await store.left_for(["acct-1", "acct-2"])] == [one, other]
-    await store.picked_up([one, other], ["acct-1", "acct-2"])
+    assert [left.order_id for left in await store.left_for(["acct-1", "acct-2"])] == [one.order_id, other.order_id]
+    await store.picked_up(await store.left_for(["acct-1", "acct-2"]), ["acct-1", "acct-2"])
     assert await store.left_for(["acct-1", "acct-2"]) == []
     assert len(await store.open_orders()) == 2
 
@@ -651,11 +650,12 @@ async def test_an_order_is_left_for_its_desk_until_it_is_picked_up(store: MongoS
 async def test_what_was_written_after_the_look_stays_left(store: MongoStore) -> None:
     about = await stored_after(store)
     await store.leave({about.order_id: "acct-1"})
+    before = await store.left_for(["acct-1"])
     await store.append(about, [submit_started()])
-    await store.picked_up([about], ["acct-1"])
-    (stored,) = await store.left_for(["acct-1"])
-    assert stored.order.version == 1
-    await store.picked_up([stored.order], ["acct-1"])
+    await store.picked_up(before, ["acct-1"])
+    (left,) = await store.left_for(["acct-1"])
+    assert left.version == 1
+    await store.picked_up([left], ["acct-1"])
     assert await store.left_for(["acct-1"]) == []
 
 

@@ -78,6 +78,21 @@ async def test_an_order_that_nobody_told_of_is_found_all_the_same(tmp_path: Path
         assert await seconds_until(one, has(one, "a", Status.FILLED)) < 20.0
 
 
+async def test_a_record_that_cannot_be_read_and_was_left_is_not_complained_of_for_ever(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path) as (one, other):
+        await other.start()
+        other.send("a")
+        await other.settle()
+        one.mongo["trading"]["execution_orders"].update_many({}, {"$set": {"format": 99}})
+        await one.run(5)
+        other.send("b")
+        await one.run(60)
+        assert one.publisher.statuses("b") == ["FILLED"]
+        complaints = {entry["event"] for entry in one.logs if entry.get("action") == "unreadable_record"}
+        assert len(complaints) == 1
+        assert len([entry for entry in one.logs if entry.get("action") == "unreadable_record"]) <= 3
+
+
 async def test_a_cancel_that_another_process_received_reaches_the_broker(tmp_path: Path) -> None:
     async with two_worlds(tmp_path, market=BY_HAND) as (one, other):
         await other.start()
