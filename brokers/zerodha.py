@@ -84,7 +84,8 @@ def create(config: Mapping[str, object]) -> ZerodhaBroker:
     (the token must be this user's), `market_protection` (-1 or a per cent), `equity_product`, `derivatives_product`, `iceberg_legs`,
     `order_calls_per_second`, `order_calls_per_minute`, `order_calls_per_day`, `order_reserve_percent` (of them, for cancels and exits),
     `other_calls_per_second`, `other_calls_per_minute`, `other_calls_per_day`, `connect_timeout_seconds`,
-    `read_timeout_seconds`, `answer_timeout_seconds`, `feed_silence_seconds`. With a token file the token itself is not looked at. A value
+    `read_timeout_seconds`, `answer_timeout_seconds`, `feed_silence_seconds`, `find_window_seconds`.
+    With a token file the token itself is not looked at. A value
     of None is as good as none; other keys are not looked at. Raises ValueError naming all that is wrong.
     """
     return ZerodhaBroker(_Reader(config).settings())
@@ -99,6 +100,8 @@ class ZerodhaSettings:
     user_id: str | None = None
     habits: Habits = field(default_factory=Habits)
     feed_silence_seconds: float = 15.0
+    find_window_seconds: float = _FIND_WINDOW_SECONDS
+    """Orders have been seen to come into the list many seconds after they were sent: less than a minute is for simulated brokers."""
 
 
 class ZerodhaBroker:
@@ -137,7 +140,7 @@ class ZerodhaBroker:
             needs_reservation=True,
             commission_currency=CURRENCY,
             concurrent_calls=_CONCURRENT_CALLS,
-            find_window_seconds=_FIND_WINDOW_SECONDS,
+            find_window_seconds=self._settings.find_window_seconds,
             poll_seconds=_POLL_SECONDS,
             notes=(
                 *notes,
@@ -485,6 +488,7 @@ class _Reader:
             user_id=self._text("user_id"),
             habits=habits,
             feed_silence_seconds=self._seconds("feed_silence_seconds", 15.0),
+            find_window_seconds=self._seconds("find_window_seconds", _FIND_WINDOW_SECONDS),
         )
         if self._wrong:
             raise ValueError("The Zerodha account's settings: " + "; ".join(self._wrong))

@@ -170,6 +170,7 @@ order_calls_per_second = 100
 order_calls_per_minute = 5000
 order_calls_per_day = 100000
 other_calls_per_second = 100
+find_window_seconds = 5
 live = false
 
 [accounts.{ACCOUNTS[LIMITED]}]
