@@ -130,7 +130,6 @@ PURE_LIBRARY = {
 
 ENVIRONMENT_ALLOWED = {
     "execution_service/settings.py": "the one room that reads it",
-    "execution_service/embedded.py": "hands it on to the programs that it starts, without the credentials",
     "execution_service/service.py": "hands the address to Google's client, which looks there and nowhere else",
     "execution_service/embedded.py": "hands it on to the servers that it starts, without the credentials in it",
     "scripts/whereabouts.py": "hands the address to Google's client, which looks there and nowhere else",
