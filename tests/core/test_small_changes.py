@@ -321,3 +321,14 @@ def test_an_orders_id_is_named_once_however_often_it_fills() -> None:
             order_id="same",
         ).position
     assert (position.order_ids, position.order_count) == (("same",), 1)
+
+
+def test_no_digit_of_a_cost_is_lost_however_many_there_are() -> None:
+    quantity, price = "123456789.123456789", "987654321.987654321"
+    held = traded((Side.BUY, quantity, price))
+    assert str(held.cost) == "121932631356500531.347203169112635269"
+    closed = traded((Side.BUY, quantity, price), (Side.SELL, quantity, price))
+    assert (closed.cost, closed.realized_pnl, closed.quantity) == (0, 0, 0)
+    small = ("0.000000000000000003", "0.000000000000000007")
+    closed = traded((Side.BUY, *small), (Side.SELL, *small))
+    assert (closed.cost, closed.realized_pnl) == (0, 0)
