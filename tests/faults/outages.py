@@ -13,10 +13,10 @@ from pathlib import Path
 
 import psutil
 
-from tests.external.service_process import REPOSITORY, Server, free_port, pubsub_server, store_server
+from tests.external.service_process import REPOSITORY, Server, free_port, pubsub_server, store_server, wait_until
 from tests.faults.judgement import Placed
 from tests.faults.proxy import Mood, Proxy
-from tests.faults.stage import LOOK_SECONDS, Outcome, Play, Stage, set_stage
+from tests.faults.stage import LOOK_SECONDS, Outcome, Play, Stage, loop_outcome, set_stage
 
 AWAY_SECONDS = 4.0
 AGREE_SECONDS = 120.0
@@ -118,6 +118,7 @@ def play_outages(broker: str, folder: Path, outages: Sequence[Outage]) -> list[O
                 if stage.service.exit_status() is not None:
                     outcomes[-1].wrong.append(f"the service ended with {stage.service.exit_status()}")
                     stage.service.start()
+        outcomes.append(loop_outcome(stage, "event_loop in outages"))
     return outcomes
 
 
@@ -140,8 +141,9 @@ def _play(stage: Stage, proxies: Sequence[Proxy], outage: Outage) -> Outcome:
         stage.service.launch()
         play.send(*orders[:3])
     play.send(*orders[3:])
-    away = AWAY_SECONDS * (3 if outage.mood is Mood.SLOW else 1)
-    time.sleep(away)
+    time.sleep(AWAY_SECONDS * (3 if outage.mood is Mood.SLOW else 1))
+    if outage.at_start and _must_say(outage):
+        wait_until(lambda: _troubles(stage) > said_before, "the log says what is missing at the start", within=30.0)
     for proxy in proxies:
         proxy.be(Mood.OPEN)
     back = time.monotonic()
@@ -152,7 +154,7 @@ def _play(stage: Stage, proxies: Sequence[Proxy], outage: Outage) -> Outcome:
         time.sleep(LOOK_SECONDS)
     outcome.recovery_seconds = time.monotonic() - back
     outcome.placed = play.placed()
-    if outage.mood in (Mood.CUT_OFF, Mood.HALF_OPEN) and _must_say(outage) and _troubles(stage) == said_before:
+    if _must_say(outage) and _troubles(stage) == said_before:
         outcome.wrong.append("no line of the log says that anything was lost")
     if memory_before and _memory(stage) - memory_before > GROWTH_LIMIT_BYTES:
         outcome.wrong.append(f"its memory grew by {(_memory(stage) - memory_before) >> 20} MiB")
