@@ -572,8 +572,10 @@ class Trader:
             if lane.is_busy or lane.unresolved:
                 continue
             # Where the broker does not itself refuse a repeated id, each order whose sending was begun and not finished when we die
-            # is in doubt: there the intent is written one by one.
-            batch = _next_batch(lane, LANE_BATCH if self._limits.refuses_repeated_client_id else 1)
+            # is in doubt; and where it gives the ids beforehand, one that a later one has passed over can never be sent again. There the
+            # intent is written one by one.
+            can_go_together = self._limits.refuses_repeated_client_id and not self._capabilities.needs_reservation
+            batch = _next_batch(lane, LANE_BATCH if can_go_together else 1)
             if batch:
                 lane.is_busy = True
                 self._lanes_under_way += 1

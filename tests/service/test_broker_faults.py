@@ -532,8 +532,15 @@ async def test_count_ahead_of_the_executions_is_told_to_people_once_and_ends_not
         assert len([text for text in world.notifier.titled("Attention") if "add up to 0" in text]) == 1
 
 
-async def test_intents_are_written_one_by_one_where_a_repeated_id_is_not_refused(tmp_path: Path) -> None:
-    async with world_of(tmp_path, capabilities=TAG) as world:
+@pytest.mark.parametrize(
+    "capabilities",
+    [TAG, Capabilities(refuses_repeated_client_id=True, needs_reservation=True)],
+    ids=["the id is a tag", "ids have to leave in their sequence"],
+)
+async def test_intents_are_written_one_by_one_where_they_cannot_be_sent_again_in_any_sequence(
+    tmp_path: Path, capabilities: Capabilities
+) -> None:
+    async with world_of(tmp_path, capabilities=capabilities) as world:
         world.broker_faults.holds["place_order"] = asyncio.Event()
         for number in range(5):
             world.send(f"sig-{number}")
