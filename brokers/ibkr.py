@@ -505,7 +505,8 @@ class IbkrBroker:
             raise OrderRefused(f"No order {ref.broker_order_id or ref.client_order_id} that can be cancelled{state}")
         if client_id != str(session.client_id):
             raise OrderRefused(
-                f"The order {named} was placed under client id {client_id}; only that one, or a person at the gateway, can cancel it"
+                f"The order {named} was placed under client id {client_id}, and this session has {session.client_id}: "
+                "only the one that placed it, or a person at the gateway, can cancel it"
             )
         return int(order_id)
 

@@ -965,9 +965,10 @@ class Trader:
         try:
             answer = await self._ask(self._broker.reports(None if whole else self._mark), QUERY_SECONDS)
             self._timeouts = 0
-            in_hand = [r for r in answer.reports if r.client_order_id in self._live.by_client_id]
+            known = {r.client_order_id for r in answer.reports if r.client_order_id in self._live.by_client_id}
+            # Two accounts of ours may be one at the broker: each hears of its own orders only, or both would step them.
+            in_hand = [r for r in answer.reports if r.client_order_id in known and self._is_own(r.client_order_id)]
             heard = await asyncio.gather(*(self._hear(report) for report in in_hand), return_exceptions=True)
-            known = {report.client_order_id for report in in_hand}
             await self._hear_of_finished(
                 [r for r in answer.reports if r.client_order_id and r.client_order_id not in known]
             )
@@ -987,6 +988,9 @@ class Trader:
         finally:
             self._check_running = False
         return answer.reports
+
+    def _is_own(self, client_order_id: str) -> bool:
+        return self._live.by_client_id[client_order_id].order.request.account_id == self.account_id
 
     # --- for the reconciliation ---------------------------------------------------------------------------------
 

@@ -641,7 +641,6 @@ def peer_s4_working_order_missing_and_the_query_fails(play: Play) -> None:
     play.fault("reports", "hide", signal, seconds=5.0)
     play.fault("find", "unavailable", times=5)
     play.stays(signal, "SUBMITTED", seconds=6.0)
-    play.do("clear_faults")
     play.fill(signal)
 
 
@@ -758,7 +757,7 @@ def annulled_after_cancel(play: Play) -> None:
     play.do("bust", fill_id=play.fill_ids(signal)[0])
 
 
-@scenario(Family.CORRECTION, brokers=("mock", "ibkr"))
+@scenario(Family.CORRECTION, brokers=("mock",))
 def commission_changed(play: Play) -> None:
     """The commission of an execution changes afterwards."""
     signal = play.sent()

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from brokers.base import Report
 from brokers.paper_exchange import Action, Fault, Operation
-from execution_service.core.order import Status
+from execution_service.core.order import Event, Status
+from execution_service.live import LiveOrder
 from execution_service.service import UNNAMED_ACCOUNT_IDLE_SECONDS
-from tests.fakes import ACCOUNT, world_of
+from execution_service.trader import Trader
+from tests.fakes import ACCOUNT, World, world_of
 
 HANGING = "acct-hangs"
+OTHER = "acct-other"
 
 
 @pytest.mark.parametrize("operation", [Operation.CONNECT, Operation.REPORTS, Operation.PLACE])
@@ -56,3 +61,23 @@ async def test_an_unnamed_account_with_an_order_at_work_keeps_its_trader(tmp_pat
         await world.run(4 * UNNAMED_ACCOUNT_IDLE_SECONDS)
         assert world.record("rests").status is Status.SUBMITTED
         assert "made-up" in world.service.traders
+
+
+async def test_accounts_that_are_one_at_the_broker_hear_only_of_their_own_orders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, learn = World._create_broker, Trader.learn
+    heard: set[tuple[str, str | None]] = set()
+
+    async def learnt(trader: Trader, live: LiveOrder, report: Report) -> Sequence[Event]:
+        heard.add((trader.account_id, live.order.request.account_id))
+        return await learn(trader, live, report)
+
+    monkeypatch.setattr(World, "_create_broker", lambda world, config: made(world, {**config, "account_id": ACCOUNT}))
+    monkeypatch.setattr(Trader, "learn", learnt)
+    hold = Fault(operation=Operation.PLACE, action=Action.HOLD, times=None)
+    async with world_of(tmp_path, accounts=(ACCOUNT, OTHER), faults=(hold,)) as world:
+        for account_id in (ACCOUNT, OTHER):
+            world.send(account_id, account_id=account_id, order_type="LIMIT", limit_price=10, tif="GTC")
+        await world.run(30.0)
+    assert heard == {(ACCOUNT, ACCOUNT), (OTHER, OTHER)}
