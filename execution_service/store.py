@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -142,6 +142,34 @@ class _Commit:
     done: asyncio.Future[None]
 
 
+class _Queues:
+    """The updates that wait, account by account: a flood for one account is not in the way of another's."""
+
+    def __init__(self) -> None:
+        self._of_accounts: OrderedDict[str, deque[_Commit]] = OrderedDict()
+        self._others: deque[_Commit] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._of_accounts or self._others)
+
+    def put(self, commit: _Commit, account_id: str | None) -> None:
+        queue = self._others if account_id is None else self._of_accounts.setdefault(account_id, deque())
+        queue.append(commit)
+
+    def take(self, limit: int) -> list[_Commit]:
+        """One from each account by turns, and as many of the others as of all accounts, for as long as there are any of both."""
+        batch: list[_Commit] = []
+        while self and len(batch) < limit:
+            if self._of_accounts:
+                account_id, queue = self._of_accounts.popitem(last=False)
+                batch.append(queue.popleft())
+                if queue:
+                    self._of_accounts[account_id] = queue
+            if self._others and len(batch) < limit:
+                batch.append(self._others.popleft())
+        return batch
+
+
 class MongoStore:
     """The Store on any server that speaks MongoDB's protocol.
 
@@ -172,7 +200,7 @@ class MongoStore:
         self._clock = clock
         self._threads = threads
         self._urgent_threads = urgent_threads or threads
-        self._waiting: deque[_Commit] = deque()
+        self._waiting = _Queues()
         self._news = asyncio.Event()
         self._committer: asyncio.Task[None] | None = None
         self._is_private = is_private
@@ -281,7 +309,14 @@ class MongoStore:
             there: list[Document] = stored["events"][order.version : after.version]
             return there == [_as_stored(document) for document in documents]
 
-        await self._commit(order.order_id, {"version": order.version}, {"$set": changed}, has_arrived, urgent=urgent)
+        await self._commit(
+            order.order_id,
+            {"version": order.version},
+            {"$set": changed},
+            has_arrived,
+            account_id=order.request.account_id or "",
+            urgent=urgent,
+        )
         return after
 
     async def strike(self, strikes: Sequence[Strike]) -> None:
@@ -342,21 +377,23 @@ class MongoStore:
         update: Document,
         has_arrived: Callable[[Document], bool],
         *,
+        account_id: str | None = None,
         urgent: bool = False,
     ) -> None:
+        """`account_id`: whose turn it takes; None for what nobody's order waits for."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         commit = _Commit(order_id, guard, update, has_arrived, done)
         if urgent:
             await self._write_until_answered([commit], urgent=True)
         else:
-            self._waiting.append(commit)
+            self._waiting.put(commit, account_id)
             self._news.set()
         await done
 
     async def _commit_for_ever(self) -> None:
         while True:
             await self._news.wait()
-            batch = [self._waiting.popleft() for _ in range(min(COMMIT_BATCH, len(self._waiting)))]
+            batch = self._waiting.take(COMMIT_BATCH)
             if not self._waiting:
                 self._news.clear()
             await self._write_until_answered(batch)

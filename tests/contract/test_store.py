@@ -298,6 +298,21 @@ async def test_appends_that_wait_together_all_arrive(store: MongoStore, count: i
     assert [s.order for s in await store.open_orders()] == list(after)
 
 
+async def test_a_flood_of_appends_for_one_account_is_not_in_the_way_of_another(store: MongoStore) -> None:
+    flood = await inserted(store, 300)
+    other = order(of=identity("other"), account_id="another account")
+    await store.insert_orders([other])
+    finished: list[str] = []
+
+    async def append(about: Order) -> None:
+        await store.append(about, [submit_started()])
+        finished.append(about.order_id)
+
+    await asyncio.gather(*(append(each) for each in (*flood, other)))
+    assert len(finished) == 301
+    assert finished.index(other.order_id) < 100
+
+
 async def test_a_conflict_among_many_is_its_own_affair(store: MongoStore, server: Server) -> None:
     orders = await inserted(store, 60)
     other = await server.store("process-2")
