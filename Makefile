@@ -7,6 +7,8 @@ BIN := .venv/bin
 # The two client libraries for IBKR exclude each other (both bring a package named eventkit): the second one has an environment of its own,
 # in which only the tests that concern it are run.
 IB_ASYNC_BIN := .venv-ib-async/bin
+# So many files of tests at once: most of the long ones wait for processes to start, end and be killed.
+WORKERS ?= 3
 IBKR_TESTS := tests/contract/test_ibkr.py tests/contract/test_tws_simulator.py tests/contract/test_broker.py
 
 .PHONY: help setup run test check format bench faults soak fuzz mutants lock clean
@@ -48,7 +50,7 @@ run: .venv/installed
 
 test: setup
 	@echo '=== Every test, IBKR with ib_insync (.venv)'
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 	@echo '=== The tests of IBKR, with ib_async (.venv-ib-async)'
 	$(IB_ASYNC_BIN)/python -m pytest -p no:cacheprovider -k 'ibkr or tws' $(IBKR_TESTS)
 
