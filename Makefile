@@ -50,7 +50,7 @@ run: .venv/installed
 
 test: setup
 	@echo '=== Every test, IBKR with ib_insync (.venv)'
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 	@echo '=== The tests of IBKR, with ib_async (.venv-ib-async)'
 	$(IB_ASYNC_BIN)/python -m pytest -p no:cacheprovider -k 'ibkr or tws' $(IBKR_TESTS)
 

@@ -472,3 +472,8 @@ def loop_outcome(stage: Stage, name: str) -> Outcome:
     loop.figure = float(told.get("longest_work_ms", 0)) / 1000
     loop.wrong = [f"its own work held the loop for {loop.figure:.3f} s"] if loop.figure > LOOP_MARGIN_SECONDS else []
     return loop
+
+
+def said(outcomes: Sequence[Outcome]) -> str:
+    """What disagreed, a line each; empty if nothing did."""
+    return "\n".join(f"{each.scenario} at {each.broker}: {'; '.join(each.wrong)}" for each in outcomes if each.wrong)

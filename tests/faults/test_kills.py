@@ -1,0 +1,27 @@
+"""The quick cut of the crash matrix at each broker; the whole is `make faults`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.external.venues import BROKERS
+from tests.faults.__main__ import play_crashes
+from tests.faults.stage import said
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The return_immediately flag:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+    pytest.mark.timeout(600),
+]
+CRASH_POINTS = {"mock": 8, "ibkr": 3, "zerodha": 3}
+SEED = 1
+
+
+@pytest.mark.parametrize("broker", BROKERS)
+def test_a_kill_at_any_crossing_of_a_port_leaves_one_order_a_signal(tmp_path: Path, broker: str) -> None:
+    outcomes = play_crashes(broker, tmp_path, wanted=CRASH_POINTS[broker], rounds=0, seed=SEED)
+    assert len(outcomes) == CRASH_POINTS[broker]
+    assert all(each.scenario.startswith("killed ") for each in outcomes)
+    assert not said(outcomes), said(outcomes)

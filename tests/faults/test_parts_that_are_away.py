@@ -1,0 +1,24 @@
+"""The quick cut of the outages at each broker; the whole is `make faults`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.external.venues import BROKERS
+from tests.faults.outages import QUICK_OUTAGES, play_outages
+from tests.faults.stage import said
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The return_immediately flag:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+    pytest.mark.timeout(600),
+]
+
+
+@pytest.mark.parametrize("broker", BROKERS)
+def test_an_outage_loses_nothing_and_doubles_nothing(tmp_path: Path, broker: str) -> None:
+    outcomes = play_outages(broker, tmp_path, QUICK_OUTAGES[broker])
+    assert len(outcomes) == len(QUICK_OUTAGES[broker]) + 1
+    assert not said(outcomes), said(outcomes)
