@@ -36,6 +36,7 @@ class LiveOrder:
         "lettered",
         "lock",
         "missing_from",
+        "must_read_lines",
         "not_before",
         "order",
         "resendings",
@@ -74,6 +75,8 @@ class LiveOrder:
         self.due_at: float | None = None
         self.not_before = 0.0
         self.sending_failures = 0
+        self.must_read_lines = bool(order.fills)
+        """Its ledger lines may have been kept since it was read from the store: they are asked for before anything is booked."""
         self.viewed = told.world
         """The last event that the views reflect; they are brought up to date again after a restart."""
         self.waits_in_outbox = False
@@ -141,9 +144,21 @@ class LiveOrders:
         async with live.lock:
             if stored.order.version <= live.order.version:
                 return False
-            live.order = stored.order
-            self._index(live)
+            self._take_over(live, stored)
             return True
+
+    def _take_over(self, live: LiveOrder, stored: Stored) -> None:
+        """The record as it is now, and with it what somebody else has booked and delivered: our own reading may be older than that."""
+        mine, theirs = live.told, stored.told
+        live.order = stored.order
+        live.told = Told(
+            world=max(mine.world, theirs.world),
+            people=max(mine.people, theirs.people),
+            lines={**theirs.lines, **mine.lines},
+        )
+        live.viewed = max(live.viewed, theirs.world)
+        live.lettered = max(live.lettered, theirs.people)
+        self._index(live)
 
     async def record(self, live: LiveOrder, decide: Callable[[Order], Sequence[Event]]) -> Sequence[Event]:
         """Lets `decide` say what has happened to the order as it now is, and makes that durable. Returns the events recorded.
@@ -161,8 +176,7 @@ class LiveOrders:
                     is_wish = any(isinstance(event, CancelRequested) for event in events)
                     live.order = await self._store.append(before, events, urgent=is_wish)
                 except VersionConflict as conflict:
-                    live.order = conflict.current.order
-                    self._index(live)
+                    self._take_over(live, conflict.current)
                     is_overtaken = True
                     _say_overtaken(before)
                     continue

@@ -302,6 +302,7 @@ class Outbox:
         for parcel in parcels:
             if any(h.moves_position for h in parcel.happenings):
                 groups.setdefault(key_of(parcel.order), []).append(parcel)
+        await self._read_lines([p.live for group in groups.values() for p in group if p.live.must_read_lines])
         touched: dict[LedgerKey, LedgerEntry] = {}
         while len(touched) < len(groups):
             left = [key for key in groups if key not in touched]
@@ -326,6 +327,15 @@ class Outbox:
                     for parcel, known in zip(groups[key], lines[key], strict=True):
                         parcel.live.told = replace(parcel.live.told, lines=known)
         return list(touched.values())
+
+    async def _read_lines(self, lives: Sequence[LiveOrder]) -> None:
+        """What was booked of orders that were taken in hand with fills, by a reading that may be older than that."""
+        if not lives:
+            return
+        lines = await self._store.ledger_lines(sorted(live.order.order_id for live in lives))
+        for live in lives:
+            live.told = replace(live.told, lines={**lines.get(live.order.order_id, {}), **live.told.lines})
+            live.must_read_lines = False
 
     async def _read_ledgers(self, keys: Sequence[LedgerKey]) -> None:
         """The entries, and after them the lines that the orders have of their own: an entry loses a line only when its order has it, so

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from brokers.errors import BrokerUnavailable, OutcomeUnknown
 from brokers.paper_exchange import Market
 from execution_service.core.decide import news
 from execution_service.core.order import Event, Identity, Order, ReasonCode, Status
-from execution_service.ports import Strike
+from execution_service.ports import Strike, Told
 from execution_service.trader import TradingRules
 from tests.fakes import ACCOUNT, world_of
 from tests.service.audit import audit
@@ -228,3 +229,41 @@ async def test_end_that_another_process_recorded_is_delivered_by_the_one_that_st
         await world.run(10)
         assert world.publisher.statuses("sig") == ["CANCELLED"]
         assert not world.unsettled()
+
+
+async def test_order_taken_in_hand_from_an_old_reading_is_booked_once(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.broker_faults.unavailable = BrokerUnavailable("for a moment", known_pause=True)
+        world.send("slow")
+        await world.run(1)
+        store: Any = world.service._store
+        reading = asyncio.create_task(store.load([world.record("slow").order_id]))
+        await world.settle()
+        (old,) = await reading
+        world.broker_faults.unavailable = None
+        await world.run(60)
+        world.send("next")  # the ledger forgets the first order's line, which that has of its own by now
+        await world.run(5)
+        assert world.record("slow").status is Status.FILLED
+        assert not world.unsettled()
+        world.service._hand_over(old)
+        await world.run(10)
+        assert world.documents("positions", status="OPEN")[0]["quantity"] == 200
+        assert world.publisher.statuses("slow") == ["FILLED"]
+        audit(world)
+
+
+async def test_order_taken_in_hand_as_if_nothing_of_it_had_been_booked_is_booked_once(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send("first")
+        await world.run(2)
+        world.send("next")
+        await world.run(5)
+        store: Any = world.service._store
+        reading = asyncio.create_task(store.load([world.record("first").order_id]))
+        await world.settle()
+        world.service._hand_over(replace((await reading)[0], told=Told()))
+        await world.run(10)
+        assert world.documents("positions", status="OPEN")[0]["quantity"] == 200
+        assert not world.unsettled()
+        audit(world)
