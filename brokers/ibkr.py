@@ -418,7 +418,7 @@ class IbkrBroker:
         await self._order_call(urgent=ticket.is_exit)
         # From here to the sending nothing is awaited, so that ids leave in their sequence.
         session = self._ready_session()
-        order_id = self._usable_number(session, reserved)
+        order_id = self._usable_number(session, reserved, tag)
         wait = _Wait(asyncio.get_running_loop().create_future(), tag)
         self._waits.placing[order_id] = wait
         try:
@@ -459,6 +459,8 @@ class IbkrBroker:
             raise OutcomeUnknown(f"No answer from the gateway to the order {ticket.client_order_id}") from exc
         entry = self._blotter.of_ids(session.client_id, order_id)
         assert entry is not None, "whatever settles the wait has told of the order"
+        if entry.client_order_id not in ("", ticket.client_order_id):
+            raise OutcomeUnknown(f"What was told of order id {order_id} is about {entry.client_order_id}")
         return self._blotter.report(entry)
 
     def _order(self, ticket: Ticket) -> Any:
@@ -483,7 +485,7 @@ class IbkrBroker:
             order.totalQuantity, order.cashQty = "0", plain(ticket.cash_quantity)
         return order
 
-    def _usable_number(self, session: Session, reserved: str | None) -> int:
+    def _usable_number(self, session: Session, reserved: str | None, tag: str) -> int:
         """The order id, if it was reserved under the present client id and no later one has left, which would have made it useless. The last
         one may leave again: if it had arrived, it changes that order into itself."""
         client_id, colon, order_id = (reserved or "").partition(":")
@@ -493,6 +495,11 @@ class IbkrBroker:
             )
         if int(order_id) < self._highest_sent or int(order_id) < session.next_order_id:
             raise self._unavailable(f"The order id {reserved} was passed over by a later one; nothing was sent")
+        holder = self._blotter.of_ids(session.client_id, int(order_id))
+        is_taken = holder is not None and holder.client_order_id not in ("", tag)
+        if is_taken or any(sent == reserved and other != tag for other, sent in self._sent.items()):
+            # Reserved before a death, and given to another order since: sent again, it would change that one.
+            raise self._unavailable(f"The order id {reserved} is another order's by now; nothing was sent")
         return int(order_id)
 
     def _number_to_cancel(self, session: Session, ref: OrderRef) -> int:

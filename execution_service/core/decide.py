@@ -43,8 +43,11 @@ _UNACCEPTED = frozenset({Status.PENDING, Status.SUBMITTING, Status.IN_DOUBT})
 def news(order: Order, report: Report, now: datetime) -> list[Event]:
     """The events that the report implies and the order does not know yet; none for what is old, repeated or incomplete.
 
-    A final status is taken over only when the fills held add up to what the broker says it filled.
+    A final status is taken over only when the fills held add up to what the broker says it filled. A report under a tag that is none of the
+    order's tells nothing of it, whoever handed it over.
     """
+    if report.client_order_id not in ("", *order.client_order_ids):
+        return []
     events: list[Event] = []
 
     def learn(event: Event) -> None:

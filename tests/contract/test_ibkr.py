@@ -334,6 +334,18 @@ async def test_an_order_id_that_a_later_order_passed_over_is_not_sent(desk: Desk
     assert len(desk.book.orders()) == 2
 
 
+async def test_an_order_id_that_another_order_was_given_since_is_not_sent(desk: Desk) -> None:
+    broker = await desk.connect()
+    lost = await reserved(broker, desk.ticket())
+    await broker.close()
+    successor = await desk.connect()
+    other = await place(successor, desk.ticket())
+    assert other.broker_order_id == lost.reserved_order_id
+    with pytest.raises(BrokerUnavailable, match="another order's"):
+        await successor.place_order(lost)
+    assert len(desk.heard(Ask.PLACE_ORDER)) == 1
+
+
 async def test_order_ids_go_on_after_a_restart_of_the_gateway(desk: Desk) -> None:
     broker = await desk.connect()
     first = await place(broker, desk.ticket())

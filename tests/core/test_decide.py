@@ -837,3 +837,9 @@ def test_an_unreadable_order_with_a_fill_has_a_next_step() -> None:
 def test_sending_again_is_not_repeated_without_a_pause() -> None:
     just_asked = elapsed(31, sent=0.0, finding=30.0, asked=0.0)
     assert step_of(order_in(Status.SUBMITTING), just_asked, REFUSING).kind is not StepKind.SUBMIT_AGAIN
+
+
+def test_a_report_about_another_order_tells_nothing_of_this_one() -> None:
+    sent = order_in(Status.SUBMITTING)
+    foreign = report(sent, fills=[fill("f1", 40)], client_order_id="xanotherorderofours")
+    assert news(sent, foreign, NOW) == []
