@@ -7,6 +7,7 @@ import json
 import socket
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -87,7 +88,7 @@ class LoopbackServer(ThreadingHTTPServer):
                     connection.shutdown(socket.SHUT_RDWR)
 
 
-class LoopbackHandler(BaseHTTPRequestHandler):
+class LoopbackHandler(ABC, BaseHTTPRequestHandler):
     """Reads a call whole and hands it to `answer_call`, which may write an answer, raise Dropped, or raise Trickled."""
 
     protocol_version = "HTTP/1.1"
@@ -95,15 +96,17 @@ class LoopbackHandler(BaseHTTPRequestHandler):
     wbufsize = 65536
     server: LoopbackServer
 
+    @abstractmethod
     def answer_call(self, address: SplitResult, body: bytes) -> None:
-        raise NotImplementedError
+        """Raises Dropped, Trickled."""
 
+    @abstractmethod
     def refuse_stranger(self) -> None:
         """A page in a browser may name this port under a host of its own."""
-        raise NotImplementedError
 
+    @abstractmethod
     def refuse_long_body(self) -> None:
-        raise NotImplementedError
+        """The call says that it brings more than this server takes."""
 
     def do_GET(self) -> None:
         self._serve()

@@ -6,6 +6,7 @@ import contextlib
 import json
 import sys
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -29,7 +30,7 @@ FINAL = ("FILLED", "REJECTED", "CANCELLED", "EXPIRED")
 API_KEY_NAME = "TEST_KITE_API_KEY"
 
 
-class Venue:
+class Venue(ABC):
     """One broker's true side: its book, and trouble on demand (the wishes of `simulators.control`)."""
 
     def __init__(self, name: str) -> None:
@@ -37,12 +38,13 @@ class Venue:
         self.account_id = ACCOUNTS[name]
         self.symbol = SYMBOLS[name]
 
+    @abstractmethod
     def do(self, what: str, **wish: object) -> Mapping[str, Any]:
-        raise NotImplementedError
+        """Makes trouble, or asks; `what` is a wish of the control side."""
 
+    @abstractmethod
     def orders(self) -> list[dict[str, Any]]:
         """The whole book, oldest first."""
-        raise NotImplementedError
 
     def of(self, client_order_id: str) -> list[dict[str, Any]]:
         return [order for order in self.orders() if order["client_order_id"] == client_order_id]
