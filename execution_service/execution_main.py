@@ -13,6 +13,9 @@ from pathlib import Path
 if __package__ in (None, ""):  # started by its path, as the specification does
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     sys.path = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
+    from execution_service.own_python import use_own_python
+
+    use_own_python()
 
 from execution_service.check import check
 from execution_service.embedded import EmbeddedPartFailed

@@ -55,6 +55,11 @@ def print_table(console: Console, title: str, columns: Sequence[str], rows: Iter
     console.print(table, soft_wrap=False)
 
 
+def counted(number: int, thing: str, things: str | None = None) -> str:
+    """`1 order`, `2 orders`; `things` for a plural that is not made with an s."""
+    return f"{number} {thing if number == 1 else things or thing + 's'}"
+
+
 def cell(value: object) -> str:
     """A value as people read it: amounts exactly as stored, times in UTC, nothing as a dash."""
     match value:

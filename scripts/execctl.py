@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from scripts.own_python import use_own_python
+    from execution_service.own_python import use_own_python
 
     use_own_python()
 
@@ -38,7 +38,7 @@ from execution_service.rebuild import Rebuild
 from execution_service.settings import Settings
 from execution_service.store import MongoStore, connect
 from execution_service.threads import InPlace
-from scripts.display import new_console, print_json, print_table, shown_time
+from scripts.display import counted, new_console, print_json, print_table, shown_time
 from scripts.whereabouts import NotFound, opened_store, running_service, settings_or_exit, view_of
 
 OUTCOME_SECONDS = 8.0
@@ -181,7 +181,7 @@ async def _orders(desk: Desk) -> int:
                 "" if order.reason is None else order.reason.code.value,
             )
         )
-    print_table(desk.console, f"{len(rows)} orders, the latest first", columns, rows)
+    print_table(desk.console, f"{counted(len(rows), 'order')}, the latest first", columns, rows)
     return 0
 
 
@@ -355,7 +355,7 @@ async def _positions(desk: Desk) -> int:
         "updated_at",
     )
     cells = [[row[name] for name in names] for row in rows]
-    print_table(desk.console, f"{len(cells)} open positions", columns, cells)
+    print_table(desk.console, counted(len(cells), "open position"), columns, cells)
     return 0
 
 
@@ -370,7 +370,7 @@ async def _leases(desk: Desk) -> int:
         return 0
     names = ("account_id", "state", "host", "pid", "epoch", "taken_at", "renewed_at")
     columns = ("Account", "State", "Host", "Process", "Epoch", "Taken", "Renewed")
-    print_table(desk.console, f"{len(rows)} leases", columns, [[row[name] for name in names] for row in rows])
+    print_table(desk.console, counted(len(rows), "lease"), columns, [[row[name] for name in names] for row in rows])
     return 0
 
 
@@ -425,7 +425,10 @@ async def _dead_letters(desk: Desk) -> int:
         return 0
     rows = [(shown_time(x.received_at), x.message_id, len(x.payload), x.reason) for x in letters]
     print_table(
-        desk.console, f"{len(rows)} dead letters, the latest first", ("Received", "Message", "Bytes", "Reason"), rows
+        desk.console,
+        f"{counted(len(rows), 'dead letter')}, the latest first",
+        ("Received", "Message", "Bytes", "Reason"),
+        rows,
     )
     return 0
 
@@ -463,8 +466,9 @@ async def _discrepancies(desk: Desk) -> int:
         rows.append(
             (finding.kind, each.account_id, about, *sides, age, each.state, each.owner, each.next_step),
         )
-    kind = "discrepancies, open and closed" if desk.options.all else "open discrepancies"
-    print_table(desk.console, f"{len(rows)} {kind}, the oldest first", columns, rows)
+    kind = "" if desk.options.all else "open "
+    count = counted(len(rows), f"{kind}discrepancy", f"{kind}discrepancies")
+    print_table(desk.console, f"{count}, the oldest first", columns, rows)
     return 0
 
 

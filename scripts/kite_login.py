@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from scripts.own_python import use_own_python
+    from execution_service.own_python import use_own_python
 
     use_own_python()
 

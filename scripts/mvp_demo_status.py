@@ -13,7 +13,7 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from scripts.own_python import use_own_python
+    from execution_service.own_python import use_own_python
 
     use_own_python()
 

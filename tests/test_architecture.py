@@ -26,6 +26,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.clock": set(),
     "execution_service.threads": set(),
     "execution_service.guardian": set(),
+    "execution_service.own_python": set(),
     "execution_service.log": set(),
     "execution_service.settings": {"brokers.factory"},
     "execution_service.embedded": {"execution_service.guardian"},
@@ -98,6 +99,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.check",
         "execution_service.embedded",
         "execution_service.log",
+        "execution_service.own_python",
         "execution_service.service",
         "execution_service.settings",
     },
@@ -134,7 +136,7 @@ ENVIRONMENT_ALLOWED = {
     "execution_service/embedded.py": "hands it on to the servers that it starts, without the credentials in it",
     "scripts/whereabouts.py": "hands the address to Google's client, which looks there and nowhere else",
     "scripts/demo_gateway.py": "hands it on to the service that it starts, with the demo's own accounts",
-    "scripts/own_python.py": "before there are libraries, and so before there are settings",
+    "execution_service/own_python.py": "before there are libraries, and so before there are settings",
 }
 
 CLOCK_ALLOWED = {

@@ -21,7 +21,7 @@ from typing import Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    from scripts.own_python import use_own_python
+    from execution_service.own_python import use_own_python
 
     use_own_python()
 

@@ -1,4 +1,4 @@
-"""Starts a script again with the repository's own Python, the one that has the libraries; standard library only, and knows no script."""
+"""Starts a program again with the repository's own Python, the one that has the libraries; standard library only, and knows no program."""
 
 from __future__ import annotations
 
@@ -15,17 +15,25 @@ STARTED_AGAIN = "EXECUTION_SERVICE_STARTED_AGAIN"
 def use_own_python() -> None:
     """Returns in a Python that has the libraries, or replaces the process by one, or ends it saying how to make one.
 
-    To be called before anything third-party is imported, by a script that was started by its path.
+    A virtual environment that somebody chose and that has the libraries is left alone. To be called before anything third-party is
+    imported, by a program that was started by its path.
     """
     was_started_again = os.environ.pop(STARTED_AGAIN, None) is not None
     python = ENVIRONMENT / "bin" / "python"
     is_own = Path(sys.prefix).resolve() == ENVIRONMENT.resolve()
-    if not is_own and not was_started_again and os.access(python, os.X_OK):
+    is_chosen = sys.prefix != sys.base_prefix and _has_libraries()
+    if not is_own and not is_chosen and not was_started_again and os.access(python, os.X_OK):
         os.environ[STARTED_AGAIN] = "1"
         sys.stdout.flush()
         os.execv(python, [str(python), *sys.argv])
-    if importlib.util.find_spec("pymongo") is None or importlib.util.find_spec("pydantic_settings") is None:
+    if not _has_libraries():
         sys.exit(
             f"This Python ({sys.executable}) has not the libraries of this project. Once, in {REPOSITORY_ROOT}:\n"
+            "  make setup\n"
+            "or, with a Python of your own choice:\n"
             "  python3 -m venv .venv && .venv/bin/pip install -e '.[embedded]'"
         )
+
+
+def _has_libraries() -> bool:
+    return all(importlib.util.find_spec(name) is not None for name in ("pymongo", "pydantic_settings", "rich"))

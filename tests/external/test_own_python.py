@@ -1,0 +1,36 @@
+"""Every program of the repository started by its path with a Python that has none of the libraries."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PROGRAMS = [
+    "execution_service/execution_main.py",
+    "scripts/execctl.py",
+    "scripts/kite_login.py",
+    "scripts/mvp_demo_start.py",
+    "scripts/mvp_demo_status.py",
+    "tests/signals_testing/send_test_signal.py",
+]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_program_finds_the_python_that_has_its_libraries(program: str) -> None:
+    bare = [
+        sys.executable,
+        "-S",
+    ]  # -S: without site-packages, so without any library; not handed on to the Python that it finds
+    lacking = subprocess.run([*bare, "-c", "import pymongo"], capture_output=True, text=True)
+    assert lacking.returncode != 0
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    found = subprocess.run(
+        [*bare, str(ROOT / program), "--help"], capture_output=True, text=True, env=environment, cwd=ROOT.parent
+    )
+    assert found.returncode == 0, found.stderr
+    assert "usage:" in found.stdout
