@@ -443,7 +443,8 @@ class Trader:
             note = Noted(at=self._clock.now(), message=words, alert=True)
             self._spawn_step(live, lambda: self._record(live, (note,)))
             return
-        step = next_step(live.order, self._clock.now(), self._elapsed(live, now), self._limits)
+        elapsed = self._elapsed(live, now)
+        step = next_step(live.order, self._clock.now(), elapsed, self._limits, refusal=live.refusal)
         match step.kind:
             case StepKind.SUBMIT:
                 limit = self._limits.max_order_age_seconds
@@ -711,7 +712,7 @@ class Trader:
 
     async def _place(self, live: LiveOrder, *, again: bool = False) -> Coroutine[Any, Any, None]:
         """Hands the order over; returns the recording of what came of it, for the caller to run. With `again` it may have left before: then
-        that nothing was sent now proves nothing."""
+        neither that nothing was sent now nor a refusal proves anything."""
         order, broker = live.order, self._broker
         if not self._holds_desk():
             # This process was frozen, or the store away, since the intent was written. Whoever took the account over is looking for the
@@ -733,7 +734,7 @@ class Trader:
             lane.not_before = self._clock.monotonic() + min(LONGEST_PAUSE_SECONDS, 0.25 * 2**lane.failures)
             return self._nothing_was_sent(live, str(exc), counts=not exc.known_pause, again=again, sent=order)
         except OrderRefused as exc:
-            return self._was_refused(live, order, exc)
+            return self._was_refused_again(live, order, exc) if again else self._was_refused(live, order, exc)
         except Exception as exc:  # noqa: BLE001  whatever it was, the order may have left
             live.finding_from = live.asked_at = None
             live.is_taken = live.is_taken or isinstance(exc, OrderAlreadyExists)
@@ -775,6 +776,19 @@ class Trader:
             return (Rejected(at=self._clock.now(), reason=_reason_of(refusal)),)
 
         await self._live.record(live, refuse)
+
+    async def _was_refused_again(self, live: LiveOrder, sent: Order, refusal: OrderRefused) -> None:
+        """The broker may refuse the repetition because the first sending arrived: the order is looked for before this is its end."""
+        live.finding_from = live.asked_at = None
+        words = f"refused when it was sent again, and looked for once more, since it may have arrived before: {refusal.reason}"
+
+        def note(order: Order) -> Sequence[Event]:
+            if order.status is not Status.SUBMITTING or _is_worked_elsewhere(order, sent):
+                return ()
+            live.refusal = _reason_of(refusal)
+            return () if was_noted(order, words) else (Noted(at=self._clock.now(), message=words),)
+
+        await self._live.record(live, note)
 
     async def _is_unclear(self, live: LiveOrder, exc: Exception) -> None:
         if not isinstance(exc, OrderAlreadyExists | OutcomeUnknown | TimeoutError):

@@ -197,13 +197,22 @@ NEVER = Step(StepKind.NONE)
 CANCEL_AGAIN_SECONDS = (2.0, 5.0, 15.0, 60.0)
 
 
-def next_step(order: Order, now: datetime, elapsed: Elapsed, limits: Limits, *, may_be_late: bool = False) -> Step:
-    """The one thing to do for the order. `may_be_late` marks an exit that reduces a position we hold: age does not stop it."""
+def next_step(
+    order: Order,
+    now: datetime,
+    elapsed: Elapsed,
+    limits: Limits,
+    *,
+    may_be_late: bool = False,
+    refusal: Reason | None = None,
+) -> Step:
+    """The one thing to do for the order. `may_be_late` marks an exit that reduces a position we hold: age does not stop it. `refusal` is
+    what the broker said when the order was sent again, and it has been looked for (`elapsed.finding`) since then."""
     match order.status:
         case Status.PENDING:
             return _step_of_pending(order, now, elapsed, limits, may_be_late)
         case Status.SUBMITTING:
-            return _step_of_submitting(order, now, elapsed, limits)
+            return _step_of_submitting(order, now, elapsed, limits, refusal)
         case Status.IN_DOUBT:
             return _ask(StepKind.FIND, elapsed, _slower(elapsed.finding, (1.0, 5.0, 30.0)))
         case Status.SUBMITTED | Status.PARTIALLY_FILLED:
@@ -232,10 +241,14 @@ def stale(elapsed: Elapsed, limits: Limits, now: datetime) -> Rejected:
     return Rejected(at=now, reason=Reason(ReasonCode.STALE_ORDER, words))
 
 
-def _step_of_submitting(order: Order, now: datetime, elapsed: Elapsed, limits: Limits) -> Step:
+def _step_of_submitting(
+    order: Order, now: datetime, elapsed: Elapsed, limits: Limits, refusal: Reason | None
+) -> Step:
     finding = elapsed.finding
     if finding is None or elapsed.asked is None or finding < limits.find_window_seconds:
         return _ask(StepKind.FIND, elapsed, _slower(finding, (0.1, 0.5, 2.0)))
+    if refusal is not None:
+        return Step(StepKind.RECORD, (Rejected(at=now, reason=refusal, filled_quantity=order.filled_quantity),))
     if order.cancel_wish is None and limits.refuses_repeated_client_id and not is_stale(elapsed, limits):
         if elapsed.sent is not None and elapsed.sent < limits.find_window_seconds:
             return _ask(StepKind.FIND, elapsed, _slower(elapsed.sent, (0.1, 0.5, 2.0)))

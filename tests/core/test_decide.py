@@ -45,6 +45,7 @@ from execution_service.core.order import (
     Fitted,
     Order,
     Purpose,
+    Reason,
     ReasonCode,
     Rejected,
     Status,
@@ -173,6 +174,20 @@ def test_after_the_window_it_is_sent_again_only_to_a_broker_that_refuses_a_repea
     after = elapsed(31, finding=30.0, asked=0.0)
     assert step_of(lost, after, REFUSING) == Step(StepKind.SUBMIT_AGAIN)
     assert isinstance(recorded(step_of(lost, after)), Doubted)
+
+
+@pytest.mark.parametrize("age", [31.0, 9e9])
+def test_a_refusal_of_the_second_sending_is_the_end_only_after_another_whole_window(age: float) -> None:
+    lost, no = order_in(Status.SUBMITTING), Reason(ReasonCode.BROKER_REJECTED, "duplicate")
+
+    def step(**since: float) -> Step:
+        return next_step(lost, NOW, elapsed(age, **since), REFUSING, refusal=no)
+
+    assert step() == Step(StepKind.FIND)
+    assert step(finding=29.0, asked=9.0) == Step(StepKind.FIND)
+    end = recorded(step(finding=30.0, asked=0.0))
+    assert isinstance(end, Rejected)
+    assert (end.reason, apply(lost, end).status) == (no, Status.REJECTED)
 
 
 def test_after_the_window_a_stale_order_is_doubted_and_not_sent_again() -> None:

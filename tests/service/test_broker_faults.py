@@ -19,6 +19,7 @@ from tests.service.audit import audit
 
 BY_HAND = Market(fill_delay_seconds=None)
 TAG = Capabilities(refuses_repeated_client_id=False, find_window_seconds=3.0, concurrent_calls=4)
+PATIENT = Capabilities(refuses_repeated_client_id=True, find_window_seconds=3.0, concurrent_calls=4)
 DOWN = BrokerUnavailable("connection refused")
 PAUSE = BrokerUnavailable("nightly restart", known_pause=True)
 
@@ -287,6 +288,66 @@ async def test_placing_that_never_answers_ends_in_bounded_time(tmp_path: Path, m
         await world.run(2)
         assert world.record().status is Status.SUBMITTED
         assert len(world.placed()) == 1
+
+
+# --- refused when sent again ------------------------------------------------------------------------------------------
+
+
+def hidden(seconds: float) -> list[Fault]:
+    """The answer is lost, and the broker does not show the order for so long."""
+    return [
+        Fault(operation=Operation.PLACE, action=Action.ACCEPT_THEN_DROP),
+        Fault(operation=Operation.FIND, action=Action.HIDE, seconds=seconds),
+        Fault(operation=Operation.REPORTS, action=Action.HIDE, seconds=seconds),
+    ]
+
+
+async def test_refusal_of_the_second_sending_ends_nothing_while_the_first_may_be_alive(tmp_path: Path) -> None:
+    async with world_of(tmp_path, faults=hidden(5), market=BY_HAND, capabilities=PATIENT) as world:
+        world.send()
+        await world.run(0.3)
+        world.broker_faults.errors["place_order"] = [OrderRefused("duplicate order")]
+        await world.run(30)
+        assert len(world.calls("place_order")) == 2
+        assert world.record().status is Status.SUBMITTED
+        assert len(world.placed()) == 1
+        assert world.publisher.statuses("sig") == []
+
+
+async def test_refusal_of_the_second_sending_is_the_end_once_the_order_was_looked_for_and_is_not_there(
+    tmp_path: Path,
+) -> None:
+    fault = Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT)
+    async with world_of(tmp_path, faults=[fault], capabilities=PATIENT) as world:
+        world.send()
+        await world.run(0.3)
+        world.broker_faults.errors["place_order"] = [OrderRefused("no margin")]
+        await world.run_until(lambda: len(world.calls("place_order")) == 2)
+        looked = len(world.calls("find"))
+        await world.run(1)
+        assert world.record().status is Status.SUBMITTING
+        await world.run(30)
+        assert len(world.calls("find")) > looked
+        assert world.publisher.of("sig")[0]["reason"] == {"code": "BROKER_REJECTED", "message": "no margin"}
+        assert world.publisher.statuses("sig") == ["REJECTED"]
+        assert len(world.calls("place_order")) == 2
+        assert world.placed() == []
+
+
+async def test_refusal_of_the_second_sending_waits_for_a_broker_that_cannot_be_asked(tmp_path: Path) -> None:
+    fault = Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT)
+    async with world_of(tmp_path, faults=[fault], capabilities=PATIENT) as world:
+        world.send()
+        await world.run(0.3)
+        world.broker_faults.errors["place_order"] = [OrderRefused("no margin")]
+        await world.run_until(lambda: len(world.calls("place_order")) == 2)
+        world.broker_faults.unavailable = DOWN
+        await world.run(60)
+        assert world.record().status is Status.SUBMITTING
+        world.broker_faults.unavailable = None
+        await world.run(60)
+        assert world.record().status is Status.REJECTED
+        assert len(world.calls("place_order")) == 2
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------
