@@ -38,6 +38,7 @@ from execution_service.core.decide import (
     exit_allowance,
     fills_are_missing,
     fitting,
+    is_of_another,
     is_stale,
     news,
     next_step,
@@ -203,7 +204,7 @@ class Trader:
         self._check_running = False
         self._check_pause_until = 0.0
         self._mark: int | None = None
-        self._finished: OrderedDict[str, tuple[object, ...]] = OrderedDict()
+        self._finished: OrderedDict[tuple[str, str], tuple[object, ...]] = OrderedDict()
         self._exit_lock = asyncio.Lock()
         self._missing: dict[str, tuple[LiveOrder, Report]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -1043,7 +1044,7 @@ class Trader:
         unheard: list[Report] = []
         for start in range(0, len(reports), LOOKED_THROUGH_AT_ONCE):
             some = reports[start : start + LOOKED_THROUGH_AT_ONCE]
-            unheard += [r for r in some if self._finished.get(r.client_order_id) != _gist(r)]
+            unheard += [r for r in some if self._finished.get((r.client_order_id, r.broker_order_id)) != _gist(r)]
             await asyncio.sleep(0)  # a whole day's answer must not hold up everybody else
         for start in range(0, len(unheard), LOOKED_UP_AT_ONCE):
             some = unheard[start : start + LOOKED_UP_AT_ONCE]
@@ -1053,7 +1054,7 @@ class Trader:
                 record = by_client_id.get(report.client_order_id)
                 if record is not None and record.order.request.account_id == self.account_id:
                     await self._hear_late(record, report)
-                self._finished[report.client_order_id] = _gist(report)
+                self._finished[report.client_order_id, report.broker_order_id] = _gist(report)
         while len(self._finished) > FINISHED_REMEMBERED:
             self._finished.popitem(last=False)
 
@@ -1069,6 +1070,9 @@ class Trader:
         """Records what a report tells that is new; returns the events."""
         events = await self._live.record(live, lambda order: news(order, report, self._clock.now()))
         live.asked_at = now = self._clock.monotonic()
+        if is_of_another(live.order, report):
+            self._settle(live)
+            return events
         if live.order.status.is_final or not fills_are_missing(live.order, report):
             live.missing_from = None
             self._missing.pop(live.order.order_id, None)
@@ -1155,4 +1159,11 @@ def _is_worked_elsewhere(order: Order, sent: Order) -> bool:
 def _gist(report: Report) -> tuple[object, ...]:
     """What would make a repeated report worth looking at."""
     charged = sum(fill.commission is not None for fill in report.fills)
-    return (report.status, report.filled_quantity, len(report.fills), charged, report.busted_fill_ids)
+    return (
+        report.status,
+        report.filled_quantity,
+        len(report.fills),
+        charged,
+        report.busted_fill_ids,
+        report.orders_under_tag,
+    )

@@ -43,6 +43,7 @@ from execution_service.core.order import (
     Expired,
     Filled,
     Fitted,
+    Noted,
     Order,
     Purpose,
     Reason,
@@ -807,6 +808,42 @@ def test_a_second_attempt_can_end_although_the_first_had_fills() -> None:
     both = told(again, report(first, ReportStatus.CANCELLED, [fill("first", 40)]))[1]
     _, after = told(both, report(both, ReportStatus.CANCELLED))
     assert after.status is Status.CANCELLED
+
+
+IDS = ("B-0", "B-1", "B-2")
+
+
+@pytest.mark.parametrize("known", [*IDS, None])
+def test_of_orders_under_one_tag_one_counts_and_people_are_told_once(known: str | None) -> None:
+    """The one whose id we know; else the oldest."""
+    about = order(quantity=10, events=[submit_started(), *([] if known is None else [accepted(broker_order_id=known)])])
+    told = [
+        report(about, ReportStatus.FILLED, [fill(f"f{n}", 10)], broker_order_id=b, orders_under_tag=IDS)
+        for n, b in enumerate(IDS, start=1)
+    ]
+    for order_of_reports in (told, told[::-1], told * 2):
+        after = about
+        for each in order_of_reports:
+            after = apply_all(after, news(after, each, NOW))
+        assert (after.status, after.filled_quantity, after.broker_order_id) == (Status.FILLED, 10, known or IDS[0])
+        (said,) = (event for event in after.events if isinstance(event, Noted))
+        assert said.alert
+        assert "placed twice?" in said.message
+        assert all(each in said.message for each in IDS)
+
+
+def test_another_order_under_the_tag_of_a_finished_one_is_told_and_changes_nothing() -> None:
+    about = order_in(Status.CANCELLED)
+    other = report(
+        about,
+        ReportStatus.FILLED,
+        [fill("f77", 3)],
+        broker_order_id="B-9",
+        orders_under_tag=(about.broker_order_id or "", "B-9"),
+    )
+    (said,) = news(about, other, NOW)
+    assert isinstance(said, Noted)
+    assert news(apply(about, said), other, NOW) == []
 
 
 def test_an_earlier_attempt_that_turns_up_working_is_news() -> None:

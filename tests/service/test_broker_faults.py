@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from brokers.base import Capabilities, OrderType, Report, ReportStatus
+from brokers.base import Capabilities, Fill, OrderType, Report, ReportStatus
 from brokers.errors import AuthRequired, BrokerUnavailable, OrderAlreadyExists, OrderRefused, OutcomeUnknown
 from brokers.paper_exchange import Action, Fault, Market, Operation
 from execution_service import trader
@@ -288,6 +291,37 @@ async def test_placing_that_never_answers_ends_in_bounded_time(tmp_path: Path, m
         await world.run(2)
         assert world.record().status is Status.SUBMITTED
         assert len(world.placed()) == 1
+
+
+# --- two orders under one tag -----------------------------------------------------------------------------------------
+
+
+def with_a_twin(reports: Sequence[Report]) -> list[Report]:
+    """Beside each order another one under its tag, which fills its own."""
+    told = []
+    for report in reports:
+        ids = (report.broker_order_id, f"{report.broker_order_id}-twin")
+        fill = Fill(fill_id="T-1", quantity=Decimal(7), price=Decimal(1), time=datetime(2024, 11, 24, tzinfo=UTC))
+        twin = replace(
+            report, broker_order_id=ids[1], status=ReportStatus.FILLED, filled_quantity=Decimal(7), fills=(fill,)
+        )
+        told += [replace(each, orders_under_tag=ids) for each in (report, twin)]
+    return told
+
+
+async def test_a_second_order_under_the_tag_is_an_alarm_and_no_part_of_the_first(tmp_path: Path) -> None:
+    async with world_of(tmp_path, capabilities=TAG, is_unique=False, market=BY_HAND) as world:
+        world.broker_faults.retold = with_a_twin
+        world.send()
+        await world.run(5)
+        assert (world.record().status, world.record().filled_quantity) == (Status.SUBMITTED, 0)
+        assert len([text for text in world.notifier.texts if "placed twice?" in text]) == 1
+        world.fill("sig")
+        await world.run(60)
+        assert world.record().status is Status.FILLED
+        assert world.record().filled_quantity == world.record().quantity
+        assert world.publisher.statuses("sig") == ["FILLED"]
+        assert len([text for text in world.notifier.texts if "placed twice?" in text]) == 1
 
 
 # --- refused when sent again ------------------------------------------------------------------------------------------
