@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import statistics
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import replace
@@ -167,6 +168,58 @@ async def test_an_answer_that_trickles_for_ever_is_given_up(server: SimulatedKit
             await broker.find(TAG)
     await found(broker)
     await broker.close()
+
+
+@pytest.mark.parametrize("kind", [FaultKind.TRICKLE, FaultKind.NEVER_ANSWER])
+async def test_answers_that_never_end_take_no_thread_for_good(server: SimulatedKite, kind: FaultKind) -> None:
+    impatient = create(config_for(server) | {"answer_timeout_seconds": 0.3, "read_timeout_seconds": 60})
+    await impatient.connect()
+    server.add_fault(HttpFault(kind=kind, route="GET /orders", times=6))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        answers = await asyncio.gather(*(impatient.find(TAG) for _ in range(6)), return_exceptions=True)
+        assert all(isinstance(answer, BrokerUnavailable) for answer in answers)
+        assert await impatient.find(TAG) is None
+    await until(lambda: impatient._calls._pools[CallKind.QUERY]._free._value == 2)
+    await impatient.close()
+
+
+async def test_a_cut_placing_call_is_an_unknown_outcome_and_later_calls_have_lines_of_their_own(
+    server: SimulatedKite,
+) -> None:
+    impatient = create(config_for(server) | {"answer_timeout_seconds": 0.3, "read_timeout_seconds": 60})
+    await impatient.connect()
+    server.add_fault(HttpFault(kind=FaultKind.TRICKLE, accepted=True))
+    with pytest.raises(OutcomeUnknown):
+        await impatient.place_order(ticket())
+    assert (await found(impatient)).broker_order_id == server.book.orders()[0].broker_order_id
+    assert len(server.book.orders()) == 1
+    await impatient.close()
+
+
+async def test_a_call_that_does_not_end_when_it_is_cut_leaves_its_thread_to_others(
+    server: SimulatedKite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("brokers.zerodha_calls._ENDING_SECONDS", 0.02)
+    calls = KiteCalls(
+        Access(
+            api_key=server.api_key,
+            access_token=server.access_token,
+            root_url=server.root_url,
+            answer_timeout_seconds=0.2,
+        )
+    )
+    calls.open()
+    never = threading.Event()
+    try:
+        for _ in range(3):
+            hanging = [calls.ask(lambda kite: never.wait()) for _ in range(2)]
+            answers = await asyncio.gather(*hanging, return_exceptions=True)
+            assert all(isinstance(answer, BrokerUnavailable) for answer in answers)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                assert await calls.ask(lambda kite: kite.orders()) == []
+    finally:
+        never.set()
+        calls.close()
 
 
 async def test_an_order_that_comes_into_the_book_late_is_found_later(
