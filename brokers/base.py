@@ -179,6 +179,8 @@ class Report:
     """Executions the venue has annulled. A corrected execution is its old id here and a new fill above."""
     reason: str | None = None
     """The broker's words for a rejection, cancellation or expiry."""
+    orders_under_tag: tuple[str, ...] = ()
+    """The broker's ids of all orders that bear this tag, the oldest first, where there is more than one: only one of them can be ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +202,8 @@ class BrokerPosition:
     """Other symbols under which an order may have named this very instrument."""
     con_id: int | None = None
     """IBKR's number of it."""
+    is_unclear: bool = False
+    """The broker shows it in a way that could not be read: it is held, perhaps, and `quantity` says nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

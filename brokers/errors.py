@@ -49,6 +49,10 @@ class OutcomeUnknown(BrokerError):
     """Sent, or perhaps sent, and no usable answer. Nothing may be concluded; the order must be looked for."""
 
 
+class AnswerUnclear(BrokerError):
+    """The broker answered a question, but this order's state could not be read from it: nothing is concluded, and it is asked again."""
+
+
 class AuthRequired(BrokerUnavailable):
     """The session is dead until a person logs in: a known pause. The message says what to do."""
 

@@ -26,7 +26,7 @@ from brokers.base import (
     Ticket,
     Tif,
 )
-from brokers.errors import AuthRequired, BrokerError, BrokerUnavailable, OrderRefused
+from brokers.errors import AnswerUnclear, AuthRequired, BrokerError, BrokerUnavailable, OrderRefused
 from brokers.rate import limits
 from brokers.zerodha_calls import (
     ANSWER_SECONDS,
@@ -40,26 +40,25 @@ from brokers.zerodha_calls import (
     listing_rows,
 )
 from brokers.zerodha_feed import OrderFeed
+from brokers.zerodha_rows import IST, Odd, OddRow, OrderRow, Row, TradeRow, read_orders, read_trades
 from brokers.zerodha_words import (
     CURRENCY,
     EXCHANGES,
-    IST,
     PRODUCTS,
     Habits,
     Listed,
     Listing,
-    Row,
     account_notes,
     asset_classes,
     balances,
     charged,
     exchange_of,
     fills_by_order,
+    named,
     note_requests,
     order_form,
     positions,
     reports,
-    tag_of,
     working_legs,
 )
 
@@ -73,6 +72,8 @@ _NOTE_PAUSES_SECONDS = (0.5, 60.0)
 """After a contract note that failed: the first pause, which doubles, and the longest."""
 _NOTED_AT_ONCE = 100
 _ORDERS_REMEMBERED = 20_000
+_ODD_REMEMBERED = 1_000
+_SHORTEST_SECONDS, _LONGEST_SECONDS = Decimal("0.001"), Decimal(86_400)
 _FIRST_LIST = "NSE"
 """Read when connecting, so that the day's first order does not wait for it."""
 
@@ -123,6 +124,7 @@ class ZerodhaBroker:
         self._listing_lock = asyncio.Lock()
         self._notes = ContractNotes()
         self._varieties: dict[str, str] = {}
+        self._odd_told: set[str] = set()
 
     @property
     def name(self) -> str:
@@ -211,49 +213,62 @@ class ZerodhaBroker:
         if order_id is not None and variety is not None and variety != "iceberg":
             await self._cancel(variety, order_id)
             return
-        orders = await self._orders()
-        legs = working_legs(orders, ref.client_order_id, order_id)
+        book = await self._orders()
+        legs = working_legs(book.orders, ref.client_order_id, order_id)
         if not legs and order_id is None:
+            book.check_clear(ref.client_order_id)
             raise OrderRefused(f"Zerodha shows no order {ref.client_order_id}")
         for leg in legs:
-            await self._cancel(str(leg["variety"]), str(leg["order_id"]))
+            await self._cancel(leg.variety, leg.order_id)
         if not legs and order_id is not None:
             # It may exist without being shown; Zerodha itself shall say.
-            await self._cancel("regular", order_id)
+            shown = next((odd.variety for odd in book.odd if odd.order_id == order_id), None)
+            await self._cancel(shown or "regular", order_id)
 
     async def reports(self, since: int | None = None) -> Reports:
-        """All orders of the day by two calls, and a third where an estimate of commissions is due. There is no mark."""
+        """All orders of the day by two calls, and a third where an estimate of commissions is due; none of an order that Zerodha shows in a
+        way that cannot be read. There is no mark."""
         self._check_session()
-        orders = await self._orders()
-        trades: list[Row] = await self._calls.ask(lambda kite: kite.trades())
-        return Reports(reports(orders, await self._with_commissions(orders, fills_by_order(trades))))
+        book = await self._orders()
+        fills = await self._with_commissions(book.orders, fills_by_order(await self._trades()))
+        return Reports(reports(book.orders, fills, book.odd))
 
     async def find(self, client_order_id: str) -> Report | None:
-        """The oldest order of the day with this tag."""
+        """The oldest order of the day with this tag. Raises AnswerUnclear where a row that cannot be read may be the order's."""
         self._check_session()
-        orders = [order for order in await self._orders() if tag_of(order) == client_order_id]
-        if not orders:
+        book = await self._orders()
+        orders = [order for order in book.orders if order.tag == client_order_id]
+        if any(odd.tag == client_order_id for odd in book.odd) or not orders:
+            book.check_clear(client_order_id)
             return None
         fills: Mapping[str, Sequence[Fill]] = {}
-        if any(order["filled_quantity"] for order in orders):
-            trades: list[Row] = await self._calls.ask(lambda kite: kite.trades())
-            own = {order["order_id"] for order in orders}
-            fills = fills_by_order(trade for trade in trades if trade["order_id"] in own)
-        found = reports(orders, await self._with_commissions(orders, fills))
-        return min(found, key=lambda report: (len(report.broker_order_id), report.broker_order_id))
+        if any(order.filled for order in orders):
+            own = {order.order_id for order in orders}
+            fills = fills_by_order(trade for trade in await self._trades() if trade.order_id in own)
+        return reports(orders, await self._with_commissions(orders, fills))[0]
 
     async def positions(self) -> Sequence[BrokerPosition]:
         """Today's positions and settled holdings, taken together."""
         self._check_session()
-        told: Mapping[str, list[Row]] = await self._calls.ask(lambda kite: kite.positions())
-        holdings: list[Row] = await self._calls.ask(lambda kite: kite.holdings())
+        told = await self._calls.ask(lambda kite: kite.positions())
+        holdings = await self._calls.ask(lambda kite: kite.holdings())
+        net = told.get("net") if isinstance(told, Mapping) else None
+        if not isinstance(net, list) or not isinstance(holdings, list):
+            raise AnswerUnclear("Zerodha answered with no list of positions")
         kinds: dict[tuple[str, str], Listed] = {}
-        for row in told["net"]:
-            if row["exchange"] not in ("NSE", "BSE"):
-                listed = (await self._listing(row["exchange"])).by_symbol(row["tradingsymbol"])
-                if listed is not None:
-                    kinds[row["exchange"], row["tradingsymbol"]] = listed
-        return positions(told["net"], holdings, kinds)
+        try:
+            for exchange, symbol in map(named, net):
+                if exchange not in ("NSE", "BSE"):
+                    listed = (await self._listing(exchange)).by_symbol(symbol)
+                    if listed is not None:
+                        kinds[exchange, symbol] = listed
+            found = positions(net, holdings, kinds)
+        except Odd as exc:
+            raise AnswerUnclear(str(exc)) from exc
+        for position in found:
+            if position.is_unclear:
+                self._tell_odd(f"The position in {position.instrument.symbol} cannot be read: it is not compared")
+        return found
 
     async def balances(self) -> Sequence[Balance]:
         self._check_session()
@@ -275,18 +290,43 @@ class ZerodhaBroker:
         if not self._has_session:
             raise BrokerUnavailable("Zerodha is not connected")
 
-    async def _orders(self) -> list[Row]:
-        orders: list[Row] = await self._calls.ask(lambda kite: kite.orders())
+    async def _orders(self) -> _Book:
+        told = await self._calls.ask(lambda kite: kite.orders())
+        try:
+            book = _Book(*read_orders(told))
+        except Odd as exc:
+            raise BrokerUnavailable(str(exc)) from exc
         if len(self._varieties) > _ORDERS_REMEMBERED:
             self._varieties.clear()
-        self._varieties.update((str(order["order_id"]), str(order["variety"])) for order in orders)
-        return orders
+        self._varieties.update((order.order_id, order.variety) for order in book.orders)
+        for odd in book.odd:
+            self._tell_odd(odd.words)
+        return book
+
+    async def _trades(self) -> list[TradeRow]:
+        """Of an order with a trade that cannot be read, the executions do not add up to its count, which says that one is missing."""
+        told = await self._calls.ask(lambda kite: kite.trades())
+        try:
+            trades, odd = read_trades(told)
+        except Odd as exc:
+            raise BrokerUnavailable(str(exc)) from exc
+        for each in odd:
+            self._tell_odd(each.words)
+        return trades
+
+    def _tell_odd(self, words: str) -> None:
+        """Once each: the lists come again every second."""
+        if words not in self._odd_told:
+            if len(self._odd_told) > _ODD_REMEMBERED:
+                self._odd_told.clear()
+            self._odd_told.add(words)
+            _log.warning("Zerodha: %s", words)
 
     async def _cancel(self, variety: str, order_id: str) -> None:
         await self._calls.ask(lambda kite: kite.cancel_order(variety, order_id), CallKind.CANCEL)
 
     async def _with_commissions(
-        self, orders: Sequence[Row], fills: Mapping[str, Sequence[Fill]]
+        self, orders: Sequence[OrderRow], fills: Mapping[str, Sequence[Fill]]
     ) -> Mapping[str, Sequence[Fill]]:
         """Estimates what is new among the fills by one call, if it may be made now, and adds what is known."""
         wanted = self._notes.wanted(orders, fills, time.monotonic())
@@ -295,7 +335,7 @@ class ZerodhaBroker:
             try:
                 notes = await self._calls.ask(lambda kite: kite.get_virtual_contract_note(requests))
                 self._notes.learn([key for key, _ in wanted], [charged(note) for note in notes])
-            except (BrokerError, LookupError, TypeError, InvalidOperation) as exc:
+            except (BrokerError, LookupError, TypeError, InvalidOperation, Odd) as exc:
                 # A fill without its commission is better than no fill; the estimate is asked for again.
                 self._notes.failed(time.monotonic())
                 _log.info("Zerodha gave no virtual contract note: %s", exc)
@@ -331,14 +371,23 @@ class ZerodhaBroker:
             return
         self._stop_feed()
         access = self._settings.access
-        feed = self._feed = OrderFeed(
+        feed = OrderFeed(
             api_key=access.api_key,
             token=token,
             url=self._settings.ticker_url,
             on_news=self._heard,
             silence_seconds=self._settings.feed_silence_seconds,
         )
-        await asyncio.to_thread(feed.start)
+        try:
+            await asyncio.to_thread(feed.start)
+        except BaseException as exc:
+            feed.close()
+            if not isinstance(exc, TimeoutError):
+                raise
+            # It only gives hints; it is tried again when the account is connected anew.
+            _log.warning("The order feed of Zerodha could not be started: %s", exc)
+            return
+        self._feed = feed
 
     def _stop_feed(self) -> None:
         feed, self._feed = self._feed, None
@@ -364,6 +413,20 @@ class ZerodhaBroker:
 
 
 @dataclass(frozen=True, slots=True)
+class _Book:
+    """The order list: what could be read of it, and what could not."""
+
+    orders: list[OrderRow]
+    odd: list[OddRow]
+
+    def check_clear(self, client_order_id: str) -> None:
+        """Raises AnswerUnclear if one of the odd rows may be this order's: then that it is not among the others proves nothing."""
+        for odd in self.odd:
+            if odd.may_concern(client_order_id):
+                raise AnswerUnclear(f"Order {client_order_id} may be one that Zerodha shows oddly. {odd.words}")
+
+
+@dataclass(frozen=True, slots=True)
 class _DayList:
     listing: Listing
     day: date
@@ -379,12 +442,12 @@ class ContractNotes:
         self._not_before = float("-inf")
 
     def wanted(
-        self, orders: Sequence[Row], fills: Mapping[str, Sequence[Fill]], now: float
+        self, orders: Sequence[OrderRow], fills: Mapping[str, Sequence[Fill]], now: float
     ) -> list[tuple[tuple[str, str], dict[str, object]]]:
         """The notes to ask for now, by order and fill; none while a failed call is young."""
         if now < self._not_before:
             return []
-        by_id = {str(order["order_id"]): order for order in orders}
+        by_id = {order.order_id: order for order in orders if order.noted is not None}
         wanted: list[tuple[tuple[str, str], dict[str, object]]] = []
         for order_id, own in fills.items():
             keys = [(order_id, fill.fill_id) for fill in own]
@@ -534,8 +597,8 @@ class _Reader:
         number = self._number(key)
         if number is None:
             return default
-        if number <= 0:
-            self._wrong.append(f"{key} must be above 0, not {number}")
+        if not _SHORTEST_SECONDS <= number <= _LONGEST_SECONDS:
+            self._wrong.append(f"{key} must be from {_SHORTEST_SECONDS} to {_LONGEST_SECONDS} seconds, not {number}")
             return default
         return float(number)
 

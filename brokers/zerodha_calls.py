@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
 import logging
 import queue
 import re
+import socket
+import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
@@ -22,6 +25,8 @@ import requests
 from kiteconnect import KiteConnect
 from kiteconnect import exceptions as kite_errors
 from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError
 
 from brokers.errors import AuthRequired, BrokerError, BrokerUnavailable, CallsSpent, OrderRefused, OutcomeUnknown
@@ -35,6 +40,8 @@ _PATIENCE_SECONDS = 2.0
 """How long the first of the waiting calls waits for the rate budget: longer than a second's limit makes it. Orders that have to wait for the
 minute or the day wait with whoever has them, where they can still be cancelled and grow too old."""
 _AFTER_TOO_MANY_SECONDS = 1.0
+_ENDING_SECONDS = 2.0
+"""How long a call has to end after its connection was cut: only looking up the host's name lasts longer."""
 _SAME_TOKEN_AGAIN_SECONDS = 30.0
 _PERHAPS_ARRIVED = re.compile(r"tim(?:ed?|ing)[ -]?out|check (?:the |your )?order ?book", re.IGNORECASE)
 _REQUEST_TIMEOUT = 408
@@ -79,24 +86,94 @@ class Access:
     other_limits: tuple[RateLimit, ...] = OTHER_LIMITS
 
 
+class _Slot:
+    """The place of one call in its pool."""
+
+    __slots__ = ("is_free",)
+
+    def __init__(self) -> None:
+        self.is_free = False
+
+
 class _Pool:
-    """The threads of one kind of call. A call that was given up keeps its thread until it ends, and the next one waits for that."""
+    """The threads of one kind of call, as many as may be made at once. A call that was given up is cut off and so gives its thread back; one
+    that does not end even then is left behind with its thread, and others take their places."""
 
     def __init__(self, kind: CallKind, size: int) -> None:
-        self.threads = ThreadPoolExecutor(size, thread_name_prefix=f"zerodha-{kind}")
-        self.free = asyncio.Semaphore(size)
+        self._name, self._size = f"zerodha-{kind}", size
+        self._threads = self._new_threads()
+        self._free = asyncio.Semaphore(size)
+        self._is_closed = False
 
-    def release_from(self, loop: asyncio.AbstractEventLoop) -> Callable[[object], None]:
+    async def take(self) -> _Slot:
+        """Waits until a thread is free."""
+        await self._free.acquire()
+        return _Slot()
+
+    def submit(self, make: Callable[[], _T]) -> Future[_T]:
+        """Raises RuntimeError once the pool is closed."""
+        return self._threads.submit(make)
+
+    def release(self, slot: _Slot) -> None:
+        if not slot.is_free:
+            slot.is_free = True
+            self._free.release()
+
+    def release_from(self, loop: asyncio.AbstractEventLoop, slot: _Slot) -> Callable[[object], None]:
         """For the end of a call, in whatever thread it comes."""
 
         def release(_: object) -> None:
             try:
-                loop.call_soon_threadsafe(self.free.release)
+                loop.call_soon_threadsafe(self.release, slot)
             except RuntimeError:
                 # The loop has ended before the call, and nobody waits for the thread.
                 return
 
         return release
+
+    def abandon(self, slot: _Slot) -> None:
+        """The call was cut off long enough ago; if it still has not ended, nothing waits for it any more."""
+        if slot.is_free or self._is_closed:
+            return
+        _log.warning("A call to Zerodha does not end even though it was cut off; other threads take over from its own")
+        self._threads.shutdown(wait=False)
+        self._threads = self._new_threads()
+        self.release(slot)
+
+    def close(self) -> None:
+        self._is_closed = True
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _new_threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._size, thread_name_prefix=self._name)
+
+
+class _UnderWay:
+    """One call, from its start in a thread to its end, for whoever gives it up meanwhile in another."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._session: _ExactSession | None = None
+        self._is_cut = False
+
+    def begin(self, session: _ExactSession) -> bool:
+        """False: it was given up before."""
+        with self._lock:
+            self._session = session
+            return not self._is_cut
+
+    def end(self) -> bool:
+        """False: it was given up, and its session is of no more use."""
+        with self._lock:
+            self._session = None
+            return not self._is_cut
+
+    def cut(self) -> None:
+        """Ends its connection, and so the call."""
+        with self._lock:
+            self._is_cut = True
+            if self._session is not None:
+                self._session.cut()
 
 
 class KiteCalls:
@@ -125,7 +202,7 @@ class KiteCalls:
         """Calls under way are not waited for; they end with their time-outs."""
         pools, self._pools = self._pools, {}
         for pool in pools.values():
-            pool.threads.shutdown(wait=False, cancel_futures=True)
+            pool.close()
         while not self._idle.empty():
             self._idle.get_nowait().reqsession.close()
 
@@ -141,16 +218,17 @@ class KiteCalls:
         if pool is None:
             raise BrokerUnavailable("Zerodha is not connected")
         # A call counts from its leaving, so a thread must be free for it by then.
-        await pool.free.acquire()
+        slot, under_way = await pool.take(), _UnderWay()
         try:
             await self._wait_for_budget(kind)
-            running = pool.threads.submit(self._make, call)
+            running = pool.submit(lambda: self._make(call, under_way))
         except BaseException as exc:
-            pool.free.release()
+            pool.release(slot)
             if isinstance(exc, RuntimeError):
                 raise BrokerUnavailable("Zerodha was disconnected before the call was made") from exc
             raise
-        running.add_done_callback(pool.release_from(asyncio.get_running_loop()))
+        loop = asyncio.get_running_loop()
+        running.add_done_callback(pool.release_from(loop, slot))
         try:
             async with asyncio.timeout(self._access.answer_timeout_seconds):
                 return await asyncio.wrap_future(running)
@@ -163,6 +241,10 @@ class KiteCalls:
             raise BrokerUnavailable("Zerodha was disconnected before the call was made") from None
         except Exception as exc:
             raise self._sorted(exc, kind) from exc
+        finally:
+            if not running.done():
+                under_way.cut()
+                loop.call_later(_ENDING_SECONDS, pool.abandon, slot)
 
     async def _wait_for_budget(self, kind: CallKind) -> None:
         try:
@@ -173,7 +255,7 @@ class KiteCalls:
     def _budget_of(self, kind: CallKind) -> RateBudget:
         return self._other_budget if kind is CallKind.QUERY else self._order_budget
 
-    def _make(self, call: Callable[[KiteConnect], _T]) -> _T:
+    def _make(self, call: Callable[[KiteConnect], _T], under_way: _UnderWay) -> _T:
         token = self._token.current()
         try:
             kite = self._idle.get_nowait()
@@ -181,6 +263,8 @@ class KiteCalls:
             kite = self._client()
         kite.set_access_token(token)
         try:
+            if not under_way.begin(kite.reqsession):
+                raise BrokerUnavailable("The call was given up before it was made")
             return call(kite)
         except kite_errors.KiteException as exc:
             # Zerodha's words go into records, messages and alerts: whatever they repeat, no credential goes with them.
@@ -189,13 +273,16 @@ class KiteCalls:
                 raise self._token.died(token, str(exc)) from exc
             raise
         finally:
-            self._idle.put(kite)
+            if under_way.end():
+                self._idle.put(kite)
+            else:
+                kite.reqsession.close()
 
     def _client(self) -> KiteConnect:
         access = self._access
         host, path = _split(access.root_url)
         timeouts = (access.connect_timeout_seconds, access.read_timeout_seconds)
-        kite = KiteConnect(access.api_key, root=host, timeout=timeouts)
+        kite = _PlainKite(access.api_key, root=host, timeout=timeouts)
         kite.reqsession = _ExactSession(path)
         return kite
 
@@ -270,22 +357,102 @@ class AccessToken:
         return AuthRequired(f"{AUTH_REQUIRED}: {why}; log in at Zerodha and {where}")
 
 
+class _PlainKite(KiteConnect):  # type: ignore[misc]
+    """Hands lists over as they came: the library's own reading of their times fails as a whole for one odd row."""
+
+    def _format_response(self, data: Any) -> Any:
+        return data
+
+
 class _ExactSession(requests.Session):
-    """Numbers come as decimals of their text; nothing is sent twice; the root's path is put before the route."""
+    """Numbers come as decimals of their text; nothing is sent twice; the root's path is put before the route. For one call at a time, which
+    another thread may cut off: a time-out for reading begins anew with every byte, and so bounds no answer."""
 
     def __init__(self, path: str) -> None:
         super().__init__()
         self._path = path
+        self._lock = threading.Lock()
+        self._line: tuple[HTTPConnection, socket.socket] | None = None
+        """The connection that was opened last, and a second handle of its socket, good for whatever the library does with the first."""
+        self._is_cut = False
         # A redirected form would be sent a second time, to somebody else.
         self.max_redirects = 0
         for scheme in ("http://", "https://"):
-            self.mount(scheme, HTTPAdapter(max_retries=0))
+            self.mount(scheme, _Adapter(self._opened))
 
     def request(self, method: str, url: str | bytes, *args: Any, **options: Any) -> requests.Response:
         parts = urlsplit(url if isinstance(url, str) else url.decode())
-        response = super().request(method, urlunsplit(parts._replace(path=self._path + parts.path)), *args, **options)
+        try:
+            response = super().request(
+                method, urlunsplit(parts._replace(path=self._path + parts.path)), *args, **options
+            )
+        finally:
+            self._hang_up(only_if_closed=True)
         vars(response)["json"] = functools.partial(_decimals, response)
         return response
+
+    def cut(self) -> None:
+        """Whatever is being sent or read ends now, and nothing can be sent any more. From any thread."""
+        with self._lock:
+            self._is_cut = True
+            if self._line is not None:
+                _shut(self._line[1])
+
+    def close(self) -> None:
+        super().close()
+        self._hang_up(only_if_closed=False)
+
+    def _opened(self, connection: HTTPConnection, line: socket.socket) -> None:
+        self._hang_up(only_if_closed=False)
+        with self._lock:
+            self._line = connection, line.dup()
+            if self._is_cut:
+                _shut(line)
+
+    def _hang_up(self, *, only_if_closed: bool) -> None:
+        """Lets the second handle go, as long as which the other side is not told of the end."""
+        with self._lock:
+            if self._line is not None and not (only_if_closed and self._line[0].sock is not None):
+                self._line[1].close()
+                self._line = None
+
+
+def _shut(line: socket.socket) -> None:
+    # The other side may have ended it already.
+    with contextlib.suppress(OSError):
+        line.shutdown(socket.SHUT_RDWR)
+
+
+class _Adapter(HTTPAdapter):
+    """Tells of every connection that it opens; sends nothing again."""
+
+    def __init__(self, opened: Callable[[HTTPConnection, socket.socket], None]) -> None:
+        class Line(HTTPConnection):
+            def _new_conn(self) -> socket.socket:
+                line: socket.socket = super()._new_conn()
+                opened(self, line)
+                return line
+
+        class SecureLine(HTTPSConnection):
+            def _new_conn(self) -> socket.socket:
+                line: socket.socket = super()._new_conn()
+                opened(self, line)
+                return line
+
+        self._connections = {"http": Line, "https": SecureLine}
+        super().__init__(max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options)
+        lines, secure_lines = self._connections["http"], self._connections["https"]
+
+        class Pool(HTTPConnectionPool):
+            ConnectionCls = lines
+
+        class SecurePool(HTTPSConnectionPool):
+            ConnectionCls = secure_lines
+
+        self.poolmanager.pool_classes_by_scheme = {"http": Pool, "https": SecurePool}
 
 
 def _decimals(response: requests.Response) -> Any:

@@ -1,14 +1,12 @@
-"""Zerodha's words and ours: instruments, order forms, order and trade lists; no calls and no clock."""
+"""Zerodha's words and ours: instruments, order forms, what its rows mean; no calls, no clock, no reading of rows."""
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import date, timedelta
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
-from typing import Any
 
 from brokers.base import (
     AssetClass,
@@ -25,9 +23,8 @@ from brokers.base import (
     Tif,
 )
 from brokers.errors import OrderRefused
+from brokers.zerodha_rows import Odd, OddRow, OrderRow, Row, TradeRow, number, text
 
-IST = timezone(timedelta(hours=5, minutes=30), "IST")
-"""Indian time has had no summer time since 1945."""
 CURRENCY = "INR"
 EXCHANGES = ("NSE", "BSE", "NFO", "BFO", "CDS", "BCD", "MCX")
 PRODUCTS = ("CNC", "MIS", "NRML")
@@ -67,13 +64,9 @@ _FINAL = {
     "CANCELLED": ReportStatus.CANCELLED,
     "REJECTED": ReportStatus.REJECTED,
 }
-_OUR_TAG = re.compile(r"[a-z][a-z0-9]{18}")
 _CANDIDATES_NAMED = 5
 _LEAST_ICEBERG_LEGS = 2
 _MICROSECOND = timedelta(microseconds=1)
-
-Row = Mapping[str, Any]
-"""One element of a list that Kite sends."""
 
 
 # Instruments
@@ -256,114 +249,119 @@ def _iceberg(ticket: Ticket, listed: Listed, most_legs: int) -> dict[str, object
 # Order and trade lists
 
 
-def tag_of(order: Row) -> str:
-    """Our tag on the order; empty for somebody else's."""
-    for tag in (order.get("tag"), *(order.get("tags") or ())):
-        if isinstance(tag, str) and _OUR_TAG.fullmatch(tag):
-            return tag
-    return ""
+def reports(
+    orders: Sequence[OrderRow], fills: Mapping[str, Sequence[Fill]], odd: Sequence[OddRow] = ()
+) -> list[Report]:
+    """One report for each order, one for all legs of an iceberg order, as far as the list shows them. `fills` by order id.
+
+    Of an order of which a row is odd there is none: what it is now is not known.
+    """
+    unknown = {row.tag for row in odd if row.tag}
+    groups = [group for group in placed(orders) if group[0].tag not in unknown]
+    ids: defaultdict[str, list[str]] = defaultdict(list)
+    for group in groups:
+        ids[group[0].tag].append(group[0].order_id)
+    return [_report(group, fills, ids[group[0].tag] if group[0].tag else ()) for group in groups]
 
 
-def reports(orders: Iterable[Row], fills: Mapping[str, Sequence[Fill]]) -> list[Report]:
-    """One report for each order, one for all legs of an iceberg order, as far as the list shows them. `fills` by order id."""
-    groups: dict[tuple[str, ...], list[Row]] = {}
-    for order in orders:
-        tag = tag_of(order)
-        key = ("iceberg", tag) if tag and order.get("variety") == "iceberg" else ("", order["order_id"])
-        group = groups.setdefault(key, [])
-        if all(leg["order_id"] != order["order_id"] for leg in group):
-            group.append(order)
-    return [_report(sorted(legs, key=_leg_number), fills) for legs in groups.values()]
+def placed(orders: Sequence[OrderRow]) -> list[list[OrderRow]]:
+    """The rows by what was placed: each order by itself, the legs of one iceberg order together, in their sequence. The oldest of those
+    that bear one tag comes first.
+
+    A leg continues the oldest iceberg order of its tag and size that has come as far as the leg before it: two first legs are two orders.
+    """
+    groups: list[list[OrderRow]] = []
+    for row in sorted(orders, key=lambda row: (1 if row.leg is None else row.leg.number, *_age(row.order_id))):
+        fitting = [group for group in groups if _continues(group, row)]
+        # The next leg is placed when the one before it is done.
+        group = min(fitting, key=lambda group: _FINAL.get(group[-1].status) is not ReportStatus.FILLED, default=None)
+        if group is None:
+            groups.append([row])
+        else:
+            group.append(row)
+    return sorted(groups, key=lambda group: _age(group[0].order_id))
 
 
-def _leg_number(order: Row) -> int:
-    return int((order.get("meta") or {}).get("iceberg", {}).get("leg", 1))
+def _age(order_id: str) -> tuple[int, str]:
+    """Kite's ids rise."""
+    return len(order_id), order_id
 
 
-def _report(legs: Sequence[Row], fills: Mapping[str, Sequence[Fill]]) -> Report:
-    own = [fill for leg in legs for fill in fills.get(leg["order_id"], ())]
-    told = sum((Decimal(leg.get("filled_quantity") or 0) for leg in legs), Decimal(0))
+def _continues(group: Sequence[OrderRow], row: OrderRow) -> bool:
+    first, last = group[0], group[-1]
+    if row.leg is None or last.leg is None or not row.tag or row.tag != first.tag:
+        return False
+    if row.parent_order_id is not None:
+        return row.parent_order_id in {leg.order_id for leg in group}
+    return row.leg.number == last.leg.number + 1 and row.leg.total == last.leg.total
+
+
+def _report(legs: Sequence[OrderRow], fills: Mapping[str, Sequence[Fill]], under_tag: Sequence[str]) -> Report:
+    own = [fill for leg in legs for fill in fills.get(leg.order_id, ())]
+    told = sum((leg.filled for leg in legs), Decimal(0))
     last = legs[-1]
-    status = _FINAL.get(last["status"], ReportStatus.WORKING)
-    total = (last.get("meta") or {}).get("iceberg", {}).get("total_quantity")
-    if status is ReportStatus.FILLED and total is not None and told < Decimal(total):
+    is_working = any(leg.status not in _FINAL for leg in legs)
+    status = ReportStatus.WORKING if is_working else _FINAL[last.status]
+    if status is ReportStatus.FILLED and last.leg is not None and told < last.leg.total:
         # This leg is done; the next one comes by itself.
         status = ReportStatus.WORKING
     return Report(
-        client_order_id=tag_of(legs[0]),
-        broker_order_id=str(legs[0]["order_id"]),
+        client_order_id=legs[0].tag,
+        broker_order_id=legs[0].order_id,
         status=status,
         # The trades are asked for after the orders and may be ahead of them.
         filled_quantity=max(told, sum((fill.quantity for fill in own), Decimal(0))),
         fills=tuple(own),
-        reason=last.get("status_message") or last.get("status_message_raw") or None,
+        reason=last.reason,
+        orders_under_tag=tuple(under_tag) if len(under_tag) > 1 else (),
     )
 
 
-def fills_by_order(trades: Iterable[Row]) -> dict[str, list[Fill]]:
+def fills_by_order(trades: Iterable[TradeRow]) -> dict[str, list[Fill]]:
     """The executions of each order, oldest first. Zerodha tells whole seconds: those of one second are kept in their sequence by
     microseconds. A trade's id is unique for its exchange and day only; within an order, which has one of each, it is enough."""
-    by_order: defaultdict[str, dict[str, Row]] = defaultdict(dict)
+    by_order: defaultdict[str, dict[str, TradeRow]] = defaultdict(dict)
     for trade in trades:
-        by_order[str(trade["order_id"])][str(trade["trade_id"])] = trade
+        by_order[trade.order_id][trade.trade_id] = trade
     return {order_id: _in_sequence(own.values()) for order_id, own in by_order.items()}
 
 
-def _in_sequence(trades: Iterable[Row]) -> list[Fill]:
+def _in_sequence(trades: Iterable[TradeRow]) -> list[Fill]:
     fills: list[Fill] = []
-    for trade in sorted(
-        trades, key=lambda trade: (_fill_time(trade), len(str(trade["trade_id"])), str(trade["trade_id"]))
-    ):
-        time = _fill_time(trade)
+    for trade in sorted(trades, key=lambda trade: (trade.time, *_age(trade.trade_id))):
+        time = trade.time
         if fills and time <= fills[-1].time:
             time = fills[-1].time + _MICROSECOND
-        fills.append(
-            Fill(
-                fill_id=str(trade["trade_id"]),
-                quantity=Decimal(trade["quantity"]),
-                price=Decimal(trade["average_price"]),
-                time=time,
-            )
-        )
+        fills.append(Fill(fill_id=trade.trade_id, quantity=trade.quantity, price=trade.price, time=time))
     return fills
 
 
-def _fill_time(trade: Row) -> datetime:
-    return utc(trade.get("fill_timestamp") or trade.get("exchange_timestamp") or trade["order_timestamp"])
-
-
-def utc(told: datetime | str) -> datetime:
-    """Kite's times name no zone and are Indian."""
-    moment = told if isinstance(told, datetime) else datetime.fromisoformat(told)
-    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=IST)).astimezone(UTC)
-
-
-def working_legs(orders: Iterable[Row], client_order_id: str, order_id: str | None) -> list[Row]:
-    """The orders to be cancelled when this one is: itself, or the legs of an iceberg order that are not finished; else all of them."""
-    orders = list(orders)
-    own = [order for order in orders if order["order_id"] == order_id] if order_id is not None else []
-    if not own or own[0].get("variety") == "iceberg":
-        own = [order for order in orders if client_order_id and tag_of(order) == client_order_id] or own
-    return [order for order in own if order["status"] not in _FINAL] or own[-1:]
+def working_legs(orders: Sequence[OrderRow], client_order_id: str, order_id: str | None) -> list[OrderRow]:
+    """The orders to be cancelled when this one is: itself, or the legs of an iceberg order that are not finished. Where its id is not known,
+    all that bear its tag."""
+    groups = placed(orders)
+    own = [group for group in groups if any(row.order_id == order_id for row in group)]
+    if not own:
+        own = [group for group in groups if client_order_id and group[0].tag == client_order_id]
+    rows = [row for group in own for row in group]
+    return [row for row in rows if row.status not in _FINAL] or rows[-1:]
 
 
 # Contract notes
 
 
-def note_requests(order: Row, fills: Sequence[Fill]) -> list[dict[str, object]]:
-    """What a contract note is asked for: the order after its first fill, after its second, and so on, since brokerage is per order."""
+def note_requests(order: OrderRow, fills: Sequence[Fill]) -> list[dict[str, object]]:
+    """What a contract note is asked for: the order after its first fill, after its second, and so on, since brokerage is per order. Nothing
+    for an order whose row does not say enough."""
     requests: list[dict[str, object]] = []
     quantity = paid = Decimal(0)
-    for fill in fills:
+    for fill in fills if order.noted is not None else ():
         quantity += fill.quantity
         paid += fill.quantity * fill.price
         requests.append(
             {
-                **{
-                    name: order[name]
-                    for name in ("order_id", "exchange", "tradingsymbol", "transaction_type", "variety")
-                },
-                **{name: order[name] for name in ("product", "order_type")},
+                "order_id": order.order_id,
+                **(order.noted or {}),
                 "quantity": int(quantity),
                 "average_price": float(paid / quantity),
             }
@@ -371,39 +369,76 @@ def note_requests(order: Row, fills: Sequence[Fill]) -> list[dict[str, object]]:
     return requests
 
 
-def charged(note: Row) -> Decimal:
-    """All that an order costs by its contract note: brokerage, taxes and charges, in rupees."""
-    return Decimal(note["charges"]["total"])
+def charged(note: object) -> Decimal:
+    """All that an order costs by its contract note: brokerage, taxes and charges, in rupees. Raises Odd."""
+    charges = note.get("charges") if isinstance(note, Mapping) else None
+    if not isinstance(charges, Mapping):
+        raise Odd(f"no charges are in the contract note {note!r}")
+    return number(charges, "total")
 
 
 # Account
 
 
 def positions(
-    net: Iterable[Row], holdings: Iterable[Row], kinds: Mapping[tuple[str, str], Listed]
+    net: Iterable[object], holdings: Iterable[object], kinds: Mapping[tuple[str, str], Listed]
 ) -> list[BrokerPosition]:
-    """What is held, products taken together; settled shares come from the holdings. `kinds` by exchange and symbol, as far as known."""
-    held: defaultdict[tuple[str, str], list[tuple[Decimal, Decimal]]] = defaultdict(list)
+    """What is held, products taken together; settled shares come from the holdings. `kinds` by exchange and symbol, as far as known.
+
+    A row whose quantity cannot be read makes its instrument's unclear. Raises Odd for one that does not even name an instrument.
+    """
+    held: defaultdict[tuple[str, str], list[_Part | None]] = defaultdict(list)
     for row in net:
-        held[row["exchange"], row["tradingsymbol"]].append((Decimal(row["quantity"]), Decimal(row["average_price"])))
+        held[named(row)].append(_part(row))
     for row in holdings:
-        quantity = Decimal(row.get("quantity") or 0) + Decimal(row.get("t1_quantity") or 0)
-        held[row["exchange"], row["tradingsymbol"]].append((quantity, Decimal(row["average_price"])))
+        held[named(row)].append(_part(row, also="t1_quantity"))
     found = []
-    for (exchange, symbol), parts in held.items():
-        quantity = sum((part for part, _ in parts), Decimal(0))
-        if quantity:
-            cost = sum((part * price for part, price in parts), Decimal(0))
-            instrument = _instrument(exchange, symbol, kinds.get((exchange, symbol)))
+    for (exchange, symbol), told in held.items():
+        parts = [part for part in told if part is not None]
+        quantity = sum((part.quantity for part in parts), Decimal(0))
+        is_unclear = len(parts) < len(told)
+        if quantity or is_unclear:
+            costs = [None if part.price is None else part.quantity * part.price for part in parts if part.quantity]
+            average = None if is_unclear or None in costs else sum(filter(None, costs), Decimal(0)) / quantity
             found.append(
                 BrokerPosition(
-                    instrument=instrument,
+                    instrument=_instrument(exchange, symbol, kinds.get((exchange, symbol))),
                     quantity=quantity,
-                    average_price=cost / quantity,
+                    average_price=average,
                     also_called=frozenset({symbol}),
+                    is_unclear=is_unclear,
                 )
             )
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    quantity: Decimal
+    price: Decimal | None
+
+
+def named(row: object) -> tuple[str, str]:
+    """The exchange and the trading symbol of a position or holding. Raises Odd."""
+    if not isinstance(row, Mapping):
+        raise Odd(f"A position cannot be read: {row!r}")
+    return text(row, "exchange"), text(row, "tradingsymbol")
+
+
+def _part(row: object, also: str | None = None) -> _Part | None:
+    """None for one whose quantity cannot be read; `also` names one that may be missing and is added to it."""
+    assert isinstance(row, Mapping)
+    try:
+        quantity = number(row, "quantity")
+        if also is not None and row.get(also) is not None:
+            quantity += number(row, also)
+    except Odd:
+        return None
+    try:
+        price = number(row, "average_price")
+    except Odd:
+        price = None
+    return _Part(quantity, price)
 
 
 def _instrument(exchange: str, symbol: str, listed: Listed | None) -> Instrument:

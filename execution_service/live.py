@@ -10,7 +10,7 @@ import structlog
 
 from execution_service.core.alerts import log_line
 from execution_service.core.decide import Elapsed
-from execution_service.core.order import CancelRequested, Event, Order, apply
+from execution_service.core.order import CancelRequested, Event, Order, Reason, apply
 from execution_service.core.record import as_stored
 from execution_service.ports import Clock, Store, Stored, Told, VersionConflict
 
@@ -39,6 +39,7 @@ class LiveOrder:
         "must_read_lines",
         "not_before",
         "order",
+        "refusal",
         "resendings",
         "sending_failures",
         "sent_at",
@@ -59,6 +60,8 @@ class LiveOrder:
         """Another process works it now, or may: nothing is done about it here any more, and it does not come back in hand."""
         self.is_silence_told = False
         self.resendings = 0
+        self.refusal: Reason | None = None
+        """What the broker said when it was sent again: no end of it before it has been looked for, since an earlier sending may be alive."""
         self.lettered = told.people
         """The last event that people have been written a letter about."""
         self.is_taken = False
@@ -209,10 +212,10 @@ class LiveOrders:
     def _take_note(self, live: LiveOrder, before: Order, events: Sequence[Event]) -> None:
         self._index(live)
         if live.order.submitted_at is None:
-            live.sent_at = live.finding_from = None
+            live.sent_at = live.finding_from = live.refusal = None
         elif live.order.submitted_at != before.submitted_at:
             live.sent_at = self._clock.monotonic()
-            live.finding_from = live.asked_at = None
+            live.finding_from = live.asked_at = live.refusal = None
         self._say(before, events)
 
     def _say(self, before: Order, events: Sequence[Event]) -> None:

@@ -38,6 +38,7 @@ from execution_service.core.decide import (
     exit_allowance,
     fills_are_missing,
     fitting,
+    is_of_another,
     is_stale,
     news,
     next_step,
@@ -203,7 +204,7 @@ class Trader:
         self._check_running = False
         self._check_pause_until = 0.0
         self._mark: int | None = None
-        self._finished: OrderedDict[str, tuple[object, ...]] = OrderedDict()
+        self._finished: OrderedDict[tuple[str, str], tuple[object, ...]] = OrderedDict()
         self._exit_lock = asyncio.Lock()
         self._missing: dict[str, tuple[LiveOrder, Report]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -443,7 +444,8 @@ class Trader:
             note = Noted(at=self._clock.now(), message=words, alert=True)
             self._spawn_step(live, lambda: self._record(live, (note,)))
             return
-        step = next_step(live.order, self._clock.now(), self._elapsed(live, now), self._limits)
+        elapsed = self._elapsed(live, now)
+        step = next_step(live.order, self._clock.now(), elapsed, self._limits, refusal=live.refusal)
         match step.kind:
             case StepKind.SUBMIT:
                 limit = self._limits.max_order_age_seconds
@@ -711,7 +713,7 @@ class Trader:
 
     async def _place(self, live: LiveOrder, *, again: bool = False) -> Coroutine[Any, Any, None]:
         """Hands the order over; returns the recording of what came of it, for the caller to run. With `again` it may have left before: then
-        that nothing was sent now proves nothing."""
+        neither that nothing was sent now nor a refusal proves anything."""
         order, broker = live.order, self._broker
         if not self._holds_desk():
             # This process was frozen, or the store away, since the intent was written. Whoever took the account over is looking for the
@@ -733,7 +735,7 @@ class Trader:
             lane.not_before = self._clock.monotonic() + min(LONGEST_PAUSE_SECONDS, 0.25 * 2**lane.failures)
             return self._nothing_was_sent(live, str(exc), counts=not exc.known_pause, again=again, sent=order)
         except OrderRefused as exc:
-            return self._was_refused(live, order, exc)
+            return self._was_refused_again(live, order, exc) if again else self._was_refused(live, order, exc)
         except Exception as exc:  # noqa: BLE001  whatever it was, the order may have left
             live.finding_from = live.asked_at = None
             live.is_taken = live.is_taken or isinstance(exc, OrderAlreadyExists)
@@ -775,6 +777,19 @@ class Trader:
             return (Rejected(at=self._clock.now(), reason=_reason_of(refusal)),)
 
         await self._live.record(live, refuse)
+
+    async def _was_refused_again(self, live: LiveOrder, sent: Order, refusal: OrderRefused) -> None:
+        """The broker may refuse the repetition because the first sending arrived: the order is looked for before this is its end."""
+        live.finding_from = live.asked_at = None
+        words = f"refused when it was sent again, and looked for once more, since it may have arrived before: {refusal.reason}"
+
+        def note(order: Order) -> Sequence[Event]:
+            if order.status is not Status.SUBMITTING or _is_worked_elsewhere(order, sent):
+                return ()
+            live.refusal = _reason_of(refusal)
+            return () if was_noted(order, words) else (Noted(at=self._clock.now(), message=words),)
+
+        await self._live.record(live, note)
 
     async def _is_unclear(self, live: LiveOrder, exc: Exception) -> None:
         if not isinstance(exc, OrderAlreadyExists | OutcomeUnknown | TimeoutError):
@@ -1029,7 +1044,7 @@ class Trader:
         unheard: list[Report] = []
         for start in range(0, len(reports), LOOKED_THROUGH_AT_ONCE):
             some = reports[start : start + LOOKED_THROUGH_AT_ONCE]
-            unheard += [r for r in some if self._finished.get(r.client_order_id) != _gist(r)]
+            unheard += [r for r in some if self._finished.get((r.client_order_id, r.broker_order_id)) != _gist(r)]
             await asyncio.sleep(0)  # a whole day's answer must not hold up everybody else
         for start in range(0, len(unheard), LOOKED_UP_AT_ONCE):
             some = unheard[start : start + LOOKED_UP_AT_ONCE]
@@ -1039,7 +1054,7 @@ class Trader:
                 record = by_client_id.get(report.client_order_id)
                 if record is not None and record.order.request.account_id == self.account_id:
                     await self._hear_late(record, report)
-                self._finished[report.client_order_id] = _gist(report)
+                self._finished[report.client_order_id, report.broker_order_id] = _gist(report)
         while len(self._finished) > FINISHED_REMEMBERED:
             self._finished.popitem(last=False)
 
@@ -1055,6 +1070,9 @@ class Trader:
         """Records what a report tells that is new; returns the events."""
         events = await self._live.record(live, lambda order: news(order, report, self._clock.now()))
         live.asked_at = now = self._clock.monotonic()
+        if is_of_another(live.order, report):
+            self._settle(live)
+            return events
         if live.order.status.is_final or not fills_are_missing(live.order, report):
             live.missing_from = None
             self._missing.pop(live.order.order_id, None)
@@ -1141,4 +1159,11 @@ def _is_worked_elsewhere(order: Order, sent: Order) -> bool:
 def _gist(report: Report) -> tuple[object, ...]:
     """What would make a repeated report worth looking at."""
     charged = sum(fill.commission is not None for fill in report.fills)
-    return (report.status, report.filled_quantity, len(report.fills), charged, report.busted_fill_ids)
+    return (
+        report.status,
+        report.filled_quantity,
+        len(report.fills),
+        charged,
+        report.busted_fill_ids,
+        report.orders_under_tag,
+    )

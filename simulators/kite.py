@@ -12,6 +12,8 @@ Beside the API's own routes, for tests and people:
     kill_token, new_token, request_token    the session dies; a fresh one (told); what a login in the browser leads to (told)
     price           symbol, price       new_day     the day's orders are shown no more
     drop_feed       mute_feed (muted)   the order feed is cut off, or silent
+    show_oddly      route, order, fields: from now on the rows of this order (its id or tag; a position's symbol) in the lists of
+                    that route (`GET /orders`) have these fields in place of their own
 
 A broker's trouble that Kite has no words for, an error on an order that lives on, is none of its faults.
 """
@@ -29,7 +31,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -176,6 +178,7 @@ class SimulatedKite:
         self._too_many = 0
         self._calls: deque[Call] = deque(maxlen=_CALLS_REMEMBERED)
         self._faults: list[HttpFault] = []
+        self._oddities: list[tuple[str, str, Mapping[str, Any]]] = []
         self._listeners: set[Listener] = set()
         self._lock = threading.RLock()
         self.stopping = threading.Event()
@@ -227,6 +230,12 @@ class SimulatedKite:
         """Those of the way; the book's own are the book's."""
         with self._lock:
             self._faults.clear()
+            self._oddities.clear()
+
+    def show_oddly(self, route: str, order: str, fields: Mapping[str, Any]) -> None:
+        """In the lists of this route (`GET /orders`) the rows of this order, or position, have these fields in place of their own."""
+        with self._lock:
+            self._oddities.append((route, order, fields))
 
     def kill_token(self) -> None:
         """As at six in the morning, or when the user logs in elsewhere."""
@@ -397,13 +406,9 @@ class SimulatedKite:
                 chosen = [each for each in self._listings.values() if not exchange or each.exchange == exchange[0]]
                 return Page(as_csv(chosen), "text/csv")
             case "GET", ["orders"]:
-                return [
-                    item for order, report in self._shown() for item in order_items(order, report, self._token(order))
-                ]
+                return self._listed(call.route, order_items)
             case "GET", ["trades"]:
-                return [
-                    item for order, report in self._shown() for item in trade_items(order, report, self._token(order))
-                ]
+                return self._listed(call.route, trade_items)
             case "GET", ["orders", order_id]:
                 return self._history(order_id)
             case "GET", ["orders", order_id, "trades"]:
@@ -418,6 +423,7 @@ class SimulatedKite:
             case "GET", ["portfolio", "positions"]:
                 net = [
                     position_item(each, self._token_of(each.instrument.exchange, each.instrument.symbol))
+                    | self._odd_fields(call.route, each.instrument.symbol)
                     for each in self.book.positions()
                 ]
                 return {"net": net, "day": net}
@@ -426,6 +432,18 @@ class SimulatedKite:
             case "POST", ["charges", "orders"]:
                 return [charges_item(asked, self.book) for asked in json.loads(call.body)]
         raise Refused(404, "GeneralException", "Route not found")
+
+    def _listed(self, route: str, items: Callable[[Any, Any, int], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+        rows = []
+        for order, report in self._shown():
+            odd = self._odd_fields(route, order.broker_order_id, order.ticket.client_order_id)
+            rows += [item | odd for item in items(order, report, self._token(order))]
+        return rows
+
+    def _odd_fields(self, route: str, *names: str) -> dict[str, Any]:
+        with self._lock:
+            wanted = [fields for where, name, fields in self._oddities if where == route and name in names]
+        return {key: value for fields in wanted for key, value in fields.items()}
 
     def _place(self, variety: str, form: Mapping[str, str]) -> dict[str, str]:
         try:
@@ -638,6 +656,7 @@ class SimulatedKite:
             "request_token": lambda: {"request_token": self.log_in()},
             "price": lambda symbol, price: self._set_prices({str(symbol): Decimal(str(price))}),
             "new_day": self.new_day,
+            "show_oddly": self.show_oddly,
             "drop": self._drop_soon,
             "restart": self._restart_soon,
             "drop_feed": self.drop_feed,

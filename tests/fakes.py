@@ -386,6 +386,8 @@ class BrokerFaults:
         """By operation: calls wait here before they reach the book."""
         self.holds_answer: dict[str, asyncio.Event] = {}
         """By operation: the book has done it, the answer waits here."""
+        self.retold: Callable[[Sequence[Report]], Sequence[Report]] | None = None
+        """What is told of the orders instead, by lists and by `find`, which tells the first."""
 
 
 class GatedBroker:
@@ -434,10 +436,12 @@ class GatedBroker:
         await self._pass("cancel_order", ref.client_order_id, lambda: self.inner.cancel_order(ref))
 
     async def reports(self, since: int | None = None) -> Reports:
-        return await self._pass("reports", "", lambda: self.inner.reports(since))
+        answer = await self._pass("reports", "", lambda: self.inner.reports(None if self._faults.retold else since))
+        return answer if self._faults.retold is None else Reports(self._faults.retold(answer.reports))
 
     async def find(self, client_order_id: str) -> Report | None:
-        return await self._pass("find", client_order_id, lambda: self.inner.find(client_order_id))
+        report = await self._pass("find", client_order_id, lambda: self.inner.find(client_order_id))
+        return report if report is None or self._faults.retold is None else self._faults.retold([report])[0]
 
     async def positions(self) -> Sequence[BrokerPosition]:
         return await self._pass("positions", "", self.inner.positions)

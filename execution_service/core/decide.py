@@ -44,7 +44,7 @@ def news(order: Order, report: Report, now: datetime) -> list[Event]:
     """The events that the report implies and the order does not know yet; none for what is old, repeated or incomplete.
 
     A final status is taken over only when the fills held add up to what the broker says it filled. A report under a tag that is none of the
-    order's tells nothing of it, whoever handed it over.
+    order's tells nothing of it, whoever handed it over; one of another order under the same tag tells only that there is one.
     """
     if report.client_order_id not in ("", *order.client_order_ids):
         return []
@@ -55,6 +55,16 @@ def news(order: Order, report: Report, now: datetime) -> list[Event]:
         order = apply(order, event)
         events.append(event)
 
+    if len(report.orders_under_tag) > 1:
+        ids = ", ".join(report.orders_under_tag)
+        words = (
+            f"placed twice? the broker shows {len(report.orders_under_tag)} orders under {report.client_order_id}: {ids}; "
+            f"only {_own_of(order, report)} is taken for this one, what others fill is not counted here"
+        )
+        if not was_noted(order, words):
+            learn(Noted(at=now, message=words, alert=True))
+        if is_of_another(order, report):
+            return events
     is_present_attempt = report.client_order_id in ("", order.client_order_id)
     if (
         is_present_attempt
@@ -97,6 +107,17 @@ def news(order: Order, report: Report, now: datetime) -> list[Event]:
         if end is not None:
             learn(end)
     return events
+
+
+def is_of_another(order: Order, report: Report) -> bool:
+    """Whether the report is of another order that bears the same tag: a stranger's, or the same one placed twice."""
+    return len(report.orders_under_tag) > 1 and report.broker_order_id != _own_of(order, report)
+
+
+def _own_of(order: Order, report: Report) -> str:
+    """Of the orders under one tag that whose id we know; else the oldest."""
+    known = order.broker_order_id
+    return known if known is not None and known in report.orders_under_tag else report.orders_under_tag[0]
 
 
 def was_noted(order: Order, words: str) -> bool:
@@ -197,13 +218,22 @@ NEVER = Step(StepKind.NONE)
 CANCEL_AGAIN_SECONDS = (2.0, 5.0, 15.0, 60.0)
 
 
-def next_step(order: Order, now: datetime, elapsed: Elapsed, limits: Limits, *, may_be_late: bool = False) -> Step:
-    """The one thing to do for the order. `may_be_late` marks an exit that reduces a position we hold: age does not stop it."""
+def next_step(
+    order: Order,
+    now: datetime,
+    elapsed: Elapsed,
+    limits: Limits,
+    *,
+    may_be_late: bool = False,
+    refusal: Reason | None = None,
+) -> Step:
+    """The one thing to do for the order. `may_be_late` marks an exit that reduces a position we hold: age does not stop it. `refusal` is
+    what the broker said when the order was sent again, and it has been looked for (`elapsed.finding`) since then."""
     match order.status:
         case Status.PENDING:
             return _step_of_pending(order, now, elapsed, limits, may_be_late)
         case Status.SUBMITTING:
-            return _step_of_submitting(order, now, elapsed, limits)
+            return _step_of_submitting(order, now, elapsed, limits, refusal)
         case Status.IN_DOUBT:
             return _ask(StepKind.FIND, elapsed, _slower(elapsed.finding, (1.0, 5.0, 30.0)))
         case Status.SUBMITTED | Status.PARTIALLY_FILLED:
@@ -232,10 +262,12 @@ def stale(elapsed: Elapsed, limits: Limits, now: datetime) -> Rejected:
     return Rejected(at=now, reason=Reason(ReasonCode.STALE_ORDER, words))
 
 
-def _step_of_submitting(order: Order, now: datetime, elapsed: Elapsed, limits: Limits) -> Step:
+def _step_of_submitting(order: Order, now: datetime, elapsed: Elapsed, limits: Limits, refusal: Reason | None) -> Step:
     finding = elapsed.finding
     if finding is None or elapsed.asked is None or finding < limits.find_window_seconds:
         return _ask(StepKind.FIND, elapsed, _slower(finding, (0.1, 0.5, 2.0)))
+    if refusal is not None:
+        return Step(StepKind.RECORD, (Rejected(at=now, reason=refusal, filled_quantity=order.filled_quantity),))
     if order.cancel_wish is None and limits.refuses_repeated_client_id and not is_stale(elapsed, limits):
         if elapsed.sent is not None and elapsed.sent < limits.find_window_seconds:
             return _ask(StepKind.FIND, elapsed, _slower(elapsed.sent, (0.1, 0.5, 2.0)))

@@ -183,7 +183,9 @@ def order_findings(order: Order, shown: Sequence[Report], *, was_asked: bool) ->
     for report in shown:
         by_tag.setdefault(report.client_order_id, set()).add(report.broker_order_id)
     if any(len(ids) > 1 for ids in by_tag.values()):
-        found.append(finding(Kind.ORDER_TWICE, f"one order, {ours}", _shown(shown)))
+        # Where the broker's own list says so, people are told when the report of it is recorded.
+        is_alerted = any(len(report.orders_under_tag) > 1 for report in shown)
+        found.append(finding(Kind.ORDER_TWICE, f"one order, {ours}", _shown(shown), is_alerted=is_alerted))
     earlier = [r for r in shown if r.client_order_id in order.client_order_ids[:-1] and r.filled_quantity]
     if earlier:
         sent_again = f"sent again as {order.client_order_id}; {ours}"
@@ -255,7 +257,9 @@ def compare_positions(ours: Sequence[Holding], theirs: Sequence[BrokerPosition])
     findings, instruments, not_ours, agreeing = [], {}, [], 0
     for mine, other in _grouped(ours, theirs):
         if not mine:
-            not_ours += [position for position in other if position.quantity]
+            not_ours += [position for position in other if position.quantity and not position.is_unclear]
+            continue
+        if any(position.is_unclear for position in other):
             continue
         held = sum((holding.quantity for holding in mine), ZERO)
         shown = sum((position.quantity for position in other), ZERO)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import statistics
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import replace
@@ -19,6 +20,7 @@ from kiteconnect import KiteConnect
 from kiteconnect import exceptions as kite_errors
 from twisted.logger import LogLevel, globalLogPublisher
 
+from brokers import zerodha_rows as rows
 from brokers import zerodha_words as words
 from brokers.base import (
     AssetClass,
@@ -168,6 +170,58 @@ async def test_an_answer_that_trickles_for_ever_is_given_up(server: SimulatedKit
     await broker.close()
 
 
+@pytest.mark.parametrize("kind", [FaultKind.TRICKLE, FaultKind.NEVER_ANSWER])
+async def test_answers_that_never_end_take_no_thread_for_good(server: SimulatedKite, kind: FaultKind) -> None:
+    impatient = create(config_for(server) | {"answer_timeout_seconds": 0.3, "read_timeout_seconds": 60})
+    await impatient.connect()
+    server.add_fault(HttpFault(kind=kind, route="GET /orders", times=6))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        answers = await asyncio.gather(*(impatient.find(TAG) for _ in range(6)), return_exceptions=True)
+        assert all(isinstance(answer, BrokerUnavailable) for answer in answers)
+        assert await impatient.find(TAG) is None
+    await until(lambda: impatient._calls._pools[CallKind.QUERY]._free._value == 2)
+    await impatient.close()
+
+
+async def test_a_cut_placing_call_is_an_unknown_outcome_and_later_calls_have_lines_of_their_own(
+    server: SimulatedKite,
+) -> None:
+    impatient = create(config_for(server) | {"answer_timeout_seconds": 0.3, "read_timeout_seconds": 60})
+    await impatient.connect()
+    server.add_fault(HttpFault(kind=FaultKind.TRICKLE, accepted=True))
+    with pytest.raises(OutcomeUnknown):
+        await impatient.place_order(ticket())
+    assert (await found(impatient)).broker_order_id == server.book.orders()[0].broker_order_id
+    assert len(server.book.orders()) == 1
+    await impatient.close()
+
+
+async def test_a_call_that_does_not_end_when_it_is_cut_leaves_its_thread_to_others(
+    server: SimulatedKite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("brokers.zerodha_calls._ENDING_SECONDS", 0.02)
+    calls = KiteCalls(
+        Access(
+            api_key=server.api_key,
+            access_token=server.access_token,
+            root_url=server.root_url,
+            answer_timeout_seconds=0.2,
+        )
+    )
+    calls.open()
+    never = threading.Event()
+    try:
+        for _ in range(3):
+            hanging = [calls.ask(lambda kite: never.wait()) for _ in range(2)]
+            answers = await asyncio.gather(*hanging, return_exceptions=True)
+            assert all(isinstance(answer, BrokerUnavailable) for answer in answers)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                assert await calls.ask(lambda kite: kite.orders()) == []
+    finally:
+        never.set()
+        calls.close()
+
+
 async def test_an_order_that_comes_into_the_book_late_is_found_later(
     server: SimulatedKite, broker: ZerodhaBroker
 ) -> None:
@@ -188,6 +242,8 @@ async def test_of_two_orders_with_one_tag_both_are_reported_and_the_older_is_fou
     reports = (await broker.reports()).reports
     assert {report.broker_order_id for report in reports} == {first.broker_order_id, second.broker_order_id}
     assert {report.client_order_id for report in reports} == {TAG}
+    both = (first.broker_order_id, second.broker_order_id)
+    assert [report.orders_under_tag for report in reports] == [both, both]
     assert (await found(broker)).broker_order_id == first.broker_order_id
 
 
@@ -588,9 +644,9 @@ def test_an_iceberg_order_between_two_legs_is_working() -> None:
         return order_row(variety="iceberg", order_id=f"26112100000000{number}", meta=meta, **changes)
 
     done = {"status": "COMPLETE", "filled_quantity": 10}
-    (report,) = words.reports([leg(1, **done)], {})
+    (report,) = words.reports(orders_of([leg(1, **done)]), {})
     assert (report.status, report.filled_quantity) == (ReportStatus.WORKING, Decimal(10))
-    (report,) = words.reports([leg(2, **done), leg(1, **done)], {})
+    (report,) = words.reports(orders_of([leg(2, **done), leg(1, **done)]), {})
     assert (report.status, report.filled_quantity) == (ReportStatus.FILLED, Decimal(20))
     assert report.broker_order_id == "261121000000001"
 
@@ -628,6 +684,18 @@ def order_row(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
+def orders_of(told: list[dict[str, Any]]) -> list[rows.OrderRow]:
+    read, odd = rows.read_orders(told)
+    assert odd == []
+    return read
+
+
+def trades_of(told: list[dict[str, Any]]) -> list[rows.TradeRow]:
+    read, odd = rows.read_trades(told)
+    assert odd == []
+    return read
+
+
 def trade_row(**changes: Any) -> dict[str, Any]:
     return {
         "trade_id": "10000001",
@@ -656,44 +724,46 @@ def trade_row(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_every_status_that_is_not_final_is_working(status: str) -> None:
-    (report,) = words.reports([order_row(status=status)], {})
+    (report,) = words.reports(orders_of([order_row(status=status)]), {})
     assert report.status is ReportStatus.WORKING
 
 
 def test_a_part_filled_and_then_cancelled_order_keeps_its_fill() -> None:
-    fills = words.fills_by_order([trade_row()])
-    (report,) = words.reports([order_row(status="CANCELLED", filled_quantity=4)], fills)
+    fills = words.fills_by_order(trades_of([trade_row()]))
+    (report,) = words.reports(orders_of([order_row(status="CANCELLED", filled_quantity=4)]), fills)
     assert (report.status, report.filled_quantity, len(report.fills)) == (ReportStatus.CANCELLED, Decimal(4), 1)
 
 
 @pytest.mark.parametrize(("message", "raw"), [("Halted", "RMS:17070"), (None, "Halted"), ("", "Halted")])
 def test_a_rejection_has_the_brokers_words_wherever_they_stand(message: str | None, raw: str) -> None:
-    (report,) = words.reports([order_row(status="REJECTED", status_message=message, status_message_raw=raw)], {})
+    (report,) = words.reports(
+        orders_of([order_row(status="REJECTED", status_message=message, status_message_raw=raw)]), {}
+    )
     assert (report.status, report.reason) == (ReportStatus.REJECTED, "Halted")
 
 
 def test_trades_that_run_ahead_of_the_order_list_are_counted() -> None:
-    (report,) = words.reports([order_row(filled_quantity=0)], words.fills_by_order([trade_row()]))
+    (report,) = words.reports(orders_of([order_row(filled_quantity=0)]), words.fills_by_order(trades_of([trade_row()])))
     assert report.filled_quantity == Decimal(4)
 
 
 def test_the_same_trade_id_on_two_exchanges_is_two_fills() -> None:
     trades = [trade_row(), trade_row(exchange="BSE", order_id="261121000000002", quantity=6)]
-    fills = words.fills_by_order(trades)
+    fills = words.fills_by_order(trades_of(trades))
     assert [fill.quantity for own in fills.values() for fill in own] == [Decimal(4), Decimal(6)]
 
 
 def test_a_trade_told_twice_is_one_fill() -> None:
-    assert len(words.fills_by_order([trade_row(), trade_row()])["261121000000001"]) == 1
+    assert len(words.fills_by_order(trades_of([trade_row(), trade_row()]))["261121000000001"]) == 1
 
 
 def test_times_are_indian_and_those_of_one_second_keep_their_sequence() -> None:
     trades = [trade_row(trade_id="10000002"), trade_row(trade_id="9999999"), trade_row(trade_id="10000001")]
-    fills = words.fills_by_order(trades)["261121000000001"]
+    fills = words.fills_by_order(trades_of(trades))["261121000000001"]
     assert [fill.fill_id for fill in fills] == ["9999999", "10000001", "10000002"]
     assert fills[0].time == datetime(2026, 11, 23, 3, 46, 39, tzinfo=UTC)
     assert fills[0].time < fills[1].time < fills[2].time
-    assert words.utc("2026-11-23 09:16:39.250") == datetime(2026, 11, 23, 3, 46, 39, 250_000, tzinfo=UTC)
+    assert rows.utc("2026-11-23 09:16:39.250") == datetime(2026, 11, 23, 3, 46, 39, 250_000, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -701,7 +771,7 @@ def test_times_are_indian_and_those_of_one_second_keep_their_sequence() -> None:
     [(TAG, [], TAG), (None, ["other", TAG], TAG), ("other", ["other"], ""), (None, None, ""), ("", [], "")],
 )
 def test_our_tag_is_known_wherever_it_stands_and_no_other(tag: str | None, tags: list[str] | None, ours: str) -> None:
-    assert words.tag_of(order_row(tag=tag, tags=tags)) == ours
+    assert rows.tag_of(order_row(tag=tag, tags=tags)) == ours
 
 
 async def test_prices_and_money_are_exact(server: SimulatedKite, broker: ZerodhaBroker) -> None:
@@ -965,6 +1035,40 @@ def test_all_that_is_wrong_with_the_settings_is_named_at_once() -> None:
     ) as wrong:
         create({"broker": "zerodha", "market_protection": 0, "equity_product": "XYZ", "iceberg_legs": 1})
     assert "iceberg_legs" in str(wrong.value)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, "-0.5", "0.0", "1e-400", "1e999", "nan", True])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "connect_timeout_seconds",
+        "read_timeout_seconds",
+        "answer_timeout_seconds",
+        "feed_silence_seconds",
+        "find_window_seconds",
+    ],
+)
+def test_a_time_out_that_is_no_time_is_refused_with_a_sentence(key: str, seconds: object) -> None:
+    with pytest.raises(ValueError, match=f"{key} must be"):
+        create({"account_id": "a", "api_key": "k", "access_token": "t", key: seconds})
+
+
+async def test_a_feed_that_could_not_be_started_hinders_nothing_and_is_started_at_the_next_connection(
+    server: SimulatedKite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late() -> None:
+        raise TimeoutError("the reactor of the order feed did not start")
+
+    other = create(config_for(server))
+    with monkeypatch.context() as broken:
+        broken.setattr("brokers.zerodha_feed._run_reactor", late)
+        await other.connect()
+    assert await other.find(TAG) is None
+    assert server.listeners == 0
+    await other.connect()
+    await until(lambda: server.listeners == 1)
+    await other.close()
+    await until(lambda: server.listeners == 0)
 
 
 def test_the_feed_is_beside_the_root_unless_told_otherwise() -> None:

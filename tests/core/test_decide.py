@@ -43,8 +43,10 @@ from execution_service.core.order import (
     Expired,
     Filled,
     Fitted,
+    Noted,
     Order,
     Purpose,
+    Reason,
     ReasonCode,
     Rejected,
     Status,
@@ -173,6 +175,20 @@ def test_after_the_window_it_is_sent_again_only_to_a_broker_that_refuses_a_repea
     after = elapsed(31, finding=30.0, asked=0.0)
     assert step_of(lost, after, REFUSING) == Step(StepKind.SUBMIT_AGAIN)
     assert isinstance(recorded(step_of(lost, after)), Doubted)
+
+
+@pytest.mark.parametrize("age", [31.0, 9e9])
+def test_a_refusal_of_the_second_sending_is_the_end_only_after_another_whole_window(age: float) -> None:
+    lost, no = order_in(Status.SUBMITTING), Reason(ReasonCode.BROKER_REJECTED, "duplicate")
+
+    def step(**since: float) -> Step:
+        return next_step(lost, NOW, elapsed(age, **since), REFUSING, refusal=no)
+
+    assert step() == Step(StepKind.FIND)
+    assert step(finding=29.0, asked=9.0) == Step(StepKind.FIND)
+    end = recorded(step(finding=30.0, asked=0.0))
+    assert isinstance(end, Rejected)
+    assert (end.reason, apply(lost, end).status) == (no, Status.REJECTED)
 
 
 def test_after_the_window_a_stale_order_is_doubted_and_not_sent_again() -> None:
@@ -792,6 +808,42 @@ def test_a_second_attempt_can_end_although_the_first_had_fills() -> None:
     both = told(again, report(first, ReportStatus.CANCELLED, [fill("first", 40)]))[1]
     _, after = told(both, report(both, ReportStatus.CANCELLED))
     assert after.status is Status.CANCELLED
+
+
+IDS = ("B-0", "B-1", "B-2")
+
+
+@pytest.mark.parametrize("known", [*IDS, None])
+def test_of_orders_under_one_tag_one_counts_and_people_are_told_once(known: str | None) -> None:
+    """The one whose id we know; else the oldest."""
+    about = order(quantity=10, events=[submit_started(), *([] if known is None else [accepted(broker_order_id=known)])])
+    told = [
+        report(about, ReportStatus.FILLED, [fill(f"f{n}", 10)], broker_order_id=b, orders_under_tag=IDS)
+        for n, b in enumerate(IDS, start=1)
+    ]
+    for order_of_reports in (told, told[::-1], told * 2):
+        after = about
+        for each in order_of_reports:
+            after = apply_all(after, news(after, each, NOW))
+        assert (after.status, after.filled_quantity, after.broker_order_id) == (Status.FILLED, 10, known or IDS[0])
+        (said,) = (event for event in after.events if isinstance(event, Noted))
+        assert said.alert
+        assert "placed twice?" in said.message
+        assert all(each in said.message for each in IDS)
+
+
+def test_another_order_under_the_tag_of_a_finished_one_is_told_and_changes_nothing() -> None:
+    about = order_in(Status.CANCELLED)
+    other = report(
+        about,
+        ReportStatus.FILLED,
+        [fill("f77", 3)],
+        broker_order_id="B-9",
+        orders_under_tag=(about.broker_order_id or "", "B-9"),
+    )
+    (said,) = news(about, other, NOW)
+    assert isinstance(said, Noted)
+    assert news(apply(about, said), other, NOW) == []
 
 
 def test_an_earlier_attempt_that_turns_up_working_is_news() -> None:

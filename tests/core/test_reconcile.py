@@ -243,6 +243,14 @@ def test_equal_books_agree_with_strategies_and_exchanges_taken_together() -> Non
     assert (compared.agreeing, compared.findings, compared.not_ours) == (2, (), ())
 
 
+def test_a_position_that_could_not_be_read_is_no_difference_and_nobodys() -> None:
+    unclear = replace(shown(0), is_unclear=True)
+    compared = compare_positions(
+        [held(100), held(5, "SPY")], [unclear, shown(5, "SPY"), replace(unclear, instrument=FUTURE)]
+    )
+    assert (compared.agreeing, compared.findings, compared.not_ours) == (1, (), ())
+
+
 def test_difference_names_both_sides() -> None:
     (found,) = compare_positions([held(100)], [shown(150)]).findings
     assert (found.kind, found.ours, found.theirs, found.steady) == (Kind.POSITION_DIFFERS, "100", "150", "50")

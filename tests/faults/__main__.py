@@ -52,6 +52,14 @@ def play_crashes(broker: str, folder: Path, *, wanted: int | None, rounds: int, 
         return outcomes + [crash_after(stage, delay) for delay in random_delays(rounds, seed)]
 
 
+def play_kill(broker: str, folder: Path, crossing: str) -> Outcome:
+    """A kill at the first crossing of that name."""
+    with set_stage(
+        broker, folder, lanes=1, starts=False, MAX_ORDER_AGE_SECONDS="600", ORDER_TIMEOUT_SECONDS="0"
+    ) as stage:
+        return crash_at(stage, crossing)
+
+
 def _whole(stage: Stage, broker: str) -> list[Outcome]:
     """What no single scenario can tell: no order of the book is unknown to the records, and the loop was never held up."""
     known = {str(r["client_order_id"]) for r in stage.db["execution_orders"].find({}, {"client_order_id": 1})}

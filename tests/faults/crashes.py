@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from pymongo.errors import PyMongoError
 
-from tests.external.service_process import COMMANDS_TOPIC, READY, START_SECONDS, wait_until
+from tests.external.service_process import COMMANDS_TOPIC, READY, REPOSITORY, START_SECONDS, wait_until
 from tests.external.venues import FINAL
 from tests.faults.judgement import Placed
 from tests.faults.stage import LOOK_SECONDS, NotPublished, Outcome, Play, Signal, Stage
 
 JOURNEY_SECONDS = 30.0
-AGREE_SECONDS = 110.0
-"""Longer than a broker is asked for an order that nobody knows to have arrived."""
+AGREE_SECONDS = 200.0
+"""Longer than a broker is asked for an order that nobody knows to have arrived, and a person then takes to decide."""
+DECIDE_SECONDS = 40.0
 
 
 class Journey:
@@ -27,7 +30,8 @@ class Journey:
     def __init__(self, stage: Stage) -> None:
         self.play = play = Play(stage, stage.lanes[0], "crash")
         self.stage = stage
-        # Perhaps sent when the process died: where ids may repeat at the broker, it is left in doubt. Refused where an entry is in doubt.
+        # Perhaps sent when the process died: where ids may repeat at the broker, it is left in doubt until a person decides. The exit waits
+        # for that, and is refused if its entry never came to be.
         once = Placed.ONCE_OR_DOUBTED if stage.broker == "zerodha" else Placed.ONCE
         after_doubt = Placed.ONCE_OR_REFUSED if stage.broker == "zerodha" else Placed.ONCE
         self.entry = play.order(expects=once)
@@ -39,6 +43,8 @@ class Journey:
         play.fault("place", "hold", self.part)
         play.fault("place", "reject", self.rejected)
         self._is_published = self._is_filled = self._is_cancelled = False
+        self.wrong: list[str] = []
+        self._decided: set[str] = set()
 
     def step(self) -> bool:
         """Does what is next; true when all has ended. A service that has just died answers nothing: then it is tried in the next life."""
@@ -56,13 +62,54 @@ class Journey:
                 command = {"command": "CANCEL", "signal_id": self.part.signal_id, "reason": "asked by the test"}
                 stage.publish(command, topic=COMMANDS_TOPIC)
                 self._is_cancelled = True
-            return self._is_cancelled and all(self._has_ended(signal) for signal in play.signals)
+            doubted = [signal for signal in play.signals if self._is_doubted(signal)]
+            for signal in doubted:
+                self._decide(signal)
+            is_done = self._is_cancelled or self._was_never_placed(self.part)
+            return is_done and not doubted and all(self._has_ended(signal) for signal in play.signals)
         return False
 
-    def is_stuck(self) -> bool:
-        """The part's order is in doubt and not at the broker: nothing will ever fill of it."""
-        record = self.play.record(self.part)
-        return record is not None and record["status"] == "IN_DOUBT" and not self.play.at_broker(self.part)
+    def _is_doubted(self, signal: Signal) -> bool:
+        record = self.play.record(signal)
+        return record is not None and record["status"] == "IN_DOUBT" and not self.play.at_broker(signal)
+
+    def _was_never_placed(self, signal: Signal) -> bool:
+        return signal.client_order_id in self._decided and self._has_ended(signal)
+
+    def _decide(self, signal: Signal) -> None:
+        """As a person does who was told of the doubt and looked at the broker. One order leaves at a time, so one may be in doubt."""
+        if signal.client_order_id in self._decided:
+            return
+        if self._decided:
+            self.wrong.append("more than one order is in doubt")
+        if not any(
+            each.body["status"] == "IN_DOUBT" and each.body["client_order_id"] == signal.client_order_id
+            for each in self.stage.told({signal.signal_id})
+        ):
+            return  # it may be on its way; the journey does not end before it has come
+        record = self.play.record(signal)
+        assert record is not None
+        arguments = ("--as", "not-placed", "--by", "the test", "--note", "not in the order book")
+        command = [sys.executable, "-W", "ignore", str(REPOSITORY / "scripts" / "execctl.py"), "resolve"]
+        said = subprocess.run(
+            [*command, str(record["_id"]), *arguments],
+            # The service is started by the tests' own program here, so its notice is not taken for a service's.
+            env=self.stage.service.environment() | {"MONGODB_URI": str(self.stage.service.endpoints()["mongodb_uri"])},
+            cwd=self.stage.folder,
+            capture_output=True,
+            text=True,
+            timeout=DECIDE_SECONDS,
+            check=False,
+        )
+        if said.returncode != 0:
+            self.wrong.append(f"the decision was not taken: {said.stdout}{said.stderr}")
+        self._decided.add(signal.client_order_id)
+
+    def where(self) -> str:
+        """How far it has come, for whoever waits for its end."""
+        found = [self.play.record(signal) for signal in self.play.signals]
+        statuses = ", ".join("not stored" if record is None else str(record["status"]) for record in found)
+        return f"the journey has not ended: entry, exit, part, rejected: {statuses}"
 
     def _has_ended(self, signal: Signal) -> bool:
         record = self.play.record(signal)
@@ -79,10 +126,10 @@ def crossings(stage: Stage) -> int:
     return len(notes.read_text(encoding="utf-8").splitlines())
 
 
-def crash_at(stage: Stage, number: int) -> Outcome:
-    """The process ends itself at this crossing of the journey."""
-    notes = stage.folder / f"calls-{number}"
-    _begin(stage, number, notes)
+def crash_at(stage: Stage, crossing: int | str) -> Outcome:
+    """The process ends itself at this crossing of the journey: by its number, or the first one of that name."""
+    notes = stage.folder / f"calls-{str(crossing).replace(' ', '-')}"
+    _begin(stage, crossing, notes)
     journey = Journey(stage)
     end = time.monotonic() + JOURNEY_SECONDS
     while stage.service.exit_status() is None and time.monotonic() < end and not journey.step():
@@ -107,7 +154,7 @@ def crash_after(stage: Stage, delay_seconds: float) -> Outcome:
     return _next_life(journey, "killed at a random moment")
 
 
-def _begin(stage: Stage, kill_at: int, notes: Path | None) -> None:
+def _begin(stage: Stage, kill_at: int | str, notes: Path | None) -> None:
     settings = stage.service.settings
     settings["FAULTS_KILL_AT"] = str(kill_at)
     settings["FAULTS_CALLS"] = "" if notes is None else str(notes)
@@ -135,8 +182,8 @@ def _next_life(journey: Journey, name: str) -> Outcome:
         stage.service.start()
         end = time.monotonic() + AGREE_SECONDS
         while True:
-            is_over = journey.step() or journey.is_stuck()
-            outcome.wrong = journey.play.judge() if is_over else ["the journey has not ended"]
+            outcome.wrong = journey.play.judge() if journey.step() else [journey.where()]
+            outcome.wrong += journey.wrong
             if not outcome.wrong or time.monotonic() > end:
                 break
             time.sleep(LOOK_SECONDS)

@@ -4,7 +4,8 @@ The environment says what for; without any of it nothing is changed but the watc
 
     FAULTS_HEARTBEAT    file: the longest pauses of the event loop, in milliseconds, as JSON
     FAULTS_CLOCK        file: seconds by which the wall clock is wrong, read at every look
-    FAULTS_KILL_AT      number: the process ends by SIGKILL at that crossing of a port (1: the first); 0 or absent: never
+    FAULTS_KILL_AT      the process ends by SIGKILL at that crossing of a port: a number (1: the first; 0 or absent: never), or words like
+                        `before broker.place_order`: the first of these
     FAULTS_CALLS        file: each crossing is noted there, one a line
 """
 
@@ -54,7 +55,7 @@ BROKER_CALLS = ("reserve", "place_order", "cancel_order", "find")
 class Crossings:
     """Counts what goes through the ports, before and after each call, and kills the process at the one that it was told."""
 
-    def __init__(self, kill_at: int, notes: Path | None) -> None:
+    def __init__(self, kill_at: str, notes: Path | None) -> None:
         self._kill_at = kill_at
         self._count = 0
         self._notes = None if notes is None else os.open(notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -63,7 +64,7 @@ class Crossings:
         self._count += 1
         if self._notes is not None:
             os.write(self._notes, f"{self._count} {what}\n".encode())
-        if self._count == self._kill_at:
+        if self._kill_at in (str(self._count), what):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def watch(self, owner: Any, names: Iterable[str], room: str) -> None:
@@ -177,8 +178,8 @@ def main() -> int:
         WrongClock.path = Path(wrong)
         service.SystemClock = WrongClock  # type: ignore[misc]
     notes = os.environ.get("FAULTS_CALLS")
-    kill_at = int(os.environ.get("FAULTS_KILL_AT", "0"))
-    if notes or kill_at:
+    kill_at = os.environ.get("FAULTS_KILL_AT", "0")
+    if notes or kill_at != "0":
         strike_ports(Crossings(kill_at, Path(notes) if notes else None))
     return execution_main.main()
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from execution_service.core.order import Order, Status
+from execution_service.core.order import DeclaredNotPlaced, Doubted, Order, Status
 from execution_service.core.record import order_from_document
 from tests.external.service_process import Confirmation
 
@@ -32,7 +32,7 @@ class Placed(StrEnum):
     ONCE = "once"
     NEVER = "never"
     ONCE_OR_DOUBTED = "once, or never and in doubt"
-    """Never only where nothing proves that it did not arrive, and the service says so."""
+    """Never only where nothing proves that it did not arrive, and the service says so; it stays in doubt until a person decides."""
     ONCE_OR_REFUSED = "once, or never and rejected"
 
 
@@ -74,13 +74,19 @@ def _placements(evidence: Evidence, order: Order) -> list[str]:
         return ["placed, and must not have been"] if evidence.expects is Placed.NEVER else []
     if evidence.expects is Placed.ONCE:
         return [f"never placed; the record says {status}"]
-    if evidence.expects is Placed.ONCE_OR_DOUBTED and status is not Status.IN_DOUBT:
+    if evidence.expects is Placed.ONCE_OR_DOUBTED and status is not Status.IN_DOUBT and not _was_decided(order):
         return [f"never placed, and {status} instead of in doubt"]
     if not status.is_final and status is not Status.IN_DOUBT:
         return [f"never placed, and still {status}"]
     if status in (Status.FILLED, Status.EXPIRED):
         return [f"never placed, and {status}"]
     return []
+
+
+def _was_decided(order: Order) -> bool:
+    """Whether the order was in doubt and ended by a person's word that it was never placed."""
+    kinds = [type(event) for event in order.events]
+    return order.status is Status.REJECTED and Doubted in kinds and kinds[-1] is DeclaredNotPlaced
 
 
 def true_fills(truth: Mapping[str, Any], *, annulled_too: bool = False) -> list[Mapping[str, Any]]:
@@ -128,6 +134,10 @@ def _confirmations(evidence: Evidence, order: Order) -> list[str]:
         first = by_event.setdefault(each.attributes["event_id"], each)
         if each.body != first.body:
             found.append(f"event {each.attributes['event_id']} was told in two ways")
+    if any(isinstance(event, Doubted) for event in order.events) and not any(
+        each.body["status"] == "IN_DOUBT" for each in by_event.values()
+    ):
+        found.append("it was in doubt, and that was never told")
     told = sorted(by_event.values(), key=lambda each: int(each.attributes["event_number"]))
     if len({each.attributes["event_number"] for each in told}) != len(told):
         found.append("two events have one number")

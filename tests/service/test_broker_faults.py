@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from brokers.base import Capabilities, OrderType, Report, ReportStatus
+from brokers.base import Capabilities, Fill, OrderType, Report, ReportStatus
 from brokers.errors import AuthRequired, BrokerUnavailable, OrderAlreadyExists, OrderRefused, OutcomeUnknown
 from brokers.paper_exchange import Action, Fault, Market, Operation
 from execution_service import trader
@@ -19,6 +22,7 @@ from tests.service.audit import audit
 
 BY_HAND = Market(fill_delay_seconds=None)
 TAG = Capabilities(refuses_repeated_client_id=False, find_window_seconds=3.0, concurrent_calls=4)
+PATIENT = Capabilities(refuses_repeated_client_id=True, find_window_seconds=3.0, concurrent_calls=4)
 DOWN = BrokerUnavailable("connection refused")
 PAUSE = BrokerUnavailable("nightly restart", known_pause=True)
 
@@ -287,6 +291,97 @@ async def test_placing_that_never_answers_ends_in_bounded_time(tmp_path: Path, m
         await world.run(2)
         assert world.record().status is Status.SUBMITTED
         assert len(world.placed()) == 1
+
+
+# --- two orders under one tag -----------------------------------------------------------------------------------------
+
+
+def with_a_twin(reports: Sequence[Report]) -> list[Report]:
+    """Beside each order another one under its tag, which fills its own."""
+    told = []
+    for report in reports:
+        ids = (report.broker_order_id, f"{report.broker_order_id}-twin")
+        fill = Fill(fill_id="T-1", quantity=Decimal(7), price=Decimal(1), time=datetime(2024, 11, 24, tzinfo=UTC))
+        twin = replace(
+            report, broker_order_id=ids[1], status=ReportStatus.FILLED, filled_quantity=Decimal(7), fills=(fill,)
+        )
+        told += [replace(each, orders_under_tag=ids) for each in (report, twin)]
+    return told
+
+
+async def test_a_second_order_under_the_tag_is_an_alarm_and_no_part_of_the_first(tmp_path: Path) -> None:
+    async with world_of(tmp_path, capabilities=TAG, is_unique=False, market=BY_HAND) as world:
+        world.broker_faults.retold = with_a_twin
+        world.send()
+        await world.run(5)
+        assert (world.record().status, world.record().filled_quantity) == (Status.SUBMITTED, 0)
+        assert len([text for text in world.notifier.texts if "placed twice?" in text]) == 1
+        world.fill("sig")
+        await world.run(60)
+        assert world.record().status is Status.FILLED
+        assert world.record().filled_quantity == world.record().quantity
+        assert world.publisher.statuses("sig") == ["FILLED"]
+        assert len([text for text in world.notifier.texts if "placed twice?" in text]) == 1
+
+
+# --- refused when sent again ------------------------------------------------------------------------------------------
+
+
+def hidden(seconds: float) -> list[Fault]:
+    """The answer is lost, and the broker does not show the order for so long."""
+    return [
+        Fault(operation=Operation.PLACE, action=Action.ACCEPT_THEN_DROP),
+        Fault(operation=Operation.FIND, action=Action.HIDE, seconds=seconds),
+        Fault(operation=Operation.REPORTS, action=Action.HIDE, seconds=seconds),
+    ]
+
+
+async def test_refusal_of_the_second_sending_ends_nothing_while_the_first_may_be_alive(tmp_path: Path) -> None:
+    async with world_of(tmp_path, faults=hidden(5), market=BY_HAND, capabilities=PATIENT) as world:
+        world.send()
+        await world.run(0.3)
+        world.broker_faults.errors["place_order"] = [OrderRefused("duplicate order")]
+        await world.run(30)
+        assert len(world.calls("place_order")) == 2
+        assert world.record().status is Status.SUBMITTED
+        assert len(world.placed()) == 1
+        assert world.publisher.statuses("sig") == []
+
+
+async def test_refusal_of_the_second_sending_is_the_end_once_the_order_was_looked_for_and_is_not_there(
+    tmp_path: Path,
+) -> None:
+    fault = Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT)
+    async with world_of(tmp_path, faults=[fault], capabilities=PATIENT) as world:
+        world.send()
+        await world.run(0.3)
+        world.broker_faults.errors["place_order"] = [OrderRefused("no margin")]
+        await world.run_until(lambda: len(world.calls("place_order")) == 2)
+        looked = len(world.calls("find"))
+        await world.run(1)
+        assert world.record().status is Status.SUBMITTING
+        await world.run(30)
+        assert len(world.calls("find")) > looked
+        assert world.publisher.of("sig")[0]["reason"] == {"code": "BROKER_REJECTED", "message": "no margin"}
+        assert world.publisher.statuses("sig") == ["REJECTED"]
+        assert len(world.calls("place_order")) == 2
+        assert world.placed() == []
+
+
+async def test_refusal_of_the_second_sending_waits_for_a_broker_that_cannot_be_asked(tmp_path: Path) -> None:
+    fault = Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT)
+    async with world_of(tmp_path, faults=[fault], capabilities=PATIENT) as world:
+        world.send()
+        await world.run(0.3)
+        world.broker_faults.errors["place_order"] = [OrderRefused("no margin")]
+        await world.run_until(lambda: len(world.calls("place_order")) == 2)
+        world.broker_faults.unavailable = DOWN
+        await world.run(60)
+        assert world.record().status is Status.SUBMITTING
+        world.broker_faults.unavailable = None
+        await world.run(60)
+        assert world.record().status is Status.REJECTED
+        assert len(world.calls("place_order")) == 2
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,248 @@
+"""The rows of Kite's lists, each read by itself or set aside with what is odd about it; nothing of what they mean for an order of ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal, InvalidOperation
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+IST = timezone(timedelta(hours=5, minutes=30), "IST")
+"""Indian time has had no summer time since 1945."""
+ICEBERG = "iceberg"
+_OUR_TAG = re.compile(r"[a-z][a-z0-9]{18}")
+_NOTED = ("exchange", "tradingsymbol", "transaction_type", "variety", "product", "order_type")
+_TRADE_TIMES = ("fill_timestamp", "exchange_timestamp", "order_timestamp")
+_SHOWN_CHARACTERS = 200
+
+Row = Mapping[str, Any]
+"""One element of a list that Kite sends."""
+
+
+class Odd(ValueError):
+    """A row that cannot be read; the message says what is odd about it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leg:
+    """Which part of an iceberg order a row is. `number` counts from 1; `total` is the whole order's quantity."""
+
+    number: int
+    total: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderRow:
+    """One order as the list shows it, or one leg of an iceberg order."""
+
+    order_id: str
+    parent_order_id: str | None = None
+    tag: str = ""
+    """Ours; empty for somebody else's."""
+    status: str
+    """Kite's word, of which there may be new ones."""
+    variety: str = "regular"
+    filled: Decimal = Decimal(0)
+    reason: str | None = None
+    leg: Leg | None = None
+    """None for an order that is no iceberg."""
+    placed_at: datetime | None = None
+    """None where the row does not say it legibly."""
+    noted: Mapping[str, str] | None = None
+    """What a contract note is asked with; None where the row does not say all of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TradeRow:
+    """One execution; a trade's id is unique for its exchange and day only."""
+
+    order_id: str
+    trade_id: str
+    quantity: Decimal
+    price: Decimal
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OddRow:
+    """A row that could not be read. About the order that it may belong to nothing may be concluded, least of all that it is not there."""
+
+    order_id: str | None = None
+    """None: it cannot be told."""
+    tag: str | None = None
+    """None: it cannot be told; empty: it is not ours."""
+    variety: str | None = None
+    words: str
+
+    def may_concern(self, tag: str) -> bool:
+        return self.tag is None or self.tag == tag
+
+
+def read_orders(rows: object) -> tuple[list[OrderRow], list[OddRow]]:
+    """The order list; a row that comes twice counts once. Raises Odd for what is no list at all."""
+    read, odd = _each(rows, _order, "order")
+    first: dict[str, OrderRow] = {}
+    for row in read:
+        first.setdefault(row.order_id, row)
+    return list(first.values()), odd
+
+
+def read_trades(rows: object) -> tuple[list[TradeRow], list[OddRow]]:
+    """The trade list. Raises Odd for what is no list at all."""
+    return _each(rows, _trade, "trade")
+
+
+def tag_of(row: Row) -> str:
+    """Our tag on an order; empty for somebody else's. Raises Odd if it cannot be told whose it is."""
+    single, several = row.get("tag"), row.get("tags")
+    if several is not None and not isinstance(several, list):
+        several = [several]
+    tags = [single, *(several or ())]
+    for tag in tags:
+        if isinstance(tag, str) and _OUR_TAG.fullmatch(tag):
+            return tag
+    if not all(tag is None or isinstance(tag, str) for tag in tags):
+        raise Odd(f"its tag is {single!r}, its tags are {row.get('tags')!r}")
+    return ""
+
+
+def utc(told: datetime | str) -> datetime:
+    """Kite's times name no zone and are Indian. Raises ValueError, OverflowError."""
+    moment = told if isinstance(told, datetime) else datetime.fromisoformat(told)
+    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=IST)).astimezone(UTC)
+
+
+def number(row: Row, name: str, *, least: int | None = None) -> Decimal:
+    """A number of the row, exactly. Raises Odd for anything else, and for less than `least`."""
+    told = row.get(name)
+    try:
+        value = None if isinstance(told, bool) or not isinstance(told, int | str | Decimal) else Decimal(told)
+    except InvalidOperation:
+        value = None
+    if value is None or not value.is_finite() or (least is not None and value < least):
+        raise Odd(f"its {name} is {told!r}")
+    return value
+
+
+def text(row: Row, name: str) -> str:
+    """A text of the row that is not empty; a whole number will do. Raises Odd."""
+    told = row.get(name)
+    if isinstance(told, bool) or not isinstance(told, str | int) or not str(told).strip():
+        raise Odd(f"its {name} is {told!r}")
+    return str(told)
+
+
+def _each(rows: object, read: Callable[[Row], T], kind: str) -> tuple[list[T], list[OddRow]]:
+    if not isinstance(rows, list):
+        raise Odd(f"Zerodha answered with no list of {kind}s")
+    good: list[T] = []
+    odd: list[OddRow] = []
+    for row in rows:
+        try:
+            good.append(read(_a_row(row)))
+        except Odd as exc:
+            odd.append(_odd_row(row, f"The {kind} row {_shown(row)} cannot be read: {exc}"))
+    return good, odd
+
+
+def _a_row(row: object) -> Row:
+    if not isinstance(row, Mapping):
+        raise Odd("it is no object")
+    return row
+
+
+def _odd_row(row: object, words: str) -> OddRow:
+    if not isinstance(row, Mapping):
+        return OddRow(words=words)
+
+    def told(read: Callable[[], str]) -> str | None:
+        try:
+            return read()
+        except Odd:
+            return None
+
+    order_id, variety = told(lambda: text(row, "order_id")), told(lambda: text(row, "variety"))
+    return OddRow(order_id=order_id, tag=told(lambda: tag_of(row)), variety=variety, words=words)
+
+
+def _shown(row: object) -> str:
+    if isinstance(row, Mapping):
+        named = {name: row.get(name) for name in ("order_id", "trade_id", "tag") if name in row}
+        return repr(named)[:_SHOWN_CHARACTERS]
+    return repr(row)[:_SHOWN_CHARACTERS]
+
+
+def _order(row: Row) -> OrderRow:
+    variety = text(row, "variety") if row.get("variety") is not None else "regular"
+    status = text(row, "status")
+    parent = row.get("parent_order_id")
+    # An order that was refused may come without a count, since nothing of it can have filled.
+    is_uncounted = row.get("filled_quantity") is None and status == "REJECTED"
+    noted = {name: row.get(name) for name in _NOTED}
+    return OrderRow(
+        order_id=text(row, "order_id"),
+        parent_order_id=parent if isinstance(parent, str) and parent else None,
+        tag=tag_of(row),
+        status=status,
+        variety=variety,
+        filled=Decimal(0) if is_uncounted else number(row, "filled_quantity", least=0),
+        reason=_words(row.get("status_message")) or _words(row.get("status_message_raw")),
+        leg=_leg(row) if variety == ICEBERG else None,
+        placed_at=_moment(row.get("order_timestamp")),
+        noted={name: str(told) for name, told in noted.items()} if all(map(_is_word, noted.values())) else None,
+    )
+
+
+def _leg(row: Row) -> Leg:
+    meta = row.get("meta")
+    iceberg = meta.get("iceberg") if isinstance(meta, Mapping) else None
+    if not isinstance(iceberg, Mapping):
+        raise Odd(f"it is part of an iceberg order, and its meta is {_shown(meta)}")
+    place = number(iceberg, "leg", least=1)
+    if place != place.to_integral_value():
+        raise Odd(f"its leg is {place}")
+    return Leg(number=int(place), total=number(iceberg, "total_quantity", least=1))
+
+
+def _trade(row: Row) -> TradeRow:
+    quantity = number(row, "quantity", least=0)
+    if not quantity:
+        raise Odd("its quantity is 0")
+    return TradeRow(
+        order_id=text(row, "order_id"),
+        trade_id=text(row, "trade_id"),
+        quantity=quantity,
+        price=number(row, "average_price", least=0),
+        time=_trade_time(row),
+    )
+
+
+def _trade_time(row: Row) -> datetime:
+    """The first that is told with its day: the order's own comes without."""
+    told = [row.get(name) for name in _TRADE_TIMES]
+    moment = next((moment for moment in map(_moment, told) if moment is not None), None)
+    if moment is None:
+        raise Odd(f"its times are {', '.join(repr(each) for each in told)}")
+    return moment
+
+
+def _moment(told: object) -> datetime | None:
+    """None for what is no day and time."""
+    if not isinstance(told, datetime | str) or (isinstance(told, str) and len(told) < len("2026-11-23 09:16")):
+        return None
+    try:
+        return utc(told)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _words(told: object) -> str | None:
+    return told if isinstance(told, str) and told else None
+
+
+def _is_word(told: object) -> bool:
+    return isinstance(told, str) and bool(told)

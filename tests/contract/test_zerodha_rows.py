@@ -1,0 +1,391 @@
+"""One odd row in Kite's lists: it is told, its order is unknown and not absent, and every other order is read as if it were not there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from brokers import zerodha_rows as rows
+from brokers import zerodha_words as words
+from brokers.base import Instrument, OrderRef, OrderType, Report, ReportStatus, Side, Ticket
+from brokers.errors import AnswerUnclear, OrderRefused
+from brokers.paper_exchange import Action, Fault, Market, Operation
+from brokers.zerodha import ZerodhaBroker, create
+from simulators.kite import SimulatedKite
+from tests.contract.stage_zerodha import config_for, serving_kite
+
+ONE, OTHER = "t000000000000000001", "t000000000000000002"
+TICKET = Ticket(
+    client_order_id=ONE,
+    instrument=Instrument(symbol="INFY"),
+    side=Side.BUY,
+    quantity=Decimal(10),
+    order_type=OrderType.LIMIT,
+    limit_price=Decimal("101.00"),
+)
+ORDER = {
+    "order_id": "261121000000001",
+    "parent_order_id": None,
+    "status": "COMPLETE",
+    "status_message": None,
+    "status_message_raw": None,
+    "order_timestamp": "2026-11-23 09:16:38",
+    "variety": "regular",
+    "exchange": "NSE",
+    "tradingsymbol": "INFY",
+    "transaction_type": "BUY",
+    "product": "CNC",
+    "order_type": "LIMIT",
+    "quantity": 10,
+    "disclosed_quantity": 0,
+    "filled_quantity": 10,
+    "meta": {},
+    "tag": ONE,
+    "tags": [ONE],
+}
+TRADE = {
+    "trade_id": "10000001",
+    "order_id": "261121000000001",
+    "exchange": "NSE",
+    "quantity": 10,
+    "average_price": Decimal("100.25"),
+    "fill_timestamp": "2026-11-23 09:16:39",
+    "order_timestamp": "09:16:38",
+    "exchange_timestamp": "2026-11-23 09:16:39",
+}
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.decimals()
+    | st.floats()
+    | st.text(max_size=25)
+    | st.sampled_from([ONE, OTHER, "2026-11-23 09:16:39", "09:16:39", "iceberg", "COMPLETE", "9999-12-31 23:59:59"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*ORDER, "iceberg", "leg"]), inner),
+    max_leaves=6,
+)
+
+
+def leg(place: int, order_id: str, **changes: Any) -> dict[str, Any]:
+    iceberg = {"leg": place, "legs": 2, "leg_quantity": 10, "total_quantity": 20, "remaining_quantity": 20 - 10 * place}
+    return ORDER | {"variety": "iceberg", "order_id": order_id, "meta": {"iceberg": iceberg}} | changes
+
+
+def reports_of(told: list[dict[str, Any]]) -> list[Report]:
+    return words.reports(*(lambda read, odd: (read, {}, odd))(*rows.read_orders(told)))
+
+
+# Which rows are odd
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"disclosed_quantity": None, "iceberg": None},
+        {"meta": None},
+        {"meta": [1]},
+        {"meta": "{}"},
+        {"meta": {"iceberg": None}},
+        {"tags": None},
+        {"tag": None},
+        {"status": "SOMETHING NEW"},
+        {"order_timestamp": None},
+        {"order_timestamp": "09:15:01"},
+        {"product": None},
+        {"variety": None},
+        {"parent_order_id": 7},
+        {"filled_quantity": "10"},
+        {"order_id": 261121000000001},
+        {"status": "REJECTED", "filled_quantity": None},
+    ],
+)
+def test_what_an_order_can_be_read_without_does_not_make_it_odd(changes: dict[str, Any]) -> None:
+    read, odd = rows.read_orders([ORDER | changes])
+    assert (len(read), odd) == (1, [])
+    assert (read[0].order_id, read[0].tag) == ("261121000000001", ONE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"order_id": None}, "order_id"),
+        ({"order_id": ""}, "order_id"),
+        ({"status": None}, "status"),
+        ({"status": ["OPEN"]}, "status"),
+        ({"filled_quantity": None}, "filled_quantity"),
+        ({"filled_quantity": "ten"}, "filled_quantity"),
+        ({"filled_quantity": -1}, "filled_quantity"),
+        ({"filled_quantity": float("nan")}, "filled_quantity"),
+        ({"filled_quantity": Decimal("Infinity")}, "filled_quantity"),
+        ({"filled_quantity": True}, "filled_quantity"),
+        ({"variety": "iceberg", "meta": None}, "meta"),
+        ({"variety": "iceberg", "meta": [1]}, "meta"),
+        ({"variety": "iceberg", "meta": "{}"}, "meta"),
+        ({"variety": "iceberg", "meta": {"iceberg": None}}, "meta"),
+        ({"variety": "iceberg", "meta": {"iceberg": {"leg": 1, "total_quantity": None}}}, "total_quantity"),
+        ({"variety": "iceberg", "meta": {"iceberg": {"leg": Decimal("1.5"), "total_quantity": 20}}}, "leg"),
+    ],
+)
+def test_an_order_that_cannot_be_read_is_set_aside_with_what_is_odd(changes: dict[str, Any], says: str) -> None:
+    other = ORDER | {"order_id": "261121000000002", "tag": OTHER, "tags": [OTHER]}
+    read, (odd,) = rows.read_orders([ORDER | changes, other])
+    assert [row.tag for row in read] == [OTHER]
+    assert says in odd.words
+    assert ONE in odd.words
+    assert odd.may_concern(ONE)
+    assert not odd.may_concern(OTHER)
+
+
+@pytest.mark.parametrize(
+    "row", [None, [], "COMPLETE", 7, ORDER | {"tag": 7, "tags": []}, ORDER | {"tags": {"a": ONE}, "tag": None}]
+)
+def test_a_row_that_does_not_say_whose_it_is_may_be_anybodys(row: object) -> None:
+    read, (odd,) = rows.read_orders([row])
+    assert read == []
+    assert odd.may_concern(ONE)
+    assert odd.may_concern(OTHER)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"quantity": 0}, "quantity"),
+        ({"quantity": None}, "quantity"),
+        ({"average_price": None}, "average_price"),
+        ({"average_price": Decimal("NaN")}, "average_price"),
+        ({"trade_id": None}, "trade_id"),
+        ({"order_id": []}, "order_id"),
+        ({"fill_timestamp": "09:15:01", "exchange_timestamp": None}, "times"),
+        ({"fill_timestamp": None, "exchange_timestamp": None, "order_timestamp": None}, "times"),
+        ({"fill_timestamp": "2026-13-45 09:16:39", "exchange_timestamp": ""}, "times"),
+        ({"fill_timestamp": "0001-01-01 00:00:00", "exchange_timestamp": 7}, "times"),
+    ],
+)
+def test_a_trade_that_cannot_be_read_is_set_aside_with_what_is_odd(changes: dict[str, Any], says: str) -> None:
+    read, (odd,) = rows.read_trades([TRADE | changes, TRADE | {"trade_id": "10000002"}])
+    assert [trade.trade_id for trade in read] == ["10000002"]
+    assert says in odd.words
+
+
+def test_a_trades_time_is_the_first_that_is_told_with_its_day() -> None:
+    (trade,), _ = rows.read_trades(
+        [TRADE | {"fill_timestamp": "09:15:01", "exchange_timestamp": "2026-11-23 09:16:40"}]
+    )
+    assert trade.time == datetime(2026, 11, 23, 3, 46, 40, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("told", [None, {}, "", {"orders": []}])
+def test_an_answer_that_is_no_list_is_no_empty_list(told: object) -> None:
+    with pytest.raises(rows.Odd):
+        rows.read_orders(told)
+    with pytest.raises(rows.Odd):
+        rows.read_trades(told)
+
+
+@given(told=st.lists(JSON | st.dictionaries(st.sampled_from([*ORDER]), JSON).map(lambda changes: ORDER | changes)))
+def test_whatever_the_order_list_holds_the_good_rows_are_read_and_all_others_named(told: list[Any]) -> None:
+    good = [ORDER | {"order_id": f"26112199999999{n}", "tag": OTHER, "tags": [OTHER]} for n in range(3)]
+    read, odd = rows.read_orders([good[0], *told, *good[1:]])
+    assert [row.order_id for row in read if row.order_id.startswith("26112199999999")] == [g["order_id"] for g in good]
+    assert len({row.order_id for row in read}) == len(read)
+    assert all(row.words for row in odd)
+    fills = words.fills_by_order([])
+    for report in words.reports(read, fills, odd):
+        assert report.filled_quantity >= 0
+    words.working_legs(read, ONE, None)
+
+
+@given(told=st.lists(JSON | st.dictionaries(st.sampled_from([*TRADE]), JSON).map(lambda changes: TRADE | changes)))
+def test_whatever_the_trade_list_holds_the_good_rows_are_read_and_all_others_named(told: list[Any]) -> None:
+    read, odd = rows.read_trades([*told, TRADE | {"order_id": "good"}])
+    assert len(read) + len(odd) == len(told) + 1
+    assert len(words.fills_by_order(read)["good"]) >= 1
+
+
+POSITION = {"exchange": "NSE", "tradingsymbol": "INFY", "quantity": 5, "average_price": Decimal(100)}
+
+
+@given(told=st.lists(st.dictionaries(st.sampled_from([*POSITION]), JSON).map(lambda changes: POSITION | changes)))
+def test_whatever_the_positions_hold_they_are_read_or_unclear(told: list[Any]) -> None:
+    try:
+        found = words.positions([*told, POSITION | {"tradingsymbol": "SBIN"}], [], {})
+    except rows.Odd:
+        return
+    (good,) = (position for position in found if position.instrument == Instrument(symbol="SBIN", exchange="NSE"))
+    assert good.is_unclear or good.quantity >= 5
+
+
+@pytest.mark.parametrize("changes", [{"quantity": None}, {"quantity": "five"}])
+def test_a_position_of_unreadable_quantity_is_unclear_and_not_flat(changes: dict[str, Any]) -> None:
+    (position,) = words.positions([POSITION | changes], [], {})
+    assert position.is_unclear
+    (position,) = words.positions([POSITION], [POSITION | changes], {})
+    assert position.is_unclear
+
+
+def test_a_position_of_unreadable_price_is_held_all_the_same() -> None:
+    (position,) = words.positions([POSITION | {"average_price": None}], [], {})
+    assert (position.quantity, position.average_price, position.is_unclear) == (Decimal(5), None, False)
+
+
+# Two orders under one tag
+
+
+def test_two_iceberg_orders_under_one_tag_are_told_apart_by_their_legs() -> None:
+    told = [
+        leg(1, "261121000000001"),
+        leg(1, "261121000000002"),
+        leg(2, "261121000000003", status="OPEN", filled_quantity=4),
+        leg(2, "261121000000004", status="OPEN", filled_quantity=0),
+    ]
+    reports = reports_of(told)
+    ids = ("261121000000001", "261121000000002")
+    assert [(r.broker_order_id, r.filled_quantity) for r in reports] == [(ids[0], Decimal(14)), (ids[1], Decimal(10))]
+    assert all(report.orders_under_tag == ids for report in reports)
+
+
+def test_the_next_leg_is_of_the_order_whose_leg_is_done() -> None:
+    told = [
+        leg(1, "261121000000001", status="CANCELLED", filled_quantity=3),
+        leg(1, "261121000000002"),
+        leg(2, "261121000000003", status="OPEN", filled_quantity=4),
+    ]
+    assert [r.filled_quantity for r in reports_of(told)] == [Decimal(3), Decimal(14)]
+
+
+def test_a_leg_that_names_its_parent_is_that_ones() -> None:
+    told = [
+        leg(1, "261121000000001"),
+        leg(1, "261121000000002"),
+        leg(2, "261121000000003", parent_order_id="261121000000002", filled_quantity=5),
+    ]
+    assert [r.filled_quantity for r in reports_of(told)] == [Decimal(10), Decimal(15)]
+
+
+def test_an_iceberg_order_with_a_leg_at_work_is_working_whatever_another_leg_says() -> None:
+    told = [leg(1, "261121000000001", status="OPEN", filled_quantity=0), leg(2, "261121000000002", status="CANCELLED")]
+    (report,) = reports_of(told)
+    assert report.status is ReportStatus.WORKING
+
+
+def test_an_order_with_an_unreadable_leg_is_not_reported() -> None:
+    assert reports_of([leg(1, "261121000000001"), leg(2, "261121000000002", filled_quantity=None)]) == []
+
+
+# Through the adapter
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[SimulatedKite]:
+    async with serving_kite(tmp_path, "AB1234", Market()) as server:
+        yield server
+
+
+@pytest.fixture
+async def broker(server: SimulatedKite) -> AsyncIterator[ZerodhaBroker]:
+    broker = create(config_for(server))
+    await broker.connect()
+    yield broker
+    await broker.close()
+
+
+async def test_an_odd_order_blinds_nobody_and_is_not_absent(
+    server: SimulatedKite, broker: ZerodhaBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    await broker.place_order(TICKET)
+    await broker.place_order(replace(TICKET, client_order_id=OTHER))
+    server.show_oddly("GET /orders", ONE, {"filled_quantity": None, "order_timestamp": 1234567890123456789})
+    with caplog.at_level(logging.WARNING, logger="brokers.zerodha"):
+        for _ in range(3):
+            assert [report.client_order_id for report in (await broker.reports()).reports] == [OTHER]
+    assert len([record for record in caplog.records if "filled_quantity" in record.getMessage()]) == 1
+    with pytest.raises(AnswerUnclear, match="filled_quantity"):
+        await broker.find(ONE)
+    other = await broker.find(OTHER)
+    assert other is not None
+    assert other.status is ReportStatus.FILLED
+    assert await broker.find("t000000000000000003") is None
+    server.clear_faults()
+    assert await broker.find(ONE) is not None
+
+
+async def test_while_a_row_does_not_say_whose_it_is_no_order_is_absent(
+    server: SimulatedKite, broker: ZerodhaBroker
+) -> None:
+    await broker.place_order(TICKET)
+    server.show_oddly("GET /orders", ONE, {"tag": 5, "tags": [5]})
+    with pytest.raises(AnswerUnclear):
+        await broker.find(ONE)
+    with pytest.raises(AnswerUnclear):
+        await broker.find(OTHER)
+
+
+async def test_an_order_shown_oddly_is_cancelled_by_its_id(server: SimulatedKite, broker: ZerodhaBroker) -> None:
+    server.book.add_fault(Fault(operation=Operation.PLACE, action=Action.HOLD, times=None))
+    placed = await broker.place_order(TICKET)
+    server.show_oddly("GET /orders", ONE, {"filled_quantity": None})
+    other = create(config_for(server))
+    await other.connect()
+    await other.cancel_order(OrderRef(client_order_id=ONE, broker_order_id=placed.broker_order_id))
+    with pytest.raises(AnswerUnclear):
+        await other.cancel_order(OrderRef(client_order_id=ONE))
+    with pytest.raises(OrderRefused):
+        await other.cancel_order(OrderRef(client_order_id=OTHER))
+    assert server.book.orders()[0].status is ReportStatus.CANCELLED
+    await other.close()
+
+
+@pytest.mark.parametrize("fields", [{"quantity": None}, {"fill_timestamp": "09:15:01", "exchange_timestamp": None}])
+async def test_an_odd_trade_leaves_its_order_with_a_count_that_its_executions_do_not_reach(
+    server: SimulatedKite, broker: ZerodhaBroker, fields: dict[str, Any]
+) -> None:
+    await broker.place_order(TICKET)
+    await broker.place_order(replace(TICKET, client_order_id=OTHER))
+    server.show_oddly("GET /trades", ONE, fields)
+    odd, other = (await broker.reports()).reports
+    assert (odd.filled_quantity, odd.fills) == (Decimal(10), ())
+    assert sum(fill.quantity for fill in other.fills) == Decimal(10)
+
+
+async def test_an_order_whose_row_is_too_poor_for_a_contract_note_is_told_without_costs(
+    server: SimulatedKite, broker: ZerodhaBroker
+) -> None:
+    await broker.place_order(TICKET)
+    await broker.place_order(replace(TICKET, client_order_id=OTHER))
+    server.show_oddly("GET /orders", ONE, {"product": None})
+    poor, other = (await broker.reports()).reports
+    assert poor.fills[0].commission is None
+    assert other.fills[0].commission is not None
+
+
+async def test_an_odd_position_is_unclear_and_the_others_are_told(server: SimulatedKite, broker: ZerodhaBroker) -> None:
+    await broker.place_order(TICKET)
+    await broker.place_order(replace(TICKET, client_order_id=OTHER, instrument=Instrument(symbol="RELIANCE")))
+    server.show_oddly("GET /portfolio/positions", "INFY", {"quantity": None})
+    told = {position.instrument.symbol: position for position in await broker.positions()}
+    assert told["INFY"].is_unclear
+    assert (told["RELIANCE"].quantity, told["RELIANCE"].is_unclear) == (Decimal(10), False)
+    server.show_oddly("GET /portfolio/positions", "INFY", {"tradingsymbol": None})
+    with pytest.raises(AnswerUnclear):
+        await broker.positions()
+
+
+async def test_a_list_that_is_none_is_not_an_empty_one(server: SimulatedKite, broker: ZerodhaBroker) -> None:
+    broker._calls.ask = _no_list  # type: ignore[method-assign, assignment]
+    with pytest.raises(Exception, match="no list of orders"):
+        await broker.reports()
+    with pytest.raises(AnswerUnclear, match="no list of positions"):
+        await broker.positions()
+
+
+async def _no_list(*_: object) -> None:
+    return None
