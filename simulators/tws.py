@@ -582,8 +582,19 @@ class Session:
         if order.status is not ReportStatus.WORKING:
             raise Refusal(103, "Duplicate order id")
         row = self._gateway.row(order)
-        asked = (request.quantity, request.order_type, request.limit_price or None, request.aux_price or None)
-        if asked != (row.quantity, row.order_type, row.limit_price, row.aux_price):
+        asked = (
+            self._listing(request),
+            *(request.action, request.quantity, request.cash_quantity or Decimal(0), request.order_type),
+            *(request.limit_price or None, request.aux_price or None, request.tif),
+            *(request.account or order.account_id, request.order_ref),
+        )
+        held = (
+            row.listing,
+            *(row.action, row.quantity, row.cash_quantity, row.order_type),
+            *(row.limit_price, row.aux_price, row.tif),
+            *(row.account, row.order_ref),
+        )
+        if asked != held:
             raise Refusal(105, "Order being modified does not match original order")
         self.send(wire.open_order(row) + wire.order_status(row))
 
