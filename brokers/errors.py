@@ -41,6 +41,12 @@ class OrderRefused(BrokerError):
         self.unsupported = unsupported
 
 
+class ReservationLost(BrokerError):
+    """The broker's own id that was reserved for the order can no longer be used: a later one has left, another order has it, or the session
+    is another one. Nothing was sent now, and the session is as good as before; a ticket that has never left may have a new id.
+    """
+
+
 class OrderAlreadyExists(BrokerError):
     """The broker already has an order under this client id: the earlier sending had arrived."""
 

@@ -30,6 +30,7 @@ class LiveOrder:
         "is_busy",
         "is_late_allowed",
         "is_let_go",
+        "is_passed_over",
         "is_silence_told",
         "is_taken",
         "known_from",
@@ -43,6 +44,7 @@ class LiveOrder:
         "sending_failures",
         "sent_at",
         "told",
+        "unclear_resendings",
         "viewed",
         "waits_in_outbox",
     )
@@ -63,6 +65,10 @@ class LiveOrder:
         """The last event that people have been written a letter about."""
         self.is_taken = False
         """The broker has said that it has an order of this id, though it may not show it yet: sending again would tell nothing new."""
+        self.is_passed_over = False
+        """The id that the broker gave it beforehand can no longer be used: it is looked for, and not sent again."""
+        self.unclear_resendings = 0
+        """How often it has been sent again without a clear answer to that either."""
         self.age_from = age_from
         self.known_from = known_from
         """Since when this process has it in hand."""

@@ -26,7 +26,14 @@ from brokers.base import (
     Ticket,
     Tif,
 )
-from brokers.errors import BrokerUnavailable, CallsSpent, OrderAlreadyExists, OrderRefused, OutcomeUnknown
+from brokers.errors import (
+    BrokerUnavailable,
+    CallsSpent,
+    OrderAlreadyExists,
+    OrderRefused,
+    OutcomeUnknown,
+    ReservationLost,
+)
 from brokers.ibkr import Configuration, IbkrBroker, create
 from brokers.ibkr_blotter import Blotter, Commission, Execution
 from brokers.ibkr_library import choose
@@ -48,6 +55,7 @@ class Desk:
     def __init__(self, gateway: TwsSimulator, stack: AsyncExitStack) -> None:
         self.gateway = gateway
         self.book = gateway.book
+        self.brokers: list[IbkrBroker] = []
         self._stack = stack
         self._number = 0
 
@@ -65,6 +73,7 @@ class Desk:
             )
             broker = IbkrBroker(configuration, choose("auto"), clock=clock)
         self._stack.push_async_callback(broker.close)
+        self.brokers.append(broker)
         return broker
 
     async def connect(self, **settings: object) -> IbkrBroker:
@@ -323,11 +332,11 @@ async def test_an_order_id_that_a_later_order_passed_over_is_not_sent(desk: Desk
     broker = await desk.connect()
     first, second = await reserved(broker, desk.ticket()), await reserved(broker, desk.ticket())
     await broker.place_order(second)
-    with pytest.raises(BrokerUnavailable, match="passed over"):
+    with pytest.raises(ReservationLost, match="passed over"):
         await broker.place_order(first)
     await broker.close()
     successor = await desk.connect()
-    with pytest.raises(BrokerUnavailable, match="passed over"):
+    with pytest.raises(ReservationLost, match="passed over"):
         await successor.place_order(first)
     assert len(desk.heard(Ask.PLACE_ORDER)) == 1
     await place(successor, first)
@@ -341,9 +350,26 @@ async def test_an_order_id_that_another_order_was_given_since_is_not_sent(desk: 
     successor = await desk.connect()
     other = await place(successor, desk.ticket())
     assert other.broker_order_id == lost.reserved_order_id
-    with pytest.raises(BrokerUnavailable, match="another order's"):
+    with pytest.raises(ReservationLost, match="another order's"):
         await successor.place_order(lost)
     assert len(desk.heard(Ask.PLACE_ORDER)) == 1
+
+
+async def test_an_order_id_that_an_order_was_perhaps_sent_under_is_not_given_again(desk: Desk) -> None:
+    lost = await reserved(await desk.connect(), desk.ticket())
+    await asyncio.gather(*(broker.close() for broker in desk.brokers))
+    successor = await desk.connect()
+    taken = [str(lost.reserved_order_id), "2:9"]
+    assert await successor.reserve(desk.ticket(), taken=taken) == "1:2"
+    assert (await successor.place_order(lost)).broker_order_id == "1:1"
+
+
+async def test_an_order_id_sent_by_a_successor_is_not_given_again(desk: Desk) -> None:
+    lost = await reserved(await desk.connect(), desk.ticket())
+    await asyncio.gather(*(broker.close() for broker in desk.brokers))
+    successor = await desk.connect()
+    await successor.place_order(lost)
+    assert await successor.reserve(desk.ticket()) == "1:2"
 
 
 async def test_order_ids_go_on_after_a_restart_of_the_gateway(desk: Desk) -> None:
@@ -455,7 +481,7 @@ async def test_a_client_id_in_use_is_noticed_at_once_and_the_next_one_taken(desk
     assert (await place(second, desk.ticket(OrderType.LIMIT))).broker_order_id == "2:1"
     with pytest.raises(OrderRefused, match="client id 1"):
         await second.cancel_order(OrderRef(client_order_id=ticket.client_order_id))
-    with pytest.raises(BrokerUnavailable, match="not reserved under client id 2"):
+    with pytest.raises(ReservationLost, match="not reserved under client id 2"):
         await second.place_order(replace(desk.ticket(), reserved_order_id="1:77"))
 
 

@@ -20,13 +20,12 @@ SEED = 1
 
 
 KNOWN = pytest.mark.xfail(
-    reason="the journey was seen not to end in time: at IBKR a passed-over id makes the account connect again and again; at Zerodha not "
-    "explained yet (docs/reliability.md)",
+    reason="the journey was seen not to end in time at Zerodha, not explained yet (docs/reliability.md)",
     strict=False,
 )
 
 
-@pytest.mark.parametrize("broker", [b if b == "mock" else pytest.param(b, marks=KNOWN) for b in BROKERS])
+@pytest.mark.parametrize("broker", [pytest.param(b, marks=KNOWN) if b == "zerodha" else b for b in BROKERS])
 def test_a_kill_at_any_crossing_of_a_port_leaves_one_order_a_signal(tmp_path: Path, broker: str) -> None:
     outcomes = play_crashes(broker, tmp_path, wanted=CRASH_POINTS[broker], rounds=0, seed=SEED)
     assert len(outcomes) == CRASH_POINTS[broker]
