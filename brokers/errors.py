@@ -29,6 +29,12 @@ class CallsSpent(BrokerUnavailable):
         self.wait_seconds = wait_seconds
 
 
+class NotAnswered(BrokerError):
+    """A question that has to be answered before an order may leave got no answer, or one that says neither yes nor no. Surely nothing was
+    sent, and the session is as good as before: asked again after a pause, and not for ever.
+    """
+
+
 class OrderRefused(BrokerError):
     """The broker, or the adapter before sending, said no. Final: the same ticket is never sent again.
 

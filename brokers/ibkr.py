@@ -29,8 +29,10 @@ from brokers.base import (
     Tif,
 )
 from brokers.errors import (
+    BrokerError,
     BrokerUnavailable,
     CallsSpent,
+    NotAnswered,
     OrderAlreadyExists,
     OrderRefused,
     OutcomeUnknown,
@@ -62,7 +64,6 @@ _ORDER_TYPES = {
     OrderType.STOP: "STP",
     OrderType.STOP_LIMIT: "STP LMT",
 }
-_NO_DEFINITION = 200
 _PAPER_ACCOUNTS = ("DU", "DF")
 _CLIENT_ID_PAUSE_SECONDS = 0.25
 _CLIENT_ID_PATIENCE = 2
@@ -549,14 +550,28 @@ class IbkrBroker:
         try:
             details = await session.contract_details(question, self._configuration.query_seconds)
         except QuestionFailed as exc:
-            if exc.code == _NO_DEFINITION:
-                raise OrderRefused(f"IBKR knows no contract for {instrument.key}") from exc
+            raise self._contract_error(instrument, exc) from exc
+        except NotConnected as exc:
             raise self._unavailable(f"The contract {instrument.key} could not be looked up: {exc}") from exc
-        except (NotConnected, TimeoutError) as exc:
-            why = str(exc) or "no answer in time"
-            raise self._unavailable(f"The contract {instrument.key} could not be looked up: {why}") from exc
+        except TimeoutError as exc:
+            raise NotAnswered(f"The contract {instrument.key} could not be looked up: no answer in time") from exc
         chosen = the_one(instrument, details)
         return qualified(instrument, chosen, await self._market_rule(session, rule_number(chosen)))
+
+    def _contract_error(self, instrument: Instrument, failed: QuestionFailed) -> BrokerError:
+        """What an order learns from the gateway's answer that the contract cannot be told."""
+        if failed.code == codes.NO_DEFINITION:
+            return OrderRefused(f"IBKR knows no contract for {instrument.key}")
+        words = f"The contract {instrument.key} could not be looked up: {failed}"
+        match codes.meaning_for_question(failed.code):
+            case codes.Meaning.REFUSED:
+                return OrderRefused(words)
+            case codes.Meaning.NOT_TAKEN if failed.code == codes.TOO_MANY:
+                self.on_too_many()
+                return CallsSpent(words, wait_seconds=_AFTER_TOO_MANY_SECONDS)
+            case codes.Meaning.NOT_TAKEN:
+                return self._unavailable(words)
+        return NotAnswered(words)
 
     async def _market_rule(self, session: Session, rule: int | None) -> list[Any]:
         """Without an answer the contract's smallest tick serves, and IBKR refuses what does not fit."""

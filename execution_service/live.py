@@ -34,6 +34,7 @@ class LiveOrder:
         "is_silence_told",
         "is_taken",
         "known_from",
+        "last_failure",
         "lettered",
         "lock",
         "missing_from",
@@ -81,6 +82,8 @@ class LiveOrder:
         self.due_at: float | None = None
         self.not_before = 0.0
         self.sending_failures = 0
+        self.last_failure = ""
+        """Why it could not be sent the last time."""
         self.must_read_lines = bool(order.fills)
         """Its ledger lines may have been kept since it was read from the store: they are asked for before anything is booked."""
         self.viewed = told.world

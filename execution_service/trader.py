@@ -22,6 +22,7 @@ from brokers.errors import (
     BrokerError,
     BrokerUnavailable,
     CallsSpent,
+    NotAnswered,
     OrderAlreadyExists,
     OrderRefused,
     OutcomeUnknown,
@@ -690,9 +691,25 @@ class Trader:
             await self._record(live, (Rejected(at=self._clock.now(), reason=_reason_of(exc)),))
         except CallsSpent as exc:
             self._rest(live.order, exc)
+        except NotAnswered as exc:
+            self._slow_down(live.order)
+            self._count_failure(live, exc)
         except (BrokerError, TimeoutError) as exc:
             self._lose_connection(exc)
+            self._slow_down(live.order)
+            if not (isinstance(exc, BrokerUnavailable) and exc.known_pause):
+                self._count_failure(live, exc)
         return None
+
+    def _count_failure(self, live: LiveOrder, exc: Exception) -> None:
+        live.sending_failures += 1
+        live.last_failure = str(exc) or type(exc).__name__
+
+    def _slow_down(self, order: Order) -> None:
+        """The lane makes a pause, longer each time."""
+        lane = self._lane_of(order)
+        lane.failures += 1
+        lane.not_before = self._clock.monotonic() + min(LONGEST_PAUSE_SECONDS, 0.25 * 2**lane.failures)
 
     def _rest(self, order: Order, spent: CallsSpent) -> None:
         """The lane goes on when calls may leave again; the connection is as good as before."""
@@ -711,7 +728,8 @@ class Trader:
         if unsupported is not None:
             return (Rejected(at=now, reason=Reason(ReasonCode.UNSUPPORTED_ORDER, unsupported)),)
         if live.sending_failures >= self._rules.max_retry_attempts:
-            words = f"the broker could not be reached in {live.sending_failures} attempts; nothing was sent"
+            why = f": {live.last_failure}" if live.last_failure else ""
+            words = f"the broker could not be reached in {live.sending_failures} attempts; nothing was sent{why}"
             return (Rejected(at=now, reason=Reason(ReasonCode.BROKER_UNAVAILABLE, words)),)
         first: tuple[Event, ...] = ()
         if order.identity.purpose is Purpose.EXIT and order.accepted_request.entry_refs:
@@ -757,10 +775,12 @@ class Trader:
             return self._nothing_was_sent(live, str(exc), counts=False, again=again)
         except BrokerUnavailable as exc:
             self._lose_connection(exc)
-            lane = self._lane_of(order)
-            lane.failures += 1
-            lane.not_before = self._clock.monotonic() + min(LONGEST_PAUSE_SECONDS, 0.25 * 2**lane.failures)
+            self._slow_down(order)
             return self._nothing_was_sent(live, str(exc), counts=not exc.known_pause, again=again, sent=order)
+        except NotAnswered as exc:
+            self._slow_down(order)
+            live.unclear_resendings += again
+            return self._nothing_was_sent(live, str(exc), counts=True, again=again, sent=order)
         except ReservationLost as exc:
             if again:
                 return self._was_passed_over(live, exc)
@@ -804,6 +824,7 @@ class Trader:
             return
         if counts:
             live.sending_failures += 1
+            live.last_failure = message
 
         def nothing(order: Order) -> Sequence[Event]:
             if order.status is not Status.SUBMITTING or (sent is not None and _is_worked_elsewhere(order, sent)):

@@ -100,6 +100,8 @@ class TwsSimulator:
         """Not None: everything is sent in pieces of so many bytes."""
         self.silent: set[Ask] = set()
         """Questions that are heard and never answered."""
+        self.contract_errors: dict[str, tuple[int, str]] = {}
+        """By symbol: the code and text with which a question for its contract is answered."""
         self.heard: list[tuple[int, list[str]]] = []
         """Every message of every client, with the client's id."""
         self.held: list[str] = []
@@ -773,7 +775,11 @@ class Session:
 
     async def _contract_details(self, fields: list[str]) -> None:
         request_id = int(fields[2])
-        found = listed(wire.contract_query(fields[3:15]))
+        query = wire.contract_query(fields[3:15])
+        found = listed(query)
+        if query.symbol in self._gateway.contract_errors:
+            self.send(wire.error(request_id, *self._gateway.contract_errors[query.symbol]))
+            return
         if not found:
             self.send(wire.error(request_id, 200, "No security definition has been found for the request"))
             return

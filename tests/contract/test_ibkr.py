@@ -27,8 +27,10 @@ from brokers.base import (
     Tif,
 )
 from brokers.errors import (
+    BrokerError,
     BrokerUnavailable,
     CallsSpent,
+    NotAnswered,
     OrderAlreadyExists,
     OrderRefused,
     OutcomeUnknown,
@@ -771,6 +773,40 @@ async def test_an_unknown_or_ambiguous_instrument_is_refused_with_the_candidates
     with pytest.raises(OrderRefused, match=words):
         await broker.reserve(desk.ticket(instrument=instrument))
     assert desk.heard(Ask.PLACE_ORDER) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (321, OrderRefused),
+        (203, OrderRefused),
+        (100, CallsSpent),
+        (504, BrokerUnavailable),
+        (322, NotAnswered),
+        (99999, NotAnswered),
+    ],
+)
+async def test_an_error_on_a_question_for_a_contract_is_sorted_by_what_the_order_learns(
+    desk: Desk, code: int, error: type[Exception]
+) -> None:
+    desk.gateway.contract_errors["SPY"] = (code, "words of the gateway")
+    broker = await desk.connect()
+    with pytest.raises(BrokerError, match=f"words of the gateway .code {code}.") as raised:
+        await broker.fitted(desk.ticket())
+    assert type(raised.value) is error
+    del desk.gateway.contract_errors["SPY"]
+    await broker.fitted(desk.ticket())
+    assert len(desk.heard(Ask.START_API)) == 1
+
+
+async def test_a_question_for_a_contract_without_an_answer_costs_no_session(desk: Desk) -> None:
+    desk.gateway.silent = {Ask.CONTRACT_DETAILS}
+    broker = await desk.connect(query_seconds=0.2)
+    with pytest.raises(NotAnswered, match="no answer in time"):
+        await broker.fitted(desk.ticket())
+    desk.gateway.silent = set()
+    assert (await place(broker, desk.ticket())).status is ReportStatus.FILLED
+    assert len(desk.heard(Ask.START_API)) == 1
 
 
 async def test_an_exchange_tells_two_shares_of_one_name_apart(desk: Desk) -> None:

@@ -12,6 +12,7 @@ from brokers.base import Capabilities, OrderType, Report, ReportStatus
 from brokers.errors import (
     AuthRequired,
     BrokerUnavailable,
+    NotAnswered,
     OrderAlreadyExists,
     OrderRefused,
     OutcomeUnknown,
@@ -342,6 +343,42 @@ async def test_reservation_that_is_refused_rejects_the_order(tmp_path: Path) -> 
         world.send("next")
         await world.run(5)
         assert world.record("next").broker_order_id == "R-1"
+
+
+async def test_reservation_without_an_answer_slows_its_lane_down_and_costs_no_connection(tmp_path: Path) -> None:
+    async with world_of(tmp_path, capabilities=IN_SEQUENCE) as world:
+        world.broker_faults.errors["reserve"] = [NotAnswered("no answer in time") for _ in range(2)]
+        world.send()
+        await world.run(0.1)
+        world.send("other", symbol="NVDA")
+        await world.run(0.2)
+        assert len(world.calls("reserve")) == 2
+        await world.run(5)
+        assert [world.record(each).status for each in ("sig", "other")] == [Status.FILLED] * 2
+        assert len(world.calls("connect")) == 1
+
+
+async def test_order_whose_reservation_is_never_answered_is_rejected_with_the_last_words(tmp_path: Path) -> None:
+    async with world_of(tmp_path, capabilities=IN_SEQUENCE) as world:
+        world.broker_faults.errors["reserve"] = [NotAnswered("nobody knows this code (322)") for _ in range(9)]
+        world.send()
+        await world.run(20)
+        assert code(world) is ReasonCode.BROKER_UNAVAILABLE
+        assert "322" in world.record().reason.message
+        assert len(world.calls("connect")) == 1
+
+
+@pytest.mark.parametrize(("pause", "is_rejected"), [(False, True), (True, False)])
+async def test_reservation_that_loses_the_connection_each_time_slows_its_lane_down(
+    tmp_path: Path, pause: bool, is_rejected: bool
+) -> None:
+    async with world_of(tmp_path, capabilities=IN_SEQUENCE) as world:
+        gone = BrokerUnavailable("not connected (504)", known_pause=pause)
+        world.broker_faults.errors["reserve"] = [gone for _ in range(99)]
+        world.send()
+        await world.run(30)
+        assert (world.record().status is Status.REJECTED) is is_rejected
+        assert len(world.calls("connect")) <= 7
 
 
 async def test_reservation_that_breaks_harms_no_other_order(tmp_path: Path) -> None:
