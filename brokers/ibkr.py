@@ -644,7 +644,7 @@ class IbkrBroker:
                 await self._other_calls_of(_CALLS_OF_A_SUBSCRIPTION)
                 answer = await ask()
         except (NotConnected, QuestionFailed, TimeoutError) as exc:
-            raise self._unavailable(f"The gateway did not tell the {what}: {exc or 'no answer in time'}") from exc
+            raise self._unavailable(f"The gateway did not tell the {what}: {str(exc) or 'no answer in time'}") from exc
         return answer
 
     async def _read_lists(self, session: Session) -> None:

@@ -100,6 +100,8 @@ class TwsSimulator:
         """Not None: everything is sent in pieces of so many bytes."""
         self.silent: set[Ask] = set()
         """Questions that are heard and never answered."""
+        self.late: dict[Ask, asyncio.Event] = {}
+        """Questions that are answered only after this."""
         self.contract_errors: dict[str, tuple[int, str]] = {}
         """By symbol: the code and text with which a question for its contract is answered."""
         self.heard: list[tuple[int, list[str]]] = []
@@ -474,9 +476,18 @@ class Session:
         if question in self._gateway.silent:
             return
         answer = self._answers.get(question)
-        if answer is not None:
+        if answer is not None and question in self._gateway.late:
+            self._gateway.spawn(self._answer_late(self._gateway.late[question], answer, fields))
+        elif answer is not None:
             await answer(fields)
             self._gateway.tell()
+
+    @staticmethod
+    async def _answer_late(
+        moment: asyncio.Event, answer: Callable[[list[str]], Awaitable[None]], fields: list[str]
+    ) -> None:
+        await moment.wait()
+        await answer(fields)
 
     async def _start_api(self, fields: list[str]) -> None:
         client_id = int(fields[2])

@@ -267,6 +267,50 @@ async def test_a_list_that_is_not_answered_is_no_empty_list(desk: Desk, question
     assert await broker.find(ticket.client_order_id) is not None
 
 
+@pytest.mark.parametrize("question", [Ask.ALL_OPEN_ORDERS, Ask.COMPLETED_ORDERS])
+async def test_a_late_answer_about_orders_is_not_taken_for_that_to_a_later_question(desk: Desk, question: Ask) -> None:
+    desk.hold()
+    broker = await desk.connect(query_seconds=0.3)
+    ticket = desk.ticket(OrderType.LIMIT)
+    await place(broker, ticket)
+    late = desk.gateway.late[question] = asyncio.Event()
+    with pytest.raises(BrokerUnavailable, match="orders"):
+        await broker.find(ticket.client_order_id)
+    del desk.gateway.late[question]
+    desk.gateway.silent.add(question)
+    asked = len(desk.heard(question))
+    again = asyncio.create_task(broker.connect())
+    await until(lambda: len(desk.heard(question)) > asked)
+    late.set()
+    with pytest.raises(BrokerUnavailable):
+        await again
+    desk.gateway.silent.clear()
+    await connected(broker)
+    assert (await broker.find(ticket.client_order_id)).status is ReportStatus.WORKING
+
+
+async def test_a_late_answer_about_positions_is_not_taken_for_that_to_a_later_question(desk: Desk) -> None:
+    broker = await desk.connect(query_seconds=0.3)
+    await place(broker, desk.ticket())
+    late = desk.gateway.late[Ask.POSITIONS] = asyncio.Event()
+    with pytest.raises(BrokerUnavailable, match="no answer in time"):
+        await broker.positions()
+    del desk.gateway.late[Ask.POSITIONS]
+    with pytest.raises(BrokerUnavailable, match="may still be answered"):
+        await broker.positions()
+    assert len(desk.heard(Ask.POSITIONS)) == 1
+    late.set()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            try:
+                (held,) = await broker.positions()
+                break
+            except BrokerUnavailable:
+                await asyncio.sleep(0.01)
+    assert held.quantity == 10
+    assert len(desk.heard(Ask.START_API)) == 1
+
+
 async def test_an_unreadable_part_of_an_answer_spoils_the_answer(desk: Desk, unread_messages: list[str]) -> None:
     broker = await desk.connect()
     desk.gateway.silent.add(Ask.COMPLETED_ORDERS)
