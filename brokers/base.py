@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -234,6 +234,8 @@ class Capabilities:
     """How many placing calls the adapter takes at once."""
     find_window_seconds: float = 30.0
     """How long an accepted order may stay invisible to `find`."""
+    send_again_seconds: float | None = None
+    """How long an order that was perhaps sent is looked for before it is sent again, where that is safe; None: the find window."""
     is_paper: bool | None = None
     """Whether the account, as the broker itself names it, is one for practice; None: that cannot be told from its name."""
     poll_seconds: float = 0.0
@@ -261,15 +263,16 @@ class Broker(Protocol):
 
     async def fitted(self, ticket: Ticket) -> Ticket:
         """The ticket as the market takes it: prices on its ticks and never to the order's disadvantage, the quantity on its increment and never
-        more, or an amount of money in its place. Sends no order. Raises OrderRefused, BrokerUnavailable."""
+        more, or an amount of money in its place. Sends no order. Raises OrderRefused, NotAnswered, BrokerUnavailable."""
 
-    async def reserve(self, ticket: Ticket) -> str | None:
-        """The broker's own id for this ticket, where it must be known before placing; else None. Sends no order. Raises OrderRefused, and
-        BrokerUnavailable: CallsSpent where the ticket would have to wait for the account's rate budget."""
+    async def reserve(self, ticket: Ticket, *, taken: Collection[str] = ()) -> str | None:
+        """The broker's own id for this ticket, where it must be known before placing; else None. `taken` are ids that were reserved earlier,
+        by whichever process, for orders that have perhaps been sent under them: none of them is given again. Sends no order. Raises
+        OrderRefused, NotAnswered, and BrokerUnavailable: CallsSpent where the ticket would have to wait for the account's rate budget."""
 
     async def place_order(self, ticket: Ticket) -> Report:
-        """Places the order once and tells what the broker answered. Raises BrokerUnavailable (surely nothing was sent),
-        OrderRefused, OrderAlreadyExists, or OutcomeUnknown (sent, or perhaps sent)."""
+        """Places the order once and tells what the broker answered. Raises BrokerUnavailable, NotAnswered or ReservationLost (surely nothing was
+        sent now), OrderRefused, OrderAlreadyExists, or OutcomeUnknown (sent, or perhaps sent)."""
 
     async def cancel_order(self, ref: OrderRef) -> None:
         """Asks for cancellation; returning means that the wish arrived, not that the order is cancelled.

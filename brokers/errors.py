@@ -29,6 +29,12 @@ class CallsSpent(BrokerUnavailable):
         self.wait_seconds = wait_seconds
 
 
+class NotAnswered(BrokerError):
+    """A question that has to be answered before an order may leave got no answer, or one that says neither yes nor no. Surely nothing was
+    sent, and the session is as good as before: asked again after a pause, and not for ever.
+    """
+
+
 class OrderRefused(BrokerError):
     """The broker, or the adapter before sending, said no. Final: the same ticket is never sent again.
 
@@ -39,6 +45,12 @@ class OrderRefused(BrokerError):
         super().__init__(reason)
         self.reason = reason
         self.unsupported = unsupported
+
+
+class ReservationLost(BrokerError):
+    """The broker's own id that was reserved for the order can no longer be used: a later one has left, another order has it, or the session
+    is another one. Nothing was sent now, and the session is as good as before; a ticket that has never left may have a new id.
+    """
 
 
 class OrderAlreadyExists(BrokerError):

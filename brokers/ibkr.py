@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from datetime import time as time_of_day
@@ -28,7 +28,16 @@ from brokers.base import (
     Ticket,
     Tif,
 )
-from brokers.errors import BrokerUnavailable, CallsSpent, OrderAlreadyExists, OrderRefused, OutcomeUnknown
+from brokers.errors import (
+    BrokerError,
+    BrokerUnavailable,
+    CallsSpent,
+    NotAnswered,
+    OrderAlreadyExists,
+    OrderRefused,
+    OutcomeUnknown,
+    ReservationLost,
+)
 from brokers.ibkr_blotter import Blotter, Commission, Entry, Execution
 from brokers.ibkr_contracts import (
     TRADED,
@@ -55,7 +64,6 @@ _ORDER_TYPES = {
     OrderType.STOP: "STP",
     OrderType.STOP_LIMIT: "STP LMT",
 }
-_NO_DEFINITION = 200
 _PAPER_ACCOUNTS = ("DU", "DF")
 _CLIENT_ID_PAUSE_SECONDS = 0.25
 _CLIENT_ID_PATIENCE = 2
@@ -64,6 +72,9 @@ _OWN_CLIENT_ID_PATIENCE = 40
 """The same for the id that this adapter had last: under another one it could not cancel what it has placed."""
 _HELD_SECONDS = 0.3
 """How long an order shown as inactive is waited for to be rejected, before it counts as taken and held."""
+_SEND_AGAIN_SECONDS = 2.0
+"""Orders of the account wait for it, since the same id may leave again only as long as no later one has; and if the order had arrived, it
+changes into itself."""
 _LINK_PATIENCE_SECONDS = 60.0
 """After so long without its servers the gateway is asked for a new session."""
 _MESSAGES_A_SECOND = 45
@@ -255,6 +266,7 @@ class IbkrBroker:
             commission_currency="USD",
             concurrent_calls=1,
             find_window_seconds=10.0,
+            send_again_seconds=_SEND_AGAIN_SECONDS,
             is_paper=self._account.upper().startswith(_PAPER_ACCOUNTS) if self._account else None,
             notes=self._notes(),
         )
@@ -394,16 +406,18 @@ class IbkrBroker:
         """The ticket as its contract takes it; the contract is looked up first."""
         return fitted(ticket, await self._contract(self._ready_session(), ticket.instrument))
 
-    async def reserve(self, ticket: Ticket) -> str | None:
-        """The order id, once the contract is known and the ticket fits it. Raises OrderRefused, BrokerUnavailable: CallsSpent if the ticket
-        would have to wait for more than the second's calls."""
+    async def reserve(self, ticket: Ticket, *, taken: Collection[str] = ()) -> str | None:
+        """The order id, above all `taken`, once the contract is known and the ticket fits it. Raises OrderRefused, BrokerUnavailable:
+        CallsSpent if the ticket would have to wait for more than the second's calls."""
         session = self._ready_session()
         fitted(ticket, await self._contract(session, ticket.instrument))
         wait_seconds = self._order_calls.wait_seconds(urgent=ticket.is_exit)
         if wait_seconds > _ORDER_PATIENCE_SECONDS:
             raise _spent(BudgetSpent(wait_seconds))
-        order_id = self._next_order_id
-        self._next_order_id += 1
+        named = [each.partition(":") for each in taken]
+        numbers = [int(number) for client_id, _, number in named if client_id == str(session.client_id)]
+        order_id = max([self._next_order_id, *(number + 1 for number in numbers)])
+        self._next_order_id = order_id + 1
         return f"{session.client_id}:{order_id}"
 
     async def place_order(self, ticket: Ticket) -> Report:
@@ -424,6 +438,7 @@ class IbkrBroker:
         try:
             session.place(order_id, contract.contract, order)
             self._highest_sent, self._sent[tag] = order_id, f"{session.client_id}:{order_id}"
+            self._next_order_id = max(self._next_order_id, order_id + 1)
             return await self._placed(session, order_id, wait, ticket)
         except NotConnected as exc:
             raise self._unavailable(str(exc)) from exc
@@ -490,16 +505,16 @@ class IbkrBroker:
         one may leave again: if it had arrived, it changes that order into itself."""
         client_id, colon, order_id = (reserved or "").partition(":")
         if not colon or not order_id.isdigit() or client_id != str(session.client_id):
-            raise self._unavailable(
+            raise ReservationLost(
                 f"The order id {reserved} was not reserved under client id {session.client_id}; nothing was sent"
             )
         if int(order_id) < self._highest_sent or int(order_id) < session.next_order_id:
-            raise self._unavailable(f"The order id {reserved} was passed over by a later one; nothing was sent")
+            raise ReservationLost(f"The order id {reserved} was passed over by a later one; nothing was sent")
         holder = self._blotter.of_ids(session.client_id, int(order_id))
         is_taken = holder is not None and holder.client_order_id not in ("", tag)
         if is_taken or any(sent == reserved and other != tag for other, sent in self._sent.items()):
             # Reserved before a death, and given to another order since: sent again, it would change that one.
-            raise self._unavailable(f"The order id {reserved} is another order's by now; nothing was sent")
+            raise ReservationLost(f"The order id {reserved} is another order's by now; nothing was sent")
         return int(order_id)
 
     def _number_to_cancel(self, session: Session, ref: OrderRef) -> int:
@@ -535,14 +550,28 @@ class IbkrBroker:
         try:
             details = await session.contract_details(question, self._configuration.query_seconds)
         except QuestionFailed as exc:
-            if exc.code == _NO_DEFINITION:
-                raise OrderRefused(f"IBKR knows no contract for {instrument.key}") from exc
+            raise self._contract_error(instrument, exc) from exc
+        except NotConnected as exc:
             raise self._unavailable(f"The contract {instrument.key} could not be looked up: {exc}") from exc
-        except (NotConnected, TimeoutError) as exc:
-            why = str(exc) or "no answer in time"
-            raise self._unavailable(f"The contract {instrument.key} could not be looked up: {why}") from exc
+        except TimeoutError as exc:
+            raise NotAnswered(f"The contract {instrument.key} could not be looked up: no answer in time") from exc
         chosen = the_one(instrument, details)
         return qualified(instrument, chosen, await self._market_rule(session, rule_number(chosen)))
+
+    def _contract_error(self, instrument: Instrument, failed: QuestionFailed) -> BrokerError:
+        """What an order learns from the gateway's answer that the contract cannot be told."""
+        if failed.code == codes.NO_DEFINITION:
+            return OrderRefused(f"IBKR knows no contract for {instrument.key}")
+        words = f"The contract {instrument.key} could not be looked up: {failed}"
+        match codes.meaning_for_question(failed.code):
+            case codes.Meaning.REFUSED:
+                return OrderRefused(words)
+            case codes.Meaning.NOT_TAKEN if failed.code == codes.TOO_MANY:
+                self.on_too_many()
+                return CallsSpent(words, wait_seconds=_AFTER_TOO_MANY_SECONDS)
+            case codes.Meaning.NOT_TAKEN:
+                return self._unavailable(words)
+        return NotAnswered(words)
 
     async def _market_rule(self, session: Session, rule: int | None) -> list[Any]:
         """Without an answer the contract's smallest tick serves, and IBKR refuses what does not fit."""
@@ -615,7 +644,7 @@ class IbkrBroker:
                 await self._other_calls_of(_CALLS_OF_A_SUBSCRIPTION)
                 answer = await ask()
         except (NotConnected, QuestionFailed, TimeoutError) as exc:
-            raise self._unavailable(f"The gateway did not tell the {what}: {exc or 'no answer in time'}") from exc
+            raise self._unavailable(f"The gateway did not tell the {what}: {str(exc) or 'no answer in time'}") from exc
         return answer
 
     async def _read_lists(self, session: Session) -> None:

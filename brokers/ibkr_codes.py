@@ -16,6 +16,7 @@ class Meaning(StrEnum):
     UNKNOWN = "not known: nothing is concluded from it"
 
 
+NO_DEFINITION = 200
 CLIENT_ID_IN_USE = 326
 TOO_MANY = 100
 CANCELLED = 202
@@ -91,6 +92,8 @@ _REFUSED = frozenset(
         *(201, 460, 10243, 10244, 10246, 10247, 10289, 10318, 10320, 10321, 10322, 10323, 10324),
     }
 )
+_REFUSED_QUESTION = frozenset({NO_DEFINITION, 203, 320, 321, 478})
+_LINK = frozenset({*LINK_LOST, LINK_RESTORED_DATA_LOST, LINK_RESTORED_DATA_KEPT})
 _INFORMATION = frozenset({165, 202, 399, 404, 492, 10167, 10349})
 
 
@@ -103,6 +106,13 @@ def meaning_for_order(code: int) -> Meaning:
     if code in _NOT_TAKEN:
         return Meaning.NOT_TAKEN
     return Meaning.REFUSED if code in _REFUSED else Meaning.UNKNOWN
+
+
+def meaning_for_question(code: int) -> Meaning:
+    """Of an error in answer to a question for a contract."""
+    if code in _REFUSED_QUESTION:
+        return Meaning.REFUSED
+    return Meaning.NOT_TAKEN if code in _NOT_TAKEN or code in _LINK else Meaning.UNKNOWN
 
 
 def is_rejection(code: int) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC
@@ -20,6 +21,11 @@ _log = logging.getLogger(__name__)
 _IN_USE = "Client id in use"
 _FIRST_REQUEST_ID = 1_000_000_000
 """Far above order ids, which share the error messages' number with them."""
+
+
+_OPEN, _COMPLETED, _POSITIONS = "open", "completed", "positions"
+_LATE_ANSWER_SECONDS = 300.0
+"""So long after it was given up a question may still be answered."""
 
 
 class Listener(Protocol):
@@ -103,6 +109,8 @@ class Session:
         """False between the gateway's word that its servers are out of reach and that they are back."""
         self.trouble = ""
         self._questions: dict[str | int, _Question] = {}
+        self._positions_owed_until = 0.0
+        """Until then the answer to an earlier question for the positions may come, which looks like that to a later one."""
         self._next_request_id = _FIRST_REQUEST_ID
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -147,10 +155,10 @@ class Session:
 
     async def open_orders(self, timeout_seconds: float) -> None:
         """Asks for the open orders of all clients; the listener hears them. Raises as `_ask`."""
-        await self._ask("open", self._client.reqAllOpenOrders, timeout_seconds)
+        await self._ask(_OPEN, self._client.reqAllOpenOrders, timeout_seconds)
 
     async def completed_orders(self, timeout_seconds: float) -> None:
-        await self._ask("completed", lambda: self._client.reqCompletedOrders(False), timeout_seconds)
+        await self._ask(_COMPLETED, lambda: self._client.reqCompletedOrders(False), timeout_seconds)
 
     async def executions(self, account: str, timeout_seconds: float) -> None:
         wanted = self._library.execution_filter(acctCode=account)
@@ -167,10 +175,20 @@ class Session:
         return await self._ask(f"rule {rule}", lambda: self._client.reqMarketRule(rule), timeout_seconds)
 
     async def positions(self, timeout_seconds: float) -> list[Any]:
-        """Tuples of account, contract, quantity and average cost, of all accounts."""
-        found = await self._ask("positions", self._client.reqPositions, timeout_seconds)
-        self._client.cancelPositions()
-        return found
+        """Tuples of account, contract, quantity and average cost, of all accounts; the last said of each contract."""
+        if time.monotonic() < self._positions_owed_until:
+            raise QuestionFailed(0, "an earlier question for the positions may still be answered")
+        try:
+            rows = await self._ask(_POSITIONS, self._client.reqPositions, timeout_seconds)
+        except BaseException:
+            self._positions_owed_until = time.monotonic() + _LATE_ANSWER_SECONDS
+            raise
+        finally:
+            if self.is_open:
+                self._client.cancelPositions()
+        return list(
+            {(account, contract.conId): (account, contract, *rest) for account, contract, *rest in rows}.values()
+        )
 
     async def account_values(self, account: str, timeout_seconds: float) -> list[Any]:
         """Tuples of key, value and currency."""
@@ -182,7 +200,8 @@ class Session:
         return found
 
     async def _ask(self, key: str | int, send: Callable[[], None], timeout_seconds: float) -> list[Any]:
-        """Raises NotConnected, QuestionFailed, and TimeoutError: an answer that did not come is no empty answer."""
+        """Raises NotConnected, QuestionFailed, and TimeoutError: an answer that did not come is no empty answer. The lists of orders have no
+        number by which a late answer could be told from that to a later question: whoever gives one up gives the session up."""
         self._require()
         if key in self._questions:
             raise QuestionFailed(0, f"the question {key} is being asked already")
@@ -191,6 +210,11 @@ class Session:
             send()
             async with asyncio.timeout(timeout_seconds):
                 return await question.answer
+        except BaseException:
+            if key in (_OPEN, _COMPLETED):
+                self._lose("a list of orders was not told whole")
+                self._client.disconnect()
+            raise
         finally:
             del self._questions[key]
 
@@ -289,7 +313,7 @@ class Session:
         self._listener.on_open_order(order, state)
 
     def openOrderEnd(self) -> None:
-        self._answer("open")
+        self._answer(_OPEN)
 
     def orderStatus(
         self,
@@ -311,7 +335,7 @@ class Session:
         self._listener.on_completed_order(order, state)
 
     def completedOrdersEnd(self) -> None:
-        self._answer("completed")
+        self._answer(_COMPLETED)
 
     def execDetails(self, number: int, contract: Any, execution: Any) -> None:
         self._listener.on_execution(execution)
@@ -337,10 +361,11 @@ class Session:
         self._answer(f"rule {rule}")
 
     def position(self, account: str, contract: Any, quantity: float, average_cost: float) -> None:
-        self._collect("positions", (account, contract, quantity, average_cost))
+        self._collect(_POSITIONS, (account, contract, quantity, average_cost))
 
     def positionEnd(self) -> None:
-        self._answer("positions")
+        self._positions_owed_until = 0.0
+        self._answer(_POSITIONS)
 
     def accountUpdateMulti(self, number: int, account: str, model: str, key: str, value: str, currency: str) -> None:
         self._collect(number, (key, value, currency))

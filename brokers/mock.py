@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -177,7 +177,7 @@ class MockBroker:
         """As it is: every price and quantity is taken."""
         return ticket
 
-    async def reserve(self, ticket: Ticket) -> str | None:
+    async def reserve(self, ticket: Ticket, *, taken: Collection[str] = ()) -> str | None:
         """Nothing: the mock gives its ids when placing."""
         return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
@@ -186,7 +186,7 @@ class ZerodhaBroker:
             stop_price=ticket.stop_price if stop is None else Decimal(str(stop)),
         )
 
-    async def reserve(self, ticket: Ticket) -> str | None:
+    async def reserve(self, ticket: Ticket, *, taken: Collection[str] = ()) -> str | None:
         """No id: Kite gives them when placing. Raises CallsSpent if the ticket would have to wait for the minute or the day."""
         self._calls.check_budget(_kind_of(ticket))
         return None

@@ -30,9 +30,11 @@ class LiveOrder:
         "is_busy",
         "is_late_allowed",
         "is_let_go",
+        "is_passed_over",
         "is_silence_told",
         "is_taken",
         "known_from",
+        "last_failure",
         "lettered",
         "lock",
         "missing_from",
@@ -44,6 +46,7 @@ class LiveOrder:
         "sending_failures",
         "sent_at",
         "told",
+        "unclear_resendings",
         "viewed",
         "waits_in_outbox",
     )
@@ -66,6 +69,10 @@ class LiveOrder:
         """The last event that people have been written a letter about."""
         self.is_taken = False
         """The broker has said that it has an order of this id, though it may not show it yet: sending again would tell nothing new."""
+        self.is_passed_over = False
+        """The id that the broker gave it beforehand can no longer be used: it is looked for, and not sent again."""
+        self.unclear_resendings = 0
+        """How often it has been sent again without a clear answer to that either."""
         self.age_from = age_from
         self.known_from = known_from
         """Since when this process has it in hand."""
@@ -78,6 +85,8 @@ class LiveOrder:
         self.due_at: float | None = None
         self.not_before = 0.0
         self.sending_failures = 0
+        self.last_failure = ""
+        """Why it could not be sent the last time."""
         self.must_read_lines = bool(order.fills)
         """Its ledger lines may have been kept since it was read from the store: they are asked for before anything is booked."""
         self.viewed = told.world

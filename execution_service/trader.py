@@ -22,9 +22,11 @@ from brokers.errors import (
     BrokerError,
     BrokerUnavailable,
     CallsSpent,
+    NotAnswered,
     OrderAlreadyExists,
     OrderRefused,
     OutcomeUnknown,
+    ReservationLost,
 )
 from execution_service.core import alerts
 from execution_service.core.decide import (
@@ -80,6 +82,8 @@ SILENCE_ALERT_SECONDS = 60.0
 TIMEOUTS_TOLERATED = 3
 LONGEST_PAUSE_SECONDS = 30.0
 RESENDINGS_ALERT = 3
+RESENDINGS_WAITED_FOR = 2
+"""So many unclear answers to an order that is sent again, and later ids no longer wait for it."""
 PLACE_SECONDS = 30.0
 QUERY_SECONDS = 30.0
 CONNECT_SECONDS = 60.0
@@ -207,6 +211,8 @@ class Trader:
         self._finished: OrderedDict[tuple[str, str], tuple[object, ...]] = OrderedDict()
         self._exit_lock = asyncio.Lock()
         self._missing: dict[str, tuple[LiveOrder, Report]] = {}
+        self._left_reserved: set[str] = set()
+        """The broker's ids under which other processes, or earlier lives of this one, have perhaps sent."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_connected: Callable[[], None] = lambda: None
         """Called when a connection stands and everything of before it has been read."""
@@ -221,6 +227,8 @@ class Trader:
             self._enqueue(live)
         elif live.order.status is Status.SUBMITTING:
             self._lane_of(live.order).unresolved.add(live.order.order_id)
+        if live.order.reserved_order_id is not None and live.order.status in (Status.SUBMITTING, Status.IN_DOUBT):
+            self._left_reserved.add(live.order.reserved_order_id)
         self._schedule(live, 0.0)
 
     def look_again(self, live: LiveOrder) -> None:
@@ -379,6 +387,7 @@ class Trader:
             order_timeout_seconds=self._rules.order_timeout_seconds,
             max_order_age_seconds=self._rules.max_order_age_seconds,
             find_window_seconds=self._capabilities.find_window_seconds,
+            send_again_seconds=self._capabilities.send_again_seconds,
             refuses_repeated_client_id=self._capabilities.refuses_repeated_client_id,
             poll_seconds=self._capabilities.poll_seconds,
         )
@@ -445,7 +454,8 @@ class Trader:
             self._spawn_step(live, lambda: self._record(live, (note,)))
             return
         elapsed = self._elapsed(live, now)
-        step = next_step(live.order, self._clock.now(), elapsed, self._limits, refusal=live.refusal)
+        limits = replace(self._limits, refuses_repeated_client_id=False) if live.is_passed_over else self._limits
+        step = next_step(live.order, self._clock.now(), elapsed, limits, refusal=live.refusal)
         match step.kind:
             case StepKind.SUBMIT:
                 limit = self._limits.max_order_age_seconds
@@ -498,7 +508,7 @@ class Trader:
             return replace(elapsed, asked=since if elapsed.asked is None else min(since, elapsed.asked))
         return elapsed
 
-    def _spawn_step(self, live: LiveOrder, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def _spawn_step(self, live: LiveOrder, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
         live.is_busy = True
 
         async def step() -> None:
@@ -565,7 +575,25 @@ class Trader:
         (self._ready_exits if is_exit else self._ready_entries).append(lane)
         self._wake.set()
 
+    def _is_earlier_id_awaited(self) -> bool:
+        """An order that was perhaps sent under an id that the broker gave beforehand may have to leave again under it, which it can no more
+        once a later id has left."""
+        return self._capabilities.needs_reservation and any(
+            self._may_leave_again(order_id) for lane in self._lanes.values() for order_id in lane.unresolved
+        )
+
+    def _may_leave_again(self, order_id: str) -> bool:
+        live = self._live.by_id.get(order_id)
+        if live is None or live.order.status is not Status.SUBMITTING or live.order.reserved_order_id is None:
+            return False
+        is_refused = live.is_passed_over or live.refusal is not None
+        is_settled = live.is_taken or is_refused or live.unclear_resendings >= RESENDINGS_WAITED_FOR
+        is_wanted = live.order.cancel_wish is None and not is_stale(live.elapsed(self._clock.monotonic()), self._limits)
+        return is_wanted and not is_settled
+
     def _start_lanes(self) -> None:
+        if (self._ready_exits or self._ready_entries) and self._is_earlier_id_awaited():
+            return
         while self._lanes_under_way < self._capabilities.concurrent_calls and (
             self._ready_exits or self._ready_entries
         ):
@@ -651,6 +679,8 @@ class Trader:
         def start(order: Order) -> Sequence[Event]:
             return first if order.status is Status.PENDING and order.cancel_wish == wish else ()
 
+        # What is known of an attempt before this one does not hold for it.
+        live.is_taken, live.is_passed_over, live.unclear_resendings = False, False, 0
         return bool(await self._live.record(live, start)) and not ends
 
     async def _reserve(self, live: LiveOrder, order: Order) -> _Reservation | None:
@@ -658,14 +688,31 @@ class Trader:
         assert self._broker is not None
         try:
             ticket = await self._ask(self._broker.fitted(order.ticket()), QUERY_SECONDS)
-            return _Reservation(ticket, await self._ask(self._broker.reserve(ticket), QUERY_SECONDS))
+            reserving = self._broker.reserve(ticket, taken=self._left_reserved)
+            return _Reservation(ticket, await self._ask(reserving, QUERY_SECONDS))
         except OrderRefused as exc:
             await self._record(live, (Rejected(at=self._clock.now(), reason=_reason_of(exc)),))
         except CallsSpent as exc:
             self._rest(live.order, exc)
+        except NotAnswered as exc:
+            self._slow_down(live.order)
+            self._count_failure(live, exc)
         except (BrokerError, TimeoutError) as exc:
             self._lose_connection(exc)
+            self._slow_down(live.order)
+            if not (isinstance(exc, BrokerUnavailable) and exc.known_pause):
+                self._count_failure(live, exc)
         return None
+
+    def _count_failure(self, live: LiveOrder, exc: Exception) -> None:
+        live.sending_failures += 1
+        live.last_failure = str(exc) or type(exc).__name__
+
+    def _slow_down(self, order: Order) -> None:
+        """The lane makes a pause, longer each time."""
+        lane = self._lane_of(order)
+        lane.failures += 1
+        lane.not_before = self._clock.monotonic() + min(LONGEST_PAUSE_SECONDS, 0.25 * 2**lane.failures)
 
     def _rest(self, order: Order, spent: CallsSpent) -> None:
         """The lane goes on when calls may leave again; the connection is as good as before."""
@@ -684,7 +731,8 @@ class Trader:
         if unsupported is not None:
             return (Rejected(at=now, reason=Reason(ReasonCode.UNSUPPORTED_ORDER, unsupported)),)
         if live.sending_failures >= self._rules.max_retry_attempts:
-            words = f"the broker could not be reached in {live.sending_failures} attempts; nothing was sent"
+            why = f": {live.last_failure}" if live.last_failure else ""
+            words = f"the broker could not be reached in {live.sending_failures} attempts; nothing was sent{why}"
             return (Rejected(at=now, reason=Reason(ReasonCode.BROKER_UNAVAILABLE, words)),)
         first: tuple[Event, ...] = ()
         if order.identity.purpose is Purpose.EXIT and order.accepted_request.entry_refs:
@@ -730,14 +778,21 @@ class Trader:
             return self._nothing_was_sent(live, str(exc), counts=False, again=again)
         except BrokerUnavailable as exc:
             self._lose_connection(exc)
-            lane = self._lane_of(order)
-            lane.failures += 1
-            lane.not_before = self._clock.monotonic() + min(LONGEST_PAUSE_SECONDS, 0.25 * 2**lane.failures)
+            self._slow_down(order)
             return self._nothing_was_sent(live, str(exc), counts=not exc.known_pause, again=again, sent=order)
+        except NotAnswered as exc:
+            self._slow_down(order)
+            live.unclear_resendings += again
+            return self._nothing_was_sent(live, str(exc), counts=True, again=again, sent=order)
+        except ReservationLost as exc:
+            if again:
+                return self._was_passed_over(live, exc)
+            return self._nothing_was_sent(live, str(exc), counts=True, sent=order)
         except OrderRefused as exc:
             return self._was_refused_again(live, order, exc) if again else self._was_refused(live, order, exc)
         except Exception as exc:  # noqa: BLE001  whatever it was, the order may have left
             live.finding_from = live.asked_at = None
+            live.unclear_resendings += again
             live.is_taken = live.is_taken or isinstance(exc, OrderAlreadyExists)
             self._lane_of(order).unresolved.add(order.order_id)
             return self._is_unclear(live, exc)
@@ -746,6 +801,16 @@ class Trader:
     async def _learn_placed(self, live: LiveOrder, report: Report) -> None:
         self._lane_of(live.order).failures = 0
         await self.learn(live, report)
+
+    async def _was_passed_over(self, live: LiveOrder, lost: ReservationLost) -> None:
+        """It cannot be told whether it had arrived before: that nobody shows it is looked at for the whole window, and then in doubt."""
+        live.is_passed_over = True
+        words = f"cannot be sent again under its id, and is only looked for: {lost}"
+
+        def note(order: Order) -> Sequence[Event]:
+            return (Noted(at=self._clock.now(), message=words),) if order.status is Status.SUBMITTING else ()
+
+        await self._live.record(live, note)
 
     async def _was_overtaken(self, live: LiveOrder) -> None:
         log.warning(
@@ -762,6 +827,7 @@ class Trader:
             return
         if counts:
             live.sending_failures += 1
+            live.last_failure = message
 
         def nothing(order: Order) -> Sequence[Event]:
             if order.status is not Status.SUBMITTING or (sent is not None and _is_worked_elsewhere(order, sent)):

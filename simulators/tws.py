@@ -100,6 +100,10 @@ class TwsSimulator:
         """Not None: everything is sent in pieces of so many bytes."""
         self.silent: set[Ask] = set()
         """Questions that are heard and never answered."""
+        self.late: dict[Ask, asyncio.Event] = {}
+        """Questions that are answered only after this."""
+        self.contract_errors: dict[str, tuple[int, str]] = {}
+        """By symbol: the code and text with which a question for its contract is answered."""
         self.heard: list[tuple[int, list[str]]] = []
         """Every message of every client, with the client's id."""
         self.held: list[str] = []
@@ -472,9 +476,18 @@ class Session:
         if question in self._gateway.silent:
             return
         answer = self._answers.get(question)
-        if answer is not None:
+        if answer is not None and question in self._gateway.late:
+            self._gateway.spawn(self._answer_late(self._gateway.late[question], answer, fields))
+        elif answer is not None:
             await answer(fields)
             self._gateway.tell()
+
+    @staticmethod
+    async def _answer_late(
+        moment: asyncio.Event, answer: Callable[[list[str]], Awaitable[None]], fields: list[str]
+    ) -> None:
+        await moment.wait()
+        await answer(fields)
 
     async def _start_api(self, fields: list[str]) -> None:
         client_id = int(fields[2])
@@ -582,8 +595,19 @@ class Session:
         if order.status is not ReportStatus.WORKING:
             raise Refusal(103, "Duplicate order id")
         row = self._gateway.row(order)
-        asked = (request.quantity, request.order_type, request.limit_price or None, request.aux_price or None)
-        if asked != (row.quantity, row.order_type, row.limit_price, row.aux_price):
+        asked = (
+            self._listing(request),
+            *(request.action, request.quantity, request.cash_quantity or Decimal(0), request.order_type),
+            *(request.limit_price or None, request.aux_price or None, request.tif),
+            *(request.account or order.account_id, request.order_ref),
+        )
+        held = (
+            row.listing,
+            *(row.action, row.quantity, row.cash_quantity, row.order_type),
+            *(row.limit_price, row.aux_price, row.tif),
+            *(row.account, row.order_ref),
+        )
+        if asked != held:
             raise Refusal(105, "Order being modified does not match original order")
         self.send(wire.open_order(row) + wire.order_status(row))
 
@@ -762,7 +786,11 @@ class Session:
 
     async def _contract_details(self, fields: list[str]) -> None:
         request_id = int(fields[2])
-        found = listed(wire.contract_query(fields[3:15]))
+        query = wire.contract_query(fields[3:15])
+        found = listed(query)
+        if query.symbol in self._gateway.contract_errors:
+            self.send(wire.error(request_id, *self._gateway.contract_errors[query.symbol]))
+            return
         if not found:
             self.send(wire.error(request_id, 200, "No security definition has been found for the request"))
             return

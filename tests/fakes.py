@@ -8,7 +8,7 @@ import heapq
 import itertools
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from datetime import datetime, timedelta
@@ -25,7 +25,7 @@ from pymongo.errors import AutoReconnect, BulkWriteError, DuplicateKeyError
 from pymongo.results import BulkWriteResult
 
 from brokers.base import Balance, BrokerPosition, Capabilities, OrderRef, Report, Reports, Ticket
-from brokers.errors import BrokerUnavailable
+from brokers.errors import BrokerUnavailable, ReservationLost
 from brokers.mock import MockBroker, Venue
 from brokers.paper_exchange import Fault, Market, PaperExchange, PaperOrder
 from execution_service.core.order import Identity, Order, Purpose
@@ -390,6 +390,35 @@ class BrokerFaults:
         """What is told of the orders instead, by lists and by `find`, which tells the first."""
 
 
+class Reservations:
+    """The broker's ids, given beforehand and taken in their sequence only, as IBKR does it; they outlive every life of the service."""
+
+    def __init__(self) -> None:
+        self._highest_given = 0
+        self._highest_sent = 0
+
+    def give(self, taken: Collection[str]) -> str:
+        """As after a restart: what was given and never sent is given again, unless it is said to be taken."""
+        numbers = [int(each.removeprefix("R-")) for each in taken]
+        self._highest_given = max(self._highest_given, *numbers, 0) + 1
+        return f"R-{self._highest_given}"
+
+    def begin_life(self) -> None:
+        """A new connection knows of ids what was sent."""
+        self._highest_given = self._highest_sent
+
+    def pass_over(self) -> None:
+        """Another program sends under the next id."""
+        self.send(self.give(()))
+
+    def send(self, reserved: str) -> None:
+        number = int(reserved.removeprefix("R-"))
+        if number < self._highest_sent:
+            raise ReservationLost(f"The id {reserved} was passed over by a later one; nothing was sent")
+        self._highest_sent = number
+        self._highest_given = max(self._highest_given, number)
+
+
 class GatedBroker:
     """The Broker that the service speaks to: a mock broker behind the gate, with faults and other capabilities where wanted."""
 
@@ -400,7 +429,7 @@ class GatedBroker:
         faults: BrokerFaults,
         calls: list[tuple[str, str]],
         capabilities: Capabilities | None,
-        ids: Iterator[int],
+        ids: Reservations,
     ) -> None:
         self.inner = inner
         self._gate = gate
@@ -419,18 +448,24 @@ class GatedBroker:
 
     async def connect(self) -> None:
         await self._pass("connect", "", self.inner.connect)
+        self._ids.begin_life()
 
     async def fitted(self, ticket: Ticket) -> Ticket:
         return await self.inner.fitted(ticket)
 
-    async def reserve(self, ticket: Ticket) -> str | None:
+    async def reserve(self, ticket: Ticket, *, taken: Collection[str] = ()) -> str | None:
         async def next_id() -> str | None:
-            return f"R-{next(self._ids)}" if self.capabilities.needs_reservation else None
+            return self._ids.give(taken) if self.capabilities.needs_reservation else None
 
         return await self._pass("reserve", ticket.client_order_id, next_id)
 
     async def place_order(self, ticket: Ticket) -> Report:
-        return await self._pass("place_order", ticket.client_order_id, lambda: self.inner.place_order(ticket))
+        async def place() -> Report:
+            if ticket.reserved_order_id is not None:
+                self._ids.send(ticket.reserved_order_id)
+            return await self.inner.place_order(ticket)
+
+        return await self._pass("place_order", ticket.client_order_id, place)
 
     async def cancel_order(self, ref: OrderRef) -> None:
         await self._pass("cancel_order", ref.client_order_id, lambda: self.inner.cancel_order(ref))
@@ -526,7 +561,7 @@ class World:
         self._lives = 0
         self._service: ExecutionService | None = None
         self._inner: list[BookInPlace] = []
-        self._reserved = itertools.count(1)
+        self.reservations = Reservations()
         self._books: dict[str, PaperExchange] = {}
 
     # --- life and death -----------------------------------------------------------------------------------------
@@ -618,7 +653,9 @@ class World:
             clock=self.clock.now,
         )
         self._inner.append(inner)
-        return GatedBroker(inner, self.gate, self.broker_faults, self.broker_calls, self._capabilities, self._reserved)
+        return GatedBroker(
+            inner, self.gate, self.broker_faults, self.broker_calls, self._capabilities, self.reservations
+        )
 
     # --- time ---------------------------------------------------------------------------------------------------
 

@@ -193,6 +193,8 @@ class Limits:
     order_timeout_seconds: float = 60.0
     max_order_age_seconds: float = 300.0
     find_window_seconds: float = 30.0
+    send_again_seconds: float | None = None
+    """How long an order is looked for before it is sent again, where it may be; None: the find window."""
     refuses_repeated_client_id: bool = False
     poll_seconds: float = 0.0
 
@@ -263,13 +265,17 @@ def stale(elapsed: Elapsed, limits: Limits, now: datetime) -> Rejected:
 
 
 def _step_of_submitting(order: Order, now: datetime, elapsed: Elapsed, limits: Limits, refusal: Reason | None) -> Step:
-    finding = elapsed.finding
-    if finding is None or elapsed.asked is None or finding < limits.find_window_seconds:
+    finding, window = elapsed.finding, limits.find_window_seconds
+    is_fresh = order.cancel_wish is None and not is_stale(elapsed, limits)
+    may_leave_again = refusal is None and is_fresh and limits.refuses_repeated_client_id
+    if may_leave_again and limits.send_again_seconds is not None:
+        window = limits.send_again_seconds
+    if finding is None or elapsed.asked is None or finding < window:
         return _ask(StepKind.FIND, elapsed, _slower(finding, (0.1, 0.5, 2.0)))
     if refusal is not None:
         return Step(StepKind.RECORD, (Rejected(at=now, reason=refusal, filled_quantity=order.filled_quantity),))
-    if order.cancel_wish is None and limits.refuses_repeated_client_id and not is_stale(elapsed, limits):
-        if elapsed.sent is not None and elapsed.sent < limits.find_window_seconds:
+    if may_leave_again:
+        if elapsed.sent is not None and elapsed.sent < window:
             return _ask(StepKind.FIND, elapsed, _slower(elapsed.sent, (0.1, 0.5, 2.0)))
         return Step(StepKind.SUBMIT_AGAIN)
     words = f"sent or perhaps sent, and not found at the broker for {finding:.0f} s"

@@ -26,7 +26,16 @@ from brokers.base import (
     Ticket,
     Tif,
 )
-from brokers.errors import BrokerUnavailable, CallsSpent, OrderAlreadyExists, OrderRefused, OutcomeUnknown
+from brokers.errors import (
+    BrokerError,
+    BrokerUnavailable,
+    CallsSpent,
+    NotAnswered,
+    OrderAlreadyExists,
+    OrderRefused,
+    OutcomeUnknown,
+    ReservationLost,
+)
 from brokers.ibkr import Configuration, IbkrBroker, create
 from brokers.ibkr_blotter import Blotter, Commission, Execution
 from brokers.ibkr_library import choose
@@ -48,6 +57,7 @@ class Desk:
     def __init__(self, gateway: TwsSimulator, stack: AsyncExitStack) -> None:
         self.gateway = gateway
         self.book = gateway.book
+        self.brokers: list[IbkrBroker] = []
         self._stack = stack
         self._number = 0
 
@@ -65,6 +75,7 @@ class Desk:
             )
             broker = IbkrBroker(configuration, choose("auto"), clock=clock)
         self._stack.push_async_callback(broker.close)
+        self.brokers.append(broker)
         return broker
 
     async def connect(self, **settings: object) -> IbkrBroker:
@@ -256,6 +267,50 @@ async def test_a_list_that_is_not_answered_is_no_empty_list(desk: Desk, question
     assert await broker.find(ticket.client_order_id) is not None
 
 
+@pytest.mark.parametrize("question", [Ask.ALL_OPEN_ORDERS, Ask.COMPLETED_ORDERS])
+async def test_a_late_answer_about_orders_is_not_taken_for_that_to_a_later_question(desk: Desk, question: Ask) -> None:
+    desk.hold()
+    broker = await desk.connect(query_seconds=0.3)
+    ticket = desk.ticket(OrderType.LIMIT)
+    await place(broker, ticket)
+    late = desk.gateway.late[question] = asyncio.Event()
+    with pytest.raises(BrokerUnavailable, match="orders"):
+        await broker.find(ticket.client_order_id)
+    del desk.gateway.late[question]
+    desk.gateway.silent.add(question)
+    asked = len(desk.heard(question))
+    again = asyncio.create_task(broker.connect())
+    await until(lambda: len(desk.heard(question)) > asked)
+    late.set()
+    with pytest.raises(BrokerUnavailable):
+        await again
+    desk.gateway.silent.clear()
+    await connected(broker)
+    assert (await broker.find(ticket.client_order_id)).status is ReportStatus.WORKING
+
+
+async def test_a_late_answer_about_positions_is_not_taken_for_that_to_a_later_question(desk: Desk) -> None:
+    broker = await desk.connect(query_seconds=0.3)
+    await place(broker, desk.ticket())
+    late = desk.gateway.late[Ask.POSITIONS] = asyncio.Event()
+    with pytest.raises(BrokerUnavailable, match="no answer in time"):
+        await broker.positions()
+    del desk.gateway.late[Ask.POSITIONS]
+    with pytest.raises(BrokerUnavailable, match="may still be answered"):
+        await broker.positions()
+    assert len(desk.heard(Ask.POSITIONS)) == 1
+    late.set()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            try:
+                (held,) = await broker.positions()
+                break
+            except BrokerUnavailable:
+                await asyncio.sleep(0.01)
+    assert held.quantity == 10
+    assert len(desk.heard(Ask.START_API)) == 1
+
+
 async def test_an_unreadable_part_of_an_answer_spoils_the_answer(desk: Desk, unread_messages: list[str]) -> None:
     broker = await desk.connect()
     desk.gateway.silent.add(Ask.COMPLETED_ORDERS)
@@ -323,11 +378,11 @@ async def test_an_order_id_that_a_later_order_passed_over_is_not_sent(desk: Desk
     broker = await desk.connect()
     first, second = await reserved(broker, desk.ticket()), await reserved(broker, desk.ticket())
     await broker.place_order(second)
-    with pytest.raises(BrokerUnavailable, match="passed over"):
+    with pytest.raises(ReservationLost, match="passed over"):
         await broker.place_order(first)
     await broker.close()
     successor = await desk.connect()
-    with pytest.raises(BrokerUnavailable, match="passed over"):
+    with pytest.raises(ReservationLost, match="passed over"):
         await successor.place_order(first)
     assert len(desk.heard(Ask.PLACE_ORDER)) == 1
     await place(successor, first)
@@ -341,9 +396,26 @@ async def test_an_order_id_that_another_order_was_given_since_is_not_sent(desk: 
     successor = await desk.connect()
     other = await place(successor, desk.ticket())
     assert other.broker_order_id == lost.reserved_order_id
-    with pytest.raises(BrokerUnavailable, match="another order's"):
+    with pytest.raises(ReservationLost, match="another order's"):
         await successor.place_order(lost)
     assert len(desk.heard(Ask.PLACE_ORDER)) == 1
+
+
+async def test_an_order_id_that_an_order_was_perhaps_sent_under_is_not_given_again(desk: Desk) -> None:
+    lost = await reserved(await desk.connect(), desk.ticket())
+    await asyncio.gather(*(broker.close() for broker in desk.brokers))
+    successor = await desk.connect()
+    taken = [str(lost.reserved_order_id), "2:9"]
+    assert await successor.reserve(desk.ticket(), taken=taken) == "1:2"
+    assert (await successor.place_order(lost)).broker_order_id == "1:1"
+
+
+async def test_an_order_id_sent_by_a_successor_is_not_given_again(desk: Desk) -> None:
+    lost = await reserved(await desk.connect(), desk.ticket())
+    await asyncio.gather(*(broker.close() for broker in desk.brokers))
+    successor = await desk.connect()
+    await successor.place_order(lost)
+    assert await successor.reserve(desk.ticket()) == "1:2"
 
 
 async def test_order_ids_go_on_after_a_restart_of_the_gateway(desk: Desk) -> None:
@@ -455,7 +527,7 @@ async def test_a_client_id_in_use_is_noticed_at_once_and_the_next_one_taken(desk
     assert (await place(second, desk.ticket(OrderType.LIMIT))).broker_order_id == "2:1"
     with pytest.raises(OrderRefused, match="client id 1"):
         await second.cancel_order(OrderRef(client_order_id=ticket.client_order_id))
-    with pytest.raises(BrokerUnavailable, match="not reserved under client id 2"):
+    with pytest.raises(ReservationLost, match="not reserved under client id 2"):
         await second.place_order(replace(desk.ticket(), reserved_order_id="1:77"))
 
 
@@ -745,6 +817,40 @@ async def test_an_unknown_or_ambiguous_instrument_is_refused_with_the_candidates
     with pytest.raises(OrderRefused, match=words):
         await broker.reserve(desk.ticket(instrument=instrument))
     assert desk.heard(Ask.PLACE_ORDER) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (321, OrderRefused),
+        (203, OrderRefused),
+        (100, CallsSpent),
+        (504, BrokerUnavailable),
+        (322, NotAnswered),
+        (99999, NotAnswered),
+    ],
+)
+async def test_an_error_on_a_question_for_a_contract_is_sorted_by_what_the_order_learns(
+    desk: Desk, code: int, error: type[Exception]
+) -> None:
+    desk.gateway.contract_errors["SPY"] = (code, "words of the gateway")
+    broker = await desk.connect()
+    with pytest.raises(BrokerError, match=f"words of the gateway .code {code}.") as raised:
+        await broker.fitted(desk.ticket())
+    assert type(raised.value) is error
+    del desk.gateway.contract_errors["SPY"]
+    await broker.fitted(desk.ticket())
+    assert len(desk.heard(Ask.START_API)) == 1
+
+
+async def test_a_question_for_a_contract_without_an_answer_costs_no_session(desk: Desk) -> None:
+    desk.gateway.silent = {Ask.CONTRACT_DETAILS}
+    broker = await desk.connect(query_seconds=0.2)
+    with pytest.raises(NotAnswered, match="no answer in time"):
+        await broker.fitted(desk.ticket())
+    desk.gateway.silent = set()
+    assert (await place(broker, desk.ticket())).status is ReportStatus.FILLED
+    assert len(desk.heard(Ask.START_API)) == 1
 
 
 async def test_an_exchange_tells_two_shares_of_one_name_apart(desk: Desk) -> None:

@@ -149,6 +149,41 @@ async def test_the_control_side_shows_and_changes_the_book(gateway: TwsSimulator
     again.disconnect()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"action": "SELL"},
+        {"totalQuantity": 11},
+        {"lmtPrice": 99.25},
+        {"tif": "GTC"},
+        {"orderRef": "somebody-else's"},
+        {"orderType": "MKT", "lmtPrice": 0.0},
+        {"symbol": "AAPL"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+async def test_a_known_order_id_changes_an_order_into_nothing_but_itself(
+    gateway: TwsSimulator, library: Any, change: dict[str, Any]
+) -> None:
+    """What a real gateway would make of it: another order under an id whose order somebody counts on."""
+    gateway.book.add_fault(Fault(operation=Operation.PLACE, action=Action.HOLD))
+    ib = await connected(library, gateway.port)
+    codes: list[int] = []
+    ib.errorEvent += lambda number, code, text, contract: codes.append(code)
+    order = library.LimitOrder("BUY", 10, 99.5, account="DU000001", orderRef="by-its-tag", tif="DAY")
+    ib.placeOrder(library.Stock("SPY", "SMART", "USD"), order)
+    await until(lambda: bool(gateway.book.orders()))
+    contract = library.Stock(change.pop("symbol", "SPY"), "SMART", "USD")
+    for name, value in change.items():
+        setattr(order, name, value)
+    ib.client.placeOrder(order.orderId, contract, order)
+    await until(lambda: bool(codes))
+    assert codes == [105]
+    (kept,) = gateway.book.orders()
+    assert (kept.ticket.client_order_id, kept.ticket.side, kept.ticket.quantity) == ("by-its-tag", "BUY", Decimal(10))
+    ib.disconnect()
+
+
 async def test_the_process_keeps_its_book_through_a_kill(tmp_path: Path, library: Any) -> None:
     async def start() -> tuple[asyncio.subprocess.Process, int]:
         process = await asyncio.create_subprocess_exec(

@@ -191,6 +191,17 @@ def test_a_refusal_of_the_second_sending_is_the_end_only_after_another_whole_win
     assert (end.reason, apply(lost, end).status) == (no, Status.REJECTED)
 
 
+def test_where_it_may_be_sent_again_sooner_it_is_and_where_not_the_window_holds() -> None:
+    sooner = limits(find_window_seconds=10.0, send_again_seconds=2.0, refuses_repeated_client_id=True)
+    lost = order_in(Status.SUBMITTING)
+    assert step_of(lost, elapsed(31, finding=1.9, asked=9.0), sooner).kind is StepKind.FIND
+    assert step_of(lost, elapsed(31, sent=1.9, finding=2.0, asked=9.0), sooner).kind is StepKind.FIND
+    assert step_of(lost, elapsed(31, sent=2.0, finding=2.0, asked=9.0), sooner).kind is StepKind.SUBMIT_AGAIN
+    wished = apply(lost, cancel_requested())
+    assert step_of(wished, elapsed(31, finding=9.9, asked=9.0), sooner).kind is StepKind.FIND
+    assert isinstance(recorded(step_of(wished, elapsed(31, finding=10.0, asked=9.0), sooner)), Doubted)
+
+
 def test_after_the_window_a_stale_order_is_doubted_and_not_sent_again() -> None:
     event = recorded(step_of(order_in(Status.SUBMITTING), elapsed(301, finding=30.0, asked=0.0), REFUSING))
     assert isinstance(event, Doubted)

@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from brokers.base import Capabilities, Fill, OrderType, Report, ReportStatus
-from brokers.errors import AuthRequired, BrokerUnavailable, OrderAlreadyExists, OrderRefused, OutcomeUnknown
+from brokers.errors import (
+    AuthRequired,
+    BrokerUnavailable,
+    NotAnswered,
+    OrderAlreadyExists,
+    OrderRefused,
+    OutcomeUnknown,
+    ReservationLost,
+)
 from brokers.paper_exchange import Action, Fault, Market, Operation
 from execution_service import trader
 from execution_service.core.order import NothingSent, ReasonCode, Status, SubmitStarted
@@ -23,6 +31,11 @@ from tests.service.audit import audit
 BY_HAND = Market(fill_delay_seconds=None)
 TAG = Capabilities(refuses_repeated_client_id=False, find_window_seconds=3.0, concurrent_calls=4)
 PATIENT = Capabilities(refuses_repeated_client_id=True, find_window_seconds=3.0, concurrent_calls=4)
+
+
+IN_SEQUENCE = Capabilities(
+    refuses_repeated_client_id=True, needs_reservation=True, find_window_seconds=10.0, send_again_seconds=2.0
+)
 DOWN = BrokerUnavailable("connection refused")
 PAUSE = BrokerUnavailable("nightly restart", known_pause=True)
 
@@ -429,6 +442,42 @@ async def test_reservation_that_is_refused_rejects_the_order(tmp_path: Path) -> 
         assert world.record("next").broker_order_id == "R-1"
 
 
+async def test_reservation_without_an_answer_slows_its_lane_down_and_costs_no_connection(tmp_path: Path) -> None:
+    async with world_of(tmp_path, capabilities=IN_SEQUENCE) as world:
+        world.broker_faults.errors["reserve"] = [NotAnswered("no answer in time") for _ in range(2)]
+        world.send()
+        await world.run(0.1)
+        world.send("other", symbol="NVDA")
+        await world.run(0.2)
+        assert len(world.calls("reserve")) == 2
+        await world.run(5)
+        assert [world.record(each).status for each in ("sig", "other")] == [Status.FILLED] * 2
+        assert len(world.calls("connect")) == 1
+
+
+async def test_order_whose_reservation_is_never_answered_is_rejected_with_the_last_words(tmp_path: Path) -> None:
+    async with world_of(tmp_path, capabilities=IN_SEQUENCE) as world:
+        world.broker_faults.errors["reserve"] = [NotAnswered("nobody knows this code (322)") for _ in range(9)]
+        world.send()
+        await world.run(20)
+        assert code(world) is ReasonCode.BROKER_UNAVAILABLE
+        assert "322" in world.record().reason.message
+        assert len(world.calls("connect")) == 1
+
+
+@pytest.mark.parametrize(("pause", "is_rejected"), [(False, True), (True, False)])
+async def test_reservation_that_loses_the_connection_each_time_slows_its_lane_down(
+    tmp_path: Path, pause: bool, is_rejected: bool
+) -> None:
+    async with world_of(tmp_path, capabilities=IN_SEQUENCE) as world:
+        gone = BrokerUnavailable("not connected (504)", known_pause=pause)
+        world.broker_faults.errors["reserve"] = [gone for _ in range(99)]
+        world.send()
+        await world.run(30)
+        assert (world.record().status is Status.REJECTED) is is_rejected
+        assert len(world.calls("connect")) <= 7
+
+
 async def test_reservation_that_breaks_harms_no_other_order(tmp_path: Path) -> None:
     reserving = Capabilities(needs_reservation=True, refuses_repeated_client_id=False, concurrent_calls=1)
     async with world_of(tmp_path, capabilities=reserving, is_unique=False) as world:
@@ -453,6 +502,143 @@ async def test_unasked_end_at_the_venue_is_taken_over(tmp_path: Path) -> None:
         assert code(world, "by-hand") is ReasonCode.BROKER_CANCELLED
         assert world.record("day").status is Status.EXPIRED
         audit(world)
+
+
+# --- ids that leave in their sequence -------------------------------------------------------------------------------
+
+
+def reserved(world: World, signal_id: str) -> list[str | None]:
+    return [e.reserved_order_id for e in world.record(signal_id).events if isinstance(e, SubmitStarted)]
+
+
+def hidden_for(seconds: float) -> list[Fault]:
+    return [
+        Fault(operation=operation, action=Action.HIDE, seconds=seconds)
+        for operation in (Operation.REPORTS, Operation.FIND)
+    ]
+
+
+async def test_an_order_whose_request_was_lost_leaves_again_before_any_later_id(tmp_path: Path) -> None:
+    fault = Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT)
+    async with world_of(tmp_path, capabilities=IN_SEQUENCE, faults=[fault]) as world:
+        world.send("lost")
+        await world.run(0.5)
+        world.send("other", symbol="NVDA")
+        await world.run(5)
+        assert [world.record(each).status for each in ("lost", "other")] == [Status.FILLED] * 2
+        assert [each.ticket.client_order_id for each in world.placed()] == [
+            world.client_id("lost"),
+            world.client_id("other"),
+        ]
+        assert len(world.calls("connect")) == 1
+
+
+async def test_an_order_whose_sending_the_process_did_not_survive_leaves_before_any_later_id(tmp_path: Path) -> None:
+    async with world_of(tmp_path, capabilities=IN_SEQUENCE) as world:
+        world.broker_faults.holds["place_order"] = asyncio.Event()
+        world.send("lost")
+        await world.run(1)
+        world.broker_faults.holds.clear()
+        world.send("other", symbol="NVDA")
+        await world.restart()
+        await world.run(8)
+        assert [world.record(each).status for each in ("lost", "other")] == [Status.FILLED] * 2
+        assert reserved(world, "lost") == ["R-1"]
+        assert reserved(world, "other") == ["R-2"]
+        audit(world)
+
+
+async def test_an_id_that_an_order_was_perhaps_sent_under_is_given_to_no_other(tmp_path: Path) -> None:
+    """The lost order is not sent again, since it is to be cancelled; nothing waits for it then."""
+    async with world_of(tmp_path, capabilities=IN_SEQUENCE) as world:
+        world.broker_faults.holds["place_order"] = asyncio.Event()
+        world.send("lost")
+        await world.run(1)
+        world.broker_faults.holds.clear()
+        world.cancel(signal_id="lost")
+        await world.run(1)
+        world.send("other", symbol="NVDA")
+        await world.restart()
+        await world.run(1)
+        assert world.record("other").status is Status.FILLED
+        assert reserved(world, "other") == ["R-2"]
+        await world.run(15)
+        assert world.record("lost").status is Status.IN_DOUBT
+
+
+async def test_an_order_whose_id_was_passed_over_is_in_doubt_and_harms_no_other(tmp_path: Path) -> None:
+    fault = Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT)
+    async with world_of(tmp_path, capabilities=IN_SEQUENCE, faults=[fault]) as world:
+        world.send("lost")
+        await world.run(0.5)
+        world.reservations.pass_over()
+        world.send("other", symbol="NVDA")
+        await world.run(5)
+        assert world.record("other").status is Status.FILLED
+        assert world.record("lost").status is Status.SUBMITTING
+        await world.run(10)
+        assert world.record("lost").status is Status.IN_DOUBT
+        assert len(world.calls("connect")) == 1
+        assert len(world.notifier.titled("In Doubt")) == 1
+        audit(world)
+
+
+async def test_an_order_that_shows_up_though_its_id_was_passed_over_goes_on(tmp_path: Path) -> None:
+    faults = [
+        Fault(operation=Operation.PLACE, action=Action.ACCEPT_THEN_DROP),
+        *hidden_for(5),
+    ]
+    async with world_of(tmp_path, capabilities=IN_SEQUENCE, faults=faults) as world:
+        world.send()
+        await world.run(0.5)
+        world.reservations.pass_over()
+        await world.run(4)
+        assert len(world.calls("place_order")) == 2
+        assert world.record().status is Status.SUBMITTING
+        await world.run(8)
+        assert world.record().status is Status.FILLED
+        assert not world.notifier.titled("In Doubt")
+
+
+async def test_an_id_passed_over_before_the_first_sending_is_replaced(tmp_path: Path) -> None:
+    async with world_of(tmp_path, capabilities=IN_SEQUENCE) as world:
+        world.broker_faults.errors["place_order"] = [ReservationLost("R-1 was passed over by a later one")]
+        world.send()
+        await world.run(5)
+        assert world.record().status is Status.FILLED
+        assert reserved(world, "sig") == ["R-1", "R-2"]
+        assert len(world.calls("connect")) == 1
+
+
+async def test_nobody_waits_for_an_order_that_was_sent_again_and_again_without_a_clear_answer(tmp_path: Path) -> None:
+    fault = Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT, times=3)
+    async with world_of(tmp_path, capabilities=IN_SEQUENCE, faults=[fault]) as world:
+        world.send("lost")
+        await world.run(0.5)
+        world.send("other", symbol="NVDA")
+        await world.run(2.5)
+        assert world.record("other").status is Status.PENDING
+        await world.run(4)
+        assert world.record("other").status is Status.FILLED
+        await world.run(20)
+        assert world.record("lost").status is Status.IN_DOUBT
+
+
+async def test_a_repetition_that_is_refused_does_not_end_an_order_that_had_arrived(tmp_path: Path) -> None:
+    faults = [
+        Fault(operation=Operation.PLACE, action=Action.ACCEPT_THEN_DROP),
+        *hidden_for(3),
+    ]
+    async with world_of(tmp_path, market=BY_HAND, capabilities=IN_SEQUENCE, faults=faults) as world:
+        world.send()
+        await world.run(1)
+        world.broker_faults.errors["place_order"] = [OrderRefused("cannot be changed")]
+        hold = world.broker_faults.holds["place_order"] = asyncio.Event()
+        await world.run(4)
+        assert len(world.calls("place_order")) == 2
+        hold.set()
+        await world.run(1)
+        assert world.record().status is Status.SUBMITTED
 
 
 # --- one hangs, the others go on ------------------------------------------------------------------------------------

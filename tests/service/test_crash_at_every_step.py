@@ -246,6 +246,17 @@ SCENARIOS = {
     "broker that reserves ids": Scenario(
         capabilities=RESERVING, script=[(at_once, send())], ends=entry("sig", Status.FILLED)
     ),
+    "two instruments at a broker that takes its ids in their sequence": Scenario(
+        capabilities=RESERVING,
+        script=[(at_once, send()), (at_once, send("other", symbol="NVDA"))],
+        ends=entry("sig", Status.FILLED) | entry("other", Status.FILLED),
+    ),
+    "lost request at a broker that takes its ids in their sequence": Scenario(
+        capabilities=RESERVING,
+        faults=[Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT)],
+        script=[(at_once, send()), (at_once, send("other", symbol="NVDA"))],
+        ends=entry("sig", Status.FILLED) | entry("other", Status.FILLED),
+    ),
     "broker for which the id is only a tag": Scenario(
         capabilities=ONLY_A_TAG,
         is_unique=False,
