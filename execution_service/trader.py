@@ -98,6 +98,8 @@ LOOKED_UP_AT_ONCE = 200
 LOOKED_THROUGH_AT_ONCE = 2000
 LOGIN_LOOK_SECONDS = 2.0
 """How often it is looked whether a person has logged in."""
+APPOINTMENTS_AT_LEAST = 64
+"""Below so many, appointments that nobody keeps any more are not worth looking for."""
 FINISHED_REMEMBERED = 5000
 
 
@@ -196,6 +198,7 @@ class Trader:
         self._waiting_exits: dict[str, LiveOrder] = {}
         self._lanes_under_way = 0
         self._due: list[tuple[float, int, LiveOrder]] = []
+        self._due_at_most = APPOINTMENTS_AT_LEAST
         self._ticket = itertools.count()
         self._is_draining = False
         self._timeouts = 0
@@ -517,6 +520,11 @@ class Trader:
             live.due_at = due_at
             heapq.heappush(self._due, (due_at, next(self._ticket), live))
             self._wake.set()
+            if len(self._due) > self._due_at_most:
+                # A time-out that is minutes away would otherwise keep every order of these minutes in memory.
+                self._due = [entry for entry in self._due if entry[2].due_at == entry[0]]
+                heapq.heapify(self._due)
+                self._due_at_most = max(APPOINTMENTS_AT_LEAST, 2 * len(self._due))
 
     async def _record(self, live: LiveOrder, events: Iterable[Event]) -> None:
         """Records events that follow from the order as it was; if it has changed meanwhile, nothing, and the next step decides anew."""
@@ -892,6 +900,7 @@ class Trader:
         else:
             lane.unresolved.discard(order.order_id)
         if order.status.is_final:
+            live.due_at = None
             self._waiting_exits.pop(order.order_id, None)
             instrument = order.accepted_request.instrument
             for waiting in tuple(self._waiting_exits.values()):
