@@ -26,5 +26,5 @@ async def test_finished_orders_do_not_stay_in_memory_until_their_time_out(tmp_pa
                 await world.run(1)
         await world.run(1)
         assert not world.service.live_orders.by_id
-        assert kept(LiveOrder) - lives_before < SOME / 2
-        assert kept(Order) - orders_before < SOME / 2
+        assert kept(LiveOrder) - lives_before < SOME / 4
+        assert kept(Order) - orders_before < SOME / 4
