@@ -48,7 +48,8 @@ CONNECTING_SECONDS, CONNECTING_LOOKS = 3.0, 12
 """How long a comparison that was asked for waits for a connection that is just being made."""
 SECONDS_FOR_EACH_REPORT = 0.02
 """A whole answer of so many reports is asked for that much later again: on a day of 10,000 orders every 200 seconds, changes in between."""
-LOOKED_UP_AT_ONCE = 200
+LOOKED_UP_AT_ONCE = 50
+"""While the store answers such a question others wait."""
 LOOKED_THROUGH_AT_ONCE = 2000
 LOOKED_FOR_AT_MOST = 50
 CLEAN_REMEMBERED = 50_000
@@ -151,6 +152,12 @@ class Reconciliation:
         """A connection stands: what may have happened without us is looked at now."""
         self._wants_telling, self._whole_from = True, float("-inf")
         self._news.set()
+
+    def ended(self, order: Order, report: Report) -> None:
+        """An order has ended, and its record has all that the report tells: if they agree, it need not be looked up for the comparison."""
+        is_all = order.client_order_ids == (report.client_order_id,) and order.broker_order_id == report.broker_order_id
+        if is_all and not order_findings(order, (report,), was_asked=False):
+            self._note_clean((report,))
 
     def _note_movement(self, live: LiveOrder) -> None:
         request = live.order.request

@@ -312,6 +312,7 @@ class ExecutionService:
             raise_alarm_once=self.outbox.raise_alarm_once,
         )
         trader.on_connected = reconciliation.connected
+        trader.on_ended = reconciliation.ended
         trader.alongside.append(reconciliation.run)
         return trader
 
@@ -521,6 +522,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             nonce=nonce,
             clock=clock,
             threads=ThreadPool("store", STORE_THREADS),
+            commit_threads=ThreadPool("store-commits", 1),
             urgent_threads=ThreadPool("store-urgent", 1),
             is_private=is_embedded,
         )

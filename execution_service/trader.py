@@ -95,7 +95,8 @@ LEASE_PAUSE_SECONDS = 0.25
 TAKEN_FIND_SECONDS = 2.0
 IDLE_CHECK_SECONDS = 5.0
 """How often a broker is asked without an order at work: fills may come after the end, and not every broker tells by itself."""
-LOOKED_UP_AT_ONCE = 200
+LOOKED_UP_AT_ONCE = 50
+"""While the store answers such a question others wait."""
 LOOKED_THROUGH_AT_ONCE = 2000
 LOGIN_LOOK_SECONDS = 2.0
 """How often it is looked whether a person has logged in."""
@@ -215,6 +216,8 @@ class Trader:
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_connected: Callable[[], None] = lambda: None
         """Called when a connection stands and everything of before it has been read."""
+        self.on_ended: Callable[[Order, Report], None] = lambda order, report: None
+        """Called with an ended order whose record has all that the report tells."""
         self.alongside: list[Callable[[], Coroutine[Any, Any, None]]] = []
         """What runs for as long as the account is traded here."""
 
@@ -1083,6 +1086,10 @@ class Trader:
         """Records what a report tells that is new; returns the events."""
         events = await self._live.record(live, lambda order: news(order, report, self._clock.now()))
         live.asked_at = now = self._clock.monotonic()
+        if live.order.status.is_final:
+            # The next answer about all orders tells it again; it need not be read from the store for that.
+            self._finished.note(report.client_order_id, _gist(report))
+            self.on_ended(live.order, report)
         if live.order.status.is_final or not fills_are_missing(live.order, report):
             live.missing_from = None
             self._missing.pop(live.order.order_id, None)
