@@ -189,6 +189,8 @@ class Reports:
 
     reports: Sequence[Report]
     mark: int | None = None
+    goes_on: bool = False
+    """This is a part of the answer: the next is to be asked for from the mark."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

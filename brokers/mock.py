@@ -21,6 +21,7 @@ from brokers.paper_exchange import Action, BookFile, Fault, Market, Operation, P
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _BookCall = Callable[[PaperExchange], _T]
+_REPORTS_AT_ONCE = 1000
 _TIMER_MARGIN_SECONDS = 0.001
 _RETRY_SECONDS = 1.0
 _UNKNOWN_WHEN_LOST = frozenset({Operation.PLACE, Operation.CANCEL})
@@ -191,7 +192,7 @@ class MockBroker:
         self._give_hint()
 
     async def reports(self, since: int | None = None) -> Reports:
-        return await self._ask(Operation.REPORTS, lambda book: book.reports(since))
+        return await self._ask(Operation.REPORTS, lambda book: book.reports(since, at_most=_REPORTS_AT_ONCE))
 
     async def find(self, client_order_id: str) -> Report | None:
         return await self._ask(Operation.FIND, lambda book: book.find(client_order_id), client_order_id)

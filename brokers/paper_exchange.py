@@ -435,27 +435,33 @@ class PaperExchange:
                 )
                 self._apply_due(db, moment)
 
-    def reports(self, since: int | None = None, now: datetime | None = None) -> Reports:
+    def reports(self, since: int | None = None, now: datetime | None = None, *, at_most: int | None = None) -> Reports:
         """The orders changed after the mark `since`; without a mark those of the current UTC day, the unfinished ones and those changed
-        within 24 hours. In the sequence of their last change. A hidden order holds the mark back, so that it is told later.
+        within 24 hours. In the sequence of their last change. A hidden order holds the mark back, so that it is told later. Of more than
+        `at_most` the first come, and the rest is to be asked for from the mark; faults of the plan hit whole answers only.
         Raises BrokerUnavailable."""
         moment = self._moment(now)
         self.advance(now)
         with self._reading() as db:
             mark: int = db.execute("SELECT value FROM counters WHERE name = 'change'").fetchone()[0]
+            armed = _armed(db, Operation.REPORTS)
+            limit = None if armed else at_most
             if since is not None and 0 <= since <= mark:
-                found = _load(db, "account = ? AND changed > ?", (self.account_id, since)) if since < mark else []
+                found = (
+                    _load(db, "account = ? AND changed > ?", (self.account_id, since), limit) if since < mark else []
+                )
             else:
                 found = _load(
                     db,
                     "number IN (SELECT number FROM orders WHERE account = ? AND changed_at >= ?"
                     " UNION SELECT number FROM orders WHERE account = ? AND status = 'WORKING')",
                     (self.account_id, moment - _DAY_MICROSECONDS, self.account_id),
+                    limit,
                 )
-            armed = _armed(db, Operation.REPORTS)
         if armed:
             found, mark = self._distort(found, mark, moment)
-        return Reports([order.report() for order in found], mark)
+        goes_on = limit is not None and len(found) == limit
+        return Reports([order.report() for order in found], found[-1].change if goes_on else mark, goes_on)
 
     def find(self, client_order_id: str, now: datetime | None = None) -> Report | None:
         """The order under this id (the newest, where ids may repeat), whatever its age. Raises BrokerUnavailable."""
@@ -1060,13 +1066,16 @@ def _count(db: sqlite3.Connection, name: str) -> int:
     return value
 
 
-def _load(db: sqlite3.Connection, where: str, parameters: tuple[object, ...]) -> list[PaperOrder]:
-    """The orders that fit, with their fills, in the sequence of their last change."""
-    rows = db.execute(f"SELECT {_ORDER_COLUMNS} FROM orders WHERE {where} ORDER BY changed", parameters).fetchall()
+def _load(
+    db: sqlite3.Connection, where: str, parameters: tuple[object, ...], limit: int | None = None
+) -> list[PaperOrder]:
+    """The orders that fit, with their fills, in the sequence of their last change; at most `limit`."""
+    sequence = "ORDER BY changed" if limit is None else f"ORDER BY changed LIMIT {limit}"
+    rows = db.execute(f"SELECT {_ORDER_COLUMNS} FROM orders WHERE {where} {sequence}", parameters).fetchall()
     if not rows:
         return []
     fills: defaultdict[int, list[PaperFill]] = defaultdict(list)
-    chosen = f"SELECT number FROM orders WHERE {where}"
+    chosen = f"SELECT number FROM orders WHERE {where} {sequence}"
     for row in db.execute(
         f"SELECT {_FILL_COLUMNS} FROM fills f WHERE f.order_number IN ({chosen}) ORDER BY f.number", parameters
     ):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import structlog
@@ -14,8 +14,9 @@ from brokers.base import BrokerPosition, Instrument, Report, ReportStatus
 from brokers.errors import BrokerError
 from execution_service.core import alerts
 from execution_service.core.effects import happenings
+from execution_service.core.heard import Heard, name_of
 from execution_service.core.ledger import LedgerEntry, key_of, with_unbooked
-from execution_service.core.order import OrderRequest, Status
+from execution_service.core.order import Order, OrderRequest, Status
 from execution_service.core.reconcile import (
     OF_POSITIONS,
     OF_REPORTS,
@@ -47,10 +48,12 @@ CONNECTING_SECONDS, CONNECTING_LOOKS = 3.0, 12
 """How long a comparison that was asked for waits for a connection that is just being made."""
 SECONDS_FOR_EACH_REPORT = 0.02
 """A whole answer of so many reports is asked for that much later again: on a day of 10,000 orders every 200 seconds, changes in between."""
-LOOKED_UP_AT_ONCE = 200
+LOOKED_UP_AT_ONCE = 50
+"""While the store answers such a question others wait."""
 LOOKED_THROUGH_AT_ONCE = 2000
 LOOKED_FOR_AT_MOST = 50
-CLEAN_REMEMBERED = 20_000
+CLEAN_REMEMBERED = 50_000
+STRANGERS_REMEMBERED = 20_000
 NAMED_AT_MOST = 5
 _LISTED = frozenset({Status.SUBMITTED, Status.PARTIALLY_FILLED})
 _OF_CHANGES = OF_POSITIONS | {Kind.IN_DOUBT}
@@ -66,7 +69,9 @@ class Account(Protocol):
     is_connected: bool
     trouble: str
 
-    async def read_book(self, *, whole: bool) -> Sequence[Report]: ...
+    async def read_book(
+        self, *, whole: bool, heed: Callable[[Sequence[Report]], Awaitable[None]] | None = None
+    ) -> None: ...
 
     async def read_positions(self) -> Sequence[BrokerPosition]: ...
 
@@ -79,6 +84,24 @@ class _OrdersCompared:
     open_orders: int = 0
     executions: int = 0
     not_ours: tuple[Report, ...] = ()
+
+
+@dataclass(slots=True)
+class _Read:
+    """What is kept of one whole answer while it is read, part by part."""
+
+    parts: int = 0
+    reports: int = 0
+    executions: int = 0
+    """Of orders of ours."""
+    latest: Sequence[Report] = ()
+    in_hand: dict[str, list[Report]] = field(default_factory=dict)
+    """By tag, of orders that were in hand when they were read."""
+    not_ours: list[Report] = field(default_factory=list)
+    suspects: set[str] = field(default_factory=set)
+    """Tags of finished orders that do not simply agree with their one report."""
+    unknown: dict[str, Finding] = field(default_factory=dict)
+    """By tag."""
 
 
 @dataclass(slots=True)
@@ -111,8 +134,8 @@ class Reconciliation:
         self._requests: list[_Request] = []
         self._watch = Watch()
         self._open: dict[Key, Discrepancy] | None = None
-        self._clean: OrderedDict[str, tuple[object, ...]] = OrderedDict()
-        """Finished orders whose report, as it is, agrees with the record."""
+        self._clean = Heard(CLEAN_REMEMBERED)
+        """Reports of finished orders that, as they are, agree with the record."""
         self._uncounted: frozenset[str] = frozenset()
         """By the last whole answer, keys of the instruments of orders whose fills are not all known."""
         self._strangers: OrderedDict[str, None] = OrderedDict()
@@ -129,6 +152,12 @@ class Reconciliation:
         """A connection stands: what may have happened without us is looked at now."""
         self._wants_telling, self._whole_from = True, float("-inf")
         self._news.set()
+
+    def ended(self, order: Order, report: Report) -> None:
+        """An order has ended, and its record has all that the report tells: if they agree, it need not be looked up for the comparison."""
+        is_all = order.client_order_ids == (report.client_order_id,) and order.broker_order_id == report.broker_order_id
+        if is_all and not order_findings(order, (report,), was_asked=False):
+            self._note_clean((report,))
 
     def _note_movement(self, live: LiveOrder) -> None:
         request = live.order.request
@@ -245,45 +274,40 @@ class Reconciliation:
 
     async def _compare_orders(self) -> _OrdersCompared:
         working = [live for live in self._in_hand() if live.order.status in _LISTED]
-        reports = await self._account.read_book(whole=True)
-        self._whole_from = self._clock.monotonic() + SECONDS_FOR_EACH_REPORT * len(reports)
-        mentioned = {report.client_order_id for report in reports}
-        unlisted = [live for live in working if mentioned.isdisjoint(live.order.client_order_ids)]
+        read = _Read()
+
+        async def heed(part: Sequence[Report]) -> None:
+            read.parts += 1
+            read.reports += len(part)
+            read.latest = part
+            await self._heed(read, part)
+
+        await self._account.read_book(whole=True, heed=heed)
+        self._whole_from = self._clock.monotonic() + SECONDS_FOR_EACH_REPORT * read.reports
+        unlisted = [live for live in working if read.in_hand.keys().isdisjoint(live.order.client_order_ids)]
         missing = set()
         for live in unlisted[:LOOKED_FOR_AT_MOST]:
             # An absence from a list proves nothing, and some brokers list today's orders only.
             if live.order.status in _LISTED and not await self._account.look_for(live):
                 missing.add(live.order.order_id)
         in_hand = {tag: live.order for live in self._in_hand() for tag in live.order.client_order_ids}
+        await self._heed_finished(read, {tag: some for tag, some in read.in_hand.items() if tag not in in_hand})
         shown: dict[str, list[Report]] = {order.order_id: [] for order in in_hand.values()}
         orders = {order.order_id: order for order in in_hand.values()}
-        not_ours, others = [], []
-        executions = 0
-        for number, report in enumerate(reports, 1):
-            if number % LOOKED_THROUGH_AT_ONCE == 0:
-                await asyncio.sleep(0)  # a whole day's answer must not hold up everybody else
-            order = in_hand.get(report.client_order_id)
-            if order is not None:
-                shown[order.order_id].append(report)
-                executions += len(report.fills)
-            elif is_our_tag(report.client_order_id):
-                others.append(report)
-            else:
-                not_ours.append(report)
-        findings: list[Finding] = []
+        for tag, order in in_hand.items():
+            of_tag = read.in_hand.get(tag, ())
+            shown[order.order_id] += of_tag
+            read.executions += sum(len(report.fills) for report in of_tag)
+        findings = list(read.unknown.values())
         for order_id, of_order in shown.items():
             findings += order_findings(orders[order_id], of_order, was_asked=order_id in missing)
-        finished, of_other_accounts = await self._compare_finished(others)
-        findings += finished
-        uncounted_tags = {f.subject for f in finished if f.kind is Kind.ORDER_UNKNOWN}
-        uncounted_tags |= {report.client_order_id for report in of_other_accounts}
-        executions += sum(len(r.fills) for r in others if r.client_order_id not in uncounted_tags)
+        findings += await self._compare_suspects(read, in_hand=orders.keys())
         self._uncounted = frozenset(f.instrument for f in findings if f.kind is Kind.FILLS_MISSING and f.instrument)
         return _OrdersCompared(
             open_orders=sum(order.status in _LISTED and bool(shown[i]) for i, order in orders.items()),
-            executions=executions,
+            executions=read.executions,
             findings=tuple(findings),
-            not_ours=(*not_ours, *of_other_accounts),
+            not_ours=tuple(read.not_ours),
         )
 
     def _in_hand(self) -> list[LiveOrder]:
@@ -294,41 +318,93 @@ class Reconciliation:
             and live.order.request.account_id == self._account.account_id
         ]
 
-    async def _compare_finished(self, reports: Sequence[Report]) -> tuple[list[Finding], list[Report]]:
-        """Of reports under tags of our kind that no order in hand has: what differs, and those that are another account's."""
-        by_tag: dict[str, list[Report]] = {}
-        for report in reports:
-            by_tag.setdefault(report.client_order_id, []).append(report)
-        gists: dict[str, tuple[object, ...]] = {}
+    async def _heed(self, read: _Read, part: Sequence[Report]) -> None:
+        """Keeps what the comparison needs of a part of the answer. Of finished orders that agree with their records that is nothing."""
+        finished: dict[str, list[Report]] = {}
+        for number, report in enumerate(part, 1):
+            tag = report.client_order_id
+            if tag in self._live.by_client_id or tag in read.in_hand:
+                read.in_hand.setdefault(tag, []).append(report)
+            elif is_our_tag(tag):
+                finished.setdefault(tag, []).append(report)
+            else:
+                read.not_ours.append(report)
+            if number % LOOKED_THROUGH_AT_ONCE == 0:
+                await asyncio.sleep(0)  # a whole day's answer must not hold up everybody else
+        await self._heed_finished(read, finished)
+
+    async def _heed_finished(self, read: _Read, by_tag: Mapping[str, Sequence[Report]]) -> None:
+        """Looks at reports under tags of our kind that no order in hand has: most are known to agree, others agree by their records, and
+        orders of which more than one report may speak are suspects."""
+        doubtful: list[str] = []
         for number, (tag, some) in enumerate(by_tag.items(), 1):
-            gists[tag] = tuple(_gist(report) for report in some)
+            if tag in self._strangers:
+                read.not_ours += some
+                continue
+            read.executions += sum(len(report.fills) for report in some)
+            if not all(self._clean.is_known(name_of(report), _gist(report)) for report in some):
+                doubtful.append(tag)
             if number % LOOKED_THROUGH_AT_ONCE == 0:
                 await asyncio.sleep(0)
-        doubtful = [t for t, gist in gists.items() if self._clean.get(t) != gist and t not in self._strangers]
-        findings: list[Finding] = []
         for start in range(0, len(doubtful), LOOKED_UP_AT_ONCE):
             tags = doubtful[start : start + LOOKED_UP_AT_ONCE]
-            stored = await self._store.find([f"client:{tag}" for tag in tags])
-            by_client_id = {tag: each.order for each in stored for tag in each.order.client_order_ids}
+            by_client_id = await self._records_of(tags)
             for tag in tags:
                 order = by_client_id.get(tag)
                 if order is None:
-                    findings += [unknown_order(report) for report in by_tag[tag][:1]]
-                    continue
-                if order.request.account_id != self._account.account_id:
+                    read.unknown.setdefault(tag, unknown_order(by_tag[tag][0]))
+                    read.executions -= sum(len(report.fills) for report in by_tag[tag])
+                elif order.request.account_id != self._account.account_id:
                     self._strangers[tag] = None
+                    read.not_ours += by_tag[tag]
+                    read.executions -= sum(len(report.fills) for report in by_tag[tag])
+                elif len(order.client_order_ids) > 1 or any(
+                    r.broker_order_id != order.broker_order_id for r in by_tag[tag]
+                ):
+                    read.suspects.update(order.client_order_ids)
+                elif order_findings(order, by_tag[tag], was_asked=False):
+                    read.suspects.add(tag)
+                else:
+                    self._note_clean(by_tag[tag])
+        while len(self._strangers) > STRANGERS_REMEMBERED:
+            self._strangers.popitem(last=False)
+
+    async def _records_of(self, tags: Iterable[str]) -> dict[str, Order]:
+        stored = await self._store.find([f"client:{tag}" for tag in tags])
+        return {tag: each.order for each in stored for tag in each.order.client_order_ids}
+
+    def _note_clean(self, reports: Iterable[Report]) -> None:
+        for report in reports:
+            self._clean.note(name_of(report), _gist(report))
+
+    async def _compare_suspects(self, read: _Read, *, in_hand: Set[str]) -> list[Finding]:
+        """What differs of finished orders that may, by all that the broker shows of each."""
+        if not read.suspects:
+            return []
+        by_tag: dict[str, list[Report]] = {}
+
+        async def collect(part: Sequence[Report]) -> None:
+            for report in part:
+                if report.client_order_id in read.suspects:
+                    by_tag.setdefault(report.client_order_id, []).append(report)
+
+        if read.parts == 1:
+            await collect(read.latest)
+        else:
+            await self._account.read_book(whole=True, heed=collect)
+        findings: list[Finding] = []
+        suspects = sorted(read.suspects)
+        for start in range(0, len(suspects), LOOKED_UP_AT_ONCE):
+            records = await self._records_of(suspects[start : start + LOOKED_UP_AT_ONCE])
+            for order in {order.order_id: order for order in records.values()}.values():
+                if order.order_id in in_hand:
                     continue
-                shown = [report for other in order.client_order_ids for report in by_tag.get(other, ())]
+                shown = [report for tag in order.client_order_ids for report in by_tag.get(tag, ())]
                 found = order_findings(order, shown, was_asked=False)
                 findings += [f for f in found if f not in findings]
                 if not found:
-                    self._clean[tag] = gists[tag]
-                    self._clean.move_to_end(tag)
-        strangers = [report for tag in by_tag if tag in self._strangers for report in by_tag[tag]]
-        for remembered in (self._clean, self._strangers):
-            while len(remembered) > CLEAN_REMEMBERED:
-                remembered.popitem(last=False)
-        return findings, strangers
+                    self._note_clean(shown)
+        return findings
 
     async def _compare_positions(self) -> tuple[PositionsCompared | None, frozenset[Key]]:
         """What differs, and what of that says nothing: it was moving meanwhile, or is explained by missing fills, which are said

@@ -186,10 +186,12 @@ class MongoStore:
         nonce: str,
         clock: Clock,
         threads: Blocking,
+        commit_threads: Blocking | None = None,
         urgent_threads: Blocking | None = None,
         is_private: bool = False,
     ) -> None:
-        """`urgent_threads` serve commands and wishes to cancel, which must not wait behind a burst of orders.
+        """`commit_threads` write the record updates, for which orders wait on their way to the broker. `urgent_threads` serve commands
+        and wishes to cancel, which must not wait behind a burst of orders.
 
         `is_private`: the server dies with this process. Only then are transactions used: elsewhere one that was open when we were killed
         would hold its records locked until the server's own limit, up to a minute.
@@ -199,6 +201,7 @@ class MongoStore:
         self._nonce = nonce
         self._clock = clock
         self._threads = threads
+        self._commit_threads = commit_threads or threads
         self._urgent_threads = urgent_threads or threads
         self._waiting = _Queues()
         self._news = asyncio.Event()
@@ -220,6 +223,7 @@ class MongoStore:
             self._committer.cancel()
             await asyncio.gather(self._committer, return_exceptions=True)
         self._threads.close()
+        self._commit_threads.close()
         self._urgent_threads.close()
         self._client.close()
 
@@ -245,8 +249,11 @@ class MongoStore:
 
     async def _call(self, call: Callable[[], T], *, urgent: bool = False) -> T:
         """One blocking call. Raises StoreUnavailable when the server cannot be reached or is not fit to answer now."""
+        return await self._call_in(self._urgent_threads if urgent else self._threads, call)
+
+    async def _call_in(self, threads: Blocking, call: Callable[[], T]) -> T:
         with self._watched():
-            return await (self._urgent_threads if urgent else self._threads).run(call)
+            return await threads.run(call)
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
@@ -420,7 +427,8 @@ class MongoStore:
 
     async def _outcomes(self, batch: Sequence[_Commit], *, urgent: bool) -> Sequence[Exception | None]:
         try:
-            return await self._call(partial(self._write_batch, batch), urgent=urgent)
+            threads = self._urgent_threads if urgent else self._commit_threads
+            return await self._call_in(threads, partial(self._write_batch, batch))
         except StoreUnavailable:
             raise
         except Exception as exc:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -49,6 +49,7 @@ from execution_service.core.decide import (
     was_noted,
 )
 from execution_service.core.effects import happenings
+from execution_service.core.heard import Heard, name_of
 from execution_service.core.ledger import LedgerEntry, key_of, with_unbooked
 from execution_service.core.order import (
     Cancelled,
@@ -99,11 +100,14 @@ LEASE_PAUSE_SECONDS = 0.25
 TAKEN_FIND_SECONDS = 2.0
 IDLE_CHECK_SECONDS = 5.0
 """How often a broker is asked without an order at work: fills may come after the end, and not every broker tells by itself."""
-LOOKED_UP_AT_ONCE = 200
+LOOKED_UP_AT_ONCE = 50
+"""While the store answers such a question others wait."""
 LOOKED_THROUGH_AT_ONCE = 2000
 LOGIN_LOOK_SECONDS = 2.0
 """How often it is looked whether a person has logged in."""
-FINISHED_REMEMBERED = 5000
+KEPT_APPOINTMENTS = 64
+"""So many appointments with orders that are over may lie about."""
+FINISHED_REMEMBERED = 50_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +205,8 @@ class Trader:
         self._waiting_exits: dict[str, LiveOrder] = {}
         self._lanes_under_way = 0
         self._due: list[tuple[float, int, LiveOrder]] = []
+        self._missed = 0
+        """How many of these are not kept: the order has ended, or has an earlier one."""
         self._ticket = itertools.count()
         self._is_draining = False
         self._timeouts = 0
@@ -208,7 +214,8 @@ class Trader:
         self._check_running = False
         self._check_pause_until = 0.0
         self._mark: int | None = None
-        self._finished: OrderedDict[tuple[str, str], tuple[object, ...]] = OrderedDict()
+        self._finished = Heard(FINISHED_REMEMBERED)
+        """What the broker has said of orders that are not in hand."""
         self._exit_lock = asyncio.Lock()
         self._missing: dict[str, tuple[LiveOrder, Report]] = {}
         self._left_reserved: set[str] = set()
@@ -216,6 +223,8 @@ class Trader:
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_connected: Callable[[], None] = lambda: None
         """Called when a connection stands and everything of before it has been read."""
+        self.on_ended: Callable[[Order, Report], None] = lambda order, report: None
+        """Called with an ended order whose record has all that the report tells."""
         self.alongside: list[Callable[[], Coroutine[Any, Any, None]]] = []
         """What runs for as long as the account is traded here."""
 
@@ -419,6 +428,7 @@ class Trader:
         while self._due and self._due[0][0] <= now:
             due_at, _, live = heapq.heappop(self._due)
             if live.due_at != due_at:
+                self._missed -= 1
                 continue
             live.due_at = None
             if not live.is_busy:  # else whoever is busy with it looks at it again at the end
@@ -526,9 +536,21 @@ class Trader:
     def _schedule(self, live: LiveOrder, wait_seconds: float) -> None:
         due_at = self._clock.monotonic() + wait_seconds
         if live.due_at is None or due_at < live.due_at:
+            self._miss(live)
             live.due_at = due_at
             heapq.heappush(self._due, (due_at, next(self._ticket), live))
             self._wake.set()
+
+    def _miss(self, live: LiveOrder) -> None:
+        """The appointment with the order is off. Left in the heap until its time, it would keep every order of the last minutes in memory."""
+        if live.due_at is None:
+            return
+        live.due_at = None
+        self._missed += 1
+        if self._missed > max(KEPT_APPOINTMENTS, len(self._due) // 2):
+            self._due = [entry for entry in self._due if entry[2].due_at == entry[0]]
+            heapq.heapify(self._due)
+            self._missed = 0
 
     async def _record(self, live: LiveOrder, events: Iterable[Event]) -> None:
         """Records events that follow from the order as it was; if it has changed meanwhile, nothing, and the next step decides anew."""
@@ -973,6 +995,7 @@ class Trader:
         else:
             lane.unresolved.discard(order.order_id)
         if order.status.is_final:
+            self._miss(live)
             self._waiting_exits.pop(order.order_id, None)
             instrument = order.accepted_request.instrument
             for waiting in tuple(self._waiting_exits.values()):
@@ -1037,49 +1060,59 @@ class Trader:
             self._check_wanted = True
             self._check_pause_until = self._clock.monotonic() + AFTER_FAILURE_SECONDS
 
-    async def _check(self, *, whole: bool = False) -> Sequence[Report]:
+    async def _check(
+        self, *, whole: bool = False, heed: Callable[[Sequence[Report]], Awaitable[None]] | None = None
+    ) -> None:
         """One question answers all orders; what is new is recorded, for finished orders too. `whole`: what was told before is told
-        again, too."""
+        again, too. An answer that comes in parts is heard part by part, and so is it `heed`ed."""
         assert self._broker is not None
         self._check_running, self._check_wanted = True, False
         asked_at = self._clock.monotonic()
         try:
-            answer = await self._ask(self._broker.reports(None if whole else self._mark), QUERY_SECONDS)
-            self._timeouts = 0
-            known = {r.client_order_id for r in answer.reports if r.client_order_id in self._live.by_client_id}
-            # Two accounts of ours may be one at the broker: each hears of its own orders only, or both would step them.
-            in_hand = [r for r in answer.reports if r.client_order_id in known and self._is_own(r.client_order_id)]
-            heard = await asyncio.gather(*(self._hear(report) for report in in_hand), return_exceptions=True)
-            await self._hear_of_finished(
-                [r for r in answer.reports if r.client_order_id and r.client_order_id not in known]
-            )
+            since, goes_on, is_recorded = None if whole else self._mark, True, True
+            while goes_on:
+                answer = await self._ask(self._broker.reports(since), QUERY_SECONDS)
+                self._timeouts = 0
+                since, goes_on = answer.mark, answer.goes_on
+                is_recorded = await self._hear_all(answer.reports) and is_recorded
+                if heed is not None:
+                    await heed(answer.reports)
             self._answered_at = asked_at
-            failures = [failure for failure in heard if isinstance(failure, BaseException)]
-            if not failures:
-                self._mark = answer.mark
-            for failure in failures:
-                # The mark stays, so that what could not be recorded is told again; the other orders are not held up by it.
-                log.error(
-                    f"A report could not be recorded: {failure}",
-                    action="report_failed",
-                    account_id=self.account_id,
-                    exc_info=failure,
-                )
+            if is_recorded:
+                self._mark = since
             await self._tell_of_missing_fills()
         finally:
             self._check_running = False
-        return answer.reports
+
+    async def _hear_all(self, reports: Sequence[Report]) -> bool:
+        """False: not everything could be recorded. The mark must stay, so that it is told again; other orders are not held up by it."""
+        known = {r.client_order_id for r in reports if r.client_order_id in self._live.by_client_id}
+        # Two accounts of ours may be one at the broker: each hears of its own orders only, or both would step them.
+        in_hand = [r for r in reports if r.client_order_id in known and self._is_own(r.client_order_id)]
+        heard = await asyncio.gather(*(self._hear(report) for report in in_hand), return_exceptions=True)
+        await self._hear_of_finished([r for r in reports if r.client_order_id and r.client_order_id not in known])
+        failures = [failure for failure in heard if isinstance(failure, BaseException)]
+        for failure in failures:
+            log.error(
+                f"A report could not be recorded: {failure}",
+                action="report_failed",
+                account_id=self.account_id,
+                exc_info=failure,
+            )
+        return not failures
 
     def _is_own(self, client_order_id: str) -> bool:
         return self._live.by_client_id[client_order_id].order.request.account_id == self.account_id
 
     # --- for the reconciliation ---------------------------------------------------------------------------------
 
-    async def read_book(self, *, whole: bool) -> Sequence[Report]:
-        """Everything that the broker shows of the account's orders, or what has changed, recorded like any other answer. Raises
-        BrokerError, TimeoutError, StoreUnavailable."""
+    async def read_book(
+        self, *, whole: bool, heed: Callable[[Sequence[Report]], Awaitable[None]] | None = None
+    ) -> None:
+        """Everything that the broker shows of the account's orders, or what has changed, recorded like any other answer, and then
+        `heed`ed, part by part. Raises BrokerError, TimeoutError, StoreUnavailable."""
         try:
-            return await self._check(whole=whole)
+            await self._check(whole=whole, heed=heed)
         except (BrokerError, TimeoutError, StoreUnavailable) as exc:
             self._query_failed(exc)
             raise
@@ -1110,7 +1143,7 @@ class Trader:
         unheard: list[Report] = []
         for start in range(0, len(reports), LOOKED_THROUGH_AT_ONCE):
             some = reports[start : start + LOOKED_THROUGH_AT_ONCE]
-            unheard += [r for r in some if self._finished.get((r.client_order_id, r.broker_order_id)) != _gist(r)]
+            unheard += [r for r in some if not self._finished.is_known(name_of(r), _gist(r))]
             await asyncio.sleep(0)  # a whole day's answer must not hold up everybody else
         for start in range(0, len(unheard), LOOKED_UP_AT_ONCE):
             some = unheard[start : start + LOOKED_UP_AT_ONCE]
@@ -1120,9 +1153,7 @@ class Trader:
                 record = by_client_id.get(report.client_order_id)
                 if record is not None and record.order.request.account_id == self.account_id:
                     await self._hear_late(record, report)
-                self._finished[report.client_order_id, report.broker_order_id] = _gist(report)
-        while len(self._finished) > FINISHED_REMEMBERED:
-            self._finished.popitem(last=False)
+                self._finished.note(name_of(report), _gist(report))
 
     async def _hear_late(self, record: Stored, report: Report) -> None:
         if not news(record.order, report, self._clock.now()):
@@ -1139,6 +1170,10 @@ class Trader:
         if is_of_another(live.order, report):
             self._settle(live)
             return events
+        if live.order.status.is_final:
+            # The next answer about all orders tells it again; it need not be read from the store for that.
+            self._finished.note(name_of(report), _gist(report))
+            self.on_ended(live.order, report)
         if live.order.status.is_final or not fills_are_missing(live.order, report):
             live.missing_from = None
             self._missing.pop(live.order.order_id, None)

@@ -91,12 +91,12 @@ class Identity:
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=1024)
 def _order_id(identity: Identity) -> str:
     return "ord_" + identity.digest("order").hex()[:24]
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=1024)
 def _client_order_id(identity: Identity, attempt: int) -> str:
     return "x" + base64.b32encode(identity.digest(str(attempt))).decode().lower()[:18]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from brokers import mock
 from brokers.base import Capabilities, Instrument, OrderRef, OrderType, Side, Ticket
 from brokers.errors import BrokerUnavailable, OutcomeUnknown
 from brokers.paper_exchange import Action, Fault, Market, Operation
@@ -620,7 +621,7 @@ async def test_answer_that_nobody_foresaw_stops_neither_trading_nor_the_next_com
         trader: Any = world.service.traders[ACCOUNT]
         read_book = trader.read_book
 
-        async def broken(*, whole: bool) -> Any:
+        async def broken(*, whole: bool, heed: Any = None) -> Any:
             raise RuntimeError("a surprise")
 
         trader.read_book = broken
@@ -712,3 +713,34 @@ async def test_take_over_carries_an_open_discrepancy_on_without_a_second_row_or_
         trade_by_hand(other, -50)
         await other.run(3 * MINUTE)
         assert open_kinds(other) == []
+
+
+# --- answers that come in parts -------------------------------------------------------------------------------------
+
+
+async def test_an_answer_in_parts_is_compared_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mock, "_REPORTS_AT_ONCE", 2)
+    async with world_of(tmp_path) as world:
+        for number in range(7):
+            world.send(f"sig-{number}")
+        await world.run(2)
+        world.send("rests", order_type="LIMIT", limit_price=9, tif="GTC", symbol="SPY")
+        await world.run(2)
+        world.logs.clear()
+        await world.restart()
+        await world.run(5)
+        assert outcomes(world) == [f"Reconciled: 0 open orders, 8 executions, 2 positions agree (account {ACCOUNT})"]
+        assert rows(world, None) == []
+
+
+async def test_a_second_order_under_one_tag_is_found_in_another_part_of_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mock, "_REPORTS_AT_ONCE", 1)
+    async with world_of(tmp_path, capabilities=TAG, is_unique=False) as world:
+        await holding(world)
+        await world.run(3 * MINUTE)
+        trade_by_hand(world, 1, symbol="SPY")
+        trade_by_hand(world, 50, tag=world.record().client_order_id)
+        await world.run(3 * MINUTE)
+        assert Kind.ORDER_TWICE in open_kinds(world)
