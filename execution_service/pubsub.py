@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 
 OUTSTANDING_MESSAGES = 1000
 OUTSTANDING_BYTES = 64 * 1024 * 1024
+LEASE_EXTENSION_SECONDS = 15
+"""What was sent to us on a connection that is dead, and nobody knows it yet, comes again after so long; the library's own choice is a minute."""
 PUBLISH_SECONDS = 20.0
 QUERY_SECONDS = 5.0
 WATCH_SECONDS = 5.0
@@ -162,7 +164,10 @@ class GoogleSubscriber:
             loop.call_soon_threadsafe(self.messages.put_nowait, _message(message))
 
         flow = pubsub_v1.types.FlowControl(
-            max_messages=OUTSTANDING_MESSAGES, max_bytes=OUTSTANDING_BYTES, max_lease_duration=24 * 3600
+            max_messages=OUTSTANDING_MESSAGES,
+            max_bytes=OUTSTANDING_BYTES,
+            max_lease_duration=24 * 3600,
+            max_duration_per_lease_extension=LEASE_EXTENSION_SECONDS,
         )
         while True:
             pull = self._client.subscribe(

@@ -22,12 +22,14 @@ from tests.external.venues import BROKERS
 from tests.faults import table
 from tests.faults.crashes import play_kills
 from tests.faults.outages import Extent, chosen_outages, play_outages
+from tests.faults.replicas import FLEETS, play_replicas
 from tests.faults.scenarios import SCENARIOS, Scenario
 from tests.faults.stage import Outcome, Play, Stage, loop_outcome, play_side_by_side, run_play, set_stage
 
 LANES = {"mock": 6, "ibkr": 6, "zerodha": 6}
 CRASHES = 40
 ROUNDS = 200
+REPLICA_ROUNDS = 10
 AT_ONCE = 3
 """Jobs side by side: a service under test waits more than it works, so there is one more than the usual two cores."""
 
@@ -37,6 +39,7 @@ class Family(StrEnum):
     CRASHES = "crashes"
     KILLS = "kills"
     OUTAGES = "outages"
+    REPLICAS = "replicas"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,15 @@ def jobs(options: argparse.Namespace) -> list[Job]:
                 broker,
                 lambda f, d, b=broker, s=some: play_matrix(b, f, s, runs=options.runs, seed=options.seed, done=d),  # type: ignore[misc]
             )
+    for broker in brokers:
+        for count in FLEETS[broker] if is_wanted(Family.REPLICAS) and options.replicas else ():
+            add(
+                Family.REPLICAS,
+                f"{broker}, {count} processes",
+                lambda f, d, b=broker, c=count: play_replicas(  # type: ignore[misc]
+                    b, f, c, rounds=options.replicas, seed=options.seed, done=d
+                ),
+            )
     for number, broker in enumerate(brokers):
         points = options.crashes
         if is_wanted(Family.CRASHES) and points != 0:
@@ -160,6 +172,12 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--outages", type=Extent, choices=list(Extent), default=Extent.USUAL, help=f"how many; default {Extent.USUAL}"
+    )
+    parser.add_argument(
+        "--replicas",
+        type=int,
+        default=REPLICA_ROUNDS,
+        help=f"kills and freezes for each number of processes at each broker; default {REPLICA_ROUNDS}",
     )
     parser.add_argument("--at-once", type=int, default=AT_ONCE, help=f"jobs side by side; default {AT_ONCE}")
     parser.add_argument("--markdown", type=Path, help="a file for the table")

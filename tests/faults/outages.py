@@ -285,16 +285,17 @@ def _play(around: Surroundings, outage: Outage, outcome: Outcome) -> None:
         around.strike(part, outage.trouble)
     if outage.at_start:
         service.launch()
-        play.send(*orders[:3])
-    if Part.PUBSUB not in outage.parts or outage.trouble is not Trouble.RESTARTED:
-        play.send(*orders[3:])
+    waiting = orders if outage.at_start else orders[3:]
+    is_pubsub_dead = Part.PUBSUB in outage.parts and outage.trouble is Trouble.RESTARTED
+    if not is_pubsub_dead:
+        play.send(*waiting)
     time.sleep(SLOW_AWAY_SECONDS if outage.trouble is Trouble.SLOW else AWAY_SECONDS)
     if outage.is_said:
         _wait_until_said(stage, LOST, outage, heard, within=UNTIL_SAID_SECONDS, outcome=outcome)
     memory_away = _memory(stage)
     around.restore()
-    if Part.PUBSUB in outage.parts and outage.trouble is Trouble.RESTARTED:
-        play.send(*orders[3:])
+    if is_pubsub_dead:
+        play.send(*waiting)
     back = time.monotonic()
     missing = list(outcome.wrong)
     while True:

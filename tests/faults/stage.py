@@ -340,6 +340,8 @@ class Outcome:
     wrong: list[str] = field(default_factory=list)
     placed: list[int] = field(default_factory=list)
     recovery_seconds: float = 0.0
+    take_over_seconds: float = 0.0
+    """Until others held what a process that died or froze had held; 0: no such thing was played."""
     is_run: bool = True
     """False for what is observed over many runs."""
     figures: str = ""
@@ -414,6 +416,43 @@ def accounts_file(
     return "\n\n".join(parts) + "\n"
 
 
+def set_gateway(stack: contextlib.ExitStack, broker: str, folder: Path) -> tuple[list[Venue], int]:
+    """The broker's simulated gateway as a process, and its port; at the mock broker there is none."""
+    port, control_port = free_port(), free_port()
+    if broker == "ibkr":
+        return [GatewayVenue(broker, stack.enter_context(tws_server(folder, port, control_port)), control_port)], port
+    if broker == "zerodha":
+        return [GatewayVenue(broker, stack.enter_context(kite_server(folder, port)), port)], port
+    return [], port
+
+
+def lanes_of_mock(stack: contextlib.ExitStack, data_dir: Path, account_ids: Sequence[str]) -> list[Venue]:
+    """Each account's view of the mock broker's book in this folder."""
+    books = [PaperExchange(data_dir / "mock_broker.db", account_id=each, market=Market()) for each in account_ids]
+    for book in books:
+        stack.callback(book.close)
+    return [LaneOfMock(book, account_id) for book, account_id in zip(books, account_ids, strict=True)]
+
+
+def service_settings(
+    broker: str, folder: Path, account_ids: Sequence[str], port: int, more_lines: Sequence[str] = ()
+) -> dict[str, str]:
+    """What every service under test is told. Writes its accounts, its token and its clock into the folder."""
+    token_file, accounts = folder / "access_token", folder / "accounts.toml"
+    token_file.write_text(DEFAULT_ACCESS_TOKEN)
+    (folder / "clock").write_text("0")
+    accounts.write_text(accounts_file(broker, account_ids, port, token_file, more_lines), encoding="utf-8")
+    return {
+        "ACCOUNTS_FILE": str(accounts),
+        "USE_MOCK_BROKER": "false",
+        API_KEY_NAME: DEFAULT_API_KEY,
+        "MAX_RETRY_ATTEMPTS": "100",
+        "FAULTS_HEARTBEAT": str(folder / "heartbeat.json"),
+        "FAULTS_CLOCK": str(folder / "clock"),
+        "PYTHONPATH": str(REPOSITORY),
+    }
+
+
 @contextlib.contextmanager
 def set_stage(
     broker: str,
@@ -431,42 +470,19 @@ def set_stage(
     `account_lines`: what else each account's table says.
     `own_pubsub`, `own_store`: where the tests find those that they started themselves."""
     folder.mkdir(parents=True, exist_ok=True)
-    token_file = folder / "access_token"
-    token_file.write_text(DEFAULT_ACCESS_TOKEN)
-    (folder / "clock").write_text("0")
     account_ids = [f"{broker}_{number}" for number in range(1, lanes + 1)]
-    port, control_port = free_port(), free_port()
-    seen_port = port
-    accounts = folder / "accounts.toml"
-    chosen = {
-        "ACCOUNTS_FILE": str(accounts),
-        "USE_MOCK_BROKER": "false",
-        API_KEY_NAME: DEFAULT_API_KEY,
-        "MAX_RETRY_ATTEMPTS": "100",
-        "FAULTS_HEARTBEAT": str(folder / "heartbeat.json"),
-        "FAULTS_CLOCK": str(folder / "clock"),
-        "PYTHONPATH": str(REPOSITORY),
-    }
     with contextlib.ExitStack() as stack:
-        venues: list[Venue] = []
-        if broker == "ibkr":
-            server = stack.enter_context(tws_server(folder, port, control_port))
-            venues = [GatewayVenue(broker, server, control_port)]
-        elif broker == "zerodha":
-            server = stack.enter_context(kite_server(folder, port))
-            venues = [GatewayVenue(broker, server, port)]
+        venues, port = set_gateway(stack, broker, folder)
         if through is not None and venues:
-            seen_port = through(port)
-        accounts.write_text(accounts_file(broker, account_ids, seen_port, token_file, account_lines), encoding="utf-8")
+            port = through(port)
+        chosen = service_settings(broker, folder, account_ids, port, account_lines)
         service = stack.enter_context(Service(folder, program=ENTRY, **(chosen | settings)))
         listener = stack.enter_context(Listener((lambda: own_pubsub) if own_pubsub else embedded_address(service)))
         if starts:
             service.start()
         if broker == "mock":
-            for account_id in account_ids:
-                book = PaperExchange(service.data_dir / "mock_broker.db", account_id=account_id, market=Market())
-                stack.callback(book.close)
-                venues.append(LaneOfMock(book, account_id))
+            service.data_dir.mkdir(parents=True, exist_ok=True)
+            venues = lanes_of_mock(stack, service.data_dir, account_ids)
         pairs = zip(account_ids, itertools.cycle(venues), strict=False)
         stage = Stage(broker, service, [Lane(account_id, venue) for account_id, venue in pairs], listener, folder)
         stage.pubsub_address, stage.mongodb_uri = own_pubsub, own_store

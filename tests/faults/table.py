@@ -23,7 +23,7 @@ def rows(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
     grouped: dict[tuple[str, str], list[Outcome]] = {}
     for outcome in outcomes:
         grouped.setdefault((outcome.scenario, outcome.broker), []).append(outcome)
-    found = []
+    found: list[tuple[str, ...]] = []
     for (name, broker), group in sorted(grouped.items()):
         if not group[0].is_run:
             found.append((name, broker, "-", "yes" if group[0].agrees else "NO", group[0].figures or "-", "-"))
@@ -32,7 +32,8 @@ def rows(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
         counts = sorted({count for outcome in group for count in outcome.placed})
         said = "yes" if agreed == len(group) else f"NO ({len(group) - agreed} of {len(group)})"
         longest = max(outcome.recovery_seconds for outcome in group)
-        times = f"{longest:.1f}" + (f" ({group[0].figures})" if group[0].figures else "")
+        take_over = max(outcome.take_over_seconds for outcome in group)
+        times = f"{longest:.1f}" + (f", taken over in {take_over:.1f}" if take_over else "")
         found.append((name, broker, str(len(group)), said, ", ".join(map(str, counts)) or "-", times))
     return found
 
