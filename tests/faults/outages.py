@@ -106,9 +106,11 @@ class Outage:
         return f"outage: {' and '.join(self.parts)} {self.trouble}, {when}{more}"
 
     @property
-    def is_said(self) -> bool:
-        """Whether the service can and must notice it."""
-        return self.trouble not in NOT_SAID
+    def missed(self) -> Sequence[Part]:
+        """Those that the service can and must notice. While something else is away there may be nothing to tell people by Telegram."""
+        if self.trouble in NOT_SAID:
+            return ()
+        return self.parts if len(self.parts) == 1 else [part for part in self.parts if part is not Part.TELEGRAM]
 
 
 class Extent(StrEnum):
@@ -290,7 +292,7 @@ def _play(around: Surroundings, outage: Outage, outcome: Outcome) -> None:
     if not is_pubsub_dead:
         play.send(*waiting)
     time.sleep(SLOW_AWAY_SECONDS if outage.trouble is Trouble.SLOW else AWAY_SECONDS)
-    if outage.is_said:
+    if outage.missed:
         _wait_until_said(stage, LOST, outage, heard, within=UNTIL_SAID_SECONDS, outcome=outcome)
     memory_away = _memory(stage)
     around.restore()
@@ -306,7 +308,7 @@ def _play(around: Surroundings, outage: Outage, outcome: Outcome) -> None:
     outcome.recovery_seconds = time.monotonic() - back
     outcome.placed = play.placed()
     outcome.wrong = [*missing, *found]
-    if outage.is_said and not missing:
+    if outage.missed and not missing:
         _wait_until_said(stage, BACK, outage, heard, within=RETURN_SECONDS, outcome=outcome)
     if READY not in service.console()[heard:] and outage.at_start:
         wait_until(lambda: READY in service.console()[heard:], "the service is ready", within=START_SECONDS)
@@ -318,9 +320,8 @@ def _play(around: Surroundings, outage: Outage, outcome: Outcome) -> None:
 def _wait_until_said(
     stage: Stage, words: Mapping[Part, Sequence[str]], outage: Outage, heard: int, *, within: float, outcome: Outcome
 ) -> None:
-    """Of a part that the service cannot look for yet, since it waits for another one at the start, nothing can be said."""
     end = time.monotonic() + within
-    silent = set(outage.parts)
+    silent = set(outage.missed)
     while silent and time.monotonic() < end:
         console = stage.service.console()[heard:]
         silent -= {part for part in silent if any(word in console for word in words[part])}
