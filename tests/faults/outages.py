@@ -28,7 +28,7 @@ from tests.external.service_process import (
 )
 from tests.external.venues import GatewayVenue
 from tests.faults.judgement import Placed
-from tests.faults.stage import LOOK_SECONDS, SYMBOLS, Outcome, Play, Stage, loop_outcome, set_stage
+from tests.faults.stage import LOOK_SECONDS, Outcome, Play, Stage, loop_outcome, set_stage
 
 AWAY_SECONDS = 4.0
 SLOW_AWAY_SECONDS = 12.0
@@ -37,7 +37,7 @@ UNTIL_SAID_SECONDS = 45.0
 AGREE_SECONDS = 120.0
 RETURN_SECONDS = 90.0
 GROWTH_LIMIT_BYTES = 100 * 1024 * 1024
-FLOOD = 600
+FLOOD = 3000
 
 
 class Part(StrEnum):
@@ -97,11 +97,11 @@ class Outage:
     trouble: Trouble
     at_start: bool = False
     flood: int = 0
-    """So many more orders wait meanwhile."""
+    """So many repetitions of the orders wait meanwhile."""
 
     @property
     def name(self) -> str:
-        more = f", {self.flood} orders waiting" if self.flood else ""
+        more = f", {self.flood} messages waiting" if self.flood else ""
         when = "at start" if self.at_start else "in flight"
         return f"outage: {' and '.join(self.parts)} {self.trouble}, {when}{more}"
 
@@ -138,8 +138,8 @@ def all_outages(broker: str) -> list[Outage]:
         for trouble in (Trouble.CUT_OFF, Trouble.HALF_OPEN)
     ]
     inside = [Outage(parts=(Part.STORE,), trouble=trouble) for trouble in FAIL_POINTS]
-    flood = [Outage(parts=(part,), trouble=Trouble.CUT_OFF, flood=FLOOD) for part in (Part.STORE, Part.PUBSUB)]
-    return alone + pairs + inside + flood
+    flood = Outage(parts=(Part.STORE,), trouble=Trouble.CUT_OFF, flood=FLOOD)
+    return [*alone, *pairs, *inside, flood]
 
 
 QUICK_OUTAGES: Mapping[str, Sequence[Outage]] = {
@@ -276,7 +276,6 @@ def _play(around: Surroundings, outage: Outage, outcome: Outcome) -> None:
     doubtful = stage.broker == "zerodha" and Part.BROKER in outage.parts
     expects = Placed.ONCE_OR_DOUBTED if doubtful else Placed.ONCE
     orders = [play.order(side, expects=expects) for side in ("BUY", "SELL", "BUY", "BUY", "SELL", "BUY")]
-    orders += [play.order(symbol=SYMBOLS[stage.broker][n % 3], expects=expects) for n in range(outage.flood)]
     if outage.at_start:
         service.stop()
     memory_before = 0 if outage.at_start else _memory(stage)
@@ -290,7 +289,7 @@ def _play(around: Surroundings, outage: Outage, outcome: Outcome) -> None:
     waiting = orders if outage.at_start else orders[3:]
     is_pubsub_dead = Part.PUBSUB in outage.parts and outage.trouble is Trouble.RESTARTED
     if not is_pubsub_dead:
-        play.send(*waiting)
+        play.send(*waiting, *itertools.islice(itertools.cycle(orders), outage.flood))
     time.sleep(SLOW_AWAY_SECONDS if outage.trouble is Trouble.SLOW else AWAY_SECONDS)
     if outage.missed:
         _wait_until_said(stage, LOST, outage, heard, within=UNTIL_SAID_SECONDS, outcome=outcome)
