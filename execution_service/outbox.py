@@ -602,7 +602,6 @@ class Outbox:
                 return
             try:
                 await self._notifier.send(text)
-                return
             except NotificationFailed as exc:
                 if pause in (1.0, 8.0):
                     log.warning(f"Telegram message not sent, tried again: {exc}", action="telegram_failed")
@@ -612,6 +611,10 @@ class Outbox:
                 log.error(f"Telegram message not sent: {exc}", action="telegram_failed", exc_info=exc)
                 await self._clock.sleep(pause)
                 pause = min(60.0, pause * 2)
+            else:
+                if pause > 1.0:
+                    log.info("Telegram message sent after all", action="telegram_answers")
+                return
 
     async def raise_alarm(self, kind: str, text: str, count: int = 1) -> None:
         """An alert that belongs to no order: stored, then sent at most once a minute for each kind, with a count."""

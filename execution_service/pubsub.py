@@ -10,32 +10,40 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import structlog
-from google.api_core.exceptions import GoogleAPICallError, NotFound, PermissionDenied, RetryError
+from google.api_core.exceptions import GoogleAPICallError, NotFound, PermissionDenied, RetryError, ServerError
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import pubsub_v1
 from google.cloud.pubsub_v1.subscriber.message import Message as GoogleMessage
 from google.cloud.pubsub_v1.subscriber.scheduler import Scheduler
 
 from execution_service.ports import Clock, Message, PublishFailed, TopicMissing
+from execution_service.reach import Reach
 
 log = structlog.get_logger(__name__)
 
 OUTSTANDING_MESSAGES = 1000
 OUTSTANDING_BYTES = 64 * 1024 * 1024
+LEASE_EXTENSION_SECONDS = 15
+"""What was sent to us on a connection that is dead, and nobody knows it yet, comes again after so long; the library's own choice is a minute."""
 PUBLISH_SECONDS = 20.0
 QUERY_SECONDS = 5.0
+WATCH_SECONDS = 5.0
+"""Between two questions whether Pub/Sub is there."""
 CLOSE_SECONDS = 2.0
+SILENCE = (TimeoutError, RetryError, ServerError)
+"""What says that Pub/Sub was not reached, or could not answer; anything else is an answer."""
 
 
 class GooglePublisher:
     """Publishes to one topic. Messages that are there at the same time travel together."""
 
-    def __init__(self, project: str, topic: str, *, uses_ordering_keys: bool) -> None:
+    def __init__(self, project: str, topic: str, *, reach: Reach, uses_ordering_keys: bool) -> None:
         with _usable_credentials():
             self._client = pubsub_v1.PublisherClient(
                 batch_settings=pubsub_v1.types.BatchSettings(max_messages=100, max_latency=0.002),
                 publisher_options=pubsub_v1.types.PublisherOptions(enable_message_ordering=uses_ordering_keys),
             )
+        self._reach = reach
         self._uses_ordering_keys = uses_ordering_keys
         self.path = self._client.topic_path(project, topic)
 
@@ -55,10 +63,13 @@ class GooglePublisher:
             async with asyncio.timeout(2 * PUBLISH_SECONDS):
                 await done
         except Exception as exc:
+            if isinstance(exc, SILENCE):
+                self._reach.fails(str(exc) or type(exc).__name__)
             if self._uses_ordering_keys:
                 # After a failure the client holds a key back until it is told that publishing again in order is our affair.
                 self._client.resume_publish(self.path, ordering_key)
             raise PublishFailed(str(exc) or type(exc).__name__) from exc
+        self._reach.answers()
 
     async def close(self) -> None:
         """Sends what is waiting, for a bounded time; what is not sent by then is owed still, and told after the next start."""
@@ -115,10 +126,11 @@ class _AtOnce(Scheduler):  # type: ignore[misc]
 class GoogleSubscriber:
     """Pulls one subscription into an asyncio queue for as long as it lives, whatever happens to the stream."""
 
-    def __init__(self, project: str, subscription: str, *, clock: Clock) -> None:
+    def __init__(self, project: str, subscription: str, *, clock: Clock, reach: Reach) -> None:
         with _usable_credentials():
             self._client = pubsub_v1.SubscriberClient()
         self._clock = clock
+        self._reach = reach
         self.path = self._client.subscription_path(project, subscription)
         self.messages: asyncio.Queue[Message] = asyncio.Queue()
         self.trouble = ""
@@ -131,6 +143,19 @@ class GoogleSubscriber:
             lambda: self._client.get_subscription(subscription=self.path, timeout=QUERY_SECONDS, retry=None),
         )
 
+    async def watch(self) -> None:
+        """Until cancelled. A stream without messages looks the same whether Pub/Sub has none or is away: only a question can tell."""
+        while True:
+            await self._clock.sleep(WATCH_SECONDS)
+            try:
+                await self.check()
+            except PublishFailed as exc:
+                self._reach.fails(str(exc))
+            except TopicMissing as exc:
+                log.error(f"Pub/Sub refuses: {exc}", action="pubsub_refuses")
+            else:
+                self._reach.answers()
+
     async def run(self) -> None:
         """Until cancelled. The client reconnects by itself; a stream that ended for good is opened again."""
         loop = asyncio.get_running_loop()
@@ -139,7 +164,10 @@ class GoogleSubscriber:
             loop.call_soon_threadsafe(self.messages.put_nowait, _message(message))
 
         flow = pubsub_v1.types.FlowControl(
-            max_messages=OUTSTANDING_MESSAGES, max_bytes=OUTSTANDING_BYTES, max_lease_duration=24 * 3600
+            max_messages=OUTSTANDING_MESSAGES,
+            max_bytes=OUTSTANDING_BYTES,
+            max_lease_duration=24 * 3600,
+            max_duration_per_lease_extension=LEASE_EXTENSION_SECONDS,
         )
         while True:
             pull = self._client.subscribe(

@@ -52,6 +52,7 @@ from execution_service.ports import (
     TopicMissing,
 )
 from execution_service.pubsub import GooglePublisher, GoogleSubscriber
+from execution_service.reach import Reach
 from execution_service.reconciliation import Reconciliation
 from execution_service.settings import Account, Settings
 from execution_service.signals import trading_order_write
@@ -528,14 +529,18 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
         )
         stack.push_async_callback(store.close)
         project = settings.google_cloud_project
+        reach = Reach("Pub/Sub", clock)
         with _usable():
             publisher = GooglePublisher(
-                project, settings.execution_confirmations_topic, uses_ordering_keys=settings.publish_ordering_keys
+                project,
+                settings.execution_confirmations_topic,
+                reach=reach,
+                uses_ordering_keys=settings.publish_ordering_keys,
             )
             stack.push_async_callback(publisher.close)
-            orders = GoogleSubscriber(project, settings.trading_orders_subscription, clock=clock)
+            orders = GoogleSubscriber(project, settings.trading_orders_subscription, clock=clock, reach=reach)
             stack.push_async_callback(orders.close)
-            commands = GoogleSubscriber(project, settings.order_commands_subscription, clock=clock)
+            commands = GoogleSubscriber(project, settings.order_commands_subscription, clock=clock, reach=reach)
             stack.push_async_callback(commands.close)
         notifier = notifier_of(settings)
         stack.push_async_callback(notifier.close)
@@ -609,6 +614,7 @@ async def serve(settings: Settings, say: Callable[[str], None], at_stop: Callabl
             _set_start_aside()
             await _patiently("the store", service.start, stop)
             pulls = [asyncio.create_task(part.run()) for part in (world.orders, world.commands)]
+            pulls.append(asyncio.create_task(world.orders.watch()))
             try:
                 _write_endpoints(endpoints, settings, world, service)
                 pulls.append(asyncio.create_task(_keep_endpoints(endpoints, settings, world, service)))

@@ -66,6 +66,7 @@ from execution_service.ports import (
     View,
     ViewWrite,
 )
+from execution_service.reach import Reach
 from execution_service.threads import Blocking
 
 log = structlog.get_logger(__name__)
@@ -208,7 +209,7 @@ class MongoStore:
         self._committer: asyncio.Task[None] | None = None
         self._is_private = is_private
         self._has_transactions = False
-        self.is_reachable = True
+        self._reach = Reach("The store", clock)
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -260,13 +261,13 @@ class MongoStore:
         try:
             yield
         except (ConnectionFailure, ExecutionTimeout, WTimeoutError) as exc:
-            self.is_reachable = False
+            self._reach.fails(_first_line(exc))
             raise StoreUnavailable(_first_line(exc)) from exc
         except OperationFailure as exc:
             if isinstance(exc, DuplicateKeyError | BulkWriteError):
                 raise
             raise StoreUnavailable(_first_line(exc)) from exc
-        self.is_reachable = True
+        self._reach.answers()
 
     # --- the record ---------------------------------------------------------------------------------------------
 
@@ -910,4 +911,4 @@ def _first_line(exc: PyMongoError) -> str:
 def _say_store_is_away(state: tenacity.RetryCallState) -> None:
     if state.attempt_number in (1, 5) or state.attempt_number % 20 == 0:
         exc = state.outcome.exception() if state.outcome is not None else None
-        log.warning(f"The store does not answer, trying on: {exc}", action="store_unavailable")
+        log.warning(f"Record updates wait for the store: {exc}", action="store_unavailable")

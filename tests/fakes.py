@@ -241,7 +241,7 @@ class Subscription:
 
     def __init__(self, name: str, gate: Gate) -> None:
         self._name, self._gate = name, gate
-        self._messages: dict[str, tuple[bytes, datetime]] = {}
+        self._messages: dict[str, tuple[bytes, datetime, Mapping[str, str]]] = {}
         self._count = itertools.count(1)
         self.queue: asyncio.Queue[Message] = asyncio.Queue()
 
@@ -249,9 +249,9 @@ class Subscription:
     def unacknowledged(self) -> list[str]:
         return list(self._messages)
 
-    def publish(self, data: bytes, at: datetime) -> str:
+    def publish(self, data: bytes, at: datetime, attributes: Mapping[str, str] | None = None) -> str:
         message_id = f"{self._name}-{next(self._count)}"
-        self._messages[message_id] = (data, at)
+        self._messages[message_id] = (data, at, attributes or {})
         self._deliver(message_id)
         return message_id
 
@@ -262,14 +262,16 @@ class Subscription:
             self._deliver(message_id)
 
     def _deliver(self, message_id: str) -> None:
-        data, at = self._messages[message_id]
+        data, at, attributes = self._messages[message_id]
 
         def ack() -> None:
             number = self._gate.enter(f"{self._name}.ack")
             self._messages.pop(message_id, None)
             self._gate.leave(number)
 
-        self.queue.put_nowait(Message(message_id=message_id, data=data, publish_time=at, ack=ack))
+        self.queue.put_nowait(
+            Message(message_id=message_id, data=data, publish_time=at, attributes=attributes, ack=ack)
+        )
 
 
 class RecordingPublisher:
@@ -715,8 +717,8 @@ class World:
         body = {name: value for name, value in fields.items() if value is not None}
         return self.send_raw(json.dumps(body).encode(), age_seconds=age_seconds)
 
-    def send_raw(self, data: bytes, *, age_seconds: float = 0.0) -> str:
-        return self.orders.publish(data, self.clock.now() - timedelta(seconds=age_seconds))
+    def send_raw(self, data: bytes, *, age_seconds: float = 0.0, attributes: Mapping[str, str] | None = None) -> str:
+        return self.orders.publish(data, self.clock.now() - timedelta(seconds=age_seconds), attributes)
 
     def exit(self, signal_id: str, entry: str, **changes: Any) -> str:
         fields = {"signal_type": "EXIT", "entry_signal_id": entry, "side": "SELL"} | changes

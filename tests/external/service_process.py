@@ -503,13 +503,18 @@ class Server:
             self.kill()
 
 
-def store_server(folder: Path) -> Server:
+def store_server(folder: Path, *arguments: str) -> Server:
     """SecantusDB, durable at each commit."""
     port = free_port()
     program = shutil.which("secantusd-py", path=str(Path(sys.executable).parent))
     assert program is not None, "secantusdb is not installed"
     command = [program, "--host", "127.0.0.1", "--port", str(port), "--storage-path", str(folder / "own-store")]
-    return Server("the store", [*command, "--sync-on-commit", "--log-level", "WARNING"], port, folder / "own-store.log")
+    return Server(
+        "the store",
+        [*command, "--sync-on-commit", "--log-level", "WARNING", *arguments],
+        port,
+        folder / "own-store.log",
+    )
 
 
 def pubsub_server(folder: Path, *, topics: Sequence[str] = (), subscriptions: Sequence[str] | None = None) -> Server:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.external.proxy import Mood, Proxy
 from tests.external.service_process import (
     Listener,
     PubSub,
@@ -37,84 +36,6 @@ pytestmark = [
 STOP_SECONDS = 10.0
 QUIET_SECONDS = 0.6
 WATCHED_SECONDS = 1.5
-
-
-class Proxy:
-    """A TCP proxy on loopback, in a thread of its own, that can cut what goes through it."""
-
-    def __init__(self, target_port: int) -> None:
-        self._target_port = target_port
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
-        self._pipes: set[asyncio.Task[None]] = set()
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._server: asyncio.Server | None = None
-        self._swallows_answers = False
-        self.port = 0
-
-    def cut(self) -> None:
-        """Every connection ends now; new ones are taken."""
-        asyncio.run_coroutine_threadsafe(self._cut(), self._loop).result(5)
-
-    @contextlib.contextmanager
-    def swallowing_answers(self) -> Iterator[None]:
-        """Requests arrive, and their answers never come; the connections are cut in the end."""
-        self._swallows_answers = True
-        try:
-            yield
-        finally:
-            self.cut()
-            self._swallows_answers = False
-
-    async def _cut(self) -> None:
-        for writer in tuple(self._writers):
-            writer.transport.abort()
-
-    async def _start(self) -> None:
-        self._server = await asyncio.start_server(self._taken, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    async def _taken(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
-        except OSError:
-            writer.transport.abort()
-            return
-        both = {writer, far_writer}
-        self._writers |= both
-        for source, sink, is_answer in ((reader, far_writer, False), (far_reader, writer, True)):
-            pipe = self._loop.create_task(self._pass_on(source, sink, both, is_answer))
-            self._pipes.add(pipe)
-            pipe.add_done_callback(self._pipes.discard)
-
-    async def _pass_on(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, both: set[asyncio.StreamWriter], is_answer: bool
-    ) -> None:
-        with contextlib.suppress(OSError):  # an end that was cut
-            while data := await source.read(65536):
-                if not (is_answer and self._swallows_answers):
-                    sink.write(data)
-                    await sink.drain()
-        for writer in both:
-            writer.transport.abort()
-        self._writers -= both
-
-    async def _stop(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        await self._cut()
-        await asyncio.gather(*self._pipes, return_exceptions=True)
-
-    def __enter__(self) -> Proxy:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(5)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
-        self._loop.close()
 
 
 @dataclass(slots=True)
@@ -237,7 +158,7 @@ def test_writes_whose_answers_are_lost_are_made_once(stage: Stage) -> None:
         before = stage.placed()
         stage.publish(20)
         wait_until(lambda b=before, c=count: stage.placed() >= b + c, "orders flow", pause=0.002)  # type: ignore[misc]
-        with stage.proxy.swallowing_answers():
+        with stage.proxy.being(Mood.HALF_OPEN):
             stage.assert_no_placement()
     stage.assert_all_ends_well()
 

@@ -1,63 +1,84 @@
-"""`python -m tests.faults`: plays the whole matrix and prints one table; status 1 if anything disagrees."""
+"""`python -m tests.faults`: plays the matrix, some of it or all, and prints one table; status 1 if anything disagrees."""
 
 from __future__ import annotations
 
 import argparse
 import random
+import shlex
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from tests.external.venues import BROKERS
-from tests.faults.crashes import crash_after, crash_at, crossings, points, random_delays
-from tests.faults.outages import all_outages, play_outages
+from tests.faults import table
+from tests.faults.crashes import play_kills
+from tests.faults.outages import Extent, chosen_outages, play_outages
+from tests.faults.replicas import FLEETS, play_replicas
 from tests.faults.scenarios import SCENARIOS, Scenario
 from tests.faults.stage import Outcome, Play, Stage, loop_outcome, play_side_by_side, run_play, set_stage
 
 LANES = {"mock": 6, "ibkr": 6, "zerodha": 6}
+CRASHES = 40
+ROUNDS = 200
+REPLICA_ROUNDS = 10
+AT_ONCE = 3
+"""Jobs side by side: a service under test waits more than it works, so there is one more than the usual two cores."""
 
 
-def play_matrix(broker: str, folder: Path, wanted: Sequence[Scenario], *, runs: int, seed: int) -> list[Outcome]:
+class Family(StrEnum):
+    SCENARIOS = "scenarios"
+    CRASHES = "crashes"
+    KILLS = "kills"
+    OUTAGES = "outages"
+    REPLICAS = "replicas"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What one worker plays without a break, telling of each run as it ends."""
+
+    name: str
+    play: Callable[[Path, Callable[[Outcome], None]], None]
+
+
+def play_matrix(
+    broker: str,
+    folder: Path,
+    wanted: Sequence[Scenario],
+    *,
+    runs: int,
+    seed: int,
+    done: Callable[[Outcome], None] = lambda outcome: None,
+) -> list[Outcome]:
     """All of them at one broker, `runs` times: what may be side by side first, then one after the other. The seed shuffles."""
     order = [each for each in wanted if broker in each.brokers for _ in range(runs)]
     random.Random(f"{seed}:{broker}").shuffle(order)
     outcomes: list[Outcome] = []
+
+    def take(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        done(outcome)
+
     with set_stage(
         broker, folder, lanes=LANES[broker], MAX_ORDER_AGE_SECONDS="600", ORDER_TIMEOUT_SECONDS="0"
     ) as stage:
         together = [(s.name, s.steps, s.within_seconds) for s in order if broker not in s.alone]
-        play_side_by_side(stage, together, outcomes.append)
+        play_side_by_side(stage, together, take)
         for each in (s for s in order if broker in s.alone):
-            outcomes.append(
-                run_play(Play(stage, stage.lanes[0], each.name), each.name, each.steps, each.within_seconds)
-            )
+            take(run_play(Play(stage, stage.lanes[0], each.name), each.name, each.steps, each.within_seconds))
             stage.lanes[0].venue.do("clear_faults")
-        outcomes += _whole(stage, broker)
+        for outcome in _whole(stage, broker):
+            take(outcome)
     return outcomes
-
-
-def play_crashes(broker: str, folder: Path, *, wanted: int | None, rounds: int, seed: int) -> list[Outcome]:
-    """`wanted` points of the crash matrix, evenly spread (None: all), and `rounds` random kills."""
-    with set_stage(
-        broker, folder, lanes=1, starts=False, MAX_ORDER_AGE_SECONDS="600", ORDER_TIMEOUT_SECONDS="0"
-    ) as stage:
-        outcomes = [crash_at(stage, number) for number in points(crossings(stage), wanted, seed)] if wanted != 0 else []
-        return outcomes + [crash_after(stage, delay) for delay in random_delays(rounds, seed)]
-
-
-def play_kill(broker: str, folder: Path, crossing: str) -> Outcome:
-    """A kill at the first crossing of that name."""
-    with set_stage(
-        broker, folder, lanes=1, starts=False, MAX_ORDER_AGE_SECONDS="600", ORDER_TIMEOUT_SECONDS="0"
-    ) as stage:
-        return crash_at(stage, crossing)
 
 
 def _whole(stage: Stage, broker: str) -> list[Outcome]:
@@ -68,95 +89,139 @@ def _whole(stage: Stage, broker: str) -> list[Outcome]:
         for venue in {id(lane.venue): lane.venue for lane in stage.lanes}.values()
         for order in venue.orders()
     }
-    strangers = Outcome("no_order_at_the_broker_is_unknown", broker)
+    strangers = Outcome("no_order_at_the_broker_is_unknown", broker, is_run=False)
     strangers.wrong = [f"unknown: {sorted(book - known)}"] if book - known else []
     return [strangers, loop_outcome(stage, "event_loop")]
 
 
-def show(outcomes: Sequence[Outcome]) -> tuple[Table, str]:
-    """The table for the eye, and as Markdown."""
-    table = Table(title="Faults")
-    heads = ("Scenario", "Broker", "Runs", "Agrees", "Orders per signal", "Seconds to recover")
-    for head in heads:
-        table.add_column(head)
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    grouped: dict[tuple[str, str], list[Outcome]] = {}
-    for outcome in outcomes:
-        grouped.setdefault((outcome.scenario, outcome.broker), []).append(outcome)
-    for (name, broker), group in sorted(grouped.items()):
-        if name.startswith("event_loop"):
-            over, own_over = group[0].placed
-            figures = f"longest {group[0].recovery_seconds:.2f}, own {group[0].figure:.2f}"
-            held = "yes" if group[0].agrees else "NO"
-            row = (name, broker, "-", held, f"pauses over 100 ms: {over}, own {own_over}", figures)
-        else:
-            agreed = sum(outcome.agrees for outcome in group)
-            counts = sorted({count for outcome in group for count in outcome.placed})
-            said = "yes" if agreed == len(group) else f"NO ({len(group) - agreed} of {len(group)})"
-            longest = max(outcome.recovery_seconds for outcome in group)
-            row = (name, broker, str(len(group)), said, ", ".join(map(str, counts)) or "-", f"{longest:.1f}")
-        table.add_row(*row)
-        lines.append("| " + " | ".join(row) + " |")
-    return table, "\n".join(lines) + "\n"
+def jobs(options: argparse.Namespace) -> list[Job]:
+    """What is asked for, the longest first."""
+    found: list[Job] = []
+    brokers: list[str] = options.broker or list(BROKERS)
+    patterns: list[str] = options.only or ["*"]
+
+    def is_wanted(family: Family, name: str = "") -> bool:
+        return any(fnmatchcase(family, each) or (bool(name) and fnmatchcase(name, each)) for each in patterns)
+
+    def add(family: Family, place: str, play: Callable[[Path, Callable[[Outcome], None]], object]) -> None:
+        found.append(Job(f"{family} at {place}", lambda folder, done: void(play(folder, done))))
+
+    for broker in brokers:
+        gone = [o for o in chosen_outages(broker, options.outages) if is_wanted(Family.OUTAGES, o.name)]
+        if gone:
+            add(Family.OUTAGES, broker, lambda f, d, b=broker, g=gone: play_outages(b, f, g, done=d))  # type: ignore[misc]
+    for broker in brokers:
+        some = [s for s in SCENARIOS.values() if broker in s.brokers and is_wanted(Family.SCENARIOS, s.name)]
+        if some and options.runs:
+            add(
+                Family.SCENARIOS,
+                broker,
+                lambda f, d, b=broker, s=some: play_matrix(b, f, s, runs=options.runs, seed=options.seed, done=d),  # type: ignore[misc]
+            )
+    for broker in brokers:
+        for count in FLEETS[broker] if is_wanted(Family.REPLICAS) and options.replicas else ():
+            add(
+                Family.REPLICAS,
+                f"{broker}, {count} processes",
+                lambda f, d, b=broker, c=count: play_replicas(  # type: ignore[misc]
+                    b, f, c, rounds=options.replicas, seed=options.seed, done=d
+                ),
+            )
+    for number, broker in enumerate(brokers):
+        points = options.crashes
+        if is_wanted(Family.CRASHES) and points != 0:
+            add(
+                Family.CRASHES,
+                broker,
+                lambda f, d, b=broker, p=points: play_kills(b, f, points=p, rounds=0, seed=options.seed, done=d),  # type: ignore[misc]
+            )
+        rounds = options.rounds // len(brokers) + (number < options.rounds % len(brokers))
+        if is_wanted(Family.KILLS) and rounds:
+            add(
+                Family.KILLS,
+                broker,
+                lambda f, d, b=broker, r=rounds: play_kills(b, f, points=0, rounds=r, seed=options.seed, done=d),  # type: ignore[misc]
+            )
+    return found
+
+
+def void(_: object) -> None:
+    """A worker's answer is what it told on the way."""
+
+
+def number_or_all(text: str) -> int | None:
+    return None if text == "all" else int(text)
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1, help="of the sequence, the points and the moments of the kills")
+    parser.add_argument(
+        "--only", action="append", help=f"a family ({', '.join(Family)}) or a pattern of scenarios' and outages' names"
+    )
+    parser.add_argument("--broker", choices=BROKERS, action="append")
+    parser.add_argument("--runs", type=int, default=1, help="how often each scenario is played; default 1")
+    parser.add_argument(
+        "--crashes",
+        type=number_or_all,
+        default=CRASHES,
+        help=f"points of the crash matrix at each broker, each kind before any comes twice, or 'all'; default {CRASHES}",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=ROUNDS, help=f"kills at random moments over all brokers; default {ROUNDS}"
+    )
+    parser.add_argument(
+        "--outages", type=Extent, choices=list(Extent), default=Extent.USUAL, help=f"how many; default {Extent.USUAL}"
+    )
+    parser.add_argument(
+        "--replicas",
+        type=int,
+        default=REPLICA_ROUNDS,
+        help=f"kills and freezes for each number of processes at each broker; default {REPLICA_ROUNDS}",
+    )
+    parser.add_argument("--at-once", type=int, default=AT_ONCE, help=f"jobs side by side; default {AT_ONCE}")
+    parser.add_argument("--markdown", type=Path, help="a file for the table")
+    parser.add_argument("--table", type=Path, help="a page that has a place for the table, such as docs/reliability.md")
+    return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--runs", type=int, default=1)
-    parser.add_argument("--only", default="*", help="a pattern of scenarios' names")
-    parser.add_argument("--broker", choices=BROKERS, action="append")
-    parser.add_argument(
-        "--crashes", type=int, help="so many points of the crash matrix at each broker (default: all; 0: none)"
-    )
-    parser.add_argument("--rounds", type=int, default=0, help="so many kills at random moments at each broker")
-    parser.add_argument("--no-outages", action="store_true", help="leave out the outages")
-    parser.add_argument("--markdown", type=Path)
-    options = parser.parse_args(arguments)
-    wanted = [each for each in SCENARIOS.values() if fnmatchcase(each.name, options.only)]
-    crashes = options.crashes if fnmatchcase("killed", options.only) else 0
-    brokers = options.broker or list(BROKERS)
-    outcomes: list[Outcome] = []
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-
-        def work(broker: str) -> None:
-            try:
-                play(broker)
-            except Exception as exc:  # noqa: BLE001  the other brokers go on
-                outcomes.append(Outcome("the_run_itself", broker, wrong=[f"{type(exc).__name__}: {exc}"[:2000]]))
-
-        def play(broker: str) -> None:
-            place = Path(folder) / broker
-            if any(broker in each.brokers for each in wanted):
-                outcomes.extend(play_matrix(broker, place, wanted, runs=options.runs, seed=options.seed))
-            if crashes != 0 or options.rounds:
-                chosen = {"wanted": crashes, "rounds": options.rounds, "seed": options.seed}
-                outcomes.extend(play_crashes(broker, place / "crashes", **chosen))
-            gone = [each for each in all_outages(broker) if fnmatchcase(each.name, options.only)]
-            if gone and not options.no_outages:
-                outcomes.extend(play_outages(broker, place / "outages", gone))
-
-        threads = [threading.Thread(target=work, args=(broker,), name=broker) for broker in brokers]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    table, markdown = show(outcomes)
+    options = parsed(arguments)
     console = Console(width=140)
-    console.print(table)
-    wrong = [outcome for outcome in outcomes if not outcome.agrees]
-    for outcome in wrong:
-        console.print(f"[bold]{outcome.scenario} at {outcome.broker}[/bold]")
-        for sentence in outcome.wrong:
-            console.print(f"  {sentence}", markup=False)
-    ran = sum(
-        outcome.scenario in SCENARIOS or outcome.scenario.startswith(("killed", "outage")) for outcome in outcomes
-    )
-    console.print(f"{ran} runs, {len(wrong)} disagree, seed {options.seed}, {time.monotonic() - began:.0f} s")
+    outcomes: list[Outcome] = []
+    telling = threading.Lock()
+    began = time.monotonic()
+
+    def tell(outcome: Outcome) -> None:
+        with telling:
+            outcomes.append(outcome)
+            minutes, seconds = divmod(int(time.monotonic() - began), 60)
+            said = f"{outcome.recovery_seconds:.1f} s" if outcome.agrees else f"DISAGREES: {'; '.join(outcome.wrong)}"
+            console.print(
+                f"{minutes:3}:{seconds:02} {outcome.broker:8} {outcome.scenario}: {said}", markup=False, highlight=False
+            )
+
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder, ThreadPoolExecutor(options.at_once) as pool:
+
+        def work(number: int, job: Job) -> None:
+            try:
+                job.play(Path(folder) / str(number), tell)
+            except Exception as exc:  # noqa: BLE001  the other jobs go on
+                tell(Outcome(job.name, "-", wrong=[f"{type(exc).__name__}: {exc}"[:2000]]))
+
+        for future in [pool.submit(work, number, job) for number, job in enumerate(jobs(options))]:
+            future.result()
+    took = time.monotonic() - began
+    console.print(table.for_the_eye(outcomes))
+    console.print(f"{table.summary(outcomes)}, seed {options.seed}, {took:.0f} s, commit {table.commit()}")
     if options.markdown is not None:
-        options.markdown.write_text(markdown, encoding="utf-8")
-    return 1 if wrong or not ran else 0
+        options.markdown.write_text(table.as_markdown(outcomes), encoding="utf-8")
+    if options.table is not None:
+        given = shlex.join(sys.argv[1:] if arguments is None else arguments)
+        table.write_between_markers(
+            options.table, outcomes, command=f"python -m tests.faults {given}".strip(), seconds=took
+        )
+    return 1 if any(not each.agrees for each in outcomes) or not any(each.is_run for each in outcomes) else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""kill -9 of the real process at each crossing of a port, and at random moments, in the middle of a small journey; no judgement here."""
+"""kill -9 of the real process at each crossing of a port, at random moments and in the middle of a recovery, while a small journey goes on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pymongo.errors import PyMongoError
@@ -15,17 +18,38 @@ from pymongo.errors import PyMongoError
 from tests.external.service_process import COMMANDS_TOPIC, READY, REPOSITORY, START_SECONDS, wait_until
 from tests.external.venues import FINAL
 from tests.faults.judgement import Placed
-from tests.faults.stage import LOOK_SECONDS, NotPublished, Outcome, Play, Signal, Stage
+from tests.faults.stage import LOOK_SECONDS, SYMBOLS, NotPublished, Outcome, Play, Signal, Stage, set_stage
 
 JOURNEY_SECONDS = 30.0
-AGREE_SECONDS = 200.0
+AGREE_SECONDS = 90.0
 """Longer than a broker is asked for an order that nobody knows to have arrived, and a person then takes to decide."""
 DECIDE_SECONDS = 40.0
+FIND_WINDOW_SECONDS = 8
+"""How long Zerodha is asked for an order that may not have arrived: its own minute would be most of the run's time."""
+LONGEST_DELAY_SECONDS = 1.5
+SECOND_SHARE = 0.3
+"""So many of the kills are followed by a second one while the service recovers."""
+SECOND_LATEST = 25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kill:
+    """When the process dies: at a crossing (`before store.append#3`), or so long after the journey began; and perhaps again at a
+    crossing of the recovery (`any#7`)."""
+
+    crossing: str | None = None
+    delay_seconds: float = 0.0
+    again: str | None = None
+
+    @property
+    def name(self) -> str:
+        where = "at a random moment" if self.crossing is None else self.crossing.partition("#")[0]
+        return f"killed {where}" + (" and in the recovery" if self.again else "")
 
 
 class Journey:
-    """An entry that fills, its exit, an order that is filled in part and cancelled, and one that is rejected. Each step is taken once,
-    whichever life of the service sees it."""
+    """An entry that fills, its exit, an order that is filled in part and cancelled, one that is rejected, one whose acknowledgement is lost,
+    and a message that nobody can read. Each step is taken once, whichever life of the service sees it."""
 
     def __init__(self, stage: Stage) -> None:
         self.play = play = Play(stage, stage.lanes[0], "crash")
@@ -40,10 +64,14 @@ class Journey:
         )
         self.part = play.order(expects=once)
         self.rejected = play.order(expects=once)
+        self.unanswered = play.order(symbol=SYMBOLS[stage.broker][1], expects=once)
+        self.poison = f"no order {uuid.uuid4().hex}".encode()
         play.fault("place", "hold", self.part)
         play.fault("place", "reject", self.rejected)
+        play.fault("place", "accept_then_drop", self.unanswered)
         self._is_published = self._is_filled = self._is_cancelled = False
-        self.wrong: list[str] = []
+        self.deaths = 0
+        self._wrong: list[str] = []
         self._decided: set[str] = set()
 
     def step(self) -> bool:
@@ -54,6 +82,7 @@ class Journey:
                 return False
             if not self._is_published:
                 stage.publish(*(signal.body for signal in play.signals))
+                stage.publish_raw([self.poison])
                 self._is_published = True
             if not self._is_filled and play.at_broker(self.part):
                 play.fill(self.part, 4)
@@ -77,11 +106,11 @@ class Journey:
         return signal.client_order_id in self._decided and self._has_ended(signal)
 
     def _decide(self, signal: Signal) -> None:
-        """As a person does who was told of the doubt and looked at the broker. One order leaves at a time, so one may be in doubt."""
+        """As a person does who was told of the doubt and looked at the broker. One order leaves at a time: one may be in doubt for each death."""
         if signal.client_order_id in self._decided:
             return
-        if self._decided:
-            self.wrong.append("more than one order is in doubt")
+        if len(self._decided) >= self.deaths:
+            self._wrong.append("more orders are in doubt than the service died")
         if not any(
             each.body["status"] == "IN_DOUBT" and each.body["client_order_id"] == signal.client_order_id
             for each in self.stage.told({signal.signal_id})
@@ -101,111 +130,202 @@ class Journey:
             timeout=DECIDE_SECONDS,
             check=False,
         )
+        if self.stage.service.exit_status() is not None:
+            return  # it died meanwhile: the decision may not have arrived, and is taken again in the next life
         if said.returncode != 0:
-            self.wrong.append(f"the decision was not taken: {said.stdout}{said.stderr}")
+            self._wrong.append(f"the decision was not taken: {said.stdout}{said.stderr}")
         self._decided.add(signal.client_order_id)
 
     def where(self) -> str:
         """How far it has come, for whoever waits for its end."""
         found = [self.play.record(signal) for signal in self.play.signals]
         statuses = ", ".join("not stored" if record is None else str(record["status"]) for record in found)
-        return f"the journey has not ended: entry, exit, part, rejected: {statuses}"
+        return f"the journey has not ended: entry, exit, part, rejected, unanswered: {statuses}"
+
+    def judge(self) -> list[str]:
+        found = self.play.judge() + self._wrong
+        letters = self.stage.db["execution_dead_letters"].count_documents({"payload": self.poison})
+        return found if letters else [*found, "the unreadable message is not kept"]
 
     def _has_ended(self, signal: Signal) -> bool:
         record = self.play.record(signal)
         return record is not None and record["status"] in FINAL and "unsettled" not in record["lookup"]
 
 
-def crossings(stage: Stage) -> int:
-    """How many crossings an undisturbed journey has."""
-    notes = stage.folder / "calls"
-    _begin(stage, 0, notes)
-    journey = Journey(stage)
-    wait_until(journey.step, "an undisturbed journey ends", within=2 * JOURNEY_SECONDS, pause=0.03)
-    stage.service.stop()
-    return len(notes.read_text(encoding="utf-8").splitlines())
+class Lives:
+    """The lives of one service, one after the other: each recovers from the last death, and then walks into the next. Told through a file
+    where to die, so that one start serves for both."""
 
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self._order = stage.folder / "kill-at"
+        self._notes = stage.folder / "crossings"
+        self._series = 0
+        self._arm("never")
+        stage.service.settings |= {"FAULTS_KILL": str(self._order), "FAULTS_CROSSINGS": str(self._notes)}
 
-def crash_at(stage: Stage, crossing: int | str) -> Outcome:
-    """The process ends itself at this crossing of the journey: by its number, or the first one of that name."""
-    notes = stage.folder / f"calls-{str(crossing).replace(' ', '-')}"
-    _begin(stage, crossing, notes)
-    journey = Journey(stage)
-    end = time.monotonic() + JOURNEY_SECONDS
-    while stage.service.exit_status() is None and time.monotonic() < end and not journey.step():
-        time.sleep(0.02)
-    if stage.service.exit_status() is None:
-        # This life took fewer calls than the measured one: it is killed where it is.
-        stage.service.kill()
-    last = notes.read_text(encoding="utf-8").splitlines()[-1:] if notes.exists() else []
-    return _next_life(journey, f"killed {last[0].partition(' ')[2]}" if last else "killed at start")
+    def crossings(self) -> list[str]:
+        """What an undisturbed journey crosses, in its sequence."""
+        self._ready()
+        series = self._arm("never")
+        journey = Journey(self.stage)
+        wait_until(journey.step, "an undisturbed journey ends", within=2 * JOURNEY_SECONDS, pause=0.03)
+        return list(self._crossed(series))
 
+    def die(self, kill: Kill) -> Outcome:
+        """One journey, the kill in the middle of it, and all that follows until everything agrees."""
+        outcome = Outcome(kill.name, self.stage.broker)
+        try:
+            self._ready()
+            journey = Journey(self.stage)
+            self._walk_to_death(journey, kill)
+            journey.deaths += 1
+            if kill.again is not None:
+                self._arm(kill.again)
+                self._ready(may_die=True)
+                self._until_dead(journey)
+                journey.deaths += 1
+            self._recover(journey, outcome)
+        except Exception as exc:  # noqa: BLE001  the other rounds go on
+            outcome.wrong = [f"{type(exc).__name__}: {exc}"[:1500]]
+        if not outcome.agrees:
+            outcome.wrong.append(str(kill))
+        return outcome
 
-def crash_after(stage: Stage, delay_seconds: float) -> Outcome:
-    """kill -9 so long after the journey's messages were published."""
-    _begin(stage, 0, None)
-    journey = Journey(stage)
-    journey.step()
-    end = time.monotonic() + delay_seconds
-    while time.monotonic() < end:
-        journey.step()
-        time.sleep(0.01)
-    stage.service.kill()
-    return _next_life(journey, "killed at a random moment")
+    def _walk_to_death(self, journey: Journey, kill: Kill) -> None:
+        if kill.crossing is not None:
+            self._arm(kill.crossing)
+            self._until_dead(journey)
+            return
+        end = time.monotonic() + kill.delay_seconds
+        while time.monotonic() < end:
+            journey.step()
+            time.sleep(0.01)
+        self.stage.service.kill()
 
+    def _until_dead(self, journey: Journey) -> None:
+        """A life that took fewer calls than the measured one is killed where it is."""
+        service = self.stage.service
+        end = time.monotonic() + JOURNEY_SECONDS
+        while service.exit_status() is None and time.monotonic() < end and not journey.step():
+            time.sleep(0.02)
+        if service.exit_status() is None:
+            service.kill()
 
-def _begin(stage: Stage, kill_at: int | str, notes: Path | None) -> None:
-    settings = stage.service.settings
-    settings["FAULTS_KILL_AT"] = str(kill_at)
-    settings["FAULTS_CALLS"] = "" if notes is None else str(notes)
-    seen = stage.service.console().count(READY)
-    stage.service.launch()
-    wait_until(
-        lambda: stage.service.console().count(READY) > seen or stage.service.exit_status() is not None,
-        "the service is ready or dead",
-        within=START_SECONDS,
-        pause=0.02,
-        more=stage.service.console,
-    )
-    if stage.service.exit_status() is None:
-        stage.service.family()
-
-
-def _next_life(journey: Journey, name: str) -> Outcome:
-    """The ordinary program is started again, the journey goes on, and all must agree in the end."""
-    stage = journey.stage
-    outcome = Outcome(name, stage.broker)
-    stage.service.settings["FAULTS_KILL_AT"] = "0"
-    stage.service.settings["FAULTS_CALLS"] = ""
-    began = time.monotonic()
-    try:
-        stage.service.start()
+    def _recover(self, journey: Journey, outcome: Outcome) -> None:
+        self._arm("never")
+        began = time.monotonic()
+        self._ready()
         end = time.monotonic() + AGREE_SECONDS
         while True:
-            outcome.wrong = journey.play.judge() if journey.step() else [journey.where()]
-            outcome.wrong += journey.wrong
+            outcome.wrong = journey.judge() if journey.step() else [journey.where()]
             if not outcome.wrong or time.monotonic() > end:
                 break
             time.sleep(LOOK_SECONDS)
         outcome.recovery_seconds = time.monotonic() - began
         outcome.placed = journey.play.placed()
-    except Exception as exc:  # noqa: BLE001  the other rounds go on
-        outcome.wrong = [f"{type(exc).__name__}: {exc}"[:1500]]
-    finally:
-        stage.service.kill()
-    return outcome
+
+    def _ready(self, *, may_die: bool = False) -> None:
+        """Starts a life, if none is there."""
+        service = self.stage.service
+        if service.process is not None and service.exit_status() is None:
+            return
+        seen = service.console().count(READY)
+        service.launch()
+        wait_until(
+            lambda: service.console().count(READY) > seen or service.exit_status() is not None,
+            "the service is ready or dead",
+            within=START_SECONDS,
+            pause=0.02,
+            more=service.console,
+        )
+        assert may_die or service.exit_status() is None, service.console()[-3000:]
+        if service.exit_status() is None:
+            service.family()
+
+    def _arm(self, where: str) -> str:
+        """Crossings are counted from here on; returns under what name they are noted."""
+        self._series += 1
+        fresh = self._order.with_suffix(".new")
+        fresh.write_text(f"{self._series} {where}")
+        fresh.replace(self._order)
+        return str(self._series)
+
+    def _crossed(self, series: str) -> Iterator[str]:
+        for line in self._notes.read_text(encoding="utf-8").splitlines():
+            number, _, what = line.partition(" ")
+            if number == series:
+                yield what
 
 
-def points(total: int, wanted: int | None, seed: int) -> Sequence[int]:
-    """All crossings, or as many as wanted, evenly spread from where the seed begins."""
-    if wanted is None or wanted >= total:
-        return range(1, total + 1)
-    stride = total / wanted
-    first = random.Random(seed).random() * stride
-    return [1 + int(first + stride * index) for index in range(wanted)]
+def play_kill(broker: str, folder: Path, crossing: str) -> Outcome:
+    """One kill, at this crossing."""
+    with _stage(broker, folder) as stage:
+        return Lives(stage).die(Kill(crossing=crossing))
 
 
-def random_delays(rounds: int, seed: int) -> list[float]:
-    """Seconds, the same for the same seed."""
+def _stage(broker: str, folder: Path) -> contextlib.AbstractContextManager[Stage]:
+    return set_stage(
+        broker,
+        folder,
+        lanes=1,
+        starts=False,
+        account_lines=[f"find_window_seconds = {FIND_WINDOW_SECONDS}"] if broker == "zerodha" else (),
+        MAX_ORDER_AGE_SECONDS="600",
+        ORDER_TIMEOUT_SECONDS="0",
+    )
+
+
+def play_kills(
+    broker: str,
+    folder: Path,
+    *,
+    points: int | None,
+    rounds: int,
+    seed: int,
+    done: Callable[[Outcome], None] = lambda outcome: None,
+) -> list[Outcome]:
+    """`points` of the crash matrix (None: all) and `rounds` random kills. After a disagreement the rest is played on a fresh stage, so that one
+    defect is told once."""
+    outcomes: list[Outcome] = []
+    kills: list[Kill] | None = None
+    stages = 0
+    while kills is None or kills:
+        stages += 1
+        with _stage(broker, folder / str(stages)) as stage:
+            lives = Lives(stage)
+            if kills is None:
+                chosen = sample(lives.crossings(), points, seed) if points != 0 else []
+                kills = list(planned(chosen, rounds, f"{seed}:{broker}"))
+            while kills:
+                kill = kills.pop(0)
+                outcome = lives.die(kill)
+                outcomes.append(outcome)
+                done(outcome)
+                if not outcome.agrees:
+                    break
+    return outcomes
+
+
+def sample(crossed: Sequence[str], wanted: int | None, seed: int) -> list[str]:
+    """Of all crossings so many, each kind (`before store.append`) once before any comes twice; all if None is wanted."""
+    if wanted is None or wanted >= len(crossed):
+        return list(crossed)
     luck = random.Random(seed)
-    return [luck.uniform(0.0, 1.5) for _ in range(rounds)]
+    of_kind: dict[str, list[str]] = defaultdict(list)
+    for each in crossed:
+        of_kind[each.partition("#")[0]].append(each)
+    first = [luck.choice(each) for each in of_kind.values()]
+    luck.shuffle(first)
+    others = [each for each in crossed if each not in first]
+    luck.shuffle(others)
+    return [*first, *others][:wanted]
+
+
+def planned(crossings: Sequence[str], rounds: int, seed: str) -> Iterator[Kill]:
+    """The kills at these crossings, then `rounds` at random moments; the same for the same seed."""
+    luck = random.Random(seed)
+    for crossing in [*crossings, *[None] * rounds]:
+        delay = luck.uniform(0.0, LONGEST_DELAY_SECONDS)
+        again = f"any#{luck.randint(1, SECOND_LATEST)}" if luck.random() < SECOND_SHARE else None
+        yield Kill(crossing=crossing, delay_seconds=delay, again=again)

@@ -4,9 +4,9 @@ The environment says what for; without any of it nothing is changed but the watc
 
     FAULTS_HEARTBEAT    file: the longest pauses of the event loop, in milliseconds, as JSON
     FAULTS_CLOCK        file: seconds by which the wall clock is wrong, read at every look
-    FAULTS_KILL_AT      the process ends by SIGKILL at that crossing of a port: a number (1: the first; 0 or absent: never), or words like
-                        `before broker.place_order`: the first of these
-    FAULTS_CALLS        file: each crossing is noted there, one a line
+    FAULTS_KILL         file: "SERIES WHERE"; the process ends by SIGKILL at that crossing of a port, e.g. `before store.append#3`, the third
+                        since that series was written there, or `any#7`; read at every crossing
+    FAULTS_CROSSINGS    file: each crossing is noted there, one a line, with its series
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -55,16 +56,21 @@ BROKER_CALLS = ("reserve", "place_order", "cancel_order", "find")
 class Crossings:
     """Counts what goes through the ports, before and after each call, and kills the process at the one that it was told."""
 
-    def __init__(self, kill_at: str, notes: Path | None) -> None:
-        self._kill_at = kill_at
-        self._count = 0
-        self._notes = None if notes is None else os.open(notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    def __init__(self, orders: Path, notes: Path) -> None:
+        self._orders = orders
+        self._told = ""
+        self._counts: Counter[str] = Counter()
+        self._notes = os.open(notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def cross(self, what: str) -> None:
-        self._count += 1
-        if self._notes is not None:
-            os.write(self._notes, f"{self._count} {what}\n".encode())
-        if self._kill_at in (str(self._count), what):
+        told = self._orders.read_text()
+        if told != self._told:
+            self._told = told
+            self._counts.clear()
+        self._counts.update((what, "any"))
+        series, _, where = told.partition(" ")
+        os.write(self._notes, f"{series} {what}#{self._counts[what]}\n".encode())
+        if where in (f"{what}#{self._counts[what]}", f"any#{self._counts['any']}"):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def watch(self, owner: Any, names: Iterable[str], room: str) -> None:
@@ -177,10 +183,9 @@ def main() -> int:
     if wrong:
         WrongClock.path = Path(wrong)
         service.SystemClock = WrongClock  # type: ignore[misc]
-    notes = os.environ.get("FAULTS_CALLS")
-    kill_at = os.environ.get("FAULTS_KILL_AT", "0")
-    if notes or kill_at != "0":
-        strike_ports(Crossings(kill_at, Path(notes) if notes else None))
+    orders, notes = os.environ.get("FAULTS_KILL"), os.environ.get("FAULTS_CROSSINGS")
+    if orders and notes:
+        strike_ports(Crossings(Path(orders), Path(notes)))
     return execution_main.main()
 
 

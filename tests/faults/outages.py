@@ -1,4 +1,4 @@
-"""Store, Pub/Sub, broker and Telegram go away behind proxies, at the start and in flight, alone and in pairs; no judgement of orders here."""
+"""Store, Pub/Sub, broker and Telegram go away, at the start and in flight, alone and in pairs; no judgement of orders here."""
 
 from __future__ import annotations
 
@@ -6,22 +6,38 @@ import contextlib
 import itertools
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import psutil
+import pymongo
 
-from tests.external.service_process import REPOSITORY, Server, free_port, pubsub_server, store_server, wait_until
+from tests.external.proxy import Mood, Proxy
+from tests.external.service_process import (
+    READY,
+    REPOSITORY,
+    START_SECONDS,
+    Server,
+    free_port,
+    pubsub_server,
+    store_server,
+    wait_until,
+)
+from tests.external.venues import GatewayVenue
 from tests.faults.judgement import Placed
-from tests.faults.proxy import Mood, Proxy
 from tests.faults.stage import LOOK_SECONDS, Outcome, Play, Stage, loop_outcome, set_stage
 
 AWAY_SECONDS = 4.0
+SLOW_AWAY_SECONDS = 12.0
+UNTIL_SAID_SECONDS = 45.0
+"""At most so long a part stays away until the service has said that it is."""
 AGREE_SECONDS = 120.0
+RETURN_SECONDS = 90.0
 GROWTH_LIMIT_BYTES = 100 * 1024 * 1024
-SAID = ("WARNING", "ERROR")
+FLOOD = 3000
 
 
 class Part(StrEnum):
@@ -31,51 +47,168 @@ class Part(StrEnum):
     TELEGRAM = "Telegram"
 
 
+class Trouble(StrEnum):
+    """What happens to a part."""
+
+    CUT_OFF = "cut off"
+    SLOW = "slow"
+    HALF_OPEN = "half-open"
+    FLAPPING = "flapping"
+    RESTARTED = "restarted"
+    """Its process is killed, and started again on its data."""
+    # The store's own fail points: its commands fail as a real server's would
+    STEPPED_DOWN = "no primary any more"
+    CONNECTIONS_CLOSED = "closing connections"
+    WRITTEN_AND_DENIED = "writing and then denying it"
+    COMMANDS_SLOW = "holding writes for 3 s"
+
+
+MOODS = {Trouble(mood): mood for mood in Mood if mood is not Mood.OPEN}
+NOT_SAID = (Trouble.SLOW, Trouble.FLAPPING, Trouble.COMMANDS_SLOW, Trouble.WRITTEN_AND_DENIED)
+"""No part is gone then, or not for long enough that anybody could tell."""
+WRITES = ["insert", "update", "findAndModify", "bulkWrite", "delete"]
+FAIL_POINTS: Mapping[Trouble, tuple[object, Mapping[str, Any]]] = {
+    Trouble.STEPPED_DOWN: ("alwaysOn", {"failCommands": [*WRITES, "find"], "errorCode": 10107}),
+    Trouble.CONNECTIONS_CLOSED: ("alwaysOn", {"failCommands": WRITES, "closeConnection": True}),
+    Trouble.WRITTEN_AND_DENIED: (
+        "alwaysOn",
+        {"failCommands": WRITES, "writeConcernError": {"code": 64, "errmsg": "waiting for replication timed out"}},
+    ),
+    Trouble.COMMANDS_SLOW: ({"times": 4}, {"failCommands": WRITES, "blockConnection": True, "blockTimeMS": 3000}),
+}
+
+LOST: Mapping[Part, Sequence[str]] = {
+    Part.STORE: ("The store does not answer", "Waiting for the store"),
+    Part.PUBSUB: ("Pub/Sub does not answer", "Waiting for Pub/Sub"),
+    Part.BROKER: ("Broker connection lost", "Broker connection failed", "Question to the broker failed"),
+    Part.TELEGRAM: ("Telegram message not sent",),
+}
+BACK: Mapping[Part, Sequence[str]] = {
+    Part.STORE: ("The store answers again",),
+    Part.PUBSUB: ("Pub/Sub answers again", READY),
+    Part.BROKER: ("Broker connected", "The broker answers again"),
+    Part.TELEGRAM: ("Telegram message sent after all",),
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outage:
     parts: tuple[Part, ...]
-    mood: Mood
+    trouble: Trouble
     at_start: bool = False
+    flood: int = 0
+    """So many repetitions of the orders wait meanwhile."""
 
     @property
     def name(self) -> str:
-        return f"outage: {' and '.join(self.parts)} {self.mood}, {'at start' if self.at_start else 'in flight'}"
+        more = f", {self.flood} messages waiting" if self.flood else ""
+        when = "at start" if self.at_start else "in flight"
+        return f"outage: {' and '.join(self.parts)} {self.trouble}, {when}{more}"
+
+    @property
+    def missed(self) -> Sequence[Part]:
+        """Those that the service can and must notice. While something else is away there may be nothing to tell people by Telegram."""
+        if self.trouble in NOT_SAID:
+            return ()
+        return self.parts if len(self.parts) == 1 else [part for part in self.parts if part is not Part.TELEGRAM]
+
+
+class Extent(StrEnum):
+    """How many outages: all; or those of a broker's own at each broker and the others at the mock only."""
+
+    QUICK = "quick"
+    USUAL = "usual"
+    ALL = "all"
 
 
 def all_outages(broker: str) -> list[Outage]:
-    """Each part in each mood, in flight and at start, and each pair cut off and half-open. The mock broker has no connection to cut."""
+    """Each part in each trouble, in flight and at start; each pair cut off and half-open; the store's fail points. The mock broker has no
+    connection to cut."""
     parts = [part for part in Part if part is not Part.BROKER or broker != "mock"]
-    moods = [mood for mood in Mood if mood is not Mood.OPEN]
+    network = [*MOODS, Trouble.RESTARTED]
     alone = [
-        Outage(parts=(part,), mood=mood, at_start=start) for part in parts for mood in moods for start in (False, True)
+        Outage(parts=(part,), trouble=trouble, at_start=start)
+        for part in parts
+        for trouble in network
+        for start in (False, True)
     ]
-    pairs = itertools.combinations(parts, 2)
-    return alone + [Outage(parts=pair, mood=mood) for pair in pairs for mood in (Mood.CUT_OFF, Mood.HALF_OPEN)]
+    pairs = [
+        Outage(parts=pair, trouble=trouble)
+        for pair in itertools.combinations(parts, 2)
+        for trouble in (Trouble.CUT_OFF, Trouble.HALF_OPEN)
+    ]
+    inside = [Outage(parts=(Part.STORE,), trouble=trouble) for trouble in FAIL_POINTS]
+    flood = Outage(parts=(Part.STORE,), trouble=Trouble.CUT_OFF, flood=FLOOD)
+    return [*alone, *pairs, *inside, flood]
 
 
 QUICK_OUTAGES: Mapping[str, Sequence[Outage]] = {
     "mock": (
-        Outage(parts=(Part.STORE,), mood=Mood.FLAPPING),
-        Outage(parts=(Part.PUBSUB,), mood=Mood.CUT_OFF),
-        Outage(parts=(Part.STORE, Part.PUBSUB), mood=Mood.HALF_OPEN),
+        Outage(parts=(Part.STORE,), trouble=Trouble.FLAPPING),
+        Outage(parts=(Part.PUBSUB,), trouble=Trouble.CUT_OFF),
+        Outage(parts=(Part.STORE, Part.PUBSUB), trouble=Trouble.HALF_OPEN),
+        Outage(parts=(Part.STORE,), trouble=Trouble.STEPPED_DOWN),
     ),
-    "ibkr": (Outage(parts=(Part.BROKER,), mood=Mood.HALF_OPEN),),
-    "zerodha": (Outage(parts=(Part.BROKER, Part.STORE), mood=Mood.CUT_OFF),),
+    "ibkr": (Outage(parts=(Part.BROKER,), trouble=Trouble.HALF_OPEN),),
+    "zerodha": (Outage(parts=(Part.BROKER, Part.STORE), trouble=Trouble.CUT_OFF),),
 }
 
 
+def chosen_outages(broker: str, extent: Extent) -> Sequence[Outage]:
+    match extent:
+        case Extent.QUICK:
+            return QUICK_OUTAGES[broker]
+        case Extent.USUAL:
+            return [each for each in all_outages(broker) if broker == "mock" or Part.BROKER in each.parts]
+    return all_outages(broker)
+
+
+class Surroundings:
+    """Everything that the service talks to, and what can be done to it."""
+
+    def __init__(self, stage: Stage, proxies: Mapping[Part, Proxy], servers: Mapping[Part, Server]) -> None:
+        self.stage = stage
+        self._proxies = proxies
+        self._servers = servers
+
+    def strike(self, part: Part, trouble: Trouble) -> None:
+        if trouble in MOODS:
+            self._proxies[part].be(MOODS[trouble])
+        elif trouble is Trouble.RESTARTED:
+            self._servers[part].kill()
+        else:
+            mode, wish = FAIL_POINTS[trouble]
+            self._fail_point(mode, wish)
+
+    def restore(self) -> None:
+        """All parts as they ought to be."""
+        for server in self._servers.values():
+            if server.process is None:
+                server.start()
+        for proxy in self._proxies.values():
+            proxy.be(Mood.OPEN)
+        self._fail_point("off", {})
+
+    def _fail_point(self, mode: object, wish: Mapping[str, Any]) -> None:
+        """Past the proxy. An answer that the fail point itself spoils is no trouble: it is set all the same."""
+        with pymongo.MongoClient[Mapping[str, Any]](self.stage.mongodb_uri, serverSelectionTimeoutMS=10000) as client:
+            client.admin.command("configureFailPoint", "failCommand", mode=mode, data=dict(wish))
+
+
 @contextlib.contextmanager
-def between_proxies(broker: str, folder: Path) -> Iterator[tuple[Stage, Mapping[Part, Proxy]]]:
+def surroundings(broker: str, folder: Path) -> Iterator[Surroundings]:
     """The service with a proxy before everything that it talks to."""
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        store = stack.enter_context(store_server(folder))
+        store = stack.enter_context(store_server(folder, "--enable-test-commands"))
         pubsub = stack.enter_context(pubsub_server(folder))
         telegram_port = free_port()
         command = [sys.executable, "-m", "simulators.telegram", "--port", str(telegram_port)]
-        stack.enter_context(Server("the simulated Telegram", command, telegram_port, folder / "telegram.log"))
-        targets = {Part.STORE: store.port, Part.PUBSUB: pubsub.port, Part.TELEGRAM: telegram_port}
-        proxies = {part: stack.enter_context(Proxy(port)) for part, port in targets.items()}
+        telegram = stack.enter_context(
+            Server("the simulated Telegram", command, telegram_port, folder / "telegram.log")
+        )
+        servers = {Part.STORE: store, Part.PUBSUB: pubsub, Part.TELEGRAM: telegram}
+        proxies = {part: stack.enter_context(Proxy(server.port)) for part, server in servers.items()}
 
         def before_gateway(port: int) -> int:
             proxies[Part.BROKER] = stack.enter_context(Proxy(port))
@@ -100,74 +233,100 @@ def between_proxies(broker: str, folder: Path) -> Iterator[tuple[Stage, Mapping[
                 PYTHONPATH=str(REPOSITORY),
             )
         )
-        yield stage, proxies
+        venue = stage.lanes[0].venue
+        if isinstance(venue, GatewayVenue):
+            servers[Part.BROKER] = venue.server
+        yield Surroundings(stage, proxies, servers)
 
 
-def play_outages(broker: str, folder: Path, outages: Sequence[Outage]) -> list[Outcome]:
+def play_outages(
+    broker: str,
+    folder: Path,
+    outages: Sequence[Outage],
+    *,
+    done: Callable[[Outcome], None] = lambda outcome: None,
+) -> list[Outcome]:
     """One after the other on one place. A service that has ended is started again, and that is said."""
     outcomes = []
-    with between_proxies(broker, folder) as (stage, proxies):
+    with surroundings(broker, folder) as around:
+        stage = around.stage
         for outage in outages:
+            outcome = Outcome(outage.name, broker)
             try:
-                outcomes.append(_play(stage, [proxies[part] for part in outage.parts], outage))
+                _play(around, outage, outcome)
             except Exception as exc:  # noqa: BLE001  the other outages go on
-                outcomes.append(Outcome(outage.name, broker, wrong=[f"{type(exc).__name__}: {exc}"[:1500]]))
+                outcome.wrong.append(f"{type(exc).__name__}: {exc}"[:1500])
             finally:
-                for proxy in proxies.values():
-                    proxy.be(Mood.OPEN)
+                around.restore()
                 if stage.service.exit_status() is not None:
-                    outcomes[-1].wrong.append(f"the service ended with {stage.service.exit_status()}")
+                    outcome.wrong.append(f"the service ended with {stage.service.exit_status()}")
                     stage.service.start()
+            outcomes.append(outcome)
+            done(outcome)
         outcomes.append(loop_outcome(stage, "event_loop in outages"))
+        done(outcomes[-1])
     return outcomes
 
 
-def _play(stage: Stage, proxies: Sequence[Proxy], outage: Outage) -> Outcome:
-    outcome = Outcome(outage.name, stage.broker)
+def _play(around: Surroundings, outage: Outage, outcome: Outcome) -> None:
+    stage = around.stage
+    service = stage.service
     play = Play(stage, stage.lanes[0], "outage")
     # An order that was on its way when the broker went may never have arrived: then it is in doubt where ids may repeat.
     doubtful = stage.broker == "zerodha" and Part.BROKER in outage.parts
     expects = Placed.ONCE_OR_DOUBTED if doubtful else Placed.ONCE
     orders = [play.order(side, expects=expects) for side in ("BUY", "SELL", "BUY", "BUY", "SELL", "BUY")]
     if outage.at_start:
-        stage.service.stop()
-    said_before = _troubles(stage)
+        service.stop()
     memory_before = 0 if outage.at_start else _memory(stage)
+    heard = len(service.console())
     if not outage.at_start:
         play.send(*orders[:3])
-    for proxy in proxies:
-        proxy.be(outage.mood)
+    for part in outage.parts:
+        around.strike(part, outage.trouble)
     if outage.at_start:
-        stage.service.launch()
-        play.send(*orders[:3])
-    play.send(*orders[3:])
-    time.sleep(AWAY_SECONDS * (3 if outage.mood is Mood.SLOW else 1))
-    if outage.at_start and _must_say(outage):
-        wait_until(lambda: _troubles(stage) > said_before, "the log says what is missing at the start", within=30.0)
-    for proxy in proxies:
-        proxy.be(Mood.OPEN)
+        service.launch()
+    waiting = orders if outage.at_start else orders[3:]
+    is_pubsub_dead = Part.PUBSUB in outage.parts and outage.trouble is Trouble.RESTARTED
+    if not is_pubsub_dead:
+        play.send(*waiting, *itertools.islice(itertools.cycle(orders), outage.flood))
+    time.sleep(SLOW_AWAY_SECONDS if outage.trouble is Trouble.SLOW else AWAY_SECONDS)
+    if outage.missed:
+        _wait_until_said(stage, LOST, outage, heard, within=UNTIL_SAID_SECONDS, outcome=outcome)
+    memory_away = _memory(stage)
+    around.restore()
+    if is_pubsub_dead:
+        play.send(*waiting)
     back = time.monotonic()
+    missing = list(outcome.wrong)
     while True:
-        outcome.wrong = play.judge()
-        if not outcome.wrong or time.monotonic() > back + AGREE_SECONDS:
+        found = play.judge()
+        if not found or time.monotonic() > back + AGREE_SECONDS:
             break
         time.sleep(LOOK_SECONDS)
     outcome.recovery_seconds = time.monotonic() - back
     outcome.placed = play.placed()
-    if _must_say(outage) and _troubles(stage) == said_before:
-        outcome.wrong.append("no line of the log says that anything was lost")
-    if memory_before and _memory(stage) - memory_before > GROWTH_LIMIT_BYTES:
-        outcome.wrong.append(f"its memory grew by {(_memory(stage) - memory_before) >> 20} MiB")
-    return outcome
+    outcome.wrong = [*missing, *found]
+    if outage.missed and not missing:
+        _wait_until_said(stage, BACK, outage, heard, within=RETURN_SECONDS, outcome=outcome)
+    if READY not in service.console()[heard:] and outage.at_start:
+        wait_until(lambda: READY in service.console()[heard:], "the service is ready", within=START_SECONDS)
+    grown = max(memory_away, _memory(stage)) - memory_before
+    if memory_before and grown > GROWTH_LIMIT_BYTES:
+        outcome.wrong.append(f"its memory grew by {grown >> 20} MiB")
 
 
-def _must_say(outage: Outage) -> bool:
-    """A short silence of Pub/Sub or of an idle broker is not to be told from quiet times; the others are asked all the time."""
-    return outage.mood is Mood.CUT_OFF and bool({Part.STORE} & set(outage.parts))
-
-
-def _troubles(stage: Stage) -> int:
-    return sum(stage.service.console().count(word) for word in SAID)
+def _wait_until_said(
+    stage: Stage, words: Mapping[Part, Sequence[str]], outage: Outage, heard: int, *, within: float, outcome: Outcome
+) -> None:
+    end = time.monotonic() + within
+    silent = set(outage.missed)
+    while silent and time.monotonic() < end:
+        console = stage.service.console()[heard:]
+        silent -= {part for part in silent if any(word in console for word in words[part])}
+        time.sleep(LOOK_SECONDS)
+    what = "is gone" if words is LOST else "is back"
+    outcome.wrong += [f"no line of the log says that the {part} {what}" for part in sorted(silent)]
 
 
 def _memory(stage: Stage) -> int:

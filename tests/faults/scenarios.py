@@ -8,12 +8,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 from urllib.error import HTTPError
 
 from tests.external.service_process import PubSub, wait_until
 from tests.external.venues import BROKERS, GatewayVenue
 from tests.faults.judgement import Placed
-from tests.faults.stage import SYMBOLS, Play
+from tests.faults.stage import SYMBOLS, Play, Signal
 
 GATEWAYS = ("ibkr", "zerodha")
 ENDED = ("FILLED", "REJECTED", "CANCELLED", "EXPIRED")
@@ -86,6 +87,32 @@ def once_where_ids_are_refused_twice(play: Play) -> Placed:
     return Placed.ONCE_OR_DOUBTED if play.broker == "zerodha" else Placed.ONCE
 
 
+def held_and_unanswered(play: Play) -> Signal:
+    """An order that the broker holds, and whose acknowledgement is lost."""
+    signal = play.order()
+    play.fault("place", "hold", signal)
+    play.fault("place", "accept_then_drop", signal)
+    play.send(signal)
+    play.until_placed(signal)
+    return signal
+
+
+def cancelled_in_trouble(play: Play, action: str, **how: Any) -> Signal:
+    """A resting order whose cancel meets this fault."""
+    signal = play.resting()
+    play.fault("cancel", action, signal, **how)
+    play.cancel(signal)
+    return signal
+
+
+def cancelled_in_vain(play: Play, action: str, *, seconds: float, **how: Any) -> None:
+    """Every cancel meets this fault, so that the order works on; then it fills."""
+    signal = cancelled_in_trouble(play, action, times=None, **how)
+    play.until_event(signal, "CancelRequested")
+    play.stays(signal, "SUBMITTED", seconds=seconds)
+    play.fill(signal)
+
+
 # --- lost answers ---------------------------------------------------------------------------------------------------
 
 
@@ -100,11 +127,7 @@ def acknowledgement_lost_and_filled(play: Play) -> None:
 @scenario(Family.LOST, quick=True)
 def peer_s2_acknowledgement_lost_and_filled_later(play: Play) -> None:
     """The acknowledgement is lost, the order rests, and fills seconds later (a peer called it rejected)."""
-    signal = play.order()
-    play.fault("place", "hold", signal)
-    play.fault("place", "accept_then_drop", signal)
-    play.send(signal)
-    play.until_placed(signal)
+    signal = held_and_unanswered(play)
     play.pause(3.0)
     play.fill(signal)
 
@@ -153,22 +176,14 @@ def acknowledgement_lost_and_rejected(play: Play) -> None:
 @scenario(Family.LOST)
 def acknowledgement_lost_and_cancelled_at_the_broker(play: Play) -> None:
     """The acknowledgement is lost, and a person cancels the order at the broker's own terminal."""
-    signal = play.order()
-    play.fault("place", "hold", signal)
-    play.fault("place", "accept_then_drop", signal)
-    play.send(signal)
-    play.until_placed(signal)
+    signal = held_and_unanswered(play)
     play.do("cancel", order=signal.client_order_id)
 
 
 @scenario(Family.LOST)
 def acknowledgement_lost_and_cancel_wished(play: Play) -> None:
     """The acknowledgement is lost, and upstream asks for a cancel at once."""
-    signal = play.order()
-    play.fault("place", "hold", signal)
-    play.fault("place", "accept_then_drop", signal)
-    play.send(signal)
-    play.until_placed(signal)
+    signal = held_and_unanswered(play)
     play.cancel(signal)
     play.until(signal)
 
@@ -176,11 +191,7 @@ def acknowledgement_lost_and_cancel_wished(play: Play) -> None:
 @scenario(Family.LOST, quick=True)
 def acknowledgement_lost_part_filled_then_cancelled(play: Play) -> None:
     """The acknowledgement is lost, 4 of 10 fill, and the exchange cancels the rest."""
-    signal = play.order()
-    play.fault("place", "hold", signal)
-    play.fault("place", "accept_then_drop", signal)
-    play.send(signal)
-    play.until_placed(signal)
+    signal = held_and_unanswered(play)
     play.fill(signal, 4)
     play.do("cancel", order=signal.client_order_id)
 
@@ -216,9 +227,7 @@ def slow_acknowledgement_of_an_order_taken_late(play: Play) -> None:
 @scenario(Family.LATE, quick=True)
 def late_fill_after_cancel(play: Play) -> None:
     """Cancelled, and 2 s later filled all the same."""
-    signal = play.resting()
-    play.fault("cancel", "late_fill_after_cancel", signal, seconds=2.0)
-    play.cancel(signal)
+    signal = cancelled_in_trouble(play, "late_fill_after_cancel", seconds=2.0)
     play.until(signal)
     wait_until(lambda: play.at_broker(signal)[0]["fills"], "the late fill", within=20.0)
 
@@ -226,9 +235,7 @@ def late_fill_after_cancel(play: Play) -> None:
 @scenario(Family.LATE)
 def late_part_after_cancel(play: Play) -> None:
     """Cancelled, and later 3 of 10 fill all the same."""
-    signal = play.resting()
-    play.fault("cancel", "late_fill_after_cancel", signal, seconds=1.0, quantity="3")
-    play.cancel(signal)
+    signal = cancelled_in_trouble(play, "late_fill_after_cancel", seconds=1.0, quantity="3")
     play.until(signal)
     wait_until(lambda: play.at_broker(signal)[0]["fills"], "the late fill", within=20.0)
 
@@ -522,84 +529,57 @@ def part_filled_and_expired(play: Play) -> None:
 @scenario(Family.CANCEL, quick=True, within=70.0)
 def peer_s3_cancel_never_answered(play: Play) -> None:
     """A cancel is never answered and the order lives on (a peer called it cancelled); later it fills."""
-    signal = play.resting()
-    play.fault("cancel", "never_answer", signal, accepted=False, times=None)
-    play.cancel(signal)
-    play.until_event(signal, "CancelRequested")
-    play.stays(signal, "SUBMITTED", seconds=6.0)
-    play.fill(signal)
+    cancelled_in_vain(play, "never_answer", accepted=False, seconds=6.0)
 
 
 @scenario(Family.CANCEL)
 def cancel_answer_lost(play: Play) -> None:
     """The cancel is carried out and its answer is lost."""
-    signal = play.resting()
-    play.fault("cancel", "accept_then_drop", signal)
-    play.cancel(signal)
+    cancelled_in_trouble(play, "accept_then_drop")
 
 
 @scenario(Family.CANCEL)
 def cancel_request_lost(play: Play) -> None:
     """The cancel never reaches the broker: it is asked again."""
-    signal = play.resting()
-    play.fault("cancel", "drop_before_accept", signal)
-    play.cancel(signal)
+    signal = cancelled_in_trouble(play, "drop_before_accept")
     play.until(signal)
 
 
 @scenario(Family.CANCEL)
 def cancel_heard_and_ignored(play: Play) -> None:
     """The broker hears the cancel and does nothing: it is asked again."""
-    signal = play.resting()
-    play.fault("cancel", "ignore_cancel", signal)
-    play.cancel(signal)
+    signal = cancelled_in_trouble(play, "ignore_cancel")
     play.until(signal)
 
 
 @scenario(Family.CANCEL)
 def cancel_ignored_for_ever_then_filled(play: Play) -> None:
     """The broker ignores every cancel, and the order fills."""
-    signal = play.resting()
-    play.fault("cancel", "ignore_cancel", signal, times=None)
-    play.cancel(signal)
-    play.until_event(signal, "CancelRequested")
-    play.stays(signal, "SUBMITTED", seconds=4.0)
-    play.fill(signal)
+    cancelled_in_vain(play, "ignore_cancel", seconds=4.0)
 
 
 @scenario(Family.CANCEL, quick=True)
 def cancel_loses_the_race(play: Play) -> None:
     """The order is filled in place of being cancelled."""
-    signal = play.resting()
-    play.fault("cancel", "cancel_race", signal)
-    play.cancel(signal)
+    cancelled_in_trouble(play, "cancel_race")
 
 
 @scenario(Family.CANCEL)
 def cancel_refused(play: Play) -> None:
     """The broker refuses the cancel; then the order fills."""
-    signal = play.resting()
-    play.fault("cancel", "refuse", signal, reason="Cannot be cancelled now", times=None)
-    play.cancel(signal)
-    play.until_event(signal, "CancelRequested")
-    play.pause(1.0)
-    play.fill(signal)
+    cancelled_in_vain(play, "refuse", reason="Cannot be cancelled now", seconds=1.0)
 
 
 @scenario(Family.CANCEL)
 def cancel_slow(play: Play) -> None:
     """The answer to the cancel takes 4 s."""
-    signal = play.resting()
-    play.fault("cancel", "slow", signal, seconds=4.0)
-    play.cancel(signal)
+    cancelled_in_trouble(play, "slow", seconds=4.0)
 
 
 @scenario(Family.CANCEL)
 def cancel_while_unavailable(play: Play) -> None:
     """The broker is not to be had for the first two cancels."""
-    signal = play.resting()
-    play.fault("cancel", "unavailable", signal, times=2)
-    play.cancel(signal)
+    signal = cancelled_in_trouble(play, "unavailable", times=2)
     play.until(signal)
 
 
@@ -844,11 +824,7 @@ def the_day_ends(play: Play) -> None:
 @scenario(Family.EXPIRY, alone=BROKERS)
 def acknowledgement_lost_and_the_day_ends(play: Play) -> None:
     """The acknowledgement is lost, and the order expires."""
-    signal = play.order()
-    play.fault("place", "hold", signal)
-    play.fault("place", "accept_then_drop", signal)
-    play.send(signal)
-    play.until_placed(signal)
+    held_and_unanswered(play)
     play.do("expire_day")
 
 

@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,8 @@ class Stage:
         with self._looking:
             if self._mongo is None or self._mongo[0] != uri:
                 if self._mongo is not None:
-                    self._mongo[1].close()
+                    # A client of a dead store looks for it once more before it closes, for seconds that nobody has to wait for.
+                    threading.Thread(target=self._mongo[1].close, daemon=True).start()
                 client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
                     uri, tz_aware=True, serverSelectionTimeoutMS=5000, socketTimeoutMS=10000
                 )
@@ -136,11 +137,23 @@ class Stage:
         path = out.publisher.topic_path(PROJECT, topic)
         try:
             for future in [out.publisher.publish(path, payload) for payload in payloads]:
-                future.result(PUBLISH_SECONDS)
+                self._wait_for(future)
         except (GoogleAPIError, TimeoutError, ValueError) as exc:
             with self._sending:
                 self._pubsub = None
             raise NotPublished from exc
+
+    def _wait_for(self, future: Future[str]) -> None:
+        """Raises TimeoutError; soon, if the service has died and its own Pub/Sub with it."""
+        end = time.monotonic() + PUBLISH_SECONDS
+        while True:
+            try:
+                future.result(LOOK_SECONDS)
+                return
+            except TimeoutError:
+                is_gone = self.pubsub_address is None and self.service.exit_status() is not None
+                if is_gone or time.monotonic() > end:
+                    raise
 
     def _out(self) -> PubSub:
         address = self.pubsub_address or str(self.service.endpoints()["pubsub_emulator_host"])
@@ -327,8 +340,12 @@ class Outcome:
     wrong: list[str] = field(default_factory=list)
     placed: list[int] = field(default_factory=list)
     recovery_seconds: float = 0.0
-    figure: float = 0.0
-    """Seconds of something else, for an outcome that is no scenario."""
+    take_over_seconds: float = 0.0
+    """Until others held what a process that died or froze had held; 0: no such thing was played."""
+    is_run: bool = True
+    """False for what is observed over many runs."""
+    figures: str = ""
+    """What else was measured, in words."""
 
     @property
     def agrees(self) -> bool:
@@ -380,7 +397,9 @@ def play_side_by_side(
 # --- setting the stage ----------------------------------------------------------------------------------------------
 
 
-def accounts_file(broker: str, account_ids: Sequence[str], port: int, token_file: Path) -> str:
+def accounts_file(
+    broker: str, account_ids: Sequence[str], port: int, token_file: Path, more_lines: Sequence[str] = ()
+) -> str:
     parts = []
     for number, account_id in enumerate(account_ids, start=1):
         lines = [f"[accounts.{account_id}]", f'broker = "{broker}"']
@@ -392,8 +411,46 @@ def accounts_file(broker: str, account_ids: Sequence[str], port: int, token_file
             lines += [f'root_url = "http://127.0.0.1:{port}"', "order_calls_per_second = 100"]
             lines += ["order_calls_per_minute = 5000", "order_calls_per_day = 100000", "other_calls_per_second = 100"]
             lines += ["live = false"]
+        lines += more_lines
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
+
+
+def set_gateway(stack: contextlib.ExitStack, broker: str, folder: Path) -> tuple[list[Venue], int]:
+    """The broker's simulated gateway as a process, and its port; at the mock broker there is none."""
+    port, control_port = free_port(), free_port()
+    if broker == "ibkr":
+        return [GatewayVenue(broker, stack.enter_context(tws_server(folder, port, control_port)), control_port)], port
+    if broker == "zerodha":
+        return [GatewayVenue(broker, stack.enter_context(kite_server(folder, port)), port)], port
+    return [], port
+
+
+def lanes_of_mock(stack: contextlib.ExitStack, data_dir: Path, account_ids: Sequence[str]) -> list[Venue]:
+    """Each account's view of the mock broker's book in this folder."""
+    books = [PaperExchange(data_dir / "mock_broker.db", account_id=each, market=Market()) for each in account_ids]
+    for book in books:
+        stack.callback(book.close)
+    return [LaneOfMock(book, account_id) for book, account_id in zip(books, account_ids, strict=True)]
+
+
+def service_settings(
+    broker: str, folder: Path, account_ids: Sequence[str], port: int, more_lines: Sequence[str] = ()
+) -> dict[str, str]:
+    """What every service under test is told. Writes its accounts, its token and its clock into the folder."""
+    token_file, accounts = folder / "access_token", folder / "accounts.toml"
+    token_file.write_text(DEFAULT_ACCESS_TOKEN)
+    (folder / "clock").write_text("0")
+    accounts.write_text(accounts_file(broker, account_ids, port, token_file, more_lines), encoding="utf-8")
+    return {
+        "ACCOUNTS_FILE": str(accounts),
+        "USE_MOCK_BROKER": "false",
+        API_KEY_NAME: DEFAULT_API_KEY,
+        "MAX_RETRY_ATTEMPTS": "100",
+        "FAULTS_HEARTBEAT": str(folder / "heartbeat.json"),
+        "FAULTS_CLOCK": str(folder / "clock"),
+        "PYTHONPATH": str(REPOSITORY),
+    }
 
 
 @contextlib.contextmanager
@@ -406,47 +463,26 @@ def set_stage(
     through: Callable[[int], int] | None = None,
     own_pubsub: str | None = None,
     own_store: str | None = None,
+    account_lines: Sequence[str] = (),
     **settings: str,
 ) -> Iterator[Stage]:
     """Everything started, all of it ended afterwards. `through`: what stands between the service and the gateway, by its port.
+    `account_lines`: what else each account's table says.
     `own_pubsub`, `own_store`: where the tests find those that they started themselves."""
     folder.mkdir(parents=True, exist_ok=True)
-    token_file = folder / "access_token"
-    token_file.write_text(DEFAULT_ACCESS_TOKEN)
-    (folder / "clock").write_text("0")
     account_ids = [f"{broker}_{number}" for number in range(1, lanes + 1)]
-    port, control_port = free_port(), free_port()
-    seen_port = port
-    accounts = folder / "accounts.toml"
-    chosen = {
-        "ACCOUNTS_FILE": str(accounts),
-        "USE_MOCK_BROKER": "false",
-        API_KEY_NAME: DEFAULT_API_KEY,
-        "MAX_RETRY_ATTEMPTS": "100",
-        "FAULTS_HEARTBEAT": str(folder / "heartbeat.json"),
-        "FAULTS_CLOCK": str(folder / "clock"),
-        "PYTHONPATH": str(REPOSITORY),
-    }
     with contextlib.ExitStack() as stack:
-        venues: list[Venue] = []
-        if broker == "ibkr":
-            server = stack.enter_context(tws_server(folder, port, control_port))
-            venues = [GatewayVenue(broker, server, control_port)]
-        elif broker == "zerodha":
-            server = stack.enter_context(kite_server(folder, port))
-            venues = [GatewayVenue(broker, server, port)]
+        venues, port = set_gateway(stack, broker, folder)
         if through is not None and venues:
-            seen_port = through(port)
-        accounts.write_text(accounts_file(broker, account_ids, seen_port, token_file), encoding="utf-8")
+            port = through(port)
+        chosen = service_settings(broker, folder, account_ids, port, account_lines)
         service = stack.enter_context(Service(folder, program=ENTRY, **(chosen | settings)))
         listener = stack.enter_context(Listener((lambda: own_pubsub) if own_pubsub else embedded_address(service)))
         if starts:
             service.start()
         if broker == "mock":
-            for account_id in account_ids:
-                book = PaperExchange(service.data_dir / "mock_broker.db", account_id=account_id, market=Market())
-                stack.callback(book.close)
-                venues.append(LaneOfMock(book, account_id))
+            service.data_dir.mkdir(parents=True, exist_ok=True)
+            venues = lanes_of_mock(stack, service.data_dir, account_ids)
         pairs = zip(account_ids, itertools.cycle(venues), strict=False)
         stage = Stage(broker, service, [Lane(account_id, venue) for account_id, venue in pairs], listener, folder)
         stage.pubsub_address, stage.mongodb_uri = own_pubsub, own_store
@@ -466,11 +502,13 @@ def heartbeat(stage: Stage) -> Mapping[str, Any]:
 def loop_outcome(stage: Stage, name: str) -> Outcome:
     """How long the event loop was held up since its start, in all and by its own work; wrong only far beyond what noise can do."""
     told = heartbeat(stage)
-    loop = Outcome(name, stage.broker)
-    loop.recovery_seconds = float(told.get("longest_ms", 0)) / 1000
-    loop.placed = [int(told.get("over_100_ms", 0)), int(told.get("work_over_100_ms", 0))]
-    loop.figure = float(told.get("longest_work_ms", 0)) / 1000
-    loop.wrong = [f"its own work held the loop for {loop.figure:.3f} s"] if loop.figure > LOOP_MARGIN_SECONDS else []
+    own = float(told.get("longest_work_ms", 0)) / 1000
+    loop = Outcome(name, stage.broker, is_run=False)
+    loop.figures = (
+        f"pauses over 100 ms: {told.get('over_100_ms', 0)}, by its own work {told.get('work_over_100_ms', 0)}; longest "
+        f"{float(told.get('longest_ms', 0)) / 1000:.2f} s, by its own work {own:.2f} s"
+    )
+    loop.wrong = [f"its own work held the loop for {own:.3f} s"] if own > LOOP_MARGIN_SECONDS else []
     return loop
 
 

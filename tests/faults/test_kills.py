@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.external.venues import BROKERS
-from tests.faults.__main__ import play_crashes, play_kill
+from tests.faults.crashes import play_kill, play_kills
 from tests.faults.stage import said
 
 pytestmark = [
@@ -21,15 +21,15 @@ SEED = 1
 
 @pytest.mark.parametrize("broker", BROKERS)
 def test_a_kill_at_any_crossing_of_a_port_leaves_one_order_a_signal(tmp_path: Path, broker: str) -> None:
-    outcomes = play_crashes(broker, tmp_path, wanted=CRASH_POINTS[broker], rounds=0, seed=SEED)
+    outcomes = play_kills(broker, tmp_path, points=CRASH_POINTS[broker], rounds=0, seed=SEED)
     assert len(outcomes) == CRASH_POINTS[broker]
     assert all(each.scenario.startswith("killed ") for each in outcomes)
     assert not said(outcomes), said(outcomes)
 
 
 def test_a_kill_between_intent_and_sending_leaves_doubt_until_a_person_decides(tmp_path: Path) -> None:
-    outcome = play_kill("zerodha", tmp_path, "before broker.place_order")
+    outcome = play_kill("zerodha", tmp_path, "before broker.place_order#1")
     assert outcome.scenario == "killed before broker.place_order"
     assert not said([outcome]), said([outcome])
     # The entry never arrived, so its exit was refused; the others went their way once, after the doubt.
-    assert outcome.placed == [0, 0, 1, 1]
+    assert outcome.placed == [0, 0, 1, 1, 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import importlib.util
 import os
 import subprocess
@@ -13,12 +14,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tests.fuzz.deliveries import check_attributes
 from tests.fuzz.mutations import COMMANDS, Mutator, sample_messages, text_of
 from tests.fuzz.oracle import check_command, check_order
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 COMMAND_SHARE = 8
 """One message in so many is a command."""
+ATTRIBUTE_ROUND = 40
 
 
 def by_mutation(seconds: float, seed: int) -> int:
@@ -42,6 +45,23 @@ def by_mutation(seconds: float, seed: int) -> int:
     took, total = time.monotonic() - began, sum(outcomes.values())
     told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
     print(f"mutations, seed {seed}: {total} messages in {took:.0f} s ({total / took:.0f}/s): {told}")
+    return 0
+
+
+def by_attributes(seconds: float, seed: int) -> int:
+    """0 when hostile attributes beside good and bad bodies changed nothing."""
+    outcomes: Counter[str] = Counter()
+    began, rounds = time.monotonic(), 0
+    while time.monotonic() - began < seconds:
+        with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+            try:
+                outcomes += asyncio.run(check_attributes(Path(folder), seed + rounds, ATTRIBUTE_ROUND))
+            except Exception as exc:  # noqa: BLE001  whatever it is, it is told with its seed
+                print(f"attributes, seed {seed + rounds}: {type(exc).__name__}: {exc}", flush=True)
+                return 1
+        rounds += 1
+    told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+    print(f"attributes, seeds {seed} to {seed + rounds - 1}: {outcomes.total()} messages in {seconds:.0f} s: {told}")
     return 0
 
 
@@ -101,8 +121,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()), help="default: the time; it is printed")
     options = parser.parse_args()
     has_atheris = importlib.util.find_spec("atheris") is not None
-    share = options.seconds / 2 if has_atheris else options.seconds
-    status = by_mutation(share, options.seed)
+    beside = options.seconds / 6
+    share = (options.seconds - beside) / (2 if has_atheris else 1)
+    status = max(by_mutation(share, options.seed), by_attributes(beside, options.seed))
     if has_atheris:
         return max(status, by_coverage(share, options.seed))
     print("atheris is not installed here (it is for Linux on x86-64): seeded mutations only")

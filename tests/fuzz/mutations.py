@@ -39,14 +39,19 @@ _NUMBERS = (
     "123456789012345678", "1234567890123456789", "99999999999999999999999999", "0.30000000000000004", "1" * 5000, "NaN", "Infinity",
     "-Infinity", "00", "01", "1.", ".5", "--1", "1e", "0e0", "0.000",
 )  # fmt: skip
-_FIELD_NAMES = (
+_FIELD_LIST = (
     "signal_id leg_index total_legs order_id symbol instrument instrument_type secType side action direction signal_type account_id account "
     "strategy_name strategy_id order_type quantity price limit_price stop_price stop_loss take_profit tif timeout_seconds exchange currency "
     "product variety expiry lastTradeDateOrContractMonth strike right multiplier underlying legs entry_signal_id entry_signal_ref "
     "mathematricks_signal_id command reason timestamp"
 )
 
-_WORDS, _FIELDS = _WORD_LIST.split(), _FIELD_NAMES.split()
+_WORDS, FIELD_NAMES = _WORD_LIST.split(), _FIELD_LIST.split()
+
+
+def texts() -> tuple[str, ...]:
+    """Words that would like to be something else."""
+    return _TEXTS
 
 
 class Literal(str):
@@ -134,7 +139,7 @@ class Mutator:
             del fields[self._luck.choice(list(fields))]
 
     def _replace(self, fields: dict[str, Any]) -> None:
-        known = list(fields) if fields and self._luck.random() < 0.6 else list(_FIELDS)
+        known = list(fields) if fields and self._luck.random() < 0.6 else list(FIELD_NAMES)
         fields[self._luck.choice(known)] = self.value()
 
     def _swap(self, fields: dict[str, Any]) -> None:
@@ -157,7 +162,7 @@ class Mutator:
     def _repeated_name(self, text: str) -> str:
         if not text.startswith("{") or len(text) < 3:
             return text
-        extra = f"{json.dumps(self._luck.choice(_FIELDS))}:{text_of(self.value())}"
+        extra = f"{json.dumps(self._luck.choice(FIELD_NAMES))}:{text_of(self.value())}"
         return f"{{{extra},{text[1:]}"
 
     def _spoilt(self, data: bytes) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections.abc import Iterator
 from enum import StrEnum
 from types import TracebackType
 from typing import Self
@@ -43,6 +44,23 @@ class Proxy:
     def be(self, mood: Mood) -> None:
         """From now on. Connections made in another mood are broken where they could not have lived in this one."""
         asyncio.run_coroutine_threadsafe(self._be(mood), self._loop).result(10)
+
+    @contextlib.contextmanager
+    def being(self, mood: Mood) -> Iterator[None]:
+        """In this mood for a while, and open afterwards."""
+        self.be(mood)
+        try:
+            yield
+        finally:
+            self.be(Mood.OPEN)
+
+    def cut(self) -> None:
+        """Every connection ends now; new ones are taken."""
+
+        async def cut() -> None:
+            self._break()
+
+        asyncio.run_coroutine_threadsafe(cut(), self._loop).result(10)
 
     async def _be(self, mood: Mood) -> None:
         if self._flaps is not None:

@@ -1,0 +1,222 @@
+"""Several processes on one store, one subscription and one broker's book, killed and frozen by seed while orders flow; no judgement here."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from tests.external.service_process import Listener, Service, pubsub_server, store_server, wait_until
+from tests.faults.judgement import Placed
+from tests.faults.stage import (
+    ENTRY,
+    LOOK_SECONDS,
+    Lane,
+    Outcome,
+    Play,
+    Signal,
+    Stage,
+    lanes_of_mock,
+    service_settings,
+    set_gateway,
+)
+
+TAKE_OVER_SECONDS = 15.0
+UNTIL_HELD_SECONDS = 40.0
+AGREE_SECONDS = 90.0
+FLEETS: Mapping[str, Sequence[int]] = {"mock": (2, 3), "ibkr": (2,), "zerodha": (2,)}
+"""How many processes at each broker."""
+ACCOUNTS = 2
+
+
+class Deed(StrEnum):
+    KILLED = "killed"
+    FROZEN = "frozen past its lease"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """What is done to one process, and when."""
+
+    deed: Deed
+    delay_seconds: float
+    desk: int
+    """The victim is who holds this account."""
+    after_seconds: float
+    """Between the take-over and the victim's return."""
+
+
+def rounds_of(count: int, seed: str) -> list[Round]:
+    """Kills and freezes by turns, their moments by luck; the same for the same seed."""
+    luck = random.Random(seed)
+    return [
+        Round(
+            deed=deed,
+            delay_seconds=luck.uniform(0.0, 1.2),
+            desk=luck.randrange(ACCOUNTS),
+            after_seconds=luck.uniform(0.0, 2.0),
+        )
+        for deed in itertools.islice(itertools.cycle(Deed), count)
+    ]
+
+
+class Fleet:
+    """The processes, and what they share."""
+
+    def __init__(self, stage: Stage, replicas: Sequence[Service]) -> None:
+        self.stage = stage
+        self.replicas = replicas
+
+    def holders(self) -> dict[str, int]:
+        """The process that holds each desk; 0 for one that was given back."""
+        leases = self.stage.db["execution_leases"].find()
+        return {lease["_id"]: lease["pid"] if lease["holder"] else 0 for lease in leases}
+
+    def holder(self, account_id: str) -> Service:
+        pids = {replica.pid: replica for replica in self.replicas if replica.exit_status() is None}
+        wait_until(lambda: self.holders().get(account_id) in pids, f"{account_id} is held", within=UNTIL_HELD_SECONDS)
+        return pids[self.holders()[account_id]]
+
+    def is_left_by(self, pid: int) -> bool:
+        held = self.holders()
+        return all(holder not in (0, pid) for holder in held.values())
+
+
+@contextlib.contextmanager
+def fleet_of(broker: str, folder: Path, count: int) -> Iterator[Fleet]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(store_server(folder))
+        pubsub = stack.enter_context(pubsub_server(folder))
+        account_ids = [f"{broker}_{number}" for number in range(1, ACCOUNTS + 1)]
+        venues, port = set_gateway(stack, broker, folder)
+        shared = folder / "shared"
+        chosen = service_settings(broker, folder, account_ids, port) | {
+            "MONGODB_URI": f"mongodb://127.0.0.1:{store.port}/?directConnection=true",
+            "PUBSUB_EMULATOR_HOST": f"127.0.0.1:{pubsub.port}",
+            "MAX_ORDER_AGE_SECONDS": "600",
+            "ORDER_TIMEOUT_SECONDS": "0",
+        }
+        replicas = []
+        for number in range(1, count + 1):
+            own = {"FAULTS_HEARTBEAT": str(folder / f"heartbeat-{number}.json")}
+            replica = stack.enter_context(Service(folder / f"replica-{number}", program=ENTRY, **(chosen | own)))
+            replica.data_dir = shared  # the mock broker's book is everybody's
+            replicas.append(replica)
+        listener = stack.enter_context(Listener(lambda: f"127.0.0.1:{pubsub.port}"))
+        for replica in replicas:
+            replica.start()
+        if broker == "mock":
+            venues = lanes_of_mock(stack, shared, account_ids)
+        pairs = zip(account_ids, itertools.cycle(venues), strict=False)
+        stage = Stage(broker, replicas[0], [Lane(account_id, venue) for account_id, venue in pairs], listener, folder)
+        stage.pubsub_address = f"127.0.0.1:{pubsub.port}"
+        stage.mongodb_uri = chosen["MONGODB_URI"]
+        stack.callback(stage.close)
+        yield Fleet(stage, replicas)
+
+
+def play_replicas(
+    broker: str,
+    folder: Path,
+    count: int,
+    *,
+    rounds: int,
+    seed: int,
+    done: Callable[[Outcome], None] = lambda outcome: None,
+) -> list[Outcome]:
+    """After a disagreement the rest is played on a fresh fleet, so that one defect is told once."""
+    outcomes: list[Outcome] = []
+    waiting = rounds_of(rounds, f"{seed}:{broker}:{count}")
+    fleets = 0
+    while waiting:
+        fleets += 1
+        with fleet_of(broker, folder / str(fleets), count) as fleet:
+            while waiting:
+                following = waiting.pop(0)
+                outcome = Outcome(f"replicas: one of {count} {following.deed}", broker)
+                try:
+                    _play(fleet, following, outcome)
+                except Exception as exc:  # noqa: BLE001  the other rounds go on
+                    outcome.wrong.append(f"{type(exc).__name__}: {exc}"[:1500])
+                if not outcome.agrees:
+                    outcome.wrong.append(str(following))
+                outcomes.append(outcome)
+                done(outcome)
+                if not outcome.agrees:
+                    break
+    return outcomes
+
+
+def _play(fleet: Fleet, following: Round, outcome: Outcome) -> None:
+    stage = fleet.stage
+    plays = [Play(stage, lane, "replicas") for lane in stage.lanes]
+    resting = [_orders(play) for play in plays]
+    victim = fleet.holder(stage.lanes[following.desk].account_id)
+    pid = victim.pid
+    for play in plays:
+        play.send(*play.signals)
+    time.sleep(following.delay_seconds)
+    later = [play.order(side, expects=_expected(play)) for play in plays for side in ("SELL", "BUY")]
+    if following.deed is Deed.KILLED:
+        victim.kill()
+    else:
+        victim.send(signal.SIGSTOP)
+    struck = time.monotonic()
+    try:
+        stage.publish(*(order.body for order in later))
+        wait_until(
+            lambda: fleet.is_left_by(pid), "others hold what the victim held", within=UNTIL_HELD_SECONDS, pause=0.05
+        )
+        outcome.take_over_seconds = time.monotonic() - struck
+        for play, order in zip(plays, resting, strict=True):
+            if wait_until(lambda p=play, o=order: p.at_broker(o) or _is_doubted(p, o), "it is placed", within=60.0):  # type: ignore[misc]
+                _fill(play, order)
+        time.sleep(following.after_seconds)
+    finally:
+        if following.deed is Deed.FROZEN:
+            victim.send(signal.SIGCONT)
+    if following.deed is Deed.KILLED:
+        victim.start()
+    back = time.monotonic()
+    while True:
+        outcome.wrong = [sentence for play in plays for sentence in play.judge()]
+        if not outcome.wrong or time.monotonic() > back + AGREE_SECONDS:
+            break
+        time.sleep(LOOK_SECONDS)
+    outcome.recovery_seconds = time.monotonic() - back
+    outcome.placed = [count for play in plays for count in play.placed()]
+    if outcome.take_over_seconds > TAKE_OVER_SECONDS:
+        outcome.wrong.append(f"taken over only after {outcome.take_over_seconds:.1f} s")
+    ended = [replica.folder.name for replica in fleet.replicas if replica.exit_status() is not None]
+    outcome.wrong += [f"{name} has ended" for name in ended]
+
+
+def _orders(play: Play) -> Signal:
+    """Four of them; the last is held by the broker, and returned."""
+    for side in ("BUY", "SELL", "BUY"):
+        play.order(side, expects=_expected(play))
+    held = play.order(expects=_expected(play))
+    play.fault("place", "hold", held)
+    return held
+
+
+def _expected(play: Play) -> Placed:
+    """What was perhaps sent by the process that died is in doubt where ids may repeat."""
+    return Placed.ONCE_OR_DOUBTED if play.broker == "zerodha" else Placed.ONCE
+
+
+def _is_doubted(play: Play, order: Signal) -> bool:
+    record = play.record(order)
+    return record is not None and record["status"] == "IN_DOUBT"
+
+
+def _fill(play: Play, order: Signal) -> None:
+    if play.at_broker(order):
+        play.fill(order)

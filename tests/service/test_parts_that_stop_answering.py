@@ -1,0 +1,91 @@
+"""A part of the outside that stops answering is said once, and so is its return."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import MutableMapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from execution_service.clock import SystemClock
+from execution_service.ports import Clock
+from execution_service.pubsub import GoogleSubscriber
+from execution_service.reach import Reach
+from tests.external.service_process import ORDERS_SUBSCRIPTION, PROJECT, pubsub_server
+from tests.fakes import HandClock, world_of
+
+
+def sentences(logs: Sequence[MutableMapping[str, Any]], *actions: str) -> list[str]:
+    return [str(line["event"]) for line in logs if line.get("action") in actions]
+
+
+def test_silence_is_said_once_and_the_return_with_its_length() -> None:
+    clock = HandClock()
+    with capture_logs() as logs:
+        reach = Reach("The store", clock)
+        reach.answers()
+        reach.fails("connection refused")
+        clock.move_to(clock.monotonic() + 7)
+        reach.fails("timed out")
+        reach.answers()
+        reach.answers()
+        reach.fails("timed out")
+    assert sentences(logs, "part_silent", "part_answers") == [
+        "The store does not answer: connection refused",
+        "The store answers again, after 7 s",
+        "The store does not answer: timed out",
+    ]
+
+
+async def test_telegrams_return_is_said(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        with capture_logs() as logs:
+            world.notifier.is_away = True
+            world.send()
+            await world.run(10)
+            assert sentences(logs, "telegram_failed")
+            assert not sentences(logs, "telegram_answers")
+            world.notifier.is_away = False
+            await world.run(60)
+        assert sentences(logs, "telegram_answers") == ["Telegram message sent after all"]
+
+
+class Heard(Reach):
+    """Lets a test wait for what is told."""
+
+    def __init__(self, name: str, clock: Clock) -> None:
+        super().__init__(name, clock)
+        self.failed, self.answered = asyncio.Event(), asyncio.Event()
+
+    def fails(self, why: str) -> None:
+        super().fails(why)
+        self.failed.set()
+
+    def answers(self) -> None:
+        super().answers()
+        self.answered.set()
+
+
+async def test_pubsub_that_is_gone_is_noticed_without_any_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = pubsub_server(tmp_path)
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", f"127.0.0.1:{server.port}")
+    monkeypatch.setattr("execution_service.pubsub.WATCH_SECONDS", 0.05)
+    clock = SystemClock()
+    heard = Heard("Pub/Sub", clock)
+    subscriber = GoogleSubscriber(PROJECT, ORDERS_SUBSCRIPTION, clock=clock, reach=heard)
+    with capture_logs() as logs:
+        watch = asyncio.create_task(subscriber.watch())
+        async with asyncio.timeout(60):
+            await heard.failed.wait()
+            with server:
+                await heard.answered.wait()
+        watch.cancel()
+    await subscriber.close()
+    told = sentences(logs, "part_silent", "part_answers")
+    assert told[0].startswith("Pub/Sub does not answer: ")
+    assert told[1].startswith("Pub/Sub answers again, after ")
