@@ -255,6 +255,12 @@ class Subscription:
         self._deliver(message_id)
         return message_id
 
+    def deliver_elsewhere(self, other: Subscription) -> None:
+        """What nobody has acknowledged goes to somebody else."""
+        left, self._messages = self._messages, {}
+        for data, at, attributes in left.values():
+            other.publish(data, at, attributes)
+
     def redeliver(self) -> None:
         """A new life gets everything that nobody has acknowledged, and no queue of the old."""
         self.queue = asyncio.Queue()

@@ -497,10 +497,7 @@ async def test_a_death_at_any_step_leaves_one_order_and_one_truth(tmp_path: Path
         with contextlib.suppress(Died):
             await one.run(3)
         await one.kill()
-        left = dict(one.orders._messages)
-        one.orders._messages.clear()
-        for data, at in left.values():
-            other.orders.publish(data, at)
+        one.orders.deliver_elsewhere(other.orders)
         await other.run(TAKE_OVER_SECONDS + 45)
         assert len(other.placed()) == 6
         audit(other)
