@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
+import hypothesis  # noqa: F401  early: its plugin does it at the very end, so deep in calls that CPython 3.11.7 cannot compile it there
 import pytest
 
 
