@@ -270,7 +270,8 @@ class Broker(Protocol):
     async def reserve(self, ticket: Ticket, *, taken: Collection[str] = ()) -> str | None:
         """The broker's own id for this ticket, where it must be known before placing; else None. `taken` are ids that were reserved earlier,
         by whichever process, for orders that have perhaps been sent under them: none of them is given again. Sends no order. Raises
-        OrderRefused, NotAnswered, and BrokerUnavailable: CallsSpent where the ticket would have to wait for the account's rate budget."""
+        OrderRefused, NotAnswered, and BrokerUnavailable: HeldBack where only this ticket has to wait, CallsSpent where that is for the account's rate
+        budget."""
 
     async def place_order(self, ticket: Ticket) -> Report:
         """Places the order once and tells what the broker answered. Raises BrokerUnavailable, NotAnswered or ReservationLost (surely nothing was

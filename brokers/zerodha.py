@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
@@ -26,7 +27,7 @@ from brokers.base import (
     Ticket,
     Tif,
 )
-from brokers.errors import AnswerUnclear, AuthRequired, BrokerError, BrokerUnavailable, OrderRefused
+from brokers.errors import AnswerUnclear, AuthRequired, BrokerError, BrokerUnavailable, HeldBack, OrderRefused
 from brokers.rate import limits
 from brokers.zerodha_calls import (
     ANSWER_SECONDS,
@@ -37,16 +38,14 @@ from brokers.zerodha_calls import (
     Access,
     CallKind,
     KiteCalls,
-    listing_rows,
 )
 from brokers.zerodha_feed import OrderFeed
-from brokers.zerodha_rows import IST, Odd, OddRow, OrderRow, Row, TradeRow, read_orders, read_trades
+from brokers.zerodha_rows import IST, ListedRow, Odd, OddRow, OrderRow, Row, TradeRow, read_orders, read_trades
 from brokers.zerodha_words import (
     CURRENCY,
     EXCHANGES,
     PRODUCTS,
     Habits,
-    Listed,
     Listing,
     account_notes,
     asset_classes,
@@ -70,7 +69,10 @@ _CONCURRENT_CALLS = 8
 _LIST_AGAIN_SECONDS = 600.0
 _NOTE_PAUSES_SECONDS = (0.5, 60.0)
 """After a contract note that failed: the first pause, which doubles, and the longest."""
+_LIST_PAUSES_SECONDS = (1.0, 60.0)
+"""After an instruments list that could not be had: the first pause, which doubles, and the longest."""
 _NOTED_AT_ONCE = 100
+_ODD_NAMED = 5
 _ORDERS_REMEMBERED = 20_000
 _ODD_REMEMBERED = 1_000
 _SHORTEST_SECONDS, _LONGEST_SECONDS = Decimal("0.001"), Decimal(86_400)
@@ -121,7 +123,8 @@ class ZerodhaBroker:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_hint_due = False
         self._listings: dict[str, _DayList] = {}
-        self._listing_lock = asyncio.Lock()
+        self._listing_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._list_troubles: dict[str, _ListTrouble] = {}
         self._notes = ContractNotes()
         self._varieties: dict[str, str] = {}
         self._odd_told: set[str] = set()
@@ -255,7 +258,7 @@ class ZerodhaBroker:
         net = told.get("net") if isinstance(told, Mapping) else None
         if not isinstance(net, list) or not isinstance(holdings, list):
             raise AnswerUnclear("Zerodha answered with no list of positions")
-        kinds: dict[tuple[str, str], Listed] = {}
+        kinds: dict[tuple[str, str], ListedRow] = {}
         try:
             for exchange, symbol in map(named, net):
                 if exchange not in ("NSE", "BSE"):
@@ -343,25 +346,59 @@ class ZerodhaBroker:
 
     # Instruments
 
-    async def _listed(self, ticket: Ticket) -> Listed:
+    async def _listed(self, ticket: Ticket) -> ListedRow:
+        """Raises OrderRefused, and HeldBack while there is no list of the day, or none that can be trusted about this instrument."""
         exchange = exchange_of(ticket.instrument)
-        listed = (await self._listing(exchange)).resolve(ticket.instrument)
+        listing = await self._listing(exchange)
+        listed = listing.resolve(ticket.instrument)
         if listed is None:
-            listed = (await self._listing(exchange, or_older_than_seconds=_LIST_AGAIN_SECONDS)).resolve(
-                ticket.instrument
-            )
+            listing = await self._listing(exchange, or_older_than_seconds=_LIST_AGAIN_SECONDS)
+            listed = listing.resolve(ticket.instrument)
+        if listed is None and ticket.instrument.symbol in listing.odd_symbols:
+            words = f"{ticket.instrument.symbol} cannot be read in the instruments list of {exchange}"
+            raise HeldBack(words, wait_seconds=_LIST_PAUSES_SECONDS[1])
         if listed is None:
             raise OrderRefused(f"{ticket.instrument.symbol} is not in the instruments list of {exchange}")
         return listed
 
     async def _listing(self, exchange: str, *, or_older_than_seconds: float = float("inf")) -> Listing:
-        """The day's list, read again on a new day, or if it is older than so much."""
-        async with self._listing_lock:
-            known, today = self._listings.get(exchange), datetime.now(UTC).astimezone(IST).date()
-            if known is None or known.day != today or time.monotonic() - known.read_at > or_older_than_seconds:
-                rows = await self._calls.ask(lambda kite: Listing(exchange, listing_rows(kite, exchange)))
-                known = self._listings[exchange] = _DayList(rows, today, time.monotonic())
-            return known.listing
+        """The day's list, read again on a new day, or if it is older than so much. Raises HeldBack, at once after a failure that is young."""
+        known = self._days_list(exchange, or_older_than_seconds)
+        if known is not None:
+            return known
+        async with self._listing_locks[exchange]:
+            known = self._days_list(exchange, or_older_than_seconds)
+            if known is not None:
+                return known
+            trouble = self._list_troubles.get(exchange)
+            wait_seconds = 0.0 if trouble is None else trouble.not_before - time.monotonic()
+            if trouble is not None and wait_seconds > 0:
+                raise HeldBack(trouble.words, wait_seconds=wait_seconds)
+            try:
+                rows = await self._calls.ask(lambda kite: Listing(exchange, kite.instruments(exchange)))
+            except (AuthRequired, HeldBack):
+                raise
+            except BrokerUnavailable as exc:
+                first, longest = _LIST_PAUSES_SECONDS
+                pause = first if trouble is None else min(trouble.pause_seconds * 2, longest)
+                words = f"The instruments list of {exchange} cannot be had: {exc}"
+                self._list_troubles[exchange] = _ListTrouble(words, pause, time.monotonic() + pause)
+                raise HeldBack(words, wait_seconds=pause) from exc
+            self._list_troubles.pop(exchange, None)
+            today = datetime.now(UTC).astimezone(IST).date()
+            self._listings[exchange] = _DayList(rows, today, time.monotonic())
+            if rows.odd_symbols:
+                some = ", ".join(sorted(rows.odd_symbols)[:_ODD_NAMED])
+                self._tell_odd(
+                    f"{len(rows.odd_symbols)} lines of the instruments list of {exchange} cannot be read: {some}"
+                )
+            return rows
+
+    def _days_list(self, exchange: str, or_older_than_seconds: float) -> Listing | None:
+        known, today = self._listings.get(exchange), datetime.now(UTC).astimezone(IST).date()
+        if known is None or known.day != today or time.monotonic() - known.read_at > or_older_than_seconds:
+            return None
+        return known.listing
 
     # Hints
 
@@ -431,6 +468,15 @@ class _DayList:
     listing: Listing
     day: date
     read_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class _ListTrouble:
+    """An instruments list that could not be had, and when it is asked for again (monotonic)."""
+
+    words: str
+    pause_seconds: float
+    not_before: float
 
 
 class ContractNotes:

@@ -34,7 +34,7 @@ from brokers.base import (
     Ticket,
     Tif,
 )
-from brokers.errors import BrokerError, BrokerUnavailable, OrderRefused, OutcomeUnknown
+from brokers.errors import BrokerError, BrokerUnavailable, HeldBack, OrderRefused, OutcomeUnknown
 from brokers.paper_exchange import Action, Fault, Market, Operation
 from brokers.zerodha import ZerodhaBroker, create
 from brokers.zerodha_calls import Access, CallKind, KiteCalls
@@ -662,6 +662,82 @@ async def test_instruments_are_read_once_a_day_and_exchange(server: SimulatedKit
     with pytest.raises(OrderRefused):
         await broker.place_order(ticket(instrument=Instrument(symbol="NOSUCH")))
     assert len(server.calls("GET /instruments/NSE")) == 2
+
+
+BAD_LISTS = [
+    HttpFault(kind=FaultKind.SERVER_ERROR, route="GET /instruments/*", status=502, times=None),
+    HttpFault(kind=FaultKind.HTML, route="GET /instruments/*", times=None),
+    HttpFault(kind=FaultKind.TRUNCATED, route="GET /instruments/*", times=None),
+]
+
+
+@pytest.mark.parametrize("fault", BAD_LISTS, ids=lambda fault: str(fault.kind))
+async def test_without_a_list_orders_are_held_with_growing_pauses_and_nothing_else_is(
+    server: SimulatedKite, fault: HttpFault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("brokers.zerodha._LIST_PAUSES_SECONDS", (0.05, 0.2))
+    broker = create(config_for(server))
+    await broker.connect()
+    server.add_fault(fault)
+    future = ticket(instrument=Instrument(symbol="USDINR26DECFUT", asset_class=AssetClass.FOREX), quantity=Decimal(1))
+    for pause in (0.05, 0.1, 0.2, 0.2):
+        with pytest.raises(HeldBack, match="instruments list of CDS") as held:
+            await broker.fitted(future)
+        assert held.value.wait_seconds == pause
+        with pytest.raises(HeldBack) as again:
+            await broker.place_order(future)
+        assert again.value.wait_seconds <= pause
+        asked = len(server.calls("GET /instruments/CDS"))
+        await asyncio.sleep(pause)
+    assert asked == 4, "an order that comes while the failure is young asks nobody"
+    await broker.fitted(ticket())
+    await broker.place_order(ticket())
+    assert await broker.find(TAG) is not None
+    server.clear_faults()
+    await broker.fitted(future)
+    await broker.close()
+
+
+async def test_a_symbol_that_may_be_new_is_held_and_not_refused_while_the_list_cannot_be_read_again(
+    server: SimulatedKite, broker: ZerodhaBroker
+) -> None:
+    broker._listings["NSE"] = replace(broker._listings["NSE"], read_at=time.monotonic() - 601)
+    server.add_fault(BAD_LISTS[2])
+    with pytest.raises(HeldBack):
+        await broker.fitted(ticket(instrument=Instrument(symbol="NOSUCH")))
+    await broker.fitted(ticket())
+
+
+async def test_a_list_that_hangs_holds_up_no_order_of_another_exchange(
+    server: SimulatedKite, broker: ZerodhaBroker
+) -> None:
+    server.add_fault(HttpFault(kind=FaultKind.NEVER_ANSWER, route="GET /instruments/BSE"))
+    waiting = asyncio.create_task(broker.fitted(ticket(instrument=replace(INFY, exchange="BSE"))))
+    await until(lambda: len(server.calls("GET /instruments/BSE")) == 1)
+    async with asyncio.timeout(3.0):
+        await broker.fitted(ticket())
+        await broker.fitted(ticket(instrument=Instrument(symbol="USDINR26DECFUT", asset_class=AssetClass.FOREX)))
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+
+
+def test_a_line_that_cannot_be_read_leaves_the_list_good_for_all_others() -> None:
+    header = "instrument_token,exchange_token,tradingsymbol,name,last_price,expiry,strike,tick_size,lot_size,instrument_type,segment,exchange"
+    good = "1,1,{},,0,,0,0.05,1,EQ,NSE,NSE"
+    lines = [
+        header,
+        good.format("AAA"),
+        good.format("ODD").replace("0.05", "x"),
+        good.format("ZERO").replace("0.05", "0"),
+        good.format("ZZZ"),
+    ]
+    listing = words.Listing("NSE", "\n".join(lines))
+    assert listing.by_symbol("AAA") is not None
+    assert listing.by_symbol("ZZZ") is not None
+    assert listing.odd_symbols == {"ODD", "ZERO"}
+    for page in ("", header, "<html></html>", "\n".join(lines)[:-7], None, b"\xff\x00"):
+        with pytest.raises(rows.Odd):
+            words.Listing("NSE", page)
 
 
 # Lists as Kite tells them
