@@ -19,6 +19,7 @@ from brokers.base import (
     BrokerPosition,
     Capabilities,
     Fill,
+    FillsShown,
     OrderRef,
     OrderType,
     Report,
@@ -72,6 +73,8 @@ _NOTE_PAUSES_SECONDS = (0.5, 60.0)
 _LIST_PAUSES_SECONDS = (1.0, 60.0)
 """After an instruments list that could not be had: the first pause, which doubles, and the longest."""
 _NOTED_AT_ONCE = 100
+_SETTLED_SECONDS = 5.0
+"""How long the order and trade lists have to agree about an order before a trade that is gone counts as annulled."""
 _ODD_NAMED = 5
 _ORDERS_REMEMBERED = 20_000
 _ODD_REMEMBERED = 1_000
@@ -126,6 +129,7 @@ class ZerodhaBroker:
         self._listing_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._list_troubles: dict[str, _ListTrouble] = {}
         self._notes = ContractNotes()
+        self._steadiness = Steadiness(_SETTLED_SECONDS)
         self._varieties: dict[str, str] = {}
         self._odd_told: set[str] = set()
 
@@ -150,7 +154,7 @@ class ZerodhaBroker:
             notes=(
                 *notes,
                 "Commissions are estimates from the virtual contract note; the day's contract note is final.",
-                "Zerodha does not tell of annulled or corrected trades: compare with the day's contract note.",
+                "An annulled or corrected trade is known only by its absence from the day's lists: compare with the day's contract note.",
             ),
         )
 
@@ -234,7 +238,7 @@ class ZerodhaBroker:
         self._check_session()
         book = await self._orders()
         fills = await self._with_commissions(book.orders, fills_by_order(await self._trades()))
-        return Reports(reports(book.orders, fills, book.odd))
+        return Reports(self._steadiness.judge(reports(book.orders, fills, book.odd), time.monotonic()))
 
     async def find(self, client_order_id: str) -> Report | None:
         """The oldest order of the day with this tag. Raises AnswerUnclear where a row that cannot be read may be the order's."""
@@ -477,6 +481,31 @@ class _ListTrouble:
     words: str
     pause_seconds: float
     not_before: float
+
+
+class Steadiness:
+    """Since when each order's executions have been shown as they are now."""
+
+    def __init__(self, settled_seconds: float) -> None:
+        self._settled_seconds = settled_seconds
+        self._since: dict[str, tuple[object, float]] = {}
+
+    def judge(self, told: Sequence[Report], now: float) -> list[Report]:
+        """The reports of one answer, with those said to be settled that are. `now` is monotonic seconds."""
+        before, self._since = self._since, {}
+        judged = []
+        for report in told:
+            figures = (
+                report.fills_shown,
+                report.filled_quantity,
+                frozenset((fill.fill_id, fill.quantity, fill.price) for fill in report.fills),
+            )
+            known = before.get(report.broker_order_id)
+            since = now if known is None or known[0] != figures else known[1]
+            self._since[report.broker_order_id] = figures, since
+            is_settled = report.fills_shown is FillsShown.ALL and now - since >= self._settled_seconds
+            judged.append(replace(report, fills_shown=FillsShown.SETTLED) if is_settled else report)
+        return judged
 
 
 class ContractNotes:

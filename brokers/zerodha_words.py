@@ -13,6 +13,7 @@ from brokers.base import (
     Balance,
     BrokerPosition,
     Fill,
+    FillsShown,
     Instrument,
     OptionRight,
     OrderType,
@@ -276,13 +277,15 @@ def _report(legs: Sequence[OrderRow], fills: Mapping[str, Sequence[Fill]], under
     if status is ReportStatus.FILLED and last.leg is not None and told < last.leg.total:
         # This leg is done; the next one comes by itself.
         status = ReportStatus.WORKING
+    shown = sum((fill.quantity for fill in own), Decimal(0))
     return Report(
         client_order_id=legs[0].tag,
         broker_order_id=legs[0].order_id,
         status=status,
         # The trades are asked for after the orders and may be ahead of them.
-        filled_quantity=max(told, sum((fill.quantity for fill in own), Decimal(0))),
+        filled_quantity=max(told, shown),
         fills=tuple(own),
+        fills_shown=FillsShown.ALL if shown == told else FillsShown.SOME,
         reason=last.reason,
         orders_under_tag=tuple(under_tag) if len(under_tag) > 1 else (),
     )

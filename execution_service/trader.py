@@ -1279,4 +1279,5 @@ def _gist(report: Report) -> tuple[object, ...]:
         charged,
         report.busted_fill_ids,
         report.orders_under_tag,
+        report.fills_shown,
     )

@@ -24,6 +24,7 @@ from brokers import zerodha_rows as rows
 from brokers import zerodha_words as words
 from brokers.base import (
     AssetClass,
+    FillsShown,
     Instrument,
     OptionRight,
     OrderRef,
@@ -36,7 +37,7 @@ from brokers.base import (
 )
 from brokers.errors import BrokerError, BrokerUnavailable, HeldBack, OrderRefused, OutcomeUnknown
 from brokers.paper_exchange import Action, Fault, Market, Operation
-from brokers.zerodha import ZerodhaBroker, create
+from brokers.zerodha import Steadiness, ZerodhaBroker, create
 from brokers.zerodha_calls import Access, CallKind, KiteCalls
 from brokers.zerodha_feed import reactor
 from execution_service.core.reconcile import Holding, compare_positions
@@ -816,6 +817,56 @@ def test_a_rejection_has_the_brokers_words_wherever_they_stand(message: str | No
         orders_of([order_row(status="REJECTED", status_message=message, status_message_raw=raw)]), {}
     )
     assert (report.status, report.reason) == (ReportStatus.REJECTED, "Halted")
+
+
+async def test_a_trade_that_was_annulled_is_gone_from_lists_that_then_settle(
+    server: SimulatedKite, broker: ZerodhaBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold(server)
+    placed = await broker.place_order(limit())
+    ref = OrderRef(client_order_id="", broker_order_id=placed.broker_order_id)
+    first, second = (server.book.fill_order(ref, Decimal(quantity)) for quantity in (6, 3))
+    (report,) = (await broker.reports()).reports
+    assert [fill.fill_id for fill in report.fills] == [first.fill_id, second.fill_id]
+    server.book.bust_fill(first.fill_id)
+    (report,) = (await broker.reports()).reports
+    assert (report.filled_quantity, report.fills_shown) == (Decimal(3), FillsShown.ALL)
+    monkeypatch.setattr(broker._steadiness, "_settled_seconds", 0.0)
+    (report,) = (await broker.reports()).reports
+    assert (report.filled_quantity, report.fills_shown) == (Decimal(3), FillsShown.SETTLED)
+
+
+def test_lists_settle_only_while_they_stay_as_they_are() -> None:
+    plain = Report(
+        client_order_id=TAG,
+        broker_order_id="1",
+        status=ReportStatus.WORKING,
+        filled_quantity=Decimal(0),
+        fills_shown=FillsShown.ALL,
+    )
+    moved = replace(plain, filled_quantity=Decimal(1))
+    short = replace(plain, fills_shown=FillsShown.SOME)
+    steadiness = Steadiness(5.0)
+    told = [
+        (plain, 0.0),
+        (plain, 4.9),
+        (plain, 5.0),
+        (moved, 6.0),
+        (plain, 7.0),
+        (plain, 12.0),
+        (short, 13.0),
+        (short, 20.0),
+    ]
+    judged = [steadiness.judge([report], now)[0].fills_shown for report, now in told]
+    settled, fresh, some = FillsShown.SETTLED, FillsShown.ALL, FillsShown.SOME
+    assert judged == [fresh, fresh, settled, fresh, fresh, settled, some, some]
+    steadiness.judge([], 21.0)
+    assert steadiness.judge([plain], 40.0)[0].fills_shown is fresh, "it was gone in between"
+
+
+def test_a_count_that_the_trades_do_not_reach_is_no_full_list() -> None:
+    (report,) = words.reports(orders_of([order_row(filled_quantity=6)]), words.fills_by_order(trades_of([trade_row()])))
+    assert report.fills_shown is FillsShown.SOME
 
 
 def test_trades_that_run_ahead_of_the_order_list_are_counted() -> None:
