@@ -120,6 +120,7 @@ class ZerodhaBroker:
         self._settings = settings
         self._calls = KiteCalls(settings.access)
         self._has_session = False
+        self._is_day_counted = False
         self._profile: Row = {}
         self._hint: Callable[[], None] | None = None
         self._feed: OrderFeed | None = None
@@ -172,6 +173,10 @@ class ZerodhaBroker:
         if wanted is not None and profile.get("user_id") != wanted:
             words = f"{AUTH_REQUIRED}: the access token is that of user {profile.get('user_id')}, not of {wanted}"
             raise AuthRequired(words)
+        if not self._is_day_counted:
+            # The limits of the minute and the day go on over a restart of ours.
+            self._calls.remember_order_calls((await self._orders()).call_ages(datetime.now(UTC)))
+            self._is_day_counted = True
         self._profile = profile
         self._has_session = True
         await self._start_feed()
@@ -459,6 +464,16 @@ class _Book:
 
     orders: list[OrderRow]
     odd: list[OddRow]
+
+    def call_ages(self, now: datetime) -> list[float]:
+        """How long ago, in seconds, the calls were made that the list tells of: one for each order, one more for each cancelled. An order
+        whose time cannot be read counts as of now."""
+        ages: list[float] = [0.0] * len(self.odd)
+        for order in self.orders:
+            if order.leg is None or order.leg.number == 1:
+                age = 0.0 if order.placed_at is None else (now - order.placed_at).total_seconds()
+                ages += [age] * (2 if order.status == "CANCELLED" else 1)
+        return ages
 
     def check_clear(self, client_order_id: str) -> None:
         """Raises AnswerUnclear if one of the odd rows may be this order's: then that it is not among the others proves nothing."""

@@ -12,7 +12,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -211,6 +211,10 @@ class KiteCalls:
         wait_seconds = self._budget_of(kind).wait_seconds(urgent=kind in _URGENT)
         if wait_seconds > _PATIENCE_SECONDS:
             raise _spent(BudgetSpent(wait_seconds))
+
+    def remember_order_calls(self, ages_seconds: Iterable[float]) -> None:
+        """Those of an earlier process, as seconds since then."""
+        self._order_budget.remember(ages_seconds)
 
     async def ask(self, call: Callable[[KiteConnect], _T], kind: CallKind = CallKind.QUERY) -> _T:
         """Makes the call in a thread, once. Raises the errors of `brokers.errors` and no others."""

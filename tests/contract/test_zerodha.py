@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from brokers.base import (
     Ticket,
     Tif,
 )
-from brokers.errors import BrokerError, BrokerUnavailable, HeldBack, OrderRefused, OutcomeUnknown
+from brokers.errors import BrokerError, BrokerUnavailable, CallsSpent, HeldBack, OrderRefused, OutcomeUnknown
 from brokers.paper_exchange import Action, Fault, Market, Operation
 from brokers.zerodha import Steadiness, ZerodhaBroker, create
 from brokers.zerodha_calls import Access, CallKind, KiteCalls
@@ -1047,6 +1047,47 @@ async def test_a_day_without_calls_left_is_a_pause_and_no_order_is_lost(server: 
     assert unavailable.value.known_pause
     assert len(server.book.orders()) == 1
     await broker.close()
+
+
+async def test_the_days_budget_goes_on_over_a_restart_and_is_counted_once(server: SimulatedKite) -> None:
+    hold(server)
+    settings = config_for(server) | {"order_calls_per_day": 5, "order_reserve_percent": 0}
+    before = create(settings)
+    await before.connect()
+    placed = [await before.place_order(limit()) for _ in range(2)]
+    await before.cancel_order(OrderRef(client_order_id=TAG, broker_order_id=placed[0].broker_order_id))
+    await before.close()
+    after = create(settings)
+    for _ in range(3):
+        await after.connect()
+    await after.place_order(limit())
+    await after.place_order(limit())
+    with pytest.raises(CallsSpent) as spent:
+        await after.place_order(limit())
+    assert 86_000 < spent.value.wait_seconds <= 86_400
+    assert len(server.book.orders()) == 4
+    await after.close()
+
+
+async def test_orders_count_from_when_they_were_placed_and_odd_ones_from_now(server: SimulatedKite) -> None:
+    hold(server)
+    before = create(config_for(server))
+    await before.connect()
+    for tag in (TAG, "t000000000000000002", "t000000000000000003"):
+        await before.place_order(limit(client_order_id=tag))
+    await before.close()
+    long_ago = datetime.now(rows.IST) - timedelta(hours=23)
+    server.show_oddly("GET /orders", TAG, {"order_timestamp": long_ago.strftime("%Y-%m-%d %H:%M:%S")})
+    server.show_oddly("GET /orders", "t000000000000000002", {"order_timestamp": None})
+    server.show_oddly("GET /orders", "t000000000000000003", {"filled_quantity": None})
+    after = create(
+        config_for(server) | {"order_calls_per_day": 3, "order_calls_per_minute": 3, "order_reserve_percent": 0}
+    )
+    await after.connect()
+    with pytest.raises(CallsSpent) as spent:
+        await after.reserve(limit())
+    assert 3500 < spent.value.wait_seconds <= 3600
+    await after.close()
 
 
 async def test_a_hanging_placing_call_holds_up_neither_questions_nor_cancels(
