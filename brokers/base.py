@@ -163,6 +163,17 @@ class ReportStatus(StrEnum):
     REJECTED = "REJECTED"
 
 
+class FillsShown(StrEnum):
+    """How much a report's executions say about those that are not among them."""
+
+    SOME = "SOME"
+    """Nothing."""
+    ALL = "ALL"
+    """They add up to the broker's own count, at this moment: lists that lag behind can agree, too."""
+    SETTLED = "SETTLED"
+    """They have added up, unchanged, for some time: one that we hold and that is missing was annulled, one with other figures corrected."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """A snapshot of one order as the broker describes it. Reports may come late, twice or out of order."""
@@ -174,7 +185,8 @@ class Report:
     filled_quantity: Decimal
     """Cumulative, by the broker's own count; may run ahead of `fills`."""
     fills: tuple[Fill, ...] = ()
-    """Every execution of the order that the broker shows; one that is missing here is not thereby undone."""
+    """Every execution of the order that the broker shows; what one that is missing here means, `fills_shown` says."""
+    fills_shown: FillsShown = FillsShown.SOME
     busted_fill_ids: frozenset[str] = frozenset()
     """Executions the venue has annulled. A corrected execution is its old id here and a new fill above."""
     reason: str | None = None
@@ -270,7 +282,8 @@ class Broker(Protocol):
     async def reserve(self, ticket: Ticket, *, taken: Collection[str] = ()) -> str | None:
         """The broker's own id for this ticket, where it must be known before placing; else None. `taken` are ids that were reserved earlier,
         by whichever process, for orders that have perhaps been sent under them: none of them is given again. Sends no order. Raises
-        OrderRefused, NotAnswered, and BrokerUnavailable: CallsSpent where the ticket would have to wait for the account's rate budget."""
+        OrderRefused, NotAnswered, and BrokerUnavailable: HeldBack where only this ticket has to wait, CallsSpent where that is for the account's rate
+        budget."""
 
     async def place_order(self, ticket: Ticket) -> Report:
         """Places the order once and tells what the broker answered. Raises BrokerUnavailable, NotAnswered or ReservationLost (surely nothing was

@@ -19,14 +19,18 @@ class BrokerUnavailable(BrokerError):
         self.known_pause = known_pause
 
 
-class CallsSpent(BrokerUnavailable):
-    """The account's budget of calls is spent: surely nothing was sent, and the session is as good as before. Calls may leave again in about
-    `wait_seconds`; orders are held, in their sequence, up to their age limit.
+class HeldBack(BrokerUnavailable):
+    """Surely nothing was sent, and the session is as good as before, but what this order needs from the broker is not to be had now: people
+    are told. It may be in about `wait_seconds`; the orders of the instrument are held, in their sequence, up to their age limit.
     """
 
     def __init__(self, message: str, *, wait_seconds: float) -> None:
         super().__init__(message, known_pause=True)
         self.wait_seconds = wait_seconds
+
+
+class CallsSpent(HeldBack):
+    """The account's budget of calls is spent; calls may leave again in about `wait_seconds`, which nobody needs to be told."""
 
 
 class NotAnswered(BrokerError):

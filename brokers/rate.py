@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 _LEAST_SLEEP_SECONDS = 0.001
@@ -49,7 +49,7 @@ class BudgetSpent(Exception):
 
 class RateBudget:
     """The calls of one kind of one account. A call that must wait goes when the oldest call leaves the full window; waiting calls go in
-    the order in which they came, urgent ones before all others. One event loop at a time; what an earlier process did is not known here.
+    the order in which they came, urgent ones before all others. One event loop at a time; what an earlier process did must be told (`remember`).
     """
 
     def __init__(
@@ -79,6 +79,15 @@ class RateBudget:
             now = self._clock()
             for _, calls in self._windows:
                 calls.append(now)
+
+    def remember(self, ages_seconds: Iterable[float]) -> None:
+        """Counts calls that left so long ago, whoever made them."""
+        now = self._clock()
+        moments = [now - max(0.0, age) for age in ages_seconds]
+        for limit, calls in self._windows:
+            counted = sorted((*calls, *(moment for moment in moments if now - moment < limit.seconds)))
+            calls.clear()
+            calls.extend(counted)
 
     def pause(self, seconds: float) -> None:
         """No call leaves for so long: the broker has said that there were too many."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
@@ -18,6 +19,7 @@ from brokers.base import (
     BrokerPosition,
     Capabilities,
     Fill,
+    FillsShown,
     OrderRef,
     OrderType,
     Report,
@@ -26,7 +28,7 @@ from brokers.base import (
     Ticket,
     Tif,
 )
-from brokers.errors import AnswerUnclear, AuthRequired, BrokerError, BrokerUnavailable, OrderRefused
+from brokers.errors import AnswerUnclear, AuthRequired, BrokerError, BrokerUnavailable, HeldBack, OrderRefused
 from brokers.rate import limits
 from brokers.zerodha_calls import (
     ANSWER_SECONDS,
@@ -37,16 +39,14 @@ from brokers.zerodha_calls import (
     Access,
     CallKind,
     KiteCalls,
-    listing_rows,
 )
 from brokers.zerodha_feed import OrderFeed
-from brokers.zerodha_rows import IST, Odd, OddRow, OrderRow, Row, TradeRow, read_orders, read_trades
+from brokers.zerodha_rows import IST, ListedRow, Odd, OddRow, OrderRow, Row, TradeRow, read_orders, read_trades
 from brokers.zerodha_words import (
     CURRENCY,
     EXCHANGES,
     PRODUCTS,
     Habits,
-    Listed,
     Listing,
     account_notes,
     asset_classes,
@@ -70,7 +70,12 @@ _CONCURRENT_CALLS = 8
 _LIST_AGAIN_SECONDS = 600.0
 _NOTE_PAUSES_SECONDS = (0.5, 60.0)
 """After a contract note that failed: the first pause, which doubles, and the longest."""
+_LIST_PAUSES_SECONDS = (1.0, 60.0)
+"""After an instruments list that could not be had: the first pause, which doubles, and the longest."""
 _NOTED_AT_ONCE = 100
+_SETTLED_SECONDS = 5.0
+"""How long the order and trade lists have to agree about an order before a trade that is gone counts as annulled."""
+_ODD_NAMED = 5
 _ORDERS_REMEMBERED = 20_000
 _ODD_REMEMBERED = 1_000
 _SHORTEST_SECONDS, _LONGEST_SECONDS = Decimal("0.001"), Decimal(86_400)
@@ -115,14 +120,17 @@ class ZerodhaBroker:
         self._settings = settings
         self._calls = KiteCalls(settings.access)
         self._has_session = False
+        self._is_day_counted = False
         self._profile: Row = {}
         self._hint: Callable[[], None] | None = None
         self._feed: OrderFeed | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_hint_due = False
         self._listings: dict[str, _DayList] = {}
-        self._listing_lock = asyncio.Lock()
+        self._listing_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._list_troubles: dict[str, _ListTrouble] = {}
         self._notes = ContractNotes()
+        self._steadiness = Steadiness(_SETTLED_SECONDS)
         self._varieties: dict[str, str] = {}
         self._odd_told: set[str] = set()
 
@@ -147,7 +155,7 @@ class ZerodhaBroker:
             notes=(
                 *notes,
                 "Commissions are estimates from the virtual contract note; the day's contract note is final.",
-                "Zerodha does not tell of annulled or corrected trades: compare with the day's contract note.",
+                "An annulled or corrected trade is known only by its absence from the day's lists: compare with the day's contract note.",
             ),
         )
 
@@ -165,6 +173,10 @@ class ZerodhaBroker:
         if wanted is not None and profile.get("user_id") != wanted:
             words = f"{AUTH_REQUIRED}: the access token is that of user {profile.get('user_id')}, not of {wanted}"
             raise AuthRequired(words)
+        if not self._is_day_counted:
+            # The limits of the minute and the day go on over a restart of ours.
+            self._calls.remember_order_calls((await self._orders()).call_ages(datetime.now(UTC)))
+            self._is_day_counted = True
         self._profile = profile
         self._has_session = True
         await self._start_feed()
@@ -231,7 +243,7 @@ class ZerodhaBroker:
         self._check_session()
         book = await self._orders()
         fills = await self._with_commissions(book.orders, fills_by_order(await self._trades()))
-        return Reports(reports(book.orders, fills, book.odd))
+        return Reports(self._steadiness.judge(reports(book.orders, fills, book.odd), time.monotonic()))
 
     async def find(self, client_order_id: str) -> Report | None:
         """The oldest order of the day with this tag. Raises AnswerUnclear where a row that cannot be read may be the order's."""
@@ -255,7 +267,7 @@ class ZerodhaBroker:
         net = told.get("net") if isinstance(told, Mapping) else None
         if not isinstance(net, list) or not isinstance(holdings, list):
             raise AnswerUnclear("Zerodha answered with no list of positions")
-        kinds: dict[tuple[str, str], Listed] = {}
+        kinds: dict[tuple[str, str], ListedRow] = {}
         try:
             for exchange, symbol in map(named, net):
                 if exchange not in ("NSE", "BSE"):
@@ -343,25 +355,59 @@ class ZerodhaBroker:
 
     # Instruments
 
-    async def _listed(self, ticket: Ticket) -> Listed:
+    async def _listed(self, ticket: Ticket) -> ListedRow:
+        """Raises OrderRefused, and HeldBack while there is no list of the day, or none that can be trusted about this instrument."""
         exchange = exchange_of(ticket.instrument)
-        listed = (await self._listing(exchange)).resolve(ticket.instrument)
+        listing = await self._listing(exchange)
+        listed = listing.resolve(ticket.instrument)
         if listed is None:
-            listed = (await self._listing(exchange, or_older_than_seconds=_LIST_AGAIN_SECONDS)).resolve(
-                ticket.instrument
-            )
+            listing = await self._listing(exchange, or_older_than_seconds=_LIST_AGAIN_SECONDS)
+            listed = listing.resolve(ticket.instrument)
+        if listed is None and ticket.instrument.symbol in listing.odd_symbols:
+            words = f"{ticket.instrument.symbol} cannot be read in the instruments list of {exchange}"
+            raise HeldBack(words, wait_seconds=_LIST_PAUSES_SECONDS[1])
         if listed is None:
             raise OrderRefused(f"{ticket.instrument.symbol} is not in the instruments list of {exchange}")
         return listed
 
     async def _listing(self, exchange: str, *, or_older_than_seconds: float = float("inf")) -> Listing:
-        """The day's list, read again on a new day, or if it is older than so much."""
-        async with self._listing_lock:
-            known, today = self._listings.get(exchange), datetime.now(UTC).astimezone(IST).date()
-            if known is None or known.day != today or time.monotonic() - known.read_at > or_older_than_seconds:
-                rows = await self._calls.ask(lambda kite: Listing(exchange, listing_rows(kite, exchange)))
-                known = self._listings[exchange] = _DayList(rows, today, time.monotonic())
-            return known.listing
+        """The day's list, read again on a new day, or if it is older than so much. Raises HeldBack, at once after a failure that is young."""
+        known = self._days_list(exchange, or_older_than_seconds)
+        if known is not None:
+            return known
+        async with self._listing_locks[exchange]:
+            known = self._days_list(exchange, or_older_than_seconds)
+            if known is not None:
+                return known
+            trouble = self._list_troubles.get(exchange)
+            wait_seconds = 0.0 if trouble is None else trouble.not_before - time.monotonic()
+            if trouble is not None and wait_seconds > 0:
+                raise HeldBack(trouble.words, wait_seconds=wait_seconds)
+            try:
+                rows = await self._calls.ask(lambda kite: Listing(exchange, kite.instruments(exchange)))
+            except (AuthRequired, HeldBack):
+                raise
+            except BrokerUnavailable as exc:
+                first, longest = _LIST_PAUSES_SECONDS
+                pause = first if trouble is None else min(trouble.pause_seconds * 2, longest)
+                words = f"The instruments list of {exchange} cannot be had: {exc}"
+                self._list_troubles[exchange] = _ListTrouble(words, pause, time.monotonic() + pause)
+                raise HeldBack(words, wait_seconds=pause) from exc
+            self._list_troubles.pop(exchange, None)
+            today = datetime.now(UTC).astimezone(IST).date()
+            self._listings[exchange] = _DayList(rows, today, time.monotonic())
+            if rows.odd_symbols:
+                some = ", ".join(sorted(rows.odd_symbols)[:_ODD_NAMED])
+                self._tell_odd(
+                    f"{len(rows.odd_symbols)} lines of the instruments list of {exchange} cannot be read: {some}"
+                )
+            return rows
+
+    def _days_list(self, exchange: str, or_older_than_seconds: float) -> Listing | None:
+        known, today = self._listings.get(exchange), datetime.now(UTC).astimezone(IST).date()
+        if known is None or known.day != today or time.monotonic() - known.read_at > or_older_than_seconds:
+            return None
+        return known.listing
 
     # Hints
 
@@ -419,6 +465,16 @@ class _Book:
     orders: list[OrderRow]
     odd: list[OddRow]
 
+    def call_ages(self, now: datetime) -> list[float]:
+        """How long ago, in seconds, the calls were made that the list tells of: one for each order, one more for each cancelled. An order
+        whose time cannot be read counts as of now."""
+        ages: list[float] = [0.0] * len(self.odd)
+        for order in self.orders:
+            if order.leg is None or order.leg.number == 1:
+                age = 0.0 if order.placed_at is None else (now - order.placed_at).total_seconds()
+                ages += [age] * (2 if order.status == "CANCELLED" else 1)
+        return ages
+
     def check_clear(self, client_order_id: str) -> None:
         """Raises AnswerUnclear if one of the odd rows may be this order's: then that it is not among the others proves nothing."""
         for odd in self.odd:
@@ -431,6 +487,40 @@ class _DayList:
     listing: Listing
     day: date
     read_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class _ListTrouble:
+    """An instruments list that could not be had, and when it is asked for again (monotonic)."""
+
+    words: str
+    pause_seconds: float
+    not_before: float
+
+
+class Steadiness:
+    """Since when each order's executions have been shown as they are now."""
+
+    def __init__(self, settled_seconds: float) -> None:
+        self._settled_seconds = settled_seconds
+        self._since: dict[str, tuple[object, float]] = {}
+
+    def judge(self, told: Sequence[Report], now: float) -> list[Report]:
+        """The reports of one answer, with those said to be settled that are. `now` is monotonic seconds."""
+        before, self._since = self._since, {}
+        judged = []
+        for report in told:
+            figures = (
+                report.fills_shown,
+                report.filled_quantity,
+                frozenset((fill.fill_id, fill.quantity, fill.price) for fill in report.fills),
+            )
+            known = before.get(report.broker_order_id)
+            since = now if known is None or known[0] != figures else known[1]
+            self._since[report.broker_order_id] = figures, since
+            is_settled = report.fills_shown is FillsShown.ALL and now - since >= self._settled_seconds
+            judged.append(replace(report, fills_shown=FillsShown.SETTLED) if is_settled else report)
+        return judged
 
 
 class ContractNotes:

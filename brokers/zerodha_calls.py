@@ -12,7 +12,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -212,6 +212,10 @@ class KiteCalls:
         if wait_seconds > _PATIENCE_SECONDS:
             raise _spent(BudgetSpent(wait_seconds))
 
+    def remember_order_calls(self, ages_seconds: Iterable[float]) -> None:
+        """Those of an earlier process, as seconds since then."""
+        self._order_budget.remember(ages_seconds)
+
     async def ask(self, call: Callable[[KiteConnect], _T], kind: CallKind = CallKind.QUERY) -> _T:
         """Makes the call in a thread, once. Raises the errors of `brokers.errors` and no others."""
         pool = self._pools.get(kind)
@@ -358,9 +362,12 @@ class AccessToken:
 
 
 class _PlainKite(KiteConnect):  # type: ignore[misc]
-    """Hands lists over as they came: the library's own reading of their times fails as a whole for one odd row."""
+    """Hands lists over as they came: the library's own reading of them fails as a whole for one odd row."""
 
     def _format_response(self, data: Any) -> Any:
+        return data
+
+    def _parse_instruments(self, data: Any) -> Any:
         return data
 
 
@@ -482,9 +489,3 @@ def _never_connected(exc: Exception) -> bool:
 
 def _text(exc: Exception) -> str:
     return str(exc.args[0]) if exc.args else type(exc).__name__
-
-
-def listing_rows(kite: KiteConnect, exchange: str) -> list[Mapping[str, Any]]:
-    """The instruments list of one exchange."""
-    rows: list[Mapping[str, Any]] = kite.instruments(exchange)
-    return rows

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
 
@@ -68,6 +70,22 @@ class TradeRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ListedRow:
+    """One line of an exchange's instruments list. Prices in rupees; `lot` is the step of quantities, `tick` that of prices."""
+
+    symbol: str
+    exchange: str
+    name: str
+    kind: str
+    """EQ, FUT, CE or PE."""
+    segment: str
+    tick: Decimal
+    lot: Decimal
+    expiry: date | None
+    strike: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OddRow:
     """A row that could not be read. About the order that it may belong to nothing may be concluded, least of all that it is not there."""
 
@@ -94,6 +112,51 @@ def read_orders(rows: object) -> tuple[list[OrderRow], list[OddRow]]:
 def read_trades(rows: object) -> tuple[list[TradeRow], list[OddRow]]:
     """The trade list. Raises Odd for what is no list at all."""
     return _each(rows, _trade, "trade")
+
+
+def read_listing(page: object) -> tuple[list[ListedRow], list[str]]:
+    """The lines of an instruments list, and the trading symbols of those that cannot be read. Raises Odd for what is no such list, or not a
+    whole one."""
+    if not isinstance(page, bytes | str):
+        raise Odd(f"the instruments list came as {type(page).__name__}")
+    lines = csv.DictReader(io.StringIO(page if isinstance(page, str) else page.decode("utf-8", "replace")))
+    good: list[ListedRow] = []
+    odd: list[str] = []
+    last = None
+    try:
+        for line in lines:
+            try:
+                last = _listed(line)
+                good.append(last)
+            except Odd:
+                last = None
+                odd.append(str(line.get("tradingsymbol")))
+    except csv.Error as exc:
+        raise Odd(f"the instruments list cannot be read: {exc}") from exc
+    if last is None:
+        raise Odd("the instruments list is empty, or ends in the middle of a line")
+    return good, odd
+
+
+def _listed(line: Row) -> ListedRow:
+    lot, tick = number(line, "lot_size", least=0), number(line, "tick_size", least=0)
+    if lot and not tick:
+        raise Odd("it has a lot and no tick")
+    try:
+        expiry = date.fromisoformat(line["expiry"]) if line["expiry"] else None
+    except (KeyError, TypeError, ValueError) as exc:
+        raise Odd(f"its expiry is {line.get('expiry')!r}") from exc
+    return ListedRow(
+        symbol=text(line, "tradingsymbol"),
+        exchange=text(line, "exchange"),
+        name=line.get("name") or "",
+        kind=text(line, "instrument_type"),
+        segment=text(line, "segment"),
+        tick=tick,
+        strike=number(line, "strike", least=0),
+        lot=lot,
+        expiry=expiry,
+    )
 
 
 def tag_of(row: Row) -> str:

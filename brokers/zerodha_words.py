@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import timedelta
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 from brokers.base import (
@@ -13,6 +13,7 @@ from brokers.base import (
     Balance,
     BrokerPosition,
     Fill,
+    FillsShown,
     Instrument,
     OptionRight,
     OrderType,
@@ -23,7 +24,7 @@ from brokers.base import (
     Tif,
 )
 from brokers.errors import OrderRefused
-from brokers.zerodha_rows import Odd, OddRow, OrderRow, Row, TradeRow, number, text
+from brokers.zerodha_rows import ListedRow, Odd, OddRow, OrderRow, Row, TradeRow, number, read_listing, text
 
 CURRENCY = "INR"
 EXCHANGES = ("NSE", "BSE", "NFO", "BFO", "CDS", "BCD", "MCX")
@@ -72,39 +73,26 @@ _MICROSECOND = timedelta(microseconds=1)
 # Instruments
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listed:
-    """One line of an exchange's instruments list. Prices in rupees; `lot` is the step of quantities, `tick` that of prices."""
-
-    symbol: str
-    exchange: str
-    name: str
-    kind: str
-    """EQ, FUT, CE or PE."""
-    segment: str
-    tick: Decimal
-    lot: Decimal
-    expiry: date | None
-    strike: Decimal
-
-
 class Listing:
     """One exchange's instruments of one day."""
 
-    def __init__(self, exchange: str, rows: Iterable[Row]) -> None:
+    def __init__(self, exchange: str, page: object) -> None:
+        """`page` as Kite sends it. Raises Odd."""
         self.exchange = exchange
-        self._by_symbol: dict[str, Listed] = {}
-        self._derivatives: defaultdict[str, list[Listed]] = defaultdict(list)
-        for row in rows:
-            listed = _listed(row)
+        self._by_symbol: dict[str, ListedRow] = {}
+        self._derivatives: defaultdict[str, list[ListedRow]] = defaultdict(list)
+        rows, odd = read_listing(page)
+        self.odd_symbols = frozenset(odd)
+        """Of the lines that could not be read: they are there, and nothing is known of them."""
+        for listed in rows:
             self._by_symbol[listed.symbol] = listed
             if listed.kind != "EQ":
                 self._derivatives[listed.name].append(listed)
 
-    def by_symbol(self, symbol: str) -> Listed | None:
+    def by_symbol(self, symbol: str) -> ListedRow | None:
         return self._by_symbol.get(symbol)
 
-    def resolve(self, thing: Instrument) -> Listed | None:
+    def resolve(self, thing: Instrument) -> ListedRow | None:
         """The line that is meant: under its trading symbol, else by underlying, expiry, strike and right; None: there is none.
         Raises OrderRefused for one that cannot be traded or that several lines fit, which are then named."""
         symbol = thing.symbol.removeprefix(f"{self.exchange}:")
@@ -128,23 +116,7 @@ class Listing:
         return listed
 
 
-def _listed(row: Row) -> Listed:
-    expiry = row["expiry"]
-    return Listed(
-        symbol=row["tradingsymbol"],
-        exchange=row["exchange"],
-        name=row["name"],
-        kind=row["instrument_type"],
-        segment=row["segment"],
-        # The library has made floats of them; the shortest text of such a float is the text that it was made from.
-        tick=Decimal(str(row["tick_size"])),
-        strike=Decimal(str(row["strike"])),
-        lot=Decimal(row["lot_size"]),
-        expiry=expiry if isinstance(expiry, date) else None,
-    )
-
-
-def _fits(listed: Listed, thing: Instrument) -> bool:
+def _fits(listed: ListedRow, thing: Instrument) -> bool:
     right = {"CE": OptionRight.CALL, "PE": OptionRight.PUT}.get(listed.kind)
     expiry = "" if listed.expiry is None else listed.expiry.strftime("%Y%m%d")
     return (
@@ -188,7 +160,7 @@ class Habits:
     iceberg_legs: int = 5
 
 
-def order_form(ticket: Ticket, listed: Listed, habits: Habits) -> dict[str, object]:
+def order_form(ticket: Ticket, listed: ListedRow, habits: Habits) -> dict[str, object]:
     """The arguments of the placing call. Prices are rounded to the tick, purchases down and sales up, so that the order never pays more or
     takes less than its author said. Raises OrderRefused for what Zerodha would not take; a quantity is never changed."""
     is_derivative = listed.kind != "EQ"
@@ -226,7 +198,7 @@ def order_form(ticket: Ticket, listed: Listed, habits: Habits) -> dict[str, obje
     return form
 
 
-def _price(price: Decimal | None, words: str, side: Side, listed: Listed) -> str:
+def _price(price: Decimal | None, words: str, side: Side, listed: ListedRow) -> str:
     if price is None:
         raise OrderRefused(f"The order needs {words}")
     rounding = ROUND_FLOOR if side is Side.BUY else ROUND_CEILING
@@ -236,7 +208,7 @@ def _price(price: Decimal | None, words: str, side: Side, listed: Listed) -> str
     return format(rounded, "f")
 
 
-def _iceberg(ticket: Ticket, listed: Listed, most_legs: int) -> dict[str, object]:
+def _iceberg(ticket: Ticket, listed: ListedRow, most_legs: int) -> dict[str, object]:
     lots = int(ticket.quantity / listed.lot)
     legs = min(most_legs, lots)
     if legs < _LEAST_ICEBERG_LEGS or ticket.order_type is OrderType.MARKET:
@@ -305,13 +277,15 @@ def _report(legs: Sequence[OrderRow], fills: Mapping[str, Sequence[Fill]], under
     if status is ReportStatus.FILLED and last.leg is not None and told < last.leg.total:
         # This leg is done; the next one comes by itself.
         status = ReportStatus.WORKING
+    shown = sum((fill.quantity for fill in own), Decimal(0))
     return Report(
         client_order_id=legs[0].tag,
         broker_order_id=legs[0].order_id,
         status=status,
         # The trades are asked for after the orders and may be ahead of them.
-        filled_quantity=max(told, sum((fill.quantity for fill in own), Decimal(0))),
+        filled_quantity=max(told, shown),
         fills=tuple(own),
+        fills_shown=FillsShown.ALL if shown == told else FillsShown.SOME,
         reason=last.reason,
         orders_under_tag=tuple(under_tag) if len(under_tag) > 1 else (),
     )
@@ -381,7 +355,7 @@ def charged(note: object) -> Decimal:
 
 
 def positions(
-    net: Iterable[object], holdings: Iterable[object], kinds: Mapping[tuple[str, str], Listed]
+    net: Iterable[object], holdings: Iterable[object], kinds: Mapping[tuple[str, str], ListedRow]
 ) -> list[BrokerPosition]:
     """What is held, products taken together; settled shares come from the holdings. `kinds` by exchange and symbol, as far as known.
 
@@ -441,7 +415,7 @@ def _part(row: object, also: str | None = None) -> _Part | None:
     return _Part(quantity, price)
 
 
-def _instrument(exchange: str, symbol: str, listed: Listed | None) -> Instrument:
+def _instrument(exchange: str, symbol: str, listed: ListedRow | None) -> Instrument:
     kind = "EQ" if listed is None and exchange in ("NSE", "BSE") else "FUT" if listed is None else listed.kind
     if kind == "EQ":
         return Instrument(symbol=symbol, exchange=exchange)

@@ -22,6 +22,7 @@ from brokers.errors import (
     BrokerError,
     BrokerUnavailable,
     CallsSpent,
+    HeldBack,
     NotAnswered,
     OrderAlreadyExists,
     OrderRefused,
@@ -132,7 +133,7 @@ class AccountState(StrEnum):
 class Lane:
     """The pending orders of one instrument, in the order in which they came; only one batch of a lane is on its way at a time."""
 
-    __slots__ = ("failures", "is_busy", "is_queued", "not_before", "orders", "unresolved")
+    __slots__ = ("failures", "is_busy", "is_hold_told", "is_queued", "not_before", "orders", "unresolved")
 
     def __init__(self) -> None:
         self.orders: deque[LiveOrder] = deque()
@@ -140,6 +141,8 @@ class Lane:
         """Sendings in succession that the broker could not take."""
         self.not_before = 0.0
         self.is_busy = False
+        self.is_hold_told = False
+        """People know that its orders are held for something that the broker lacks."""
         self.is_queued = False
         self.unresolved: set[str] = set()
         """Orders of the lane that were perhaps sent: until they are found, nothing follows them."""
@@ -714,7 +717,7 @@ class Trader:
             return _Reservation(ticket, await self._ask(reserving, QUERY_SECONDS))
         except OrderRefused as exc:
             await self._record(live, (Rejected(at=self._clock.now(), reason=_reason_of(exc)),))
-        except CallsSpent as exc:
+        except HeldBack as exc:
             self._rest(live.order, exc)
         except NotAnswered as exc:
             self._slow_down(live.order)
@@ -736,10 +739,18 @@ class Trader:
         lane.failures += 1
         lane.not_before = self._clock.monotonic() + min(LONGEST_PAUSE_SECONDS, 0.25 * 2**lane.failures)
 
-    def _rest(self, order: Order, spent: CallsSpent) -> None:
-        """The lane goes on when calls may leave again; the connection is as good as before."""
-        pause = max(LEAST_WAIT_SECONDS, min(spent.wait_seconds, LONGEST_REST_SECONDS))
-        self._lane_of(order).not_before = self._clock.monotonic() + pause
+    def _rest(self, order: Order, held: HeldBack) -> None:
+        """The lane goes on when its orders may leave again; the connection is as good as before."""
+        lane = self._lane_of(order)
+        pause = max(LEAST_WAIT_SECONDS, min(held.wait_seconds, LONGEST_REST_SECONDS))
+        lane.not_before = self._clock.monotonic() + pause
+        if not isinstance(held, CallsSpent) and not lane.is_hold_told:
+            lane.is_hold_told = True
+            words = alerts.orders_held(account_name=self.account_name, broker=self.broker_name, reason=str(held))
+            self._spawn(self._raise_held(words), "held")
+
+    async def _raise_held(self, words: str) -> None:
+        await self._raise_alarm(f"orders_held:{self.account_id}", words)
 
     async def _last_look(self, live: LiveOrder) -> tuple[Event, ...] | None:
         """What must be recorded before the order is sent: nothing, a reduction, or its end. None: it has to wait for its entry."""
@@ -795,7 +806,7 @@ class Trader:
             return self._nothing_was_sent(live, "held back before it left", counts=False, again=again)
         try:
             report = await self._ask(broker.place_order(order.ticket()), PLACE_SECONDS)
-        except CallsSpent as exc:
+        except HeldBack as exc:
             self._rest(order, exc)
             return self._nothing_was_sent(live, str(exc), counts=False, again=again)
         except BrokerUnavailable as exc:
@@ -821,7 +832,8 @@ class Trader:
         return self._learn_placed(live, report)
 
     async def _learn_placed(self, live: LiveOrder, report: Report) -> None:
-        self._lane_of(live.order).failures = 0
+        lane = self._lane_of(live.order)
+        lane.failures, lane.is_hold_told = 0, False
         await self.learn(live, report)
 
     async def _was_passed_over(self, live: LiveOrder, lost: ReservationLost) -> None:
@@ -1205,7 +1217,7 @@ class Trader:
 
     def _query_failed(self, exc: Exception) -> None:
         self._timeouts = self._timeouts + 1 if isinstance(exc, TimeoutError) else 0
-        if isinstance(exc, BrokerUnavailable) and not isinstance(exc, CallsSpent):
+        if isinstance(exc, BrokerUnavailable) and not isinstance(exc, HeldBack):
             self._lose_connection(exc)
         elif self._timeouts >= TIMEOUTS_TOLERATED:
             self._timeouts = 0
@@ -1267,4 +1279,5 @@ def _gist(report: Report) -> tuple[object, ...]:
         charged,
         report.busted_fill_ids,
         report.orders_under_tag,
+        report.fills_shown,
     )

@@ -8,7 +8,8 @@ Beside the API's own routes, for tests and people:
     POST /_control      {"do": "...", ...}: what every gateway does (see `simulators.control`), and
 
     http_fault      fault: the fields of `HttpFault`, as in {"kind": "html", "route": "POST /orders/*", "times": 2, "accepted": true};
-                    token_expired, rate_limited, server_error, html, no_content_type, check_order_book, margin, slow, drop, never_answer, trickle
+                    token_expired, rate_limited, server_error, html, no_content_type, check_order_book, margin, slow, drop, never_answer, trickle,
+                    truncated
     kill_token, new_token, request_token    the session dies; a fresh one (told); what a login in the browser leads to (told)
     price           symbol, price       new_day     the day's orders are shown no more
     drop_feed       mute_feed (muted)   the order feed is cut off, or silent
@@ -87,6 +88,8 @@ class FaultKind(StrEnum):
     NEVER_ANSWER = "never_answer"
     TRICKLE = "trickle"
     """An answer a byte at a time without end, so that no single read is ever slow."""
+    TRUNCATED = "truncated"
+    """The first half of the proper answer, as if it were whole."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -346,6 +349,11 @@ class SimulatedKite:
                 self._server.stopping.wait()
             case FaultKind.TRICKLE:
                 raise Trickled
+            case FaultKind.TRUNCATED:
+                answer = self._carry_out(call)
+                if not isinstance(answer, Page):
+                    answer = Page(json.dumps({"status": "success", "data": answer}, default=_plain), "application/json")
+                return replace(answer, content=answer.content[: len(answer.content) // 2])
         raise Dropped
 
     def _after_book_faults(self, call: Call) -> object:

@@ -239,7 +239,7 @@ def charges_item(asked: Mapping[str, Any], book: KiteBook) -> dict[str, Any]:
     if order is not None:
         (order,) = (o for o in book.orders(order.ticket.client_order_id) if o.broker_order_id == order.broker_order_id)
         wanted, total = Decimal(str(asked["quantity"])), Decimal(0)
-        for fill in order.fills:
+        for fill in (fill for fill in order.fills if not fill.busted):
             if wanted <= 0:
                 break
             if fill.commission is None:

@@ -387,6 +387,16 @@ def auth_required(*, account_name: str, broker: str, reason: str, count: int = 1
     )
 
 
+def orders_held(*, account_name: str, broker: str, reason: str) -> str:
+    return _text(
+        "⏸ Orders Held",
+        ("Account", account_name),
+        ("Broker", broker),
+        ("Reason", reason),
+        ("Orders", "those that need it are held, and rejected when they are too old; others go on"),
+    )
+
+
 def take_over(*, desk: str, host: str, pid: int) -> str:
     """An account's orders are worked by another process now, because the one that held them was silent."""
     return _text(

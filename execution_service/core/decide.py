@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
-from brokers.base import AssetClass, Capabilities, Fill, OrderType, Report, ReportStatus, Ticket, Tif
+from brokers.base import AssetClass, Capabilities, Fill, FillsShown, OrderType, Report, ReportStatus, Ticket, Tif
 from execution_service.core.order import (
     ZERO,
     Accepted,
@@ -65,6 +66,11 @@ def news(order: Order, report: Report, now: datetime) -> list[Event]:
             learn(Noted(at=now, message=words, alert=True))
         if is_of_another(order, report):
             return events
+    if report.fills_shown is not FillsShown.SOME and order.attempt == 1:
+        report, is_corrected = _with_corrections(order, report)
+        if is_corrected and report.fills_shown is FillsShown.ALL:
+            # Until it is known whether executions were annulled, those in their place are not added to them.
+            return events
     is_present_attempt = report.client_order_id in ("", order.client_order_id)
     if (
         is_present_attempt
@@ -107,6 +113,35 @@ def news(order: Order, report: Report, now: datetime) -> list[Event]:
         if end is not None:
             learn(end)
     return events
+
+
+def _with_corrections(order: Order, report: Report) -> tuple[Report, bool]:
+    """The report with its executions by the names that we hold them under, and those annulled that it does not show or shows with other
+    figures; and whether it corrects anything. What is shown of an annulled one counts as another, under a name of its own."""
+    held: dict[str, Fill] = {_shown_as(fill.fill_id): fill for fill in order.fills}
+    known = Counter(_shown_as(fill_id) for fill_id in (*(fill.fill_id for fill in order.fills), *order.busted_fill_ids))
+    fills, undone = [], set(held) - {fill.fill_id for fill in report.fills}
+    is_corrected = bool(undone)
+    for fill in report.fills:
+        own = held.get(fill.fill_id)
+        if own is not None and (own.quantity, own.price) == (fill.quantity, fill.price):
+            fills.append(replace(fill, fill_id=own.fill_id))
+        elif known[fill.fill_id]:
+            is_corrected = True
+            undone |= {fill.fill_id} & set(held)
+            fills.append(replace(fill, fill_id=f"{fill.fill_id}{_AGAIN}{known[fill.fill_id] + 1}"))
+        else:
+            fills.append(fill)
+    busted = report.busted_fill_ids | {held[name].fill_id for name in undone}
+    return replace(report, fills=tuple(fills), busted_fill_ids=busted), is_corrected
+
+
+_AGAIN = "~"
+"""Between a broker's execution id and the number of its version, from the second on."""
+
+
+def _shown_as(fill_id: str) -> str:
+    return fill_id.partition(_AGAIN)[0]
 
 
 def is_of_another(order: Order, report: Report) -> bool:

@@ -145,3 +145,15 @@ def test_a_limit_that_lets_nothing_go_is_refused(count: int, seconds: float, res
 def test_limits_may_be_given_in_any_number() -> None:
     for limits in itertools.combinations([RateLimit(calls=1, seconds=1.0), RateLimit(calls=2, seconds=60.0)], 2):
         assert isinstance(RateBudget(limits), RateBudget)
+
+
+async def test_calls_of_an_earlier_process_count_until_they_have_left_the_window() -> None:
+    clock = HandClock()
+    calls = budget(clock, RateLimit(calls=2, seconds=1.0), RateLimit(calls=4, seconds=60.0, reserve=1))
+    await calls.take()
+    clock.now = 100.0
+    calls.remember([59.0, 0.5, 70.0, -5.0])
+    assert calls.wait_seconds(urgent=True) == pytest.approx(0.5)
+    assert calls.wait_seconds() == pytest.approx(1.0)
+    await calls.take()
+    assert clock.now == pytest.approx(101.0)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from brokers import zerodha_rows as rows
 from brokers import zerodha_words as words
 from brokers.base import (
     AssetClass,
+    FillsShown,
     Instrument,
     OptionRight,
     OrderRef,
@@ -34,9 +35,9 @@ from brokers.base import (
     Ticket,
     Tif,
 )
-from brokers.errors import BrokerError, BrokerUnavailable, OrderRefused, OutcomeUnknown
+from brokers.errors import BrokerError, BrokerUnavailable, CallsSpent, HeldBack, OrderRefused, OutcomeUnknown
 from brokers.paper_exchange import Action, Fault, Market, Operation
-from brokers.zerodha import ZerodhaBroker, create
+from brokers.zerodha import Steadiness, ZerodhaBroker, create
 from brokers.zerodha_calls import Access, CallKind, KiteCalls
 from brokers.zerodha_feed import reactor
 from execution_service.core.reconcile import Holding, compare_positions
@@ -664,6 +665,82 @@ async def test_instruments_are_read_once_a_day_and_exchange(server: SimulatedKit
     assert len(server.calls("GET /instruments/NSE")) == 2
 
 
+BAD_LISTS = [
+    HttpFault(kind=FaultKind.SERVER_ERROR, route="GET /instruments/*", status=502, times=None),
+    HttpFault(kind=FaultKind.HTML, route="GET /instruments/*", times=None),
+    HttpFault(kind=FaultKind.TRUNCATED, route="GET /instruments/*", times=None),
+]
+
+
+@pytest.mark.parametrize("fault", BAD_LISTS, ids=lambda fault: str(fault.kind))
+async def test_without_a_list_orders_are_held_with_growing_pauses_and_nothing_else_is(
+    server: SimulatedKite, fault: HttpFault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("brokers.zerodha._LIST_PAUSES_SECONDS", (0.05, 0.2))
+    broker = create(config_for(server))
+    await broker.connect()
+    server.add_fault(fault)
+    future = ticket(instrument=Instrument(symbol="USDINR26DECFUT", asset_class=AssetClass.FOREX), quantity=Decimal(1))
+    for pause in (0.05, 0.1, 0.2, 0.2):
+        with pytest.raises(HeldBack, match="instruments list of CDS") as held:
+            await broker.fitted(future)
+        assert held.value.wait_seconds == pause
+        with pytest.raises(HeldBack) as again:
+            await broker.place_order(future)
+        assert again.value.wait_seconds <= pause
+        asked = len(server.calls("GET /instruments/CDS"))
+        await asyncio.sleep(pause)
+    assert asked == 4, "an order that comes while the failure is young asks nobody"
+    await broker.fitted(ticket())
+    await broker.place_order(ticket())
+    assert await broker.find(TAG) is not None
+    server.clear_faults()
+    await broker.fitted(future)
+    await broker.close()
+
+
+async def test_a_symbol_that_may_be_new_is_held_and_not_refused_while_the_list_cannot_be_read_again(
+    server: SimulatedKite, broker: ZerodhaBroker
+) -> None:
+    broker._listings["NSE"] = replace(broker._listings["NSE"], read_at=time.monotonic() - 601)
+    server.add_fault(BAD_LISTS[2])
+    with pytest.raises(HeldBack):
+        await broker.fitted(ticket(instrument=Instrument(symbol="NOSUCH")))
+    await broker.fitted(ticket())
+
+
+async def test_a_list_that_hangs_holds_up_no_order_of_another_exchange(
+    server: SimulatedKite, broker: ZerodhaBroker
+) -> None:
+    server.add_fault(HttpFault(kind=FaultKind.NEVER_ANSWER, route="GET /instruments/BSE"))
+    waiting = asyncio.create_task(broker.fitted(ticket(instrument=replace(INFY, exchange="BSE"))))
+    await until(lambda: len(server.calls("GET /instruments/BSE")) == 1)
+    async with asyncio.timeout(3.0):
+        await broker.fitted(ticket())
+        await broker.fitted(ticket(instrument=Instrument(symbol="USDINR26DECFUT", asset_class=AssetClass.FOREX)))
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+
+
+def test_a_line_that_cannot_be_read_leaves_the_list_good_for_all_others() -> None:
+    header = "instrument_token,exchange_token,tradingsymbol,name,last_price,expiry,strike,tick_size,lot_size,instrument_type,segment,exchange"
+    good = "1,1,{},,0,,0,0.05,1,EQ,NSE,NSE"
+    lines = [
+        header,
+        good.format("AAA"),
+        good.format("ODD").replace("0.05", "x"),
+        good.format("ZERO").replace("0.05", "0"),
+        good.format("ZZZ"),
+    ]
+    listing = words.Listing("NSE", "\n".join(lines))
+    assert listing.by_symbol("AAA") is not None
+    assert listing.by_symbol("ZZZ") is not None
+    assert listing.odd_symbols == {"ODD", "ZERO"}
+    for page in ("", header, "<html></html>", "\n".join(lines)[:-7], None, b"\xff\x00"):
+        with pytest.raises(rows.Odd):
+            words.Listing("NSE", page)
+
+
 # Lists as Kite tells them
 
 
@@ -740,6 +817,56 @@ def test_a_rejection_has_the_brokers_words_wherever_they_stand(message: str | No
         orders_of([order_row(status="REJECTED", status_message=message, status_message_raw=raw)]), {}
     )
     assert (report.status, report.reason) == (ReportStatus.REJECTED, "Halted")
+
+
+async def test_a_trade_that_was_annulled_is_gone_from_lists_that_then_settle(
+    server: SimulatedKite, broker: ZerodhaBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold(server)
+    placed = await broker.place_order(limit())
+    ref = OrderRef(client_order_id="", broker_order_id=placed.broker_order_id)
+    first, second = (server.book.fill_order(ref, Decimal(quantity)) for quantity in (6, 3))
+    (report,) = (await broker.reports()).reports
+    assert [fill.fill_id for fill in report.fills] == [first.fill_id, second.fill_id]
+    server.book.bust_fill(first.fill_id)
+    (report,) = (await broker.reports()).reports
+    assert (report.filled_quantity, report.fills_shown) == (Decimal(3), FillsShown.ALL)
+    monkeypatch.setattr(broker._steadiness, "_settled_seconds", 0.0)
+    (report,) = (await broker.reports()).reports
+    assert (report.filled_quantity, report.fills_shown) == (Decimal(3), FillsShown.SETTLED)
+
+
+def test_lists_settle_only_while_they_stay_as_they_are() -> None:
+    plain = Report(
+        client_order_id=TAG,
+        broker_order_id="1",
+        status=ReportStatus.WORKING,
+        filled_quantity=Decimal(0),
+        fills_shown=FillsShown.ALL,
+    )
+    moved = replace(plain, filled_quantity=Decimal(1))
+    short = replace(plain, fills_shown=FillsShown.SOME)
+    steadiness = Steadiness(5.0)
+    told = [
+        (plain, 0.0),
+        (plain, 4.9),
+        (plain, 5.0),
+        (moved, 6.0),
+        (plain, 7.0),
+        (plain, 12.0),
+        (short, 13.0),
+        (short, 20.0),
+    ]
+    judged = [steadiness.judge([report], now)[0].fills_shown for report, now in told]
+    settled, fresh, some = FillsShown.SETTLED, FillsShown.ALL, FillsShown.SOME
+    assert judged == [fresh, fresh, settled, fresh, fresh, settled, some, some]
+    steadiness.judge([], 21.0)
+    assert steadiness.judge([plain], 40.0)[0].fills_shown is fresh, "it was gone in between"
+
+
+def test_a_count_that_the_trades_do_not_reach_is_no_full_list() -> None:
+    (report,) = words.reports(orders_of([order_row(filled_quantity=6)]), words.fills_by_order(trades_of([trade_row()])))
+    assert report.fills_shown is FillsShown.SOME
 
 
 def test_trades_that_run_ahead_of_the_order_list_are_counted() -> None:
@@ -920,6 +1047,47 @@ async def test_a_day_without_calls_left_is_a_pause_and_no_order_is_lost(server: 
     assert unavailable.value.known_pause
     assert len(server.book.orders()) == 1
     await broker.close()
+
+
+async def test_the_days_budget_goes_on_over_a_restart_and_is_counted_once(server: SimulatedKite) -> None:
+    hold(server)
+    settings = config_for(server) | {"order_calls_per_day": 5, "order_reserve_percent": 0}
+    before = create(settings)
+    await before.connect()
+    placed = [await before.place_order(limit()) for _ in range(2)]
+    await before.cancel_order(OrderRef(client_order_id=TAG, broker_order_id=placed[0].broker_order_id))
+    await before.close()
+    after = create(settings)
+    for _ in range(3):
+        await after.connect()
+    await after.place_order(limit())
+    await after.place_order(limit())
+    with pytest.raises(CallsSpent) as spent:
+        await after.place_order(limit())
+    assert 86_000 < spent.value.wait_seconds <= 86_400
+    assert len(server.book.orders()) == 4
+    await after.close()
+
+
+async def test_orders_count_from_when_they_were_placed_and_odd_ones_from_now(server: SimulatedKite) -> None:
+    hold(server)
+    before = create(config_for(server))
+    await before.connect()
+    for tag in (TAG, "t000000000000000002", "t000000000000000003"):
+        await before.place_order(limit(client_order_id=tag))
+    await before.close()
+    long_ago = datetime.now(rows.IST) - timedelta(hours=23)
+    server.show_oddly("GET /orders", TAG, {"order_timestamp": long_ago.strftime("%Y-%m-%d %H:%M:%S")})
+    server.show_oddly("GET /orders", "t000000000000000002", {"order_timestamp": None})
+    server.show_oddly("GET /orders", "t000000000000000003", {"filled_quantity": None})
+    after = create(
+        config_for(server) | {"order_calls_per_day": 3, "order_calls_per_minute": 3, "order_reserve_percent": 0}
+    )
+    await after.connect()
+    with pytest.raises(CallsSpent) as spent:
+        await after.reserve(limit())
+    assert 3500 < spent.value.wait_seconds <= 3600
+    await after.close()
 
 
 async def test_a_hanging_placing_call_holds_up_neither_questions_nor_cancels(

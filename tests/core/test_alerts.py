@@ -388,6 +388,7 @@ def test_outside_values_can_forge_neither_tags_nor_lines_nor_terminal_commands()
     "text",
     [
         alerts.broker_down(account_name=NASTY, broker=NASTY, reason=NASTY),
+        alerts.orders_held(account_name=NASTY, broker=NASTY, reason=NASTY),
         alerts.broker_up(account_name=NASTY, broker=NASTY),
         alerts.dead_letters(count=2, reason=NASTY),
         alerts.conflict(count=2, signal_id=NASTY, detail=NASTY),

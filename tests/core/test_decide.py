@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brokers.base import AssetClass, Capabilities, OrderType, Report, ReportStatus, Tif
+from brokers.base import AssetClass, Capabilities, Fill, FillsShown, OrderType, Report, ReportStatus, Tif
 from execution_service.core.decide import (
     NEVER,
     Elapsed,
@@ -819,6 +819,88 @@ def test_a_second_attempt_can_end_although_the_first_had_fills() -> None:
     both = told(again, report(first, ReportStatus.CANCELLED, [fill("first", 40)]))[1]
     _, after = told(both, report(both, ReportStatus.CANCELLED))
     assert after.status is Status.CANCELLED
+
+
+# --- lists that show all executions -----------------------------------------------------------------------------------
+
+
+def shown(about: Order, *fills: Fill, status: ReportStatus = ReportStatus.WORKING, settled: bool = True) -> Report:
+    how = FillsShown.SETTLED if settled else FillsShown.ALL
+    return report(about, status, fills, fills_shown=how)
+
+
+def after(about: Order, *reports: Report) -> Order:
+    for each in reports:
+        about = apply_all(about, news(about, each, NOW))
+        assert news(about, each, NOW) == [], "what is told again is no news"
+    return about
+
+
+def working() -> Order:
+    return order(quantity=10, events=[submit_started(), accepted(), filled_by("1", 6), filled_by("2", 4, "11")])
+
+
+def test_an_execution_that_is_gone_from_settled_lists_was_annulled() -> None:
+    done = working()
+    assert done.status is Status.FILLED
+    done = after(done, shown(done, fill("2", 4, "11")))
+    assert (done.status, done.filled_quantity, done.busted_fill_ids) == (Status.PARTIALLY_FILLED, 4, {"1"})
+    done = after(done, shown(done, status=ReportStatus.CANCELLED))
+    assert (done.status, done.filled_quantity, done.busted_fill_ids) == (Status.CANCELLED, 0, {"1", "2"})
+
+
+def test_an_execution_that_is_gone_from_lists_that_agree_just_now_is_waited_for_with_those_in_its_place() -> None:
+    done = working()
+    young = shown(done, fill("2", 4, "11"), fill("3", 5), settled=False)
+    assert news(done, young, NOW) == []
+    assert fills_are_missing(done, young), "people are told if that lasts"
+    done = after(done, replace(young, fills_shown=FillsShown.SETTLED))
+    assert (done.filled_quantity, done.busted_fill_ids) == (9, {"1"})
+
+
+def test_lists_that_do_not_add_up_annul_nothing() -> None:
+    done = working()
+    assert news(done, report(done, fills=[fill("2", 4, "11")], filled_quantity=10), NOW) == []
+    assert news(done, report(done, fills=[fill("2", 4, "11")]), NOW) == []
+
+
+def test_an_execution_with_other_figures_is_corrected_under_its_id() -> None:
+    done = working()
+    done = after(done, shown(done, fill("1", 5), fill("2", 4, "11")))
+    assert (done.filled_quantity, done.busted_fill_ids) == (9, {"1"})
+    done = after(done, shown(done, fill("1", 5, "9.90"), fill("2", 4, "11")))
+    assert [(f.fill_id, f.quantity, f.price) for f in done.fills] == [("2", 4, 11), ("1~3", 5, Decimal("9.90"))]
+
+
+def test_an_execution_that_comes_back_counts_again() -> None:
+    done = working()
+    done = after(done, shown(done, fill("2", 4, "11")))
+    assert news(done, shown(done, fill("1", 6), fill("2", 4, "11"), settled=False), NOW) == []
+    done = after(done, shown(done, fill("1", 6), fill("2", 4, "11")))
+    assert (done.status, done.filled_quantity) == (Status.FILLED, 10)
+    done = after(done, shown(done, fill("2", 4, "11")), shown(done, fill("1", 6), fill("2", 4, "11")))
+    assert (done.status, done.filled_quantity) == (Status.FILLED, 10)
+
+
+def test_a_commission_reaches_an_execution_under_the_name_that_we_hold_it_by() -> None:
+    done = after(working(), shown(working(), fill("1", 5), fill("2", 4, "11")))
+    done = after(done, shown(done, fill("1", 5, commission=Decimal(3)), fill("2", 4, "11")))
+    held = done.fill_of("1~2")
+    assert held is not None
+    assert held.commission == 3
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.sampled_from("123"), st.integers(1, 4)), max_size=3, unique_by=lambda f: f[0]), max_size=8
+    )
+)
+def test_whatever_settled_lists_show_is_what_we_hold_in_the_end(answers: list[list[tuple[str, int]]]) -> None:
+    held = order(quantity=10, events=[submit_started(), accepted()])
+    for answer in answers:
+        held = after(held, shown(held, *(fill(name, quantity) for name, quantity in answer)))
+        assert held.filled_quantity == sum(quantity for _, quantity in answer)
+        assert sorted(f.quantity for f in held.fills) == sorted(quantity for _, quantity in answer)
 
 
 IDS = ("B-0", "B-1", "B-2")

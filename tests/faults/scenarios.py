@@ -695,7 +695,7 @@ def overfill_after_the_end(play: Play) -> None:
     play.fill(signal, 5, force=True)
 
 
-@scenario(Family.CORRECTION, quick=True, brokers=("mock", "ibkr"))
+@scenario(Family.CORRECTION, quick=True)
 def price_corrected(play: Play) -> None:
     """The exchange corrects the price of an execution."""
     signal = play.sent()
@@ -703,7 +703,7 @@ def price_corrected(play: Play) -> None:
     play.do("correct", fill_id=play.fill_ids(signal)[0], price="99.50")
 
 
-@scenario(Family.CORRECTION, brokers=("mock", "ibkr"))
+@scenario(Family.CORRECTION)
 def quantity_corrected(play: Play) -> None:
     """The exchange corrects the quantity of one of two executions."""
     signal = play.resting()
@@ -714,7 +714,7 @@ def quantity_corrected(play: Play) -> None:
     play.fill(signal)
 
 
-@scenario(Family.CORRECTION, brokers=("mock", "ibkr"))
+@scenario(Family.CORRECTION)
 def one_of_two_executions_annulled(play: Play) -> None:
     """One of two executions of a working order is annulled, then the rest fills."""
     signal = play.resting()
@@ -726,7 +726,7 @@ def one_of_two_executions_annulled(play: Play) -> None:
     play.fill(signal)
 
 
-@scenario(Family.CORRECTION, brokers=("mock", "ibkr"))
+@scenario(Family.CORRECTION)
 def annulled_after_cancel(play: Play) -> None:
     """4 of 10 filled, cancelled, and then the execution is annulled."""
     signal = play.resting()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from brokers.base import Capabilities
-from brokers.errors import CallsSpent
+from brokers.errors import CallsSpent, HeldBack
 from brokers.paper_exchange import Market
 from execution_service.core.order import Accepted, NothingSent, ReasonCode, Status, SubmitStarted
 from tests.fakes import world_of
@@ -97,4 +97,24 @@ async def test_a_question_that_has_to_wait_costs_no_connection(tmp_path: Path, o
         assert world.record().status is Status.CANCELLED
         assert world.record("lost").status is Status.SUBMITTED
         assert len(world.calls("connect")) == 1
+        audit(world)
+
+
+async def test_orders_of_an_instrument_that_is_not_to_be_had_are_held_and_the_others_go_on(tmp_path: Path) -> None:
+    async with world_of(tmp_path, capabilities=RESERVING) as world:
+        world.broker_faults.errors["reserve"] = [HeldBack("no instruments list", wait_seconds=5.0)] * 12
+        world.send("held")
+        await world.run(0.5)
+        world.broker_faults.errors["reserve"] = []
+        world.send("other", symbol="MSFT")
+        await world.run(3)
+        assert world.record("other").status is Status.FILLED
+        world.broker_faults.errors["reserve"] = [HeldBack("no instruments list", wait_seconds=5.0)] * 12
+        await world.run(55)
+        assert world.record("held").events == ()
+        assert len(world.calls("connect")) == 1
+        (said,) = world.notifier.titled("Orders Held")
+        assert "no instruments list" in said
+        await world.run(20)
+        assert world.record("held").status is Status.FILLED
         audit(world)
