@@ -269,6 +269,7 @@ class IbkrBroker:
             find_window_seconds=10.0,
             send_again_seconds=_SEND_AGAIN_SECONDS,
             is_paper=self._account.upper().startswith(_PAPER_ACCOUNTS) if self._account else None,
+            concern=self._concern(),
             notes=self._notes(),
         )
 
@@ -391,15 +392,20 @@ class IbkrBroker:
             f"Orders are held, not rejected, when the gateway is away from {wanted.restart_from:%H:%M} to "
             f"{wanted.restart_until:%H:%M} {wanted.restart_timezone}.",
         ]
-        if session.client_id != wanted.client_id:
-            notes.append(
-                f"Client id {wanted.client_id} is in use by another connection: what it placed cannot be cancelled from here."
-            )
+        concern = self._concern()
+        if concern is not None:
+            notes.append(concern)
         if wanted.client_id == 0:
             notes.append("Client id 0 also receives orders that are entered by hand.")
         if not _is_loopback(wanted.host):
             notes.append("The gateway is on another machine, and its connection is not encrypted.")
         return tuple(notes)
+
+    def _concern(self) -> str | None:
+        session, wanted = self._session, self._configuration.client_id
+        if session is None or session.client_id == wanted:
+            return None
+        return f"Client id {wanted} is in use by another connection: what it placed cannot be cancelled from here."
 
     # Placing and cancelling
 

@@ -201,6 +201,7 @@ class Trader:
         self.trouble = "not connected yet"
         self.is_login_needed = False
         """A person has to log in at the broker; `trouble` says how."""
+        self._told_concern: str | None = None
         self._answered_at: float | None = None
         self._lost = asyncio.Event()
         self._wake = asyncio.Event()
@@ -362,8 +363,17 @@ class Trader:
                 f"broker_up:{self.account_id}",
                 alerts.broker_up(account_name=self.account_name, broker=self.broker_name),
             )
+        await self._tell_of_concern()
         self.on_connected()
         self._wake.set()
+
+    async def _tell_of_concern(self) -> None:
+        """Once for as long as each session has the same."""
+        concern, told = self._capabilities.concern, self._told_concern
+        self._told_concern = concern
+        if concern is not None and concern != told:
+            words = alerts.session_concern(account_name=self.account_name, broker=self.broker_name, concern=concern)
+            await self._raise_alarm(f"session_concern:{self.account_id}", words)
 
     async def _connection_failed(self, state: tenacity.RetryCallState) -> None:
         exc = state.outcome.exception() if state.outcome is not None else None
