@@ -40,7 +40,7 @@ setup: .venv/installed .venv-ib-async/installed
 
 .venv-ib-async/installed: requirements-ib-async.lock
 	$(NEEDS_PYTHON)
-	@echo 'Installing into .venv-ib-async (once; some seconds)'
+	@echo 'Installing into .venv-ib-async (once; about a minute)'
 	@test -x $(IB_ASYNC_BIN)/python || $(PYTHON) -m venv .venv-ib-async
 	@$(IB_ASYNC_BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-ib-async.lock
 	@touch .venv-ib-async/installed
@@ -53,6 +53,8 @@ test: setup
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 	@echo '=== The tests of IBKR, with ib_async (.venv-ib-async)'
 	$(IB_ASYNC_BIN)/python -m pytest -p no:cacheprovider -k 'ibkr or tws' $(IBKR_TESTS)
+	@echo '=== The whole service at IBKR, with ib_async'
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(IB_ASYNC_BIN)/python -m pytest -p no:cacheprovider tests/external/test_ibkr_process.py
 
 check: .venv/installed
 	$(BIN)/ruff format --check .
@@ -83,7 +85,8 @@ mutants: .venv/installed
 lock:
 	uv pip compile pyproject.toml --universal --python-version 3.11 --extra embedded --extra dev --extra ibkr --extra zerodha \
 		--prerelease if-necessary-or-explicit --no-annotate --no-header --generate-hashes --upgrade -o requirements.lock
-	uv pip compile --group pyproject.toml:ib-async-tests --universal --python-version 3.11 \
+	uv pip compile pyproject.toml --extra ibkr-async --group pyproject.toml:ib-async-tests \
+		--universal --python-version 3.11 \
 		--prerelease if-necessary-or-explicit --no-annotate --no-header --generate-hashes --upgrade -o requirements-ib-async.lock
 
 clean:

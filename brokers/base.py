@@ -254,6 +254,8 @@ class Capabilities:
     """Whether the account, as the broker itself names it, is one for practice; None: that cannot be told from its name."""
     poll_seconds: float = 0.0
     """How long one answer of `reports` is good enough while the broker hints at nothing: more questions would only spend its patience."""
+    concern: str | None = None
+    """What people must know of this very session, in one sentence; None: nothing."""
     notes: tuple[str, ...] = field(default=())
     """What `--check` should tell the operator about this account, one sentence each."""
 

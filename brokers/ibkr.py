@@ -68,8 +68,9 @@ _PAPER_ACCOUNTS = ("DU", "DF")
 _CLIENT_ID_PAUSE_SECONDS = 0.25
 _CLIENT_ID_PATIENCE = 2
 """How often the same client id is tried again before the next one: a gateway takes a moment to notice that a socket is gone."""
-_OWN_CLIENT_ID_PATIENCE = 40
-"""The same for the id that this adapter had last: under another one it could not cancel what it has placed."""
+_OWN_CLIENT_ID_PATIENCE = 8
+"""The same for the id that this adapter had last, two seconds: under another one it could not cancel what it has placed, but orders and news
+wait meanwhile, and whoever has the id longer than that will not give it back soon."""
 _HELD_SECONDS = 0.3
 """How long an order shown as inactive is waited for to be rejected, before it counts as taken and held."""
 _SEND_AGAIN_SECONDS = 2.0
@@ -144,9 +145,9 @@ def create(config: Mapping[str, object]) -> IbkrBroker:
         timezone=reading.zone("timezone", ""),
         crypto_exchange=reading.text("crypto_exchange", default.crypto_exchange),
         outside_rth=reading.flag("outside_rth"),
-        connect_seconds=reading.seconds("connect_seconds", default.connect_seconds),
-        answer_seconds=reading.seconds("answer_seconds", default.answer_seconds),
-        query_seconds=reading.seconds("query_seconds", default.query_seconds),
+        connect_seconds=reading.timeout("connect_seconds", default.connect_seconds),
+        answer_seconds=reading.timeout("answer_seconds", default.answer_seconds),
+        query_seconds=reading.timeout("query_seconds", default.query_seconds),
         poll_seconds=reading.seconds("poll_seconds", default.poll_seconds),
         restart_from=reading.time("restart_from", default.restart_from),
         restart_until=reading.time("restart_until", default.restart_until),
@@ -268,6 +269,7 @@ class IbkrBroker:
             find_window_seconds=10.0,
             send_again_seconds=_SEND_AGAIN_SECONDS,
             is_paper=self._account.upper().startswith(_PAPER_ACCOUNTS) if self._account else None,
+            concern=self._concern(),
             notes=self._notes(),
         )
 
@@ -390,15 +392,20 @@ class IbkrBroker:
             f"Orders are held, not rejected, when the gateway is away from {wanted.restart_from:%H:%M} to "
             f"{wanted.restart_until:%H:%M} {wanted.restart_timezone}.",
         ]
-        if session.client_id != wanted.client_id:
-            notes.append(
-                f"Client id {wanted.client_id} is in use by another connection: what it placed cannot be cancelled from here."
-            )
+        concern = self._concern()
+        if concern is not None:
+            notes.append(concern)
         if wanted.client_id == 0:
             notes.append("Client id 0 also receives orders that are entered by hand.")
         if not _is_loopback(wanted.host):
             notes.append("The gateway is on another machine, and its connection is not encrypted.")
         return tuple(notes)
+
+    def _concern(self) -> str | None:
+        session, wanted = self._session, self._configuration.client_id
+        if session is None or session.client_id == wanted:
+            return None
+        return f"Client id {wanted} is in use by another connection: what it placed cannot be cancelled from here."
 
     # Placing and cancelling
 
@@ -895,6 +902,13 @@ class _Reading:
             self.wrong.append(f"{key} must be a number of seconds, not {self._config.get(key)!r}")
             return default
         return float(value)
+
+    def timeout(self, key: str, default: float) -> float:
+        seconds = self.seconds(key, default)
+        if seconds > 0:
+            return seconds
+        self.wrong.append(f"{key} must be above 0: nothing is answered in no time")
+        return default
 
     def flag(self, key: str) -> bool:
         value = self._config.get(key, False)

@@ -48,6 +48,8 @@ class Entry:
     reason: str | None = None
     executions: dict[str, Execution] = field(default_factory=dict)
     """By base: the highest version."""
+    first_said: dict[str, Execution] = field(default_factory=dict)
+    """By base: the lowest version that was ever told."""
     busted: set[str] = field(default_factory=set)
     mentioned: int = 0
     change: int = 0
@@ -64,9 +66,20 @@ class Entry:
 
     @property
     def filled_quantity(self) -> Decimal:
-        """The server's count; after a correction, which it does not always count, what stands."""
+        """The server's count, for it may know of executions that it has not shown. Corrections it does not always count: then what stands."""
         held = sum((execution.quantity for execution in self.standing), Decimal(0))
-        return held if self.busted else max(held, self.told_filled)
+        if not self.busted:
+            return max(held, self.told_filled)
+        return held if self.told_filled in self._counts_of(held) else max(held, self.told_filled)
+
+    def _counts_of(self, held: Decimal) -> tuple[Decimal, ...]:
+        """What the server may call its count if it has shown everything: what stands, or with what its corrections took away."""
+        if any(first.version > 1 for first in self.first_said.values()):
+            return (held, self.told_filled)  # what an execution was before its correction was never told
+        taken = sum(
+            (self.first_said[base].quantity - now.quantity for base, now in self.executions.items()), start=Decimal(0)
+        )
+        return (held, held + taken)
 
     @property
     def report_status(self) -> ReportStatus:
@@ -179,7 +192,7 @@ class Blotter:
         entry.client_order_id = client_order_id or entry.client_order_id
         entry.is_completed = True
         entry.status = status
-        entry.told_filled = max(entry.told_filled, filled)
+        entry.told_filled = filled if entry.busted else max(entry.told_filled, filled)
         if entry.reason is None and status != "Filled":
             entry.reason = words or None
         self._mentioned(
@@ -194,6 +207,9 @@ class Blotter:
         entry = self._entry(client_id, order_id, perm_id)
         changed = bool(client_order_id) and entry.client_order_id != client_order_id
         entry.client_order_id = client_order_id or entry.client_order_id
+        first = entry.first_said.get(execution.base)
+        if first is None or execution.version < first.version:
+            entry.first_said[execution.base] = execution
         known = entry.executions.get(execution.base)
         if known is None or execution.version > known.version:
             entry.executions[execution.base] = execution

@@ -32,10 +32,12 @@ from brokers.errors import (
 from execution_service.core import alerts
 from execution_service.core.decide import (
     UNKNOWN_ENTRY_SECONDS,
+    UNKNOWN_LEG_SECONDS,
     Elapsed,
     ExitAllowance,
     Limits,
     StepKind,
+    about_leg,
     as_its_entry_says,
     cancel_wish,
     exit_allowance,
@@ -43,8 +45,11 @@ from execution_service.core.decide import (
     fitting,
     is_of_another,
     is_stale,
+    missing_legs,
     news,
     next_step,
+    pending_legs,
+    refusing_leg,
     stale,
     unsupported_reason,
     was_noted,
@@ -79,7 +84,7 @@ T = TypeVar("T")
 AT_WORK = frozenset({Status.SUBMITTING, Status.SUBMITTED, Status.PARTIALLY_FILLED, Status.IN_DOUBT})
 LANE = "lane"
 LANE_BATCH = 32
-WAITING_EXIT_SECONDS = 2.0
+WAITING_SECONDS = 2.0
 SILENCE_ALERT_SECONDS = 60.0
 TIMEOUTS_TOLERATED = 3
 LONGEST_PAUSE_SECONDS = 30.0
@@ -199,13 +204,15 @@ class Trader:
         self.trouble = "not connected yet"
         self.is_login_needed = False
         """A person has to log in at the broker; `trouble` says how."""
+        self._told_concern: str | None = None
         self._answered_at: float | None = None
         self._lost = asyncio.Event()
         self._wake = asyncio.Event()
         self._lanes: dict[str, Lane] = {}
         self._ready_exits: deque[Lane] = deque()
         self._ready_entries: deque[Lane] = deque()
-        self._waiting_exits: dict[str, LiveOrder] = {}
+        self._waiting: dict[str, LiveOrder] = {}
+        """Exits whose entry has not ended, and legs whose signal's others have not come."""
         self._lanes_under_way = 0
         self._due: list[tuple[float, int, LiveOrder]] = []
         self._missed = 0
@@ -241,6 +248,8 @@ class Trader:
             self._lane_of(live.order).unresolved.add(live.order.order_id)
         if live.order.reserved_order_id is not None and live.order.status in (Status.SUBMITTING, Status.IN_DOUBT):
             self._left_reserved.add(live.order.reserved_order_id)
+        for waiting in [each for each in self._waiting.values() if each.order.signal_id == live.order.signal_id]:
+            self._look_at_waiting(waiting)
         self._schedule(live, 0.0)
 
     def look_again(self, live: LiveOrder) -> None:
@@ -357,8 +366,17 @@ class Trader:
                 f"broker_up:{self.account_id}",
                 alerts.broker_up(account_name=self.account_name, broker=self.broker_name),
             )
+        await self._tell_of_concern()
         self.on_connected()
         self._wake.set()
+
+    async def _tell_of_concern(self) -> None:
+        """Once for as long as each session has the same."""
+        concern, told = self._capabilities.concern, self._told_concern
+        self._told_concern = concern
+        if concern is not None and concern != told:
+            words = alerts.session_concern(account_name=self.account_name, broker=self.broker_name, concern=concern)
+            await self._raise_alarm(f"session_concern:{self.account_id}", words)
 
     async def _connection_failed(self, state: tenacity.RetryCallState) -> None:
         exc = state.outcome.exception() if state.outcome is not None else None
@@ -472,10 +490,10 @@ class Trader:
         match step.kind:
             case StepKind.SUBMIT:
                 limit = self._limits.max_order_age_seconds
-                if live.order.order_id in self._waiting_exits:
-                    # Its entry may have ended where nobody here hears of it: refused at the door, or worked by another process.
-                    self._look_at_exit_again(live)
-                    self._schedule(live, WAITING_EXIT_SECONDS)
+                if live.order.order_id in self._waiting:
+                    # What it waits for may have happened where nobody here hears of it: refused at the door, or worked by another process.
+                    self._look_at_waiting(live)
+                    self._schedule(live, WAITING_SECONDS)
                 elif limit:
                     self._schedule(live, max(0.1, limit - (now - live.age_from) + 0.001))
             case StepKind.RECORD if live.order.status is Status.PENDING:
@@ -644,7 +662,7 @@ class Trader:
             self._lanes_under_way -= 1
             for live in reversed(batch):
                 live.is_busy = False
-                if live.order.status is Status.PENDING and live.order.order_id not in self._waiting_exits:
+                if live.order.status is Status.PENDING and live.order.order_id not in self._waiting:
                     lane.orders.appendleft(live)
             for live in batch:
                 self._settle(live)
@@ -717,21 +735,21 @@ class Trader:
             return _Reservation(ticket, await self._ask(reserving, QUERY_SECONDS))
         except OrderRefused as exc:
             await self._record(live, (Rejected(at=self._clock.now(), reason=_reason_of(exc)),))
-        except HeldBack as exc:
-            self._rest(live.order, exc)
-        except NotAnswered as exc:
-            self._slow_down(live.order)
-            self._count_failure(live, exc)
         except (BrokerError, TimeoutError) as exc:
-            self._lose_connection(exc)
-            self._slow_down(live.order)
-            if not (isinstance(exc, BrokerUnavailable) and exc.known_pause):
-                self._count_failure(live, exc)
+            self._preparation_failed(live, exc)
         return None
 
-    def _count_failure(self, live: LiveOrder, exc: Exception) -> None:
-        live.sending_failures += 1
-        live.last_failure = str(exc) or type(exc).__name__
+    def _preparation_failed(self, live: LiveOrder, exc: Exception) -> None:
+        """Nothing was sent; the lane waits, and a question that got no answer says nothing about the connection."""
+        if isinstance(exc, HeldBack):
+            self._rest(live.order, exc)
+            return
+        if not isinstance(exc, NotAnswered):
+            self._lose_connection(exc)
+        self._slow_down(live.order)
+        if not (isinstance(exc, BrokerUnavailable) and exc.known_pause):
+            live.sending_failures += 1
+            live.last_failure = str(exc) or type(exc).__name__
 
     def _slow_down(self, order: Order) -> None:
         """The lane makes a pause, longer each time."""
@@ -753,7 +771,8 @@ class Trader:
         await self._raise_alarm(f"orders_held:{self.account_id}", words)
 
     async def _last_look(self, live: LiveOrder) -> tuple[Event, ...] | None:
-        """What must be recorded before the order is sent: nothing, a reduction, or its end. None: it has to wait for its entry."""
+        """What must be recorded before the order is sent: nothing, a reduction, or its end. None: it has to
+        wait, for its entry, the other legs of its signal, or the broker."""
         order, now = live.order, self._clock.now()
         if order.cancel_wish is not None:
             return (Cancelled(at=now, reason=order.cancel_wish, filled_quantity=order.filled_quantity),)
@@ -767,14 +786,18 @@ class Trader:
             why = f": {live.last_failure}" if live.last_failure else ""
             words = f"the broker could not be reached in {live.sending_failures} attempts; nothing was sent{why}"
             return (Rejected(at=now, reason=Reason(ReasonCode.BROKER_UNAVAILABLE, words)),)
+        if order.identity.purpose is Purpose.ENTRY and order.accepted_request.total_legs > 1:
+            refusal = await self._refused_for_its_legs(live)
+            if refusal is None or refusal:
+                return refusal
         first: tuple[Event, ...] = ()
         if order.identity.purpose is Purpose.EXIT and order.accepted_request.entry_refs:
             # Waiting from before the question on: the entry may end while the store is being asked.
-            self._waiting_exits[order.order_id] = live
+            self._waiting[order.order_id] = live
             allowed = await self._allowed_exit(live)
             if allowed is None:
                 return None
-            self._waiting_exits.pop(order.order_id, None)
+            self._waiting.pop(order.order_id, None)
             if allowed.events and isinstance(allowed.events[-1], Rejected):
                 return allowed.events
             first = allowed.events
@@ -791,6 +814,38 @@ class Trader:
             first = (*first, Noted(at=now, message=words, alert=True))
             live.is_late_allowed = True
         return first
+
+    async def _refused_for_its_legs(self, live: LiveOrder) -> tuple[Event, ...] | None:
+        """The rejection of a leg that would stand alone; nothing if it may leave; None: it has to wait for the others."""
+        order = live.order
+        # Waiting from before the question on: another leg may come while the store is being asked.
+        self._waiting[order.order_id] = live
+        legs = [self._latest(s) for s in await self._store.find([f"signal:{order.signal_id}"])]
+        reason = refusing_leg(order, legs, self._capabilities, self.broker_name)
+        missing = missing_legs(order, legs) if not self._capabilities.splits_option_combinations else []
+        if reason is None and missing:
+            if self._clock.monotonic() - live.known_from < UNKNOWN_LEG_SECONDS:
+                return None
+            numbers = ", ".join(str(number) for number in missing)
+            words = f"of {order.request.total_legs} legs these have not come: {numbers}; none is placed alone"
+            reason = Reason(ReasonCode.UNSUPPORTED_ORDER, words)
+        self._waiting.pop(order.order_id, None)
+        try:
+            reason = reason or await self._unfitting_leg(order, legs)
+        except (BrokerError, TimeoutError) as exc:
+            self._preparation_failed(live, exc)
+            return None
+        return () if reason is None else (Rejected(at=self._clock.now(), reason=reason),)
+
+    async def _unfitting_leg(self, order: Order, legs: Sequence[Order]) -> Reason | None:
+        """Why the market will not take a leg that is still to be sent. Raises BrokerError, TimeoutError where it does not tell."""
+        assert self._broker is not None
+        for leg in pending_legs(order, legs) if self._capabilities.needs_reservation else []:
+            try:
+                await self._ask(self._broker.fitted(leg.ticket()), QUERY_SECONDS)
+            except OrderRefused as exc:
+                return about_leg(leg, _reason_of(exc))
+        return None
 
     async def _place(self, live: LiveOrder, *, again: bool = False) -> Coroutine[Any, Any, None]:
         """Hands the order over; returns the recording of what came of it, for the caller to run. With `again` it may have left before: then
@@ -969,7 +1024,7 @@ class Trader:
         if order.cancel_wish is None and await self._may_be_late(order):
             live.not_before = self._clock.monotonic() + LATE_EXIT_SECONDS
             return
-        self._waiting_exits.pop(order.order_id, None)
+        self._waiting.pop(order.order_id, None)
         elapsed = live.elapsed(self._clock.monotonic())
         await self._record(live, next_step(order, self._clock.now(), elapsed, self._limits).events)
 
@@ -993,8 +1048,8 @@ class Trader:
         is_capped = bool(request.entry_refs)
         return is_capped or (order.quantity or Decimal(0)) <= abs(held)
 
-    def _look_at_exit_again(self, live: LiveOrder) -> None:
-        if self._waiting_exits.pop(live.order.order_id, None) is not None:
+    def _look_at_waiting(self, live: LiveOrder) -> None:
+        if self._waiting.pop(live.order.order_id, None) is not None:
             self._enqueue(live)
 
     def _settle(self, live: LiveOrder) -> None:
@@ -1008,15 +1063,16 @@ class Trader:
             lane.unresolved.discard(order.order_id)
         if order.status.is_final:
             self._miss(live)
-            self._waiting_exits.pop(order.order_id, None)
+            self._waiting.pop(order.order_id, None)
             instrument = order.accepted_request.instrument
-            for waiting in tuple(self._waiting_exits.values()):
-                if waiting.order.accepted_request.instrument.could_be(instrument):
-                    self._look_at_exit_again(waiting)
+            for waiting in tuple(self._waiting.values()):
+                is_leg = waiting.order.signal_id == order.signal_id
+                if is_leg or waiting.order.accepted_request.instrument.could_be(instrument):
+                    self._look_at_waiting(waiting)
             if not (lane.orders or lane.is_busy or lane.unresolved or lane.is_queued):
                 self._lanes.pop(order.accepted_request.instrument.key, None)
         else:
-            self._schedule(live, 0.02)
+            self._schedule(live, WAITING_SECONDS if order.order_id in self._waiting else 0.02)
         self._make_ready(lane)
 
     # --- finding, checking, cancelling --------------------------------------------------------------------------

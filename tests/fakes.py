@@ -145,6 +145,8 @@ class StoreFaults:
         self.is_away = False
         self.lost_answers: Counter[str] = Counter()
         """By `collection.method`: so many of the next such calls are carried out, and then the connection breaks."""
+        self.reads: Counter[str] = Counter()
+        """By `collection.method`, so far."""
 
 
 class _Collection:
@@ -161,6 +163,7 @@ class _Collection:
         if method == "create_index":
             return self._create_index
         if method not in self.WRITES:
+            self._faults.reads[name] += 1
             return lambda *args, **kwargs: self._reachable(call)(*args, **kwargs)
 
         def write(*args: Any, **kwargs: Any) -> Any:
@@ -390,6 +393,8 @@ class BrokerFaults:
         """Raised by every call while it is set."""
         self.errors: dict[str, list[Exception]] = {}
         """By operation: raised by the next calls, one after the other, before the book hears of them."""
+        self.unfitting: dict[str, list[Exception]] = {}
+        """By symbol: raised by the next calls that fit a ticket to its market."""
         self.holds: dict[str, asyncio.Event] = {}
         """By operation: calls wait here before they reach the book."""
         self.holds_answer: dict[str, asyncio.Event] = {}
@@ -459,6 +464,9 @@ class GatedBroker:
         self._ids.begin_life()
 
     async def fitted(self, ticket: Ticket) -> Ticket:
+        wrong = self._faults.unfitting.get(ticket.instrument.symbol)
+        if wrong:
+            raise wrong.pop(0)
         return await self.inner.fitted(ticket)
 
     async def reserve(self, ticket: Ticket, *, taken: Collection[str] = ()) -> str | None:

@@ -376,6 +376,13 @@ def broker_up(*, account_name: str, broker: str, down_seconds: Decimal | None = 
     return _text("✅ Broker Up", ("Account", account_name), ("Broker", broker), *after)
 
 
+def session_concern(*, account_name: str, broker: str, concern: str, count: int = 1) -> str:
+    """The account is traded, but not as it should be. `count`: how often since people were last told."""
+    return _text(
+        _counted("🔌 Limited Session", count), ("Account", account_name), ("Broker", broker), ("Concern", concern)
+    )
+
+
 def auth_required(*, account_name: str, broker: str, reason: str, count: int = 1) -> str:
     """`count`: how often since people were last told."""
     return _text(

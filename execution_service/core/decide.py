@@ -470,6 +470,59 @@ def unsupported_reason(order: Order, capabilities: Capabilities, broker: str) ->
     return f"{broker} does not take {' or '.join(problems)}" if problems else None
 
 
+UNKNOWN_LEG_SECONDS = 30.0
+"""How long a leg waits for the others of its signal, where none may be placed alone; then it is refused."""
+
+
+def refusing_leg(order: Order, legs: Sequence[Order], capabilities: Capabilities, broker: str) -> Reason | None:
+    """Why the signal that the order is a leg of cannot be carried out whole, as far as the records of `legs` tell: one has ended without a
+    fill, is to be cancelled, or is of no kind that the broker takes. None: nothing is against it."""
+    for leg in other_legs(order, legs):
+        why: Reason | None = None
+        if leg.status.is_final and not leg.filled_quantity:
+            why = leg.reason or Reason(ReasonCode.BROKER_REJECTED, f"it is {leg.status}")
+        elif leg.status is Status.PENDING:
+            why = leg.cancel_wish
+            unsupported = unsupported_reason(leg, capabilities, broker) if _is_same_account(order, leg) else None
+            if unsupported is not None:
+                why = Reason(ReasonCode.UNSUPPORTED_ORDER, unsupported)
+        if why is not None:
+            return about_leg(leg, why)
+    return None
+
+
+def about_leg(leg: Order, why: Reason) -> Reason:
+    """A leg's reason as one for the others of its signal."""
+    place = f"leg {leg.identity.leg_index + 1} of {leg.request.total_legs}"
+    return Reason(why.code, f"not placed without {place}: {why.message}")
+
+
+def other_legs(order: Order, legs: Sequence[Order]) -> list[Order]:
+    """The entries among them that are other legs of the order's signal."""
+    mine = order.identity
+    return [
+        leg
+        for leg in legs
+        if (leg.signal_id, leg.identity.purpose) == (mine.signal_id, mine.purpose)
+        and leg.identity.leg_index != mine.leg_index
+    ]
+
+
+def pending_legs(order: Order, legs: Sequence[Order]) -> list[Order]:
+    """The other legs that the same account has still to send."""
+    return [leg for leg in other_legs(order, legs) if leg.status is Status.PENDING and _is_same_account(order, leg)]
+
+
+def missing_legs(order: Order, legs: Sequence[Order]) -> list[int]:
+    """The numbers, from 1, of the legs that have not come."""
+    present = {order.identity.leg_index, *(leg.identity.leg_index for leg in other_legs(order, legs))}
+    return [number + 1 for number in range(order.request.total_legs) if number not in present]
+
+
+def _is_same_account(order: Order, other: Order) -> bool:
+    return order.request.account_id == other.request.account_id
+
+
 def _slower(since: float | None, pauses: Sequence[float]) -> float:
     """The pause between two questions: short while a thing is young (2 s), longer later (30 s), then the last."""
     if since is None or since < 2.0:

@@ -1075,6 +1075,23 @@ async def test_wrong_settings_are_all_named(desk: Desk) -> None:
         create(config)
 
 
+@pytest.mark.parametrize("key", ["connect_seconds", "answer_seconds", "query_seconds"])
+@pytest.mark.parametrize("value", [0, "0.0", -1])
+async def test_a_timeout_of_nothing_is_refused(desk: Desk, key: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{key} must be"):
+        desk.broker(**{key: value})
+    desk.broker(poll_seconds=0)
+
+
+async def test_a_lost_session_does_not_wait_long_for_its_own_client_id(desk: Desk) -> None:
+    broker = await desk.connect()
+    await broker.close()
+    await desk.connect()
+    async with asyncio.timeout(8):
+        await broker.connect()
+    assert any("Client id 1 is in use" in note for note in broker.capabilities.notes)
+
+
 async def test_a_gateway_without_its_servers_is_no_connection_until_they_are_back(desk: Desk) -> None:
     broker = desk.broker()
     desk.gateway.is_linked = False
@@ -1192,6 +1209,34 @@ def test_a_corrected_execution_counts_once_in_whatever_order_its_versions_come(v
     assert [(fill.fill_id, fill.quantity) for fill in report.fills] == [("a.02", Decimal(7))]
     assert report.busted_fill_ids == {"a.01"}
     assert report.filled_quantity == 7
+
+
+def count(blotter: Blotter, filled: int) -> Decimal:
+    blotter.status_said(client_id=1, order_id=1, perm_id=5, status="Submitted", filled=Decimal(filled))
+    return blotter.entries[0].filled_quantity
+
+
+def test_after_an_annulment_the_servers_count_still_tells_what_it_has_not_shown() -> None:
+    blotter = Blotter()
+    hear(blotter, "a.01", 6)
+    assert count(blotter, 6) == 6
+    hear(blotter, "a.02", 0)
+    assert blotter.entries[0].filled_quantity == 0  # nothing was said since that counts it
+    assert count(blotter, 0) == 0
+    assert count(blotter, 4) == 4  # an execution of 4 is not shown yet
+    hear(blotter, "b.01", 4)
+    assert count(blotter, 4) == 4
+    assert count(blotter, 10) == 4  # a server that counts what was annulled
+    assert count(blotter, 12) == 12
+
+
+def test_where_what_a_correction_took_away_is_not_known_what_stands_is_the_count() -> None:
+    blotter = Blotter()
+    hear(blotter, "a.02", 3)
+    assert count(blotter, 5) == 3
+    hear(blotter, "a.01", 4)
+    assert count(blotter, 4) == 3
+    assert count(blotter, 5) == 5
 
 
 def test_a_commission_may_come_before_its_execution_and_twice() -> None:

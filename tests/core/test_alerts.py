@@ -390,6 +390,7 @@ def test_outside_values_can_forge_neither_tags_nor_lines_nor_terminal_commands()
         alerts.broker_down(account_name=NASTY, broker=NASTY, reason=NASTY),
         alerts.orders_held(account_name=NASTY, broker=NASTY, reason=NASTY),
         alerts.broker_up(account_name=NASTY, broker=NASTY),
+        alerts.session_concern(account_name=NASTY, broker=NASTY, concern=NASTY),
         alerts.dead_letters(count=2, reason=NASTY),
         alerts.conflict(count=2, signal_id=NASTY, detail=NASTY),
         alerts.discrepancy(count=1, account_name=NASTY, broker=NASTY, detail=NASTY),

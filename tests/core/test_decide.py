@@ -23,8 +23,10 @@ from execution_service.core.decide import (
     fills_are_missing,
     fitting,
     is_stale,
+    missing_legs,
     news,
     next_step,
+    refusing_leg,
     stale,
     timeout_seconds,
     unsupported_reason,
@@ -58,6 +60,7 @@ from tests.builders import (
     accepted,
     cancel_refused,
     cancel_requested,
+    cancelled,
     doubted,
     elapsed,
     fill,
@@ -720,6 +723,40 @@ def test_an_option_that_is_one_leg_of_several_does_not_stand_naked(
     is_naked = (purpose, asset_class, legs, splits) == (Purpose.ENTRY, AssetClass.OPTION, 2, False)
     assert (reason is not None) == is_naked
     assert reason is None or "one of 2 legs" in reason
+
+
+def leg(number: int, *events: Event, account: str = "acct-1", kind: AssetClass = AssetClass.STOCK) -> Order:
+    return order(
+        of=identity(leg_index=number),
+        events=events,
+        instrument=instrument(asset_class=kind),
+        account_id=account,
+        total_legs=3,
+    )
+
+
+WHOLE = Capabilities(splits_option_combinations=False)
+
+
+def test_a_leg_is_refused_by_what_the_others_say_and_by_nothing_else() -> None:
+    mine = leg(0)
+    option = leg(1, kind=AssetClass.OPTION)
+    assert refusing_leg(mine, [mine, leg(1), leg(2)], WHOLE, "IBKR") is None
+    assert refusing_leg(mine, [mine, option], Capabilities(), "Zerodha") is None
+    refused = refusing_leg(mine, [mine, option], WHOLE, "IBKR")
+    assert refused is not None
+    assert refused.message.startswith("not placed without leg 2 of 3: IBKR does not take an option alone")
+    assert refusing_leg(mine, [leg(1, account="other", kind=AssetClass.OPTION)], WHOLE, "IBKR") is None
+    for events in ([rejected()], [cancel_requested()]):
+        assert refusing_leg(mine, [leg(2, *events)], WHOLE, "IBKR") is not None
+    filled_in_part = leg(2, submit_started(), filled_by("f1", 40), cancelled(filled_quantity=40))
+    assert refusing_leg(mine, [filled_in_part], WHOLE, "IBKR") is None
+
+
+def test_legs_that_have_not_come_are_numbered_from_one() -> None:
+    assert missing_legs(leg(1), [leg(1)]) == [1, 3]
+    assert missing_legs(leg(1), [leg(0), leg(1), leg(2)]) == []
+    assert missing_legs(leg(1), [order(of=identity(leg_index=0, purpose=Purpose.EXIT))]) == [1, 3]
 
 
 def reports_about(about: Order) -> Iterator[Report]:

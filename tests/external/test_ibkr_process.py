@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from brokers.ibkr_library import choose
 from brokers.paper_exchange import Action, Fault, Market, Operation, PaperOrder
 from simulators.tws import TwsSimulator
 from simulators.tws_book import TwsBook
@@ -162,6 +163,11 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
 def test_a_gateway_that_was_not_there_at_the_start_is_traded_once_it_is(stand: Stand) -> None:
     signal_ids = stand.send(3)
     stand.assert_each_is_placed_once(signal_ids)
+
+
+def test_the_check_names_the_client_library_of_this_environment(stand: Stand) -> None:
+    _, said = stand.service.run("--check")
+    assert f"by {choose('auto').name} " in " ".join(said.split())
 
 
 def test_orders_wait_for_a_gateway_that_restarts_at_night(stand: Stand) -> None:

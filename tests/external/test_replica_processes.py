@@ -25,12 +25,14 @@ from tests.external.service_process import (
     Server,
     Service,
     assert_everything_agrees,
+    free_port,
     make_orders,
     pubsub_server,
     store_server,
     wait_until,
     wait_until_settled,
 )
+from tests.external.venues import GatewayVenue, tws_server
 
 # What is ready at this moment, and no waiting, is just what these tests ask for.
 pytestmark = pytest.mark.filterwarnings("ignore:The return_immediately flag:DeprecationWarning")
@@ -39,6 +41,16 @@ LEASE_SECONDS = 8.0
 TAKE_OVER_SECONDS = 15.0
 ROUNDS = int(os.environ.get("REPLICA_ROUNDS", "0"))
 """Rounds of chance, each with its own seed; none in the quick run."""
+
+
+IBKR_ACCOUNT = """
+[accounts.desk]
+broker = "ibkr"
+ibkr_account = "DU000001"
+host = "127.0.0.1"
+port = {port}
+live = false
+"""
 
 
 class Fleet:
@@ -200,6 +212,59 @@ def test_the_holder_is_frozen_past_its_lease_and_wakes_among_three(tmp_path: Pat
         fleet.publish(20)
         fleet.assert_all_ends_well()
         assert frozen.exit_status() is None
+
+
+@pytest.mark.timeout(240)
+def test_a_frozen_holder_keeps_its_client_id_at_ibkr_and_nothing_is_traded_twice(tmp_path: Path) -> None:
+    port, control_port = free_port(), free_port()
+    accounts = tmp_path / "accounts.toml"
+    accounts.write_text(IBKR_ACCOUNT.format(port=port), encoding="utf-8")
+    chosen = {"USE_MOCK_BROKER": "false", "ACCOUNTS_FILE": str(accounts), "MAX_RETRY_ATTEMPTS": "30"}
+    with tws_server(tmp_path, port, control_port) as tws, fleet_of(tmp_path, 2, **chosen) as fleet:
+        venue = GatewayVenue("ibkr", tws, control_port)
+
+        def publish(count: int) -> None:
+            """All of one account, so that the one that holds it has all of them on its way."""
+            fresh = [
+                body | {"account_id": "desk", "symbol": "SPY", "order_type": "MARKET", "limit_price": None}
+                for body in make_orders(count, seed=9, first=len(fleet.asked))
+            ]
+            with PubSub(f"127.0.0.1:{fleet.pubsub.port}") as pubsub:
+                pubsub.publish(fresh)
+            fleet.asked += fresh
+
+        publish(60)
+        wait_until(lambda: len(venue.orders()) >= 15, "some are placed", within=60, pause=0.002, more=fleet.consoles)
+        frozen = fleet.holder("desk")
+        (heir,) = [replica for replica in fleet.replicas if replica is not frozen]
+        frozen.send(signal.SIGSTOP)
+        try:
+            publish(10)
+            fleet.wait_for_take_over(frozen.pid, within=TAKE_OVER_SECONDS)
+            told = "Client id 1 is in use by another connection"
+            wait_until(lambda: told in heir.console(), "people are told", within=40, more=fleet.consoles)
+            wait_until(lambda: len(venue.orders()) >= 65, "the heir trades", within=90, more=fleet.consoles)
+        finally:
+            frozen.send(signal.SIGCONT)
+        wait_until(lambda: "let go" in frozen.console(), "the one that woke says so", more=fleet.consoles)
+        with heir.database() as db:
+            orders = db["execution_orders"]
+            wait_until(
+                lambda: orders.count_documents({"status": {"$in": ["FILLED", "IN_DOUBT"]}}) == len(fleet.asked),
+                "each order has ended, or is in doubt",
+                within=90,
+                more=fleet.consoles,
+            )
+            doubted = [record["client_order_id"] for record in orders.find({"status": "IN_DOUBT"})]
+            filled = [record["client_order_id"] for record in orders.find({"status": "FILLED"})]
+        placed = sorted(order["client_order_id"] for order in venue.orders())
+        assert placed == sorted(filled)
+        # At most the one that was on its way when its holder froze: its id is the frozen one's.
+        assert len(doubted) <= 1
+        assert {client for order in venue.orders() for client in [order["broker_order_id"].partition(":")[0]]} == {
+            "1",
+            "2",
+        }
 
 
 @pytest.mark.timeout(120)

@@ -65,6 +65,18 @@ async def test_orders_that_wait_are_rejected_after_three_attempts_to_connect_and
         assert world.publisher.statuses("sig") == ["REJECTED"]
 
 
+async def test_what_is_amiss_with_a_session_is_told_once_for_as_long_as_it_lasts(tmp_path: Path) -> None:
+    limited = Capabilities(concern="Client id 1 is in use by another connection.")
+    async with world_of(tmp_path, capabilities=limited) as world:
+        await world.run(1)
+        for number in (2, 3):
+            world.broker_faults.errors["reports"] = [DOWN]
+            await world.run_until(lambda number=number: len(world.calls("connect")) == number)  # type: ignore[misc]
+            await world.run(1)
+        (told,) = world.notifier.titled("Limited Session")
+        assert "Client id 1 is in use" in told
+
+
 async def test_connecting_goes_on_for_ever_and_later_orders_are_placed(tmp_path: Path) -> None:
     async with world_of(tmp_path, starts=False) as world:
         world.broker_faults.unavailable = DOWN
