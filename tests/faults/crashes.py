@@ -24,6 +24,8 @@ JOURNEY_SECONDS = 30.0
 AGREE_SECONDS = 90.0
 """Longer than a broker is asked for an order that nobody knows to have arrived, and a person then takes to decide."""
 DECIDE_SECONDS = 40.0
+INSTRUMENTS = 2
+"""Of a journey."""
 FIND_WINDOW_SECONDS = 8
 """How long Zerodha is asked for an order that may not have arrived: its own minute would be most of the run's time."""
 LONGEST_DELAY_SECONDS = 1.5
@@ -106,11 +108,12 @@ class Journey:
         return signal.client_order_id in self._decided and self._has_ended(signal)
 
     def _decide(self, signal: Signal) -> None:
-        """As a person does who was told of the doubt and looked at the broker. One order leaves at a time: one may be in doubt for each death."""
+        """As a person does who was told of the doubt and looked at the broker. In an instrument one order leaves at a time: so many may be
+        in doubt for each death."""
         if signal.client_order_id in self._decided:
             return
-        if len(self._decided) >= self.deaths:
-            self._wrong.append("more orders are in doubt than the service died")
+        if len(self._decided) >= INSTRUMENTS * self.deaths:
+            self._wrong.append("more orders are in doubt than can have been on their way")
         if not any(
             each.body["status"] == "IN_DOUBT" and each.body["client_order_id"] == signal.client_order_id
             for each in self.stage.told({signal.signal_id})
