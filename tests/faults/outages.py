@@ -28,7 +28,7 @@ from tests.external.service_process import (
 )
 from tests.external.venues import GatewayVenue
 from tests.faults.judgement import Placed
-from tests.faults.stage import LOOK_SECONDS, Outcome, Play, Stage, loop_outcome, set_stage
+from tests.faults.stage import LOOK_SECONDS, SHORT_FIND_WINDOW, Outcome, Play, Stage, loop_outcome, set_stage
 
 AWAY_SECONDS = 4.0
 SLOW_AWAY_SECONDS = 12.0
@@ -220,6 +220,7 @@ def surroundings(broker: str, folder: Path) -> Iterator[Surroundings]:
                 folder,
                 lanes=1,
                 through=before_gateway,
+                account_lines=SHORT_FIND_WINDOW[broker],
                 own_pubsub=f"127.0.0.1:{pubsub.port}",
                 own_store=f"mongodb://127.0.0.1:{store.port}/?directConnection=true",
                 MONGODB_URI=f"mongodb://127.0.0.1:{proxies[Part.STORE].port}/?directConnection=true",
