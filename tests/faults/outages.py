@@ -107,10 +107,14 @@ class Outage:
 
     @property
     def missed(self) -> Sequence[Part]:
-        """Those that the service can and must notice. While something else is away there may be nothing to tell people by Telegram."""
+        """Those that the service can and must notice. While something else is away there may be nothing to tell people by Telegram; and while
+        the store is away, a broker that does not break the connection is not asked anything."""
         if self.trouble in NOT_SAID:
             return ()
-        return self.parts if len(self.parts) == 1 else [part for part in self.parts if part is not Part.TELEGRAM]
+        unnoticed = {Part.TELEGRAM} if len(self.parts) > 1 else set()
+        if Part.STORE in self.parts and self.trouble is Trouble.HALF_OPEN:
+            unnoticed.add(Part.BROKER)
+        return [part for part in self.parts if part not in unnoticed]
 
 
 class Extent(StrEnum):
