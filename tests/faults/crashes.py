@@ -18,15 +18,27 @@ from pymongo.errors import PyMongoError
 from tests.external.service_process import COMMANDS_TOPIC, READY, REPOSITORY, START_SECONDS, wait_until
 from tests.external.venues import FINAL
 from tests.faults.judgement import Placed
-from tests.faults.stage import LOOK_SECONDS, SYMBOLS, NotPublished, Outcome, Play, Signal, Stage, set_stage
+from tests.faults.stage import (
+    LOOK_SECONDS,
+    SHORT_FIND_WINDOW,
+    SYMBOLS,
+    NotPublished,
+    Outcome,
+    Play,
+    Signal,
+    Stage,
+    set_stage,
+)
 
 JOURNEY_SECONDS = 30.0
 AGREE_SECONDS = 90.0
 """Longer than a broker is asked for an order that nobody knows to have arrived, and a person then takes to decide."""
 DECIDE_SECONDS = 40.0
-FIND_WINDOW_SECONDS = 8
-"""How long Zerodha is asked for an order that may not have arrived: its own minute would be most of the run's time."""
+INSTRUMENTS = 2
+"""Of a journey."""
 LONGEST_DELAY_SECONDS = 1.5
+MOST_DISAGREEMENTS = 5
+"""Each costs minutes, and after so many there is enough to mend."""
 SECOND_SHARE = 0.3
 """So many of the kills are followed by a second one while the service recovers."""
 SECOND_LATEST = 25
@@ -106,11 +118,12 @@ class Journey:
         return signal.client_order_id in self._decided and self._has_ended(signal)
 
     def _decide(self, signal: Signal) -> None:
-        """As a person does who was told of the doubt and looked at the broker. One order leaves at a time: one may be in doubt for each death."""
+        """As a person does who was told of the doubt and looked at the broker. In an instrument one order leaves at a time: so many may be
+        in doubt for each death."""
         if signal.client_order_id in self._decided:
             return
-        if len(self._decided) >= self.deaths:
-            self._wrong.append("more orders are in doubt than the service died")
+        if len(self._decided) >= INSTRUMENTS * self.deaths:
+            self._wrong.append("more orders are in doubt than can have been on their way")
         if not any(
             each.body["status"] == "IN_DOUBT" and each.body["client_order_id"] == signal.client_order_id
             for each in self.stage.told({signal.signal_id})
@@ -270,7 +283,7 @@ def _stage(broker: str, folder: Path) -> contextlib.AbstractContextManager[Stage
         folder,
         lanes=1,
         starts=False,
-        account_lines=[f"find_window_seconds = {FIND_WINDOW_SECONDS}"] if broker == "zerodha" else (),
+        account_lines=SHORT_FIND_WINDOW[broker],
         MAX_ORDER_AGE_SECONDS="600",
         ORDER_TIMEOUT_SECONDS="0",
     )
@@ -304,6 +317,11 @@ def play_kills(
                 done(outcome)
                 if not outcome.agrees:
                     break
+        if kills and sum(not outcome.agrees for outcome in outcomes) >= MOST_DISAGREEMENTS:
+            rest = Outcome("kills_that_were_not_played", broker, is_run=False)
+            rest.wrong = [f"{len(kills)}, after {MOST_DISAGREEMENTS} that disagreed"]
+            done(rest)
+            return [*outcomes, rest]
     return outcomes
 
 

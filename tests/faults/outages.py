@@ -28,7 +28,7 @@ from tests.external.service_process import (
 )
 from tests.external.venues import GatewayVenue
 from tests.faults.judgement import Placed
-from tests.faults.stage import LOOK_SECONDS, Outcome, Play, Stage, loop_outcome, set_stage
+from tests.faults.stage import LOOK_SECONDS, SHORT_FIND_WINDOW, Outcome, Play, Stage, loop_outcome, set_stage
 
 AWAY_SECONDS = 4.0
 SLOW_AWAY_SECONDS = 12.0
@@ -107,10 +107,14 @@ class Outage:
 
     @property
     def missed(self) -> Sequence[Part]:
-        """Those that the service can and must notice. While something else is away there may be nothing to tell people by Telegram."""
+        """Those that the service can and must notice. While something else is away there may be nothing to tell people by Telegram; and while
+        the store is away, a broker that does not break the connection is not asked anything."""
         if self.trouble in NOT_SAID:
             return ()
-        return self.parts if len(self.parts) == 1 else [part for part in self.parts if part is not Part.TELEGRAM]
+        unnoticed = {Part.TELEGRAM} if len(self.parts) > 1 else set()
+        if Part.STORE in self.parts and self.trouble is Trouble.HALF_OPEN:
+            unnoticed.add(Part.BROKER)
+        return [part for part in self.parts if part not in unnoticed]
 
 
 class Extent(StrEnum):
@@ -220,6 +224,7 @@ def surroundings(broker: str, folder: Path) -> Iterator[Surroundings]:
                 folder,
                 lanes=1,
                 through=before_gateway,
+                account_lines=SHORT_FIND_WINDOW[broker],
                 own_pubsub=f"127.0.0.1:{pubsub.port}",
                 own_store=f"mongodb://127.0.0.1:{store.port}/?directConnection=true",
                 MONGODB_URI=f"mongodb://127.0.0.1:{proxies[Part.STORE].port}/?directConnection=true",

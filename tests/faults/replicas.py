@@ -17,6 +17,7 @@ from tests.faults.judgement import Placed
 from tests.faults.stage import (
     ENTRY,
     LOOK_SECONDS,
+    SHORT_FIND_WINDOW,
     Lane,
     Outcome,
     Play,
@@ -97,7 +98,7 @@ def fleet_of(broker: str, folder: Path, count: int) -> Iterator[Fleet]:
         account_ids = [f"{broker}_{number}" for number in range(1, ACCOUNTS + 1)]
         venues, port = set_gateway(stack, broker, folder)
         shared = folder / "shared"
-        chosen = service_settings(broker, folder, account_ids, port) | {
+        chosen = service_settings(broker, folder, account_ids, port, SHORT_FIND_WINDOW[broker]) | {
             "MONGODB_URI": f"mongodb://127.0.0.1:{store.port}/?directConnection=true",
             "PUBSUB_EMULATOR_HOST": f"127.0.0.1:{pubsub.port}",
             "MAX_ORDER_AGE_SECONDS": "600",

@@ -50,6 +50,8 @@ SYMBOLS = {
 LOOP_MARGIN_SECONDS = 1.0
 """Far over the 100 ms that are promised: on a machine that others use, processor time is stretched, too."""
 API_KEY_NAME = "TEST_KITE_API_KEY"
+SHORT_FIND_WINDOW: Mapping[str, Sequence[str]] = {"mock": (), "ibkr": (), "zerodha": ("find_window_seconds = 8",)}
+"""For runs with many orders that may not have arrived: Zerodha is asked for each for a minute otherwise, which would be most of the time."""
 
 
 class NotPublished(Exception):

