@@ -560,10 +560,12 @@ async def test_repeated_and_reordered_reports_say_the_same(bench: Bench) -> None
 async def test_a_late_commission_is_told_with_the_same_fill(bench: Bench) -> None:
     bench.needs(Trait.LATE_COMMISSIONS)
     broker = await bench.connect()
-    bench.arm(Operation.PLACE, Action.LATE_COMMISSION, seconds=0.1)
+    bench.arm(Operation.PLACE, Action.LATE_COMMISSION, seconds=3600)
     ticket = bench.ticket()
     await place(broker, ticket)
     before = await reported(broker, ticket, lambda report: bool(report.fills))
+    (fill,) = bench.truth(ticket).fills
+    bench.stage.exchange.set_commission(fill.fill_id, Decimal("1.00"))
     after = await reported(broker, ticket, lambda report: report.fills[0].commission is not None)
     assert before.fills[0].commission is None
     assert after.fills[0].commission == Decimal("1.00")

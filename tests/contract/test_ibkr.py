@@ -633,7 +633,7 @@ async def test_a_turn_over_many_open_orders_asks_three_questions(desk: Desk) -> 
     desk.hold()
     for number in range(500):
         desk.book.place(_listed_ticket(desk, number))
-    broker = await desk.connect()
+    broker = await desk.connect(query_seconds=30)
     before = len(desk.gateway.heard)
     assert len((await broker.reports()).reports) == 500
     assert len(desk.gateway.heard) - before == 3
