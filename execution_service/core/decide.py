@@ -166,9 +166,8 @@ def _as_kept(fill: Fill) -> Fill:
 
 
 def _end(order: Order, report: Report, now: datetime) -> Event | None:
+    """None: it goes on, or the record does not show yet how it came to its end."""
     match report.status:
-        case ReportStatus.WORKING:
-            return None
         case ReportStatus.REJECTED:
             reason = Reason(ReasonCode.BROKER_REJECTED, report.reason or "the broker gave no reason")
             return Rejected(at=now, reason=reason, filled_quantity=order.filled_quantity)

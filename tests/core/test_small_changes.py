@@ -9,14 +9,16 @@ from decimal import Decimal
 import pytest
 
 from brokers.base import OrderType, ReportStatus, Side, Tif
-from execution_service.core.decide import StepKind, is_stale, news, next_step
+from execution_service.core.decide import StepKind, fills_are_missing, is_stale, news, next_step
 from execution_service.core.order import (
     Accepted,
     Busted,
     Cancelled,
     CancelRequested,
+    Completed,
     Expired,
     Filled,
+    Fitted,
     Noted,
     ReasonCode,
     Rejected,
@@ -31,6 +33,7 @@ from tests.builders import (
     at,
     busted,
     cancel_requested,
+    doubted,
     elapsed,
     fill,
     filled_by,
@@ -69,6 +72,29 @@ def test_the_ticket_carries_all_that_was_asked() -> None:
     assert (ticket.tif, ticket.product, ticket.variety, ticket.side) == (Tif.GTC, "MIS", "amo", Side.SELL)
     assert replace(asked, quantity=None).ticket().quantity == 100
     assert replace(asked, quantity=Decimal(3)).ticket().quantity == 3
+
+
+def test_what_the_market_took_as_asked_stays_as_asked() -> None:
+    asked = order(order_type=OrderType.STOP_LIMIT, limit_price=Decimal(9), stop_price=Decimal(8))
+
+    def sent(**taken: Decimal) -> tuple[Decimal | None, ...]:
+        after = apply(asked, Fitted(at=NOW, message="put on the market's ticks", **taken))
+        return after.quantity, after.limit_price, after.stop_price, after.cash_quantity
+
+    assert sent() == (100, 9, 8, None)
+    assert sent(quantity=Decimal(99)) == (99, 9, 8, None)
+    assert sent(limit_price=Decimal("9.05")) == (100, Decimal("9.05"), 8, None)
+    assert sent(stop_price=Decimal("8.05")) == (100, 9, Decimal("8.05"), None)
+    for_money = apply(asked, Fitted(at=NOW, message="for money", cash_quantity=Decimal(500)))
+    again = apply(for_money, Fitted(at=NOW, message="put on a tick", limit_price=Decimal(7)))
+    assert (again.cash_quantity, again.limit_price) == (500, 7)
+
+
+def test_an_order_for_money_that_is_done_is_in_doubt_no_more() -> None:
+    for_money = Fitted(at=NOW, message="for money", cash_quantity=Decimal(500))
+    bought = order(events=[for_money, submit_started(), doubted(), filled_by("f1", 40)])
+    done = apply(bought, Completed(at=NOW, filled_quantity=Decimal(40)))
+    assert (done.status, done.quantity, done.reason) == (Status.FILLED, 40, None)
 
 
 @pytest.mark.parametrize(
@@ -118,8 +144,9 @@ def test_after_an_annulment_the_last_fill_left_tells_when_it_filled() -> None:
 # --- news -----------------------------------------------------------------------------------------------------------
 
 
-def test_fill_times_are_kept_in_whole_milliseconds() -> None:
-    moment = datetime(2025, 3, 3, 15, 0, 1, 123_999, tzinfo=UTC)
+@pytest.mark.parametrize("microsecond", [123_000, 123_999])
+def test_fill_times_are_kept_in_whole_milliseconds(microsecond: int) -> None:
+    moment = datetime(2025, 3, 3, 15, 0, 1, microsecond, tzinfo=UTC)
     working = order_in(Status.SUBMITTED)
     (event,) = news(working, report(working, fills=[fill(time=moment)]), NOW)
     assert isinstance(event, Filled)
@@ -178,6 +205,34 @@ def test_an_id_that_comes_late_is_taken_and_only_from_the_present_attempt(events
     assert news(nameless, report(nameless, fills=shown, broker_order_id=""), NOW) == []
     other = report(nameless, fills=shown, broker_order_id="B-7", client_order_id="xanother")
     assert not any(isinstance(e, Accepted) for e in news(nameless, other, NOW))
+
+
+def test_an_earlier_attempts_id_is_not_taken_for_the_present_one() -> None:
+    first = order_in(Status.IN_DOUBT)
+    nameless = apply_all(first, (send_again_ordered(), submit_started(), accepted(broker_order_id=None)))  # type: ignore[arg-type]
+    told = news(nameless, report(first, broker_order_id="B-1"), NOW)
+    assert [type(event) for event in told] == [Noted]
+
+
+def test_a_fill_of_an_earlier_attempt_is_told_to_people_once() -> None:
+    first = order_in(Status.IN_DOUBT)
+    again = apply_all(first, (send_again_ordered(), submit_started(), accepted("B-2")))
+    filled, note = news(again, report(first, ReportStatus.FILLED, [fill("f1", 40)]), NOW)
+    assert isinstance(filled, Filled)
+    assert isinstance(note, Noted)
+    assert note.alert
+    assert "both may fill" in note.message
+    more = report(first, ReportStatus.FILLED, [fill("f1", 40), fill("f2", 10)])
+    assert [type(event) for event in news(apply_all(again, (filled, note)), more, NOW)] == [Filled]
+
+
+def test_fills_of_another_attempt_are_no_part_of_a_reports_count() -> None:
+    again = apply_all(
+        order_in(Status.IN_DOUBT), (send_again_ordered(), submit_started(), accepted("B-2"), filled_by("f1"))
+    )
+    assert fills_are_missing(again, report(again, filled_quantity=40)) is True
+    assert fills_are_missing(again, report(again)) is False
+    assert fills_are_missing(again, report(again, fills=[fill("f1", 40)])) is False
 
 
 # --- steps ----------------------------------------------------------------------------------------------------------
