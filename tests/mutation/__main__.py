@@ -263,7 +263,7 @@ def main() -> int:
     parser.add_argument("--modules", nargs="+", choices=MODULES, default=MODULES)
     parser.add_argument("--only", default="", help="mutants whose name contains this")
     parser.add_argument("--again", type=Path, metavar="FILE", help="only the mutants named in the file, one a line")
-    parser.add_argument("--seconds", type=float, default=1800.0, help="no new one is begun after so long")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="no new one is begun after so long")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--verbose", action="store_true", help="print each outcome as it is found")
     options = parser.parse_args()
