@@ -62,7 +62,8 @@ class _Told:
     status: str = ""
     fills: set[str] = field(default_factory=set)
     busted: set[str] = field(default_factory=set)
-    charged: set[str] = field(default_factory=set)
+    charged: dict[str, Decimal] = field(default_factory=dict)
+    """By execution: the commission."""
 
 
 class Refusal(Exception):
@@ -393,8 +394,8 @@ class TwsSimulator:
             if order.status is ReportStatus.REJECTED:
                 news.append(wire.error(order_id, 201, f"Order rejected - reason:{order.reason}"))
         for fill in order.fills:
-            if fill.commission is not None and fill.fill_id not in told.charged:
-                told.charged.add(fill.fill_id)
+            if fill.commission is not None and told.charged.get(fill.fill_id) != fill.commission:
+                told.charged[fill.fill_id] = fill.commission
                 news.append(wire.commission_report(fill.fill_id, fill.commission, fill.commission_currency))
         return news
 

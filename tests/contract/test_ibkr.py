@@ -629,6 +629,18 @@ async def test_a_fill_is_pushed_and_reported_without_a_question(desk: Desk) -> N
     assert len(desk.gateway.heard) == asked
 
 
+async def test_a_commission_that_changes_is_pushed_and_reported_without_a_question(desk: Desk) -> None:
+    broker = await desk.connect(poll_seconds=NEVER)
+    ticket = desk.ticket()
+    await place(broker, ticket)
+    await reported(broker, ticket, lambda report: report.fills[0].commission is not None)
+    asked = len(desk.heard(Ask.EXECUTIONS))
+    desk.book.set_commission(desk.truth(ticket).fills[0].fill_id, Decimal("2.35"))
+    changed = await reported(broker, ticket, lambda report: report.fills[0].commission == Decimal("2.35"))
+    assert filled(changed) == 10
+    assert len(desk.heard(Ask.EXECUTIONS)) == asked
+
+
 async def test_a_turn_over_many_open_orders_asks_three_questions(desk: Desk) -> None:
     desk.hold()
     for number in range(500):

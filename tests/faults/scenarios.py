@@ -737,7 +737,7 @@ def annulled_after_cancel(play: Play) -> None:
     play.do("bust", fill_id=play.fill_ids(signal)[0])
 
 
-@scenario(Family.CORRECTION, brokers=("mock",))
+@scenario(Family.CORRECTION, brokers=("mock", "ibkr"))
 def commission_changed(play: Play) -> None:
     """The commission of an execution changes afterwards."""
     signal = play.sent()

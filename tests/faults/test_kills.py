@@ -34,3 +34,13 @@ def test_a_kill_between_intent_and_sending_leaves_doubt_until_a_person_decides(t
     # The entry never arrived, so its exit was refused; the others went their way once, after the doubt. That of the other instrument may have
     # been on its way like the entry.
     assert outcome.placed[:4] == [0, 0, 1, 1]
+
+
+
+@pytest.mark.parametrize("point", ["before broker.place_order#1", "after broker.place_order#1"])
+def test_a_kill_around_the_sending_at_ibkr_leaves_one_order_a_signal_though_others_wait(
+    tmp_path: Path, point: str
+) -> None:
+    outcome = play_kill("ibkr", tmp_path, point)
+    assert not said([outcome]), said([outcome])
+    assert outcome.placed == [1] * 5
