@@ -85,8 +85,9 @@ def left_gateway(settings: Settings) -> Gateway | None:
     return None
 
 
-def start_gateway(settings: Settings, broker: str) -> Gateway:
-    """Starts it in the background on free ports of loopback, on the book it had before. Raises GatewayFailed."""
+def start_gateway(settings: Settings, broker: str, faults: str | None = None) -> Gateway:
+    """Starts it in the background on free ports of loopback, on the book it had before; with `faults` (`SEED[:RATE]`) it plays random ones.
+    Raises GatewayFailed."""
     _forget(settings)
     folder = folder_of(settings)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -99,6 +100,7 @@ def start_gateway(settings: Settings, broker: str) -> Gateway:
         str(FILL_DELAY_SECONDS),
         "--seed",
         "1",
+        *(() if faults is None else ("--faults", faults)),
     ]
     with open(output, "wb") as sink:
         process = subprocess.Popen(

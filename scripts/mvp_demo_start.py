@@ -35,6 +35,7 @@ from scripts.demo_gateway import (
 )
 from scripts.display import new_console, print_table
 from scripts.whereabouts import Notice, is_service, running_service, settings_or_exit
+from simulators.fault_plan import FaultPlan
 
 MOCK = "mock"
 BROKERS = (MOCK, *MODULES)
@@ -61,7 +62,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--broker", default=MOCK, type=str.lower, help=f"what serves the demo's accounts: {', '.join(BROKERS)}"
     )
     parser.add_argument("--stop", action="store_true", help="stop what runs")
+    parser.add_argument(
+        "--faults",
+        metavar="SEED[:RATE]",
+        help="the simulated gateway plays random faults, the same again by the same seed (the rate: of all calls; 0.1 unless told)",
+    )
     options = parser.parse_args(arguments)
+    if options.faults is not None:
+        wrong = _what_is_wrong_with(options.faults, options.broker)
+        if wrong is not None:
+            parser.error(wrong)
     console = new_console()
     if options.broker not in BROKERS:
         print(
@@ -76,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.stop:
             return _stop(settings, notice, console)
         if notice is None:
-            gateway, notice = _start(settings, options.broker, running_gateway(settings), console)
+            gateway, notice = _start(settings, options.broker, running_gateway(settings), console, options.faults)
         else:
             runs = MOCK if gateway is None else gateway.broker
             console.print(f"Already running: process {notice.pid}.")
@@ -84,6 +94,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(
                     f"It runs with the {'simulated ' if gateway else ''}{runs} broker: first stop it with "
                     "python scripts/mvp_demo_start.py --stop",
+                    file=sys.stderr,
+                )
+                return EXIT_FAILED
+            if options.faults is not None:
+                print(
+                    "It runs already, with the faults that it was started with: first stop it with --stop",
                     file=sys.stderr,
                 )
                 return EXIT_FAILED
@@ -98,19 +114,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _what_is_wrong_with(faults: str, broker: str) -> str | None:
+    """Why a gateway could not play them; None: it can."""
+    if broker not in MODULES:
+        return f"--faults is for a simulated gateway: --broker {' or '.join(MODULES)}"
+    try:
+        FaultPlan.of(faults)
+    except ValueError as exc:
+        return f"--faults {faults}: {exc}"
+    return None
+
+
 def _start(
-    settings: Settings, broker: str, running: Gateway | None, console: Console
+    settings: Settings, broker: str, running: Gateway | None, console: Console, faults: str | None
 ) -> tuple[Gateway | None, Notice | None]:
     """The gateway and the service's notice, once both are ready; without a notice, and the reason is printed, it did not get so far."""
     settings.log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     if broker == MOCK:
         stop_gateway(settings)
         return None, _start_service(settings, ["--use-mock-broker"], None, console)
-    if running is not None and running.broker != broker:
+    if running is not None and (running.broker != broker or faults is not None):
         stop_gateway(settings)
         running = None
     with console.status("starting the simulated gateway"):
-        gateway = running or start_gateway(settings, broker)
+        gateway = running or start_gateway(settings, broker, faults)
     notice = None
     try:
         notice = _start_service(settings, [], environment_for(settings, gateway), console)

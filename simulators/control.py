@@ -7,7 +7,7 @@
 Every gateway does these. `order` is a broker's order id or a client order id; amounts may be texts or numbers:
 
     fault           fault: the fields of `brokers.paper_exchange.Fault` (operation, action, client_order_id, symbol, nth, times, …)
-    clear_faults    disarms all of them
+    clear_faults    disarms all of them, and ends the gateway's fault plan
     fill            order, quantity, price, commission, late_commission, force (fills finished orders too); without quantity all that is open
     cancel, reject  order, reason: as the exchange does, unasked
     bust            fill_id: annuls an execution
@@ -22,6 +22,7 @@ What else a gateway can do stands in its own module.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -34,6 +35,7 @@ from urllib.parse import SplitResult
 from brokers.base import OrderRef
 from brokers.errors import BrokerError
 from brokers.paper_exchange import Action, Fault, Operation, PaperExchange, PaperOrder
+from simulators.fault_plan import DEFAULT_RATE, FaultPlan, PlannedBook
 from simulators.loopback_http import LoopbackHandler, LoopbackServer
 
 PATH = "/_control"
@@ -78,6 +80,28 @@ def book_deeds(book: PaperExchange) -> dict[str, Deed]:
         "commission": lambda fill_id, commission: book.set_commission(fill_id, Decimal(str(commission))),
         "expire_day": book.expire_day,
     }
+
+
+def add_fault_plan_option(parser: argparse.ArgumentParser) -> None:
+    """`--faults`, the same for every gateway; the plan is None without it."""
+    parser.add_argument(
+        "--faults",
+        type=_plan,
+        metavar="SEED[:RATE]",
+        help=f"random faults, the same again by the same seed; of every call this rate goes wrong (default: {DEFAULT_RATE})",
+    )
+
+
+def _plan(said: str) -> FaultPlan:
+    try:
+        return FaultPlan.of(said)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from exc
+
+
+def plan_state(book: PlannedBook) -> dict[str, Any] | None:
+    """What a gateway tells of its fault plan; None without one."""
+    return None if book.fault_plan is None else book.fault_plan.state()
 
 
 def carry_out(deeds: Mapping[str, Deed], wish: Mapping[str, Any]) -> object:

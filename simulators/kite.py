@@ -1,6 +1,7 @@
 """Zerodha's Kite Connect on loopback: REST, order feed and login over a paper exchange, with faults on demand; no money and no prices.
 
     python -m simulators.kite --port 8083 --data kite.db        a book that outlives the server
+    python -m simulators.kite … --faults 7:0.2                  a fifth of the calls goes wrong, the same by the same seed
 
 Beside the API's own routes, for tests and people:
 
@@ -646,6 +647,7 @@ class SimulatedKite:
                 "book_faults": [
                     asdict(fault) for operation in Operation for fault in self.book.armed_faults(operation)
                 ],
+                "fault_plan": control.plan_state(self.book),
                 "orders": len(self.book.orders()),
             }
 
@@ -769,6 +771,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--order-calls-per-second", type=int, help="more are answered with 429 (default: no limit)")
     parser.add_argument("--other-calls-per-second", type=int, help="more are answered with 429 (default: no limit)")
+    control.add_fault_plan_option(parser)
     chosen = parser.parse_args(argv)
     market = Market(
         fill_delay_seconds=chosen.fill_delay_seconds,
@@ -788,6 +791,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, OverflowError, BrokerUnavailable) as exc:
         print(f"Cannot serve on 127.0.0.1:{chosen.port}: {exc}", file=sys.stderr)
         return 1
+    server.book.fault_plan = chosen.faults
     stop_asked = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop_asked.set())

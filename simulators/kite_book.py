@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from brokers.base import BrokerPosition, Report, ReportStatus
-from brokers.paper_exchange import Fault, Market, Operation, PaperExchange, PaperOrder
+from brokers.paper_exchange import Fault, Market, Operation, PaperOrder
+from simulators.fault_plan import PlannedBook
 from simulators.kite_market import ICEBERG_OF, KITE_ORDER_TYPES, Refused
 
 IST = timezone(timedelta(hours=5, minutes=30), "IST")
@@ -24,7 +25,7 @@ _STATUS = {
 }
 
 
-class KiteBook(PaperExchange):
+class KiteBook(PlannedBook):
     """A paper exchange with Kite's ids, in rupees, where a tag may repeat."""
 
     def __init__(

@@ -266,6 +266,7 @@ class TwsSimulator:
             "is_linked": self.is_linked,
             "messages": len(self.heard),
             "book_faults": [asdict(fault) for operation in Operation for fault in self.book.armed_faults(operation)],
+            "fault_plan": control.plan_state(self.book),
             "orders": len(self.book.orders()),
         }
 
@@ -871,6 +872,7 @@ async def _run(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
     book = TwsBook(arguments.data, account_id=arguments.account, market=market)
+    book.fault_plan = arguments.faults
     gateway = TwsSimulator(book, port=arguments.port)
     await gateway.start()
     control_url = await gateway.start_control(arguments.control_port)
@@ -900,6 +902,7 @@ def main() -> None:
     parser.add_argument("--partial-fill-rate", type=float, default=0.0)
     parser.add_argument("--rejection-rate", type=float, default=0.0)
     parser.add_argument("--seed", type=int)
+    control.add_fault_plan_option(parser)
     asyncio.run(_run(parser.parse_args()))
 
 

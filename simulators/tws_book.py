@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from brokers.base import Report, Ticket
-from brokers.paper_exchange import Market, PaperExchange, PaperOrder
+from brokers.paper_exchange import Market, PaperOrder
+from simulators.fault_plan import PlannedBook
 
 _FIRST_PERM_ID = 1_900_000_000
 
 
-class TwsBook(PaperExchange):
+class TwsBook(PlannedBook):
     """One account's book. An order's `broker_order_id` is `CLIENT:ORDER`, by the ids of the client that placed it, or `p` and the permanent
     id where no client did. A client order id is only a tag here. A corrected execution keeps its id but for the last part, which rises."""
 

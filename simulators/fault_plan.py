@@ -1,0 +1,123 @@
+"""Random faults of a simulated gateway, the same again by the same seed; which they are and when, not how a gateway plays them."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from brokers.paper_exchange import Action, Fault, Operation, PaperExchange
+
+DEFAULT_RATE = 0.1
+_REMEMBERED = 1000
+_LONGEST_SECONDS = 3.0
+_ACTIONS: Mapping[tuple[Operation, bool], tuple[Action, ...]] = {
+    (Operation.CONNECT, True): (Action.UNAVAILABLE, Action.SLOW),
+    (Operation.PLACE, True): (
+        Action.REFUSE,
+        Action.UNAVAILABLE,
+        Action.DROP_BEFORE_ACCEPT,
+        Action.ACCEPT_THEN_DROP,
+        Action.NEVER_ANSWER,
+        Action.SLOW,
+    ),
+    (Operation.PLACE, False): (Action.REJECT, Action.HOLD, Action.OVERFILL, Action.LATE_COMMISSION),
+    (Operation.CANCEL, True): (Action.REFUSE, Action.DROP_BEFORE_ACCEPT, Action.ACCEPT_THEN_DROP, Action.SLOW),
+    (Operation.CANCEL, False): (Action.IGNORE_CANCEL, Action.CANCEL_RACE, Action.LATE_FILL_AFTER_CANCEL),
+    (Operation.REPORTS, True): (Action.UNAVAILABLE, Action.DROP_BEFORE_ACCEPT, Action.SLOW),
+}
+"""By operation, and whether it happens on the way to the book or in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """One fault of the plan that hit a call: the `number`th (from 1) of its operation that concerned this order, or none."""
+
+    operation: Operation
+    client_order_id: str
+    number: int
+    action: Action
+
+
+class FaultPlan:
+    """Draws for each call by the seed, the operation, the order and how many such calls there were: neither the sequence of the orders nor
+    their pace matters. `rate` is the probability, 0 to 1, drawn once for the way to the book and once for the book. Safe in several threads."""
+
+    def __init__(self, seed: str, rate: float = DEFAULT_RATE) -> None:
+        """Raises ValueError."""
+        if not seed or not 0 < rate <= 1:
+            raise ValueError(f"a fault plan needs a seed and a rate above 0 and up to 1, not {seed!r} and {rate}")
+        self.seed = seed
+        self.rate = rate
+        self.played: deque[Played] = deque(maxlen=_REMEMBERED)
+        """The latest, oldest first."""
+        self._count = 0
+        self._calls: Counter[tuple[Operation, bool, str]] = Counter()
+        self._lock = threading.Lock()
+
+    @classmethod
+    def of(cls, said: str) -> FaultPlan:
+        """`SEED` or `SEED:RATE`. Raises ValueError."""
+        seed, _, rate = said.partition(":")
+        return cls(seed, float(rate) if rate else DEFAULT_RATE)
+
+    def draw(self, operation: Operation, client_order_id: str, *, on_the_way: bool) -> list[Fault]:
+        """What goes wrong with this call: nothing, or one thing."""
+        actions = _ACTIONS.get((operation, on_the_way))
+        if actions is None:
+            return []
+        with self._lock:
+            key = operation, on_the_way, client_order_id
+            self._calls[key] += 1
+            number = self._calls[key]
+            luck = random.Random(f"{self.seed}:{operation}:{on_the_way}:{client_order_id}:{number}")
+            if luck.random() >= self.rate:
+                return []
+            fault = Fault(
+                operation=operation,
+                action=luck.choice(actions),
+                reason=f"Refused by the fault plan {self.seed}",
+                seconds=round(luck.uniform(0.1, _LONGEST_SECONDS), 1),
+                quantity=Decimal(1),
+                accepted=luck.random() < 0.5,
+            )
+            self._count += 1
+            self.played.append(Played(operation, client_order_id, number, fault.action))
+            return [fault]
+
+    def state(self) -> dict[str, Any]:
+        """For a gateway to tell of itself."""
+        with self._lock:
+            latest = [(p.operation, p.client_order_id, p.number, p.action) for p in self.played]
+            return {"seed": self.seed, "rate": self.rate, "played": self._count, "latest": latest}
+
+
+class PlannedBook(PaperExchange):
+    """A book whose gateway plays, beside the faults that are ordered, those of a plan where there is one."""
+
+    fault_plan: FaultPlan | None = None
+
+    def draw(
+        self, operation: Operation, client_order_id: str = "", symbol: str | None = None, now: datetime | None = None
+    ) -> tuple[Fault, ...]:
+        ordered = super().draw(operation, client_order_id, symbol, now)
+        return ordered or tuple(self._planned(operation, client_order_id, on_the_way=True))
+
+    def clear_faults(self) -> None:
+        """Those of the plan, too: from now on nothing goes wrong by itself."""
+        super().clear_faults()
+        self.fault_plan = None
+
+    def _draw(self, *call: Any, on_the_way: bool = False) -> list[Fault]:
+        ordered = super()._draw(*call, on_the_way=on_the_way)
+        _, operation, client_order_id, *_ = call
+        return ordered if ordered or on_the_way else self._planned(operation, client_order_id, on_the_way=False)
+
+    def _planned(self, operation: Operation, client_order_id: str, *, on_the_way: bool) -> list[Fault]:
+        plan = self.fault_plan
+        return [] if plan is None else plan.draw(operation, client_order_id, on_the_way=on_the_way)
