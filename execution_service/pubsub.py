@@ -9,12 +9,15 @@ import queue
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import grpc
 import structlog
 from google.api_core.exceptions import GoogleAPICallError, NotFound, PermissionDenied, RetryError, ServerError
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import pubsub_v1
 from google.cloud.pubsub_v1.subscriber.message import Message as GoogleMessage
 from google.cloud.pubsub_v1.subscriber.scheduler import Scheduler
+from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
+from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
 from execution_service.ports import Clock, Message, PublishFailed, TopicMissing
 from execution_service.reach import Reach
@@ -30,16 +33,29 @@ QUERY_SECONDS = 5.0
 WATCH_SECONDS = 5.0
 """Between two questions whether Pub/Sub is there."""
 CLOSE_SECONDS = 2.0
+KEEP_ALIVE = (("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 5_000))
+"""The questions of `watch` go between these pings, so that no server counts them as too many."""
 SILENCE = (TimeoutError, RetryError, ServerError)
 """What says that Pub/Sub was not reached, or could not answer; anything else is an answer."""
+
+
+def _transport(kind: Any, emulator_host: str | None) -> dict[str, Any]:
+    """How a client of Google's is to reach an emulator. Left to itself it would not keep that connection alive, as it does those to Google:
+    one that a router forgot would look quiet for ever."""
+    return (
+        {} if emulator_host is None else {"transport": kind(channel=grpc.insecure_channel(emulator_host, KEEP_ALIVE))}
+    )
 
 
 class GooglePublisher:
     """Publishes to one topic. Messages that are there at the same time travel together."""
 
-    def __init__(self, project: str, topic: str, *, reach: Reach, uses_ordering_keys: bool) -> None:
+    def __init__(
+        self, project: str, topic: str, *, emulator_host: str | None, reach: Reach, uses_ordering_keys: bool
+    ) -> None:
         with _usable_credentials():
             self._client = pubsub_v1.PublisherClient(
+                **_transport(PublisherGrpcTransport, emulator_host),
                 batch_settings=pubsub_v1.types.BatchSettings(max_messages=100, max_latency=0.002),
                 publisher_options=pubsub_v1.types.PublisherOptions(enable_message_ordering=uses_ordering_keys),
             )
@@ -126,9 +142,11 @@ class _AtOnce(Scheduler):  # type: ignore[misc]
 class GoogleSubscriber:
     """Pulls one subscription into an asyncio queue for as long as it lives, whatever happens to the stream."""
 
-    def __init__(self, project: str, subscription: str, *, clock: Clock, reach: Reach) -> None:
+    def __init__(
+        self, project: str, subscription: str, *, emulator_host: str | None, clock: Clock, reach: Reach
+    ) -> None:
         with _usable_credentials():
-            self._client = pubsub_v1.SubscriberClient()
+            self._client = pubsub_v1.SubscriberClient(**_transport(SubscriberGrpcTransport, emulator_host))
         self._clock = clock
         self._reach = reach
         self.path = self._client.subscription_path(project, subscription)

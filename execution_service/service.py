@@ -534,13 +534,18 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             publisher = GooglePublisher(
                 project,
                 settings.execution_confirmations_topic,
+                emulator_host=pubsub_host,
                 reach=reach,
                 uses_ordering_keys=settings.publish_ordering_keys,
             )
             stack.push_async_callback(publisher.close)
-            orders = GoogleSubscriber(project, settings.trading_orders_subscription, clock=clock, reach=reach)
+            orders = GoogleSubscriber(
+                project, settings.trading_orders_subscription, emulator_host=pubsub_host, clock=clock, reach=reach
+            )
             stack.push_async_callback(orders.close)
-            commands = GoogleSubscriber(project, settings.order_commands_subscription, clock=clock, reach=reach)
+            commands = GoogleSubscriber(
+                project, settings.order_commands_subscription, emulator_host=pubsub_host, clock=clock, reach=reach
+            )
             stack.push_async_callback(commands.close)
         notifier = notifier_of(settings)
         stack.push_async_callback(notifier.close)

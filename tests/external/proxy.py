@@ -21,6 +21,8 @@ class Mood(StrEnum):
     """Connections are accepted, and nothing ever comes back."""
     FLAPPING = "flapping"
     """Open and cut off in turn, every `FLAP_SECONDS`."""
+    FORGOTTEN = "forgotten"
+    """What is connected at this moment hears nothing any more, ever, not even of its end, as when a router forgets; new connections live."""
 
 
 SLOW_SECONDS = 5.0
@@ -37,6 +39,7 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._writers: set[asyncio.StreamWriter] = set()
+        self._forgotten: set[asyncio.StreamWriter] = set()
         self._pipes: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._flaps: asyncio.Task[None] | None = None
@@ -69,6 +72,8 @@ class Proxy:
         before, self.mood = self.mood, mood
         if mood is Mood.FLAPPING:
             self._flaps = self._loop.create_task(self._flap())
+        elif mood is Mood.FORGOTTEN:
+            self._forgotten |= self._writers
         elif mood is Mood.CUT_OFF or before is Mood.HALF_OPEN:
             self._break()
 
@@ -81,7 +86,7 @@ class Proxy:
             await asyncio.sleep(FLAP_SECONDS)
 
     def _break(self) -> None:
-        for writer in tuple(self._writers):
+        for writer in self._writers - self._forgotten:
             writer.transport.abort()
 
     async def _taken(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -107,10 +112,12 @@ class Proxy:
             while data := await source.read(65536):
                 if is_answer and self.mood is Mood.SLOW:
                     await asyncio.sleep(SLOW_SECONDS)
-                if is_answer and self.mood is Mood.HALF_OPEN:
+                if sink in self._forgotten or (is_answer and self.mood is Mood.HALF_OPEN):
                     continue
                 sink.write(data)
                 await sink.drain()
+        if sink in self._forgotten:
+            return  # the other end hears nothing of this one's end; it is closed with the proxy
         for writer in both:
             writer.transport.abort()
         self._writers -= both
@@ -123,6 +130,7 @@ class Proxy:
         await self._be(Mood.OPEN)
         if self._server is not None:
             self._server.close()
+        self._forgotten.clear()
         self._break()
         for pipe in tuple(self._pipes):
             pipe.cancel()

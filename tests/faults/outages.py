@@ -28,7 +28,17 @@ from tests.external.service_process import (
 )
 from tests.external.venues import GatewayVenue
 from tests.faults.judgement import Placed
-from tests.faults.stage import LOOK_SECONDS, SHORT_FIND_WINDOW, Outcome, Play, Stage, loop_outcome, set_stage
+from tests.faults.stage import (
+    LOOK_SECONDS,
+    SHORT_FIND_WINDOW,
+    NotPublished,
+    Outcome,
+    Play,
+    Signal,
+    Stage,
+    loop_outcome,
+    set_stage,
+)
 
 AWAY_SECONDS = 4.0
 SLOW_AWAY_SECONDS = 12.0
@@ -54,6 +64,8 @@ class Trouble(StrEnum):
     SLOW = "slow"
     HALF_OPEN = "half-open"
     FLAPPING = "flapping"
+    FORGOTTEN = "forgotten"
+    """Its connections are dead, and neither side is told; new ones live."""
     RESTARTED = "restarted"
     """Its process is killed, and started again on its data."""
     # The store's own fail points: its commands fail as a real server's would
@@ -64,7 +76,7 @@ class Trouble(StrEnum):
 
 
 MOODS = {Trouble(mood): mood for mood in Mood if mood is not Mood.OPEN}
-NOT_SAID = (Trouble.SLOW, Trouble.FLAPPING, Trouble.COMMANDS_SLOW, Trouble.WRITTEN_AND_DENIED)
+NOT_SAID = (Trouble.SLOW, Trouble.FLAPPING, Trouble.FORGOTTEN, Trouble.COMMANDS_SLOW, Trouble.WRITTEN_AND_DENIED)
 """No part is gone then, or not for long enough that anybody could tell."""
 WRITES = ["insert", "update", "findAndModify", "bulkWrite", "delete"]
 FAIL_POINTS: Mapping[Trouble, tuple[object, Mapping[str, Any]]] = {
@@ -135,6 +147,7 @@ def all_outages(broker: str) -> list[Outage]:
         for part in parts
         for trouble in network
         for start in (False, True)
+        if not (start and trouble is Trouble.FORGOTTEN)
     ]
     pairs = [
         Outage(parts=pair, trouble=trouble)
@@ -301,7 +314,7 @@ def _play(around: Surroundings, outage: Outage, outcome: Outcome) -> None:
     memory_away = _memory(stage)
     around.restore()
     if is_pubsub_dead:
-        play.send(*waiting)
+        wait_until(lambda: _is_sent(play, waiting), "Pub/Sub takes messages again", within=AGREE_SECONDS)
     back = time.monotonic()
     missing = list(outcome.wrong)
     while True:
@@ -319,6 +332,15 @@ def _play(around: Surroundings, outage: Outage, outcome: Outcome) -> None:
     grown = max(memory_away, _memory(stage)) - memory_before
     if memory_before and grown > GROWTH_LIMIT_BYTES:
         outcome.wrong.append(f"its memory grew by {grown >> 20} MiB")
+
+
+def _is_sent(play: Play, orders: Sequence[Signal]) -> bool:
+    """All clients of one process share a connection, which after an outage is tried again only now and then."""
+    try:
+        play.send(*orders)
+    except NotPublished:
+        return False
+    return True
 
 
 def _wait_until_said(

@@ -64,6 +64,7 @@ def test_every_part_meets_every_trouble_and_every_pair_is_cut_off(broker: str) -
             assert {o.parts for o in outages if o.trouble is trouble and o.at_start is at_start} >= {
                 (p,) for p in parts
             }
+    assert {o.parts for o in outages if o.trouble is Trouble.FORGOTTEN} == {(part,) for part in parts}
     pairs = {frozenset(o.parts) for o in outages if o.trouble is Trouble.CUT_OFF and len(o.parts) == 2}
     assert len(pairs) == len(parts) * (len(parts) - 1) // 2
     assert len({o.name for o in outages}) == len(outages)

@@ -73,11 +73,12 @@ async def test_pubsub_that_is_gone_is_noticed_without_any_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = pubsub_server(tmp_path)
-    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", f"127.0.0.1:{server.port}")
+    host = f"127.0.0.1:{server.port}"
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", host)
     monkeypatch.setattr("execution_service.pubsub.WATCH_SECONDS", 0.05)
     clock = SystemClock()
     heard = Heard("Pub/Sub", clock)
-    subscriber = GoogleSubscriber(PROJECT, ORDERS_SUBSCRIPTION, clock=clock, reach=heard)
+    subscriber = GoogleSubscriber(PROJECT, ORDERS_SUBSCRIPTION, emulator_host=host, clock=clock, reach=heard)
     with capture_logs() as logs:
         watch = asyncio.create_task(subscriber.watch())
         async with asyncio.timeout(60):
