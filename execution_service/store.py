@@ -101,7 +101,8 @@ COLLECTION_OF = {
     View.TRADING_ACCOUNTS: TRADING_ACCOUNTS_VIEW,
 }
 DUPLICATE_KEY = 11000
-COMMIT_BATCH = 100
+COMMIT_STATEMENTS, COMMIT_RECORDS, STATEMENT_RECORDS = 32, 100, 32
+"""So few that an account which has little to write does not wait long for one that has much."""
 VIEW_ATTEMPTS = 3
 REFUSED_FOR_EVER = frozenset({2, 121, 10334, 17280, 17419})
 """Codes of a server that will never take this document: a bad value, a validator, too large, a key too large."""
@@ -140,6 +141,8 @@ class _Commit:
     update: Document
     has_arrived: Callable[[Document], bool]
     done: asyncio.Future[None]
+    statement: str
+    """Equal where the same statement serves several records."""
 
 
 class _Queues:
@@ -156,18 +159,29 @@ class _Queues:
         queue = self._others if account_id is None else self._of_accounts.setdefault(account_id, deque())
         queue.append(commit)
 
-    def take(self, limit: int) -> list[_Commit]:
-        """One from each account by turns, and as many of the others as of all accounts, for as long as there are any of both."""
+    def take(self, statements: int, records: int) -> list[_Commit]:
+        """One statement from each account by turns, and as many of the others as of all accounts, for as long as there are any of both;
+        a statement takes along those behind it that are served by the same."""
         batch: list[_Commit] = []
-        while self and len(batch) < limit:
+        taken = 0
+        while self and taken < statements and len(batch) < records:
             if self._of_accounts:
                 account_id, queue = self._of_accounts.popitem(last=False)
-                batch.append(queue.popleft())
+                batch += _alike(queue, min(STATEMENT_RECORDS, records - len(batch)))
+                taken += 1
                 if queue:
                     self._of_accounts[account_id] = queue
-            if self._others and len(batch) < limit:
-                batch.append(self._others.popleft())
+            if self._others and taken < statements and len(batch) < records:
+                batch += _alike(self._others, min(STATEMENT_RECORDS, records - len(batch)))
+                taken += 1
         return batch
+
+
+def _alike(queue: deque[_Commit], limit: int) -> Iterator[_Commit]:
+    first = queue[0].statement
+    while queue and limit and queue[0].statement == first:
+        limit -= 1
+        yield queue.popleft()
 
 
 class MongoStore:
@@ -190,7 +204,8 @@ class MongoStore:
         urgent_threads: Blocking | None = None,
         is_private: bool = False,
     ) -> None:
-        """`commit_threads` write the record updates, for which orders wait on their way to the broker. `urgent_threads` serve commands and wishes to cancel, which must not wait behind a burst of orders.
+        """`commit_threads` write the record updates, for which orders wait on their way to the broker. `urgent_threads` serve commands
+        and wishes to cancel, which must not wait behind a burst of orders.
 
         `is_private`: the server dies with this process. Only then are transactions used: elsewhere one that was open when we were killed
         would hold its records locked until the server's own limit, up to a minute.
@@ -388,7 +403,7 @@ class MongoStore:
     ) -> None:
         """`account_id`: whose turn it takes; None for what nobody's order waits for."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        commit = _Commit(order_id, guard, update, has_arrived, done)
+        commit = _Commit(order_id, guard, update, has_arrived, done, repr((guard, update)))
         if urgent:
             await self._write_until_answered([commit], urgent=True)
         else:
@@ -399,7 +414,7 @@ class MongoStore:
     async def _commit_for_ever(self) -> None:
         while True:
             await self._news.wait()
-            batch = self._waiting.take(COMMIT_BATCH)
+            batch = self._waiting.take(COMMIT_STATEMENTS, COMMIT_RECORDS)
             if not self._waiting:
                 self._news.clear()
             await self._write_until_answered(batch)
@@ -783,7 +798,7 @@ def _merged(batch: Sequence[_Commit]) -> list[UpdateOne | UpdateMany]:
     spares the server from planning it anew for each."""
     alike: dict[str, list[_Commit]] = {}
     for commit in batch:
-        alike.setdefault(repr((commit.guard, commit.update)), []).append(commit)
+        alike.setdefault(commit.statement, []).append(commit)
     statements: list[UpdateOne | UpdateMany] = []
     for some in alike.values():
         first = some[0]
