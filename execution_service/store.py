@@ -33,7 +33,7 @@ from pymongo.errors import (
 
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.ledger import LedgerEntry, LedgerKey, Line
-from execution_service.core.order import Event, Order, apply_all
+from execution_service.core.order import Event, Order, SubmitStarted, apply_all
 from execution_service.core.reconcile import Discrepancy, State
 from execution_service.core.record import (
     Document,
@@ -217,7 +217,9 @@ class MongoStore:
         self._threads = threads
         self._commit_threads = commit_threads or threads
         self._urgent_threads = urgent_threads or threads
-        self._waiting = _Queues()
+        self._happened = _Queues()
+        self._leaving = _Queues()
+        """Of orders that are about to be sent: few statements, which wait for none of the others but those under way."""
         self._news = asyncio.Event()
         self._committer: asyncio.Task[None] | None = None
         self._is_private = is_private
@@ -337,6 +339,7 @@ class MongoStore:
             has_arrived,
             account_id=order.request.account_id or "",
             urgent=urgent,
+            is_leaving=any(isinstance(event, SubmitStarted) for event in events),
         )
         return after
 
@@ -400,22 +403,28 @@ class MongoStore:
         *,
         account_id: str | None = None,
         urgent: bool = False,
+        is_leaving: bool = False,
     ) -> None:
-        """`account_id`: whose turn it takes; None for what nobody's order waits for."""
+        """`account_id`: whose turn it takes; None for what nobody's order waits for. `is_leaving`: the order is sent when this is durable."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         commit = _Commit(order_id, guard, update, has_arrived, done, repr((guard, update)))
         if urgent:
             await self._write_until_answered([commit], urgent=True)
         else:
-            self._waiting.put(commit, account_id)
+            (self._leaving if is_leaving else self._happened).put(commit, account_id)
             self._news.set()
         await done
 
     async def _commit_for_ever(self) -> None:
+        """One commit after the other: two at once hold each other up at the server. The two kinds by turns, where both wait."""
+        queues, others = self._leaving, self._happened
         while True:
             await self._news.wait()
-            batch = self._waiting.take(COMMIT_STATEMENTS, COMMIT_RECORDS)
-            if not self._waiting:
+            if not queues:
+                queues, others = others, queues
+            batch = queues.take(COMMIT_STATEMENTS, COMMIT_RECORDS)
+            queues, others = others, queues
+            if not queues and not others:
                 self._news.clear()
             await self._write_until_answered(batch)
 
