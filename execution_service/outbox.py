@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -26,6 +26,7 @@ from execution_service.core.views import (
     position_documents,
     signal_document_id,
 )
+from execution_service.letters import ALERT_LIFETIME, Letters
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import (
     Alarm,
@@ -44,13 +45,12 @@ from notifications.base import NotificationFailed, Notifier
 
 log = structlog.get_logger(__name__)
 
-BATCH = 64
+BATCH = 32
 BATCHES_UNDER_WAY = 8
 BUSY_SECONDS = 0.02
 LINGER_SECONDS = 0.01
 SLOW_PACE_SECONDS = 30.0
 AFTER_FAILURE_SECONDS = 1.0
-ALERT_LIFETIME = timedelta(hours=1)
 ALARM_PAUSE_SECONDS = 60.0
 ALARM_POLL_SECONDS = 2.0
 REMEMBERED_ABSENCE_SECONDS = 30.0
@@ -62,20 +62,6 @@ class Party:
 
     account_name: str | None
     broker: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Letter:
-    """Texts for people about one order, up to one of its versions."""
-
-    live: LiveOrder
-    version: int
-    is_final: bool
-    texts: tuple[tuple[datetime, str], ...]
-
-    @property
-    def order_id(self) -> str:
-        return self.live.order.order_id
 
 
 class Outbox:
@@ -115,9 +101,7 @@ class Outbox:
         self._under_way = asyncio.Semaphore(BATCHES_UNDER_WAY)
         self._delivered_at = float("-inf")
         self._progress = asyncio.Event()
-        self._letters: deque[_Letter] = deque()
-        self._lettered: Counter[str] = Counter()
-        self._letter_news = asyncio.Event()
+        self._letters = Letters(notifier=notifier, clock=clock, strike_out=self._strike_out)
         self._alarm_news = asyncio.Event()
         self._alarm_generation = 0
         self._alarm_series = secrets.token_hex(4)
@@ -153,21 +137,21 @@ class Outbox:
 
     @property
     def unsent_letters(self) -> int:
+        """Orders of which people are still to be told something."""
         return len(self._letters)
 
-    @property
-    def lettered(self) -> list[LiveOrder]:
-        """Orders about which a letter is still to be sent; they may be in hand no more."""
-        return [letter.live for letter in self._letters]
+    def let_go(self, is_theirs: Callable[[str | None], bool]) -> None:
+        """Others tell people of the orders of those accounts from now on."""
+        self._letters.let_go(is_theirs)
 
     def is_written(self, stored: Stored) -> bool:
         """All that the order owes is a letter which is waiting to be sent."""
         is_told = stored.order.status.is_final and stored.told.world >= stored.order.version
-        return is_told and bool(self._lettered[stored.order.order_id])
+        return is_told and self._letters.awaits(stored.order.order_id)
 
     async def run(self) -> None:
         """Until cancelled; what has not been delivered by then is delivered after the next start."""
-        others = [self._spawn(self._send_letters()), self._spawn(self._send_alarms())]
+        others = [self._spawn(self._letters.run()), self._spawn(self._send_alarms())]
         self._begin_anew()
         try:
             while True:
@@ -294,7 +278,7 @@ class Outbox:
         """An order that is merely being sent owes nobody anything yet."""
         if parcel.order.status.is_final or any(h.is_shown for h in parcel.happenings):
             return True
-        return self._notifier.enabled and bool(self._letter(parcel).texts)
+        return self._letters.has_words(parcel.order, parcel.live.lettered)
 
     async def _book(self, parcels: Sequence[_Parcel]) -> list[LedgerEntry]:
         """Applies the fills to the ledger; returns the entries that these orders touch, as stored."""
@@ -521,7 +505,7 @@ class Outbox:
             await self.raise_alarm("publish_failing", words)
 
     def _strike(self, parcel: _Parcel) -> Strike:
-        has_unsent = bool(self._lettered[parcel.order.order_id]) or parcel.live.is_let_go
+        has_unsent = self._letters.awaits(parcel.order.order_id) or parcel.live.is_let_go
         return Strike(
             order_id=parcel.order.order_id,
             version=parcel.order.version,
@@ -544,54 +528,13 @@ class Outbox:
     # --- people -------------------------------------------------------------------------------------------------
 
     def _write_letter(self, parcel: _Parcel) -> None:
-        """What people are owed, whatever becomes of the publication. Behind a letter that is still unsent an empty one, too: striking
-        out goes in their order."""
-        live, version = parcel.live, parcel.order.version
-        if not self._notifier.enabled or live.lettered >= version:
+        """What people are owed, whatever becomes of the publication."""
+        live, order = parcel.live, parcel.order
+        if not self._notifier.enabled or live.lettered >= order.version or live.is_let_go:
             return
-        letter = self._letter(parcel)
-        live.lettered = version
-        if letter.texts or self._lettered[letter.order_id]:
-            self._letters.append(letter)
-            self._lettered[letter.order_id] += 1
-            self._letter_news.set()
-
-    def _letter(self, parcel: _Parcel) -> _Letter:
-        order, live = parcel.order, parcel.live
         party = self._party_of(order.request.account_id)
-        texts = []
-        for happening in happenings(order, live.lettered):
-            text = alerts.order_alert(
-                happening.before,
-                happening.event,
-                happening.after,
-                account_name=party.account_name,
-                broker=party.broker,
-            )
-            if text is not None:
-                texts.append((happening.event.at, text))
-        return _Letter(live, order.version, order.status.is_final, tuple(texts))
-
-    async def _send_letters(self) -> None:
-        while True:
-            await self._letter_news.wait()
-            while self._letters:
-                letter = self._letters[0]
-                for at, text in letter.texts:
-                    await self._send(text, at, lambda letter=letter: not letter.live.is_let_go)  # type: ignore[misc]
-                if not letter.live.is_let_go:
-                    strike = Strike(
-                        order_id=letter.order_id,
-                        version=letter.version,
-                        is_settled=letter.is_final,
-                        people=letter.version,
-                    )
-                    await self._strike_out([strike])
-                self._letters.popleft()
-                self._lettered[letter.order_id] -= 1
-                if not self._lettered[letter.order_id]:
-                    del self._lettered[letter.order_id]
-            self._letter_news.clear()
+        self._letters.write(order, live.lettered, account_name=party.account_name, broker=party.broker)
+        live.lettered = order.version
 
     async def _send(self, text: str, at: datetime, is_ours: Callable[[], bool]) -> None:
         """Sends one text, trying on for an hour after what it tells of, and for as long as telling it is ours."""

@@ -68,7 +68,7 @@ START_SECONDS = 60.0
 DRAIN_SECONDS = 4.0
 UNNAMED_ACCOUNT_IDLE_SECONDS = 120.0
 """An account that no file names (the mock broker takes any) keeps its trader so long after its last order."""
-STORE_THREADS = 3
+STORE_THREADS = 2
 ENDPOINTS = "endpoints.json"
 STATES_SECONDS = 0.5
 """How often the accounts' states are looked at for the notice."""
@@ -274,10 +274,12 @@ class ExecutionService:
         _say_recovered(unsettled)
 
     def _let_go(self, desk: str) -> None:
-        assert self.desks is not None
-        for live in (*self.live_orders.by_id.values(), *self.outbox.lettered):
-            if self.desks.desk_of(live.order.request.account_id) == desk:
+        desks = self.desks
+        assert desks is not None
+        for live in tuple(self.live_orders.by_id.values()):
+            if desks.desk_of(live.order.request.account_id) == desk:
                 self.live_orders.let_go(live)
+        self.outbox.let_go(lambda account_id: desks.desk_of(account_id) == desk)
 
     async def _close_desk(self, desk: str) -> None:
         self.traders.pop(desk, None)

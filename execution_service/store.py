@@ -33,7 +33,7 @@ from pymongo.errors import (
 
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.ledger import LedgerEntry, LedgerKey, Line
-from execution_service.core.order import Event, Order, apply_all
+from execution_service.core.order import Event, Order, SubmitStarted, apply_all
 from execution_service.core.reconcile import Discrepancy, State
 from execution_service.core.record import (
     Document,
@@ -102,7 +102,8 @@ COLLECTION_OF = {
     View.TRADING_ACCOUNTS: TRADING_ACCOUNTS_VIEW,
 }
 DUPLICATE_KEY = 11000
-COMMIT_BATCH = 100
+COMMIT_STATEMENTS, COMMIT_RECORDS, STATEMENT_RECORDS = 32, 100, 64
+"""So few that an account which has little to write does not wait long for one that has much."""
 VIEW_ATTEMPTS = 3
 REFUSED_FOR_EVER = frozenset({2, 121, 10334, 17280, 17419})
 """Codes of a server that will never take this document: a bad value, a validator, too large, a key too large."""
@@ -141,6 +142,8 @@ class _Commit:
     update: Document
     has_arrived: Callable[[Document], bool]
     done: asyncio.Future[None]
+    statement: str
+    """Equal where the same statement serves several records."""
 
 
 class _Queues:
@@ -157,18 +160,29 @@ class _Queues:
         queue = self._others if account_id is None else self._of_accounts.setdefault(account_id, deque())
         queue.append(commit)
 
-    def take(self, limit: int) -> list[_Commit]:
-        """One from each account by turns, and as many of the others as of all accounts, for as long as there are any of both."""
+    def take(self, statements: int, records: int) -> list[_Commit]:
+        """One statement from each account by turns, and as many of the others as of all accounts, for as long as there are any of both;
+        a statement takes along those behind it that are served by the same."""
         batch: list[_Commit] = []
-        while self and len(batch) < limit:
+        taken = 0
+        while self and taken < statements and len(batch) < records:
             if self._of_accounts:
                 account_id, queue = self._of_accounts.popitem(last=False)
-                batch.append(queue.popleft())
+                batch += _alike(queue, min(STATEMENT_RECORDS, records - len(batch)))
+                taken += 1
                 if queue:
                     self._of_accounts[account_id] = queue
-            if self._others and len(batch) < limit:
-                batch.append(self._others.popleft())
+            if self._others and taken < statements and len(batch) < records:
+                batch += _alike(self._others, min(STATEMENT_RECORDS, records - len(batch)))
+                taken += 1
         return batch
+
+
+def _alike(queue: deque[_Commit], limit: int) -> Iterator[_Commit]:
+    first = queue[0].statement
+    while queue and limit and queue[0].statement == first:
+        limit -= 1
+        yield queue.popleft()
 
 
 class MongoStore:
@@ -204,7 +218,9 @@ class MongoStore:
         self._threads = threads
         self._commit_threads = commit_threads or threads
         self._urgent_threads = urgent_threads or threads
-        self._waiting = _Queues()
+        self._happened = _Queues()
+        self._leaving = _Queues()
+        """Of orders that are about to be sent: few statements, which wait for none of the others but those under way."""
         self._news = asyncio.Event()
         self._committer: asyncio.Task[None] | None = None
         self._is_private = is_private
@@ -324,6 +340,7 @@ class MongoStore:
             has_arrived,
             account_id=order.request.account_id or "",
             urgent=urgent,
+            is_leaving=any(isinstance(event, SubmitStarted) for event in events),
         )
         return after
 
@@ -387,22 +404,28 @@ class MongoStore:
         *,
         account_id: str | None = None,
         urgent: bool = False,
+        is_leaving: bool = False,
     ) -> None:
-        """`account_id`: whose turn it takes; None for what nobody's order waits for."""
+        """`account_id`: whose turn it takes; None for what nobody's order waits for. `is_leaving`: the order is sent when this is durable."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        commit = _Commit(order_id, guard, update, has_arrived, done)
+        commit = _Commit(order_id, guard, update, has_arrived, done, repr((guard, update)))
         if urgent:
             await self._write_until_answered([commit], urgent=True)
         else:
-            self._waiting.put(commit, account_id)
+            (self._leaving if is_leaving else self._happened).put(commit, account_id)
             self._news.set()
         await done
 
     async def _commit_for_ever(self) -> None:
+        """One commit after the other: two at once hold each other up at the server. The two kinds by turns, where both wait."""
+        queues, others = self._leaving, self._happened
         while True:
             await self._news.wait()
-            batch = self._waiting.take(COMMIT_BATCH)
-            if not self._waiting:
+            if not queues:
+                queues, others = others, queues
+            batch = queues.take(COMMIT_STATEMENTS, COMMIT_RECORDS)
+            queues, others = others, queues
+            if not queues and not others:
                 self._news.clear()
             await self._write_until_answered(batch)
 
@@ -785,7 +808,7 @@ def _merged(batch: Sequence[_Commit]) -> list[UpdateOne | UpdateMany]:
     spares the server from planning it anew for each."""
     alike: dict[str, list[_Commit]] = {}
     for commit in batch:
-        alike.setdefault(repr((commit.guard, commit.update)), []).append(commit)
+        alike.setdefault(commit.statement, []).append(commit)
     statements: list[UpdateOne | UpdateMany] = []
     for some in alike.values():
         first = some[0]

@@ -83,7 +83,7 @@ T = TypeVar("T")
 
 AT_WORK = frozenset({Status.SUBMITTING, Status.SUBMITTED, Status.PARTIALLY_FILLED, Status.IN_DOUBT})
 LANE = "lane"
-LANE_BATCH = 32
+LANE_BATCH = 64
 WAITING_SECONDS = 2.0
 SILENCE_ALERT_SECONDS = 60.0
 TIMEOUTS_TOLERATED = 3
@@ -151,6 +151,15 @@ class Lane:
         self.is_queued = False
         self.unresolved: set[str] = set()
         """Orders of the lane that were perhaps sent: until they are found, nothing follows them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Handed:
+    """What became of handing an order over: `recording` makes it durable, for the caller to run."""
+
+    recording: Coroutine[Any, Any, None]
+    is_clear: bool
+    """The broker has answered: the next order of the instrument may follow before that is recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,8 +306,8 @@ class Trader:
     async def drain(self) -> None:
         """Sends nothing new and returns when no order is on its way to the broker any more."""
         self._is_draining = True
-        lanes = [task for task in self._tasks if task.get_name().endswith(LANE)]
-        await asyncio.gather(*lanes, return_exceptions=True)
+        while lanes := [task for task in self._tasks if task.get_name().endswith(LANE)]:
+            await asyncio.gather(*lanes, return_exceptions=True)
 
     async def _wait(self, timeout: float | None) -> None:
         """Until there is news, or something is due."""
@@ -647,34 +656,55 @@ class Trader:
             # Where the broker does not itself refuse a repeated id, each order whose sending was begun and not finished when we die
             # is in doubt; and where it gives the ids beforehand, one that a later one has passed over can never be sent again. There the
             # intent is written one by one.
-            can_go_together = self._limits.refuses_repeated_client_id and not self._capabilities.needs_reservation
-            batch = _next_batch(lane, LANE_BATCH if can_go_together else 1)
+            batch = _next_batch(lane, LANE_BATCH if self._can_go_together else 1)
             if batch:
                 lane.is_busy = True
                 self._lanes_under_way += 1
                 self._spawn(self._run_lane(lane, batch), LANE)
 
+    @property
+    def _can_go_together(self) -> bool:
+        return self._limits.refuses_repeated_client_id and not self._capabilities.needs_reservation
+
     async def _run_lane(self, lane: Lane, batch: Sequence[LiveOrder]) -> None:
+        answers: Sequence[asyncio.Task[None]] = ()
         try:
-            await self._submit(lane, batch)
+            answers = await self._submit(lane, batch)
         finally:
             lane.is_busy = False
             self._lanes_under_way -= 1
-            for live in reversed(batch):
-                live.is_busy = False
-                if live.order.status is Status.PENDING and live.order.order_id not in self._waiting:
-                    lane.orders.appendleft(live)
-            for live in batch:
-                self._settle(live)
+            if answers:
+                self._spawn(self._record_answers(lane, batch, answers), f"answers-{LANE}")
+            else:
+                self._end_batch(lane, batch)
             self._make_ready(lane)
 
-    async def _submit(self, lane: Lane, batch: Sequence[LiveOrder]) -> None:
-        """Writes down the intent for all, hands them over one after the other, and writes down the answers as they come."""
+    async def _record_answers(
+        self, lane: Lane, batch: Sequence[LiveOrder], answers: Sequence[asyncio.Task[None]]
+    ) -> None:
+        try:
+            await asyncio.gather(*answers)
+        finally:
+            self._end_batch(lane, batch)
+
+    def _end_batch(self, lane: Lane, batch: Sequence[LiveOrder]) -> None:
+        for live in reversed(batch):
+            live.is_busy = False
+            if live.order.status is Status.PENDING and live.order.order_id not in self._waiting:
+                lane.orders.appendleft(live)
+        for live in batch:
+            self._settle(live)
+
+    async def _submit(self, lane: Lane, batch: Sequence[LiveOrder]) -> Sequence[asyncio.Task[None]]:
+        """Writes down the intent for all, hands them over one after the other, and writes down the answers as they come. Returns the
+        writing that is still going on where the lane need not wait for it."""
         await self._look_for_cancels()
         rested_until = lane.not_before
         now = self._clock.now()  # one moment for all, so that the store can write their intents as one statement
         intents = await asyncio.gather(*(self._intend(live, now) for live in batch), return_exceptions=True)
         answers: list[asyncio.Task[None]] = []
+        clear: list[bool] = []
+        is_clear = False
         try:
             for live, is_leaving in zip(batch, intents, strict=True):
                 if is_leaving is True and (lane.unresolved or lane.not_before != rested_until):
@@ -682,18 +712,23 @@ class Trader:
                     held = self._nothing_was_sent(live, f"the order before it {why}", counts=False)
                     answers.append(asyncio.create_task(held))
                 elif is_leaving is True:
-                    answers.append(asyncio.create_task(await self._place(live)))
+                    handed = await self._place(live)
+                    answers.append(asyncio.create_task(handed.recording))
+                    clear.append(handed.is_clear)
+            is_clear = self._can_go_together and len(clear) == len(batch) and all(clear)
         except asyncio.CancelledError:
             for answer in answers:
                 answer.cancel()  # the store may be away; what is not recorded now is asked for by whoever works the order next
             raise
         finally:
-            await asyncio.gather(*answers)
+            if not is_clear:
+                await asyncio.gather(*answers)
         failures = [failure for failure in intents if isinstance(failure, BaseException)]
         if failures:
             # Those orders are PENDING as before; the others of the batch have gone their way.
             log.warning(f"Orders not sent yet: {failures[0]}", action="sending_waits", account_id=self.account_id)
             await self._clock.sleep(AFTER_FAILURE_SECONDS)
+        return answers if is_clear else ()
 
     async def _intend(self, live: LiveOrder, now: datetime) -> bool:
         """The last look before the order leaves, and the record that it is about to; False if it does not leave."""
@@ -847,44 +882,49 @@ class Trader:
                 return about_leg(leg, _reason_of(exc))
         return None
 
-    async def _place(self, live: LiveOrder, *, again: bool = False) -> Coroutine[Any, Any, None]:
-        """Hands the order over; returns the recording of what came of it, for the caller to run. With `again` it may have left before: then
-        neither that nothing was sent now nor a refusal proves anything."""
+    async def _place(self, live: LiveOrder, *, again: bool = False) -> _Handed:
+        """Hands the order over. With `again` it may have left before: then neither that nothing was sent now nor a refusal proves
+        anything."""
         order, broker = live.order, self._broker
         if not self._holds_desk():
             # This process was frozen, or the store away, since the intent was written. Whoever took the account over is looking for the
             # order at the broker by now, and must not be contradicted.
-            return self._was_overtaken(live)
+            return _Handed(self._was_overtaken(live), is_clear=False)
         # The store may have been away while the intent was being written.
         is_late = not live.is_late_allowed and is_stale(live.elapsed(self._clock.monotonic()), self._limits)
         if broker is None or not self.is_connected or order.cancel_wish is not None or is_late:
-            return self._nothing_was_sent(live, "held back before it left", counts=False, again=again)
+            held = self._nothing_was_sent(live, "held back before it left", counts=False, again=again)
+            return _Handed(held, is_clear=False)
         try:
             report = await self._ask(broker.place_order(order.ticket()), PLACE_SECONDS)
         except HeldBack as exc:
             self._rest(order, exc)
-            return self._nothing_was_sent(live, str(exc), counts=False, again=again)
+            return _Handed(self._nothing_was_sent(live, str(exc), counts=False, again=again), is_clear=False)
         except BrokerUnavailable as exc:
             self._lose_connection(exc)
             self._slow_down(order)
-            return self._nothing_was_sent(live, str(exc), counts=not exc.known_pause, again=again, sent=order)
+            unsent = self._nothing_was_sent(live, str(exc), counts=not exc.known_pause, again=again, sent=order)
+            return _Handed(unsent, is_clear=False)
         except NotAnswered as exc:
             self._slow_down(order)
             live.unclear_resendings += again
-            return self._nothing_was_sent(live, str(exc), counts=True, again=again, sent=order)
+            unsent = self._nothing_was_sent(live, str(exc), counts=True, again=again, sent=order)
+            return _Handed(unsent, is_clear=False)
         except ReservationLost as exc:
             if again:
-                return self._was_passed_over(live, exc)
-            return self._nothing_was_sent(live, str(exc), counts=True, sent=order)
+                return _Handed(self._was_passed_over(live, exc), is_clear=False)
+            return _Handed(self._nothing_was_sent(live, str(exc), counts=True, sent=order), is_clear=False)
         except OrderRefused as exc:
-            return self._was_refused_again(live, order, exc) if again else self._was_refused(live, order, exc)
+            if again:
+                return _Handed(self._was_refused_again(live, order, exc), is_clear=False)
+            return _Handed(self._was_refused(live, order, exc), is_clear=True)
         except Exception as exc:  # noqa: BLE001  whatever it was, the order may have left
             live.finding_from = live.asked_at = None
             live.unclear_resendings += again
             live.is_taken = live.is_taken or isinstance(exc, OrderAlreadyExists)
             self._lane_of(order).unresolved.add(order.order_id)
-            return self._is_unclear(live, exc)
-        return self._learn_placed(live, report)
+            return _Handed(self._is_unclear(live, exc), is_clear=False)
+        return _Handed(self._learn_placed(live, report), is_clear=True)
 
     async def _learn_placed(self, live: LiveOrder, report: Report) -> None:
         lane = self._lane_of(live.order)
@@ -976,7 +1016,7 @@ class Trader:
 
         if await self._live.record(live, note):
             live.sent_at = self._clock.monotonic()
-            await (await self._place(live, again=True))
+            await (await self._place(live, again=True)).recording
 
     # --- exits --------------------------------------------------------------------------------------------------
 

@@ -54,8 +54,10 @@ ARROWS: Mapping[str, set[str]] = {
         "brokers.errors",
     },
     "execution_service.signals": {*VOCABULARY, "execution_service.ports"},
+    "execution_service.letters": {*VOCABULARY, "execution_service.ports", "notifications.base"},
     "execution_service.outbox": {
         *VOCABULARY,
+        "execution_service.letters",
         "execution_service.signals",
         "execution_service.ports",
         "execution_service.live",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal
 from html import escape, unescape
 
@@ -39,6 +40,8 @@ from execution_service.core.reconcile import Discrepancy, Finding, Kind
 CONFIRMATION_PUBLISHED = "Published execution confirmation"
 UNKNOWN = "?"
 LONGEST_VALUE = 600
+LONGEST_OF_LINE = 80
+"""Characters of each name and reason where many orders share a message."""
 PRICE_DECIMALS = 8
 
 _SIGNS = {"USD": "$", "INR": "₹", "EUR": "€", "GBP": "£"}
@@ -206,6 +209,46 @@ def order_alert(
         case Noted(alert=True):
             return _about(order, "⚠️ Attention", ("Note", event.message), account)
     return None
+
+
+def outcome_line(order_before: Order, event: Event, order: Order, *, account_name: str | None) -> str | None:
+    """What `order_alert` tells, in one line of a message about many orders; None where it deserves a message of its own."""
+    match event:
+        case Filled() if order_before.status.is_final or _is_overfilled(order):
+            return None
+        case Filled() | Completed() if order.status is Status.FILLED:
+            sign, words = "✅", f"{_what(order)} @ {price(order.average_price, currency_of(order))}"
+        case Filled():
+            sign, words = "⚠️", f"{_what(order)}: {_progress(order)} so far"
+        case Rejected() | Cancelled() | Expired() | CancelRequested() | DeclaredNotPlaced() | DeclaredCancelled():
+            sign, ended = _ending(order)
+            why = _cut(_reason(order), LONGEST_OF_LINE)
+            filled = f", filled {_progress(order)}" if order.filled_quantity else ""
+            words = f"{_what(order)} {ended}{filled}: {why}"
+        case _:
+            return None
+    about = (words, _cut(_signal(order), LONGEST_OF_LINE), _cut(_account(order, account_name), LONGEST_OF_LINE))
+    return f"{sign} {' · '.join(escape(plain(each), quote=False) for each in about)}"
+
+
+def _ending(order: Order) -> tuple[str, str]:
+    if order.status is Status.REJECTED:
+        return "❌", "rejected"
+    if order.status is Status.EXPIRED:
+        return "⌛", "expired"
+    is_timeout = order.reason is not None and order.reason.code is ReasonCode.TIMEOUT
+    return ("⏱️", "timed out") if is_timeout else ("🚫", "cancelled")
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def digest(lines: Sequence[str], *, waiting: int) -> str:
+    """One Telegram text of many outcomes, each a line of `outcome_line`; `waiting`: how many orders are still to be told of."""
+    title = "📋 1 Order" if len(lines) == 1 else f"📋 {len(lines)} Orders"
+    rest = f" ({waiting} more to come)" if waiting else ""
+    return "\n".join((f"{title}{rest}", "", *lines))
 
 
 def _is_overfilled(order: Order) -> bool:

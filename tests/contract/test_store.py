@@ -314,6 +314,21 @@ async def test_a_flood_of_appends_for_one_account_is_not_in_the_way_of_another(s
     assert finished.index(other.order_id) < 100
 
 
+async def test_what_an_account_begins_to_send_at_once_is_written_at_its_next_turn(store: MongoStore) -> None:
+    flood = await inserted(store, 200)
+    others = [order(of=identity(f"other-{n}"), account_id="another account") for n in range(20)]
+    await store.insert_orders(others)
+    finished: list[str] = []
+
+    async def append(about: Order, event: Event) -> None:
+        await store.append(about, [event])
+        finished.append(about.order_id)
+
+    different = [append(each, noted(f"remark {n}")) for n, each in enumerate(flood)]
+    await asyncio.gather(*different, *(append(each, submit_started()) for each in others))
+    assert max(finished.index(each.order_id) for each in others) < 64
+
+
 async def test_a_conflict_among_many_is_its_own_affair(store: MongoStore, server: Server) -> None:
     orders = await inserted(store, 60)
     other = await server.store("process-2")

@@ -36,7 +36,6 @@ def test_a_kill_between_intent_and_sending_leaves_doubt_until_a_person_decides(t
     assert outcome.placed[:4] == [0, 0, 1, 1]
 
 
-
 @pytest.mark.parametrize("point", ["before broker.place_order#1", "after broker.place_order#1"])
 def test_a_kill_around_the_sending_at_ibkr_leaves_one_order_a_signal_though_others_wait(
     tmp_path: Path, point: str

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
 
 import pytest
 
+from brokers.base import Capabilities
 from brokers.errors import BrokerUnavailable
-from brokers.paper_exchange import Market
+from brokers.paper_exchange import Action, Fault, Market, Operation
 from execution_service.core.order import Status
+from execution_service.live import LiveOrder
 from execution_service.trader import TradingRules
 from tests.fakes import World, world_of
 from tests.service.audit import audit
 
 BY_HAND = Market(fill_delay_seconds=None)
+TAG = Capabilities(refuses_repeated_client_id=False, find_window_seconds=3.0, concurrent_calls=4)
 HOUR = 3600.0
 
 
@@ -293,3 +297,69 @@ async def test_restart_with_much_owed_delivers_all_of_it(tmp_path: Path) -> None
 def assert_all_told(world: World) -> None:
     assert not world.service.live_orders.by_id
     assert world.service.outbox.waiting == 0
+
+
+# --- more than Telegram takes ---------------------------------------------------------------------------------------
+
+
+async def test_many_waiting_outcomes_go_together_a_line_an_order(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.notifier.is_away = True
+        for n in range(120):
+            world.send(f"sig-{n:03d}", symbol=f"S{n % 7}")
+        await world.run(20)
+        world.notifier.is_away = False
+        await world.run(120)
+        digests = world.notifier.titled("Orders")
+        assert len(world.notifier.sent) < 20
+        lines = [line for text in digests for line in text.splitlines()[2:]]
+        assert all(len(text) <= 4096 for text in world.notifier.texts)
+        alone = world.notifier.titled("Order Filled")
+        told = [n for n in range(120) if any(f"sig-{n:03d} ·" in line for line in lines)]
+        assert len(told) + len(alone) == 120
+        assert not world.unsettled()
+        audit(world)
+
+
+async def test_an_alert_goes_first_and_alone(tmp_path: Path) -> None:
+    async with world_of(tmp_path, capabilities=TAG, is_unique=False) as world:
+        world.notifier.is_away = True
+        for n in range(30):
+            world.send(f"sig-{n}")
+        await world.run(5)
+        world.book().add_fault(Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT))
+        world.send("lost")
+        await world.run_until(lambda: world.record("lost").status is Status.IN_DOUBT, limit_seconds=60)
+        await world.run(5)
+        world.notifier.is_away = False
+        await world.run(120)
+        first = world.notifier.texts[0]
+        assert "Order In Doubt" in first.partition("\n")[0]
+        assert "lost" in first
+        assert len(world.notifier.texts) < 10
+
+
+async def test_what_waits_to_be_told_keeps_no_order_in_memory(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.notifier.is_away = True
+        for n in range(150):
+            world.send(f"sig-{n}")
+        await world.run(60)
+        gc.collect()
+        assert world.service.outbox.unsent_letters == 150
+        assert sum(type(thing) is LiveOrder for thing in gc.get_objects()) < 75
+
+
+async def test_a_death_while_many_wait_loses_none_of_them(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.notifier.is_away = True
+        for n in range(40):
+            world.send(f"sig-{n:02d}")
+        await world.run(30)
+        await world.restart()
+        await world.run(5)
+        world.notifier.is_away = False
+        await world.run(120)
+        told = "\n".join(world.notifier.texts)
+        assert all(told.count(f"sig-{n:02d}") == 1 for n in range(40))
+        assert not world.unsettled()
