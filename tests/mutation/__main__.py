@@ -280,7 +280,7 @@ def main() -> int:
     judge = Judge(options)
     began = time.monotonic()
     # Without its terminal reporter pytest says nothing of the thousand tests that fail here.
-    arguments = [*TESTS, "-o", "addopts=", "-p", "no:cacheprovider", "-p", "no:terminal"]
+    arguments = [*TESTS, "-o", "addopts=", "-o", "timeout=0", "-p", "no:cacheprovider", "-p", "no:terminal"]
     status = pytest.main(arguments, plugins=[judge])
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         return 1
