@@ -1367,12 +1367,10 @@ def _is_worked_elsewhere(order: Order, sent: Order) -> bool:
 
 def _gist(report: Report) -> tuple[object, ...]:
     """What would make a repeated report worth looking at."""
-    charged = sum(fill.commission is not None for fill in report.fills)
     return (
         report.status,
         report.filled_quantity,
-        len(report.fills),
-        charged,
+        tuple(fill.commission for fill in report.fills),
         report.busted_fill_ids,
         report.orders_under_tag,
         report.fills_shown,

@@ -784,6 +784,16 @@ async def test_late_commission_is_told_as_a_correction(tmp_path: Path) -> None:
         audit(world)
 
 
+async def test_commission_that_changes_long_after_the_end_is_told_as_a_correction(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send()
+        await world.run(30)
+        world.book().set_commission(world.placed()[0].fills[0].fill_id, Decimal("2.35"))
+        await world.run(10)
+        assert [b["commission"] for b in world.publisher.of("sig")] == [1, 2.35]
+        audit(world)
+
+
 async def test_repeated_and_reordered_reports_change_nothing(tmp_path: Path) -> None:
     faults = [
         Fault(operation=Operation.REPORTS, action=Action.DUPLICATE, times=None),
