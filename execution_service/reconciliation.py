@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import structlog
 
 from brokers.base import BrokerPosition, Instrument, Report, ReportStatus
-from brokers.errors import BrokerError
+from brokers.errors import AnswerUnclear, BrokerError
 from execution_service.core import alerts
 from execution_service.core.effects import happenings
 from execution_service.core.heard import Heard, name_of
@@ -288,8 +288,14 @@ class Reconciliation:
         missing = set()
         for live in unlisted[:LOOKED_FOR_AT_MOST]:
             # An absence from a list proves nothing, and some brokers list today's orders only.
-            if live.order.status in _LISTED and not await self._account.look_for(live):
-                missing.add(live.order.order_id)
+            try:
+                if live.order.status in _LISTED and not await self._account.look_for(live):
+                    missing.add(live.order.order_id)
+            except AnswerUnclear as exc:
+                # It is there, perhaps, and of the other orders everything is known.
+                log.warning(
+                    f"An order cannot be compared: {exc}", action="order_not_read", signal_id=live.order.signal_id
+                )
         in_hand = {tag: live.order for live in self._in_hand() for tag in live.order.client_order_ids}
         await self._heed_finished(read, {tag: some for tag, some in read.in_hand.items() if tag not in in_hand})
         shown: dict[str, list[Report]] = {order.order_id: [] for order in in_hand.values()}

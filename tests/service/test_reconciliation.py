@@ -12,7 +12,7 @@ import pytest
 
 from brokers import mock
 from brokers.base import Capabilities, Instrument, OrderRef, OrderType, Side, Ticket
-from brokers.errors import BrokerUnavailable, OutcomeUnknown
+from brokers.errors import AnswerUnclear, BrokerUnavailable, OutcomeUnknown
 from brokers.paper_exchange import Action, Fault, Market, Operation
 from execution_service import reconciliation
 from execution_service.core.order import Noted, Status
@@ -398,6 +398,19 @@ async def test_order_that_is_not_listed_but_found_is_recorded_as_it_is(tmp_path:
         await world.run(2 * MINUTE)
         assert world.record().status is Status.FILLED
         assert rows(world, None) == []
+
+
+async def test_an_order_that_cannot_be_read_is_not_missing_and_holds_up_no_comparison(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send(order_type="LIMIT", limit_price=9, tif="GTC")
+        await world.run(MINUTE)
+        hidden(world)
+        world.broker_faults.errors["find"] = [AnswerUnclear("its filled_quantity is None")] * 1000
+        trade_by_hand(world, 5, tag=STRANGER)
+        await world.run(5 * MINUTE)
+        assert open_kinds(world) == [Kind.ORDER_UNKNOWN]
+        assert world.record().status is Status.SUBMITTED
+        assert len(world.calls("connect")) == 1
 
 
 async def test_order_under_a_tag_of_ours_that_no_record_has_is_a_discrepancy(tmp_path: Path) -> None:
