@@ -33,7 +33,11 @@ QUERY_SECONDS = 5.0
 WATCH_SECONDS = 5.0
 """Between two questions whether Pub/Sub is there."""
 CLOSE_SECONDS = 2.0
-KEEP_ALIVE = (("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 5_000))
+KEEP_ALIVE = (
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
+)
 """The questions of `watch` go between these pings, so that no server counts them as too many."""
 SILENCE = (TimeoutError, RetryError, ServerError)
 """What says that Pub/Sub was not reached, or could not answer; anything else is an answer."""

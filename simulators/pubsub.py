@@ -42,6 +42,7 @@ _SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     # A client whose connection has died in silence is given no more messages for long.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
 )
 
 

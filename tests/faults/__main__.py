@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -206,8 +207,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         def work(number: int, job: Job) -> None:
             try:
                 job.play(Path(folder) / str(number), tell)
-            except Exception as exc:  # noqa: BLE001  the other jobs go on
-                tell(Outcome(job.name, "-", wrong=[f"{type(exc).__name__}: {exc}"[:2000]]))
+            except Exception:  # noqa: BLE001  the other jobs go on
+                tell(Outcome(job.name, "-", wrong=[traceback.format_exc()[-3000:]]))
 
         for future in [pool.submit(work, number, job) for number, job in enumerate(jobs(options))]:
             future.result()

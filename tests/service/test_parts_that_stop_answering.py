@@ -12,8 +12,9 @@ from structlog.testing import capture_logs
 
 from execution_service.clock import SystemClock
 from execution_service.ports import Clock
-from execution_service.pubsub import GoogleSubscriber
+from execution_service.pubsub import KEEP_ALIVE, GoogleSubscriber
 from execution_service.reach import Reach
+from tests.external.proxy import Mood, Proxy
 from tests.external.service_process import ORDERS_SUBSCRIPTION, PROJECT, pubsub_server
 from tests.fakes import HandClock, world_of
 
@@ -90,3 +91,27 @@ async def test_pubsub_that_is_gone_is_noticed_without_any_message(
     told = sentences(logs, "part_silent", "part_answers")
     assert told[0].startswith("Pub/Sub does not answer: ")
     assert told[1].startswith("Pub/Sub answers again, after ")
+
+
+async def test_a_connection_to_pubsub_that_died_in_silence_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("execution_service.pubsub.WATCH_SECONDS", 0.05)
+    swift = [(name, 500) for name, _ in KEEP_ALIVE]
+    monkeypatch.setattr("execution_service.pubsub.KEEP_ALIVE", swift)
+    clock = SystemClock()
+    heard = Heard("Pub/Sub", clock)
+    with pubsub_server(tmp_path) as server, Proxy(server.port) as proxy:
+        host = f"127.0.0.1:{proxy.port}"
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", host)
+        subscriber = GoogleSubscriber(PROJECT, ORDERS_SUBSCRIPTION, emulator_host=host, clock=clock, reach=heard)
+        watch = asyncio.create_task(subscriber.watch())
+        async with asyncio.timeout(60):
+            await heard.answered.wait()
+            heard.failed.clear()
+            proxy.be(Mood.FORGOTTEN)
+            await heard.failed.wait()
+            heard.answered.clear()
+            await heard.answered.wait()
+        watch.cancel()
+        await subscriber.close()
