@@ -138,6 +138,8 @@ class Letters:
                     continue
                 wait = await self._try(mail.text, is_to_say=pause in (1.0, 8.0))
                 if wait is None:
+                    if pause > 1.0:
+                        log.info("Telegram message sent after all", action="telegram_answers")
                     pause = 1.0
                     await self._sent(mail)
                 else:
