@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from brokers.base import Report
+from brokers.base import Capabilities, Report
 from brokers.paper_exchange import Action, Fault, Operation
 from execution_service.core.order import Event, Status
 from execution_service.live import LiveOrder
 from execution_service.service import UNNAMED_ACCOUNT_IDLE_SECONDS
 from execution_service.trader import Trader
 from tests.fakes import ACCOUNT, World, world_of
+from tests.service.audit import audit
 
 HANGING = "acct-hangs"
 OTHER = "acct-other"
@@ -81,3 +83,30 @@ async def test_accounts_that_are_one_at_the_broker_hear_only_of_their_own_orders
             world.send(account_id, account_id=account_id, order_type="LIMIT", limit_price=10, tif="GTC")
         await world.run(30.0)
     assert heard == {(ACCOUNT, ACCOUNT), (OTHER, OTHER)}
+
+
+@pytest.mark.parametrize("is_unique", [True, False])
+async def test_the_next_order_waits_for_the_record_of_the_answer_only_where_a_repeated_id_is_taken(
+    tmp_path: Path, is_unique: bool
+) -> None:
+    capabilities = Capabilities(refuses_repeated_client_id=is_unique, find_window_seconds=3.0, concurrent_calls=4)
+    async with world_of(tmp_path, capabilities=capabilities, is_unique=is_unique) as world:
+        await world.run(1.0)
+        trader = world.service.traders[ACCOUNT]
+        learn, is_recorded = trader.learn, asyncio.Event()
+
+        async def learn_late(live: LiveOrder, report: Report) -> Sequence[Event]:
+            await is_recorded.wait()
+            return await learn(live, report)
+
+        trader.learn = learn_late  # type: ignore[method-assign]
+        world.send("first")
+        await world.run(1.0)
+        world.send("second")
+        await world.run(1.0)
+        assert len(world.placed()) == (2 if is_unique else 1)
+        is_recorded.set()
+        await world.run(5.0)
+        assert {r.status for r in world.records()} == {Status.FILLED}
+        assert len(world.placed()) == 2
+        audit(world)
