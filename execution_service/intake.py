@@ -27,8 +27,7 @@ from execution_service.ports import Clock, DeadLetter, Message, Store, Stored, S
 
 log = structlog.get_logger(__name__)
 
-BATCH = 25
-"""Messages of all accounts are stored together: the first waits until the last is."""
+BATCH = 50
 AFTER_FAILURE_SECONDS = 1.0
 
 

@@ -45,7 +45,7 @@ from notifications.base import NotificationFailed, Notifier
 
 log = structlog.get_logger(__name__)
 
-BATCH = 32
+BATCH = 64
 BATCHES_UNDER_WAY = 8
 BUSY_SECONDS = 0.02
 LINGER_SECONDS = 0.01

@@ -102,7 +102,7 @@ COLLECTION_OF = {
     View.TRADING_ACCOUNTS: TRADING_ACCOUNTS_VIEW,
 }
 DUPLICATE_KEY = 11000
-COMMIT_STATEMENTS, COMMIT_RECORDS, STATEMENT_RECORDS = 32, 100, 64
+COMMIT_RECORDS, STATEMENT_RECORDS = 100, 64
 """So few that an account which has little to write does not wait long for one that has much."""
 VIEW_ATTEMPTS = 3
 REFUSED_FOR_EVER = frozenset({2, 121, 10334, 17280, 17419})
@@ -160,21 +160,18 @@ class _Queues:
         queue = self._others if account_id is None else self._of_accounts.setdefault(account_id, deque())
         queue.append(commit)
 
-    def take(self, statements: int, records: int) -> list[_Commit]:
+    def take(self, limit: int) -> list[_Commit]:
         """One statement from each account by turns, and as many of the others as of all accounts, for as long as there are any of both;
         a statement takes along those behind it that are served by the same."""
         batch: list[_Commit] = []
-        taken = 0
-        while self and taken < statements and len(batch) < records:
+        while self and len(batch) < limit:
             if self._of_accounts:
                 account_id, queue = self._of_accounts.popitem(last=False)
-                batch += _alike(queue, min(STATEMENT_RECORDS, records - len(batch)))
-                taken += 1
+                batch += _alike(queue, min(STATEMENT_RECORDS, limit - len(batch)))
                 if queue:
                     self._of_accounts[account_id] = queue
-            if self._others and taken < statements and len(batch) < records:
-                batch += _alike(self._others, min(STATEMENT_RECORDS, records - len(batch)))
-                taken += 1
+            if self._others and len(batch) < limit:
+                batch += _alike(self._others, min(STATEMENT_RECORDS, limit - len(batch)))
         return batch
 
 
@@ -220,7 +217,7 @@ class MongoStore:
         self._urgent_threads = urgent_threads or threads
         self._happened = _Queues()
         self._leaving = _Queues()
-        """Of orders that are about to be sent: few statements, which wait for none of the others but those under way."""
+        """Of orders that are about to be sent: these wait for none of the others but those under way."""
         self._news = asyncio.Event()
         self._committer: asyncio.Task[None] | None = None
         self._is_private = is_private
@@ -417,15 +414,12 @@ class MongoStore:
         await done
 
     async def _commit_for_ever(self) -> None:
-        """One commit after the other: two at once hold each other up at the server. The two kinds by turns, where both wait."""
-        queues, others = self._leaving, self._happened
+        """One commit after the other: two at once hold each other up at the server. What orders wait for to be sent goes first."""
         while True:
             await self._news.wait()
-            if not queues:
-                queues, others = others, queues
-            batch = queues.take(COMMIT_STATEMENTS, COMMIT_RECORDS)
-            queues, others = others, queues
-            if not queues and not others:
+            batch = self._leaving.take(COMMIT_RECORDS)
+            batch += self._happened.take(COMMIT_RECORDS - len(batch))
+            if not self._leaving and not self._happened:
                 self._news.clear()
             await self._write_until_answered(batch)
 
