@@ -159,7 +159,7 @@ class _Handed:
 
     recording: Coroutine[Any, Any, None]
     is_clear: bool
-    """The broker has answered: the next order of the instrument may follow before that is recorded."""
+    """The broker has taken it: the next order of the instrument may follow before that is recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -917,7 +917,7 @@ class Trader:
         except OrderRefused as exc:
             if again:
                 return _Handed(self._was_refused_again(live, order, exc), is_clear=False)
-            return _Handed(self._was_refused(live, order, exc), is_clear=True)
+            return _Handed(self._was_refused(live, order, exc), is_clear=False)
         except Exception as exc:  # noqa: BLE001  whatever it was, the order may have left
             live.finding_from = live.asked_at = None
             live.unclear_resendings += again
