@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -45,10 +46,10 @@ class Family(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What one worker plays without a break, telling of each run as it ends."""
+    """What one worker plays without a break, in a `folder` of its own, telling each run to `done` as it ends."""
 
     name: str
-    play: Callable[[Path, Callable[[Outcome], None]], None]
+    play: Callable[..., object]
 
 
 def play_matrix(
@@ -104,50 +105,36 @@ def jobs(options: argparse.Namespace) -> list[Job]:
     def is_wanted(family: Family, name: str = "") -> bool:
         return any(fnmatchcase(family, each) or (bool(name) and fnmatchcase(name, each)) for each in patterns)
 
-    def add(family: Family, place: str, play: Callable[[Path, Callable[[Outcome], None]], object]) -> None:
-        found.append(Job(f"{family} at {place}", lambda folder, done: void(play(folder, done))))
+    def add(family: Family, place: str, play: Callable[..., object]) -> None:
+        found.append(Job(f"{family} at {place}", play))
 
     for broker in brokers:
         gone = [o for o in chosen_outages(broker, options.outages) if is_wanted(Family.OUTAGES, o.name)]
         if gone:
-            add(Family.OUTAGES, broker, lambda f, d, b=broker, g=gone: play_outages(b, f, g, done=d))  # type: ignore[misc]
+            add(Family.OUTAGES, broker, partial(play_outages, broker, outages=gone))
     for broker in brokers:
         some = [s for s in SCENARIOS.values() if broker in s.brokers and is_wanted(Family.SCENARIOS, s.name)]
         if some and options.runs:
             add(
                 Family.SCENARIOS,
                 broker,
-                lambda f, d, b=broker, s=some: play_matrix(b, f, s, runs=options.runs, seed=options.seed, done=d),  # type: ignore[misc]
+                partial(play_matrix, broker, wanted=some, runs=options.runs, seed=options.seed),
             )
     for broker in brokers:
         for count in FLEETS[broker] if is_wanted(Family.REPLICAS) and options.replicas else ():
-            add(
-                Family.REPLICAS,
-                f"{broker}, {count} processes",
-                lambda f, d, b=broker, c=count: play_replicas(  # type: ignore[misc]
-                    b, f, c, rounds=options.replicas, seed=options.seed, done=d
-                ),
-            )
+            play = partial(play_replicas, broker, count=count, rounds=options.replicas, seed=options.seed)
+            add(Family.REPLICAS, f"{broker}, {count} processes", play)
     for number, broker in enumerate(brokers):
-        points = options.crashes
-        if is_wanted(Family.CRASHES) and points != 0:
+        if is_wanted(Family.CRASHES) and options.crashes != 0:
             add(
                 Family.CRASHES,
                 broker,
-                lambda f, d, b=broker, p=points: play_kills(b, f, points=p, rounds=0, seed=options.seed, done=d),  # type: ignore[misc]
+                partial(play_kills, broker, points=options.crashes, rounds=0, seed=options.seed),
             )
         rounds = options.rounds // len(brokers) + (number < options.rounds % len(brokers))
         if is_wanted(Family.KILLS) and rounds:
-            add(
-                Family.KILLS,
-                broker,
-                lambda f, d, b=broker, r=rounds: play_kills(b, f, points=0, rounds=r, seed=options.seed, done=d),  # type: ignore[misc]
-            )
+            add(Family.KILLS, broker, partial(play_kills, broker, points=0, rounds=rounds, seed=options.seed))
     return found
-
-
-def void(_: object) -> None:
-    """A worker's answer is what it told on the way."""
 
 
 def number_or_all(text: str) -> int | None:
@@ -206,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         def work(number: int, job: Job) -> None:
             try:
-                job.play(Path(folder) / str(number), tell)
+                job.play(folder=Path(folder) / str(number), done=tell)
             except Exception:  # noqa: BLE001  the other jobs go on
                 tell(Outcome(job.name, "-", wrong=[traceback.format_exc()[-3000:]]))
 

@@ -290,8 +290,11 @@ def _play(around: Surroundings, outage: Outage, outcome: Outcome) -> None:
     stage = around.stage
     service = stage.service
     play = Play(stage, stage.lanes[0], "outage")
-    # An order that was on its way when the broker went may never have arrived: then it is in doubt where ids may repeat.
-    doubtful = stage.broker == "zerodha" and Part.BROKER in outage.parts
+    # An order that was on its way when the broker went may never have arrived: then it is in doubt where ids may repeat; and at IBKR where the
+    # gateway keeps the client id for a connection that is dead, since only under that id could it be repeated.
+    doubtful = Part.BROKER in outage.parts and (
+        stage.broker == "zerodha" or (stage.broker == "ibkr" and outage.trouble is Trouble.FORGOTTEN)
+    )
     expects = Placed.ONCE_OR_DOUBTED if doubtful else Placed.ONCE
     orders = [play.order(side, expects=expects) for side in ("BUY", "SELL", "BUY", "BUY", "SELL", "BUY")]
     if outage.at_start:
