@@ -293,7 +293,7 @@ class Outbox:
             left = [key for key in groups if key not in touched]
             unknown = [key for key in left if key not in self._ledgers]
             if unknown:
-                await self._read_ledgers(unknown)
+                await self._read_ledgers(unknown, [p.live for key in unknown for p in groups[key]])
             changed: dict[LedgerKey, LedgerEntry] = {}
             lines: dict[LedgerKey, list[Mapping[int, Line]]] = {}
             for key in left:
@@ -322,13 +322,15 @@ class Outbox:
             live.told = replace(live.told, lines={**lines.get(live.order.order_id, {}), **live.told.lines})
             live.must_read_lines = False
 
-    async def _read_ledgers(self, keys: Sequence[LedgerKey]) -> None:
+    async def _read_ledgers(self, keys: Sequence[LedgerKey], booking: Sequence[LiveOrder]) -> None:
         """The entries, and after them the lines that the orders have of their own: an entry loses a line only when its order has it, so
-        that nothing is missed, whoever else writes to either."""
+        that nothing is missed, whoever else writes to either. `booking`: orders that may have been let go while they were being booked, by
+        a process that was frozen meanwhile; others have booked them since."""
         entries = await self._store.ledgers(keys)
         if not entries:
             return
-        in_hand = [live for live in self._live.by_id.values() if live.order.fills and key_of(live.order) in entries]
+        all_hands = {id(live): live for live in (*self._live.by_id.values(), *booking)}.values()
+        in_hand = [live for live in all_hands if live.order.fills and key_of(live.order) in entries]
         names = {live.order.order_id for live in in_hand} | {o for entry in entries.values() for o in entry.applied}
         lines = await self._store.ledger_lines(sorted(names))
         for live in in_hand:

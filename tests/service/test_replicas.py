@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from brokers.base import Capabilities
 from brokers.errors import BrokerUnavailable, OrderRefused
 from brokers.paper_exchange import Market
+from execution_service.core.ledger import LedgerEntry
 from execution_service.core.order import Noted, Status
 from execution_service.desks import UNASSIGNED
 from tests.builders import filled_by, submit_started
@@ -481,6 +482,39 @@ async def test_a_booking_is_not_forgotten_by_a_process_that_does_not_know_its_or
             audit(one)
         finally:
             await other.close()
+
+
+async def test_a_process_that_was_frozen_while_booking_a_fill_does_not_book_it_again(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path) as (one, other):
+        await other.start()
+        outbox = one.service.outbox
+        wakes = asyncio.Event()
+        save = outbox._store.save_ledgers
+
+        async def frozen_save(entries: Sequence[LedgerEntry]) -> list[bool]:
+            await wakes.wait()
+            return await save(entries)
+
+        outbox._store.save_ledgers = frozen_save  # type: ignore[method-assign]
+        one.send("a")
+        await one.run(1)
+        assert one.record("a").status is Status.FILLED
+        assert not one.documents("execution_positions")
+        one.store_faults.is_away = True
+        await other.run_until(is_held_by(other))
+        await other.run(5)
+        other.send(
+            "b"
+        )  # whose booking lets the ledger's entry forget the first fill, which its order has of its own by now
+        await other.run(5)
+        (ledger,) = other.documents("execution_positions")
+        assert [applied["order_id"] for applied in ledger["applied"]] == [other.record("b").order_id]
+        one.store_faults.is_away = False
+        wakes.set()
+        await other.run(30)
+        (ledger,) = other.documents("execution_positions")
+        assert ledger["position"]["quantity"] == "200"
+        audit(other)
 
 
 # --- every moment of a death ----------------------------------------------------------------------------------------
