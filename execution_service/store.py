@@ -104,6 +104,8 @@ COLLECTION_OF = {
 DUPLICATE_KEY = 11000
 COMMIT_RECORDS, STATEMENT_RECORDS = 100, 64
 """So few that an account which has little to write does not wait long for one that has much."""
+LEAVING_RECORDS = 75
+"""So many of a commit are for what orders wait for to be sent; the rest is for what has happened, however much is about to be sent."""
 VIEW_ATTEMPTS = 3
 REFUSED_FOR_EVER = frozenset({2, 121, 10334, 17280, 17419})
 """Codes of a server that will never take this document: a bad value, a validator, too large, a key too large."""
@@ -417,7 +419,7 @@ class MongoStore:
         """One commit after the other: two at once hold each other up at the server. What orders wait for to be sent goes first."""
         while True:
             await self._news.wait()
-            batch = self._leaving.take(COMMIT_RECORDS)
+            batch = self._leaving.take(LEAVING_RECORDS)
             batch += self._happened.take(COMMIT_RECORDS - len(batch))
             if not self._leaving and not self._happened:
                 self._news.clear()

@@ -329,6 +329,20 @@ async def test_what_an_account_begins_to_send_at_once_is_written_at_its_next_tur
     assert max(finished.index(each.order_id) for each in others) < 64
 
 
+async def test_what_has_happened_is_written_however_much_is_about_to_be_sent(store: MongoStore) -> None:
+    flood, (filled,) = await inserted(store, 300), [order(of=identity("filled before"))]
+    await store.insert_orders([filled])
+    working = await store.append(filled, [submit_started(), accepted()])
+    finished: list[str] = []
+
+    async def append(about: Order, event: Event) -> None:
+        await store.append(about, [event])
+        finished.append(about.order_id)
+
+    await asyncio.gather(*(append(each, submit_started()) for each in flood), append(working, filled_by("f1", 40)))
+    assert finished.index(filled.order_id) < 100
+
+
 async def test_a_conflict_among_many_is_its_own_affair(store: MongoStore, server: Server) -> None:
     orders = await inserted(store, 60)
     other = await server.store("process-2")
