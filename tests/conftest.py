@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
-import hypothesis  # noqa: F401  early: its plugin does it at the very end, so deep in calls that CPython 3.11.7 cannot compile it there
 import pytest
+
+with contextlib.suppress(ModuleNotFoundError):  # the environment for ib_async is without it
+    import hypothesis  # noqa: F401  early: its plugin does it at the very end, so deep in calls that CPython 3.11.7 cannot compile it there
 
 
 def pytest_report_header() -> str:
