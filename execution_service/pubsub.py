@@ -39,6 +39,8 @@ KEEP_ALIVE = (
     ("grpc.http2.ping_timeout_ms", 5_000),
 )
 """The questions of `watch` go between these pings, so that no server counts them as too many."""
+ANY_SIZE = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
+"""As to Google. A channel's own limit is 4 MiB: one larger message, or many small ones in one answer, would end the stream each time anew."""
 SILENCE = (TimeoutError, RetryError, ServerError)
 """What says that Pub/Sub was not reached, or could not answer; anything else is an answer."""
 
@@ -46,9 +48,9 @@ SILENCE = (TimeoutError, RetryError, ServerError)
 def _transport(kind: Any, emulator_host: str | None) -> dict[str, Any]:
     """How a client of Google's is to reach an emulator. Left to itself it would not keep that connection alive, as it does those to Google:
     one that a router forgot would look quiet for ever."""
-    return (
-        {} if emulator_host is None else {"transport": kind(channel=grpc.insecure_channel(emulator_host, KEEP_ALIVE))}
-    )
+    if emulator_host is None:
+        return {}
+    return {"transport": kind(channel=grpc.insecure_channel(emulator_host, (*KEEP_ALIVE, *ANY_SIZE)))}
 
 
 class GooglePublisher:

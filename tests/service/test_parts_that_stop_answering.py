@@ -12,10 +12,10 @@ from structlog.testing import capture_logs
 
 from execution_service.clock import SystemClock
 from execution_service.ports import Clock
-from execution_service.pubsub import KEEP_ALIVE, GoogleSubscriber
+from execution_service.pubsub import KEEP_ALIVE, GooglePublisher, GoogleSubscriber
 from execution_service.reach import Reach
 from tests.external.proxy import Mood, Proxy
-from tests.external.service_process import ORDERS_SUBSCRIPTION, PROJECT, pubsub_server
+from tests.external.service_process import ORDERS_SUBSCRIPTION, ORDERS_TOPIC, PROJECT, pubsub_server
 from tests.fakes import HandClock, world_of
 
 
@@ -114,4 +114,27 @@ async def test_a_connection_to_pubsub_that_died_in_silence_is_given_up(
             heard.answered.clear()
             await heard.answered.wait()
         watch.cancel()
+        await subscriber.close()
+
+
+async def test_a_message_larger_than_a_channels_own_limit_does_not_stop_those_behind_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SystemClock()
+    sizes = [5 * 1024 * 1024, 5]
+    with pubsub_server(tmp_path) as server:
+        host = f"127.0.0.1:{server.port}"
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", host)
+        reach = Reach("Pub/Sub", clock)
+        publisher = GooglePublisher(PROJECT, ORDERS_TOPIC, emulator_host=host, reach=reach, uses_ordering_keys=False)
+        subscriber = GoogleSubscriber(PROJECT, ORDERS_SUBSCRIPTION, emulator_host=host, clock=clock, reach=reach)
+        pull = asyncio.create_task(subscriber.run())
+        for size in sizes:
+            await publisher.publish(b"x" * size, {}, "")
+        async with asyncio.timeout(60):
+            heard = [await subscriber.messages.get() for _ in sizes]
+        assert sorted(len(message.data) for message in heard) == sorted(sizes)
+        pull.cancel()
+        await asyncio.gather(pull, return_exceptions=True)
+        await publisher.close()
         await subscriber.close()
