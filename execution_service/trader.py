@@ -86,11 +86,11 @@ LANE = "lane"
 LANE_BATCH = 64
 WAITING_SECONDS = 2.0
 SILENCE_ALERT_SECONDS = 60.0
-TIMEOUTS_TOLERATED = 3
+UNUSABLE_TOLERATED = 3
 LONGEST_PAUSE_SECONDS = 30.0
 RESENDINGS_ALERT = 3
 RESENDINGS_WAITED_FOR = 2
-"""So many unclear answers to an order that is sent again, and later ids no longer wait for it."""
+"""So many times an order was to be sent again without a clear answer, or could not be, and later ids no longer wait for it."""
 PLACE_SECONDS = 30.0
 QUERY_SECONDS = 30.0
 CONNECT_SECONDS = 60.0
@@ -103,7 +103,6 @@ LEAST_WAIT_SECONDS = 0.001
 LONGEST_REST_SECONDS = 5.0
 """How long a lane rests at once when the account's calls are spent: an exit that may leave all the same can have come to its front."""
 LEASE_PAUSE_SECONDS = 0.25
-TAKEN_FIND_SECONDS = 2.0
 IDLE_CHECK_SECONDS = 5.0
 """How often a broker is asked without an order at work: fills may come after the end, and not every broker tells by itself."""
 LOOKED_UP_AT_ONCE = 50
@@ -228,7 +227,7 @@ class Trader:
         """How many of these are not kept: the order has ended, or has an earlier one."""
         self._ticket = itertools.count()
         self._is_draining = False
-        self._timeouts = 0
+        self._unusable_answers = 0
         self._check_wanted = False
         self._check_running = False
         self._check_pause_until = 0.0
@@ -494,7 +493,8 @@ class Trader:
             self._spawn_step(live, lambda: self._record(live, (note,)))
             return
         elapsed = self._elapsed(live, now)
-        limits = replace(self._limits, refuses_repeated_client_id=False) if live.is_passed_over else self._limits
+        is_useless = live.is_passed_over or live.is_taken  # to send it again
+        limits = replace(self._limits, refuses_repeated_client_id=False) if is_useless else self._limits
         step = next_step(live.order, self._clock.now(), elapsed, limits, refusal=live.refusal)
         match step.kind:
             case StepKind.SUBMIT:
@@ -522,9 +522,6 @@ class Trader:
                 self._spawn_step(live, lambda: self._find(live))
             case StepKind.CANCEL:
                 self._spawn_step(live, lambda: self._send_cancel(live))
-            case StepKind.SUBMIT_AGAIN if live.is_taken:
-                live.not_before = now + TAKEN_FIND_SECONDS
-                self._spawn_step(live, lambda: self._find(live))
             case StepKind.SUBMIT_AGAIN:
                 self._spawn_step(live, lambda: self._send_again(live))
 
@@ -899,6 +896,7 @@ class Trader:
             report = await self._ask(broker.place_order(order.ticket()), PLACE_SECONDS)
         except HeldBack as exc:
             self._rest(order, exc)
+            live.unclear_resendings += again
             return _Handed(self._nothing_was_sent(live, str(exc), counts=False, again=again), is_clear=False)
         except BrokerUnavailable as exc:
             self._lose_connection(exc)
@@ -1165,8 +1163,17 @@ class Trader:
         except (BrokerError, TimeoutError, StoreUnavailable) as exc:
             # A failed question changes no order's state; it is asked again.
             self._query_failed(exc)
-            self._check_wanted = True
-            self._check_pause_until = self._clock.monotonic() + AFTER_FAILURE_SECONDS
+        except Exception as exc:
+            log.exception(
+                f"What the broker says of the orders could not be taken in: {exc}",
+                action="check_failed",
+                account_id=self.account_id,
+            )
+            self._query_failed(exc)
+        else:
+            return
+        self._check_wanted = True
+        self._check_pause_until = self._clock.monotonic() + AFTER_FAILURE_SECONDS
 
     async def _check(
         self, *, whole: bool = False, heed: Callable[[Sequence[Report]], Awaitable[None]] | None = None
@@ -1180,9 +1187,9 @@ class Trader:
             since, goes_on, is_recorded = None if whole else self._mark, True, True
             while goes_on:
                 answer = await self._ask(self._broker.reports(since), QUERY_SECONDS)
-                self._timeouts = 0
                 since, goes_on = answer.mark, answer.goes_on
                 is_recorded = await self._hear_all(answer.reports) and is_recorded
+                self._unusable_answers = 0
                 if heed is not None:
                     await heed(answer.reports)
             self._answered_at = asked_at
@@ -1312,12 +1319,16 @@ class Trader:
             return await question
 
     def _query_failed(self, exc: Exception) -> None:
-        self._timeouts = self._timeouts + 1 if isinstance(exc, TimeoutError) else 0
+        is_unusable = not isinstance(exc, BrokerError | StoreUnavailable)
+        self._unusable_answers = self._unusable_answers + 1 if is_unusable else 0
         if isinstance(exc, BrokerUnavailable) and not isinstance(exc, HeldBack):
             self._lose_connection(exc)
-        elif self._timeouts >= TIMEOUTS_TOLERATED:
-            self._timeouts = 0
-            self._lose_connection(BrokerUnavailable(f"no answer to {TIMEOUTS_TOLERATED} questions in succession"))
+        elif self._unusable_answers >= UNUSABLE_TOLERATED:
+            self._unusable_answers = 0
+            words = (
+                f"no usable answer to {UNUSABLE_TOLERATED} questions in succession: {str(exc) or type(exc).__name__}"
+            )
+            self._lose_connection(BrokerUnavailable(words))
         else:
             log.warning(
                 f"Question to the broker failed, asked again soon: {str(exc) or type(exc).__name__}",
