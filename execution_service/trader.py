@@ -18,6 +18,7 @@ import tenacity
 
 from brokers.base import Broker, BrokerPosition, Capabilities, OrderRef, Report, Ticket
 from brokers.errors import (
+    AnswerUnclear,
     AuthRequired,
     BrokerError,
     BrokerUnavailable,
@@ -1125,7 +1126,10 @@ class Trader:
         except (BrokerError, TimeoutError) as exc:
             self._query_failed(exc)
             live.not_before = self._clock.monotonic() + AFTER_FAILURE_SECONDS
-            return
+            if not isinstance(exc, AnswerUnclear) or self._limits.refuses_repeated_client_id:
+                return
+            # An odd row may stay for the whole day. Where nothing is sent again, it leads to doubt like no answer at all, and whatever waits
+            # for the order goes on.
         live.asked_at = self._clock.monotonic()
         if live.finding_from is None:
             live.finding_from = live.asked_at

@@ -13,6 +13,7 @@ import pytest
 
 from brokers.base import Capabilities, Fill, OrderType, Report, ReportStatus
 from brokers.errors import (
+    AnswerUnclear,
     AuthRequired,
     BrokerUnavailable,
     CallsSpent,
@@ -247,6 +248,20 @@ async def test_lost_request_is_in_doubt_where_the_id_is_only_a_tag(tmp_path: Pat
         assert world.publisher.statuses("sig") == ["IN_DOUBT"]
         assert world.publisher.of("sig")[0]["reason"]["code"] == "OUTCOME_UNKNOWN"
         assert world.notifier.titled("Order In Doubt")
+
+
+async def test_order_of_which_the_answer_stays_unclear_is_in_doubt_and_holds_up_none_behind_it(tmp_path: Path) -> None:
+    fault = Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT)
+    async with world_of(tmp_path, capabilities=TAG, is_unique=False, faults=[fault]) as world:
+        world.broker_faults.errors["find"] = [AnswerUnclear("its tag is 7")] * 1000
+        world.send("lost")
+        await world.run(0.5)
+        world.send("next")
+        await world.run(10)
+        assert world.record("lost").status is Status.IN_DOUBT
+        assert world.record("next").status is Status.FILLED
+        assert len(world.notifier.titled("In Doubt")) == 1
+        assert len(world.placed()) == 1
 
 
 async def test_order_in_doubt_that_turns_up_goes_on(tmp_path: Path) -> None:
