@@ -1205,10 +1205,12 @@ class Trader:
 
     async def _hear_all(self, reports: Sequence[Report]) -> bool:
         """False: not everything could be recorded. The mark must stay, so that it is told again; other orders are not held up by it."""
-        known = {r.client_order_id for r in reports if r.client_order_id in self._live.by_client_id}
+        # Found at once: an order may be let out of hand while others are recorded, and its report would be lost.
+        known = {r.client_order_id: live for r in reports if (live := self._live.by_client_id.get(r.client_order_id))}
         # Two accounts of ours may be one at the broker: each hears of its own orders only, or both would step them.
-        in_hand = [r for r in reports if r.client_order_id in known and self._is_own(r.client_order_id)]
-        heard = await asyncio.gather(*(self._hear(report) for report in in_hand), return_exceptions=True)
+        own = {tag: live for tag, live in known.items() if live.order.request.account_id == self.account_id}
+        in_hand = [(own[r.client_order_id], r) for r in reports if r.client_order_id in own]
+        heard = await asyncio.gather(*(self._hear(live, r) for live, r in in_hand), return_exceptions=True)
         await self._hear_of_finished([r for r in reports if r.client_order_id and r.client_order_id not in known])
         failures = [failure for failure in heard if isinstance(failure, BaseException)]
         for failure in failures:
@@ -1219,9 +1221,6 @@ class Trader:
                 exc_info=failure,
             )
         return not failures
-
-    def _is_own(self, client_order_id: str) -> bool:
-        return self._live.by_client_id[client_order_id].order.request.account_id == self.account_id
 
     # --- for the reconciliation ---------------------------------------------------------------------------------
 
@@ -1252,9 +1251,8 @@ class Trader:
                 await self.learn(live, report)
         return is_found
 
-    async def _hear(self, report: Report) -> None:
-        live = self._live.by_client_id.get(report.client_order_id)
-        if live is not None:
+    async def _hear(self, live: LiveOrder, report: Report) -> None:
+        if not live.is_let_go:  # else another process hears of it
             await self.learn(live, report)
 
     async def _hear_of_finished(self, reports: Sequence[Report]) -> None:

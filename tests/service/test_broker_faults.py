@@ -912,3 +912,22 @@ async def test_intents_are_written_one_by_one_where_they_cannot_be_sent_again_in
         await world.run(1)
         statuses = [world.record(f"sig-{number}").status for number in range(5)]
         assert statuses == [Status.SUBMITTING, *[Status.PENDING] * 4]
+
+
+async def test_report_of_an_order_that_is_let_out_of_hand_meanwhile_is_heard(tmp_path: Path) -> None:
+    """Between the answer and its recording the last delivery of a finished order may end."""
+    async with world_of(tmp_path) as world:
+        world.publisher.is_away = True
+        world.send()
+        await world.run(2)
+        live = world.service.live_orders.by_client_id[world.client_id("sig")]
+        assert live.order.status is Status.FILLED
+        world.book().set_commission(world.placed()[0].fills[0].fill_id, Decimal(7))
+        report = world.book().find(world.client_id("sig"))
+        assert report is not None
+        hearing = asyncio.create_task(world.service.traders[ACCOUNT]._hear_all([report]))
+        asyncio.get_running_loop().call_soon(world.service.live_orders.forget, live)
+        await world.settle()
+        assert hearing.done()
+        assert world.record().commission == 7
+        world.publisher.is_away = False
