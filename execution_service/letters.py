@@ -79,6 +79,8 @@ class Letters:
         """One place for each alert that waits."""
         self._being_struck: dict[str, int] = {}
         """Versions of orders of which everything was sent, and which the record does not know yet."""
+        self._behind: dict[str, _Letter] = {}
+        """Later versions of those, with nothing to be told: to be struck out next."""
         self._news = asyncio.Event()
 
     def awaits(self, order_id: str) -> bool:
@@ -116,6 +118,8 @@ class Letters:
                 fresh.outcomes.append(_Outcome(event.at, text, line))
         if letter is None and not fresh.is_empty:
             self._waiting[order.order_id] = fresh
+        elif letter is None and order.order_id in self._being_struck:
+            self._behind[order.order_id] = fresh
         if self._waiting:
             self._news.set()
 
@@ -217,13 +221,14 @@ class Letters:
         done = [letter for letter in letters if letter.is_empty and not letter.is_let_go]
         for letter in done:
             del self._waiting[letter.order_id]
-            self._being_struck[letter.order_id] = letter.version
-        try:
-            if done:
+        while done:
+            self._being_struck |= {letter.order_id: letter.version for letter in done}
+            try:
                 await self._strike_out([_strike(letter) for letter in done])
-        finally:
-            for letter in done:
-                self._being_struck.pop(letter.order_id, None)
+            finally:
+                for letter in done:
+                    self._being_struck.pop(letter.order_id, None)
+            done = [self._behind.pop(letter.order_id) for letter in done if letter.order_id in self._behind]
 
     def __len__(self) -> int:
         return len(self._waiting)

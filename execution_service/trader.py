@@ -18,6 +18,7 @@ import tenacity
 
 from brokers.base import Broker, BrokerPosition, Capabilities, OrderRef, Report, Ticket
 from brokers.errors import (
+    AnswerUnclear,
     AuthRequired,
     BrokerError,
     BrokerUnavailable,
@@ -86,11 +87,11 @@ LANE = "lane"
 LANE_BATCH = 64
 WAITING_SECONDS = 2.0
 SILENCE_ALERT_SECONDS = 60.0
-TIMEOUTS_TOLERATED = 3
+UNUSABLE_TOLERATED = 3
 LONGEST_PAUSE_SECONDS = 30.0
 RESENDINGS_ALERT = 3
 RESENDINGS_WAITED_FOR = 2
-"""So many unclear answers to an order that is sent again, and later ids no longer wait for it."""
+"""So many times an order was to be sent again without a clear answer, or could not be, and later ids no longer wait for it."""
 PLACE_SECONDS = 30.0
 QUERY_SECONDS = 30.0
 CONNECT_SECONDS = 60.0
@@ -103,7 +104,6 @@ LEAST_WAIT_SECONDS = 0.001
 LONGEST_REST_SECONDS = 5.0
 """How long a lane rests at once when the account's calls are spent: an exit that may leave all the same can have come to its front."""
 LEASE_PAUSE_SECONDS = 0.25
-TAKEN_FIND_SECONDS = 2.0
 IDLE_CHECK_SECONDS = 5.0
 """How often a broker is asked without an order at work: fills may come after the end, and not every broker tells by itself."""
 LOOKED_UP_AT_ONCE = 50
@@ -228,7 +228,7 @@ class Trader:
         """How many of these are not kept: the order has ended, or has an earlier one."""
         self._ticket = itertools.count()
         self._is_draining = False
-        self._timeouts = 0
+        self._unusable_answers = 0
         self._check_wanted = False
         self._check_running = False
         self._check_pause_until = 0.0
@@ -494,7 +494,8 @@ class Trader:
             self._spawn_step(live, lambda: self._record(live, (note,)))
             return
         elapsed = self._elapsed(live, now)
-        limits = replace(self._limits, refuses_repeated_client_id=False) if live.is_passed_over else self._limits
+        is_useless = live.is_passed_over or live.is_taken  # to send it again
+        limits = replace(self._limits, refuses_repeated_client_id=False) if is_useless else self._limits
         step = next_step(live.order, self._clock.now(), elapsed, limits, refusal=live.refusal)
         match step.kind:
             case StepKind.SUBMIT:
@@ -522,9 +523,6 @@ class Trader:
                 self._spawn_step(live, lambda: self._find(live))
             case StepKind.CANCEL:
                 self._spawn_step(live, lambda: self._send_cancel(live))
-            case StepKind.SUBMIT_AGAIN if live.is_taken:
-                live.not_before = now + TAKEN_FIND_SECONDS
-                self._spawn_step(live, lambda: self._find(live))
             case StepKind.SUBMIT_AGAIN:
                 self._spawn_step(live, lambda: self._send_again(live))
 
@@ -899,6 +897,7 @@ class Trader:
             report = await self._ask(broker.place_order(order.ticket()), PLACE_SECONDS)
         except HeldBack as exc:
             self._rest(order, exc)
+            live.unclear_resendings += again
             return _Handed(self._nothing_was_sent(live, str(exc), counts=False, again=again), is_clear=False)
         except BrokerUnavailable as exc:
             self._lose_connection(exc)
@@ -1127,7 +1126,10 @@ class Trader:
         except (BrokerError, TimeoutError) as exc:
             self._query_failed(exc)
             live.not_before = self._clock.monotonic() + AFTER_FAILURE_SECONDS
-            return
+            if not isinstance(exc, AnswerUnclear) or self._limits.refuses_repeated_client_id:
+                return
+            # An odd row may stay for the whole day. Where nothing is sent again, it leads to doubt like no answer at all, and whatever waits
+            # for the order goes on.
         live.asked_at = self._clock.monotonic()
         if live.finding_from is None:
             live.finding_from = live.asked_at
@@ -1165,8 +1167,17 @@ class Trader:
         except (BrokerError, TimeoutError, StoreUnavailable) as exc:
             # A failed question changes no order's state; it is asked again.
             self._query_failed(exc)
-            self._check_wanted = True
-            self._check_pause_until = self._clock.monotonic() + AFTER_FAILURE_SECONDS
+        except Exception as exc:
+            log.exception(
+                f"What the broker says of the orders could not be taken in: {exc}",
+                action="check_failed",
+                account_id=self.account_id,
+            )
+            self._query_failed(exc)
+        else:
+            return
+        self._check_wanted = True
+        self._check_pause_until = self._clock.monotonic() + AFTER_FAILURE_SECONDS
 
     async def _check(
         self, *, whole: bool = False, heed: Callable[[Sequence[Report]], Awaitable[None]] | None = None
@@ -1180,9 +1191,9 @@ class Trader:
             since, goes_on, is_recorded = None if whole else self._mark, True, True
             while goes_on:
                 answer = await self._ask(self._broker.reports(since), QUERY_SECONDS)
-                self._timeouts = 0
                 since, goes_on = answer.mark, answer.goes_on
                 is_recorded = await self._hear_all(answer.reports) and is_recorded
+                self._unusable_answers = 0
                 if heed is not None:
                     await heed(answer.reports)
             self._answered_at = asked_at
@@ -1194,10 +1205,12 @@ class Trader:
 
     async def _hear_all(self, reports: Sequence[Report]) -> bool:
         """False: not everything could be recorded. The mark must stay, so that it is told again; other orders are not held up by it."""
-        known = {r.client_order_id for r in reports if r.client_order_id in self._live.by_client_id}
+        # Found at once: an order may be let out of hand while others are recorded, and its report would be lost.
+        known = {r.client_order_id: live for r in reports if (live := self._live.by_client_id.get(r.client_order_id))}
         # Two accounts of ours may be one at the broker: each hears of its own orders only, or both would step them.
-        in_hand = [r for r in reports if r.client_order_id in known and self._is_own(r.client_order_id)]
-        heard = await asyncio.gather(*(self._hear(report) for report in in_hand), return_exceptions=True)
+        own = {tag: live for tag, live in known.items() if live.order.request.account_id == self.account_id}
+        in_hand = [(own[r.client_order_id], r) for r in reports if r.client_order_id in own]
+        heard = await asyncio.gather(*(self._hear(live, r) for live, r in in_hand), return_exceptions=True)
         await self._hear_of_finished([r for r in reports if r.client_order_id and r.client_order_id not in known])
         failures = [failure for failure in heard if isinstance(failure, BaseException)]
         for failure in failures:
@@ -1208,9 +1221,6 @@ class Trader:
                 exc_info=failure,
             )
         return not failures
-
-    def _is_own(self, client_order_id: str) -> bool:
-        return self._live.by_client_id[client_order_id].order.request.account_id == self.account_id
 
     # --- for the reconciliation ---------------------------------------------------------------------------------
 
@@ -1241,9 +1251,8 @@ class Trader:
                 await self.learn(live, report)
         return is_found
 
-    async def _hear(self, report: Report) -> None:
-        live = self._live.by_client_id.get(report.client_order_id)
-        if live is not None:
+    async def _hear(self, live: LiveOrder, report: Report) -> None:
+        if not live.is_let_go:  # else another process hears of it
             await self.learn(live, report)
 
     async def _hear_of_finished(self, reports: Sequence[Report]) -> None:
@@ -1312,12 +1321,16 @@ class Trader:
             return await question
 
     def _query_failed(self, exc: Exception) -> None:
-        self._timeouts = self._timeouts + 1 if isinstance(exc, TimeoutError) else 0
+        is_unusable = not isinstance(exc, BrokerError | StoreUnavailable)
+        self._unusable_answers = self._unusable_answers + 1 if is_unusable else 0
         if isinstance(exc, BrokerUnavailable) and not isinstance(exc, HeldBack):
             self._lose_connection(exc)
-        elif self._timeouts >= TIMEOUTS_TOLERATED:
-            self._timeouts = 0
-            self._lose_connection(BrokerUnavailable(f"no answer to {TIMEOUTS_TOLERATED} questions in succession"))
+        elif self._unusable_answers >= UNUSABLE_TOLERATED:
+            self._unusable_answers = 0
+            words = (
+                f"no usable answer to {UNUSABLE_TOLERATED} questions in succession: {str(exc) or type(exc).__name__}"
+            )
+            self._lose_connection(BrokerUnavailable(words))
         else:
             log.warning(
                 f"Question to the broker failed, asked again soon: {str(exc) or type(exc).__name__}",

@@ -68,8 +68,10 @@ def news(order: Order, report: Report, now: datetime) -> list[Event]:
             return events
     if report.fills_shown is not FillsShown.SOME and order.attempt == 1:
         report, is_corrected = _with_corrections(order, report)
-        if is_corrected and report.fills_shown is FillsShown.ALL:
-            # Until it is known whether executions were annulled, those in their place are not added to them.
+        is_older = order.status.is_final and report.status is ReportStatus.WORKING
+        if is_corrected and (report.fills_shown is FillsShown.ALL or is_older):
+            # Until it is known whether executions were annulled, those in their place are not added to them. That an order works again
+            # which had ended is no annulment: it is an older picture, however long it is shown.
             return events
     is_present_attempt = report.client_order_id in ("", order.client_order_id)
     if (

@@ -874,12 +874,15 @@ def after(about: Order, *reports: Report) -> Order:
 
 
 def working() -> Order:
+    return order(quantity=20, events=[submit_started(), accepted(), filled_by("1", 6), filled_by("2", 4, "11")])
+
+
+def filled() -> Order:
     return order(quantity=10, events=[submit_started(), accepted(), filled_by("1", 6), filled_by("2", 4, "11")])
 
 
 def test_an_execution_that_is_gone_from_settled_lists_was_annulled() -> None:
     done = working()
-    assert done.status is Status.FILLED
     done = after(done, shown(done, fill("2", 4, "11")))
     assert (done.status, done.filled_quantity, done.busted_fill_ids) == (Status.PARTIALLY_FILLED, 4, {"1"})
     done = after(done, shown(done, status=ReportStatus.CANCELLED))
@@ -893,6 +896,16 @@ def test_an_execution_that_is_gone_from_lists_that_agree_just_now_is_waited_for_
     assert fills_are_missing(done, young), "people are told if that lasts"
     done = after(done, replace(young, fills_shown=FillsShown.SETTLED))
     assert (done.filled_quantity, done.busted_fill_ids) == (9, {"1"})
+
+
+def test_an_execution_of_an_ended_order_that_is_gone_from_settled_lists_was_annulled() -> None:
+    done = after(filled(), shown(filled(), fill("2", 4, "11"), status=ReportStatus.FILLED))
+    assert (done.status, done.filled_quantity, done.busted_fill_ids) == (Status.CANCELLED, 4, {"1"})
+
+
+@pytest.mark.parametrize("fills", [(), (fill("1", 6),), (fill("1", 5), fill("2", 4, "11"))])
+def test_settled_lists_that_show_an_ended_order_at_work_are_older_and_annul_nothing(fills: tuple[Fill, ...]) -> None:
+    assert news(filled(), shown(filled(), *fills), NOW) == []
 
 
 def test_lists_that_do_not_add_up_annul_nothing() -> None:
@@ -914,9 +927,9 @@ def test_an_execution_that_comes_back_counts_again() -> None:
     done = after(done, shown(done, fill("2", 4, "11")))
     assert news(done, shown(done, fill("1", 6), fill("2", 4, "11"), settled=False), NOW) == []
     done = after(done, shown(done, fill("1", 6), fill("2", 4, "11")))
-    assert (done.status, done.filled_quantity) == (Status.FILLED, 10)
+    assert (done.status, done.filled_quantity) == (Status.PARTIALLY_FILLED, 10)
     done = after(done, shown(done, fill("2", 4, "11")), shown(done, fill("1", 6), fill("2", 4, "11")))
-    assert (done.status, done.filled_quantity) == (Status.FILLED, 10)
+    assert (done.status, done.filled_quantity) == (Status.PARTIALLY_FILLED, 10)
 
 
 def test_a_commission_reaches_an_execution_under_the_name_that_we_hold_it_by() -> None:
@@ -933,7 +946,7 @@ def test_a_commission_reaches_an_execution_under_the_name_that_we_hold_it_by() -
     )
 )
 def test_whatever_settled_lists_show_is_what_we_hold_in_the_end(answers: list[list[tuple[str, int]]]) -> None:
-    held = order(quantity=10, events=[submit_started(), accepted()])
+    held = order(quantity=20, events=[submit_started(), accepted()])
     for answer in answers:
         held = after(held, shown(held, *(fill(name, quantity) for name, quantity in answer)))
         assert held.filled_quantity == sum(quantity for _, quantity in answer)

@@ -13,8 +13,10 @@ import pytest
 
 from brokers.base import Capabilities, Fill, OrderType, Report, ReportStatus
 from brokers.errors import (
+    AnswerUnclear,
     AuthRequired,
     BrokerUnavailable,
+    CallsSpent,
     NotAnswered,
     OrderAlreadyExists,
     OrderRefused,
@@ -246,6 +248,20 @@ async def test_lost_request_is_in_doubt_where_the_id_is_only_a_tag(tmp_path: Pat
         assert world.publisher.statuses("sig") == ["IN_DOUBT"]
         assert world.publisher.of("sig")[0]["reason"]["code"] == "OUTCOME_UNKNOWN"
         assert world.notifier.titled("Order In Doubt")
+
+
+async def test_order_of_which_the_answer_stays_unclear_is_in_doubt_and_holds_up_none_behind_it(tmp_path: Path) -> None:
+    fault = Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT)
+    async with world_of(tmp_path, capabilities=TAG, is_unique=False, faults=[fault]) as world:
+        world.broker_faults.errors["find"] = [AnswerUnclear("its tag is 7")] * 1000
+        world.send("lost")
+        await world.run(0.5)
+        world.send("next")
+        await world.run(10)
+        assert world.record("lost").status is Status.IN_DOUBT
+        assert world.record("next").status is Status.FILLED
+        assert len(world.notifier.titled("In Doubt")) == 1
+        assert len(world.placed()) == 1
 
 
 async def test_order_in_doubt_that_turns_up_goes_on(tmp_path: Path) -> None:
@@ -636,6 +652,37 @@ async def test_nobody_waits_for_an_order_that_was_sent_again_and_again_without_a
         assert world.record("lost").status is Status.IN_DOUBT
 
 
+async def test_nobody_waits_for_an_order_that_may_not_leave_again_because_the_calls_are_spent(tmp_path: Path) -> None:
+    """Others may leave meanwhile: a part of the calls is kept for exits."""
+    fault = Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT)
+    async with world_of(tmp_path, capabilities=IN_SEQUENCE, faults=[fault]) as world:
+        world.send("lost")
+        await world.run(0.5)
+        world.broker_faults.errors["place_order"] = [CallsSpent("spent", wait_seconds=3600)] * 2
+        world.send("other", symbol="NVDA")
+        await world.run(10)
+        assert world.record("other").status is Status.FILLED
+        await world.run(20)
+        assert world.record("lost").status is Status.IN_DOUBT
+        assert len(world.notifier.titled("In Doubt")) == 1
+
+
+async def test_an_order_that_the_broker_says_it_has_and_never_shows_is_in_doubt_after_the_find_window(
+    tmp_path: Path,
+) -> None:
+    fault = Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT)
+    async with world_of(tmp_path, capabilities=IN_SEQUENCE, faults=[fault]) as world:
+        world.send("lost")
+        await world.run(0.5)
+        world.broker_faults.errors["place_order"] = [OrderAlreadyExists("that id was used before")]
+        await world.run(8)
+        assert world.record("lost").status is Status.SUBMITTING
+        await world.run(10)
+        assert world.record("lost").status is Status.IN_DOUBT
+        assert len(world.calls("place_order")) == 2
+        assert len(world.notifier.titled("In Doubt")) == 1
+
+
 async def test_a_repetition_that_is_refused_does_not_end_an_order_that_had_arrived(tmp_path: Path) -> None:
     faults = [
         Fault(operation=Operation.PLACE, action=Action.ACCEPT_THEN_DROP),
@@ -701,6 +748,21 @@ async def test_question_that_breaks_changes_no_order_and_is_asked_again(tmp_path
         world.broker_faults.errors["reports"] = [RuntimeError("library broke"), OutcomeUnknown("x"), KeyError("y")]
         world.fill("sig")
         await world.run(20)
+        assert world.record().status is Status.FILLED
+
+
+async def test_question_that_breaks_each_time_is_asked_at_a_calm_pace_and_people_are_told(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send()
+        await world.run(1)
+        before = len(world.calls("reports"))
+        world.broker_faults.errors["reports"] = [KeyError("odd") for _ in range(200)]
+        await world.run(10)
+        assert len(world.calls("reports")) - before <= 12
+        assert len(world.notifier.titled("Broker Down")) == 1
+        world.broker_faults.errors.clear()
+        world.fill("sig")
+        await world.run(60)
         assert world.record().status is Status.FILLED
 
 
@@ -850,3 +912,22 @@ async def test_intents_are_written_one_by_one_where_they_cannot_be_sent_again_in
         await world.run(1)
         statuses = [world.record(f"sig-{number}").status for number in range(5)]
         assert statuses == [Status.SUBMITTING, *[Status.PENDING] * 4]
+
+
+async def test_report_of_an_order_that_is_let_out_of_hand_meanwhile_is_heard(tmp_path: Path) -> None:
+    """Between the answer and its recording the last delivery of a finished order may end."""
+    async with world_of(tmp_path) as world:
+        world.publisher.is_away = True
+        world.send()
+        await world.run(2)
+        live = world.service.live_orders.by_client_id[world.client_id("sig")]
+        assert live.order.status is Status.FILLED
+        world.book().set_commission(world.placed()[0].fills[0].fill_id, Decimal(7))
+        report = world.book().find(world.client_id("sig"))
+        assert report is not None
+        hearing = asyncio.create_task(world.service.traders[ACCOUNT]._hear_all([report]))
+        asyncio.get_running_loop().call_soon(world.service.live_orders.forget, live)
+        await world.settle()
+        assert hearing.done()
+        assert world.record().commission == 7
+        world.publisher.is_away = False
