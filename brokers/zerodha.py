@@ -73,7 +73,7 @@ _NOTE_PAUSES_SECONDS = (0.5, 60.0)
 _LIST_PAUSES_SECONDS = (1.0, 60.0)
 """After an instruments list that could not be had: the first pause, which doubles, and the longest."""
 _NOTED_AT_ONCE = 100
-_SETTLED_SECONDS = 5.0
+_SETTLED_SECONDS = 20.0
 """How long the order and trade lists have to agree about an order before a trade that is gone counts as annulled."""
 _ODD_NAMED = 5
 _ORDERS_REMEMBERED = 20_000

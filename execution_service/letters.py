@@ -13,7 +13,7 @@ import structlog
 
 from execution_service.core import alerts
 from execution_service.core.effects import happenings
-from execution_service.core.order import Order
+from execution_service.core.order import Order, Status
 from execution_service.ports import Clock, Strike
 from notifications.base import NotificationFailed, Notifier
 
@@ -47,6 +47,8 @@ class _Letter:
     alerts: deque[tuple[datetime, str]] = field(default_factory=deque)
     """What a person should look at: goes first, and alone."""
     outcomes: list[_Outcome] = field(default_factory=list)
+    is_in_doubt: bool = False
+    """A person has to decide, however long ago that began: its alerts do not grow old."""
     is_let_go: bool = False
 
     @property
@@ -102,6 +104,7 @@ class Letters:
         )
         fresh = letter or _Letter(order.order_id, order.request.account_id, order.version, order.status.is_final)
         fresh.version, fresh.is_final = max(fresh.version, order.version), order.status.is_final
+        fresh.is_in_doubt = order.status is Status.IN_DOUBT
         is_crowded = len(self._waiting) >= ALONE_AT_MOST
         for happening in happenings(order, after_number):
             before, event, after = happening.before, happening.event, happening.after
@@ -203,14 +206,15 @@ class Letters:
         late = [
             letter
             for letter in self._waiting.values()
-            if any(at <= oldest for at, _ in letter.alerts) or any(o.at <= oldest for o in letter.outcomes)
+            if (any(at <= oldest for at, _ in letter.alerts) and not letter.is_in_doubt)
+            or any(o.at <= oldest for o in letter.outcomes)
         ]
         if not late:
             return
         count = 0
         for letter in late:
             had = len(letter.alerts) + len(letter.outcomes)
-            letter.alerts = deque(alert for alert in letter.alerts if alert[0] > oldest)
+            letter.alerts = deque(alert for alert in letter.alerts if letter.is_in_doubt or alert[0] > oldest)
             letter.outcomes = [outcome for outcome in letter.outcomes if outcome.at > oldest]
             count += had - len(letter.alerts) - len(letter.outcomes)
         log.error(f"{count} Telegram messages given up after an hour", action="telegram_given_up", count=count)

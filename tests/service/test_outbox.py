@@ -131,6 +131,20 @@ async def test_alert_older_than_an_hour_is_dropped_and_a_younger_one_is_not(tmp_
         assert not world.unsettled()
 
 
+async def test_doubt_that_still_stands_is_told_however_old_it_is(tmp_path: Path) -> None:
+    fault = Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT)
+    async with world_of(tmp_path, faults=[fault], capabilities=TAG, is_unique=False) as world:
+        world.notifier.is_away = True
+        world.send()
+        await world.run(HOUR - 100)
+        await world.restart()
+        await world.run(300)
+        world.notifier.is_away = False
+        await world.run(120)
+        assert world.record().status is Status.IN_DOUBT
+        assert len(world.notifier.titled("Order In Doubt")) == 1
+
+
 async def test_alert_younger_than_an_hour_survives_a_restart(tmp_path: Path) -> None:
     async with world_of(tmp_path) as world:
         world.notifier.is_away = True
