@@ -9,7 +9,16 @@ from decimal import Decimal
 import pytest
 
 from brokers.base import OrderType, ReportStatus, Side, Tif
-from execution_service.core.decide import StepKind, fills_are_missing, is_stale, news, next_step
+from execution_service.core.decide import (
+    StepKind,
+    cancel_wish,
+    fills_are_missing,
+    is_of_another,
+    is_stale,
+    news,
+    next_step,
+    pending_legs,
+)
 from execution_service.core.order import (
     Accepted,
     Busted,
@@ -20,6 +29,8 @@ from execution_service.core.order import (
     Filled,
     Fitted,
     Noted,
+    Order,
+    Reason,
     ReasonCode,
     Rejected,
     Status,
@@ -280,6 +291,45 @@ def test_a_time_out_is_asked_for_in_the_services_name() -> None:
 def test_an_age_limit_below_a_second_counts() -> None:
     assert is_stale(elapsed(0.6), limits(max_order_age_seconds=0.5))
     assert not is_stale(elapsed(0.6), limits(max_order_age_seconds=0.0))
+
+
+@pytest.mark.parametrize("status", Status)
+def test_a_wish_to_cancel_says_who_and_why_and_only_of_what_has_not_ended(status: Status) -> None:
+    about, why = order_in(status), Reason(ReasonCode.CANCEL_REQUESTED, "enough")
+    wish = CancelRequested(at=NOW, reason=why, requested_by="somebody")
+    assert cancel_wish(about, why, "somebody", NOW) == (() if status.is_final else (wish,))
+    if not status.is_final and status is not Status.PENDING:
+        assert cancel_wish(apply(about, cancel_requested()), why, "somebody", NOW) == ()
+
+
+def test_of_several_orders_under_one_tag_ours_is_the_one_whose_id_we_know_or_the_oldest() -> None:
+    nameless = order(events=(submit_started(),))
+    known, gone = (apply(nameless, accepted(name)) for name in ("B-2", "B-9"))
+
+    def others(about: Order, *shown: str) -> list[str]:
+        under = ("B-1", "B-2", "B-3")
+        return [
+            name
+            for name in shown
+            if is_of_another(about, replace(report(about, broker_order_id=name), orders_under_tag=under))
+        ]
+
+    assert others(nameless, "B-1", "B-2", "B-3") == ["B-2", "B-3"]
+    assert others(known, "B-1", "B-2", "B-3") == ["B-1", "B-3"]
+    assert others(gone, "B-1", "B-2", "B-3") == ["B-2", "B-3"]
+    assert not is_of_another(known, replace(report(known, broker_order_id="B-7"), orders_under_tag=("B-2",)))
+
+
+def test_an_order_alone_under_its_tag_is_no_alarm() -> None:
+    about = order_in(Status.SUBMITTED)
+    assert news(about, replace(report(about), orders_under_tag=(about.broker_order_id or "",)), NOW) == []
+
+
+def test_legs_still_to_be_sent_are_the_pending_ones_of_the_same_account() -> None:
+    first, pending = order(), order(of=identity(leg_index=1))
+    sent = order(of=identity(leg_index=2), events=(submit_started(), accepted()))
+    elsewhere = order(of=identity(leg_index=3), account_id="another account")
+    assert pending_legs(first, [first, pending, sent, elsewhere]) == [pending]
 
 
 # --- positions ------------------------------------------------------------------------------------------------------
