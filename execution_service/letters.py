@@ -24,7 +24,9 @@ ALONE_AT_MOST = 10
 """Orders whose outcomes wait are told of one by one; of more, many in one message."""
 LONGEST_DIGEST = 3500
 """In UTF-16 units, without the title: Telegram takes 4096."""
-LONGEST_PAUSE_SECONDS = 60.0
+SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
+SAID_AT_SECONDS = (1.0, 8.0)
+"""The pauses at which a failure is said: the first, and one that shows that it lasts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,35 @@ class _Mail:
     outcomes: Sequence[tuple[_Letter, _Outcome]] = ()
 
 
+class Channel:
+    """One sender's way to people: after each failure it waits longer, and it says that it fails and that it is back."""
+
+    def __init__(self, notifier: Notifier, clock: Clock) -> None:
+        self._notifier = notifier
+        self._clock = clock
+        self._pause = SHORTEST_PAUSE_SECONDS
+
+    async def is_sent(self, text: str) -> bool:
+        """Tries once. False: it was not sent, and now it is time to try again."""
+        try:
+            await self._notifier.send(text)
+        except NotificationFailed as exc:
+            least = exc.retry_after_seconds or 0.0
+            if self._pause in SAID_AT_SECONDS:
+                log.warning(f"Telegram message not sent, tried again: {exc}", action="telegram_failed")
+        except Exception as exc:
+            least = 0.0
+            log.error(f"Telegram message not sent: {exc}", action="telegram_failed", exc_info=exc)
+        else:
+            if self._pause > SHORTEST_PAUSE_SECONDS:
+                log.info("Telegram message sent after all", action="telegram_answers")
+            self._pause = SHORTEST_PAUSE_SECONDS
+            return True
+        await self._clock.sleep(max(self._pause, least))
+        self._pause = min(LONGEST_PAUSE_SECONDS, self._pause * 2)
+        return False
+
+
 class Letters:
     """One letter an order waits at most; it holds texts and numbers, not the order. What was sent is struck out of the record, so that a
     death loses nothing and repeats at most what was being sent."""
@@ -74,6 +105,7 @@ class Letters:
     ) -> None:
         """`strike_out` returns when it is durable."""
         self._notifier = notifier
+        self._channel = Channel(notifier, clock)
         self._clock = clock
         self._strike_out = strike_out
         self._waiting: dict[str, _Letter] = {}
@@ -134,37 +166,14 @@ class Letters:
 
     async def run(self) -> None:
         """Until cancelled. Tries on while the channel fails, each text for an hour after what it tells of."""
-        pause = 1.0
         while True:
             await self._news.wait()
             self._news.clear()
             while self._waiting:
                 await self._give_up_old()
                 mail = self._next()
-                if mail is None:
-                    continue
-                wait = await self._try(mail.text, is_to_say=pause in (1.0, 8.0))
-                if wait is None:
-                    if pause > 1.0:
-                        log.info("Telegram message sent after all", action="telegram_answers")
-                    pause = 1.0
+                if mail is not None and await self._channel.is_sent(mail.text):
                     await self._sent(mail)
-                else:
-                    await self._clock.sleep(max(pause, wait))
-                    pause = min(LONGEST_PAUSE_SECONDS, pause * 2)
-
-    async def _try(self, text: str, *, is_to_say: bool) -> float | None:
-        """None: it was sent. Else the least number of seconds to wait."""
-        try:
-            await self._notifier.send(text)
-            return None
-        except NotificationFailed as exc:
-            if is_to_say:
-                log.warning(f"Telegram message not sent, tried again: {exc}", action="telegram_failed")
-            return exc.retry_after_seconds or 0.0
-        except Exception as exc:
-            log.error(f"Telegram message not sent: {exc}", action="telegram_failed", exc_info=exc)
-            return 0.0
 
     def _next(self) -> _Mail | None:
         """None: nothing is left to be told."""

@@ -26,7 +26,7 @@ from execution_service.core.views import (
     position_documents,
     signal_document_id,
 )
-from execution_service.letters import ALERT_LIFETIME, Letters
+from execution_service.letters import ALERT_LIFETIME, Channel, Letters
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import (
     Alarm,
@@ -41,7 +41,7 @@ from execution_service.ports import (
     ViewWrite,
 )
 from execution_service.signals import Relations, related_names, trading_order_write
-from notifications.base import NotificationFailed, Notifier
+from notifications.base import Notifier
 
 log = structlog.get_logger(__name__)
 
@@ -90,6 +90,7 @@ class Outbox:
         self._store = store
         self._publisher = publisher
         self._notifier = notifier
+        self._alarm_channel = Channel(notifier, clock)
         self._clock = clock
         self._party_of = party_of
         self._max_attempts = max_publish_attempts
@@ -541,25 +542,11 @@ class Outbox:
 
     async def _send(self, text: str, at: datetime, is_ours: Callable[[], bool]) -> None:
         """Sends one text, trying on for an hour after what it tells of, and for as long as telling it is ours."""
-        pause = 1.0
         while is_ours():
             if self._clock.now() - at >= ALERT_LIFETIME:
                 log.error("Telegram message given up after an hour", action="telegram_given_up")
                 return
-            try:
-                await self._notifier.send(text)
-            except NotificationFailed as exc:
-                if pause in (1.0, 8.0):
-                    log.warning(f"Telegram message not sent, tried again: {exc}", action="telegram_failed")
-                await self._clock.sleep(max(pause, exc.retry_after_seconds or 0.0))
-                pause = min(60.0, pause * 2)
-            except Exception as exc:
-                log.error(f"Telegram message not sent: {exc}", action="telegram_failed", exc_info=exc)
-                await self._clock.sleep(pause)
-                pause = min(60.0, pause * 2)
-            else:
-                if pause > 1.0:
-                    log.info("Telegram message sent after all", action="telegram_answers")
+            if await self._alarm_channel.is_sent(text):
                 return
 
     async def raise_alarm(self, kind: str, text: str, count: int = 1) -> None:
