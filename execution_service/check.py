@@ -52,7 +52,10 @@ async def check(settings: Settings, console: Console | None = None) -> bool:
     elif not settings.accounts:
         findings.append(
             Finding(
-                "accounts", False, f"none configured: every order will be rejected; see {settings.accounts_file.name}"
+                "accounts",
+                False,
+                "none configured: every order will be rejected. Copy accounts.example.toml to "
+                f"{settings.accounts_file.name} and fill it in, or start with --use-mock-broker",
             )
         )
     findings += [await account_finding(settings.account(a) or account) for a, account in settings.accounts.items()]
