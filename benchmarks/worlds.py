@@ -10,9 +10,10 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import psutil
@@ -31,6 +32,7 @@ _POLL_SECONDS = 0.005
 _LAST_WORDS = 1500
 _SERVICE_READY = "Execution service ready"
 _DATABASE = "mathematricks_trading"
+NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 
 
 class World(ABC):
@@ -38,9 +40,11 @@ class World(ABC):
 
     ready_words: str
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, str] = NO_SETTINGS) -> None:
+        """`settings`: what differs from those of all measurements."""
         folder.mkdir(parents=True)
         self.folder = folder
+        self._settings = settings
         self.data_dir = folder / "data"
         self._console = folder / "console.txt"
         self._process: subprocess.Popen[bytes] | None = None
@@ -59,7 +63,7 @@ class World(ABC):
             self._process = subprocess.Popen(
                 self.command(),
                 cwd=REPOSITORY,
-                env=environment(self.folder),
+                env={**environment(self.folder), **self._settings},
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
@@ -188,6 +192,28 @@ class Service(World):
         """The broker's book, read from outside."""
         with contextlib.closing(sqlite3.connect(f"file:{self.book_path}?mode=ro", uri=True, timeout=5.0)) as book:
             yield book
+
+    def owes_something(self) -> bool:
+        """Whether anything that the service has taken is unfinished or not told yet; counts in the store, which is a load of its own."""
+        with self.records() as records:
+            return bool(records.count_documents({"lookup": "unsettled"}, limit=1))
+
+    def durable_at(self, signal_ids: Collection[str]) -> dict[str, datetime]:
+        """When the service said that it had stored each of these orders, to the millisecond; it must log JSON. Waits for the log, which
+        is written behind. Raises MeasurementFailed."""
+        found: dict[str, datetime] = {}
+
+        def is_complete() -> bool:
+            for path in sorted((self.folder / "logs").glob("execution_service.log*")):
+                for line in path.read_text(encoding="utf-8").splitlines():
+                    if '"order_received"' in line:
+                        entry = json.loads(line)
+                        if entry["signal_id"] in signal_ids:
+                            found[entry["signal_id"]] = datetime.fromisoformat(entry["time"])
+            return len(found) == len(signal_ids)
+
+        wait_until(is_complete, "the log tells of all orders", START_SECONDS)
+        return found
 
     def recorded(self, status: str) -> int:
         """How many orders the service's own record has in that status."""

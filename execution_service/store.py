@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -68,6 +67,7 @@ from execution_service.ports import (
 )
 from execution_service.reach import Reach
 from execution_service.threads import Blocking
+from execution_service.turns import Turns
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -102,10 +102,6 @@ COLLECTION_OF = {
     View.TRADING_ACCOUNTS: TRADING_ACCOUNTS_VIEW,
 }
 DUPLICATE_KEY = 11000
-COMMIT_RECORDS, STATEMENT_RECORDS = 100, 64
-"""So few that an account which has little to write does not wait long for one that has much."""
-LEAVING_RECORDS = 75
-"""So many of a commit are for what orders wait for to be sent; the rest is for what has happened, however much is about to be sent."""
 VIEW_ATTEMPTS = 3
 REFUSED_FOR_EVER = frozenset({2, 121, 10334, 17280, 17419})
 """Codes of a server that will never take this document: a bad value, a validator, too large, a key too large."""
@@ -148,42 +144,6 @@ class _Commit:
     """Equal where the same statement serves several records."""
 
 
-class _Queues:
-    """The updates that wait, account by account: a flood for one account is not in the way of another's."""
-
-    def __init__(self) -> None:
-        self._of_accounts: OrderedDict[str, deque[_Commit]] = OrderedDict()
-        self._others: deque[_Commit] = deque()
-
-    def __bool__(self) -> bool:
-        return bool(self._of_accounts or self._others)
-
-    def put(self, commit: _Commit, account_id: str | None) -> None:
-        queue = self._others if account_id is None else self._of_accounts.setdefault(account_id, deque())
-        queue.append(commit)
-
-    def take(self, limit: int) -> list[_Commit]:
-        """One statement from each account by turns, and as many of the others as of all accounts, for as long as there are any of both;
-        a statement takes along those behind it that are served by the same."""
-        batch: list[_Commit] = []
-        while self and len(batch) < limit:
-            if self._of_accounts:
-                account_id, queue = self._of_accounts.popitem(last=False)
-                batch += _alike(queue, min(STATEMENT_RECORDS, limit - len(batch)))
-                if queue:
-                    self._of_accounts[account_id] = queue
-            if self._others and len(batch) < limit:
-                batch += _alike(self._others, min(STATEMENT_RECORDS, limit - len(batch)))
-        return batch
-
-
-def _alike(queue: deque[_Commit], limit: int) -> Iterator[_Commit]:
-    first = queue[0].statement
-    while queue and limit and queue[0].statement == first:
-        limit -= 1
-        yield queue.popleft()
-
-
 class MongoStore:
     """The Store on any server that speaks MongoDB's protocol.
 
@@ -217,9 +177,7 @@ class MongoStore:
         self._threads = threads
         self._commit_threads = commit_threads or threads
         self._urgent_threads = urgent_threads or threads
-        self._happened = _Queues()
-        self._leaving = _Queues()
-        """Of orders that are about to be sent: these wait for none of the others but those under way."""
+        self._turns: Turns[_Commit] = Turns(clock)
         self._news = asyncio.Event()
         self._committer: asyncio.Task[None] | None = None
         self._is_private = is_private
@@ -405,23 +363,21 @@ class MongoStore:
         urgent: bool = False,
         is_leaving: bool = False,
     ) -> None:
-        """`account_id`: whose turn it takes; None for what nobody's order waits for. `is_leaving`: the order is sent when this is durable."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         commit = _Commit(order_id, guard, update, has_arrived, done, repr((guard, update)))
         if urgent:
             await self._write_until_answered([commit], urgent=True)
         else:
-            (self._leaving if is_leaving else self._happened).put(commit, account_id)
+            self._turns.put(commit, account_id, is_leaving=is_leaving)
             self._news.set()
         await done
 
     async def _commit_for_ever(self) -> None:
-        """One commit after the other: two at once hold each other up at the server. What orders wait for to be sent goes first."""
+        """One commit after the other: two at once hold each other up at the server."""
         while True:
             await self._news.wait()
-            batch = self._leaving.take(LEAVING_RECORDS)
-            batch += self._happened.take(COMMIT_RECORDS - len(batch))
-            if not self._leaving and not self._happened:
+            batch = self._turns.next_commit()
+            if not self._turns:
                 self._news.clear()
             await self._write_until_answered(batch)
 

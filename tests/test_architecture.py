@@ -69,7 +69,9 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.ports",
         "execution_service.reach",
         "execution_service.threads",
+        "execution_service.turns",
     },
+    "execution_service.turns": {"execution_service.ports"},
     "execution_service.pubsub": {"execution_service.ports", "execution_service.reach"},
     "execution_service.service": {
         *VOCABULARY,

@@ -1,0 +1,122 @@
+"""Which record updates go into the next commit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from execution_service.turns import COMMIT, SHORT_COMMIT, SHORT_COMMITS_SECONDS, Turns
+from tests.fakes import HandClock
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    account_id: str | None
+    number: int
+    statement: str = ""
+
+
+def put(turns: Turns[Update], account_id: str | None, count: int, *, is_leaving: bool = False) -> list[Update]:
+    """Updates that no statement serves together."""
+    updates = [Update(account_id, number, f"{account_id}-{number}-{is_leaving}") for number in range(count)]
+    for update in updates:
+        turns.put(update, account_id, is_leaving=is_leaving)
+    return updates
+
+
+def of(account_id: str | None, updates: list[Update]) -> int:
+    return sum(update.account_id == account_id for update in updates)
+
+
+def test_one_account_alone_has_long_commits() -> None:
+    turns: Turns[Update] = Turns(HandClock())
+    put(turns, "busy", 3 * COMMIT)
+    assert len(turns.next_commit()) == COMMIT
+
+
+def test_commits_are_short_while_several_accounts_are_at_work() -> None:
+    turns: Turns[Update] = Turns(HandClock())
+    put(turns, "quiet", 1)
+    put(turns, "busy", 3 * COMMIT)
+    assert len(turns.next_commit()) == SHORT_COMMIT
+
+
+def test_commits_are_long_again_when_the_other_account_has_written_nothing_for_a_while() -> None:
+    clock = HandClock()
+    turns: Turns[Update] = Turns(clock)
+    put(turns, "quiet", 1)
+    put(turns, "busy", 3 * COMMIT)
+    clock.move(SHORT_COMMITS_SECONDS - 0.1)
+    assert len(turns.next_commit()) == SHORT_COMMIT
+    put(turns, "busy", 1)
+    clock.move(0.2)
+    assert len(turns.next_commit()) == COMMIT
+
+
+def test_what_has_happened_to_no_account_makes_no_commit_short() -> None:
+    turns: Turns[Update] = Turns(HandClock())
+    put(turns, None, COMMIT)
+    put(turns, "busy", COMMIT)
+    assert len(turns.next_commit()) == COMMIT
+
+
+def test_what_an_account_with_little_to_write_is_about_to_send_is_committed_alone_and_first() -> None:
+    turns: Turns[Update] = Turns(HandClock())
+    put(turns, "busy", 50, is_leaving=True)
+    quiet = put(turns, "quiet", 2, is_leaving=True)
+    assert turns.next_commit() == quiet
+
+
+def test_what_has_happened_to_an_account_counts_as_something_to_write() -> None:
+    turns: Turns[Update] = Turns(HandClock())
+    put(turns, "busy", 50)
+    quiet = put(turns, "quiet", 2, is_leaving=True)
+    assert turns.next_commit() == quiet
+
+
+def test_accounts_with_little_to_write_do_not_take_every_commit() -> None:
+    turns: Turns[Update] = Turns(HandClock())
+    put(turns, "busy", 200, is_leaving=True)
+    for _ in range(5):
+        put(turns, "quiet", 1, is_leaving=True)
+        assert of("quiet", turns.next_commit()) == 1
+        put(turns, "quiet", 1, is_leaving=True)
+        assert of("busy", turns.next_commit()) > 0
+
+
+def test_what_an_account_begins_to_send_at_once_is_not_cut_into_short_commits() -> None:
+    turns: Turns[Update] = Turns(HandClock())
+    put(turns, "busy", 64, is_leaving=True)
+    other = put(turns, "other", 50, is_leaving=True)
+    assert turns.next_commit() == other
+
+
+def test_several_accounts_with_little_to_write_are_served_together() -> None:
+    turns: Turns[Update] = Turns(HandClock())
+    put(turns, "busy", 64, is_leaving=True)
+    for number in range(5):
+        put(turns, f"quiet {number}", 2, is_leaving=True)
+    commit = turns.next_commit()
+    assert [of(f"quiet {number}", commit) for number in range(5)] == [2] * 5
+    assert of("busy", commit) == 0
+
+
+def test_what_has_happened_has_its_share_however_much_is_about_to_be_sent() -> None:
+    turns: Turns[Update] = Turns(HandClock())
+    put(turns, "busy", 300, is_leaving=True)
+    happened = put(turns, None, 300)
+    taken = turns.next_commit()
+    assert len(taken) == COMMIT
+    assert len(set(taken) & set(happened)) == COMMIT // 4
+
+
+def test_every_update_is_taken_once_and_those_of_one_account_in_their_order() -> None:
+    clock = HandClock()
+    turns: Turns[Update] = Turns(clock)
+    expected = {a: put(turns, a, n, is_leaving=a != "c") for a, n in (("a", 70), ("b", 3), ("c", 40), ("d", 1))}
+    taken: list[Update] = []
+    while turns:
+        taken += turns.next_commit()
+        clock.move(1.0)
+    for account_id, updates in expected.items():
+        assert [u for u in taken if u.account_id == account_id] == updates
+    assert len(taken) == 114
