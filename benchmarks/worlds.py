@@ -215,6 +215,11 @@ class Service(World):
         wait_until(is_complete, "the log tells of all orders", START_SECONDS)
         return found
 
+    def stored(self) -> int:
+        """How many orders the service has taken in."""
+        with self.records() as records:
+            return int(records.estimated_document_count())
+
     def recorded(self, status: str) -> int:
         """How many orders the service's own record has in that status."""
         with self.records() as records:
