@@ -34,7 +34,7 @@ class PublishFailed(Exception):
 
 
 class TopicMissing(Exception):
-    """A topic or subscription does not exist; the message names it."""
+    """A topic or subscription does not exist, or we may not use it; the message names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

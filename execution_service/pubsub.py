@@ -70,9 +70,13 @@ class GooglePublisher:
         self.path = self._client.topic_path(project, topic)
 
     async def check(self) -> None:
-        """Raises TopicMissing, naming it, or PublishFailed when Pub/Sub cannot be asked."""
+        """Raises TopicMissing, naming what is not there or may not be used, or PublishFailed when Pub/Sub cannot be asked."""
         await asyncio.to_thread(
-            _ask, self.path, lambda: self._client.get_topic(topic=self.path, timeout=QUERY_SECONDS, retry=None)
+            _ask,
+            self._client,
+            self.path,
+            "pubsub.topics.publish",
+            lambda: self._client.get_topic(topic=self.path, timeout=QUERY_SECONDS, retry=None),
         )
 
     async def publish(self, data: bytes, attributes: Mapping[str, str], ordering_key: str) -> None:
@@ -160,15 +164,18 @@ class GoogleSubscriber:
         self.trouble = ""
 
     async def check(self) -> None:
-        """Raises TopicMissing, naming it, or PublishFailed when Pub/Sub cannot be asked."""
+        """Raises TopicMissing, naming what is not there or may not be used, or PublishFailed when Pub/Sub cannot be asked."""
         await asyncio.to_thread(
             _ask,
+            self._client,
             self.path,
+            "pubsub.subscriptions.consume",
             lambda: self._client.get_subscription(subscription=self.path, timeout=QUERY_SECONDS, retry=None),
         )
 
     async def watch(self) -> None:
         """Until cancelled. A stream without messages looks the same whether Pub/Sub has none or is away: only a question can tell."""
+        refusal = ""
         while True:
             await self._clock.sleep(WATCH_SECONDS)
             try:
@@ -176,8 +183,12 @@ class GoogleSubscriber:
             except PublishFailed as exc:
                 self._reach.fails(str(exc))
             except TopicMissing as exc:
-                log.error(f"Pub/Sub refuses: {exc}", action="pubsub_refuses")
+                self._reach.answers()
+                if str(exc) != refusal:
+                    refusal = str(exc)
+                    log.error(f"Pub/Sub refuses: {exc}", action="pubsub_refuses")
             else:
+                refusal = ""
                 self._reach.answers()
 
     async def run(self) -> None:
@@ -242,9 +253,16 @@ def _message(message: GoogleMessage) -> Message:
     )
 
 
-def _ask(name: str, question: Callable[[], Any]) -> None:
+def _ask(client: Any, name: str, permission: str, question: Callable[[], Any]) -> None:
+    """Whether it is there, and where we may not see that, whether we may use it: the least rights that suffice do not include looking."""
     try:
-        question()
+        try:
+            question()
+        except PermissionDenied:
+            request = {"resource": name, "permissions": [permission]}
+            granted = client.test_iam_permissions(request=request, timeout=QUERY_SECONDS, retry=None).permissions
+            if permission not in granted:
+                raise
     except (NotFound, PermissionDenied) as exc:
         raise TopicMissing(f"{name}: {exc.message}") from exc
     except (GoogleAPICallError, RetryError) as exc:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import MutableMapping, Sequence
+import contextlib
+import threading
+from collections.abc import Iterator, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from google.iam.v1 import iam_policy_pb2
 from structlog.testing import capture_logs
 
 from execution_service.clock import SystemClock
-from execution_service.ports import Clock
+from execution_service.ports import Clock, TopicMissing
 from execution_service.pubsub import KEEP_ALIVE, GooglePublisher, GoogleSubscriber
 from execution_service.reach import Reach
 from tests.external.proxy import Mood, Proxy
@@ -138,3 +143,71 @@ async def test_a_message_larger_than_a_channels_own_limit_does_not_stop_those_be
         await asyncio.gather(pull, return_exceptions=True)
         await publisher.close()
         await subscriber.close()
+
+
+class Grants(grpc.GenericRpcHandler):
+    """A Pub/Sub that lets nobody look, and says which permissions the caller has."""
+
+    def __init__(self, *granted: str) -> None:
+        self.granted = granted
+        self.looked = threading.Semaphore(0)
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
+        is_test = details.method == "/google.iam.v1.IAMPolicy/TestIamPermissions"
+        return grpc.unary_unary_rpc_method_handler(self._tell if is_test else self._refuse)
+
+    def _tell(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        asked = iam_policy_pb2.TestIamPermissionsRequest.FromString(request).permissions
+        permissions = [permission for permission in asked if permission in self.granted]
+        return iam_policy_pb2.TestIamPermissionsResponse(permissions=permissions).SerializeToString()
+
+    def _refuse(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        self.looked.release()
+        context.abort(grpc.StatusCode.PERMISSION_DENIED, "User not authorized to perform this action.")
+        raise AssertionError("abort always raises")
+
+
+@contextlib.contextmanager
+def strict_pubsub(*granted: str) -> Iterator[tuple[str, Grants]]:
+    grants = Grants(*granted)
+    server = grpc.server(ThreadPoolExecutor(2), handlers=[grants])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}", grants
+    finally:
+        server.stop(None)
+
+
+@pytest.mark.parametrize("is_granted", [True, False])
+async def test_the_right_to_use_a_subscription_and_a_topic_suffices_without_the_right_to_look(
+    monkeypatch: pytest.MonkeyPatch, is_granted: bool
+) -> None:
+    clock = SystemClock()
+    reach = Reach("Pub/Sub", clock)
+    rights = ("pubsub.subscriptions.consume", "pubsub.topics.publish") if is_granted else ("pubsub.topics.list",)
+    with strict_pubsub(*rights) as (host, _):
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", host)
+        publisher = GooglePublisher(PROJECT, ORDERS_TOPIC, emulator_host=host, reach=reach, uses_ordering_keys=False)
+        subscriber = GoogleSubscriber(PROJECT, ORDERS_SUBSCRIPTION, emulator_host=host, clock=clock, reach=reach)
+        for part in (publisher, subscriber):
+            with contextlib.nullcontext() if is_granted else pytest.raises(TopicMissing, match="not authorized"):
+                await part.check()
+        await publisher.close()
+        await subscriber.close()
+
+
+async def test_a_subscription_that_may_no_longer_be_used_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("execution_service.pubsub.WATCH_SECONDS", 0.01)
+    clock = SystemClock()
+    with strict_pubsub() as (host, grants), capture_logs() as logs:
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", host)
+        reach = Reach("Pub/Sub", clock)
+        subscriber = GoogleSubscriber(PROJECT, ORDERS_SUBSCRIPTION, emulator_host=host, clock=clock, reach=reach)
+        watch = asyncio.create_task(subscriber.watch())
+        for _ in range(4):
+            assert await asyncio.to_thread(grants.looked.acquire, timeout=30)
+        watch.cancel()
+        await subscriber.close()
+    assert len(sentences(logs, "pubsub_refuses")) == 1
+    assert not sentences(logs, "part_silent")
