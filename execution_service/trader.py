@@ -207,7 +207,9 @@ class Trader:
         self._is_live = is_live
         self._holds_desk = holds_desk
         self._broker: Broker | None = None
-        self._limits = Limits()
+        self._limits = Limits(
+            order_timeout_seconds=rules.order_timeout_seconds, max_order_age_seconds=rules.max_order_age_seconds
+        )
         self._capabilities = Capabilities()
         self.is_connected = False
         self.trouble = "not connected yet"
@@ -422,9 +424,8 @@ class Trader:
     def _take_capabilities(self, broker: Broker) -> None:
         self.broker_name = broker.name
         self._capabilities = broker.capabilities
-        self._limits = Limits(
-            order_timeout_seconds=self._rules.order_timeout_seconds,
-            max_order_age_seconds=self._rules.max_order_age_seconds,
+        self._limits = replace(
+            self._limits,
             find_window_seconds=self._capabilities.find_window_seconds,
             send_again_seconds=self._capabilities.send_again_seconds,
             refuses_repeated_client_id=self._capabilities.refuses_repeated_client_id,

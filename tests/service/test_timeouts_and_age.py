@@ -181,3 +181,15 @@ async def test_order_perhaps_sent_and_too_old_by_now_is_in_doubt_and_not_sent_ag
         assert world.record().status is Status.IN_DOUBT
         assert len(world.calls("place_order")) == 1
         assert world.notifier.titled("Order In Doubt")
+
+
+@pytest.mark.parametrize(("limit_seconds", "status"), [(30.0, Status.REJECTED), (3600.0, Status.PENDING)])
+async def test_the_age_limit_holds_before_the_first_connection_too(
+    tmp_path: Path, limit_seconds: float, status: Status
+) -> None:
+    async with world_of(tmp_path, starts=False, rules=TradingRules(max_order_age_seconds=limit_seconds)) as world:
+        world.broker_faults.unavailable = BrokerUnavailable("the token is to be renewed", known_pause=True)
+        await world.start()
+        world.send()
+        await world.run(33.0 if status.is_final else 303.0)
+        assert world.record().status is status
