@@ -262,14 +262,13 @@ def next_step(
     elapsed: Elapsed,
     limits: Limits,
     *,
-    may_be_late: bool = False,
     refusal: Reason | None = None,
 ) -> Step:
-    """The one thing to do for the order. `may_be_late` marks an exit that reduces a position we hold: age does not stop it. `refusal` is
-    what the broker said when the order was sent again, and it has been looked for (`elapsed.finding`) since then."""
+    """The one thing to do for the order. `refusal` is what the broker said when the order was sent again, and it has been looked for
+    (`elapsed.finding`) since then."""
     match order.status:
         case Status.PENDING:
-            return _step_of_pending(order, now, elapsed, limits, may_be_late)
+            return _step_of_pending(order, now, elapsed, limits)
         case Status.SUBMITTING:
             return _step_of_submitting(order, now, elapsed, limits, refusal)
         case Status.IN_DOUBT:
@@ -283,12 +282,12 @@ def is_stale(elapsed: Elapsed, limits: Limits) -> bool:
     return 0 < limits.max_order_age_seconds < elapsed.age
 
 
-def _step_of_pending(order: Order, now: datetime, elapsed: Elapsed, limits: Limits, may_be_late: bool) -> Step:
+def _step_of_pending(order: Order, now: datetime, elapsed: Elapsed, limits: Limits) -> Step:
     if order.cancel_wish is not None:
         return Step(
             StepKind.RECORD, (Cancelled(at=now, reason=order.cancel_wish, filled_quantity=order.filled_quantity),)
         )
-    if is_stale(elapsed, limits) and not may_be_late:
+    if is_stale(elapsed, limits):
         return Step(StepKind.RECORD, (stale(elapsed, limits, now),))
     return Step(StepKind.SUBMIT)
 

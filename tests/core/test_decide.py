@@ -126,10 +126,6 @@ def test_an_age_limit_of_zero_means_none() -> None:
     assert step_of(order(), elapsed(9e9), limits(max_order_age_seconds=0)).kind is StepKind.SUBMIT
 
 
-def test_an_exit_of_a_held_position_is_sent_however_old() -> None:
-    assert step_of(order(), elapsed(9e9), may_be_late=True).kind is StepKind.SUBMIT
-
-
 def test_a_wish_made_while_sending_is_carried_out_once_nothing_was_sent() -> None:
     waiting = order(events=[submit_started(), cancel_requested(), nothing_sent()])
     event = recorded(step_of(waiting, elapsed(9e9)))
