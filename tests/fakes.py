@@ -577,6 +577,8 @@ class World:
         self._lives = 0
         self._service: ExecutionService | None = None
         self._inner: list[BookInPlace] = []
+        self.brokers: dict[str, GatedBroker] = {}
+        """By account id: whom the service's present life speaks to."""
         self.reservations = Reservations()
         self._books: dict[str, PaperExchange] = {}
 
@@ -669,9 +671,10 @@ class World:
             clock=self.clock.now,
         )
         self._inner.append(inner)
-        return GatedBroker(
+        broker = self.brokers[str(config["account_id"])] = GatedBroker(
             inner, self.gate, self.broker_faults, self.broker_calls, self._capabilities, self.reservations
         )
+        return broker
 
     # --- time ---------------------------------------------------------------------------------------------------
 

@@ -8,10 +8,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from brokers.base import Capabilities, Fill, OrderType, Report, ReportStatus
+from brokers.base import Capabilities, Fill, OrderType, Report, Reports, ReportStatus
 from brokers.errors import (
     AnswerUnclear,
     AuthRequired,
@@ -26,7 +27,7 @@ from brokers.errors import (
 from brokers.paper_exchange import Action, Fault, Market, Operation
 from execution_service import trader
 from execution_service.core.order import NothingSent, ReasonCode, Status, SubmitStarted
-from execution_service.trader import AccountState
+from execution_service.trader import AccountState, TradingRules
 from tests.fakes import ACCOUNT, World, world_of
 from tests.service.audit import audit
 
@@ -878,10 +879,9 @@ async def test_repeated_and_reordered_reports_change_nothing(tmp_path: Path) -> 
 # --- executions that are not shown ----------------------------------------------------------------------------------
 
 
-async def test_count_ahead_of_the_executions_is_told_to_people_once_and_ends_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with world_of(tmp_path, market=BY_HAND) as world:
+async def test_count_ahead_of_the_executions_is_told_to_people_once_and_ends_nothing(tmp_path: Path) -> None:
+    rules = TradingRules(reconcile_interval_seconds=0)
+    async with world_of(tmp_path, market=BY_HAND, rules=rules) as world:
         world.send(order_type="LIMIT", limit_price=100, tif="GTC")
         await world.run(1)
         ahead = Report(
@@ -890,8 +890,8 @@ async def test_count_ahead_of_the_executions_is_told_to_people_once_and_ends_not
             status=ReportStatus.FILLED,
             filled_quantity=Decimal(10),
         )
-        trader_of_account = world.service.traders[ACCOUNT]
-        await trader_of_account.learn(world.service.live_orders.by_id[world.record().order_id], ahead)
+        answers = iter([[ahead]])  # a broker that tells only what is new
+        world.broker_faults.retold = lambda reports: next(answers, [])
         await world.run(120)
         assert world.record().status is Status.SUBMITTED
         assert len([text for text in world.notifier.titled("Attention") if "add up to 0" in text]) == 1
@@ -925,9 +925,15 @@ async def test_report_of_an_order_that_is_let_out_of_hand_meanwhile_is_heard(tmp
         world.book().set_commission(world.placed()[0].fills[0].fill_id, Decimal(7))
         report = world.book().find(world.client_id("sig"))
         assert report is not None
-        hearing = asyncio.create_task(world.service.traders[ACCOUNT]._hear_all([report]))
-        asyncio.get_running_loop().call_soon(world.service.live_orders.forget, live)
-        await world.settle()
-        assert hearing.done()
+        broker: Any = world.brokers[ACCOUNT]
+        reports = broker.reports
+
+        async def told_as_it_is_let_go(since: int | None = None) -> Reports:
+            asyncio.get_running_loop().call_soon(world.service.live_orders.forget, live)
+            return Reports([report])
+
+        broker.reports = told_as_it_is_let_go
+        await world.service.traders[ACCOUNT].read_book(whole=True)
+        broker.reports = reports
         assert world.record().commission == 7
         world.publisher.is_away = False

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from brokers.base import Capabilities, Report
 from brokers.paper_exchange import Action, Fault, Operation
-from execution_service.core.order import Event, Status
+from execution_service.core.order import Event, Order, Status
 from execution_service.live import LiveOrder
 from execution_service.service import UNNAMED_ACCOUNT_IDLE_SECONDS
-from execution_service.trader import Trader
 from tests.fakes import ACCOUNT, World, world_of
 from tests.service.audit import audit
 
@@ -68,19 +67,19 @@ async def test_an_unnamed_account_with_an_order_at_work_keeps_its_trader(tmp_pat
 async def test_accounts_that_are_one_at_the_broker_hear_only_of_their_own_orders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, learn = World._create_broker, Trader.learn
+    made = World._create_broker
     heard: set[tuple[str, str | None]] = set()
-
-    async def learnt(trader: Trader, live: LiveOrder, report: Report) -> Sequence[Event]:
-        heard.add((trader.account_id, live.order.request.account_id))
-        return await learn(trader, live, report)
-
     monkeypatch.setattr(World, "_create_broker", lambda world, config: made(world, {**config, "account_id": ACCOUNT}))
-    monkeypatch.setattr(Trader, "learn", learnt)
-    hold = Fault(operation=Operation.PLACE, action=Action.HOLD, times=None)
-    async with world_of(tmp_path, accounts=(ACCOUNT, OTHER), faults=(hold,)) as world:
+    async with world_of(tmp_path, accounts=(ACCOUNT, OTHER)) as world:
+        world.publisher.is_away = True  # what has ended stays in hand, for both to find there
+        for account_id, trader in world.service.traders.items():
+
+            def ended(order: Order, report: Report, hearer: str = account_id) -> None:
+                heard.add((hearer, order.request.account_id))
+
+            trader.on_ended = ended
         for account_id in (ACCOUNT, OTHER):
-            world.send(account_id, account_id=account_id, order_type="LIMIT", limit_price=10, tif="GTC")
+            world.send(account_id, account_id=account_id)
         await world.run(30.0)
     assert heard == {(ACCOUNT, ACCOUNT), (OTHER, OTHER)}
 
@@ -92,14 +91,14 @@ async def test_the_next_order_waits_for_the_record_of_the_answer_only_where_a_re
     capabilities = Capabilities(refuses_repeated_client_id=is_unique, find_window_seconds=3.0, concurrent_calls=4)
     async with world_of(tmp_path, capabilities=capabilities, is_unique=is_unique) as world:
         await world.run(1.0)
-        trader = world.service.traders[ACCOUNT]
-        learn, is_recorded = trader.learn, asyncio.Event()
+        record, is_recorded = world.service.live_orders.record, asyncio.Event()
 
-        async def learn_late(live: LiveOrder, report: Report) -> Sequence[Event]:
-            await is_recorded.wait()
-            return await learn(live, report)
+        async def record_late(live: LiveOrder, decide: Callable[[Order], Sequence[Event]]) -> Sequence[Event]:
+            if live.order.status is Status.SUBMITTING:
+                await is_recorded.wait()
+            return await record(live, decide)
 
-        trader.learn = learn_late  # type: ignore[method-assign]
+        world.service.live_orders.record = record_late  # type: ignore[method-assign]
         world.send("first")
         await world.run(1.0)
         world.send("second")

@@ -133,7 +133,7 @@ async def test_on_a_day_of_many_orders_whole_answers_are_rarer_and_positions_com
     async with world_of(tmp_path, market=BY_HAND) as world:
         world.send(order_type="LIMIT", limit_price=9, tif="GTC")
         await world.run(90)
-        broker: Any = world.service.traders[ACCOUNT]._broker
+        broker: Any = world.brokers[ACCOUNT]
         reports, wholes = broker.reports, []
 
         async def counted(since: int | None = None) -> Any:
@@ -298,7 +298,7 @@ async def test_fill_between_the_readings_of_orders_and_positions_is_no_differenc
     async with world_of(tmp_path, market=BY_HAND, rules=TradingRules(reconcile_interval_seconds=10)) as world:
         world.send(order_type="LIMIT", limit_price=10, tif="GTC", quantity=1000)
         await world.run(1)
-        broker: Any = world.service.traders[ACCOUNT]._broker
+        broker: Any = world.brokers[ACCOUNT]
         positions = broker.positions
 
         async def with_a_fill_at_that_moment() -> Any:
@@ -522,7 +522,7 @@ async def test_position_that_missing_fills_explain_is_not_said_twice(tmp_path: P
         world.fill("sig", 10)
         await world.run(5)
         show_a_count_ahead(world)
-        broker: Any = world.service.traders[ACCOUNT]._broker
+        broker: Any = world.brokers[ACCOUNT]
         positions = broker.positions
 
         async def with_them() -> Any:
@@ -534,7 +534,7 @@ async def test_position_that_missing_fills_explain_is_not_said_twice(tmp_path: P
 
 
 def show_a_count_ahead(world: World) -> None:
-    broker: Any = world.service.traders[ACCOUNT]._broker
+    broker: Any = world.brokers[ACCOUNT]
     reports = broker.reports
 
     async def ahead(since: int | None = None) -> Any:

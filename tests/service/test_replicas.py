@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from brokers.base import Capabilities
 from brokers.errors import BrokerUnavailable, OrderRefused
 from brokers.paper_exchange import Market
+from execution_service.commands import Commands
 from execution_service.core.ledger import LedgerEntry
 from execution_service.core.order import Noted, Status
 from execution_service.desks import UNASSIGNED
@@ -41,6 +43,12 @@ async def seconds_until(world: World, condition: Callable[[], bool]) -> float:
     began = world.clock.monotonic()
     await world.run_until(condition)
     return world.clock.monotonic() - began
+
+
+def hold_no_more(world: World) -> None:
+    """The lease has run out, and nothing but who asks directly has noticed yet."""
+    desks: Any = world.service.desks
+    desks.holds = lambda desk: False
 
 
 # --- who works what -------------------------------------------------------------------------------------------------
@@ -352,18 +360,18 @@ async def test_who_was_frozen_while_sending_does_not_place_twice(tmp_path: Path,
         assert one.calls("place_order") == [World.client_id("a")]
 
 
-async def test_who_was_frozen_before_sending_does_not_send(tmp_path: Path) -> None:
+async def test_who_was_frozen_before_sending_does_not_send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refresh, looks, frozen = Commands.refresh, asyncio.Event(), set[Commands]()
+
+    async def slow_refresh(commands: Commands) -> None:
+        if commands in frozen:
+            await looks.wait()
+        await refresh(commands)
+
+    monkeypatch.setattr(Commands, "refresh", slow_refresh)
     async with two_worlds(tmp_path, market=BY_HAND, capabilities=TAG, is_unique=False) as (one, other):
         await other.start()
-        trader = one.service.traders[ACCOUNT]
-        looks = asyncio.Event()
-        look: Callable[[], Awaitable[None]] = trader._look_for_cancels
-
-        async def slow_look() -> None:
-            await looks.wait()
-            await look()
-
-        trader._look_for_cancels = slow_look
+        frozen.add(one.service.commands)
         one.send("a")
         await one.run(1)
         one.store_faults.is_away = True
@@ -378,11 +386,11 @@ async def test_who_was_frozen_before_sending_does_not_send(tmp_path: Path) -> No
 async def test_the_lease_is_looked_at_directly_before_an_order_leaves(tmp_path: Path) -> None:
     """Between the intent and the sending the process may have been frozen, and nothing in it has noticed yet."""
     reserving = Capabilities(needs_reservation=True, refuses_repeated_client_id=False, find_window_seconds=3.0)
-    async with world_of(tmp_path, market=BY_HAND, capabilities=reserving, is_unique=False) as world:
+    async with world_of(tmp_path, market=BY_HAND, capabilities=reserving, is_unique=False, lease_seconds=8.0) as world:
         reserved = world.broker_faults.holds["reserve"] = asyncio.Event()
         world.send("a")
         await world.run(1)
-        world.service.traders[ACCOUNT]._holds_desk = lambda: False
+        hold_no_more(world)
         reserved.set()
         await world.run(1)
         assert world.record("a").status is Status.SUBMITTING
@@ -390,10 +398,10 @@ async def test_the_lease_is_looked_at_directly_before_an_order_leaves(tmp_path: 
 
 
 async def test_a_cancel_is_not_sent_without_the_lease(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND) as world:
+    async with world_of(tmp_path, market=BY_HAND, lease_seconds=8.0) as world:
         world.send("a")
         await world.run(1)
-        world.service.traders[ACCOUNT]._holds_desk = lambda: False
+        hold_no_more(world)
         world.cancel(signal_id="a")
         await world.run(5)
         assert world.calls("cancel_order") == []
