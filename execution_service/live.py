@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
 import structlog
@@ -139,6 +139,11 @@ class LiveOrders:
             self._index(live)
         return live
 
+    def latest(self, stored: Stored) -> Order:
+        """The order as it was read, or as it is in hand, whichever has more to tell."""
+        live = self.by_id.get(stored.order.order_id)
+        return stored.order if live is None or live.order.version < stored.order.version else live.order
+
     def forget(self, live: LiveOrder) -> None:
         if self.by_id.get(live.order.order_id) is live:
             del self.by_id[live.order.order_id]
@@ -200,6 +205,15 @@ class LiveOrders:
             for callback in self.on_recorded:
                 callback(live)
         return events
+
+    async def record_unless_changed(self, live: LiveOrder, events: Iterable[Event]) -> Sequence[Event]:
+        """As `record`, with events that follow from the order as it is now; if it has changed when they could be recorded, nothing is."""
+        decided_for = live.order
+
+        def unless_changed(order: Order) -> Sequence[Event]:
+            return tuple(events) if order is decided_for else ()
+
+        return await self.record(live, unless_changed)
 
     async def record_for_holder(self, order: Order, decide: Callable[[Order], Sequence[Event]]) -> Order:
         """As `record`, for an order that another process works; returns it as it is then. Whoever holds it has to be told."""

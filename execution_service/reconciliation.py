@@ -63,11 +63,20 @@ _OF_CHANGES = OF_POSITIONS | {Kind.IN_DOUBT}
 class Account(Protocol):
     """The conversation with the broker, as far as a comparison needs it."""
 
-    account_id: str
-    account_name: str
-    broker_name: str
-    is_connected: bool
-    trouble: str
+    @property
+    def account_id(self) -> str: ...
+
+    @property
+    def account_name(self) -> str: ...
+
+    @property
+    def broker_name(self) -> str: ...
+
+    @property
+    def is_connected(self) -> bool: ...
+
+    @property
+    def trouble(self) -> str: ...
 
     async def read_book(
         self, *, whole: bool, heed: Callable[[Sequence[Report]], Awaitable[None]] | None = None

@@ -18,6 +18,7 @@ OUR_NAMES = {*PACKAGES, "tests"}
 STANDARD_LIBRARY = set(sys.stdlib_module_names)
 
 CORE = "execution_service.core"
+TRADING = "execution_service.trading"
 VOCABULARY = {CORE, "brokers.base"}
 
 ARROWS: Mapping[str, set[str]] = {
@@ -46,7 +47,74 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.live",
         "execution_service.ports",
     },
-    "execution_service.trader": {*VOCABULARY, "execution_service.ports", "execution_service.live", "brokers.errors"},
+    "execution_service.trader": {
+        *VOCABULARY,
+        "brokers.errors",
+        "execution_service.live",
+        "execution_service.ports",
+        TRADING,
+    },
+    # The trader's rooms, from the ground up; none but the trader comes in by another door.
+    "execution_service.trading.tasks": set(),
+    "execution_service.trading.appointments": {"execution_service.live", "execution_service.ports"},
+    "execution_service.trading.connection": {*VOCABULARY, "brokers.errors", "execution_service.ports"},
+    "execution_service.trading.lanes": {
+        *VOCABULARY,
+        "execution_service.live",
+        "execution_service.ports",
+        "execution_service.trading.appointments",
+        "execution_service.trading.tasks",
+    },
+    "execution_service.trading.hearing": {
+        *VOCABULARY,
+        "brokers.errors",
+        "execution_service.live",
+        "execution_service.ports",
+        "execution_service.trading.connection",
+        "execution_service.trading.lanes",
+    },
+    "execution_service.trading.last_look": {
+        *VOCABULARY,
+        "brokers.errors",
+        "execution_service.live",
+        "execution_service.ports",
+        "execution_service.trading.connection",
+        "execution_service.trading.lanes",
+    },
+    "execution_service.trading.placing": {
+        *VOCABULARY,
+        "brokers.errors",
+        "execution_service.live",
+        "execution_service.ports",
+        "execution_service.trading.connection",
+        "execution_service.trading.hearing",
+        "execution_service.trading.lanes",
+        "execution_service.trading.tasks",
+    },
+    "execution_service.trading.sending": {
+        *VOCABULARY,
+        "brokers.errors",
+        "execution_service.live",
+        "execution_service.ports",
+        "execution_service.trading.connection",
+        "execution_service.trading.lanes",
+        "execution_service.trading.last_look",
+        "execution_service.trading.placing",
+        "execution_service.trading.tasks",
+    },
+    "execution_service.trading.following": {
+        *VOCABULARY,
+        "brokers.errors",
+        "execution_service.live",
+        "execution_service.ports",
+        "execution_service.trading.appointments",
+        "execution_service.trading.connection",
+        "execution_service.trading.hearing",
+        "execution_service.trading.lanes",
+        "execution_service.trading.last_look",
+        "execution_service.trading.placing",
+        "execution_service.trading.tasks",
+    },
     "execution_service.reconciliation": {
         *VOCABULARY,
         "execution_service.ports",
@@ -218,7 +286,7 @@ def room_of(name: str) -> str:
 
 @pytest.mark.parametrize("source", of("execution_service"), ids=lambda s: s.path)
 def test_a_room_of_the_service_imports_only_the_rooms_below_it(source: Source) -> None:
-    if source.name == "execution_service":
+    if source.name in ("execution_service", TRADING):
         assert not source.tree.body
         return
     assert room_of(source.name) in ARROWS, f"{source.path} is a new room: say in ARROWS what it may import"
@@ -246,6 +314,16 @@ def test_the_brokers_vocabulary_is_as_pure_as_the_core() -> None:
 def test_brokers_and_notifications_know_nothing_of_anybody_else(package: str) -> None:
     wrong = {(s.path, name) for s in of(package) for name in s.our_imports() if not is_within(name, {package})}
     assert wrong == set()
+
+
+def test_only_the_trader_comes_into_its_rooms() -> None:
+    rooms = {TRADING}
+    found = {
+        s.name
+        for s in of(*PACKAGES)
+        if not is_within(s.name, rooms) and any(is_within(name, rooms) for name in s.our_imports())
+    }
+    assert found == {"execution_service.trader"}
 
 
 def test_simulators_know_only_the_brokers_vocabulary_and_their_order_book() -> None:

@@ -25,9 +25,10 @@ from brokers.errors import (
     ReservationLost,
 )
 from brokers.paper_exchange import Action, Fault, Market, Operation
-from execution_service import trader
 from execution_service.core.order import NothingSent, ReasonCode, Status, SubmitStarted
-from execution_service.trader import AccountState, TradingRules
+from execution_service.trader import TradingRules
+from execution_service.trading import placing
+from execution_service.trading.connection import LOGIN_LOOK_SECONDS, AccountState
 from tests.fakes import ACCOUNT, World, world_of
 from tests.service.audit import audit
 
@@ -125,7 +126,7 @@ async def test_dead_session_is_told_at_once_with_what_to_do_and_the_login_is_not
         assert not world.notifier.titled("Broker Down")
         assert len(world.calls("connect")) > 50
         world.broker_faults.unavailable = None
-        await world.run(trader.LOGIN_LOOK_SECONDS + 0.5)
+        await world.run(LOGIN_LOOK_SECONDS + 0.5)
         assert world.record().status is Status.FILLED
         assert world.service.account_states()[ACCOUNT]["state"] == AccountState.CONNECTED
         assert len(world.notifier.titled("Broker Up")) == 1
@@ -324,7 +325,7 @@ async def test_whatever_comes_out_of_placing_may_have_left(tmp_path: Path, error
 
 
 async def test_placing_that_never_answers_ends_in_bounded_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trader, "PLACE_SECONDS", 0.01)
+    monkeypatch.setattr(placing, "PLACE_SECONDS", 0.01)
     async with world_of(tmp_path, market=BY_HAND) as world:
         world.broker_faults.holds_answer["place_order"] = asyncio.Event()
         world.send()

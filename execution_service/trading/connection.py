@@ -1,0 +1,258 @@
+"""The connection to one account's broker: made, kept and lost, and questions that end in bounded time; not what is asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from enum import StrEnum
+from typing import TypeVar
+
+import structlog
+import tenacity
+
+from brokers.base import Broker, Capabilities
+from brokers.errors import AuthRequired, BrokerError, BrokerUnavailable, HeldBack, OrderRefused
+from execution_service.core import alerts
+from execution_service.core.decide import Limits
+from execution_service.core.order import Reason, ReasonCode
+from execution_service.ports import Clock, StoreUnavailable
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+UNUSABLE_TOLERATED = 3
+QUERY_SECONDS = 30.0
+CONNECT_SECONDS = 60.0
+CLOSE_SECONDS = 5.0
+AFTER_FAILURE_SECONDS = 1.0
+"""Before what failed is tried again."""
+LOGIN_LOOK_SECONDS = 2.0
+"""How often it is looked whether a person has logged in."""
+
+
+class AccountState(StrEnum):
+    """How an account stands with its broker."""
+
+    CONNECTED = "CONNECTED"
+    UNAVAILABLE = "UNAVAILABLE"
+    AUTH_REQUIRED = "AUTH_REQUIRED"
+
+
+class Connection:
+    """How one account stands with its broker, and the way there."""
+
+    def __init__(
+        self,
+        *,
+        account_id: str,
+        account_name: str,
+        broker_name: str,
+        create_broker: Callable[[], Broker],
+        is_live: bool,
+        limits: Limits,
+        max_attempts: int,
+        clock: Clock,
+        raise_alarm: Callable[[str, str], Awaitable[None]],
+        catch_up: Callable[[], Awaitable[None]],
+        stands: Callable[[], None],
+        reject_pending: Callable[[str], Awaitable[None]],
+        hinted: Callable[[], None],
+    ) -> None:
+        """`limits`: those of the settings, to which the broker adds its own. `catch_up` reads everything that happened while there was no
+        connection, before it `stands`; `reject_pending` ends what could not be sent in `max_attempts` attempts to connect."""
+        self.account_id = account_id
+        self.account_name = account_name
+        self.broker_name = broker_name
+        self.limits = limits
+        self.capabilities = Capabilities()
+        self.is_connected = False
+        self.trouble = "not connected yet"
+        self.is_login_needed = False
+        """A person has to log in at the broker; `trouble` says how."""
+        self._create_broker = create_broker
+        self._is_live = is_live
+        self._max_attempts = max_attempts
+        self._clock = clock
+        self._raise_alarm = raise_alarm
+        self._catch_up = catch_up
+        self._stands = stands
+        self._reject_pending = reject_pending
+        self._hinted = hinted
+        self._broker: Broker | None = None
+        self._told_concern: str | None = None
+        self._unusable_answers = 0
+        self._lost = asyncio.Event()
+
+    # --- questions ----------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> AccountState:
+        if self.is_connected:
+            return AccountState.CONNECTED
+        return AccountState.AUTH_REQUIRED if self.is_login_needed else AccountState.UNAVAILABLE
+
+    @property
+    def broker(self) -> Broker:
+        """Whom to ask; there is one from the first attempt to connect on."""
+        assert self._broker is not None
+        return self._broker
+
+    async def ask(self, question: Awaitable[T], timeout_seconds: float = QUERY_SECONDS) -> T:
+        """Every call to the broker ends in bounded time, whatever the adapter does. Raises TimeoutError."""
+        async with asyncio.timeout(timeout_seconds):
+            return await question
+
+    def was_usable(self) -> None:
+        """An answer could be taken in."""
+        self._unusable_answers = 0
+
+    def query_failed(self, exc: Exception) -> None:
+        """A question got no answer, or none that could be taken in: the connection is lost if that says so, or happens too often."""
+        is_unusable = not isinstance(exc, BrokerError | StoreUnavailable)
+        self._unusable_answers = self._unusable_answers + 1 if is_unusable else 0
+        if isinstance(exc, BrokerUnavailable) and not isinstance(exc, HeldBack):
+            self.lose(exc)
+        elif self._unusable_answers >= UNUSABLE_TOLERATED:
+            self._unusable_answers = 0
+            words = (
+                f"no usable answer to {UNUSABLE_TOLERATED} questions in succession: {str(exc) or type(exc).__name__}"
+            )
+            self.lose(BrokerUnavailable(words))
+        else:
+            log.warning(
+                f"Question to the broker failed, asked again soon: {str(exc) or type(exc).__name__}",
+                action="query_failed",
+                account_id=self.account_id,
+            )
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    async def keep(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self._connect()
+            await self._lost.wait()
+
+    def lose(self, why: Exception) -> None:
+        if self.is_connected:
+            self.is_connected, self.trouble = False, str(why)
+            log.warning(f"Broker connection lost: {why}", action="broker_connection_lost", account_id=self.account_id)
+            self._lost.set()
+
+    async def close(self) -> None:
+        if self._broker is not None:
+            self._broker.on_hint(None)
+            try:
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self._broker.close()
+            except Exception as exc:  # noqa: BLE001  it is the end all the same
+                log.warning(
+                    f"Broker connection could not be closed: {str(exc) or type(exc).__name__}",
+                    action="broker_close_failed",
+                    account_id=self.account_id,
+                )
+        self._broker, self.is_connected = None, False
+
+    async def _connect(self) -> None:
+        self._lost.clear()
+        attempts = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(Exception),
+            wait=_pause_seconds,
+            before_sleep=self._failed,
+            sleep=self._clock.sleep,
+        )
+        async for attempt in attempts:
+            with attempt:
+                if self._broker is None:
+                    self._broker = self._create_broker()
+                    self._broker.on_hint(self._hinted)
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    await self._broker.connect()
+                if not self._is_live and self._broker.capabilities.is_paper is False:
+                    raise BrokerUnavailable(
+                        "live = false, but the broker's account is a real one: nothing is sent to it"
+                    )
+                self._take_capabilities(self._broker)
+                # Everything that happened while we were away is read before anything is sent.
+                await self._catch_up()
+        was_down = attempts.statistics.get("attempt_number", 1) > self._max_attempts
+        was_down = was_down or self.is_login_needed
+        self.is_connected, self.trouble, self.is_login_needed = True, "", False
+        log.info(
+            f"Broker connected: {self.broker_name} for account {self.account_id}",
+            action="broker_connected",
+            account_id=self.account_id,
+        )
+        if was_down:
+            await self._raise_alarm(
+                f"broker_up:{self.account_id}",
+                alerts.broker_up(account_name=self.account_name, broker=self.broker_name),
+            )
+        await self._tell_of_concern()
+        self._stands()
+
+    async def _failed(self, state: tenacity.RetryCallState) -> None:
+        exc = state.outcome.exception() if state.outcome is not None else None
+        self.trouble = str(exc) or type(exc).__name__
+        if isinstance(exc, StoreUnavailable):
+            return  # the broker is there; what it told waits to be recorded
+        needed_before, self.is_login_needed = self.is_login_needed, isinstance(exc, AuthRequired)
+        if self.is_login_needed and not needed_before:
+            words = alerts.auth_required(account_name=self.account_name, broker=self.broker_name, reason=self.trouble)
+            await self._raise_alarm(f"auth_required:{self.account_id}", words)
+        number = state.attempt_number
+        if number <= self._max_attempts or number % 20 == 0:
+            log.warning(
+                f"Broker connection failed (attempt {number}): {self.trouble}",
+                action="broker_connection_failed",
+                account_id=self.account_id,
+            )
+        if number == self._max_attempts and not self.is_login_needed:
+            words = alerts.broker_down(account_name=self.account_name, broker=self.broker_name, reason=self.trouble)
+            await self._raise_alarm(f"broker_down:{self.account_id}", words)
+        is_pause = isinstance(exc, BrokerUnavailable) and exc.known_pause
+        if number >= self._max_attempts and not is_pause:
+            await self._reject_pending(f"no connection after {number} attempts: {self.trouble}")
+
+    def _take_capabilities(self, broker: Broker) -> None:
+        self.broker_name = broker.name
+        self.capabilities = broker.capabilities
+        self.limits = replace(
+            self.limits,
+            find_window_seconds=self.capabilities.find_window_seconds,
+            send_again_seconds=self.capabilities.send_again_seconds,
+            refuses_repeated_client_id=self.capabilities.refuses_repeated_client_id,
+            poll_seconds=self.capabilities.poll_seconds,
+        )
+
+    # --- words for people ---------------------------------------------------------------------------------------
+
+    async def _tell_of_concern(self) -> None:
+        """Once for as long as each session has the same."""
+        concern, told = self.capabilities.concern, self._told_concern
+        self._told_concern = concern
+        if concern is not None and concern != told:
+            words = alerts.session_concern(account_name=self.account_name, broker=self.broker_name, concern=concern)
+            await self._raise_alarm(f"session_concern:{self.account_id}", words)
+
+    async def tell_of_hold(self, reason: str) -> None:
+        """Orders are held for something that the broker lacks."""
+        words = alerts.orders_held(account_name=self.account_name, broker=self.broker_name, reason=reason)
+        await self._raise_alarm(f"orders_held:{self.account_id}", words)
+
+
+def reason_of(refusal: OrderRefused) -> Reason:
+    """As it stands in the record."""
+    code = ReasonCode.UNSUPPORTED_ORDER if refusal.unsupported else ReasonCode.BROKER_REJECTED
+    return Reason(code, refusal.reason)
+
+
+_BACK_OFF = tenacity.wait_exponential(multiplier=0.5, max=30.0)
+
+
+def _pause_seconds(state: tenacity.RetryCallState) -> float:
+    """Between two attempts to connect."""
+    exc = state.outcome.exception() if state.outcome is not None else None
+    usual = _BACK_OFF(state)
+    return min(usual, LOGIN_LOOK_SECONDS) if isinstance(exc, AuthRequired) else usual

@@ -1,0 +1,172 @@
+"""The next step of one order that is in hand, begun when its appointment has come: look, find, cancel, doubt; which one is decided in core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
+from typing import Any
+
+from brokers.base import OrderRef
+from brokers.errors import BrokerError, OrderRefused
+from execution_service.core.decide import Elapsed, StepKind, next_step
+from execution_service.core.order import CancelRefused, Event, Noted, Order, Status
+from execution_service.live import LiveOrder, LiveOrders
+from execution_service.ports import Clock
+from execution_service.trading.appointments import Appointments
+from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
+from execution_service.trading.hearing import Hearing
+from execution_service.trading.lanes import LEAST_WAIT_SECONDS, WAITING_SECONDS, Lanes
+from execution_service.trading.last_look import LastLook
+from execution_service.trading.placing import Placing
+from execution_service.trading.tasks import Tasks
+
+SILENCE_ALERT_SECONDS = 60.0
+CANCEL_ALERT_AFTER = 3
+LATE_EXIT_SECONDS = 5.0
+
+
+class Following:
+    """Carries out one order's next step; an order whose step is under way is not stepped again."""
+
+    def __init__(
+        self,
+        *,
+        connection: Connection,
+        appointments: Appointments,
+        lanes: Lanes,
+        last_look: LastLook,
+        hearing: Hearing,
+        placing: Placing,
+        live_orders: LiveOrders,
+        clock: Clock,
+        tasks: Tasks,
+        holds_desk: Callable[[], bool],
+    ) -> None:
+        """`holds_desk`: whether this process surely holds the account at this moment."""
+        self._connection = connection
+        self._appointments = appointments
+        self._lanes = lanes
+        self._last_look = last_look
+        self._hearing = hearing
+        self._placing = placing
+        self._live = live_orders
+        self._clock = clock
+        self._tasks = tasks
+        self._holds_desk = holds_desk
+
+    def step(self, live: LiveOrder, now: float) -> None:
+        """Begins it, or makes the next appointment. `now` by the monotonic clock. Waits for nothing."""
+        if live.order.status.is_final:
+            self._lanes.settle(live)  # it ended by somebody else's word, and others may wait for that
+            return
+        if live.not_before > now:
+            self._appointments.make(live, live.not_before - now)
+            return
+        if self._is_unanswered(live, now):
+            live.is_silence_told = True
+            words = (
+                f"perhaps sent {now - (live.sent_at or now):.0f} s ago, and the broker cannot be asked; it may be alive"
+            )
+            note = Noted(at=self._clock.now(), message=words, alert=True)
+            self._begin(live, lambda: self._live.record_unless_changed(live, (note,)))
+            return
+        limits = self._connection.limits
+        is_useless = live.is_passed_over or live.is_taken  # to send it again
+        for_it = replace(limits, refuses_repeated_client_id=False) if is_useless else limits
+        step = next_step(live.order, self._clock.now(), self._elapsed(live, now), for_it, refusal=live.refusal)
+        match step.kind:
+            case StepKind.SUBMIT:
+                limit = limits.max_order_age_seconds
+                if self._lanes.is_waiting(live.order):
+                    # What it waits for may have happened where nobody here hears of it: refused at the door, or worked by another process.
+                    self._lanes.bring_back(live)
+                    self._appointments.make(live, WAITING_SECONDS)
+                elif limit:
+                    self._appointments.make(live, max(0.1, limit - (now - live.age_from) + 0.001))
+            case StepKind.RECORD if live.order.status is Status.PENDING:
+                self._begin(live, lambda: self._end_unsent(live))
+            case StepKind.RECORD:
+                self._begin(live, lambda: self._live.record_unless_changed(live, step.events))
+            case StepKind.NONE:
+                if step.wait_seconds is not None:
+                    # What is left of a pause may be too little for a float to add to the time.
+                    self._appointments.make(live, max(step.wait_seconds, LEAST_WAIT_SECONDS))
+            case _ if not self._connection.is_connected:
+                self._appointments.make(live, 1.0)
+            case StepKind.CHECK:
+                self._hearing.want()
+                self._appointments.make(live, 1.0 if self._hearing.is_asking else 0.1)
+            case StepKind.FIND:
+                self._begin(live, lambda: self._hearing.find(live))
+            case StepKind.CANCEL:
+                self._begin(live, lambda: self._cancel(live))
+            case StepKind.SUBMIT_AGAIN:
+                self._begin(live, lambda: self._placing.place_again(live))
+
+    def _begin(self, live: LiveOrder, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        live.is_busy = True
+
+        async def step() -> None:
+            try:
+                await work()
+            except Exception:
+                live.not_before = self._clock.monotonic() + AFTER_FAILURE_SECONDS
+                raise
+            finally:
+                live.is_busy = False
+                self._lanes.settle(live)
+
+        self._tasks.begin(step(), live.order.order_id)
+
+    def _is_unanswered(self, live: LiveOrder, now: float) -> bool:
+        """An order that was perhaps sent and could not be looked for since, long enough that people must know."""
+        is_open = live.order.status is Status.SUBMITTING and live.finding_from is None and live.sent_at is not None
+        limit = max(SILENCE_ALERT_SECONDS, self._connection.limits.find_window_seconds)
+        return is_open and not live.is_silence_told and now - (live.sent_at or now) > limit
+
+    def _elapsed(self, live: LiveOrder, now: float) -> Elapsed:
+        """With the last answer about all orders counted as an answer about this one, if it was sent before that was asked."""
+        elapsed, answered_at = live.elapsed(now), self._hearing.answered_at
+        is_working = live.order.status in (Status.SUBMITTED, Status.PARTIALLY_FILLED)
+        if is_working and answered_at is not None and live.sent_at is not None and live.sent_at < answered_at:
+            since = now - answered_at
+            return replace(elapsed, asked=since if elapsed.asked is None else min(since, elapsed.asked))
+        return elapsed
+
+    async def _end_unsent(self, live: LiveOrder) -> None:
+        """A pending order that has become too old, or whose cancellation was asked while it was being sent."""
+        order = live.order
+        if order.cancel_wish is None and await self._last_look.may_be_late(order):
+            live.not_before = self._clock.monotonic() + LATE_EXIT_SECONDS
+            return
+        self._lanes.cease_waiting(order)
+        elapsed = live.elapsed(self._clock.monotonic())
+        step = next_step(order, self._clock.now(), elapsed, self._connection.limits)
+        await self._live.record_unless_changed(live, step.events)
+
+    async def _cancel(self, live: LiveOrder) -> None:
+        broker = self._connection.broker
+        if not self._holds_desk():
+            return
+        live.cancel_sent_at = self._clock.monotonic()
+        live.cancels_sent += 1
+        ref = OrderRef(client_order_id=live.order.client_order_id, broker_order_id=live.order.broker_order_id)
+        said: tuple[Event, ...] = ()
+        try:
+            await self._connection.ask(broker.cancel_order(ref))
+        except OrderRefused as exc:
+            if live.cancels_sent <= CANCEL_ALERT_AFTER:
+                said = (CancelRefused(at=self._clock.now(), message=exc.reason),)
+        except (BrokerError, TimeoutError) as exc:
+            self._connection.query_failed(exc)
+        if live.cancels_sent == CANCEL_ALERT_AFTER:
+            words = (
+                f"cancellation asked {live.cancels_sent} times and not confirmed by the broker; the order may be alive"
+            )
+            said = (*said, Noted(at=self._clock.now(), message=words, alert=True))
+
+        def note(order: Order) -> Sequence[Event]:
+            return said if order.status in (Status.SUBMITTED, Status.PARTIALLY_FILLED) else ()
+
+        await self._live.record(live, note)
+        self._hearing.want()

@@ -1,0 +1,252 @@
+"""What the broker tells of the account's orders: when it is asked, and how the news is recorded, of finished orders too; not what is done next."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import structlog
+
+from brokers.base import Report
+from brokers.errors import AnswerUnclear, BrokerError
+from execution_service.core.decide import fills_are_missing, is_of_another, news, was_noted
+from execution_service.core.heard import Heard, name_of
+from execution_service.core.order import Event, Noted, Order
+from execution_service.live import LiveOrder, LiveOrders
+from execution_service.ports import Clock, Store, Stored, StoreUnavailable
+from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
+from execution_service.trading.lanes import Lanes
+
+log = structlog.get_logger(__name__)
+
+MISSING_FILLS_ALERT_SECONDS = 30.0
+IDLE_CHECK_SECONDS = 5.0
+"""How often a broker is asked without an order at work: fills may come after the end, and not every broker tells by itself."""
+LOOKED_UP_AT_ONCE = 50
+"""While the store answers such a question others wait."""
+LOOKED_THROUGH_AT_ONCE = 2000
+FINISHED_REMEMBERED = 50_000
+
+
+class Hearing:
+    """Asks one broker about all orders at once, or looks for one."""
+
+    def __init__(
+        self,
+        *,
+        connection: Connection,
+        lanes: Lanes,
+        live_orders: LiveOrders,
+        store: Store,
+        clock: Clock,
+        ended: Callable[[Order, Report], None],
+    ) -> None:
+        """`ended` is called with an ended order whose record has all that the report tells."""
+        self._connection = connection
+        self._lanes = lanes
+        self._live = live_orders
+        self._store = store
+        self._clock = clock
+        self._tell_ended = ended
+        self.answered_at: float | None = None
+        """When the last question about all orders was asked that was answered, by the monotonic clock."""
+        self.is_asking = False
+        self._is_wanted = False
+        self._pause_until = 0.0
+        self._mark: int | None = None
+        self._finished = Heard(FINISHED_REMEMBERED)
+        """What the broker has said of orders that are not in hand."""
+        self._missing: dict[str, tuple[LiveOrder, Report]] = {}
+
+    # --- when ---------------------------------------------------------------------------------------------------
+
+    def want(self) -> None:
+        """The broker is to be asked about all orders as soon as may be."""
+        self._is_wanted = True
+
+    def is_due(self, now: float) -> bool:
+        if self.answered_at is None or now >= self.answered_at + IDLE_CHECK_SECONDS:
+            self._is_wanted = True
+        return self._is_wanted and not self.is_asking and now >= self._pause_until
+
+    @property
+    def next_at(self) -> float | None:
+        """When it is due, by the monotonic clock; None while it is being asked."""
+        if self.is_asking:
+            return None
+        if self._is_wanted:
+            return self._pause_until
+        return None if self.answered_at is None else max(self._pause_until, self.answered_at + IDLE_CHECK_SECONDS)
+
+    # --- about all orders ---------------------------------------------------------------------------------------
+
+    async def check(self) -> None:
+        """One question about all orders; if it fails, it is wanted again."""
+        try:
+            await self.ask_all()
+        except (BrokerError, TimeoutError, StoreUnavailable) as exc:
+            # A failed question changes no order's state; it is asked again.
+            self._connection.query_failed(exc)
+        except Exception as exc:
+            log.exception(
+                f"What the broker says of the orders could not be taken in: {exc}",
+                action="check_failed",
+                account_id=self._connection.account_id,
+            )
+            self._connection.query_failed(exc)
+        else:
+            return
+        self._is_wanted = True
+        self._pause_until = self._clock.monotonic() + AFTER_FAILURE_SECONDS
+
+    async def ask_all(
+        self, *, whole: bool = False, heed: Callable[[Sequence[Report]], Awaitable[None]] | None = None
+    ) -> None:
+        """One question answers all orders; what is new is recorded, for finished orders too. `whole`: what was told before is told
+        again, too. An answer that comes in parts is heard part by part, and so is it `heed`ed. Raises BrokerError, TimeoutError,
+        StoreUnavailable, and whatever an adapter raises that cannot answer."""
+        broker = self._connection.broker
+        self.is_asking, self._is_wanted = True, False
+        asked_at = self._clock.monotonic()
+        try:
+            since, goes_on, is_recorded = None if whole else self._mark, True, True
+            while goes_on:
+                answer = await self._connection.ask(broker.reports(since))
+                since, goes_on = answer.mark, answer.goes_on
+                is_recorded = await self._hear_all(answer.reports) and is_recorded
+                self._connection.was_usable()
+                if heed is not None:
+                    await heed(answer.reports)
+            self.answered_at = asked_at
+            if is_recorded:
+                self._mark = since
+            await self._tell_of_missing_fills()
+        finally:
+            self.is_asking = False
+
+    async def _hear_all(self, reports: Sequence[Report]) -> bool:
+        """False: not everything could be recorded. The mark must stay, so that it is told again; other orders are not held up by it."""
+        account_id = self._connection.account_id
+        # Found at once: an order may be let out of hand while others are recorded, and its report would be lost.
+        known = {r.client_order_id: live for r in reports if (live := self._live.by_client_id.get(r.client_order_id))}
+        # Two accounts of ours may be one at the broker: each hears of its own orders only, or both would step them.
+        own = {tag: live for tag, live in known.items() if live.order.request.account_id == account_id}
+        in_hand = [(own[r.client_order_id], r) for r in reports if r.client_order_id in own]
+        heard = await asyncio.gather(*(self._hear(live, r) for live, r in in_hand), return_exceptions=True)
+        await self._hear_of_finished([r for r in reports if r.client_order_id and r.client_order_id not in known])
+        failures = [failure for failure in heard if isinstance(failure, BaseException)]
+        for failure in failures:
+            log.error(
+                f"A report could not be recorded: {failure}",
+                action="report_failed",
+                account_id=account_id,
+                exc_info=failure,
+            )
+        return not failures
+
+    async def _hear(self, live: LiveOrder, report: Report) -> None:
+        if not live.is_let_go:  # else another process hears of it
+            await self.learn(live, report)
+
+    async def _hear_of_finished(self, reports: Sequence[Report]) -> None:
+        """Reports of orders that are not in hand: a late fill, a correction, a commission, or nothing new."""
+        unheard: list[Report] = []
+        for start in range(0, len(reports), LOOKED_THROUGH_AT_ONCE):
+            some = reports[start : start + LOOKED_THROUGH_AT_ONCE]
+            unheard += [r for r in some if not self._finished.is_known(name_of(r), _gist(r))]
+            await asyncio.sleep(0)  # a whole day's answer must not hold up everybody else
+        for start in range(0, len(unheard), LOOKED_UP_AT_ONCE):
+            some = unheard[start : start + LOOKED_UP_AT_ONCE]
+            stored = await self._store.find([f"client:{r.client_order_id}" for r in some])
+            by_client_id = {c: s for s in stored for c in s.order.client_order_ids}
+            for report in some:
+                record = by_client_id.get(report.client_order_id)
+                if record is not None and record.order.request.account_id == self._connection.account_id:
+                    await self._hear_late(record, report)
+                self._finished.note(name_of(report), _gist(report))
+
+    async def _hear_late(self, record: Stored, report: Report) -> None:
+        if not news(record.order, report, self._clock.now()):
+            return
+        live = self._live.adopt(record)
+        await self.learn(live, report)
+        if not live.order.status.is_final:
+            self._lanes.look_again(live)
+
+    # --- about one order ----------------------------------------------------------------------------------------
+
+    async def find(self, live: LiveOrder) -> None:
+        """Looks for an order that was perhaps sent, and notes since when it has been looked for in vain."""
+        try:
+            await self.look_for(live)
+        except (BrokerError, TimeoutError) as exc:
+            self._connection.query_failed(exc)
+            live.not_before = self._clock.monotonic() + AFTER_FAILURE_SECONDS
+            if not isinstance(exc, AnswerUnclear) or self._connection.limits.refuses_repeated_client_id:
+                return
+            # An odd row may stay for the whole day. Where nothing is sent again, it leads to doubt like no answer at all, and whatever waits
+            # for the order goes on.
+        live.asked_at = self._clock.monotonic()
+        if live.finding_from is None:
+            live.finding_from = live.asked_at
+
+    async def look_for(self, live: LiveOrder) -> bool:
+        """Whether the broker finds the order under any of its ids; what it says of it is recorded. Raises BrokerError, TimeoutError."""
+        broker = self._connection.broker
+        is_found = False
+        for client_order_id in live.order.client_order_ids:
+            report = await self._connection.ask(broker.find(client_order_id))
+            if report is not None:
+                is_found = True
+                await self.learn(live, report)
+        return is_found
+
+    async def learn(self, live: LiveOrder, report: Report) -> None:
+        """Records what a report tells that is new."""
+        await self._live.record(live, lambda order: news(order, report, self._clock.now()))
+        live.asked_at = now = self._clock.monotonic()
+        if is_of_another(live.order, report):
+            self._lanes.settle(live)
+            return
+        if live.order.status.is_final:
+            # The next answer about all orders tells it again; it need not be read from the store for that.
+            self._finished.note(name_of(report), _gist(report))
+            self._tell_ended(live.order, report)
+        if live.order.status.is_final or not fills_are_missing(live.order, report):
+            live.missing_from = None
+            self._missing.pop(live.order.order_id, None)
+        else:
+            live.missing_from = now if live.missing_from is None else live.missing_from
+            self._missing[live.order.order_id] = (live, report)
+        self._lanes.settle(live)
+
+    async def _tell_of_missing_fills(self) -> None:
+        """Says once that a broker's count and the executions it has shown have differed for long; a broker that tells only what is new
+        does not repeat the report."""
+        now = self._clock.monotonic()
+        for live, report in tuple(self._missing.values()):
+            if live.missing_from is None or now - live.missing_from <= MISSING_FILLS_ALERT_SECONDS:
+                continue
+            live.missing_from = float("inf")
+            words = (
+                f"the broker says {report.filled_quantity} filled ({report.status}), "
+                f"the executions it has shown add up to {live.order.filled_quantity}"
+            )
+            note = Noted(at=self._clock.now(), message=words, alert=True)
+            await self._live.record(live, lambda order, note=note: _unless_known(order, note))  # type: ignore[misc]
+
+
+def _unless_known(order: Order, note: Noted) -> Sequence[Event]:
+    return () if order.status.is_final or was_noted(order, note.message) else (note,)
+
+
+def _gist(report: Report) -> tuple[object, ...]:
+    """What would make a repeated report worth looking at."""
+    return (
+        report.status,
+        report.filled_quantity,
+        tuple(fill.commission for fill in report.fills),
+        report.busted_fill_ids,
+        report.orders_under_tag,
+        report.fills_shown,
+    )

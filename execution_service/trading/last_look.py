@@ -1,0 +1,198 @@
+"""What an order waits for, is capped by or ends by before it leaves: the other legs, its entry, its age and what we hold; not its sending."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+
+from brokers.errors import OrderRefused
+from execution_service.core.decide import (
+    UNKNOWN_ENTRY_SECONDS,
+    UNKNOWN_LEG_SECONDS,
+    ExitAllowance,
+    about_leg,
+    as_its_entry_says,
+    exit_allowance,
+    is_stale,
+    missing_legs,
+    pending_legs,
+    refusing_leg,
+    stale,
+    unsupported_reason,
+)
+from execution_service.core.effects import happenings
+from execution_service.core.ledger import LedgerEntry, key_of, with_unbooked
+from execution_service.core.order import (
+    Cancelled,
+    CancelRequested,
+    Event,
+    Noted,
+    Order,
+    Purpose,
+    Reason,
+    ReasonCode,
+    Rejected,
+    Status,
+    apply_all,
+)
+from execution_service.live import LiveOrder, LiveOrders
+from execution_service.ports import Clock, Store
+from execution_service.trading.connection import Connection, reason_of
+from execution_service.trading.lanes import Lanes
+
+AT_WORK = frozenset({Status.SUBMITTING, Status.SUBMITTED, Status.PARTIALLY_FILLED, Status.IN_DOUBT})
+
+
+class LastLook:
+    """Asks the store, the orders in hand and the market what they have to say to an order that is about to be sent."""
+
+    def __init__(
+        self,
+        *,
+        connection: Connection,
+        lanes: Lanes,
+        live_orders: LiveOrders,
+        store: Store,
+        clock: Clock,
+        max_attempts: int,
+        is_cancelled: Callable[[Order], Reason | None],
+    ) -> None:
+        """`max_attempts`: so many times it is tried to send an order. `is_cancelled`: by a command that came before the order."""
+        self._connection = connection
+        self._lanes = lanes
+        self._live = live_orders
+        self._store = store
+        self._clock = clock
+        self._max_attempts = max_attempts
+        self._is_cancelled = is_cancelled
+
+    async def before_leaving(self, live: LiveOrder) -> tuple[Event, ...] | None:
+        """What must be recorded before the order is sent: nothing, a reduction, or its end. None: it has to wait, for its entry or the
+        other legs of its signal. Raises StoreUnavailable; BrokerError or TimeoutError where the broker does not tell what a leg needs."""
+        order, now = live.order, self._clock.now()
+        if order.cancel_wish is not None:
+            return (Cancelled(at=now, reason=order.cancel_wish, filled_quantity=order.filled_quantity),)
+        cancelled = self._is_cancelled(order)
+        if cancelled is not None:
+            return (CancelRequested(at=now, reason=cancelled, requested_by="order-commands"),)
+        unsupported = unsupported_reason(order, self._connection.capabilities, self._connection.broker_name)
+        if unsupported is not None:
+            return (Rejected(at=now, reason=Reason(ReasonCode.UNSUPPORTED_ORDER, unsupported)),)
+        if live.sending_failures >= self._max_attempts:
+            why = f": {live.last_failure}" if live.last_failure else ""
+            words = f"the broker could not be reached in {live.sending_failures} attempts; nothing was sent{why}"
+            return (Rejected(at=now, reason=Reason(ReasonCode.BROKER_UNAVAILABLE, words)),)
+        if order.identity.purpose is Purpose.ENTRY and order.accepted_request.total_legs > 1:
+            refusal = await self._refused_for_its_legs(live)
+            if refusal is None or refusal:
+                return refusal
+        first: tuple[Event, ...] = ()
+        if order.identity.purpose is Purpose.EXIT and order.accepted_request.entry_refs:
+            # Waiting from before the question on: the entry may end while the store is being asked.
+            self._lanes.wait_for_others(live)
+            allowed = await self._allowed_exit(live)
+            if allowed is None:
+                return None
+            self._lanes.cease_waiting(order)
+            if allowed.events and isinstance(allowed.events[-1], Rejected):
+                return allowed.events
+            first = allowed.events
+            if allowed.is_unbound and not await self._reduces_position(order):
+                words = "the entry that it names is not ours, and it reduces nothing that we hold; sent as it is"
+                first = (*first, Noted(at=now, message=words, alert=True))
+        elapsed = live.elapsed(self._clock.monotonic())
+        if is_stale(elapsed, self._connection.limits):
+            if not await self._reduces_position(apply_all(order, first)):
+                return (stale(elapsed, self._connection.limits, now),)
+            words = (
+                f"late exit executed: first published {elapsed.age:.0f} s ago, and it reduces a position that we hold"
+            )
+            first = (*first, Noted(at=now, message=words, alert=True))
+            live.is_late_allowed = True
+        return first
+
+    # --- legs ---------------------------------------------------------------------------------------------------
+
+    async def _refused_for_its_legs(self, live: LiveOrder) -> tuple[Event, ...] | None:
+        """The rejection of a leg that would stand alone; nothing if it may leave; None: it has to wait for the others."""
+        order, capabilities = live.order, self._connection.capabilities
+        # Waiting from before the question on: another leg may come while the store is being asked.
+        self._lanes.wait_for_others(live)
+        legs = [self._live.latest(s) for s in await self._store.find([f"signal:{order.signal_id}"])]
+        reason = refusing_leg(order, legs, capabilities, self._connection.broker_name)
+        missing = missing_legs(order, legs) if not capabilities.splits_option_combinations else []
+        if reason is None and missing:
+            if self._clock.monotonic() - live.known_from < UNKNOWN_LEG_SECONDS:
+                return None
+            numbers = ", ".join(str(number) for number in missing)
+            words = f"of {order.request.total_legs} legs these have not come: {numbers}; none is placed alone"
+            reason = Reason(ReasonCode.UNSUPPORTED_ORDER, words)
+        self._lanes.cease_waiting(order)
+        reason = reason or await self._unfitting_leg(order, legs)
+        return () if reason is None else (Rejected(at=self._clock.now(), reason=reason),)
+
+    async def _unfitting_leg(self, order: Order, legs: Sequence[Order]) -> Reason | None:
+        """Why the market will not take a leg that is still to be sent. Raises BrokerError, TimeoutError where it does not tell."""
+        broker = self._connection.broker
+        for leg in pending_legs(order, legs) if self._connection.capabilities.needs_reservation else []:
+            try:
+                await self._connection.ask(broker.fitted(leg.ticket()))
+            except OrderRefused as exc:
+                return about_leg(leg, reason_of(exc))
+        return None
+
+    # --- exits and what we hold ---------------------------------------------------------------------------------
+
+    async def _allowed_exit(self, live: LiveOrder) -> ExitAllowance | None:
+        """What an exit may take of its entry. None: the entry is not finished, or has not come yet."""
+        order = live.order
+        known_for = self._clock.monotonic() - live.known_from
+        refs = order.accepted_request.entry_refs
+        exits = await self._store.find([f"exit_of:{ref}" for ref in refs])
+        entries = await self._store.find([f"signal:{ref}" for ref in refs])
+        return exit_allowance(
+            order,
+            [self._live.latest(s) for s in entries],
+            [self._live.latest(s) for s in exits],
+            self._clock.now(),
+            may_entry_come=known_for < UNKNOWN_ENTRY_SECONDS,
+        )
+
+    async def may_be_late(self, order: Order) -> bool:
+        """An exit that reduces what we hold, or may turn out to. One that names its entry will be capped to that, so any holding will do."""
+        if order.identity.purpose is not Purpose.EXIT:
+            return False
+        if order.accepted_request.entry_refs:
+            entries = await self._store.find([f"signal:{ref}" for ref in order.accepted_request.entry_refs])
+            order = as_its_entry_says(order, [s.order for s in entries], self._clock.now())
+        request = order.accepted_request
+        held = await self._held(order) * request.side.sign
+        if held >= 0:
+            # Nothing to reduce, unless the broker, who cannot be asked now, has filled what is at work.
+            return not self._connection.is_connected and any(
+                live.order.status in AT_WORK
+                and key_of(live.order) == key_of(order)
+                and live.order.accepted_request.side is request.side.opposite
+                for live in self._live.by_id.values()
+            )
+        is_capped = bool(request.entry_refs)
+        return is_capped or (order.quantity or Decimal(0)) <= abs(held)
+
+    async def _reduces_position(self, order: Order) -> bool:
+        if order.identity.purpose is not Purpose.EXIT:
+            return False
+        held = await self._held(order)
+        is_other_way = held * order.accepted_request.side.sign < 0
+        return is_other_way and (order.quantity or Decimal(0)) <= abs(held)
+
+    async def _held(self, order: Order) -> Decimal:
+        """The position that the order would change, with the fills that are recorded and not booked yet; negative: short."""
+        key = key_of(order)
+        entry = (await self._store.ledgers([key])).get(key)
+        entry = entry or LedgerEntry(key=key, instrument=order.accepted_request.instrument)
+        recorded = [
+            (live.order, happenings(live.order, live.told.world), live.told.lines)
+            for live in self._live.by_id.values()
+            if live.order.fills and key_of(live.order) == key
+        ]
+        return with_unbooked(entry, recorded).position.quantity

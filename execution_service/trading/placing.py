@@ -1,0 +1,222 @@
+"""Hands one order over to the broker and records what became of that; not which order, nor what is looked at before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from brokers.base import Report
+from brokers.errors import (
+    BrokerUnavailable,
+    CallsSpent,
+    HeldBack,
+    NotAnswered,
+    OrderAlreadyExists,
+    OrderRefused,
+    OutcomeUnknown,
+    ReservationLost,
+)
+from execution_service.core.decide import is_stale, was_noted
+from execution_service.core.order import CancelRequested, Event, Noted, NothingSent, Order, Rejected, Status
+from execution_service.live import LiveOrder, LiveOrders
+from execution_service.ports import Clock
+from execution_service.trading.connection import Connection, reason_of
+from execution_service.trading.hearing import Hearing
+from execution_service.trading.lanes import LONGEST_PAUSE_SECONDS, Lanes
+from execution_service.trading.tasks import Tasks
+
+log = structlog.get_logger(__name__)
+
+PLACE_SECONDS = 30.0
+RESENDINGS_ALERT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """What became of handing an order over: `recording` makes it durable, for the caller to run."""
+
+    recording: Coroutine[Any, Any, None]
+    is_clear: bool
+    """The broker has taken it: the next order of the instrument may follow before that is recorded."""
+
+
+class Placing:
+    """The one place where an order leaves, for the first time or again."""
+
+    def __init__(
+        self,
+        *,
+        connection: Connection,
+        lanes: Lanes,
+        hearing: Hearing,
+        live_orders: LiveOrders,
+        clock: Clock,
+        tasks: Tasks,
+        holds_desk: Callable[[], bool],
+    ) -> None:
+        """`holds_desk`: whether this process surely holds the account at this moment."""
+        self._connection = connection
+        self._lanes = lanes
+        self._hearing = hearing
+        self._live = live_orders
+        self._clock = clock
+        self._tasks = tasks
+        self._holds_desk = holds_desk
+
+    async def place(self, live: LiveOrder, *, again: bool = False) -> Handed:
+        """Hands the order over. With `again` it may have left before: then neither that nothing was sent now nor a refusal proves
+        anything."""
+        order = live.order
+        if not self._holds_desk():
+            # This process was frozen, or the store away, since the intent was written. Whoever took the account over is looking for the
+            # order at the broker by now, and must not be contradicted.
+            return Handed(self._was_overtaken(live), is_clear=False)
+        # The store may have been away while the intent was being written.
+        is_late = not live.is_late_allowed and is_stale(live.elapsed(self._clock.monotonic()), self._connection.limits)
+        if not self._connection.is_connected or order.cancel_wish is not None or is_late:
+            held = self.nothing_was_sent(live, "held back before it left", counts=False, again=again)
+            return Handed(held, is_clear=False)
+        try:
+            placing = self._connection.broker.place_order(order.ticket())
+            report = await self._connection.ask(placing, PLACE_SECONDS)
+        except HeldBack as exc:
+            self.rest(order, exc)
+            live.unclear_resendings += again
+            return Handed(self.nothing_was_sent(live, str(exc), counts=False, again=again), is_clear=False)
+        except BrokerUnavailable as exc:
+            self._connection.lose(exc)
+            self._lanes.slow_down(order)
+            unsent = self.nothing_was_sent(live, str(exc), counts=not exc.known_pause, again=again, sent=order)
+            return Handed(unsent, is_clear=False)
+        except NotAnswered as exc:
+            self._lanes.slow_down(order)
+            live.unclear_resendings += again
+            unsent = self.nothing_was_sent(live, str(exc), counts=True, again=again, sent=order)
+            return Handed(unsent, is_clear=False)
+        except ReservationLost as exc:
+            if again:
+                return Handed(self._was_passed_over(live, exc), is_clear=False)
+            return Handed(self.nothing_was_sent(live, str(exc), counts=True, sent=order), is_clear=False)
+        except OrderRefused as exc:
+            if again:
+                return Handed(self._was_refused_again(live, order, exc), is_clear=False)
+            return Handed(self._was_refused(live, order, exc), is_clear=False)
+        except Exception as exc:  # noqa: BLE001  whatever it was, the order may have left
+            live.finding_from = live.asked_at = None
+            live.unclear_resendings += again
+            live.is_taken = live.is_taken or isinstance(exc, OrderAlreadyExists)
+            self._lanes.of(order).unresolved.add(order.order_id)
+            return Handed(self._is_unclear(live, exc), is_clear=False)
+        return Handed(self._was_taken(live, report), is_clear=True)
+
+    async def place_again(self, live: LiveOrder) -> None:
+        """Under the same id, where the broker takes it only once."""
+        if not self._holds_desk():
+            return
+        live.resendings += 1
+        live.not_before = self._clock.monotonic() + min(LONGEST_PAUSE_SECONDS, 0.25 * 2**live.resendings)
+        words = "not found at the broker; sent again under the same id, which the broker takes only once"
+        is_odd = live.resendings == RESENDINGS_ALERT
+
+        def note(order: Order) -> Sequence[Event]:
+            if order.status is not Status.SUBMITTING or order.cancel_wish is not None:
+                return ()
+            return (Noted(at=self._clock.now(), message=words, alert=is_odd),)
+
+        if await self._live.record(live, note):
+            live.sent_at = self._clock.monotonic()
+            await (await self.place(live, again=True)).recording
+
+    def rest(self, order: Order, held: HeldBack) -> None:
+        """The lane goes on when its orders may leave again; the connection is as good as before. People are told, once for each lane, but
+        not of spent calls."""
+        self._lanes.rest(order, held.wait_seconds)
+        lane = self._lanes.of(order)
+        if not isinstance(held, CallsSpent) and not lane.is_hold_told:
+            lane.is_hold_told = True
+            self._tasks.begin(self._connection.tell_of_hold(str(held)), "held")
+
+    # --- what became of it --------------------------------------------------------------------------------------
+
+    async def nothing_was_sent(
+        self, live: LiveOrder, message: str, *, counts: bool, again: bool = False, sent: Order | None = None
+    ) -> None:
+        """`counts`: as one of the attempts after which the order is rejected. `sent`: the order as it was handed over, if it was."""
+        if again:
+            live.finding_from = live.asked_at = None
+            return
+        if counts:
+            live.sending_failures += 1
+            live.last_failure = message
+
+        def nothing(order: Order) -> Sequence[Event]:
+            if order.status is not Status.SUBMITTING or (sent is not None and _is_worked_elsewhere(order, sent)):
+                return ()
+            return (NothingSent(at=self._clock.now(), message=message),)
+
+        await self._live.record(live, nothing)
+
+    async def _was_taken(self, live: LiveOrder, report: Report) -> None:
+        lane = self._lanes.of(live.order)
+        lane.failures, lane.is_hold_told = 0, False
+        await self._hearing.learn(live, report)
+
+    async def _was_passed_over(self, live: LiveOrder, lost: ReservationLost) -> None:
+        """It cannot be told whether it had arrived before: that nobody shows it is looked at for the whole window, and then in doubt."""
+        live.is_passed_over = True
+        await self._note(live, f"cannot be sent again under its id, and is only looked for: {lost}")
+
+    async def _was_overtaken(self, live: LiveOrder) -> None:
+        log.warning(
+            "Held back: the lease of the account has run out; the order is looked for at the broker before anything is sent",
+            action="held_back",
+            signal_id=live.order.signal_id,
+        )
+
+    async def _was_refused(self, live: LiveOrder, sent: Order, refusal: OrderRefused) -> None:
+        def refuse(order: Order) -> Sequence[Event]:
+            if order.status is not Status.SUBMITTING or _is_worked_elsewhere(order, sent):
+                return ()
+            return (Rejected(at=self._clock.now(), reason=reason_of(refusal)),)
+
+        await self._live.record(live, refuse)
+
+    async def _was_refused_again(self, live: LiveOrder, sent: Order, refusal: OrderRefused) -> None:
+        """The broker may refuse the repetition because the first sending arrived: the order is looked for before this is its end."""
+        live.finding_from = live.asked_at = None
+        words = f"refused when it was sent again, and looked for once more, since it may have arrived before: {refusal.reason}"
+
+        def note(order: Order) -> Sequence[Event]:
+            if order.status is not Status.SUBMITTING or _is_worked_elsewhere(order, sent):
+                return ()
+            live.refusal = reason_of(refusal)
+            return () if was_noted(order, words) else (Noted(at=self._clock.now(), message=words),)
+
+        await self._live.record(live, note)
+
+    async def _is_unclear(self, live: LiveOrder, exc: Exception) -> None:
+        if not isinstance(exc, OrderAlreadyExists | OutcomeUnknown | TimeoutError):
+            log.error(
+                f"Unexpected error of the broker: {exc}",
+                action="broker_error",
+                signal_id=live.order.signal_id,
+                exc_info=exc,
+            )
+        await self._note(
+            live, f"no clear answer, looking for the order at the broker: {str(exc) or type(exc).__name__}"
+        )
+
+    async def _note(self, live: LiveOrder, words: str) -> None:
+        def note(order: Order) -> Sequence[Event]:
+            return (Noted(at=self._clock.now(), message=words),) if order.status is Status.SUBMITTING else ()
+
+        await self._live.record(live, note)
+
+
+def _is_worked_elsewhere(order: Order, sent: Order) -> bool:
+    """Whether something but a wish to cancel was recorded since it was handed over: another process may have sent it again, so that what
+    came of our own sending does not tell what became of the order."""
+    return not all(isinstance(event, CancelRequested) for event in order.events[sent.version :])

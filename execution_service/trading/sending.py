@@ -1,0 +1,262 @@
+"""Which lanes go, what of a lane leaves together, and the intent that is durable before an order leaves; not the handing over itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+
+from brokers.base import Ticket
+from brokers.errors import BrokerError, BrokerUnavailable, HeldBack, NotAnswered, OrderRefused
+from execution_service.core.decide import fitting, is_stale
+from execution_service.core.order import (
+    Capped,
+    Event,
+    InstrumentMatched,
+    Noted,
+    Order,
+    Purpose,
+    Reason,
+    ReasonCode,
+    Rejected,
+    Status,
+    SubmitStarted,
+    apply_all,
+)
+from execution_service.live import LiveOrder, LiveOrders
+from execution_service.ports import Clock
+from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection, reason_of
+from execution_service.trading.lanes import Lane, Lanes
+from execution_service.trading.last_look import LastLook
+from execution_service.trading.placing import Placing
+from execution_service.trading.tasks import Tasks
+
+log = structlog.get_logger(__name__)
+
+LANE = "lane"
+LANE_BATCH = 64
+RESENDINGS_WAITED_FOR = 2
+"""So many times an order was to be sent again without a clear answer, or could not be, and later ids no longer wait for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reservation:
+    """What will be sent, and the id that the broker gives it beforehand, if it does."""
+
+    ticket: Ticket
+    order_id: str | None
+
+
+class Sending:
+    """Takes the orders of one account from their lanes to the broker."""
+
+    def __init__(
+        self,
+        *,
+        connection: Connection,
+        lanes: Lanes,
+        last_look: LastLook,
+        placing: Placing,
+        live_orders: LiveOrders,
+        clock: Clock,
+        tasks: Tasks,
+        nonce: str,
+        look_for_cancels: Callable[[], Awaitable[None]],
+    ) -> None:
+        """`nonce`: this process's, by which it knows its own intents. `look_for_cancels` reads the commands that others stored."""
+        self._connection = connection
+        self._lanes = lanes
+        self._last_look = last_look
+        self._placing = placing
+        self._live = live_orders
+        self._clock = clock
+        self._tasks = tasks
+        self._nonce = nonce
+        self._look_for_cancels = look_for_cancels
+        self._lanes_under_way = 0
+        self._exit_lock = asyncio.Lock()
+        self._left_reserved: set[str] = set()
+        """The broker's ids under which other processes, or earlier lives of this one, have perhaps sent."""
+
+    def take(self, order: Order) -> None:
+        """An order that has come in hand: one that was perhaps sent keeps the id that the broker gave it."""
+        if order.reserved_order_id is not None and order.status in (Status.SUBMITTING, Status.IN_DOUBT):
+            self._left_reserved.add(order.reserved_order_id)
+
+    async def reject_pending(self, message: str) -> None:
+        """All that were to be sent: the broker cannot be reached."""
+
+        def reject(order: Order) -> Sequence[Event]:
+            if order.status is not Status.PENDING:
+                return ()
+            return (Rejected(at=self._clock.now(), reason=Reason(ReasonCode.BROKER_UNAVAILABLE, message)),)
+
+        await asyncio.gather(*(self._live.record(live, reject) for live in self._lanes.pending()))
+
+    async def drain(self) -> None:
+        """Until no order is on its way to the broker any more."""
+        await self._tasks.wait_for(LANE)
+
+    # --- lanes --------------------------------------------------------------------------------------------------
+
+    def start_lanes(self) -> None:
+        """As many as may be under way at once. Waits for nothing."""
+        if self._lanes.has_ready and self._is_earlier_id_awaited():
+            return
+        while self._lanes_under_way < self._connection.capabilities.concurrent_calls and self._lanes.has_ready:
+            lane = self._lanes.next_ready()
+            if lane.is_busy or lane.unresolved:
+                continue
+            # Where the broker does not itself refuse a repeated id, each order whose sending was begun and not finished when we die
+            # is in doubt; and where it gives the ids beforehand, one that a later one has passed over can never be sent again. There the
+            # intent is written one by one.
+            batch = lane.next_batch(LANE_BATCH if self._can_go_together else 1)
+            if batch:
+                lane.is_busy = True
+                self._lanes_under_way += 1
+                self._tasks.begin(self._run_lane(lane, batch), LANE)
+
+    @property
+    def _can_go_together(self) -> bool:
+        return (
+            self._connection.limits.refuses_repeated_client_id and not self._connection.capabilities.needs_reservation
+        )
+
+    def _is_earlier_id_awaited(self) -> bool:
+        """An order that was perhaps sent under an id that the broker gave beforehand may have to leave again under it, which it can no more
+        once a later id has left."""
+        return self._connection.capabilities.needs_reservation and any(
+            map(self._may_leave_again, self._lanes.unresolved())
+        )
+
+    def _may_leave_again(self, order_id: str) -> bool:
+        live = self._live.by_id.get(order_id)
+        if live is None or live.order.status is not Status.SUBMITTING or live.order.reserved_order_id is None:
+            return False
+        is_refused = live.is_passed_over or live.refusal is not None
+        is_settled = live.is_taken or is_refused or live.unclear_resendings >= RESENDINGS_WAITED_FOR
+        is_in_time = not is_stale(live.elapsed(self._clock.monotonic()), self._connection.limits)
+        return live.order.cancel_wish is None and is_in_time and not is_settled
+
+    async def _run_lane(self, lane: Lane, batch: Sequence[LiveOrder]) -> None:
+        answers: Sequence[asyncio.Task[None]] = ()
+        try:
+            answers = await self._submit(lane, batch)
+        finally:
+            lane.is_busy = False
+            self._lanes_under_way -= 1
+            if answers:
+                self._tasks.begin(self._record_answers(lane, batch, answers), f"answers-{LANE}")
+            else:
+                self._lanes.put_back(lane, batch)
+            self._lanes.make_ready(lane)
+
+    async def _record_answers(
+        self, lane: Lane, batch: Sequence[LiveOrder], answers: Sequence[asyncio.Task[None]]
+    ) -> None:
+        try:
+            await asyncio.gather(*answers)
+        finally:
+            self._lanes.put_back(lane, batch)
+
+    async def _submit(self, lane: Lane, batch: Sequence[LiveOrder]) -> Sequence[asyncio.Task[None]]:
+        """Writes down the intent for all, hands them over one after the other, and writes down the answers as they come. Returns the
+        writing that is still going on where the lane need not wait for it."""
+        await self._look_for_cancels()
+        rested_until = lane.not_before
+        now = self._clock.now()  # one moment for all, so that the store can write their intents as one statement
+        intents = await asyncio.gather(*(self._intend(live, now) for live in batch), return_exceptions=True)
+        answers: list[asyncio.Task[None]] = []
+        clear: list[bool] = []
+        is_clear = False
+        try:
+            for live, is_leaving in zip(batch, intents, strict=True):
+                if is_leaving is True and (lane.unresolved or lane.not_before != rested_until):
+                    why = "is being looked for" if lane.unresolved else "has to wait"
+                    held = self._placing.nothing_was_sent(live, f"the order before it {why}", counts=False)
+                    answers.append(asyncio.create_task(held))
+                elif is_leaving is True:
+                    handed = await self._placing.place(live)
+                    answers.append(asyncio.create_task(handed.recording))
+                    clear.append(handed.is_clear)
+            is_clear = self._can_go_together and len(clear) == len(batch) and all(clear)
+        except asyncio.CancelledError:
+            for answer in answers:
+                answer.cancel()  # the store may be away; what is not recorded now is asked for by whoever works the order next
+            raise
+        finally:
+            if not is_clear:
+                await asyncio.gather(*answers)
+        failures = [failure for failure in intents if isinstance(failure, BaseException)]
+        if failures:
+            # Those orders are PENDING as before; the others of the batch have gone their way.
+            log.warning(
+                f"Orders not sent yet: {failures[0]}", action="sending_waits", account_id=self._connection.account_id
+            )
+            await self._clock.sleep(AFTER_FAILURE_SECONDS)
+        return answers if is_clear else ()
+
+    # --- the intent ---------------------------------------------------------------------------------------------
+
+    async def _intend(self, live: LiveOrder, now: datetime) -> bool:
+        """The last look before the order leaves, and the record that it is about to; False if it does not leave."""
+        if live.order.identity.purpose is Purpose.EXIT:
+            # Two exits of one entry must not both count on what is left of it.
+            async with self._exit_lock:
+                return await self._write_intent(live, now)
+        return await self._write_intent(live, now)
+
+    async def _write_intent(self, live: LiveOrder, now: datetime) -> bool:
+        wish = live.order.cancel_wish
+        try:
+            first = await self._last_look.before_leaving(live)
+        except (BrokerError, TimeoutError) as exc:
+            self._preparation_failed(live, exc)
+            return False
+        if first is None:
+            return False
+        ends = bool(first) and not isinstance(first[-1], Capped | InstrumentMatched | Noted)
+        if not ends:
+            reserved = None
+            if self._connection.capabilities.needs_reservation:
+                reservation = await self._reserve(live, apply_all(live.order, first))
+                if reservation is None:
+                    return False
+                first = (*first, *fitting(apply_all(live.order, first), reservation.ticket, now))
+                reserved = reservation.order_id
+            first = (*first, SubmitStarted(at=now, nonce=self._nonce, reserved_order_id=reserved))
+
+        def start(order: Order) -> Sequence[Event]:
+            return first if order.status is Status.PENDING and order.cancel_wish == wish else ()
+
+        # What is known of an attempt before this one does not hold for it.
+        live.is_taken, live.is_passed_over, live.unclear_resendings = False, False, 0
+        return bool(await self._live.record(live, start)) and not ends
+
+    async def _reserve(self, live: LiveOrder, order: Order) -> _Reservation | None:
+        """None: as far as the broker is concerned, the order may not leave now, or never."""
+        broker, taken = self._connection.broker, self._left_reserved
+        try:
+            ticket = await self._connection.ask(broker.fitted(order.ticket()))
+            return _Reservation(ticket, await self._connection.ask(broker.reserve(ticket, taken=taken)))
+        except OrderRefused as exc:
+            rejected = Rejected(at=self._clock.now(), reason=reason_of(exc))
+            await self._live.record_unless_changed(live, (rejected,))
+        except (BrokerError, TimeoutError) as exc:
+            self._preparation_failed(live, exc)
+        return None
+
+    def _preparation_failed(self, live: LiveOrder, exc: Exception) -> None:
+        """Nothing was sent; the lane waits, and a question that got no answer says nothing about the connection."""
+        if isinstance(exc, HeldBack):
+            self._placing.rest(live.order, exc)
+            return
+        if not isinstance(exc, NotAnswered):
+            self._connection.lose(exc)
+        self._lanes.slow_down(live.order)
+        if not (isinstance(exc, BrokerUnavailable) and exc.known_pause):
+            live.sending_failures += 1
+            live.last_failure = str(exc) or type(exc).__name__
