@@ -31,7 +31,6 @@ from execution_service.core.order import (
     Purpose,
     Reason,
     ReasonCode,
-    RefusedRequest,
     Rejected,
     Status,
     apply,
@@ -309,7 +308,7 @@ def _step_of_submitting(order: Order, now: datetime, elapsed: Elapsed, limits: L
     if finding is None or elapsed.asked is None or finding < window:
         return _ask(StepKind.FIND, elapsed, _slower(finding, (0.1, 0.5, 2.0)))
     if refusal is not None:
-        return Step(StepKind.RECORD, (Rejected(at=now, reason=refusal, filled_quantity=order.filled_quantity),))
+        return Step(StepKind.RECORD, (Rejected(at=now, reason=refusal),))
     if may_leave_again:
         if elapsed.sent is not None and elapsed.sent < window:
             return _ask(StepKind.FIND, elapsed, _slower(elapsed.sent, (0.1, 0.5, 2.0)))
@@ -410,10 +409,11 @@ def _matched(order: Order, own: Sequence[Order], now: datetime) -> tuple[Event, 
 
 def _same_line(order: Order, other: Order) -> bool:
     """Same account, and an instrument that may be the same: some senders name the exchange or currency in the entry only."""
-    if isinstance(other.request, RefusedRequest):
-        return False
-    mine, theirs = order.accepted_request, other.accepted_request
-    return mine.account_id == theirs.account_id and mine.instrument.could_be(theirs.instrument)
+    return (
+        isinstance(other.request, OrderRequest)
+        and _is_same_account(order, other)
+        and order.accepted_request.instrument.could_be(other.accepted_request.instrument)
+    )
 
 
 def _is_entry_of(order: Order, other: Order) -> bool:
