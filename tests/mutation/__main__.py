@@ -68,9 +68,13 @@ def _target(module: types.ModuleType, qualified: str) -> Any:
 
 
 def _with_code(function: types.FunctionType, change: Change) -> Callable[[], None]:
+    # Compiled here and not in the child: what does not compile would pass for noticed there.
+    code = compile(change.tree, function.__code__.co_filename, "exec")
+    made = next(c for c in _codes(code) if c.co_qualname == change.function)
+    assert made.co_freevars == function.__code__.co_freevars
+
     def apply() -> None:
-        code = compile(change.tree, function.__code__.co_filename, "exec")
-        function.__code__ = next(c for c in _codes(code) if c.co_qualname == change.function)
+        function.__code__ = made
 
     return apply
 
@@ -302,6 +306,7 @@ def main() -> int:
         database=None,
         deadline=None,
         phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
     )
     hypothesis.settings.load_profile("mutants")
     judge = Judge(options)

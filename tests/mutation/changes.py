@@ -154,7 +154,7 @@ def _edits(node: ast.AST) -> list[_Edit]:
             other = ast.Or() if isinstance(node.op, ast.And) else ast.And()
             return [
                 _set("op", other),
-                *(_without("values", n) for n in range(len(node.values)) if len(node.values) > 1),
+                *(_without_operand(n) for n in range(len(node.values))),
             ]
         case ast.UnaryOp(op=ast.Not()):
             return [_become(lambda n: ast.UnaryOp(ast.Not(), ast.UnaryOp(ast.Not(), n.operand)))]
@@ -210,6 +210,18 @@ def _set(field: str, value: Any) -> _Edit:
 
 def _without(field: str, n: int) -> _Edit:
     return lambda node: getattr(node, field).pop(n)
+
+
+def _without_operand(n: int) -> _Edit:
+    """Of two the other takes the whole's place: `and` and `or` have at least two."""
+
+    def edit(node: Any) -> None:
+        if len(node.values) > 2:
+            node.values.pop(n)
+        else:
+            _become(lambda both: both.values[1 - n])(node)
+
+    return edit
 
 
 def _become(make: Callable[[Any], ast.AST]) -> _Edit:
