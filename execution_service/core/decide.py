@@ -153,7 +153,7 @@ def is_of_another(order: Order, report: Report) -> bool:
 def _own_of(order: Order, report: Report) -> str:
     """Of the orders under one tag that whose id we know; else the oldest."""
     known = order.broker_order_id
-    return known if known is not None and known in report.orders_under_tag else report.orders_under_tag[0]
+    return known if known in report.orders_under_tag else report.orders_under_tag[0]
 
 
 def was_noted(order: Order, words: str) -> bool:
@@ -378,7 +378,7 @@ def exit_allowance(
         return None  # the leg that it closes may still come
     if not all(e.status.is_final for e in own):
         return None
-    wanted = order.quantity or ZERO
+    wanted = order.ticket().quantity
     filled = sum((e.filled_quantity for e in own), ZERO)
     taken = sum((_taken(x) for x in exits if x.order_id != order.order_id and _same_line(order, x)), ZERO)
     left = max(ZERO, filled - taken)
@@ -426,9 +426,8 @@ def _is_entry_of(order: Order, other: Order) -> bool:
 
 def _taken(order: Order) -> Decimal:
     """What an exit has taken or may still take. One that has not been sent will be measured in its turn."""
-    if order.status is Status.PENDING:
-        return order.filled_quantity
-    return order.filled_quantity if order.status.is_final else max(order.quantity or ZERO, order.filled_quantity)
+    is_at_work = order.status is not Status.PENDING and not order.status.is_final
+    return order.filled_quantity + (order.remaining_quantity if is_at_work else ZERO)
 
 
 def fitting(order: Order, ticket: Ticket, now: datetime) -> tuple[Event, ...]:

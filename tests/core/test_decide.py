@@ -717,6 +717,7 @@ def test_an_order_for_money_is_complete_by_the_brokers_word_whatever_it_bought()
     assert for_money.message == "sent with cash quantity 1000, as the market takes it"
     sent = apply_all(order(), [for_money, submit_started(), accepted()])
     some, all_of_it = [fill("f1", 60)], [fill("f1", 60), fill("f2", 38)]
+    assert news(sent, report(sent, ReportStatus.FILLED), NOW) == [], "done, it says, and shows nothing that was bought"
     assert [type(e) for e in news(sent, report(sent, ReportStatus.FILLED, some, filled_quantity=98), NOW)] == [Filled]
     events = news(sent, report(sent, ReportStatus.FILLED, all_of_it), NOW)
     assert [type(e) for e in events] == [Filled, Filled, Completed]
@@ -891,6 +892,15 @@ def test_a_second_attempt_can_end_although_the_first_had_fills() -> None:
     both = told(again, report(first, ReportStatus.CANCELLED, [fill("first", 40)]))[1]
     _, after = told(both, report(both, ReportStatus.CANCELLED))
     assert after.status is Status.CANCELLED
+
+
+def test_lists_of_a_second_attempt_annul_nothing_of_the_first() -> None:
+    first = order_in(Status.IN_DOUBT)
+    again = apply_all(first, [send_again_ordered(), submit_started(), accepted("B-2")])
+    both = told(again, report(first, ReportStatus.CANCELLED, [fill("first", 40)]))[1]
+    (event,) = news(both, shown(both, fill("second", 10)), NOW)
+    assert isinstance(event, Filled)
+    assert event.fill.fill_id == "second"
 
 
 # --- lists that show all executions -----------------------------------------------------------------------------------

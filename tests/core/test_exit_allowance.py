@@ -101,6 +101,10 @@ def test_a_leg_that_has_not_come_is_waited_for() -> None:
     assert "another account, instrument or side" in event.reason.message
 
 
+def test_an_exit_of_a_leg_that_has_come_does_not_wait_for_the_others() -> None:
+    assert allowed(leaving(), [entry(total_legs=3)]) == ExitAllowance()
+
+
 def test_a_leg_is_waited_for_although_another_was_unreadable_and_told_no_number_of_legs() -> None:
     unreadable = order(of=identity("entry", 1), asked=refused_request(), events=(rejected(),))
     other_leg = entry(instrument=instrument("NVDA"), total_legs=3)
