@@ -25,7 +25,7 @@ help:
 	@echo 'make faults  everything that can go wrong, at each broker, judged by its own book (half an hour); ARGS=--help shows the options'
 	@echo 'make soak    20 orders a second and random faults for SOAK_SECONDS (600): nothing grows, no order is lost'
 	@echo 'make fuzz    hostile messages for FUZZ_SECONDS (60), read a second time naively'
-	@echo 'make mutants every small change of the state machine must be noticed by a test (about 20 minutes)'
+	@echo 'make mutants every small change of the state machine must be noticed by a test (about 10 minutes)'
 	@echo 'make setup   only install'
 
 setup: .venv/installed .venv-ib-async/installed

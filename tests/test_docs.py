@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from execution_service.core import decide
 from execution_service.core.order import TRANSITIONS, ReasonCode, Status
 from execution_service.core.reconcile import Kind
 from execution_service.settings import SETTING_NAMES
@@ -55,6 +56,13 @@ def test_every_kind_of_discrepancy_is_explained_and_no_other() -> None:
     text = (DOCS / "operations.md").read_text(encoding="utf-8").partition("## Discrepancies")[2].partition("\n## ")[0]
     explained = re.findall(r"^\| `([A-Z_]+)` \|", text, flags=re.MULTILINE)
     assert sorted(explained) == sorted(kind.value for kind in Kind)
+
+
+def test_how_long_an_exit_waits_for_its_entry_and_a_leg_for_the_others_is_as_the_pages_say() -> None:
+    operations = (DOCS / "operations.md").read_text(encoding="utf-8")
+    assert f"whose entry nobody has heard of waits {decide.UNKNOWN_ENTRY_SECONDS:g} s for it" in operations
+    messages = (DOCS / "messages.md").read_text(encoding="utf-8")
+    assert f"a leg waits up to {decide.UNKNOWN_LEG_SECONDS:g} s for the others" in messages
 
 
 def test_every_setting_is_explained_and_no_other() -> None:

@@ -31,7 +31,6 @@ from execution_service.core.order import (
     Purpose,
     Reason,
     ReasonCode,
-    RefusedRequest,
     Rejected,
     Status,
     apply,
@@ -154,7 +153,7 @@ def is_of_another(order: Order, report: Report) -> bool:
 def _own_of(order: Order, report: Report) -> str:
     """Of the orders under one tag that whose id we know; else the oldest."""
     known = order.broker_order_id
-    return known if known is not None and known in report.orders_under_tag else report.orders_under_tag[0]
+    return known if known in report.orders_under_tag else report.orders_under_tag[0]
 
 
 def was_noted(order: Order, words: str) -> bool:
@@ -308,7 +307,7 @@ def _step_of_submitting(order: Order, now: datetime, elapsed: Elapsed, limits: L
     if finding is None or elapsed.asked is None or finding < window:
         return _ask(StepKind.FIND, elapsed, _slower(finding, (0.1, 0.5, 2.0)))
     if refusal is not None:
-        return Step(StepKind.RECORD, (Rejected(at=now, reason=refusal, filled_quantity=order.filled_quantity),))
+        return Step(StepKind.RECORD, (Rejected(at=now, reason=refusal),))
     if may_leave_again:
         if elapsed.sent is not None and elapsed.sent < window:
             return _ask(StepKind.FIND, elapsed, _slower(elapsed.sent, (0.1, 0.5, 2.0)))
@@ -378,7 +377,7 @@ def exit_allowance(
         return None  # the leg that it closes may still come
     if not all(e.status.is_final for e in own):
         return None
-    wanted = order.quantity or ZERO
+    wanted = order.ticket().quantity
     filled = sum((e.filled_quantity for e in own), ZERO)
     taken = sum((_taken(x) for x in exits if x.order_id != order.order_id and _same_line(order, x)), ZERO)
     left = max(ZERO, filled - taken)
@@ -409,10 +408,11 @@ def _matched(order: Order, own: Sequence[Order], now: datetime) -> tuple[Event, 
 
 def _same_line(order: Order, other: Order) -> bool:
     """Same account, and an instrument that may be the same: some senders name the exchange or currency in the entry only."""
-    if isinstance(other.request, RefusedRequest):
-        return False
-    mine, theirs = order.accepted_request, other.accepted_request
-    return mine.account_id == theirs.account_id and mine.instrument.could_be(theirs.instrument)
+    return (
+        isinstance(other.request, OrderRequest)
+        and _is_same_account(order, other)
+        and order.accepted_request.instrument.could_be(other.accepted_request.instrument)
+    )
 
 
 def _is_entry_of(order: Order, other: Order) -> bool:
@@ -425,9 +425,8 @@ def _is_entry_of(order: Order, other: Order) -> bool:
 
 def _taken(order: Order) -> Decimal:
     """What an exit has taken or may still take. One that has not been sent will be measured in its turn."""
-    if order.status is Status.PENDING:
-        return order.filled_quantity
-    return order.filled_quantity if order.status.is_final else max(order.quantity or ZERO, order.filled_quantity)
+    is_at_work = order.status is not Status.PENDING and not order.status.is_final
+    return order.filled_quantity + (order.remaining_quantity if is_at_work else ZERO)
 
 
 def fitting(order: Order, ticket: Ticket, now: datetime) -> tuple[Event, ...]:

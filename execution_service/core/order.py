@@ -586,7 +586,7 @@ def _moved(order: Order, event: Event, target: Status) -> Order:
                 cash_quantity=order.cash_quantity if event.cash_quantity is None else event.cash_quantity,
             )
         case Completed():
-            return replace(after, quantity=event.filled_quantity, reason=None)
+            return replace(after, quantity=event.filled_quantity)
         case CancelRequested():
             reason = event.reason if target.is_final else order.reason
             return replace(after, cancel_wish=order.cancel_wish or event.reason, reason=reason)

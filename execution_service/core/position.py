@@ -105,7 +105,7 @@ def reverse_fill(
             closed * side.sign,
             price,
             realized,
-            episode - 1 if opened else episode,
+            None if opened else episode,
             multiplier,
             at,
             order_id,
@@ -118,7 +118,7 @@ def _traded(
 ) -> Booked:
     if not position.is_open:
         return Booked(_opened(position, signed, price, at, order_id))
-    if (position.quantity > 0) == (signed > 0):
+    if _is_same_way(position, signed):
         return Booked(_changed(position, position.quantity + signed, position.cost + signed * price, at, order_id))
     held = abs(position.quantity)
     closing = min(abs(signed), held)
@@ -144,14 +144,11 @@ def _without_opening(
     order_id: str,
 ) -> Booked:
     left, cost = position.quantity - signed, position.cost - signed * price
-    is_held = position.is_open and position.episode == episode and (position.quantity > 0) == (signed > 0)
-    # A cost that changes its sign shows that exits have taken away what this fill had cost.
-    if not is_held or left * signed < 0 or (left and cost * position.cost < 0):
+    # What is held no more leaves the other sign. Where nothing is left, a cost that still is belongs to profit already booked, and is realised
+    # as by a trade. A cost that changes its sign shows that exits have taken away what this fill had cost.
+    if position.episode != episode or left * signed <= 0 or cost * position.cost < 0:
         return _traded(position, -signed, price, multiplier, at, order_id)
-    # Taking the last opening fill out of an averaged position may leave a cost that belongs to profit already booked.
-    realized = ZERO if left else _tidy(-cost * multiplier)
-    after = _changed(position, left, cost if left else ZERO, at, order_id, realized=realized)
-    return Booked(after, realized, None if left else after)
+    return Booked(_changed(position, left, cost, at, order_id))
 
 
 def _without_closing(
@@ -159,12 +156,13 @@ def _without_closing(
     signed: Decimal,
     price: Decimal,
     realized: Decimal,
-    episode: int,
+    episode: int | None,
     multiplier: Decimal,
     at: datetime,
     order_id: str,
 ) -> Booked:
-    if position.is_open and (position.quantity > 0) == (signed > 0):
+    """`episode` is the one that the fill reduced or ended; None: it ended one and opened the next, so that one is not taken up again."""
+    if _is_same_way(position, signed):
         return _traded(position, -signed, price, multiplier, at, order_id)
     if not position.is_open and position.episode != episode:
         position = _opened(position, ZERO, price, at, order_id)
@@ -197,20 +195,19 @@ def _changed(
     )
 
 
+def _is_same_way(position: Position, signed: Decimal) -> bool:
+    """Whether both are long or both short; a flat position is neither."""
+    return position.quantity * signed > 0
+
+
 def _share(cost: Decimal, closing: Decimal, held: Decimal) -> Decimal:
-    share = cost * closing / held
-    exponent = share.as_tuple().exponent
-    assert isinstance(exponent, int)
-    return share if exponent >= -20 else share.quantize(_SMALLEST_SHARE)
+    return (cost * closing / held).quantize(_SMALLEST_SHARE)
 
 
 def _tidy(value: Decimal) -> Decimal:
     """The same number without trailing zeros, exponent or negative zero."""
-    if not value:
-        return ZERO
-    short = value.normalize()
-    exponent = short.as_tuple().exponent
-    return short.quantize(Decimal(1)) if isinstance(exponent, int) and exponent > 0 else short
+    # Adding zero writes the zeros of a whole number out and takes a zero's sign.
+    return value.normalize() + ZERO
 
 
 def _opened(position: Position, signed: Decimal, price: Decimal, at: datetime, order_id: str) -> Position:
@@ -227,8 +224,6 @@ def _opened(position: Position, signed: Decimal, price: Decimal, at: datetime, o
 
 
 def _named(position: Position, order_id: str) -> Position:
-    if position.order_ids and position.order_ids[-1] == order_id:
-        return position
     kept = tuple(i for i in position.order_ids if i != order_id)
     return replace(
         position,

@@ -199,6 +199,11 @@ def test_where_it_may_be_sent_again_sooner_it_is_and_where_not_the_window_holds(
     wished = apply(lost, cancel_requested())
     assert step_of(wished, elapsed(31, finding=9.9, asked=9.0), sooner).kind is StepKind.FIND
     assert isinstance(recorded(step_of(wished, elapsed(31, finding=10.0, asked=9.0), sooner)), Doubted)
+    no = Reason(ReasonCode.BROKER_REJECTED, "duplicate")
+    assert next_step(lost, NOW, elapsed(31, finding=9.9, asked=9.0), sooner, refusal=no).kind is StepKind.FIND
+    assert isinstance(
+        recorded(next_step(lost, NOW, elapsed(31, finding=10.0, asked=9.0), sooner, refusal=no)), Rejected
+    )
 
 
 def test_after_the_window_a_stale_order_is_doubted_and_not_sent_again() -> None:
@@ -695,10 +700,20 @@ def test_what_was_changed_to_fit_is_recorded_and_what_was_not_is_not() -> None:
     assert fitting(apply(about, event), ticket, NOW) == ()
 
 
+def test_a_stop_price_that_was_changed_to_fit_is_recorded() -> None:
+    about = order(order_type=OrderType.STOP, stop_price=Decimal("9.957"))
+    (event,) = fitting(about, replace(about.ticket(), stop_price=Decimal("9.95")), NOW)
+    words = "sent with stop price 9.95 for 9.957, as the market takes it"
+    assert event == Fitted(at=NOW, message=words, stop_price=Decimal("9.95"))
+
+
 def test_an_order_for_money_is_complete_by_the_brokers_word_whatever_it_bought() -> None:
     (for_money,) = fitting(order(), replace(order().ticket(), cash_quantity=Decimal(1000)), NOW)
+    assert isinstance(for_money, Fitted)
+    assert for_money.message == "sent with cash quantity 1000, as the market takes it"
     sent = apply_all(order(), [for_money, submit_started(), accepted()])
     some, all_of_it = [fill("f1", 60)], [fill("f1", 60), fill("f2", 38)]
+    assert news(sent, report(sent, ReportStatus.FILLED), NOW) == [], "done, it says, and shows nothing that was bought"
     assert [type(e) for e in news(sent, report(sent, ReportStatus.FILLED, some, filled_quantity=98), NOW)] == [Filled]
     events = news(sent, report(sent, ReportStatus.FILLED, all_of_it), NOW)
     assert [type(e) for e in events] == [Filled, Filled, Completed]
@@ -747,6 +762,27 @@ def test_a_leg_is_refused_by_what_the_others_say_and_by_nothing_else() -> None:
         assert refusing_leg(mine, [leg(2, *events)], WHOLE, "IBKR") is not None
     filled_in_part = leg(2, submit_started(), filled_by("f1", 40), cancelled(filled_quantity=40))
     assert refusing_leg(mine, [filled_in_part], WHOLE, "IBKR") is None
+
+
+def test_a_leg_is_refused_with_the_reason_of_the_other() -> None:
+    mine, words = leg(0), "not placed without leg 2 of 3: insufficient margin"
+    assert refusing_leg(mine, [leg(1, rejected())], WHOLE, "IBKR") == Reason(ReasonCode.BROKER_REJECTED, words)
+    asked = Reason(ReasonCode.CANCEL_REQUESTED, "not placed without leg 2 of 3: asked by upstream")
+    assert refusing_leg(mine, [leg(1, cancel_requested())], WHOLE, "IBKR") == asked
+    wished_while_it_was_sent = leg(1, submit_started(), cancel_requested(), nothing_sent())
+    assert refusing_leg(mine, [wished_while_it_was_sent], WHOLE, "IBKR") == asked
+    of_no_kind = refusing_leg(mine, [leg(1, kind=AssetClass.OPTION)], WHOLE, "IBKR")
+    assert of_no_kind is not None
+    assert of_no_kind.code is ReasonCode.UNSUPPORTED_ORDER
+    without_words = replace(leg(1, rejected()), reason=None)
+    said = Reason(ReasonCode.BROKER_REJECTED, "not placed without leg 2 of 3: it is REJECTED")
+    assert refusing_leg(mine, [without_words], WHOLE, "IBKR") == said
+
+
+def test_a_leg_that_has_left_is_not_judged_again_by_what_the_broker_takes() -> None:
+    """It was sent: the others complete it. To refuse them now would leave it alone."""
+    for events in ([submit_started()], [submit_started(), accepted()], [submit_started(), filled_by("f1", 100)]):
+        assert refusing_leg(leg(0), [leg(1, *events, kind=AssetClass.OPTION)], WHOLE, "IBKR") is None
 
 
 def test_legs_that_have_not_come_are_numbered_from_one() -> None:
@@ -854,6 +890,15 @@ def test_a_second_attempt_can_end_although_the_first_had_fills() -> None:
     assert after.status is Status.CANCELLED
 
 
+def test_lists_of_a_second_attempt_annul_nothing_of_the_first() -> None:
+    first = order_in(Status.IN_DOUBT)
+    again = apply_all(first, [send_again_ordered(), submit_started(), accepted("B-2")])
+    both = told(again, report(first, ReportStatus.CANCELLED, [fill("first", 40)]))[1]
+    (event,) = news(both, shown(both, fill("second", 10)), NOW)
+    assert isinstance(event, Filled)
+    assert event.fill.fill_id == "second"
+
+
 # --- lists that show all executions -----------------------------------------------------------------------------------
 
 
@@ -902,6 +947,14 @@ def test_an_execution_of_an_ended_order_that_is_gone_from_settled_lists_was_annu
 @pytest.mark.parametrize("fills", [(), (fill("1", 6),), (fill("1", 5), fill("2", 4, "11"))])
 def test_settled_lists_that_show_an_ended_order_at_work_are_older_and_annul_nothing(fills: tuple[Fill, ...]) -> None:
     assert news(filled(), shown(filled(), *fills), NOW) == []
+
+
+@pytest.mark.parametrize("settled", [True, False])
+def test_an_execution_that_lists_show_for_the_first_time_is_no_correction(settled: bool) -> None:
+    about = order(quantity=10, events=[submit_started(), accepted(), filled_by("1", 6)])
+    (event,) = news(about, shown(about, fill("1", 6), fill("2", 4), settled=settled), NOW)
+    assert isinstance(event, Filled)
+    assert (event.fill.fill_id, event.fill.quantity) == ("2", 4)
 
 
 def test_lists_that_do_not_add_up_annul_nothing() -> None:

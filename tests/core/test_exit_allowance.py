@@ -101,6 +101,17 @@ def test_a_leg_that_has_not_come_is_waited_for() -> None:
     assert "another account, instrument or side" in event.reason.message
 
 
+def test_an_exit_of_a_leg_that_has_come_does_not_wait_for_the_others() -> None:
+    assert allowed(leaving(), [entry(total_legs=3)]) == ExitAllowance()
+
+
+def test_a_leg_is_waited_for_although_another_was_unreadable_and_told_no_number_of_legs() -> None:
+    unreadable = order(of=identity("entry", 1), asked=refused_request(), events=(rejected(),))
+    other_leg = entry(instrument=instrument("NVDA"), total_legs=3)
+    assert allowed(leaving(), [other_leg, unreadable]) is None
+    assert allowed(leaving(), [unreadable, other_leg]) is None
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"account_id": "acct-2"}, {"instrument": instrument("MSFT")}, {"side": Side.SELL}],
@@ -193,6 +204,22 @@ def test_entries_that_differ_in_the_instrument_leave_the_exits_own() -> None:
     ]
     assert allowed(leaving(), entries) == ExitAllowance()
     assert as_its_entry_says(leaving(), entries, NOW).events == ()
+
+
+def test_only_its_entry_gives_an_exit_the_name_of_its_instrument() -> None:
+    """What else bears the entry's name: another leg, one refused at the door, and an exit that has a signal id of its own choosing."""
+    named = instrument("AAPL", exchange="NASDAQ")
+    this = leaving()
+    others = [
+        entry(instrument=named, side=Side.SELL),
+        entry(instrument=named, account_id="acct-2"),
+        order(of=identity("entry", 1), asked=refused_request(), events=(rejected(),)),
+        leaving(signal_id="entry", instrument=named, side=Side.BUY),
+    ]
+    for other in others:
+        assert as_its_entry_says(this, [other], NOW) == this
+    exact = instrument("AAPL", exchange="ARCA")
+    assert as_its_entry_says(this, [*others, entry(instrument=exact)], NOW).ticket().instrument == exact
 
 
 # What a broker cannot take

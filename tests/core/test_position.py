@@ -237,6 +237,20 @@ def test_annulling_a_flip_restores_what_was_held_before() -> None:
     assert seen(undone.ended.episode, undone.position.episode) == (2, 3)
 
 
+def test_annulling_a_flip_does_not_take_up_an_episode_that_came_after_it() -> None:
+    held = after(buy("10", "100"))
+    turning = sell("15", "110")
+    booked = book(held, turning)
+    flat = book(booked.position, buy("5", "110")).position
+    short = book(flat, sell("5", "120")).position
+    assert short.episode == 3
+    undone = undo(short, turning, booked)
+    assert undone.ended is not None
+    assert seen(undone.ended.episode, undone.ended.is_long, undone.ended.realized_pnl) == (3, False, 50)
+    now = undone.position
+    assert seen(now.episode, now.quantity, now.cost, now.is_long, now.opened_at) == (4, 10, 1000, True, at(100))
+
+
 def test_annulling_an_exit_after_the_position_has_turned_is_a_trade_the_other_way() -> None:
     held = after(buy("10", "100"))
     leaving = sell("10", "110")
@@ -265,6 +279,39 @@ def test_no_annulment_leaves_a_long_with_a_negative_average() -> None:
     undone = undo(left, dear, booked).position
     assert undone.quantity == 2
     assert undone.average_price == 200
+
+
+def test_annulling_the_last_purchase_left_tells_what_the_others_lost() -> None:
+    """Bought at 100 and at 200, half sold at 150 at no profit; without the purchase at 100 that sale was a loss of 50 a share."""
+    first = buy("10", "100")
+    booked = book(Position(), first, multiplier=Decimal(2))
+    dearer = book(booked.position, buy("10", "200"), multiplier=Decimal(2)).position
+    left = book(dearer, sell("10", "150"), multiplier=Decimal(2)).position
+    undone = undo(left, first, booked, multiplier=Decimal(2))
+    assert undone.ended == undone.position
+    assert seen(undone.realized, undone.position.realized_pnl) == (-1000, -1000)
+    assert seen(undone.position.quantity, undone.position.cost, undone.position.final_average) == (0, 0, 150)
+
+
+# What costs nothing: rights, spin-offs, options that expire
+
+
+def test_annulling_a_purchase_beside_free_shares_leaves_those_and_earns_nothing() -> None:
+    dear = buy("2", "10")
+    booked = book(after(buy("5", "0")), dear)
+    undone = undo(booked.position, dear, booked)
+    assert seen(undone.position.quantity, undone.position.cost, undone.position.realized_pnl) == (5, 0, 0)
+
+
+def test_annulling_free_shares_beside_others_leaves_those() -> None:
+    free = buy("2", "0")
+    booked = book(after(buy("4", "0")), free)
+    undone = undo(booked.position, free, booked)
+    assert seen(undone.position.quantity, undone.position.cost, undone.position.realized_pnl) == (4, 0, 0)
+
+
+def test_a_sale_for_nothing_costs_nothing_without_a_sign() -> None:
+    assert str(after(sell("4", "0")).cost) == "0"
 
 
 # --- against the reference ------------------------------------------------------------------------------------------

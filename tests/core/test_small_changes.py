@@ -49,7 +49,9 @@ from tests.builders import (
     fill,
     filled_by,
     identity,
+    instrument_matched,
     limits,
+    noted,
     order,
     order_in,
     report,
@@ -83,6 +85,13 @@ def test_the_ticket_carries_all_that_was_asked() -> None:
     assert (ticket.tif, ticket.product, ticket.variety, ticket.side) == (Tif.GTC, "MIS", "amo", Side.SELL)
     assert replace(asked, quantity=None).ticket().quantity == 100
     assert replace(asked, quantity=Decimal(3)).ticket().quantity == 3
+
+
+def test_an_exits_instrument_is_the_one_that_its_entry_named() -> None:
+    exact = instrument_matched()
+    asked = order()
+    assert asked.instrument == asked.accepted_request.instrument
+    assert apply(asked, exact).instrument == exact.instrument
 
 
 def test_what_the_market_took_as_asked_stays_as_asked() -> None:
@@ -198,6 +207,12 @@ def test_an_order_working_against_our_record_is_told_to_people_once() -> None:
     assert isinstance(event, Noted)
     assert event.alert
     assert news(apply(gone, event), seen, NOW) == []
+
+
+def test_a_remark_is_made_although_another_was_made_before() -> None:
+    gone = apply(order_in(Status.REJECTED, filled=0), noted("another remark"))
+    nameless = replace(gone, broker_order_id=None)
+    assert [type(event) for event in news(nameless, report(nameless), NOW)] == [Noted]
 
 
 def test_annulments_are_told_in_the_order_of_their_ids() -> None:

@@ -63,10 +63,10 @@ def changes_of(source: str) -> Iterator[Change]:
     fields and parameters, and the sentences written for people."""
     tree = ast.parse(source)
     names: Counter[str] = Counter()
-    for spot in _spots(tree):
+    for place, spot in _spots(tree):
         for edit in _edits(spot.node):
             memo: dict[int, Any] = {}
-            changed = copy.deepcopy(tree, memo)
+            changed = copy.deepcopy(tree.body[place], memo)
             before = ast.unparse(spot.statement)
             edit(memo[id(spot.node)])
             after = _shown(memo[id(spot.statement)])
@@ -76,7 +76,8 @@ def changes_of(source: str) -> Iterator[Change]:
             names[name] += 1
             if names[name] > 1:
                 name = f"{name} (#{names[name]})"
-            yield Change(name, spot.function, ast.fix_missing_locations(changed))
+            body = [*tree.body[:place], ast.fix_missing_locations(changed), *tree.body[place + 1 :]]
+            yield Change(name, spot.function, ast.Module(body, type_ignores=[]))
 
 
 def _shown(statement: ast.AST) -> str:
@@ -101,16 +102,22 @@ def _line(text: str) -> str:
     return words if len(words) <= 160 else f"{words[:90]} … {words[-65:]}"
 
 
-def _spots(tree: ast.Module) -> Iterator[_Spot]:
-    for top in tree.body:
-        if isinstance(top, ast.Assign) and isinstance(top.targets[0], ast.Name):
-            yield from _inside(top.value, top.targets[0].id, top)
-        elif isinstance(top, ast.FunctionDef):
-            yield from _of_function(top, top.name)
-        elif isinstance(top, ast.ClassDef):
-            for part in top.body:
-                if isinstance(part, ast.FunctionDef):
-                    yield from _of_function(part, f"{top.name}.{part.name}")
+def _spots(tree: ast.Module) -> Iterator[tuple[int, _Spot]]:
+    """Each with the place of the module's statement that it is in."""
+    for place, top in enumerate(tree.body):
+        for spot in _spots_of(top):
+            yield place, spot
+
+
+def _spots_of(top: ast.stmt) -> Iterator[_Spot]:
+    if isinstance(top, ast.Assign) and isinstance(top.targets[0], ast.Name):
+        yield from _inside(top.value, top.targets[0].id, top)
+    elif isinstance(top, ast.FunctionDef):
+        yield from _of_function(top, top.name)
+    elif isinstance(top, ast.ClassDef):
+        for part in top.body:
+            if isinstance(part, ast.FunctionDef):
+                yield from _of_function(part, f"{top.name}.{part.name}")
 
 
 def _of_function(function: ast.FunctionDef, name: str) -> Iterator[_Spot]:
@@ -147,7 +154,7 @@ def _edits(node: ast.AST) -> list[_Edit]:
             other = ast.Or() if isinstance(node.op, ast.And) else ast.And()
             return [
                 _set("op", other),
-                *(_without("values", n) for n in range(len(node.values)) if len(node.values) > 1),
+                *(_without_operand(n) for n in range(len(node.values))),
             ]
         case ast.UnaryOp(op=ast.Not()):
             return [_become(lambda n: ast.UnaryOp(ast.Not(), ast.UnaryOp(ast.Not(), n.operand)))]
@@ -203,6 +210,18 @@ def _set(field: str, value: Any) -> _Edit:
 
 def _without(field: str, n: int) -> _Edit:
     return lambda node: getattr(node, field).pop(n)
+
+
+def _without_operand(n: int) -> _Edit:
+    """Of two the other takes the whole's place: `and` and `or` have at least two."""
+
+    def edit(node: Any) -> None:
+        if len(node.values) > 2:
+            node.values.pop(n)
+        else:
+            _become(lambda both: both.values[1 - n])(node)
+
+    return edit
 
 
 def _become(make: Callable[[Any], ast.AST]) -> _Edit:

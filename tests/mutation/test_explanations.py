@@ -1,0 +1,49 @@
+"""The list of explained survivors: one that is out of date fails `make mutants`, and is found here without trying a mutant."""
+
+from __future__ import annotations
+
+from tests.mutation.__main__ import MODULES, complaints, explanations, mutants_of
+
+KNOWN = frozenset({"order.apply: one", "order.apply: other", "position._tidy: third"})
+
+
+def test_survivors_that_are_explained_and_mutants_that_are_killed_are_no_complaint() -> None:
+    outcome = {
+        "order.apply: one": "killed",
+        "order.apply: other": "survived",
+        "position._tidy: third": "killed (endless)",
+    }
+    assert complaints(outcome, KNOWN, {"order.apply: other"}) == []
+
+
+def test_a_survivor_without_an_explanation_is_named() -> None:
+    assert complaints({"order.apply: one": "survived"}, KNOWN, ()) == ["NEW SURVIVOR  order.apply: one"]
+
+
+def test_an_explanation_of_what_a_test_notices_is_named() -> None:
+    words = ["EXPLAINED, BUT NOTICED BY A TEST  order.apply: one"]
+    assert complaints({"order.apply: one": "killed (crash)"}, KNOWN, {"order.apply: one"}) == words
+
+
+def test_an_explanation_that_no_change_bears_the_name_of_is_named_whatever_was_tried() -> None:
+    words = ["EXPLAINED, BUT NO CHANGE OF THIS CODE  order.apply: gone"]
+    assert complaints({}, KNOWN, {"order.apply: gone"}) == words
+    assert complaints({}, KNOWN, {"order.apply: gone"}, ["order"]) == words
+
+
+def test_an_explanation_for_a_module_that_is_not_tried_today_is_left_alone_and_one_for_none_is_not() -> None:
+    assert complaints({}, KNOWN, {"position._tidy: gone"}, ["order"]) == []
+    assert complaints({}, KNOWN, {"nowhere.f: gone"}, ["order"]) == [
+        "EXPLAINED, BUT NO CHANGE OF THIS CODE  nowhere.f: gone"
+    ]
+
+
+def test_an_explanation_of_what_was_not_tried_today_stands() -> None:
+    assert complaints({"order.apply: one": "killed"}, KNOWN, {"order.apply: other"}) == []
+
+
+def test_every_explanation_says_why_and_is_of_a_change_of_the_present_code() -> None:
+    explained = explanations()
+    assert all(explained.values())
+    names = {mutant.name for module in MODULES for mutant in mutants_of(module)}
+    assert complaints({}, names, explained) == []
