@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import subprocess
-import sys
 import time
 import uuid
 from collections import defaultdict
@@ -15,9 +13,10 @@ from pathlib import Path
 
 from pymongo.errors import PyMongoError
 
-from tests.external.service_process import COMMANDS_TOPIC, READY, REPOSITORY, START_SECONDS, wait_until
+from tests.external.service_process import COMMANDS_TOPIC, READY, START_SECONDS, wait_until
 from tests.external.venues import FINAL
 from tests.faults.judgement import Placed
+from tests.faults.people import Person
 from tests.faults.stage import (
     LOOK_SECONDS,
     SHORT_FIND_WINDOW,
@@ -33,7 +32,6 @@ from tests.faults.stage import (
 JOURNEY_SECONDS = 30.0
 AGREE_SECONDS = 90.0
 """Longer than a broker is asked for an order that nobody knows to have arrived, and a person then takes to decide."""
-DECIDE_SECONDS = 40.0
 INSTRUMENTS = 2
 """Of a journey."""
 LONGEST_DELAY_SECONDS = 1.5
@@ -84,7 +82,7 @@ class Journey:
         self._is_published = self._is_filled = self._is_cancelled = False
         self.deaths = 0
         self._wrong: list[str] = []
-        self._decided: set[str] = set()
+        self.person = Person(play, self._is_told_of_doubt)
 
     def step(self) -> bool:
         """Does what is next; true when all has ended. A service that has just died answers nothing: then it is tried in the next life."""
@@ -103,51 +101,31 @@ class Journey:
                 command = {"command": "CANCEL", "signal_id": self.part.signal_id, "reason": "asked by the test"}
                 stage.publish(command, topic=COMMANDS_TOPIC)
                 self._is_cancelled = True
-            doubted = [signal for signal in play.signals if self._is_doubted(signal)]
+            doubted = self.person.doubted()
             for signal in doubted:
                 self._decide(signal)
             is_done = self._is_cancelled or self._was_never_placed(self.part)
             return is_done and not doubted and all(self._has_ended(signal) for signal in play.signals)
         return False
 
-    def _is_doubted(self, signal: Signal) -> bool:
-        record = self.play.record(signal)
-        return record is not None and record["status"] == "IN_DOUBT" and not self.play.at_broker(signal)
-
     def _was_never_placed(self, signal: Signal) -> bool:
-        return signal.client_order_id in self._decided and self._has_ended(signal)
+        return signal.client_order_id in self.person.decided and self._has_ended(signal)
 
     def _decide(self, signal: Signal) -> None:
         """As a person does who was told of the doubt and looked at the broker. In an instrument one order leaves at a time: so many may be
         in doubt for each death."""
-        if signal.client_order_id in self._decided:
+        if signal.client_order_id in self.person.decided:
             return
-        if len(self._decided) >= INSTRUMENTS * self.deaths:
+        if len(self.person.decided) >= INSTRUMENTS * self.deaths:
             self._wrong.append("more orders are in doubt than can have been on their way")
-        if not any(
+        self.person.decide(signal)
+
+    def _is_told_of_doubt(self, signal: Signal) -> bool:
+        """It may be on its way yet; the journey does not end before it has come."""
+        return any(
             each.body["status"] == "IN_DOUBT" and each.body["client_order_id"] == signal.client_order_id
             for each in self.stage.told({signal.signal_id})
-        ):
-            return  # it may be on its way; the journey does not end before it has come
-        record = self.play.record(signal)
-        assert record is not None
-        arguments = ("--as", "not-placed", "--by", "the test", "--note", "not in the order book")
-        command = [sys.executable, "-W", "ignore", str(REPOSITORY / "scripts" / "execctl.py"), "resolve"]
-        said = subprocess.run(
-            [*command, str(record["_id"]), *arguments],
-            # The service is started by the tests' own program here, so its notice is not taken for a service's.
-            env=self.stage.service.environment() | {"MONGODB_URI": str(self.stage.service.endpoints()["mongodb_uri"])},
-            cwd=self.stage.folder,
-            capture_output=True,
-            text=True,
-            timeout=DECIDE_SECONDS,
-            check=False,
         )
-        if self.stage.service.exit_status() is not None:
-            return  # it died meanwhile: the decision may not have arrived, and is taken again in the next life
-        if said.returncode != 0:
-            self._wrong.append(f"the decision was not taken: {said.stdout}{said.stderr}")
-        self._decided.add(signal.client_order_id)
 
     def where(self) -> str:
         """How far it has come, for whoever waits for its end."""
@@ -156,7 +134,7 @@ class Journey:
         return f"the journey has not ended: entry, exit, part, rejected, unanswered: {statuses}"
 
     def judge(self) -> list[str]:
-        found = self.play.judge() + self._wrong
+        found = self.play.judge() + self._wrong + self.person.wrong
         letters = self.stage.db["execution_dead_letters"].count_documents({"payload": self.poison})
         return found if letters else [*found, "the unreadable message is not kept"]
 
@@ -237,6 +215,7 @@ class Lives:
             time.sleep(LOOK_SECONDS)
         outcome.recovery_seconds = time.monotonic() - began
         outcome.placed = journey.play.placed()
+        outcome.doubts = len(journey.person.decided)
 
     def _ready(self, *, may_die: bool = False) -> None:
         """Starts a life, if none is there."""

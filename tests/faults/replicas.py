@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tests.external.service_process import Listener, Service, pubsub_server, store_server, wait_until
 from tests.faults.judgement import Placed
+from tests.faults.people import Person, Phone, telegram_server, telegram_settings
 from tests.faults.stage import (
     ENTRY,
     LOOK_SECONDS,
@@ -34,6 +35,8 @@ AGREE_SECONDS = 90.0
 FLEETS: Mapping[str, Sequence[int]] = {"mock": (2, 3), "ibkr": (2,), "zerodha": (2,)}
 """How many processes at each broker."""
 ACCOUNTS = 2
+AWAKE_SECONDS = 5.0
+"""So long after its return nobody decides: what a frozen process was about to send leaves as soon as it wakes."""
 
 
 class Deed(StrEnum):
@@ -70,9 +73,10 @@ def rounds_of(count: int, seed: str) -> list[Round]:
 class Fleet:
     """The processes, and what they share."""
 
-    def __init__(self, stage: Stage, replicas: Sequence[Service]) -> None:
+    def __init__(self, stage: Stage, replicas: Sequence[Service], phone: Phone) -> None:
         self.stage = stage
         self.replicas = replicas
+        self.phone = phone
 
     def holders(self) -> dict[str, int]:
         """The process that holds each desk; 0 for one that was given back."""
@@ -95,6 +99,7 @@ def fleet_of(broker: str, folder: Path, count: int) -> Iterator[Fleet]:
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(store_server(folder))
         pubsub = stack.enter_context(pubsub_server(folder))
+        telegram = stack.enter_context(telegram_server(folder))
         account_ids = [f"{broker}_{number}" for number in range(1, ACCOUNTS + 1)]
         venues, port = set_gateway(stack, broker, folder)
         shared = folder / "shared"
@@ -103,6 +108,7 @@ def fleet_of(broker: str, folder: Path, count: int) -> Iterator[Fleet]:
             "PUBSUB_EMULATOR_HOST": f"127.0.0.1:{pubsub.port}",
             "MAX_ORDER_AGE_SECONDS": "600",
             "ORDER_TIMEOUT_SECONDS": "0",
+            **telegram_settings(telegram.port),
         }
         replicas = []
         for number in range(1, count + 1):
@@ -120,7 +126,7 @@ def fleet_of(broker: str, folder: Path, count: int) -> Iterator[Fleet]:
         stage.pubsub_address = f"127.0.0.1:{pubsub.port}"
         stage.mongodb_uri = chosen["MONGODB_URI"]
         stack.callback(stage.close)
-        yield Fleet(stage, replicas)
+        yield Fleet(stage, replicas, Phone(telegram.port))
 
 
 def play_replicas(
@@ -158,13 +164,15 @@ def play_replicas(
 def _play(fleet: Fleet, following: Round, outcome: Outcome) -> None:
     stage = fleet.stage
     plays = [Play(stage, lane, "replicas") for lane in stage.lanes]
-    resting = [_orders(play) for play in plays]
+    persons = [Person(play, fleet.phone.tells_of_doubt) for play in plays]
+    expects = expected(stage.broker, following.deed)
+    resting = [_orders(play, expects) for play in plays]
     victim = fleet.holder(stage.lanes[following.desk].account_id)
     pid = victim.pid
     for play in plays:
         play.send(*play.signals)
     time.sleep(following.delay_seconds)
-    later = [play.order(side, expects=_expected(play)) for play in plays for side in ("SELL", "BUY")]
+    later = [play.order(side, expects=expects) for play in plays for side in ("SELL", "BUY")]
     if following.deed is Deed.KILLED:
         victim.kill()
     else:
@@ -188,29 +196,49 @@ def _play(fleet: Fleet, following: Round, outcome: Outcome) -> None:
     back = time.monotonic()
     while True:
         outcome.wrong = [sentence for play in plays for sentence in play.judge()]
+        outcome.wrong += _undecided(persons, may_decide=time.monotonic() > back + AWAKE_SECONDS)
         if not outcome.wrong or time.monotonic() > back + AGREE_SECONDS:
             break
         time.sleep(LOOK_SECONDS)
     outcome.recovery_seconds = time.monotonic() - back
     outcome.placed = [count for play in plays for count in play.placed()]
+    outcome.doubts = sum(len(person.decided) for person in persons)
     if outcome.take_over_seconds > TAKE_OVER_SECONDS:
         outcome.wrong.append(f"taken over only after {outcome.take_over_seconds:.1f} s")
     ended = [replica.folder.name for replica in fleet.replicas if replica.exit_status() is not None]
     outcome.wrong += [f"{name} has ended" for name in ended]
 
 
-def _orders(play: Play) -> Signal:
+def _undecided(persons: Sequence[Person], *, may_decide: bool) -> list[str]:
+    """Has them decide what they can; what is wrong with the doubts, those that wait for a decision among it. In an account one order of an
+    instrument leaves at a time, so that one may have been on its way."""
+    found = []
+    for person in persons:
+        doubted = person.doubted()
+        if may_decide:
+            for order in doubted:
+                person.decide(order)
+        found += person.wrong
+        found += [f"{order.signal_id}: its doubt was not settled, or people were not told of it" for order in doubted]
+        if len(person.decided | {order.client_order_id for order in doubted}) > 1:
+            found.append("more orders are in doubt than can have been on their way")
+    return found
+
+
+def _orders(play: Play, expects: Placed) -> Signal:
     """Four of them; the last is held by the broker, and returned."""
     for side in ("BUY", "SELL", "BUY"):
-        play.order(side, expects=_expected(play))
-    held = play.order(expects=_expected(play))
+        play.order(side, expects=expects)
+    held = play.order(expects=expects)
     play.fault("place", "hold", held)
     return held
 
 
-def _expected(play: Play) -> Placed:
-    """What was perhaps sent by the process that died is in doubt where ids may repeat."""
-    return Placed.ONCE_OR_DOUBTED if play.broker == "zerodha" else Placed.ONCE
+def expected(broker: str, deed: Deed) -> Placed:
+    """What was perhaps sent by the process that died is in doubt where ids may repeat; and at IBKR where that process is only frozen, since
+    its order may still leave under an id that belongs to its connection, and to nobody else's."""
+    is_doubtful = broker == "zerodha" or (broker == "ibkr" and deed is Deed.FROZEN)
+    return Placed.ONCE_OR_DOUBTED if is_doubtful else Placed.ONCE
 
 
 def _is_doubted(play: Play, order: Signal) -> bool:

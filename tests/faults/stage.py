@@ -117,8 +117,13 @@ class Stage:
         self._books: dict[int, tuple[float, list[dict[str, Any]]]] = {}
 
     @property
+    def store_uri(self) -> str:
+        """Raises FileNotFoundError while the service has an embedded store and is not ready."""
+        return self.mongodb_uri or str(self.service.endpoints()["mongodb_uri"])
+
+    @property
     def db(self) -> pymongo.database.Database[dict[str, Any]]:
-        uri = self.mongodb_uri or str(self.service.endpoints()["mongodb_uri"])
+        uri = self.store_uri
         with self._looking:
             if self._mongo is None or self._mongo[0] != uri:
                 if self._mongo is not None:
@@ -344,6 +349,8 @@ class Outcome:
     recovery_seconds: float = 0.0
     take_over_seconds: float = 0.0
     """Until others held what a process that died or froze had held; 0: no such thing was played."""
+    doubts: int = 0
+    """Orders about which a person had to decide."""
     is_run: bool = True
     """False for what is observed over many runs."""
     figures: str = ""

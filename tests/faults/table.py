@@ -34,7 +34,9 @@ def rows(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
         longest = max(outcome.recovery_seconds for outcome in group)
         take_over = max(outcome.take_over_seconds for outcome in group)
         times = f"{longest:.1f}" + (f", taken over in {take_over:.1f}" if take_over else "")
-        found.append((name, broker, str(len(group)), said, ", ".join(map(str, counts)) or "-", times))
+        doubts = sum(outcome.doubts for outcome in group)
+        settled = f"; {doubts} doubt{'s' if doubts > 1 else ''} settled by a person" if doubts else ""
+        found.append((name, broker, str(len(group)), said, (", ".join(map(str, counts)) or "-") + settled, times))
     return found
 
 

@@ -1,0 +1,92 @@
+"""The people behind the service as the tests play them: what they read by Telegram, and what they decide about a doubt; no judgement of orders."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from urllib.request import urlopen
+
+from tests.external.service_process import REPOSITORY, Server, free_port
+from tests.faults.stage import Play, Signal
+
+CALL_SECONDS = 10.0
+DECIDE_SECONDS = 40.0
+IN_DOUBT = "Order In Doubt"
+
+
+def telegram_server(folder: Path) -> Server:
+    port = free_port()
+    command = [sys.executable, "-m", "simulators.telegram", "--port", str(port)]
+    return Server("the simulated Telegram", command, port, folder / "telegram.log")
+
+
+def telegram_settings(port: int) -> dict[str, str]:
+    """What a service is told so that its messages go to that port."""
+    return {
+        "TELEGRAM_ENABLED": "true",
+        "TELEGRAM_BOT_TOKEN": "1:simulated",
+        "TELEGRAM_CHAT_ID": "7",
+        "TELEGRAM_API_BASE_URL": f"http://127.0.0.1:{port}",
+    }
+
+
+class Phone:
+    """What has arrived by Telegram; asked of the simulator itself, past any proxy. One that was started again has forgotten."""
+
+    def __init__(self, port: int) -> None:
+        self._url = f"http://127.0.0.1:{port}/_messages"
+
+    def messages(self) -> Sequence[str]:
+        """All texts, oldest first, as their reader sees them."""
+        with urlopen(self._url, timeout=CALL_SECONDS) as answer:
+            return [str(message["text"]) for message in json.load(answer)["messages"]]
+
+    def tells_of_doubt(self, signal: Signal) -> bool:
+        return any(IN_DOUBT in text and signal.signal_id in text for text in self.messages())
+
+
+class Person:
+    """Decides about the orders of one play that are in doubt and not in the broker's book: once each, and only what they were told of."""
+
+    def __init__(self, play: Play, is_told: Callable[[Signal], bool]) -> None:
+        self._play = play
+        self._is_told = is_told
+        self.decided: set[str] = set()
+        """Client order ids."""
+        self.wrong: list[str] = []
+
+    def doubted(self) -> list[Signal]:
+        """What waits for a decision. An order that the broker shows does not: its doubt has to end by itself."""
+        return [signal for signal in self._play.signals if self._is_doubted(signal)]
+
+    def decide(self, signal: Signal) -> None:
+        """That it was not placed, if people were told of the doubt. Nothing where they were not yet: then it is asked again."""
+        if signal.client_order_id in self.decided or not self._is_told(signal):
+            return
+        record = self._play.record(signal)
+        assert record is not None
+        service = self._play.stage.service
+        arguments = ("--as", "not-placed", "--by", "the test", "--note", "not in the order book")
+        command = [sys.executable, "-W", "ignore", str(REPOSITORY / "scripts" / "execctl.py"), "resolve"]
+        said = subprocess.run(
+            [*command, str(record["_id"]), *arguments],
+            # The service is started by the tests' own program here, so its notice is not taken for a service's.
+            env=service.environment() | {"MONGODB_URI": self._play.stage.store_uri},
+            cwd=self._play.stage.folder,
+            capture_output=True,
+            text=True,
+            timeout=DECIDE_SECONDS,
+            check=False,
+        )
+        if service.exit_status() is not None:
+            return  # it died meanwhile: the decision may not have arrived, and is taken again in the next life
+        if said.returncode != 0:
+            self.wrong.append(f"the decision was not taken: {said.stdout}{said.stderr}")
+        self.decided.add(signal.client_order_id)
+
+    def _is_doubted(self, signal: Signal) -> bool:
+        record = self._play.record(signal)
+        return record is not None and record["status"] == "IN_DOUBT" and not self._play.at_broker(signal)
