@@ -709,7 +709,8 @@ def _write_endpoints(path: Path, settings: Settings, world: World, service: Exec
         "google_cloud_project": settings.google_cloud_project,
         "accounts": service.account_states(),
     }
-    temporary = path.with_suffix(".tmp")
+    # Services that share the folder write theirs at the same time.
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(json.dumps(body, indent=1), encoding="utf-8")
     temporary.chmod(0o600)
     temporary.replace(path)
