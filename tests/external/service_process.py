@@ -84,6 +84,26 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
+def descendants(process: psutil.Process) -> list[psutil.Process]:
+    """As they are at this moment; none of a process that is gone."""
+    while True:
+        try:
+            return process.children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+        except FileNotFoundError:
+            # psutil lets this through where a process ends while it is looked at and another is given its number: on the next look it is that one.
+            continue
+
+
+def text_of(path: Path) -> str:
+    """What a process writes there; nothing before it has begun, or while it moves the file aside."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
 def end(processes: Sequence[psutil.Process]) -> None:
     """Kills what is left of these, stopped ones too."""
     for process in processes:
@@ -177,17 +197,15 @@ class Service:
         return None if self.process is None else self.process.poll()
 
     def console(self, output: Path | None = None) -> str:
-        path = output or self.console_path
-        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        return text_of(output or self.console_path)
 
     def log(self, name: str = "execution_service.log") -> str:
-        path = self.log_dir / name
-        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        return text_of(self.log_dir / name)
 
     def family(self) -> list[psutil.Process]:
         """The process's descendants as they are now."""
         try:
-            members = psutil.Process(self.pid).children(recursive=True)
+            members = descendants(psutil.Process(self.pid))
         except psutil.NoSuchProcess:
             return []
         self._ever |= {member.pid: member for member in members}
@@ -477,7 +495,7 @@ class Server:
             lambda: is_listening(self.port),
             f"{self._name} listens",
             within=START_SECONDS,
-            more=lambda: self._log.read_text(encoding="utf-8"),
+            more=lambda: text_of(self._log),
         )
 
     def freeze(self) -> None:
@@ -490,7 +508,7 @@ class Server:
 
     def kill(self) -> None:
         assert self.process is not None
-        end([*self.process.children(recursive=True), self.process])
+        end([*descendants(self.process), self.process])
         self.process.wait()
         self.process = None
 

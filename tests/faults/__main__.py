@@ -23,6 +23,7 @@ from rich.console import Console
 from tests.external.venues import BROKERS
 from tests.faults import table
 from tests.faults.crashes import play_kills
+from tests.faults.ending import ending_with_all
 from tests.faults.outages import Extent, chosen_outages, play_outages
 from tests.faults.replicas import FLEETS, play_replicas
 from tests.faults.scenarios import SCENARIOS, Scenario
@@ -189,7 +190,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{minutes:3}:{seconds:02} {outcome.broker:8} {outcome.scenario}: {said}", markup=False, highlight=False
             )
 
-    with tempfile.TemporaryDirectory(prefix="faults-") as folder, ThreadPoolExecutor(options.at_once) as pool:
+    with (
+        tempfile.TemporaryDirectory(prefix="faults-") as folder,
+        ending_with_all(Path(folder)),
+        ThreadPoolExecutor(options.at_once) as pool,
+    ):
 
         def work(number: int, job: Job) -> None:
             try:

@@ -1,0 +1,38 @@
+"""A run of the matrix that is told to end leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.external.service_process import REPOSITORY, descendants, end, is_alive, wait_until
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_and_all_that_it_started(tmp_path: Path, number: signal.Signals) -> None:
+    arguments = ["--only", "replicas", "--broker", "mock", "--at-once", "2"]
+    run = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "tests.faults", *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+    )
+    family: list[psutil.Process] = []
+    try:
+        wait_until(lambda: len(descendants(psutil.Process(run.pid))) >= 4, "two jobs have begun", within=60.0)
+        family = descendants(psutil.Process(run.pid))
+        run.send_signal(number)
+        assert run.wait(30) == -number
+        wait_until(lambda: not any(is_alive(each) for each in family), "all that it started has ended")
+        assert list(tmp_path.glob("faults-*")) == []
+        assert not [each for each in psutil.process_iter(["cmdline"]) if str(tmp_path) in str(each.info["cmdline"])]
+    finally:
+        run.kill()
+        run.wait()
+        end(family)
