@@ -618,6 +618,8 @@ async def serve(settings: Settings, say: Callable[[str], None], at_stop: Callabl
                 await _patiently(f"Pub/Sub ({part.path})", part.check, stop)
             if stop.is_set():
                 return
+            # Libraries hold everything up while they are loaded: now, and not when an account is taken over while others trade.
+            BrokerFactory.load({str(account.config["broker"]) for account in settings.accounts.values()})
             _set_start_aside()
             await _patiently("the store", service.start, stop)
             pulls = [asyncio.create_task(part.run()) for part in (world.orders, world.commands)]

@@ -47,6 +47,18 @@ def test_a_missing_library_is_told_with_the_extra_to_install(tmp_path: Path, mon
         BrokerFactory.create_broker({"broker": "lacking"})
 
 
+def test_adapters_are_loaded_ahead_and_a_missing_library_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lacking.py").write_text("import a_library_that_nobody_has\n")
+    (tmp_path / "present.py").write_text("")
+    monkeypatch.setattr("brokers.__path__", [*__import__("brokers").__path__, str(tmp_path)])
+    monkeypatch.setattr(factory, "KNOWN", (*factory.KNOWN, "lacking", "present"))
+    BrokerFactory.load({"lacking", "nonesuch", "present"})
+    assert "brokers.present" in sys.modules
+    monkeypatch.delitem(sys.modules, "brokers.present")
+
+
 def test_no_adapter_is_loaded_before_it_is_asked_for() -> None:
     program = (
         "import sys, brokers.factory; print([each for each in sys.modules"
