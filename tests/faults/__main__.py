@@ -79,22 +79,22 @@ def play_matrix(
         for each in (s for s in order if broker in s.alone):
             take(run_play(Play(stage, stage.lanes[0], each.name), each.name, each.steps, each.within_seconds))
             stage.lanes[0].venue.do("clear_faults")
-        for outcome in _whole(stage, broker):
-            take(outcome)
+        take(_strangers(stage))
+    take(loop_outcome(broker, "event_loop", folder))
     return outcomes
 
 
-def _whole(stage: Stage, broker: str) -> list[Outcome]:
-    """What no single scenario can tell: no order of the book is unknown to the records, and the loop was never held up."""
+def _strangers(stage: Stage) -> Outcome:
+    """What no single scenario can tell: no order of the book is unknown to the records."""
     known = {str(r["client_order_id"]) for r in stage.db["execution_orders"].find({}, {"client_order_id": 1})}
     book = {
         str(order["client_order_id"])
         for venue in {id(lane.venue): lane.venue for lane in stage.lanes}.values()
         for order in venue.orders()
     }
-    strangers = Outcome("no_order_at_the_broker_is_unknown", broker, is_run=False)
+    strangers = Outcome("no_order_at_the_broker_is_unknown", stage.broker, is_run=False)
     strangers.wrong = [f"unknown: {sorted(book - known)}"] if book - known else []
-    return [strangers, loop_outcome(stage, "event_loop")]
+    return strangers
 
 
 def jobs(options: argparse.Namespace) -> list[Job]:

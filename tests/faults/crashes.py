@@ -26,6 +26,7 @@ from tests.faults.stage import (
     Play,
     Signal,
     Stage,
+    loop_outcome,
     set_stage,
 )
 
@@ -299,8 +300,11 @@ def play_kills(
         if kills and sum(not outcome.agrees for outcome in outcomes) >= MOST_DISAGREEMENTS:
             rest = Outcome("kills_that_were_not_played", broker, is_run=False)
             rest.wrong = [f"{len(kills)}, after {MOST_DISAGREEMENTS} that disagreed"]
+            outcomes.append(rest)
             done(rest)
-            return [*outcomes, rest]
+            break
+    outcomes.append(loop_outcome(broker, "event_loop between kills", folder))
+    done(outcomes[-1])
     return outcomes
 
 

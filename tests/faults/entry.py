@@ -2,7 +2,7 @@
 
 The environment says what for; without any of it nothing is changed but the watch over the loop:
 
-    FAULTS_HEARTBEAT    file: the longest pauses of the event loop, in milliseconds, as JSON
+    FAULTS_HEARTBEATS   folder: there each process keeps a file with the pauses of its event loop, as JSON
     FAULTS_CLOCK        file: seconds by which the wall clock is wrong, read at every look
     FAULTS_KILL         file: "SERIES WHERE"; the process ends by SIGKILL at that crossing of a port, e.g. `before store.append#3`, the third
                         since that series was written there, or `any#7`; read at every crossing
@@ -17,6 +17,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -35,8 +36,8 @@ from execution_service.store import MongoStore
 
 BEAT_SECONDS = 0.02
 WRITE_SECONDS = 0.5
-START_SECONDS = 5.0
-LIMIT_SECONDS = 0.1
+LIMIT_MS = 100.0
+FIGURES = ("beats", "over_100_ms", "work_over_100_ms", "longest_ms", "longest_work_ms")
 STORE_WRITES = (
     "insert_orders",
     "append",
@@ -137,47 +138,58 @@ class WrongClock(SystemClock):
             return super().now()
 
 
-async def beat(path: Path) -> None:
+async def beat(path: Path, is_started: Callable[[], bool]) -> None:
     """Notes by how much the loop came late: the longest, and how often over 100 ms; and the same of the loop's own work, for
-    which the thread's processor time stands: a busy machine adds little to it. The start is told apart."""
-    longest = work = 0.0
-    over = over_by_work = beats = 0
-    began = written = time.monotonic()
-    start: dict[str, float] | None = None
+    which the thread's processor time stands: a busy machine adds little to it. Told apart is what is before `is_started`: nobody waits for
+    anything yet."""
+    phases = {"start": dict.fromkeys(FIGURES, 0.0), "after": dict.fromkeys(FIGURES, 0.0)}
+    written = time.monotonic()
+    writing: asyncio.Task[None] | None = None
     while True:
+        told = phases["after" if is_started() else "start"]
         due, used = time.monotonic() + BEAT_SECONDS, time.thread_time()
         await asyncio.sleep(BEAT_SECONDS)
-        late, worked = time.monotonic() - due, time.thread_time() - used
-        beats += 1
-        over += late > LIMIT_SECONDS
-        over_by_work += worked > LIMIT_SECONDS
-        longest, work = max(longest, late), max(work, worked)
-        if time.monotonic() - written > WRITE_SECONDS:
-            written = time.monotonic()
-            told = {
-                "longest_ms": round(longest * 1000, 1),
-                "longest_work_ms": round(work * 1000, 1),
-                "over_100_ms": over,
-                "work_over_100_ms": over_by_work,
-                "beats": beats,
-            }
-            if start is None and written - began > START_SECONDS:
-                start, longest, work, over, over_by_work = dict(told), 0.0, 0.0, 0, 0
-            await asyncio.to_thread(path.write_text, json.dumps({**told, "start": start}))
+        now = time.monotonic()
+        late, worked = (now - due) * 1000, (time.thread_time() - used) * 1000
+        told["beats"] += 1
+        told["over_100_ms"] += late > LIMIT_MS
+        told["work_over_100_ms"] += worked > LIMIT_MS
+        told["longest_ms"] = round(max(told["longest_ms"], late), 1)
+        told["longest_work_ms"] = round(max(told["longest_work_ms"], worked), 1)
+        is_due = now - written > WRITE_SECONDS or worked > LIMIT_MS
+        if is_due and (writing is None or writing.done()):
+            # Not awaited: what the loop does meanwhile is looked at, too.
+            writing = asyncio.create_task(asyncio.to_thread(_write, path, json.dumps(phases)))
+            written = now
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all: the process may be killed at any moment."""
+    path.parent.mkdir(exist_ok=True)
+    fresh = path.with_suffix(".new")
+    fresh.write_text(text)
+    fresh.replace(path)
 
 
 def main() -> int:
-    heartbeat = os.environ.get("FAULTS_HEARTBEAT")
-    if heartbeat:
-        served = service.serve
+    heartbeats = os.environ.get("FAULTS_HEARTBEATS")
+    if heartbeats:
+        served, set_aside = service.serve, service._set_start_aside
+        started = threading.Event()
+
+        def set_start_aside() -> None:
+            set_aside()
+            started.set()
 
         async def serve(*arguments: Any) -> None:
-            watch = asyncio.create_task(beat(Path(heartbeat)))
+            path = Path(heartbeats) / f"{os.getpid()}-{time.monotonic_ns()}.json"
+            watch = asyncio.create_task(beat(path, started.is_set))
             try:
                 await served(*arguments)
             finally:
                 watch.cancel()
 
+        service._set_start_aside = set_start_aside
         execution_main.serve = serve  # type: ignore[assignment]
     wrong = os.environ.get("FAULTS_CLOCK")
     if wrong:

@@ -281,8 +281,8 @@ def play_outages(
                     stage.service.start()
             outcomes.append(outcome)
             done(outcome)
-        outcomes.append(loop_outcome(stage, "event_loop in outages"))
-        done(outcomes[-1])
+    outcomes.append(loop_outcome(broker, "event_loop in outages", folder))
+    done(outcomes[-1])
     return outcomes
 
 

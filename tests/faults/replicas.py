@@ -25,6 +25,7 @@ from tests.faults.stage import (
     Signal,
     Stage,
     lanes_of_mock,
+    loop_outcome,
     service_settings,
     set_gateway,
 )
@@ -112,8 +113,7 @@ def fleet_of(broker: str, folder: Path, count: int) -> Iterator[Fleet]:
         }
         replicas = []
         for number in range(1, count + 1):
-            own = {"FAULTS_HEARTBEAT": str(folder / f"heartbeat-{number}.json")}
-            replica = stack.enter_context(Service(folder / f"replica-{number}", program=ENTRY, **(chosen | own)))
+            replica = stack.enter_context(Service(folder / f"replica-{number}", program=ENTRY, **chosen))
             replica.data_dir = shared  # the mock broker's book is everybody's
             replicas.append(replica)
         listener = stack.enter_context(Listener(lambda: f"127.0.0.1:{pubsub.port}"))
@@ -158,6 +158,8 @@ def play_replicas(
                 done(outcome)
                 if not outcome.agrees:
                     break
+    outcomes.append(loop_outcome(broker, f"event_loop of {count} replicas", folder))
+    done(outcomes[-1])
     return outcomes
 
 

@@ -26,7 +26,9 @@ def rows(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = []
     for (name, broker), group in sorted(grouped.items()):
         if not group[0].is_run:
-            found.append((name, broker, "-", "yes" if group[0].agrees else "NO", group[0].figures or "-", "-"))
+            said = "yes" if all(outcome.agrees for outcome in group) else "NO"
+            figures = "; ".join(outcome.figures for outcome in group if outcome.figures)
+            found.append((name, broker, "-", said, figures or "-", "-"))
             continue
         agreed = sum(outcome.agrees for outcome in group)
         counts = sorted({count for outcome in group for count in outcome.placed})

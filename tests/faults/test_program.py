@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from tests.external.venues import BROKERS
 from tests.faults import table
 from tests.faults.__main__ import jobs, parsed
 from tests.faults.crashes import planned, sample
+from tests.faults.judgement import Placed
 from tests.faults.outages import Extent, Part, Trouble, all_outages, chosen_outages
-from tests.faults.stage import Outcome
+from tests.faults.replicas import Deed, expected
+from tests.faults.stage import Outcome, loop_outcome
 
 CROSSED = [
     f"{when} {what}#{n}"
@@ -86,6 +89,35 @@ def test_the_table_takes_the_place_of_the_last_one(tmp_path: Path) -> None:
     assert "| event_loop | mock | - | yes | pauses over 100 ms: 0 | - |" in text
     assert "**2 runs, 1 disagree**, 2 minutes" in text
     assert "- **killed after ack at mock**: filled 4, truly 10" in text
+
+
+def test_the_table_counts_the_doubts_that_a_person_settled() -> None:
+    some = [Outcome("killed before ack", "zerodha", placed=[0, 1], doubts=number) for number in (0, 1, 2)]
+    assert table.rows(some)[0][4] == "0, 1; 3 doubts settled by a person"
+    assert table.rows(some[:1])[0][4] == "0, 1"
+
+
+def test_a_pause_of_the_event_loop_by_its_own_work_disagrees_in_whichever_life_it_was(tmp_path: Path) -> None:
+    def life(name: str, *, late: int, worked: int) -> None:
+        calm = {"beats": 9, "over_100_ms": 0, "work_over_100_ms": 0, "longest_ms": 3.0, "longest_work_ms": 2.0}
+        after = calm | {"over_100_ms": late, "work_over_100_ms": worked, "longest_ms": 250.0, "longest_work_ms": 120.0}
+        (tmp_path / "1" / "heartbeats").mkdir(parents=True, exist_ok=True)
+        path = tmp_path / "1" / "heartbeats" / f"{name}.json"
+        path.write_text(json.dumps({"start": calm, "after": after}), encoding="utf-8")
+
+    assert not loop_outcome("mock", "event_loop", tmp_path).agrees, "nothing was measured"
+    life("first", late=2, worked=0)
+    calm = loop_outcome("mock", "event_loop", tmp_path)
+    assert calm.agrees
+    assert calm.figures.startswith("pauses over 100 ms: 2, by its own work 0")
+    life("second", late=1, worked=1)
+    life("third", late=0, worked=0)
+    assert not loop_outcome("mock", "event_loop", tmp_path).agrees
+
+
+def test_a_doubt_is_borne_only_where_an_order_may_still_leave_by_somebody_elses_hand() -> None:
+    doubtful = {(broker, deed) for broker in BROKERS for deed in Deed if expected(broker, deed) is not Placed.ONCE}
+    assert doubtful == {("ibkr", Deed.FROZEN), ("zerodha", Deed.FROZEN), ("zerodha", Deed.KILLED)}
 
 
 def test_a_page_without_a_place_is_left_alone(tmp_path: Path) -> None:
