@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,13 +20,14 @@ from tests.external.service_process import (
     REPOSITORY,
     START_SECONDS,
     Server,
-    free_port,
+    Service,
     pubsub_server,
     store_server,
     wait_until,
 )
 from tests.external.venues import GatewayVenue
 from tests.faults.judgement import Placed
+from tests.faults.people import Phone, telegram_server, telegram_settings
 from tests.faults.stage import (
     LOOK_SECONDS,
     SHORT_FIND_WINDOW,
@@ -48,6 +48,14 @@ AGREE_SECONDS = 120.0
 RETURN_SECONDS = 90.0
 GROWTH_LIMIT_BYTES = 100 * 1024 * 1024
 FLOOD = 3000
+ENDLESS_ATTEMPTS, USUAL_ATTEMPTS = "100", "3"
+"""Attempts to connect before waiting orders are refused, and to publish, before people are told: so many that no outage lasts as long; and
+the service's own default."""
+UNTIL_TOLD_SECONDS = 150.0
+
+
+SIDES = ("BUY", "SELL", "BUY", "BUY", "SELL", "BUY")
+CONNECTED = "CONNECTED"
 
 
 class Part(StrEnum):
@@ -101,6 +109,9 @@ BACK: Mapping[Part, Sequence[str]] = {
     Part.BROKER: ("Broker connected", "The broker answers again"),
     Part.TELEGRAM: ("Telegram message sent after all",),
 }
+TOLD_LOST: Mapping[Part, str] = {Part.BROKER: "Broker Down", Part.PUBSUB: "Confirmations Not Published"}
+"""What people are told by Telegram. Of a store that is away only the log tells, and of Telegram nobody could be told."""
+TOLD_BACK: Mapping[Part, str] = {Part.BROKER: "Broker Up"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,10 +121,13 @@ class Outage:
     at_start: bool = False
     flood: int = 0
     """So many repetitions of the orders wait meanwhile."""
+    is_told: bool = False
+    """It lasts until people have been told, which comes with the refusal of the orders that wait for a broker."""
 
     @property
     def name(self) -> str:
         more = f", {self.flood} messages waiting" if self.flood else ""
+        more += ", until people are told" if self.is_told else ""
         when = "at start" if self.at_start else "in flight"
         return f"outage: {' and '.join(self.parts)} {self.trouble}, {when}{more}"
 
@@ -138,8 +152,8 @@ class Extent(StrEnum):
 
 
 def all_outages(broker: str) -> list[Outage]:
-    """Each part in each trouble, in flight and at start; each pair cut off and half-open; the store's fail points. The mock broker has no
-    connection to cut."""
+    """Each part in each trouble, in flight and at start; each pair cut off and half-open; the store's fail points; and some that last. The mock
+    broker has no connection to cut."""
     parts = [part for part in Part if part is not Part.BROKER or broker != "mock"]
     network = [*MOODS, Trouble.RESTARTED]
     alone = [
@@ -156,7 +170,13 @@ def all_outages(broker: str) -> list[Outage]:
     ]
     inside = [Outage(parts=(Part.STORE,), trouble=trouble) for trouble in FAIL_POINTS]
     flood = Outage(parts=(Part.STORE,), trouble=Trouble.CUT_OFF, flood=FLOOD)
-    return [*alone, *pairs, *inside, flood]
+    told = [
+        Outage(parts=(part,), trouble=trouble, is_told=True)
+        for part in parts
+        for trouble in (Trouble.CUT_OFF, Trouble.HALF_OPEN)
+        if part in TOLD_LOST
+    ]
+    return [*alone, *pairs, *inside, flood, *told]
 
 
 QUICK_OUTAGES: Mapping[str, Sequence[Outage]] = {
@@ -183,8 +203,11 @@ def chosen_outages(broker: str, extent: Extent) -> Sequence[Outage]:
 class Surroundings:
     """Everything that the service talks to, and what can be done to it."""
 
-    def __init__(self, stage: Stage, proxies: Mapping[Part, Proxy], servers: Mapping[Part, Server]) -> None:
+    def __init__(
+        self, stage: Stage, proxies: Mapping[Part, Proxy], servers: Mapping[Part, Server], phone: Phone
+    ) -> None:
         self.stage = stage
+        self.phone = phone
         self._proxies = proxies
         self._servers = servers
 
@@ -219,11 +242,7 @@ def surroundings(broker: str, folder: Path) -> Iterator[Surroundings]:
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(store_server(folder, "--enable-test-commands"))
         pubsub = stack.enter_context(pubsub_server(folder))
-        telegram_port = free_port()
-        command = [sys.executable, "-m", "simulators.telegram", "--port", str(telegram_port)]
-        telegram = stack.enter_context(
-            Server("the simulated Telegram", command, telegram_port, folder / "telegram.log")
-        )
+        telegram = stack.enter_context(telegram_server(folder))
         servers = {Part.STORE: store, Part.PUBSUB: pubsub, Part.TELEGRAM: telegram}
         proxies = {part: stack.enter_context(Proxy(server.port)) for part, server in servers.items()}
 
@@ -242,10 +261,7 @@ def surroundings(broker: str, folder: Path) -> Iterator[Surroundings]:
                 own_store=f"mongodb://127.0.0.1:{store.port}/?directConnection=true",
                 MONGODB_URI=f"mongodb://127.0.0.1:{proxies[Part.STORE].port}/?directConnection=true",
                 PUBSUB_EMULATOR_HOST=f"127.0.0.1:{proxies[Part.PUBSUB].port}",
-                TELEGRAM_ENABLED="true",
-                TELEGRAM_BOT_TOKEN="1:simulated",
-                TELEGRAM_CHAT_ID="7",
-                TELEGRAM_API_BASE_URL=f"http://127.0.0.1:{proxies[Part.TELEGRAM].port}",
+                **telegram_settings(proxies[Part.TELEGRAM].port),
                 MAX_ORDER_AGE_SECONDS="600",
                 ORDER_TIMEOUT_SECONDS="0",
                 PYTHONPATH=str(REPOSITORY),
@@ -254,7 +270,7 @@ def surroundings(broker: str, folder: Path) -> Iterator[Surroundings]:
         venue = stage.lanes[0].venue
         if isinstance(venue, GatewayVenue):
             servers[Part.BROKER] = venue.server
-        yield Surroundings(stage, proxies, servers)
+        yield Surroundings(stage, proxies, servers, Phone(telegram.port))
 
 
 def play_outages(
@@ -289,22 +305,21 @@ def play_outages(
 def _play(around: Surroundings, outage: Outage, outcome: Outcome) -> None:
     stage = around.stage
     service = stage.service
+    _give_attempts(service, USUAL_ATTEMPTS if outage.is_told else ENDLESS_ATTEMPTS, afresh=outage.is_told)
     play = Play(stage, stage.lanes[0], "outage")
-    # An order that was on its way when the broker went may never have arrived: then it is in doubt where ids may repeat; and at IBKR where the
-    # gateway keeps the client id for a connection that is dead, since only under that id could it be repeated.
-    doubtful = Part.BROKER in outage.parts and (
-        stage.broker == "zerodha" or (stage.broker == "ibkr" and outage.trouble is Trouble.FORGOTTEN)
-    )
-    expects = Placed.ONCE_OR_DOUBTED if doubtful else Placed.ONCE
-    orders = [play.order(side, expects=expects) for side in ("BUY", "SELL", "BUY", "BUY", "SELL", "BUY")]
+    orders = [play.order(side, expects=_expected(stage.broker, outage)) for side in SIDES]
     if outage.at_start:
         service.stop()
     memory_before = 0 if outage.at_start else _memory(stage)
-    heard = len(service.console())
+    watch = _Watch(around, outage)
     if not outage.at_start:
         play.send(*orders[:3])
+    # Something has to be published while Pub/Sub is away, or nobody need be told.
+    resting = play.resting() if outage.is_told and Part.PUBSUB in outage.parts else None
     for part in outage.parts:
         around.strike(part, outage.trouble)
+    if resting is not None:
+        play.fill(resting)
     if outage.at_start:
         service.launch()
     waiting = orders if outage.at_start else orders[3:]
@@ -312,14 +327,12 @@ def _play(around: Surroundings, outage: Outage, outcome: Outcome) -> None:
     if not is_pubsub_dead:
         play.send(*waiting, *itertools.islice(itertools.cycle(orders), outage.flood))
     time.sleep(SLOW_AWAY_SECONDS if outage.trouble is Trouble.SLOW else AWAY_SECONDS)
-    if outage.missed:
-        _wait_until_said(stage, LOST, outage, heard, within=UNTIL_SAID_SECONDS, outcome=outcome)
+    missing = _unseen(watch.of_the_loss(), within=UNTIL_TOLD_SECONDS if outage.is_told else UNTIL_SAID_SECONDS)
     memory_away = _memory(stage)
     around.restore()
     if is_pubsub_dead:
         wait_until(lambda: _is_sent(play, waiting), "Pub/Sub takes messages again", within=AGREE_SECONDS)
     back = time.monotonic()
-    missing = list(outcome.wrong)
     while True:
         found = play.judge()
         if not found or time.monotonic() > back + AGREE_SECONDS:
@@ -328,13 +341,97 @@ def _play(around: Surroundings, outage: Outage, outcome: Outcome) -> None:
     outcome.recovery_seconds = time.monotonic() - back
     outcome.placed = play.placed()
     outcome.wrong = [*missing, *found]
-    if outage.missed and not missing:
-        _wait_until_said(stage, BACK, outage, heard, within=RETURN_SECONDS, outcome=outcome)
-    if READY not in service.console()[heard:] and outage.at_start:
-        wait_until(lambda: READY in service.console()[heard:], "the service is ready", within=START_SECONDS)
+    if not missing:
+        outcome.wrong += _unseen(watch.of_the_return(), within=RETURN_SECONDS)
+    if READY not in service.console()[watch.heard :] and outage.at_start:
+        wait_until(lambda: READY in service.console()[watch.heard :], "the service is ready", within=START_SECONDS)
     grown = max(memory_away, _memory(stage)) - memory_before
     if memory_before and grown > GROWTH_LIMIT_BYTES:
         outcome.wrong.append(f"its memory grew by {grown >> 20} MiB")
+
+
+def _expected(broker: str, outage: Outage) -> Placed:
+    """An order that was on its way when the broker went may never have arrived: then it is in doubt where ids may repeat; and at IBKR where the
+    gateway keeps the client id for a connection that is dead, since only under that id could it be repeated. One that waits for long enough
+    is refused."""
+    if Part.BROKER not in outage.parts:
+        return Placed.ONCE
+    if outage.is_told:
+        return Placed.ONCE_OR_REFUSED
+    is_doubtful = broker == "zerodha" or (broker == "ibkr" and outage.trouble is Trouble.FORGOTTEN)
+    return Placed.ONCE_OR_DOUBTED if is_doubtful else Placed.ONCE
+
+
+def _give_attempts(service: Service, attempts: str, *, afresh: bool) -> None:
+    """`afresh`: with a start at any rate, since people are told of one kind of trouble once a minute."""
+    if afresh or service.settings["MAX_RETRY_ATTEMPTS"] != attempts:
+        service.stop()
+        service.settings["MAX_RETRY_ATTEMPTS"] = attempts
+        service.start()
+
+
+class _Watch:
+    """What the service has said since this was made, in its log, in its notice for scripts and to people, that it had to say of one outage."""
+
+    def __init__(self, around: Surroundings, outage: Outage) -> None:
+        self._stage = around.stage
+        self._phone = around.phone
+        self._outage = outage
+        self.heard = len(around.stage.service.console())
+        self._read = len(around.phone.messages()) if outage.is_told else 0
+
+    def of_the_loss(self) -> dict[str, Callable[[], bool]]:
+        """By what is wrong where it is missing."""
+        signs = self._lines(LOST, "gone") | self._messages(TOLD_LOST, "gone")
+        # While the store is away the account is let go, whatever becomes of the broker.
+        if Part.BROKER in self._outage.missed and Part.STORE not in self._outage.parts:
+            signs["the notice for scripts does not say that the broker is gone"] = lambda: (
+                self._state() not in (None, CONNECTED)
+            )
+        return signs
+
+    def of_the_return(self) -> dict[str, Callable[[], bool]]:
+        signs = self._lines(BACK, "back") | self._messages(TOLD_BACK, "back")
+        return signs | {"the notice for scripts does not say CONNECTED": lambda: self._state() == CONNECTED}
+
+    def _lines(self, words: Mapping[Part, Sequence[str]], how: str) -> dict[str, Callable[[], bool]]:
+        return {
+            f"no line of the log says that the {part} is {how}": lambda part=part: self._is_in_log(words[part])  # type: ignore[misc]
+            for part in self._outage.missed
+        }
+
+    def _is_in_log(self, words: Sequence[str]) -> bool:
+        console = self._stage.service.console()[self.heard :]
+        return any(word in console for word in words)
+
+    def _messages(self, words: Mapping[Part, str], how: str) -> dict[str, Callable[[], bool]]:
+        told = [part for part in self._outage.parts if self._outage.is_told and part in words]
+        return {
+            f"people are not told that the {part} is {how}": lambda part=part: self._is_told(words[part])
+            for part in told
+        }  # type: ignore[misc]
+
+    def _is_told(self, words: str) -> bool:
+        return any(words in text for text in self._phone.messages()[self._read :])
+
+    def _state(self) -> str | None:
+        """Of the account, as `mvp_demo_status.py` shows it; None while there is no notice."""
+        try:
+            accounts = self._stage.service.endpoints()["accounts"]
+        except FileNotFoundError:
+            return None
+        return str(accounts.get(self._stage.lanes[0].account_id, {}).get("state"))
+
+
+def _unseen(signs: Mapping[str, Callable[[], bool]], *, within: float) -> list[str]:
+    """What none of these signs has shown by then."""
+    end = time.monotonic() + within
+    left = dict(signs)
+    while left and time.monotonic() < end:
+        left = {what: is_seen for what, is_seen in left.items() if not is_seen()}
+        if left:
+            time.sleep(LOOK_SECONDS)
+    return sorted(left)
 
 
 def _is_sent(play: Play, orders: Sequence[Signal]) -> bool:
@@ -344,19 +441,6 @@ def _is_sent(play: Play, orders: Sequence[Signal]) -> bool:
     except NotPublished:
         return False
     return True
-
-
-def _wait_until_said(
-    stage: Stage, words: Mapping[Part, Sequence[str]], outage: Outage, heard: int, *, within: float, outcome: Outcome
-) -> None:
-    end = time.monotonic() + within
-    silent = set(outage.missed)
-    while silent and time.monotonic() < end:
-        console = stage.service.console()[heard:]
-        silent -= {part for part in silent if any(word in console for word in words[part])}
-        time.sleep(LOOK_SECONDS)
-    what = "is gone" if words is LOST else "is back"
-    outcome.wrong += [f"no line of the log says that the {part} {what}" for part in sorted(silent)]
 
 
 def _memory(stage: Stage) -> int:

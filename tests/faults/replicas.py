@@ -209,6 +209,16 @@ def _play(fleet: Fleet, following: Round, outcome: Outcome) -> None:
         outcome.wrong.append(f"taken over only after {outcome.take_over_seconds:.1f} s")
     ended = [replica.folder.name for replica in fleet.replicas if replica.exit_status() is not None]
     outcome.wrong += [f"{name} has ended" for name in ended]
+    if outcome.agrees and stage.broker == "ibkr" and following.deed is Deed.FROZEN:
+        _end_limited_sessions(fleet, victim)
+
+
+def _end_limited_sessions(fleet: Fleet, woken: Service) -> None:
+    """As docs/operations.md asks people to: whoever took over has the next client ids, until it is stopped and the first ones are taken again."""
+    for replica in fleet.replicas:
+        if replica is not woken:
+            replica.stop()
+            replica.start()
 
 
 def _undecided(persons: Sequence[Person], *, may_decide: bool) -> list[str]:
@@ -217,8 +227,8 @@ def _undecided(persons: Sequence[Person], *, may_decide: bool) -> list[str]:
     found = []
     for person in persons:
         doubted = person.doubted()
-        if may_decide:
-            for order in doubted:
+        for order in doubted if may_decide else ():
+            if order.expects is not Placed.ONCE:
                 person.decide(order)
         found += person.wrong
         found += [f"{order.signal_id}: its doubt was not settled, or people were not told of it" for order in doubted]

@@ -70,6 +70,7 @@ def test_every_part_meets_every_trouble_and_every_pair_is_cut_off(broker: str) -
     assert {o.parts for o in outages if o.trouble is Trouble.FORGOTTEN} == {(part,) for part in parts}
     pairs = {frozenset(o.parts) for o in outages if o.trouble is Trouble.CUT_OFF and len(o.parts) == 2}
     assert len(pairs) == len(parts) * (len(parts) - 1) // 2
+    assert {o.parts for o in outages if o.is_told} == {(p,) for p in parts & {Part.BROKER, Part.PUBSUB}}
     assert len({o.name for o in outages}) == len(outages)
     assert set(chosen_outages(broker, Extent.USUAL)) <= set(outages)
 
