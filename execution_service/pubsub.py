@@ -39,6 +39,8 @@ KEEP_ALIVE = (
     ("grpc.http2.ping_timeout_ms", 5_000),
 )
 """The questions of `watch` go between these pings, so that no server counts them as too many."""
+SOON_AGAIN = (("grpc.max_reconnect_backoff_ms", 5_000),)
+"""Left to itself a connection is tried less and less often, in the end every two minutes: so late would orders come after a long outage."""
 ANY_SIZE = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 """As to Google. A channel's own limit is 4 MiB: one larger message, or many small ones in one answer, would end the stream each time anew."""
 SILENCE = (TimeoutError, RetryError, ServerError)
@@ -50,7 +52,7 @@ def _transport(kind: Any, emulator_host: str | None) -> dict[str, Any]:
     one that a router forgot would look quiet for ever."""
     if emulator_host is None:
         return {}
-    return {"transport": kind(channel=grpc.insecure_channel(emulator_host, (*KEEP_ALIVE, *ANY_SIZE)))}
+    return {"transport": kind(channel=grpc.insecure_channel(emulator_host, (*KEEP_ALIVE, *SOON_AGAIN, *ANY_SIZE)))}
 
 
 class GooglePublisher:

@@ -45,12 +45,13 @@ SLOW_AWAY_SECONDS = 12.0
 UNTIL_SAID_SECONDS = 45.0
 """At most so long a part stays away until the service has said that it is."""
 AGREE_SECONDS = 120.0
+AGREE_AFTER_LONG_SECONDS = 60.0
+"""After an outage that lasted for minutes: whoever waits longer and longer between two attempts has to begin anew, or nearly."""
 RETURN_SECONDS = 90.0
 GROWTH_LIMIT_BYTES = 100 * 1024 * 1024
 FLOOD = 3000
-ENDLESS_ATTEMPTS, USUAL_ATTEMPTS = "100", "3"
-"""Attempts to connect before waiting orders are refused, and to publish, before people are told: so many that no outage lasts as long; and
-the service's own default."""
+ENDLESS_ATTEMPTS = 100
+"""Attempts to connect before waiting orders are refused, and to publish, before people are told: so many that no outage lasts as long."""
 UNTIL_TOLD_SECONDS = 150.0
 
 
@@ -111,6 +112,8 @@ BACK: Mapping[Part, Sequence[str]] = {
 }
 TOLD_LOST: Mapping[Part, str] = {Part.BROKER: "Broker Down", Part.PUBSUB: "Confirmations Not Published"}
 """What people are told by Telegram. Of a store that is away only the log tells, and of Telegram nobody could be told."""
+ATTEMPTS_UNTIL_TOLD: Mapping[Part, int] = {Part.BROKER: 3, Part.PUBSUB: 2}
+"""The service's own default is 3; one to publish takes forty seconds."""
 TOLD_BACK: Mapping[Part, str] = {Part.BROKER: "Broker Up"}
 
 
@@ -305,7 +308,11 @@ def play_outages(
 def _play(around: Surroundings, outage: Outage, outcome: Outcome) -> None:
     stage = around.stage
     service = stage.service
-    _give_attempts(service, USUAL_ATTEMPTS if outage.is_told else ENDLESS_ATTEMPTS, afresh=outage.is_told)
+    if outage.is_told:
+        # With a start at any rate, since people are told of one kind of trouble once a minute.
+        _start_with_attempts(service, ATTEMPTS_UNTIL_TOLD[outage.parts[0]])
+    elif service.settings["MAX_RETRY_ATTEMPTS"] != str(ENDLESS_ATTEMPTS):
+        _start_with_attempts(service, ENDLESS_ATTEMPTS)
     play = Play(stage, stage.lanes[0], "outage")
     orders = [play.order(side, expects=_expected(stage.broker, outage)) for side in SIDES]
     if outage.at_start:
@@ -335,7 +342,7 @@ def _play(around: Surroundings, outage: Outage, outcome: Outcome) -> None:
     back = time.monotonic()
     while True:
         found = play.judge()
-        if not found or time.monotonic() > back + AGREE_SECONDS:
+        if not found or time.monotonic() > back + (AGREE_AFTER_LONG_SECONDS if outage.is_told else AGREE_SECONDS):
             break
         time.sleep(LOOK_SECONDS)
     outcome.recovery_seconds = time.monotonic() - back
@@ -362,12 +369,10 @@ def _expected(broker: str, outage: Outage) -> Placed:
     return Placed.ONCE_OR_DOUBTED if is_doubtful else Placed.ONCE
 
 
-def _give_attempts(service: Service, attempts: str, *, afresh: bool) -> None:
-    """`afresh`: with a start at any rate, since people are told of one kind of trouble once a minute."""
-    if afresh or service.settings["MAX_RETRY_ATTEMPTS"] != attempts:
-        service.stop()
-        service.settings["MAX_RETRY_ATTEMPTS"] = attempts
-        service.start()
+def _start_with_attempts(service: Service, attempts: int) -> None:
+    service.stop()
+    service.settings["MAX_RETRY_ATTEMPTS"] = str(attempts)
+    service.start()
 
 
 class _Watch:
