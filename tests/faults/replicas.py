@@ -78,6 +78,8 @@ class Fleet:
         self.stage = stage
         self.replicas = replicas
         self.phone = phone
+        self.woken: Service | None = None
+        """The one that was frozen in the round before."""
 
     def holders(self) -> dict[str, int]:
         """The process that holds each desk; 0 for one that was given back."""
@@ -165,6 +167,8 @@ def play_replicas(
 
 def _play(fleet: Fleet, following: Round, outcome: Outcome) -> None:
     stage = fleet.stage
+    if stage.broker == "ibkr" and fleet.woken is not None:
+        _end_limited_sessions(fleet, fleet.woken)
     plays = [Play(stage, lane, "replicas") for lane in stage.lanes]
     persons = [Person(play, fleet.phone.tells_of_doubt) for play in plays]
     expects = expected(stage.broker, following.deed)
@@ -209,8 +213,7 @@ def _play(fleet: Fleet, following: Round, outcome: Outcome) -> None:
         outcome.wrong.append(f"taken over only after {outcome.take_over_seconds:.1f} s")
     ended = [replica.folder.name for replica in fleet.replicas if replica.exit_status() is not None]
     outcome.wrong += [f"{name} has ended" for name in ended]
-    if outcome.agrees and stage.broker == "ibkr" and following.deed is Deed.FROZEN:
-        _end_limited_sessions(fleet, victim)
+    fleet.woken = victim if following.deed is Deed.FROZEN else None
 
 
 def _end_limited_sessions(fleet: Fleet, woken: Service) -> None:
