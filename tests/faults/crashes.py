@@ -83,7 +83,7 @@ class Journey:
         self._is_published = self._is_filled = self._is_cancelled = False
         self.deaths = 0
         self._wrong: list[str] = []
-        self.person = Person(play, self._is_told_of_doubt)
+        self.person = Person(play)
 
     def step(self) -> bool:
         """Does what is next; true when all has ended. A service that has just died answers nothing: then it is tried in the next life."""
@@ -113,20 +113,13 @@ class Journey:
         return signal.client_order_id in self.person.decided and self._has_ended(signal)
 
     def _decide(self, signal: Signal) -> None:
-        """As a person does who was told of the doubt and looked at the broker. In an instrument one order leaves at a time: so many may be
-        in doubt for each death."""
+        """As a person does who was told of the doubt and looked at the broker; before that the journey does not end. In an instrument one
+        order leaves at a time: so many may be in doubt for each death."""
         if signal.client_order_id in self.person.decided:
             return
         if len(self.person.decided) >= INSTRUMENTS * self.deaths:
             self._wrong.append("more orders are in doubt than can have been on their way")
         self.person.decide(signal)
-
-    def _is_told_of_doubt(self, signal: Signal) -> bool:
-        """It may be on its way yet; the journey does not end before it has come."""
-        return any(
-            each.body["status"] == "IN_DOUBT" and each.body["client_order_id"] == signal.client_order_id
-            for each in self.stage.told({signal.signal_id})
-        )
 
     def where(self) -> str:
         """How far it has come, for whoever waits for its end."""
@@ -251,10 +244,11 @@ class Lives:
                 yield what
 
 
-def play_kill(broker: str, folder: Path, crossing: str) -> Outcome:
-    """One kill, at this crossing."""
+def play_kills_at(broker: str, folder: Path, *crossings: str) -> list[Outcome]:
+    """One kill at each of these crossings."""
     with _stage(broker, folder) as stage:
-        return Lives(stage).die(Kill(crossing=crossing))
+        lives = Lives(stage)
+        return [lives.die(Kill(crossing=crossing)) for crossing in crossings]
 
 
 def _stage(broker: str, folder: Path) -> contextlib.AbstractContextManager[Stage]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -49,11 +49,12 @@ class Phone:
 
 
 class Person:
-    """Decides about the orders of one play that are in doubt and not in the broker's book: once each, and only what they were told of."""
+    """Decides about the orders of one play that are in doubt and not in the broker's book: once each, and only what they were told of: by a
+    confirmation, and where they have a phone, by that too."""
 
-    def __init__(self, play: Play, is_told: Callable[[Signal], bool]) -> None:
+    def __init__(self, play: Play, phone: Phone | None = None) -> None:
         self._play = play
-        self._is_told = is_told
+        self._phone = phone
         self.decided: set[str] = set()
         """Client order ids."""
         self.wrong: list[str] = []
@@ -86,6 +87,13 @@ class Person:
         if said.returncode != 0:
             self.wrong.append(f"the decision was not taken: {said.stdout}{said.stderr}")
         self.decided.add(signal.client_order_id)
+
+    def _is_told(self, signal: Signal) -> bool:
+        is_published = any(
+            each.body["status"] == "IN_DOUBT" and each.body["client_order_id"] == signal.client_order_id
+            for each in self._play.stage.told({signal.signal_id})
+        )
+        return is_published and (self._phone is None or self._phone.tells_of_doubt(signal))
 
     def _is_doubted(self, signal: Signal) -> bool:
         record = self._play.record(signal)

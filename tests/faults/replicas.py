@@ -74,10 +74,11 @@ def rounds_of(count: int, seed: str) -> list[Round]:
 class Fleet:
     """The processes, and what they share."""
 
-    def __init__(self, stage: Stage, replicas: Sequence[Service], phone: Phone) -> None:
+    def __init__(self, stage: Stage, replicas: Sequence[Service], phone: Phone | None) -> None:
         self.stage = stage
         self.replicas = replicas
         self.phone = phone
+        """Where a doubt is played that people have to hear of by Telegram."""
         self.woken: Service | None = None
         """The one that was frozen in the round before."""
 
@@ -102,7 +103,8 @@ def fleet_of(broker: str, folder: Path, count: int) -> Iterator[Fleet]:
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(store_server(folder))
         pubsub = stack.enter_context(pubsub_server(folder))
-        telegram = stack.enter_context(telegram_server(folder))
+        # Elsewhere nobody is told by Telegram: it takes a message a second, for which each round would have to wait.
+        telegram = stack.enter_context(telegram_server(folder)) if broker == "ibkr" else None
         account_ids = [f"{broker}_{number}" for number in range(1, ACCOUNTS + 1)]
         venues, port = set_gateway(stack, broker, folder)
         shared = folder / "shared"
@@ -111,7 +113,7 @@ def fleet_of(broker: str, folder: Path, count: int) -> Iterator[Fleet]:
             "PUBSUB_EMULATOR_HOST": f"127.0.0.1:{pubsub.port}",
             "MAX_ORDER_AGE_SECONDS": "600",
             "ORDER_TIMEOUT_SECONDS": "0",
-            **telegram_settings(telegram.port),
+            **({} if telegram is None else telegram_settings(telegram.port)),
         }
         replicas = []
         for number in range(1, count + 1):
@@ -128,7 +130,7 @@ def fleet_of(broker: str, folder: Path, count: int) -> Iterator[Fleet]:
         stage.pubsub_address = f"127.0.0.1:{pubsub.port}"
         stage.mongodb_uri = chosen["MONGODB_URI"]
         stack.callback(stage.close)
-        yield Fleet(stage, replicas, Phone(telegram.port))
+        yield Fleet(stage, replicas, None if telegram is None else Phone(telegram.port))
 
 
 def play_replicas(
@@ -170,7 +172,7 @@ def _play(fleet: Fleet, following: Round, outcome: Outcome) -> None:
     if stage.broker == "ibkr" and fleet.woken is not None:
         _end_limited_sessions(fleet, fleet.woken)
     plays = [Play(stage, lane, "replicas") for lane in stage.lanes]
-    persons = [Person(play, fleet.phone.tells_of_doubt) for play in plays]
+    persons = [Person(play, fleet.phone) for play in plays]
     expects = expected(stage.broker, following.deed)
     resting = [_orders(play, expects) for play in plays]
     victim = fleet.holder(stage.lanes[following.desk].account_id)

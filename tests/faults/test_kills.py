@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.external.venues import BROKERS
-from tests.faults.crashes import play_kill, play_kills
+from tests.faults.crashes import play_kills, play_kills_at
 from tests.faults.stage import said
 
 pytestmark = [
@@ -28,7 +28,7 @@ def test_a_kill_at_any_crossing_of_a_port_leaves_one_order_a_signal(tmp_path: Pa
 
 
 def test_a_kill_between_intent_and_sending_leaves_doubt_until_a_person_decides(tmp_path: Path) -> None:
-    outcome = play_kill("zerodha", tmp_path, "before broker.place_order#1")
+    (outcome,) = play_kills_at("zerodha", tmp_path, "before broker.place_order#1")
     assert outcome.scenario == "killed before broker.place_order"
     assert not said([outcome]), said([outcome])
     # The entry never arrived, so its exit was refused; the others went their way once, after the doubt. That of the other instrument may have
@@ -36,10 +36,7 @@ def test_a_kill_between_intent_and_sending_leaves_doubt_until_a_person_decides(t
     assert outcome.placed[:4] == [0, 0, 1, 1]
 
 
-@pytest.mark.parametrize("point", ["before broker.place_order#1", "after broker.place_order#1"])
-def test_a_kill_around_the_sending_at_ibkr_leaves_one_order_a_signal_though_others_wait(
-    tmp_path: Path, point: str
-) -> None:
-    outcome = play_kill("ibkr", tmp_path, point)
-    assert not said([outcome]), said([outcome])
-    assert outcome.placed == [1] * 5
+def test_a_kill_around_the_sending_at_ibkr_leaves_one_order_a_signal_though_others_wait(tmp_path: Path) -> None:
+    outcomes = play_kills_at("ibkr", tmp_path, "before broker.place_order#1", "after broker.place_order#1")
+    assert not said(outcomes), said(outcomes)
+    assert [each.placed for each in outcomes] == [[1] * 5] * 2
