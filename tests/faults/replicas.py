@@ -204,7 +204,7 @@ def _play(fleet: Fleet, following: Round, outcome: Outcome) -> None:
     back = time.monotonic()
     while True:
         outcome.wrong = [sentence for play in plays for sentence in play.judge()]
-        outcome.wrong += _undecided(persons, may_decide=time.monotonic() > back + AWAKE_SECONDS)
+        outcome.wrong += undecided(persons, may_decide=time.monotonic() > back + AWAKE_SECONDS)
         if not outcome.wrong or time.monotonic() > back + AGREE_SECONDS:
             break
         time.sleep(LOOK_SECONDS)
@@ -226,7 +226,7 @@ def _end_limited_sessions(fleet: Fleet, woken: Service) -> None:
             replica.start()
 
 
-def _undecided(persons: Sequence[Person], *, may_decide: bool) -> list[str]:
+def undecided(persons: Sequence[Person], *, may_decide: bool) -> list[str]:
     """Has them decide what they can; what is wrong with the doubts, those that wait for a decision among it. In an account one order of an
     instrument leaves at a time, so that one may have been on its way."""
     found = []

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -36,3 +38,17 @@ def test_a_signal_ends_the_run_and_all_that_it_started(tmp_path: Path, number: s
         run.kill()
         run.wait()
         end(family)
+
+
+def test_a_process_whose_number_is_given_away_meanwhile_is_looked_at_again() -> None:
+    answers = iter([FileNotFoundError("/proc/7/stat"), []])
+
+    def children(*, recursive: bool) -> list[psutil.Process]:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    process: Any = SimpleNamespace(children=children)
+    assert descendants(process) == []
+    assert next(answers, None) is None
