@@ -42,7 +42,8 @@ class BrokerFactory:
 
     @staticmethod
     def load(names: Collection[str]) -> None:
-        """Loads these ahead, which may take a tenth of a second for each. What is missing is said when such a broker is made."""
+        """Loads these ahead, which may take a tenth of a second for each. Whatever keeps one from being loaded is said when such a broker is
+        made, and is that account's trouble alone."""
         for name in sorted(set(names) & set(KNOWN)):
-            with contextlib.suppress(ImportError):
+            with contextlib.suppress(Exception):
                 importlib.import_module(f"brokers.{name}")

@@ -47,14 +47,15 @@ def test_a_missing_library_is_told_with_the_extra_to_install(tmp_path: Path, mon
         BrokerFactory.create_broker({"broker": "lacking"})
 
 
-def test_adapters_are_loaded_ahead_and_a_missing_library_ends_nothing(
+def test_adapters_are_loaded_ahead_and_one_that_cannot_be_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "lacking.py").write_text("import a_library_that_nobody_has\n")
+    (tmp_path / "broken.py").write_text("raise RuntimeError('no event loop')\n")
     (tmp_path / "present.py").write_text("")
     monkeypatch.setattr("brokers.__path__", [*__import__("brokers").__path__, str(tmp_path)])
-    monkeypatch.setattr(factory, "KNOWN", (*factory.KNOWN, "lacking", "present"))
-    BrokerFactory.load({"lacking", "nonesuch", "present"})
+    monkeypatch.setattr(factory, "KNOWN", (*factory.KNOWN, "broken", "lacking", "present"))
+    BrokerFactory.load({"broken", "lacking", "nonesuch", "present"})
     assert "brokers.present" in sys.modules
     monkeypatch.delitem(sys.modules, "brokers.present")
 
