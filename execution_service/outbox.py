@@ -106,6 +106,8 @@ class Outbox:
         self._alarm_news = asyncio.Event()
         self._alarm_generation = 0
         self._alarm_series = secrets.token_hex(4)
+        self._unstored_alarms: dict[str, Alarm] = {}
+        """Raised while the store was away, one of each kind for all of it."""
         self._ledgers: dict[LedgerKey, LedgerEntry] = {}
         self._kept: dict[LedgerKey, dict[str, int]] = {}
         """Of orders that the ledger's entry still has lines of: the last event whose line they durably have of their own."""
@@ -558,11 +560,26 @@ class Outbox:
         # With a series of each life: one that was sent in an earlier life must not be added to.
         alarm_id = f"{kind}:{now:%Y%m%dT%H%M}:{self._alarm_series}:{self._alarm_generation}"
         alarm = Alarm(alarm_id=alarm_id, kind=kind, text=text, count=count, first_at=now)
+        await self._store_alarm(alarm)
+        self._alarm_news.set()
+
+    async def _store_alarm(self, alarm: Alarm) -> None:
         try:
             await self._store.raise_alarm(alarm)
         except StoreUnavailable as exc:
-            log.error(f"Alarm could not be stored: {exc}", action="alarm_not_stored", kind=kind)
-        self._alarm_news.set()
+            log.warning(f"Alarm waits for the store: {exc}", action="alarm_waiting", kind=alarm.kind)
+            earlier = self._unstored_alarms.get(alarm.kind)
+            if earlier is not None:
+                first, last = sorted((earlier, alarm), key=lambda a: a.first_at)
+                alarm = replace(last, first_at=first.first_at, count=first.count + last.count)
+            self._unstored_alarms[alarm.kind] = alarm
+
+    async def _store_waiting_alarms(self) -> bool:
+        """False: the store is still away."""
+        waiting, self._unstored_alarms = self._unstored_alarms, {}
+        for alarm in waiting.values():
+            await self._store_alarm(alarm)
+        return not self._unstored_alarms
 
     async def raise_alarm_once(self, alarm_id: str, kind: str, text: str) -> None:
         """An alarm that is never sent twice, however often it is raised under its id. Raises StoreUnavailable: it may not be stored."""
@@ -579,17 +596,22 @@ class Outbox:
         while True:
             await self._alarm_news.wait()
             self._alarm_news.clear()
-            if self._sends_alarms is not None and not self._sends_alarms():
-                continue
-            self._alarm_generation += 1
-            try:
-                waiting = await self._send_due_alarms(await self._store.unsent_alarms(), last_sent)
-            except StoreUnavailable as exc:
-                log.warning(f"Alarms wait for the store: {exc}", action="alarms_waiting")
-                waiting = AFTER_FAILURE_SECONDS
+            waiting: float | None = AFTER_FAILURE_SECONDS
+            if await self._store_waiting_alarms():
+                if self._sends_alarms is not None and not self._sends_alarms():
+                    continue
+                waiting = await self._send_stored_alarms(last_sent)
             if waiting is not None:
                 await self._clock.sleep(waiting)
                 self._alarm_news.set()
+
+    async def _send_stored_alarms(self, last_sent: dict[str, float]) -> float | None:
+        self._alarm_generation += 1
+        try:
+            return await self._send_due_alarms(await self._store.unsent_alarms(), last_sent)
+        except StoreUnavailable as exc:
+            log.warning(f"Alarms wait for the store: {exc}", action="alarms_waiting")
+            return AFTER_FAILURE_SECONDS
 
     async def _look_for_alarms(self) -> None:
         """Other processes store theirs without a word."""

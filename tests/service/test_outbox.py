@@ -25,6 +25,27 @@ TAG = Capabilities(refuses_repeated_client_id=False, find_window_seconds=3.0, co
 HOUR = 3600.0
 
 
+# --- the store away -------------------------------------------------------------------------------------------------
+
+
+async def test_alarms_raised_while_the_store_is_away_are_told_once_it_is_back(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        await world.run(1)
+        world.store_faults.is_away = True
+        for number in (1, 2, 3):
+            await world.service.outbox.raise_alarm("broker_down:acct-1", f"🔌 *Broker Down* {number}")
+        await world.service.outbox.raise_alarm("dead_letter", "📭 *Unusable Message*", 7)
+        await world.run(30)
+        assert not world.notifier.texts
+        world.store_faults.is_away = False
+        await world.run(30)
+        assert len([text for text in world.notifier.texts if "Broker Down* 3" in text]) == 1
+        assert len([text for text in world.notifier.texts if "Unusable Message" in text]) == 1
+        await world.run(300)
+        assert len(world.notifier.texts) == 2
+        assert sorted(d["count"] for d in world.documents("execution_alerts")) == [3, 7]
+
+
 # --- Pub/Sub away ---------------------------------------------------------------------------------------------------
 
 
