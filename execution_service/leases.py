@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from execution_service.news import News
 from execution_service.ports import Clock, Lease, Store, StoreUnavailable
 
 log = structlog.get_logger(__name__)
@@ -59,7 +60,7 @@ class Leases:
         self._renewed_at: dict[str, float] = {}
         """By the monotonic clock, before the write left: nobody can have begun to count later than that and be early."""
         self._seen: dict[str, tuple[Lease, float]] = {}
-        self._news = asyncio.Event()
+        self._news = News(clock)
         self.is_leaving = False
         """Nothing is taken any more."""
 
@@ -79,7 +80,7 @@ class Leases:
         fresh = set(desks) - self._wanted
         if fresh:
             self._wanted |= fresh
-            self._news.set()
+            self._news.tell()
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -88,7 +89,7 @@ class Leases:
         watch = asyncio.create_task(self._watch(), name="lease-watch")
         try:
             while True:
-                await self._wait(self._pause())
+                await self._news.wait(self._pause())
                 try:
                     await self.renew()
                 except StoreUnavailable as exc:
@@ -199,13 +200,3 @@ class Leases:
         now = self._clock.monotonic()
         ends = [at + seen.term_seconds - now for seen, at in self._seen.values()]
         return min([self._term / RENEWALS, *(max(LEAST_PAUSE_SECONDS, left) for left in ends if left > 0)])
-
-    async def _wait(self, seconds: float) -> None:
-        """So long, or until there is news."""
-        waits = [asyncio.ensure_future(self._news.wait()), asyncio.ensure_future(self._clock.sleep(seconds))]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-        self._news.clear()

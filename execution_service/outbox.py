@@ -28,6 +28,7 @@ from execution_service.core.views import (
 )
 from execution_service.letters import ALERT_LIFETIME, Channel, Letters
 from execution_service.live import LiveOrder, LiveOrders
+from execution_service.news import News
 from execution_service.ports import (
     Alarm,
     Clock,
@@ -103,7 +104,7 @@ class Outbox:
         self._delivered_at = float("-inf")
         self._progress = asyncio.Event()
         self._letters = Letters(notifier=notifier, clock=clock, strike_out=self._strike_out)
-        self._alarm_news = asyncio.Event()
+        self._alarm_news = News(clock)
         self._alarm_generation = 0
         self._alarm_series = secrets.token_hex(4)
         self._unstored_alarms: dict[str, Alarm] = {}
@@ -561,7 +562,7 @@ class Outbox:
         alarm_id = f"{kind}:{now:%Y%m%dT%H%M}:{self._alarm_series}:{self._alarm_generation}"
         alarm = Alarm(alarm_id=alarm_id, kind=kind, text=text, count=count, first_at=now)
         await self._store_alarm(alarm)
-        self._alarm_news.set()
+        self._alarm_news.tell()
 
     async def _store_alarm(self, alarm: Alarm) -> None:
         try:
@@ -586,24 +587,22 @@ class Outbox:
         log.warning(alerts.one_line(text), action="alarm", kind=kind)
         alarm = Alarm(alarm_id=alarm_id, kind=kind, text=text, count=1, first_at=self._clock.now())
         await self._store.raise_alarm(alarm)
-        self._alarm_news.set()
+        self._alarm_news.tell()
 
     async def _send_alarms(self) -> None:
         last_sent: dict[str, float] = {}
-        self._alarm_news.set()  # those of before the start
+        self._alarm_news.tell()  # those of before the start
         if self._sends_alarms is not None:
             self._spawn(self._look_for_alarms())
+        pause: float | None = None
         while True:
-            await self._alarm_news.wait()
-            self._alarm_news.clear()
-            waiting: float | None = AFTER_FAILURE_SECONDS
-            if await self._store_waiting_alarms():
-                if self._sends_alarms is not None and not self._sends_alarms():
-                    continue
-                waiting = await self._send_stored_alarms(last_sent)
-            if waiting is not None:
-                await self._clock.sleep(waiting)
-                self._alarm_news.set()
+            await self._alarm_news.wait(pause)
+            if not await self._store_waiting_alarms():
+                pause = AFTER_FAILURE_SECONDS
+            elif self._sends_alarms is None or self._sends_alarms():
+                pause = await self._send_stored_alarms(last_sent)
+            else:
+                pause = None
 
     async def _send_stored_alarms(self, last_sent: dict[str, float]) -> float | None:
         self._alarm_generation += 1
@@ -617,7 +616,7 @@ class Outbox:
         """Other processes store theirs without a word."""
         while True:
             await self._clock.sleep(ALARM_POLL_SECONDS)
-            self._alarm_news.set()
+            self._alarm_news.tell()
 
     async def _send_due_alarms(self, alarms: Sequence[Alarm], last_sent: dict[str, float]) -> float | None:
         """Sends one message a kind, for all its alarms; returns the seconds until a held-back kind may be sent."""

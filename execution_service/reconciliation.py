@@ -6,7 +6,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
 
@@ -38,6 +38,7 @@ from execution_service.core.reconcile import (
     unknown_order,
 )
 from execution_service.live import LiveOrder, LiveOrders
+from execution_service.news import News
 from execution_service.ports import Clock, Store, StoreUnavailable
 
 log = structlog.get_logger(__name__)
@@ -139,7 +140,7 @@ class Reconciliation:
         self._clock = clock
         self._interval = interval_seconds
         self._raise_alarm_once = raise_alarm_once
-        self._news = asyncio.Event()
+        self._news = News(clock)
         self._requests: list[_Request] = []
         self._watch = Watch()
         self._open: dict[Key, Discrepancy] | None = None
@@ -160,7 +161,7 @@ class Reconciliation:
     def connected(self) -> None:
         """A connection stands: what may have happened without us is looked at now."""
         self._wants_telling, self._whole_from = True, float("-inf")
-        self._news.set()
+        self._news.tell()
 
     def ended(self, order: Order, report: Report) -> None:
         """An order has ended, and its record has all that the report tells: if they agree, it need not be looked up for the comparison."""
@@ -184,7 +185,7 @@ class Reconciliation:
             return self._unreachable()
         request = _Request(asyncio.get_running_loop().create_future())
         self._requests.append(request)
-        self._news.set()
+        self._news.tell()
         return await request.answer
 
     async def run(self) -> None:
@@ -194,7 +195,7 @@ class Reconciliation:
         self._live.on_recorded.append(self._note_movement)
         try:
             while True:
-                await self._wait(wait)
+                await self._news.wait(wait)
                 soon = None
                 if self._account.is_connected:
                     soon = await self._turn()
@@ -208,17 +209,6 @@ class Reconciliation:
     def _unreachable(self) -> Outcome:
         words = f"Not compared: the broker is not connected ({self._account.trouble})"
         return Outcome(is_compared=False, words=words)
-
-    async def _wait(self, seconds: float | None) -> None:
-        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._news.wait())]
-        if seconds is not None:
-            waits.append(asyncio.ensure_future(self._clock.sleep(seconds)))
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-        self._news.clear()
 
     async def _turn(self) -> float | None:
         """One comparison; the seconds until the next, where that is sooner than usual."""

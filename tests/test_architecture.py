@@ -40,7 +40,8 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.live",
         "execution_service.intake",
     },
-    "execution_service.leases": {"execution_service.ports"},
+    "execution_service.news": {"execution_service.ports"},
+    "execution_service.leases": {"execution_service.news", "execution_service.ports"},
     "execution_service.desks": {
         *VOCABULARY,
         "execution_service.leases",
@@ -56,7 +57,11 @@ ARROWS: Mapping[str, set[str]] = {
     },
     # The trader's rooms, from the ground up; none but the trader comes in by another door.
     "execution_service.trading.tasks": set(),
-    "execution_service.trading.appointments": {"execution_service.live", "execution_service.ports"},
+    "execution_service.trading.appointments": {
+        "execution_service.live",
+        "execution_service.news",
+        "execution_service.ports",
+    },
     "execution_service.trading.connection": {*VOCABULARY, "brokers.errors", "execution_service.ports"},
     "execution_service.trading.lanes": {
         *VOCABULARY,
@@ -117,6 +122,7 @@ ARROWS: Mapping[str, set[str]] = {
     },
     "execution_service.reconciliation": {
         *VOCABULARY,
+        "execution_service.news",
         "execution_service.ports",
         "execution_service.live",
         "brokers.errors",
@@ -126,6 +132,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.outbox": {
         *VOCABULARY,
         "execution_service.letters",
+        "execution_service.news",
         "execution_service.signals",
         "execution_service.ports",
         "execution_service.live",

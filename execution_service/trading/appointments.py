@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import itertools
 from collections.abc import Iterator
-from typing import Any
 
 from execution_service.live import LiveOrder
+from execution_service.news import News
 from execution_service.ports import Clock
 
 KEPT_APPOINTMENTS = 64
@@ -24,7 +23,7 @@ class Appointments:
         self._missed = 0
         """How many of these are not kept: the order has ended, or has an earlier one."""
         self._number = itertools.count()
-        self._news = asyncio.Event()
+        self._news = News(clock)
 
     @property
     def next_at(self) -> float | None:
@@ -37,7 +36,7 @@ class Appointments:
             self.cancel(live)
             live.due_at = due_at
             heapq.heappush(self._due, (due_at, next(self._number), live))
-            self._news.set()
+            self._news.tell()
 
     def cancel(self, live: LiveOrder) -> None:
         """Left in the heap until its time, it would keep every order of the last minutes in memory."""
@@ -62,16 +61,8 @@ class Appointments:
 
     def wake(self) -> None:
         """There is news: whoever waits for an appointment waits no longer."""
-        self._news.set()
+        self._news.tell()
 
     async def wait(self, timeout_seconds: float | None) -> None:
         """Until there is news, or so long."""
-        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._news.wait())]
-        if timeout_seconds is not None:
-            waits.append(asyncio.ensure_future(self._clock.sleep(timeout_seconds)))
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-        self._news.clear()
+        await self._news.wait(timeout_seconds)

@@ -46,6 +46,18 @@ async def test_alarms_raised_while_the_store_is_away_are_told_once_it_is_back(tm
         assert sorted(d["count"] for d in world.documents("execution_alerts")) == [3, 7]
 
 
+async def test_an_alarm_does_not_wait_because_one_of_another_kind_has_to(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        for _ in range(2):
+            await world.service.outbox.raise_alarm("broker_down:acct-1", "🔌 *Broker Down*")
+            await world.run(2)
+        await world.service.outbox.raise_alarm("dead_letter", "📭 *Unusable Message*")
+        await world.run(2)
+        assert [text.partition("*")[2] for text in world.notifier.texts] == ["Broker Down*", "Unusable Message*"]
+        await world.run(60)
+        assert len(world.notifier.titled("Broker Down")) == 2
+
+
 # --- Pub/Sub away ---------------------------------------------------------------------------------------------------
 
 
