@@ -1,4 +1,4 @@
-"""The mock broker: the Broker protocol over a paper exchange's book; the book itself is in `paper_exchange`."""
+"""The mock broker: the Broker protocol over a paper exchange; the exchange itself is in `paper_exchange`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from typing import TypeVar
 
 from brokers.base import Balance, BrokerPosition, Capabilities, OrderRef, Report, Reports, Ticket
 from brokers.errors import BrokerError, BrokerUnavailable, OrderRefused, OutcomeUnknown
-from brokers.paper_exchange import Action, BookFile, Fault, Market, Operation, PaperExchange
+from brokers.paper_exchange import PaperExchange
+from brokers.paper_file import BookFile
+from brokers.paper_words import Action, Fault, Market, Operation
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 import threading
 from collections import Counter, deque
 from collections.abc import Mapping
@@ -11,7 +12,9 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from brokers.paper_exchange import Action, Fault, Operation, PaperExchange
+from brokers.base import Ticket
+from brokers.paper_exchange import PaperExchange
+from brokers.paper_words import Action, Fault, Operation
 
 DEFAULT_RATE = 0.1
 _REMEMBERED = 1000
@@ -113,10 +116,14 @@ class PlannedBook(PaperExchange):
         super().clear_faults()
         self.fault_plan = None
 
-    def _draw(self, *call: Any, on_the_way: bool = False) -> list[Fault]:
-        ordered = super()._draw(*call, on_the_way=on_the_way)
-        _, operation, client_order_id, *_ = call
-        return ordered if ordered or on_the_way else self._planned(operation, client_order_id, on_the_way=False)
+    def _faults_in_the_book(
+        self, db: sqlite3.Connection, operation: Operation, ticket: Ticket, moment: int
+    ) -> dict[Action, Fault]:
+        ordered = super()._faults_in_the_book(db, operation, ticket, moment)
+        if ordered:
+            return ordered
+        planned = self._planned(operation, ticket.client_order_id, on_the_way=False)
+        return {fault.action: fault for fault in planned}
 
     def _planned(self, operation: Operation, client_order_id: str, *, on_the_way: bool) -> list[Fault]:
         plan = self.fault_plan

@@ -46,7 +46,7 @@ from urllib.parse import SplitResult, parse_qs, parse_qsl
 
 from brokers.base import OrderRef
 from brokers.errors import BrokerUnavailable, OrderRefused
-from brokers.paper_exchange import Action, Market, Operation
+from brokers.paper_words import Action, Market, Operation
 from simulators import control
 from simulators.kite_book import KiteBook, charges_item, margins, order_items, position_item, trade_items
 from simulators.kite_market import EXCHANGES, LISTINGS, Listing, Refused, as_csv, read_order

@@ -27,7 +27,8 @@ from pymongo.results import BulkWriteResult
 from brokers.base import Balance, BrokerPosition, Capabilities, OrderRef, Report, Reports, Ticket
 from brokers.errors import BrokerUnavailable, ReservationLost
 from brokers.mock import MockBroker, Venue
-from brokers.paper_exchange import Fault, Market, PaperExchange, PaperOrder
+from brokers.paper_exchange import PaperExchange
+from brokers.paper_words import Fault, Market, PaperOrder
 from execution_service.core.order import Identity, Order, Purpose
 from execution_service.core.record import order_from_document
 from execution_service.ports import Message, PublishFailed

@@ -39,7 +39,7 @@ from brokers.errors import (
 from brokers.ibkr import Configuration, IbkrBroker, create
 from brokers.ibkr_blotter import Blotter, Commission, Execution
 from brokers.ibkr_library import choose
-from brokers.paper_exchange import Action, Fault, Market, Operation, PaperOrder
+from brokers.paper_words import Action, Fault, Market, Operation, PaperOrder
 from execution_service.core.reconcile import Holding, compare_positions
 from simulators import tws_wire as wire
 from simulators.tws import TwsSimulator

@@ -31,7 +31,8 @@ from brokers.base import (
 )
 from brokers.errors import BrokerUnavailable, OrderAlreadyExists, OrderRefused, OutcomeUnknown
 from brokers.mock import MockBroker
-from brokers.paper_exchange import Action, Fault, Market, Operation, PaperExchange
+from brokers.paper_exchange import PaperExchange
+from brokers.paper_words import Action, Fault, Market, Operation
 
 START = datetime(2026, 3, 2, 15, 0, tzinfo=UTC)
 

@@ -36,7 +36,7 @@ from brokers.base import (
     Tif,
 )
 from brokers.errors import BrokerError, BrokerUnavailable, CallsSpent, HeldBack, OrderRefused, OutcomeUnknown
-from brokers.paper_exchange import Action, Fault, Market, Operation
+from brokers.paper_words import Action, Fault, Market, Operation
 from brokers.zerodha import Steadiness, ZerodhaBroker, create
 from brokers.zerodha_calls import Access, CallKind, KiteCalls
 from brokers.zerodha_feed import reactor

@@ -18,7 +18,7 @@ from brokers import zerodha_rows as rows
 from brokers import zerodha_words as words
 from brokers.base import Instrument, OrderRef, OrderType, Report, ReportStatus, Side, Ticket
 from brokers.errors import AnswerUnclear, OrderRefused
-from brokers.paper_exchange import Action, Fault, Market, Operation
+from brokers.paper_words import Action, Fault, Market, Operation
 from brokers.zerodha import ZerodhaBroker, create
 from simulators.kite import SimulatedKite
 from tests.contract.stage_zerodha import config_for, serving_kite

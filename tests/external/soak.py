@@ -19,7 +19,8 @@ from typing import Any
 
 import psutil
 
-from brokers.paper_exchange import Action, Fault, Operation, PaperExchange
+from brokers.paper_exchange import PaperExchange
+from brokers.paper_words import Action, Fault, Operation
 from tests.external.service_process import (
     Listener,
     Service,

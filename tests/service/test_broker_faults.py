@@ -24,7 +24,7 @@ from brokers.errors import (
     OutcomeUnknown,
     ReservationLost,
 )
-from brokers.paper_exchange import Action, Fault, Market, Operation
+from brokers.paper_words import Action, Fault, Market, Operation
 from execution_service.core.order import NothingSent, ReasonCode, Status, SubmitStarted
 from execution_service.trader import TradingRules
 from execution_service.trading import placing

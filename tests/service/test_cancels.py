@@ -10,7 +10,7 @@ import pytest
 
 from brokers.base import Capabilities
 from brokers.errors import BrokerUnavailable, OrderRefused, OutcomeUnknown
-from brokers.paper_exchange import Action, Fault, Market, Operation
+from brokers.paper_words import Action, Fault, Market, Operation
 from execution_service.core.order import ReasonCode, Status
 from execution_service.trader import TradingRules
 from tests.fakes import World, world_of

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from brokers.errors import BrokerUnavailable
-from brokers.paper_exchange import Market
+from brokers.paper_words import Market
 from execution_service.core.order import Status
 from tests.fakes import world_of
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from brokers.base import Capabilities
 from brokers.errors import BrokerUnavailable
-from brokers.paper_exchange import Market
+from brokers.paper_words import Market
 from execution_service.core.order import Purpose, ReasonCode, Status
 from execution_service.trader import TradingRules
 from tests.fakes import World, world_of

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from brokers.paper_exchange import Action, Fault, Market, Operation
+from brokers.paper_words import Action, Fault, Market, Operation
 from execution_service.core.errors import InvalidTransition
 from execution_service.core.order import ReasonCode, Status
 from execution_service.ports import StoreUnavailable

@@ -1,0 +1,390 @@
+"""The rows of the paper exchange's book as values, its questions and its changes; no transaction, and nothing decided about an order."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from brokers.base import AssetClass, Instrument, OptionRight, OrderType, ReportStatus, Side, Ticket, Tif
+from brokers.errors import OrderAlreadyExists
+from brokers.paper_words import Execution, PaperFill, PaperOrder, Planned, Step, time_of
+
+_INSTRUMENT_COLUMNS = "symbol, asset_class, exchange, expiry, strike, call_or_put, o.currency, multiplier, underlying"
+_ORDER_COLUMNS = (
+    "number, account, client_id, broker_id, symbol, asset_class, exchange, expiry, strike, call_or_put, currency, multiplier, underlying, "
+    "side, quantity, order_type, limit_price, stop_price, reference_price, tif, product, variety, reserved_id, status, reason, "
+    "placed_at, changed_at, changed"
+)
+_FILL_COLUMNS = (
+    "f.order_number, f.fill_id, f.quantity, f.price, f.at, f.commission, f.currency, f.busted, f.corrects, f.number"
+)
+_DAY_MICROSECONDS = 86_400 * 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRow:
+    """One row of the plan."""
+
+    row_id: int
+    order_number: int
+    planned: Planned
+
+
+# Questions about orders
+
+
+def orders(db: sqlite3.Connection, account_id: str) -> list[PaperOrder]:
+    return _load(db, "account = ?", (account_id,))
+
+
+def order_numbered(db: sqlite3.Connection, number: int) -> PaperOrder:
+    """The order must be there."""
+    return _load(db, "number = ?", (number,))[0]
+
+
+def orders_under(db: sqlite3.Connection, account_id: str, client_order_id: str) -> list[PaperOrder]:
+    """In the sequence of their last change."""
+    return _load(db, "account = ? AND client_id = ?", (account_id, client_order_id))
+
+
+def order_with_broker_id(db: sqlite3.Connection, account_id: str, broker_order_id: str) -> PaperOrder | None:
+    found = _load(db, "account = ? AND broker_id = ?", (account_id, broker_order_id))
+    return found[0] if found else None
+
+
+def orders_changed_after(
+    db: sqlite3.Connection, account_id: str, mark: int, limit: int | None = None
+) -> list[PaperOrder]:
+    """In the sequence of their last change; at most `limit`."""
+    return _load(db, "account = ? AND changed > ?", (account_id, mark), limit)
+
+
+def orders_of_the_day(db: sqlite3.Connection, account_id: str, moment: int, limit: int | None) -> list[PaperOrder]:
+    """Those changed within 24 hours and the unfinished ones, in the sequence of their last change; at most `limit`."""
+    return _load(
+        db,
+        "number IN (SELECT number FROM orders WHERE account = ? AND changed_at >= ?"
+        " UNION SELECT number FROM orders WHERE account = ? AND status = 'WORKING')",
+        (account_id, moment - _DAY_MICROSECONDS, account_id),
+        limit,
+    )
+
+
+def symbol_under(db: sqlite3.Connection, account_id: str, client_order_id: str) -> str:
+    """The symbol of an order with this client id; empty: there is none."""
+    row = db.execute(
+        "SELECT symbol FROM orders WHERE account = ? AND client_id = ?", (account_id, client_order_id)
+    ).fetchone()
+    symbol: str = row[0] if row else ""
+    return symbol
+
+
+def numbers_good_for_the_day(db: sqlite3.Connection, account_id: str) -> list[int]:
+    """Working orders that said DAY, or nothing."""
+    rows = db.execute(
+        "SELECT number FROM orders WHERE account = ? AND status = 'WORKING' AND coalesce(tif, 'DAY') = 'DAY'",
+        (account_id,),
+    ).fetchall()
+    return [number for (number,) in rows]
+
+
+def number_of_filled_order(db: sqlite3.Connection, account_id: str, fill_id: str) -> int:
+    """Raises ValueError for an unknown fill."""
+    row = db.execute(
+        "SELECT o.number FROM fills f JOIN orders o ON o.number = f.order_number WHERE f.fill_id = ? AND o.account = ?",
+        (fill_id, account_id),
+    ).fetchone()
+    if row is None:
+        raise ValueError(f"the book has no fill {fill_id}")
+    number: int = row[0]
+    return number
+
+
+def executions(db: sqlite3.Connection, account_id: str) -> Iterator[Execution]:
+    """The fills that stand, by time."""
+    rows = db.execute(
+        f"SELECT f.quantity, f.price, f.commission, f.currency, o.side, {_INSTRUMENT_COLUMNS}"
+        " FROM fills f JOIN orders o ON o.number = f.order_number WHERE o.account = ? AND f.busted = 0 ORDER BY f.at, f.number",
+        (account_id,),
+    )
+    instruments: dict[tuple[Any, ...], Instrument] = {}
+    for amount, paid, commission, currency, side, *columns in rows:
+        described = tuple(columns)
+        yield Execution(
+            instruments.get(described) or instruments.setdefault(described, _instrument(described)),
+            Decimal(amount) if side == Side.BUY else -Decimal(amount),
+            Decimal(paid),
+            Decimal(commission or 0),
+            currency,
+        )
+
+
+def mark(db: sqlite3.Connection) -> int:
+    """The number of the last change to anything in the book."""
+    value: int = db.execute("SELECT value FROM counters WHERE name = 'change'").fetchone()[0]
+    return value
+
+
+# Questions about the plan
+
+
+def is_anything_due(db: sqlite3.Connection, account_id: str, moment: int) -> bool:
+    row = db.execute("SELECT 1 FROM plan WHERE account = ? AND due <= ? LIMIT 1", (account_id, moment)).fetchone()
+    return row is not None
+
+
+def next_due(db: sqlite3.Connection, account_id: str) -> int | None:
+    """In microseconds since 1970."""
+    row = db.execute("SELECT MIN(due) FROM plan WHERE account = ?", (account_id,)).fetchone()
+    due: int | None = row[0]
+    return due
+
+
+def what_is_due(db: sqlite3.Connection, account_id: str, moment: int) -> list[PlanRow]:
+    """In the sequence in which it is due."""
+    rows = db.execute(
+        "SELECT id, order_number, due, step, quantity, price, commission, reason FROM plan"
+        " WHERE account = ? AND due <= ? ORDER BY due, id",
+        (account_id, moment),
+    ).fetchall()
+    return [
+        PlanRow(
+            row_id,
+            order_number,
+            Planned(due, Step(step), Decimal(quantity or 0), Decimal(price or 0), decimal_of(commission), reason),
+        )
+        for row_id, order_number, due, step, quantity, price, commission, reason in rows
+    ]
+
+
+# Changes
+
+
+def insert_order(
+    db: sqlite3.Connection,
+    account_id: str,
+    number: int,
+    broker_id: str,
+    ticket: Ticket,
+    moment: int,
+    *,
+    unique_client_order_id: bool,
+) -> None:
+    """A working order. Raises OrderAlreadyExists for a repeated broker id, and for a repeated client id that must be unique."""
+    thing = ticket.instrument
+    client_id = ticket.client_order_id
+    guard = client_id if unique_client_order_id else None
+    try:
+        db.execute(
+            f"INSERT INTO orders (guard, {_ORDER_COLUMNS}) VALUES ({', '.join('?' * 29)})",
+            (
+                guard,
+                number,
+                account_id,
+                client_id,
+                broker_id,
+                thing.symbol,
+                thing.asset_class,
+                thing.exchange,
+                thing.expiry,
+                text_of(thing.strike),
+                thing.right,
+                thing.currency,
+                text_of(thing.multiplier),
+                thing.underlying,
+                ticket.side,
+                str(ticket.quantity),
+                ticket.order_type,
+                text_of(ticket.limit_price),
+                text_of(ticket.stop_price),
+                text_of(ticket.reference_price),
+                ticket.tif,
+                ticket.product,
+                ticket.variety,
+                ticket.reserved_order_id,
+                ReportStatus.WORKING,
+                None,
+                moment,
+                moment,
+                count(db, "change"),
+            ),
+        )
+    except sqlite3.IntegrityError as exc:
+        raise OrderAlreadyExists(f"The book already has an order {client_id or broker_id}") from exc
+
+
+def insert_fill(
+    db: sqlite3.Connection,
+    number: int,
+    *,
+    fill_id: str,
+    order_number: int,
+    quantity: Decimal,
+    price: Decimal,
+    at: int,
+    commission: Decimal | None,
+    currency: str,
+    corrects: str | None,
+) -> None:
+    db.execute(
+        "INSERT INTO fills (number, fill_id, order_number, quantity, price, at, commission, currency, corrects)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            number,
+            fill_id,
+            order_number,
+            str(quantity),
+            str(price),
+            at,
+            text_of(commission),
+            currency,
+            corrects,
+        ),
+    )
+
+
+def touch(
+    db: sqlite3.Connection,
+    number: int,
+    moment: int,
+    status: ReportStatus | None = None,
+    reason: str | None = None,
+) -> None:
+    """Marks an order as changed; None leaves its status or reason as it is."""
+    db.execute(
+        "UPDATE orders SET status = coalesce(?, status), reason = coalesce(?, reason), changed_at = max(changed_at, ?), changed = ?"
+        " WHERE number = ?",
+        (status, reason, moment, count(db, "change"), number),
+    )
+
+
+def charge(db: sqlite3.Connection, fill_id: str, commission: Decimal | None) -> None:
+    db.execute("UPDATE fills SET commission = ? WHERE fill_id = ?", (text_of(commission), fill_id))
+
+
+def bust(db: sqlite3.Connection, fill_id: str) -> bool:
+    """False: it is busted already."""
+    return db.execute("UPDATE fills SET busted = 1 WHERE fill_id = ? AND busted = 0", (fill_id,)).rowcount > 0
+
+
+def schedule(db: sqlite3.Connection, account_id: str, order_number: int, planned: Planned) -> None:
+    fills = planned.step is Step.FILL
+    db.execute(
+        "INSERT INTO plan (account, order_number, due, step, quantity, price, commission, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            account_id,
+            order_number,
+            planned.due,
+            planned.step,
+            str(planned.quantity) if fills else None,
+            str(planned.price) if fills else None,
+            text_of(planned.commission),
+            planned.reason,
+        ),
+    )
+
+
+def strike_out(db: sqlite3.Connection, row: PlanRow) -> None:
+    db.execute("DELETE FROM plan WHERE id = ?", (row.row_id,))
+
+
+def strike_out_all_of(db: sqlite3.Connection, order_number: int) -> None:
+    """All that is planned for an order, but the commission of what is filled already."""
+    db.execute("DELETE FROM plan WHERE order_number = ? AND step <> ?", (order_number, Step.COMMISSION))
+
+
+def count(db: sqlite3.Connection, name: str) -> int:
+    """The next number of `order`, `fill` or `change`."""
+    row = db.execute("UPDATE counters SET value = value + 1 WHERE name = ? RETURNING value", (name,)).fetchone()
+    value: int = row[0]
+    return value
+
+
+# Rows to values
+
+
+def _load(
+    db: sqlite3.Connection, where: str, parameters: tuple[object, ...], limit: int | None = None
+) -> list[PaperOrder]:
+    """The orders that fit, with their fills, in the sequence of their last change; at most `limit`."""
+    sequence = "ORDER BY changed" if limit is None else f"ORDER BY changed LIMIT {limit}"
+    rows = db.execute(f"SELECT {_ORDER_COLUMNS} FROM orders WHERE {where} {sequence}", parameters).fetchall()
+    if not rows:
+        return []
+    fills: defaultdict[int, list[PaperFill]] = defaultdict(list)
+    chosen = f"SELECT number FROM orders WHERE {where} {sequence}"
+    for row in db.execute(
+        f"SELECT {_FILL_COLUMNS} FROM fills f WHERE f.order_number IN ({chosen}) ORDER BY f.number", parameters
+    ):
+        fills[row[0]].append(
+            PaperFill(
+                fill_id=row[1],
+                quantity=Decimal(row[2]),
+                price=Decimal(row[3]),
+                time=time_of(row[4]),
+                commission=decimal_of(row[5]),
+                commission_currency=row[6],
+                busted=bool(row[7]),
+                corrects=row[8],
+            )
+        )
+    return [_order(row, tuple(fills[row[0]])) for row in rows]
+
+
+def _order(row: tuple[Any, ...], fills: tuple[PaperFill, ...]) -> PaperOrder:
+    ticket = Ticket(
+        client_order_id=row[2],
+        instrument=_instrument(row[4:13]),
+        side=Side(row[13]),
+        quantity=Decimal(row[14]),
+        order_type=OrderType(row[15]),
+        limit_price=decimal_of(row[16]),
+        stop_price=decimal_of(row[17]),
+        reference_price=decimal_of(row[18]),
+        tif=None if row[19] is None else Tif(row[19]),
+        product=row[20],
+        variety=row[21],
+        reserved_order_id=row[22],
+    )
+    return PaperOrder(
+        number=row[0],
+        account_id=row[1],
+        broker_order_id=row[3],
+        ticket=ticket,
+        status=ReportStatus(row[23]),
+        reason=row[24],
+        placed_at=time_of(row[25]),
+        changed_at=time_of(row[26]),
+        change=row[27],
+        fills=fills,
+    )
+
+
+def _instrument(columns: tuple[Any, ...]) -> Instrument:
+    symbol, asset_class, exchange, expiry, strike, right, currency, multiplier, underlying = columns
+    return Instrument(
+        symbol=symbol,
+        asset_class=AssetClass(asset_class),
+        exchange=exchange,
+        expiry=expiry,
+        strike=decimal_of(strike),
+        right=None if right is None else OptionRight(right),
+        currency=currency,
+        multiplier=decimal_of(multiplier),
+        underlying=underlying,
+    )
+
+
+# Amounts as text
+
+
+def text_of(number: Decimal | None) -> str | None:
+    return None if number is None else str(number)
+
+
+def decimal_of(text: str | None) -> Decimal | None:
+    return None if text is None else Decimal(text)

@@ -1,0 +1,141 @@
+"""A paper exchange's market: an order's fate, its price, and what executions add up to; from values alone, no book and no clock."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+
+from brokers.base import Balance, BrokerPosition, Instrument, OrderType, Ticket, Tif
+from brokers.paper_words import LIMITED, Action, Execution, Fault, Market, Planned, Step, micros_of
+
+_SLIPPAGE_PLACES = 4
+_MOST_PLACES = 8
+_REJECTIONS = (
+    "Insufficient margin",
+    "Price outside of the permitted range",
+    "Instrument halted",
+    "Risk limit exceeded",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What is decided about an order when it is accepted."""
+
+    rejection: str | None
+    """Why it is rejected; None: it is not."""
+    plan: tuple[Planned, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What an account has by its executions."""
+
+    positions: tuple[BrokerPosition, ...]
+    balances: tuple[Balance, ...]
+
+
+def fate_of(ticket: Ticket, market: Market, faults: Mapping[Action, Fault], moment: int) -> Fate:
+    """By the market's luck and by the `faults` that hit the order when it is accepted, at `moment` (microseconds since 1970)."""
+    luck = random.Random() if market.seed is None else random.Random(f"{market.seed}:{ticket.client_order_id}")
+    rejected = luck.random() < market.rejection_rate
+    reason = luck.choice(_REJECTIONS)
+    partial = luck.random() < market.partial_fill_rate
+    first = _first_part(ticket.quantity, luck.random()) if partial else ticket.quantity
+    if Action.REJECT in faults:
+        rejected, reason = True, faults[Action.REJECT].reason
+    if rejected:
+        return Fate(reason)
+    if market.fill_delay_seconds is None or Action.HOLD in faults:
+        return Fate(None)
+    price = price_of(ticket, market)
+    delay = micros_of(market.fill_delay_seconds)
+    late = faults.get(Action.LATE_COMMISSION)
+    due = moment + delay
+    plan = [Planned(due, Step.FILL, first, price, None if late else market.commission_per_order)]
+    rest = ticket.quantity - first
+    if rest and ticket.tif is Tif.IOC:
+        plan.append(Planned(due, Step.CANCEL, reason="The rest of an IOC order is cancelled"))
+    elif rest:
+        due += delay
+        plan.append(Planned(due, Step.FILL, rest, price, None if late else Decimal(0)))
+    over = faults.get(Action.OVERFILL)
+    if over is not None:
+        extra = ticket.quantity if over.quantity is None else over.quantity
+        plan.append(Planned(due, Step.FILL, extra, price, None if late else Decimal(0)))
+    if late is not None:
+        charged = due + micros_of(late.seconds)
+        plan.append(Planned(charged, Step.COMMISSION, commission=market.commission_per_order))
+    return Fate(None, tuple(plan))
+
+
+def price_of(ticket: Ticket, market: Market) -> Decimal:
+    """What an order is filled at: its own price or the symbol's, with slippage where no limit forbids it."""
+    own = {
+        OrderType.MARKET: ticket.reference_price,
+        OrderType.STOP: ticket.stop_price,
+        OrderType.LIMIT: ticket.limit_price,
+        OrderType.STOP_LIMIT: ticket.limit_price,
+    }[ticket.order_type]
+    price = symbol_price(ticket.instrument.symbol, market) if own is None else own
+    if ticket.order_type in LIMITED or not market.slippage_bps:
+        return price
+    slipped = price + ticket.side.sign * abs(price) * market.slippage_bps / 10_000
+    places = _places(price)
+    rounded = round(slipped, min(max(places, _SLIPPAGE_PLACES), _MOST_PLACES)).normalize()
+    return round(rounded, places) if _places(rounded) < places else rounded
+
+
+def symbol_price(symbol: str, market: Market) -> Decimal:
+    """What a symbol costs where the order names no price: 10 to 500, the same for ever with the same seed."""
+    return Decimal(random.Random(f"price:{market.seed}:{symbol}").randint(1_000, 50_000)).scaleb(-2)
+
+
+def add_up(executions: Iterable[Execution], market: Market) -> Holdings:
+    """The executions must come by time. Equity counts positions at the price of their last execution."""
+    held: dict[str, tuple[Instrument, Decimal, Decimal, Decimal]] = {}
+    cash = defaultdict(Decimal, {market.currency: market.opening_cash})
+    for execution in executions:
+        thing, bought, price = execution.instrument, execution.bought, execution.price
+        _, before, average, _ = held.get(thing.key, (thing, Decimal(0), Decimal(0), Decimal(0)))
+        after = before + bought
+        if before * bought >= 0:
+            average = (before * average + bought * price) / after
+        elif after * before < 0:
+            average = price
+        held[thing.key] = (thing, after, average, price)
+        cash[execution.currency] -= bought * price * (thing.multiplier or 1) + execution.commission
+    worth: defaultdict[str, Decimal] = defaultdict(Decimal)
+    for thing, quantity, _, last in held.values():
+        worth[thing.currency or market.currency] += quantity * last * (thing.multiplier or 1)
+    return Holdings(
+        positions=tuple(
+            BrokerPosition(instrument=thing, quantity=quantity, average_price=_tidy(average))
+            for thing, quantity, average, _ in held.values()
+            if quantity
+        ),
+        balances=tuple(
+            Balance(currency=currency, cash=amount, equity=amount + worth[currency])
+            for currency, amount in sorted(cash.items())
+        ),
+    )
+
+
+def _first_part(quantity: Decimal, luck: float) -> Decimal:
+    """Between none and all of it, in the quantity's own smallest step; all of it where it has only one."""
+    step = Decimal(1).scaleb(-_places(quantity))
+    steps = int(quantity / step)
+    return quantity if steps < 2 else step * (1 + int(luck * (steps - 1)))
+
+
+def _tidy(price: Decimal) -> Decimal:
+    return round(price, _MOST_PLACES) if _places(price) > _MOST_PLACES else price
+
+
+def _places(number: Decimal) -> int:
+    """Digits behind the point."""
+    exponent = number.as_tuple().exponent
+    return max(-exponent, 0) if isinstance(exponent, int) else 0
