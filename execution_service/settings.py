@@ -152,11 +152,18 @@ def _socket_address(text: str) -> str:
 def _mongodb_address(secret: SecretStr) -> SecretStr:
     if not re.match(r"mongodb(\+srv)?://.", secret.get_secret_value()):
         raise ValueError("not a MongoDB address")
+    before, _, behind = secret.get_secret_value().partition("://")[2].partition("?")
+    authority, _, path = before.partition("/")
+    if "@" in path or ("@" in behind and "@" not in authority):
+        # The driver would take what stands behind the sign for something else than a password, and repeat it in its complaint.
+        raise ValueError("a / or ? in the user or password")
     return secret
 
 
 _WEB_ADDRESS = _Allowed("an address that begins with http:// or https://")
-_MONGODB_ADDRESS = _Allowed("an address that begins with mongodb:// or mongodb+srv://")
+_MONGODB_ADDRESS = _Allowed(
+    "an address that begins with mongodb:// or mongodb+srv://, each / ? and @ in its user, password and options written %2F, %3F and %40"
+)
 
 Flag = Annotated[bool, BeforeValidator(_flag), _Allowed("true or false")]
 Seconds = Annotated[

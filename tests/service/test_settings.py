@@ -241,11 +241,31 @@ def test_no_secret_shows_in_repr_printable_or_problems(tmp_path: Path, later_ver
 
 
 @pytest.mark.parametrize(
+    "address",
+    [
+        "mongodb://me:hid/den@h",
+        "mongodb+srv://me:hid/den@h/db",
+        "mongodb://me:hid@d/en@h:1/db",
+        "mongodb://me:12/den@h",
+        "mongodb://me:12?den=x@h",
+        "mongodb://me:hid/?den=x@h",
+    ],
+)
+def test_a_password_that_would_be_taken_for_something_else_is_refused_and_not_repeated(
+    tmp_path: Path, address: str
+) -> None:
+    (told,) = problems(tmp_path, MONGODB_URI=address)
+    assert told.startswith("MONGODB_URI is not valid; allowed: ")
+    assert "%2F" in told
+    assert "den" not in told
+
+
+@pytest.mark.parametrize(
     ("address", "shown"),
     [
         ("mongodb://h1:1,h2:2/db?replicaSet=r", "mongodb://h1:1,h2:2/db"),
-        ("mongodb+srv://me:hid/den@h", "mongodb+srv://me:***@h"),
-        ("mongodb://me:hid?den@h", "mongodb://***"),
+        ("mongodb+srv://me:hid%2Fden@h/db", "mongodb+srv://me:***@h/db"),
+        ("mongodb://me:hidden@h/?appName=a@b", "mongodb://me:***@h/"),
         ("mongodb://me:hid@den@h", "mongodb://me:***@h"),
     ],
 )
