@@ -326,6 +326,14 @@ class Commands:
         stored = await self._store.load([order_id])
         if any(event in s.order.events for s in stored):
             return CommandStatus.DONE, f"{order_id} resolved as {body['decision']} by {by} before"
+        if isinstance(event, DeclaredPlaced):
+            for other in await self._store.find([f"broker:{event.broker_order_id}"]):
+                if any(_is_namesake(other.order, s.order) for s in stored):
+                    # A cancel would go to that one.
+                    words = (
+                        f"{event.broker_order_id} is the broker's id of {other.order.order_id}, {other.order.signal_id}"
+                    )
+                    return CommandStatus.REFUSED, words
         live = self._live.by_id.get(order_id)
         desk = None if live is None else self._desk_of(live.order.request.account_id)
 
@@ -361,6 +369,10 @@ class Commands:
             )
         )
         return CommandStatus.DONE, f"dead letter {message_id} taken again"
+
+
+def _is_namesake(other: Order, order: Order) -> bool:
+    return other.order_id != order.order_id and other.request.account_id == order.request.account_id
 
 
 def _meant(body: Any, orders: Sequence[Order]) -> list[Order]:
