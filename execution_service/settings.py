@@ -309,14 +309,15 @@ class Settings(Environment):
 def load_settings(
     environ: Mapping[str, str] | None = None, *, use_mock_broker: bool = False, root: Path | None = None
 ) -> Settings:
-    """The settings of this process: `environ` (default: the process's own) before `root`'s `.env` before the defaults.
+    """The settings of this process: `environ` (default: the process's own) before `root`'s `.env`, or the file that its ENV_FILE names,
+    before the defaults.
 
     `use_mock_broker` comes from the command line and outranks the variable. Raises ConfigurationError with every problem at once.
     """
     root = (root or REPOSITORY_ROOT).absolute()
     problems: list[str] = []
-    from_file = _read_dotenv(root / ".env", problems)
     own = _non_empty(os.environ if environ is None else environ)
+    from_file = _read_dotenv(root / own.get("ENV_FILE", ".env"), problems)
     given = from_file | own
     if _CREDENTIALS in from_file and _CREDENTIALS not in own:
         problems.append(
