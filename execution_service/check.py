@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
@@ -132,8 +133,12 @@ async def account_finding(account: Account) -> Finding:
             able = broker.capabilities
     except (BrokerError, TimeoutError) as exc:
         return Finding(part, False, f"{account.broker}: {exc or 'no answer in time'}{_remedy(account, exc)}")
+    except Exception as exc:  # noqa: BLE001  the other accounts are to be told of, too
+        words = f"its answer cannot be read ({type(exc).__name__}: {exc})"
+        return Finding(part, False, f"{account.broker}: {words}")
     finally:
-        await broker.close()
+        with contextlib.suppress(BrokerError, TimeoutError):
+            await asyncio.wait_for(broker.close(), CALL_SECONDS)
     if able.is_paper is False and not account.live:
         words = (
             "live = false, but the broker's account is a real one: the service would send nothing. Set live = true, or "

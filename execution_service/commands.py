@@ -44,6 +44,7 @@ FORGOTTEN_AFTER_SECONDS = 24 * 3600.0
 REASSERT_AFTER_SECONDS = (2.0, 15.0)
 OTHERS_COMPARE_SECONDS = 30.0
 REQUESTED_BY = "order-commands"
+"""Who wished for a cancel, where the command does not say it."""
 
 
 class Desk(Protocol):
@@ -228,12 +229,13 @@ class Commands:
             )
             return f"{order.order_id} is {order.status} already"
         desk, live = self._desk_of(order.request.account_id), self._live.by_id.get(order.order_id)
+        requested_by = str(body.get("requested_by") or REQUESTED_BY)
         if desk is not None and live is not None:
-            await desk.cancel(live, _reason(body), REQUESTED_BY)
+            await desk.cancel(live, _reason(body), requested_by)
         elif self._tell_holder is not None:
 
             def wish(order: Order) -> tuple[Event, ...]:
-                return cancel_wish(order, _reason(body), REQUESTED_BY, self._clock.now())
+                return cancel_wish(order, _reason(body), requested_by, self._clock.now())
 
             await self._tell_holder(await self._live.record_for_holder(order, wish))
         else:
@@ -326,6 +328,14 @@ class Commands:
         stored = await self._store.load([order_id])
         if any(event in s.order.events for s in stored):
             return CommandStatus.DONE, f"{order_id} resolved as {body['decision']} by {by} before"
+        if isinstance(event, DeclaredPlaced):
+            for other in await self._store.find([f"broker:{event.broker_order_id}"]):
+                if any(_is_namesake(other.order, s.order) for s in stored):
+                    # A cancel would go to that one.
+                    words = (
+                        f"{event.broker_order_id} is the broker's id of {other.order.order_id}, {other.order.signal_id}"
+                    )
+                    return CommandStatus.REFUSED, words
         live = self._live.by_id.get(order_id)
         desk = None if live is None else self._desk_of(live.order.request.account_id)
 
@@ -361,6 +371,10 @@ class Commands:
             )
         )
         return CommandStatus.DONE, f"dead letter {message_id} taken again"
+
+
+def _is_namesake(other: Order, order: Order) -> bool:
+    return other.order_id != order.order_id and other.request.account_id == order.request.account_id
 
 
 def _meant(body: Any, orders: Sequence[Order]) -> list[Order]:

@@ -157,6 +157,8 @@ class Reconciliation:
         self._wants_telling = True
         self._said_not_ours: tuple[str, ...] = ()
         self._is_silence_told = False
+        self._said_untold = False
+        """Whether the latest line about a comparison said that it was one without positions."""
 
     def connected(self) -> None:
         """A connection stands: what may have happened without us is looked at now."""
@@ -528,14 +530,16 @@ class Reconciliation:
             positions_not_ours=len(foreign_positions),
         )
         not_ours = _named_not_ours(orders.not_ours, foreign_positions)
-        if self._wants_telling or judgement.opened or judgement.closed or not_ours != self._said_not_ours:
+        is_news = judgement.opened or judgement.closed or not_ours != self._said_not_ours
+        if self._wants_telling or is_news or (positions is None) != self._said_untold:
             log.info(f"{line} (account {self._account.account_id})", action="reconciled", not_ours=list(not_ours))
             self._wants_telling = bool(judgement.unconfirmed)
+            self._said_untold = positions is None
             self._said_not_ours = not_ours
         details = [f"open: {alerts.difference(row.finding)}. {row.next_step}" for row in self._open.values()]
         details += [f"to be confirmed: {alerts.difference(finding)}" for finding in judgement.unconfirmed]
         details += [f"not ours: {each}" for each in not_ours]
-        is_clean = not self._open and not judgement.unconfirmed
+        is_clean = positions is not None and not self._open and not judgement.unconfirmed
         return Outcome(is_compared=True, is_clean=is_clean, words="\n".join([line, *details]))
 
 

@@ -152,11 +152,18 @@ def _socket_address(text: str) -> str:
 def _mongodb_address(secret: SecretStr) -> SecretStr:
     if not re.match(r"mongodb(\+srv)?://.", secret.get_secret_value()):
         raise ValueError("not a MongoDB address")
+    before, _, behind = secret.get_secret_value().partition("://")[2].partition("?")
+    authority, _, path = before.partition("/")
+    if "@" in path or ("@" in behind and "@" not in authority):
+        # The driver would take what stands behind the sign for something else than a password, and repeat it in its complaint.
+        raise ValueError("a / or ? in the user or password")
     return secret
 
 
 _WEB_ADDRESS = _Allowed("an address that begins with http:// or https://")
-_MONGODB_ADDRESS = _Allowed("an address that begins with mongodb:// or mongodb+srv://")
+_MONGODB_ADDRESS = _Allowed(
+    "an address that begins with mongodb:// or mongodb+srv://, each / ? and @ in its user, password and options written %2F, %3F and %40"
+)
 
 Flag = Annotated[bool, BeforeValidator(_flag), _Allowed("true or false")]
 Seconds = Annotated[
@@ -302,14 +309,15 @@ class Settings(Environment):
 def load_settings(
     environ: Mapping[str, str] | None = None, *, use_mock_broker: bool = False, root: Path | None = None
 ) -> Settings:
-    """The settings of this process: `environ` (default: the process's own) before `root`'s `.env` before the defaults.
+    """The settings of this process: `environ` (default: the process's own) before `root`'s `.env`, or the file that its ENV_FILE names,
+    before the defaults.
 
     `use_mock_broker` comes from the command line and outranks the variable. Raises ConfigurationError with every problem at once.
     """
     root = (root or REPOSITORY_ROOT).absolute()
     problems: list[str] = []
-    from_file = _read_dotenv(root / ".env", problems)
     own = _non_empty(os.environ if environ is None else environ)
+    from_file = _read_dotenv(root / own.get("ENV_FILE", ".env"), problems)
     given = from_file | own
     if _CREDENTIALS in from_file and _CREDENTIALS not in own:
         problems.append(

@@ -90,7 +90,8 @@ def start_gateway(settings: Settings, broker: str, faults: str | None = None) ->
     Raises GatewayFailed."""
     _forget(settings)
     folder = folder_of(settings)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for each in (settings.data_dir, folder):  # parents that `mkdir` makes by the way are open to others
+        each.mkdir(mode=0o700, parents=True, exist_ok=True)
     output = settings.log_dir / "simulated_gateway.console.log"
     command = [sys.executable, "-m", MODULES[broker], "--port", "0", "--data", str(folder / f"{broker}.db")]
     command += [

@@ -526,7 +526,7 @@ async def _cancel(desk: Desk) -> int:
     name, leg = desk.options.name, desk.options.leg
     found = _named(desk, name)
     is_signal = all(name in (s.order.signal_id, s.order.request.mathematricks_signal_id) for s in found)
-    body: dict[str, object] = {"reason": desk.options.reason}
+    body: dict[str, object] = {"reason": desk.options.reason, "requested_by": "execctl"}
     if is_signal:
         found = [s for s in found if leg is None or s.order.identity.leg_index == leg]
         body |= {"signal_id": name, "leg_index": leg}
@@ -558,9 +558,11 @@ def _only(found: Sequence[Stored], name: str) -> Order:
 async def _reconcile(desk: Desk) -> int:
     """0 only if everything was compared and agrees."""
     wanted = desk.options.account
-    accounts = [wanted] if wanted is not None else sorted({*desk.settings.accounts, *desk.view.traded_accounts()})
-    is_here = running_service(desk.settings) is not None
-    if not is_here and desk.settings.mongodb_uri is None:
+    notice = running_service(desk.settings)
+    # On the embedded store the service alone knows what it works: the demo with a real adapter has an accounts file of its own.
+    known = desk.settings.accounts if notice is None or notice.mongodb_uri is None else notice.accounts
+    accounts = [wanted] if wanted is not None else sorted({*known, *desk.view.traded_accounts()})
+    if notice is None and desk.settings.mongodb_uri is None:
         raise Unknown("The service does not run: nothing was compared. It compares by itself as soon as it is started.")
     if not accounts:
         raise Unknown("No account is configured and none was traded: there is nothing to compare; or name one")

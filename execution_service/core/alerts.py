@@ -381,8 +381,8 @@ def reconciled(
 ) -> str:
     """The outcome of a whole comparison for the log. `positions` that agree, None where the broker does not tell them."""
     counts = f"{open_orders} open orders, {executions} executions"
-    agree = f"{counts} agree; positions not told" if positions is None else f"{counts}, {positions} positions agree"
-    differ = []
+    agree = f"{counts} agree" if positions is None else f"{counts}, {positions} positions agree"
+    differ = ["positions not told"] if positions is None else []
     if discrepancies:
         differ.append(f"{discrepancies} discrepancies open, see execctl discrepancies")
     if unconfirmed:

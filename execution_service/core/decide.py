@@ -19,6 +19,7 @@ from execution_service.core.order import (
     Capped,
     CommissionReported,
     Completed,
+    DeclaredPlaced,
     Doubted,
     Event,
     Expired,
@@ -78,6 +79,9 @@ def news(order: Order, report: Report, now: datetime) -> list[Event]:
         and order.status in _UNACCEPTED
         and (report.status is not ReportStatus.REJECTED or report.filled_quantity)
     ):
+        learn(Accepted(at=now, broker_order_id=report.broker_order_id))
+    elif _names_another(order, report):
+        # A cancel would go to whatever has the id that the person named.
         learn(Accepted(at=now, broker_order_id=report.broker_order_id))
     for fill_id in sorted(report.busted_fill_ids - order.busted_fill_ids):
         learn(Busted(at=now, fill_id=fill_id))
@@ -154,6 +158,18 @@ def _own_of(order: Order, report: Report) -> str:
     """Of the orders under one tag that whose id we know; else the oldest."""
     known = order.broker_order_id
     return known if known in report.orders_under_tag else report.orders_under_tag[0]
+
+
+def _names_another(order: Order, report: Report) -> bool:
+    """Whether the broker shows a working order of ours, under its own tag, by another id than the one that a person read off the screen."""
+    is_shown = report.client_order_id == order.client_order_id and report.broker_order_id not in (
+        "",
+        order.broker_order_id,
+    )
+    if not is_shown or order.status not in (Status.SUBMITTED, Status.PARTIALLY_FILLED):
+        return False
+    latest = next((e for e in reversed(order.events) if isinstance(e, Accepted | DeclaredPlaced)), None)
+    return isinstance(latest, DeclaredPlaced)
 
 
 def was_noted(order: Order, words: str) -> bool:

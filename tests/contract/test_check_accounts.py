@@ -138,3 +138,13 @@ def closed_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+async def test_an_answer_that_cannot_be_read_is_told_and_ends_no_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simulators.kite.margins", lambda book: {"equity": {"enabled": True}, "commodity": None})
+    async with stage_zerodha.serving_kite(tmp_path, "AB1234", Market()) as server:
+        finding = await account_finding(account(stage_zerodha.config_for(server)))
+        assert not finding.works
+        says(finding, "zerodha: its answer cannot be read (KeyError: 'available')")

@@ -61,6 +61,7 @@ from tests.builders import (
     cancel_refused,
     cancel_requested,
     cancelled,
+    declared_placed,
     doubted,
     elapsed,
     fill,
@@ -509,6 +510,21 @@ def test_news_without_new_fills_of_a_working_order(
     if report_status is ReportStatus.REJECTED:
         end = Status.REJECTED if status is Status.SUBMITTED else Status.CANCELLED
     assert after.status is (end or status)
+
+
+@pytest.mark.parametrize("shown", list(ReportStatus))
+def test_the_broker_corrects_the_id_that_a_person_named(shown: ReportStatus) -> None:
+    before = apply(order_in(Status.IN_DOUBT), declared_placed("B-of-another"))
+    seen = report(before, shown, broker_order_id="B-own")
+    kinds, after = told(before, seen)
+    assert (kinds[0], after.broker_order_id) == (Accepted, "B-own")
+    assert told(after, seen)[0] == []
+    assert told(before, report(before, shown))[1].broker_order_id == "B-of-another"
+
+
+def test_an_id_that_the_broker_gave_itself_is_not_replaced_by_a_report() -> None:
+    before = order_in(Status.SUBMITTED)
+    assert told(before, report(before, broker_order_id="B-own"))[0] == []
 
 
 @pytest.mark.parametrize("status", UNFINISHED)

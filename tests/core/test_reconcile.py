@@ -532,7 +532,7 @@ def test_outcome_line_says_reconciled_only_when_nothing_differs() -> None:
     none: dict[str, Any] = {"discrepancies": 0, "unconfirmed": 0, "orders_not_ours": 0, "positions_not_ours": 0}
     assert alerts.reconciled(**counts, **none) == "Reconciled: 2 open orders, 5 executions, 3 positions agree"
     untold = alerts.reconciled(**counts | {"positions": None}, **none)
-    assert untold == "Reconciled: 2 open orders, 5 executions agree; positions not told"
+    assert untold == "Not reconciled: 2 open orders, 5 executions agree; positions not told"
     foreign = alerts.reconciled(**counts, **none | {"orders_not_ours": 1, "positions_not_ours": 2})
     assert foreign.startswith("Reconciled: ")
     assert foreign.endswith("not ours and left alone: 1 orders and 2 positions")

@@ -135,6 +135,8 @@ class Service:
         kept = {name: value for name, value in os.environ.items() if name not in ours}
         usual = {
             "HOME": str(self.folder),
+            # Else the repository's own .env would be obeyed, and with it the store of whoever trades from here.
+            "ENV_FILE": str(self.folder / ".env"),
             "CLOUDSDK_CONFIG": str(self.folder / "gcloud"),
             "DATA_DIR": str(self.data_dir),
             "LOG_DIR": str(self.log_dir),

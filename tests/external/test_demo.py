@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from scripts.demo_gateway import ACCOUNT_IDS
 from scripts.mvp_demo_status import accounts_shown
 from scripts.whereabouts import Notice
 from tests.external.service_process import end
-from tests.external.test_scripts import SEND, START, STATUS, People
+from tests.external.test_scripts import EXECCTL, SEND, START, STATUS, People
 
 pytestmark = pytest.mark.timeout(240)
 SIGNALS = {
@@ -56,6 +57,10 @@ def test_the_demo_trades_through_the_real_adapter_and_ends_whole(people: People,
     (gateway,) = [part for part in status.json["parts"] if part["name"] == "simulated gateway"]
     assert f"{broker}, process" in gateway["detail"]
     assert "1 orders in its book" in gateway["detail"]
+
+    compared = people.call(EXECCTL, "reconcile")
+    assert (compared.status, ACCOUNT_IDS[broker] in compared.out) == (0, True), compared.out
+    assert stat.S_IMODE(people.service.data_dir.stat().st_mode) == 0o700
 
     other = people.call(START, "--broker", "mock")
     assert other.status == 1

@@ -375,6 +375,8 @@ def test_execctl_works_while_the_service_is_stopped_and_its_commands_are_carried
     cancelled = people.call(EXECCTL, "cancel", "rests", "--leg", "0", "--reason", "by a test", "--json")
     assert cancelled.status == 0, cancelled.err
     assert cancelled.json["orders"][0]["status"] == "CANCELLED"
+    (story,) = people.call(EXECCTL, "order", "rests", "--json").json
+    assert "Cancelling order: by a test (by execctl)" in [event["words"] for event in story["events"]]
     (resting,) = people.call(EXECCTL, "order", "decided", "--json").json
     assert resting["status"] == "SUBMITTED"
     arguments = ("--as", "cancelled", "--by", "ops", "--note", "dead at the broker")

@@ -372,6 +372,25 @@ async def test_a_person_names_the_order_that_was_placed_after_all(tmp_path: Path
         assert world.record().status is Status.SUBMITTED
 
 
+async def test_a_person_cannot_name_the_order_of_another_of_our_orders(tmp_path: Path) -> None:
+    """Its time-out, or a cancel, would end that other order."""
+    async with world_of(tmp_path, capabilities=TAG, is_unique=False, faults=[LOST], market=BY_HAND) as world:
+        await in_doubt(world)
+        world.send("other")
+        await world.run(3)
+        other = world.record("other")
+        assert other.status is Status.SUBMITTED
+        resolve(world, "placed", broker_order_id=other.broker_order_id)
+        await world.run(3)
+        (command,) = world.documents("execution_commands", _id="cmd-1")
+        assert command["status"] == "REFUSED"
+        assert other.order_id in command["outcome"]
+        assert world.record().status is Status.IN_DOUBT
+        world.cancel(signal_id="sig")
+        await world.run(5)
+        assert world.record("other").status is Status.SUBMITTED
+
+
 @pytest.mark.parametrize("body", [{"decision": "guess"}, {"order_id": "nobody"}, {"order_id": None, "by": None}])
 async def test_a_decision_that_makes_no_sense_is_refused(tmp_path: Path, body: dict[str, Any]) -> None:
     async with world_of(tmp_path, capabilities=TAG, is_unique=False, faults=[LOST]) as world:

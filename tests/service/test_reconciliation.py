@@ -12,7 +12,7 @@ import pytest
 
 from brokers import mock
 from brokers.base import Capabilities, Instrument, OrderRef, OrderType, Side, Ticket
-from brokers.errors import AnswerUnclear, BrokerUnavailable, OutcomeUnknown
+from brokers.errors import AnswerUnclear, BrokerUnavailable, NotAnswered, OutcomeUnknown
 from brokers.paper_words import Action, Fault, Market, Operation
 from execution_service import reconciliation
 from execution_service.core.order import Noted, Status
@@ -564,6 +564,20 @@ async def test_command_compares_now_and_keeps_the_outcome(tmp_path: Path) -> Non
         done = await reconcile(world, seconds=2)
         assert done["status"] == CommandStatus.DONE
         assert done["outcome"] == "Reconciled: 0 open orders, 1 executions, 1 positions agree"
+
+
+async def test_command_does_not_call_reconciled_what_was_compared_without_positions(tmp_path: Path) -> None:
+    """`execctl reconcile` exits with 0 only if everything was compared, and that again it can be is told, too."""
+    async with world_of(tmp_path) as world:
+        await holding(world)
+        trade_by_hand(world, 50)
+        world.broker_faults.errors["positions"] = [NotAnswered("too many requests")] * 2
+        done = await reconcile(world, seconds=2)
+        assert done["outcome"].startswith("Not reconciled: 0 open orders, 1 executions agree; positions not told")
+        world.broker_faults.errors.clear()
+        await world.run(3 * MINUTE)
+        assert outcomes(world)[-1].startswith("Not reconciled: 0 open orders, 1 executions, 0 positions agree")
+        assert [line for line in outcomes(world) if "positions not told" in line] != []
 
 
 async def test_command_confirms_what_it_sees_for_the_first_time(tmp_path: Path) -> None:

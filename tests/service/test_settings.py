@@ -23,6 +23,7 @@ from execution_service.settings import (
     Settings,
     load_settings,
 )
+from tests.external.service_process import Service
 
 MONGODB = {"MONGODB_URI": "mongodb://127.0.0.1:27017"}
 ON_MOCK = {"USE_MOCK_BROKER": "true"}
@@ -85,6 +86,21 @@ def test_google_credentials_named_in_the_env_file_only_are_a_problem(tmp_path: P
     (problem,) = problems(tmp_path)
     assert "GOOGLE_APPLICATION_CREDENTIALS" in problem
     assert load(tmp_path, GOOGLE_APPLICATION_CREDENTIALS="key.json").has_google_credentials
+
+
+def test_another_file_may_stand_for_the_env_file(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("API_PORT=1111\nMAX_RETRY_ATTEMPTS=7\n")
+    (tmp_path / "other.env").write_text("API_PORT=2222\n")
+    settings = load(tmp_path, ENV_FILE="other.env")
+    assert (settings.api_port, settings.max_retry_attempts) == (2222, 3)
+    assert load(tmp_path, ENV_FILE=str(tmp_path / "absent")).api_port == 8002
+
+
+def test_a_service_that_a_test_starts_does_not_obey_the_repositorys_env_file(tmp_path: Path) -> None:
+    """With the store of whoever trades from this folder it would work that store's orders, at the mock broker."""
+    (tmp_path / ".env").write_text("MONGODB_URI=mongodb://the-real-one.example\n")
+    started = load_settings(Service(tmp_path / "of-the-test").environment(), root=tmp_path)
+    assert started.mongodb_uri is None
 
 
 def test_empty_value_counts_as_unset(tmp_path: Path) -> None:
@@ -241,11 +257,31 @@ def test_no_secret_shows_in_repr_printable_or_problems(tmp_path: Path, later_ver
 
 
 @pytest.mark.parametrize(
+    "address",
+    [
+        "mongodb://me:hid/den@h",
+        "mongodb+srv://me:hid/den@h/db",
+        "mongodb://me:hid@d/en@h:1/db",
+        "mongodb://me:12/den@h",
+        "mongodb://me:12?den=x@h",
+        "mongodb://me:hid/?den=x@h",
+    ],
+)
+def test_a_password_that_would_be_taken_for_something_else_is_refused_and_not_repeated(
+    tmp_path: Path, address: str
+) -> None:
+    (told,) = problems(tmp_path, MONGODB_URI=address)
+    assert told.startswith("MONGODB_URI is not valid; allowed: ")
+    assert "%2F" in told
+    assert "den" not in told
+
+
+@pytest.mark.parametrize(
     ("address", "shown"),
     [
         ("mongodb://h1:1,h2:2/db?replicaSet=r", "mongodb://h1:1,h2:2/db"),
-        ("mongodb+srv://me:hid/den@h", "mongodb+srv://me:***@h"),
-        ("mongodb://me:hid?den@h", "mongodb://***"),
+        ("mongodb+srv://me:hid%2Fden@h/db", "mongodb+srv://me:***@h/db"),
+        ("mongodb://me:hidden@h/?appName=a@b", "mongodb://me:***@h/"),
         ("mongodb://me:hid@den@h", "mongodb://me:***@h"),
     ],
 )
