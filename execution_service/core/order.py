@@ -370,7 +370,6 @@ TRANSITIONS: Mapping[tuple[Status, type[Event]], Status] = MappingProxyType(
         (_S, Expired): Status.EXPIRED,
         (_S, DeclaredNotPlaced): Status.REJECTED,
         (_S, DeclaredPlaced): _W,
-        (_S, SendAgainOrdered): _P,
         (_W, Accepted): _W,  # some brokers replace the id once the venue has the order
         (_W, Rejected): Status.REJECTED,  # unasked and late, but venues do it
         (_W, CancelRequested): _W,

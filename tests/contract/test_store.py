@@ -43,6 +43,7 @@ from tests.builders import (
     accepted,
     at,
     busted,
+    doubted,
     filled_by,
     identity,
     instrument,
@@ -499,7 +500,7 @@ async def test_a_foreign_record_in_the_way_is_reported_and_the_writer_goes_on(
 async def test_a_client_id_that_another_order_has_is_refused_and_the_writer_goes_on(
     store: MongoStore, server: Server
 ) -> None:
-    about = await stored_after(store, submit_started())
+    about = await stored_after(store, submit_started(), doubted())
     clash = {"account_id": "acct-1", "client_order_id": about.identity.client_order_id(2)}
     server.collection(names.ORDERS).insert_one({"_id": "foreign", "signal_id": "x", "lookup": [], **clash})
     outcomes = await asyncio.gather(
@@ -544,7 +545,7 @@ async def test_an_order_is_found_by_each_of_its_names(store: MongoStore) -> None
 
 
 async def test_an_order_sent_again_is_found_by_both_tags(store: MongoStore) -> None:
-    about = await stored_after(store, submit_started(), send_again_ordered())
+    about = await stored_after(store, submit_started(), doubted(), send_again_ordered())
     for tag in about.client_order_ids:
         assert [s.order for s in await store.find([f"client:{tag}"])] == [about]
 

@@ -240,7 +240,7 @@ def test_each_of_these_is_told_to_people(events: tuple[Event, ...], words: tuple
         (*SENT, Busted(at=AT, fill_id="unknown")),
         (Noted(at=AT, message="for the file"),),
         (START, DeclaredPlaced(at=AT, by="ann", broker_order_id="7", message="found")),
-        (START, SendAgainOrdered(at=AT, by="ann", message="lost")),
+        (START, Doubted(at=AT, message="no answer"), SendAgainOrdered(at=AT, by="ann", message="lost")),
     ],
 )
 def test_people_are_not_told_of_these(events: tuple[Event, ...]) -> None:
@@ -559,7 +559,7 @@ def test_log_tells_the_prices_of_an_order(changes: dict[str, Decimal], sentence:
             "order_resolved",
         ),
         (
-            (START, SendAgainOrdered(at=AT, by="ann", message="m")),
+            (START, Doubted(at=AT, message="no answer"), SendAgainOrdered(at=AT, by="ann", message="m")),
             "Sending again ordered by ann: m; attempt 2",
             "order_resolved",
         ),

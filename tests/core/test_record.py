@@ -49,6 +49,7 @@ from execution_service.core.record import (
 from tests.builders import (
     NOW,
     accepted,
+    doubted,
     filled_by,
     identity,
     one_event_of_each_kind,
@@ -245,7 +246,7 @@ def test_an_order_is_found_by_each_of_its_names() -> None:
 
 
 def test_an_order_sent_again_is_found_by_both_client_ids() -> None:
-    about = order(events=(submit_started(), send_again_ordered()))
+    about = order(events=(submit_started(), doubted(), send_again_ordered()))
     assert len(about.client_order_ids) == 2
     assert {f"client:{c}" for c in about.client_order_ids} <= set(lookup_keys(about))
 

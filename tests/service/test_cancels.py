@@ -344,6 +344,22 @@ async def test_a_person_has_an_order_sent_again_under_a_new_tag(tmp_path: Path) 
         assert [p.ticket.client_order_id for p in world.placed()] == [world.client_id("sig", attempt=2)]
 
 
+async def test_an_order_is_not_sent_again_by_a_person_while_its_first_sending_is_under_way(tmp_path: Path) -> None:
+    async with world_of(tmp_path, capabilities=TAG, is_unique=False, market=BY_HAND) as world:
+        hold = world.broker_faults.holds_answer["place_order"] = asyncio.Event()
+        world.send()
+        await world.run(2)
+        assert world.record().status is Status.SUBMITTING
+        resolve(world, "send-again")
+        await world.run(3)
+        (command,) = world.documents("execution_commands", _id="cmd-1")
+        assert (command["status"], "SUBMITTING" in command["outcome"]) == ("REFUSED", True)
+        hold.set()
+        await world.run(10)
+        assert len(world.placed()) == 1
+        assert world.record().status is Status.SUBMITTED
+
+
 async def test_a_decision_to_send_again_is_not_carried_out_twice_when_it_is_delivered_twice(tmp_path: Path) -> None:
     async with world_of(tmp_path, capabilities=TAG, is_unique=False, faults=[LOST], market=BY_HAND) as world:
         await in_doubt(world)
