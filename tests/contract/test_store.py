@@ -507,7 +507,7 @@ async def test_a_client_id_that_another_order_has_is_refused_and_the_writer_goes
         store.append(about, [send_again_ordered()]), store.insert_orders([numbered(4)]), return_exceptions=True
     )
     assert isinstance(outcomes[0], Exception)
-    assert (await loaded(store, about)).version == 1
+    assert (await loaded(store, about)).version == 2
     await store.append(about, [noted()])
 
 
