@@ -347,6 +347,8 @@ class ZerodhaBroker:
             try:
                 notes = await self._calls.ask(lambda kite: kite.get_virtual_contract_note(requests))
                 self._notes.learn([key for key, _ in wanted], [charged(note) for note in notes])
+            except HeldBack as exc:
+                _log.info("Zerodha's contract notes wait: %s", exc)
             except (BrokerError, LookupError, TypeError, InvalidOperation, Odd) as exc:
                 # A fill without its commission is better than no fill; the estimate is asked for again.
                 self._notes.failed(time.monotonic())
@@ -538,14 +540,22 @@ class ContractNotes:
         if now < self._not_before:
             return []
         by_id = {order.order_id: order for order in orders if order.noted is not None}
+        unknown = [
+            (order_id, own)
+            for order_id, own in reversed(list(fills.items()))
+            if order_id in by_id and any((order_id, fill.fill_id) not in self._commissions for fill in own)
+        ]
+        # After a restart all of the day's are unknown here, and those of the last orders are those that nobody has recorded yet.
+        unknown.sort(key=lambda each: max(fill.time for fill in each[1]), reverse=True)
         wanted: list[tuple[tuple[str, str], dict[str, object]]] = []
-        for order_id, own in fills.items():
+        for order_id, own in unknown:
+            if len(wanted) >= _NOTED_AT_ONCE:
+                break
             keys = [(order_id, fill.fill_id) for fill in own]
-            new = [index for index, key in enumerate(keys) if key not in self._commissions]
-            if new and order_id in by_id and len(wanted) < _NOTED_AT_ONCE:
-                asked = list(zip(keys, note_requests(by_id[order_id], own), strict=True))
-                # The note before the first new fill is needed to know what that fill added.
-                wanted += asked[max(new[0] - 1, 0) :]
+            first_new = next(index for index, key in enumerate(keys) if key not in self._commissions)
+            asked = list(zip(keys, note_requests(by_id[order_id], own), strict=True))
+            # The note before the first new fill is needed to know what that fill added.
+            wanted += asked[max(first_new - 1, 0) :]
         return wanted
 
     def learn(self, keys: Sequence[tuple[str, str]], totals: Sequence[Decimal]) -> None:

@@ -975,6 +975,38 @@ async def test_a_contract_note_that_fails_hides_no_fill_and_is_asked_for_again(
     assert len(server.calls("POST /charges/orders")) == 2
 
 
+async def test_a_later_session_asks_for_the_notes_of_the_latest_orders_first(server: SimulatedKite) -> None:
+    for number in range(150):
+        server.book.place(ticket(client_order_id=f"t{number:018d}", instrument=replace(INFY, exchange="NSE")))
+    broker = create(config_for(server))
+    await broker.connect()
+    first, second = [
+        {r.client_order_id: r.fills[0].commission for r in (await broker.reports()).reports} for _ in range(2)
+    ]
+    await broker.close()
+    assert first[f"t{149:018d}"] == Decimal(1)
+    assert 0 < sum(commission is None for commission in first.values()) <= 50
+    assert set(second.values()) == {Decimal(1)}
+
+
+async def test_a_contract_note_that_waits_for_the_budget_of_calls_is_asked_for_with_the_next_answer(
+    server: SimulatedKite, broker: ZerodhaBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await broker.place_order(ticket())
+    ask, asked = broker._calls.ask, 0
+
+    async def spent(call: Callable[[KiteConnect], object], kind: CallKind = CallKind.QUERY) -> object:
+        nonlocal asked
+        asked += 1
+        if asked == 3:  # after the lists of orders and trades
+            raise CallsSpent("the calls of this second are spent", wait_seconds=0.1)
+        return await ask(call, kind)
+
+    monkeypatch.setattr(broker._calls, "ask", spent)
+    commissions = [(await broker.reports()).reports[0].fills[0].commission for _ in range(2)]
+    assert commissions == [None, Decimal(1)]
+
+
 # Limits
 
 
