@@ -976,8 +976,9 @@ async def test_a_contract_note_that_fails_hides_no_fill_and_is_asked_for_again(
 
 
 async def test_a_later_session_asks_for_the_notes_of_the_latest_orders_first(server: SimulatedKite) -> None:
+    listed = replace(INFY, exchange="NSE")
     for number in range(150):
-        server.book.place(ticket(client_order_id=f"t{number:018d}", instrument=replace(INFY, exchange="NSE")))
+        server.book.place(ticket(client_order_id=f"t{number:018d}", instrument=listed, product="CNC"))
     broker = create(config_for(server))
     await broker.connect()
     first, second = [
