@@ -53,11 +53,12 @@ class Turns(Generic[U]):
 
     def next_commit(self) -> list[U]:
         """Takes what is to be written next. In every second commit that is what accounts with less to write than the busiest are about to
-        send, and nothing else: it waits for the commit under way and for none but its own."""
+        send, and hardly anything else: it waits for the commit under way and for its own."""
         with_less = [] if self._was_for_those_with_less else self._with_less()
         self._was_for_those_with_less = bool(with_less)
         if with_less:
-            return self._leaving.take_from(with_less, STATEMENT)
+            commit = self._leaving.take_from(with_less, STATEMENT)
+            return commit + self._happened.take(int(len(commit) * (1 / LEAVING_SHARE - 1)))
         are_several = self._clock.monotonic() - self._another_wrote_at < SHORT_COMMITS_SECONDS
         limit = SHORT_COMMIT if are_several else COMMIT
         commit = self._leaving.take(int(limit * LEAVING_SHARE))
