@@ -16,7 +16,7 @@ import pytest
 from tests.external.service_process import REPOSITORY, descendants, end, is_alive, wait_until
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run_and_all_that_it_started(tmp_path: Path, number: signal.Signals) -> None:
     arguments = ["--only", "replicas", "--broker", "mock", "--at-once", "2"]
     run = subprocess.Popen(
@@ -30,7 +30,7 @@ def test_a_signal_ends_the_run_and_all_that_it_started(tmp_path: Path, number: s
         wait_until(lambda: len(descendants(psutil.Process(run.pid))) >= 2, "two jobs have begun", within=60.0)
         family = descendants(psutil.Process(run.pid))
         run.send_signal(number)
-        assert run.wait(90) == -number
+        assert run.wait(30) == -number
         wait_until(lambda: not any(is_alive(each) for each in family), "all that it started has ended")
         assert list(tmp_path.glob("faults-*")) == []
         assert not [each for each in psutil.process_iter(["cmdline"]) if str(tmp_path) in str(each.info["cmdline"])]
