@@ -183,10 +183,11 @@ class Service(World):
         fault = Fault(operation=Operation.PLACE, action=Action.HOLD, symbol=symbol, times=count)
         PaperExchange(self.book_path, account_id="benchmark", faults=[fault]).close()
 
-    def in_book(self, status: str) -> int:
-        """How many orders the broker has in that status."""
+    def in_book(self, status: str, account_id: str | None = None) -> int:
+        """How many orders, or orders of that account, the broker has in that status."""
+        query = "SELECT count(*) FROM orders WHERE status = ? AND account = coalesce(?, account)"
         with self.book() as book:
-            return int(book.execute("SELECT count(*) FROM orders WHERE status = ?", (status,)).fetchone()[0])
+            return int(book.execute(query, (status, account_id)).fetchone()[0])
 
     @contextlib.contextmanager
     def book(self) -> Iterator[sqlite3.Connection]:

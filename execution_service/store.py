@@ -66,7 +66,7 @@ from execution_service.ports import (
     ViewWrite,
 )
 from execution_service.reach import Reach
-from execution_service.threads import Blocking
+from execution_service.threads import Blocking, Gate
 from execution_service.turns import Turns
 
 log = structlog.get_logger(__name__)
@@ -178,8 +178,9 @@ class MongoStore:
         self._commit_threads = commit_threads or threads
         self._urgent_threads = urgent_threads or threads
         self._turns: Turns[_Commit] = Turns(clock)
-        self._news = asyncio.Event()
-        self._committer: asyncio.Task[None] | None = None
+        self._gate = Gate()
+        self._news, self._hurry = asyncio.Event(), asyncio.Event()
+        self._committers: list[asyncio.Task[None]] = []
         self._is_private = is_private
         self._has_transactions = False
         self._reach = Reach("The store", clock)
@@ -189,13 +190,16 @@ class MongoStore:
     async def open(self) -> None:
         """Finds out what the server can do and makes the indexes. Raises StoreUnavailable."""
         await self._call(self._prepare)
-        self._committer = asyncio.create_task(self._commit_for_ever(), name="store-commits")
+        self._committers = [
+            asyncio.create_task(self._commit_for_ever(), name="store-commits"),
+            asyncio.create_task(self._commit_hurry_for_ever(), name="store-commits-hurry"),
+        ]
 
     async def close(self) -> None:
         """Ends after the commit under way; waiting ones are dropped, their callers are cancelled by then."""
-        if self._committer is not None:
-            self._committer.cancel()
-            await asyncio.gather(self._committer, return_exceptions=True)
+        for committer in self._committers:
+            committer.cancel()
+        await asyncio.gather(*self._committers, return_exceptions=True)
         self._threads.close()
         self._commit_threads.close()
         self._urgent_threads.close()
@@ -224,6 +228,15 @@ class MongoStore:
     async def _call(self, call: Callable[[], T], *, urgent: bool = False) -> T:
         """One blocking call. Raises StoreUnavailable when the server cannot be reached or is not fit to answer now."""
         return await self._call_in(self._urgent_threads if urgent else self._threads, call)
+
+    async def _write(self, call: Callable[[], T]) -> T:
+        """As `_call`, for writes that come with every order. The server of our own makes one at a time sooner than several at once, and an
+        order that hurries waits for no more than one."""
+        if not self._is_private:
+            return await self._call(call)
+        async with self._gate.turn():
+            # In the thread of the commits: whose turn it is waits for no question.
+            return await self._call_in(self._commit_threads, call)
 
     async def _call_in(self, threads: Blocking, call: Callable[[], T]) -> T:
         with self._watched():
@@ -255,7 +268,7 @@ class MongoStore:
                 document["lookup"].append(LEFT + left[order.order_id])
             document["told"] = {"world": 0, "people": 0}
             documents.append(document)
-        return await self._call(partial(self._insert_orders, documents))
+        return await self._write(partial(self._insert_orders, documents))
 
     def _insert_orders(self, documents: list[Document]) -> list[Order | None]:
         collection = self._db[ORDERS]
@@ -304,7 +317,7 @@ class MongoStore:
     async def strike(self, strikes: Sequence[Strike]) -> None:
         lines = {strike.order_id: strike.lines for strike in strikes if strike.lines}
         if lines:
-            await self._call(lambda: self._keep_lines(lines))
+            await self._write(lambda: self._keep_lines(lines))
         await asyncio.gather(*(self._strike(strike) for strike in strikes))
 
     def _keep_lines(self, lines: Mapping[str, Mapping[int, Line]]) -> None:
@@ -366,24 +379,39 @@ class MongoStore:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         commit = _Commit(order_id, guard, update, has_arrived, done, repr((guard, update)))
         if urgent:
-            await self._write_until_answered([commit], urgent=True)
+            await self._write_until_answered(lambda: [commit], urgent=True)
         else:
             self._turns.put(commit, account_id, is_leaving=is_leaving)
             self._news.set()
+            self._hurry.set()
         await done
 
     async def _commit_for_ever(self) -> None:
-        """One commit after the other: two at once hold each other up at the server."""
         while True:
             await self._news.wait()
-            batch = self._turns.next_commit()
-            if not self._turns:
+            if self._turns:
+                await self._write_until_answered(self._take)
+            else:
                 self._news.clear()
-            await self._write_until_answered(batch)
 
-    async def _write_until_answered(self, batch: Sequence[_Commit], *, urgent: bool = False) -> None:
-        """Tries on while the store is away; then settles every commit of the batch. What nobody waits for any more is not written: whoever
-        was about to act on it has gone."""
+    def _take(self) -> Sequence[_Commit]:
+        self._hurry.set()  # who has less to write than the busiest is another question after this
+        return self._turns.take()
+
+    async def _commit_hurry_for_ever(self) -> None:
+        while True:
+            await self._hurry.wait()
+            if self._turns.has_hurry:
+                await self._write_until_answered(self._turns.take_hurry, hurries=True)
+            else:
+                self._hurry.clear()
+
+    async def _write_until_answered(
+        self, take: Callable[[], Sequence[_Commit]], *, urgent: bool = False, hurries: bool = False
+    ) -> None:
+        """Takes a batch when its turn has come, since two commits at once hold each other up at any server. Tries on while the store is away;
+        then settles every commit of the batch. What nobody waits for any more is not written: whoever was about to act on it has gone."""
+        batch: Sequence[_Commit] | None = None
         async for attempt in tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(StoreUnavailable),
             wait=tenacity.wait_random_exponential(multiplier=0.2, max=5.0),
@@ -391,9 +419,10 @@ class MongoStore:
             sleep=self._clock.sleep,
         ):
             with attempt:
-                batch = [commit for commit in batch if not commit.done.cancelled()]
-                outcomes = await self._outcomes(batch, urgent=urgent)
-        for commit, outcome in zip(batch, outcomes, strict=True):
+                async with contextlib.nullcontext() if urgent else self._gate.turn(hurries=hurries):
+                    batch = [c for c in (take() if batch is None else batch) if not c.done.cancelled()]
+                    outcomes = await self._outcomes(batch, urgent=urgent) if batch else []
+        for commit, outcome in zip(batch or (), outcomes, strict=True):
             if commit.done.done():
                 continue  # its caller was cancelled; the write stands
             if outcome is None:
@@ -485,7 +514,7 @@ class MongoStore:
             UpdateOne({"_id": brief.order_id, "version": brief.version}, {"$pull": {"lookup": words}})
             for brief in looked_at
         ]
-        await self._call(lambda: self._db[ORDERS].bulk_write(pulls, ordered=False))
+        await self._write(lambda: self._db[ORDERS].bulk_write(pulls, ordered=False))
 
     async def load(self, order_ids: Sequence[str]) -> list[Stored]:
         return await self._find({"_id": {"$in": list(order_ids)}})
@@ -557,7 +586,7 @@ class MongoStore:
             }
             for letter in letters
         ]
-        await self._call(partial(self._insert_new, DEAD_LETTERS, documents))
+        await self._write(partial(self._insert_new, DEAD_LETTERS, documents))
 
     async def dead_letter(self, message_id: str) -> DeadLetter | None:
         document = await self._call(lambda: self._db[DEAD_LETTERS].find_one({"_id": message_id}))
@@ -627,7 +656,7 @@ class MongoStore:
         return await self._call(read)
 
     async def save_ledgers(self, entries: Sequence[LedgerEntry]) -> list[bool]:
-        return await self._call(lambda: [self._save_ledger(entry) for entry in entries])
+        return [await self._write(partial(self._save_ledger, entry)) for entry in entries]
 
     def _save_ledger(self, entry: LedgerEntry) -> bool:
         document = ledger_to_document(entry)
@@ -704,11 +733,8 @@ class MongoStore:
             is_open_position = write.view is View.POSITIONS and write.changes["status"] == "OPEN"
             groups.setdefault((COLLECTION_OF[write.view], is_open_position), []).append(write)
 
-        def write_all() -> None:
-            for (name, _), some in sorted(groups.items(), key=lambda item: item[0]):
-                self._write_view(name, some)
-
-        await self._call(write_all)
+        for (name, _), some in sorted(groups.items(), key=lambda item: item[0]):
+            await self._write(partial(self._write_view, name, some))
 
     def _write_view(self, name: str, writes: Sequence[ViewWrite]) -> None:
         fresh = [w for w in writes if w.is_probably_new]

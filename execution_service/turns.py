@@ -1,4 +1,4 @@
-"""Which record updates go into the next commit: accounts by turns, and first what orders wait for to be sent; writes nothing."""
+"""Which record updates go into the next commit: accounts by turns, and which of them hurry; writes nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 
 from execution_service.ports import Clock
 
-COMMIT, SHORT_COMMIT, STATEMENT = 100, 12, 64
+COMMIT, SHORT_COMMIT, STATEMENT = 100, 8, 64
 """Updates in one commit, in one while several accounts are at work, and in one statement. Long commits cost each update less; but an account
 that has little to write must not wait long for one that has much."""
 SHORT_COMMITS_SECONDS = 10.0
@@ -36,7 +36,6 @@ class Turns(Generic[U]):
         self._leaving: _Queues[U] = _Queues()
         """Of orders that are about to be sent."""
         self._happened: _Queues[U] = _Queues()
-        self._was_for_those_with_less = False
         self._last_writer = ""
         self._last_wrote_at = self._another_wrote_at = float("-inf")
 
@@ -51,14 +50,18 @@ class Turns(Generic[U]):
             self._last_wrote_at = self._clock.monotonic()
         (self._leaving if is_leaving else self._happened).put(update, account_id)
 
-    def next_commit(self) -> list[U]:
-        """Takes what is to be written next. In every second commit that is what accounts with less to write than the busiest are about to
-        send, and hardly anything else: it waits for the commit under way and for its own."""
-        with_less = [] if self._was_for_those_with_less else self._with_less()
-        self._was_for_those_with_less = bool(with_less)
-        if with_less:
-            commit = self._leaving.take_from(with_less, STATEMENT)
-            return commit + self._happened.take(int(len(commit) * (1 / LEAVING_SHARE - 1)))
+    @property
+    def has_hurry(self) -> bool:
+        """Whether an account with less to write than the busiest is about to send something."""
+        return bool(self._with_less())
+
+    def take_hurry(self) -> list[U]:
+        """What accounts with less to write than the busiest are about to send, and hardly anything else."""
+        commit = self._leaving.take_from(self._with_less(), STATEMENT)
+        return commit + self._happened.take(int(len(commit) * (1 / LEAVING_SHARE - 1)))
+
+    def take(self) -> list[U]:
+        """Of everything."""
         are_several = self._clock.monotonic() - self._another_wrote_at < SHORT_COMMITS_SECONDS
         limit = SHORT_COMMIT if are_several else COMMIT
         commit = self._leaving.take(int(limit * LEAVING_SHARE))

@@ -30,14 +30,14 @@ def of(account_id: str | None, updates: list[Update]) -> int:
 def test_one_account_alone_has_long_commits() -> None:
     turns: Turns[Update] = Turns(HandClock())
     put(turns, "busy", 3 * COMMIT)
-    assert len(turns.next_commit()) == COMMIT
+    assert len(turns.take()) == COMMIT
 
 
 def test_commits_are_short_while_several_accounts_are_at_work() -> None:
     turns: Turns[Update] = Turns(HandClock())
     put(turns, "quiet", 1)
     put(turns, "busy", 3 * COMMIT)
-    assert len(turns.next_commit()) == SHORT_COMMIT
+    assert len(turns.take()) == SHORT_COMMIT
 
 
 def test_commits_are_long_again_when_the_other_account_has_written_nothing_for_a_while() -> None:
@@ -46,57 +46,58 @@ def test_commits_are_long_again_when_the_other_account_has_written_nothing_for_a
     put(turns, "quiet", 1)
     put(turns, "busy", 3 * COMMIT)
     clock.move(SHORT_COMMITS_SECONDS - 0.1)
-    assert len(turns.next_commit()) == SHORT_COMMIT
+    assert len(turns.take()) == SHORT_COMMIT
     put(turns, "busy", 1)
     clock.move(0.2)
-    assert len(turns.next_commit()) == COMMIT
+    assert len(turns.take()) == COMMIT
 
 
 def test_what_has_happened_to_no_account_makes_no_commit_short() -> None:
     turns: Turns[Update] = Turns(HandClock())
     put(turns, None, COMMIT)
     put(turns, "busy", COMMIT)
-    assert len(turns.next_commit()) == COMMIT
+    assert len(turns.take()) == COMMIT
 
 
-def test_what_an_account_with_little_to_write_is_about_to_send_is_committed_alone_and_first() -> None:
+def test_what_an_account_with_little_to_write_is_about_to_send_hurries() -> None:
     turns: Turns[Update] = Turns(HandClock())
     put(turns, "busy", 50, is_leaving=True)
+    assert not turns.has_hurry
     quiet = put(turns, "quiet", 2, is_leaving=True)
-    assert turns.next_commit() == quiet
+    assert turns.has_hurry
+    assert turns.take_hurry() == quiet
+    assert not turns.has_hurry
+
+
+def test_what_has_happened_to_an_account_with_little_to_write_does_not_hurry() -> None:
+    turns: Turns[Update] = Turns(HandClock())
+    put(turns, "busy", 50, is_leaving=True)
+    put(turns, "quiet", 2)
+    assert not turns.has_hurry
+    assert turns.take_hurry() == []
 
 
 def test_what_has_happened_to_an_account_counts_as_something_to_write() -> None:
     turns: Turns[Update] = Turns(HandClock())
     put(turns, "busy", 50)
     quiet = put(turns, "quiet", 2, is_leaving=True)
-    assert turns.next_commit() == quiet
-
-
-def test_accounts_with_little_to_write_do_not_take_every_commit() -> None:
-    turns: Turns[Update] = Turns(HandClock())
-    put(turns, "busy", 200, is_leaving=True)
-    for _ in range(5):
-        put(turns, "quiet", 1, is_leaving=True)
-        assert of("quiet", turns.next_commit()) == 1
-        put(turns, "quiet", 1, is_leaving=True)
-        assert of("busy", turns.next_commit()) > 0
+    assert turns.take_hurry() == quiet
 
 
 def test_what_an_account_begins_to_send_at_once_is_not_cut_into_short_commits() -> None:
     turns: Turns[Update] = Turns(HandClock())
     put(turns, "busy", 64, is_leaving=True)
     other = put(turns, "other", 50, is_leaving=True)
-    assert turns.next_commit()[:50] == other
+    assert turns.take_hurry()[:50] == other
 
 
 def test_several_accounts_with_little_to_write_are_served_together() -> None:
     turns: Turns[Update] = Turns(HandClock())
     put(turns, "busy", 64, is_leaving=True)
-    for number in range(5):
+    for number in range(4):
         put(turns, f"quiet {number}", 2, is_leaving=True)
-    commit = turns.next_commit()
-    assert [of(f"quiet {number}", commit) for number in range(5)] == [2] * 5
+    commit = turns.take_hurry()
+    assert [of(f"quiet {number}", commit) for number in range(4)] == [2] * 4
     assert of("busy", commit) == 0
 
 
@@ -104,7 +105,7 @@ def test_what_has_happened_has_its_share_however_much_is_about_to_be_sent() -> N
     turns: Turns[Update] = Turns(HandClock())
     put(turns, "busy", 300, is_leaving=True)
     happened = put(turns, None, 300)
-    taken = turns.next_commit()
+    taken = turns.take()
     assert len(taken) == COMMIT
     assert len(set(taken) & set(happened)) == COMMIT // 4
 
@@ -114,7 +115,7 @@ def test_what_has_happened_has_its_share_however_many_accounts_are_about_to_send
     for account_id in ("one", "two", "three"):
         put(turns, account_id, 300, is_leaving=True)
     happened = set(put(turns, "one", 300) + put(turns, "two", 300))
-    taken = [update for _ in range(10) for update in turns.next_commit()]
+    taken = [update for _ in range(5) for update in (*turns.take_hurry(), *turns.take())]
     assert len(happened & set(taken)) >= len(taken) * 0.2
 
 
@@ -124,7 +125,8 @@ def test_every_update_is_taken_once_and_those_of_one_account_in_their_order() ->
     expected = {a: put(turns, a, n, is_leaving=a != "c") for a, n in (("a", 70), ("b", 3), ("c", 40), ("d", 1))}
     taken: list[Update] = []
     while turns:
-        taken += turns.next_commit()
+        taken += turns.take_hurry()
+        taken += turns.take()
         clock.move(1.0)
     for account_id, updates in expected.items():
         assert [u for u in taken if u.account_id == account_id] == updates
