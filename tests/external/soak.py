@@ -21,6 +21,7 @@ import psutil
 
 from brokers.paper_exchange import PaperExchange
 from brokers.paper_words import Action, Fault, Operation
+from tests.external.ending import ending_with_all
 from tests.external.service_process import (
     Listener,
     Service,
@@ -374,7 +375,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def say(sentence: str) -> None:
         print(f"{time.monotonic() - began:6.0f} s  {sentence}", flush=True)
 
-    with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as name, ending_with_all(Path(name)):
         folder = Path(name)
         if options.burst:
             outcome = burst(folder, count=options.burst, seed=options.seed, say=say)

@@ -20,10 +20,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from tests.external.ending import ending_with_all
 from tests.external.venues import BROKERS
 from tests.faults import table
 from tests.faults.crashes import play_kills
-from tests.faults.ending import ending_with_all
 from tests.faults.outages import Extent, chosen_outages, play_outages
 from tests.faults.replicas import FLEETS, play_replicas
 from tests.faults.scenarios import SCENARIOS, Scenario

@@ -1,4 +1,4 @@
-"""How a run of the matrix ends when it is told to: with everything that it started, each of which is in a session of its own and would live on."""
+"""How a long run ends when it is told to: with everything that it started, each of which is in a session of its own and would live on."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def ending_with_all(folder: Path) -> Iterator[None]:
 def _end_with_all(number: int, folder: Path) -> None:
     for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
-    # The jobs' threads go on while this one looks: they may start nothing more.
+    # Other threads go on while this one looks: they may start nothing more.
     subprocess.Popen._execute_child = _refuse  # type: ignore[attr-defined]
     _adopt_orphans()
     quiet = 0

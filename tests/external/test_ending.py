@@ -1,4 +1,4 @@
-"""A run of the matrix that is told to end leaves nothing behind."""
+"""A long run that is told to end leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,24 +16,30 @@ import pytest
 
 from tests.external.service_process import REPOSITORY, descendants, end, is_alive, wait_until
 
+MATRIX = ("tests.faults", "--only", "replicas", "--broker", "mock", "--at-once", "2")
+SOAK = ("tests.external.soak", "--seconds", "600", "--calm")
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_run_and_all_that_it_started(tmp_path: Path, number: signal.Signals) -> None:
-    arguments = ["--only", "replicas", "--broker", "mock", "--at-once", "2"]
+
+@pytest.mark.parametrize(
+    ("number", "program"), [(signal.SIGTERM, MATRIX), (signal.SIGINT, MATRIX), (signal.SIGTERM, SOAK)]
+)
+def test_a_signal_ends_the_run_and_all_that_it_started(
+    tmp_path: Path, number: signal.Signals, program: Sequence[str]
+) -> None:
     run = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "tests.faults", *arguments],
+        [sys.executable, "-W", "ignore", "-m", *program],
         cwd=REPOSITORY,
         env=os.environ | {"TMPDIR": str(tmp_path)},
         stdout=subprocess.DEVNULL,
     )
     family: list[psutil.Process] = []
     try:
-        wait_until(lambda: len(descendants(psutil.Process(run.pid))) >= 2, "two jobs have begun", within=60.0)
+        wait_until(lambda: len(descendants(psutil.Process(run.pid))) >= 2, "it has started two processes", within=60.0)
         family = descendants(psutil.Process(run.pid))
         run.send_signal(number)
         assert run.wait(30) == -number
         wait_until(lambda: not any(is_alive(each) for each in family), "all that it started has ended")
-        assert list(tmp_path.glob("faults-*")) == []
+        assert list(tmp_path.glob("[fs]*-*")) == []
         assert not [each for each in psutil.process_iter(["cmdline"]) if str(tmp_path) in str(each.info["cmdline"])]
     finally:
         run.kill()
