@@ -65,7 +65,7 @@ def wait_until(
             return answer
         if time.monotonic() > deadline:
             raise AssertionError(f"Not within {within:g} s: {what}. {more()}")
-        time.sleep(max(pause, took * (1 / share - 1)))
+        time.sleep(max(pause, min(took * (1 / share - 1), deadline - time.monotonic())))
 
 
 def free_port() -> int:
