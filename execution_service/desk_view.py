@@ -19,8 +19,8 @@ from execution_service.core.record import (
     ledger_from_document,
     order_from_document,
 )
+from execution_service.documents import command_from_document, dead_letter_from_document, lease_from_document
 from execution_service.ports import Command, CommandStatus, DeadLetter, Lease, Stored, StoreUnavailable, Told
-from execution_service.store import command_from, dead_letter_from, lease_from
 
 _NAMES = ("signal", "request", "broker", "client")
 
@@ -106,12 +106,12 @@ class DeskView:
         """The latest first."""
         with _watched():
             found = self._db[collections.DEAD_LETTERS].find().sort([("received_at", -1), ("_id", 1)]).limit(limit)
-            return [dead_letter_from(document) for document in found]
+            return [dead_letter_from_document(document) for document in found]
 
     def dead_letter(self, message_id: str) -> DeadLetter | None:
         with _watched():
             document = self._db[collections.DEAD_LETTERS].find_one({"_id": message_id})
-        return None if document is None else dead_letter_from(document)
+        return None if document is None else dead_letter_from_document(document)
 
     def discrepancies(self, *, only_open: bool = True, account_id: str | None = None) -> list[Discrepancy]:
         """The oldest first."""
@@ -131,12 +131,14 @@ class DeskView:
     def leases(self) -> list[Lease]:
         """Who works which account, by name; none where a service is alone on its embedded store."""
         with _watched():
-            return sorted((lease_from(d) for d in self._db[collections.LEASES].find()), key=lambda lease: lease.desk)
+            return sorted(
+                (lease_from_document(d) for d in self._db[collections.LEASES].find()), key=lambda lease: lease.desk
+            )
 
     def command(self, command_id: str) -> Command | None:
         with _watched():
             document = self._db[collections.COMMANDS].find_one({"_id": command_id})
-        return None if document is None else command_from(document)
+        return None if document is None else command_from_document(document)
 
     def commands_naming(self, names: Sequence[str]) -> list[Command]:
         """Commands that name a signal or an order so."""
@@ -144,7 +146,7 @@ class DeskView:
         with _watched():
             by_order = self._db[collections.COMMANDS].find({"body.order_id": chosen})
             by_signal = self._db[collections.COMMANDS].find({"body.signal_id": chosen})
-            found = {document["_id"]: command_from(document) for document in (*by_order, *by_signal)}
+            found = {document["_id"]: command_from_document(document) for document in (*by_order, *by_signal)}
         return sorted(found.values(), key=lambda c: (c.received_at, c.command_id))
 
     def waiting(self) -> Waiting:

@@ -23,6 +23,7 @@ from execution_service.core.order import Event, Identity, Noted, Order, Purpose,
 from execution_service.core.position import Position
 from execution_service.core.reconcile import Discrepancy, Finding, Kind, Owner, State
 from execution_service.core.views import HexId
+from execution_service.documents import with_ids
 from execution_service.ports import (
     Alarm,
     Command,
@@ -1055,7 +1056,7 @@ def signal(execution: Any, number: int, cause: str = "ord_a", **changes: Any) ->
 async def test_a_signals_execution_that_is_null_takes_the_whole_object(store: MongoStore, server: Server) -> None:
     signals = server.collection(names.SIGNALS_VIEW)
     write = signal({"status": "FILLED"}, 3)
-    theirs = names._with_ids(write.document_id)
+    theirs = with_ids(write.document_id)
     signals.insert_one({"_id": theirs, "signal_id": "s", "execution": None, "exit_signals": [], "own": 1})
     await store.write_views([write])
     found = signals.find_one({"_id": theirs})
@@ -1085,7 +1086,7 @@ async def test_an_exits_signal_is_named_once_in_its_entry(store: MongoStore, ser
     for number in (1, 2):
         await store.write_views([signal(number, number, "ord_exit", adds_to_sets=adds)])
     (found,) = server.collection(names.SIGNALS_VIEW).find()
-    assert found["exit_signals"] == [names._with_ids(HexId("f" * 24))]
+    assert found["exit_signals"] == [with_ids(HexId("f" * 24))]
 
 
 async def test_views_that_cannot_be_written_now_say_so(store: MongoStore, faults: Faults) -> None:

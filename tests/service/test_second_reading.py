@@ -153,15 +153,15 @@ async def test_people_hear_of_a_fill_though_pubsub_is_away_for_hours(tmp_path: P
 
 async def test_exit_whose_intent_waited_out_a_store_outage_is_looked_at_again(tmp_path: Path) -> None:
     async with world_of(tmp_path, market=BY_HAND) as world:
-        store: Any = world.service._store
-        commit = store._commit
+        commits: Any = world.service._store._commits
+        make = commits.make
 
         async def away_at_first(*args: Any, **kwargs: Any) -> None:
-            store._commit = commit
+            commits.make = make
             world.store_faults.is_away = True
-            await commit(*args, **kwargs)
+            await make(*args, **kwargs)
 
-        store._commit = away_at_first
+        commits.make = away_at_first
         world.exit("out", "", entry_signal_id=None)
         await world.run(900)
         world.store_faults.is_away = False

@@ -1,0 +1,133 @@
+"""Documents of what is no order: commands, alarms, leases, dead letters, and writes of the shared collections; values in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from bson import Binary, ObjectId
+from pymongo import UpdateOne
+
+from execution_service.core.record import Document
+from execution_service.core.views import HexId
+from execution_service.ports import Alarm, Command, CommandStatus, DeadLetter, Lease, ViewWrite
+
+
+def command_to_document(command: Command) -> Document:
+    return {
+        "_id": command.command_id,
+        "kind": command.kind,
+        "body": dict(command.body),
+        "published_at": command.published_at,
+        "received_at": command.received_at,
+        "status": command.status.value,
+        "outcome": command.outcome,
+        "active_until": command.active_until,
+    }
+
+
+def command_from_document(document: Mapping[str, Any]) -> Command:
+    return Command(
+        command_id=document["_id"],
+        kind=document["kind"],
+        body=document["body"],
+        published_at=_utc(document["published_at"]),
+        received_at=_utc(document["received_at"]),
+        status=CommandStatus(document["status"]),
+        outcome=document["outcome"],
+        active_until=None if document["active_until"] is None else _utc(document["active_until"]),
+    )
+
+
+def dead_letter_to_document(letter: DeadLetter) -> Document:
+    return {
+        "_id": letter.message_id,
+        "message_id": letter.message_id,
+        "payload": Binary(letter.payload),
+        "text": letter.payload[:4096].decode("utf-8", "replace"),
+        "reason": letter.reason,
+        "publish_time": letter.publish_time,
+        "attributes": [{"name": k, "value": v} for k, v in letter.attributes.items()],
+        "received_at": letter.received_at,
+    }
+
+
+def dead_letter_from_document(document: Mapping[str, Any]) -> DeadLetter:
+    return DeadLetter(
+        message_id=document["message_id"],
+        payload=bytes(document["payload"]),
+        reason=document["reason"],
+        publish_time=_utc(document["publish_time"]),
+        attributes={a["name"]: a["value"] for a in document["attributes"]},
+        received_at=_utc(document["received_at"]),
+    )
+
+
+def alarm_from_document(document: Mapping[str, Any]) -> Alarm:
+    return Alarm(
+        alarm_id=document["_id"],
+        kind=document["kind"],
+        text=document["text"],
+        count=document["count"],
+        first_at=_utc(document["first_at"]),
+    )
+
+
+def lease_to_document(lease: Lease) -> Document:
+    fields = asdict(lease)
+    return {"_id": fields.pop("desk"), **fields}
+
+
+def lease_from_document(document: Mapping[str, Any]) -> Lease:
+    return Lease(
+        desk=document["_id"],
+        holder=document["holder"],
+        epoch=document["epoch"],
+        beat=document["beat"],
+        term_seconds=document["term_seconds"],
+        host=document["host"],
+        pid=document["pid"],
+        taken_at=_utc(document["taken_at"]),
+        renewed_at=_utc(document["renewed_at"]),
+    )
+
+
+def view_update(write: ViewWrite) -> UpdateOne:
+    """Does nothing, or is refused as a duplicate, where the document is further on already."""
+    match: Document = {write.match_field: with_ids(write.document_id)}
+    changes: Document = dict(write.changes)
+    if write.number_field is not None:
+        match[write.number_field] = {"$not": {"$gt" if write.rewrites else "$gte": write.number}}
+        changes[write.number_field] = write.number
+    update: Document = {"$set": changes}
+    if write.adds_to_sets:
+        update["$addToSet"] = {name: with_ids(value) for name, value in write.adds_to_sets.items()}
+    return UpdateOne(match, update, upsert=write.creates)
+
+
+def view_document(write: ViewWrite) -> Document:
+    """What the write makes where no document is."""
+    document: Document = {"_id": with_ids(write.document_id), **write.changes}
+    if write.number_field is not None:
+        name, _, inner = write.number_field.partition(".")
+        document[name] = {inner: write.number} if inner else write.number
+    document.update((name, [with_ids(value)]) for name, value in write.adds_to_sets.items())
+    return document
+
+
+def is_further_on(document: Mapping[str, Any] | None, write: ViewWrite) -> bool:
+    value: Any = document
+    for name in (write.number_field or "").split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value is not None and (value > write.number or (value == write.number and not write.rewrites))
+
+
+def with_ids(value: Any) -> Any:
+    """Upstream's ids as the server knows them."""
+    return ObjectId(value) if isinstance(value, HexId) else value
+
+
+def _utc(value: datetime) -> datetime:
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
