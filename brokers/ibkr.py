@@ -10,9 +10,11 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from datetime import time as time_of_day
-from decimal import Decimal, InvalidOperation
-from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from decimal import Decimal
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import Field, ValidationInfo, field_validator
 
 from brokers import ibkr_codes as codes
 from brokers.base import (
@@ -28,6 +30,7 @@ from brokers.base import (
     Ticket,
     Tif,
 )
+from brokers.configuration import Calls, MeteredConfiguration, Number, TimeOfDay, TimeOut, Whole, Wrong, Zone
 from brokers.errors import (
     BrokerError,
     BrokerUnavailable,
@@ -55,7 +58,7 @@ from brokers.ibkr_contracts import (
 )
 from brokers.ibkr_library import Library, choose
 from brokers.ibkr_session import ClientIdInUse, NotConnected, QuestionFailed, Session
-from brokers.rate import BudgetSpent, RateBudget, RateLimit, limits
+from brokers.rate import BudgetSpent, RateBudget
 
 _log = logging.getLogger(__name__)
 _ORDER_TYPES = {
@@ -80,9 +83,6 @@ _LINK_PATIENCE_SECONDS = 60.0
 """After so long without its servers the gateway is asked for a new session."""
 _MESSAGES_A_SECOND = 45
 """What is above it the client libraries hold back, in one queue for all, in which nothing is urgent."""
-_ORDER_CALLS = 30
-_OTHER_CALLS = 15
-_RESERVE_PERCENT = 20
 _ORDER_PATIENCE_SECONDS = 2.0
 """How long the first of the waiting orders waits: longer than a second's limit makes it. Orders that have to wait for the minute or the day wait
 with whoever has them, where they can still be cancelled and grow too old."""
@@ -94,89 +94,58 @@ _CALLS_OF_A_SUBSCRIPTION = 2
 _TAKEN = frozenset({"PreSubmitted", "Submitted", "Filled", "Cancelled", "ApiCancelled", "PendingCancel"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Configuration:
+class Configuration(MeteredConfiguration):
     """One account's settings; times in seconds."""
 
-    account_id: str
     host: str = "127.0.0.1"
-    port: int = 4002
-    client_id: int = 1
-    client_id_tries: int = 5
+    port: Whole = Field(4002, ge=1, le=65535)
+    client_id: Whole = Field(1, ge=0, le=2**31 - 100)
+    client_id_tries: Whole = Field(5, ge=1, le=32)
     """So many ids from `client_id` on may be used when one is taken."""
-    account: str = ""
+    ibkr_account: str = ""
     """IBKR's own name of the account; empty: the only one of the login."""
-    library: str = "auto"
-    timezone: str = ""
+    library: Literal["auto", "ib_insync", "ib_async"] = "auto"
+    timezone: Zone | None = None
     """Of times that the gateway writes without one."""
     crypto_exchange: str = "PAXOS"
     outside_rth: bool = False
-    connect_seconds: float = 10.0
-    answer_seconds: float = 10.0
+    connect_seconds: TimeOut = 10.0
+    answer_seconds: TimeOut = 10.0
     """How long a placing or cancelling waits for the server's word."""
-    query_seconds: float = 15.0
-    poll_seconds: float = 15.0
+    query_seconds: TimeOut = 15.0
+    poll_seconds: Number = Field(15.0, ge=0, le=86_400)
     """How often the lists of orders are read although the server pushes what happens; 0: for each call of `reports`."""
-    restart_from: time_of_day = time_of_day(23, 40)
-    restart_until: time_of_day = time_of_day(0, 50)
-    restart_timezone: str = "America/New_York"
+    restart_from: TimeOfDay = time_of_day(23, 40)
+    restart_until: TimeOfDay = time_of_day(0, 50)
+    restart_timezone: Zone = "America/New_York"
     """The hours in which the gateway may be away by routine; equal times: none."""
-    order_limits: tuple[RateLimit, ...] = limits(per_second=_ORDER_CALLS, reserve_percent=_RESERVE_PERCENT)
-    """For placing and cancelling; a part is kept for cancels and exits."""
-    other_limits: tuple[RateLimit, ...] = limits(per_second=_OTHER_CALLS)
+    order_calls_per_second: Calls = 30
+    other_calls_per_second: Calls = Field(15, validate_default=True)
+
+    @field_validator("library")
+    @classmethod
+    def _is_installed(cls, library: str) -> str:
+        try:
+            choose(library)
+        except ValueError as exc:
+            raise Wrong(str(exc)) from exc
+        return library
+
+    @field_validator("other_calls_per_second")
+    @classmethod
+    def _fits_beside_order_calls(cls, calls: int, info: ValidationInfo) -> int:
+        total = calls + info.data.get("order_calls_per_second", 0)
+        if total > _MESSAGES_A_SECOND:
+            raise Wrong(
+                f"order_calls_per_second and other_calls_per_second may come to {_MESSAGES_A_SECOND}, not to {total}"
+            )
+        return calls
 
 
 def create(config: Mapping[str, object]) -> IbkrBroker:
-    """An IBKR broker. Required: `account_id`. Optional: `host`, `port`, `client_id`, `client_id_tries`, `ibkr_account`, `library` (auto,
-    ib_insync, ib_async), `timezone`, `crypto_exchange`, `outside_rth`, `connect_seconds`, `answer_seconds`, `query_seconds`, `poll_seconds`,
-    `restart_from` and `restart_until` (HH:MM), `restart_timezone`, `order_calls_per_second`, `order_calls_per_minute`,
-    `order_calls_per_day`, `order_reserve_percent` (of them, for cancels and exits), `other_calls_per_second`, `other_calls_per_minute`,
-    `other_calls_per_day`. A value of None is as good as none. Raises ValueError naming all that is wrong."""
-    reading = _Reading({key: value for key, value in config.items() if value is not None})
-    default = Configuration(account_id="")
-    configuration = Configuration(
-        account_id=reading.text("account_id", ""),
-        host=reading.text("host", default.host),
-        port=reading.whole("port", default.port, least=1, most=65535),
-        client_id=reading.whole("client_id", default.client_id, least=0, most=2**31 - 100),
-        client_id_tries=reading.whole("client_id_tries", default.client_id_tries, least=1, most=32),
-        account=reading.text("ibkr_account", ""),
-        library=reading.text("library", default.library),
-        timezone=reading.zone("timezone", ""),
-        crypto_exchange=reading.text("crypto_exchange", default.crypto_exchange),
-        outside_rth=reading.flag("outside_rth"),
-        connect_seconds=reading.timeout("connect_seconds", default.connect_seconds),
-        answer_seconds=reading.timeout("answer_seconds", default.answer_seconds),
-        query_seconds=reading.timeout("query_seconds", default.query_seconds),
-        poll_seconds=reading.seconds("poll_seconds", default.poll_seconds),
-        restart_from=reading.time("restart_from", default.restart_from),
-        restart_until=reading.time("restart_until", default.restart_until),
-        restart_timezone=reading.zone("restart_timezone", default.restart_timezone),
-        order_limits=limits(
-            per_second=(order_calls := reading.calls("order_calls_per_second", _ORDER_CALLS)),
-            per_minute=reading.calls_or_none("order_calls_per_minute"),
-            per_day=reading.calls_or_none("order_calls_per_day"),
-            reserve_percent=reading.whole("order_reserve_percent", _RESERVE_PERCENT, least=0, most=90),
-        ),
-        other_limits=limits(
-            per_second=(other_calls := reading.calls("other_calls_per_second", _OTHER_CALLS)),
-            per_minute=reading.calls_or_none("other_calls_per_minute"),
-            per_day=reading.calls_or_none("other_calls_per_day"),
-        ),
-    )
-    if order_calls + other_calls > _MESSAGES_A_SECOND:
-        reading.wrong.append(
-            f"order_calls_per_second and other_calls_per_second may come to {_MESSAGES_A_SECOND}, not to {order_calls + other_calls}"
-        )
-    if not configuration.account_id:
-        reading.wrong.append("account_id is missing")
-    try:
-        library = choose(configuration.library)
-    except ValueError as exc:
-        reading.wrong.append(str(exc))
-    if reading.wrong:
-        raise ValueError("The ibkr account's settings: " + "; ".join(reading.wrong))
-    return IbkrBroker(configuration, library)
+    """An IBKR broker, not yet connected; what may be told are the fields of `Configuration`. Raises ValueError naming all that is wrong."""
+    configuration = Configuration.of(config, broker="ibkr")
+    return IbkrBroker(configuration, choose(configuration.library))
 
 
 @dataclass(slots=True)
@@ -225,7 +194,7 @@ class IbkrBroker:
         self._configuration = configuration
         self._library = library
         self._clock = clock
-        self._account = configuration.account
+        self._account = configuration.ibkr_account
         self._blotter = Blotter()
         self._session: Session | None = None
         self._is_ready = False
@@ -312,7 +281,7 @@ class IbkrBroker:
         for client_id in range(wanted.client_id, wanted.client_id + wanted.client_id_tries):
             patience = _OWN_CLIENT_ID_PATIENCE if client_id == self._last_client_id else _CLIENT_ID_PATIENCE
             for attempt in range(patience):
-                session = Session(self._library, self, timezone=wanted.timezone)
+                session = Session(self._library, self, timezone=wanted.timezone or "")
                 try:
                     await session.open(wanted.host, wanted.port, client_id, wanted.connect_seconds)
                     return self._begun(session)
@@ -341,15 +310,15 @@ class IbkrBroker:
 
     def _choose_account(self, session: Session) -> None:
         names = session.accounts
-        if not self._configuration.account:
+        if not self._configuration.ibkr_account:
             if len(names) != 1:
                 raise BrokerUnavailable(
                     f"The login has the accounts {', '.join(names)}: set ibkr_account to one of them"
                 )
             self._account = names[0]
-        elif self._configuration.account not in names:
+        elif self._configuration.ibkr_account not in names:
             raise BrokerUnavailable(
-                f"The login has no account {self._configuration.account}, only {', '.join(names) or 'none'}"
+                f"The login has no account {self._configuration.ibkr_account}, only {', '.join(names) or 'none'}"
             )
 
     def _drop_session(self) -> None:
@@ -867,78 +836,3 @@ def _is_loopback(host: str) -> bool:
         return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-class _Reading:
-    """Reads settings one by one; what is wrong goes to `wrong`, its default in its place."""
-
-    def __init__(self, config: Mapping[str, object]) -> None:
-        self._config = config
-        self.wrong: list[str] = []
-
-    def text(self, key: str, default: str) -> str:
-        value = self._config.get(key, default)
-        if isinstance(value, str):
-            return value.strip()
-        self.wrong.append(f"{key} must be text, not {value!r}")
-        return default
-
-    def whole(self, key: str, default: int, *, least: int, most: int) -> int:
-        value = self._decimal(key, default)
-        if value is None or value != value.to_integral_value() or not least <= value <= most:
-            self.wrong.append(f"{key} must be a whole number from {least} to {most}, not {self._config.get(key)!r}")
-            return default
-        return int(value)
-
-    def calls(self, key: str, default: int) -> int:
-        return self.whole(key, default, least=1, most=10_000_000)
-
-    def calls_or_none(self, key: str) -> int | None:
-        return self.calls(key, 1) if key in self._config else None
-
-    def seconds(self, key: str, default: float) -> float:
-        value = self._decimal(key, default)
-        if value is None or not 0 <= value <= 86_400:
-            self.wrong.append(f"{key} must be a number of seconds, not {self._config.get(key)!r}")
-            return default
-        return float(value)
-
-    def timeout(self, key: str, default: float) -> float:
-        seconds = self.seconds(key, default)
-        if seconds > 0:
-            return seconds
-        self.wrong.append(f"{key} must be above 0: nothing is answered in no time")
-        return default
-
-    def flag(self, key: str) -> bool:
-        value = self._config.get(key, False)
-        if isinstance(value, bool):
-            return value
-        self.wrong.append(f"{key} must be true or false, not {value!r}")
-        return False
-
-    def time(self, key: str, default: time_of_day) -> time_of_day:
-        value = self._config.get(key)
-        if value is None or isinstance(value, time_of_day):
-            return value or default
-        try:
-            return time_of_day.fromisoformat(str(value))
-        except ValueError:
-            self.wrong.append(f"{key} must be a time like 23:45, not {value!r}")
-            return default
-
-    def zone(self, key: str, default: str) -> str:
-        name = self.text(key, default)
-        try:
-            return ZoneInfo(name).key if name else ""
-        except (ZoneInfoNotFoundError, ValueError):
-            self.wrong.append(f"{key} must be a time zone like America/New_York, not {name!r}")
-            return default
-
-    def _decimal(self, key: str, default: float) -> Decimal | None:
-        value = self._config.get(key, default)
-        try:
-            found = None if isinstance(value, bool) else Decimal(str(value).strip())
-        except InvalidOperation:
-            return None
-        return found if found is not None and found.is_finite() else None

@@ -10,11 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TypeVar
 
+from pydantic import Field, field_validator
+
 from brokers.base import Balance, BrokerPosition, Capabilities, OrderRef, Report, Reports, Ticket
+from brokers.configuration import AccountConfiguration, Amount, Number, Whole
 from brokers.errors import BrokerError, BrokerUnavailable, OrderRefused, OutcomeUnknown
 from brokers.paper_exchange import PaperExchange
 from brokers.paper_file import BookFile
@@ -22,6 +24,7 @@ from brokers.paper_words import Action, Fault, Market, Operation
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_MARKET = Market()
 _BookCall = Callable[[PaperExchange], _T]
 _REPORTS_AT_ONCE = 1000
 _TIMER_MARGIN_SECONDS = 0.001
@@ -29,37 +32,37 @@ _RETRY_SECONDS = 1.0
 _UNKNOWN_WHEN_LOST = frozenset({Operation.PLACE, Operation.CANCEL})
 
 
-def create(config: Mapping[str, object]) -> MockBroker:
-    """A mock broker for `config["account_id"]` with its book in the file `config["path"]`, both required.
+class MockConfiguration(AccountConfiguration):
+    """One account's settings; amounts in the instrument's currency."""
 
-    Optional, as numbers or their texts: `fill_delay_seconds`, `rejection_rate` and `partial_fill_rate` (0 to 1), `slippage_bps`,
-    `commission_per_order` (in the instrument's currency), `seed` (a whole number), `currency` (ISO 4217, of instruments that name none),
-    `opening_cash`. A value of None is as good as none. Other keys are not looked at. Raises ValueError naming all that is wrong.
-    """
-    wrong: list[str] = []
-    account_id = _required_text(config, "account_id", wrong)
-    path = _required_text(config, "path", wrong)
-    default = Market()
-    currency = config.get("currency") or default.currency
-    if not isinstance(currency, str) or not re.fullmatch("[A-Z]{3}", currency):
-        wrong.append(f"currency must be three capital letters, not {currency!r}")
-        currency = default.currency
-    seed = _number(config, "seed", None, wrong, least=None)
-    if seed is not None and seed != seed.to_integral_value():
-        wrong.append(f"seed must be a whole number, not {seed}")
-    market = Market(
-        fill_delay_seconds=float(_amount(config, "fill_delay_seconds", Decimal(0), wrong)),
-        rejection_rate=float(_amount(config, "rejection_rate", Decimal(0), wrong, most=Decimal(1))),
-        partial_fill_rate=float(_amount(config, "partial_fill_rate", Decimal(0), wrong, most=Decimal(1))),
-        slippage_bps=_amount(config, "slippage_bps", default.slippage_bps, wrong, most=Decimal(10_000)),
-        commission_per_order=_amount(config, "commission_per_order", default.commission_per_order, wrong),
-        seed=None if seed is None else int(seed),
-        currency=currency,
-        opening_cash=_amount(config, "opening_cash", default.opening_cash, wrong),
-    )
-    if wrong:
-        raise ValueError("The mock broker's settings: " + "; ".join(wrong))
-    return MockBroker(account_id=account_id, path=path, market=market)
+    path: Path
+    """Where the book is kept."""
+    fill_delay_seconds: Number = Field(0.0, ge=0)
+    rejection_rate: Number = Field(0.0, ge=0, le=1)
+    partial_fill_rate: Number = Field(0.0, ge=0, le=1)
+    slippage_bps: Amount = Field(_MARKET.slippage_bps, le=10_000)
+    commission_per_order: Amount = _MARKET.commission_per_order
+    seed: Whole | None = None
+    currency: str = _MARKET.currency
+    """ISO 4217; of instruments that name none."""
+    opening_cash: Amount = _MARKET.opening_cash
+
+    @field_validator("currency")
+    @classmethod
+    def _is_currency(cls, currency: str) -> str:
+        if not re.fullmatch("[A-Z]{3}", currency):
+            raise ValueError("three capital letters")
+        return currency
+
+    @property
+    def market(self) -> Market:
+        return Market(**self.model_dump(exclude={"account_id", "path"}))
+
+
+def create(config: Mapping[str, object]) -> MockBroker:
+    """A mock broker; what may be told are the fields of `MockConfiguration`. Raises ValueError naming all that is wrong."""
+    configuration = MockConfiguration.of(config, broker="mock")
+    return MockBroker(account_id=configuration.account_id, path=configuration.path, market=configuration.market)
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,45 +350,3 @@ def _in_our_words(lost: type[BrokerError]) -> Iterator[None]:
     except Exception as exc:
         _log.exception("The mock broker failed")
         raise lost(f"The mock broker failed: {exc}") from exc
-
-
-def _required_text(config: Mapping[str, object], key: str, wrong: list[str]) -> str:
-    value = config.get(key)
-    if not isinstance(value, str | Path) or not str(value):
-        wrong.append(f"{key} is missing" if value is None else f"{key} must be a text, not {value!r}")
-        return ""
-    return str(value)
-
-
-def _number(
-    config: Mapping[str, object],
-    key: str,
-    default: Decimal | None,
-    wrong: list[str],
-    *,
-    least: Decimal | None = Decimal(0),
-    most: Decimal | None = None,
-) -> Decimal | None:
-    value = config.get(key)
-    if value is None:
-        return default
-    try:
-        number = Decimal("NaN") if isinstance(value, bool) else Decimal(str(value).strip())
-    except InvalidOperation:
-        number = Decimal("NaN")
-    if not number.is_finite():
-        wrong.append(f"{key} must be a number, not {value!r}")
-        return default
-    if (least is not None and number < least) or (most is not None and number > most):
-        wrong.append(
-            f"{key} must be {least} or more" + (f" and at most {most}" if most is not None else "") + f", not {number}"
-        )
-        return default
-    return number
-
-
-def _amount(
-    config: Mapping[str, object], key: str, default: Decimal, wrong: list[str], *, most: Decimal | None = None
-) -> Decimal:
-    number = _number(config, key, default, wrong, most=most)
-    return default if number is None else number

@@ -7,12 +7,14 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from brokers.base import (
     Balance,
@@ -28,8 +30,8 @@ from brokers.base import (
     Ticket,
     Tif,
 )
+from brokers.configuration import Calls, MeteredConfiguration, TimeOut, Whole, Wrong, not_a_flag
 from brokers.errors import AnswerUnclear, AuthRequired, BrokerError, BrokerUnavailable, HeldBack, OrderRefused
-from brokers.rate import limits
 from brokers.zerodha_calls import (
     ANSWER_SECONDS,
     AUTH_REQUIRED,
@@ -63,6 +65,7 @@ from brokers.zerodha_words import (
 )
 
 _log = logging.getLogger(__name__)
+_HABITS = Habits()
 _FIND_WINDOW_SECONDS = 60.0
 _POLL_SECONDS = 0.5
 """A look costs two calls, so this leaves half of the ten a second to what the order feed hints at."""
@@ -78,36 +81,93 @@ _SETTLED_SECONDS = 20.0
 _ODD_NAMED = 5
 _ORDERS_REMEMBERED = 20_000
 _ODD_REMEMBERED = 1_000
-_SHORTEST_SECONDS, _LONGEST_SECONDS = Decimal("0.001"), Decimal(86_400)
 _FIRST_LIST = "NSE"
 """Read when connecting, so that the day's first order does not wait for it."""
 
 
-def create(config: Mapping[str, object]) -> ZerodhaBroker:
-    """A broker for one account. Required: `account_id`, `api_key`, and `access_token` or `access_token_file`.
+class ZerodhaConfiguration(MeteredConfiguration):
+    """One account's settings; times in seconds."""
 
-    Optional: `root_url` and `ticker_url` (Zerodha's own unless told; with a root URL alone the feed is on its host and port), `user_id`
-    (the token must be this user's), `market_protection` (-1 or a per cent), `equity_product`, `derivatives_product`, `iceberg_legs`,
-    `order_calls_per_second`, `order_calls_per_minute`, `order_calls_per_day`, `order_reserve_percent` (of them, for cancels and exits),
-    `other_calls_per_second`, `other_calls_per_minute`, `other_calls_per_day`, `connect_timeout_seconds`,
-    `read_timeout_seconds`, `answer_timeout_seconds`, `feed_silence_seconds`, `find_window_seconds`.
-    With a token file the token itself is not looked at. A value
-    of None is as good as none; other keys are not looked at. Raises ValueError naming all that is wrong.
-    """
-    return ZerodhaBroker(_Reader(config).settings())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ZerodhaSettings:
-    account_id: str
-    access: Access
-    ticker_url: str | None = None
+    api_key: str
+    access_token: str = Field("", repr=False)
+    access_token_file: Path | None = Field(None, validate_default=True)
+    """Read anew each day, instead of `access_token`; not looked at before it is needed."""
+    root_url: str | None = None
     """None: Zerodha's own."""
+    ticker_url: str | None = None
+    """None: Zerodha's own; with a root URL alone the feed is on its host and port."""
     user_id: str | None = None
-    habits: Habits = field(default_factory=Habits)
-    feed_silence_seconds: float = 15.0
-    find_window_seconds: float = _FIND_WINDOW_SECONDS
+    """The token must be this user's."""
+    market_protection: Annotated[Decimal, BeforeValidator(not_a_flag)] = _HABITS.market_protection
+    """-1: Zerodha's own; else a per cent above 0 and up to 100."""
+    equity_product: str = _HABITS.equity_product
+    derivatives_product: str = _HABITS.derivatives_product
+    iceberg_legs: Whole = Field(_HABITS.iceberg_legs, ge=2, le=10)
+    order_calls_per_second: Calls = 8
+    order_calls_per_minute: Calls | None = 180
+    order_calls_per_day: Calls | None = 2_800
+    order_reserve_percent: Whole = Field(RESERVE_PERCENT, ge=0, le=90)
+    other_calls_per_second: Calls = 8
+    connect_timeout_seconds: TimeOut = CONNECT_SECONDS
+    read_timeout_seconds: TimeOut = READ_SECONDS
+    answer_timeout_seconds: TimeOut = ANSWER_SECONDS
+    feed_silence_seconds: TimeOut = 15.0
+    find_window_seconds: TimeOut = _FIND_WINDOW_SECONDS
     """Orders have been seen to come into the list many seconds after they were sent: less than a minute is for simulated brokers."""
+
+    @field_validator("access_token_file")
+    @classmethod
+    def _is_one_named(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        if path is None and info.data.get("access_token") == "":
+            raise Wrong("access_token or access_token_file is missing")
+        return path
+
+    @field_validator("market_protection")
+    @classmethod
+    def _is_protection(cls, per_cent: Decimal) -> Decimal:
+        if per_cent != -1 and not 0 < per_cent <= 100:
+            raise ValueError("-1 or a per cent above 0 and up to 100")
+        return per_cent
+
+    @field_validator("equity_product", "derivatives_product")
+    @classmethod
+    def _is_product(cls, product: str) -> str:
+        if product.upper() not in PRODUCTS:
+            raise ValueError(f"one of {', '.join(PRODUCTS)}")
+        return product.upper()
+
+    @property
+    def access(self) -> Access:
+        return Access(
+            api_key=self.api_key,
+            access_token=self.access_token,
+            access_token_file=self.access_token_file,
+            root_url=self.root_url,
+            connect_timeout_seconds=self.connect_timeout_seconds,
+            read_timeout_seconds=self.read_timeout_seconds,
+            answer_timeout_seconds=self.answer_timeout_seconds,
+            order_limits=self.order_limits,
+            other_limits=self.other_limits,
+        )
+
+    @property
+    def habits(self) -> Habits:
+        return Habits(
+            market_protection=self.market_protection,
+            equity_product=self.equity_product,
+            derivatives_product=self.derivatives_product,
+            iceberg_legs=self.iceberg_legs,
+        )
+
+    @property
+    def feed_url(self) -> str | None:
+        return self.ticker_url or _ticker_beside(self.root_url)
+
+
+def create(config: Mapping[str, object]) -> ZerodhaBroker:
+    """A broker for one account, not yet connected; what may be told are the fields of `ZerodhaConfiguration`. Raises ValueError naming all
+    that is wrong."""
+    return ZerodhaBroker(ZerodhaConfiguration.of(config, broker="Zerodha"))
 
 
 class ZerodhaBroker:
@@ -116,9 +176,9 @@ class ZerodhaBroker:
     A dead access token is a state, not an error of an order: every call raises AuthRequired until another token is there.
     """
 
-    def __init__(self, settings: ZerodhaSettings) -> None:
-        self._settings = settings
-        self._calls = KiteCalls(settings.access)
+    def __init__(self, configuration: ZerodhaConfiguration) -> None:
+        self._configuration = configuration
+        self._calls = KiteCalls(configuration.access)
         self._has_session = False
         self._is_day_counted = False
         self._profile: Row = {}
@@ -150,7 +210,7 @@ class ZerodhaBroker:
             needs_reservation=True,
             commission_currency=CURRENCY,
             concurrent_calls=_CONCURRENT_CALLS,
-            find_window_seconds=self._settings.find_window_seconds,
+            find_window_seconds=self._configuration.find_window_seconds,
             poll_seconds=_POLL_SECONDS,
             notes=(
                 *notes,
@@ -169,7 +229,7 @@ class ZerodhaBroker:
         except BrokerError:
             self._stop_feed()
             raise
-        wanted = self._settings.user_id
+        wanted = self._configuration.user_id
         if wanted is not None and profile.get("user_id") != wanted:
             words = f"{AUTH_REQUIRED}: the access token is that of user {profile.get('user_id')}, not of {wanted}"
             raise AuthRequired(words)
@@ -190,7 +250,7 @@ class ZerodhaBroker:
     async def fitted(self, ticket: Ticket) -> Ticket:
         """With its prices on the tick. A quantity that is no whole number of lots is refused."""
         self._check_session()
-        form = order_form(ticket, await self._listed(ticket), self._settings.habits)
+        form = order_form(ticket, await self._listed(ticket), self._configuration.habits)
         limit, stop = form.get("price"), form.get("trigger_price")
         return replace(
             ticket,
@@ -207,7 +267,7 @@ class ZerodhaBroker:
         """The answer knows no fills: Kite tells no more than the order's id."""
         self._check_session()
         listed = await self._listed(ticket)
-        form = order_form(ticket, listed, self._settings.habits)
+        form = order_form(ticket, listed, self._configuration.habits)
         order_id = await self._calls.ask(lambda kite: _placed(kite.place_order(**form)), _kind_of(ticket))
         self._varieties[order_id] = str(form["variety"])
         return Report(
@@ -418,13 +478,13 @@ class ZerodhaBroker:
         if self._feed is not None and self._feed.token == token:
             return
         self._stop_feed()
-        access = self._settings.access
+        access = self._configuration.access
         feed = OrderFeed(
             api_key=access.api_key,
             token=token,
-            url=self._settings.ticker_url,
+            url=self._configuration.feed_url,
             on_news=self._heard,
-            silence_seconds=self._settings.feed_silence_seconds,
+            silence_seconds=self._configuration.feed_silence_seconds,
         )
         try:
             await asyncio.to_thread(feed.start)
@@ -602,121 +662,6 @@ def _placed(answer: object) -> str:
     if not isinstance(answer, str | int) or not str(answer):
         raise TypeError(f"Zerodha answered with the order id {answer!r}")
     return str(answer)
-
-
-class _Reader:
-    """An account's configuration, read with all its faults named at once."""
-
-    def __init__(self, config: Mapping[str, object]) -> None:
-        self._config = config
-        self._wrong: list[str] = []
-
-    def settings(self) -> ZerodhaSettings:
-        default = Habits()
-        token, token_file = self._text("access_token"), self._text("access_token_file")
-        if token is None and token_file is None:
-            self._wrong.append("access_token or access_token_file is missing")
-        root_url = self._text("root_url")
-        legs = self._whole("iceberg_legs", default.iceberg_legs, least=2, most=10)
-        habits = Habits(
-            market_protection=self._market_protection(default.market_protection),
-            equity_product=self._product("equity_product", default.equity_product),
-            derivatives_product=self._product("derivatives_product", default.derivatives_product),
-            iceberg_legs=legs,
-        )
-        access = Access(
-            api_key=self._text("api_key", required=True) or "",
-            access_token=token or "",
-            access_token_file=None if token_file is None else Path(token_file),
-            root_url=root_url,
-            connect_timeout_seconds=self._seconds("connect_timeout_seconds", CONNECT_SECONDS),
-            read_timeout_seconds=self._seconds("read_timeout_seconds", READ_SECONDS),
-            answer_timeout_seconds=self._seconds("answer_timeout_seconds", ANSWER_SECONDS),
-            order_limits=limits(
-                per_second=self._whole("order_calls_per_second", 8),
-                per_minute=self._whole("order_calls_per_minute", 180),
-                per_day=self._whole("order_calls_per_day", 2_800),
-                reserve_percent=self._whole("order_reserve_percent", RESERVE_PERCENT, least=0, most=90),
-            ),
-            other_limits=limits(
-                per_second=self._whole("other_calls_per_second", 8),
-                per_minute=self._whole_or_none("other_calls_per_minute"),
-                per_day=self._whole_or_none("other_calls_per_day"),
-            ),
-        )
-        settings = ZerodhaSettings(
-            account_id=self._text("account_id", required=True) or "",
-            access=access,
-            ticker_url=self._text("ticker_url") or _ticker_beside(root_url),
-            user_id=self._text("user_id"),
-            habits=habits,
-            feed_silence_seconds=self._seconds("feed_silence_seconds", 15.0),
-            find_window_seconds=self._seconds("find_window_seconds", _FIND_WINDOW_SECONDS),
-        )
-        if self._wrong:
-            raise ValueError("The Zerodha account's settings: " + "; ".join(self._wrong))
-        return settings
-
-    def _text(self, key: str, *, required: bool = False) -> str | None:
-        value = self._config.get(key)
-        if value is None or value == "":
-            if required:
-                self._wrong.append(f"{key} is missing")
-            return None
-        if not isinstance(value, str | Path):
-            self._wrong.append(f"{key} must be a text")
-            return None
-        return str(value)
-
-    def _number(self, key: str) -> Decimal | None:
-        value: Any = self._config.get(key)
-        if value is None:
-            return None
-        try:
-            number = Decimal("NaN") if isinstance(value, bool) else Decimal(str(value).strip())
-        except InvalidOperation:
-            number = Decimal("NaN")
-        if not number.is_finite():
-            self._wrong.append(f"{key} must be a number, not {value!r}")
-            return None
-        return number
-
-    def _whole(self, key: str, default: int, *, least: int = 1, most: int = 1_000_000) -> int:
-        number = self._number(key)
-        if number is None:
-            return default
-        if number != number.to_integral_value() or not least <= number <= most:
-            self._wrong.append(f"{key} must be a whole number from {least} to {most}, not {number}")
-            return default
-        return int(number)
-
-    def _whole_or_none(self, key: str) -> int | None:
-        return None if self._config.get(key) is None else self._whole(key, 1)
-
-    def _seconds(self, key: str, default: float) -> float:
-        number = self._number(key)
-        if number is None:
-            return default
-        if not _SHORTEST_SECONDS <= number <= _LONGEST_SECONDS:
-            self._wrong.append(f"{key} must be from {_SHORTEST_SECONDS} to {_LONGEST_SECONDS} seconds, not {number}")
-            return default
-        return float(number)
-
-    def _product(self, key: str, default: str) -> str:
-        product = (self._text(key) or default).upper()
-        if product not in PRODUCTS:
-            self._wrong.append(f"{key} must be one of {', '.join(PRODUCTS)}, not {product}")
-            return default
-        return product
-
-    def _market_protection(self, default: Decimal) -> Decimal:
-        number = self._number("market_protection")
-        if number is None:
-            return default
-        if number != -1 and not 0 < number <= 100:
-            self._wrong.append(f"market_protection must be -1 or a per cent above 0 and up to 100, not {number}")
-            return default
-        return number
 
 
 def _ticker_beside(root_url: str | None) -> str | None:

@@ -68,7 +68,7 @@ class Desk:
             configuration = Configuration(
                 account_id="acc",
                 port=self.gateway.port,
-                account=self.book.account_id,
+                ibkr_account=self.book.account_id,
                 connect_seconds=2,
                 restart_from=time(23, 40),
                 restart_until=time(0, 50),
@@ -1083,8 +1083,17 @@ async def test_connecting_twice_keeps_the_session(desk: Desk) -> None:
 
 async def test_wrong_settings_are_all_named(desk: Desk) -> None:
     config = {"port": "x", "client_id": -1, "restart_from": "25:00", "timezone": "Nowhere/Land", "library": "ib_c"}
-    with pytest.raises(ValueError, match=r"port.*client_id.*timezone.*restart_from.*account_id.*library"):
+    with pytest.raises(ValueError, match="ibkr account's settings") as caught:
         create(config)
+    for words in (
+        "account_id is missing",
+        "port must be a whole number, not 'x'",
+        "client_id must be 0 or more, not -1",
+        "restart_from must be a time like 23:45, not '25:00'",
+        "timezone must be a time zone like America/New_York, not 'Nowhere/Land'",
+        "library must be 'auto', 'ib_insync' or 'ib_async', not 'ib_c'",
+    ):
+        assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("key", ["connect_seconds", "answer_seconds", "query_seconds"])

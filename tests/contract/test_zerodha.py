@@ -419,7 +419,7 @@ async def test_neither_settings_nor_errors_show_a_secret(
         await broker.balances()
     await broker.close()
     await until(lambda: server.listeners == 0)
-    told = f"{broker._settings!r} {unavailable.value} {caplog.text}"
+    told = f"{broker._configuration!r} {unavailable.value} {caplog.text}"
     assert token not in told
     assert "so-secret" not in told
 
@@ -1231,11 +1231,25 @@ async def test_a_feed_that_cannot_be_had_hinders_nothing(server: SimulatedKite) 
 
 
 def test_all_that_is_wrong_with_the_settings_is_named_at_once() -> None:
-    with pytest.raises(
-        ValueError, match=r"access_token.*market_protection.*equity_product.*api_key.*account_id"
-    ) as wrong:
+    with pytest.raises(ValueError, match="Zerodha account's settings") as caught:
         create({"broker": "zerodha", "market_protection": 0, "equity_product": "XYZ", "iceberg_legs": 1})
-    assert "iceberg_legs" in str(wrong.value)
+    for sentence in (
+        "account_id is missing",
+        "api_key is missing",
+        "access_token or access_token_file is missing",
+        "market_protection must be -1 or a per cent above 0 and up to 100, not 0",
+        "equity_product must be one of CNC, MIS, NRML, not 'XYZ'",
+        "iceberg_legs must be 2 or more, not 1",
+    ):
+        assert sentence in str(caught.value)
+
+
+def test_a_credential_of_the_wrong_type_is_not_shown() -> None:
+    with pytest.raises(ValueError, match="access_token must be text, not int") as caught:
+        create({"account_id": "a", "api_key": ["so-secret"], "access_token": 271828182845})
+    assert "271828182845" not in str(caught.value)
+    assert "so-secret" not in str(caught.value)
+    assert caught.value.__context__ is None
 
 
 @pytest.mark.parametrize("seconds", [0, -1, "-0.5", "0.0", "1e-400", "1e999", "nan", True])
@@ -1274,10 +1288,10 @@ async def test_a_feed_that_could_not_be_started_hinders_nothing_and_is_started_a
 
 def test_the_feed_is_beside_the_root_unless_told_otherwise() -> None:
     plain = {"account_id": "a", "api_key": "k", "access_token": "t"}
-    assert create(plain)._settings.ticker_url is None
-    assert create(plain | {"root_url": "http://127.0.0.1:8083"})._settings.ticker_url == "ws://127.0.0.1:8083"
-    assert create(plain | {"root_url": "https://kite.example/oms"})._settings.ticker_url == "wss://kite.example"
-    assert create(plain | {"root_url": "http://h", "ticker_url": "ws://t"})._settings.ticker_url == "ws://t"
+    assert create(plain)._configuration.feed_url is None
+    assert create(plain | {"root_url": "http://127.0.0.1:8083"})._configuration.feed_url == "ws://127.0.0.1:8083"
+    assert create(plain | {"root_url": "https://kite.example/oms"})._configuration.feed_url == "wss://kite.example"
+    assert create(plain | {"root_url": "http://h", "ticker_url": "ws://t"})._configuration.feed_url == "ws://t"
 
 
 async def test_what_the_account_lacks_is_told(server: SimulatedKite, broker: ZerodhaBroker) -> None:

@@ -70,7 +70,7 @@ def test_no_adapter_is_loaded_before_it_is_asked_for() -> None:
 
 
 def test_all_that_is_wrong_with_the_mocks_settings_is_told_at_once() -> None:
-    with pytest.raises(ValueError, match="mock broker's settings") as caught:
+    with pytest.raises(ValueError, match="mock account's settings") as caught:
         BrokerFactory.create_broker(
             {
                 "broker": "mock",
