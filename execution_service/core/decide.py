@@ -41,11 +41,12 @@ from execution_service.core.order import (
 _UNACCEPTED = frozenset({Status.PENDING, Status.SUBMITTING, Status.IN_DOUBT})
 
 
-def news(order: Order, report: Report, now: datetime) -> list[Event]:
+def news(order: Order, report: Report, now: datetime, *, is_settled: bool = False) -> list[Event]:
     """The events that the report implies and the order does not know yet; none for what is old, repeated or incomplete.
 
     A final status is taken over only when the fills held add up to what the broker says it filled. A report under a tag that is none of the
     order's tells nothing of it, whoever handed it over; one of another order under the same tag tells only that there is one.
+    `is_settled`: the broker has said the same for so long that nothing is on its way any more.
     """
     if report.client_order_id not in ("", *order.client_order_ids):
         return []
@@ -114,7 +115,7 @@ def news(order: Order, report: Report, now: datetime) -> list[Event]:
         if not was_noted(order, words):
             learn(Noted(at=now, message=words, alert=True))
     if is_present_attempt and not order.status.is_final and not fills_are_missing(order, report):
-        end = _end(order, report, now)
+        end = _end(order, report, now, is_settled=is_settled)
         if end is not None:
             learn(end)
     return events
@@ -182,7 +183,7 @@ def _as_kept(fill: Fill) -> Fill:
     return replace(fill, time=fill.time.replace(microsecond=fill.time.microsecond // 1000 * 1000))
 
 
-def _end(order: Order, report: Report, now: datetime) -> Event | None:
+def _end(order: Order, report: Report, now: datetime, *, is_settled: bool) -> Event | None:
     """None: it goes on, or the record does not show yet how it came to its end."""
     match report.status:
         case ReportStatus.REJECTED:
@@ -201,8 +202,8 @@ def _end(order: Order, report: Report, now: datetime) -> Event | None:
             )
         case ReportStatus.FILLED if order.cash_quantity is not None and order.filled_quantity:
             return Completed(at=now, filled_quantity=order.filled_quantity)
-        case ReportStatus.FILLED if order.busted_fill_ids:
-            # Done at the broker with less than was ordered: an execution was annulled and nothing took its place.
+        case ReportStatus.FILLED if order.busted_fill_ids or (is_settled and order.filled_quantity):
+            # An execution was annulled and nothing took its place, or a person made the order smaller at the broker.
             reason = Reason(ReasonCode.BROKER_CANCELLED, "done at the broker with less than was ordered")
             return Cancelled(at=now, reason=reason, filled_quantity=order.filled_quantity)
     return None
@@ -210,11 +211,26 @@ def _end(order: Order, report: Report, now: datetime) -> Event | None:
 
 def fills_are_missing(order: Order, report: Report) -> bool:
     """True when the broker's count is ahead of, or behind, the executions that it has shown us."""
+    if _is_done(report) and not report.filled_quantity and not (report.busted_fill_ids or order.busted_fill_ids):
+        return True  # complete, and with nothing: the count itself is still to come
     if order.attempt == 1:
         return report.filled_quantity != order.filled_quantity
     # Other attempts' fills are no part of this count: only those that this very report shows are compared with it.
     shown = {fill.fill_id for fill in report.fills}
     return report.filled_quantity != sum(f.quantity for f in order.fills if f.fill_id in shown)
+
+
+def is_short(order: Order, report: Report) -> bool:
+    """True when the broker calls complete what has filled less than was ordered, and shows all of that. A status may run ahead of the fills,
+    so this is the order's end only once it has lasted."""
+    is_present_attempt = report.client_order_id in ("", order.client_order_id)
+    return (
+        _is_done(report) and is_present_attempt and not order.status.is_final and not fills_are_missing(order, report)
+    )
+
+
+def _is_done(report: Report) -> bool:
+    return report.status is ReportStatus.FILLED
 
 
 class StepKind(StrEnum):
@@ -395,7 +411,7 @@ def exit_allowance(
         return None
     wanted = order.ticket().quantity
     filled = sum((e.filled_quantity for e in own), ZERO)
-    taken = sum((_taken(x) for x in exits if x.order_id != order.order_id and _same_line(order, x)), ZERO)
+    taken = sum((_taken(x) for x in exits if x.order_id != order.order_id and _takes_from_same(order, x)), ZERO)
     left = max(ZERO, filled - taken)
     matched = _matched(order, own, now)
     if left >= wanted:
@@ -420,6 +436,11 @@ def _matched(order: Order, own: Sequence[Order], now: datetime) -> tuple[Event, 
     if len(instruments) != 1 or instruments == {order.accepted_request.instrument}:
         return ()
     return (InstrumentMatched(at=now, instrument=instruments.pop()),)
+
+
+def _takes_from_same(order: Order, other: Order) -> bool:
+    """What adds to a position names its entry too, but takes nothing of it."""
+    return _same_line(order, other) and other.request.side is order.request.side
 
 
 def _same_line(order: Order, other: Order) -> bool:

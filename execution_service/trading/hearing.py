@@ -9,7 +9,7 @@ import structlog
 
 from brokers.base import Report
 from brokers.errors import AnswerUnclear, BrokerError
-from execution_service.core.decide import fills_are_missing, is_of_another, news, was_noted
+from execution_service.core.decide import fills_are_missing, is_of_another, is_short, news, was_noted
 from execution_service.core.heard import Heard, name_of
 from execution_service.core.order import Event, Noted, Order
 from execution_service.live import LiveOrder, LiveOrders
@@ -20,6 +20,8 @@ from execution_service.trading.lanes import Lanes
 log = structlog.get_logger(__name__)
 
 MISSING_FILLS_ALERT_SECONDS = 30.0
+"""After so long the broker's count is taken at its word: fills that it has not shown are missing, and an order that it calls complete with
+less than was ordered has ended."""
 IDLE_CHECK_SECONDS = 5.0
 """How often a broker is asked without an order at work: fills may come after the end, and not every broker tells by itself."""
 LOOKED_UP_AT_ONCE = 50
@@ -120,7 +122,7 @@ class Hearing:
             self.answered_at = asked_at
             if is_recorded:
                 self._mark = since
-            await self._tell_of_missing_fills()
+            await self._heed_lasting_counts()
         finally:
             self.is_asking = False
 
@@ -203,7 +205,7 @@ class Hearing:
 
     async def learn(self, live: LiveOrder, report: Report) -> None:
         """Records what a report tells that is new."""
-        await self._live.record(live, lambda order: news(order, report, self._clock.now()))
+        is_news = bool(await self._live.record(live, lambda order: news(order, report, self._clock.now())))
         live.asked_at = now = self._clock.monotonic()
         if is_of_another(live.order, report):
             self._lanes.settle(live)
@@ -212,28 +214,35 @@ class Hearing:
             # The next answer about all orders tells it again; it need not be read from the store for that.
             self._finished.note(name_of(report), _gist(report))
             self._tell_ended(live.order, report)
-        if live.order.status.is_final or not fills_are_missing(live.order, report):
+        if live.order.status.is_final or not (fills_are_missing(live.order, report) or is_short(live.order, report)):
             live.missing_from = None
             self._missing.pop(live.order.order_id, None)
         else:
-            live.missing_from = now if live.missing_from is None else live.missing_from
+            live.missing_from = now if live.missing_from is None or is_news else live.missing_from
             self._missing[live.order.order_id] = (live, report)
         self._lanes.settle(live)
 
-    async def _tell_of_missing_fills(self) -> None:
-        """Says once that a broker's count and the executions it has shown have differed for long; a broker that tells only what is new
-        does not repeat the report."""
+    async def _heed_lasting_counts(self) -> None:
+        """Says once that a broker's count and the executions it has shown have differed for long, and ends what it has long called complete
+        with less than was ordered; a broker that tells only what is new does not repeat the report."""
         now = self._clock.monotonic()
         for live, report in tuple(self._missing.values()):
             if live.missing_from is None or now - live.missing_from <= MISSING_FILLS_ALERT_SECONDS:
                 continue
             live.missing_from = float("inf")
+            if is_short(live.order, report):
+                await self._live.record(live, lambda order, report=report: self._settled(order, report))  # type: ignore[misc]
+                self._lanes.settle(live)
+                continue
             words = (
                 f"the broker says {report.filled_quantity} filled ({report.status}), "
                 f"the executions it has shown add up to {live.order.filled_quantity}"
             )
             note = Noted(at=self._clock.now(), message=words, alert=True)
             await self._live.record(live, lambda order, note=note: _unless_known(order, note))  # type: ignore[misc]
+
+    def _settled(self, order: Order, report: Report) -> Sequence[Event]:
+        return news(order, report, self._clock.now(), is_settled=True)
 
 
 def _unless_known(order: Order, note: Noted) -> Sequence[Event]:

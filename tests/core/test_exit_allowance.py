@@ -253,3 +253,9 @@ def test_an_option_leg_alone_is_refused_only_as_an_entry_where_it_would_stand_na
     assert unsupported_reason(order(instrument=option), whole, "IBKR") is None
     assert unsupported_reason(order(total_legs=2), whole, "IBKR") is None
     assert unsupported_reason(leaving(instrument=option, total_legs=2), whole, "IBKR") is None
+
+
+def test_what_adds_to_a_position_takes_nothing_of_its_entry() -> None:
+    """A SCALE_IN may name the entry that it adds to."""
+    adding = leaving(signal_id="add", side=Side.BUY, events=(*WORKING, filled_by("a1", 100)))
+    assert allowed(leaving(), [entry()], [adding]) == ExitAllowance()

@@ -938,3 +938,54 @@ async def test_report_of_an_order_that_is_let_out_of_hand_meanwhile_is_heard(tmp
         broker.reports = reports
         assert world.record().commission == 7
         world.publisher.is_away = False
+
+
+# --- complete, with less than was ordered -----------------------------------------------------------------------------
+
+
+def calls_it_complete(world: World) -> None:
+    """As after a person has made the order smaller in the broker's own screen."""
+    world.broker_faults.retold = lambda told: [replace(r, status=ReportStatus.FILLED) for r in told]
+
+
+@pytest.mark.parametrize("tif", ["DAY", None])
+async def test_an_order_that_the_broker_calls_complete_with_less_ends_once_that_has_lasted(
+    tmp_path: Path, tif: str | None
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send(order_type="LIMIT", limit_price=10, tif=tif)
+        await world.run(1)
+        world.fill("sig", 60)
+        calls_it_complete(world)
+        await world.run(25)
+        assert world.record().status is Status.PARTIALLY_FILLED
+        await world.run(15)
+        record = world.record()
+        assert (record.status, record.filled_quantity) == (Status.CANCELLED, 60)
+        assert record.reason is not None
+        assert "less than was ordered" in record.reason.message
+        assert world.publisher.statuses("sig")[-1] == "CANCELLED"
+
+
+async def test_fills_that_come_after_the_word_complete_are_waited_for(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send(order_type="LIMIT", limit_price=10, tif="DAY")
+        await world.run(1)
+        world.fill("sig", 60)
+        calls_it_complete(world)
+        for quantity in (10, 10, 20):
+            await world.run(25)
+            world.fill("sig", quantity)
+        await world.run(5)
+        assert world.record().status is Status.FILLED
+        assert "CANCELLED" not in world.publisher.statuses("sig")
+
+
+async def test_an_order_that_is_called_complete_with_nothing_is_no_end_and_people_are_told(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send(order_type="LIMIT", limit_price=10, tif="DAY")
+        await world.run(1)
+        calls_it_complete(world)
+        await world.run(120)
+        assert world.record().status is Status.SUBMITTED
+        assert any("the executions it has shown add up to 0" in text for text in world.notifier.texts)
