@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 
-from execution_service.core.alerts import log_line
+from execution_service.core.alerts import log_line, wants_a_person
 from execution_service.core.decide import Elapsed
 from execution_service.core.order import CancelRequested, Event, Order, Reason, apply
 from execution_service.core.record import as_stored
@@ -33,6 +33,7 @@ class LiveOrder:
         "is_passed_over",
         "is_silence_told",
         "is_taken",
+        "is_wait_told",
         "known_from",
         "last_failure",
         "lettered",
@@ -62,6 +63,7 @@ class LiveOrder:
         self.is_let_go = False
         """Another process works it now, or may: nothing is done about it here any more, and it does not come back in hand."""
         self.is_silence_told = False
+        self.is_wait_told = False
         self.resendings = 0
         self.refusal: Reason | None = None
         """What the broker said when it was sent again: no end of it before it has been looked for, since an earlier sending may be alive."""
@@ -129,12 +131,13 @@ class LiveOrders:
         if live is None:
             now = self._clock.monotonic()
             order = stored.order
+            self._heed_publication(order.published_at)
             live = LiveOrder(
                 order,
                 stored.told,
                 age_from=now - self._seconds_since(order.published_at),
                 known_from=now,
-                sent_at=None if order.submitted_at is None else now - self._seconds_since(order.submitted_at),
+                sent_at=None if order.working_since is None else now - self._seconds_since(order.working_since),
             )
             self._index(live)
         return live
@@ -206,12 +209,12 @@ class LiveOrders:
                 callback(live)
         return events
 
-    async def record_unless_changed(self, live: LiveOrder, events: Iterable[Event]) -> Sequence[Event]:
-        """As `record`, with events that follow from the order as it is now; if it has changed when they could be recorded, nothing is."""
-        decided_for = live.order
+    async def record_unless_changed(self, live: LiveOrder, events: Iterable[Event], *, since: Order) -> Sequence[Event]:
+        """As `record`, with events that follow from the order as it was in `since`; if it has changed when they could be recorded, nothing
+        is."""
 
         def unless_changed(order: Order) -> Sequence[Event]:
-            return tuple(events) if order is decided_for else ()
+            return tuple(events) if order is since else ()
 
         return await self.record(live, unless_changed)
 
@@ -236,7 +239,7 @@ class LiveOrders:
         self._index(live)
         if live.order.submitted_at is None:
             live.sent_at = live.finding_from = live.refusal = None
-        elif live.order.submitted_at != before.submitted_at:
+        elif live.order.working_since != before.working_since:
             live.sent_at = self._clock.monotonic()
             live.finding_from = live.asked_at = live.refusal = None
         self._say(before, events)
@@ -247,7 +250,8 @@ class LiveOrders:
             line = log_line(before, event, after)
             if line is not None:
                 sentence, action = line
-                log.info(sentence, action=action, signal_id=after.signal_id, order_id=after.order_id)
+                say = log.warning if wants_a_person(event) else log.info
+                say(sentence, action=action, signal_id=after.signal_id, order_id=after.order_id)
             before = after
 
     def _index(self, live: LiveOrder) -> None:
@@ -256,6 +260,12 @@ class LiveOrders:
         self.by_id.setdefault(live.order.order_id, live)  # a write may outlast `forget`: the order is in hand again
         for client_order_id in live.order.client_order_ids:
             self.by_client_id[client_order_id] = live
+
+    def _heed_publication(self, moment: datetime) -> None:
+        """Nothing is published in the future: if it seems so, our wall clock was slow when we started, and we count from what it should
+        have shown."""
+        steady_now = self._wall_at_start + timedelta(seconds=self._clock.monotonic() - self._monotonic_at_start)
+        self._wall_at_start += max(timedelta(0), moment - steady_now)
 
     def _seconds_since(self, moment: datetime) -> float:
         """By the wall clock, or by the wall clock at start carried on with the monotonic one, whichever says less: a wall clock that

@@ -479,6 +479,12 @@ class Order:
         return self.matched_instrument or (self.request.instrument if isinstance(self.request, OrderRequest) else None)
 
     @property
+    def working_since(self) -> datetime | None:
+        """From when its time-out counts: its sending, or a person's word that it was placed."""
+        declared = [event.at for event in self.events if isinstance(event, DeclaredPlaced)]
+        return self.submitted_at if self.submitted_at is None else max([self.submitted_at, *declared])
+
+    @property
     def accepted_request(self) -> OrderRequest:
         """The request of an order that was taken. Raises TypeError for one refused at the door: nothing may be traded for it."""
         if isinstance(self.request, OrderRequest):

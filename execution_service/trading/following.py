@@ -8,8 +8,8 @@ from typing import Any
 
 from brokers.base import OrderRef
 from brokers.errors import BrokerError, OrderRefused
-from execution_service.core.decide import Elapsed, StepKind, next_step
-from execution_service.core.order import CancelRefused, Event, Noted, Order, Status
+from execution_service.core.decide import Elapsed, StepKind, next_step, was_noted
+from execution_service.core.order import CancelRefused, Event, Noted, Order, Purpose, Status
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock
 from execution_service.trading.appointments import Appointments
@@ -21,6 +21,7 @@ from execution_service.trading.placing import Placing
 from execution_service.trading.tasks import Tasks
 
 SILENCE_ALERT_SECONDS = 60.0
+WAIT_ALERT_SECONDS = 30.0
 CANCEL_ALERT_AFTER = 3
 LATE_EXIT_SECONDS = 5.0
 
@@ -56,7 +57,8 @@ class Following:
 
     def step(self, live: LiveOrder, now: float) -> None:
         """Begins it, or makes the next appointment. `now` by the monotonic clock. Waits for nothing."""
-        if live.order.status.is_final:
+        order = live.order
+        if order.status.is_final:
             self._lanes.settle(live)  # it ended by somebody else's word, and others may wait for that
             return
         if live.not_before > now:
@@ -68,8 +70,16 @@ class Following:
                 f"perhaps sent {now - (live.sent_at or now):.0f} s ago, and the broker cannot be asked; it may be alive"
             )
             note = Noted(at=self._clock.now(), message=words, alert=True)
-            self._begin(live, lambda: self._live.record_unless_changed(live, (note,)))
+            self._begin(live, lambda: self._live.record_unless_changed(live, (note,), since=order))
             return
+        if self._waits_long(live, now):
+            live.is_wait_told = True
+            named = ", ".join(order.accepted_request.entry_refs)
+            words = f"waits until its entry ({named}) has ended; to exit now, cancel what is left of that, or resolve its doubt"
+            if not was_noted(order, words):
+                note = Noted(at=self._clock.now(), message=words, alert=True)
+                self._begin(live, lambda: self._live.record_unless_changed(live, (note,), since=order))
+                return
         limits = self._connection.limits
         is_useless = live.is_passed_over or live.is_taken  # to send it again
         for_it = replace(limits, refuses_repeated_client_id=False) if is_useless else limits
@@ -86,7 +96,7 @@ class Following:
             case StepKind.RECORD if live.order.status is Status.PENDING:
                 self._begin(live, lambda: self._end_unsent(live))
             case StepKind.RECORD:
-                self._begin(live, lambda: self._live.record_unless_changed(live, step.events))
+                self._begin(live, lambda: self._live.record_unless_changed(live, step.events, since=order))
             case StepKind.NONE:
                 if step.wait_seconds is not None:
                     # What is left of a pause may be too little for a float to add to the time.
@@ -124,6 +134,12 @@ class Following:
         limit = max(SILENCE_ALERT_SECONDS, self._connection.limits.find_window_seconds)
         return is_open and not live.is_silence_told and now - (live.sent_at or now) > limit
 
+    def _waits_long(self, live: LiveOrder, now: float) -> bool:
+        """An exit that has waited for its entry so long that people must know."""
+        is_open = live.order.status is Status.PENDING and live.order.identity.purpose is Purpose.EXIT
+        is_told = live.is_wait_told or now - live.known_from <= WAIT_ALERT_SECONDS
+        return is_open and not is_told and self._lanes.is_waiting(live.order)
+
     def _elapsed(self, live: LiveOrder, now: float) -> Elapsed:
         """With the last answer about all orders counted as an answer about this one, if it was sent before that was asked."""
         elapsed, answered_at = live.elapsed(now), self._hearing.answered_at
@@ -142,7 +158,7 @@ class Following:
         self._lanes.cease_waiting(order)
         elapsed = live.elapsed(self._clock.monotonic())
         step = next_step(order, self._clock.now(), elapsed, self._connection.limits)
-        await self._live.record_unless_changed(live, step.events)
+        await self._live.record_unless_changed(live, step.events, since=order)
 
     async def _cancel(self, live: LiveOrder) -> None:
         broker = self._connection.broker

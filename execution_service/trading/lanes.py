@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from execution_service.core.order import Order, Purpose, Status
+from execution_service.core.order import Order, OrderRequest, Purpose, Status
 from execution_service.live import LiveOrder
 from execution_service.ports import Clock
 from execution_service.trading.appointments import Appointments
@@ -66,7 +66,7 @@ class Lanes:
         """Exits whose entry has not ended, and legs whose signal's others have not come."""
 
     def of(self, order: Order) -> Lane:
-        key = order.accepted_request.instrument.key
+        key = _key(order)
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = Lane()
@@ -115,7 +115,7 @@ class Lanes:
                 if is_leg or waiting.order.accepted_request.instrument.could_be(instrument):
                     self.bring_back(waiting)
             if not (lane.orders or lane.is_busy or lane.unresolved or lane.is_queued):
-                self._lanes.pop(order.accepted_request.instrument.key, None)
+                self._lanes.pop(_key(order), None)
         else:
             self._appointments.make(live, WAITING_SECONDS if self.is_waiting(order) else SOON_SECONDS)
         self.make_ready(lane)
@@ -197,3 +197,9 @@ class Lanes:
         """The lane goes on when its orders may leave again."""
         pause = max(LEAST_WAIT_SECONDS, min(wait_seconds, LONGEST_REST_SECONDS))
         self.of(order).not_before = self._clock.monotonic() + pause
+
+
+def _key(order: Order) -> str:
+    """The instrument as the message named it: what is found out later of an exit's must not take it to another lane."""
+    request = order.request
+    return request.instrument.key if isinstance(request, OrderRequest) else ""

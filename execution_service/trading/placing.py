@@ -77,7 +77,7 @@ class Placing:
         # The store may have been away while the intent was being written.
         is_late = not live.is_late_allowed and is_stale(live.elapsed(self._clock.monotonic()), self._connection.limits)
         if not self._connection.is_connected or order.cancel_wish is not None or is_late:
-            held = self.nothing_was_sent(live, "held back before it left", counts=False, again=again)
+            held = self.nothing_was_sent(live, "held back before it left", counts=False, again=again, sent=order)
             return Handed(held, is_clear=False)
         try:
             placing = self._connection.broker.place_order(order.ticket())
@@ -85,7 +85,8 @@ class Placing:
         except HeldBack as exc:
             self.rest(order, exc)
             live.unclear_resendings += again
-            return Handed(self.nothing_was_sent(live, str(exc), counts=False, again=again), is_clear=False)
+            unsent = self.nothing_was_sent(live, str(exc), counts=False, again=again, sent=order)
+            return Handed(unsent, is_clear=False)
         except BrokerUnavailable as exc:
             self._connection.lose(exc)
             self._lanes.slow_down(order)
@@ -142,9 +143,9 @@ class Placing:
     # --- what became of it --------------------------------------------------------------------------------------
 
     async def nothing_was_sent(
-        self, live: LiveOrder, message: str, *, counts: bool, again: bool = False, sent: Order | None = None
+        self, live: LiveOrder, message: str, *, counts: bool, sent: Order, again: bool = False
     ) -> None:
-        """`counts`: as one of the attempts after which the order is rejected. `sent`: the order as it was handed over, if it was."""
+        """`counts`: as one of the attempts after which the order is rejected. `sent`: the order as it was, or was to be, handed over."""
         if again:
             live.finding_from = live.asked_at = None
             return
@@ -153,7 +154,7 @@ class Placing:
             live.last_failure = message
 
         def nothing(order: Order) -> Sequence[Event]:
-            if order.status is not Status.SUBMITTING or (sent is not None and _is_worked_elsewhere(order, sent)):
+            if order.status is not Status.SUBMITTING or _is_worked_elsewhere(order, sent):
                 return ()
             return (NothingSent(at=self._clock.now(), message=message),)
 

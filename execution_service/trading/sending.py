@@ -27,7 +27,7 @@ from execution_service.core.order import (
     apply_all,
 )
 from execution_service.live import LiveOrder, LiveOrders
-from execution_service.ports import Clock
+from execution_service.ports import Clock, StoreUnavailable
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection, reason_of
 from execution_service.trading.lanes import Lane, Lanes
 from execution_service.trading.last_look import LastLook
@@ -165,18 +165,24 @@ class Sending:
     async def _submit(self, lane: Lane, batch: Sequence[LiveOrder]) -> Sequence[asyncio.Task[None]]:
         """Writes down the intent for all, hands them over one after the other, and writes down the answers as they come. Returns the
         writing that is still going on where the lane need not wait for it."""
-        await self._look_for_cancels()
+        try:
+            await self._look_for_cancels()
+        except StoreUnavailable as exc:
+            log.info(f"Nothing is sent while the store is away: {exc}", action="sending_waits")
+            self._lanes.slow_down(batch[0].order)
+            return ()
         rested_until = lane.not_before
         now = self._clock.now()  # one moment for all, so that the store can write their intents as one statement
         intents = await asyncio.gather(*(self._intend(live, now) for live in batch), return_exceptions=True)
+        intended = [live.order for live in batch]
         answers: list[asyncio.Task[None]] = []
         clear: list[bool] = []
         is_clear = False
         try:
-            for live, is_leaving in zip(batch, intents, strict=True):
+            for live, is_leaving, order in zip(batch, intents, intended, strict=True):
                 if is_leaving is True and (lane.unresolved or lane.not_before != rested_until):
                     why = "is being looked for" if lane.unresolved else "has to wait"
-                    held = self._placing.nothing_was_sent(live, f"the order before it {why}", counts=False)
+                    held = self._placing.nothing_was_sent(live, f"the order before it {why}", counts=False, sent=order)
                     answers.append(asyncio.create_task(held))
                 elif is_leaving is True:
                     handed = await self._placing.place(live)
@@ -237,14 +243,15 @@ class Sending:
         return bool(await self._live.record(live, start)) and not ends
 
     async def _reserve(self, live: LiveOrder, order: Order) -> _Reservation | None:
-        """None: as far as the broker is concerned, the order may not leave now, or never."""
+        """None: as far as the broker is concerned, the order may not leave now, or never. `order` is as it would leave."""
+        decided_for = live.order
         broker, taken = self._connection.broker, self._left_reserved
         try:
             ticket = await self._connection.ask(broker.fitted(order.ticket()))
             return _Reservation(ticket, await self._connection.ask(broker.reserve(ticket, taken=taken)))
         except OrderRefused as exc:
             rejected = Rejected(at=self._clock.now(), reason=reason_of(exc))
-            await self._live.record_unless_changed(live, (rejected,))
+            await self._live.record_unless_changed(live, (rejected,), since=decided_for)
         except (BrokerError, TimeoutError) as exc:
             self._preparation_failed(live, exc)
         return None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
 from brokers.errors import BrokerUnavailable
 from brokers.paper_words import Market
+from execution_service.clock import SystemClock
 from execution_service.core.order import Status
 from tests.fakes import world_of
 
@@ -60,3 +62,20 @@ async def test_early_cancel_is_remembered(tmp_path: Path, jump: float) -> None:
         world.send(age_seconds=(world.clock.now() - published).total_seconds() + 1)
         await world.run(1)
         assert world.record().status is Status.CANCELLED
+
+
+async def test_a_clock_that_was_slow_at_the_start_does_not_keep_orders_young(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.clock.jump_wall(3600)  # now it is right
+        world.send("fresh")
+        await world.run(1)
+        world.send("old", age_seconds=3000)
+        await world.run(1)
+        assert world.record("fresh").status is Status.SUBMITTED
+        assert world.record("old").status is Status.REJECTED
+
+
+def test_the_real_clock_goes_on_while_the_machine_sleeps() -> None:
+    assert (
+        abs(SystemClock().monotonic() - time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))) < 1
+    )

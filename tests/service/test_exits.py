@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from brokers.base import Capabilities
-from brokers.errors import BrokerUnavailable
+from brokers.errors import BrokerUnavailable, CallsSpent, NotAnswered
 from brokers.paper_words import Market
 from execution_service.core.order import Purpose, ReasonCode, Status
 from execution_service.trader import TradingRules
@@ -379,3 +381,58 @@ async def test_nothing_follows_an_order_of_the_instrument_that_is_being_looked_f
         await world.run(10)
         placed = [p.ticket.client_order_id for p in world.placed() if p.ticket.instrument.symbol == "AAPL"]
         assert placed == [world.client_id(f"sig-{n}") for n in range(5)]
+
+
+async def test_people_are_told_once_of_an_exit_that_waits_long_for_its_entry(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send("in", order_type="LIMIT", limit_price=10, tif="GTC")
+        await world.run(1)
+        world.fill("in", 40)
+        world.exit("out", "in", quantity=40)
+        await world.run(25)
+        told = "waits until its entry (in) has ended"
+        assert not [text for text in world.notifier.texts if told in text]
+        await world.run(1800)
+        await world.restart()
+        await world.run(1800)
+        assert len([text for text in world.notifier.texts if told in text]) == 1
+        world.cancel(signal_id="in")
+        await world.run(10)
+        assert world.exit_record("out").status is Status.SUBMITTED
+
+
+@pytest.mark.parametrize("exchange", [None, "NASDAQ"])
+async def test_an_exit_that_took_its_entrys_exchange_keeps_its_lane_and_its_pauses(
+    tmp_path: Path, exchange: str | None
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send("in", exchange=exchange)
+        await world.run(1)
+        world.fill("in")
+        await world.run(1)
+        world.broker_faults.errors["place_order"] = [NotAnswered("busy")] * 3
+        world.exit("out", "in")
+        await world.settle()
+        assert world.exit_record("out").status is Status.PENDING
+        await world.run(10)
+        assert [type(e).__name__ for e in world.exit_record("out").events].count("NothingSent") == 3
+
+
+@pytest.mark.parametrize("exchange", [None, "NASDAQ"])
+async def test_an_exit_that_took_its_entrys_exchange_rests_while_the_calls_are_spent(
+    tmp_path: Path, exchange: str | None
+) -> None:
+    reserving = Capabilities(needs_reservation=True, refuses_repeated_client_id=False)
+    async with world_of(tmp_path, market=BY_HAND, capabilities=reserving) as world:
+        world.send("in", exchange=exchange)
+        await world.run(1)
+        world.fill("in")
+        await world.run(1)
+        before = len(world.calls("reserve"))
+        world.broker_faults.errors["place_order"] = [CallsSpent("spent", wait_seconds=3.0)]
+        world.exit("out", "in")
+        await world.settle()
+        world.broker_faults.errors["reserve"] = [CallsSpent("spent", wait_seconds=3.0)] * 3
+        await world.run(20)
+        assert world.exit_record("out").status is Status.SUBMITTED
+        assert len(world.calls("reserve")) - before <= 6

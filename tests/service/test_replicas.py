@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from brokers.base import Capabilities
-from brokers.errors import BrokerUnavailable, OrderRefused
+from brokers.errors import BrokerUnavailable, CallsSpent, HeldBack, NotAnswered, OrderRefused
 from brokers.paper_words import Market
 from execution_service.commands import Commands
 from execution_service.core.ledger import LedgerEntry
@@ -543,3 +543,46 @@ async def test_a_death_at_any_step_leaves_one_order_and_one_truth(tmp_path: Path
         await other.run(TAKE_OVER_SECONDS + 45)
         assert len(other.placed()) == 6
         audit(other)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        BrokerUnavailable("away", known_pause=True),
+        NotAnswered("busy"),
+        HeldBack("held", wait_seconds=1.0),
+        CallsSpent("spent", wait_seconds=1.0),
+    ],
+    ids=lambda answer: type(answer).__name__,
+)
+async def test_that_nothing_left_here_says_nothing_of_what_another_process_has_sent_again(
+    tmp_path: Path, answer: Exception
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        answers = world.broker_faults.holds["place_order"] = asyncio.Event()
+        world.broker_faults.errors["place_order"] = [answer]
+        world.send("a")
+        await world.run(1)
+        again = Noted(at=world.clock.now(), message="sent again by another process")
+        await world.service.live_orders.record_for_holder(
+            world.record("a"), lambda o: () if again in o.events else (again,)
+        )
+        answers.set()
+        await world.run(10)
+        assert "NothingSent" not in [type(event).__name__ for event in world.record("a").events]
+
+
+async def test_a_lane_whose_shared_store_fails_at_once_makes_pauses(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, lease_seconds=8.0) as world:
+        hold = world.broker_faults.holds_answer["place_order"] = asyncio.Event()
+        world.send("a")
+        await world.settle()
+        world.send("b")
+        await world.settle()
+        world.store_faults.is_away = True
+        hold.set()
+        await world.settle()
+        assert not [line for line in world.logs if line.get("action") == "step_failed"]
+        world.store_faults.is_away = False
+        await world.run(30)
+        assert {world.record(name).status for name in "ab"} == {Status.SUBMITTED}
