@@ -495,7 +495,8 @@ class IbkrBroker:
 
     def _number_to_cancel(self, session: Session, ref: OrderRef) -> int:
         tagged = self._blotter.tagged(ref.client_order_id)
-        entry = tagged[-1] if tagged else self._blotter.named(ref.broker_order_id or "")
+        own = [entry for entry in tagged if entry.broker_order_id == ref.broker_order_id]
+        entry = (own or tagged)[-1] if tagged else self._blotter.named(ref.broker_order_id or "")
         named = entry.broker_order_id if entry is not None and entry.order_id else ref.broker_order_id or ""
         client_id, colon, order_id = named.partition(":")
         if not colon or not order_id.isdigit():
@@ -577,7 +578,8 @@ class IbkrBroker:
         found = [entry for entry in self._blotter.tagged(client_order_id) if self._blotter.is_mentioned(entry)]
         if len(found) > 1:
             _log.error("%s orders at IBKR carry the tag %s", len(found), client_order_id)
-        return self._blotter.report(found[-1]) if found else None
+        first = next(iter(self._blotter.twins(client_order_id)), None)
+        return self._blotter.report(first or found[-1]) if found else None
 
     async def positions(self) -> Sequence[BrokerPosition]:
         session = self._ready_session()

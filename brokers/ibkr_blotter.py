@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -244,9 +245,15 @@ class Blotter:
         """What was mentioned in the last round or after it, and changed after the mark `since`; in the sequence of the last change."""
         after = since if since is not None and 0 <= since <= self.mark else 0
         found = [entry for entry in self.entries if entry.change > after and self.is_mentioned(entry)]
-        return [self.report(entry) for entry in sorted(found, key=lambda entry: entry.change)]
+        tags = Counter(entry.client_order_id for entry in self.entries)
+        return [
+            self.report(entry, is_alone=tags[entry.client_order_id] == 1)
+            for entry in sorted(found, key=lambda entry: entry.change)
+        ]
 
-    def report(self, entry: Entry) -> Report:
+    def report(self, entry: Entry, *, is_alone: bool = False) -> Report:
+        """`is_alone`: it is known that no other order bears its tag."""
+        twins = [] if is_alone else self.twins(entry.client_order_id)
         return Report(
             client_order_id=entry.client_order_id,
             broker_order_id=entry.broker_order_id,
@@ -255,7 +262,15 @@ class Blotter:
             fills=tuple(self._fill(execution) for execution in entry.standing),
             busted_fill_ids=frozenset(entry.busted),
             reason=None if entry.status == "Filled" else entry.reason,
+            orders_under_tag=tuple(twin.broker_order_id for twin in twins),
         )
+
+    def twins(self, client_order_id: str) -> list[Entry]:
+        """The orders that the gateway now shows under one tag, the oldest first, if there surely are several: by their permanent ids."""
+        found = [entry for entry in self.tagged(client_order_id) if self.is_mentioned(entry)]
+        if len(found) < 2 or not all(entry.perm_id for entry in found):
+            return []
+        return sorted(found, key=lambda entry: entry.perm_id)
 
     def tagged(self, client_order_id: str) -> list[Entry]:
         """Every order under our tag, in the sequence in which they became known."""

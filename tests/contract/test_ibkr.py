@@ -1290,3 +1290,23 @@ def test_a_status_that_only_the_client_library_sets_is_no_status() -> None:
     blotter.status_said(**ids, status="Submitted", filled=Decimal(4))
     (report,) = blotter.reports(None)
     assert (report.status, report.filled_quantity) == (ReportStatus.FILLED, Decimal(10))
+
+
+def test_orders_that_surely_are_several_under_one_tag_are_named_with_each() -> None:
+    blotter = Blotter()
+    blotter.begin_round()
+    blotter.order_said(client_id=1, order_id=5, perm_id=9, client_order_id="tag", status="Submitted")
+    blotter.completed_said(perm_id=10, client_order_id="tag", status="Cancelled", filled=Decimal(0), words="by hand")
+    blotter.order_said(client_id=1, order_id=6, perm_id=11, client_order_id="other", status="Submitted")
+    blotter.end_round()
+    told = {report.broker_order_id: report.orders_under_tag for report in blotter.reports(None)}
+    assert told == {"1:5": ("1:5", "p10"), "p10": ("1:5", "p10"), "1:6": ()}
+
+
+def test_an_order_whose_permanent_id_is_not_known_may_be_the_other_one() -> None:
+    blotter = Blotter()
+    blotter.begin_round()
+    blotter.order_said(client_id=1, order_id=5, perm_id=0, client_order_id="tag", status="Submitted")
+    blotter.completed_said(perm_id=10, client_order_id="tag", status="Cancelled", filled=Decimal(0), words="by hand")
+    blotter.end_round()
+    assert {report.orders_under_tag for report in blotter.reports(None)} == {()}
