@@ -41,10 +41,22 @@ log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 1.0
 FORGOTTEN_AFTER_SECONDS = 24 * 3600.0
+"""How long a cancel is remembered for orders that have not come, where no order is ever too old."""
+REMEMBERED_SECONDS = 600.0
+"""The least otherwise: after an outage messages come in any sequence, and an exit is executed however old it is."""
+MESSAGE = "msg-"
+"""What the ids of commands that came by Pub/Sub begin with."""
 REASSERT_AFTER_SECONDS = (2.0, 15.0)
 OTHERS_COMPARE_SECONDS = 30.0
 REQUESTED_BY = "order-commands"
 """Who wished for a cancel, where the command does not say it."""
+
+_FOR_DECISION = {
+    "send-again": "an order is sent again only from IN_DOUBT; before, its first sending may still be under way",
+    "placed": "only an order that was perhaps sent can be declared placed",
+    "not-placed": "only an order that was perhaps sent, and is not known at the broker, can be declared not placed",
+    "cancelled": "only an order that was perhaps sent, or is at work, can be declared cancelled",
+}
 
 
 class Desk(Protocol):
@@ -65,7 +77,7 @@ class Commands:
         live_orders: LiveOrders,
         clock: Clock,
         desk_of: Callable[[str | None], Desk | None],
-        replay: Callable[[Message], Awaitable[Any]],
+        replay: Callable[[Message], Awaitable[bool]],
         show_again: Callable[[Order], Awaitable[None]],
         reconcile: Callable[[str], Awaitable[Outcome | None]],
         max_order_age_seconds: float,
@@ -85,7 +97,9 @@ class Commands:
         self._show_again = show_again
         self._reconcile = reconcile
         self._shares_store = shares_store
-        self._lifetime = timedelta(seconds=max_order_age_seconds or FORGOTTEN_AFTER_SECONDS)
+        self._lifetime = timedelta(
+            seconds=max(max_order_age_seconds, REMEMBERED_SECONDS) if max_order_age_seconds else FORGOTTEN_AFTER_SECONDS
+        )
         self._active: dict[str, tuple[Command, float]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._comparing: set[str] = set()
@@ -161,7 +175,7 @@ class Commands:
             case Unusable():
                 kind, status, outcome = "", CommandStatus.REFUSED, parsed.reason
         return Command(
-            command_id=f"msg-{message.message_id}",
+            command_id=f"{MESSAGE}{message.message_id}",
             kind=kind,
             body=body | {"text": message.data[:4096].decode("utf-8", "replace")},
             published_at=message.publish_time,
@@ -181,7 +195,7 @@ class Commands:
                 raise TypeError(f"its body is {command.body!r}")
             match command.kind:
                 case "CANCEL":
-                    active_until = command.published_at + self._lifetime
+                    active_until = command.received_at + self._lifetime
                     status, outcome = await self._cancel(command)
                 case "RESOLVE":
                     status, outcome = await self._resolve(command)
@@ -199,8 +213,8 @@ class Commands:
         await self._store.finish_command(command.command_id, status, outcome, active_until)
 
     def _remember(self, command: Command) -> None:
-        age = self._live.age_seconds(command.published_at)
-        left = self._lifetime.total_seconds() - age
+        # From its receipt on: what was published before it may be delivered after it, however old both are.
+        left = self._lifetime.total_seconds() - self._live.age_seconds(command.received_at)
         if command.kind == "CANCEL" and left > 0:
             self._active[command.command_id] = (command, self._clock.monotonic() + left)
 
@@ -210,16 +224,22 @@ class Commands:
         self._remember(command)  # first, so that no order slips in between the look and the remembering
         body = command.body
         in_hand = _meant(body, [live.order for live in self._live.by_id.values()])
-        outcomes = [await self._cancel_one(order, body) for order in in_hand]
+        outcomes = [await self._cancel_one(order, command) for order in in_hand]
         if not in_hand or body.get("order_id") is None:
             # What is in hand has been cancelled without asking the store, which may be busy; other legs may be finished.
             known = {order.order_id for order in in_hand}
             others = [o for o in await self._stored(body) if o.order_id not in known]
-            outcomes += [await self._cancel_one(order, body) for order in others]
-        unknown = "no such order yet; remembered for one that was published before"
-        return CommandStatus.DONE, "; ".join(outcomes) or unknown
+            outcomes += [await self._cancel_one(order, command) for order in others]
+        unknown = f"{_named(body)} is not known; it will not be placed if it was published before this cancel"
+        is_done = all(is_done for is_done, _ in outcomes)
+        words = "; ".join(words for _, words in outcomes) or unknown
+        return CommandStatus.DONE if is_done else CommandStatus.REFUSED, words
 
-    async def _cancel_one(self, order: Order, body: Any) -> str:
+    async def _cancel_one(self, order: Order, command: Command) -> tuple[bool, str]:
+        """Whether there is nothing more to do about it, and what came of it."""
+        body = command.body
+        if _came_after(order, command):
+            return True, f"{order.order_id} was published after this cancel and goes on"
         self._assert_again(order)
         if order.status.is_final:
             log.info(
@@ -227,7 +247,7 @@ class Commands:
                 action="cancel_too_late",
                 signal_id=order.signal_id,
             )
-            return f"{order.order_id} is {order.status} already"
+            return True, f"{order.order_id} is {order.status} already"
         desk, live = self._desk_of(order.request.account_id), self._live.by_id.get(order.order_id)
         requested_by = str(body.get("requested_by") or REQUESTED_BY)
         if desk is not None and live is not None:
@@ -239,8 +259,12 @@ class Commands:
 
             await self._tell_holder(await self._live.record_for_holder(order, wish))
         else:
-            return f"{order.order_id} is not worked by this service"
-        return f"{order.order_id} asked to be cancelled"
+            account = order.request.account_id
+            return (
+                False,
+                f"{order.order_id} is not cancelled: account {account} is not traded here; cancel it at the broker",
+            )
+        return True, f"{order.order_id} asked to be cancelled"
 
     def _assert_again(self, order: Order) -> None:
         """Upstream marks an order as CANCEL_REQUESTED after it has published the wish, over a final state that we may have written."""
@@ -322,7 +346,8 @@ class Commands:
             "send-again": SendAgainOrdered(at=now, by=by, message=note),
             "placed": DeclaredPlaced(at=now, by=by, broker_order_id=str(body.get("broker_order_id")), message=note),
         }
-        event = decisions.get(str(body.get("decision")))
+        chosen = str(body.get("decision"))
+        event = decisions.get(chosen)
         if event is None:
             return CommandStatus.REFUSED, f"unknown decision {body.get('decision')!r}; known: {', '.join(decisions)}"
         stored = await self._store.load([order_id])
@@ -351,9 +376,13 @@ class Commands:
                 order = await self._live.record_for_holder(stored[0].order, decision)
                 await self._tell_holder(order)
             else:
-                return CommandStatus.REFUSED, f"order {body.get('order_id')!r} is not unfinished"
+                status = f"it is {stored[0].order.status}" if stored else "it is not known"
+                return CommandStatus.REFUSED, f"order {order_id} needs no decision: {status}"
         except InvalidTransition as exc:
-            return CommandStatus.REFUSED, str(exc)
+            return (
+                CommandStatus.REFUSED,
+                f"{order_id} is {exc.status}: {_FOR_DECISION.get(chosen, 'nothing to decide')}",
+            )
         return CommandStatus.DONE, f"{order_id} resolved as {body['decision']} by {by}: {order.status}"
 
     async def _replay_letter(self, command: Command) -> tuple[CommandStatus, str]:
@@ -362,7 +391,7 @@ class Commands:
         if letter is None:
             return CommandStatus.REFUSED, f"there is no dead letter {message_id!r}"
         marker = sha256(f"{command.command_id}:{message_id}".encode()).hexdigest()[:16]
-        await self._replay(
+        is_order = await self._replay(
             Message(
                 message_id=f"replay-{marker}",
                 data=letter.payload,
@@ -370,7 +399,12 @@ class Commands:
                 attributes=letter.attributes,
             )
         )
-        return CommandStatus.DONE, f"dead letter {message_id} taken again"
+        if not is_order:
+            return (
+                CommandStatus.REFUSED,
+                f"dead letter {message_id} was taken again and is a dead letter again: {letter.reason}",
+            )
+        return CommandStatus.DONE, f"dead letter {message_id} taken again, and there is an order now"
 
 
 def _is_namesake(other: Order, order: Order) -> bool:
@@ -398,6 +432,18 @@ def _names(body: Any, order: Order) -> bool:
         )
     is_signal = signal_id in (order.signal_id, order.request.mathematricks_signal_id)
     return is_signal and (leg is None or leg == order.identity.leg_index)
+
+
+def _came_after(order: Order, command: Command) -> bool:
+    """Whether a cancel of a whole signal is older than the order: delivered late, or twice. Only Pub/Sub's own times are compared, and who
+    names one order means that one."""
+    is_message = command.command_id.startswith(MESSAGE)
+    return is_message and command.body.get("order_id") is None and order.published_at > command.published_at
+
+
+def _named(body: Any) -> str:
+    order_id, signal_id, leg = body.get("order_id"), body.get("signal_id"), body.get("leg_index")
+    return str(order_id) if order_id is not None else str(signal_id) + ("" if leg is None else f", leg {leg},")
 
 
 def _reason(body: Any) -> Reason:

@@ -141,12 +141,21 @@ class Intake:
                     signal_id=order.signal_id,
                     order_id=order.order_id,
                 )
+                self._say_first(order)
                 fresh.append(Stored(order, Told()))
             elif first_of[order.order_id] is order and found is not None:
                 repeated.append((message, order, found))
         await self._pass_on(fresh, left)
         await self._take_up([found.order_id for _, _, found in repeated if found.order_id not in self._live.by_id])
         return [(r[1].signal_id, letter) for r in repeated if (letter := self._repetition(*r)) is not None]
+
+    def _say_first(self, order: Order) -> None:
+        """What ended the order at the door, if anything did."""
+        for event in order.events:
+            line = alerts.log_line(order, event, order)
+            if line is not None:
+                sentence, action = line
+                log.info(sentence, action=action, signal_id=order.signal_id, order_id=order.order_id)
 
     async def _take_up(self, order_ids: Sequence[str]) -> None:
         """What looks like a repetition may be our own insertion, whose answer was lost: stored, and in nobody's hands."""

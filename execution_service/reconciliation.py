@@ -16,7 +16,7 @@ from execution_service.core import alerts
 from execution_service.core.effects import happenings
 from execution_service.core.heard import Heard, name_of
 from execution_service.core.ledger import LedgerEntry, key_of, with_unbooked
-from execution_service.core.order import Order, OrderRequest, Status
+from execution_service.core.order import Doubted, Order, OrderRequest, Status
 from execution_service.core.reconcile import (
     OF_POSITIONS,
     OF_REPORTS,
@@ -171,11 +171,15 @@ class Reconciliation:
         if is_all and not order_findings(order, (report,), was_asked=False):
             self._note_clean((report,))
 
-    def _note_movement(self, live: LiveOrder) -> None:
+    def _heed_record(self, live: LiveOrder) -> None:
         request = live.order.request
-        if live.order.fills and isinstance(request, OrderRequest) and request.account_id == self._account.account_id:
+        if not isinstance(request, OrderRequest) or request.account_id != self._account.account_id:
+            return
+        if live.order.fills:
             instrument = live.order.accepted_request.instrument
             self._moved[instrument.key] = instrument
+        if isinstance(live.order.events[-1], Doubted):
+            self._news.tell()  # what people are told of now stands in the list now
 
     async def compare_now(self) -> Outcome:
         """Of a comparison that began after the call; one that shows something for the first time is confirmed or dismissed by another."""
@@ -194,7 +198,7 @@ class Reconciliation:
         """Until cancelled."""
         self._open, self._watch, self._wants_telling, self._whole_from = None, Watch(), True, float("-inf")
         wait: float | None = None
-        self._live.on_recorded.append(self._note_movement)
+        self._live.on_recorded.append(self._heed_record)
         try:
             while True:
                 await self._news.wait(wait)
@@ -205,7 +209,7 @@ class Reconciliation:
                     self._answer(self._unreachable())
                 wait = soon or self._interval or None
         finally:
-            self._live.on_recorded.remove(self._note_movement)
+            self._live.on_recorded.remove(self._heed_record)
             self._answer(Outcome(is_compared=False, words="Not compared: the account is not traded here any more"))
 
     def _unreachable(self) -> Outcome:
@@ -520,12 +524,14 @@ class Reconciliation:
         if not is_whole:
             return Outcome(is_compared=False, words="Only changes were asked for")
         foreign_positions = () if positions is None else positions.not_ours
+        looked_for = sum(map(_is_looked_for, self._in_hand()))
         line = alerts.reconciled(
             open_orders=orders.open_orders,
             executions=orders.executions,
             positions=None if positions is None else positions.agreeing,
             discrepancies=len(self._open),
             unconfirmed=len(judgement.unconfirmed),
+            looked_for=looked_for,
             orders_not_ours=len(orders.not_ours),
             positions_not_ours=len(foreign_positions),
         )
@@ -533,14 +539,20 @@ class Reconciliation:
         is_news = judgement.opened or judgement.closed or not_ours != self._said_not_ours
         if self._wants_telling or is_news or (positions is None) != self._said_untold:
             log.info(f"{line} (account {self._account.account_id})", action="reconciled", not_ours=list(not_ours))
-            self._wants_telling = bool(judgement.unconfirmed)
+            self._wants_telling = bool(judgement.unconfirmed) or bool(looked_for)
             self._said_untold = positions is None
             self._said_not_ours = not_ours
         details = [f"open: {alerts.difference(row.finding)}. {row.next_step}" for row in self._open.values()]
         details += [f"to be confirmed: {alerts.difference(finding)}" for finding in judgement.unconfirmed]
         details += [f"not ours: {each}" for each in not_ours]
-        is_clean = positions is not None and not self._open and not judgement.unconfirmed
+        is_clean = positions is not None and not (self._open or judgement.unconfirmed or looked_for)
         return Outcome(is_compared=True, is_clean=is_clean, words="\n".join([line, *details]))
+
+
+def _is_looked_for(live: LiveOrder) -> bool:
+    """Perhaps sent, by an earlier life or without a clear answer; what is just being sent is not meant."""
+    is_of_before = live.sent_at is not None and live.sent_at < live.known_from
+    return live.order.status is Status.SUBMITTING and (is_of_before or live.finding_from is not None)
 
 
 def _named_not_ours(orders: Sequence[Report], positions: Sequence[BrokerPosition]) -> tuple[str, ...]:

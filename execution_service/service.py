@@ -23,6 +23,7 @@ from brokers.base import Broker, Fill
 from brokers.factory import BrokerFactory
 from execution_service.clock import SystemClock
 from execution_service.commands import Commands
+from execution_service.core import alerts
 from execution_service.core.order import (
     Event,
     Filled,
@@ -40,6 +41,7 @@ from execution_service.embedded import TopicPlan, embedded_store, local_pubsub, 
 from execution_service.intake import Intake
 from execution_service.leases import Self
 from execution_service.live import LiveOrder, LiveOrders
+from execution_service.news import News
 from execution_service.outbox import Outbox, Party
 from execution_service.ports import (
     Clock,
@@ -68,6 +70,7 @@ START_SECONDS = 60.0
 DRAIN_SECONDS = 4.0
 UNNAMED_ACCOUNT_IDLE_SECONDS = 120.0
 """An account that no file names (the mock broker takes any) keeps its trader so long after its last order."""
+ORPHANS_GATHERED_SECONDS = 2.0
 STORE_THREADS = 2
 ENDPOINTS = "endpoints.json"
 STATES_SECONDS = 0.5
@@ -112,6 +115,9 @@ class ExecutionService:
         self.traders: dict[str, Trader] = {}
         self.reconciliations: dict[str, Reconciliation] = {}
         self._last_seen_busy: dict[str, float] = {}
+        self._orphans: dict[str, list[str]] = {}
+        """By account that is not configured: the signals of its unfinished orders."""
+        self._orphan_news = News(parts.clock)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.outbox = Outbox(
             live_orders=self.live_orders,
@@ -175,6 +181,7 @@ class ExecutionService:
         self._keep("commands", lambda: self.commands.run(self._parts.commands))
         self._keep("outbox", self.outbox.run)
         self._keep("idle-traders", self._let_idle_traders_go)
+        self._keep("orphans", self._tell_of_orphans)
 
     async def stop(self) -> None:
         """Takes nothing new, lets what is on its way finish for a few seconds, and ends. Working orders stay at the broker."""
@@ -344,6 +351,20 @@ class ExecutionService:
                 action="orphaned_order",
                 signal_id=live.order.signal_id,
             )
+            self._orphans.setdefault(str(live.order.request.account_id), []).append(live.order.signal_id)
+            self._orphan_news.tell()
+
+    async def _tell_of_orphans(self) -> None:
+        """People learn of the accounts whose unfinished orders nobody works: once for each in a process's life, with all that it met at the
+        start."""
+        told: set[str] = set()
+        while True:
+            await self._orphan_news.wait(None)
+            await self._clock.sleep(ORPHANS_GATHERED_SECONDS)
+            for account_id in sorted(self._orphans.keys() - told):
+                told.add(account_id)
+                words = alerts.account_not_configured(account_id, self._orphans[account_id])
+                await self.outbox.raise_alarm(f"not_configured:{account_id}", words)
 
     def _desk_of(self, account_id: str | None) -> Trader | None:
         return self.trader_of(account_id)
@@ -363,8 +384,10 @@ class ExecutionService:
             return None
         return Outcome(is_compared=False, words="Not compared: whoever trades the account has not answered")
 
-    async def _replay(self, message: Message) -> None:
+    async def _replay(self, message: Message) -> bool:
+        """Whether it became an order, or was one already."""
         await self.intake.take([message])
+        return await self._store.dead_letter(message.message_id) is None
 
     async def _show_again(self, order: Order) -> None:
         await self._store.write_views([trading_order_write(order, self._clock.now())])

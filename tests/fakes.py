@@ -651,6 +651,10 @@ class World:
         await self.service.stop()
         self._service = None
 
+    def unname_accounts(self) -> None:
+        """As if they had been taken out of the file, from the next life on."""
+        self._accounts, self._named_accounts = {}, ()
+
     async def restart(self, after_seconds: float = 1.0) -> None:
         await self.kill()
         self.clock.move(after_seconds)

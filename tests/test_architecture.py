@@ -170,6 +170,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.leases",
         "execution_service.live",
         "execution_service.log",
+        "execution_service.news",
         "execution_service.outbox",
         "execution_service.ports",
         "execution_service.pubsub",

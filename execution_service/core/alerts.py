@@ -376,26 +376,35 @@ def reconciled(
     positions: int | None,
     discrepancies: int,
     unconfirmed: int,
+    looked_for: int,
     orders_not_ours: int,
     positions_not_ours: int,
 ) -> str:
     """The outcome of a whole comparison for the log. `positions` that agree, None where the broker does not tell them."""
-    counts = f"{open_orders} open orders, {executions} executions"
-    agree = f"{counts} agree" if positions is None else f"{counts}, {positions} positions agree"
+    counts = f"{_counted_things(open_orders, 'open order')}, {_counted_things(executions, 'execution')}"
+    agree = f"{counts} agree" if positions is None else f"{counts}, {_counted_things(positions, 'position')} agree"
     differ = ["positions not told"] if positions is None else []
     if discrepancies:
-        differ.append(f"{discrepancies} discrepancies open, see execctl discrepancies")
+        differ.append(f"{_counted_things(discrepancies, 'discrepancy')} open, see execctl discrepancies")
     if unconfirmed:
-        differ.append(f"{unconfirmed} differences to be confirmed by the next reading")
+        differ.append(f"{_counted_things(unconfirmed, 'difference')} to be confirmed by the next reading")
+    if looked_for:
+        differ.append(f"{_counted_things(looked_for, 'order')} perhaps sent and still looked for")
     foreign = []
     if orders_not_ours:
-        foreign.append(f"{orders_not_ours} orders")
+        foreign.append(_counted_things(orders_not_ours, "order"))
     if positions_not_ours:
-        foreign.append(f"{positions_not_ours} positions")
+        foreign.append(_counted_things(positions_not_ours, "position"))
     said = [f"{'Not reconciled' if differ else 'Reconciled'}: {agree}", *differ]
     if foreign:
         said.append(f"not ours and left alone: {' and '.join(foreign)}")
     return "; ".join(said)
+
+
+def _counted_things(count: int, name: str) -> str:
+    if count == 1:
+        return f"1 {name}"
+    return f"{count} {name.removesuffix('y')}ies" if name.endswith("y") else f"{count} {name}s"
 
 
 def one_line(text: str) -> str:
@@ -483,6 +492,17 @@ def discrepancy(*, count: int, account_name: str, broker: str, detail: str, to_d
     return _text(_counted("⚠️ Discrepancy", count), *where, ("Found", detail), *then)
 
 
+def account_not_configured(account_id: str, signal_ids: Sequence[str]) -> str:
+    """Unfinished orders of an account that this service does not trade any more: nobody watches them."""
+    named = ", ".join(signal_ids[:5]) + (f" and {len(signal_ids) - 5} more" if len(signal_ids) > 5 else "")
+    return _text(
+        "⚠️ Account Not Configured",
+        ("Account", account_id),
+        ("Unfinished", named),
+        ("To do", "nobody watches these orders: configure the account again, or end them at the broker"),
+    )
+
+
 def fills_missing(order: Order, *, broker_filled: Decimal, seconds: Decimal, account_name: str | None) -> str:
     """The broker counts other fills than the executions that it has shown us, and has done so for `seconds`."""
     counts = f"{quantity(broker_filled)} by the broker's count, {quantity(order.filled_quantity)} shown as executions"
@@ -566,6 +586,11 @@ def log_line(order_before: Order, event: Event, order: Order) -> tuple[str, str]
         case Noted():
             return f"Note: {plain(event.message)}", "order_noted"
     return _end_line(order_before, event, order)
+
+
+def wants_a_person(event: Event) -> bool:
+    """Whether the line of it is a warning: somebody should look."""
+    return isinstance(event, Doubted) or (isinstance(event, Noted) and event.alert)
 
 
 def _fill_line(before: Order, event: Filled, order: Order) -> tuple[str, str] | None:

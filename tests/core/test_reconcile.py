@@ -529,12 +529,18 @@ def test_alert_says_both_sides_and_what_to_do() -> None:
 
 def test_outcome_line_says_reconciled_only_when_nothing_differs() -> None:
     counts: dict[str, Any] = {"open_orders": 2, "executions": 5, "positions": 3}
-    none: dict[str, Any] = {"discrepancies": 0, "unconfirmed": 0, "orders_not_ours": 0, "positions_not_ours": 0}
+    none: dict[str, Any] = {
+        "discrepancies": 0,
+        "unconfirmed": 0,
+        "looked_for": 0,
+        "orders_not_ours": 0,
+        "positions_not_ours": 0,
+    }
     assert alerts.reconciled(**counts, **none) == "Reconciled: 2 open orders, 5 executions, 3 positions agree"
     untold = alerts.reconciled(**counts | {"positions": None}, **none)
     assert untold == "Not reconciled: 2 open orders, 5 executions agree; positions not told"
     foreign = alerts.reconciled(**counts, **none | {"orders_not_ours": 1, "positions_not_ours": 2})
     assert foreign.startswith("Reconciled: ")
-    assert foreign.endswith("not ours and left alone: 1 orders and 2 positions")
-    for wrong in ("discrepancies", "unconfirmed"):
+    assert foreign.endswith("not ours and left alone: 1 order and 2 positions")
+    for wrong in ("discrepancies", "unconfirmed", "looked_for"):
         assert alerts.reconciled(**counts, **none | {wrong: 1}).startswith("Not reconciled: ")

@@ -103,7 +103,7 @@ def test_book_changed_behind_the_services_back_is_said_once_shown_and_closed_whe
         wait_until_settled(service, 1)
         assert execctl(service, "reconcile") == (
             0,
-            f"{ACCOUNT}: Reconciled: 0 open orders, 1 executions, 1 positions agree\n",
+            f"{ACCOUNT}: Reconciled: 0 open orders, 1 execution, 1 position agree\n",
             "",
         )
         trade_by_hand(service, Side.BUY, 50, "by-hand-1")

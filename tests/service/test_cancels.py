@@ -103,11 +103,11 @@ async def test_early_cancel_is_remembered_over_a_restart(tmp_path: Path) -> None
         assert not world.placed()
 
 
-async def test_early_cancel_is_forgotten_when_the_order_would_be_too_old_anyway(tmp_path: Path) -> None:
+async def test_early_cancel_is_forgotten_after_ten_minutes_where_orders_are_too_old_sooner(tmp_path: Path) -> None:
     async with world_of(tmp_path, rules=TradingRules(max_order_age_seconds=60)) as world:
         world.cancel(signal_id="sig")
-        await world.run(61)
-        world.send(age_seconds=62)
+        await world.run(601)
+        world.send(age_seconds=602)
         await world.run(1)
         order = world.record()
         assert order.reason is not None
@@ -475,8 +475,12 @@ async def test_replayed_dead_letter_is_taken_as_an_order_of_its_first_publicatio
                 }
             )
         await world.run(3)
-        statuses = {d["_id"]: d["status"] for d in world.documents("execution_commands")}
-        assert statuses == {"cmd-1": "DONE", "cmd-2": "REFUSED"}
+        told = {d["_id"]: (d["status"], d["outcome"]) for d in world.documents("execution_commands")}
+        assert {command_id: status for command_id, (status, _) in told.items()} == {
+            "cmd-1": "REFUSED",
+            "cmd-2": "REFUSED",
+        }
+        assert "is a dead letter again: DUPLICATE_CONFLICT" in told["cmd-1"][1]
         assert len(world.placed()) == 1
 
 
@@ -491,3 +495,58 @@ async def test_lost_answer_to_a_cancel_is_no_cancellation(tmp_path: Path) -> Non
         await world.run(5)
         assert world.record().status is Status.CANCELLED
         assert world.publisher.statuses("sig") == ["CANCELLED"]
+
+
+async def test_a_cancel_that_is_delivered_again_leaves_what_was_published_after_it(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send(order_type="LIMIT", limit_price=10, tif="GTC")
+        await world.run(1)
+        world.fill("sig", 40)
+        await world.run(1)
+        world.cancel(signal_id="sig")
+        await world.run(5)
+        assert world.record().status is Status.CANCELLED
+        world.exit("sig", "sig", quantity=40, order_type="LIMIT", limit_price=12, tif="GTC")
+        await world.run(60)
+        world.cancel(signal_id="sig", age_seconds=65)  # the same again
+        await world.run(5)
+        assert world.exit_record("sig").status is Status.SUBMITTED
+        outcome = world.documents("execution_commands")[-1]["outcome"]
+        assert f"{world.exit_record('sig').order_id} was published after this cancel and goes on" in outcome
+
+
+async def test_a_cancel_by_an_orders_own_name_is_carried_out_whatever_the_times(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send(order_id="sig_ORD")
+        await world.run(1)
+        world.cancel(order_id="sig_ORD", age_seconds=30)
+        await world.run(1)
+        assert world.record().status is Status.CANCELLED
+
+
+@pytest.mark.parametrize("age_seconds", [200, 600, 50_000])
+async def test_a_cancel_is_remembered_for_a_late_exit_however_old_both_are(tmp_path: Path, age_seconds: int) -> None:
+    async with world_of(tmp_path) as world:
+        world.send("in")
+        await world.run(3)
+        world.cancel(signal_id="out", age_seconds=age_seconds - 10)
+        await world.run(2)
+        world.exit("out", "in", age_seconds=age_seconds)
+        await world.run(30)
+        assert world.exit_record("out").status is Status.CANCELLED
+        assert len(world.placed()) == 1
+
+
+async def test_a_cancel_that_nobody_can_carry_out_is_not_called_done(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send()
+        await world.run(1)
+        await world.kill()
+        world.unname_accounts()
+        await world.start()
+        world.cancel(signal_id="sig")
+        await world.run(5)
+        (command,) = world.documents("execution_commands")
+        assert command["status"] == "REFUSED"
+        assert "is not traded here; cancel it at the broker" in command["outcome"]
+        assert len(world.notifier.titled("Account Not Configured")) == 1

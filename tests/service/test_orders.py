@@ -8,11 +8,15 @@ from typing import Any
 
 import pytest
 
+from brokers.base import Capabilities
+from brokers.errors import OrderRefused, OutcomeUnknown
 from brokers.paper_words import Action, Fault, Market, Operation
 from execution_service.core.errors import InvalidTransition
-from execution_service.core.order import ReasonCode, Status
+from execution_service.core.order import Accepted, ReasonCode, Status
+from execution_service.live import LiveOrder
 from execution_service.ports import StoreUnavailable
 from execution_service.trader import TradingRules
+from execution_service.trading.following import Following
 from tests.fakes import World, world_of
 from tests.service.audit import audit
 
@@ -290,3 +294,47 @@ async def test_many_lives_in_a_row_with_losses_place_nothing_twice(tmp_path: Pat
         await world.run(10)
         assert {o.status for o in world.records()} == {Status.FILLED}
         audit(world)
+
+
+async def test_what_is_recorded_between_a_decision_and_its_recording_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rejection that was decided for an order that nobody had found must not end one that was found meanwhile."""
+    begin = Following._begin
+    news: list[LiveOrder] = []
+
+    def begin_after_news(self: Following, live: LiveOrder, work: Any) -> None:
+        is_ending = (
+            live.refusal is not None and live.order.status is Status.SUBMITTING and live.finding_from is not None
+        )
+        if not is_ending or news or self._clock.monotonic() - live.finding_from < 6.0:
+            begin(self, live, work)
+            return
+        news.append(live)
+
+        async def later() -> None:
+            found = Accepted(at=self._clock.now(), broker_order_id="B-1")
+            await self._live.record(live, lambda order: (found,))
+            await work()
+
+        begin(self, live, later)
+
+    monkeypatch.setattr(Following, "_begin", begin_after_news)
+    ids = Capabilities(
+        refuses_repeated_client_id=True, needs_reservation=True, find_window_seconds=6.0, send_again_seconds=2.0
+    )
+    async with world_of(tmp_path, capabilities=ids, market=BY_HAND) as world:
+        world.broker_faults.errors["place_order"] = [OutcomeUnknown("lost"), OrderRefused("no")]
+        world.send()
+        await world.run(12)
+        assert news
+        assert "Rejected" not in [type(event).__name__ for event in world.record().events]
+
+
+async def test_the_log_says_why_an_order_was_refused_at_the_door(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send(account_id="nobody's")
+        await world.run(1)
+        (line,) = [line for line in world.logs if line.get("action") == "order_rejected"]
+        assert line["event"] == "Order rejected: account nobody's is not configured"
+        assert line["signal_id"] == "sig"

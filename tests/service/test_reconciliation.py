@@ -107,7 +107,7 @@ async def test_whole_day_is_read_again_after_a_lost_connection(tmp_path: Path) -
         world.broker_faults.unavailable = None
         await world.run(20)
         assert len(world.calls("positions")) == asked + 1
-        assert outcomes(world)[-1].startswith("Reconciled: 0 open orders, 1 executions, 1 positions agree")
+        assert outcomes(world)[-1].startswith("Reconciled: 0 open orders, 1 execution, 1 position agree")
 
 
 async def test_account_whose_book_cannot_be_read_at_start_sends_nothing_until_it_can(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ async def test_fills_cancels_and_corrections_of_a_dead_time_are_ordinary_events(
         assert world.record("cancelled").status is Status.CANCELLED
         assert world.record("corrected").average_price == Decimal(8)
         assert rows(world, None) == []
-        assert outcomes(world)[-1].startswith("Reconciled: 0 open orders, 2 executions, 1 positions agree")
+        assert outcomes(world)[-1].startswith("Reconciled: 0 open orders, 2 executions, 1 position agree")
         audit(world)
 
 
@@ -254,7 +254,7 @@ async def test_position_in_what_we_never_traded_is_counted_and_not_alarmed_about
         await world.run(10 * MINUTE)
         assert rows(world, None) == []
         assert world.notifier.titled("Discrepancy") == []
-        assert "not ours and left alone: 1 orders and 1 positions" in outcomes(world)[-1]
+        assert "not ours and left alone: 1 order and 1 position" in outcomes(world)[-1]
         entry = next(e for e in reversed(world.logs) if e.get("action") == "reconciled")
         assert entry["not_ours"] == ["7 TSLA|STOCK"]
 
@@ -563,7 +563,7 @@ async def test_command_compares_now_and_keeps_the_outcome(tmp_path: Path) -> Non
         await holding(world)
         done = await reconcile(world, seconds=2)
         assert done["status"] == CommandStatus.DONE
-        assert done["outcome"] == "Reconciled: 0 open orders, 1 executions, 1 positions agree"
+        assert done["outcome"] == "Reconciled: 0 open orders, 1 execution, 1 position agree"
 
 
 async def test_command_does_not_call_reconciled_what_was_compared_without_positions(tmp_path: Path) -> None:
@@ -573,10 +573,10 @@ async def test_command_does_not_call_reconciled_what_was_compared_without_positi
         trade_by_hand(world, 50)
         world.broker_faults.errors["positions"] = [NotAnswered("too many requests")] * 2
         done = await reconcile(world, seconds=2)
-        assert done["outcome"].startswith("Not reconciled: 0 open orders, 1 executions agree; positions not told")
+        assert done["outcome"].startswith("Not reconciled: 0 open orders, 1 execution agree; positions not told")
         world.broker_faults.errors.clear()
         await world.run(3 * MINUTE)
-        assert outcomes(world)[-1].startswith("Not reconciled: 0 open orders, 1 executions, 0 positions agree")
+        assert outcomes(world)[-1].startswith("Not reconciled: 0 open orders, 1 execution, 0 positions agree")
         assert [line for line in outcomes(world) if "positions not told" in line] != []
 
 
@@ -586,7 +586,7 @@ async def test_command_confirms_what_it_sees_for_the_first_time(tmp_path: Path) 
         trade_by_hand(world, 50)
         done = await reconcile(world)
         first, second, *_ = done["outcome"].split("\n")
-        assert first.startswith("Not reconciled: 0 open orders, 1 executions, 0 positions agree; 1 discrepancies open")
+        assert first.startswith("Not reconciled: 0 open orders, 1 execution, 0 positions agree; 1 discrepancy open")
         assert second.startswith("open: Position differs: AAPL|STOCK: ours 100; the broker's 150. ")
         assert open_kinds(world) == [Kind.POSITION_DIFFERS]
 
@@ -718,7 +718,7 @@ async def test_whoever_trades_the_account_answers_the_command_and_nobody_speaks_
         await other.start()
         await holding(one)
         done = await reconcile(other, seconds=5)
-        assert done["outcome"] == "Reconciled: 0 open orders, 1 executions, 1 positions agree"
+        assert done["outcome"] == "Reconciled: 0 open orders, 1 execution, 1 position agree"
         await one.run(2 * MINUTE)
         (document,) = one.documents("execution_commands", _id="c-1")
         assert document["outcome"] == done["outcome"]
