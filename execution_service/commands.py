@@ -33,6 +33,7 @@ from execution_service.ports import (
     CommandStatus,
     Message,
     Store,
+    Stored,
     StoreUnavailable,
     View,
 )
@@ -376,8 +377,7 @@ class Commands:
                 order = await self._live.record_for_holder(stored[0].order, decision)
                 await self._tell_holder(order)
             else:
-                status = f"it is {stored[0].order.status}" if stored else "it is not known"
-                return CommandStatus.REFUSED, f"order {order_id} needs no decision: {status}"
+                return CommandStatus.REFUSED, f"order {order_id}: {_why_no_decision(stored)}"
         except InvalidTransition as exc:
             return (
                 CommandStatus.REFUSED,
@@ -405,6 +405,15 @@ class Commands:
                 f"dead letter {message_id} was taken again and is a dead letter again: {letter.reason}",
             )
         return CommandStatus.DONE, f"dead letter {message_id} taken again, and there is an order now"
+
+
+def _why_no_decision(stored: Sequence[Stored]) -> str:
+    if not stored:
+        return "it is not known"
+    order = stored[0].order
+    if order.status.is_final:
+        return f"it is {order.status} already"
+    return f"account {order.request.account_id} is not traded here; configure it again, then decide"
 
 
 def _is_namesake(other: Order, order: Order) -> bool:

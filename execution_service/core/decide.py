@@ -74,7 +74,7 @@ def news(order: Order, report: Report, now: datetime, *, is_settled: bool = Fals
             # Until it is known whether executions were annulled, those in their place are not added to them. That an order works again
             # which had ended is no annulment: it is an older picture, however long it is shown.
             return events
-    is_present_attempt = report.client_order_id in ("", order.client_order_id)
+    is_present_attempt = _is_of_present_attempt(order, report)
     if (
         is_present_attempt
         and order.status in _UNACCEPTED
@@ -167,10 +167,9 @@ def _names_another(order: Order, report: Report) -> bool:
         "",
         order.broker_order_id,
     )
-    if not is_shown or order.status not in (Status.SUBMITTED, Status.PARTIALLY_FILLED):
-        return False
+    is_working = order.status in (Status.SUBMITTED, Status.PARTIALLY_FILLED)
     latest = next((e for e in reversed(order.events) if isinstance(e, Accepted | DeclaredPlaced)), None)
-    return isinstance(latest, DeclaredPlaced)
+    return is_shown and is_working and isinstance(latest, DeclaredPlaced)
 
 
 def was_noted(order: Order, words: str) -> bool:
@@ -202,7 +201,7 @@ def _end(order: Order, report: Report, now: datetime, *, is_settled: bool) -> Ev
             )
         case ReportStatus.FILLED if order.cash_quantity is not None and order.filled_quantity:
             return Completed(at=now, filled_quantity=order.filled_quantity)
-        case ReportStatus.FILLED if order.busted_fill_ids or (is_settled and order.filled_quantity):
+        case ReportStatus.FILLED if order.busted_fill_ids or is_settled:
             # An execution was annulled and nothing took its place, or a person made the order smaller at the broker.
             reason = Reason(ReasonCode.BROKER_CANCELLED, "done at the broker with less than was ordered")
             return Cancelled(at=now, reason=reason, filled_quantity=order.filled_quantity)
@@ -211,7 +210,8 @@ def _end(order: Order, report: Report, now: datetime, *, is_settled: bool) -> Ev
 
 def fills_are_missing(order: Order, report: Report) -> bool:
     """True when the broker's count is ahead of, or behind, the executions that it has shown us."""
-    if _is_done(report) and not report.filled_quantity and not (report.busted_fill_ids or order.busted_fill_ids):
+    is_done = report.status is ReportStatus.FILLED
+    if is_done and not (report.filled_quantity or report.busted_fill_ids or order.busted_fill_ids):
         return True  # complete, and with nothing: the count itself is still to come
     if order.attempt == 1:
         return report.filled_quantity != order.filled_quantity
@@ -223,14 +223,12 @@ def fills_are_missing(order: Order, report: Report) -> bool:
 def is_short(order: Order, report: Report) -> bool:
     """True when the broker calls complete what has filled less than was ordered, and shows all of that. A status may run ahead of the fills,
     so this is the order's end only once it has lasted."""
-    is_present_attempt = report.client_order_id in ("", order.client_order_id)
-    return (
-        _is_done(report) and is_present_attempt and not order.status.is_final and not fills_are_missing(order, report)
-    )
+    is_done = report.status is ReportStatus.FILLED and not order.status.is_final
+    return is_done and _is_of_present_attempt(order, report) and not fills_are_missing(order, report)
 
 
-def _is_done(report: Report) -> bool:
-    return report.status is ReportStatus.FILLED
+def _is_of_present_attempt(order: Order, report: Report) -> bool:
+    return report.client_order_id in ("", order.client_order_id)
 
 
 class StepKind(StrEnum):

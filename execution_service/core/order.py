@@ -482,7 +482,7 @@ class Order:
     def working_since(self) -> datetime | None:
         """From when its time-out counts: its sending, or a person's word that it was placed."""
         declared = [event.at for event in self.events if isinstance(event, DeclaredPlaced)]
-        return self.submitted_at if self.submitted_at is None else max([self.submitted_at, *declared])
+        return max([self.submitted_at, *declared]) if self.submitted_at else None
 
     @property
     def accepted_request(self) -> OrderRequest:

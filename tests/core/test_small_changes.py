@@ -14,6 +14,7 @@ from execution_service.core.decide import (
     cancel_wish,
     fills_are_missing,
     is_of_another,
+    is_short,
     is_stale,
     news,
     next_step,
@@ -44,6 +45,8 @@ from tests.builders import (
     at,
     busted,
     cancel_requested,
+    cancelled,
+    declared_placed,
     doubted,
     elapsed,
     fill,
@@ -452,3 +455,80 @@ def test_no_digit_of_a_cost_is_lost_however_many_there_are() -> None:
     small = ("0.000000000000000003", "0.000000000000000007")
     closed = traded((Side.BUY, *small), (Side.SELL, *small))
     assert (closed.cost, closed.realized_pnl) == (0, 0)
+
+
+# --- complete, with less than was ordered -----------------------------------------------------------------------------
+
+DONE = ReportStatus.FILLED
+
+
+def test_complete_with_nothing_is_a_count_that_is_still_to_come() -> None:
+    about = order_in(Status.SUBMITTED)
+    assert fills_are_missing(about, report(about, DONE))
+    assert not fills_are_missing(about, report(about))
+    assert not fills_are_missing(about, report(about, DONE, busted=["f1"]))
+    annulled = apply_all(about, [filled_by("f1", 40), busted("f1")])
+    assert not fills_are_missing(annulled, report(annulled, DONE))
+    filled = order_in(Status.PARTIALLY_FILLED)
+    assert not fills_are_missing(filled, report(filled, DONE, filled.fills))
+
+
+def test_short_is_what_the_broker_calls_complete_with_less_and_shows_whole() -> None:
+    about = order_in(Status.PARTIALLY_FILLED)
+    assert is_short(about, report(about, DONE, about.fills))
+    assert is_short(about, report(about, DONE, about.fills, client_order_id=""))
+    assert not is_short(about, report(about, ReportStatus.WORKING, about.fills))
+    assert not is_short(about, report(about, DONE, about.fills, filled_quantity=60))
+    assert not is_short(about, report(about, DONE, about.fills, client_order_id="another-tag"))
+    ended = order_in(Status.FILLED)
+    assert not is_short(ended, report(ended, DONE, ended.fills))
+
+
+def test_what_is_short_ends_only_once_that_has_lasted() -> None:
+    about = order_in(Status.PARTIALLY_FILLED)
+    told = report(about, DONE, about.fills)
+    assert news(about, told, NOW) == []
+    (end,) = news(about, told, NOW, is_settled=True)
+    assert isinstance(end, Cancelled)
+    assert (end.reason.code, end.filled_quantity) == (ReasonCode.BROKER_CANCELLED, 40)
+
+
+def test_an_amount_of_money_whose_executions_were_all_annulled_is_not_spent() -> None:
+    spends = Fitted(at=NOW, message="an amount of money", cash_quantity=Decimal(500))
+    about = order(events=[spends, submit_started(), accepted(), filled_by("f1", 40), busted("f1")])
+    (end,) = news(about, report(about, DONE, busted=["f1"]), NOW)
+    assert isinstance(end, Cancelled)
+
+
+# --- declared placed --------------------------------------------------------------------------------------------------
+
+
+def test_a_time_out_counts_from_the_sending_or_from_a_persons_word() -> None:
+    sent = order(events=(submit_started(), replace(accepted(), at=at(50))))
+    assert order().working_since is None
+    assert sent.working_since == NOW
+    assert apply(order_in(Status.IN_DOUBT), replace(declared_placed(), at=at(90))).working_since == at(90)
+    early = replace(declared_placed(), at=at(-90))
+    assert apply(order_in(Status.IN_DOUBT), early).working_since == NOW
+
+
+def test_the_brokers_own_id_of_an_order_takes_the_place_of_one_that_a_person_misread() -> None:
+    misread = apply_all(order_in(Status.IN_DOUBT), [declared_placed("B-misread"), noted()])
+    partly = apply(misread, filled_by("f1", 40))
+    for about in (misread, partly):
+        (found,) = news(about, report(about, fills=about.fills, broker_order_id="B-real"), NOW)
+        assert isinstance(found, Accepted)
+        assert found.broker_order_id == "B-real"
+        assert news(about, report(about, fills=about.fills, broker_order_id=""), NOW) == []
+        assert news(about, report(about, fills=about.fills, broker_order_id="B-misread"), NOW) == []
+        known = apply(about, found)
+        assert news(known, report(known, fills=known.fills, broker_order_id="B-other"), NOW) == []
+    ended = apply(misread, cancelled())
+    assert news(ended, report(ended, ReportStatus.CANCELLED, broker_order_id="B-real"), NOW) == []
+
+
+def test_an_earlier_sendings_id_is_not_that_of_the_one_that_was_declared_placed() -> None:
+    first = order_in(Status.IN_DOUBT)
+    again = apply_all(first, [send_again_ordered(), submit_started(), doubted(), declared_placed("B-2")])
+    told = news(again, report(first, ReportStatus.CANCELLED, broker_order_id="B-1"), NOW)
+    assert not [event for event in told if isinstance(event, Accepted)]
