@@ -480,9 +480,9 @@ class Order:
 
     @property
     def working_since(self) -> datetime | None:
-        """From when its time-out counts: its sending, or a person's word that it was placed."""
+        """From when its time-out counts: a person's word that it was placed, else its sending."""
         declared = [event.at for event in self.events if isinstance(event, DeclaredPlaced)]
-        return max([self.submitted_at, *declared]) if self.submitted_at else None
+        return declared[-1] if declared else self.submitted_at
 
     @property
     def accepted_request(self) -> OrderRequest:

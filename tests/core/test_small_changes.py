@@ -508,8 +508,6 @@ def test_a_time_out_counts_from_the_sending_or_from_a_persons_word() -> None:
     assert order().working_since is None
     assert sent.working_since == NOW
     assert apply(order_in(Status.IN_DOUBT), replace(declared_placed(), at=at(90))).working_since == at(90)
-    early = replace(declared_placed(), at=at(-90))
-    assert apply(order_in(Status.IN_DOUBT), early).working_since == NOW
 
 
 def test_the_brokers_own_id_of_an_order_takes_the_place_of_one_that_a_person_misread() -> None:
