@@ -27,6 +27,8 @@ _STYLES: Mapping[str, str] = {
     "EXPIRED": "yellow",
     "up": "green",
     "DOWN": "bold red",
+    "look": "bold yellow",
+    "waiting": "yellow",
 }
 
 

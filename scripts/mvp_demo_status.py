@@ -7,7 +7,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,10 +19,12 @@ if __name__ == "__main__":
 from google.api_core.exceptions import GoogleAPICallError, RetryError
 from google.cloud import pubsub_v1
 
+from execution_service.desk_view import DeskView
 from execution_service.ports import Lease, StoreUnavailable
 from execution_service.settings import Settings
 from scripts.demo_gateway import GatewayFailed, left_gateway
-from scripts.display import new_console, print_json, print_table, shown_time
+from scripts.display import counted, new_console, print_json, print_table, shown_time
+from scripts.health import Part, State, of_alerts, of_discrepancies, of_orders, up_or_down
 from scripts.whereabouts import (
     HOW_TO_START,
     NotFound,
@@ -41,15 +42,8 @@ EXIT_DOWN = 1
 MOST_ACCOUNTS_SHOWN = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    name: str
-    is_up: bool
-    detail: str
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 only if every part is up."""
+    """0 only if no part is down."""
     parser = argparse.ArgumentParser(description="Shows every part's health; exit status 0 only if all are up.")
     parser.add_argument("--json", action="store_true", help="one JSON document")
     options = parser.parse_args(arguments)
@@ -65,21 +59,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     are_all_up = all(part.is_up for part in parts)
     if options.json:
-        print_json({"up": are_all_up, "parts": [asdict(part) for part in parts]})
+        print_json({"up": are_all_up, "parts": [part.fields for part in parts]})
     else:
-        rows = [(part.name, "up" if part.is_up else "DOWN", part.detail) for part in parts]
+        rows = [(part.name, part.state.value, part.detail) for part in parts]
         print_table(new_console(), "Execution service", ("Part", "State", "Detail"), rows)
     return 0 if are_all_up else EXIT_DOWN
 
 
 def _process(settings: Settings, notice: Notice | None) -> Part:
     if notice is not None:
-        return Part("service", True, f"process {notice.pid}, ready")
+        return Part("service", State.UP, f"process {notice.pid}, ready")
     if (settings.data_dir / "endpoints.json").exists():
         return Part(
-            "service", False, f"the process that left its notice in {settings.data_dir} is dead: {HOW_TO_START}"
+            "service", State.DOWN, f"the process that left its notice in {settings.data_dir} is dead: {HOW_TO_START}"
         )
-    return Part("service", False, f"none is ready on {settings.data_dir}: {HOW_TO_START}")
+    return Part("service", State.DOWN, f"none is ready on {settings.data_dir}: {HOW_TO_START}")
 
 
 def _gateway(settings: Settings) -> list[Part]:
@@ -91,11 +85,13 @@ def _gateway(settings: Settings) -> list[Part]:
     try:
         state = gateway.state()
     except GatewayFailed as exc:
-        return [Part(name, False, str(exc))]
-    detail = f"{gateway.broker}, process {gateway.pid}, {gateway.address}, {state['orders']} orders in its book"
+        return [Part(name, State.DOWN, str(exc))]
+    detail = (
+        f"{gateway.broker}, process {gateway.pid}, {gateway.address}, {counted(state['orders'], 'order')} in its book"
+    )
     if state.get("token_is_good") is False:
-        return [Part(name, False, f"{detail}; its access token is dead")]
-    return [Part(name, True, detail)]
+        return [Part(name, State.DOWN, f"{detail}; its access token is dead")]
+    return [Part(name, State.UP, detail)]
 
 
 def accounts_shown(notice: Notice | None) -> list[Part]:
@@ -105,7 +101,7 @@ def accounts_shown(notice: Notice | None) -> list[Part]:
     parts = [
         Part(
             f"account {account_id}",
-            said["state"] == "CONNECTED",
+            up_or_down(said["state"] == "CONNECTED"),
             f"{said['broker']} {said['state']}" + _why(said["trouble"]),
         )
         for account_id, said in notice.accounts.items()
@@ -113,7 +109,7 @@ def accounts_shown(notice: Notice | None) -> list[Part]:
     if len(parts) <= MOST_ACCOUNTS_SHOWN:
         return parts
     in_trouble = [part for part in parts if not part.is_up]
-    return [Part("accounts", True, f"{len(parts) - len(in_trouble)} of {len(parts)} CONNECTED"), *in_trouble]
+    return [Part("accounts", State.UP, f"{len(parts) - len(in_trouble)} of {len(parts)} CONNECTED"), *in_trouble]
 
 
 def _why(trouble: str) -> str:
@@ -123,48 +119,49 @@ def _why(trouble: str) -> str:
 def _store(settings: Settings, notice: Notice | None) -> list[Part]:
     found = store_of(settings, notice)
     if found is None:
-        return [Part("store", False, "embedded, and runs with the service only")]
+        return [Part("store", State.DOWN, "embedded, and runs with the service only")]
     uri, database = found
     shown = uri if notice is not None and notice.mongodb_uri is not None else settings.printable()["MONGODB_URI"]
     try:
         view = view_of(found)
     except NotFound as exc:
-        return [Part("store", False, str(exc))]
+        return [Part("store", State.DOWN, str(exc))]
     try:
         began = time.monotonic()
         view.ping()
         milliseconds = (time.monotonic() - began) * 1000
-        waiting = view.waiting()
-        positions = len(view.ledgers(only_open=True))
-        held = [lease for lease in view.leases() if lease.holder]
+        return [
+            Part("store", State.UP, f"{shown}, database {database}, answers in {milliseconds:.0f} ms"),
+            *stored_parts(view),
+        ]
     except StoreUnavailable as exc:
-        return [Part("store", False, f"{shown}: {exc}")]
+        return [Part("store", State.DOWN, f"{shown}: {exc}")]
     finally:
         view.close()
-    counts = ", ".join(f"{n} {status}" for status, n in waiting.by_status.items()) or "none yet"
+
+
+def stored_parts(view: DeskView) -> list[Part]:
+    """What the store's records say. Raises StoreUnavailable."""
+    waiting = view.waiting()
+    positions = len(view.ledgers(only_open=True))
+    held = [lease for lease in view.leases() if lease.holder]
     return [
-        Part("store", True, f"{shown}, database {database}, answers in {milliseconds:.0f} ms"),
-        Part("orders", True, counts + _doubt_hint(waiting.by_status.get("IN_DOUBT", 0))),
-        Part("open positions", True, str(positions)),
+        of_orders(waiting.by_status),
+        Part("open positions", State.UP, str(positions)),
         Part(
             "unsettled records",
-            True,
+            State.UP,
             f"{waiting.unsettled}; unfinished, or with a confirmation or alert still to deliver",
         ),
-        *([Part("leases", True, _held_by(held))] if held else []),
-        Part("commands waiting", True, str(waiting.new_commands)),
+        *([Part("leases", State.UP, _held_by(held))] if held else []),
+        Part("commands waiting", State.UP, str(waiting.new_commands)),
         Part(
             "dead letters",
-            True,
+            State.UP,
             f"{waiting.dead_letters}" + ("; see execctl dead-letters" if waiting.dead_letters else ""),
         ),
-        Part(
-            "discrepancies",
-            True,
-            f"{waiting.open_discrepancies} open"
-            + ("; see execctl discrepancies" if waiting.open_discrepancies else ""),
-        ),
-        Part("alerts not sent", True, str(waiting.unsent_alerts)),
+        of_discrepancies(waiting.open_discrepancies),
+        of_alerts(waiting.unsent_alerts),
     ]
 
 
@@ -173,15 +170,11 @@ def _held_by(held: Sequence[Lease]) -> str:
     return ", ".join(f"{n} with {who}" for who, n in sorted(counts.items())) + "; see execctl leases"
 
 
-def _doubt_hint(count: int) -> str:
-    return "; look at the broker, then execctl resolve" if count else ""
-
-
 def _pubsub(settings: Settings, notice: Notice | None) -> list[Part]:
     try:
         project = use_pubsub(settings, notice)
     except NotFound as exc:
-        return [Part("Pub/Sub", False, str(exc))]
+        return [Part("Pub/Sub", State.DOWN, str(exc))]
     publisher, subscriber = pubsub_v1.PublisherClient(), pubsub_v1.SubscriberClient()
     confirmations = publisher.topic_path(project, settings.execution_confirmations_topic)
     orders = subscriber.subscription_path(project, settings.trading_orders_subscription)
@@ -209,8 +202,8 @@ def _asked(name: str, what: str, ask: Callable[[], object]) -> Part:
     try:
         ask()
     except (GoogleAPICallError, RetryError) as exc:
-        return Part(name, False, f"{what}: {exc}")
-    return Part(name, True, what)
+        return Part(name, State.DOWN, f"{what}: {exc}")
+    return Part(name, State.UP, what)
 
 
 def _logs(settings: Settings) -> list[Part]:
@@ -226,10 +219,10 @@ def _log(path: Path, *, is_first: bool = False) -> Part:
     try:
         written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     except FileNotFoundError:
-        return Part(name, not is_first, f"{path}: not written yet")
+        return Part(name, up_or_down(not is_first), f"{path}: not written yet")
     except OSError as exc:
-        return Part(name, False, f"{path}: {exc.strerror}")
-    return Part(name, True, f"{path}, last written {shown_time(written)}")
+        return Part(name, State.DOWN, f"{path}: {exc.strerror}")
+    return Part(name, State.UP, f"{path}, last written {shown_time(written)}")
 
 
 if __name__ == "__main__":

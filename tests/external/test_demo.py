@@ -56,7 +56,7 @@ def test_the_demo_trades_through_the_real_adapter_and_ends_whole(people: People,
     assert status.status == 0, status.out
     (gateway,) = [part for part in status.json["parts"] if part["name"] == "simulated gateway"]
     assert f"{broker}, process" in gateway["detail"]
-    assert "1 orders in its book" in gateway["detail"]
+    assert "1 order in its book" in gateway["detail"]
 
     compared = people.call(EXECCTL, "reconcile")
     assert (compared.status, ACCOUNT_IDS[broker] in compared.out) == (0, True), compared.out
@@ -93,7 +93,7 @@ def test_a_gateway_that_was_killed_is_down_and_is_started_again_on_its_book(peop
     assert people.call(START, "--stop").status == 0
     assert people.call(START, "--broker", "zerodha").status == 0
     status = people.call(STATUS, "--json")
-    assert "1 orders in its book" in str(status.json["parts"])
+    assert "1 order in its book" in str(status.json["parts"])
 
 
 def test_of_many_accounts_only_those_in_trouble_are_named() -> None:

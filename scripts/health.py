@@ -1,0 +1,58 @@
+"""What the status table says of each part, from values alone: which are down, which a person should look at; asks nobody anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from execution_service.core.order import Status
+
+
+class State(StrEnum):
+    UP = "up"
+    DOWN = "DOWN"
+    """Something does not work, or only a person can go on: the exit status is 1."""
+    LOOK = "look"
+    """A person should look at it; it may be meant as it is."""
+    WAITING = "waiting"
+    """On its way, and goes by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    name: str
+    state: State
+    detail: str
+
+    @property
+    def is_up(self) -> bool:
+        return self.state is not State.DOWN
+
+    @property
+    def fields(self) -> Mapping[str, object]:
+        return {"name": self.name, "state": self.state.value, "is_up": self.is_up, "detail": self.detail}
+
+
+def up_or_down(is_up: bool) -> State:
+    return State.UP if is_up else State.DOWN
+
+
+def of_orders(by_status: Mapping[str, int]) -> Part:
+    """Down while any is in doubt: only a person, or the broker's later word, ends that."""
+    counts = ", ".join(f"{n} {status}" for status, n in by_status.items()) or "none yet"
+    if not by_status.get(Status.IN_DOUBT, 0):
+        return Part("orders", State.UP, counts)
+    return Part("orders", State.DOWN, f"{counts}; look at the broker, then execctl resolve")
+
+
+def of_discrepancies(count: int) -> Part:
+    """Never down: one that is meant (a holding of one's own beside ours) stays open for as long as it is so."""
+    if not count:
+        return Part("discrepancies", State.UP, "0 open")
+    return Part("discrepancies", State.LOOK, f"{count} open; see execctl discrepancies")
+
+
+def of_alerts(count: int) -> Part:
+    """Never down: they are sent by themselves, and whether Telegram can be reached is another row."""
+    return Part("alerts not sent", State.WAITING if count else State.UP, str(count))
