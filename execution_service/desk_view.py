@@ -34,6 +34,9 @@ class Waiting:
     new_commands: int
     dead_letters: int
     unsent_alerts: int
+    """Those that belong to no order."""
+    untold_orders: int
+    """Orders with news that people have not been told of."""
     open_discrepancies: int
 
 
@@ -158,8 +161,13 @@ class DeskView:
                 new_commands=self._db[collections.COMMANDS].count_documents({"status": CommandStatus.NEW.value}),
                 dead_letters=self._db[collections.DEAD_LETTERS].count_documents({}),
                 unsent_alerts=self._db[collections.ALERTS].count_documents({"sent_at": None}),
+                untold_orders=self._untold_orders(),
                 open_discrepancies=self._db[collections.DISCREPANCIES].count_documents({"state": State.OPEN.value}),
             )
+
+    def _untold_orders(self) -> int:
+        found = self._db[collections.ORDERS].find({"lookup": collections.UNSETTLED}, {"version": 1, "told": 1})
+        return sum(document["told"]["people"] < document["version"] for document in found)
 
 
 def _seen(document: Document) -> Stored:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from execution_service.core.order import Status
+from execution_service.desk_view import Waiting
 
 
 class State(StrEnum):
@@ -17,6 +18,8 @@ class State(StrEnum):
     """A person should look at it; it may be meant as it is."""
     WAITING = "waiting"
     """On its way, and goes by itself."""
+    OFF = "off"
+    """By the operator's own choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,21 @@ def of_discrepancies(count: int) -> Part:
     return Part("discrepancies", State.LOOK, f"{count} open; see execctl discrepancies")
 
 
-def of_alerts(count: int) -> Part:
+def of_alerts(waiting: Waiting) -> Part:
     """Never down: they are sent by themselves, and whether Telegram can be reached is another row."""
-    return Part("alerts not sent", State.WAITING if count else State.UP, str(count))
+    count = _unsent(waiting)
+    if not count:
+        return Part("alerts not sent", State.UP, "0")
+    orders = f"{waiting.untold_orders} about orders, {waiting.unsent_alerts} of no order"
+    return Part("alerts not sent", State.WAITING, f"{count}: {orders}; execctl order tells of each order whether")
+
+
+def of_telegram(said: str, *, is_up: bool, waiting: Waiting | None) -> Part:
+    """`said`: who the bot is, or why it cannot be asked. Without a store nobody knows what waits."""
+    count = 0 if waiting is None else _unsent(waiting)
+    waits = "" if waiting is None else f"; {count} to be sent" if count else "; nothing waits"
+    return Part("Telegram", up_or_down(is_up), said + waits)
+
+
+def _unsent(waiting: Waiting) -> int:
+    return waiting.unsent_alerts + waiting.untold_orders

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 import time
 from collections import Counter
@@ -19,12 +20,15 @@ if __name__ == "__main__":
 from google.api_core.exceptions import GoogleAPICallError, RetryError
 from google.cloud import pubsub_v1
 
-from execution_service.desk_view import DeskView
+from execution_service.desk_view import DeskView, Waiting
 from execution_service.ports import Lease, StoreUnavailable
+from execution_service.service import notifier_of
 from execution_service.settings import Settings
+from notifications.base import NotificationFailed
+from notifications.telegram import TelegramNotifier
 from scripts.demo_gateway import GatewayFailed, left_gateway
 from scripts.display import counted, new_console, print_json, print_table, shown_time
-from scripts.health import Part, State, of_alerts, of_discrepancies, of_orders, up_or_down
+from scripts.health import Part, State, of_alerts, of_discrepancies, of_orders, of_telegram, up_or_down
 from scripts.whereabouts import (
     HOW_TO_START,
     NotFound,
@@ -49,12 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     settings = settings_or_exit()
     notice = running_service(settings)
+    stored, waiting = _store(settings, notice)
     parts = [
         _process(settings, notice),
         *_gateway(settings),
         *accounts_shown(notice),
-        *_store(settings, notice),
+        *stored,
         *_pubsub(settings, notice),
+        asyncio.run(_telegram(settings, waiting)),
         *_logs(settings),
     ]
     are_all_up = all(part.is_up for part in parts)
@@ -116,33 +122,32 @@ def _why(trouble: str) -> str:
     return f": {trouble}" if trouble else ""
 
 
-def _store(settings: Settings, notice: Notice | None) -> list[Part]:
+def _store(settings: Settings, notice: Notice | None) -> tuple[list[Part], Waiting | None]:
+    """Its rows, and what waits in it; the latter None where it cannot be read."""
     found = store_of(settings, notice)
     if found is None:
-        return [Part("store", State.DOWN, "embedded, and runs with the service only")]
+        return [Part("store", State.DOWN, "embedded, and runs with the service only")], None
     uri, database = found
     shown = uri if notice is not None and notice.mongodb_uri is not None else settings.printable()["MONGODB_URI"]
     try:
         view = view_of(found)
     except NotFound as exc:
-        return [Part("store", State.DOWN, str(exc))]
+        return [Part("store", State.DOWN, str(exc))], None
     try:
         began = time.monotonic()
         view.ping()
         milliseconds = (time.monotonic() - began) * 1000
-        return [
-            Part("store", State.UP, f"{shown}, database {database}, answers in {milliseconds:.0f} ms"),
-            *stored_parts(view),
-        ]
+        waiting = view.waiting()
+        answers = Part("store", State.UP, f"{shown}, database {database}, answers in {milliseconds:.0f} ms")
+        return [answers, *stored_parts(view, waiting)], waiting
     except StoreUnavailable as exc:
-        return [Part("store", State.DOWN, f"{shown}: {exc}")]
+        return [Part("store", State.DOWN, f"{shown}: {exc}")], None
     finally:
         view.close()
 
 
-def stored_parts(view: DeskView) -> list[Part]:
+def stored_parts(view: DeskView, waiting: Waiting) -> list[Part]:
     """What the store's records say. Raises StoreUnavailable."""
-    waiting = view.waiting()
     positions = len(view.ledgers(only_open=True))
     held = [lease for lease in view.leases() if lease.holder]
     return [
@@ -161,7 +166,7 @@ def stored_parts(view: DeskView) -> list[Part]:
             f"{waiting.dead_letters}" + ("; see execctl dead-letters" if waiting.dead_letters else ""),
         ),
         of_discrepancies(waiting.open_discrepancies),
-        of_alerts(waiting.unsent_alerts),
+        of_alerts(waiting),
     ]
 
 
@@ -204,6 +209,20 @@ def _asked(name: str, what: str, ask: Callable[[], object]) -> Part:
     except (GoogleAPICallError, RetryError) as exc:
         return Part(name, State.DOWN, f"{what}: {exc}")
     return Part(name, State.UP, what)
+
+
+async def _telegram(settings: Settings, waiting: Waiting | None) -> Part:
+    """Asks Telegram who the bot is; sends nothing."""
+    notifier = notifier_of(settings)
+    if not isinstance(notifier, TelegramNotifier):
+        return Part("Telegram", State.OFF, "TELEGRAM_ENABLED is not true")
+    try:
+        await notifier.start()
+        return of_telegram(await notifier.check(), is_up=True, waiting=waiting)
+    except NotificationFailed as exc:
+        return of_telegram(str(exc), is_up=False, waiting=waiting)
+    finally:
+        await notifier.close()
 
 
 def _logs(settings: Settings) -> list[Part]:

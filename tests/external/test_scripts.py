@@ -14,6 +14,7 @@ import psutil
 import pytest
 from bson import ObjectId
 
+from simulators.telegram import SimulatedTelegram
 from tests.external.service_process import REPOSITORY, Service, end, wait_until
 
 START = REPOSITORY / "scripts" / "mvp_demo_start.py"
@@ -142,6 +143,26 @@ def test_status_is_down_where_nothing_runs(people: People, tmp_path: Path) -> No
     assert said.status == 1
     assert "DOWN" in said.out
     assert "mvp_demo_start.py" in said.out
+
+
+def test_a_telegram_that_is_away_is_down_and_one_that_is_off_is_said_to_be(people: People) -> None:
+    def telegram(**settings: str) -> tuple[int, Mapping[str, Any]]:
+        said = people.call(STATUS, "--json", **settings)
+        return said.status, next(part for part in said.json["parts"] if part["name"] == "Telegram")
+
+    assert telegram()[1]["state"] == "off"
+    with SimulatedTelegram() as server:
+        wanted = {
+            "TELEGRAM_ENABLED": "true",
+            "TELEGRAM_BOT_TOKEN": server.token,
+            "TELEGRAM_CHAT_ID": "42",
+            "TELEGRAM_API_BASE_URL": server.base_url,
+        }
+        assert telegram(**wanted)[1]["state"] == "up"
+        assert server.messages == ()
+    status, away = telegram(**wanted)
+    assert (status, away["state"]) == (1, "DOWN")
+    assert server.token not in away["detail"]
 
 
 # --- the test signal --------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from execution_service import store as collections
 from execution_service.core.order import Order, Status
 from execution_service.core.record import order_to_document
 from execution_service.desk_view import DeskView
-from scripts.health import Part, State, of_discrepancies, of_orders
+from scripts.health import Part, State, of_discrepancies, of_orders, of_telegram
 from scripts.mvp_demo_status import stored_parts
 from tests.builders import identity, order_in
 
@@ -35,7 +35,7 @@ class Records:
         return order
 
     def parts(self) -> dict[str, Part]:
-        return by_name(stored_parts(self.view))
+        return by_name(stored_parts(self.view, self.view.waiting()))
 
 
 @pytest.fixture
@@ -67,3 +67,21 @@ def test_an_open_discrepancy_wants_a_look_and_is_not_down() -> None:
     found = of_discrepancies(2)
     assert (found.state, found.is_up) == (State.LOOK, True)
     assert "execctl discrepancies" in found.detail
+
+
+def test_news_of_orders_that_people_were_not_told_are_counted_as_not_sent(records: Records) -> None:
+    records.keep(order_in(Status.FILLED, of=identity("told")))
+    assert records.parts()["alerts not sent"] == Part("alerts not sent", State.UP, "0")
+    records.keep(order_in(Status.FILLED, of=identity("untold")), told=2)
+    records.db[collections.ALERTS].insert_one({"_id": "conflict:1", "sent_at": None})
+    found = records.parts()["alerts not sent"]
+    assert (found.state, found.is_up) == (State.WAITING, True)
+    assert found.detail.startswith("2: 1 about orders, 1 of no order")
+
+
+def test_telegram_says_what_waits_for_it(records: Records) -> None:
+    assert of_telegram("@bot", is_up=True, waiting=records.view.waiting()).detail == "@bot; nothing waits"
+    records.keep(order_in(Status.FILLED, of=identity("untold")), told=2)
+    found = of_telegram("no answer", is_up=False, waiting=records.view.waiting())
+    assert found == Part("Telegram", State.DOWN, "no answer; 1 to be sent")
+    assert of_telegram("@bot", is_up=True, waiting=None).detail == "@bot"
