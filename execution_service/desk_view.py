@@ -131,6 +131,13 @@ class DeskView:
             holding = self._db[collections.POSITIONS].distinct("account_id", {"is_open": True})
         return sorted({account_id for account_id in (*at_work, *holding) if account_id is not None})
 
+    def accounts(self) -> list[str]:
+        """Those of which there is any order, position or discrepancy, by their ids."""
+        names = (collections.ORDERS, collections.POSITIONS, collections.DISCREPANCIES)
+        with _watched():
+            found = {account_id for name in names for account_id in self._db[name].distinct("account_id")}
+        return sorted(found - {None})
+
     def leases(self) -> list[Lease]:
         """Who works which account, by name; none where a service is alone on its embedded store."""
         with _watched():

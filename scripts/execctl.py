@@ -1,6 +1,6 @@
 """Looks into the execution service's records and gives it a person's commands, with the service running or not; trades nothing itself.
 
-Exit status: 0 done or stored for the next start, 1 unknown id, refused command or store that does not answer, 2 wrong arguments or settings.
+Exit status: 0 done or stored for the next start, 1 unknown id or account, refused command or store that does not answer, 2 wrong arguments or settings.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ COMPARE_SECONDS = 75.0
 """For two readings of a broker's whole book with a pause between them, or another process's answer."""
 LOOK_SECONDS = 0.2
 PAYLOAD_SHOWN = 2000
+MOST_NAMES_SHOWN = 20
 EXIT_FAILED, EXIT_ARGUMENTS = 1, 2
 DECISIONS = ("not-placed", "placed", "cancelled", "send-again")
 
@@ -118,7 +119,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     sub.add_argument("--limit", type=_positive, default=20, help="at most so many (default 20)")
     sub = verb("order", "the whole story of a signal's orders", _order)
     sub.add_argument("name", metavar="SIGNAL_ID", help="or an order's id: ours, upstream's or the broker's")
-    verb("positions", "what is held, exactly", _positions)
+    sub = verb("positions", "what is held, exactly", _positions)
+    sub.add_argument("--account", help="only this account's")
     verb("leases", "which process works which account, where several share the store", _leases)
     sub = verb("dead-letters", "messages that could not be taken as orders", _dead_letters)
     sub.add_argument("message_id", metavar="MESSAGE_ID", nargs="?", help="show this one whole")
@@ -159,6 +161,7 @@ def _positive(text: str) -> int:
 
 async def _orders(desk: Desk) -> int:
     options = desk.options
+    _check_account(desk, options.account)
     found = desk.view.orders(status=options.status, account_id=options.account, limit=options.limit)
     if desk.wants_json:
         print_json([_order_fields(stored) for stored in found])
@@ -337,8 +340,10 @@ def _delivery(event: Mapping[str, Any]) -> str:
 
 
 async def _positions(desk: Desk) -> int:
+    wanted = desk.options.account
+    _check_account(desk, wanted)
     entries = desk.view.ledgers(only_open=True)
-    rows = [_position_fields(entry) for entry in entries]
+    rows = [_position_fields(entry) for entry in entries if wanted in (None, entry.key.account_id)]
     if desk.wants_json:
         print_json(rows)
         return 0
@@ -452,6 +457,7 @@ def _letter_fields(letter: DeadLetter) -> dict[str, object]:
 
 
 async def _discrepancies(desk: Desk) -> int:
+    _check_account(desk, desk.options.account)
     found = desk.view.discrepancies(only_open=not desk.options.all, account_id=desk.options.account)
     if desk.wants_json:
         print_json([_discrepancy_fields(each) for each in found])
@@ -507,6 +513,24 @@ def _age(lasted: timedelta) -> str:
     return " ".join(parts[:2]) or "0 s"
 
 
+def _check_account(desk: Desk, account_id: str | None) -> None:
+    """Raises Unknown for a name that is neither configured nor in any record: nothing found of it would sound as if all were well."""
+    if account_id is None or account_id in _configured(desk):
+        return
+    stored = desk.view.accounts()
+    if account_id not in stored:
+        known = sorted({*_configured(desk), *stored})
+        more = f" and {len(known) - MOST_NAMES_SHOWN} more" if len(known) > MOST_NAMES_SHOWN else ""
+        names = ", ".join(plain(name) for name in known[:MOST_NAMES_SHOWN]) or "none"
+        raise Unknown(f"No such account: {account_id!r}; known are: {names}{more}")
+
+
+def _configured(desk: Desk) -> set[str]:
+    """By our settings or the running service's: the demo with a real adapter has an accounts file of its own."""
+    notice = running_service(desk.settings)
+    return {*desk.settings.accounts, *(() if notice is None else notice.accounts)}
+
+
 def _named(desk: Desk, name: str) -> list[Stored]:
     found = desk.view.named(name)
     if not found:
@@ -558,6 +582,7 @@ def _only(found: Sequence[Stored], name: str) -> Order:
 async def _reconcile(desk: Desk) -> int:
     """0 only if everything was compared and agrees."""
     wanted = desk.options.account
+    _check_account(desk, wanted)
     notice = running_service(desk.settings)
     # On the embedded store the service alone knows what it works: the demo with a real adapter has an accounts file of its own.
     known = desk.settings.accounts if notice is None or notice.mongodb_uri is None else notice.accounts

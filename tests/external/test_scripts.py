@@ -268,6 +268,31 @@ def test_an_order_tells_its_whole_story_under_any_of_its_names(people: People) -
 
 
 @pytest.mark.parametrize(
+    "verb", [("orders", "--account"), ("positions", "--account"), ("discrepancies", "--account"), ("reconcile",)]
+)
+def test_an_unknown_account_is_said_to_be_unknown_with_those_that_are_known(
+    people: People, verb: Sequence[str], tmp_path: Path
+) -> None:
+    people.trade(order("known", "BUY", 1, 5, account_id="Known"))
+    accounts = tmp_path / "accounts.toml"
+    accounts.write_text('[accounts.Configured]\nbroker = "mock"\n', encoding="utf-8")
+    said = people.call(EXECCTL, *verb, "Knwon", ACCOUNTS_FILE=str(accounts))
+    assert said.status == 1
+    assert said.err.startswith("No such account: 'Knwon'; known are: ")
+    assert {"Configured", "Known"} <= set(said.err.strip().partition("known are: ")[2].split(", "))
+
+
+def test_what_one_account_holds_is_shown_alone(people: People, tmp_path: Path) -> None:
+    people.trade(order("mine", "BUY", 1, 5, account_id="Mine"), order("theirs", "BUY", 2, 5, account_id="Theirs"))
+    said = people.call(EXECCTL, "positions", "--account", "Mine", "--json")
+    assert [position["account_id"] for position in said.json] == ["Mine"]
+    accounts = tmp_path / "accounts.toml"
+    accounts.write_text('[accounts.Configured]\nbroker = "mock"\n', encoding="utf-8")
+    said = people.call(EXECCTL, "orders", "--account", "Configured", ACCOUNTS_FILE=str(accounts))
+    assert (said.status, said.out.splitlines()[0].strip()) == (0, "0 orders, the latest first")
+
+
+@pytest.mark.parametrize(
     "arguments",
     [("cancel", "nobody"), ("replay", "7")],
     ids=lambda arguments: arguments[0],
