@@ -1,6 +1,6 @@
 """Looks into the execution service's records and gives it a person's commands, with the service running or not; trades nothing itself.
 
-Exit status: 0 done or stored for the next start, 1 unknown id or account, refused command or store that does not answer, 2 wrong arguments or settings.
+Exit status: 0 done or stored for the next start, 1 unknown id or account, refused command, store that does not answer, 2 wrong arguments or settings.
 """
 
 from __future__ import annotations
@@ -134,9 +134,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     sub = verb("resolve", "say what became of an order in doubt", _resolve)
     sub.add_argument("name", metavar="ORDER_ID")
     sub.add_argument("--as", dest="decision", required=True, choices=DECISIONS)
-    sub.add_argument("--broker-order-id", help="with --as placed: the broker's id for it")
-    sub.add_argument("--by", required=True, help="who decided")
-    sub.add_argument("--note", required=True, help="how they know")
+    sub.add_argument("--broker-order-id", type=_words, help="with --as placed: the broker's id for it")
+    sub.add_argument("--by", type=_words, required=True, help="who decided")
+    sub.add_argument("--note", type=_words, required=True, help="how they know")
     sub = verb("discrepancies", "what our books and a broker's disagree about", _discrepancies)
     sub.add_argument("--account", help="only this account's")
     sub.add_argument("--all", action="store_true", help="closed ones too")
@@ -154,6 +154,12 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
     return int(text)
+
+
+def _words(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it must not be blank: the record keeps it")
+    return text.strip()
 
 
 # --- looking --------------------------------------------------------------------------------------------------------

@@ -337,6 +337,16 @@ def test_a_resolution_as_placed_wants_the_brokers_id(people: People) -> None:
     assert said.status == 2
 
 
+@pytest.mark.parametrize("blank", ["", "  \t"])
+@pytest.mark.parametrize("name", ["--by", "--note", "--broker-order-id"])
+def test_a_resolution_wants_words_and_no_blanks(people: People, name: str, blank: str) -> None:
+    given = {"--by": "ops", "--note": "seen", "--broker-order-id": "B-1"} | {name: blank}
+    arguments = [text for pair in given.items() for text in pair]
+    said = people.call(EXECCTL, "resolve", "x", "--as", "placed", *arguments)
+    assert said.status == 2
+    assert f"{name}: it must not be blank" in said.err
+
+
 # --- rebuilding the views ---------------------------------------------------------------------------------------------
 
 
