@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import pymongo
@@ -12,6 +13,7 @@ from pymongo.errors import PyMongoError
 
 from execution_service import store as collections
 from execution_service.core.ledger import LedgerEntry
+from execution_service.core.order import FINAL, Status
 from execution_service.core.reconcile import Discrepancy, State
 from execution_service.core.record import (
     Document,
@@ -38,6 +40,16 @@ class Waiting:
     untold_orders: int
     """Orders with news that people have not been told of."""
     open_discrepancies: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unfinished:
+    """As much of an order that has not ended as tells who has to work it."""
+
+    order_id: str
+    account_id: str
+    status: Status
+    received_at: datetime
 
 
 class DeskView:
@@ -123,6 +135,22 @@ class DeskView:
         with _watched():
             found = [discrepancy_from_document(d) for d in self._db[collections.DISCREPANCIES].find(query)]
         return sorted(found, key=lambda d: (d.opened_at, d.discrepancy_id))
+
+    def unfinished(self) -> list[Unfinished]:
+        """The oldest first."""
+        query = {"lookup": collections.UNSETTLED, "status": {"$nin": [status.value for status in FINAL]}}
+        fields = ("account_id", "status", "received_at")
+        with _watched():
+            found = self._db[collections.ORDERS].find(query, fields).sort([("received_at", 1), ("_id", 1)])
+            return [
+                Unfinished(
+                    order_id=document["_id"],
+                    account_id=document["account_id"],
+                    status=Status(document["status"]),
+                    received_at=document["received_at"],
+                )
+                for document in found
+            ]
 
     def traded_accounts(self) -> list[str]:
         """Those with orders that are not settled, or positions held, by their ids."""

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from execution_service.core.order import Status
-from execution_service.desk_view import Waiting
+from execution_service.desk_view import Unfinished, Waiting
+from execution_service.ports import Lease
+
+GRACE = timedelta(seconds=30)
+"""For a take-over, for a notice that is about to be written anew, and for the clocks of two machines."""
+MOST_SHOWN = 5
 
 
 class State(StrEnum):
@@ -47,6 +53,31 @@ def of_orders(by_status: Mapping[str, int]) -> Part:
     if not by_status.get(Status.IN_DOUBT, 0):
         return Part("orders", State.UP, counts)
     return Part("orders", State.DOWN, f"{counts}; look at the broker, then execctl resolve")
+
+
+def of_untended(unfinished: Iterable[Unfinished], worked: Collection[str], now: datetime) -> list[Part]:
+    """One row, down, where orders that have not ended are of accounts that no running service works; else none."""
+    untended: dict[str, list[str]] = {}
+    for order in unfinished:
+        if order.account_id not in worked and now - order.received_at > GRACE:
+            untended.setdefault(order.account_id, []).append(f"{order.order_id} {order.status.value}")
+    if not untended:
+        return []
+    shown = [f"{account_id}: {_some(orders)}" for account_id, orders in sorted(untended.items())[:MOST_SHOWN]]
+    more = f"; {len(untended) - MOST_SHOWN} accounts more" if len(untended) > MOST_SHOWN else ""
+    advice = "no running service works these accounts: look at the broker, configure them again and start anew"
+    return [Part("orders nobody works", State.DOWN, f"{'; '.join(shown)}{more}; {advice}")]
+
+
+def worked_accounts(accounts: Iterable[str], leases: Iterable[Lease], now: datetime) -> set[str]:
+    """`accounts`: those that the service which is alone on its store works. Where several share one, whose leases were renewed lately."""
+    fresh = (lease.desk for lease in leases if lease.holder and now - lease.renewed_at <= GRACE)
+    return {*accounts, *fresh}
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
+    return ", ".join(names[:MOST_SHOWN]) + more
 
 
 def of_discrepancies(count: int) -> Part:

@@ -20,6 +20,7 @@ if __name__ == "__main__":
 from google.api_core.exceptions import GoogleAPICallError, RetryError
 from google.cloud import pubsub_v1
 
+from execution_service.clock import SystemClock
 from execution_service.desk_view import DeskView, Waiting
 from execution_service.ports import Lease, StoreUnavailable
 from execution_service.service import notifier_of
@@ -28,7 +29,17 @@ from notifications.base import NotificationFailed
 from notifications.telegram import TelegramNotifier
 from scripts.demo_gateway import GatewayFailed, left_gateway
 from scripts.display import counted, new_console, print_json, print_table, shown_time
-from scripts.health import Part, State, of_alerts, of_discrepancies, of_orders, of_telegram, up_or_down
+from scripts.health import (
+    Part,
+    State,
+    of_alerts,
+    of_discrepancies,
+    of_orders,
+    of_telegram,
+    of_untended,
+    up_or_down,
+    worked_accounts,
+)
 from scripts.whereabouts import (
     HOW_TO_START,
     NotFound,
@@ -139,19 +150,23 @@ def _store(settings: Settings, notice: Notice | None) -> tuple[list[Part], Waiti
         milliseconds = (time.monotonic() - began) * 1000
         waiting = view.waiting()
         answers = Part("store", State.UP, f"{shown}, database {database}, answers in {milliseconds:.0f} ms")
-        return [answers, *stored_parts(view, waiting)], waiting
+        return [answers, *stored_parts(view, waiting, notice)], waiting
     except StoreUnavailable as exc:
         return [Part("store", State.DOWN, f"{shown}: {exc}")], None
     finally:
         view.close()
 
 
-def stored_parts(view: DeskView, waiting: Waiting) -> list[Part]:
+def stored_parts(view: DeskView, waiting: Waiting, notice: Notice | None) -> list[Part]:
     """What the store's records say. Raises StoreUnavailable."""
     positions = len(view.ledgers(only_open=True))
     held = [lease for lease in view.leases() if lease.holder]
+    now = SystemClock().now()
+    is_alone = notice is not None and notice.mongodb_uri is not None
+    worked = worked_accounts(notice.accounts if notice is not None and is_alone else (), held, now)
     return [
         of_orders(waiting.by_status),
+        *of_untended(view.unfinished(), worked, now),
         Part("open positions", State.UP, str(positions)),
         Part(
             "unsettled records",

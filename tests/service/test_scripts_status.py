@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import mongomock
@@ -12,9 +13,12 @@ from execution_service import store as collections
 from execution_service.core.order import Order, Status
 from execution_service.core.record import order_to_document
 from execution_service.desk_view import DeskView
+from execution_service.documents import lease_to_document
+from execution_service.ports import Lease
 from scripts.health import Part, State, of_discrepancies, of_orders, of_telegram
 from scripts.mvp_demo_status import stored_parts
-from tests.builders import identity, order_in
+from scripts.whereabouts import Notice
+from tests.builders import NOW, identity, order, order_in
 
 
 class Records:
@@ -34,13 +38,40 @@ class Records:
         self.db[collections.ORDERS].insert_one(document | {"told": {"world": number, "people": number}})
         return order
 
-    def parts(self) -> dict[str, Part]:
-        return by_name(stored_parts(self.view, self.view.waiting()))
+    def lease(self, desk: str, renewed_at: datetime) -> None:
+        lease = Lease(
+            desk=desk,
+            holder="process-1",
+            epoch=1,
+            beat=1,
+            term_seconds=8.0,
+            host="there",
+            pid=7,
+            taken_at=NOW,
+            renewed_at=renewed_at,
+        )
+        self.db[collections.LEASES].insert_one(lease_to_document(lease))
+
+    def parts(self, *worked: str) -> dict[str, Part]:
+        """With a service that is alone on the store and works these accounts; none: no service runs here, and the store is shared."""
+        notice = notice_of(*worked) if worked else None
+        return by_name(stored_parts(self.view, self.view.waiting(), notice))
 
 
 @pytest.fixture
 def records() -> Records:
     return Records()
+
+
+def notice_of(*accounts: str) -> Notice:
+    return Notice(
+        pid=1,
+        mongodb_uri="mongodb://127.0.0.1:1/",
+        mongodb_database="records",
+        pubsub_emulator_host=None,
+        google_cloud_project="project",
+        accounts={account_id: {"broker": "MOCK", "state": "CONNECTED", "trouble": ""} for account_id in accounts},
+    )
 
 
 def by_name(parts: Iterable[Part]) -> dict[str, Part]:
@@ -85,3 +116,35 @@ def test_telegram_says_what_waits_for_it(records: Records) -> None:
     found = of_telegram("no answer", is_up=False, waiting=records.view.waiting())
     assert found == Part("Telegram", State.DOWN, "no answer; 1 to be sent")
     assert of_telegram("@bot", is_up=True, waiting=None).detail == "@bot"
+
+
+def test_unfinished_orders_of_an_account_that_nobody_works_are_down_with_their_names(records: Records) -> None:
+    lost = records.keep(order_in(Status.SUBMITTED, of=identity("lost"), account_id="Gone"))
+    records.keep(order_in(Status.FILLED, of=identity("ended"), account_id="Gone"), told=0)
+    records.keep(order_in(Status.SUBMITTED, of=identity("worked"), account_id="Mine"))
+    found = records.parts("Mine")["orders nobody works"]
+    assert not found.is_up
+    assert f"Gone: {lost.order_id} SUBMITTED; no running service works" in found.detail
+    assert "Mine" not in found.detail
+    assert "orders nobody works" not in records.parts("Mine", "Gone")
+
+
+def test_an_order_that_has_just_come_is_not_said_to_be_left_alone(records: Records) -> None:
+    records.keep(order(of=identity("fresh"), account_id="New", received_at=datetime.now(UTC)))
+    assert "orders nobody works" not in records.parts("Mine")
+
+
+def test_on_a_shared_store_whoever_holds_the_lease_works_the_account(records: Records) -> None:
+    records.keep(order_in(Status.IN_DOUBT, of=identity("first"), account_id="Elsewhere"))
+    records.keep(order_in(Status.PENDING, of=identity("second"), account_id="Silent"))
+    records.lease("Elsewhere", datetime.now(UTC))
+    records.lease("Silent", NOW)
+    detail = records.parts()["orders nobody works"].detail
+    assert "Silent: " in detail
+    assert "Elsewhere" not in detail
+
+
+def test_of_very_many_orders_that_nobody_works_some_are_named(records: Records) -> None:
+    for n in range(8):
+        records.keep(order_in(Status.SUBMITTED, of=identity(f"lost-{n}"), account_id="Gone"))
+    assert "and 3 more; no running service" in records.parts("Mine")["orders nobody works"].detail
