@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 from rich.box import ASCII, ROUNDED
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from execution_service.core.alerts import plain
 
-WIDE = 240
-"""Columns where there is no terminal, so that nothing is cut in a pipe."""
+WIDE = 100_000
+"""Columns where there is no terminal, so that nothing is cut or broken in a pipe."""
+ASIDE = 0.5
+"""Of the terminal's width, at most, what may stand before a last column that is wrapped by the terminal itself."""
+NOTHING = "-"
 
 _STYLES: Mapping[str, str] = {
     "FILLED": "green",
@@ -45,16 +49,105 @@ def new_console(*, to_stderr: bool = False) -> Console:
     )
 
 
-def print_table(console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """One table; cells that are amounts, times or None are written as `cell` does."""
-    box = ROUNDED if console.is_terminal else ASCII
-    table = Table(title=Text(title), title_justify="left", box=box)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        words = [cell(value) for value in row]
-        table.add_row(*(Text(word, style=_STYLES.get(word, "")) for word in words))
-    console.print(table, soft_wrap=False)
+def print_table(
+    console: Console,
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    prose: Collection[str] = (),
+    dispensable: Sequence[str] = (),
+) -> None:
+    """One table; cells that are amounts, times or None are written as `cell` does.
+
+    No id is ever broken. On a terminal that is too narrow the columns of sentences (`prose`) are wrapped between words, then `dispensable`
+    columns are left out, the first named first; where that is not enough, there is no table but lines, which the terminal may wrap.
+    """
+    words = [[cell(value) for value in row] for row in rows]
+    kept = _kept(columns, words, prose, dispensable, console.width)
+    if kept is not None:
+        console.print(_table(console, title, columns, words, prose, kept), soft_wrap=False)
+    elif columns[-1] in prose and _needed(columns, words, (), range(len(columns) - 1)) <= console.width * ASIDE:
+        _print_lines(console, title, words)
+    else:
+        _print_cards(console, title, columns, words)
+
+
+def _kept(
+    columns: Sequence[str],
+    words: Sequence[Sequence[str]],
+    prose: Collection[str],
+    dispensable: Sequence[str],
+    width: int,
+) -> list[int] | None:
+    """The places of the columns for which there is room; None: there is none for those that must be shown."""
+    for count in range(len(dispensable) + 1):
+        kept = [n for n, column in enumerate(columns) if column not in dispensable[:count]]
+        if _needed(columns, words, prose, kept) <= width:
+            return kept
+    return None
+
+
+def _needed(columns: Sequence[str], words: Sequence[Sequence[str]], prose: Collection[str], kept: Sequence[int]) -> int:
+    """Columns of the terminal for these of the table, with its lines."""
+    return 1 + sum(3 + _least_width(columns, words, prose, n) for n in kept)
+
+
+def _least_width(columns: Sequence[str], words: Sequence[Sequence[str]], prose: Collection[str], n: int) -> int:
+    texts = [columns[n], *(row[n] for row in words)]
+    pieces = [piece for text in texts for piece in text.split()] if columns[n] in prose else texts
+    return max(map(cell_len, pieces), default=0)
+
+
+def _table(
+    console: Console,
+    title: str,
+    columns: Sequence[str],
+    words: Sequence[Sequence[str]],
+    prose: Collection[str],
+    kept: Sequence[int],
+) -> Table:
+    table = Table(title=Text(title), title_justify="left", box=ROUNDED if console.is_terminal else ASCII)
+    for n in kept:
+        is_prose = columns[n] in prose
+        table.add_column(columns[n], no_wrap=not is_prose, min_width=_least_width(columns, words, prose, n))
+    for row in words:
+        table.add_row(*(_styled(row[n]) for n in kept))
+    return table
+
+
+def _print_lines(console: Console, title: str, words: Sequence[Sequence[str]]) -> None:
+    """A line a row: its last column as long as it is, the others below each other."""
+    console.print(title)
+    widths = [max(map(cell_len, column)) for column in zip(*words, strict=True)][:-1]
+    for row in words:
+        line = Text()
+        for word, width in zip(row, widths, strict=False):
+            line.append_text(_styled(word)).append(" " * (width - cell_len(word) + 2))
+        console.print(line.append(row[-1]))
+
+
+def _print_cards(console: Console, title: str, columns: Sequence[str], words: Sequence[Sequence[str]]) -> None:
+    """Some lines a row: the first column's word, then the others that have one, each after its column's name and in one piece."""
+    console.print(title)
+    for row in words:
+        line = _styled(row[0])
+        is_first = True
+        for column, word in list(zip(columns, row, strict=True))[1:]:
+            if word == NOTHING:
+                continue
+            piece = Text.assemble((f"{column} " if column else "", "dim"), _styled(word))
+            if is_first or line.cell_len + 3 + piece.cell_len > console.width:
+                console.print(line)
+                line, is_first = Text("  "), False
+            else:
+                line.append("   ")
+            line.append_text(piece)
+        console.print(line)
+
+
+def _styled(word: str) -> Text:
+    return Text(word, style=_STYLES.get(word, ""))
 
 
 def counted(number: int, thing: str, things: str | None = None) -> str:
@@ -66,9 +159,9 @@ def cell(value: object) -> str:
     """A value as people read it: amounts exactly as stored, times in UTC, nothing as a dash."""
     match value:
         case None | "":
-            return "-"
+            return NOTHING
         case datetime():
-            return shown_time(value)
+            return table_time(value)
         case Decimal():
             return format(value, "f")
     return plain(str(value))
@@ -77,6 +170,11 @@ def cell(value: object) -> str:
 def shown_time(moment: datetime) -> str:
     """2024-11-24 10:30:10.125Z, whatever the machine's time zone."""
     return moment.astimezone(UTC).isoformat(sep=" ", timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def table_time(moment: datetime) -> str:
+    """2024-11-24 10:30:10Z: whole seconds, for tables."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
 
 
 def print_json(body: object) -> None:

@@ -38,7 +38,7 @@ from execution_service.rebuild import Rebuild
 from execution_service.settings import Settings
 from execution_service.store import MongoStore, connect
 from execution_service.threads import InPlace
-from scripts.display import counted, new_console, print_json, print_table, shown_time
+from scripts.display import counted, new_console, print_json, print_table, table_time
 from scripts.whereabouts import NotFound, opened_store, running_service, settings_or_exit, view_of
 
 OUTCOME_SECONDS = 8.0
@@ -47,6 +47,8 @@ COMPARE_SECONDS = 75.0
 LOOK_SECONDS = 0.2
 PAYLOAD_SHOWN = 2000
 MOST_NAMES_SHOWN = 20
+FACTS = ("Fact", "Value")
+"""The headings of what is told of one thing."""
 EXIT_FAILED, EXIT_ARGUMENTS = 1, 2
 DECISIONS = ("not-placed", "placed", "cancelled", "send-again")
 
@@ -172,13 +174,12 @@ async def _orders(desk: Desk) -> int:
     if desk.wants_json:
         print_json([_order_fields(stored) for stored in found])
         return 0
-    columns = ("Received", "Signal", "Leg", "Purpose", "Account", "Order", "Status", "Filled", "Average", "Reason")
+    columns = ("Signal", "Leg", "Purpose", "Account", "Order", "Status", "Filled", "Average", "Reason", "Received")
     rows = []
     for stored in found:
         order = stored.order
         rows.append(
             (
-                shown_time(order.received_at),
                 order.signal_id,
                 order.identity.leg_index,
                 order.identity.purpose.value,
@@ -188,9 +189,16 @@ async def _orders(desk: Desk) -> int:
                 order.filled_quantity,
                 order.average_price,
                 "" if order.reason is None else order.reason.code.value,
+                order.received_at,
             )
         )
-    print_table(desk.console, f"{counted(len(rows), 'order')}, the latest first", columns, rows)
+    print_table(
+        desk.console,
+        f"{counted(len(rows), 'order')}, the latest first",
+        columns,
+        rows,
+        dispensable=("Average", "Purpose", "Received"),
+    )
     return 0
 
 
@@ -306,7 +314,7 @@ def _print_story(console: Console, stored: Stored, story: Mapping[str, Any]) -> 
         ("Upstream's id", order.request.request_order_id),
         ("Broker's id", order.broker_order_id),
         ("Tags at the broker", ", ".join(order.client_order_ids)),
-        ("Published, received", f"{shown_time(order.published_at)}, {shown_time(order.received_at)}"),
+        ("Published, received", f"{table_time(order.published_at)}, {table_time(order.received_at)}"),
         ("Message", order.message_id),
         ("Entries closed", ", ".join(story["entries"])),
         (
@@ -316,15 +324,25 @@ def _print_story(console: Console, stored: Stored, story: Mapping[str, Any]) -> 
         ("Alerts for people", "up to date" if stored.told.people >= order.version else "not all sent"),
         ("Shown to others as", story["confirmation_shown"] or "no document"),
     )
-    print_table(console, f"Order {order.order_id}", ("", ""), facts)
-    events = [(e["number"], shown_time(e["at"]), e["words"], e["status"], _delivery(e)) for e in story["events"]]
-    print_table(console, "What happened", ("No.", "Time", "Event", "Status", "Confirmation"), events)
+    print_table(console, f"Order {order.order_id}", FACTS, facts, prose=FACTS[1:])
+    events = [(e["number"], e["at"], e["words"], e["status"], _delivery(e)) for e in story["events"]]
+    print_table(
+        console,
+        "What happened",
+        ("No.", "Time", "Event", "Status", "Confirmation"),
+        events,
+        prose=("Event",),
+        dispensable=("Confirmation",),
+    )
     if order.fills:
-        fills = [
-            (f.fill_id, shown_time(f.time), f.quantity, f.price, f.commission, f.commission_currency)
-            for f in order.fills
-        ]
-        print_table(console, "Fills", ("Id", "Time", "Quantity", "Price", "Commission", "Currency"), fills)
+        fills = [(f.fill_id, f.time, f.quantity, f.price, f.commission, f.commission_currency) for f in order.fills]
+        print_table(
+            console,
+            "Fills",
+            ("Id", "Time", "Quantity", "Price", "Commission", "Currency"),
+            fills,
+            dispensable=("Currency",),
+        )
     if story["exits"]:
         exits = [
             (e["signal_id"], e["leg_index"], e["order_id"], e["status"], e["filled_quantity"], e["average_price"])
@@ -333,10 +351,9 @@ def _print_story(console: Console, stored: Stored, story: Mapping[str, Any]) -> 
         print_table(console, "Exits", ("Signal", "Leg", "Order", "Status", "Filled", "Average"), exits)
     if story["commands"]:
         commands = [
-            (shown_time(c["received_at"]), c["kind"], c["status"], c["outcome"], c["command_id"])
-            for c in story["commands"]
+            (c["received_at"], c["kind"], c["status"], c["outcome"], c["command_id"]) for c in story["commands"]
         ]
-        print_table(console, "Commands", ("Time", "Command", "State", "Outcome", "Id"), commands)
+        print_table(console, "Commands", ("Time", "Command", "State", "Outcome", "Id"), commands, prose=("Outcome",))
 
 
 def _delivery(event: Mapping[str, Any]) -> str:
@@ -366,7 +383,13 @@ async def _positions(desk: Desk) -> int:
         "updated_at",
     )
     cells = [[row[name] for name in names] for row in rows]
-    print_table(desk.console, counted(len(cells), "open position"), columns, cells)
+    print_table(
+        desk.console,
+        counted(len(cells), "open position"),
+        columns,
+        cells,
+        dispensable=("Opened", "Changed", "Realised"),
+    )
     return 0
 
 
@@ -428,18 +451,19 @@ async def _dead_letters(desk: Desk) -> int:
     if message_id is not None:
         letter = letters[0]
         facts = [(name, value) for name, value in _letter_fields(letter).items() if name != "payload"]
-        print_table(desk.console, f"Dead letter {plain(letter.message_id)}", ("", ""), facts)
+        print_table(desk.console, f"Dead letter {plain(letter.message_id)}", FACTS, facts, prose=FACTS[1:])
         text = letter.payload.decode("utf-8", "replace")
         rest = f"\n… {len(text) - PAYLOAD_SHOWN} characters more: --json" if len(text) > PAYLOAD_SHOWN else ""
         lines = "\n".join(plain(line) for line in text[:PAYLOAD_SHOWN].splitlines())
         desk.console.print(lines + rest)
         return 0
-    rows = [(shown_time(x.received_at), x.message_id, len(x.payload), x.reason) for x in letters]
+    rows = [(x.received_at, x.message_id, len(x.payload), x.reason) for x in letters]
     print_table(
         desk.console,
         f"{counted(len(rows), 'dead letter')}, the latest first",
         ("Received", "Message", "Bytes", "Reason"),
         rows,
+        prose=("Reason",),
     )
     return 0
 
@@ -480,7 +504,7 @@ async def _discrepancies(desk: Desk) -> int:
         )
     kind = "" if desk.options.all else "open "
     count = counted(len(rows), f"{kind}discrepancy", f"{kind}discrepancies")
-    print_table(desk.console, f"{count}, the oldest first", columns, rows)
+    print_table(desk.console, f"{count}, the oldest first", columns, rows, prose=("Ours", "The broker's", "To do"))
     return 0
 
 

@@ -226,6 +226,7 @@ def _show(settings: Settings, notice: Notice, gateway: Gateway | None, console: 
             ("data", settings.data_dir),
             ("logs", settings.log_dir),
         ),
+        prose=("Where",),
     )
     console.print("Next:")
     for command in (

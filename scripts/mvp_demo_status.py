@@ -28,7 +28,7 @@ from execution_service.settings import Settings
 from notifications.base import NotificationFailed
 from notifications.telegram import TelegramNotifier
 from scripts.demo_gateway import GatewayFailed, left_gateway
-from scripts.display import counted, new_console, print_json, print_table, shown_time
+from scripts.display import counted, new_console, print_json, print_table, table_time
 from scripts.health import (
     Part,
     State,
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_json({"up": are_all_up, "parts": [part.fields for part in parts]})
     else:
         rows = [(part.name, part.state.value, part.detail) for part in parts]
-        print_table(new_console(), "Execution service", ("Part", "State", "Detail"), rows)
+        print_table(new_console(), "Execution service", ("Part", "State", "Detail"), rows, prose=("Detail",))
     return 0 if are_all_up else EXIT_DOWN
 
 
@@ -256,7 +256,7 @@ def _log(path: Path, *, is_first: bool = False) -> Part:
         return Part(name, up_or_down(not is_first), f"{path}: not written yet")
     except OSError as exc:
         return Part(name, State.DOWN, f"{path}: {exc.strerror}")
-    return Part(name, State.UP, f"{path}, last written {shown_time(written)}")
+    return Part(name, State.UP, f"{path}, last written {table_time(written)}")
 
 
 if __name__ == "__main__":
