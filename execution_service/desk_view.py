@@ -91,6 +91,10 @@ class DeskView:
         """The orders that this may mean: a signal's id, our order id, upstream's, the broker's, or our tag at the broker."""
         return self.load([name]) or self._found({"lookup": {"$in": [f"{kind}:{name}" for kind in _NAMES]}})
 
+    def signals(self, names: Sequence[str]) -> list[Stored]:
+        """The orders of these signals, by their ids or those of `signal_store`."""
+        return self._found({"lookup": {"$in": [f"signal:{name}" for name in names]}})
+
     def exits_of(self, names: Sequence[str]) -> list[Stored]:
         """Exits that name one of these entries."""
         return self._found({"lookup": {"$in": [f"exit_of:{name}" for name in names]}})

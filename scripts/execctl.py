@@ -39,6 +39,7 @@ from execution_service.settings import Settings
 from execution_service.store import MongoStore, connect
 from execution_service.threads import InPlace
 from scripts.display import counted, new_console, print_json, print_table, table_time
+from scripts.waits import waits_for
 from scripts.whereabouts import NotFound, opened_store, running_service, settings_or_exit, view_of
 
 OUTCOME_SECONDS = 8.0
@@ -276,6 +277,7 @@ def _story(desk: Desk, stored: Stored) -> dict[str, Any]:
             }
             for happening in happenings(order)
         ],
+        "waits_for": waits_for(desk.view, order, SystemClock().now()),
         "fills": [asdict(fill) for fill in order.fills],
         "realized_pnl": stored.told.realized_pnl if order.fills else None,
         "entries": list(order.request.entry_refs) if isinstance(order.request, OrderRequest) else [],
@@ -305,6 +307,7 @@ def _print_story(console: Console, stored: Stored, story: Mapping[str, Any]) -> 
         ("Signal", f"{order.signal_id}, leg {order.identity.leg_index}, {order.identity.purpose.value}"),
         ("Order", f"{_what(order)} for {order.request.account_id}, {order.request.strategy}"),
         ("Status", order.status.value),
+        ("Waits for", _waits(order, story["waits_for"])),
         ("Reason", "" if order.reason is None else f"{order.reason.code}: {order.reason.message}"),
         ("Filled", f"{order.filled_quantity:f} of {'?' if order.quantity is None else format(order.quantity, 'f')}"),
         ("Average price", order.average_price),
@@ -354,6 +357,12 @@ def _print_story(console: Console, stored: Stored, story: Mapping[str, Any]) -> 
             (c["received_at"], c["kind"], c["status"], c["outcome"], c["command_id"]) for c in story["commands"]
         ]
         print_table(console, "Commands", ("Time", "Command", "State", "Outcome", "Id"), commands, prose=("Outcome",))
+
+
+def _waits(order: Order, phrases: Sequence[str]) -> str:
+    if order.status is not Status.PENDING:
+        return ""
+    return plain("; ".join(phrases)) or "no other order: see its account in mvp_demo_status"
 
 
 def _delivery(event: Mapping[str, Any]) -> str:

@@ -4,53 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any
 
-import mongomock
 import pytest
 
 from execution_service import store as collections
-from execution_service.core.order import Order, Status
-from execution_service.core.record import order_to_document
-from execution_service.desk_view import DeskView
-from execution_service.documents import lease_to_document
-from execution_service.ports import Lease
+from execution_service.core.order import Status
 from scripts.health import Part, State, of_discrepancies, of_orders, of_telegram
 from scripts.mvp_demo_status import stored_parts
 from scripts.whereabouts import Notice
 from tests.builders import NOW, identity, order, order_in
+from tests.service.script_records import Records
 
 
-class Records:
-    """A store of their own for the records of one test."""
-
-    def __init__(self) -> None:
-        self.client: Any = mongomock.MongoClient(tz_aware=True)
-        self.db = self.client["records"]
-        self.view = DeskView(self.client, "records")
-
-    def keep(self, order: Order, *, told: int | None = None) -> Order:
-        """`told`: the number of the last event that was delivered; all of them unless given."""
-        number = order.version if told is None else told
-        is_settled = order.status.is_final and number >= order.version
-        document = order_to_document(order)
-        document["lookup"] += [] if is_settled else [collections.UNSETTLED]
-        self.db[collections.ORDERS].insert_one(document | {"told": {"world": number, "people": number}})
-        return order
-
-    def lease(self, desk: str, renewed_at: datetime) -> None:
-        lease = Lease(
-            desk=desk,
-            holder="process-1",
-            epoch=1,
-            beat=1,
-            term_seconds=8.0,
-            host="there",
-            pid=7,
-            taken_at=NOW,
-            renewed_at=renewed_at,
-        )
-        self.db[collections.LEASES].insert_one(lease_to_document(lease))
+class Table(Records):
+    """The rows of the status table about those records."""
 
     def parts(self, *worked: str) -> dict[str, Part]:
         """With a service that is alone on the store and works these accounts; none: no service runs here, and the store is shared."""
@@ -59,8 +26,8 @@ class Records:
 
 
 @pytest.fixture
-def records() -> Records:
-    return Records()
+def records() -> Table:
+    return Table()
 
 
 def notice_of(*accounts: str) -> Notice:
@@ -78,7 +45,7 @@ def by_name(parts: Iterable[Part]) -> dict[str, Part]:
     return {part.name: part for part in parts}
 
 
-def test_orders_in_doubt_are_down(records: Records) -> None:
+def test_orders_in_doubt_are_down(records: Table) -> None:
     records.keep(order_in(Status.FILLED, of=identity("well")))
     assert records.parts()["orders"] == Part("orders", State.UP, "1 FILLED")
     records.keep(order_in(Status.IN_DOUBT, of=identity("doubted")))
@@ -100,7 +67,7 @@ def test_an_open_discrepancy_wants_a_look_and_is_not_down() -> None:
     assert "execctl discrepancies" in found.detail
 
 
-def test_news_of_orders_that_people_were_not_told_are_counted_as_not_sent(records: Records) -> None:
+def test_news_of_orders_that_people_were_not_told_are_counted_as_not_sent(records: Table) -> None:
     records.keep(order_in(Status.FILLED, of=identity("told")))
     assert records.parts()["alerts not sent"] == Part("alerts not sent", State.UP, "0")
     records.keep(order_in(Status.FILLED, of=identity("untold")), told=2)
@@ -110,7 +77,7 @@ def test_news_of_orders_that_people_were_not_told_are_counted_as_not_sent(record
     assert found.detail.startswith("2: 1 about orders, 1 of no order")
 
 
-def test_telegram_says_what_waits_for_it(records: Records) -> None:
+def test_telegram_says_what_waits_for_it(records: Table) -> None:
     assert of_telegram("@bot", is_up=True, waiting=records.view.waiting()).detail == "@bot; nothing waits"
     records.keep(order_in(Status.FILLED, of=identity("untold")), told=2)
     found = of_telegram("no answer", is_up=False, waiting=records.view.waiting())
@@ -118,7 +85,7 @@ def test_telegram_says_what_waits_for_it(records: Records) -> None:
     assert of_telegram("@bot", is_up=True, waiting=None).detail == "@bot"
 
 
-def test_unfinished_orders_of_an_account_that_nobody_works_are_down_with_their_names(records: Records) -> None:
+def test_unfinished_orders_of_an_account_that_nobody_works_are_down_with_their_names(records: Table) -> None:
     lost = records.keep(order_in(Status.SUBMITTED, of=identity("lost"), account_id="Gone"))
     records.keep(order_in(Status.FILLED, of=identity("ended"), account_id="Gone"), told=0)
     records.keep(order_in(Status.SUBMITTED, of=identity("worked"), account_id="Mine"))
@@ -129,12 +96,12 @@ def test_unfinished_orders_of_an_account_that_nobody_works_are_down_with_their_n
     assert "orders nobody works" not in records.parts("Mine", "Gone")
 
 
-def test_an_order_that_has_just_come_is_not_said_to_be_left_alone(records: Records) -> None:
+def test_an_order_that_has_just_come_is_not_said_to_be_left_alone(records: Table) -> None:
     records.keep(order(of=identity("fresh"), account_id="New", received_at=datetime.now(UTC)))
     assert "orders nobody works" not in records.parts("Mine")
 
 
-def test_on_a_shared_store_whoever_holds_the_lease_works_the_account(records: Records) -> None:
+def test_on_a_shared_store_whoever_holds_the_lease_works_the_account(records: Table) -> None:
     records.keep(order_in(Status.IN_DOUBT, of=identity("first"), account_id="Elsewhere"))
     records.keep(order_in(Status.PENDING, of=identity("second"), account_id="Silent"))
     records.lease("Elsewhere", datetime.now(UTC))
@@ -144,7 +111,7 @@ def test_on_a_shared_store_whoever_holds_the_lease_works_the_account(records: Re
     assert "Elsewhere" not in detail
 
 
-def test_of_very_many_orders_that_nobody_works_some_are_named(records: Records) -> None:
+def test_of_very_many_orders_that_nobody_works_some_are_named(records: Table) -> None:
     for n in range(8):
         records.keep(order_in(Status.SUBMITTED, of=identity(f"lost-{n}"), account_id="Gone"))
     assert "and 3 more; no running service" in records.parts("Mine")["orders nobody works"].detail

@@ -1,0 +1,39 @@
+"""What an order that is stored and not sent waits for, as far as the store tells; the rest its account's row in the status table tells."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from execution_service.core.decide import exit_allowance
+from execution_service.core.order import Order, OrderRequest, Purpose, Status
+from execution_service.desk_view import DeskView
+
+
+def waits_for(view: DeskView, order: Order, now: datetime) -> list[str]:
+    """A phrase for each order that is waited for; none for an order that is not PENDING. Raises StoreUnavailable."""
+    if order.status is not Status.PENDING or not isinstance(order.request, OrderRequest):
+        return []
+    return [*_being_looked_for(view, order, order.request), *_unfinished_entries(view, order, order.request, now)]
+
+
+def _being_looked_for(view: DeskView, order: Order, request: OrderRequest) -> list[str]:
+    """Those that were perhaps sent: until they are found, nothing follows them."""
+    stored = view.orders(status=Status.SUBMITTING.value, account_id=request.account_id)
+    same = [s.order for s in stored if s.order.accepted_request.instrument.key == request.instrument.key]
+    return [f"{_named(other)}, perhaps sent and being looked for" for other in same if other.order_id != order.order_id]
+
+
+def _unfinished_entries(view: DeskView, order: Order, request: OrderRequest, now: datetime) -> list[str]:
+    if order.identity.purpose is not Purpose.EXIT or not request.entry_refs:
+        return []
+    called = [stored.order for stored in view.signals(request.entry_refs)]
+    exits = [stored.order for stored in view.exits_of(request.entry_refs)]
+    if exit_allowance(order, called, exits, now) is not None:
+        return []
+    entries = [other for other in called if other.identity.purpose is Purpose.ENTRY]
+    unfinished = [other for other in entries if not other.status.is_final]
+    return [f"its entry {_named(other)}" for other in unfinished] or ["the leg of its entry that it closes"]
+
+
+def _named(order: Order) -> str:
+    return f"{order.order_id} {order.status.value} (signal {order.signal_id})"

@@ -1,0 +1,48 @@
+"""A store of their own for the records that the tests of the scripts look at; no tests here."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import mongomock
+
+from execution_service import store as collections
+from execution_service.core.order import Order
+from execution_service.core.record import order_to_document
+from execution_service.desk_view import DeskView
+from execution_service.documents import lease_to_document
+from execution_service.ports import Lease
+from tests.builders import NOW
+
+
+class Records:
+    """The store of one test, and the view of it that scripts have."""
+
+    def __init__(self) -> None:
+        self.client: Any = mongomock.MongoClient(tz_aware=True)
+        self.db = self.client["records"]
+        self.view = DeskView(self.client, "records")
+
+    def keep(self, order: Order, *, told: int | None = None) -> Order:
+        """`told`: the number of the last event that was delivered; all of them unless given."""
+        number = order.version if told is None else told
+        is_settled = order.status.is_final and number >= order.version
+        document = order_to_document(order)
+        document["lookup"] += [] if is_settled else [collections.UNSETTLED]
+        self.db[collections.ORDERS].insert_one(document | {"told": {"world": number, "people": number}})
+        return order
+
+    def lease(self, desk: str, renewed_at: datetime) -> None:
+        lease = Lease(
+            desk=desk,
+            holder="process-1",
+            epoch=1,
+            beat=1,
+            term_seconds=8.0,
+            host="there",
+            pid=7,
+            taken_at=NOW,
+            renewed_at=renewed_at,
+        )
+        self.db[collections.LEASES].insert_one(lease_to_document(lease))
