@@ -33,6 +33,8 @@ _STYLES: Mapping[str, str] = {
     "DOWN": "bold red",
     "look": "bold yellow",
     "waiting": "yellow",
+    "idle": "dim",
+    "off": "dim",
 }
 
 

@@ -10,10 +10,12 @@ from enum import StrEnum
 from execution_service.core.order import Status
 from execution_service.desk_view import Unfinished, Waiting
 from execution_service.ports import Lease
+from scripts.display import counted
 
 GRACE = timedelta(seconds=30)
 """For a take-over, for a notice that is about to be written anew, and for the clocks of two machines."""
 MOST_SHOWN = 5
+MOST_ACCOUNTS_SHOWN = 20
 
 
 class State(StrEnum):
@@ -24,6 +26,8 @@ class State(StrEnum):
     """A person should look at it; it may be meant as it is."""
     WAITING = "waiting"
     """On its way, and goes by itself."""
+    IDLE = "idle"
+    """Nothing is to be done for it at present."""
     OFF = "off"
     """By the operator's own choice."""
 
@@ -67,6 +71,28 @@ def of_untended(unfinished: Iterable[Unfinished], worked: Collection[str], now: 
     more = f"; {len(untended) - MOST_SHOWN} accounts more" if len(untended) > MOST_SHOWN else ""
     advice = "no running service works these accounts: look at the broker, configure them again and start anew"
     return [Part("orders nobody works", State.DOWN, f"{'; '.join(shown)}{more}; {advice}")]
+
+
+def of_accounts_at_rest(known: Iterable[str], held: Mapping[str, int], *, is_any_served: bool) -> list[Part]:
+    """Rows for accounts of the records that no service works, and that have no order at work.
+
+    `held`: the open positions of each that has some. `is_any_served`: an account need not be configured; where it must be, those that hold
+    nothing are no news, and one that does is compared by nobody.
+    """
+    accounts = sorted(known if is_any_served else held)
+    shown = accounts if len(accounts) <= MOST_ACCOUNTS_SHOWN else [each for each in accounts if each in held]
+    shown = shown[:MOST_ACCOUNTS_SHOWN]
+    parts = [_at_rest(account_id, held.get(account_id, 0), is_any_served) for account_id in shown]
+    left_out = len(accounts) - len(shown)
+    return [*parts, *([Part("accounts at rest", State.IDLE, f"{left_out} more")] if left_out else [])]
+
+
+def _at_rest(account_id: str, positions: int, is_any_served: bool) -> Part:
+    holds = f"holds {counted(positions, 'open position')}" if positions else "holds nothing"
+    if is_any_served:
+        return Part(f"account {account_id}", State.IDLE, f"{holds}, no order at work")
+    why = "no running service works it, and nobody compares its books with the broker's"
+    return Part(f"account {account_id}", State.LOOK, f"{holds}; {why}")
 
 
 def worked_accounts(accounts: Iterable[str], leases: Iterable[Lease], now: datetime) -> set[str]:

@@ -7,7 +7,7 @@ import asyncio
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from google.api_core.exceptions import GoogleAPICallError, RetryError
 from google.cloud import pubsub_v1
 
 from execution_service.clock import SystemClock
+from execution_service.core.ledger import LedgerEntry
 from execution_service.desk_view import DeskView, Waiting
 from execution_service.ports import Lease, StoreUnavailable
 from execution_service.service import notifier_of
@@ -30,8 +31,10 @@ from notifications.telegram import TelegramNotifier
 from scripts.demo_gateway import GatewayFailed, left_gateway
 from scripts.display import counted, new_console, print_json, print_table, table_time
 from scripts.health import (
+    MOST_ACCOUNTS_SHOWN,
     Part,
     State,
+    of_accounts_at_rest,
     of_alerts,
     of_discrepancies,
     of_orders,
@@ -53,8 +56,9 @@ from scripts.whereabouts import (
 )
 
 CALL_SECONDS = 4.0
+MOCK = "MOCK"
+"""What the service's notice calls the mock broker."""
 EXIT_DOWN = 1
-MOST_ACCOUNTS_SHOWN = 20
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -159,15 +163,18 @@ def _store(settings: Settings, notice: Notice | None) -> tuple[list[Part], Waiti
 
 def stored_parts(view: DeskView, waiting: Waiting, notice: Notice | None) -> list[Part]:
     """What the store's records say. Raises StoreUnavailable."""
-    positions = len(view.ledgers(only_open=True))
+    positions = view.ledgers(only_open=True)
+    unfinished = view.unfinished()
     held = [lease for lease in view.leases() if lease.holder]
     now = SystemClock().now()
     is_alone = notice is not None and notice.mongodb_uri is not None
     worked = worked_accounts(notice.accounts if notice is not None and is_alone else (), held, now)
+    busy = {*worked, *(order.account_id for order in unfinished)}
     return [
+        *([] if notice is None else _accounts_at_rest(notice, view.accounts(), busy, positions)),
         of_orders(waiting.by_status),
-        *of_untended(view.unfinished(), worked, now),
-        Part("open positions", State.UP, str(positions)),
+        *of_untended(unfinished, worked, now),
+        Part("open positions", State.UP, str(len(positions))),
         Part(
             "unsettled records",
             State.UP,
@@ -183,6 +190,16 @@ def stored_parts(view: DeskView, waiting: Waiting, notice: Notice | None) -> lis
         of_discrepancies(waiting.open_discrepancies),
         of_alerts(waiting),
     ]
+
+
+def _accounts_at_rest(
+    notice: Notice, known: Sequence[str], busy: Collection[str], positions: Sequence[LedgerEntry]
+) -> list[Part]:
+    """On the mock broker any name is an account, and is let go when it has had nothing to do for some time."""
+    is_any_served = all(said["broker"] == MOCK for said in notice.accounts.values())
+    at_rest = set(known) - set(busy) - set(notice.accounts)
+    held = Counter(entry.key.account_id for entry in positions if entry.key.account_id in at_rest)
+    return of_accounts_at_rest(at_rest, held, is_any_served=is_any_served)
 
 
 def _held_by(held: Sequence[Lease]) -> str:

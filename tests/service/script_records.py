@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import mongomock
 
 from execution_service import store as collections
+from execution_service.core.ledger import LedgerEntry, LedgerKey
 from execution_service.core.order import Order
-from execution_service.core.record import order_to_document
+from execution_service.core.position import Position
+from execution_service.core.record import ledger_to_document, order_to_document
 from execution_service.desk_view import DeskView
 from execution_service.documents import lease_to_document
 from execution_service.ports import Lease
-from tests.builders import NOW
+from tests.builders import NOW, instrument
 
 
 class Records:
@@ -46,3 +49,9 @@ class Records:
             renewed_at=renewed_at,
         )
         self.db[collections.LEASES].insert_one(lease_to_document(lease))
+
+    def hold(self, account_id: str) -> None:
+        held = Position(quantity=Decimal(5), cost=Decimal(50))
+        key = LedgerKey(account_id=account_id, strategy="momentum", instrument_key="AAPL|STOCK")
+        entry = LedgerEntry(key=key, instrument=instrument(), position=held)
+        self.db[collections.POSITIONS].insert_one(ledger_to_document(entry))

@@ -9,7 +9,7 @@ import pytest
 
 from execution_service import store as collections
 from execution_service.core.order import Status
-from scripts.health import Part, State, of_discrepancies, of_orders, of_telegram
+from scripts.health import Part, State, of_accounts_at_rest, of_discrepancies, of_orders, of_telegram
 from scripts.mvp_demo_status import stored_parts
 from scripts.whereabouts import Notice
 from tests.builders import NOW, identity, order, order_in
@@ -115,3 +115,29 @@ def test_of_very_many_orders_that_nobody_works_some_are_named(records: Table) ->
     for n in range(8):
         records.keep(order_in(Status.SUBMITTED, of=identity(f"lost-{n}"), account_id="Gone"))
     assert "and 3 more; no running service" in records.parts("Mine")["orders nobody works"].detail
+
+
+def test_an_account_that_is_let_go_is_idle_while_the_store_knows_of_it(records: Table) -> None:
+    records.hold("Holds")
+    records.keep(order_in(Status.FILLED, of=identity("ended"), account_id="Traded"))
+    found = records.parts("Mine")
+    assert found["account Holds"] == Part("account Holds", State.IDLE, "holds 1 open position, no order at work")
+    assert found["account Traded"] == Part("account Traded", State.IDLE, "holds nothing, no order at work")
+    assert "account Holds" not in records.parts("Mine", "Holds")
+
+
+def test_an_account_with_orders_at_work_is_not_at_rest(records: Table) -> None:
+    records.keep(order_in(Status.SUBMITTED, of=identity("lost"), account_id="Gone"))
+    assert "account Gone" not in records.parts("Mine")
+
+
+def test_a_holding_where_accounts_must_be_configured_wants_a_look() -> None:
+    (found,) = of_accounts_at_rest(["Misspelt", "Gone"], {"Gone": 2}, is_any_served=False)
+    assert (found.name, found.state) == ("account Gone", State.LOOK)
+    assert found.detail.startswith("holds 2 open positions; no running service works it")
+
+
+def test_of_many_accounts_at_rest_those_that_hold_something_are_named() -> None:
+    found = of_accounts_at_rest([f"made-up-{n}" for n in range(30)], {"made-up-7": 1}, is_any_served=True)
+    assert [part.name for part in found] == ["account made-up-7", "accounts at rest"]
+    assert found[-1].detail == "29 more"
