@@ -214,7 +214,7 @@ def test_a_rejection_has_an_exit_status_of_its_own(people: People) -> None:
 
 def test_an_exit_wants_its_entry_named_and_then_closes_it(people: People) -> None:
     said = people.call(SEND, "--file", "cerebro_equity_exit_1.json")
-    assert said.status == 1
+    assert said.status == 2
     assert "--entry" in said.err
     opened = people.call(SEND, "--file", "cerebro_equity_entry_1.json", "--signal-id", "to-close", "--account-id", "E")
     assert opened.status == 0, opened.err
@@ -227,8 +227,13 @@ def test_an_exit_wants_its_entry_named_and_then_closes_it(people: People) -> Non
 
 def test_a_sample_that_is_not_there_is_answered_with_those_that_are(people: People) -> None:
     said = people.call(SEND, "--file", "nothing.json")
-    assert said.status == 1
+    assert said.status == 2
     assert "equity_simple_signal_1.json" in said.err
+
+
+def test_its_help_tells_every_exit_status(people: People) -> None:
+    said = people.call(SEND, "--help")
+    assert "3 rejected or a dead letter" in " ".join(said.out.split())
 
 
 def test_without_a_service_the_signal_is_not_sent(people: People, tmp_path: Path) -> None:
@@ -424,7 +429,10 @@ def test_execctl_works_while_the_service_is_stopped_and_its_commands_are_carried
     assert people.start(MOCK_FILL_DELAY_SECONDS="600").status == 0
     sent = people.call(SEND, "--file", "equity_stop_limit_1.json", "--signal-id", "rests", "--timeout", "0.5")
     assert sent.status == 1
-    assert "no end within 0.5 s: rests" in sent.out
+    assert "no end within 0.5 s: rests is " in sent.out
+    rests = people.call(SEND, "--file", "equity_stop_limit_1.json", "--signal-id", "rests", "--timeout", "2")
+    assert "no end within 2 s: rests is SUBMITTED: it works at the broker\n" in rests.out
+    assert "is the service running" not in rests.out
     people.call(SEND, "--file", "equity_limit_1.json", "--signal-id", "decided", "--no-wait")
     people.call(SEND, "--file", "equity_limit_1.json", "--signal-id", "later", "--no-wait")
 

@@ -57,6 +57,7 @@ LOOK_SECONDS = 0.1
 LOOK_AT_MANY_SECONDS = 1.0
 MANY = 12
 """With more orders than these only their number and their ends are shown."""
+NAMED_AT_MOST = 5
 GRACE_SECONDS = 3.0
 """How long a confirmation is waited for after the record says that it was published."""
 
@@ -65,6 +66,10 @@ EXIT_FAILED, EXIT_ARGUMENTS, EXIT_REJECTED = 1, 2, 3
 
 class CannotSend(Exception):
     """The message says what is missing and what to do."""
+
+
+class WrongArguments(CannotSend):
+    """What was asked for cannot be made; the message says what can."""
 
 
 @dataclass(slots=True)
@@ -105,6 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bodies = _bodies(options)
         with _Wire(settings, options) as wire:
             return _run(wire, bodies, options, console)
+    except WrongArguments as exc:
+        print(f"Cannot send: {exc}", file=sys.stderr)
+        return EXIT_ARGUMENTS
     except (CannotSend, ServiceNotFound) as exc:
         print(f"Cannot send: {exc}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -115,7 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Publishes a sample order and follows it to its end.",
-        epilog="Exit status: 0 ended and not rejected, 3 rejected, 1 not sent or no end in time, 2 wrong arguments.",
+        epilog="Exit status: 0 ended and not rejected, 3 rejected or a dead letter, 1 not sent or no end in time, "
+        "2 wrong arguments or settings.",
     )
     parser.add_argument("--file", required=True, help="a sample's name (they lie beside this script) or a path")
     parser.add_argument("--account-id", "--account", help="another account than the sample's")
@@ -150,11 +159,11 @@ def _positive(text: str) -> int:
 
 
 def _bodies(options: argparse.Namespace) -> list[bytes]:
-    """Every message, legs one after the other. Raises CannotSend."""
+    """Every message, legs one after the other. Raises WrongArguments."""
     path = _sample(options.file)
     text = path.read_text(encoding="utf-8")
     if "{entry}" in text and options.entry is None:
-        raise CannotSend(f"{path.name} is an exit: name the signal id of the entry that it closes with --entry")
+        raise WrongArguments(f"{path.name} is an exit: name the signal id of the entry that it closes with --entry")
     now = datetime.now(UTC)
     bodies = []
     for n in range(1, options.count + 1):
@@ -164,7 +173,7 @@ def _bodies(options: argparse.Namespace) -> list[bytes]:
         try:
             sample = json.loads(filled)
         except ValueError as exc:
-            raise CannotSend(f"{path} is not JSON: {exc}") from exc
+            raise WrongArguments(f"{path} is not JSON: {exc}") from exc
         legs = sample if isinstance(sample, list) else [sample]
         signal_id = None if options.signal_id is None else options.signal_id + suffix
         bodies += [json.dumps(_changed(leg, signal_id, options, now)).encode() for leg in legs]
@@ -176,7 +185,7 @@ def _sample(name: str) -> Path:
         if path.is_file():
             return path
     known = ", ".join(sorted(p.name for p in HERE.glob("*.json")))
-    raise CannotSend(f"there is no sample {name!r}; here are: {known}")
+    raise WrongArguments(f"there is no sample {name!r}; here are: {known}")
 
 
 def _changed(leg: Any, signal_id: str | None, options: argparse.Namespace, now: datetime) -> Any:
@@ -421,12 +430,32 @@ def _conclude(
         if story.is_short:
             story.say(f"of {len(orders)} orders: " + ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
         if code == EXIT_FAILED:
-            late = [one.name for one in orders if one.status is None or Status(one.status) not in FINAL]
-            story.say(f"no end within {options.timeout:g} s: {', '.join(late[:5])}; is the service running?")
+            late = [one for one in orders if one.status is None or Status(one.status) not in FINAL]
+            story.say(f"no end within {options.timeout:g} s: {_known(wire, late)}")
     _show_where_next(wire, orders, story)
     if options.json:
         print_json({"exit": code, "orders": [_json(one) for one in orders]})
     return code
+
+
+def _known(wire: _Wire, late: Sequence[Followed]) -> str:
+    """What can be said of orders that have not ended."""
+    more = f" and {len(late) - NAMED_AT_MOST} more" if len(late) > NAMED_AT_MOST else ""
+    words = [f"{one.name} {_state(one)}" for one in late[:NAMED_AT_MOST]]
+    if any(one.status is None for one in late) and not wire.is_running_here:
+        more += "; is a service running?"
+    return ", ".join(words) + more
+
+
+def _state(one: Followed) -> str:
+    match one.status:
+        case None:
+            return "was not heard of"
+        case Status.PENDING:
+            return "is PENDING: stored, and not sent yet"
+        case Status.SUBMITTED | Status.PARTIALLY_FILLED as status:
+            return f"is {status}: it works at the broker"
+    return f"is {one.status}"
 
 
 def _exit_code(orders: Sequence[Followed], options: argparse.Namespace, *, has_unusable: bool) -> int:
