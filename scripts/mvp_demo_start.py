@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--broker", default=MOCK, type=str.lower, help=f"what serves the demo's accounts: {', '.join(BROKERS)}"
     )
-    parser.add_argument("--stop", action="store_true", help="stop what runs")
+    parser.add_argument("--stop", action="store_true", help="stop what was started so")
     parser.add_argument(
         "--faults",
         metavar="SEED[:RATE]",
@@ -167,6 +167,7 @@ def _start_service(
         while process.poll() is None and time.monotonic() < end:
             notice = running_service(settings)
             if notice is not None and notice.pid == process.pid:
+                _started(settings).write_text(f"{process.pid}\n", encoding="utf-8")
                 return notice
             time.sleep(LOOK_SECONDS)
     notice = running_service(settings)
@@ -185,8 +186,16 @@ def _start_service(
 
 def _stop(settings: Settings, notice: Notice | None, console: Console) -> int:
     if notice is not None:
+        if not _is_started_here(settings, notice):
+            print(
+                f"Process {notice.pid} was not started by mvp_demo_start.py, and is left running: end it where it was started "
+                f"(Ctrl-C), or with kill {notice.pid}",
+                file=sys.stderr,
+            )
+            return EXIT_FAILED
         if not _has_stopped(notice, console):
             return EXIT_FAILED
+        _started(settings).unlink(missing_ok=True)
         console.print(f"Stopped: process {notice.pid}. Working orders stay at the broker.")
     gateway_pid = stop_gateway(settings)
     if gateway_pid is not None:
@@ -194,6 +203,18 @@ def _stop(settings: Settings, notice: Notice | None, console: Console) -> int:
     if notice is None and gateway_pid is None:
         console.print("Nothing runs.")
     return 0
+
+
+def _started(settings: Settings) -> Path:
+    """The file with the number of the process that was started here last."""
+    return settings.data_dir / "mvp_demo_start.pid"
+
+
+def _is_started_here(settings: Settings, notice: Notice) -> bool:
+    try:
+        return _started(settings).read_text(encoding="utf-8").strip() == str(notice.pid)
+    except FileNotFoundError:
+        return False
 
 
 def _has_stopped(notice: Notice, console: Console) -> bool:

@@ -464,6 +464,20 @@ def test_execctl_works_while_the_service_is_stopped_and_its_commands_are_carried
         wait_until(lambda: orders.find_one({"signal_id": "later", "status": "CANCELLED"}), "the stored cancel is done")
 
 
+def test_a_service_that_was_started_otherwise_is_not_stopped(tmp_path: Path) -> None:
+    elsewhere = People(tmp_path)
+    elsewhere.service.start()
+    try:
+        pid = elsewhere.service.endpoints()["pid"]
+        said = elsewhere.call(START, "--stop")
+        assert said.status == 1
+        assert f"Process {pid} was not started by mvp_demo_start.py, and is left running" in said.err
+        assert psutil.pid_exists(pid)
+        assert elsewhere.service.endpoints()["pid"] == pid
+    finally:
+        elsewhere.service.stop()
+
+
 def test_where_nothing_was_ever_stored_execctl_says_so_and_makes_nothing(people: People, tmp_path: Path) -> None:
     said = people.call(EXECCTL, "orders", DATA_DIR=str(tmp_path / "empty"))
     assert said.status == 1
