@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,10 @@ PROGRAMS = [
     "scripts/kite_login.py",
     "scripts/mvp_demo_start.py",
     "scripts/mvp_demo_status.py",
+    "scripts/send_test_signal.py",
     "tests/signals_testing/send_test_signal.py",
 ]
+COMMANDS = ["execctl", "execution-service", "kite-login", "mvp-demo-start", "mvp-demo-status", "send-test-signal"]
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -34,3 +38,11 @@ def test_a_program_finds_the_python_that_has_its_libraries(program: str) -> None
     )
     assert found.returncode == 0, found.stderr
     assert "usage:" in found.stdout
+
+
+def test_every_command_for_people_is_installed() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    assert sorted(declared) == COMMANDS
+    for target in declared.values():
+        module, _, function = target.partition(":")
+        assert callable(getattr(import_module(module), function))
