@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from execution_service.core.alerts import plain
+from execution_service.core.alerts import plain, quantity
 
 WIDE = 100_000
 """Columns where there is no terminal, so that nothing is cut or broken in a pipe."""
@@ -158,14 +158,14 @@ def counted(number: int, thing: str, things: str | None = None) -> str:
 
 
 def cell(value: object) -> str:
-    """A value as people read it: amounts exactly as stored, times in UTC, nothing as a dash."""
+    """A value as people read it: amounts without needless zeros, times in UTC, nothing as a dash."""
     match value:
         case None | "":
             return NOTHING
         case datetime():
             return table_time(value)
         case Decimal():
-            return format(value, "f")
+            return quantity(value)
     return plain(str(value))
 
 

@@ -25,7 +25,7 @@ if __name__ == "__main__":
 from rich.console import Console
 
 from execution_service.clock import SystemClock
-from execution_service.core.alerts import difference, log_line, plain
+from execution_service.core.alerts import difference, log_line, plain, quantity
 from execution_service.core.effects import happenings
 from execution_service.core.ledger import LedgerEntry
 from execution_service.core.order import Order, OrderRequest, Purpose, Status
@@ -205,10 +205,10 @@ async def _orders(desk: Desk) -> int:
 
 def _what(order: Order) -> str:
     request = order.request
-    words = [request.side, order.quantity if order.quantity is None else format(order.quantity, "f")]
+    words = [request.side, None if order.quantity is None else quantity(order.quantity)]
     words += [order.symbol, request.order_type]
-    words += [f"limit {order.limit_price}" if order.limit_price is not None else None]
-    words += [f"stop {order.stop_price}" if order.stop_price is not None else None]
+    words += [f"limit {quantity(order.limit_price)}" if order.limit_price is not None else None]
+    words += [f"stop {quantity(order.stop_price)}" if order.stop_price is not None else None]
     return " ".join(str(word) for word in words if word is not None) or "(unreadable)"
 
 
@@ -309,7 +309,7 @@ def _print_story(console: Console, stored: Stored, story: Mapping[str, Any]) -> 
         ("Status", order.status.value),
         ("Waits for", _waits(order, story["waits_for"])),
         ("Reason", "" if order.reason is None else f"{order.reason.code}: {order.reason.message}"),
-        ("Filled", f"{order.filled_quantity:f} of {'?' if order.quantity is None else format(order.quantity, 'f')}"),
+        ("Filled", f"{quantity(order.filled_quantity)} of {quantity(order.quantity)}"),
         ("Average price", order.average_price),
         ("Commission", order.commission),
         ("Realised", story["realized_pnl"]),
@@ -462,7 +462,9 @@ async def _dead_letters(desk: Desk) -> int:
         facts = [(name, value) for name, value in _letter_fields(letter).items() if name != "payload"]
         print_table(desk.console, f"Dead letter {plain(letter.message_id)}", FACTS, facts, prose=FACTS[1:])
         text = letter.payload.decode("utf-8", "replace")
-        rest = f"\n… {len(text) - PAYLOAD_SHOWN} characters more: --json" if len(text) > PAYLOAD_SHOWN else ""
+        rest = (
+            f"\n… {counted(len(text) - PAYLOAD_SHOWN, 'character')} more: --json" if len(text) > PAYLOAD_SHOWN else ""
+        )
         lines = "\n".join(plain(line) for line in text[:PAYLOAD_SHOWN].splitlines())
         desk.console.print(lines + rest)
         return 0
@@ -677,7 +679,7 @@ async def _command(desk: Desk, kind: str, body: Mapping[str, object], order_ids:
         desk.console.print(f"{kind} {outcome.status.value}: {plain(outcome.outcome)}")
         for stored in orders:
             order = stored.order
-            filled = f", filled {order.filled_quantity:f}" if order.filled_quantity else ""
+            filled = f", filled {quantity(order.filled_quantity)}" if order.filled_quantity else ""
             desk.console.print(f"  {order.order_id} is now {order.status.value}{filled}")
     return EXIT_FAILED if outcome.status is CommandStatus.REFUSED else 0
 
@@ -720,8 +722,9 @@ async def _rebuild_views(desk: Desk) -> int:
         print_json(asdict(rebuilt))
     else:
         desk.console.print(
-            f"Shown again: {rebuilt.orders} orders, {rebuilt.positions} positions, {rebuilt.accounts} trading accounts; "
-            f"not told yet, and left to the service: {rebuilt.never_told} orders."
+            f"Shown again: {counted(rebuilt.orders, 'order')}, {counted(rebuilt.positions, 'position')}, "
+            f"{counted(rebuilt.accounts, 'trading account')}; "
+            f"not told yet, and left to the service: {counted(rebuilt.never_told, 'order')}."
         )
         if rebuilt.unknown_brokers:
             accounts = ", ".join(plain(a) for a in rebuilt.unknown_brokers)

@@ -39,7 +39,7 @@ from execution_service.core.wire import ParsedOrder, Unusable, parse_order
 from execution_service.desk_view import DeskView
 from execution_service.ports import StoreUnavailable
 from execution_service.settings import REPOSITORY_ROOT, Settings
-from scripts.display import new_console, print_json, shown_time
+from scripts.display import counted, new_console, print_json, shown_time
 from scripts.whereabouts import (
     HOW_TO_START,
     pubsub_host,
@@ -371,7 +371,9 @@ def _heard(body: Mapping[str, Any], followed: Mapping[str, Followed], story: _St
     for one in mine:
         one.confirmation = body
         filled = (
-            f"{body['filled_quantity']:g} @ {body['avg_fill_price']}" if body["filled_quantity"] else "nothing filled"
+            f"{quantity(Decimal(str(body['filled_quantity'])))} @ {body['avg_fill_price']}"
+            if body["filled_quantity"]
+            else "nothing filled"
         )
         why = "" if body["reason"] is None else f": {body['reason']['code']}: {body['reason']['message']}"
         story.tell(one, plain(f"confirmation {body['status']}, {filled}{why}"))
@@ -429,7 +431,10 @@ def _conclude(
     code = _exit_code(orders, options, has_unusable=has_unusable)
     if not options.no_wait:
         if story.is_short:
-            story.say(f"of {len(orders)} orders: " + ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
+            story.say(
+                f"of {counted(len(orders), 'order')}: "
+                + ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
+            )
         if code == EXIT_FAILED:
             late = [one for one in orders if one.status is None or Status(one.status) not in FINAL]
             story.say(f"no end within {options.timeout:g} s: {_known(wire, late)}")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import pytest
 from rich.console import Console
 
-from scripts.display import WIDE, print_table
+from scripts.display import WIDE, cell, print_table
 
 ORDER_ID = "ord_5bf37e37c40dcc89e9b89dde"
 SIGNAL_ID = "sig_20261122_014636_886941_equity"
@@ -73,3 +74,11 @@ def test_a_long_last_column_is_left_to_the_terminal() -> None:
 def test_times_in_tables_are_whole_seconds() -> None:
     out = printed(WIDE, (MOMENT,), columns=("Time",))
     assert "2024-11-24 10:30:10Z" in out
+
+
+@pytest.mark.parametrize(
+    ("amount", "shown"),
+    [("10.0", "10"), ("4", "4"), ("1E+2", "100"), ("0.00", "0"), ("0.00000001", "0.00000001"), ("-2.50", "-2.5")],
+)
+def test_amounts_have_no_needless_zeros_and_no_exponent(amount: str, shown: str) -> None:
+    assert cell(Decimal(amount)) == shown
