@@ -119,7 +119,7 @@ def of_alerts(waiting: Waiting) -> Part:
     if not count:
         return Part("alerts not sent", State.UP, "0")
     orders = f"{waiting.untold_orders} about orders, {waiting.unsent_alerts} of no order"
-    return Part("alerts not sent", State.WAITING, f"{count}: {orders}; execctl order tells of each order whether")
+    return Part("alerts not sent", State.WAITING, f"{count}: {orders}; of one order execctl order tells it")
 
 
 def of_telegram(said: str, *, is_up: bool, waiting: Waiting | None) -> Part:
