@@ -319,8 +319,8 @@ def test_a_dead_letter_is_listed_shown_and_replayed(people: People, tmp_path: Pa
         assert letter["payload"] == '{"symbol": "SPY"}'
         assert "SPY" in people.call(EXECCTL, "dead-letters", letter["message_id"]).out
         replayed = people.call(EXECCTL, "replay", letter["message_id"])
-        assert replayed.status == 0
-        assert "REPLAY DONE" in replayed.out
+        assert replayed.status == 1
+        assert "REPLAY REFUSED" in replayed.out
         assert db["execution_dead_letters"].count_documents({}) == 2  # it is no better than it was
 
 
