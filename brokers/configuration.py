@@ -79,16 +79,20 @@ class AccountConfiguration(BaseModel):
 
         Raises ValueError naming all that is wrong, and no value of a text: it may be a secret.
         """
-        given = {
-            key: value
-            for key, value in config.items()
-            if value is not None and not (isinstance(value, str) and not value.strip())
-        }
         try:
-            return cls.model_validate(given)
+            return cls.model_validate(_without_empty(config))
         except ValidationError as exc:
             wrong = "; ".join(_sentence(error) for error in exc.errors(include_url=False))
         raise ValueError(f"The {broker} account's settings: {wrong}")
+
+    @classmethod
+    def wrong_in(cls, config: Mapping[str, object]) -> dict[str, str]:
+        """What `of` would refuse: a sentence for each key; empty if nothing is."""
+        try:
+            cls.model_validate(_without_empty(config))
+        except ValidationError as exc:
+            return {str(error["loc"][0]): _sentence(error) for error in exc.errors(include_url=False)}
+        return {}
 
 
 class MeteredConfiguration(AccountConfiguration):
@@ -119,6 +123,14 @@ class MeteredConfiguration(AccountConfiguration):
             per_minute=self.other_calls_per_minute,
             per_day=self.other_calls_per_day,
         )
+
+
+def _without_empty(config: Mapping[str, object]) -> dict[str, object]:
+    return {
+        key: value
+        for key, value in config.items()
+        if value is not None and not (isinstance(value, str) and not value.strip())
+    }
 
 
 def _sentence(error: Mapping[str, Any]) -> str:

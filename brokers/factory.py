@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import sys
 from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
 from brokers.base import Broker
 from brokers.errors import BrokerLibraryMissing, UnknownBroker
 
+if TYPE_CHECKING:
+    from brokers.configuration import AccountConfiguration
+
 KNOWN: tuple[str, ...] = ("ibkr", "mock", "zerodha")
-"""The adapters there are: names of modules beside this one, each with `create(config) -> Broker`."""
+"""The adapters there are: names of modules beside this one, each with `create(config) -> Broker` and the `Configuration` that it reads."""
 
 
 class BrokerFactory:
@@ -39,6 +44,15 @@ class BrokerFactory:
             ) from exc
         broker: Broker = adapter.create(config)
         return broker
+
+    @staticmethod
+    def configuration_of(name: str) -> type[AccountConfiguration] | None:
+        """What that adapter, which is loaded for it, reads of an account's settings; None where it cannot be loaded: that is said when such
+        a broker is made."""
+        BrokerFactory.load((name,))
+        adapter = sys.modules.get(f"brokers.{name}")
+        found: type[AccountConfiguration] | None = getattr(adapter, "Configuration", None)
+        return found
 
     @staticmethod
     def load(names: Collection[str]) -> None:

@@ -59,6 +59,9 @@ class MockConfiguration(AccountConfiguration):
         return Market(**self.model_dump(exclude={"account_id", "path"}))
 
 
+Configuration = MockConfiguration
+
+
 def create(config: Mapping[str, object]) -> MockBroker:
     """A mock broker; what may be told are the fields of `MockConfiguration`. Raises ValueError naming all that is wrong."""
     configuration = MockConfiguration.of(config, broker="mock")

@@ -164,6 +164,9 @@ class ZerodhaConfiguration(MeteredConfiguration):
         return self.ticker_url or _ticker_beside(self.root_url)
 
 
+Configuration = ZerodhaConfiguration
+
+
 def create(config: Mapping[str, object]) -> ZerodhaBroker:
     """A broker for one account, not yet connected; what may be told are the fields of `ZerodhaConfiguration`. Raises ValueError naming all
     that is wrong."""

@@ -46,6 +46,12 @@ _YEAR_SECONDS = 31_536_000
 _SECRET_KEY = re.compile(r"secret|token|password|passphrase|api_?key|private_?key", re.IGNORECASE)
 _PAPER_ACCOUNT = re.compile(r"D[UF]\w+", re.IGNORECASE)
 _NEAR_MISS_RATIO = 0.85
+_NEAR_KEY_RATIO = 0.6
+"""Lower, since an account has few keys and one that is none is refused anyhow."""
+_OWN_KEYS = frozenset({"name", "broker", "live"})
+_SCRIPTS_KEYS = {ZERODHA: frozenset({"api_secret"})}
+"""By broker: what no adapter reads, but a script (`scripts/kite_login.py`)."""
+_STAND_IN = "(not known)"
 
 
 class ConfigurationError(Exception):
@@ -538,7 +544,7 @@ class _AccountReading:
         if not isinstance(table, dict):
             self._problems.append(f"{where} must be a table, as in [accounts.{account_id}].")
             return None
-        own = {key: value for key, value in table.items() if key not in {"name", "broker", "live"}}
+        own = {key: value for key, value in table.items() if key not in _OWN_KEYS}
         broker = self._broker(where, table.get("broker"))
         name = table.get("name", account_id)
         if not isinstance(name, str) or not name.strip():
@@ -547,18 +553,24 @@ class _AccountReading:
         live = table.get("live", broker != MOCK)
         if not isinstance(live, bool):
             self._problems.append(f"{where}: live must be true or false.")
-            return None
+        elif broker == MOCK and live:
+            self._problems.append(f"{where}: live is true, but the mock broker has no live account.")
+        if self._environment.use_mock_broker and broker != MOCK:
+            return self._served_by_mock(account_id, name, {})
+        resolved = self._resolved(where, own)
         if broker is None:
             return None
-        if broker == MOCK and live:
-            self._problems.append(f"{where}: live is true, but the mock broker has no live account.")
-        if self._environment.use_mock_broker or broker == MOCK:
-            return self._served_by_mock(account_id, name, self._resolved(where, own) if broker == MOCK else {})
-        config = (
-            {"broker": broker, "account_id": account_id} | self._shared_keys(broker, own) | self._resolved(where, own)
-        )
-        self._check_live(where, broker, live, config)
-        return Account(account_id=account_id, name=name, broker=broker, live=live, config=BrokerConfig(config))
+        if broker == MOCK:
+            account = self._served_by_mock(account_id, name, resolved)
+        else:
+            config = self._shared_keys(broker, own) | resolved | {"broker": broker, "account_id": account_id}
+            account = Account(
+                account_id=account_id, name=name, broker=broker, live=live is True, config=BrokerConfig(config)
+            )
+            if isinstance(live, bool):
+                self._check_live(where, broker, live, config)
+        self._check_keys(where, account, own, own.keys() - resolved.keys())
+        return account
 
     def _broker(self, where: str, given: object) -> str | None:
         supported = BrokerFactory.supported()
@@ -606,7 +618,7 @@ class _AccountReading:
     def _resolved(self, where: str, own: Mapping[str, object]) -> dict[str, object]:
         resolved: dict[str, object] = {}
         for key, value in own.items():
-            if isinstance(value, dict) and set(value) == {"env"} and isinstance(value["env"], str):
+            if isinstance(value, dict) and _is_reference(value):
                 secret = self._referenced(where, key, value["env"])
                 if secret is not None:
                     resolved[key] = secret
@@ -630,6 +642,24 @@ class _AccountReading:
             self.references[name] = value
         return value
 
+    def _check_keys(self, where: str, account: Account, own: Mapping[str, object], unresolved: Iterable[str]) -> None:
+        """Refuses keys that nobody reads, and values that the adapter would refuse; of those `unresolved` it was said already."""
+        configuration = BrokerFactory.configuration_of(account.broker)
+        if configuration is None:
+            return
+        read = (configuration.model_fields.keys() - {"account_id"}) | _SCRIPTS_KEYS.get(account.broker, frozenset())
+        for key in own:
+            if key not in read:
+                near = difflib.get_close_matches(key.lower(), read | _OWN_KEYS, n=1, cutoff=_NEAR_KEY_RATIO)
+                meant = f"; was {near[0]} meant?" if near else "."
+                self._problems.append(f"{where}: {key} is no key of an account at {account.broker}{meant}")
+        wrong = configuration.wrong_in(dict.fromkeys(unresolved, _STAND_IN) | dict(account.config))
+        for key, sentence in wrong.items():
+            if key not in unresolved:
+                # What a variable holds may be a secret: it is not repeated.
+                words = sentence.partition(", not ")[0] if _is_reference(own.get(key)) else sentence
+                self._problems.append(f"{where}: {words}.")
+
     def _check_live(self, where: str, broker: str, live: bool, config: Mapping[str, object]) -> None:
         if live and self._environment.mongodb_uri is None:
             self._problems.append(
@@ -641,6 +671,10 @@ class _AccountReading:
                 f"{where}: live is false, but nothing shows that no real money is at stake; allowed: "
                 "an ibkr_account that begins with DU or DF, or a host or URL on this machine (loopback)."
             )
+
+
+def _is_reference(value: object) -> bool:
+    return isinstance(value, dict) and set(value) == {"env"} and isinstance(value["env"], str)
 
 
 def _is_harmless(config: Mapping[str, object]) -> bool:

@@ -64,8 +64,11 @@ def test_a_request_token_is_good_once(tmp_path: Path, kite: SimulatedKite) -> No
 
 
 def test_what_is_missing_is_named(tmp_path: Path, kite: SimulatedKite) -> None:
-    done = log_in(tmp_path, kite, KITE_API_SECRET="", KITE_ACCESS_TOKEN_FILE="")
-    assert done.returncode == 2
-    assert "access_token_file" in done.stderr
-    assert "api_secret" in done.stderr
+    for lacking, told in (
+        ({"KITE_API_SECRET": ""}, "api_secret"),
+        ({"KITE_ACCESS_TOKEN_FILE": ""}, "access_token_file is missing"),
+        ({"KITE_ACCESS_TOKEN_FILE": "", "KITE_ACCESS_TOKEN": "of-today"}, "access_token_file"),
+    ):
+        done = log_in(tmp_path, kite, **lacking)
+        assert (done.returncode, told in done.stderr) == (2, True)
     assert log_in(tmp_path, kite, "--account", "Nobody").returncode == 2

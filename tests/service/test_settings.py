@@ -27,6 +27,8 @@ from tests.external.service_process import Service
 
 MONGODB = {"MONGODB_URI": "mongodb://127.0.0.1:27017"}
 ON_MOCK = {"USE_MOCK_BROKER": "true"}
+TOKEN = {"KITE_ACCESS_TOKEN": "token"}
+KITE = {"KITE_API_KEY": "key", **TOKEN}
 
 
 def load(root: Path, /, **environ: str) -> Settings:
@@ -227,9 +229,9 @@ def test_no_secret_shows_in_repr_printable_or_problems(tmp_path: Path, later_ver
     secrets["MONGODB_URI"] = "mongodb://trader:s3cret-p%40ss@db.example:27017/x?authSource=admin"
     accounts_file(
         tmp_path,
-        '[accounts.z]\nbroker = "zerodha"\napi_key = { env = "OTHER_KEY" }\nlogin = { pin = { env = "PIN" } }\n',
+        '[accounts.z]\nbroker = "zerodha"\napi_key = { env = "OTHER_KEY" }\nuser_id = { env = "USER" }\n',
     )
-    settings = load(tmp_path, **secrets, OTHER_KEY="s3cret-other", PIN="s3cret-pin")
+    settings = load(tmp_path, **secrets, OTHER_KEY="s3cret-other", USER="s3cret-user")
     account = settings.accounts["z"]
     assert account.config["api_key"] == "s3cret-other"
     shown = [
@@ -246,12 +248,12 @@ def test_no_secret_shows_in_repr_printable_or_problems(tmp_path: Path, later_ver
     assert set(settings.secret_values) >= {
         *secrets.values(),
         "s3cret-other",
-        "s3cret-pin",
+        "s3cret-user",
         "s3cret-p%40ss",
         "s3cret-p@ss",
     }
 
-    told = problems(tmp_path, MONGODB_URI="s3cret:no-address", OTHER_KEY="s3cret-1", PIN="s3cret-2", API_PORT="x")
+    told = problems(tmp_path, MONGODB_URI="s3cret:no-address", OTHER_KEY="s3cret-1", USER="s3cret-2", API_PORT="x")
     assert told[0].startswith("MONGODB_URI is not valid; allowed: ")
     assert "s3cret" not in str(told)
 
@@ -311,7 +313,7 @@ def test_near_miss_in_the_env_file_is_a_warning_and_a_stranger_is_not(tmp_path: 
 def test_variable_that_an_account_refers_to_is_no_near_miss(tmp_path: Path, later_version: None) -> None:
     (tmp_path / ".env").write_text("KITE_API_KEY_2=abcdef\n")
     accounts_file(tmp_path, '[accounts.z]\nbroker = "zerodha"\napi_key = { env = "KITE_API_KEY_2" }\n')
-    assert load(tmp_path, **MONGODB).warnings == ()
+    assert load(tmp_path, **MONGODB, **TOKEN).warnings == ()
 
 
 def test_unreadable_env_file_is_a_problem(tmp_path: Path) -> None:
@@ -379,6 +381,68 @@ def test_broker_builds_from_the_config_that_an_account_carries(tmp_path: Path) -
     assert BrokerFactory.create_broker(account.config).name == "MOCK"
 
 
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        (
+            'broker = "ibkr"\nibkr_acount = "DU1"',
+            "ibkr_acount is no key of an account at ibkr; was ibkr_account meant?",
+        ),
+        (
+            'broker = "mock"\nfill_delay = 3',
+            "fill_delay is no key of an account at mock; was fill_delay_seconds meant?",
+        ),
+        ('broker = "mock"\nnmae = "x"', "nmae is no key of an account at mock; was name meant?"),
+        ('broker = "mock"\nBroker = "x"', "Broker is no key of an account at mock; was broker meant?"),
+        ('broker = "zerodha"\npin = 1', "pin is no key of an account at zerodha."),
+        ('broker = "mock"\naccount_id = "b"', "account_id is no key of an account at mock."),
+    ],
+)
+def test_a_key_that_nobody_reads_is_refused_and_the_nearest_one_named(tmp_path: Path, keys: str, told: str) -> None:
+    accounts_file(tmp_path, f"[accounts.a]\n{keys}\n")
+    assert problems(tmp_path, **MONGODB, **KITE) == (f"Account 'a': {told}",)
+
+
+def test_a_key_is_not_looked_at_where_the_mock_stands_for_its_broker(tmp_path: Path) -> None:
+    accounts_file(tmp_path, '[accounts.a]\nbroker = "ibkr"\nibkr_acount = "DU1"\n')
+    assert load(tmp_path, **ON_MOCK).accounts["a"].broker == "mock"
+
+
+def test_keys_that_a_script_reads_or_an_adapter_that_cannot_be_loaded_are_no_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accounts_file(tmp_path, '[accounts.z]\nbroker = "zerodha"\napi_secret = { env = "KITE_API_SECRET" }\n')
+    assert load(tmp_path, **MONGODB, **KITE, KITE_API_SECRET="hush").accounts["z"].config["api_secret"] == "hush"
+    accounts_file(tmp_path, '[accounts.z]\nbroker = "zerodha"\nthat_of_another_version = 1\n')
+    monkeypatch.setattr(BrokerFactory, "configuration_of", staticmethod(lambda name: None))
+    assert load(tmp_path, **MONGODB, **KITE).accounts["z"].config["that_of_another_version"] == 1
+
+
+def test_all_that_is_wrong_with_an_account_is_told_at_once(tmp_path: Path) -> None:
+    accounts_file(
+        tmp_path,
+        '[accounts.i]\nbroker = "ibkr"\nlive = "no"\nport = 70000\nibkr_account = { env = "ABSENT" }\nhots = "x"\n'
+        '[accounts.n]\nbroker = "nobody"\napi_key = { env = "ABSENT" }\n'
+        '[accounts.z]\nbroker = "zerodha"\naccess_token = { env = "ABSENT" }\n',
+    )
+    assert problems(tmp_path, **MONGODB, API_PORT="x") == (
+        "API_PORT is 'x'; allowed: a whole number from 0 to 65535.",
+        "Account 'i': live must be true or false.",
+        "Account 'i': ibkr_account refers to the variable ABSENT, which is not set.",
+        "Account 'i': hots is no key of an account at ibkr; was host meant?",
+        "Account 'i': port must be 65535 or less, not 70000.",
+        "Account 'n': broker 'nobody' is not known; known brokers: ibkr, mock, zerodha.",
+        "Account 'n': api_key refers to the variable ABSENT, which is not set.",
+        "Account 'z': access_token refers to the variable ABSENT, which is not set.",
+        "Account 'z': api_key is missing.",
+    )
+
+
+def test_a_wrong_value_that_a_variable_holds_is_not_repeated(tmp_path: Path) -> None:
+    accounts_file(tmp_path, '[accounts.i]\nbroker = "ibkr"\nport = { env = "GATEWAY" }\n')
+    assert problems(tmp_path, **MONGODB, GATEWAY="hush-hush") == ("Account 'i': port must be a whole number.",)
+
+
 def test_unknown_broker_is_told_with_the_known_ones(tmp_path: Path) -> None:
     accounts_file(tmp_path, '[accounts.a]\nbroker = "ibkrr"\n[accounts.b]\nname = "x"\n')
     told = problems(tmp_path)
@@ -420,7 +484,7 @@ def test_loading_for_the_mock_broker_imports_no_broker_library(tmp_path: Path) -
 
 def test_ibkr_account_takes_what_it_does_not_say_from_the_variables(tmp_path: Path, later_version: None) -> None:
     accounts_file(tmp_path, '[accounts.a]\nbroker = "ibkr"\nibkr_account = "DU000001"\nport = 7497\nlive = false\n')
-    config = load(tmp_path, IBKR_HOST="gateway", IBKR_CLIENT_ID="12", IBKR_LIBRARY="ib_async").accounts["a"].config
+    config = load(tmp_path, IBKR_HOST="gateway", IBKR_CLIENT_ID="12", IBKR_LIBRARY="ib_insync").accounts["a"].config
     assert dict(config) == {
         "broker": "ibkr",
         "account_id": "a",
@@ -428,7 +492,7 @@ def test_ibkr_account_takes_what_it_does_not_say_from_the_variables(tmp_path: Pa
         "host": "gateway",
         "port": 7497,
         "client_id": 12,
-        "library": "ib_async",
+        "library": "ib_insync",
     }
 
 
@@ -447,14 +511,16 @@ def test_reference_to_a_missing_variable_is_a_problem_and_one_by_file_is_not(
     tmp_path: Path, later_version: None
 ) -> None:
     accounts_file(tmp_path, '[accounts.z]\nbroker = "zerodha"\napi_key = { env = "MY_KEY" }\n')
-    assert problems(tmp_path, **MONGODB) == ("Account 'z': api_key refers to the variable MY_KEY, which is not set.",)
+    assert problems(tmp_path, **MONGODB, **TOKEN) == (
+        "Account 'z': api_key refers to the variable MY_KEY, which is not set.",
+    )
     (tmp_path / "key").write_text("abcdef\n")
-    assert load(tmp_path, **MONGODB, MY_KEY_FILE="key").accounts["z"].config["api_key"] == "abcdef"
+    assert load(tmp_path, **MONGODB, **TOKEN, MY_KEY_FILE="key").accounts["z"].config["api_key"] == "abcdef"
 
 
 def test_secret_in_the_accounts_file_is_refused_without_being_repeated(tmp_path: Path, later_version: None) -> None:
     accounts_file(tmp_path, '[accounts.z]\nbroker = "zerodha"\napi_secret = "hush-hush"\n')
-    (told,) = problems(tmp_path, **MONGODB)
+    (told,) = problems(tmp_path, **MONGODB, **KITE)
     assert "api_secret must not stand in the file" in told
     assert "hush" not in told
 
@@ -465,9 +531,9 @@ def test_secret_in_the_accounts_file_is_refused_without_being_repeated(tmp_path:
 )
 def test_live_account_is_refused_on_the_embedded_store(tmp_path: Path, later_version: None, keys: str) -> None:
     accounts_file(tmp_path, f"[accounts.a]\n{keys}\n")
-    (told,) = problems(tmp_path, K="abcdef")
+    (told,) = problems(tmp_path, **TOKEN, K="abcdef")
     assert "is live, but MONGODB_URI is not set" in told
-    assert load(tmp_path, **MONGODB, K="abcdef").accounts["a"].live
+    assert load(tmp_path, **MONGODB, **TOKEN, K="abcdef").accounts["a"].live
     assert load(tmp_path, **ON_MOCK).accounts["a"].live is False
 
 
@@ -484,7 +550,7 @@ def test_live_account_is_refused_on_the_embedded_store(tmp_path: Path, later_ver
 )
 def test_not_live_is_believed_of_paper_accounts_and_loopback(tmp_path: Path, later_version: None, keys: str) -> None:
     accounts_file(tmp_path, f"[accounts.a]\nlive = false\n{keys}\n")
-    assert load(tmp_path).accounts["a"].live is False
+    assert load(tmp_path, **KITE).accounts["a"].live is False
 
 
 @pytest.mark.parametrize(
@@ -502,12 +568,12 @@ def test_not_live_is_believed_of_paper_accounts_and_loopback(tmp_path: Path, lat
 )
 def test_not_live_is_not_believed_of_what_may_be_real(tmp_path: Path, later_version: None, keys: str) -> None:
     accounts_file(tmp_path, f"[accounts.a]\nlive = false\n{keys}\n")
-    (told,) = problems(tmp_path)
+    (told,) = problems(tmp_path, **KITE)
     assert "live is false, but nothing shows" in told
 
 
 def test_ibkr_variables_make_an_account_where_there_is_no_file(tmp_path: Path, later_version: None) -> None:
-    settings = load(tmp_path, **MONGODB, IBKR_PORT="7497", KITE_API_KEY="abcdef")
+    settings = load(tmp_path, **MONGODB, **KITE, IBKR_PORT="7497")
     assert list(settings.accounts) == ["IBKR_Main", "Zerodha_Main"]
     assert settings.accounts["IBKR_Main"].config["port"] == 7497
     assert settings.accounts["Zerodha_Main"].live
@@ -571,7 +637,7 @@ def test_accounts_example_loads(tmp_path: Path) -> None:
 def test_accounts_example_loads_with_its_comments_taken_away(tmp_path: Path, later_version: None) -> None:
     text = (REPOSITORY_ROOT / "accounts.example.toml").read_text(encoding="utf-8")
     accounts_file(tmp_path, re.sub(r"^#(?! )", "", text, flags=re.MULTILINE))
-    settings = load(tmp_path, **MONGODB, KITE_API_KEY="abcdef", KITE_API_SECRET="ghijkl")
+    settings = load(tmp_path, **MONGODB, **KITE, KITE_API_SECRET="ghijkl")
     assert list(settings.accounts) == ["Mock_Paper", "acc_abc123", "zerodha_main"]
 
 
