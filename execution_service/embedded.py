@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -49,9 +50,12 @@ class TopicPlan:
 
 @contextlib.contextmanager
 def owned(data_dir: Path) -> Iterator[None]:
-    """Holds the folder of the embedded parts for this process. Raises AlreadyRunning if another service has it."""
+    """Holds the folder of the embedded parts for this process. Raises AlreadyRunning if another service has it, EmbeddedPartFailed if
+    nothing can be written there."""
     make_private(data_dir)
-    with open(data_dir / "service.lock", "a", encoding="ascii") as lock:
+    with _writable(data_dir):
+        lock = open(data_dir / "service.lock", "a", encoding="ascii")  # noqa: SIM115  it is closed below
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
@@ -63,9 +67,17 @@ def owned(data_dir: Path) -> Iterator[None]:
 
 
 def make_private(folder: Path) -> None:
-    """Creates the folder for its owner only, if it is not there."""
-    try:
+    """Creates the folder for its owner only, if it is not there. Raises EmbeddedPartFailed if nothing can be written there."""
+    with _writable(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+@contextlib.contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as exc:
         raise EmbeddedPartFailed(f"the folder {folder} (DATA_DIR) cannot be used: {exc.strerror}") from exc
 
@@ -143,7 +155,8 @@ async def _child(
     command: Sequence[str], output: Path, name: str, *, reads_output: bool = False
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """A program that lives as long as its standard input is open, which is as long as this process lives."""
-    sink = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    with _writable(output.parent):
+        sink = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         process = await asyncio.create_subprocess_exec(
             *command,

@@ -87,6 +87,26 @@ def test_check_of_a_store_that_is_not_there_says_so_soon(tmp_path: Path) -> None
     assert time.monotonic() - began < 20.0
 
 
+@pytest.mark.parametrize("in_the_way", ["service.lock", "pubsub.log", "store.log"])
+def test_a_data_folder_that_cannot_be_written_is_said_in_one_sentence(tmp_path: Path, in_the_way: str) -> None:
+    service = Service(tmp_path)
+    # Root may write in every folder: a folder where the file should be keeps it out too.
+    (service.data_dir / in_the_way).mkdir(parents=True)
+    words = f"the folder {service.data_dir} (DATA_DIR) cannot be used: Is a directory"
+    status, printed = service.run()
+    assert (status, printed.strip().splitlines()[-1]) == (1, f"Execution service cannot start: {words}")
+    assert "Traceback" not in printed
+    status, printed = service.run("--check")
+    assert (status, "Traceback" in printed) == (2, False)
+    assert "Is a directory" in printed
+
+
+def test_a_data_folder_that_may_not_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    with pytest.raises(embedded.EmbeddedPartFailed, match=r"\(DATA_DIR\) cannot be used: Permission denied"):
+        embedded.make_private(tmp_path)
+
+
 async def test_check_is_not_fooled_by_what_a_killed_service_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
