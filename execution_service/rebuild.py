@@ -35,7 +35,7 @@ class Rebuilt:
     never_told: int
     """Orders that nobody has been told of yet: the service shows them when it tells."""
     unknown_brokers: tuple[str, ...]
-    """Accounts that the settings do not know: their documents keep the broker they name, or name none."""
+    """Accounts of which neither a document nor anybody tells the broker: documents that were made again name none."""
     contradictions: tuple[str, ...]
 
 
@@ -43,10 +43,20 @@ class Rebuild:
     """One pass over all records. Safe beside a running service: a document is never taken back to an older state for good, because
     orders that moved meanwhile are shown once more."""
 
-    def __init__(self, store: Store, clock: Clock, broker_of: Callable[[str], str | None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        *,
+        broker_of: Callable[[str], str | None],
+        broker_shown: Callable[[str], str | None],
+    ) -> None:
+        """`broker_shown`: what the confirmation of that id names, which is kept, since the account may have been at another broker then;
+        `broker_of`: the account's, for documents that are lost."""
         self._store = store
         self._clock = clock
         self._broker_of = broker_of
+        self._broker_shown = broker_shown
         self._unknown: set[str] = set()
         self._never_told: set[str] = set()
 
@@ -104,14 +114,15 @@ class Rebuild:
 
     def _confirmation(self, booked: Booked, now: datetime) -> ViewWrite:
         account_id = booked.order.request.account_id
-        broker = "NONE" if account_id is None else self._broker_of(account_id)
+        document_id = confirmation_id(booked.order)
+        broker = self._broker_shown(document_id)
+        if not broker:
+            broker = "NONE" if account_id is None else self._broker_of(account_id)
         fields = confirmation_fields(booked.order, broker=broker or "", realized_pnl=booked.realized_pnl, now=now)
         if broker is None:
             self._unknown.add(str(account_id))
             del fields["broker"]
-        return ViewWrite(
-            View.CONFIRMATIONS, confirmation_id(booked.order), fields, "event_number", booked.order.version
-        )
+        return ViewWrite(View.CONFIRMATIONS, document_id, fields, "event_number", booked.order.version)
 
     async def _relations(self, told: Sequence[Booked], applied: Mapping[str, Iterable[Line]]) -> Relations:
         """The orders that these and their signals' documents speak of, as they are now."""

@@ -146,7 +146,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     sub = verb("reconcile", "have the service compare our books with the brokers' now", _reconcile)
     sub.add_argument("account", metavar="ACCOUNT", nargs="?", help="only this account")
     sub = verb("rebuild-views", "write the shared collections anew from our own", _rebuild_views)
-    sub.add_argument("--use-mock-broker", action="store_true", help="unknown accounts were the mock broker's")
+    sub.add_argument(
+        "--use-mock-broker",
+        action="store_true",
+        help="documents that are lost, of accounts that nobody knows, were the mock broker's",
+    )
     options = parser.parse_args(arguments)
     if options.word == "resolve" and (options.decision == "placed") != (options.broker_order_id is not None):
         parser.error("--broker-order-id goes with --as placed, and --as placed needs it")
@@ -709,15 +713,25 @@ async def _after(desk: Desk, order_ids: Sequence[str]) -> list[Stored]:
 async def _rebuild_views(desk: Desk) -> int:
     """1 where the records contradict the ledger."""
 
+    notice = running_service(desk.settings)
+    at_work = {} if notice is None else notice.accounts
+
     def broker_of(account_id: str) -> str | None:
+        if account_id in at_work:
+            return at_work[account_id]["broker"]  # the service may have been started with other settings
         account = desk.settings.account(account_id)
         if account is not None:
             return account.broker.upper()
         return "MOCK" if desk.options.use_mock_broker else None
 
+    def broker_shown(document_id: str) -> str | None:
+        document = desk.view.confirmation(document_id)
+        return None if document is None else document.get("broker")
+
     await desk.store.open()
     entries = desk.view.ledgers()
-    rebuilt = await Rebuild(desk.store, SystemClock(), broker_of).run(desk.view.order_ids(), entries)
+    rebuild = Rebuild(desk.store, SystemClock(), broker_of=broker_of, broker_shown=broker_shown)
+    rebuilt = await rebuild.run(desk.view.order_ids(), entries)
     if desk.wants_json:
         print_json(asdict(rebuilt))
     else:
@@ -729,7 +743,7 @@ async def _rebuild_views(desk: Desk) -> int:
         if rebuilt.unknown_brokers:
             accounts = ", ".join(plain(a) for a in rebuilt.unknown_brokers)
             desk.console.print(
-                f"Accounts that are not configured: {accounts}: their documents keep the broker they name, or name none; "
+                f"Accounts that are not configured: {accounts}: those of their documents that were lost name no broker now; "
                 "--use-mock-broker says that it was the mock."
             )
         for sentence in rebuilt.contradictions:

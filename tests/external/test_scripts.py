@@ -418,6 +418,22 @@ def test_the_views_are_rebuilt_as_they_were(people: People) -> None:
         assert shown(db) == after
 
 
+def test_rebuilt_confirmations_keep_the_broker_that_they_name(people: People) -> None:
+    people.trade(order("b1", "BUY", 1, 97, account_id="Brokers"), order("b2", "BUY", 1, 97, account_id="Brokers"))
+    with people.service.database() as db:
+        confirmations = db["execution_confirmations"]
+        confirmations.update_one({"signal_id": "b1"}, {"$set": {"broker": "ZERODHA", "status": "NONSENSE"}})
+        confirmations.delete_one({"signal_id": "b2"})
+        assert people.call(EXECCTL, "rebuild-views", USE_MOCK_BROKER="true").status == 0
+        shown = {d["signal_id"]: (d["broker"], d["status"]) for d in confirmations.find({"account_id": "Brokers"})}
+        assert shown == {"b1": ("ZERODHA", "FILLED"), "b2": ("MOCK", "FILLED")}
+
+        confirmations.delete_many({"account_id": "Brokers"})
+        said = people.call(EXECCTL, "rebuild-views", USE_MOCK_BROKER="false")
+        assert (said.status, "Brokers" in said.out) == (0, False), said.out
+        assert {d["broker"] for d in confirmations.find({"account_id": "Brokers"})} == {"MOCK"}
+
+
 # --- with the service stopped; the last test, for it restarts the service ---------------------------------------------
 
 
