@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
-import asyncio
+# ruff: noqa: E402  a stop is heeded from the first lines on: what follows them takes most of a second to load
 import os
 import sys
-import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 if __package__ in (None, ""):  # started by its path, as the specification does
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     sys.path = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
-    from execution_service.own_python import use_own_python
+    from execution_service.own_python import stop_at_once, use_own_python
 
+    stop_at_once()
     use_own_python()
+
+from execution_service.own_python import stop_at_once
+
+stop_at_once()
+
+import argparse
+import asyncio
+import threading
+from collections.abc import Sequence
 
 from execution_service.check import check
 from execution_service.embedded import EmbeddedPartFailed

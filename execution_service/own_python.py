@@ -1,15 +1,32 @@
-"""Starts a program again with the repository's own Python, the one that has the libraries; standard library only, and knows no program."""
+"""The first moments of a program: it starts again with the repository's own Python, the one that has the libraries, and can be stopped
+already. Standard library only, and knows no program."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
 from pathlib import Path
 
 REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = REPOSITORY_ROOT / ".venv"
 STARTED_AGAIN = "EXECUTION_SERVICE_STARTED_AGAIN"
+
+
+STOPS = (signal.SIGTERM, signal.SIGINT)
+
+
+def stop_at_once() -> None:
+    """Until somebody else takes care of them, SIGTERM and SIGINT end the process at once, with status 0: for a program that has begun nothing
+    yet, and whose children end with it. One that came since `use_own_python` counts too."""
+    for number in STOPS:
+        signal.signal(number, _end)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+
+
+def _end(*_: object) -> None:
+    os._exit(0)
 
 
 def use_own_python() -> None:
@@ -25,6 +42,8 @@ def use_own_python() -> None:
     if not is_own and not is_chosen and not was_started_again and os.access(python, os.X_OK):
         os.environ[STARTED_AGAIN] = "1"
         sys.stdout.flush()
+        if signal.getsignal(signal.SIGTERM) is _end:
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # kept for the program that takes our place
         os.execv(python, [str(python), *sys.argv])
     if not _has_libraries():
         sys.exit(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -196,6 +197,41 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         assert status != 0
         assert seconds < 1.0
         wait_until(lambda: not any(is_alive(member) for member in family), "its children have gone with it")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell what a process catches")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("python", "arguments"),
+    [((), ()), (("-S",), ()), ((), ("--check",))],
+    ids=["service", "python-without-libraries", "check"],
+)
+def test_a_signal_before_it_is_up_ends_it_at_once_with_status_0(
+    tmp_path: Path, python: tuple[str, ...], arguments: tuple[str, ...], number: signal.Signals
+) -> None:
+    service = Service(tmp_path)
+    for pause in (0.0, 0.2, 0.6):
+        process = subprocess.Popen(
+            [sys.executable, *python, str(PROGRAM), *arguments],
+            env=service.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        wait_until(lambda p=process: is_caught(p.pid, number), "it catches the signal", pause=0.001)  # type: ignore[misc]
+        time.sleep(pause)
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        printed, _ = process.communicate(timeout=STOP_SECONDS)
+        assert (process.returncode, b"Traceback" in printed) == (0, False), printed.decode()
+        wait_until(lambda f=family: not any(is_alive(member) for member in f), "its children end too")  # type: ignore[misc]
+
+
+def is_caught(pid: int, number: signal.Signals) -> bool:
+    """Whether the process, loading nothing of size yet, has a handler for it."""
+    assert "pydantic" not in Path(f"/proc/{pid}/maps").read_text(), "libraries are loaded, and it is not caught yet"
+    caught = re.search(r"SigCgt:\s*([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text())
+    is_default_interrupt = number is signal.SIGINT and not is_caught(pid, signal.SIGTERM)  # Python's own
+    return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1) and not is_default_interrupt
 
 
 def test_a_signal_while_it_waits_for_its_store_ends_it_with_status_0(tmp_path: Path) -> None:
