@@ -261,7 +261,7 @@ def environment(folder: Path) -> dict[str, str]:
     accounts.write_text('[accounts.bench_0]\nbroker = "mock"\n', encoding="utf-8")
     return kept | {
         "HOME": str(folder),
-        "ENV_FILE": str(folder / ".env"),
+        "ENV_FILE": os.devnull,
         "CLOUDSDK_CONFIG": str(folder / "gcloud"),
         "DATA_DIR": str(folder / "data"),
         "LOG_DIR": str(folder / "logs"),

@@ -5,8 +5,10 @@ The only module that reads the environment.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import ipaddress
+import logging
 import os
 import re
 import tomllib
@@ -323,7 +325,7 @@ def load_settings(
     root = (root or REPOSITORY_ROOT).absolute()
     problems: list[str] = []
     own = _non_empty(os.environ if environ is None else environ)
-    from_file = _read_dotenv(root / own.get("ENV_FILE", ".env"), problems)
+    from_file = _read_dotenv(_env_file(own, root, problems), problems)
     given = from_file | own
     if _CREDENTIALS in from_file and _CREDENTIALS not in own:
         problems.append(
@@ -366,15 +368,41 @@ def _non_empty(variables: Mapping[str, str | None]) -> dict[str, str]:
     return {name: value.strip() for name, value in variables.items() if value is not None and value.strip()}
 
 
+def _env_file(own: Mapping[str, str], root: Path, problems: list[str]) -> Path:
+    path = _rooted(Path(own.get("ENV_FILE", ".env")), root)
+    if "ENV_FILE" in own and not path.exists():
+        problems.append(f"ENV_FILE names {path}, which does not exist.")
+    return path
+
+
 def _read_dotenv(path: Path, problems: list[str]) -> dict[str, str]:
     if not path.exists():
         return {}
     try:
-        source = DotEnvSettingsSource(BaseSettings, env_file=path, env_file_encoding="utf-8", case_sensitive=True)
+        with _heard("dotenv.main") as complaints:
+            source = DotEnvSettingsSource(BaseSettings, env_file=path, env_file_encoding="utf-8", case_sensitive=True)
     except (OSError, UnicodeDecodeError) as exc:
         problems.append(f"{path} cannot be read: {_cause(exc)}.")
         return {}
+    problems += [f"{path}: {complaint}." for complaint in complaints]
     return _non_empty(source.env_vars)
+
+
+@contextlib.contextmanager
+def _heard(name: str) -> Iterator[list[str]]:
+    """What a library logs under that name meanwhile, which goes nowhere else."""
+    said: list[str] = []
+
+    def hear(record: logging.LogRecord) -> bool:
+        said.append(record.getMessage())
+        return False
+
+    logger = logging.getLogger(name)
+    logger.addFilter(hear)
+    try:
+        yield said
+    finally:
+        logger.removeFilter(hear)
 
 
 def _secrets_from_files(given: Mapping[str, str], root: Path, problems: list[str]) -> dict[str, str]:

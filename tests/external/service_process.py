@@ -140,7 +140,7 @@ class Service:
         usual = {
             "HOME": str(self.folder),
             # Else the repository's own .env would be obeyed, and with it the store of whoever trades from here.
-            "ENV_FILE": str(self.folder / ".env"),
+            "ENV_FILE": os.devnull,
             "CLOUDSDK_CONFIG": str(self.folder / "gcloud"),
             "DATA_DIR": str(self.data_dir),
             "LOG_DIR": str(self.log_dir),

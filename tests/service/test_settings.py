@@ -95,7 +95,8 @@ def test_another_file_may_stand_for_the_env_file(tmp_path: Path) -> None:
     (tmp_path / "other.env").write_text("API_PORT=2222\n")
     settings = load(tmp_path, ENV_FILE="other.env")
     assert (settings.api_port, settings.max_retry_attempts) == (2222, 3)
-    assert load(tmp_path, ENV_FILE=str(tmp_path / "absent")).api_port == 8002
+    assert load(tmp_path, ENV_FILE="/dev/null").api_port == 8002
+    assert problems(tmp_path, ENV_FILE="absent") == (f"ENV_FILE names {tmp_path / 'absent'}, which does not exist.",)
 
 
 def test_a_service_that_a_test_starts_does_not_obey_the_repositorys_env_file(tmp_path: Path) -> None:
@@ -314,6 +315,16 @@ def test_variable_that_an_account_refers_to_is_no_near_miss(tmp_path: Path, late
     (tmp_path / ".env").write_text("KITE_API_KEY_2=abcdef\n")
     accounts_file(tmp_path, '[accounts.z]\nbroker = "zerodha"\napi_key = { env = "KITE_API_KEY_2" }\n')
     assert load(tmp_path, **MONGODB, **TOKEN).warnings == ()
+
+
+def test_a_line_of_the_env_file_that_says_nothing_is_told_with_the_file_and_the_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / ".env").write_text("API_PORT=1111\n= hush %%\nAPI_HOST=::1\n")
+    (told,) = problems(tmp_path)
+    assert told.startswith(f"{tmp_path / '.env'}: ")
+    assert told.endswith("line 2.")
+    assert caplog.records == []
 
 
 def test_unreadable_env_file_is_a_problem(tmp_path: Path) -> None:
