@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
@@ -24,6 +26,9 @@ from execution_service.threads import Blocking, Gate
 T = TypeVar("T")
 
 DUPLICATE_KEY = 11000
+_CONFIGURED_TIMEOUTS = re.compile(r" \(configured timeouts: [^)]*\)")
+_PICTURE = (", Timeout: ", ", Topology Description: ", ", full error: ")
+_WORDS_LENGTH = 300
 
 
 class Calls:
@@ -85,20 +90,23 @@ class Calls:
         try:
             yield
         except (ConnectionFailure, ExecutionTimeout, WTimeoutError) as exc:
-            self._reach.fails(_first_line(exc))
-            raise StoreUnavailable(_first_line(exc)) from exc
+            self._reach.fails(in_short(exc))
+            raise StoreUnavailable(in_short(exc)) from exc
         except OperationFailure as exc:
             if isinstance(exc, DuplicateKeyError | BulkWriteError):
                 raise
-            raise StoreUnavailable(_first_line(exc)) from exc
+            raise StoreUnavailable(in_short(exc)) from exc
         self._reach.answers()
 
 
 def raise_unless_duplicates(exc: BulkWriteError) -> None:
     details = exc.details
     if any(e.get("code") != DUPLICATE_KEY for e in details.get("writeErrors", ())) or details.get("writeConcernErrors"):
-        raise StoreUnavailable(_first_line(exc)) from exc
+        raise StoreUnavailable(in_short(exc)) from exc
 
 
-def _first_line(exc: PyMongoError) -> str:
-    return str(exc).splitlines()[0][:300] if str(exc) else type(exc).__name__
+def in_short(exc: PyMongoError) -> str:
+    """What the driver says first, without its time-outs and its picture of all servers."""
+    words = _CONFIGURED_TIMEOUTS.sub("", str(exc)).partition("\n")[0]
+    words = min((words.partition(mark)[0] for mark in _PICTURE), key=len)
+    return textwrap.shorten(words, _WORDS_LENGTH, placeholder=" …") or type(exc).__name__

@@ -14,7 +14,7 @@ from rich.text import Text
 from brokers.errors import AuthRequired, BrokerError
 from brokers.factory import BrokerFactory
 from execution_service.embedded import AlreadyRunning, EmbeddedPartFailed
-from execution_service.log import safe
+from execution_service.log import safe, silence
 from execution_service.ports import PublishFailed, StoreUnavailable, TopicMissing
 from execution_service.service import ENDPOINTS, CannotStart, World, endpoints_writer, notifier_of, real_world
 from execution_service.settings import Account, Settings
@@ -38,6 +38,13 @@ class Finding:
 
 async def check(settings: Settings, console: Console | None = None) -> bool:
     """True if all works."""
+    with silence():
+        findings = await _findings(settings)
+    _show(findings, console or Console())
+    return all(finding.works for finding in findings)
+
+
+async def _findings(settings: Settings) -> list[Finding]:
     findings = [_log_folder(settings)]
     try:
         async with real_world(settings) as world:
@@ -62,8 +69,7 @@ async def check(settings: Settings, console: Console | None = None) -> bool:
     findings += [await account_finding(settings.account(a) or account) for a, account in settings.accounts.items()]
     findings.append(await _telegram(settings))
     findings += [Finding("settings", True, f"note: {warning}") for warning in settings.warnings]
-    _show(findings, console or Console())
-    return all(finding.works for finding in findings)
+    return findings
 
 
 def _show(findings: list[Finding], console: Console) -> None:

@@ -12,6 +12,7 @@ import pymongo
 from pymongo.errors import PyMongoError
 
 from execution_service import store as collections
+from execution_service.calls import in_short
 from execution_service.core.ledger import LedgerEntry
 from execution_service.core.order import FINAL, Status
 from execution_service.core.reconcile import Discrepancy, State
@@ -219,4 +220,4 @@ def _watched() -> Iterator[None]:
     try:
         yield
     except PyMongoError as exc:
-        raise StoreUnavailable(str(exc).splitlines()[0][:300] if str(exc) else type(exc).__name__) from exc
+        raise StoreUnavailable(in_short(exc)) from exc

@@ -119,6 +119,27 @@ def start_logging(
 _running: Logging | None = None
 
 
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Nobody's log lines appear meanwhile: for a program that says itself what it found."""
+    structlog_before = structlog.get_config() if structlog.is_configured() else None
+    disabled_before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    structlog.configure(processors=[_drop])
+    try:
+        yield
+    finally:
+        logging.disable(disabled_before)
+        if structlog_before is None:
+            structlog.reset_defaults()
+        else:
+            structlog.configure(**structlog_before)
+
+
+def _drop(logger: object, method: str, keys: Mapping[str, Any]) -> Mapping[str, Any]:
+    raise structlog.DropEvent
+
+
 class _Redactor:
     """Replaces known secrets in finished text, in the spellings in which they may stand there."""
 

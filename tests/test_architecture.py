@@ -203,6 +203,7 @@ ARROWS: Mapping[str, set[str]] = {
     # For the scripts: they read and mend beside the service, which imports neither.
     "execution_service.desk_view": {
         *VOCABULARY,
+        "execution_service.calls",
         "execution_service.documents",
         "execution_service.ports",
         "execution_service.store",

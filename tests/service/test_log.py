@@ -22,7 +22,7 @@ import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from execution_service.log import Logging, redact, start_logging
+from execution_service.log import Logging, redact, silence, start_logging
 
 REPOSITORY_ROOT = Path(__file__).resolve().parents[2]
 LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \| \[EXECUTION\] \| ")
@@ -567,6 +567,23 @@ def test_closed_pipe_kills_nothing(log_dir: Path) -> None:
         os.close(writing)
     assert (done.returncode, done.stderr) == (0, b"")
     assert [line for line in messages(service_log(log_dir)) if "WARNING" not in line] == ["line 0", "line 1", "line 2"]
+
+
+def test_in_silence_nobody_s_lines_appear_and_afterwards_they_do_again(
+    start: Start, log_dir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with silence():
+        structlog.get_logger("x").error("not heard")
+        logging.getLogger("y").error("not heard")
+    assert capfd.readouterr() == ("", "")
+    running = start()
+    with silence():
+        structlog.get_logger("x").error("not heard")
+        logging.getLogger("y").error("not heard")
+    structlog.get_logger("x").error("first")
+    logging.getLogger("y").error("second")
+    running.stop()
+    assert messages(service_log(log_dir)) == ["ERROR | first", "ERROR | second"]
 
 
 def test_process_that_ends_without_stopping_the_log_loses_nothing(log_dir: Path) -> None:
