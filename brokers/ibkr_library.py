@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,11 @@ class Library:
     execution_filter: Any
 
 
+def _as_debug(record: logging.LogRecord) -> bool:
+    record.levelno, record.levelname = logging.DEBUG, logging.getLevelName(logging.DEBUG)
+    return logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
+
+
 def choose(wanted: str) -> Library:
     """`auto` (ib_insync, else ib_async) or a library's name. Raises ValueError where that one is not installed or not known."""
     found = {"ib_insync": ib_insync, "ib_async": ib_async}
@@ -45,6 +51,8 @@ def choose(wanted: str) -> Library:
     if module is None:
         extra = "ibkr-async" if wanted == "ib_async" else "ibkr"
         raise ValueError(f"{wanted} is not installed: pip install 'execution-service[{extra}]'")
+    # The socket client raises or tells the adapter whatever it logs, and the adapter's caller says it.
+    logging.getLogger(f"{module.__name__}.client").addFilter(_as_debug)
     return Library(
         name=module.__name__,
         version=str(module.__version__),

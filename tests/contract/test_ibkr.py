@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -38,7 +40,7 @@ from brokers.errors import (
 )
 from brokers.ibkr import Configuration, IbkrBroker, create
 from brokers.ibkr_blotter import Blotter, Commission, Execution
-from brokers.ibkr_library import choose
+from brokers.ibkr_library import NAMES, choose
 from brokers.paper_words import Action, Fault, Market, Operation, PaperOrder
 from execution_service.core.reconcile import Holding, compare_positions
 from simulators import tws_wire as wire
@@ -309,6 +311,21 @@ async def test_a_late_answer_about_positions_is_not_taken_for_that_to_a_later_qu
                 await asyncio.sleep(0.01)
     assert held.quantity == 10
     assert len(desk.heard(Ask.START_API)) == 1
+
+
+@pytest.mark.parametrize("level", [logging.INFO, logging.DEBUG])
+async def test_what_the_client_library_logs_of_a_connection_is_for_debugging(
+    caplog: pytest.LogCaptureFixture, level: int
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    caplog.set_level(level)
+    broker = create({"account_id": "acc", "port": port, "client_id_tries": 1})
+    with pytest.raises(BrokerUnavailable, match=str(port)):
+        await broker.connect()
+    await broker.close()
+    told = [record.levelname for record in caplog.records if record.name.partition(".")[0] in NAMES]
+    assert set(told) == ({"DEBUG"} if level == logging.DEBUG else set())
 
 
 async def test_an_unreadable_part_of_an_answer_spoils_the_answer(desk: Desk, unread_messages: list[str]) -> None:
