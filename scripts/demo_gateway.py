@@ -25,6 +25,7 @@ MODULES: Mapping[str, str] = {IBKR: "simulators.tws", ZERODHA: "simulators.kite"
 """The brokers that the demo can pretend, each with the program that does it."""
 ACCOUNT_IDS: Mapping[str, str] = {IBKR: "IBKR_Demo", ZERODHA: "Zerodha_Demo"}
 API_KEY_NAME = "DEMO_KITE_API_KEY"
+DATABASE_NAME_LENGTH = 63
 FILL_DELAY_SECONDS = 0.5
 READY_SECONDS = 30.0
 STOP_SECONDS = 10.0
@@ -144,16 +145,23 @@ def stop_gateway(settings: Settings) -> int | None:
 
 
 def environment_for(settings: Settings, gateway: Gateway) -> dict[str, str]:
-    """This process's own, with accounts of the demo's own in place of whatever is configured. Raises GatewayFailed."""
+    """This process's own, with accounts and a database of the demo's own in place of whatever is configured: what the mock broker has traded
+    for an account of that name is not in the gateway's book. Raises GatewayFailed."""
     accounts = folder_of(settings) / "accounts.toml"
     table = _ibkr_table(gateway) if gateway.broker == IBKR else _zerodha_table(settings, gateway)
     accounts.write_text(table, encoding="utf-8")
     return {
         **os.environ,
         "ACCOUNTS_FILE": str(accounts),
+        "MONGODB_DATABASE": _database(settings, gateway.broker),
         "USE_MOCK_BROKER": "false",
         API_KEY_NAME: DEFAULT_API_KEY,
     }
+
+
+def _database(settings: Settings, broker: str) -> str:
+    ending = f"_{broker}_demo"
+    return settings.mongodb_database[: DATABASE_NAME_LENGTH - len(ending)] + ending
 
 
 def _ibkr_table(gateway: Gateway) -> str:

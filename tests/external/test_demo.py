@@ -75,6 +75,19 @@ def test_the_demo_trades_through_the_real_adapter_and_ends_whole(people: People,
     assert [p for p in psutil.process_iter(["environ"]) if is_of(p, people.service.data_dir)] == []
 
 
+def test_what_the_mock_has_traded_for_the_demos_account_is_no_discrepancy_of_the_demo(people: People) -> None:
+    assert people.call(START).status == 0
+    assert people.call(SEND, "--file", "nse_equity_1.json").status == 0
+    assert people.call(START, "--stop").status == 0
+    assert people.call(START, "--broker", "zerodha").status == 0
+    compared = people.call(EXECCTL, "reconcile")
+    assert compared.status == 0, compared.out
+    assert people.call(EXECCTL, "discrepancies", "--json").json == []
+    assert people.call(EXECCTL, "orders", "--json").json == []
+    assert people.call(SEND, "--file", "nse_equity_1.json").status == 0
+    assert people.call(EXECCTL, "reconcile").status == 0
+
+
 def test_a_gateway_that_was_killed_is_down_and_is_started_again_on_its_book(people: People) -> None:
     assert people.call(START, "--broker", "zerodha").status == 0
     assert people.call(SEND, "--file", "nse_equity_1.json").status == 0
