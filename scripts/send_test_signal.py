@@ -170,7 +170,9 @@ def _bodies(options: argparse.Namespace) -> list[bytes]:
     for n in range(1, options.count + 1):
         suffix = f"_{n:04d}" if options.count > 1 else ""
         filled = text.replace("{now}", f"{now:%Y%m%d_%H%M%S_%f}{suffix}")
-        filled = filled.replace("{entry}", json.dumps(options.entry or "")[1:-1])
+        filled = filled.replace("{december}", next_december(now)).replace(
+            "{entry}", json.dumps(options.entry or "")[1:-1]
+        )
         try:
             sample = json.loads(filled)
         except ValueError as exc:
@@ -179,6 +181,11 @@ def _bodies(options: argparse.Namespace) -> list[bytes]:
         signal_id = None if options.signal_id is None else options.signal_id + suffix
         bodies += [json.dumps(_changed(leg, signal_id, options, now)).encode() for leg in legs]
     return bodies
+
+
+def next_december(now: datetime) -> str:
+    """The month, as in 202712, of a future that is listed and not about to expire."""
+    return f"{now.year + (now.month > 10)}12"
 
 
 def _sample(name: str) -> Path:

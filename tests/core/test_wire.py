@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -805,9 +806,19 @@ def sample_orders() -> list[tuple[str, str]]:
     found = []
     for path in sorted(SAMPLES.glob("*.json")):
         text = path.read_text(encoding="utf-8").replace("{now}", "1732450800").replace("{entry}", "sig_entry")
+        text = text.replace("{december}", "202712")
         content = json.loads(text)
         found += [(path.name, json.dumps(part)) for part in (content if isinstance(content, list) else [content])]
     return found
+
+
+def test_no_sample_names_a_day_that_passes() -> None:
+    dated = [
+        path.name
+        for path in SAMPLES.glob("*.json")
+        if re.search(r'"expiry":\s*"?\d', path.read_text(encoding="utf-8")) is not None
+    ]
+    assert dated == []
 
 
 def test_there_are_samples() -> None:

@@ -62,6 +62,10 @@ def test_the_demo_trades_through_the_real_adapter_and_ends_whole(people: People,
     assert (compared.status, ACCOUNT_IDS[broker] in compared.out) == (0, True), compared.out
     assert stat.S_IMODE(people.service.data_dir.stat().st_mode) == 0o700
 
+    if broker == "ibkr":
+        sent = people.call(SEND, "--file", "futures_gc_1.json", "--account", ACCOUNT_IDS[broker], "--json")
+        assert [order["status"] for order in sent.json["orders"]] == ["FILLED"], sent.out
+
     other = people.call(START, "--broker", "mock")
     assert other.status == 1
     assert f"simulated {broker} broker: first stop it" in other.err

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import psutil
 import pytest
 from bson import ObjectId
 
+from scripts.send_test_signal import next_december
 from simulators.telegram import SimulatedTelegram
 from tests.external.service_process import REPOSITORY, Service, end, wait_until
 
@@ -350,6 +352,11 @@ def test_a_resolution_wants_words_and_no_blanks(people: People, name: str, blank
     said = people.call(EXECCTL, "resolve", "x", "--as", "placed", *arguments)
     assert said.status == 2
     assert f"{name}: it must not be blank" in said.err
+
+
+@pytest.mark.parametrize(("month", "expiry"), [(1, "202612"), (10, "202612"), (11, "202712"), (12, "202712")])
+def test_a_sample_s_expiry_is_a_december_that_is_not_near(month: int, expiry: str) -> None:
+    assert next_december(datetime(2026, month, 1, tzinfo=UTC)) == expiry
 
 
 # --- rebuilding the views ---------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def sample_messages() -> list[dict[str, Any]]:
     """The repository's own samples, in both dialects, and one of each kind that they lack."""
     found = [_PLAIN]
     for path in sorted(SAMPLES_FOLDER.glob("*.json")):
-        sample = json.loads(path.read_text(encoding="utf-8"))
+        sample = json.loads(path.read_text(encoding="utf-8").replace("{december}", "202712"))
         found += sample if isinstance(sample, list) else [sample]
     option = {"instrument_type": "OPTION", "expiry": "20251219", "strike": 240, "right": "C", "multiplier": 100}
     found += [
