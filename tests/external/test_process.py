@@ -219,11 +219,14 @@ def test_a_signal_before_it_is_up_ends_it_at_once_with_status_0(
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
-        wait_until(lambda p=process: is_caught(p.pid, number), "it catches the signal", pause=0.001)  # type: ignore[misc]
-        time.sleep(pause)
-        family = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(number)
-        printed, _ = process.communicate(timeout=STOP_SECONDS)
+        try:
+            wait_until(lambda p=process: is_caught(p.pid, number), "it catches the signal", pause=0.001)  # type: ignore[misc]
+            time.sleep(pause)
+            family = psutil.Process(process.pid).children(recursive=True)
+            process.send_signal(number)
+            printed, _ = process.communicate(timeout=STOP_SECONDS)
+        finally:
+            process.kill()
         assert (process.returncode, b"Traceback" in printed) == (0, False), printed.decode()
         wait_until(lambda f=family: not any(is_alive(member) for member in f), "its children end too")  # type: ignore[misc]
 
