@@ -32,7 +32,7 @@ _RETRY_SECONDS = 1.0
 _UNKNOWN_WHEN_LOST = frozenset({Operation.PLACE, Operation.CANCEL})
 
 
-class MockConfiguration(AccountConfiguration):
+class Configuration(AccountConfiguration):
     """One account's settings; amounts in the instrument's currency."""
 
     path: Path
@@ -59,12 +59,9 @@ class MockConfiguration(AccountConfiguration):
         return Market(**self.model_dump(exclude={"account_id", "path"}))
 
 
-Configuration = MockConfiguration
-
-
 def create(config: Mapping[str, object]) -> MockBroker:
-    """A mock broker; what may be told are the fields of `MockConfiguration`. Raises ValueError naming all that is wrong."""
-    configuration = MockConfiguration.of(config, broker="mock")
+    """A mock broker; what may be told are the fields of `Configuration`. Raises ValueError naming all that is wrong."""
+    configuration = Configuration.of(config, broker="mock")
     return MockBroker(account_id=configuration.account_id, path=configuration.path, market=configuration.market)
 
 

@@ -85,7 +85,7 @@ _FIRST_LIST = "NSE"
 """Read when connecting, so that the day's first order does not wait for it."""
 
 
-class ZerodhaConfiguration(MeteredConfiguration):
+class Configuration(MeteredConfiguration):
     """One account's settings; times in seconds."""
 
     api_key: str
@@ -164,13 +164,10 @@ class ZerodhaConfiguration(MeteredConfiguration):
         return self.ticker_url or _ticker_beside(self.root_url)
 
 
-Configuration = ZerodhaConfiguration
-
-
 def create(config: Mapping[str, object]) -> ZerodhaBroker:
-    """A broker for one account, not yet connected; what may be told are the fields of `ZerodhaConfiguration`. Raises ValueError naming all
+    """A broker for one account, not yet connected; what may be told are the fields of `Configuration`. Raises ValueError naming all
     that is wrong."""
-    return ZerodhaBroker(ZerodhaConfiguration.of(config, broker="Zerodha"))
+    return ZerodhaBroker(Configuration.of(config, broker="Zerodha"))
 
 
 class ZerodhaBroker:
@@ -179,7 +176,7 @@ class ZerodhaBroker:
     A dead access token is a state, not an error of an order: every call raises AuthRequired until another token is there.
     """
 
-    def __init__(self, configuration: ZerodhaConfiguration) -> None:
+    def __init__(self, configuration: Configuration) -> None:
         self._configuration = configuration
         self._calls = KiteCalls(configuration.access)
         self._has_session = False
