@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-# ruff: noqa: E402  a stop is heeded from the first lines on: what follows them takes most of a second to load
 import os
 import sys
 from pathlib import Path
@@ -15,9 +14,10 @@ if __package__ in (None, ""):  # started by its path, as the specification does
     stop_at_once()
     use_own_python()
 
-from execution_service.own_python import stop_at_once
+if __name__ == "__main__":  # not where it is imported: other programs have a way of their own to stop
+    from execution_service.own_python import stop_at_once
 
-stop_at_once()
+    stop_at_once()
 
 import argparse
 import asyncio

@@ -46,3 +46,13 @@ def test_every_command_for_people_is_installed() -> None:
     for target in declared.values():
         module, _, function = target.partition(":")
         assert callable(getattr(import_module(module), function))
+
+
+def test_what_imports_the_service_keeps_its_own_way_to_stop() -> None:
+    program = (
+        "import signal; before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)];"
+        "import execution_service.execution_main;"
+        "print([signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before)"
+    )
+    said = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert said.stdout == "True\n"
