@@ -496,7 +496,11 @@ class IbkrBroker:
     def _number_to_cancel(self, session: Session, ref: OrderRef) -> int:
         tagged = self._blotter.tagged(ref.client_order_id)
         own = [entry for entry in tagged if entry.broker_order_id == ref.broker_order_id]
-        entry = (own or tagged)[-1] if tagged else self._blotter.named(ref.broker_order_id or "")
+        entry = (
+            (own or self._blotter.twins(ref.client_order_id)[:1] or tagged)[-1]
+            if tagged
+            else self._blotter.named(ref.broker_order_id or "")
+        )
         named = entry.broker_order_id if entry is not None and entry.order_id else ref.broker_order_id or ""
         client_id, colon, order_id = named.partition(":")
         if not colon or not order_id.isdigit():
@@ -713,11 +717,16 @@ class IbkrBroker:
 
     def on_completed_order(self, order: Any, state: Any) -> None:
         if order.account == self._account:
+            filled = optional_number(order.filledQuantity)
+            if filled is None and state.status == "Filled":
+                filled = optional_number(
+                    order.totalQuantity
+                )  # not told is not nothing: executions of other days are not shown
             self._blotter.completed_said(
                 perm_id=order.permId,
                 client_order_id=order.orderRef or "",
                 status=state.status or "",
-                filled=optional_number(order.filledQuantity) or Decimal(0),
+                filled=filled or Decimal(0),
                 words=state.completedStatus or "",
             )
 

@@ -247,7 +247,7 @@ class Blotter:
         found = [entry for entry in self.entries if entry.change > after and self.is_mentioned(entry)]
         tags = Counter(entry.client_order_id for entry in self.entries)
         return [
-            self.report(entry, is_alone=tags[entry.client_order_id] == 1)
+            self.report(entry, is_alone=not entry.client_order_id or tags[entry.client_order_id] == 1)
             for entry in sorted(found, key=lambda entry: entry.change)
         ]
 

@@ -88,7 +88,7 @@ _FIRST_LIST = "NSE"
 class Configuration(MeteredConfiguration):
     """One account's settings; times in seconds."""
 
-    api_key: str
+    api_key: str = Field(repr=False)
     access_token: str = Field("", repr=False)
     access_token_file: Path | None = Field(None, validate_default=True)
     """Read anew each day, instead of `access_token`; not looked at before it is needed."""

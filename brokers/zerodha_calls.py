@@ -73,7 +73,7 @@ OTHER_LIMITS = limits(per_second=8)
 class Access:
     """How the account is reached. The token comes from its file, if one is named, else as it stands."""
 
-    api_key: str
+    api_key: str = field(repr=False)
     access_token: str = field(default="", repr=False)
     access_token_file: Path | None = None
     root_url: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any, Protocol
 
@@ -31,6 +31,7 @@ from execution_service.ports import (
     Clock,
     Command,
     CommandStatus,
+    DeadLetter,
     Message,
     Store,
     Stored,
@@ -78,7 +79,7 @@ class Commands:
         live_orders: LiveOrders,
         clock: Clock,
         desk_of: Callable[[str | None], Desk | None],
-        replay: Callable[[Message], Awaitable[bool]],
+        replay: Callable[[Message], Awaitable[DeadLetter | None]],
         show_again: Callable[[Order], Awaitable[None]],
         reconcile: Callable[[str], Awaitable[Outcome | None]],
         max_order_age_seconds: float,
@@ -156,7 +157,7 @@ class Commands:
         for command_id, (command, until) in tuple(self._active.items()):
             if until < now:
                 del self._active[command_id]
-            elif order.published_at <= command.published_at and _names(command.body, order):
+            elif not _is_later(order, command) and _names(command.body, order):
                 return _reason(command.body)
         return None
 
@@ -240,6 +241,11 @@ class Commands:
         """Whether there is nothing more to do about it, and what came of it."""
         body = command.body
         if _came_after(order, command):
+            log.warning(
+                f"Cancel of {_named(body)} does not reach {order.order_id}, which was published after it",
+                action="cancel_not_meant",
+                signal_id=order.signal_id,
+            )
             return True, f"{order.order_id} was published after this cancel and goes on"
         self._assert_again(order)
         if order.status.is_final:
@@ -391,7 +397,7 @@ class Commands:
         if letter is None:
             return CommandStatus.REFUSED, f"there is no dead letter {message_id!r}"
         marker = sha256(f"{command.command_id}:{message_id}".encode()).hexdigest()[:16]
-        is_order = await self._replay(
+        again = await self._replay(
             Message(
                 message_id=f"replay-{marker}",
                 data=letter.payload,
@@ -399,11 +405,9 @@ class Commands:
                 attributes=letter.attributes,
             )
         )
-        if not is_order:
-            return (
-                CommandStatus.REFUSED,
-                f"dead letter {message_id} was taken again and is a dead letter again: {letter.reason}",
-            )
+        if again is not None:
+            words = f"dead letter {message_id} was taken again and is a dead letter again: {again.reason}"
+            return CommandStatus.REFUSED, words
         return CommandStatus.DONE, f"dead letter {message_id} taken again, and there is an order now"
 
 
@@ -447,7 +451,17 @@ def _came_after(order: Order, command: Command) -> bool:
     """Whether a cancel of a whole signal is older than the order: delivered late, or twice. Only Pub/Sub's own times are compared, and who
     names one order means that one."""
     is_message = command.command_id.startswith(MESSAGE)
-    return is_message and command.body.get("order_id") is None and order.published_at > command.published_at
+    is_of_signal = command.body.get("order_id") is None
+    return is_message and is_of_signal and _is_later(order, command)
+
+
+def _is_later(order: Order, command: Command) -> bool:
+    """By whole milliseconds, as the store keeps them: the same whether either was read from there or not."""
+    return _in_milliseconds(order.published_at) > _in_milliseconds(command.published_at)
+
+
+def _in_milliseconds(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
 
 
 def _named(body: Any) -> str:

@@ -11,13 +11,13 @@ if __package__ in (None, ""):  # started by its path, as the specification does
     sys.path = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
     from execution_service.own_python import stop_at_once, use_own_python
 
-    stop_at_once()
+    stop_at_once(is_question="--check" in sys.argv)
     use_own_python()
 
 if __name__ == "__main__":  # not where it is imported: other programs have a way of their own to stop
     from execution_service.own_python import stop_at_once
 
-    stop_at_once()
+    stop_at_once(is_question="--check" in sys.argv)
 
 import argparse
 import asyncio

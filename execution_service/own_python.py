@@ -17,16 +17,20 @@ STARTED_AGAIN = "EXECUTION_SERVICE_STARTED_AGAIN"
 STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
-def stop_at_once() -> None:
-    """Until somebody else takes care of them, SIGTERM and SIGINT end the process at once, with status 0: for a program that has begun nothing
-    yet, and whose children end with it. One that came since `use_own_python` counts too."""
+def stop_at_once(*, is_question: bool) -> None:
+    """Until somebody else takes care of them, SIGTERM and SIGINT end the process at once: for a program that has begun nothing yet, and whose
+    children end with it. One that came since `use_own_python` counts too. Its status is 0, but for a question: to end it is no answer."""
     for number in STOPS:
-        signal.signal(number, _end)
+        signal.signal(number, _end_unanswered if is_question else _end)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
 
 
 def _end(*_: object) -> None:
     os._exit(0)
+
+
+def _end_unanswered(number: int, *_: object) -> None:
+    os._exit(128 + number)
 
 
 def use_own_python() -> None:
@@ -42,7 +46,7 @@ def use_own_python() -> None:
     if not is_own and not is_chosen and not was_started_again and os.access(python, os.X_OK):
         os.environ[STARTED_AGAIN] = "1"
         sys.stdout.flush()
-        if signal.getsignal(signal.SIGTERM) is _end:
+        if signal.getsignal(signal.SIGTERM) in (_end, _end_unanswered):
             signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # kept for the program that takes our place
         os.execv(python, [str(python), *sys.argv])
     if not _has_libraries():

@@ -45,6 +45,7 @@ from execution_service.news import News
 from execution_service.outbox import Outbox, Party
 from execution_service.ports import (
     Clock,
+    DeadLetter,
     Message,
     Publisher,
     PublishFailed,
@@ -355,16 +356,19 @@ class ExecutionService:
             self._orphan_news.tell()
 
     async def _tell_of_orphans(self) -> None:
-        """People learn of the accounts whose unfinished orders nobody works: once for each in a process's life, with all that it met at the
-        start."""
-        told: set[str] = set()
+        """People learn of the accounts whose unfinished orders nobody works, of all that are met at the same moment at once."""
         while True:
             await self._orphan_news.wait(None)
             await self._clock.sleep(ORPHANS_GATHERED_SECONDS)
-            for account_id in sorted(self._orphans.keys() - told):
-                told.add(account_id)
-                words = alerts.account_not_configured(account_id, self._orphans[account_id])
+            for account_id in sorted(self._orphans.keys() - await self._worked_elsewhere()):
+                words = alerts.account_not_configured(account_id, self._orphans.pop(account_id))
                 await self.outbox.raise_alarm(f"not_configured:{account_id}", words)
+
+    async def _worked_elsewhere(self) -> set[str]:
+        """Accounts that another process holds: its settings may know what ours do not."""
+        if self.desks is None:
+            return set()
+        return {lease.desk for lease in await self._store.leases() if lease.holder}
 
     def _desk_of(self, account_id: str | None) -> Trader | None:
         return self.trader_of(account_id)
@@ -384,10 +388,10 @@ class ExecutionService:
             return None
         return Outcome(is_compared=False, words="Not compared: whoever trades the account has not answered")
 
-    async def _replay(self, message: Message) -> bool:
-        """Whether it became an order, or was one already."""
+    async def _replay(self, message: Message) -> DeadLetter | None:
+        """The dead letter that it is again; None: it became an order, or was one already."""
         await self.intake.take([message])
-        return await self._store.dead_letter(message.message_id) is None
+        return await self._store.dead_letter(message.message_id)
 
     async def _show_again(self, order: Order) -> None:
         await self._store.write_views([trading_order_write(order, self._clock.now())])

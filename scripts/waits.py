@@ -19,8 +19,13 @@ def waits_for(view: DeskView, order: Order, now: datetime) -> list[str]:
 def _being_looked_for(view: DeskView, order: Order, request: OrderRequest) -> list[str]:
     """Those that were perhaps sent: until they are found, nothing follows them."""
     stored = view.orders(status=Status.SUBMITTING.value, account_id=request.account_id)
-    same = [s.order for s in stored if s.order.accepted_request.instrument.key == request.instrument.key]
+    same = [s.order for s in stored if _named_instrument(s.order) == request.instrument.key]
     return [f"{_named(other)}, perhaps sent and being looked for" for other in same if other.order_id != order.order_id]
+
+
+def _named_instrument(order: Order) -> str | None:
+    """As the message named it: by that orders wait for each other."""
+    return order.request.instrument.key if isinstance(order.request, OrderRequest) else None
 
 
 def _unfinished_entries(view: DeskView, order: Order, request: OrderRequest, now: datetime) -> list[str]:

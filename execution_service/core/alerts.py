@@ -499,7 +499,10 @@ def account_not_configured(account_id: str, signal_ids: Sequence[str]) -> str:
         "⚠️ Account Not Configured",
         ("Account", account_id),
         ("Unfinished", named),
-        ("To do", "nobody watches these orders: configure the account again, or end them at the broker"),
+        (
+            "To do",
+            "this service does not watch these orders: configure the account again, then end them or let them end",
+        ),
     )
 
 

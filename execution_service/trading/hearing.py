@@ -227,13 +227,15 @@ class Hearing:
         with less than was ordered; a broker that tells only what is new does not repeat the report."""
         now = self._clock.monotonic()
         for live, report in tuple(self._missing.values()):
+            if live.is_let_go or live.order.status.is_final:
+                self._missing.pop(live.order.order_id, None)
+                continue
             if live.missing_from is None or now - live.missing_from <= MISSING_FILLS_ALERT_SECONDS:
                 continue
-            live.missing_from = float("inf")
             if is_short(live.order, report):
-                await self._live.record(live, lambda order, report=report: self._settled(order, report))  # type: ignore[misc]
-                self._lanes.settle(live)
+                await self._end_short(live)
                 continue
+            live.missing_from = float("inf")
             words = (
                 f"the broker says {report.filled_quantity} filled ({report.status}), "
                 f"the executions it has shown add up to {live.order.filled_quantity}"
@@ -241,8 +243,18 @@ class Hearing:
             note = Noted(at=self._clock.now(), message=words, alert=True)
             await self._live.record(live, lambda order, note=note: _unless_known(order, note))  # type: ignore[misc]
 
-    def _settled(self, order: Order, report: Report) -> Sequence[Event]:
-        return news(order, report, self._clock.now(), is_settled=True)
+    async def _end_short(self, live: LiveOrder) -> None:
+        """Takes the broker's word that the order is complete with less than was ordered, if it still says so when it is asked for this one.
+        Raises BrokerError, TimeoutError."""
+        since = live.missing_from
+        await self.look_for(live)
+        _, report = self._missing.get(live.order.order_id, (live, None))
+        if report is None or live.missing_from != since or not is_short(live.order, report):
+            return
+        shown = report
+        await self._live.record(live, lambda order: news(order, shown, self._clock.now(), is_settled=True))
+        self._missing.pop(live.order.order_id, None)
+        self._lanes.settle(live)
 
 
 def _unless_known(order: Order, note: Noted) -> Sequence[Event]:

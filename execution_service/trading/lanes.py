@@ -191,12 +191,17 @@ class Lanes:
         """The lane makes a pause, longer each time."""
         lane = self.of(order)
         lane.failures += 1
-        lane.not_before = self._clock.monotonic() + min(LONGEST_PAUSE_SECONDS, 0.25 * 2**lane.failures)
+        lane.not_before = self._clock.monotonic() + growing_pause(lane.failures)
 
     def rest(self, order: Order, wait_seconds: float) -> None:
         """The lane goes on when its orders may leave again."""
         pause = max(LEAST_WAIT_SECONDS, min(wait_seconds, LONGEST_REST_SECONDS))
         self.of(order).not_before = self._clock.monotonic() + pause
+
+
+def growing_pause(failures: int) -> float:
+    """Seconds, longer after each failure in succession."""
+    return min(LONGEST_PAUSE_SECONDS, 0.25 * (1 << min(failures, 10)))
 
 
 def _key(order: Order) -> str:

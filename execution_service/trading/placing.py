@@ -25,7 +25,7 @@ from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock
 from execution_service.trading.connection import Connection, reason_of
 from execution_service.trading.hearing import Hearing
-from execution_service.trading.lanes import LONGEST_PAUSE_SECONDS, Lanes
+from execution_service.trading.lanes import Lanes, growing_pause
 from execution_service.trading.tasks import Tasks
 
 log = structlog.get_logger(__name__)
@@ -118,7 +118,7 @@ class Placing:
         if not self._holds_desk():
             return
         live.resendings += 1
-        live.not_before = self._clock.monotonic() + min(LONGEST_PAUSE_SECONDS, 0.25 * 2**live.resendings)
+        live.not_before = self._clock.monotonic() + growing_pause(live.resendings)
         words = "not found at the broker; sent again under the same id, which the broker takes only once"
         is_odd = live.resendings == RESENDINGS_ALERT
 

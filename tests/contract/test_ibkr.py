@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -1327,3 +1328,14 @@ def test_an_order_whose_permanent_id_is_not_known_may_be_the_other_one() -> None
     blotter.completed_said(perm_id=10, client_order_id="tag", status="Cancelled", filled=Decimal(0), words="by hand")
     blotter.end_round()
     assert {report.orders_under_tag for report in blotter.reports(None)} == {()}
+
+
+async def test_a_filled_order_whose_count_is_not_told_is_filled_with_what_was_ordered(desk: Desk) -> None:
+    """Its executions of other days are not shown: what is shown is not all that there was."""
+    broker = await desk.connect()
+    state = SimpleNamespace(status="Filled", completedStatus="Filled")
+    done = SimpleNamespace(
+        account=desk.book.account_id, permId=77, orderRef="tag", filledQuantity=None, totalQuantity=100.0
+    )
+    broker.on_completed_order(done, state)
+    assert [e.filled_quantity for e in broker._blotter.tagged("tag")] == [100]

@@ -989,3 +989,18 @@ async def test_an_order_that_is_called_complete_with_nothing_is_no_end_and_peopl
         await world.run(120)
         assert world.record().status is Status.SUBMITTED
         assert any("the executions it has shown add up to 0" in text for text in world.notifier.texts)
+
+
+async def test_what_is_called_complete_with_less_is_asked_for_once_more_before_it_ends(tmp_path: Path) -> None:
+    """The broker's last word may be old: nobody else may have asked for half a minute."""
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send(order_type="LIMIT", limit_price=10, tif="DAY")
+        await world.run(1)
+        world.fill("sig", 60)
+        calls_it_complete(world)
+        world.broker_faults.errors["find"] = [NotAnswered("busy")] * 3
+        await world.run(33)
+        assert world.record().status is Status.PARTIALLY_FILLED
+        await world.run(30)
+        assert world.record().status is Status.CANCELLED
+        assert len(world.calls("find")) >= 4
