@@ -245,9 +245,14 @@ class Hearing:
 
     async def _end_short(self, live: LiveOrder) -> None:
         """Takes the broker's word that the order is complete with less than was ordered, if it still says so when it is asked for this one.
-        Raises BrokerError, TimeoutError."""
+        Where that gets no answer it is tried again later: the other orders' news was heard all the same."""
         since = live.missing_from
-        await self.look_for(live)
+        try:
+            await self.look_for(live)
+        except (BrokerError, TimeoutError) as exc:
+            self._connection.query_failed(exc)
+            live.missing_from = self._clock.monotonic()
+            return
         _, report = self._missing.get(live.order.order_id, (live, None))
         if report is None or live.missing_from != since or not is_short(live.order, report):
             return
