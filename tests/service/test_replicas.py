@@ -407,18 +407,23 @@ async def test_a_cancel_is_not_sent_without_the_lease(tmp_path: Path) -> None:
         assert world.calls("cancel_order") == []
 
 
+async def send_while_another_sends_again(world: World, answer: Exception) -> None:
+    """The answer to our sending comes after another process has recorded that it has sent the same order again."""
+    answers = world.broker_faults.holds["place_order"] = asyncio.Event()
+    world.broker_faults.errors["place_order"] = [answer]
+    world.send("a")
+    await world.run(1)
+    again = Noted(at=world.clock.now(), message="sent again by another process")
+    await world.service.live_orders.record_for_holder(
+        world.record("a"), lambda o: () if again in o.events else (again,)
+    )
+    answers.set()
+    await world.run(10)
+
+
 async def test_a_refusal_of_a_sending_that_another_process_has_repeated_ends_nothing(tmp_path: Path) -> None:
     async with world_of(tmp_path, market=BY_HAND) as world:
-        answers = world.broker_faults.holds["place_order"] = asyncio.Event()
-        world.broker_faults.errors["place_order"] = [OrderRefused("no margin")]
-        world.send("a")
-        await world.run(1)
-        again = Noted(at=world.clock.now(), message="sent again by another process")
-        await world.service.live_orders.record_for_holder(
-            world.record("a"), lambda o: () if again in o.events else (again,)
-        )
-        answers.set()
-        await world.run(10)
+        await send_while_another_sends_again(world, OrderRefused("no margin"))
         assert world.record("a").status is Status.SUBMITTED
         assert len(world.placed()) == 1
 
@@ -559,16 +564,7 @@ async def test_that_nothing_left_here_says_nothing_of_what_another_process_has_s
     tmp_path: Path, answer: Exception
 ) -> None:
     async with world_of(tmp_path, market=BY_HAND) as world:
-        answers = world.broker_faults.holds["place_order"] = asyncio.Event()
-        world.broker_faults.errors["place_order"] = [answer]
-        world.send("a")
-        await world.run(1)
-        again = Noted(at=world.clock.now(), message="sent again by another process")
-        await world.service.live_orders.record_for_holder(
-            world.record("a"), lambda o: () if again in o.events else (again,)
-        )
-        answers.set()
-        await world.run(10)
+        await send_while_another_sends_again(world, answer)
         assert "NothingSent" not in [type(event).__name__ for event in world.record("a").events]
 
 
