@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-try:
-    import ib_insync  # type: ignore[import-not-found,import-untyped,unused-ignore]
-except ImportError:
-    ib_insync = None  # type: ignore[assignment,unused-ignore]
-try:
-    import ib_async  # type: ignore[import-not-found,import-untyped,unused-ignore]
-except ImportError:
-    ib_async = None  # type: ignore[assignment,unused-ignore]
+
+@contextlib.contextmanager
+def _event_loop() -> Iterator[None]:
+    """Both libraries ask for the thread's event loop when they are imported, and fail where there is none any more; they do not use it."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        try:
+            yield
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+    else:
+        yield
+
+
+with _event_loop():
+    try:
+        import ib_insync  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    except ImportError:
+        ib_insync = None  # type: ignore[assignment,unused-ignore]
+    try:
+        import ib_async  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    except ImportError:
+        ib_async = None  # type: ignore[assignment,unused-ignore]
 
 if ib_insync is None and ib_async is None:
     raise ImportError("neither ib_insync nor ib_async is installed")

@@ -112,3 +112,12 @@ def test_settings_may_be_texts_numbers_or_none(tmp_path: Path) -> None:
     )
     assert broker.capabilities.commission_currency == "INR"
     assert broker.capabilities.refuses_repeated_client_id
+
+
+def test_adapters_can_be_loaded_after_an_event_loop_has_ended() -> None:
+    program = (
+        "import asyncio; from brokers.factory import BrokerFactory; asyncio.run(asyncio.sleep(0));"
+        "print([name for name in BrokerFactory.supported() if BrokerFactory.configuration_of(name) is None])"
+    )
+    said = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert said.stdout == "[]\n"
