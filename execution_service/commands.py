@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from execution_service.core.order import (
     DeclaredPlaced,
     Event,
     Order,
+    Purpose,
     Reason,
     ReasonCode,
     SendAgainOrdered,
@@ -59,6 +61,23 @@ _FOR_DECISION = {
     "not-placed": "only an order that was perhaps sent, and is not known at the broker, can be declared not placed",
     "cancelled": "only an order that was perhaps sent, or is at work, can be declared cancelled",
 }
+
+
+@dataclass(slots=True)
+class _Remembered:
+    """A cancel that also holds for orders which have not come yet, until then (monotonic)."""
+
+    command: Command
+    until: float
+    met: set[Purpose]
+    """Of the orders that were known by its name."""
+
+    def stops(self, order: Order) -> bool:
+        """One that names a whole signal stops what was published before it. One that names an order by its own id stops that order whichever
+        was published first. But some senders give an exit its entry's id: where the other of the two has come, only the time can tell."""
+        body, purpose = self.command.body, order.identity.purpose
+        names_it_alone = body.get("order_id") is not None and not self.met - {purpose}
+        return _names(body, order) and (names_it_alone or not _is_later(order, self.command))
 
 
 class Desk(Protocol):
@@ -102,7 +121,7 @@ class Commands:
         self._lifetime = timedelta(
             seconds=max(max_order_age_seconds, REMEMBERED_SECONDS) if max_order_age_seconds else FORGOTTEN_AFTER_SECONDS
         )
-        self._active: dict[str, tuple[Command, float]] = {}
+        self._active: dict[str, _Remembered] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._comparing: set[str] = set()
         """Commands to reconcile that are being carried out."""
@@ -135,7 +154,9 @@ class Commands:
             if command.status is CommandStatus.NEW:
                 await self._carry_out(command)
             elif command.command_id not in self._active:
-                self._remember(command)
+                # Learnt before it holds: an order of its name that comes meanwhile must find the same as ever.
+                met = {order.identity.purpose for order in await self._stored(command.body)}
+                self._remember(command, met)
 
     async def take(self, messages: Sequence[Message]) -> None:
         """Stores and carries out what came by Pub/Sub, then acknowledges. Raises StoreUnavailable: nothing was acknowledged."""
@@ -152,13 +173,14 @@ class Commands:
             message.ack()
 
     def is_cancelled(self, order: Order) -> Reason | None:
-        """The reason of a remembered cancel that was published after this order."""
+        """The reason of a remembered cancel that this order is meant by."""
         now = self._clock.monotonic()
-        for command_id, (command, until) in tuple(self._active.items()):
-            if until < now:
+        for command_id, remembered in tuple(self._active.items()):
+            if remembered.until < now:
                 del self._active[command_id]
-            elif not _is_later(order, command) and _names(command.body, order):
-                return _reason(command.body)
+            elif remembered.stops(order):
+                remembered.met.add(order.identity.purpose)
+                return _reason(remembered.command.body)
         return None
 
     def _command(self, message: Message) -> Command:
@@ -214,25 +236,31 @@ class Commands:
         log.info(f"Command {command.kind}: {outcome}", action="command_done", command_id=command.command_id)
         await self._store.finish_command(command.command_id, status, outcome, active_until)
 
-    def _remember(self, command: Command) -> None:
+    def _remember(self, command: Command, met: Iterable[Purpose] = ()) -> None:
         # From its receipt on: what was published before it may be delivered after it, however old both are.
         left = self._lifetime.total_seconds() - self._live.age_seconds(command.received_at)
+        known = self._active.get(command.command_id)
         if command.kind == "CANCEL" and left > 0:
-            self._active[command.command_id] = (command, self._clock.monotonic() + left)
+            before = set() if known is None else known.met
+            self._active[command.command_id] = _Remembered(command, self._clock.monotonic() + left, before | set(met))
 
     # --- cancel -------------------------------------------------------------------------------------------------
 
     async def _cancel(self, command: Command) -> tuple[CommandStatus, str]:
-        self._remember(command)  # first, so that no order slips in between the look and the remembering
         body = command.body
+        # Remembered with the look, so that no order slips in between.
         in_hand = _meant(body, [live.order for live in self._live.by_id.values()])
+        self._remember(command, (order.identity.purpose for order in in_hand))
         outcomes = [await self._cancel_one(order, command) for order in in_hand]
         if not in_hand or body.get("order_id") is None:
             # What is in hand has been cancelled without asking the store, which may be busy; other legs may be finished.
             known = {order.order_id for order in in_hand}
             others = [o for o in await self._stored(body) if o.order_id not in known]
+            self._remember(command, (order.identity.purpose for order in others))
             outcomes += [await self._cancel_one(order, command) for order in others]
-        unknown = f"{_named(body)} is not known; it will not be placed if it was published before this cancel"
+        unknown = f"{_named(body)} is not known; it will not be placed if it comes yet"
+        if body.get("order_id") is None:
+            unknown = f"{_named(body)} is not known; it will not be placed if it was published before this cancel"
         is_done = all(is_done for is_done, _ in outcomes)
         words = "; ".join(words for _, words in outcomes) or unknown
         return CommandStatus.DONE if is_done else CommandStatus.REFUSED, words

@@ -13,7 +13,7 @@ from brokers.base import Capabilities
 from brokers.errors import BrokerUnavailable, OrderRefused, OutcomeUnknown
 from brokers.paper_words import Action, Fault, Market, Operation
 from execution_service.commands import _came_after
-from execution_service.core.order import ReasonCode, Status
+from execution_service.core.order import Purpose, ReasonCode, Status
 from execution_service.ports import Command
 from execution_service.trader import TradingRules
 from tests.builders import order
@@ -94,6 +94,52 @@ async def test_cancel_that_comes_first_spares_an_order_published_after_it(tmp_pa
         world.send()
         await world.run(1)
         assert world.record().status is Status.FILLED
+
+
+async def test_cancel_by_its_own_id_that_comes_first_stops_an_order_published_after_it_too(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.cancel(order_id="sig_ORD")
+        await world.run(5)
+        world.send(order_id="sig_ORD")
+        await world.run(1)
+        assert world.record().status is Status.CANCELLED
+        assert not world.placed()
+        assert world.publisher.statuses("sig") == ["CANCELLED"]
+
+
+async def test_cancel_by_an_orders_own_id_is_remembered_over_a_restart_for_one_published_after_it(
+    tmp_path: Path,
+) -> None:
+    async with world_of(tmp_path) as world:
+        world.cancel(order_id="sig_ORD")
+        await world.run(1)
+        await world.restart()
+        world.send(order_id="sig_ORD")
+        await world.run(1)
+        assert world.record().status is Status.CANCELLED
+        assert not world.placed()
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+@pytest.mark.parametrize("restarts", [True, False])
+async def test_cancel_by_an_own_id_that_met_the_entry_spares_the_exit_published_later_under_it(
+    tmp_path: Path, is_finished: bool, restarts: bool
+) -> None:
+    """Some senders give an exit its entry's signal id, and so its order id as well."""
+    async with world_of(tmp_path, market=Market() if is_finished else BY_HAND) as world:
+        world.send(order_id="sig_ORD")
+        await world.run(1)
+        if not is_finished:
+            world.fill("sig", 40)
+        world.cancel(order_id="sig_ORD")
+        await world.run(2)
+        if restarts:
+            await world.restart()
+        world.send(order_id="sig_ORD", signal_type="EXIT", side="SELL", entry_signal_id="sig", quantity=40)
+        await world.run(2)
+        way_out = world.record(purpose=Purpose.EXIT)
+        assert way_out.status in (Status.FILLED, Status.SUBMITTED)
+        assert way_out.cancel_wish is None
 
 
 async def test_early_cancel_is_remembered_over_a_restart(tmp_path: Path) -> None:
