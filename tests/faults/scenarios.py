@@ -426,6 +426,16 @@ def cancel_before_its_order(play: Play) -> None:
     play.send(signal)
 
 
+@scenario(Family.REORDERED, quick=True)
+def cancel_by_its_own_id_before_its_order_is_published(play: Play) -> None:
+    """The cancel names the order by upstream's id, and its order is published after it: it never leaves."""
+    signal = play.order(expects=Placed.NEVER)
+    signal.body["order_id"] = f"{signal.signal_id}_ORD"
+    play.cancel(signal, by="order_id")
+    play.pause(0.5)
+    play.send(signal)
+
+
 @scenario(Family.REORDERED)
 def cancel_and_order_at_once(play: Play) -> None:
     """Order and cancel are published at the same moment."""

@@ -231,8 +231,9 @@ class Play:
         self.until(signal, "SUBMITTED")
         return signal
 
-    def cancel(self, signal: Signal) -> None:
-        command = {"command": "CANCEL", "signal_id": signal.signal_id, "reason": "asked by the test"}
+    def cancel(self, signal: Signal, by: str = "signal_id") -> None:
+        """`by`: the field of the order that names it."""
+        command = {"command": "CANCEL", by: signal.body[by], "reason": "asked by the test"}
         self.stage.publish(command, topic=COMMANDS_TOPIC)
         self.trouble_ended = time.monotonic()
 
