@@ -88,6 +88,7 @@ class Trader:
             live_orders=live_orders,
             store=store,
             clock=clock,
+            raise_alarm=raise_alarm,
             ended=lambda order, report: self.on_ended(order, report),
         )
         last_look = LastLook(

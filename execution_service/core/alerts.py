@@ -456,6 +456,19 @@ def orders_held(*, account_name: str, broker: str, reason: str) -> str:
     )
 
 
+def cannot_be_read(*, account_name: str, broker: str, what: Sequence[str]) -> str:
+    """Parts of a broker's answers, or records of the account, that belong to no order that could be told."""
+    more = f" (and {len(what) - 1} more)" if len(what) > 1 else ""
+    return _text(
+        "❓ Cannot Be Read",
+        ("Account", account_name),
+        ("Broker", broker),
+        ("What", f"{what[0]}{more}" if what else UNKNOWN),
+        ("Orders", "what it is about is unclear, and nothing is concluded from it; everything else goes on"),
+        ("To do", "look at it at the broker, and compare"),
+    )
+
+
 def take_over(*, desk: str, host: str, pid: int) -> str:
     """An account's orders are worked by another process now, because the one that held them was silent."""
     return _text(
