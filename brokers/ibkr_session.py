@@ -18,7 +18,7 @@ from brokers import ibkr_codes as codes
 from brokers import ibkr_times
 from brokers.ibkr_library import Library
 from brokers.ibkr_times import GatewayZone, Moment
-from brokers.ibkr_wire import EXECUTION_TIME, OF_ORDERS, Told, Unreadable, unreadable
+from brokers.ibkr_wire import EXECUTION_TIME, OF_ORDERS, Told, Unreadable, execution_to_decode, unreadable
 
 _log = logging.getLogger(__name__)
 _IN_USE = "Client id in use"
@@ -308,9 +308,7 @@ class Session:
             self._moment = ibkr_times.read(
                 told, heard_at=self._clock(), zone=self._timezone, gateway=self._gateway_zone
             )
-            # As seconds of the epoch, the one form in which no zone is needed: both libraries read all others by their host's database.
-            seconds = int(self._moment.at.timestamp())
-            decoded = [*fields[:EXECUTION_TIME], str(seconds), *fields[EXECUTION_TIME + 1 :]]
+            decoded = execution_to_decode(fields, int(self._moment.at.timestamp()))
         else:
             decoded = [*fields]
         self._is_decoding, self._trouble_of_message = True, None

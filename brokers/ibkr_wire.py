@@ -9,6 +9,10 @@ from enum import IntEnum
 
 EXECUTION_TIME = 15
 """The place of the time among an execution's fields."""
+_UNUSED_OF_EXECUTION = (3, 7, 23, 24, 25, 28, 30)
+"""Numbers that nothing here heeds: contract, strike, liquidation, cumulative quantity, average price, multiplier of a rule, liquidity."""
+_QUESTION = {11: 1, 10: 1, 18: 1, 73: 2}
+"""By message: the place of the number of the question that it answers, which is another each time."""
 _OUR_TAG = re.compile(r"[a-z][a-z0-9]{18}", re.ASCII)
 _LARGEST_ID = 2**63
 _SHOWN_CHARACTERS = 400
@@ -83,6 +87,14 @@ class Unreadable:
     """What it is and how it reads, for people."""
 
 
+def execution_to_decode(fields: Sequence[str], seconds: int) -> list[str]:
+    """The message as both client libraries can read it: its time as seconds of the epoch, the one form in which no zone is needed, and without
+    what is not used, which might be unreadable."""
+    decoded = ["" if place in _UNUSED_OF_EXECUTION else field for place, field in enumerate(fields)]
+    decoded[EXECUTION_TIME] = str(seconds)
+    return decoded
+
+
 def unreadable(fields: Sequence[str], account: str, accounts: Collection[str], why: object) -> Unreadable:
     """What can be told of a message that cannot be read. `account` is whose news is wanted, `accounts` all of the login: their names show
     whether the fields are in their places."""
@@ -104,8 +116,14 @@ def unreadable(fields: Sequence[str], account: str, accounts: Collection[str], w
         request_id=_whole(fields, _REQUEST_ID[kind]) or None if kind in _REQUEST_ID else None,
         con_id=_whole(fields, 3) if contract else 0,
         contract=tuple(fields[4:13]) if contract and len(fields) > 12 else (),
-        words=f"{about} cannot be read ({why}): {','.join(fields)[:_SHOWN_CHARACTERS]}",
+        words=f"{about} cannot be read ({why}): {_shown(fields)}",
     )
+
+
+def _shown(fields: Sequence[str]) -> str:
+    question = _QUESTION.get(_whole(fields, 0))
+    shown = ["" if place == question else field for place, field in enumerate(fields)]
+    return ",".join(shown)[:_SHOWN_CHARACTERS]
 
 
 def _tag(fields: Sequence[str], kind: Told | None, *, is_in_place: bool) -> str | None:

@@ -104,7 +104,9 @@ def test_a_zone_that_nobody_knows_is_read_by_the_clock_of_the_gateway_that_uses_
     assert (other.at, other.is_estimated) == (HEARD, True)
 
 
-@pytest.mark.parametrize("greeting", ["", "garbage", "20261124-15:00:12", "20260101 00:00:00 XYZ", "20261124 15:07:12 XYZ"])
+@pytest.mark.parametrize(
+    "greeting", ["", "garbage", "20261124-15:00:12", "20260101 00:00:00 XYZ", "20261124 15:07:12 XYZ"]
+)
 def test_a_greeting_that_tells_no_offset_is_not_relied_on(greeting: str) -> None:
     gateway = GatewayZone.greeted(greeting, NOON)
     assert gateway.offset is None
