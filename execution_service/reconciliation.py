@@ -131,6 +131,7 @@ class Reconciliation:
         store: Store,
         clock: Clock,
         interval_seconds: float,
+        raise_alarm: Callable[[str, str], Awaitable[None]],
         raise_alarm_once: Callable[[str, str, str], Awaitable[None]],
     ) -> None:
         """`interval_seconds`: 0 for no comparison but after a connection and when asked."""
@@ -139,6 +140,7 @@ class Reconciliation:
         self._store = store
         self._clock = clock
         self._interval = interval_seconds
+        self._raise_alarm = raise_alarm
         self._raise_alarm_once = raise_alarm_once
         self._news = News(clock)
         self._requests: list[_Request] = []
@@ -156,6 +158,8 @@ class Reconciliation:
         """From then on the next answer is a whole one."""
         self._wants_telling = True
         self._said_not_ours: tuple[str, ...] = ()
+        self._unclear: set[str] = set()
+        """Positions that cannot be read, by the latest answer."""
         self._is_silence_told = False
         self._said_untold = False
         """Whether the latest line about a comparison said that it was one without positions."""
@@ -434,8 +438,10 @@ class Reconciliation:
             return None, frozenset()
         self._is_silence_told = False
         compared = compare_positions(await self._holdings(theirs), theirs)
+        await self._tell_unclear(theirs)
+        unclear = frozenset((Kind.POSITION_DIFFERS, subject) for subject in compared.unclear)
         if not compared.findings:
-            return compared, frozenset()
+            return compared, unclear
         # Whatever filled while positions were being asked for has been heard of after this; about that nothing is known.
         await self._account.read_book(whole=False)
         being_sent = [live for live in self._in_hand() if live.order.status is Status.SUBMITTING]
@@ -446,7 +452,23 @@ class Reconciliation:
             for mine in compared.instruments[finding.subject]
             if mine.key in self._uncounted or any(mine.could_be(other) for other in moving)
         }
-        return compared, frozenset(keys)
+        return compared, unclear | keys
+
+    async def _tell_unclear(self, theirs: Sequence[BrokerPosition]) -> None:
+        """Once for as long as the same positions cannot be read."""
+        names = {
+            "a row that does not say what is held"
+            if position.is_unnamed
+            else f"the position in {alerts.plain(position.instrument.key)}"
+            for position in theirs
+            if position.is_unclear
+        }
+        fresh, self._unclear = sorted(names - self._unclear), names
+        if fresh:
+            words = alerts.cannot_be_read(
+                account_name=self._account.account_name, broker=self._account.broker_name, what=fresh
+            )
+            await self._raise_alarm(f"positions_cannot_be_read:{self._account.account_id}", words)
 
     async def _holdings(self, theirs: Sequence[BrokerPosition]) -> list[Holding]:
         """What we hold by our records: the ledger, and the fills that are recorded and not booked yet."""

@@ -320,6 +320,7 @@ class ExecutionService:
             store=self._store,
             clock=self._clock,
             interval_seconds=self._parts.rules.reconcile_interval_seconds,
+            raise_alarm=self.outbox.raise_alarm,
             raise_alarm_once=self.outbox.raise_alarm_once,
         )
         trader.on_connected = reconciliation.connected

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
-from brokers.base import Fill, Report
+from brokers.base import BrokerPosition, Fill, Report
 
 _BEYOND = Decimal(10) ** 18
 """No quantity, price or sum of money is as large."""
@@ -31,6 +31,15 @@ def sound(report: Report, now: datetime) -> tuple[Report, str | None]:
     if not problems:
         return (report if tuple(fills) == report.fills else replace(report, fills=tuple(fills))), None
     return replace(report, fills=tuple(fills), filled_quantity=filled, is_unclear=True), "; ".join(problems)
+
+
+def sound_position(position: BrokerPosition) -> BrokerPosition:
+    """The position; unclear where its quantity can be none, and without an average price that can be none."""
+    if not _is_amount(position.quantity):
+        position = replace(position, quantity=Decimal(0), is_unclear=True)
+    if position.average_price is not None and not _is_amount(position.average_price):
+        position = replace(position, average_price=None)
+    return position
 
 
 def _problem(fill: Fill) -> str | None:
