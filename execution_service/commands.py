@@ -217,7 +217,7 @@ class Commands:
     def _remember(self, command: Command) -> None:
         # From its receipt on: what was published before it may be delivered after it, however old both are.
         left = self._lifetime.total_seconds() - self._live.age_seconds(command.received_at)
-        if command.kind == "CANCEL" and left > 0:
+        if command.kind == "CANCEL" and left > 0 and isinstance(command.body, Mapping):
             self._active[command.command_id] = (command, self._clock.monotonic() + left)
 
     # --- cancel -------------------------------------------------------------------------------------------------
@@ -232,6 +232,10 @@ class Commands:
             known = {order.order_id for order in in_hand}
             others = [o for o in await self._stored(body) if o.order_id not in known]
             outcomes += [await self._cancel_one(order, command) for order in others]
+        spoilt = [] if outcomes else self._store.spoilt(_words_for(body))
+        if spoilt:
+            words = f"{_named(body)} is not cancelled: its record cannot be read; cancel it at the broker ({'; '.join(spoilt)})"
+            return CommandStatus.REFUSED, words
         unknown = f"{_named(body)} is not known; it will not be placed if it was published before this cancel"
         is_done = all(is_done for is_done, _ in outcomes)
         words = "; ".join(words for _, words in outcomes) or unknown
@@ -292,11 +296,9 @@ class Commands:
     async def _stored(self, body: Any) -> list[Order]:
         """Orders meant that the store knows, as they are in hand where they are."""
         order_id = body.get("order_id")
-        if order_id is None:
-            found = await self._store.find([f"signal:{body.get('signal_id')}"])
-        else:
-            names = [f"request:{order_id}", f"broker:{order_id}", f"client:{order_id}"]
-            found = [*await self._store.find(names), *await self._store.load([order_id])]
+        found = await self._store.find(_words_for(body))
+        if order_id is not None:
+            found += await self._store.load([order_id])
         fresh = [live.order if (live := self._live.by_id.get(s.order.order_id)) else s.order for s in found]
         return _meant(body, fresh)
 
@@ -413,7 +415,7 @@ class Commands:
 
 def _why_no_decision(stored: Sequence[Stored]) -> str:
     if not stored:
-        return "it is not known"
+        return "it is not known, or its record cannot be read"
     order = stored[0].order
     if order.status.is_final:
         return f"it is {order.status} already"
@@ -422,6 +424,14 @@ def _why_no_decision(stored: Sequence[Stored]) -> str:
 
 def _is_namesake(other: Order, order: Order) -> bool:
     return other.order_id != order.order_id and other.request.account_id == order.request.account_id
+
+
+def _words_for(body: Any) -> list[str]:
+    """What a record may be found by that is meant."""
+    order_id = body.get("order_id")
+    if order_id is None:
+        return [f"signal:{body.get('signal_id')}"]
+    return [f"request:{order_id}", f"broker:{order_id}", f"client:{order_id}", str(order_id)]
 
 
 def _meant(body: Any, orders: Sequence[Order]) -> list[Order]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
@@ -14,9 +15,10 @@ from brokers.base import BrokerPosition, Instrument, Report, ReportStatus
 from brokers.errors import AnswerUnclear, BrokerError
 from execution_service.core import alerts
 from execution_service.core.effects import happenings
+from execution_service.core.errors import UnreadableRecord
 from execution_service.core.heard import Heard, name_of
 from execution_service.core.ledger import LedgerEntry, key_of, with_unbooked
-from execution_service.core.order import Doubted, Order, OrderRequest, Status
+from execution_service.core.order import ZERO, Doubted, Order, OrderRequest, Status
 from execution_service.core.reconcile import (
     OF_POSITIONS,
     OF_REPORTS,
@@ -477,13 +479,18 @@ class Reconciliation:
         symbols = sorted({position.instrument.symbol for position in theirs})
         entries = {e.key: e for e in await self._store.ledgers_of_account(self._account.account_id, symbols)}
         unread = {key for live, _ in recorded if (key := key_of(live.order)) not in entries}
-        if unread:
-            entries |= await self._store.ledgers(sorted(unread, key=lambda key: key.ledger_id))
+        for key in sorted(unread, key=lambda key: key.ledger_id):
+            with contextlib.suppress(UnreadableRecord):  # which the store has said, and tells below
+                entries |= await self._store.ledgers([key])
         for live, world in recorded:
             key = key_of(live.order)
             entry = entries.get(key) or LedgerEntry(key=key, instrument=live.order.accepted_request.instrument)
             entries[key] = with_unbooked(entry, [(live.order, happenings(live.order, world), live.told.lines)])
-        return [Holding(instrument=entry.instrument, quantity=entry.position.quantity) for entry in entries.values()]
+        unclear = self._store.spoilt_ledgers(self._account.account_id)
+        return [
+            *(Holding(instrument=entry.instrument, quantity=entry.position.quantity) for entry in entries.values()),
+            *(Holding(instrument=each, quantity=ZERO, is_unclear=True) for each in unclear if each.symbol),
+        ]
 
     # --- what is done about it ----------------------------------------------------------------------------------
 

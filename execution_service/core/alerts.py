@@ -469,6 +469,18 @@ def cannot_be_read(*, account_name: str, broker: str, what: Sequence[str]) -> st
     )
 
 
+def record_cannot_be_read(*, account_name: str | None, what: Sequence[str]) -> str:
+    """Documents of our own."""
+    more = f" (and {len(what) - 1} more)" if len(what) > 1 else ""
+    return _text(
+        "❓ Record Cannot Be Read",
+        ("Account", account_name or UNKNOWN),
+        ("What", f"{what[0]}{more}" if what else UNKNOWN),
+        ("Orders", "what it is about is left alone; everything else goes on"),
+        ("To do", "look at it in the store and at the broker; whatever it was at work on is not followed"),
+    )
+
+
 def take_over(*, desk: str, host: str, pid: int) -> str:
     """An account's orders are worked by another process now, because the one that held them was silent."""
     return _text(

@@ -239,6 +239,8 @@ class Holding:
 
     instrument: Instrument
     quantity: Decimal
+    is_unclear: bool = False
+    """Its entry in the ledger cannot be read, and `quantity` says nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,7 +269,8 @@ def compare_positions(ours: Sequence[Holding], theirs: Sequence[BrokerPosition])
         subject = min(holding.instrument.key for holding in mine)
         held = sum((holding.quantity for holding in mine), ZERO)
         shown = sum((position.quantity for position in other), ZERO)
-        if any(position.is_unclear for position in other) or (held and not other and is_any_unnamed):
+        is_unclear = any(holding.is_unclear for holding in mine) or any(position.is_unclear for position in other)
+        if is_unclear or (held and not other and is_any_unnamed):
             unclear.add(subject)
             continue
         if held == shown:

@@ -146,8 +146,11 @@ class Hearing:
         """The reports without values that can be none, and what those were."""
         good, odd, now = [], [], self._clock.now()
         for report in reports:
-            each, problem = sound(report, now)
-            good.append(each)
+            try:
+                each, problem = sound(report, now)
+                good.append(each)
+            except Exception as exc:  # noqa: BLE001  whatever it is made of, the others are heard
+                problem = f"its report is {type(exc).__name__}: {exc}"
             if problem is not None:
                 odd.append(Unreadable(client_order_id=report.client_order_id, words=problem))
         return good, odd
