@@ -1,4 +1,4 @@
-"""Documents of what is no order: commands, alarms, leases, dead letters, and writes of the shared collections; values in and out."""
+"""Documents: records with what was told of them, commands, alarms, leases, dead letters, and writes of the shared collections; values in and out."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from bson import Binary, ObjectId
 from pymongo import UpdateOne
 
 from execution_service.core.errors import UnreadableRecord
-from execution_service.core.record import Document
+from execution_service.core.record import Document, lines_from_document, order_from_document
 from execution_service.core.views import HexId
-from execution_service.ports import Alarm, Command, CommandStatus, DeadLetter, Lease, ViewWrite
+from execution_service.ports import Alarm, Command, CommandStatus, DeadLetter, Lease, Stored, Told, ViewWrite
 
 
 @contextlib.contextmanager
@@ -36,6 +36,24 @@ def _count(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{value!r} is no whole number")
     return value
+
+
+def stored_from_document(document: Mapping[str, Any], lines: Any) -> Stored:
+    """A record, with what its order has of its own in the ledger: `lines` as they are stored. Raises UnreadableRecord."""
+    told = document.get("told")
+    if not isinstance(told, Mapping) or not all(isinstance(told.get(name), int) for name in ("world", "people")):
+        raise UnreadableRecord(f"order {document['_id']!r}: what was told of it is {told!r}")
+    try:
+        own = lines_from_document(lines)
+    except UnreadableRecord as exc:
+        raise UnreadableRecord(f"order {document['_id']!r}: {exc}") from exc
+    order = order_from_document(document)
+    if document.get("version") != order.version:
+        # No write would ever match it.
+        raise UnreadableRecord(
+            f"order {document['_id']!r}: version {document.get('version')!r} with {order.version} events"
+        )
+    return Stored(order, Told(world=told["world"], people=told["people"], lines=own))
 
 
 def command_to_document(command: Command) -> Document:
@@ -80,14 +98,16 @@ def dead_letter_to_document(letter: DeadLetter) -> Document:
 
 
 def dead_letter_from_document(document: Mapping[str, Any]) -> DeadLetter:
-    return DeadLetter(
-        message_id=document["message_id"],
-        payload=bytes(document["payload"]),
-        reason=document["reason"],
-        publish_time=_utc(document["publish_time"]),
-        attributes={a["name"]: a["value"] for a in document["attributes"]},
-        received_at=_utc(document["received_at"]),
-    )
+    """Raises UnreadableRecord."""
+    with _reading("dead letter", document):
+        return DeadLetter(
+            message_id=_text(document["message_id"]),
+            payload=bytes(document["payload"]),
+            reason=document["reason"],
+            publish_time=_utc(document["publish_time"]),
+            attributes={a["name"]: a["value"] for a in document["attributes"]},
+            received_at=_utc(document["received_at"]),
+        )
 
 
 def alarm_from_document(document: Mapping[str, Any]) -> Alarm:

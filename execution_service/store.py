@@ -45,6 +45,7 @@ from execution_service.documents import (
     is_further_on,
     lease_from_document,
     lease_to_document,
+    stored_from_document,
     view_document,
     view_update,
     with_ids,
@@ -61,7 +62,6 @@ from execution_service.ports import (
     Stored,
     StoreUnavailable,
     Strike,
-    Told,
     Unsettled,
     VersionConflict,
     View,
@@ -380,7 +380,9 @@ class MongoStore:
         told = [d["_id"] for d in documents if _may_have_lines(d)]
         found = self._db[LEDGER_LINES].find({"_id": {"$in": told}}) if told else ()
         lines: dict[Any, Any] = {d["_id"]: d.get("lines") for d in found}
-        return self._readable(ORDERS, documents, lambda document: _stored(document, lines.get(document["_id"], {})))
+        return self._readable(
+            ORDERS, documents, lambda document: stored_from_document(document, lines.get(document["_id"], {}))
+        )
 
     # --- commands, dead letters, alarms -------------------------------------------------------------------------
 
@@ -635,21 +637,3 @@ def _in_brief(document: Mapping[str, Any]) -> tuple[datetime, str, Unsettled]:
             f"order {order_id!r}: version {version!r}, received at {received_at!r}, account {account_id!r}"
         )
     return received_at, order_id, Unsettled(order_id, version, account_id)
-
-
-def _stored(document: Mapping[str, Any], lines: Any) -> Stored:
-    """Raises UnreadableRecord."""
-    told = document.get("told")
-    if not isinstance(told, Mapping) or not all(isinstance(told.get(name), int) for name in ("world", "people")):
-        raise UnreadableRecord(f"order {document['_id']!r}: what was told of it is {told!r}")
-    try:
-        own = lines_from_document(lines)
-    except UnreadableRecord as exc:
-        raise UnreadableRecord(f"order {document['_id']!r}: {exc}") from exc
-    order = order_from_document(document)
-    if document.get("version") != order.version:
-        # No write would ever match it.
-        raise UnreadableRecord(
-            f"order {document['_id']!r}: version {document.get('version')!r} with {order.version} events"
-        )
-    return Stored(order, Told(world=told["world"], people=told["people"], lines=own))

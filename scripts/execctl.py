@@ -103,6 +103,8 @@ async def _desk(settings: Settings, options: argparse.Namespace) -> AsyncIterato
         try:
             yield Desk(view, store, settings, new_console(), options)
         finally:
+            for words in sorted(view.spoilt):
+                print(f"Left out, it cannot be read: {plain(words)}", file=sys.stderr)
             view.close()
             await store.close()
 

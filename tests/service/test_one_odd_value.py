@@ -20,7 +20,8 @@ from brokers.base import (
     Unreadable,
 )
 from brokers.paper_words import Market
-from execution_service.core.order import Purpose, ReasonCode, Status
+from execution_service.core.order import Identity, Purpose, ReasonCode, Status
+from execution_service.desk_view import DeskView
 from execution_service.trader import TradingRules
 from tests.fakes import ACCOUNT, World, world_of
 from tests.service.audit import audit
@@ -422,3 +423,39 @@ async def test_a_ledger_entry_that_cannot_be_read_is_unclear_and_the_others_are_
         await world.run(120)
         (found,) = world.documents("execution_discrepancies")
         assert found["finding"]["subject"] == "MSFT|STOCK"
+
+
+async def test_people_see_everything_but_what_cannot_be_read_and_that_it_is_left_out(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+        await positions_of(world)
+        world.send("open", symbol="TSLA")
+        world.send("shut", symbol="NVDA")
+        await world.run(1)
+        database = world.mongo["trading"]
+        for name in ("a", "open"):
+            database["execution_orders"].update_one(
+                {"signal_id": name}, {"$set": {"format": 99}, "$unset": {"told": ""}}
+            )
+        database["execution_orders"].update_one({"signal_id": "shut"}, {"$set": {"account_id": 5}})
+        database["execution_positions"].update_one({"instrument.symbol": "AAPL"}, {"$set": {"format": 99}})
+        for collection, document in SPOILT_BESIDE:
+            if not database[collection].find_one({"_id": document["_id"]}):
+                database[collection].insert_one(dict(document))
+        database["execution_dead_letters"].insert_one({"_id": "odd"})
+        view = DeskView(world.mongo, "trading")
+        assert [each.order.signal_id for each in view.orders() if each.order.signal_id != "shut"] == ["m"]
+        assert view.named("a") == []
+        assert [each.instrument.symbol for each in view.ledgers()] == ["MSFT"]
+        assert (view.dead_letters(10), view.discrepancies(), view.leases(), view.dead_letter("odd")) == (
+            [],
+            [],
+            [],
+            None,
+        )
+        assert view.command("msg-odd") is None
+        assert [each.order_id for each in view.unfinished()] == [
+            Identity(signal_id="open", leg_index=0, purpose=Purpose.ENTRY).order_id
+        ]
+        assert view.waiting().dead_letters == 1
+        assert set(view.accounts()) == set(view.traded_accounts()) == {ACCOUNT}
+        assert len(view.spoilt) >= 8
