@@ -469,6 +469,16 @@ def cannot_be_read(*, account_name: str, broker: str, what: Sequence[str]) -> st
     )
 
 
+def delivery_failing(*, signal_id: str, reason: str) -> str:
+    """Something about one order cannot be booked, shown or published, for a reason of its own."""
+    return _text(
+        "📤 Delivery Failing",
+        ("Order", signal_id),
+        ("Reason", reason),
+        ("Orders", "this one's ledger, views or confirmation wait, and it is tried on; others go on"),
+    )
+
+
 def record_cannot_be_read(*, account_name: str | None, what: Sequence[str]) -> str:
     """Documents of our own."""
     more = f" (and {len(what) - 1} more)" if len(what) > 1 else ""
