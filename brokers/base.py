@@ -151,6 +151,8 @@ class Fill:
     time: datetime
     commission: Decimal | None = None
     commission_currency: str | None = None
+    is_time_estimated: bool = False
+    """The broker's time could not be read, or may mean several moments: `time` is then when it was heard of, or the likeliest of them."""
 
 
 class ReportStatus(StrEnum):
@@ -193,6 +195,18 @@ class Report:
     """The broker's words for a rejection, cancellation or expiry."""
     orders_under_tag: tuple[str, ...] = ()
     """The broker's ids of all orders that bear this tag, the oldest first, where there is more than one: only one of them can be ours."""
+    is_unclear: bool = False
+    """Something of it could not be read: what is told here holds, and how the order ended may not be concluded from it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreadable:
+    """A part of an answer that could not be read. What it is about is unclear; everything else in the answer holds."""
+
+    client_order_id: str = ""
+    """The tag of the order that it is about; empty: none of ours, or it cannot be told."""
+    words: str
+    """What cannot be read, for people, without a full stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +217,8 @@ class Reports:
     mark: int | None = None
     goes_on: bool = False
     """This is a part of the answer: the next is to be asked for from the mark."""
+    unreadable: Sequence[Unreadable] = ()
+    """As long as it stands it is told in each answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +234,15 @@ class BrokerPosition:
     """IBKR's number of it."""
     is_unclear: bool = False
     """The broker shows it in a way that could not be read: it is held, perhaps, and `quantity` says nothing."""
+
+    @property
+    def is_unnamed(self) -> bool:
+        """It could not even be read what is held: this may be whatever the answer does not show otherwise."""
+        return self.is_unclear and not self.instrument.symbol
+
+
+UNNAMED_POSITION = BrokerPosition(instrument=Instrument(symbol=""), quantity=Decimal(0), is_unclear=True)
+"""Stands for a row of positions of which it cannot be told what is held."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,18 +6,20 @@ import asyncio
 import ipaddress
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from datetime import time as time_of_day
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from brokers import ibkr_codes as codes
 from brokers.base import (
+    UNNAMED_POSITION,
     AssetClass,
     Balance,
     BrokerPosition,
@@ -32,6 +34,7 @@ from brokers.base import (
 )
 from brokers.configuration import Calls, MeteredConfiguration, Number, TimeOfDay, TimeOut, Whole, Wrong, Zone
 from brokers.errors import (
+    AnswerUnclear,
     BrokerError,
     BrokerUnavailable,
     CallsSpent,
@@ -45,10 +48,11 @@ from brokers.ibkr_blotter import Blotter, Commission, Entry, Execution
 from brokers.ibkr_contracts import (
     TRADED,
     Qualified,
+    amount,
+    amount_or_none,
     fitted,
     instrument_of,
-    number,
-    optional_number,
+    optional_amount,
     other_symbols,
     plain,
     qualified,
@@ -58,9 +62,12 @@ from brokers.ibkr_contracts import (
 )
 from brokers.ibkr_library import Library, choose
 from brokers.ibkr_session import ClientIdInUse, NotConnected, QuestionFailed, Session
+from brokers.ibkr_times import Moment
+from brokers.ibkr_wire import Unreadable
 from brokers.rate import BudgetSpent, RateBudget
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 _ORDER_TYPES = {
     OrderType.MARKET: "MKT",
     OrderType.LIMIT: "LMT",
@@ -88,6 +95,7 @@ _ORDER_PATIENCE_SECONDS = 2.0
 with whoever has them, where they can still be cancelled and grow too old."""
 _OTHER_PATIENCE_SECONDS = 5.0
 _AFTER_TOO_MANY_SECONDS = 1.0
+_ESTIMATES_REMEMBERED = 20_000
 _CALLS_OF_A_ROUND = 3
 _CALLS_OF_A_SUBSCRIPTION = 2
 """The question, and the word that no more is wanted."""
@@ -219,6 +227,7 @@ class IbkrBroker:
         self._told_mark = 0
         self._order_calls = RateBudget(configuration.order_limits)
         self._other_calls = RateBudget(configuration.other_limits)
+        self._estimates_told: OrderedDict[str, None] = OrderedDict()
         self._rounds_begun = 0
         self._last_whole_round = 0
 
@@ -281,7 +290,13 @@ class IbkrBroker:
         for client_id in range(wanted.client_id, wanted.client_id + wanted.client_id_tries):
             patience = _OWN_CLIENT_ID_PATIENCE if client_id == self._last_client_id else _CLIENT_ID_PATIENCE
             for attempt in range(patience):
-                session = Session(self._library, self, timezone=wanted.timezone or "")
+                session = Session(
+                    self._library,
+                    self,
+                    account=wanted.ibkr_account,
+                    timezone=wanted.timezone or "",
+                    clock=self._clock,
+                )
                 try:
                     await session.open(wanted.host, wanted.port, client_id, wanted.connect_seconds)
                     return self._begun(session)
@@ -574,53 +589,83 @@ class IbkrBroker:
         session = self._ready_session()
         if self._is_doubtful or time.monotonic() - self._read_at >= self._configuration.poll_seconds:
             await self._read_lists(session)
-        return Reports(self._blotter.reports(since), self._blotter.mark)
+        return Reports(self._blotter.reports(since), self._blotter.mark, unreadable=self._blotter.unreadable())
 
     async def find(self, client_order_id: str) -> Report | None:
-        """None: all lists were answered, and none has an order with this tag."""
+        """None: all lists were answered, and none has an order with this tag. Raises AnswerUnclear where something in them that could not
+        be read may be the order."""
         await self._read_lists(self._ready_session())
         found = [entry for entry in self._blotter.tagged(client_order_id) if self._blotter.is_mentioned(entry)]
         if len(found) > 1:
             _log.error("%s orders at IBKR carry the tag %s", len(found), client_order_id)
+        hole = None if found else self._blotter.hole_of(client_order_id)
+        if hole is not None:
+            raise AnswerUnclear(f"Order {client_order_id} may be one that cannot be read: {hole.words}")
         first = next(iter(self._blotter.twins(client_order_id)), None)
         return self._blotter.report(first or found[-1]) if found else None
 
     async def positions(self) -> Sequence[BrokerPosition]:
         session = self._ready_session()
-        rows = await self._answered(lambda: session.positions(self._configuration.query_seconds), "positions")
-        found = []
+        rows, odd = await self._answered(lambda: session.positions(self._configuration.query_seconds), "positions")
+        found = [self._unclear_position(row) for row in odd]
         for account, contract, quantity, average_cost in rows:
             if account == self._account and quantity:
-                instrument = self._instruments.get(contract.conId) or instrument_of(contract)
-                multiplier = optional_number(contract.multiplier) or Decimal(1)
-                average = number(average_cost) / multiplier
-                found.append(
-                    BrokerPosition(
-                        instrument=instrument,
-                        quantity=number(quantity),
-                        average_price=average,
-                        also_called=other_symbols(contract),
-                        con_id=int(contract.conId) or None,
-                    )
-                )
+                found.append(self._position(contract, quantity, average_cost))
         return found
+
+    def _position(self, contract: Any, quantity: float, average_cost: float) -> BrokerPosition:
+        """Unclear where its quantity can be none, or where it does not say what is held."""
+        known = self._instruments.get(contract.conId)
+        try:
+            instrument = known or instrument_of(contract)
+        except ValueError:
+            return UNNAMED_POSITION
+        held, cost = amount_or_none(quantity), amount_or_none(average_cost)
+        multiplier = amount_or_none(contract.multiplier or 1)
+        return BrokerPosition(
+            instrument=instrument,
+            quantity=held or Decimal(0),
+            average_price=cost / multiplier if cost is not None and multiplier else None,
+            also_called=other_symbols(contract),
+            con_id=int(contract.conId) or None,
+            is_unclear=held is None,
+        )
+
+    def _unclear_position(self, row: Unreadable) -> BrokerPosition:
+        """What is held perhaps, as far as the row names it."""
+        if not row.contract:
+            known = self._instruments.get(row.con_id)
+            return UNNAMED_POSITION if known is None else replace(UNNAMED_POSITION, instrument=known, con_id=row.con_id)
+        symbol, kind, expiry, strike, right, _, _, currency, local = row.contract
+        contract = self._library.contract(
+            conId=row.con_id,
+            symbol=symbol,
+            secType=kind,
+            lastTradeDateOrContractMonth=expiry,
+            strike=amount_or_none(strike) or 0.0,
+            right=right,
+            currency=currency,
+            localSymbol=local,
+        )
+        return self._position(contract, float("nan"), float("nan")) if symbol else UNNAMED_POSITION
 
     async def balances(self) -> Sequence[Balance]:
         session = self._ready_session()
         seconds = self._configuration.query_seconds
         rows = await self._answered(lambda: session.account_values(self._account, seconds), "balances")
-        values = {(key, currency): value for key, value, currency in rows}
-        return [
-            Balance(
-                currency=currency,
-                cash=Decimal(value),
-                equity=optional_number(values.get(("NetLiquidationByCurrency", currency))),
-            )
-            for (key, currency), value in sorted(values.items())
-            if key == "CashBalance" and currency not in ("", "BASE")
-        ]
+        values = {(key, currency): amount_or_none(value) for key, value, currency in rows}
+        balances = []
+        for (key, currency), cash in sorted(values.items(), key=lambda item: item[0]):
+            if key != "CashBalance" or currency in ("", "BASE"):
+                continue
+            if cash is None:
+                _log.warning("The cash in %s cannot be read: it is left out", currency)
+                continue
+            equity = values.get(("NetLiquidationByCurrency", currency))
+            balances.append(Balance(currency=currency, cash=cash, equity=equity))
+        return balances
 
-    async def _answered(self, ask: Callable[[], Awaitable[list[Any]]], what: str) -> list[Any]:
+    async def _answered(self, ask: Callable[[], Awaitable[T]], what: str) -> T:
         try:
             async with self._asking:
                 await self._other_calls_of(_CALLS_OF_A_SUBSCRIPTION)
@@ -699,7 +744,7 @@ class IbkrBroker:
 
     def on_order_status(self, order_id: int, status: str, filled: float, perm_id: int, client_id: int) -> None:
         entry = self._blotter.status_said(
-            client_id=client_id, order_id=order_id, perm_id=perm_id, status=status, filled=number(filled)
+            client_id=client_id, order_id=order_id, perm_id=perm_id, status=status, filled=amount(filled, least=0)
         )
         wait = self._waits.placing.get(order_id) if self._is_own(client_id) else None
         if entry is None and wait is not None:
@@ -717,9 +762,9 @@ class IbkrBroker:
 
     def on_completed_order(self, order: Any, state: Any) -> None:
         if order.account == self._account:
-            filled = optional_number(order.filledQuantity)
+            filled = optional_amount(order.filledQuantity)
             if filled is None and state.status == "Filled":
-                filled = optional_number(
+                filled = optional_amount(
                     order.totalQuantity
                 )  # not told is not nothing: executions of other days are not shown
             self._blotter.completed_said(
@@ -730,8 +775,10 @@ class IbkrBroker:
                 words=state.completedStatus or "",
             )
 
-    def on_execution(self, execution: Any) -> None:
+    def on_execution(self, execution: Any, moment: Moment) -> None:
         if execution.acctNumber == self._account:
+            if moment.is_estimated:
+                self._tell_estimate(execution, moment)
             entry = self._blotter.execution_said(
                 client_id=execution.clientId,
                 order_id=execution.orderId,
@@ -739,17 +786,44 @@ class IbkrBroker:
                 client_order_id=execution.orderRef or "",
                 execution=Execution(
                     exec_id=execution.execId,
-                    quantity=number(execution.shares),
-                    price=number(execution.price),
-                    time=execution.time.astimezone(UTC),
+                    quantity=amount(execution.shares, least=0),
+                    price=amount(execution.price),
+                    time=moment.at,
+                    is_time_estimated=moment.is_estimated,
                 ),
             )
             self._answer_placing(entry, "Submitted")
 
+    def _tell_estimate(self, execution: Any, moment: Moment) -> None:
+        """Once for each execution: the lists tell it again."""
+        if execution.execId not in self._estimates_told:
+            self._estimates_told[execution.execId] = None
+            if len(self._estimates_told) > _ESTIMATES_REMEMBERED:
+                self._estimates_told.popitem(last=False)
+            _log.warning(
+                "Order %s: execution %s is taken as of %s, %s",
+                execution.orderRef or f"{execution.clientId}:{execution.orderId}",
+                execution.execId,
+                moment.at.isoformat(),
+                moment.trouble,
+            )
+
     def on_commission(self, report: Any) -> None:
-        amount = optional_number(report.commission)
-        if amount is not None:
-            self._blotter.commission_said(report.execId, Commission(amount=amount, currency=report.currency or "USD"))
+        told = amount_or_none(report.commission)
+        if told is not None:
+            self._blotter.commission_said(report.execId, Commission(amount=told, currency=report.currency or "USD"))
+
+    def on_unreadable(self, message: Unreadable) -> None:
+        """What may be about an order of ours. Lists are not read again for it while they are being read: it would be there again."""
+        self._blotter.unreadable_said(
+            client_id=message.client_id,
+            order_id=message.order_id,
+            perm_id=message.perm_id,
+            client_order_id=message.tag,
+            words=message.words,
+        )
+        if not self._asking.locked():
+            self.on_gap()
 
     def on_order_error(self, order_id: int, code: int, text: str) -> None:
         """Words on one of our order ids. Only to a placing or cancelling that waits are they an answer."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
-from brokers.base import Fill, Report, ReportStatus
+from brokers.base import Fill, Report, ReportStatus, Unreadable
 
 _CANCELLED = frozenset({"Cancelled", "ApiCancelled"})
 _FINAL = frozenset({"Filled", *_CANCELLED})
@@ -23,6 +23,7 @@ class Execution:
     quantity: Decimal
     price: Decimal
     time: datetime
+    is_time_estimated: bool = False
 
     @property
     def base(self) -> str:
@@ -54,6 +55,9 @@ class Entry:
     busted: set[str] = field(default_factory=set)
     mentioned: int = 0
     change: int = 0
+    unclear: int = -1
+    """The round in which something was last said of it that could not be read."""
+    unclear_words: str = ""
 
     @property
     def broker_order_id(self) -> str:
@@ -98,6 +102,16 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hole:
+    """Something that could not be read, of an order that is not known."""
+
+    tag: str | None
+    """None: it cannot be told."""
+    words: str
+    mentioned: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Commission:
     amount: Decimal
     currency: str
@@ -117,6 +131,7 @@ class Blotter:
         self._by_order_id: dict[tuple[int, int], Entry] = {}
         self._by_exec_base: dict[str, Entry] = {}
         self._commissions: dict[str, Commission] = {}
+        self._holes: dict[str, Hole] = {}
         self._round = 0
         self._reading = 0
 
@@ -127,7 +142,12 @@ class Blotter:
 
     def end_round(self) -> None:
         """All lists were answered."""
+        were_unclear = [entry for entry in self.entries if self.is_unclear(entry)]
         self._round = self._reading
+        self._holes = {words: hole for words, hole in self._holes.items() if hole.mentioned >= self._round}
+        for entry in were_unclear:
+            if not self.is_unclear(entry):
+                self._changed(entry)
 
     def is_mentioned(self, entry: Entry) -> bool:
         return entry.mentioned >= self._round
@@ -232,6 +252,41 @@ class Blotter:
             self._mentioned(entry, True)
         return entry
 
+    def unreadable_said(
+        self, *, client_id: int, order_id: int, perm_id: int, client_order_id: str | None, words: str
+    ) -> None:
+        """Something of an order that could not be read. Until a whole round has passed without the like, nothing is concluded from what is
+        not said of that order; where none is known, of any that it may be."""
+        entry = self._known(client_id, order_id, perm_id)
+        if entry is None and client_order_id:
+            entry = next(iter(self.tagged(client_order_id)), None)
+        if entry is None:
+            if client_order_id != "":
+                self._holes[words] = Hole(tag=client_order_id, words=words, mentioned=max(self._reading, self._round))
+            return
+        was_clear = not self.is_unclear(entry)
+        entry.unclear, entry.unclear_words = max(self._reading, self._round), words
+        entry.client_order_id = entry.client_order_id or client_order_id or ""
+        self._mentioned(entry, was_clear)
+
+    def is_unclear(self, entry: Entry) -> bool:
+        return entry.unclear >= self._round
+
+    def hole_of(self, client_order_id: str) -> Hole | None:
+        """What may be about the order with this tag, if it is not among the entries."""
+        return next((hole for hole in self._holes.values() if hole.tag in (None, client_order_id)), None)
+
+    def unreadable(self) -> list[Unreadable]:
+        """What is unclear by the last whole round, or since: of orders that may be ours."""
+        of_entries = [
+            Unreadable(client_order_id=entry.client_order_id, words=entry.unclear_words)
+            for entry in self.entries
+            if entry.client_order_id and self.is_unclear(entry)
+        ]
+        return of_entries + [
+            Unreadable(client_order_id=hole.tag or "", words=hole.words) for hole in self._holes.values()
+        ]
+
     def reason_said(self, entry: Entry, reason: str, *, rejected: bool) -> None:
         """Words on the order's id. They say nothing of its status, but that an inactive one is rejected."""
         before = (entry.reason, entry.report_status)
@@ -262,6 +317,7 @@ class Blotter:
             fills=tuple(self._fill(execution) for execution in entry.standing),
             busted_fill_ids=frozenset(entry.busted),
             reason=None if entry.status == "Filled" else entry.reason,
+            is_unclear=self.is_unclear(entry),
             orders_under_tag=tuple(twin.broker_order_id for twin in twins),
         )
 
@@ -292,6 +348,7 @@ class Blotter:
             quantity=execution.quantity,
             price=execution.price,
             time=execution.time,
+            is_time_estimated=execution.is_time_estimated,
             commission=None if commission is None else commission.amount,
             commission_currency=None if commission is None else commission.currency,
         )
@@ -300,8 +357,11 @@ class Blotter:
         was_missing = not self.is_mentioned(entry) or entry.mentioned == 0
         entry.mentioned = max(self._reading, self._round)
         if changed or was_missing:
-            self.mark += 1
-            entry.change = self.mark
+            self._changed(entry)
+
+    def _changed(self, entry: Entry) -> None:
+        self.mark += 1
+        entry.change = self.mark
 
     def _known(self, client_id: int, order_id: int, perm_id: int) -> Entry | None:
         entry = self._by_perm_id.get(perm_id) if perm_id else None

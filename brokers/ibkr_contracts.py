@@ -28,6 +28,8 @@ _CANDIDATES_NAMED = 8
 _NAMED_BY_OTHERS = frozenset({AssetClass.BOND, AssetClass.FUND})
 """Kinds whose symbol at IBKR is hardly the one that others know."""
 _CENT = Decimal("0.01")
+_BEYOND = Decimal(10) ** 18
+"""No quantity, price or sum of money is as large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,15 +192,34 @@ def number(value: Any) -> Decimal:
     return Decimal(text.removesuffix(".0"))
 
 
-def optional_number(value: Any) -> Decimal | None:
-    """None for what the gateway leaves out."""
-    if value is None or value == "" or float(value) >= UNSET:
-        return None
+def amount(value: Any, *, least: int | None = None) -> Decimal:
+    """A quantity or price of an order. Raises ValueError for what can be none: no finite number, beyond all sizes, or less than `least`."""
+    try:
+        found = Decimal(str(value))
+    except ArithmeticError as exc:
+        raise ValueError(f"{value!r} is no number") from exc
+    if not found.is_finite() or abs(found) >= _BEYOND or (least is not None and found < least):
+        raise ValueError(f"{value!r} is no amount")
     return number(value)
 
 
+def optional_amount(value: Any) -> Decimal | None:
+    """None for what the gateway leaves out. Raises ValueError as `amount`."""
+    if value is None or value == "" or UNSET <= float(value) < float("inf"):
+        return None
+    return amount(value)
+
+
+def amount_or_none(value: Any) -> Decimal | None:
+    """None also for what can be no amount."""
+    try:
+        return optional_amount(value)
+    except ValueError:
+        return None
+
+
 def _or_none(value: Any) -> Decimal | None:
-    found = optional_number(value)
+    found = optional_amount(value)
     return found if found else None
 
 

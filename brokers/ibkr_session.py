@@ -10,12 +10,15 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, Protocol
 
 from brokers import ibkr_codes as codes
+from brokers import ibkr_times
 from brokers.ibkr_library import Library
+from brokers.ibkr_times import GatewayZone, Moment
+from brokers.ibkr_wire import EXECUTION_TIME, OF_ORDERS, Told, Unreadable, execution_to_decode, unreadable
 
 _log = logging.getLogger(__name__)
 _IN_USE = "Client id in use"
@@ -26,6 +29,8 @@ _FIRST_REQUEST_ID = 1_000_000_000
 _OPEN, _COMPLETED, _POSITIONS = "open", "completed", "positions"
 _LATE_ANSWER_SECONDS = 300.0
 """So long after it was given up a question may still be answered."""
+_UNREADABLE_REMEMBERED = 1000
+_GREETING_BYTES = 1024
 
 
 class Listener(Protocol):
@@ -37,7 +42,8 @@ class Listener(Protocol):
 
     def on_completed_order(self, order: Any, state: Any) -> None: ...
 
-    def on_execution(self, execution: Any) -> None: ...
+    def on_execution(self, execution: Any, moment: Moment) -> None:
+        """`moment` is when it was: the time in the library's record is not to be used."""
 
     def on_commission(self, report: Any) -> None: ...
 
@@ -48,6 +54,9 @@ class Listener(Protocol):
 
     def on_gap(self) -> None:
         """Something may have been said that was not heard."""
+
+    def on_unreadable(self, message: Unreadable) -> None:
+        """Something was said of an order, or of something unknown, that cannot be read."""
 
     def on_heard(self) -> None: ...
 
@@ -70,15 +79,19 @@ class QuestionFailed(Exception):
         self.code = code
 
 
-class _Unreadable(logging.Handler):
-    """The libraries log what they cannot decode, and go on without it: an answer with such a hole must not pass for a whole one."""
+class _DecoderTrouble(logging.Filter):
+    """The libraries log what they cannot decode, and go on without it. While a session's message is being decoded that is the session's
+    to judge and to say; `library`'s own lines are for debugging."""
 
     def __init__(self, session: Session) -> None:
-        super().__init__(logging.ERROR)
+        super().__init__()
         self._session = session
 
-    def emit(self, record: logging.LogRecord) -> None:
-        self._session.on_unreadable()
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.ERROR or not self._session.heed_trouble(record):
+            return True
+        record.levelno, record.levelname = logging.DEBUG, logging.getLevelName(logging.DEBUG)
+        return logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
 
 
 @dataclass(slots=True)
@@ -90,16 +103,38 @@ class _Question:
 class Session:
     """Open from `open` until the socket breaks or `close`; not to be opened again. Times in seconds."""
 
-    def __init__(self, library: Library, listener: Listener, *, timezone: str = "") -> None:
+    def __init__(
+        self,
+        library: Library,
+        listener: Listener,
+        *,
+        account: str = "",
+        timezone: str = "",
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """`account`: whose news is wanted; empty: of the only one of the login. `timezone`: of times that name none; empty: the gateway's."""
         self._library = library
         self._listener = listener
+        self._account = account
+        self._timezone = timezone
+        self._clock = clock
         self._client: Any = library.client(self)
         self._client.apiError += self._on_api_error
+        self._client.conn.hasData += self._on_greeting
+        self._decode: Callable[[list[str]], None] = self._client.decoder.interpret
+        self._client.decoder.interpret = self._interpret
         self._decoder_log = logging.getLogger(f"{library.name}.Decoder")
-        self._unreadable = _Unreadable(self)
-        self.ib = SimpleNamespace(TimezoneTWS=timezone)
-        """Where the libraries look for the zone of times that name none."""
+        self._decoder_trouble = _DecoderTrouble(self)
+        self._is_decoding = False
+        self._trouble_of_message: BaseException | str | None = None
+        self._moment: Moment | None = None
+        """Of the execution that is being decoded."""
+        self._greeting = b""
+        self._gateway_zone = GatewayZone()
+        self._told_unreadable: set[str] = set()
+        self.ib = SimpleNamespace(TimezoneTWS="")
         self.defaultTimezone = UTC
+        """Where ib_async looks for the zone that times are to be given in."""
         self.accounts: list[str] = []
         self.server_version = 0
         self.client_id = -1
@@ -118,6 +153,7 @@ class Session:
         """Raises ClientIdInUse, NotConnected."""
         # ib_insync asks the policy for the loop, which need not be the one that runs.
         asyncio.set_event_loop(asyncio.get_running_loop())
+        self._decoder_log.addFilter(self._decoder_trouble)
         self.client_id = client_id
         opening = asyncio.ensure_future(self._client.connectAsync(host, port, client_id, timeout_seconds))
         try:
@@ -133,7 +169,6 @@ class Session:
             await asyncio.gather(opening, return_exceptions=True)
         if self._ended.done():
             raise self._end()
-        self._decoder_log.addHandler(self._unreadable)
         self.is_open = True
         self.server_version = self._client.serverVersion()
         self.accounts = list(self._client.getAccounts())
@@ -174,8 +209,9 @@ class Session:
         """The rule's steps, each with `lowEdge` and `increment`."""
         return await self._ask(f"rule {rule}", lambda: self._client.reqMarketRule(rule), timeout_seconds)
 
-    async def positions(self, timeout_seconds: float) -> list[Any]:
-        """Tuples of account, contract, quantity and average cost, of all accounts; the last said of each contract."""
+    async def positions(self, timeout_seconds: float) -> tuple[list[Any], list[Unreadable]]:
+        """Tuples of account, contract, quantity and average cost, of all accounts, the last said of each contract; and the rows that cannot
+        be read."""
         if time.monotonic() < self._positions_owed_until:
             raise QuestionFailed(0, "an earlier question for the positions may still be answered")
         try:
@@ -186,12 +222,13 @@ class Session:
         finally:
             if self.is_open:
                 self._client.cancelPositions()
-        return list(
-            {(account, contract.conId): (account, contract, *rest) for account, contract, *rest in rows}.values()
-        )
+        odd = [row for row in rows if isinstance(row, Unreadable)]
+        told = [row for row in rows if not isinstance(row, Unreadable)]
+        latest = {(account, contract.conId): (account, contract, *rest) for account, contract, *rest in told}
+        return list(latest.values()), odd
 
     async def account_values(self, account: str, timeout_seconds: float) -> list[Any]:
-        """Tuples of key, value and currency."""
+        """Tuples of key, value and currency; what cannot be read is left out."""
         number = self._number()
         found = await self._ask(
             number, lambda: self._client.reqAccountUpdatesMulti(number, account, "", True), timeout_seconds
@@ -236,7 +273,7 @@ class Session:
     def _lose(self, why: str) -> None:
         was_open, self.is_open = self.is_open, False
         self.trouble = self.trouble or why
-        self._decoder_log.removeHandler(self._unreadable)
+        self._decoder_log.removeFilter(self._decoder_trouble)
         if not self._ended.done():
             self._ended.set_result(None)
         for question in self._questions.values():
@@ -254,6 +291,87 @@ class Session:
 
     def connectionClosed(self) -> None:
         self._lose("the gateway closed the connection")
+
+    # What cannot be read
+
+    def heed_trouble(self, record: logging.LogRecord) -> bool:
+        """Whether what the library logs is about a message of this session's."""
+        if self._is_decoding:
+            trouble = record.exc_info[1] if record.exc_info else None
+            self._trouble_of_message = self._trouble_of_message or trouble or record.getMessage()
+        return self._is_decoding
+
+    def _interpret(self, fields: list[str]) -> None:
+        """In place of the library's decoder, which it calls. One message that cannot be decoded spoils what it is about, and nothing else."""
+        if len(fields) > EXECUTION_TIME and fields[0] == str(Told.EXECUTION.value):
+            told = fields[EXECUTION_TIME]
+            self._moment = ibkr_times.read(
+                told, heard_at=self._clock(), zone=self._timezone, gateway=self._gateway_zone
+            )
+            decoded = execution_to_decode(fields, int(self._moment.at.timestamp()))
+        else:
+            decoded = [*fields]
+        self._is_decoding, self._trouble_of_message = True, None
+        try:
+            self._decode(decoded)
+        finally:
+            self._is_decoding = False
+        if self._trouble_of_message is not None:
+            self._on_unreadable(fields, self._trouble_of_message)
+
+    def _on_unreadable(self, fields: list[str], why: BaseException | str) -> None:
+        message = unreadable(fields, self._account or "".join(self.accounts[:1]), self.accounts, why)
+        if message.words not in self._told_unreadable:
+            if len(self._told_unreadable) >= _UNREADABLE_REMEMBERED:
+                self._told_unreadable.clear()
+            self._told_unreadable.add(message.words)
+            _log.warning("Of what the gateway said %s", message.words)
+        if message.is_other_account or not self.is_open:
+            return
+        words = "A part of what the gateway said could not be read"
+        match message.kind:
+            case Told.POSITION:
+                self._collect(_POSITIONS, message)
+            case Told.MARKET_RULE:
+                self._fail(f"rule {message.request_id}", words)
+            case Told.ACCOUNT_VALUE | Told.COMMISSION:
+                pass  # a figure is missing where it would be used, and nothing else
+            case Told.CONTRACT | Told.BOND | Told.CONTRACTS_END | Told.EXECUTIONS_END | Told.ACCOUNT_VALUES_END:
+                asked = [message.request_id] if message.request_id in self._questions else list(self._questions)
+                for number in asked:
+                    if isinstance(number, int):
+                        self._fail(number, words)
+            case Told.ERROR:
+                self._on_unreadable_error(message.request_id, words)
+            case None if message.is_numbered:
+                pass  # of a kind that nothing here asks for or heeds
+            case None:
+                self._collect(_POSITIONS, message)
+                self._listener.on_unreadable(message)
+            case kind if kind in OF_ORDERS:
+                self._listener.on_unreadable(message)
+
+    def _on_unreadable_error(self, number: int | None, words: str) -> None:
+        if number is not None and number >= _FIRST_REQUEST_ID:
+            self._fail(number, words)
+        else:
+            self._listener.on_gap()
+
+    def _fail(self, key: str | int, why: str) -> None:
+        question = self._questions.get(key)
+        if question is not None and not question.answer.done():
+            question.answer.set_exception(QuestionFailed(0, why))
+
+    def _on_greeting(self, data: bytes) -> None:
+        """The gateway's first frame: its version, and the time by its own clock, which the library passes over."""
+        self._greeting += data
+        size = int.from_bytes(self._greeting[:4], "big")
+        if len(self._greeting) < 4 + size and len(self._greeting) < _GREETING_BYTES:
+            return
+        self._client.conn.hasData -= self._on_greeting
+        _, _, told = self._greeting[4 : 4 + size].decode(errors="backslashreplace").partition("\0")
+        self._gateway_zone = GatewayZone.greeted(told.rstrip("\0"), self._clock())
+        self._greeting = b""
 
     # What the server says
 
@@ -281,10 +399,6 @@ class Session:
         is_warning = codes.meaning_for_order(code) is codes.Meaning.INFORMATION
         if question is not None and not question.answer.done() and not is_warning:
             question.answer.set_exception(QuestionFailed(code, text))
-
-    def on_unreadable(self) -> None:
-        self._fail_questions("A part of what the gateway said could not be read")
-        self._listener.on_gap()
 
     def _fail_questions(self, why: str, code: int = 0) -> None:
         """Whatever is being asked gets no answer that could be believed."""
@@ -338,7 +452,8 @@ class Session:
         self._answer(_COMPLETED)
 
     def execDetails(self, number: int, contract: Any, execution: Any) -> None:
-        self._listener.on_execution(execution)
+        assert self._moment is not None, "an execution is decoded here only"
+        self._listener.on_execution(execution, self._moment)
 
     def execDetailsEnd(self, number: int) -> None:
         self._answer(number)

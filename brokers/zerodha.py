@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit, urlunsplit
@@ -29,6 +29,7 @@ from brokers.base import (
     ReportStatus,
     Ticket,
     Tif,
+    Unreadable,
 )
 from brokers.configuration import Calls, MeteredConfiguration, TimeOut, Whole, Wrong, not_a_flag
 from brokers.errors import AnswerUnclear, AuthRequired, BrokerError, BrokerUnavailable, HeldBack, OrderRefused
@@ -43,7 +44,18 @@ from brokers.zerodha_calls import (
     KiteCalls,
 )
 from brokers.zerodha_feed import OrderFeed
-from brokers.zerodha_rows import IST, ListedRow, Odd, OddRow, OrderRow, Row, TradeRow, read_orders, read_trades
+from brokers.zerodha_rows import (
+    IST,
+    ListedRow,
+    Odd,
+    OddRow,
+    OrderRow,
+    Row,
+    TradeRow,
+    read_orders,
+    read_profile,
+    read_trades,
+)
 from brokers.zerodha_words import (
     CURRENCY,
     EXCHANGES,
@@ -193,6 +205,8 @@ class ZerodhaBroker:
         self._steadiness = Steadiness(_SETTLED_SECONDS)
         self._varieties: dict[str, str] = {}
         self._odd_told: set[str] = set()
+        self._first_heard: dict[tuple[str, str], datetime] = {}
+        """Of trades whose time cannot be read, by order and trade."""
 
     @property
     def name(self) -> str:
@@ -225,7 +239,10 @@ class ZerodhaBroker:
         self._loop = asyncio.get_running_loop()
         self._has_session = False
         try:
-            profile: Row = await self._calls.ask(lambda kite: kite.profile())
+            profile: Row = read_profile(await self._calls.ask(lambda kite: kite.profile()))
+        except Odd as exc:
+            self._stop_feed()
+            raise BrokerUnavailable(str(exc)) from exc
         except BrokerError:
             self._stop_feed()
             raise
@@ -240,7 +257,7 @@ class ZerodhaBroker:
         self._profile = profile
         self._has_session = True
         await self._start_feed()
-        if _FIRST_LIST in profile.get("exchanges", ()):
+        if _FIRST_LIST in profile.get("exchanges", EXCHANGES):
             try:
                 await self._listing(_FIRST_LIST)
             except BrokerUnavailable as exc:
@@ -302,8 +319,10 @@ class ZerodhaBroker:
         way that cannot be read. There is no mark."""
         self._check_session()
         book = await self._orders()
-        fills = await self._with_commissions(book.orders, fills_by_order(await self._trades()))
-        return Reports(self._steadiness.judge(reports(book.orders, fills, book.odd), time.monotonic()))
+        trades, odd_trades = await self._trades()
+        fills = await self._with_commissions(book.orders, fills_by_order(trades, self._heard_at))
+        told = self._steadiness.judge(reports(book.orders, fills, book.odd), time.monotonic())
+        return Reports(told, unreadable=book.unreadable(odd_trades))
 
     async def find(self, client_order_id: str) -> Report | None:
         """The oldest order of the day with this tag. Raises AnswerUnclear where a row that cannot be read may be the order's."""
@@ -316,7 +335,8 @@ class ZerodhaBroker:
         fills: Mapping[str, Sequence[Fill]] = {}
         if any(order.filled for order in orders):
             own = {order.order_id for order in orders}
-            fills = fills_by_order(trade for trade in await self._trades() if trade.order_id in own)
+            trades, _ = await self._trades()
+            fills = fills_by_order((trade for trade in trades if trade.order_id in own), self._heard_at)
         return reports(orders, await self._with_commissions(orders, fills))[0]
 
     async def positions(self) -> Sequence[BrokerPosition]:
@@ -328,24 +348,29 @@ class ZerodhaBroker:
         if not isinstance(net, list) or not isinstance(holdings, list):
             raise AnswerUnclear("Zerodha answered with no list of positions")
         kinds: dict[tuple[str, str], ListedRow] = {}
-        try:
-            for exchange, symbol in map(named, net):
-                if exchange not in ("NSE", "BSE"):
-                    listed = (await self._listing(exchange)).by_symbol(symbol)
-                    if listed is not None:
-                        kinds[exchange, symbol] = listed
-            found = positions(net, holdings, kinds)
-        except Odd as exc:
-            raise AnswerUnclear(str(exc)) from exc
+        for row in net:
+            try:
+                exchange, symbol = named(row)
+            except Odd as exc:
+                self._tell_odd(f"A position cannot be read: {exc}")
+                continue
+            if exchange in EXCHANGES and exchange not in ("NSE", "BSE"):
+                listed = (await self._listing(exchange)).by_symbol(symbol)
+                if listed is not None:
+                    kinds[exchange, symbol] = listed
+        found = positions(net, holdings, kinds)
         for position in found:
-            if position.is_unclear:
+            if position.is_unclear and not position.is_unnamed:
                 self._tell_odd(f"The position in {position.instrument.symbol} cannot be read: it is not compared")
         return found
 
     async def balances(self) -> Sequence[Balance]:
         self._check_session()
         margins: Mapping[str, Row] = await self._calls.ask(lambda kite: kite.margins())
-        return balances(margins)
+        try:
+            return balances(margins)
+        except Odd as exc:
+            raise AnswerUnclear(f"Zerodha's margins cannot be read: {exc}") from exc
 
     def on_hint(self, callback: Callable[[], None] | None) -> None:
         """`callback` is called when the order feed tells of any order, ours or not, and whenever the feed has been connected."""
@@ -375,8 +400,9 @@ class ZerodhaBroker:
             self._tell_odd(odd.words)
         return book
 
-    async def _trades(self) -> list[TradeRow]:
-        """Of an order with a trade that cannot be read, the executions do not add up to its count, which says that one is missing."""
+    async def _trades(self) -> tuple[list[TradeRow], list[OddRow]]:
+        """Those that can be read, and those that cannot. Of an order with one of these, the executions do not add up to its count, which
+        says that one is missing."""
         told = await self._calls.ask(lambda kite: kite.trades())
         try:
             trades, odd = read_trades(told)
@@ -384,7 +410,18 @@ class ZerodhaBroker:
             raise BrokerUnavailable(str(exc)) from exc
         for each in odd:
             self._tell_odd(each.words)
-        return trades
+        return trades, odd
+
+    def _heard_at(self, trade: TradeRow) -> datetime:
+        """When a trade whose time cannot be read was first told of."""
+        key = (trade.order_id, trade.trade_id)
+        if key not in self._first_heard:
+            if len(self._first_heard) > _ORDERS_REMEMBERED:
+                self._first_heard.clear()
+            self._first_heard[key] = datetime.now(UTC)
+            words = f"the trade {trade.trade_id} of order {trade.order_id} is taken as of now: {trade.told_time}"
+            self._tell_odd(words)
+        return self._first_heard[key]
 
     def _tell_odd(self, words: str) -> None:
         """Once each: the lists come again every second."""
@@ -406,10 +443,10 @@ class ZerodhaBroker:
             requests = [request for _, request in wanted]
             try:
                 notes = await self._calls.ask(lambda kite: kite.get_virtual_contract_note(requests))
-                self._notes.learn([key for key, _ in wanted], [charged(note) for note in notes])
+                self._notes.learn([key for key, _ in wanted], [_charged(note) for note in notes], time.monotonic())
             except HeldBack as exc:
                 _log.info("Zerodha's contract notes wait: %s", exc)
-            except (BrokerError, LookupError, TypeError, InvalidOperation, Odd) as exc:
+            except (BrokerError, LookupError, TypeError) as exc:
                 # A fill without its commission is better than no fill; the estimate is asked for again.
                 self._notes.failed(time.monotonic())
                 _log.info("Zerodha gave no virtual contract note: %s", exc)
@@ -537,6 +574,13 @@ class _Book:
                 ages += [age] * (2 if order.status == "CANCELLED" else 1)
         return ages
 
+    def unreadable(self, odd_trades: Sequence[OddRow]) -> list[Unreadable]:
+        """What cannot be read and may be of an order of ours."""
+        tags = {order.order_id: order.tag for order in self.orders}
+        told = [(odd.tag, odd.words) for odd in self.odd]
+        told += [(tags.get(odd.order_id) if odd.order_id is not None else None, odd.words) for odd in odd_trades]
+        return [Unreadable(client_order_id=tag or "", words=words) for tag, words in told if tag != ""]
+
     def check_clear(self, client_order_id: str) -> None:
         """Raises AnswerUnclear if one of the odd rows may be this order's: then that it is not among the others proves nothing."""
         for odd in self.odd:
@@ -618,17 +662,23 @@ class ContractNotes:
             wanted += asked[max(first_new - 1, 0) :]
         return wanted
 
-    def learn(self, keys: Sequence[tuple[str, str]], totals: Sequence[Decimal]) -> None:
-        """The totals of the notes asked for, in the same sequence. Raises LookupError if there are not as many."""
+    def learn(self, keys: Sequence[tuple[str, str]], totals: Sequence[Decimal | None], now: float) -> None:
+        """The totals of the notes asked for, in the same sequence; None: it cannot be read, and of that order nothing more is learnt. Raises
+        LookupError if there are not as many."""
         if len(keys) != len(totals):
             raise LookupError(f"{len(totals)} notes came for {len(keys)} requests")
         if len(self._commissions) > _ORDERS_REMEMBERED:
             self._commissions.clear()
-        before: dict[str, Decimal] = {}
+        before: dict[str, Decimal | None] = {}
         for key, total in zip(keys, totals, strict=True):
-            self._commissions.setdefault(key, total - before.get(key[0], Decimal(0)))
-            before[key[0]] = total
-        self._pause_seconds, self._not_before = 0.0, float("-inf")
+            earlier = before.get(key[0], Decimal(0))
+            if total is not None and earlier is not None:
+                self._commissions.setdefault(key, total - earlier)
+            before[key[0]] = None if earlier is None else total
+        if None in totals:
+            self.failed(now)
+        else:
+            self._pause_seconds, self._not_before = 0.0, float("-inf")
 
     def failed(self, now: float) -> None:
         first, longest = _NOTE_PAUSES_SECONDS
@@ -643,14 +693,16 @@ class ContractNotes:
 def _priced(fill: Fill, commission: Decimal | None) -> Fill:
     if commission is None:
         return fill
-    return Fill(
-        fill_id=fill.fill_id,
-        quantity=fill.quantity,
-        price=fill.price,
-        time=fill.time,
-        commission=commission,
-        commission_currency=CURRENCY,
-    )
+    return replace(fill, commission=commission, commission_currency=CURRENCY)
+
+
+def _charged(note: object) -> Decimal | None:
+    """None for a note that cannot be read."""
+    try:
+        return charged(note)
+    except Odd as exc:
+        _log.info("A virtual contract note of Zerodha's cannot be read: %s", exc)
+        return None
 
 
 def _kind_of(ticket: Ticket) -> CallKind:

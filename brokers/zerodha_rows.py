@@ -20,6 +20,9 @@ _OUR_TAG = re.compile(r"[a-z][a-z0-9]{18}")
 _NOTED = ("exchange", "tradingsymbol", "transaction_type", "variety", "product", "order_type")
 _TRADE_TIMES = ("fill_timestamp", "exchange_timestamp", "order_timestamp")
 _SHOWN_CHARACTERS = 200
+_BEYOND = Decimal(10) ** 18
+"""No quantity, price or sum of money is as large."""
+_FIRST_YEAR, _LAST_YEAR = 2000, 2200
 
 Row = Mapping[str, Any]
 """One element of a list that Kite sends."""
@@ -66,7 +69,10 @@ class TradeRow:
     trade_id: str
     quantity: Decimal
     price: Decimal
-    time: datetime
+    time: datetime | None
+    """None where the row does not say it legibly."""
+    told_time: str = ""
+    """How it reads then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +125,7 @@ def read_listing(page: object) -> tuple[list[ListedRow], list[str]]:
     whole one."""
     if not isinstance(page, bytes | str):
         raise Odd(f"the instruments list came as {type(page).__name__}")
-    lines = csv.DictReader(io.StringIO(page if isinstance(page, str) else page.decode("utf-8", "replace")))
+    lines = csv.DictReader(io.StringIO(_tame(page if isinstance(page, str) else page.decode("utf-8", "replace"))))
     good: list[ListedRow] = []
     odd: list[str] = []
     last = None
@@ -136,6 +142,28 @@ def read_listing(page: object) -> tuple[list[ListedRow], list[str]]:
     if last is None:
         raise Odd("the instruments list is empty, or ends in the middle of a line")
     return good, odd
+
+
+def _tame(page: str) -> str:
+    """Without what would make a CSV reader take many lines for one, or stop at one."""
+    page = page.replace("\0", "\ufffd")
+    if '"' not in page:
+        return page
+    lines = page.splitlines(keepends=True)
+    return "".join(line.replace('"', "") if line.count('"') % 2 else line for line in lines)
+
+
+def read_profile(told: object) -> Row:
+    """Who the user is, the exchanges that he may trade on, and his consent; what cannot be read is left out. Raises Odd for no profile."""
+    if not isinstance(told, Mapping):
+        raise Odd(f"Zerodha answered with no profile: {_shown(told)}")
+    exchanges, meta = told.get("exchanges"), told.get("meta")
+    profile: dict[str, Any] = {"user_id": told.get("user_id")}
+    if isinstance(exchanges, list | tuple):
+        profile["exchanges"] = [each for each in exchanges if isinstance(each, str)]
+    if isinstance(meta, Mapping):
+        profile["meta"] = meta
+    return profile
 
 
 def _listed(line: Row) -> ListedRow:
@@ -186,7 +214,8 @@ def number(row: Row, name: str, *, least: int | None = None) -> Decimal:
         value = None if isinstance(told, bool) or not isinstance(told, int | str | Decimal) else Decimal(told)
     except InvalidOperation:
         value = None
-    if value is None or not value.is_finite() or (least is not None and value < least):
+    is_amount = value is not None and value.is_finite() and abs(value) < _BEYOND
+    if value is None or not is_amount or (least is not None and value < least):
         raise Odd(f"its {name} is {told!r}")
     return value
 
@@ -275,22 +304,17 @@ def _trade(row: Row) -> TradeRow:
     quantity = number(row, "quantity", least=0)
     if not quantity:
         raise Odd("its quantity is 0")
+    told = [row.get(name) for name in _TRADE_TIMES]
+    # The first that is told with its day: the order's own comes without.
+    time = next((moment for moment in map(_moment, told) if moment is not None), None)
     return TradeRow(
         order_id=text(row, "order_id"),
         trade_id=text(row, "trade_id"),
         quantity=quantity,
         price=number(row, "average_price", least=0),
-        time=_trade_time(row),
+        time=time,
+        told_time="" if time is not None else f"its times are {', '.join(_shown(each) for each in told)}",
     )
-
-
-def _trade_time(row: Row) -> datetime:
-    """The first that is told with its day: the order's own comes without."""
-    told = [row.get(name) for name in _TRADE_TIMES]
-    moment = next((moment for moment in map(_moment, told) if moment is not None), None)
-    if moment is None:
-        raise Odd(f"its times are {', '.join(repr(each) for each in told)}")
-    return moment
 
 
 def _moment(told: object) -> datetime | None:
@@ -298,9 +322,10 @@ def _moment(told: object) -> datetime | None:
     if not isinstance(told, datetime | str) or (isinstance(told, str) and len(told) < len("2026-11-23 09:16")):
         return None
     try:
-        return utc(told)
+        moment = utc(told)
     except (ValueError, OverflowError):
         return None
+    return moment if _FIRST_YEAR <= moment.year < _LAST_YEAR else None
 
 
 def _words(told: object) -> str | None:

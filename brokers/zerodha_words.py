@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 from brokers.base import (
+    UNNAMED_POSITION,
     AssetClass,
     Balance,
     BrokerPosition,
@@ -291,22 +292,30 @@ def _report(legs: Sequence[OrderRow], fills: Mapping[str, Sequence[Fill]], under
     )
 
 
-def fills_by_order(trades: Iterable[TradeRow]) -> dict[str, list[Fill]]:
+def fills_by_order(trades: Iterable[TradeRow], heard_at: Callable[[TradeRow], datetime]) -> dict[str, list[Fill]]:
     """The executions of each order, oldest first. Zerodha tells whole seconds: those of one second are kept in their sequence by
-    microseconds. A trade's id is unique for its exchange and day only; within an order, which has one of each, it is enough."""
+    microseconds. A trade's id is unique for its exchange and day only; within an order, which has one of each, it is enough. One whose time
+    cannot be read is of the moment when it was first heard of."""
     by_order: defaultdict[str, dict[str, TradeRow]] = defaultdict(dict)
     for trade in trades:
         by_order[trade.order_id][trade.trade_id] = trade
-    return {order_id: _in_sequence(own.values()) for order_id, own in by_order.items()}
+    return {order_id: _in_sequence(own.values(), heard_at) for order_id, own in by_order.items()}
 
 
-def _in_sequence(trades: Iterable[TradeRow]) -> list[Fill]:
+def _in_sequence(trades: Iterable[TradeRow], heard_at: Callable[[TradeRow], datetime]) -> list[Fill]:
     fills: list[Fill] = []
-    for trade in sorted(trades, key=lambda trade: (trade.time, *_age(trade.trade_id))):
-        time = trade.time
-        if fills and time <= fills[-1].time:
-            time = fills[-1].time + _MICROSECOND
-        fills.append(Fill(fill_id=trade.trade_id, quantity=trade.quantity, price=trade.price, time=time))
+    timed = [(heard_at(trade) if trade.time is None else trade.time, trade) for trade in trades]
+    for told, trade in sorted(timed, key=lambda each: (each[0], *_age(each[1].trade_id))):
+        time = told if not fills or told > fills[-1].time else fills[-1].time + _MICROSECOND
+        fills.append(
+            Fill(
+                fill_id=trade.trade_id,
+                quantity=trade.quantity,
+                price=trade.price,
+                time=time,
+                is_time_estimated=trade.time is None,
+            )
+        )
     return fills
 
 
@@ -359,14 +368,18 @@ def positions(
 ) -> list[BrokerPosition]:
     """What is held, products taken together; settled shares come from the holdings. `kinds` by exchange and symbol, as far as known.
 
-    A row whose quantity cannot be read makes its instrument's unclear. Raises Odd for one that does not even name an instrument.
+    A row whose quantity cannot be read makes its instrument's unclear; one that does not even name an instrument is told as an unnamed one.
     """
     held: defaultdict[tuple[str, str], list[_Part | None]] = defaultdict(list)
-    for row in net:
-        held[named(row)].append(_part(row))
-    for row in holdings:
-        held[named(row)].append(_part(row, also="t1_quantity"))
     found = []
+    for rows, also in ((net, None), (holdings, "t1_quantity")):
+        for row in rows:
+            try:
+                name = named(row)
+            except Odd:
+                found.append(UNNAMED_POSITION)
+            else:
+                held[name].append(_part(row, also))
     for (exchange, symbol), told in held.items():
         parts = [part for part in told if part is not None]
         quantity = sum((part.quantity for part in parts), Decimal(0))
@@ -440,13 +453,19 @@ def _instrument(exchange: str, symbol: str, listed: ListedRow | None) -> Instrum
 
 
 def balances(margins: Mapping[str, Row]) -> list[Balance]:
-    """The cash of the segments that are enabled, taken together. What holdings are worth is not told here."""
+    """The cash of the segments that are enabled, taken together. What holdings are worth is not told here. Raises Odd: a sum without one of
+    them would be a wrong amount."""
+    if not isinstance(margins, Mapping):
+        raise Odd(f"Zerodha answered with no margins: {margins!r}")
     cash = Decimal(0)
-    for segment in margins.values():
+    for name, segment in margins.items():
+        if not isinstance(segment, Mapping):
+            raise Odd(f"the segment {name} is {segment!r}")
         if segment.get("enabled", True):
-            available = segment["available"]
-            live = available.get("live_balance")
-            cash += Decimal(available["cash"] if live is None else live)
+            available = segment.get("available")
+            if not isinstance(available, Mapping):
+                raise Odd(f"the segment {name} has {available!r} available")
+            cash += number(available, "cash" if available.get("live_balance") is None else "live_balance")
     return [Balance(currency=CURRENCY, cash=cash)]
 
 
@@ -455,7 +474,7 @@ def account_notes(profile: Row) -> list[str]:
     missing = [
         exchange
         for exchange in ("NSE", "BSE", "NFO", "BFO", "CDS", "MCX")
-        if exchange not in profile.get("exchanges", ())
+        if "exchanges" in profile and exchange not in profile["exchanges"]
     ]
     notes = [f"The token is good, for user {profile.get('user_id')}; Zerodha ends it at about 06:00 Indian time."]
     if missing:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from brokers.errors import AuthRequired, BrokerError
+from brokers.errors import AnswerUnclear, AuthRequired, BrokerError
 from brokers.factory import BrokerFactory
 from execution_service.embedded import AlreadyRunning, EmbeddedPartFailed
 from execution_service.log import safe, silence
@@ -137,6 +137,8 @@ async def account_finding(account: Account) -> Finding:
             await broker.connect()
             balances = await broker.balances()
             able = broker.capabilities
+    except AnswerUnclear as exc:
+        return Finding(part, False, f"{account.broker}: its answer cannot be read ({exc})")
     except (BrokerError, TimeoutError) as exc:
         return Finding(part, False, f"{account.broker}: {exc or 'no answer in time'}{_remedy(account, exc)}")
     except Exception as exc:  # noqa: BLE001  the other accounts are to be told of, too

@@ -153,7 +153,7 @@ class Commands:
         for command in await self._store.commands(now=self._clock.now()):
             if command.status is CommandStatus.NEW:
                 await self._carry_out(command)
-            elif command.command_id not in self._active:
+            elif command.command_id not in self._active and _is_cancel(command):
                 # Learnt before it holds: an order of its name that comes meanwhile must find the same as ever.
                 met = {order.identity.purpose for order in await self._stored(command.body)}
                 self._remember(command, met)
@@ -240,7 +240,7 @@ class Commands:
         # From its receipt on: what was published before it may be delivered after it, however old both are.
         left = self._lifetime.total_seconds() - self._live.age_seconds(command.received_at)
         known = self._active.get(command.command_id)
-        if command.kind == "CANCEL" and left > 0:
+        if _is_cancel(command) and left > 0:
             before = set() if known is None else known.met
             self._active[command.command_id] = _Remembered(command, self._clock.monotonic() + left, before | set(met))
 
@@ -258,6 +258,10 @@ class Commands:
             others = [o for o in await self._stored(body) if o.order_id not in known]
             self._remember(command, (order.identity.purpose for order in others))
             outcomes += [await self._cancel_one(order, command) for order in others]
+        spoilt = [] if outcomes else self._store.spoilt(_words_for(body))
+        if spoilt:
+            words = f"{_named(body)} is not cancelled: its record cannot be read; cancel it at the broker ({'; '.join(spoilt)})"
+            return CommandStatus.REFUSED, words
         unknown = f"{_named(body)} is not known; it will not be placed if it comes yet"
         if body.get("order_id") is None:
             unknown = f"{_named(body)} is not known; it will not be placed if it was published before this cancel"
@@ -320,11 +324,9 @@ class Commands:
     async def _stored(self, body: Any) -> list[Order]:
         """Orders meant that the store knows, as they are in hand where they are."""
         order_id = body.get("order_id")
-        if order_id is None:
-            found = await self._store.find([f"signal:{body.get('signal_id')}"])
-        else:
-            names = [f"request:{order_id}", f"broker:{order_id}", f"client:{order_id}"]
-            found = [*await self._store.find(names), *await self._store.load([order_id])]
+        found = await self._store.find(_words_for(body))
+        if order_id is not None:
+            found += await self._store.load([order_id])
         fresh = [live.order if (live := self._live.by_id.get(s.order.order_id)) else s.order for s in found]
         return _meant(body, fresh)
 
@@ -439,9 +441,13 @@ class Commands:
         return CommandStatus.DONE, f"dead letter {message_id} taken again, and there is an order now"
 
 
+def _is_cancel(command: Command) -> bool:
+    return command.kind == "CANCEL" and isinstance(command.body, Mapping)
+
+
 def _why_no_decision(stored: Sequence[Stored]) -> str:
     if not stored:
-        return "it is not known"
+        return "it is not known, or its record cannot be read"
     order = stored[0].order
     if order.status.is_final:
         return f"it is {order.status} already"
@@ -450,6 +456,14 @@ def _why_no_decision(stored: Sequence[Stored]) -> str:
 
 def _is_namesake(other: Order, order: Order) -> bool:
     return other.order_id != order.order_id and other.request.account_id == order.request.account_id
+
+
+def _words_for(body: Any) -> list[str]:
+    """What a record may be found by that is meant."""
+    order_id = body.get("order_id")
+    if order_id is None:
+        return [f"signal:{body.get('signal_id')}"]
+    return [f"request:{order_id}", f"broker:{order_id}", f"client:{order_id}", str(order_id)]
 
 
 def _meant(body: Any, orders: Sequence[Order]) -> list[Order]:

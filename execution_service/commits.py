@@ -198,8 +198,11 @@ class Commits:
         document = self._records.find_one({"_id": commit.order_id})
         if document is None:
             return KeyError(f"order {commit.order_id} is not in the store")
-        if commit.has_arrived(document):
-            return None
+        try:
+            if commit.has_arrived(document):
+                return None
+        except (LookupError, TypeError, AttributeError) as exc:
+            return UnreadableRecord(f"order {commit.order_id} cannot be read: {type(exc).__name__}: {exc}")
         current = self._read([document])
         return VersionConflict(current[0]) if current else UnreadableRecord(f"order {commit.order_id} cannot be read")
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import pymongo
 from pymongo.errors import PyMongoError
 
 from execution_service import store as collections
 from execution_service.calls import in_short
+from execution_service.core.errors import UnreadableRecord
 from execution_service.core.ledger import LedgerEntry
 from execution_service.core.order import FINAL, Status
 from execution_service.core.reconcile import Discrepancy, State
@@ -20,10 +21,16 @@ from execution_service.core.record import (
     Document,
     discrepancy_from_document,
     ledger_from_document,
-    order_from_document,
 )
-from execution_service.documents import command_from_document, dead_letter_from_document, lease_from_document
-from execution_service.ports import Command, CommandStatus, DeadLetter, Lease, Stored, StoreUnavailable, Told
+from execution_service.documents import (
+    command_from_document,
+    dead_letter_from_document,
+    lease_from_document,
+    stored_from_document,
+)
+from execution_service.ports import Command, CommandStatus, DeadLetter, Lease, Stored, StoreUnavailable
+
+T = TypeVar("T")
 
 _NAMES = ("signal", "request", "broker", "client")
 
@@ -54,7 +61,8 @@ class Unfinished:
 
 
 class DeskView:
-    """Blocking reads. Every method raises StoreUnavailable when the server does not answer.
+    """Blocking reads. Every method raises StoreUnavailable when the server does not answer. What cannot be read is left out, and named in
+    `spoilt`.
 
     Orders come without their lines in the ledger; whoever needs the profit they booked asks MongoStore for them.
     """
@@ -62,6 +70,20 @@ class DeskView:
     def __init__(self, client: pymongo.MongoClient[Document], database: str) -> None:
         self._client = client
         self._db = client[database]
+        self.spoilt: set[str] = set()
+        """What is wrong with the documents that have been met and cannot be read."""
+
+    def _readable(self, documents: Iterable[Document], read: Callable[[Document], T]) -> list[T]:
+        found = []
+        for document in documents:
+            try:
+                found.append(read(document))
+            except UnreadableRecord as exc:
+                self.spoilt.add(str(exc))
+        return found
+
+    def _readable_one(self, document: Document | None, read: Callable[[Document], T]) -> T | None:
+        return next(iter(self._readable([] if document is None else [document], read)), None)
 
     def close(self) -> None:
         self._client.close()
@@ -77,7 +99,7 @@ class DeskView:
         query = {k: v for k, v in (("status", status), ("account_id", account_id)) if v is not None}
         with _watched():
             found = self._db[collections.ORDERS].find(query).sort([("received_at", -1), ("_id", 1)])
-            return [_seen(document) for document in (found.limit(limit) if limit else found)]
+            return self._readable(found.limit(limit) if limit else found, _seen)
 
     def order_ids(self) -> list[str]:
         """All of ours, oldest order first."""
@@ -102,20 +124,20 @@ class DeskView:
 
     def _found(self, query: Mapping[str, Any]) -> list[Stored]:
         with _watched():
-            stored = [_seen(document) for document in self._db[collections.ORDERS].find(query)]
+            stored = self._readable(self._db[collections.ORDERS].find(query), _seen)
         return sorted(stored, key=lambda s: (s.order.received_at, s.order.order_id))
 
     def ledgers(self, *, only_open: bool = False) -> list[LedgerEntry]:
         """The exact positions, all that ever were or those held now."""
         with _watched():
             found = self._db[collections.POSITIONS].find({"is_open": True} if only_open else {})
-            entries = [ledger_from_document(document) for document in found]
+            entries = self._readable(found, ledger_from_document)
         return sorted(entries, key=lambda e: (e.key.account_id, e.key.strategy, e.key.instrument_key))
 
     def ledger(self, ledger_id: str) -> LedgerEntry | None:
         with _watched():
             document = self._db[collections.POSITIONS].find_one({"_id": ledger_id})
-        return None if document is None else ledger_from_document(document)
+        return self._readable_one(document, ledger_from_document)
 
     def confirmation(self, document_id: str) -> Document | None:
         """The order's document in the shared collection."""
@@ -126,19 +148,19 @@ class DeskView:
         """The latest first."""
         with _watched():
             found = self._db[collections.DEAD_LETTERS].find().sort([("received_at", -1), ("_id", 1)]).limit(limit)
-            return [dead_letter_from_document(document) for document in found]
+            return self._readable(found, dead_letter_from_document)
 
     def dead_letter(self, message_id: str) -> DeadLetter | None:
         with _watched():
             document = self._db[collections.DEAD_LETTERS].find_one({"_id": message_id})
-        return None if document is None else dead_letter_from_document(document)
+        return self._readable_one(document, dead_letter_from_document)
 
     def discrepancies(self, *, only_open: bool = True, account_id: str | None = None) -> list[Discrepancy]:
         """The oldest first."""
         query = {"state": State.OPEN.value} if only_open else {}
         query |= {} if account_id is None else {"account_id": account_id}
         with _watched():
-            found = [discrepancy_from_document(d) for d in self._db[collections.DISCREPANCIES].find(query)]
+            found = self._readable(self._db[collections.DISCREPANCIES].find(query), discrepancy_from_document)
         return sorted(found, key=lambda d: (d.opened_at, d.discrepancy_id))
 
     def unfinished(self) -> list[Unfinished]:
@@ -147,41 +169,32 @@ class DeskView:
         fields = ("account_id", "status", "received_at")
         with _watched():
             found = self._db[collections.ORDERS].find(query, fields).sort([("received_at", 1), ("_id", 1)])
-            return [
-                Unfinished(
-                    order_id=document["_id"],
-                    account_id=document["account_id"],
-                    status=Status(document["status"]),
-                    received_at=document["received_at"],
-                )
-                for document in found
-            ]
+            return self._readable(found, _unfinished)
 
     def traded_accounts(self) -> list[str]:
         """Those with orders that are not settled, or positions held, by their ids."""
         with _watched():
             at_work = self._db[collections.ORDERS].distinct("account_id", {"lookup": collections.UNSETTLED})
             holding = self._db[collections.POSITIONS].distinct("account_id", {"is_open": True})
-        return sorted({account_id for account_id in (*at_work, *holding) if account_id is not None})
+        return sorted({account_id for account_id in (*at_work, *holding) if isinstance(account_id, str)})
 
     def accounts(self) -> list[str]:
         """Those of which there is any order, position or discrepancy, by their ids."""
         names = (collections.ORDERS, collections.POSITIONS, collections.DISCREPANCIES)
         with _watched():
             found = {account_id for name in names for account_id in self._db[name].distinct("account_id")}
-        return sorted(found - {None})
+        return sorted(account_id for account_id in found if isinstance(account_id, str))
 
     def leases(self) -> list[Lease]:
         """Who works which account, by name; none where a service is alone on its embedded store."""
         with _watched():
-            return sorted(
-                (lease_from_document(d) for d in self._db[collections.LEASES].find()), key=lambda lease: lease.desk
-            )
+            found = self._readable(self._db[collections.LEASES].find(), lease_from_document)
+        return sorted(found, key=lambda lease: lease.desk)
 
     def command(self, command_id: str) -> Command | None:
         with _watched():
             document = self._db[collections.COMMANDS].find_one({"_id": command_id})
-        return None if document is None else command_from_document(document)
+        return self._readable_one(document, command_from_document)
 
     def commands_naming(self, names: Sequence[str]) -> list[Command]:
         """Commands that name a signal or an order so."""
@@ -189,7 +202,7 @@ class DeskView:
         with _watched():
             by_order = self._db[collections.COMMANDS].find({"body.order_id": chosen})
             by_signal = self._db[collections.COMMANDS].find({"body.signal_id": chosen})
-            found = {document["_id"]: command_from_document(document) for document in (*by_order, *by_signal)}
+            found = {c.command_id: c for c in self._readable((*by_order, *by_signal), command_from_document)}
         return sorted(found.values(), key=lambda c: (c.received_at, c.command_id))
 
     def waiting(self) -> Waiting:
@@ -207,12 +220,25 @@ class DeskView:
 
     def _untold_orders(self) -> int:
         found = self._db[collections.ORDERS].find({"lookup": collections.UNSETTLED}, {"version": 1, "told": 1})
-        return sum(document["told"]["people"] < document["version"] for document in found)
+        return sum(map(_is_untold, found))
+
+
+def _unfinished(document: Document) -> Unfinished:
+    account_id, received_at, status = document.get("account_id"), document.get("received_at"), document.get("status")
+    if not isinstance(account_id, str) or not isinstance(received_at, datetime) or status not in tuple(Status):
+        words = f"account {account_id!r}, received at {received_at!r}, status {status!r}"
+        raise UnreadableRecord(f"order {document['_id']!r}: {words}")
+    return Unfinished(order_id=document["_id"], account_id=account_id, status=Status(status), received_at=received_at)
+
+
+def _is_untold(document: Document) -> bool:
+    told, version = document.get("told"), document.get("version")
+    people = told.get("people") if isinstance(told, Mapping) else None
+    return isinstance(people, int) and isinstance(version, int) and people < version
 
 
 def _seen(document: Document) -> Stored:
-    told = document["told"]
-    return Stored(order_from_document(document), Told(world=told["world"], people=told["people"]))
+    return stored_from_document(document, {})
 
 
 @contextlib.contextmanager

@@ -1,8 +1,9 @@
-"""Documents of what is no order: commands, alarms, leases, dead letters, and writes of the shared collections; values in and out."""
+"""Documents: records with what was told of them, commands, alarms, leases, dead letters, and writes of the shared collections; values in and out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -10,9 +11,49 @@ from typing import Any
 from bson import Binary, ObjectId
 from pymongo import UpdateOne
 
-from execution_service.core.record import Document
+from execution_service.core.errors import UnreadableRecord
+from execution_service.core.record import Document, lines_from_document, order_from_document
 from execution_service.core.views import HexId
-from execution_service.ports import Alarm, Command, CommandStatus, DeadLetter, Lease, ViewWrite
+from execution_service.ports import Alarm, Command, CommandStatus, DeadLetter, Lease, Stored, Told, ViewWrite
+
+
+@contextlib.contextmanager
+def _reading(kind: str, document: Mapping[str, Any]) -> Iterator[None]:
+    """Whatever is not as it was written makes the document unreadable."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as exc:
+        raise UnreadableRecord(f"{kind} {document.get('_id')!r}: {type(exc).__name__}: {exc}") from exc
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{value!r} is no whole number")
+    return value
+
+
+def stored_from_document(document: Mapping[str, Any], lines: Any) -> Stored:
+    """A record, with what its order has of its own in the ledger: `lines` as they are stored. Raises UnreadableRecord."""
+    told = document.get("told")
+    if not isinstance(told, Mapping) or not all(isinstance(told.get(name), int) for name in ("world", "people")):
+        raise UnreadableRecord(f"order {document['_id']!r}: what was told of it is {told!r}")
+    try:
+        own = lines_from_document(lines)
+    except UnreadableRecord as exc:
+        raise UnreadableRecord(f"order {document['_id']!r}: {exc}") from exc
+    order = order_from_document(document)
+    if document.get("version") != order.version:
+        # No write would ever match it.
+        raise UnreadableRecord(
+            f"order {document['_id']!r}: version {document.get('version')!r} with {order.version} events"
+        )
+    return Stored(order, Told(world=told["world"], people=told["people"], lines=own))
 
 
 def command_to_document(command: Command) -> Document:
@@ -29,16 +70,18 @@ def command_to_document(command: Command) -> Document:
 
 
 def command_from_document(document: Mapping[str, Any]) -> Command:
-    return Command(
-        command_id=document["_id"],
-        kind=document["kind"],
-        body=document["body"],
-        published_at=_utc(document["published_at"]),
-        received_at=_utc(document["received_at"]),
-        status=CommandStatus(document["status"]),
-        outcome=document["outcome"],
-        active_until=None if document["active_until"] is None else _utc(document["active_until"]),
-    )
+    """Raises UnreadableRecord."""
+    with _reading("command", document):
+        return Command(
+            command_id=_text(document["_id"]),
+            kind=document["kind"],
+            body=document["body"],
+            published_at=_utc(document["published_at"]),
+            received_at=_utc(document["received_at"]),
+            status=CommandStatus(document["status"]),
+            outcome=document["outcome"],
+            active_until=None if document["active_until"] is None else _utc(document["active_until"]),
+        )
 
 
 def dead_letter_to_document(letter: DeadLetter) -> Document:
@@ -55,24 +98,28 @@ def dead_letter_to_document(letter: DeadLetter) -> Document:
 
 
 def dead_letter_from_document(document: Mapping[str, Any]) -> DeadLetter:
-    return DeadLetter(
-        message_id=document["message_id"],
-        payload=bytes(document["payload"]),
-        reason=document["reason"],
-        publish_time=_utc(document["publish_time"]),
-        attributes={a["name"]: a["value"] for a in document["attributes"]},
-        received_at=_utc(document["received_at"]),
-    )
+    """Raises UnreadableRecord."""
+    with _reading("dead letter", document):
+        return DeadLetter(
+            message_id=_text(document["message_id"]),
+            payload=bytes(document["payload"]),
+            reason=document["reason"],
+            publish_time=_utc(document["publish_time"]),
+            attributes={a["name"]: a["value"] for a in document["attributes"]},
+            received_at=_utc(document["received_at"]),
+        )
 
 
 def alarm_from_document(document: Mapping[str, Any]) -> Alarm:
-    return Alarm(
-        alarm_id=document["_id"],
-        kind=document["kind"],
-        text=document["text"],
-        count=document["count"],
-        first_at=_utc(document["first_at"]),
-    )
+    """Raises UnreadableRecord."""
+    with _reading("alert", document):
+        return Alarm(
+            alarm_id=_text(document["_id"]),
+            kind=_text(document["kind"]),
+            text=_text(document["text"]),
+            count=_count(document["count"]),
+            first_at=_utc(document["first_at"]),
+        )
 
 
 def lease_to_document(lease: Lease) -> Document:
@@ -81,17 +128,19 @@ def lease_to_document(lease: Lease) -> Document:
 
 
 def lease_from_document(document: Mapping[str, Any]) -> Lease:
-    return Lease(
-        desk=document["_id"],
-        holder=document["holder"],
-        epoch=document["epoch"],
-        beat=document["beat"],
-        term_seconds=document["term_seconds"],
-        host=document["host"],
-        pid=document["pid"],
-        taken_at=_utc(document["taken_at"]),
-        renewed_at=_utc(document["renewed_at"]),
-    )
+    """Raises UnreadableRecord."""
+    with _reading("lease", document):
+        return Lease(
+            desk=_text(document["_id"]),
+            holder=_text(document["holder"]),
+            epoch=_count(document["epoch"]),
+            beat=_count(document["beat"]),
+            term_seconds=document["term_seconds"] + 0.0,
+            host=document["host"],
+            pid=document["pid"],
+            taken_at=_utc(document["taken_at"]),
+            renewed_at=_utc(document["renewed_at"]),
+        )
 
 
 def view_update(write: ViewWrite) -> UpdateOne:
@@ -121,7 +170,9 @@ def is_further_on(document: Mapping[str, Any] | None, write: ViewWrite) -> bool:
     value: Any = document
     for name in (write.number_field or "").split("."):
         value = value.get(name) if isinstance(value, Mapping) else None
-    return value is not None and (value > write.number or (value == write.number and not write.rewrites))
+    if not isinstance(value, int | float):
+        return False  # nothing, or a stranger's word
+    return value > write.number or (value == write.number and not write.rewrites)
 
 
 def with_ids(value: Any) -> Any:

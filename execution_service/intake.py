@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import structlog
 
 from execution_service.core import alerts
+from execution_service.core.errors import UnreadableRecord
 from execution_service.core.order import (
     CancelRequested,
     Event,
@@ -121,7 +122,8 @@ class Intake:
         return apply_all(order, first)
 
     async def _store_orders(self, meant: Sequence[tuple[Message, Order]]) -> list[tuple[str, DeadLetter]]:
-        """Inserts the new ones and hands them over; returns dead letters, with their signal, for those that contradict what is stored."""
+        """Inserts the new ones and hands them over; returns dead letters, with their signal, for those that contradict what is stored, or
+        cannot be compared with it."""
         first_of: dict[str, Order] = {}
         repeated: list[tuple[Message, Order, Order]] = []
         for message, order in meant:
@@ -132,9 +134,12 @@ class Intake:
         present = await self._store.insert_orders(list(first_of.values()), left) if first_of else []
         stored = dict(zip(first_of, present, strict=True))
         fresh: list[Stored] = []
+        spoilt: list[tuple[str, DeadLetter]] = []
         for message, order in meant:
             found = stored[order.order_id]
-            if first_of[order.order_id] is order and found is None:
+            if first_of[order.order_id] is not order:
+                continue
+            if found is None:
                 log.info(
                     alerts.order_received(order.signal_id),
                     action="order_received",
@@ -143,11 +148,15 @@ class Intake:
                 )
                 self._say_first(order)
                 fresh.append(Stored(order, Told()))
-            elif first_of[order.order_id] is order and found is not None:
+            elif isinstance(found, UnreadableRecord):
+                words = f"{order.signal_id} is stored already, and its record cannot be read: {found}"
+                spoilt.append((order.signal_id, self._dead_letter(message, words)))
+            else:
                 repeated.append((message, order, found))
         await self._pass_on(fresh, left)
         await self._take_up([found.order_id for _, _, found in repeated if found.order_id not in self._live.by_id])
-        return [(r[1].signal_id, letter) for r in repeated if (letter := self._repetition(*r)) is not None]
+        conflicts = [(r[1].signal_id, letter) for r in repeated if (letter := self._repetition(*r)) is not None]
+        return spoilt + conflicts
 
     def _say_first(self, order: Order) -> None:
         """What ended the order at the door, if anything did."""

@@ -116,6 +116,7 @@ class Outbox:
         self._shown_episodes: dict[LedgerKey, int] = {}
         self._absent_accounts: dict[str, float] = {}
         self._failures: dict[str, int] = {}
+        self._failures_told: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         live_orders.on_recorded.append(self.wake)
 
@@ -231,7 +232,7 @@ class Outbox:
                 for live in batch:
                     await self._deliver([live])
             else:
-                self._report_failure(batch[0], exc)
+                await self._report_failure(batch[0], exc)
                 self._spawn(self._again(batch[0], SLOW_PACE_SECONDS))
             return
         if parcels:
@@ -239,13 +240,18 @@ class Outbox:
                 self._write_letter(parcel)
             self._spawn(self._publish_all(parcels))
 
-    def _report_failure(self, live: LiveOrder, exc: BaseException) -> None:
+    async def _report_failure(self, live: LiveOrder, exc: BaseException) -> None:
+        """Said each time, and told to people once for each order."""
         log.error(
             f"Delivery failed, tried again in {SLOW_PACE_SECONDS:g} s: {exc}",
             action="delivery_failed",
             signal_id=live.order.signal_id,
             exc_info=exc,
         )
+        if live.order.order_id not in self._failures_told:
+            self._failures_told.add(live.order.order_id)
+            words = alerts.delivery_failing(signal_id=live.order.signal_id, reason=str(exc) or type(exc).__name__)
+            await self.raise_alarm("delivery_failing", words)
 
     async def _again(self, live: LiveOrder, after_seconds: float) -> None:
         await self._clock.sleep(after_seconds)
@@ -413,6 +419,8 @@ class Outbox:
             return []
         self._absent_accounts.pop(account_id, None)
         entries = await self._store.open_ledgers(account_id)
+        if entries is None:
+            return []  # what is shown stays as it is: a part would pass for the whole
         elements = [open_position_element(e) for e in sorted(entries, key=lambda e: e.key.ledger_id)]
         return [ViewWrite(View.TRADING_ACCOUNTS, account_id, {"open_positions": elements}, creates=False)]
 
@@ -451,7 +459,7 @@ class Outbox:
             except Exception as exc:  # noqa: BLE001  what could not be struck out is delivered again
                 for parcel in parcels:
                     if parcel.live.waits_in_outbox:
-                        self._report_failure(parcel.live, exc)
+                        await self._report_failure(parcel.live, exc)
                         self._spawn(self._again(parcel.live, SLOW_PACE_SECONDS))
 
     async def _strike_out(self, strikes: Sequence[Strike]) -> None:
@@ -485,7 +493,7 @@ class Outbox:
                 await self._put_off(parcel.live, exc)
                 return False
             except Exception as exc:  # noqa: BLE001  one order must not hold up the others
-                self._report_failure(parcel.live, exc)
+                await self._report_failure(parcel.live, exc)
                 self._spawn(self._again(parcel.live, SLOW_PACE_SECONDS))
                 return False
             log.info(
@@ -526,6 +534,7 @@ class Outbox:
         live, order = parcel.live, parcel.order
         live.told = replace(live.told, world=order.version, people=order.version)
         live.waits_in_outbox = False
+        self._failures_told.discard(order.order_id)
         self._progress.set()
         if live.order.version > order.version:
             self.wake(live)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -10,6 +10,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from brokers.base import Instrument
+from execution_service.core.errors import UnreadableRecord
 from execution_service.core.ledger import LedgerEntry, LedgerKey, Line
 from execution_service.core.order import Event, Order
 from execution_service.core.reconcile import Discrepancy
@@ -181,6 +183,15 @@ class ViewWrite:
     """A document of the same number is written again, too: for repair."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spoilt:
+    """A document of ours that cannot be read: it is left alone, and everything else goes on."""
+
+    account_id: str | None
+    """Whose it is, as far as it tells."""
+    words: str
+
+
 class Store(Protocol):
     """Every write is durable when its coroutine returns. While the store is away the record's writes wait and go on by themselves;
     reads and the other writes raise StoreUnavailable."""
@@ -191,9 +202,9 @@ class Store(Protocol):
 
     async def insert_orders(
         self, orders: Sequence[Order], left: Mapping[str, str] = NOTHING_LEFT
-    ) -> list[Order | None]:
-        """Stores new orders; for each: None if it is new, else the order that has its identity already. `left`: the desk, by our id,
-        of those that are left for its holder to find."""
+    ) -> list[Order | UnreadableRecord | None]:
+        """Stores new orders; for each: None if it is new, else the order that has its identity already, or why that cannot be read. `left`:
+        the desk, by our id, of those that are left for its holder to find."""
 
     async def append(self, order: Order, events: Sequence[Event], *, urgent: bool = False) -> Order:
         """Adds events to the record, if nobody else has; an urgent one does not wait for others to be written with it.
@@ -219,7 +230,14 @@ class Store(Protocol):
     async def load(self, order_ids: Sequence[str]) -> list[Stored]: ...
 
     async def find(self, names: Sequence[str]) -> list[Stored]:
-        """Records by what they may be called: `client:…`, `broker:…`, `request:…`, `signal:…`, `exit_of:…`."""
+        """Records by what they may be called: `client:…`, `broker:…`, `request:…`, `signal:…`, `exit_of:…`. Those that cannot be read are
+        left out, as everywhere."""
+
+    def spoilt(self, names: Collection[str]) -> list[str]:
+        """What cannot be read of the records so called, as far as they have been met: to be asked after `find` or `load`."""
+
+    def newly_spoilt(self) -> list[Spoilt]:
+        """Documents that cannot be read and have not been told by this method before."""
 
     async def insert_command(self, command: Command) -> bool:
         """False if it is there already."""
@@ -247,10 +265,14 @@ class Store(Protocol):
     async def ledger_lines(self, order_ids: Sequence[str]) -> dict[str, Mapping[int, Line]]:
         """The ledger's lines that these orders have of their own, by our id."""
 
-    async def open_ledgers(self, account_id: str) -> list[LedgerEntry]: ...
+    async def open_ledgers(self, account_id: str) -> list[LedgerEntry] | None:
+        """None: they cannot all be read, and those that can are not the whole."""
 
     async def ledgers_of_account(self, account_id: str, symbols: Sequence[str]) -> list[LedgerEntry]:
-        """The open ones, and those of these symbols that are flat."""
+        """The open ones, and those of these symbols that are flat; without those that cannot be read, which `spoilt_ledgers` tells then."""
+
+    def spoilt_ledgers(self, account_id: str) -> list[Instrument]:
+        """What the ledger entries are about that have been met and cannot be read, as far as they tell."""
 
     async def save_ledgers(self, entries: Sequence[LedgerEntry]) -> list[bool]:
         """Each entry replaces the stored one of the version before; False where that was no longer the one."""

@@ -162,18 +162,22 @@ class Rebuild:
         shown = 0
         for account_id in sorted(account_ids):
             if await self._store.has_trading_account(account_id):
-                await self._show_account(account_id)
-                shown += 1
+                shown += await self._show_account(account_id)
         return shown
 
-    async def _show_account(self, account_id: str) -> None:
+    async def _show_account(self, account_id: str) -> bool:
+        """False: its positions cannot all be read, which the store says, and its document stays as it is."""
         for _ in range(ROUNDS):
-            entries = sorted(await self._store.open_ledgers(account_id), key=lambda e: e.key.ledger_id)
+            found = await self._store.open_ledgers(account_id)
+            if found is None:
+                return False
+            entries = sorted(found, key=lambda e: e.key.ledger_id)
             elements = {"open_positions": [open_position_element(entry) for entry in entries]}
             await self._store.write_views([ViewWrite(View.TRADING_ACCOUNTS, account_id, elements, creates=False)])
             now = await self._store.open_ledgers(account_id)
-            if {(e.key, e.version) for e in now} == {(e.key, e.version) for e in entries}:
-                return
+            if {(e.key, e.version) for e in now or ()} == {(e.key, e.version) for e in entries}:
+                break
+        return True
 
 
 def _booking(stored: Stored, applied: Mapping[str, Iterable[Line]]) -> Booking:

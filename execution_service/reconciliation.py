@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
@@ -14,9 +15,10 @@ from brokers.base import BrokerPosition, Instrument, Report, ReportStatus
 from brokers.errors import AnswerUnclear, BrokerError
 from execution_service.core import alerts
 from execution_service.core.effects import happenings
+from execution_service.core.errors import UnreadableRecord
 from execution_service.core.heard import Heard, name_of
 from execution_service.core.ledger import LedgerEntry, key_of, with_unbooked
-from execution_service.core.order import Doubted, Order, OrderRequest, Status
+from execution_service.core.order import ZERO, Doubted, Order, OrderRequest, Status
 from execution_service.core.reconcile import (
     OF_POSITIONS,
     OF_REPORTS,
@@ -131,6 +133,7 @@ class Reconciliation:
         store: Store,
         clock: Clock,
         interval_seconds: float,
+        raise_alarm: Callable[[str, str], Awaitable[None]],
         raise_alarm_once: Callable[[str, str, str], Awaitable[None]],
     ) -> None:
         """`interval_seconds`: 0 for no comparison but after a connection and when asked."""
@@ -139,6 +142,7 @@ class Reconciliation:
         self._store = store
         self._clock = clock
         self._interval = interval_seconds
+        self._raise_alarm = raise_alarm
         self._raise_alarm_once = raise_alarm_once
         self._news = News(clock)
         self._requests: list[_Request] = []
@@ -156,6 +160,8 @@ class Reconciliation:
         """From then on the next answer is a whole one."""
         self._wants_telling = True
         self._said_not_ours: tuple[str, ...] = ()
+        self._unclear: set[str] = set()
+        """Positions that cannot be read, by the latest answer."""
         self._is_silence_told = False
         self._said_untold = False
         """Whether the latest line about a comparison said that it was one without positions."""
@@ -434,8 +440,10 @@ class Reconciliation:
             return None, frozenset()
         self._is_silence_told = False
         compared = compare_positions(await self._holdings(theirs), theirs)
+        await self._tell_unclear(theirs)
+        unclear = frozenset((Kind.POSITION_DIFFERS, subject) for subject in compared.unclear)
         if not compared.findings:
-            return compared, frozenset()
+            return compared, unclear
         # Whatever filled while positions were being asked for has been heard of after this; about that nothing is known.
         await self._account.read_book(whole=False)
         being_sent = [live for live in self._in_hand() if live.order.status is Status.SUBMITTING]
@@ -446,7 +454,23 @@ class Reconciliation:
             for mine in compared.instruments[finding.subject]
             if mine.key in self._uncounted or any(mine.could_be(other) for other in moving)
         }
-        return compared, frozenset(keys)
+        return compared, unclear | keys
+
+    async def _tell_unclear(self, theirs: Sequence[BrokerPosition]) -> None:
+        """Once for as long as the same positions cannot be read."""
+        names = {
+            "a row that does not say what is held"
+            if position.is_unnamed
+            else f"the position in {alerts.plain(position.instrument.key)}"
+            for position in theirs
+            if position.is_unclear
+        }
+        fresh, self._unclear = sorted(names - self._unclear), names
+        if fresh:
+            words = alerts.cannot_be_read(
+                account_name=self._account.account_name, broker=self._account.broker_name, what=fresh
+            )
+            await self._raise_alarm(f"positions_cannot_be_read:{self._account.account_id}", words)
 
     async def _holdings(self, theirs: Sequence[BrokerPosition]) -> list[Holding]:
         """What we hold by our records: the ledger, and the fills that are recorded and not booked yet."""
@@ -455,13 +479,18 @@ class Reconciliation:
         symbols = sorted({position.instrument.symbol for position in theirs})
         entries = {e.key: e for e in await self._store.ledgers_of_account(self._account.account_id, symbols)}
         unread = {key for live, _ in recorded if (key := key_of(live.order)) not in entries}
-        if unread:
-            entries |= await self._store.ledgers(sorted(unread, key=lambda key: key.ledger_id))
+        for key in sorted(unread, key=lambda key: key.ledger_id):
+            with contextlib.suppress(UnreadableRecord):  # which the store has said, and tells below
+                entries |= await self._store.ledgers([key])
         for live, world in recorded:
             key = key_of(live.order)
             entry = entries.get(key) or LedgerEntry(key=key, instrument=live.order.accepted_request.instrument)
             entries[key] = with_unbooked(entry, [(live.order, happenings(live.order, world), live.told.lines)])
-        return [Holding(instrument=entry.instrument, quantity=entry.position.quantity) for entry in entries.values()]
+        unclear = self._store.spoilt_ledgers(self._account.account_id)
+        return [
+            *(Holding(instrument=entry.instrument, quantity=entry.position.quantity) for entry in entries.values()),
+            *(Holding(instrument=each, quantity=ZERO, is_unclear=True) for each in unclear if each.symbol),
+        ]
 
     # --- what is done about it ----------------------------------------------------------------------------------
 

@@ -72,6 +72,8 @@ DRAIN_SECONDS = 4.0
 UNNAMED_ACCOUNT_IDLE_SECONDS = 120.0
 """An account that no file names (the mock broker takes any) keeps its trader so long after its last order."""
 ORPHANS_GATHERED_SECONDS = 2.0
+SPOILT_SECONDS = 2.0
+"""How often it is looked whether documents were met that cannot be read."""
 STORE_THREADS = 2
 ENDPOINTS = "endpoints.json"
 STATES_SECONDS = 0.5
@@ -183,6 +185,7 @@ class ExecutionService:
         self._keep("outbox", self.outbox.run)
         self._keep("idle-traders", self._let_idle_traders_go)
         self._keep("orphans", self._tell_of_orphans)
+        self._keep("spoilt-documents", self._tell_of_spoilt)
 
     async def stop(self) -> None:
         """Takes nothing new, lets what is on its way finish for a few seconds, and ends. Working orders stay at the broker."""
@@ -320,6 +323,7 @@ class ExecutionService:
             store=self._store,
             clock=self._clock,
             interval_seconds=self._parts.rules.reconcile_interval_seconds,
+            raise_alarm=self.outbox.raise_alarm,
             raise_alarm_once=self.outbox.raise_alarm_once,
         )
         trader.on_connected = reconciliation.connected
@@ -363,6 +367,17 @@ class ExecutionService:
             for account_id in sorted(self._orphans.keys() - await self._worked_elsewhere()):
                 words = alerts.account_not_configured(account_id, self._orphans.pop(account_id))
                 await self.outbox.raise_alarm(f"not_configured:{account_id}", words)
+
+    async def _tell_of_spoilt(self) -> None:
+        """People learn of documents that cannot be read: those met in the same seconds at once, by account."""
+        while True:
+            await self._clock.sleep(SPOILT_SECONDS)
+            by_account: dict[str | None, list[str]] = {}
+            for spoilt in self._store.newly_spoilt():
+                by_account.setdefault(spoilt.account_id, []).append(spoilt.words)
+            for account_id, what in by_account.items():
+                words = alerts.record_cannot_be_read(account_name=account_id, what=what)
+                await self.outbox.raise_alarm(f"record_cannot_be_read:{account_id or ''}", words)
 
     async def _worked_elsewhere(self) -> set[str]:
         """Accounts that another process holds: its settings may know what ours do not."""

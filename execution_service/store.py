@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import bson
 import pymongo
@@ -16,6 +16,7 @@ from bson.codec_options import CodecOptions
 from pymongo import UpdateMany, UpdateOne
 from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 
+from brokers.base import Instrument
 from execution_service.calls import Calls, raise_unless_duplicates
 from execution_service.commits import Commits
 from execution_service.core.errors import UnreadableRecord
@@ -44,6 +45,7 @@ from execution_service.documents import (
     is_further_on,
     lease_from_document,
     lease_to_document,
+    stored_from_document,
     view_document,
     view_update,
     with_ids,
@@ -56,18 +58,20 @@ from execution_service.ports import (
     CommandStatus,
     DeadLetter,
     Lease,
+    Spoilt,
     Stored,
     StoreUnavailable,
     Strike,
-    Told,
     Unsettled,
     VersionConflict,
     View,
     ViewWrite,
 )
+from execution_service.spoilt import SpoiltDocuments
 from execution_service.threads import Blocking
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 ORDERS = "execution_orders"
 POSITIONS = "execution_positions"
@@ -158,6 +162,7 @@ class MongoStore:
             urgent_threads=urgent_threads,
             is_private=is_private,
         )
+        self._spoilt = SpoiltDocuments()
         self._commits = Commits(client, self._db[ORDERS], self._calls, clock, read=self._with_lines)
 
     # --- life ---------------------------------------------------------------------------------------------------
@@ -172,6 +177,24 @@ class MongoStore:
         await self._commits.close()
         self._calls.close()
         self._client.close()
+
+    def newly_spoilt(self) -> list[Spoilt]:
+        return self._spoilt.take_fresh()
+
+    def spoilt(self, names: Collection[str]) -> list[str]:
+        return self._spoilt.named(names)
+
+    def _readable(self, collection: str, documents: Iterable[Document], read: Callable[[Document], T]) -> list[T]:
+        """What can be read. The rest is left alone and said: one document that cannot be read must not keep the others from being worked."""
+        readable = []
+        for document in documents:
+            try:
+                readable.append(read(document))
+            except UnreadableRecord as exc:
+                self._spoilt.note(collection, document, exc)
+            else:
+                self._spoilt.read(collection, document["_id"])
+        return readable
 
     def _prepare(self) -> Mapping[str, Any]:
         """What the server says of itself."""
@@ -198,7 +221,7 @@ class MongoStore:
 
     async def insert_orders(
         self, orders: Sequence[Order], left: Mapping[str, str] = NOTHING_LEFT
-    ) -> list[Order | None]:
+    ) -> list[Order | UnreadableRecord | None]:
         documents = []
         for order in orders:
             document = order_to_document(order)
@@ -209,7 +232,7 @@ class MongoStore:
             documents.append(document)
         return await self._calls.write(partial(self._insert_orders, documents))
 
-    def _insert_orders(self, documents: list[Document]) -> list[Order | None]:
+    def _insert_orders(self, documents: list[Document]) -> list[Order | UnreadableRecord | None]:
         collection = self._db[ORDERS]
         try:
             collection.insert_many(documents, ordered=False)
@@ -217,15 +240,19 @@ class MongoStore:
         except BulkWriteError as exc:
             raise_unless_duplicates(exc)
         present = {d["_id"]: d for d in collection.find({"_id": {"$in": [d["_id"] for d in documents]}})}
-        outcome: list[Order | None] = []
+        outcome: list[Order | UnreadableRecord | None] = []
         for place, document in enumerate(documents):
             found = present.get(document["_id"])
             if found is None:
                 raise StoreUnavailable(f"order {document['_id']} was refused as a duplicate and is not there")
             # Ours by an attempt whose answer was lost; but a second document of one order in the same batch is a repetition.
             is_first = all(d["_id"] != document["_id"] for d in documents[:place])
-            is_ours = is_first and all(found[n] == document[n] for n in ("received_at", "message_id", "version"))
-            outcome.append(None if is_ours else order_from_document(found))
+            is_ours = is_first and all(found.get(n) == document[n] for n in ("received_at", "message_id", "version"))
+            try:
+                outcome.append(None if is_ours else order_from_document(found))
+            except UnreadableRecord as exc:
+                self._spoilt.note(ORDERS, found, exc)
+                outcome.append(exc)
         return outcome
 
     async def append(self, order: Order, events: Sequence[Event], *, urgent: bool = False) -> Order:
@@ -324,9 +351,9 @@ class MongoStore:
 
     async def _in_brief(self, query: Document) -> list[Unsettled]:
         def read() -> list[Unsettled]:
-            found = self._db[ORDERS].find(query, {"version": 1, "account_id": 1, "received_at": 1})
-            oldest_first = sorted(found, key=lambda d: (d["received_at"], d["_id"]))
-            return [Unsettled(d["_id"], d["version"], d.get("account_id")) for d in oldest_first]
+            found = self._db[ORDERS].find(query, {"version": 1, "account_id": 1, "received_at": 1, "signal_id": 1})
+            oldest_first = sorted(self._readable(ORDERS, found, _in_brief))
+            return [unsettled for _, _, unsettled in oldest_first]
 
         return await self._calls.ask(read)
 
@@ -350,17 +377,12 @@ class MongoStore:
 
     def _with_lines(self, documents: Sequence[Document]) -> list[Stored]:
         # A process that was killed or superseded may have kept an order's lines and not have struck out its delivery any more.
-        told = [d["_id"] for d in documents if d["told"]["world"] or d["filled_quantity"] != "0"]
+        told = [d["_id"] for d in documents if _may_have_lines(d)]
         found = self._db[LEDGER_LINES].find({"_id": {"$in": told}}) if told else ()
-        lines = {d["_id"]: lines_from_document(d["lines"]) for d in found}
-        readable = []
-        for document in documents:
-            try:
-                readable.append(_stored(document, lines.get(document["_id"], {})))
-            except UnreadableRecord as exc:
-                # Left alone and said: one record that cannot be read must not keep the others from being worked.
-                log.error(f"Record left alone, it cannot be read: {exc}", action="unreadable_record")
-        return readable
+        lines: dict[Any, Any] = {d["_id"]: d.get("lines") for d in found}
+        return self._readable(
+            ORDERS, documents, lambda document: stored_from_document(document, lines.get(document["_id"], {}))
+        )
 
     # --- commands, dead letters, alarms -------------------------------------------------------------------------
 
@@ -380,7 +402,7 @@ class MongoStore:
             fresh = self._db[COMMANDS].find({"status": CommandStatus.NEW.value})
             active = self._db[COMMANDS].find({"active_until": {"$gt": now}})
             by_id = {d["_id"]: d for d in (*fresh, *active)}
-            return [command_from_document(d) for d in by_id.values()]
+            return self._readable(COMMANDS, by_id.values(), command_from_document)
 
         return sorted(await self._calls.ask(read), key=lambda c: (c.received_at, c.command_id))
 
@@ -415,7 +437,7 @@ class MongoStore:
 
     async def unsent_alarms(self) -> list[Alarm]:
         def read() -> list[Alarm]:
-            return [alarm_from_document(d) for d in self._db[ALERTS].find({"sent_at": None})]
+            return self._readable(ALERTS, self._db[ALERTS].find({"sent_at": None}), alarm_from_document)
 
         return sorted(await self._calls.ask(read), key=lambda a: (a.first_at, a.alarm_id))
 
@@ -427,23 +449,28 @@ class MongoStore:
 
     async def ledgers(self, keys: Sequence[LedgerKey]) -> dict[LedgerKey, LedgerEntry]:
         def read() -> list[LedgerEntry]:
-            found = self._db[POSITIONS].find({"_id": {"$in": [key.ledger_id for key in keys]}})
-            return [ledger_from_document(d) for d in found]
+            found = list(self._db[POSITIONS].find({"_id": {"$in": [key.ledger_id for key in keys]}}))
+            entries = self._readable(POSITIONS, found, ledger_from_document)
+            if len(entries) < len(found):
+                # To whoever asked for it by name a missing entry would be an empty one.
+                spoilt = self._spoilt.named([key.ledger_id for key in keys])
+                raise UnreadableRecord("; ".join(spoilt))
+            return entries
 
         return {entry.key: entry for entry in await self._calls.ask(read)}
 
     async def ledger_lines(self, order_ids: Sequence[str]) -> dict[str, Mapping[int, Line]]:
         def read() -> dict[str, Mapping[int, Line]]:
             found = self._db[LEDGER_LINES].find({"_id": {"$in": list(order_ids)}})
-            return {d["_id"]: lines_from_document(d["lines"]) for d in found}
+            return {d["_id"]: lines_from_document(d.get("lines")) for d in found}  # type: ignore[arg-type]
 
         return await self._calls.ask(read)
 
-    async def open_ledgers(self, account_id: str) -> list[LedgerEntry]:
-        def read() -> list[LedgerEntry]:
-            return [
-                ledger_from_document(d) for d in self._db[POSITIONS].find({"account_id": account_id, "is_open": True})
-            ]
+    async def open_ledgers(self, account_id: str) -> list[LedgerEntry] | None:
+        def read() -> list[LedgerEntry] | None:
+            found = list(self._db[POSITIONS].find({"account_id": account_id, "is_open": True}))
+            entries = self._readable(POSITIONS, found, ledger_from_document)
+            return entries if len(entries) == len(found) else None
 
         return await self._calls.ask(read)
 
@@ -451,9 +478,12 @@ class MongoStore:
         wanted = {"account_id": account_id, "$or": [{"is_open": True}, {"instrument.symbol": {"$in": list(symbols)}}]}
 
         def read() -> list[LedgerEntry]:
-            return [ledger_from_document(d) for d in self._db[POSITIONS].find(wanted)]
+            return self._readable(POSITIONS, self._db[POSITIONS].find(wanted), ledger_from_document)
 
         return await self._calls.ask(read)
+
+    def spoilt_ledgers(self, account_id: str) -> list[Instrument]:
+        return self._spoilt.ledgers_of(account_id)
 
     async def save_ledgers(self, entries: Sequence[LedgerEntry]) -> list[bool]:
         return [await self._calls.write(partial(self._save_ledger, entry)) for entry in entries]
@@ -474,13 +504,8 @@ class MongoStore:
 
     async def open_discrepancies(self, account_id: str) -> list[Discrepancy]:
         def read() -> list[Discrepancy]:
-            readable = []
-            for document in self._db[DISCREPANCIES].find({"account_id": account_id, "state": State.OPEN.value}):
-                try:
-                    readable.append(discrepancy_from_document(document))
-                except UnreadableRecord as exc:
-                    log.error(f"Discrepancy left alone, it cannot be read: {exc}", action="unreadable_record")
-            return readable
+            found = self._db[DISCREPANCIES].find({"account_id": account_id, "state": State.OPEN.value})
+            return self._readable(DISCREPANCIES, found, discrepancy_from_document)
 
         return sorted(await self._calls.ask(read), key=lambda d: (d.opened_at, d.discrepancy_id))
 
@@ -496,7 +521,8 @@ class MongoStore:
     # --- leases -------------------------------------------------------------------------------------------------
 
     async def leases(self) -> list[Lease]:
-        return await self._calls.urgent(lambda: [lease_from_document(d) for d in self._db[LEASES].find()])
+        """One that cannot be read is nobody's to take, for there is a document, and nobody's to keep."""
+        return await self._calls.urgent(lambda: self._readable(LEASES, self._db[LEASES].find(), lease_from_document))
 
     async def take_lease(self, lease: Lease, seen: Lease | None) -> bool:
         document = lease_to_document(lease)
@@ -592,6 +618,22 @@ def _covers(told: Mapping[str, Any], strike: Strike) -> bool:
     )
 
 
-def _stored(document: Mapping[str, Any], lines: Mapping[int, Line]) -> Stored:
-    told = document["told"]
-    return Stored(order_from_document(document), Told(world=told["world"], people=told["people"], lines=lines))
+def _may_have_lines(document: Mapping[str, Any]) -> bool:
+    told = document.get("told")
+    return bool(told.get("world") if isinstance(told, Mapping) else told) or document.get("filled_quantity") != "0"
+
+
+def _in_brief(document: Mapping[str, Any]) -> tuple[datetime, str, Unsettled]:
+    """Raises UnreadableRecord where it cannot even be told which version of which order it is."""
+    order_id, version, received_at = document["_id"], document.get("version"), document.get("received_at")
+    account_id = document.get("account_id")
+    if (
+        not isinstance(order_id, str)
+        or not isinstance(version, int)
+        or not isinstance(received_at, datetime)
+        or not isinstance(account_id, str | None)
+    ):
+        raise UnreadableRecord(
+            f"order {order_id!r}: version {version!r}, received at {received_at!r}, account {account_id!r}"
+        )
+    return received_at, order_id, Unsettled(order_id, version, account_id)

@@ -10,6 +10,7 @@ from brokers.base import Broker, BrokerPosition, Report
 from brokers.errors import BrokerError
 from execution_service.core.decide import Limits, cancel_wish
 from execution_service.core.order import Order, Reason
+from execution_service.core.soundness import sound_position
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock, Store, StoreUnavailable
 from execution_service.trading.appointments import Appointments
@@ -88,6 +89,7 @@ class Trader:
             live_orders=live_orders,
             store=store,
             clock=clock,
+            raise_alarm=raise_alarm,
             ended=lambda order, report: self.on_ended(order, report),
         )
         last_look = LastLook(
@@ -195,7 +197,8 @@ class Trader:
 
     async def read_positions(self) -> Sequence[BrokerPosition]:
         """Raises BrokerError, TimeoutError, and whatever an adapter raises that cannot tell them: the connection is not judged by it."""
-        return await self._connection.ask(self._connection.broker.positions())
+        told = await self._connection.ask(self._connection.broker.positions())
+        return [sound_position(position) for position in told]
 
     async def look_for(self, live: LiveOrder) -> bool:
         """Whether the broker finds an order that it did not list; what it says of it is recorded. Raises BrokerError, TimeoutError."""

@@ -24,6 +24,7 @@ if __name__ == "__main__":
 
 from rich.console import Console
 
+from brokers.base import Fill
 from execution_service.clock import SystemClock
 from execution_service.core.alerts import difference, log_line, plain, quantity
 from execution_service.core.effects import happenings
@@ -38,7 +39,7 @@ from execution_service.rebuild import Rebuild
 from execution_service.settings import Settings
 from execution_service.store import MongoStore, connect
 from execution_service.threads import InPlace
-from scripts.display import counted, new_console, print_json, print_table, table_time
+from scripts.display import cell, counted, new_console, print_json, print_table, table_time
 from scripts.waits import waits_for
 from scripts.whereabouts import NotFound, opened_store, running_service, settings_or_exit, view_of
 
@@ -102,6 +103,8 @@ async def _desk(settings: Settings, options: argparse.Namespace) -> AsyncIterato
         try:
             yield Desk(view, store, settings, new_console(), options)
         finally:
+            for words in sorted(view.spoilt):
+                print(f"Left out, it cannot be read: {plain(words)}", file=sys.stderr)
             view.close()
             await store.close()
 
@@ -342,7 +345,9 @@ def _print_story(console: Console, stored: Stored, story: Mapping[str, Any]) -> 
         dispensable=("Confirmation",),
     )
     if order.fills:
-        fills = [(f.fill_id, f.time, f.quantity, f.price, f.commission, f.commission_currency) for f in order.fills]
+        fills = [
+            (f.fill_id, _fill_time(f), f.quantity, f.price, f.commission, f.commission_currency) for f in order.fills
+        ]
         print_table(
             console,
             "Fills",
@@ -361,6 +366,11 @@ def _print_story(console: Console, stored: Stored, story: Mapping[str, Any]) -> 
             (c["received_at"], c["kind"], c["status"], c["outcome"], c["command_id"]) for c in story["commands"]
         ]
         print_table(console, "Commands", ("Time", "Command", "State", "Outcome", "Id"), commands, prose=("Outcome",))
+
+
+def _fill_time(fill: Fill) -> str:
+    """Marked where it is no more than an estimate of ours."""
+    return f"{cell(fill.time)} (estimated)" if fill.is_time_estimated else cell(fill.time)
 
 
 def _waits(order: Order, phrases: Sequence[str]) -> str:

@@ -156,6 +156,7 @@ def order_as_json(order: PaperOrder) -> dict[str, Any]:
                 "fill_id": fill.fill_id,
                 "quantity": str(fill.quantity),
                 "price": str(fill.price),
+                "time": fill.time.isoformat(),
                 "commission": _text(fill.commission),
                 "commission_currency": fill.commission_currency,
                 "busted": fill.busted,

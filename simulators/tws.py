@@ -10,6 +10,10 @@ Its control port speaks HTTP and does what every gateway does (see `simulators.c
     hold_inactive       order, held: the order is shown as Inactive though it lives, as when shares have to be located
     repeat_statuses     on: each status is sent twice              chunks (size or null)       everything is sent in pieces
     silence             questions: numbers of the questions that are heard and never answered; an empty list ends it
+    write_times         form, zone, order: executions' times are written by this strftime form as of the zone; for one order, or for all
+    greet_with          form, zone: the same for the time in the greeting
+    garble              message, field, text, named, times: one field of this kind of message is spoilt, where another one reads `named`;
+                        without a message it ends
 """
 
 from __future__ import annotations
@@ -109,6 +113,10 @@ class TwsSimulator:
         """Every message of every client, with the client's id."""
         self.held: list[str] = []
         """Broker ids of orders shown as Inactive though they live, as when shares have to be located first."""
+        self.greeting: wire.Writing | None = None
+        self.writings: dict[str, wire.Writing] = {}
+        """How the times of executions are written: by the order's tag, or for all others under an empty one."""
+        self.garbles: list[wire.Garble] = []
         self.clock = clock
         self.told: dict[int, _Told] = {}
         self.muted: set[int] = set()
@@ -242,11 +250,11 @@ class TwsSimulator:
         """All executions of the order, annulled ones and what annuls them too, each with its commission."""
         row, messages = self.row(order), []
         for fill in order.fills:
-            messages.append(_execution(request_id, row, fill.fill_id, fill.quantity, fill.price, fill.time))
+            messages.append(self._execution(request_id, row, fill.fill_id, fill.quantity, fill.price, fill.time))
             if fill.commission is not None:
                 messages.append(wire.commission_report(fill.fill_id, fill.commission, fill.commission_currency))
             if fill.busted and not any(other.corrects == fill.fill_id for other in order.fills):
-                messages.append(_annulment(request_id, row, fill.fill_id, fill.time))
+                messages.append(self._annulment(request_id, row, fill.fill_id, fill.time))
         return messages
 
     # Control
@@ -292,12 +300,32 @@ class TwsSimulator:
             "hold_inactive": self._hold_inactive,
             "repeat_statuses": lambda on: setattr(self, "repeats_statuses", bool(on)),
             "chunks": lambda size: setattr(self, "bytes_per_chunk", size),
+            "write_times": self._write_times,
+            "greet_with": lambda form, zone="UTC": setattr(self, "greeting", wire.Writing(form=form, zone=zone)),
+            "garble": self._garble,
             "silence": lambda questions: setattr(self, "silent", {Ask(number) for number in questions}),
         }
         control.carry_out(deeds, wish)
 
     def _id_of(self, name: str) -> str:
         return control.ref_of(self.book, name).broker_order_id or ""
+
+    def _write_times(self, form: str, zone: str = "UTC", order: str = "") -> None:
+        self.writings[order and control.ref_of(self.book, order).client_order_id] = wire.Writing(form=form, zone=zone)
+
+    def _garble(
+        self,
+        message: int | None = None,
+        field: int = 0,
+        text: str = "nonsense",
+        named: str = "",
+        times: int | None = None,
+    ) -> None:
+        if message is None:
+            self.garbles.clear()
+        else:
+            spoilt = wire.Garble(message=int(message), field=int(field), text=text, named=named, times=times)
+            self.garbles.append(spoilt)
 
     def _hold_inactive(self, order: str, held: bool = True) -> None:
         broker_order_id = self._id_of(order)
@@ -379,13 +407,13 @@ class TwsSimulator:
         for fill in order.fills:
             if fill.fill_id not in told.fills:
                 told.fills.add(fill.fill_id)
-                news.append(_execution(-1, row, fill.fill_id, fill.quantity, fill.price, fill.time))
+                news.append(self._execution(-1, row, fill.fill_id, fill.quantity, fill.price, fill.time))
                 news += self._statuses(row)
         for fill in order.fills:
             if fill.busted and fill.fill_id not in told.busted:
                 told.busted.add(fill.fill_id)
                 if not any(other.corrects == fill.fill_id for other in order.fills):
-                    news.append(_annulment(-1, row, fill.fill_id, fill.time))
+                    news.append(self._annulment(-1, row, fill.fill_id, fill.time))
                 news += self._statuses(row)
         if row.status != told.status:
             told.status = row.status
@@ -399,6 +427,24 @@ class TwsSimulator:
                 told.charged[fill.fill_id] = fill.commission
                 news.append(wire.commission_report(fill.fill_id, fill.commission, fill.commission_currency))
         return news
+
+    def _execution(
+        self, request_id: int, row: wire.OrderRow, exec_id: str, quantity: Decimal, price: Decimal, moment: datetime
+    ) -> bytes:
+        writing = self.writings.get(row.order_ref) or self.writings.get("")
+        return wire.execution(
+            request_id,
+            row,
+            exec_id=exec_id,
+            quantity=quantity,
+            price=price,
+            moment=moment,
+            written=None if writing is None else writing.of(moment),
+        )
+
+    def _annulment(self, request_id: int, row: wire.OrderRow, exec_id: str, moment: datetime) -> bytes:
+        """An execution annulled without replacement: its next version is of nothing."""
+        return self._execution(request_id, row, next_version(exec_id), Decimal(0), Decimal(0), moment)
 
     def _statuses(self, row: wire.OrderRow, status: str | None = None) -> list[bytes]:
         return [wire.order_status(row, status)] * (2 if self.repeats_statuses else 1)
@@ -450,6 +496,8 @@ class Session:
     def send(self, data: bytes) -> None:
         if not self.is_open or not data:
             return
+        if self._gateway.garbles:
+            data = wire.garbled(data, self._gateway.garbles)
         if self._gateway.bytes_per_chunk is None:
             self._writer.write(data)
             return
@@ -467,7 +515,8 @@ class Session:
         """Answers one message, or begins to."""
         if not self._is_greeted:
             self._is_greeted = True
-            self.send(wire.server_hello(self._gateway.clock()))
+            now, greeting = self._gateway.clock(), self._gateway.greeting
+            self.send(wire.server_hello(now, None if greeting is None else greeting.of(now)))
             return
         self._gateway.heard.append((self.client_id or 0, fields))
         try:
@@ -851,17 +900,6 @@ class Session:
 def _unfilled(row: wire.OrderRow) -> wire.OrderRow:
     """The order as it was before its executions, which are told after it."""
     return replace(row, filled=Decimal(0), average_price=Decimal(0), last_price=Decimal(0))
-
-
-def _execution(
-    request_id: int, row: wire.OrderRow, exec_id: str, quantity: Decimal, price: Decimal, moment: datetime
-) -> bytes:
-    return wire.execution(request_id, row, exec_id=exec_id, quantity=quantity, price=price, moment=moment)
-
-
-def _annulment(request_id: int, row: wire.OrderRow, exec_id: str, moment: datetime) -> bytes:
-    """An execution annulled without replacement: its next version is of nothing."""
-    return _execution(request_id, row, next_version(exec_id), Decimal(0), Decimal(0), moment)
 
 
 async def _run(arguments: argparse.Namespace) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import IntEnum
+from zoneinfo import ZoneInfo
 
 from simulators.tws_contracts import Listing, Query
 
@@ -193,8 +194,49 @@ class OrderRow:
         return (*self.listing.order_fields, *order, "", self.account, "O", 0, self.order_ref)
 
 
-def server_hello(moment: datetime) -> bytes:
-    return frame(SERVER_VERSION, wire_time(moment))
+def server_hello(moment: datetime, written: str | None = None) -> bytes:
+    return frame(SERVER_VERSION, wire_time(moment) if written is None else written)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Writing:
+    """How times are written: by strftime's letters, as of a zone."""
+
+    form: str
+    zone: str = "UTC"
+
+    def of(self, moment: datetime) -> str:
+        return moment.astimezone(ZoneInfo(self.zone)).strftime(self.form)
+
+
+@dataclass(slots=True, kw_only=True)
+class Garble:
+    """One field of one kind of message, spoilt."""
+
+    message: int
+    field: int
+    text: str
+    named: str = ""
+    """Not empty: only where one of the fields reads so."""
+    times: int | None = None
+    """So often; None: always."""
+
+
+def garbled(data: bytes, garbles: Iterable[Garble]) -> bytes:
+    """Whole frames, with their fields spoilt where one of `garbles` says so, which counts that."""
+    spoilt = b""
+    while data:
+        size = 4 + int.from_bytes(data[:4], "big")
+        fields = data[4:size].decode("utf-8", "backslashreplace").removesuffix("\0").split("\0")
+        original = list(fields)
+        for each in garbles:
+            is_meant = original[0] == str(each.message) and (not each.named or each.named in original)
+            if is_meant and each.times != 0 and each.field < len(fields):
+                fields[each.field] = each.text
+                each.times = None if each.times is None else each.times - 1
+        spoilt += data[:size] if fields == original else frame(*fields)
+        data = data[size:]
+    return spoilt
 
 
 def next_valid_id(order_id: int) -> bytes:
@@ -253,10 +295,19 @@ def completed_order(row: OrderRow) -> bytes:
 
 
 def execution(
-    request_id: int, row: OrderRow, *, exec_id: str, quantity: Decimal, price: Decimal, moment: datetime
+    request_id: int,
+    row: OrderRow,
+    *,
+    exec_id: str,
+    quantity: Decimal,
+    price: Decimal,
+    moment: datetime,
+    written: str | None = None,
 ) -> bytes:
+    """`written`: the time as it stands in the message, where that is not `wire_time`."""
+    time = wire_time(moment) if written is None else written
     return frame(
-        *(11, request_id, row.order_id, *row.listing.order_fields, exec_id, wire_time(moment), row.account, "SIM"),
+        *(11, request_id, row.order_id, *row.listing.order_fields, exec_id, time, row.account, "SIM"),
         *("BOT" if row.action == "BUY" else "SLD", quantity, price, row.perm_id, row.client_id, 0, row.filled),
         *(row.average_price, row.order_ref, "", "", "", 1),
     )

@@ -26,18 +26,19 @@ def pytest_report_header() -> str:
 
 class _Unread(logging.Handler):
     def __init__(self) -> None:
-        super().__init__(logging.ERROR)
+        super().__init__(logging.WARNING)
         self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.messages.append(record.getMessage())
+        if record.levelno >= logging.ERROR or "cannot be read" in record.getMessage():
+            self.messages.append(record.getMessage())
 
 
 @pytest.fixture(autouse=True)
 def unread_messages() -> Iterator[list[str]]:
-    """What the libraries' decoders could not read, which they log and nothing more. A test that sends such things empties the list."""
+    """What the libraries' decoders could not read, as they or the adapter log it. A test that sends such things empties the list."""
     handler = _Unread()
-    decoders = [logging.getLogger(f"{library}.Decoder") for library in ("ib_insync", "ib_async")]
+    decoders = [logging.getLogger(name) for name in ("ib_insync.Decoder", "ib_async.Decoder", "brokers.ibkr_session")]
     for decoder in decoders:
         decoder.addHandler(handler)
     yield handler.messages

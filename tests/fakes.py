@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -24,7 +25,7 @@ from pymongo import UpdateMany, UpdateOne
 from pymongo.errors import AutoReconnect, BulkWriteError, DuplicateKeyError
 from pymongo.results import BulkWriteResult
 
-from brokers.base import Balance, BrokerPosition, Capabilities, OrderRef, Report, Reports, Ticket
+from brokers.base import Balance, BrokerPosition, Capabilities, OrderRef, Report, Reports, Ticket, Unreadable
 from brokers.errors import BrokerUnavailable, ReservationLost
 from brokers.mock import MockBroker, Venue
 from brokers.paper_exchange import PaperExchange
@@ -402,6 +403,10 @@ class BrokerFaults:
         """By operation: the book has done it, the answer waits here."""
         self.retold: Callable[[Sequence[Report]], Sequence[Report]] | None = None
         """What is told of the orders instead, by lists and by `find`, which tells the first."""
+        self.unreadable: Sequence[Unreadable] = ()
+        """What of the lists cannot be read."""
+        self.held: Callable[[Sequence[BrokerPosition]], Sequence[BrokerPosition]] | None = None
+        """What is told of the positions instead."""
 
 
 class Reservations:
@@ -489,14 +494,17 @@ class GatedBroker:
 
     async def reports(self, since: int | None = None) -> Reports:
         answer = await self._pass("reports", "", lambda: self.inner.reports(None if self._faults.retold else since))
-        return answer if self._faults.retold is None else Reports(self._faults.retold(answer.reports))
+        if self._faults.retold is not None:
+            return Reports(self._faults.retold(answer.reports), unreadable=self._faults.unreadable)
+        return replace(answer, unreadable=self._faults.unreadable)
 
     async def find(self, client_order_id: str) -> Report | None:
         report = await self._pass("find", client_order_id, lambda: self.inner.find(client_order_id))
         return report if report is None or self._faults.retold is None else self._faults.retold([report])[0]
 
     async def positions(self) -> Sequence[BrokerPosition]:
-        return await self._pass("positions", "", self.inner.positions)
+        told = await self._pass("positions", "", self.inner.positions)
+        return told if self._faults.held is None else self._faults.held(told)
 
     async def balances(self) -> Sequence[Balance]:
         return await self.inner.balances()

@@ -41,6 +41,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.intake",
     },
     "execution_service.news": {"execution_service.ports"},
+    "execution_service.spoilt": {*VOCABULARY, "execution_service.ports"},
     "execution_service.leases": {"execution_service.news", "execution_service.ports"},
     "execution_service.desks": {
         *VOCABULARY,
@@ -155,6 +156,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.commits",
         "execution_service.documents",
         "execution_service.ports",
+        "execution_service.spoilt",
         "execution_service.threads",
     },
     "execution_service.pubsub": {"execution_service.ports", "execution_service.reach"},

@@ -456,6 +456,41 @@ def orders_held(*, account_name: str, broker: str, reason: str) -> str:
     )
 
 
+def cannot_be_read(*, account_name: str, broker: str, what: Sequence[str]) -> str:
+    """Parts of a broker's answers, or records of the account, that belong to no order that could be told."""
+    more = f" (and {len(what) - 1} more)" if len(what) > 1 else ""
+    return _text(
+        "❓ Cannot Be Read",
+        ("Account", account_name),
+        ("Broker", broker),
+        ("What", f"{what[0]}{more}" if what else UNKNOWN),
+        ("Orders", "what it is about is unclear, and nothing is concluded from it; everything else goes on"),
+        ("To do", "look at it at the broker, and compare"),
+    )
+
+
+def delivery_failing(*, signal_id: str, reason: str) -> str:
+    """Something about one order cannot be booked, shown or published, for a reason of its own."""
+    return _text(
+        "📤 Delivery Failing",
+        ("Order", signal_id),
+        ("Reason", reason),
+        ("Orders", "this one's ledger, views or confirmation wait, and it is tried on; others go on"),
+    )
+
+
+def record_cannot_be_read(*, account_name: str | None, what: Sequence[str]) -> str:
+    """Documents of our own."""
+    more = f" (and {len(what) - 1} more)" if len(what) > 1 else ""
+    return _text(
+        "❓ Record Cannot Be Read",
+        ("Account", account_name or UNKNOWN),
+        ("What", f"{what[0]}{more}" if what else UNKNOWN),
+        ("Orders", "what it is about is left alone; everything else goes on"),
+        ("To do", "look at it in the store and at the broker; whatever it was at work on is not followed"),
+    )
+
+
 def take_over(*, desk: str, host: str, pid: int) -> str:
     """An account's orders are worked by another process now, because the one that held them was silent."""
     return _text(

@@ -95,8 +95,8 @@ def iso_time(moment: datetime | None) -> str | None:
 
 
 def fill_body(fill: Fill) -> dict[str, object]:
-    """One execution as JSON; its commission is null until the broker tells it."""
-    return {
+    """One execution as JSON; its commission is null until the broker tells it. `is_time_estimated` is there only where it is true."""
+    body: dict[str, object] = {
         "fill_id": fill.fill_id,
         "quantity": json_number(fill.quantity),
         "price": json_number(fill.price),
@@ -104,6 +104,7 @@ def fill_body(fill: Fill) -> dict[str, object]:
         "commission_currency": fill.commission_currency,
         "time": iso_time(fill.time),
     }
+    return body | {"is_time_estimated": True} if fill.is_time_estimated else body
 
 
 def commission_currency(order: Order) -> str | None:

@@ -46,7 +46,7 @@ def news(order: Order, report: Report, now: datetime, *, is_settled: bool = Fals
 
     A final status is taken over only when the fills held add up to what the broker says it filled. A report under a tag that is none of the
     order's tells nothing of it, whoever handed it over; one of another order under the same tag tells only that there is one.
-    `is_settled`: the broker has said the same for so long that nothing is on its way any more.
+    `is_settled`: the broker has said the same for so long that nothing is on its way any more. A report that is unclear ends nothing.
     """
     if report.client_order_id not in ("", *order.client_order_ids):
         return []
@@ -114,7 +114,8 @@ def news(order: Order, report: Report, now: datetime, *, is_settled: bool = Fals
         )
         if not was_noted(order, words):
             learn(Noted(at=now, message=words, alert=True))
-    if is_present_attempt and not order.status.is_final and not fills_are_missing(order, report):
+    is_clear = not report.is_unclear and not fills_are_missing(order, report)
+    if is_present_attempt and not order.status.is_final and is_clear:
         end = _end(order, report, now, is_settled=is_settled)
         if end is not None:
             learn(end)
@@ -177,6 +178,16 @@ def was_noted(order: Order, words: str) -> bool:
     return any(isinstance(event, Noted) and event.message == words for event in order.events)
 
 
+UNREADABLE = "cannot be read at the broker: "
+
+
+def unreadable_note(order: Order, words: str, now: datetime) -> tuple[Event, ...]:
+    """What is recorded, once for an order, when something that the broker says of it cannot be read."""
+    if any(isinstance(event, Noted) and event.message.startswith(UNREADABLE) for event in order.events):
+        return ()
+    return (Noted(at=now, message=f"{UNREADABLE}{words}; nothing is concluded from it", alert=True),)
+
+
 def _as_kept(fill: Fill) -> Fill:
     """Times are kept in whole milliseconds: what a record says before and after it was stored is the same."""
     return replace(fill, time=fill.time.replace(microsecond=fill.time.microsecond // 1000 * 1000))
@@ -223,7 +234,7 @@ def fills_are_missing(order: Order, report: Report) -> bool:
 def is_short(order: Order, report: Report) -> bool:
     """True when the broker calls complete what has filled less than was ordered, and shows all of that. A status may run ahead of the fills,
     so this is the order's end only once it has lasted."""
-    is_done = report.status is ReportStatus.FILLED and not order.status.is_final
+    is_done = report.status is ReportStatus.FILLED and not report.is_unclear and not order.status.is_final
     return is_done and _is_of_present_attempt(order, report) and not fills_are_missing(order, report)
 
 

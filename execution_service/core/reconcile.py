@@ -239,6 +239,8 @@ class Holding:
 
     instrument: Instrument
     quantity: Decimal
+    is_unclear: bool = False
+    """Its entry in the ledger cannot be read, and `quantity` says nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,23 +252,30 @@ class PositionsCompared:
     """By a finding's subject: every instrument of our ledger that it is about."""
     not_ours: tuple[BrokerPosition, ...]
     """Of instruments that our ledger never held."""
+    unclear: frozenset[str] = frozenset()
+    """Subjects of what the broker shows in a way that cannot be read, or may show in a row of which it cannot be told what it is about:
+    nothing is known of a difference in them, nor that there is none."""
 
 
 def compare_positions(ours: Sequence[Holding], theirs: Sequence[BrokerPosition]) -> PositionsCompared:
     """What may be the same instrument is taken together on both sides: one says the exchange or the currency, another leaves it open."""
     findings, instruments, not_ours, agreeing = [], {}, [], 0
-    for mine, other in _grouped(ours, theirs):
+    unclear: set[str] = set()
+    is_any_unnamed = any(position.is_unnamed for position in theirs)
+    for mine, other in _grouped(ours, [position for position in theirs if not position.is_unnamed]):
         if not mine:
             not_ours += [position for position in other if position.quantity and not position.is_unclear]
             continue
-        if any(position.is_unclear for position in other):
-            continue
+        subject = min(holding.instrument.key for holding in mine)
         held = sum((holding.quantity for holding in mine), ZERO)
         shown = sum((position.quantity for position in other), ZERO)
+        is_unclear = any(holding.is_unclear for holding in mine) or any(position.is_unclear for position in other)
+        if is_unclear or (held and not other and is_any_unnamed):
+            unclear.add(subject)
+            continue
         if held == shown:
             agreeing += bool(held)
             continue
-        subject = min(holding.instrument.key for holding in mine)
         instruments[subject] = tuple(holding.instrument for holding in mine)
         findings.append(
             Finding(
@@ -283,6 +292,7 @@ def compare_positions(ours: Sequence[Holding], theirs: Sequence[BrokerPosition])
         findings=tuple(sorted(findings, key=lambda f: f.subject)),
         instruments=instruments,
         not_ours=tuple(sorted(not_ours, key=lambda p: p.instrument.key)),
+        unclear=frozenset(unclear),
     )
 
 

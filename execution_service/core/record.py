@@ -10,7 +10,7 @@ from enum import Enum
 from types import NoneType, UnionType
 from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from brokers.base import Fill, Instrument
+from brokers.base import AssetClass, Fill, Instrument
 from execution_service.core import order as order_words
 from execution_service.core.errors import CoreError, UnreadableRecord
 from execution_service.core.ledger import LedgerEntry, LedgerKey, Line
@@ -249,6 +249,20 @@ def ledger_from_document(document: Mapping[str, Any]) -> LedgerEntry:
         raise UnreadableRecord(f"ledger {document.get('_id')!r}: {type(exc).__name__}: {exc}") from exc
 
 
+def instrument_of_ledger(document: Mapping[str, Any]) -> Instrument:
+    """What a ledger entry that cannot be read is about, as far as it tells; without a symbol where it does not."""
+    try:
+        return _decode(Instrument, document["instrument"])
+    except (CoreError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError):
+        symbol, _, rest = str(document.get("instrument_key", "")).partition("|")
+        kind = rest.partition("|")[0]
+        return (
+            Instrument(symbol=symbol, asset_class=AssetClass(kind))
+            if kind in tuple(AssetClass)
+            else Instrument(symbol=symbol)
+        )
+
+
 def lines_to_document(lines: Mapping[int, Line]) -> Document:
     return {str(number): _line_to_document(line) for number, line in lines.items()}
 
@@ -261,10 +275,14 @@ def _line_to_document(line: Line) -> Document:
 
 
 def lines_from_document(document: Mapping[str, Any]) -> dict[int, Line]:
-    return {
-        int(n): Line(int(n), d["sequence"], d["episode"], Decimal(d["realized"]), Decimal(d.get("closed", 0)))
-        for n, d in document.items()
-    }
+    """Raises UnreadableRecord."""
+    try:
+        return {
+            int(n): Line(int(n), d["sequence"], d["episode"], Decimal(d["realized"]), Decimal(d.get("closed", 0)))
+            for n, d in document.items()
+        }
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as exc:
+        raise UnreadableRecord(f"ledger lines: {type(exc).__name__}: {exc}") from exc
 
 
 def _by_number(lines: tuple[Line, ...]) -> dict[int, Line]:

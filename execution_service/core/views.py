@@ -87,7 +87,8 @@ def confirmation_id(order: Order) -> str:
 
 
 def fill_fields(fill: Fill) -> Fields:
-    return {
+    """`is_time_estimated` is there only where it is true."""
+    fields: Fields = {
         "fill_id": fill.fill_id,
         "quantity": number(fill.quantity),
         "price": number(fill.price),
@@ -95,6 +96,7 @@ def fill_fields(fill: Fill) -> Fields:
         "commission_currency": fill.commission_currency,
         "time": fill.time,
     }
+    return fields | {"is_time_estimated": True} if fill.is_time_estimated else fields
 
 
 def _direction(order: Order) -> str | None:

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import structlog
 
-from brokers.base import Report
+from brokers.base import Report, Unreadable
 from brokers.errors import AnswerUnclear, BrokerError
-from execution_service.core.decide import fills_are_missing, is_of_another, is_short, news, was_noted
+from execution_service.core import alerts
+from execution_service.core.decide import (
+    fills_are_missing,
+    is_of_another,
+    is_short,
+    news,
+    unreadable_note,
+    was_noted,
+)
 from execution_service.core.heard import Heard, name_of
 from execution_service.core.order import Event, Noted, Order
+from execution_service.core.soundness import sound
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock, Store, Stored, StoreUnavailable
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
@@ -28,6 +38,7 @@ LOOKED_UP_AT_ONCE = 50
 """While the store answers such a question others wait."""
 LOOKED_THROUGH_AT_ONCE = 2000
 FINISHED_REMEMBERED = 50_000
+UNREADABLE_REMEMBERED = 5000
 
 
 class Hearing:
@@ -41,6 +52,7 @@ class Hearing:
         live_orders: LiveOrders,
         store: Store,
         clock: Clock,
+        raise_alarm: Callable[[str, str], Awaitable[None]],
         ended: Callable[[Order, Report], None],
     ) -> None:
         """`ended` is called with an ended order whose record has all that the report tells."""
@@ -49,6 +61,7 @@ class Hearing:
         self._live = live_orders
         self._store = store
         self._clock = clock
+        self._raise_alarm = raise_alarm
         self._tell_ended = ended
         self.answered_at: float | None = None
         """When the last question about all orders was asked that was answered, by the monotonic clock."""
@@ -58,6 +71,8 @@ class Hearing:
         self._mark: int | None = None
         self._finished = Heard(FINISHED_REMEMBERED)
         """What the broker has said of orders that are not in hand."""
+        self._unreadable: set[str] = set()
+        """What people were told of that could not be read or recorded, by what it is about."""
         self._missing: dict[str, tuple[LiveOrder, Report]] = {}
 
     # --- when ---------------------------------------------------------------------------------------------------
@@ -115,10 +130,11 @@ class Hearing:
             while goes_on:
                 answer = await self._connection.ask(broker.reports(since))
                 since, goes_on = answer.mark, answer.goes_on
-                is_recorded = await self._hear_all(answer.reports) and is_recorded
+                reports, odd = self._sound(answer.reports)
+                is_recorded = await self._hear_all(reports, [*answer.unreadable, *odd]) and is_recorded
                 self._connection.was_usable()
                 if heed is not None:
-                    await heed(answer.reports)
+                    await heed(reports)
             self.answered_at = asked_at
             if is_recorded:
                 self._mark = since
@@ -126,7 +142,20 @@ class Hearing:
         finally:
             self.is_asking = False
 
-    async def _hear_all(self, reports: Sequence[Report]) -> bool:
+    def _sound(self, reports: Sequence[Report]) -> tuple[list[Report], list[Unreadable]]:
+        """The reports without values that can be none, and what those were."""
+        good, odd, now = [], [], self._clock.now()
+        for report in reports:
+            try:
+                each, problem = sound(report, now)
+                good.append(each)
+            except Exception as exc:  # noqa: BLE001  whatever it is made of, the others are heard
+                problem = f"its report is {type(exc).__name__}: {exc}"
+            if problem is not None:
+                odd.append(Unreadable(client_order_id=report.client_order_id, words=problem))
+        return good, odd
+
+    async def _hear_all(self, reports: Sequence[Report], unreadable: Sequence[Unreadable]) -> bool:
         """False: not everything could be recorded. The mark must stay, so that it is told again; other orders are not held up by it."""
         account_id = self._connection.account_id
         # Found at once: an order may be let out of hand while others are recorded, and its report would be lost.
@@ -135,23 +164,73 @@ class Hearing:
         own = {tag: live for tag, live in known.items() if live.order.request.account_id == account_id}
         in_hand = [(own[r.client_order_id], r) for r in reports if r.client_order_id in own]
         heard = await asyncio.gather(*(self._hear(live, r) for live, r in in_hand), return_exceptions=True)
-        await self._hear_of_finished([r for r in reports if r.client_order_id and r.client_order_id not in known])
-        failures = [failure for failure in heard if isinstance(failure, BaseException)]
-        for failure in failures:
+        failed = [(r, failure) for (_, r), failure in zip(in_hand, heard, strict=True) if failure is not None]
+        failed += await self._hear_of_finished(
+            [r for r in reports if r.client_order_id and r.client_order_id not in known]
+        )
+        lasting = [(r, exc) for r, exc in failed if not isinstance(exc, StoreUnavailable)]
+        for report, failure in lasting:
+            self._say_failure(report, failure)
+        cannot = [
+            Unreadable(client_order_id=r.client_order_id, words=f"the report cannot be recorded: {exc}")
+            for r, exc in lasting
+        ]
+        await self._tell_unreadable([*unreadable, *cannot])
+        return not failed
+
+    def _say_failure(self, report: Report, failure: BaseException) -> None:
+        """Once for each order: what cannot be recorded is told again and again."""
+        name = f"failed:{report.client_order_id}"
+        if name not in self._unreadable:
+            self._unreadable.add(name)
             log.error(
                 f"A report could not be recorded: {failure}",
                 action="report_failed",
-                account_id=account_id,
+                account_id=self._connection.account_id,
+                client_order_id=report.client_order_id,
                 exc_info=failure,
             )
-        return not failures
+
+    async def _tell_unreadable(self, unreadable: Sequence[Unreadable]) -> None:
+        """Once for each thing: in the order's own record where that is in hand, else in one alert for the account."""
+        if len(self._unreadable) > UNREADABLE_REMEMBERED:
+            self._unreadable.clear()
+        told: list[str] = []
+        for each in unreadable:
+            name = each.client_order_id or each.words
+            if name in self._unreadable:
+                continue
+            live = self._live.by_client_id.get(each.client_order_id)
+            if live is not None and live.order.request.account_id != self._connection.account_id:
+                continue
+            self._unreadable.add(name)
+            if live is None or not await self._is_noted(live, each.words):
+                told.append(f"{each.client_order_id}: {each.words}" if each.client_order_id else each.words)
+        if told:
+            words = alerts.cannot_be_read(
+                account_name=self._connection.account_name, broker=self._connection.broker_name, what=told
+            )
+            await self._raise_alarm(f"cannot_be_read:{self._connection.account_id}", words)
+
+    async def _is_noted(self, live: LiveOrder, words: str) -> bool:
+        """False: the order's record cannot tell it, and people have to be told otherwise."""
+        if live.is_let_go:
+            return True  # whoever works it now hears of it too
+        try:
+            await self._live.record(live, partial(unreadable_note, words=words, now=self._clock.now()))
+        except Exception as exc:  # noqa: BLE001  whatever the record is spoilt by
+            log.warning(f"Not noted in the record: {exc}", action="note_failed", signal_id=live.order.signal_id)
+            return False
+        return True
 
     async def _hear(self, live: LiveOrder, report: Report) -> None:
         if not live.is_let_go:  # else another process hears of it
             await self.learn(live, report)
 
-    async def _hear_of_finished(self, reports: Sequence[Report]) -> None:
-        """Reports of orders that are not in hand: a late fill, a correction, a commission, or nothing new."""
+    async def _hear_of_finished(self, reports: Sequence[Report]) -> list[tuple[Report, BaseException]]:
+        """Reports of orders that are not in hand: a late fill, a correction, a commission, or nothing new. Returns those that could not be
+        recorded, and why."""
+        failed: list[tuple[Report, BaseException]] = []
         unheard: list[Report] = []
         for start in range(0, len(reports), LOOKED_THROUGH_AT_ONCE):
             some = reports[start : start + LOOKED_THROUGH_AT_ONCE]
@@ -163,9 +242,16 @@ class Hearing:
             by_client_id = {c: s for s in stored for c in s.order.client_order_ids}
             for report in some:
                 record = by_client_id.get(report.client_order_id)
-                if record is not None and record.order.request.account_id == self._connection.account_id:
-                    await self._hear_late(record, report)
+                try:
+                    if record is not None and record.order.request.account_id == self._connection.account_id:
+                        await self._hear_late(record, report)
+                except StoreUnavailable:
+                    raise
+                except Exception as exc:  # noqa: BLE001  one order must not hold up the news of the others
+                    failed.append((report, exc))
+                    continue
                 self._finished.note(name_of(report), _gist(report))
+        return failed
 
     async def _hear_late(self, record: Stored, report: Report) -> None:
         if not news(record.order, report, self._clock.now()):
@@ -205,6 +291,9 @@ class Hearing:
 
     async def learn(self, live: LiveOrder, report: Report) -> None:
         """Records what a report tells that is new."""
+        report, problem = sound(report, self._clock.now())
+        if problem is not None:
+            await self._live.record(live, partial(unreadable_note, words=problem, now=self._clock.now()))
         is_news = bool(await self._live.record(live, lambda order: news(order, report, self._clock.now())))
         live.asked_at = now = self._clock.monotonic()
         if is_of_another(live.order, report):
@@ -227,21 +316,29 @@ class Hearing:
         with less than was ordered; a broker that tells only what is new does not repeat the report."""
         now = self._clock.monotonic()
         for live, report in tuple(self._missing.values()):
-            if live.is_let_go or live.order.status.is_final:
-                self._missing.pop(live.order.order_id, None)
-                continue
-            if live.missing_from is None or now - live.missing_from <= MISSING_FILLS_ALERT_SECONDS:
-                continue
-            if is_short(live.order, report):
-                await self._end_short(live)
-                continue
-            live.missing_from = float("inf")
-            words = (
-                f"the broker says {report.filled_quantity} filled ({report.status}), "
-                f"the executions it has shown add up to {live.order.filled_quantity}"
-            )
-            note = Noted(at=self._clock.now(), message=words, alert=True)
-            await self._live.record(live, lambda order, note=note: _unless_known(order, note))  # type: ignore[misc]
+            try:
+                await self._heed_lasting_count(live, report, now)
+            except (BrokerError, TimeoutError, StoreUnavailable):
+                raise
+            except Exception as exc:  # noqa: BLE001  one order must not hold up the news of the others
+                self._say_failure(report, exc)
+
+    async def _heed_lasting_count(self, live: LiveOrder, report: Report, now: float) -> None:
+        if live.is_let_go or live.order.status.is_final:
+            self._missing.pop(live.order.order_id, None)
+            return
+        if live.missing_from is None or now - live.missing_from <= MISSING_FILLS_ALERT_SECONDS:
+            return
+        if is_short(live.order, report):
+            await self._end_short(live)
+            return
+        live.missing_from = float("inf")
+        words = (
+            f"the broker says {report.filled_quantity} filled ({report.status}), "
+            f"the executions it has shown add up to {live.order.filled_quantity}"
+        )
+        note = Noted(at=self._clock.now(), message=words, alert=True)
+        await self._live.record(live, lambda order, note=note: _unless_known(order, note))  # type: ignore[misc]
 
     async def _end_short(self, live: LiveOrder) -> None:
         """Takes the broker's word that the order is complete with less than was ordered, if it still says so when it is asked for this one.

@@ -150,6 +150,9 @@ class LastLook:
         refs = order.accepted_request.entry_refs
         exits = await self._store.find([f"exit_of:{ref}" for ref in refs])
         entries = await self._store.find([f"signal:{ref}" for ref in refs])
+        spoilt = self._store.spoilt([f"signal:{ref}" for ref in refs])
+        if spoilt:
+            return await self._allowed_without_its_entry(order, "; ".join(spoilt))
         return exit_allowance(
             order,
             [self._live.latest(s) for s in entries],
@@ -157,6 +160,15 @@ class LastLook:
             self._clock.now(),
             may_entry_come=known_for < UNKNOWN_ENTRY_SECONDS,
         )
+
+    async def _allowed_without_its_entry(self, order: Order, why: str) -> ExitAllowance:
+        """Of an exit whose entry's record cannot be read: what reduces a position of our ledger may go, and nothing else."""
+        now = self._clock.now()
+        if await self._reduces_position(order):
+            words = f"the record of its entry cannot be read ({why}); sent, since it reduces a position that we hold"
+            return ExitAllowance((Noted(at=now, message=words, alert=True),))
+        words = f"the record of its entry cannot be read ({why}), and it reduces nothing that our ledger holds"
+        return ExitAllowance((Rejected(at=now, reason=Reason(ReasonCode.NOTHING_TO_EXIT, words)),))
 
     async def may_be_late(self, order: Order) -> bool:
         """An exit that reduces what we hold, or may turn out to. One that names its entry will be capped to that, so any holding will do."""

@@ -147,4 +147,4 @@ async def test_an_answer_that_cannot_be_read_is_told_and_ends_no_check(
     async with stage_zerodha.serving_kite(tmp_path, "AB1234", Market()) as server:
         finding = await account_finding(account(stage_zerodha.config_for(server)))
         assert not finding.works
-        says(finding, "zerodha: its answer cannot be read (KeyError: 'available')")
+        says(finding, "zerodha: its answer cannot be read (", "the segment equity has None available")

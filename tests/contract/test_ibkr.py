@@ -329,18 +329,6 @@ async def test_what_the_client_library_logs_of_a_connection_is_for_debugging(
     assert set(told) == ({"DEBUG"} if level == logging.DEBUG else set())
 
 
-async def test_an_unreadable_part_of_an_answer_spoils_the_answer(desk: Desk, unread_messages: list[str]) -> None:
-    broker = await desk.connect()
-    desk.gateway.silent.add(Ask.COMPLETED_ORDERS)
-    asking = asyncio.create_task(broker.find("i999999999999999999"))
-    await until(lambda: len(desk.heard(Ask.EXECUTIONS)) == 2)
-    desk.gateway.sessions[0].send(wire.frame(101, "nonsense") + wire.frame(102))
-    with pytest.raises(BrokerUnavailable, match="could not be read"):
-        await asking
-    assert len(unread_messages) == 1
-    unread_messages.clear()
-
-
 async def test_handing_an_order_over_proves_nothing_without_the_servers_word(desk: Desk) -> None:
     broker = await desk.connect(answer_seconds=0.2)
     ticket = await reserved(broker, desk.ticket())

@@ -767,6 +767,10 @@ def orders_of(told: list[dict[str, Any]]) -> list[rows.OrderRow]:
     return read
 
 
+def never(trade: rows.TradeRow) -> datetime:
+    raise AssertionError(f"its time is told: {trade}")
+
+
 def trades_of(told: list[dict[str, Any]]) -> list[rows.TradeRow]:
     read, odd = rows.read_trades(told)
     assert odd == []
@@ -806,7 +810,7 @@ def test_every_status_that_is_not_final_is_working(status: str) -> None:
 
 
 def test_a_part_filled_and_then_cancelled_order_keeps_its_fill() -> None:
-    fills = words.fills_by_order(trades_of([trade_row()]))
+    fills = words.fills_by_order(trades_of([trade_row()]), never)
     (report,) = words.reports(orders_of([order_row(status="CANCELLED", filled_quantity=4)]), fills)
     assert (report.status, report.filled_quantity, len(report.fills)) == (ReportStatus.CANCELLED, Decimal(4), 1)
 
@@ -865,28 +869,32 @@ def test_lists_settle_only_while_they_stay_as_they_are() -> None:
 
 
 def test_a_count_that_the_trades_do_not_reach_is_no_full_list() -> None:
-    (report,) = words.reports(orders_of([order_row(filled_quantity=6)]), words.fills_by_order(trades_of([trade_row()])))
+    (report,) = words.reports(
+        orders_of([order_row(filled_quantity=6)]), words.fills_by_order(trades_of([trade_row()]), never)
+    )
     assert report.fills_shown is FillsShown.SOME
 
 
 def test_trades_that_run_ahead_of_the_order_list_are_counted() -> None:
-    (report,) = words.reports(orders_of([order_row(filled_quantity=0)]), words.fills_by_order(trades_of([trade_row()])))
+    (report,) = words.reports(
+        orders_of([order_row(filled_quantity=0)]), words.fills_by_order(trades_of([trade_row()]), never)
+    )
     assert report.filled_quantity == Decimal(4)
 
 
 def test_the_same_trade_id_on_two_exchanges_is_two_fills() -> None:
     trades = [trade_row(), trade_row(exchange="BSE", order_id="261121000000002", quantity=6)]
-    fills = words.fills_by_order(trades_of(trades))
+    fills = words.fills_by_order(trades_of(trades), never)
     assert [fill.quantity for own in fills.values() for fill in own] == [Decimal(4), Decimal(6)]
 
 
 def test_a_trade_told_twice_is_one_fill() -> None:
-    assert len(words.fills_by_order(trades_of([trade_row(), trade_row()]))["261121000000001"]) == 1
+    assert len(words.fills_by_order(trades_of([trade_row(), trade_row()]), never)["261121000000001"]) == 1
 
 
 def test_times_are_indian_and_those_of_one_second_keep_their_sequence() -> None:
     trades = [trade_row(trade_id="10000002"), trade_row(trade_id="9999999"), trade_row(trade_id="10000001")]
-    fills = words.fills_by_order(trades_of(trades))["261121000000001"]
+    fills = words.fills_by_order(trades_of(trades), never)["261121000000001"]
     assert [fill.fill_id for fill in fills] == ["9999999", "10000001", "10000002"]
     assert fills[0].time == datetime(2026, 11, 23, 3, 46, 39, tzinfo=UTC)
     assert fills[0].time < fills[1].time < fills[2].time

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from brokers import zerodha_rows as rows
 from brokers import zerodha_words as words
-from brokers.base import Instrument, OrderRef, OrderType, Report, ReportStatus, Side, Ticket
+from brokers.base import Fill, Instrument, OrderRef, OrderType, Report, ReportStatus, Side, Ticket
 from brokers.errors import AnswerUnclear, OrderRefused
 from brokers.paper_words import Action, Fault, Market, Operation
-from brokers.zerodha import ZerodhaBroker, create
+from brokers.zerodha import ContractNotes, ZerodhaBroker, create
 from simulators.kite import SimulatedKite
 from tests.contract.stage_zerodha import config_for, serving_kite
 
@@ -164,10 +164,6 @@ def test_a_row_that_does_not_say_whose_it_is_may_be_anybodys(row: object) -> Non
         ({"average_price": Decimal("NaN")}, "average_price"),
         ({"trade_id": None}, "trade_id"),
         ({"order_id": []}, "order_id"),
-        ({"fill_timestamp": "09:15:01", "exchange_timestamp": None}, "times"),
-        ({"fill_timestamp": None, "exchange_timestamp": None, "order_timestamp": None}, "times"),
-        ({"fill_timestamp": "2026-13-45 09:16:39", "exchange_timestamp": ""}, "times"),
-        ({"fill_timestamp": "0001-01-01 00:00:00", "exchange_timestamp": 7}, "times"),
     ],
 )
 def test_a_trade_that_cannot_be_read_is_set_aside_with_what_is_odd(changes: dict[str, Any], says: str) -> None:
@@ -198,17 +194,21 @@ def test_whatever_the_order_list_holds_the_good_rows_are_read_and_all_others_nam
     assert [row.order_id for row in read if row.order_id.startswith("26112199999999")] == [g["order_id"] for g in good]
     assert len({row.order_id for row in read}) == len(read)
     assert all(row.words for row in odd)
-    fills = words.fills_by_order([])
+    fills = words.fills_by_order([], heard)
     for report in words.reports(read, fills, odd):
         assert report.filled_quantity >= 0
     words.working_legs(read, ONE, None)
+
+
+def heard(trade: rows.TradeRow) -> datetime:
+    return datetime(2026, 11, 24, tzinfo=UTC)
 
 
 @given(told=st.lists(JSON | st.dictionaries(st.sampled_from([*TRADE]), JSON).map(lambda changes: TRADE | changes)))
 def test_whatever_the_trade_list_holds_the_good_rows_are_read_and_all_others_named(told: list[Any]) -> None:
     read, odd = rows.read_trades([*told, TRADE | {"order_id": "good"}])
     assert len(read) + len(odd) == len(told) + 1
-    assert len(words.fills_by_order(read)["good"]) >= 1
+    assert len(words.fills_by_order(read, heard)["good"]) >= 1
 
 
 POSITION = {"exchange": "NSE", "tradingsymbol": "INFY", "quantity": 5, "average_price": Decimal(100)}
@@ -216,10 +216,7 @@ POSITION = {"exchange": "NSE", "tradingsymbol": "INFY", "quantity": 5, "average_
 
 @given(told=st.lists(st.dictionaries(st.sampled_from([*POSITION]), JSON).map(lambda changes: POSITION | changes)))
 def test_whatever_the_positions_hold_they_are_read_or_unclear(told: list[Any]) -> None:
-    try:
-        found = words.positions([*told, POSITION | {"tradingsymbol": "SBIN"}], [], {})
-    except rows.Odd:
-        return
+    found = words.positions([*told, POSITION | {"tradingsymbol": "SBIN"}], [], {})
     (good,) = (position for position in found if position.instrument == Instrument(symbol="SBIN", exchange="NSE"))
     assert good.is_unclear or good.quantity >= 5
 
@@ -344,7 +341,7 @@ async def test_an_order_shown_oddly_is_cancelled_by_its_id(server: SimulatedKite
     await other.close()
 
 
-@pytest.mark.parametrize("fields", [{"quantity": None}, {"fill_timestamp": "09:15:01", "exchange_timestamp": None}])
+@pytest.mark.parametrize("fields", [{"quantity": None}, {"average_price": "free"}, {"quantity": "1e999999"}])
 async def test_an_odd_trade_leaves_its_order_with_a_count_that_its_executions_do_not_reach(
     server: SimulatedKite, broker: ZerodhaBroker, fields: dict[str, Any]
 ) -> None:
@@ -354,6 +351,84 @@ async def test_an_odd_trade_leaves_its_order_with_a_count_that_its_executions_do
     odd, other = (await broker.reports()).reports
     assert (odd.filled_quantity, odd.fills) == (Decimal(10), ())
     assert sum(fill.quantity for fill in other.fills) == Decimal(10)
+    (told,) = (await broker.reports()).unreadable
+    assert told.client_order_id == ONE
+
+
+ODD_TIMES: list[object] = [None, "", "09:15:01", "0001-01-01 00:00:00", "2026-13-45 99:99:99", 1764000000, [], "x" * 19]
+
+
+@pytest.mark.parametrize("told", ODD_TIMES)
+async def test_a_trade_of_unreadable_time_is_a_fill_of_the_time_of_hearing(
+    server: SimulatedKite, broker: ZerodhaBroker, told: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    await broker.place_order(TICKET)
+    await broker.place_order(replace(TICKET, client_order_id=OTHER))
+    names = ("fill_timestamp", "exchange_timestamp", "order_timestamp")
+    server.show_oddly("GET /trades", ONE, dict.fromkeys(names, told))
+    before = datetime.now(UTC)
+    answer = await broker.reports()
+    odd, other = answer.reports
+    (fill,) = odd.fills
+    assert (fill.quantity, fill.is_time_estimated) == (Decimal(10), True)
+    assert before <= fill.time <= datetime.now(UTC)
+    assert not other.fills[0].is_time_estimated
+    assert answer.unreadable == []
+    assert (await broker.reports()).reports[0].fills[0].time == fill.time
+    found = await broker.find(ONE)
+    assert found is not None
+    assert found.fills[0].time == fill.time
+    assert len([each for each in caplog.records if fill.fill_id in each.getMessage()]) == 1
+
+
+async def test_an_odd_order_row_is_told_with_its_tag_or_without(server: SimulatedKite, broker: ZerodhaBroker) -> None:
+    await broker.place_order(TICKET)
+    server.show_oddly("GET /orders", ONE, {"filled_quantity": None})
+    assert [each.client_order_id for each in (await broker.reports()).unreadable] == [ONE]
+    server.show_oddly("GET /orders", ONE, {"tag": 5, "tags": [5]})
+    assert [each.client_order_id for each in (await broker.reports()).unreadable] == [""]
+    server.clear_faults()
+    server.show_oddly("GET /orders", ONE, {"tag": None, "tags": None, "filled_quantity": None})
+    assert (await broker.reports()).unreadable == []
+
+
+def test_one_note_that_cannot_be_read_leaves_the_other_orders_their_costs() -> None:
+    notes = ContractNotes()
+    keys = [("a", "1"), ("a", "2"), ("b", "1"), ("c", "1")]
+    notes.learn(keys, [Decimal(1), None, Decimal(3), None], 100.0)
+
+    def of(order_id: str, fill_id: str) -> Decimal | None:
+        moment = datetime(2026, 11, 24, tzinfo=UTC)
+        fill = Fill(fill_id=fill_id, quantity=Decimal(1), price=Decimal(1), time=moment)
+        return notes.priced(order_id, [fill])[0].commission
+
+    assert [of(*key) for key in keys] == [Decimal(1), None, Decimal(3), None]
+    assert notes.wanted([], {}, 100.1) == []
+
+
+@pytest.mark.parametrize(
+    "line", ['1,1,A"B,X,0,,0,0.05,1,EQ,NSE,NSE', "1,1,A\0B,X,0,,0,0.05,1,EQ,NSE,NSE", "1,1", '"', ""]
+)
+def test_one_line_of_an_instruments_list_spoils_none_but_itself(line: str) -> None:
+    head = "instrument_token,exchange_token,tradingsymbol,name,last_price,expiry,strike,tick_size,lot_size,instrument_type,segment,exchange"
+    good = [f"1,1,{symbol},{symbol},0,,0,0.05,1,EQ,NSE,NSE" for symbol in ("ONE", "TWO", "THREE")]
+    read, _ = rows.read_listing("\n".join([head, good[0], line, *good[1:], ""]))
+    assert {"ONE", "TWO", "THREE"} <= {each.symbol for each in read}
+
+
+@pytest.mark.parametrize(
+    "margins", [None, [], {"equity": None}, {"equity": {}}, {"equity": {"available": {"cash": "x"}}}]
+)
+def test_margins_that_cannot_be_read_are_no_sum(margins: Any) -> None:
+    with pytest.raises(rows.Odd):
+        words.balances(margins)
+
+
+@pytest.mark.parametrize(
+    "told", [{}, {"exchanges": None}, {"exchanges": "NSE", "meta": []}, {"exchanges": [1, None], "meta": 5}]
+)
+def test_a_profile_is_read_as_far_as_it_goes(told: Any) -> None:
+    words.account_notes(rows.read_profile(told))
 
 
 async def test_an_order_whose_row_is_too_poor_for_a_contract_note_is_told_without_costs(
@@ -374,9 +449,12 @@ async def test_an_odd_position_is_unclear_and_the_others_are_told(server: Simula
     told = {position.instrument.symbol: position for position in await broker.positions()}
     assert told["INFY"].is_unclear
     assert (told["RELIANCE"].quantity, told["RELIANCE"].is_unclear) == (Decimal(10), False)
+    server.show_oddly("GET /portfolio/positions", "INFY", {"exchange": "MOON"})
+    assert {position.instrument.symbol for position in await broker.positions()} == {"INFY", "RELIANCE"}
     server.show_oddly("GET /portfolio/positions", "INFY", {"tradingsymbol": None})
-    with pytest.raises(AnswerUnclear):
-        await broker.positions()
+    unnamed, named = sorted(await broker.positions(), key=lambda position: position.instrument.symbol)
+    assert unnamed.is_unnamed
+    assert (named.instrument.symbol, named.quantity) == ("RELIANCE", Decimal(10))
 
 
 async def test_a_list_that_is_none_is_not_an_empty_one(server: SimulatedKite, broker: ZerodhaBroker) -> None:

@@ -1,0 +1,205 @@
+"""The times that a gateway writes on executions, read as true instants; from text, no socket and no clock.
+
+Gateways write them in many forms, by the zone that is chosen at their login, and the client libraries read some of these in their own host's
+zone and cannot read others at all: ib_insync issues 287 and 671, ib_async issues 161 and 230, vnpy_ib issue 27.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from zoneinfo import ZoneInfo
+
+_FORM = re.compile(
+    r"(?P<year>\d{4})(?P<dash>-?)(?P<month>\d\d)(?P=dash)(?P<day>\d\d)(?P<between>-|T|\s+)"
+    r"(?P<hour>\d\d?):(?P<minute>\d\d):(?P<second>\d\d)(?:\.\d+)?\s*(?P<zone>.*)",
+    re.ASCII | re.DOTALL,
+)
+_OFFSET = re.compile(r"(?:UTC|GMT)?(?P<sign>[+-])(?P<hours>\d\d?)(?::?(?P<minutes>\d\d))?", re.ASCII)
+_EPOCH = re.compile(r"\d{9,10}", re.ASCII)
+_FIRST_YEAR, _LAST_YEAR = 2000, 2200
+_SKEW = timedelta(seconds=60)
+"""By so much the gateway's clock may be ahead of ours when it is to be told which of two instants is meant."""
+_STEP_OF_OFFSETS = timedelta(minutes=15)
+_LONGEST_OFFSET = timedelta(hours=15)
+
+_NAMES: dict[str, tuple[str, ...]] = {
+    # Old names of the zone database, which not every host's copy of it has.
+    "US/EASTERN": ("America/New_York",),
+    "US/CENTRAL": ("America/Chicago",),
+    "US/MOUNTAIN": ("America/Denver",),
+    "US/PACIFIC": ("America/Los_Angeles",),
+    "GB-EIRE": ("Europe/London",),
+    "GB": ("Europe/London",),
+    "HONGKONG": ("Asia/Hong_Kong",),
+    "JAPAN": ("Asia/Tokyo",),
+    "SINGAPORE": ("Asia/Singapore",),
+    "PRC": ("Asia/Shanghai",),
+    "MET": ("Europe/Paris",),
+    "CET": ("Europe/Paris",),
+    "EET": ("Europe/Athens",),
+    "WET": ("Europe/Lisbon",),
+    # Short names; those that several places use stand for each of them, and such as gateways also write in summer for the local time.
+    "EST": ("America/New_York", "-05:00"),
+    "EST5EDT": ("America/New_York",),
+    "CST": ("America/Chicago", "-06:00", "Asia/Shanghai"),
+    "CST6CDT": ("America/Chicago",),
+    "MST": ("America/Denver", "-07:00"),
+    "MST7MDT": ("America/Denver",),
+    "PST": ("America/Los_Angeles", "-08:00"),
+    "PST8PDT": ("America/Los_Angeles",),
+    "EDT": ("-04:00",),
+    "CDT": ("-05:00",),
+    "MDT": ("-06:00",),
+    "PDT": ("-07:00",),
+    "BST": ("+01:00",),
+    "IST": ("Asia/Kolkata", "Asia/Jerusalem", "Europe/Dublin"),
+    "MEST": ("+02:00",),
+    "MESZ": ("+02:00",),
+    "MEZ": ("Europe/Berlin", "+01:00"),
+    "CEST": ("+02:00",),
+    "EEST": ("+03:00",),
+    "MSK": ("Europe/Moscow",),
+    "JST": ("Asia/Tokyo",),
+    "KST": ("Asia/Seoul",),
+    "HKT": ("Asia/Hong_Kong",),
+    "SGT": ("Asia/Singapore",),
+    "AEST": ("Australia/Sydney", "+10:00"),
+    "AEDT": ("+11:00",),
+    "NZST": ("Pacific/Auckland", "+12:00"),
+    "NZDT": ("+13:00",),
+    # As gateways in other languages and on Windows say them.
+    "EASTERN STANDARD TIME": ("America/New_York",),
+    "CENTRAL STANDARD TIME": ("America/Chicago",),
+    "MOUNTAIN STANDARD TIME": ("America/Denver",),
+    "PACIFIC STANDARD TIME": ("America/Los_Angeles",),
+    "GREENWICH MEAN TIME": ("Europe/London", "+00:00"),
+    "CHINA STANDARD TIME": ("Asia/Shanghai",),
+    "HONG KONG TIME": ("Asia/Hong_Kong",),
+    "INDIA STANDARD TIME": ("Asia/Kolkata",),
+    "JAPAN STANDARD TIME": ("Asia/Tokyo",),
+    "中国标准时间": ("Asia/Shanghai",),
+    "中國標準時間": ("Asia/Shanghai",),
+    "香港时间": ("Asia/Hong_Kong",),
+    "香港時間": ("Asia/Hong_Kong",),
+    "日本標準時": ("Asia/Tokyo",),
+    "印度标准时间": ("Asia/Kolkata",),
+    "UTC": ("+00:00",),
+    "GMT": ("+00:00",),
+    "UNIVERSAL": ("+00:00",),
+    "ZULU": ("+00:00",),
+    "Z": ("+00:00",),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """When an execution was, as far as its text tells."""
+
+    at: datetime
+    is_estimated: bool = False
+    trouble: str = ""
+    """Why it is no more than an estimate; empty for what was read for certain."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayZone:
+    """The zone that a gateway writes times in, as it showed when it greeted us: by name, and by how far its clock was from UTC."""
+
+    name: str = ""
+    offset: timedelta | None = None
+    at: datetime | None = None
+
+    def narrowed(self, name: str, zones: list[tzinfo]) -> list[tzinfo]:
+        """Of what a name may stand for, that which agrees with the gateway's clock if it is the gateway's own zone that is named."""
+        at = self.at
+        if at is None or self.offset is None or name != self.name:
+            return zones
+        return [zone for zone in zones if at.astimezone(zone).utcoffset() == self.offset] or zones
+
+    @classmethod
+    def greeted(cls, told: str, now: datetime) -> GatewayZone:
+        """From the time in the greeting (`20261121 09:30:00 EST`), which is the gateway's own now. Nothing is known where that is no time."""
+        found = _FORM.fullmatch(told.strip())
+        local = None if found is None or found["between"] == "-" else _local(found)
+        if found is None or local is None:
+            return cls()
+        ahead = local.replace(tzinfo=UTC) - now
+        offset = round(ahead / _STEP_OF_OFFSETS) * _STEP_OF_OFFSETS
+        is_offset = abs(offset) <= _LONGEST_OFFSET and abs(ahead - offset) <= _STEP_OF_OFFSETS / 3
+        return cls(found["zone"].strip(), offset if is_offset else None, now)
+
+
+def read(told: str, *, heard_at: datetime, zone: str = "", gateway: GatewayZone = GatewayZone()) -> Moment:
+    """The instant that the gateway means. `YYYYMMDD-HH:MM:SS` is UTC by its form; a time that names no zone is in `zone`, where that is set,
+    else in the gateway's own. Where two instants are possible (the hour that a clock change doubles or leaves out, `CST`) it is the latest
+    that is not in the future of `heard_at`; what cannot be read is taken as of `heard_at`. Both are marked as estimated."""
+    text = told.strip()
+    if _EPOCH.fullmatch(text):
+        return Moment(at=datetime.fromtimestamp(int(text), UTC))
+    found = _FORM.fullmatch(text)
+    local = None if found is None else _local(found)
+    if found is None or local is None:
+        return Moment(at=heard_at, is_estimated=True, trouble=f"its time is {_shown(told)}")
+    named = found["zone"].strip()
+    if not named and found["between"] == "-":
+        return Moment(at=local.replace(tzinfo=UTC))
+    wanted = named or zone
+    name = wanted or gateway.name
+    zones = gateway.narrowed(name, _zones(name))
+    if zones:
+        return _chosen(local, zones, told, heard_at)
+    if gateway.offset is not None and wanted in ("", gateway.name):
+        at = (local - gateway.offset).replace(tzinfo=UTC)
+        words = f"its time is {_shown(told)}, read by the gateway's clock, which was {_offset_words(gateway.offset)}"
+        return Moment(at=at, is_estimated=True, trouble=words)
+    lack = "names no zone" if not named else "is in a zone that is not known"
+    return Moment(at=heard_at, is_estimated=True, trouble=f"its time {_shown(told)} {lack}")
+
+
+def _local(found: re.Match[str]) -> datetime | None:
+    try:
+        year, month, day, hour, minute, second = (
+            int(found[name]) for name in ("year", "month", "day", "hour", "minute", "second")
+        )
+        local = datetime(year, month, day, hour, minute, second, tzinfo=UTC).replace(tzinfo=None)
+    except ValueError:
+        return None
+    return local if _FIRST_YEAR <= local.year < _LAST_YEAR else None
+
+
+def _zones(name: str) -> list[tzinfo]:
+    """What the name may stand for; empty if it is not known."""
+    offset = _OFFSET.fullmatch(name)
+    if offset is not None:
+        delta = timedelta(hours=int(offset["hours"]), minutes=int(offset["minutes"] or 0))
+        return [] if delta > _LONGEST_OFFSET else [timezone(-delta if offset["sign"] == "-" else delta)]
+    zones = []
+    for each in _NAMES.get(name.upper(), (name,)):
+        if each[:1] in ("+", "-"):
+            zones += _zones(each)
+            continue
+        try:
+            zones.append(ZoneInfo(each))
+        except (LookupError, ValueError, OSError):  # no such key, no such name at all, a folder of the database
+            return []
+    return zones
+
+
+def _chosen(local: datetime, zones: list[tzinfo], told: str, heard_at: datetime) -> Moment:
+    possible = sorted({local.replace(tzinfo=zone, fold=fold).astimezone(UTC) for zone in zones for fold in (0, 1)})
+    if len(possible) == 1:
+        return Moment(at=possible[0])
+    past = [each for each in possible if each <= heard_at + _SKEW]
+    at = min(past[-1] if past else possible[0], heard_at)
+    return Moment(at=at, is_estimated=True, trouble=f"its time {_shown(told)} may be any of {len(possible)} instants")
+
+
+def _offset_words(offset: timedelta) -> str:
+    minutes = int(offset / timedelta(minutes=1))
+    return f"UTC{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02d}:{abs(minutes) % 60:02d}"
+
+
+def _shown(told: str) -> str:
+    return repr(told[:60])

@@ -1,0 +1,151 @@
+"""A gateway's messages field by field, as far as the adapter has to look at them itself: execution times, and what an unreadable one is about."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+EXECUTION_TIME = 15
+"""The place of the time among an execution's fields."""
+_UNUSED_OF_EXECUTION = (3, 7, 23, 24, 25, 28, 30)
+"""Numbers that nothing here heeds: contract, strike, liquidation, cumulative quantity, average price, multiplier of a rule, liquidity."""
+_QUESTION = {11: 1, 10: 1, 18: 1, 73: 2}
+"""By message: the place of the number of the question that it answers, which is another each time."""
+_OUR_TAG = re.compile(r"[a-z][a-z0-9]{18}", re.ASCII)
+_LARGEST_ID = 2**63
+_SHOWN_CHARACTERS = 400
+
+
+class Told(IntEnum):
+    """Messages of the gateway that something of ours hangs on, by their number."""
+
+    ORDER_STATUS = 3
+    ERROR = 4
+    OPEN_ORDER = 5
+    CONTRACT = 10
+    EXECUTION = 11
+    BOND = 18
+    CONTRACTS_END = 52
+    EXECUTIONS_END = 55
+    COMMISSION = 59
+    POSITION = 61
+    ACCOUNT_VALUE = 73
+    ACCOUNT_VALUES_END = 74
+    MARKET_RULE = 93
+    COMPLETED_ORDER = 101
+
+
+OF_ORDERS = frozenset({Told.ORDER_STATUS, Told.OPEN_ORDER, Told.EXECUTION, Told.COMPLETED_ORDER})
+_ACCOUNT = {Told.OPEN_ORDER: 20, Told.EXECUTION: 16, Told.COMPLETED_ORDER: 19, Told.POSITION: 2}
+_TAG = {Told.OPEN_ORDER: 23, Told.EXECUTION: 26, Told.COMPLETED_ORDER: 22}
+_ORDER_ID = {Told.ORDER_STATUS: 1, Told.OPEN_ORDER: 1, Told.EXECUTION: 2}
+_CLIENT_ID = {Told.ORDER_STATUS: 9, Told.OPEN_ORDER: 24, Told.EXECUTION: 22}
+_PERM_ID = {Told.ORDER_STATUS: 6, Told.OPEN_ORDER: 25, Told.EXECUTION: 21, Told.COMPLETED_ORDER: 23}
+_REQUEST_ID = {
+    Told.ERROR: 2,
+    Told.CONTRACT: 1,
+    Told.BOND: 1,
+    Told.CONTRACTS_END: 2,
+    Told.EXECUTIONS_END: 2,
+    Told.ACCOUNT_VALUE: 2,
+    Told.ACCOUNT_VALUES_END: 2,
+    Told.MARKET_RULE: 1,
+}
+_KINDS = {
+    Told.ORDER_STATUS: "a status",
+    Told.OPEN_ORDER: "an open order",
+    Told.EXECUTION: "an execution",
+    Told.COMPLETED_ORDER: "a completed order",
+    Told.POSITION: "a position",
+    Told.COMMISSION: "a commission",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreadable:
+    """A message that could not be decoded, or says what cannot be, with what its fields tell all the same."""
+
+    kind: Told | None = None
+    """None: its number is none that is known, or is not told."""
+    is_numbered: bool = True
+    """False: it does not even tell its number, and may be about anything."""
+    is_other_account: bool = False
+    """It surely is about another account of the login than those asked for."""
+    tag: str | None = None
+    """Ours; empty: it surely is not ours; None: it cannot be told."""
+    client_id: int = 0
+    order_id: int = 0
+    perm_id: int = 0
+    """The ids are 0 where they are not told legibly."""
+    request_id: int | None = None
+    con_id: int = 0
+    contract: tuple[str, ...] = ()
+    """Of a position: symbol, kind, expiry, strike, right, multiplier, exchange, currency and local symbol, as they are written."""
+    words: str
+    """What it is and how it reads, for people."""
+
+
+def execution_to_decode(fields: Sequence[str], seconds: int) -> list[str]:
+    """The message as both client libraries can read it: its time as seconds of the epoch, the one form in which no zone is needed, and without
+    what is not used, which might be unreadable."""
+    decoded = ["" if place in _UNUSED_OF_EXECUTION else field for place, field in enumerate(fields)]
+    decoded[EXECUTION_TIME] = str(seconds)
+    return decoded
+
+
+def unreadable(fields: Sequence[str], account: str, accounts: Collection[str], why: object) -> Unreadable:
+    """What can be told of a message that cannot be read. `account` is whose news is wanted, `accounts` all of the login: their names show
+    whether the fields are in their places."""
+    number = _whole(fields, 0)
+    kind = Told(number) if number in tuple(Told) else None
+    about = _KINDS.get(kind, "a message") if kind is not None else "a message"
+    named = _field(fields, _ACCOUNT.get(kind)) if kind is not None else ""
+    is_in_place = named in accounts if kind in _ACCOUNT else kind is not None
+    tag = _tag(fields, kind, is_in_place=is_in_place) if kind in OF_ORDERS or kind is None else ""
+    contract = kind is Told.POSITION and is_in_place
+    return Unreadable(
+        kind=kind,
+        is_numbered=number > 0,
+        is_other_account=bool(kind in _ACCOUNT and is_in_place and account and named != account),
+        tag=tag,
+        client_id=_id(fields, _CLIENT_ID, kind) if is_in_place else 0,
+        order_id=_id(fields, _ORDER_ID, kind) if is_in_place else 0,
+        perm_id=_id(fields, _PERM_ID, kind) if is_in_place else 0,
+        request_id=_whole(fields, _REQUEST_ID[kind]) or None if kind in _REQUEST_ID else None,
+        con_id=_whole(fields, 3) if contract else 0,
+        contract=tuple(fields[4:13]) if contract and len(fields) > 12 else (),
+        words=f"{about} cannot be read ({why}): {_shown(fields)}",
+    )
+
+
+def _shown(fields: Sequence[str]) -> str:
+    question = _QUESTION.get(_whole(fields, 0))
+    shown = ["" if place == question else field for place, field in enumerate(fields)]
+    return ",".join(shown)[:_SHOWN_CHARACTERS]
+
+
+def _tag(fields: Sequence[str], kind: Told | None, *, is_in_place: bool) -> str | None:
+    """Wherever it stands: nothing else in these messages looks like one."""
+    if kind is Told.ORDER_STATUS:
+        return None
+    found = next((field for field in fields if _OUR_TAG.fullmatch(field)), None)
+    if found is not None:
+        return found
+    return "" if is_in_place and kind in _TAG and len(fields) > _TAG[kind] else None
+
+
+def _id(fields: Sequence[str], places: dict[Told, int], kind: Told | None) -> int:
+    place = places.get(kind) if kind is not None else None
+    return 0 if place is None else _whole(fields, place)
+
+
+def _whole(fields: Sequence[str], place: int) -> int:
+    """0 for what is no whole number above it."""
+    text = _field(fields, place)
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 and int(text) < _LARGEST_ID else 0
+
+
+def _field(fields: Sequence[str], place: int | None) -> str:
+    return fields[place] if place is not None and place < len(fields) else ""

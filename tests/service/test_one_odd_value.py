@@ -1,0 +1,482 @@
+"""One odd value, from a broker or in the store, makes one thing unclear, is told once, and stops nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from brokers.base import (
+    UNNAMED_POSITION,
+    BrokerPosition,
+    Capabilities,
+    Report,
+    ReportStatus,
+    Unreadable,
+)
+from brokers.paper_words import Market
+from execution_service.core.order import Identity, Purpose, ReasonCode, Status
+from execution_service.desk_view import DeskView
+from execution_service.trader import TradingRules
+from tests.fakes import ACCOUNT, World, world_of
+from tests.service.audit import audit
+
+BY_HAND = Market(fill_delay_seconds=None)
+RULES = TradingRules(order_timeout_seconds=0.0)
+TAG = Capabilities(refuses_repeated_client_id=False, find_window_seconds=3.0, concurrent_calls=4)
+
+
+def spoiling(world: World, signal_id: str, spoil: Callable[[Report], Report]) -> None:
+    """The broker tells of this order what `spoil` makes of it."""
+    tag = World.client_id(signal_id)
+
+    def retold(reports: Sequence[Report]) -> list[Report]:
+        return [spoil(report) if report.client_order_id == tag else report for report in reports]
+
+    world.broker_faults.retold = retold
+
+
+def with_fill(report: Report, **changes: Any) -> Report:
+    return replace(report, fills=tuple(replace(fill, **changes) for fill in report.fills))
+
+
+ODD_REPORTS: dict[str, Callable[[Report], Report]] = {
+    "a price that is no number": lambda report: with_fill(report, price=Decimal("NaN")),
+    "an infinite price": lambda report: with_fill(report, price=Decimal("Infinity")),
+    "a price as text": lambda report: with_fill(report, price="10.5"),
+    "a price of none": lambda report: with_fill(report, price=None),
+    "a quantity of nothing": lambda report: with_fill(report, quantity=Decimal(0)),
+    "a negative quantity": lambda report: with_fill(report, quantity=Decimal(-100)),
+    "a huge quantity": lambda report: with_fill(report, quantity=Decimal("1E+300")),
+    "an execution without an id": lambda report: with_fill(report, fill_id=""),
+    "an execution that is none": lambda report: replace(report, fills=(None,)),  # type: ignore[arg-type]
+    "a count that is no number": lambda report: replace(report, filled_quantity=Decimal("NaN"), fills=()),
+    "a negative count": lambda report: replace(report, filled_quantity=Decimal(-1), fills=()),
+    "no executions at all": lambda report: replace(report, fills=None),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("spoil", ODD_REPORTS.values(), ids=ODD_REPORTS)
+async def test_a_report_with_an_odd_value_holds_up_no_other_order(
+    tmp_path: Path, spoil: Callable[[Report], Report]
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+        world.send("odd")
+        world.send("sound", symbol="MSFT")
+        await world.run(1)
+        spoiling(world, "odd", spoil)
+        world.fill("odd")
+        world.fill("sound")
+        await world.run(60)
+        assert world.record("sound").status is Status.FILLED
+        assert world.record("odd").status is Status.SUBMITTED
+        world.send("new", symbol="TSLA")
+        await world.run(1)
+        world.fill("new")
+        await world.run(2)
+        assert world.record("new").status is Status.FILLED
+        assert [each for each in world.broker_calls if each[0] == "connect"] == [("connect", "")]
+        told = [text for text in world.notifier.texts if "odd" in text and "cannot be read" in text.lower()]
+        assert len(told) == 1
+        assert len([entry for entry in world.logs if entry.get("log_level") == "error"]) <= 1
+        world.broker_faults.retold = None
+        await world.run(70)
+        assert world.record("odd").status is Status.FILLED
+        audit(world)
+
+
+async def test_what_of_an_odd_report_is_sound_is_recorded(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+        world.send("odd")
+        await world.run(1)
+        spoiling(
+            world,
+            "odd",
+            lambda report: replace(
+                report,
+                status=ReportStatus.CANCELLED,
+                fills=(*report.fills, *(with_fill(report, fill_id="f-2", quantity=Decimal("NaN")).fills)),
+            ),
+        )
+        world.fill("odd", 40)
+        await world.run(5)
+        order = world.record("odd")
+        assert (order.status, order.filled_quantity) == (Status.PARTIALLY_FILLED, 40)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [None, "2025-03-03", datetime(2025, 3, 3, 15), datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)],  # noqa: DTZ001
+)
+async def test_a_fill_whose_time_can_be_none_is_taken_as_of_now_and_marked(tmp_path: Path, moment: Any) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+        world.send("odd")
+        await world.run(1)
+        spoiling(world, "odd", lambda report: with_fill(report, time=moment))
+        world.fill("odd")
+        await world.run(2)
+        (fill,) = world.record("odd").fills
+        assert fill.is_time_estimated
+        first = fill.time
+        await world.run(70)
+        await world.restart()
+        await world.run(70)
+        (fill,) = world.record("odd").fills
+        assert fill.time == first
+        (body,) = [body for body in world.publisher.of("odd") if body["status"] == "FILLED"]
+        assert body["last_fill"]["is_time_estimated"] is True
+        (shown,) = world.documents("execution_confirmations")
+        assert shown["fills"][0]["is_time_estimated"] is True
+        assert not [body for body in world.publisher.of("odd") if body.get("correction")]
+        audit(world)
+
+
+async def test_a_fill_of_the_future_is_kept_and_breaks_nothing(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+        world.send("in", mathematricks_signal_id="0" * 24)
+        await world.run(1)
+        ahead = world.clock.now().replace(year=world.clock.now().year + 1)
+        spoiling(world, "in", lambda report: with_fill(report, time=ahead))
+        world.fill("in")
+        await world.run(2)
+        world.exit("out", "in")
+        await world.run(2)
+        world.fill("out", purpose=Purpose.EXIT)
+        await world.run(2)
+        assert world.record("in").fills[0].time == ahead
+        assert world.exit_record("out").status is Status.FILLED
+        (signal,) = world.documents("signal_store", signal_id="out")
+        assert signal["pnl"]["holding_period_seconds"] == 0.0
+        audit(world)
+
+
+async def test_an_unclear_report_ends_no_order_and_is_told_of_once(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+        world.send("odd")
+        await world.run(1)
+        tag = World.client_id("odd")
+        spoiling(world, "odd", lambda report: replace(report, status=ReportStatus.CANCELLED, is_unclear=True))
+        world.broker_faults.unreadable = (Unreadable(client_order_id=tag, words="an execution: 11,x,y"),)
+        await world.run(120)
+        await world.restart()
+        await world.run(120)
+        assert world.record("odd").status is Status.SUBMITTED
+        assert len([text for text in world.notifier.texts if "11,x,y" in text]) == 1
+        world.broker_faults.retold, world.broker_faults.unreadable = None, ()
+        world.fill("odd")
+        await world.run(10)
+        assert world.record("odd").status is Status.FILLED
+
+
+async def test_what_cannot_be_read_and_belongs_to_no_order_is_told_in_one_alert(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+        world.broker_faults.unreadable = tuple(Unreadable(words=f"row {n}") for n in range(20))
+        await world.run(300)
+        (text,) = world.notifier.titled("Cannot Be Read")
+        assert "row 0" in text
+        assert "19 more" in text
+
+
+async def test_a_report_of_a_finished_order_that_cannot_be_recorded_holds_up_no_other(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+        for name in ("odd", "sound"):
+            world.send(name)
+            await world.run(1)
+            world.fill(name, 40)
+            world.cancel(signal_id=name)
+            await world.run(2)
+        spoiling(world, "odd", lambda report: with_fill(report, commission=Decimal("NaN"), price=Decimal("NaN")))
+        world.fill("sound", 10, force=True)
+        world.fill("odd", 10, force=True)
+        await world.run(70)
+        assert world.record("sound").filled_quantity == 50
+        world.broker_faults.retold = None
+        await world.run(70)
+        assert world.record("odd").filled_quantity == 50
+        audit(world)
+
+
+# Positions
+
+
+def some_position(symbol: str, quantity: object, **changes: Any) -> Callable[[Sequence[BrokerPosition]], Any]:
+    def held(told: Sequence[BrokerPosition]) -> list[BrokerPosition]:
+        return [
+            replace(position, quantity=quantity, **changes) if position.instrument.symbol == symbol else position
+            for position in told
+        ]
+
+    return held
+
+
+async def positions_of(world: World) -> None:
+    for name, symbol in (("a", "AAPL"), ("m", "MSFT")):
+        world.send(name, symbol=symbol)
+        await world.run(1)
+        world.fill(name)
+        await world.run(1)
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        some_position("AAPL", Decimal("NaN")),
+        some_position("AAPL", None),
+        some_position("AAPL", "100"),
+        some_position("AAPL", Decimal(0), is_unclear=True),
+        lambda told: [UNNAMED_POSITION, *(p for p in told if p.instrument.symbol != "AAPL")],
+    ],
+)
+async def test_a_position_that_cannot_be_read_is_not_compared_and_the_others_are(tmp_path: Path, held: Any) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+        await positions_of(world)
+        world.broker_faults.held = held
+        await world.run(200)
+        assert world.documents("execution_discrepancies") == []
+        (text,) = world.notifier.titled("Cannot Be Read")
+        assert "AAPL" in text or "does not say what is held" in text
+        world.broker_faults.held = lambda told: some_position("MSFT", Decimal(7))(held(told))
+        await world.run(200)
+        (found,) = world.documents("execution_discrepancies")
+        assert (found["finding"]["subject"], found["finding"]["theirs"]) == ("MSFT|STOCK", "7")
+
+
+async def test_a_difference_stays_open_while_the_position_cannot_be_read(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+        await positions_of(world)
+        world.broker_faults.held = some_position("AAPL", Decimal(7))
+        await world.run(200)
+        assert [each["state"] for each in world.documents("execution_discrepancies")] == ["OPEN"]
+        world.broker_faults.held = some_position("AAPL", Decimal(0), is_unclear=True)
+        await world.run(300)
+        assert [each["state"] for each in world.documents("execution_discrepancies")] == ["OPEN"]
+        world.broker_faults.held = None
+        await world.run(300)
+        assert [each["state"] for each in world.documents("execution_discrepancies")] == ["CLOSED"]
+
+
+# The store
+
+
+Spoil = Mapping[str, Any]
+
+SPOILT_RECORDS: dict[str, Spoil] = {
+    "another format": {"$set": {"format": 99}},
+    "an unknown event": {"$set": {"events.0": {"type": "Danced"}}},
+    "an event that is none": {"$set": {"events": "none"}},
+    "nothing told": {"$unset": {"told": ""}},
+    "told as text": {"$set": {"told": "all"}},
+    "no version": {"$unset": {"version": ""}},
+    "a version as text": {"$set": {"version": "two"}},
+    "no time": {"$unset": {"received_at": ""}},
+    "a time as text": {"$set": {"received_at": "yesterday"}},
+    "no request": {"$unset": {"request": ""}},
+    "a quantity that is no number": {"$set": {"request.quantity": "NaN-ish"}},
+    "lookup as text": {"$set": {"raw": 5, "purpose": "DANCE"}},
+}
+
+
+@pytest.mark.parametrize("lease_seconds", [None, 4.0], ids=["alone", "sharing"])
+@pytest.mark.parametrize("spoil", SPOILT_RECORDS.values(), ids=SPOILT_RECORDS)
+async def test_a_record_that_cannot_be_read_stops_no_start_and_no_other_order(
+    tmp_path: Path, spoil: Spoil, lease_seconds: float | None
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES, lease_seconds=lease_seconds) as world:
+        world.send("odd")
+        world.send("sound", symbol="MSFT")
+        await world.run(5)
+        await world.kill()
+        orders = world.mongo["trading"]["execution_orders"]
+        orders.update_one({"signal_id": "odd"}, spoil)
+        await world.start()
+        await world.run(15)
+        world.fill("sound")
+        world.send("new", symbol="TSLA")
+        await world.run(5)
+        world.fill("new")
+        await world.run(5)
+        assert world.publisher.statuses("sound") == ["FILLED"]
+        assert world.publisher.statuses("new") == ["FILLED"]
+        texts = world.notifier.titled("Record Cannot Be Read")
+        assert 1 <= len(texts) <= 2
+        assert "ord_" in texts[0]
+
+
+async def test_a_message_that_comes_again_for_a_record_that_cannot_be_read_is_a_dead_letter(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+        world.send("odd")
+        await world.run(1)
+        await world.kill()
+        world.mongo["trading"]["execution_orders"].update_one({"signal_id": "odd"}, {"$set": {"format": 99}})
+        await world.start()
+        world.send("odd")
+        world.send("new", symbol="MSFT")
+        await world.run(1)
+        assert world.orders.unacknowledged == []
+        (letter,) = world.documents("execution_dead_letters")
+        assert "cannot be read" in letter["reason"]
+        assert len(world.placed()) == 2
+        assert world.record("new").status is Status.SUBMITTED
+
+
+async def test_a_cancel_of_a_record_that_cannot_be_read_says_so(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+        world.send("odd")
+        await world.run(1)
+        await world.kill()
+        world.mongo["trading"]["execution_orders"].update_one({"signal_id": "odd"}, {"$set": {"format": 99}})
+        await world.start()
+        world.cancel(signal_id="odd")
+        await world.run(1)
+        (command,) = world.documents("execution_commands")
+        assert command["status"] == "REFUSED"
+        assert "cannot be read" in command["outcome"]
+
+
+@pytest.mark.parametrize("quantity", [100, 150])
+async def test_an_exit_whose_entry_cannot_be_read_leaves_only_if_it_reduces_what_we_hold(
+    tmp_path: Path, quantity: int
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+        world.send("in")
+        await world.run(1)
+        world.fill("in")
+        await world.run(1)
+        await world.kill()
+        world.mongo["trading"]["execution_orders"].update_one({"signal_id": "in"}, {"$set": {"format": 99}})
+        await world.start()
+        world.exit("out", "in", quantity=quantity)
+        await world.run(10)
+        order = world.exit_record("out")
+        if quantity == 100:
+            assert order.status is Status.SUBMITTED
+            assert [text for text in world.notifier.texts if "record of its entry cannot be read" in text]
+        else:
+            assert (order.status, order.reason and order.reason.code) == (Status.REJECTED, ReasonCode.NOTHING_TO_EXIT)
+
+
+SPOILT_BESIDE: list[tuple[str, dict[str, Any]]] = [
+    ("execution_commands", {"_id": "msg-odd", "status": "NEW"}),
+    ("execution_commands", {"_id": 7, "status": "NEW", "kind": "CANCEL", "body": 5}),
+    ("execution_alerts", {"_id": "odd", "sent_at": None}),
+    ("execution_alerts", {"_id": "odd", "sent_at": None, "kind": 5, "text": None, "count": "many", "first_at": "now"}),
+    ("execution_discrepancies", {"_id": "odd", "account_id": ACCOUNT, "state": "OPEN", "place": "nowhere"}),
+    ("execution_leases", {"_id": "odd"}),
+    ("execution_leases", {"_id": "elsewhere", "holder": 5, "epoch": "one", "beat": None}),
+    ("execution_positions", {"_id": "odd", "account_id": ACCOUNT, "is_open": True}),
+    ("execution_positions", {"_id": 5, "account_id": ACCOUNT, "is_open": True, "instrument_key": 7, "instrument": 8}),
+]
+
+
+@pytest.mark.parametrize("lease_seconds", [None, 4.0], ids=["alone", "sharing"])
+@pytest.mark.parametrize(("collection", "document"), SPOILT_BESIDE)
+async def test_a_document_that_cannot_be_read_stops_nothing(
+    tmp_path: Path, collection: str, document: dict[str, Any], lease_seconds: float | None
+) -> None:
+    rules = replace(RULES, reconcile_interval_seconds=10.0)
+    async with world_of(tmp_path, market=BY_HAND, rules=rules, lease_seconds=lease_seconds, starts=False) as world:
+        world.mongo["trading"][collection].insert_one(dict(document))
+        world.mongo["trading"]["trading_accounts"].insert_one({"_id": ACCOUNT, "open_positions": []})
+        await world.start()
+        await world.run(10)
+        world.send("in")
+        await world.run(2)
+        world.fill("in")
+        await world.run(5)
+        world.send("away", symbol="MSFT")
+        await world.run(2)
+        world.cancel(signal_id="away")
+        await world.run(30)
+        assert world.publisher.statuses("in") == ["FILLED"]
+        assert world.publisher.statuses("away") == ["CANCELLED"]
+        if collection != "execution_leases" or lease_seconds is not None:
+            assert len(world.notifier.titled("Record Cannot Be Read")) == 1
+        assert [each for each in world.broker_calls if each[0] == "connect"] == [("connect", "")]
+        assert not [entry for entry in world.logs if entry.get("action") == "part_restarted"]
+
+
+async def test_a_ledger_entry_that_cannot_be_read_is_unclear_and_the_others_are_booked_and_compared(
+    tmp_path: Path,
+) -> None:
+    rules = replace(RULES, reconcile_interval_seconds=10.0)
+    async with world_of(tmp_path, market=BY_HAND, rules=rules) as world:
+        world.mongo["trading"]["trading_accounts"].insert_one({"_id": ACCOUNT, "open_positions": ["as it was"]})
+        await positions_of(world)
+        await world.kill()
+        ledger = world.mongo["trading"]["execution_positions"]
+        ledger.update_one({"instrument.symbol": "AAPL"}, {"$set": {"format": 99}})
+        await world.start()
+        shown = world.documents("trading_accounts")[0]["open_positions"]
+        world.send("more", symbol="MSFT")
+        await world.run(2)
+        world.fill("more")
+        await world.run(120)
+        assert world.publisher.statuses("more") == ["FILLED"]
+        assert world.documents("execution_discrepancies") == []
+        assert world.documents("trading_accounts")[0]["open_positions"] == shown
+        world.broker_faults.held = some_position("MSFT", Decimal(7))
+        await world.run(120)
+        (found,) = world.documents("execution_discrepancies")
+        assert found["finding"]["subject"] == "MSFT|STOCK"
+
+
+async def test_people_see_everything_but_what_cannot_be_read_and_that_it_is_left_out(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+        await positions_of(world)
+        world.send("open", symbol="TSLA")
+        world.send("shut", symbol="NVDA")
+        await world.run(1)
+        database = world.mongo["trading"]
+        for name in ("a", "open"):
+            database["execution_orders"].update_one(
+                {"signal_id": name}, {"$set": {"format": 99}, "$unset": {"told": ""}}
+            )
+        database["execution_orders"].update_one({"signal_id": "shut"}, {"$set": {"account_id": 5}})
+        database["execution_positions"].update_one({"instrument.symbol": "AAPL"}, {"$set": {"format": 99}})
+        for collection, document in SPOILT_BESIDE:
+            if not database[collection].find_one({"_id": document["_id"]}):
+                database[collection].insert_one(dict(document))
+        database["execution_dead_letters"].insert_one({"_id": "odd"})
+        view = DeskView(world.mongo, "trading")
+        assert [each.order.signal_id for each in view.orders() if each.order.signal_id != "shut"] == ["m"]
+        assert view.named("a") == []
+        assert [each.instrument.symbol for each in view.ledgers()] == ["MSFT"]
+        assert (view.dead_letters(10), view.discrepancies(), view.leases(), view.dead_letter("odd")) == (
+            [],
+            [],
+            [],
+            None,
+        )
+        assert view.command("msg-odd") is None
+        assert [each.order_id for each in view.unfinished()] == [
+            Identity(signal_id="open", leg_index=0, purpose=Purpose.ENTRY).order_id
+        ]
+        assert view.waiting().dead_letters == 1
+        assert set(view.accounts()) == set(view.traded_accounts()) == {ACCOUNT}
+        assert len(view.spoilt) >= 8
+
+
+async def test_a_fill_for_a_ledger_entry_that_cannot_be_read_is_booked_once_it_can(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+        await positions_of(world)
+        await world.kill()
+        ledger = world.mongo["trading"]["execution_positions"]
+        ledger.update_one({"instrument.symbol": "AAPL"}, {"$set": {"format": 99}})
+        await world.start()
+        for name, symbol in (("odd", "AAPL"), ("sound", "MSFT")):
+            world.send(name, symbol=symbol)
+            await world.run(1)
+            world.fill(name)
+        await world.run(200)
+        assert world.publisher.statuses("sound") == ["FILLED"]
+        assert world.publisher.statuses("odd") == []
+        assert len(world.notifier.titled("Delivery Failing")) == 1
+        ledger.update_one({"instrument.symbol": "AAPL"}, {"$set": {"format": 1}})
+        await world.run(60)
+        assert world.publisher.statuses("odd") == ["FILLED"]
+        audit(world)
