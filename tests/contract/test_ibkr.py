@@ -991,7 +991,7 @@ async def test_coins_bought_with_a_limit_are_bought_by_quantity(desk: Desk) -> N
     assert (await broker.fitted(ticket)).cash_quantity is None
     await place(broker, ticket)
     (sent,) = desk.heard(Ask.PLACE_ORDER)
-    assert (sent[17], sent[101], sent[21]) == ("0.001", "", "GTC")
+    assert (sent[17], sent[101], sent[21]) == ("0.001", "", "Minutes")
 
 
 NUMBERED = (
@@ -1185,11 +1185,12 @@ async def test_the_nightly_hour_is_the_one_that_the_account_names(
 @pytest.mark.parametrize(
     ("meaning", "numbers"),
     [
-        (codes.Meaning.EXISTS, [103, 104]),
-        (codes.Meaning.REFUSED, [110, 200, 201, 203, 321, 434, 463]),
+        (codes.Meaning.EXISTS, [103, 104, 105, 134, 329, 2102]),
+        (codes.Meaning.REFUSED, [110, 200, 201, 203, 321, 353, 463]),
         (codes.Meaning.NOT_TAKEN, [100, 502, 504]),
-        (codes.Meaning.INFORMATION, [202, 399, 404, 10167, 10349, 2103, 2104, 2106, 2107, 2158]),
-        (codes.Meaning.UNKNOWN, [0, 354, 1100, 10197, 99999]),
+        (codes.Meaning.INFORMATION, [399, 404, 10167, 10349, 2103, 2104, 2106, 2107, 2109, 2158, 2161]),
+        (codes.Meaning.TROUBLE, [133, 322, 10328]),
+        (codes.Meaning.UNKNOWN, [0, 109, 202, 354, 434, 1100, 10052, 10197, 10268, 10311, 99999]),
     ],
 )
 def test_codes_are_sorted_by_what_a_waiting_order_learns_from_them(meaning: codes.Meaning, numbers: list[int]) -> None:
