@@ -12,10 +12,11 @@ from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from brokers import ibkr
+from brokers import ibkr, ibkr_unacknowledged
 from brokers import ibkr_codes as codes
 from brokers.base import (
     AssetClass,
@@ -38,14 +39,16 @@ from brokers.errors import (
     OrderRefused,
     OutcomeUnknown,
     ReservationLost,
+    WordsAlone,
 )
 from brokers.ibkr import Configuration, IbkrBroker, create
 from brokers.ibkr_blotter import Blotter, Commission, Execution
 from brokers.ibkr_library import NAMES, choose
+from brokers.ibkr_unacknowledged import Unacknowledged
 from brokers.paper_words import Action, Fault, Market, Operation, PaperOrder
 from execution_service.core.reconcile import Holding, compare_positions
 from simulators import tws_wire as wire
-from simulators.tws import TwsSimulator
+from simulators.tws import COIN_TIFS, TwsSimulator, Words
 from simulators.tws_contracts import TWIN, Query, listed
 from simulators.tws_wire import Ask
 from tests.contract.stage_ibkr import LAST_PRICE, config_for, serving_tws
@@ -983,6 +986,65 @@ async def test_money_that_found_too_few_coins_is_an_order_cancelled_with_what_it
     assert 0 < filled(report) == report.filled_quantity < Decimal("0.001")
 
 
+@pytest.mark.parametrize(
+    ("setting", "tif", "sent"),
+    [
+        ("Minutes", None, "Minutes"),
+        ("Minutes", Tif.IOC, "IOC"),
+        ("Minutes", Tif.GTC, None),
+        ("Minutes", Tif.DAY, None),
+        ("IOC", None, "IOC"),
+        ("IOC", Tif.GTC, None),
+        ("DAY", None, "DAY"),
+        ("DAY", Tif.GTC, "GTC"),
+        ("GTC", None, "GTC"),
+        ("GTC", Tif.IOC, "IOC"),
+    ],
+)
+async def test_coins_with_a_limit_have_a_time_in_force_that_the_account_gives_them(
+    desk: Desk, setting: str, tif: Tif | None, sent: str | None
+) -> None:
+    desk.gateway.coin_tifs = COIN_TIFS if setting in COIN_TIFS else None
+    broker = await desk.connect(crypto_tif=setting)
+    coin = Instrument(symbol="BTC", asset_class=AssetClass.CRYPTO)
+    ticket = desk.ticket(OrderType.LIMIT, instrument=coin, limit_price=Decimal(50_000), tif=tif)
+    if sent is None:
+        for refuses in (broker.fitted, broker.reserve):
+            with pytest.raises(OrderRefused, match=f"not {tif}.*crypto_tif") as refused:
+                await refuses(ticket)
+            assert refused.value.unsupported
+        assert desk.heard(Ask.PLACE_ORDER) == []
+    else:
+        await place(broker, ticket)
+        assert [fields[21] for fields in desk.heard(Ask.PLACE_ORDER)] == [sent]
+
+
+async def test_a_time_in_force_that_the_account_does_not_give_coins_is_refused_in_ibkrs_words(desk: Desk) -> None:
+    broker = await desk.connect(crypto_tif="GTC")
+    coin = Instrument(symbol="BTC", asset_class=AssetClass.CRYPTO)
+    with pytest.raises(OrderRefused, match="must be Minutes or IOC"):
+        await place(broker, desk.ticket(OrderType.LIMIT, instrument=coin, limit_price=Decimal(50_000)))
+
+
+@pytest.mark.parametrize("order_type", [OrderType.STOP, OrderType.STOP_LIMIT])
+async def test_coins_are_refused_as_stops_before_they_are_sent(desk: Desk, order_type: OrderType) -> None:
+    broker = await desk.connect()
+    with pytest.raises(OrderRefused, match="at the market or with a limit"):
+        await place(broker, desk.ticket(order_type, instrument=Instrument(symbol="BTC", asset_class=AssetClass.CRYPTO)))
+
+
+async def test_coins_limited_far_from_the_market_end_in_ibkrs_words(desk: Desk, soon: None) -> None:
+    desk.gateway.prices["BTC"] = Decimal(50_000)
+    broker = await desk.connect()
+    coin = Instrument(symbol="BTC", asset_class=AssetClass.CRYPTO)
+    ticket = desk.ticket(OrderType.LIMIT, instrument=coin, quantity=Decimal("0.001"), limit_price=Decimal(49_000))
+    with pytest.raises(WordsAlone, match="code 202"):
+        await place(broker, ticket)
+    report = await found(broker, ticket)
+    assert report.status is ReportStatus.REJECTED
+    assert "0.25%" in (report.reason or "")
+
+
 async def test_coins_bought_with_a_limit_are_bought_by_quantity(desk: Desk) -> None:
     desk.gateway.prices["BTC"] = Decimal(50_000)
     broker = await desk.connect()
@@ -1210,6 +1272,242 @@ async def test_a_code_that_nobody_knows_is_no_refusal_and_the_order_is_looked_fo
     desk.gateway.sessions[0].send(wire.error(1, 99999, "Something new"))
     with pytest.raises(OutcomeUnknown):
         await placing
+
+
+# Orders that are answered by words alone
+
+ALONE = [(10268, "'EtradeOnly' is not supported"), (10052, "Bad time in force"), (202, "Order Canceled"), (31999, "?")]
+REMARKS = [(399, "Order Message: held until the opening"), (2161, "A cap was set"), (10349, "TIF was set to DAY")]
+REFUSALS = [(110, "No tick"), (353, "No location"), (201, "Order rejected - reason:No")]
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes seconds takes tenths of one."""
+    monkeypatch.setattr(ibkr, "_REMARK_SECONDS", 0.3)
+    monkeypatch.setattr(ibkr_unacknowledged, "SILENCE_SECONDS", 0.4)
+    monkeypatch.setattr(ibkr_unacknowledged, "REMARK_SILENCE_SECONDS", 0.8)
+
+
+def answer(desk: Desk, code: int, text: str, **fields: Any) -> None:
+    desk.gateway.answer_with(Words(code=code, text=text, **fields))
+
+
+async def found(broker: IbkrBroker, ticket: Ticket) -> Report:
+    """What is found of it, once anything is."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            report = await broker.find(ticket.client_order_id)
+            if report is not None:
+                return report
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize(("code", "text"), [*ALONE, *REMARKS, (133, "Submit new order failed")])
+async def test_words_alone_and_two_whole_looks_are_a_refusal_in_those_words(
+    desk: Desk, soon: None, code: int, text: str
+) -> None:
+    broker = await desk.connect()
+    ticket = await reserved(broker, desk.ticket())
+    answer(desk, code, text)
+    async with asyncio.timeout(1.5):
+        with pytest.raises(WordsAlone, match=f"code {code}"):
+            await broker.place_order(ticket)
+    assert await broker.find(ticket.client_order_id) is None
+    with pytest.raises(WordsAlone, match=f"code {code}"):
+        await broker.place_order(ticket)
+    report = await found(broker, ticket)
+    assert (report.status, report.filled_quantity) == (ReportStatus.REJECTED, 0)
+    assert report.reason == f"{text} (code {code})"
+    with pytest.raises(WordsAlone):
+        await broker.place_order(ticket)
+    assert len(desk.heard(Ask.PLACE_ORDER)) == 1
+    assert (await place(broker, desk.ticket())).broker_order_id == "1:2"
+
+
+@pytest.mark.parametrize(("code", "text"), [*ALONE, *REMARKS, *REFUSALS])
+@pytest.mark.parametrize("is_taken_first", [True, False])
+async def test_words_beside_an_order_that_works_end_nothing(
+    desk: Desk, soon: None, code: int, text: str, is_taken_first: bool
+) -> None:
+    desk.hold()
+    answer(desk, code, text, taken_after=0.05, is_taken_first=is_taken_first)
+    broker = await desk.connect()
+    ticket = desk.ticket(OrderType.LIMIT)
+    assert (await place(broker, ticket)).status is ReportStatus.WORKING
+    desk.gateway.say_of_order("1:1", code, text)
+    for _ in range(3):
+        report = await broker.find(ticket.client_order_id)
+        assert report is not None
+        assert report.status is ReportStatus.WORKING
+        await asyncio.sleep(0.3)
+    desk.book.fill_order(OrderRef(client_order_id="", broker_order_id="1:1"))
+    await reported(broker, ticket, lambda report: report.status is ReportStatus.FILLED)
+
+
+async def test_an_order_that_is_acknowledged_after_the_words_works(desk: Desk, soon: None) -> None:
+    desk.hold()
+    answer(desk, 31999, "?", taken_after=0.5)
+    broker = await desk.connect()
+    ticket = await reserved(broker, desk.ticket(OrderType.LIMIT))
+    with pytest.raises(WordsAlone):
+        await broker.place_order(ticket)
+    await reported(broker, ticket, lambda report: report.status is ReportStatus.WORKING)
+    await asyncio.sleep(0.5)
+    assert (await found(broker, ticket)).status is ReportStatus.WORKING
+
+
+async def test_a_status_alone_acknowledges_an_order_that_was_answered_by_words(desk: Desk, soon: None) -> None:
+    answer(desk, 31999, "?")
+    broker = await desk.connect()
+    ticket = await reserved(broker, desk.ticket(OrderType.LIMIT))
+    with pytest.raises(WordsAlone):
+        await broker.place_order(ticket)
+    broker.on_order_status(1, "PreSubmitted", 0.0, 77, 1)
+    await asyncio.sleep(0.5)
+    assert [await broker.find(ticket.client_order_id) for _ in range(3)][2] is None
+
+
+async def test_an_order_that_fills_after_it_was_found_refused_is_told_with_its_fill(desk: Desk, soon: None) -> None:
+    answer(desk, 31999, "?", taken_after=1.5)
+    broker = await desk.connect()
+    ticket = await reserved(broker, desk.ticket())
+    with pytest.raises(WordsAlone):
+        await broker.place_order(ticket)
+    assert (await found(broker, ticket)).status is ReportStatus.REJECTED
+    report = await reported(broker, ticket, lambda report: report.status is ReportStatus.FILLED)
+    assert filled(report) == 10
+
+
+async def test_a_look_that_is_not_whole_is_no_evidence(desk: Desk, soon: None) -> None:
+    answer(desk, 31999, "?")
+    broker = await desk.connect()
+    ticket = await reserved(broker, desk.ticket())
+    with pytest.raises(WordsAlone):
+        await broker.place_order(ticket)
+    desk.arm(Operation.REPORTS, Action.UNAVAILABLE, times=3)
+    for _ in range(3):
+        await asyncio.sleep(0.2)
+        with pytest.raises(BrokerUnavailable):
+            await broker.find(ticket.client_order_id)
+    await broker.connect()
+    assert (await found(broker, ticket)).status is ReportStatus.REJECTED
+
+
+async def test_the_words_outlive_the_session_in_which_they_were_said(desk: Desk, soon: None) -> None:
+    answer(desk, 10311, "Directly routed", times=None)
+    broker = await desk.connect()
+    ticket = await reserved(broker, desk.ticket())
+    placing = asyncio.create_task(broker.place_order(ticket))
+    await until(lambda: bool(desk.heard(Ask.PLACE_ORDER)))
+    await asyncio.sleep(0.05)
+    desk.gateway.drop_sessions()
+    with pytest.raises(WordsAlone, match="10311"):
+        await placing
+    await connected(broker)
+    with pytest.raises(WordsAlone, match="10311"):
+        await broker.place_order(ticket)
+    assert (await found(broker, ticket)).reason == "Directly routed (code 10311)"
+    assert len(desk.heard(Ask.PLACE_ORDER)) == 1
+
+
+async def test_words_that_come_after_the_wait_for_an_answer_are_heard_too(desk: Desk, soon: None) -> None:
+    broker = await desk.connect(answer_seconds=0.2)
+    ticket = await reserved(broker, desk.ticket())
+    desk.gateway.silent.add(Ask.PLACE_ORDER)
+    with pytest.raises(OutcomeUnknown, match="No answer"):
+        await broker.place_order(ticket)
+    desk.gateway.sessions[0].send(wire.error(1, 10311, "Directly routed"))
+    desk.gateway.sessions[0].send(wire.error(1, 201, "Order was discarded"))
+    report = await found(broker, ticket)
+    assert report.status is ReportStatus.REJECTED
+    assert report.reason == "Directly routed (code 10311); Order was discarded (code 201)"
+
+
+async def test_words_on_a_repeated_sending_prove_nothing_of_the_first(desk: Desk, soon: None) -> None:
+    broker = await desk.connect()
+    ticket = await reserved(broker, desk.ticket())
+    answer(desk, 31999, "?")
+    with pytest.raises(WordsAlone):
+        await broker.place_order(replace(ticket, is_repetition=True))
+    await asyncio.sleep(0.5)
+    assert [await broker.find(ticket.client_order_id) for _ in range(4)] == [None] * 4
+
+
+@pytest.mark.parametrize("code", [103, 105, 134, 2102])
+async def test_words_that_tell_of_an_order_under_the_id_are_no_refusal(desk: Desk, soon: None, code: int) -> None:
+    broker = await desk.connect()
+    ticket = await reserved(broker, desk.ticket())
+    answer(desk, code, "Something is there")
+    with pytest.raises(OrderAlreadyExists):
+        await broker.place_order(ticket)
+    await asyncio.sleep(0.5)
+    assert [await broker.find(ticket.client_order_id) for _ in range(4)] == [None] * 4
+
+
+async def test_a_refusal_before_the_order_is_shown_as_inactive_is_its_reason(desk: Desk) -> None:
+    desk.hold()
+    desk.gateway.held.append("1:1")
+    answer(desk, 201, "Order rejected - reason:No margin", taken_after=0.6)
+    broker = await desk.connect()
+    ticket = await reserved(broker, desk.ticket(OrderType.LIMIT))
+    with pytest.raises(OrderRefused, match="No margin"):
+        await broker.place_order(ticket)
+    report = await reported(broker, ticket)
+    assert report.status is ReportStatus.REJECTED
+    assert "No margin" in (report.reason or "")
+
+
+# What was said of an unacknowledged order, by itself
+
+
+def said_of_one(*, is_repetition: bool = False) -> Unacknowledged:
+    orders = Unacknowledged()
+    orders.sent("a", "1:7", is_repetition=is_repetition, now=0.0)
+    orders.said("1:7", 31999, "?", 1.0)
+    return orders
+
+
+def test_evidence_takes_two_looks_of_which_the_last_begins_late_enough() -> None:
+    orders = said_of_one()
+    orders.looked(3.5)
+    assert orders.refusal_of("a") is None, "one look"
+    orders = said_of_one()
+    for begun_at in (0.9, 1.1, 1.2, 2.9):
+        orders.looked(begun_at)
+    assert orders.refusal_of("a") is None, "too early"
+    orders.looked(3.0)
+    assert orders.refusal_of("a") is not None
+
+
+def test_new_words_begin_the_evidence_anew_and_the_same_do_not() -> None:
+    orders = said_of_one()
+    orders.looked(2.0)
+    orders.said("1:7", 31999, "?", 2.5)
+    orders.looked(3.1)
+    assert orders.refusal_of("a") is not None
+    orders.said("1:7", 10052, "Another", 3.2)
+    assert orders.refusal_of("a") is None
+
+
+def test_words_about_a_cancellation_or_of_nothing_taken_are_none_of_the_order() -> None:
+    orders = Unacknowledged()
+    orders.sent("a", "1:7", is_repetition=False, now=0.0)
+    for code in (135, 161, 10147, 100, 504):
+        orders.said("1:7", code, "?", 1.0)
+    assert orders.words_of("a") == ""
+
+
+def test_an_id_that_a_gateway_gives_anew_is_that_of_the_later_order() -> None:
+    orders = said_of_one()
+    orders.sent("b", "1:7", is_repetition=False, now=5.0)
+    assert (orders.tag_of("1:7"), orders.words_of("a")) == ("b", "")
+
+
+def test_orders_of_another_day_are_forgotten() -> None:
+    orders = said_of_one()
+    orders.forget_before(0.5)
+    assert orders.words_of("a") == ""
 
 
 # The blotter by itself
