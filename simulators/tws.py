@@ -5,9 +5,9 @@
 Its control port speaks HTTP and does what every gateway does (see `simulators.control`), and
 
     say                 order, code, text: an error on the order's id that leaves the order as it is
-    answer_with_words   code, text, symbol, times, taken_after, is_taken_first: an order that is placed is answered with this error on its id.
-                        taken_after null: by nothing else, now or later; else so many seconds later it is taken all the same, and goes its way.
-                        is_taken_first: it is taken and shown, and then the words are said. times null: each such order, until times 0 ends it
+    answer_with_words   code, text, symbol, client_order_id, times, taken_after, is_taken_first: an order that is placed is answered with this
+                        error on its id. taken_after null: by nothing else, now or later; else so many seconds later it is taken all the same,
+                        and goes its way. is_taken_first: it is taken and shown, and then the words are said. times null: each such order, 0: no more
     coin_terms          tifs: the times in force that the account's coins with a limit may have; null: any, as IBKR's page has it
     lose_link           the gateway loses its servers (1100)       restore_link (data_kept)    and has them again (1102, or 1101)
     price               symbol, price: at which market orders without a price are filled
@@ -82,6 +82,8 @@ class Words:
     code: int
     text: str
     symbol: str = "*"
+    client_order_id: str = "*"
+    """Patterns of a shell, as those of a fault."""
     times: int | None = 1
     """Of so many orders; None: of each."""
     taken_after: float | None = None
@@ -209,14 +211,14 @@ class TwsSimulator:
             session.send(wire.error(order_id, code, text))
 
     def answer_with(self, words: Words) -> None:
-        """From now on orders that it fits are answered so. With `times` 0 it ends what was ordered for the same symbol."""
-        self.words = [each for each in self.words if each.symbol != words.symbol or words.times != 0]
-        if words.times != 0:
-            self.words.append(words)
+        """From now on orders that it fits are answered so. With `times` 0 all that was ordered ends."""
+        self.words = [] if words.times == 0 else [*self.words, words]
 
-    def words_for(self, symbol: str) -> Words | None:
-        """What is to be said to an order in this symbol, counted."""
-        found = next((each for each in self.words if fnmatchcase(symbol, each.symbol)), None)
+    def words_for(self, request: wire.PlaceRequest) -> Words | None:
+        """What is to be said to this order, counted."""
+        named = (request.order_ref, request.contract.symbol)
+        fitting = (w for w in self.words if all(map(fnmatchcase, named, (w.client_order_id, w.symbol))))
+        found = next(fitting, None)
         if found is not None and found.times is not None:
             found.times -= 1
             if not found.times:
@@ -568,7 +570,7 @@ class Session:
         request = wire.place_request(fields)
         if not self._gateway.is_linked:
             return
-        words = self._gateway.words_for(request.contract.symbol)
+        words = self._gateway.words_for(request)
         if words is not None:
             self._gateway.spawn(self._play_words(request, words))
             return
