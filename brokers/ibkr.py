@@ -79,8 +79,8 @@ wait meanwhile, and whoever has the id longer than that will not give it back so
 _HELD_SECONDS = 0.3
 """How long an order shown as inactive is waited for to be rejected, before it counts as taken and held."""
 _WORDS_SECONDS = 0.3
-"""How long after words on its id an order is waited for to be acknowledged besides; a refusal waits as long, since its code may be said of an
-order that works. Nobody else's order leaves meanwhile."""
+"""How long after words on its id an order is waited for to be acknowledged besides. Refusals wait as long, and that nothing was taken, since
+what is usually said of orders that went nowhere may be said of one that works. Nobody else's order leaves meanwhile."""
 _REMARK_SECONDS = 1.0
 """The same after a remark, beside which an acknowledgement is to be expected."""
 _SEND_AGAIN_SECONDS = 2.0
@@ -179,6 +179,8 @@ class _Wait:
     """What was said on the order's id without its being acknowledged."""
     is_refused: bool = False
     """By what was said."""
+    not_taken: BrokerUnavailable | None = None
+    """What it means where the gateway said that it took nothing."""
     ends: asyncio.TimerHandle | None = None
 
     def stop(self) -> None:
@@ -202,7 +204,7 @@ class _Wait:
         if self.is_refused:
             self.settle(OrderRefused(words))
         else:
-            self.settle(WordsAlone(words) if words else lost)
+            self.settle(self.not_taken or (WordsAlone(words) if words else lost))
 
     def end_in(self, seconds: float) -> None:
         """By the words, unless there is an acknowledgement until then, or they were to end it sooner."""
@@ -840,7 +842,8 @@ class IbkrBroker:
         entry = self._blotter.of_ids(client_id, order_id) if is_shown else None
         is_remark = codes.meaning_for_order(code) is codes.Meaning.INFORMATION
         if entry is not None and not is_remark and code not in codes.CANCEL_REFUSED:
-            self._blotter.reason_said(entry, worded(code, text), rejected=codes.is_rejection(code))
+            rejected, cancelled = codes.is_rejection(code), code == codes.CANCELLED
+            self._blotter.reason_said(entry, worded(code, text), rejected=rejected, cancelled=cancelled)
         self._unacknowledged.said(named, code, text, time.monotonic())
         wait = self._waits.cancelling.get(order_id)
         if wait is not None:
@@ -900,21 +903,19 @@ class IbkrBroker:
     def _heed_words(self, wait: _Wait, code: int, text: str, *, is_shown: bool) -> None:
         """Words on the id of an order whose placing waits. `is_shown`: the gateway has shown the order, though not as working."""
         said, meaning = worded(code, text), codes.meaning_for_order(code)
-        match meaning:
-            case codes.Meaning.EXISTS:
-                self._is_doubtful = True
-                wait.settle(OrderAlreadyExists(said))
-                return
-            case codes.Meaning.NOT_TAKEN if code == codes.TOO_MANY:
-                self.on_too_many()
-                wait.settle(CallsSpent(said, wait_seconds=_AFTER_TOO_MANY_SECONDS))
-                return
-            case codes.Meaning.NOT_TAKEN:
-                wait.settle(self._unavailable(said))
-                return
+        if meaning is codes.Meaning.EXISTS:
+            self._is_doubtful = True
+            wait.settle(OrderAlreadyExists(said))
+            return
         _log.info("IBKR says while placing: %s; %s", said, meaning)
-        wait.words.append(said)
-        wait.is_refused = wait.is_refused or meaning is codes.Meaning.REFUSED
+        if code == codes.TOO_MANY:
+            self.on_too_many()
+            wait.not_taken = CallsSpent(said, wait_seconds=_AFTER_TOO_MANY_SECONDS)
+        elif meaning is codes.Meaning.NOT_TAKEN:
+            wait.not_taken = self._unavailable(said)
+        else:
+            wait.words.append(said)
+            wait.is_refused = wait.is_refused or meaning is codes.Meaning.REFUSED
         if wait.is_refused and is_shown:
             wait.settle_by_words()
         else:

@@ -22,6 +22,7 @@ REMARK_SILENCE_SECONDS = 7.0
 """The same where all that was said are remarks, which are made on orders that work, or trouble, which tells nothing. Well below the find
 window, after which the order would be in doubt."""
 _WORDS_KEPT = 5
+_LONGEST = 500
 _REMARKS = frozenset({codes.Meaning.INFORMATION, codes.Meaning.TROUBLE})
 
 
@@ -126,5 +127,6 @@ class Unacknowledged:
 
 
 def worded(code: int, text: str) -> str:
-    """As people read it."""
-    return f"{text} (code {code})"
+    """As people read it: on one line, and not without end."""
+    line = " ".join(text.split())
+    return f"{line if len(line) <= _LONGEST else line[:_LONGEST] + '…'} (code {code})"

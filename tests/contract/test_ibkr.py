@@ -42,7 +42,7 @@ from brokers.errors import (
     WordsAlone,
 )
 from brokers.ibkr import Configuration, IbkrBroker, create
-from brokers.ibkr_blotter import Blotter, Commission, Execution
+from brokers.ibkr_blotter import Blotter, Commission, Entry, Execution
 from brokers.ibkr_library import NAMES, choose
 from brokers.ibkr_unacknowledged import Unacknowledged
 from brokers.paper_words import Action, Fault, Market, Operation, PaperOrder
@@ -1279,6 +1279,7 @@ async def test_a_code_that_nobody_knows_is_no_refusal_and_the_order_is_looked_fo
 ALONE = [(10268, "'EtradeOnly' is not supported"), (10052, "Bad time in force"), (202, "Order Canceled"), (31999, "?")]
 REMARKS = [(399, "Order Message: held until the opening"), (2161, "A cap was set"), (10349, "TIF was set to DAY")]
 REFUSALS = [(110, "No tick"), (353, "No location"), (201, "Order rejected - reason:No")]
+NOTHING_TAKEN = [(100, "Too many messages"), (504, "Not connected")]
 
 
 @pytest.fixture
@@ -1325,7 +1326,7 @@ async def test_words_alone_and_two_whole_looks_are_a_refusal_in_those_words(
     assert (await place(broker, desk.ticket())).broker_order_id == "1:2"
 
 
-@pytest.mark.parametrize(("code", "text"), [*ALONE, *REMARKS, *REFUSALS])
+@pytest.mark.parametrize(("code", "text"), [*ALONE, *REMARKS, *REFUSALS, *NOTHING_TAKEN])
 @pytest.mark.parametrize("is_taken_first", [True, False])
 async def test_words_beside_an_order_that_works_end_nothing(
     desk: Desk, soon: None, code: int, text: str, is_taken_first: bool
@@ -1458,6 +1459,15 @@ async def test_a_refusal_before_the_order_is_shown_as_inactive_is_its_reason(des
     assert "No margin" in (report.reason or "")
 
 
+async def test_a_text_without_end_and_in_lines_is_cut_and_put_on_one(desk: Desk) -> None:
+    broker = await desk.connect()
+    ticket = await reserved(broker, desk.ticket())
+    answer(desk, 201, "Order rejected\n" + "x" * 100_000)
+    with pytest.raises(OrderRefused, match=r"^Order rejected x+… .code 201.$") as refused:
+        await broker.place_order(ticket)
+    assert len(refused.value.reason) < 600
+
+
 # What was said of an unacknowledged order, by itself
 
 
@@ -1524,6 +1534,55 @@ def test_an_order_of_an_earlier_day_is_forgotten_and_an_open_one_is_not() -> Non
     assert blotter.reports(None) == []
     blotter.forget_old()
     assert [entry.client_order_id for entry in blotter.entries] == ["t2"]
+
+
+def a_working_order_said_to_be_cancelled() -> tuple[Blotter, Entry]:
+    blotter = Blotter()
+    blotter.begin_round()
+    entry = blotter.order_said(client_id=1, order_id=7, perm_id=70, client_order_id="a", status="Submitted")
+    blotter.end_round()
+    blotter.reason_said(entry, "Order Canceled (code 202)", rejected=False, cancelled=True)
+    return blotter, entry
+
+
+def read_lists(blotter: Blotter, status: str | None = None) -> None:
+    blotter.begin_round()
+    if status is not None:
+        blotter.order_said(client_id=1, order_id=7, perm_id=70, client_order_id="a", status=status)
+    blotter.end_round()
+
+
+def test_an_order_said_to_be_cancelled_whose_status_was_lost_is_once_two_looks_do_not_have_it() -> None:
+    blotter, entry = a_working_order_said_to_be_cancelled()
+    assert entry.report_status is ReportStatus.WORKING
+    read_lists(blotter)
+    assert entry.report_status is ReportStatus.WORKING
+    mark = blotter.mark
+    read_lists(blotter)
+    (report,) = blotter.reports(mark)
+    assert (report.status, report.reason) == (ReportStatus.CANCELLED, "Order Canceled (code 202)")
+    read_lists(blotter)
+    assert entry.report_status is ReportStatus.CANCELLED
+
+
+def test_an_order_said_to_be_cancelled_that_is_shown_goes_on() -> None:
+    blotter, entry = a_working_order_said_to_be_cancelled()
+    read_lists(blotter, "Submitted")
+    for _ in range(3):
+        read_lists(blotter)
+    assert entry.report_status is ReportStatus.WORKING
+    assert blotter.reports(None) == []
+
+
+def test_one_that_was_said_to_be_cancelled_while_the_lists_were_read_needs_two_more_looks() -> None:
+    blotter, entry = a_working_order_said_to_be_cancelled()
+    blotter.begin_round()
+    blotter.reason_said(entry, "Order Canceled (code 202)", rejected=False, cancelled=True)
+    blotter.end_round()
+    read_lists(blotter)
+    assert entry.report_status is ReportStatus.WORKING
+    read_lists(blotter)
+    assert entry.report_status is ReportStatus.CANCELLED
 
 
 def execution(exec_id: str, quantity: int) -> Execution:
