@@ -1259,6 +1259,13 @@ def test_codes_are_sorted_by_what_a_waiting_order_learns_from_them(meaning: code
     assert {codes.meaning_for_order(number) for number in numbers} == {meaning}
 
 
+def test_each_code_is_of_one_sort_and_each_sort_says_why() -> None:
+    listed = [code for sort in codes.SORTS for code in sort.codes]
+    assert len(listed) == len(set(listed))
+    assert all(sort.why.endswith(".") and all(sort.codes.values()) for sort in codes.SORTS)
+    assert not set(listed) & (codes.CANCEL_REFUSED | codes.LINK_LOST)
+
+
 def test_only_two_codes_reject_an_order_that_the_gateway_shows_as_inactive() -> None:
     assert [number for number in range(20_000) if codes.is_rejection(number)] == [201, 203]
 

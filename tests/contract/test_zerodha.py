@@ -133,9 +133,12 @@ def last_form(server: SimulatedKite) -> Mapping[str, str]:
         HttpFault(kind=FaultKind.HTML, status=403, accepted=True),
         HttpFault(kind=FaultKind.HTML, status=200, accepted=True),
         HttpFault(kind=FaultKind.NO_CONTENT_TYPE, status=200, accepted=True),
+        HttpFault(kind=FaultKind.NO_DATA, accepted=True),
+        HttpFault(kind=FaultKind.SERVER_ERROR, status=400, error="NetworkException", accepted=True),
+        HttpFault(kind=FaultKind.SERVER_ERROR, status=500, error="OrderException", text="No margin", accepted=True),
         HttpFault(kind=FaultKind.DROP, accepted=True),
     ],
-    ids=lambda fault: f"{fault.kind}-{fault.status}",
+    ids=lambda fault: f"{fault.kind}-{fault.status}-{fault.error}",
 )
 async def test_an_unclear_answer_is_an_unknown_outcome_and_is_not_sent_again(
     server: SimulatedKite, broker: ZerodhaBroker, fault: HttpFault
@@ -146,6 +149,19 @@ async def test_an_unclear_answer_is_an_unknown_outcome_and_is_not_sent_again(
     assert len(server.calls("POST /orders/*")) == 1
     assert (await found(broker)).broker_order_id == server.book.orders()[0].broker_order_id
     assert len(server.book.orders()) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(400, "OrderException"), (400, "HoldingException"), (400, "NobodyKnowsItException"), (403, "PermissionException"),
+     (404, "GeneralException"), (405, "GeneralException"), (410, "GeneralException")],
+)  # fmt: skip
+async def test_a_no_of_kite_is_one_in_its_words_whatever_they_are(
+    server: SimulatedKite, broker: ZerodhaBroker, status: int, error: str
+) -> None:
+    server.add_fault(HttpFault(kind=FaultKind.SERVER_ERROR, status=status, error=error, text="Words that nobody knows"))
+    with pytest.raises(OrderRefused, match="Words that nobody knows"):
+        await broker.place_order(ticket())
 
 
 @pytest.mark.parametrize(
