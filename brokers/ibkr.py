@@ -467,8 +467,9 @@ class IbkrBroker:
         self._waits.placing[order_id] = wait
         try:
             session.place(order_id, contract.contract, order)
+            is_repetition = ticket.is_repetition or tag in self._sent
             self._highest_sent, self._sent[tag] = order_id, f"{session.client_id}:{order_id}"
-            self._unacknowledged.sent(tag, self._sent[tag], is_repetition=ticket.is_repetition, now=time.monotonic())
+            self._unacknowledged.sent(tag, self._sent[tag], is_repetition=is_repetition, now=time.monotonic())
             self._next_order_id = max(self._next_order_id, order_id + 1)
             return await self._placed(session, order_id, wait, ticket)
         except NotConnected as exc:
@@ -844,7 +845,8 @@ class IbkrBroker:
         if entry is not None and not is_remark and code not in codes.CANCEL_REFUSED:
             rejected, cancelled = codes.is_rejection(code), code == codes.CANCELLED
             self._blotter.reason_said(entry, worded(code, text), rejected=rejected, cancelled=cancelled)
-        self._unacknowledged.said(named, code, text, time.monotonic())
+        if order_id not in self._waits.cancelling:
+            self._unacknowledged.said(named, code, text, time.monotonic())
         wait = self._waits.cancelling.get(order_id)
         if wait is not None:
             self._answer_cancelling(wait, code, text)

@@ -18,12 +18,13 @@ LOOKS = 2
 """So many whole looks without the order, all begun after the words."""
 SILENCE_SECONDS = 2.0
 """The last of the looks begins so long after the words, or later. A gateway acknowledges an order within fractions of a second."""
-REMARK_SILENCE_SECONDS = 7.0
-"""The same where all that was said are remarks, which are made on orders that work, or trouble, which tells nothing. Well below the find
-window, after which the order would be in doubt."""
+LONG_SILENCE_SECONDS = 7.0
+"""The same where all that was said are remarks, which are made on orders that work, trouble, which tells nothing, or that there is an order of this
+id, which must then be another. Well below the find window, after which the order would be in doubt."""
 _WORDS_KEPT = 5
 _LONGEST = 500
 _REMARKS = frozenset({codes.Meaning.INFORMATION, codes.Meaning.TROUBLE})
+_VAGUE = frozenset({*_REMARKS, codes.Meaning.EXISTS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class _Sent:
 
     @property
     def is_refused(self) -> bool:
-        silence = REMARK_SILENCE_SECONDS if _REMARKS.issuperset(self.words.values()) else SILENCE_SECONDS
+        silence = LONG_SILENCE_SECONDS if _VAGUE.issuperset(self.words.values()) else SILENCE_SECONDS
         return bool(self.words) and self.looks >= LOOKS and self.looked_at - self.said_at >= silence
 
 
@@ -60,39 +61,46 @@ class Unacknowledged:
 
     def __init__(self) -> None:
         self._sent: dict[str, _Sent] = {}
+        self._tags: dict[str, str] = {}
+        """By the broker's id."""
 
     def sent(self, client_order_id: str, broker_order_id: str, *, is_repetition: bool, now: float) -> None:
         """It leaves now. `is_repetition`: it has perhaps left before, so that words on this sending tell nothing of that one."""
+        self.forget(client_order_id)
         self.forget(self.tag_of(broker_order_id))  # a gateway may count its ids anew
         self._sent[client_order_id] = _Sent(client_order_id, broker_order_id, is_repetition, now)
+        self._tags[broker_order_id] = client_order_id
 
     def forget(self, client_order_id: str) -> None:
-        """It was surely not taken, or what was said of it means something else."""
-        self._sent.pop(client_order_id, None)
+        """It was surely not taken."""
+        self._forgotten(client_order_id)
+
+    def _forgotten(self, client_order_id: str) -> _Sent | None:
+        sent = self._sent.pop(client_order_id, None)
+        if sent is not None:
+            del self._tags[sent.broker_order_id]
+        return sent
 
     def acknowledged(self, client_order_id: str) -> Beside | None:
         """The gateway has shown the order; returns what was said beside it before, if anything but remarks."""
-        sent = self._sent.pop(client_order_id, None)
+        sent = self._forgotten(client_order_id)
         words = [] if sent is None else [said for said, meaning in sent.words.items() if meaning not in _REMARKS]
         return Beside("; ".join(words), sent.is_rejected) if sent is not None and words else None
 
     def forget_before(self, moment: float) -> None:
         """Those sent earlier: of another day."""
-        self._sent = {tag: each for tag, each in self._sent.items() if each.sent_at >= moment}
+        for tag in [tag for tag, each in self._sent.items() if each.sent_at < moment]:
+            self.forget(tag)
 
     def tag_of(self, broker_order_id: str) -> str:
         """Empty: no such order."""
-        return next((tag for tag, each in self._sent.items() if each.broker_order_id == broker_order_id), "")
+        return self._tags.get(broker_order_id, "")
 
     def said(self, broker_order_id: str, code: int, text: str, now: float) -> None:
-        """Words on an order's id. Those by which the gateway tells that it has an order of this id, or that it took nothing, are none that
-        refuse; neither are those about a cancellation."""
+        """Words on an order's id. That it took nothing is no word about the order."""
         sent = self._sent.get(self.tag_of(broker_order_id))
         meaning = codes.meaning_for_order(code)
-        if sent is None or code in codes.CANCEL_REFUSED or meaning is codes.Meaning.NOT_TAKEN:
-            return
-        if meaning is codes.Meaning.EXISTS:
-            self.forget(sent.client_order_id)
+        if sent is None or meaning is codes.Meaning.NOT_TAKEN:
             return
         said = worded(code, text)
         if said not in sent.words and len(sent.words) < _WORDS_KEPT:

@@ -1283,7 +1283,13 @@ async def test_a_code_that_nobody_knows_is_no_refusal_and_the_order_is_looked_fo
 
 # Orders that are answered by words alone
 
-ALONE = [(10268, "'EtradeOnly' is not supported"), (10052, "Bad time in force"), (202, "Order Canceled"), (31999, "?")]
+ALONE = [
+    (135, "Can't find order"),
+    (10268, "'EtradeOnly' is not supported"),
+    (10052, "Bad time in force"),
+    (202, "Order Canceled"),
+    (31999, "?"),
+]
 REMARKS = [(399, "Order Message: held until the opening"), (2161, "A cap was set"), (10349, "TIF was set to DAY")]
 REFUSALS = [(110, "No tick"), (353, "No location"), (201, "Order rejected - reason:No")]
 NOTHING_TAKEN = [(100, "Too many messages"), (504, "Not connected")]
@@ -1294,7 +1300,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes seconds takes tenths of one."""
     monkeypatch.setattr(ibkr, "_REMARK_SECONDS", 0.3)
     monkeypatch.setattr(ibkr_unacknowledged, "SILENCE_SECONDS", 0.4)
-    monkeypatch.setattr(ibkr_unacknowledged, "REMARK_SILENCE_SECONDS", 0.8)
+    monkeypatch.setattr(ibkr_unacknowledged, "LONG_SILENCE_SECONDS", 0.8)
 
 
 def answer(desk: Desk, code: int, text: str, **fields: Any) -> None:
@@ -1443,14 +1449,34 @@ async def test_words_on_a_repeated_sending_prove_nothing_of_the_first(desk: Desk
 
 
 @pytest.mark.parametrize("code", [103, 105, 134, 2102])
-async def test_words_that_tell_of_an_order_under_the_id_are_no_refusal(desk: Desk, soon: None, code: int) -> None:
+@pytest.mark.parametrize("is_repetition", [True, False])
+async def test_words_of_an_order_under_the_id_refuse_only_what_has_never_left_before(
+    desk: Desk, soon: None, code: int, is_repetition: bool
+) -> None:
     broker = await desk.connect()
-    ticket = await reserved(broker, desk.ticket())
+    ticket = replace(await reserved(broker, desk.ticket()), is_repetition=is_repetition)
     answer(desk, code, "Something is there")
     with pytest.raises(OrderAlreadyExists):
         await broker.place_order(ticket)
+    assert await broker.find(ticket.client_order_id) is None
+    await asyncio.sleep(0.9)
+    report = [await broker.find(ticket.client_order_id) for _ in range(2)][1]
+    assert (report is None) is is_repetition
+
+
+async def test_a_ticket_that_has_left_in_this_process_is_a_repetition_though_it_does_not_say_so(
+    desk: Desk, soon: None
+) -> None:
+    desk.arm(Operation.PLACE, Action.NEVER_ANSWER, accepted=False)
+    broker = await desk.connect(answer_seconds=0.2)
+    ticket = await reserved(broker, desk.ticket())
+    with pytest.raises(OutcomeUnknown):
+        await broker.place_order(ticket)
+    answer(desk, 31999, "?")
+    with pytest.raises(WordsAlone):
+        await broker.place_order(ticket)
     await asyncio.sleep(0.5)
-    assert [await broker.find(ticket.client_order_id) for _ in range(4)] == [None] * 4
+    assert [await broker.find(ticket.client_order_id) for _ in range(3)] == [None] * 3
 
 
 async def test_a_refusal_before_the_order_is_shown_as_inactive_is_its_reason(desk: Desk) -> None:
@@ -1507,10 +1533,10 @@ def test_new_words_begin_the_evidence_anew_and_the_same_do_not() -> None:
     assert orders.refusal_of("a") is None
 
 
-def test_words_about_a_cancellation_or_of_nothing_taken_are_none_of_the_order() -> None:
+def test_that_nothing_was_taken_is_no_word_about_the_order() -> None:
     orders = Unacknowledged()
     orders.sent("a", "1:7", is_repetition=False, now=0.0)
-    for code in (135, 161, 10147, 100, 504):
+    for code in (100, 502, 504):
         orders.said("1:7", code, "?", 1.0)
     assert orders.words_of("a") == ""
 
