@@ -131,6 +131,8 @@ class Ticket:
     """Not None: an amount of money to be spent in place of the quantity, which then is what it was expected to buy."""
     is_exit: bool = False
     """It closes or reduces a position, and so may use the calls that an account's rate budget keeps back for cancels and exits."""
+    is_repetition: bool = False
+    """It was perhaps sent before, under the very same ids: what is said of this sending tells nothing of that one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,7 +316,7 @@ class Broker(Protocol):
 
     async def place_order(self, ticket: Ticket) -> Report:
         """Places the order once and tells what the broker answered. Raises BrokerUnavailable, NotAnswered or ReservationLost (surely nothing was
-        sent now), OrderRefused, OrderAlreadyExists, or OutcomeUnknown (sent, or perhaps sent)."""
+        sent now), OrderRefused, OrderAlreadyExists, or OutcomeUnknown (sent, or perhaps sent): WordsAlone where it is not to be sent again."""
 
     async def cancel_order(self, ref: OrderRef) -> None:
         """Asks for cancellation; returning means that the wish arrived, not that the order is cancelled.
@@ -325,7 +327,8 @@ class Broker(Protocol):
         understands it may leave out what has not changed since."""
 
     async def find(self, client_order_id: str) -> Report | None:
-        """The order with this tag, wherever it may be; None only when the broker positively has no such order now."""
+        """The order with this tag, wherever it may be; None only when the broker positively has no such order now. One that was answered by
+        words alone (WordsAlone) is told as rejected once it is clear that it is nowhere."""
 
     async def positions(self) -> Sequence[BrokerPosition]: ...
 

@@ -65,6 +65,17 @@ class OutcomeUnknown(BrokerError):
     """Sent, or perhaps sent, and no usable answer. Nothing may be concluded; the order must be looked for."""
 
 
+class WordsAlone(OutcomeUnknown):
+    """The broker answered the order with words, and neither took it nor refused it in a way that it documents. Sending it again would only
+    ask for the same words, and so it is looked for and not sent again. Where the broker's words and the order's absence together are a
+    refusal, `Broker.find` reports it as rejected. `words` are the broker's.
+    """
+
+    def __init__(self, words: str) -> None:
+        super().__init__(f"answered by words alone: {words}")
+        self.words = words
+
+
 class AnswerUnclear(BrokerError):
     """The broker answered a question, but this order's state could not be read from it: nothing is concluded, and it is asked again."""
 

@@ -43,6 +43,7 @@ from brokers.errors import (
     OrderRefused,
     OutcomeUnknown,
     ReservationLost,
+    WordsAlone,
 )
 from brokers.ibkr_blotter import Blotter, Commission, Entry, Execution
 from brokers.ibkr_contracts import (
@@ -63,6 +64,7 @@ from brokers.ibkr_contracts import (
 from brokers.ibkr_library import Library, choose
 from brokers.ibkr_session import ClientIdInUse, NotConnected, QuestionFailed, Session
 from brokers.ibkr_times import Moment
+from brokers.ibkr_unacknowledged import Unacknowledged, worded
 from brokers.ibkr_wire import Unreadable
 from brokers.rate import BudgetSpent, RateBudget
 
@@ -83,6 +85,11 @@ _OWN_CLIENT_ID_PATIENCE = 8
 wait meanwhile, and whoever has the id longer than that will not give it back soon."""
 _HELD_SECONDS = 0.3
 """How long an order shown as inactive is waited for to be rejected, before it counts as taken and held."""
+_WORDS_SECONDS = 0.3
+"""How long after words on its id an order is waited for to be acknowledged besides. Refusals wait as long, and that nothing was taken, since
+what is usually said of orders that went nowhere may be said of one that works. Nobody else's order leaves meanwhile."""
+_REMARK_SECONDS = 1.0
+"""The same after a remark, beside which an acknowledgement is to be expected."""
 _SEND_AGAIN_SECONDS = 2.0
 """Orders of the account wait for it, since the same id may leave again only as long as no later one has; and if the order had arrived, it
 changes into itself."""
@@ -96,9 +103,20 @@ with whoever has them, where they can still be cancelled and grow too old."""
 _OTHER_PATIENCE_SECONDS = 5.0
 _AFTER_TOO_MANY_SECONDS = 1.0
 _ESTIMATES_REMEMBERED = 20_000
+_DAY_SECONDS = 86_400.0
 _CALLS_OF_A_ROUND = 3
 _CALLS_OF_A_SUBSCRIPTION = 2
 """The question, and the word that no more is wanted."""
+_COIN_TIFS: Mapping[str, frozenset[Tif]] = {
+    "Minutes": frozenset({Tif.IOC}),
+    "IOC": frozenset({Tif.IOC}),
+    "DAY": frozenset(Tif),
+    "GTC": frozenset(Tif),
+}
+"""By `crypto_tif`: what an order for coins with a limit may name besides. IBKR's page has DAY, GTC, IOC and Minutes (five of them, after which
+it is cancelled); accounts were answered 201 to DAY and GTC, "must be Minutes or IOC" (Lean pull request 9766)."""
+_COIN_TYPES = (OrderType.MARKET, OrderType.LIMIT)
+"""IBKR's page on order types: no other for coins."""
 _TAKEN = frozenset({"PreSubmitted", "Submitted", "Filled", "Cancelled", "ApiCancelled", "PendingCancel"})
 
 
@@ -116,10 +134,12 @@ class Configuration(MeteredConfiguration):
     timezone: Zone | None = None
     """Of times that the gateway writes without one."""
     crypto_exchange: str = "PAXOS"
+    crypto_tif: Literal["Minutes", "IOC", "DAY", "GTC"] = "Minutes"
+    """The time in force of coins with a limit that name none, and by what it is which others may: see `_COIN_TIFS`."""
     outside_rth: bool = False
     connect_seconds: TimeOut = 10.0
-    answer_seconds: TimeOut = 10.0
-    """How long a placing or cancelling waits for the server's word."""
+    answer_seconds: TimeOut = 4.0
+    """How long a placing or cancelling waits for the server's word. Other orders wait for a placing; one without an answer is looked for."""
     query_seconds: TimeOut = 15.0
     poll_seconds: Number = Field(15.0, ge=0, le=86_400)
     """How often the lists of orders are read although the server pushes what happens; 0: for each call of `reports`."""
@@ -163,16 +183,44 @@ class _Wait:
     answer: asyncio.Future[None]
     client_order_id: str = ""
     held: asyncio.TimerHandle | None = None
+    words: list[str] = field(default_factory=list)
+    """What was said on the order's id without its being acknowledged."""
+    is_refused: bool = False
+    """By what was said."""
+    not_taken: BrokerUnavailable | None = None
+    """What it means where the gateway said that it took nothing."""
+    ends: asyncio.TimerHandle | None = None
+
+    def stop(self) -> None:
+        """Nobody waits any more."""
+        for timer in (self.held, self.ends):
+            if timer is not None:
+                timer.cancel()
 
     def settle(self, error: Exception | None = None) -> None:
-        if self.held is not None:
-            self.held.cancel()
+        self.stop()
         if self.answer.done():
             return
         if error is None:
             self.answer.set_result(None)
         else:
             self.answer.set_exception(error)
+
+    def settle_by_words(self, lost: OutcomeUnknown | None = None) -> None:
+        """No acknowledgement will be waited for any more; `lost` is what that means where nothing was said."""
+        words = "; ".join(self.words)
+        if self.is_refused:
+            self.settle(OrderRefused(words))
+        else:
+            self.settle(self.not_taken or (WordsAlone(words) if words else lost))
+
+    def end_in(self, seconds: float) -> None:
+        """By the words, unless there is an acknowledgement until then, or they were to end it sooner."""
+        loop = asyncio.get_running_loop()
+        if self.ends is None or loop.time() + seconds < self.ends.when():
+            if self.ends is not None:
+                self.ends.cancel()
+            self.ends = loop.call_later(seconds, self.settle_by_words)
 
 
 @dataclass(slots=True)
@@ -220,6 +268,7 @@ class IbkrBroker:
         self._last_client_id: int | None = None
         self._sent: dict[str, str] = {}
         """The ids under which tags have left, and perhaps arrived."""
+        self._unacknowledged = Unacknowledged()
         self._contracts: dict[str, Qualified] = {}
         self._instruments: dict[int, Instrument] = {}
         self._rules: dict[int, list[Any]] = {}
@@ -273,6 +322,7 @@ class IbkrBroker:
                 self._drop_session()
                 raise
             self._blotter.forget_old()
+            self._unacknowledged.forget_before(time.monotonic() - _DAY_SECONDS)
             own = self._blotter.highest_order_id(session.client_id)
             self._next_order_id = max(session.next_order_id, own + 1, self._highest_sent + 1)
             self._is_ready = True
@@ -395,12 +445,14 @@ class IbkrBroker:
 
     async def fitted(self, ticket: Ticket) -> Ticket:
         """The ticket as its contract takes it; the contract is looked up first."""
+        self._check_coins(ticket)
         return fitted(ticket, await self._contract(self._ready_session(), ticket.instrument))
 
     async def reserve(self, ticket: Ticket, *, taken: Collection[str] = ()) -> str | None:
         """The order id, above all `taken`, once the contract is known and the ticket fits it. Raises OrderRefused, BrokerUnavailable:
         CallsSpent if the ticket would have to wait for more than the second's calls."""
         session = self._ready_session()
+        self._check_coins(ticket)
         fitted(ticket, await self._contract(session, ticket.instrument))
         wait_seconds = self._order_calls.wait_seconds(urgent=ticket.is_exit)
         if wait_seconds > _ORDER_PATIENCE_SECONDS:
@@ -412,9 +464,11 @@ class IbkrBroker:
         return f"{session.client_id}:{order_id}"
 
     async def place_order(self, ticket: Ticket) -> Report:
-        """Without a reserved id it takes one. Nothing but the server's word is an answer."""
+        """Without a reserved id it takes one. Nothing but the server's word is an answer; what was answered by words alone does not leave again."""
         session = self._ready_session()
         tag = ticket.client_order_id
+        if words := self._unacknowledged.words_of(tag):
+            raise WordsAlone(words)
         if self._blotter.tagged(tag) or any(wait.client_order_id == tag for wait in self._waits.placing.values()):
             raise OrderAlreadyExists(f"IBKR has an order {tag} already")
         reserved = ticket.reserved_order_id or self._sent.get(tag) or await self.reserve(ticket)
@@ -428,15 +482,19 @@ class IbkrBroker:
         self._waits.placing[order_id] = wait
         try:
             session.place(order_id, contract.contract, order)
+            is_repetition = ticket.is_repetition or tag in self._sent
             self._highest_sent, self._sent[tag] = order_id, f"{session.client_id}:{order_id}"
+            self._unacknowledged.sent(tag, self._sent[tag], is_repetition=is_repetition, now=time.monotonic())
             self._next_order_id = max(self._next_order_id, order_id + 1)
             return await self._placed(session, order_id, wait, ticket)
         except NotConnected as exc:
             raise self._unavailable(str(exc)) from exc
         except BrokerUnavailable:
             self._sent.pop(tag, None)
+            self._unacknowledged.forget(tag)
             raise
         finally:
+            wait.stop()
             self._waits.placing.pop(order_id, None)
 
     async def cancel_order(self, ref: OrderRef) -> None:
@@ -459,15 +517,33 @@ class IbkrBroker:
     async def _placed(self, session: Session, order_id: int, wait: _Wait, ticket: Ticket) -> Report:
         try:
             async with asyncio.timeout(self._configuration.answer_seconds):
-                await wait.answer
-        except TimeoutError as exc:
+                await asyncio.shield(wait.answer)
+        except TimeoutError:
             self._is_doubtful = True
-            raise OutcomeUnknown(f"No answer from the gateway to the order {ticket.client_order_id}") from exc
+            wait.settle_by_words(OutcomeUnknown(f"No answer from the gateway to the order {ticket.client_order_id}"))
+            await wait.answer
         entry = self._blotter.of_ids(session.client_id, order_id)
         assert entry is not None, "whatever settles the wait has told of the order"
         if entry.client_order_id not in ("", ticket.client_order_id):
             raise OutcomeUnknown(f"What was told of order id {order_id} is about {entry.client_order_id}")
         return self._blotter.report(entry)
+
+    def _check_coins(self, ticket: Ticket) -> None:
+        """Raises OrderRefused for coins under terms that the account does not give them. At the market they are always IOC."""
+        if ticket.instrument.asset_class is not AssetClass.CRYPTO:
+            return
+        if ticket.order_type not in _COIN_TYPES:
+            raise OrderRefused(
+                f"IBKR takes coins at the market or with a limit, not as {ticket.order_type}", unsupported=True
+            )
+        usual = self._configuration.crypto_tif
+        allowed = _COIN_TIFS[usual]
+        if ticket.order_type is OrderType.LIMIT and ticket.tif is not None and ticket.tif not in allowed:
+            taken = " or ".join(dict.fromkeys((usual, *sorted(allowed))))
+            raise OrderRefused(
+                f"The account's coins with a limit are {taken}, not {ticket.tif}; its setting crypto_tif says so",
+                unsupported=True,
+            )
 
     def _order(self, ticket: Ticket) -> Any:
         """The library's order. Numbers go as text, so that they leave as they were written."""
@@ -486,7 +562,7 @@ class IbkrBroker:
             order.auxPrice = plain(ticket.stop_price)
         if ticket.instrument.asset_class is AssetClass.CRYPTO:
             at_once = ticket.order_type is OrderType.MARKET
-            order.tif = Tif.IOC.value if at_once else (ticket.tif or Tif.GTC).value
+            order.tif = Tif.IOC.value if at_once else str(ticket.tif or self._configuration.crypto_tif)
         if ticket.cash_quantity is not None:
             order.totalQuantity, order.cashQty = "0", plain(ticket.cash_quantity)
         return order
@@ -592,8 +668,8 @@ class IbkrBroker:
         return Reports(self._blotter.reports(since), self._blotter.mark, unreadable=self._blotter.unreadable())
 
     async def find(self, client_order_id: str) -> Report | None:
-        """None: all lists were answered, and none has an order with this tag. Raises AnswerUnclear where something in them that could not
-        be read may be the order."""
+        """None: all lists were answered, and none has an order with this tag, which is not to say that it was refused. Raises AnswerUnclear
+        where something in them that could not be read may be the order."""
         await self._read_lists(self._ready_session())
         found = [entry for entry in self._blotter.tagged(client_order_id) if self._blotter.is_mentioned(entry)]
         if len(found) > 1:
@@ -601,8 +677,12 @@ class IbkrBroker:
         hole = None if found else self._blotter.hole_of(client_order_id)
         if hole is not None:
             raise AnswerUnclear(f"Order {client_order_id} may be one that cannot be read: {hole.words}")
+        if not found:
+            # What was shown once was acknowledged, and is not refused by being shown no more.
+            is_known = bool(self._blotter.tagged(client_order_id))
+            return None if is_known else self._unacknowledged.refusal_of(client_order_id)
         first = next(iter(self._blotter.twins(client_order_id)), None)
-        return self._blotter.report(first or found[-1]) if found else None
+        return self._blotter.report(first or found[-1])
 
     async def positions(self) -> Sequence[BrokerPosition]:
         session = self._ready_session()
@@ -684,6 +764,7 @@ class IbkrBroker:
                 return
             await self._other_calls_of(_CALLS_OF_A_ROUND)
             self._rounds_begun += 1
+            begun_at = time.monotonic()
             doubtful, self._is_doubtful = self._is_doubtful, False
             self._blotter.begin_round()
             questions = [
@@ -705,6 +786,7 @@ class IbkrBroker:
                     question.cancel()
                 await asyncio.gather(*questions, return_exceptions=True)
             self._blotter.end_round()
+            self._unacknowledged.looked(begun_at)
             self._last_whole_round = self._rounds_begun
             self._read_at = time.monotonic()
 
@@ -740,22 +822,20 @@ class IbkrBroker:
             client_order_id=order.orderRef or "",
             status=state.status or "",
         )
+        self._acknowledged(entry)
         self._answer_placing(entry, state.status)
 
     def on_order_status(self, order_id: int, status: str, filled: float, perm_id: int, client_id: int) -> None:
         entry = self._blotter.status_said(
             client_id=client_id, order_id=order_id, perm_id=perm_id, status=status, filled=amount(filled, least=0)
         )
-        wait = self._waits.placing.get(order_id) if self._is_own(client_id) else None
-        if entry is None and wait is not None:
+        tag = self._unacknowledged.tag_of(f"{client_id}:{order_id}")
+        if entry is None and tag:
             entry = self._blotter.order_said(
-                client_id=client_id,
-                order_id=order_id,
-                perm_id=perm_id,
-                client_order_id=wait.client_order_id,
-                status=status,
+                client_id=client_id, order_id=order_id, perm_id=perm_id, client_order_id=tag, status=status
             )
         if entry is not None:
+            self._acknowledged(entry)
             self._answer_placing(entry, status)
         if self._is_own(client_id) and status in ("PendingCancel", "Cancelled", "ApiCancelled"):
             self._settle_cancelling(order_id)
@@ -767,13 +847,14 @@ class IbkrBroker:
                 filled = optional_amount(
                     order.totalQuantity
                 )  # not told is not nothing: executions of other days are not shown
-            self._blotter.completed_said(
+            entry = self._blotter.completed_said(
                 perm_id=order.permId,
                 client_order_id=order.orderRef or "",
                 status=state.status or "",
                 filled=filled or Decimal(0),
                 words=state.completedStatus or "",
             )
+            self._acknowledged(entry)
 
     def on_execution(self, execution: Any, moment: Moment) -> None:
         if execution.acctNumber == self._account:
@@ -792,6 +873,7 @@ class IbkrBroker:
                     is_time_estimated=moment.is_estimated,
                 ),
             )
+            self._acknowledged(entry)
             self._answer_placing(entry, "Submitted")
 
     def _tell_estimate(self, execution: Any, moment: Moment) -> None:
@@ -826,19 +908,26 @@ class IbkrBroker:
             self.on_gap()
 
     def on_order_error(self, order_id: int, code: int, text: str) -> None:
-        """Words on one of our order ids. Only to a placing or cancelling that waits are they an answer."""
-        session = self._session
-        entry = None if session is None else self._blotter.of_ids(session.client_id, order_id)
-        is_beside = codes.meaning_for_order(code) is codes.Meaning.INFORMATION and code != codes.CANCELLED
-        if entry is not None and not is_beside and code not in codes.CANCEL_REFUSED:
-            self._blotter.reason_said(entry, text, rejected=codes.is_rejection(code))
+        """Words on one of our order ids. To a placing that waits they are an answer only if it is not acknowledged besides; an order that was
+        acknowledged they end never, and its status tells what became of it."""
+        if self._session is None:
+            return
+        client_id, named = self._session.client_id, f"{self._session.client_id}:{order_id}"
+        is_shown = not self._unacknowledged.tag_of(named)
+        entry = self._blotter.of_ids(client_id, order_id) if is_shown else None
+        is_remark = codes.meaning_for_order(code) is codes.Meaning.INFORMATION
+        if entry is not None and not is_remark and code not in codes.CANCEL_REFUSED:
+            rejected, cancelled = codes.is_rejection(code), code == codes.CANCELLED
+            self._blotter.reason_said(entry, worded(code, text), rejected=rejected, cancelled=cancelled)
+        if order_id not in self._waits.cancelling:
+            self._unacknowledged.said(named, code, text, time.monotonic())
         wait = self._waits.cancelling.get(order_id)
         if wait is not None:
             self._answer_cancelling(wait, code, text)
         placing = self._waits.placing.get(order_id)
         if placing is not None:
-            self._refuse_placing(placing, code, text)
-        elif code not in (codes.CANCELLED, *codes.CANCEL_REFUSED):
+            self._heed_words(placing, code, text, is_shown=is_shown)
+        elif code not in codes.CANCEL_REFUSED:
             _log.warning("IBKR says of order %s: %s (code %s)", order_id, text, code)
             self._is_doubtful = True
         if code in codes.CANCEL_REFUSED:
@@ -857,7 +946,7 @@ class IbkrBroker:
         self._is_ready = False
         lost = OutcomeUnknown("The connection to the gateway broke before it answered")
         for wait in (*self._waits.placing.values(), *self._waits.cancelling.values()):
-            wait.settle(lost)
+            wait.settle_by_words(lost)
         self._give_hint()
 
     def _is_own(self, client_id: int) -> bool:
@@ -881,22 +970,32 @@ class IbkrBroker:
             # A rejection says so next; without one the order is alive, and held.
             wait.held = asyncio.get_running_loop().call_later(_HELD_SECONDS, wait.settle)
 
-    def _refuse_placing(self, wait: _Wait, code: int, text: str) -> None:
-        match codes.meaning_for_order(code):
-            case codes.Meaning.REFUSED:
-                wait.settle(OrderRefused(f"{text} (code {code})"))
-            case codes.Meaning.EXISTS:
-                self._is_doubtful = True
-                wait.settle(OrderAlreadyExists(f"{text} (code {code})"))
-            case codes.Meaning.NOT_TAKEN if code == codes.TOO_MANY:
-                self.on_too_many()
-                wait.settle(CallsSpent(f"{text} (code {code})", wait_seconds=_AFTER_TOO_MANY_SECONDS))
-            case codes.Meaning.NOT_TAKEN:
-                wait.settle(self._unavailable(f"{text} (code {code})"))
-            case codes.Meaning.INFORMATION:
-                _log.info("IBKR says while placing: %s (code %s)", text, code)
-            case codes.Meaning.UNKNOWN:
-                _log.warning("IBKR says while placing, and what it means is not known: %s (code %s)", text, code)
+    def _acknowledged(self, entry: Entry) -> None:
+        """The gateway has the order: what it said of its id before were words beside it, and the reason if it ends."""
+        beside = self._unacknowledged.acknowledged(entry.client_order_id)
+        if beside is not None:
+            self._blotter.reason_said(entry, beside.words, rejected=beside.is_rejection)
+
+    def _heed_words(self, wait: _Wait, code: int, text: str, *, is_shown: bool) -> None:
+        """Words on the id of an order whose placing waits. `is_shown`: the gateway has shown the order, though not as working."""
+        said, meaning = worded(code, text), codes.meaning_for_order(code)
+        if meaning is codes.Meaning.EXISTS:
+            self._is_doubtful = True
+            wait.settle(OrderAlreadyExists(said))
+            return
+        _log.info("IBKR says while placing: %s; %s", said, meaning)
+        if code == codes.TOO_MANY:
+            self.on_too_many()
+            wait.not_taken = CallsSpent(said, wait_seconds=_AFTER_TOO_MANY_SECONDS)
+        elif meaning is codes.Meaning.NOT_TAKEN:
+            wait.not_taken = self._unavailable(said)
+        else:
+            wait.words.append(said)
+            wait.is_refused = wait.is_refused or meaning is codes.Meaning.REFUSED
+        if wait.is_refused and is_shown:
+            wait.settle_by_words()
+        else:
+            wait.end_in(_REMARK_SECONDS if meaning is codes.Meaning.INFORMATION else _WORDS_SECONDS)
 
     def _settle_cancelling(self, order_id: int) -> None:
         wait = self._waits.cancelling.get(order_id)

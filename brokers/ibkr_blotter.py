@@ -13,6 +13,7 @@ _CANCELLED = frozenset({"Cancelled", "ApiCancelled"})
 _FINAL = frozenset({"Filled", *_CANCELLED})
 _NO_STATUS_OF_THE_SERVER = frozenset({"", "PendingSubmit", "ApiPending", "ApiUpdate", "ValidationError"})
 _WORKING = frozenset({"PreSubmitted", "Submitted", "PendingCancel"})
+_LOOKS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,8 @@ class Entry:
     is_rejected: bool = False
     told_filled: Decimal = Decimal(0)
     reason: str | None = None
+    cancel_said: int = 0
+    """The round in or after which the server said in words that the order is cancelled; 0: it did not."""
     executions: dict[str, Execution] = field(default_factory=dict)
     """By base: the highest version."""
     first_said: dict[str, Execution] = field(default_factory=dict)
@@ -141,13 +144,24 @@ class Blotter:
         self._reading = self._round + 1
 
     def end_round(self) -> None:
-        """All lists were answered."""
+        """All lists were answered. An order that was said to be cancelled, and that two of them in succession do not have, is: its status was
+        lost. One that they have was not, and of one that may be among what could not be read nothing is concluded."""
         were_unclear = [entry for entry in self.entries if self.is_unclear(entry)]
         self._round = self._reading
         self._holes = {words: hole for words, hole in self._holes.items() if hole.mentioned >= self._round}
         for entry in were_unclear:
             if not self.is_unclear(entry):
                 self._changed(entry)
+        for entry in self.entries:
+            said, is_shown = entry.cancel_said, entry.mentioned > entry.cancel_said
+            if said and is_shown:
+                entry.cancel_said = 0
+            elif said and self._round >= said + _LOOKS and not entry.is_final and not self._may_be_hidden(entry):
+                entry.status = "Cancelled"
+                self._mentioned(entry, True)
+
+    def _may_be_hidden(self, entry: Entry) -> bool:
+        return self.is_unclear(entry) or self.hole_of(entry.client_order_id) is not None
 
     def is_mentioned(self, entry: Entry) -> bool:
         return entry.mentioned >= self._round
@@ -287,12 +301,15 @@ class Blotter:
             Unreadable(client_order_id=hole.tag or "", words=hole.words) for hole in self._holes.values()
         ]
 
-    def reason_said(self, entry: Entry, reason: str, *, rejected: bool) -> None:
-        """Words on the order's id. They say nothing of its status, but that an inactive one is rejected."""
+    def reason_said(self, entry: Entry, reason: str, *, rejected: bool, cancelled: bool = False) -> None:
+        """Words on the order's id. They say nothing of its status, but that an inactive one is rejected, and one that is shown no more
+        `cancelled`."""
         before = (entry.reason, entry.report_status)
         entry.reason = reason
         entry.is_rejected = entry.is_rejected or rejected
         self._mentioned(entry, before != (entry.reason, entry.report_status))
+        if cancelled:
+            entry.cancel_said = entry.mentioned
 
     # Reports
 

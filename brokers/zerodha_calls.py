@@ -8,7 +8,6 @@ import functools
 import json
 import logging
 import queue
-import re
 import socket
 import threading
 import time
@@ -29,6 +28,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError
 
+from brokers import zerodha_codes as codes
 from brokers.errors import AuthRequired, BrokerError, BrokerUnavailable, CallsSpent, OrderRefused, OutcomeUnknown
 from brokers.rate import BudgetSpent, RateBudget, RateLimit, limits
 
@@ -43,9 +43,6 @@ _AFTER_TOO_MANY_SECONDS = 1.0
 _ENDING_SECONDS = 2.0
 """How long a call has to end after its connection was cut: only looking up the host's name lasts longer."""
 _SAME_TOKEN_AGAIN_SECONDS = 30.0
-_PERHAPS_ARRIVED = re.compile(r"tim(?:ed?|ing)[ -]?out|check (?:the |your )?order ?book", re.IGNORECASE)
-_REQUEST_TIMEOUT = 408
-_TOO_MANY = 429
 AUTH_REQUIRED = "AUTH_REQUIRED"
 CONNECT_SECONDS = 3.05
 READ_SECONDS = 7.0
@@ -293,20 +290,19 @@ class KiteCalls:
     def _sorted(self, exc: Exception, kind: CallKind) -> BrokerError:
         """The one place where the library's errors become ours."""
         words = f"Zerodha: {exc or type(exc).__name__}"
-        code = exc.code if isinstance(exc, kite_errors.KiteException) else None
-        if code == _TOO_MANY:
+        status = exc.code if isinstance(exc, kite_errors.KiteException) else None
+        meaning = codes.meaning(status, type(exc).__name__, _text(exc))
+        if meaning is codes.Meaning.NOT_TAKEN:
             self._budget_of(kind).pause(_AFTER_TOO_MANY_SECONDS)
             words = f"Zerodha takes no more calls now ({_text(exc)})"
             return CallsSpent(words, wait_seconds=_AFTER_TOO_MANY_SECONDS)
         if _never_connected(exc):
             return BrokerUnavailable("Zerodha cannot be reached")
         if kind is CallKind.QUERY:
-            return BrokerUnavailable(words if code is None else f"Zerodha: {_text(exc)}")
-        is_answer = isinstance(code, int) and 400 <= code < 500 and code != _REQUEST_TIMEOUT
-        is_trouble = isinstance(exc, kite_errors.NetworkException | kite_errors.DataException)
-        if is_answer and not is_trouble and not _PERHAPS_ARRIVED.search(_text(exc)):
+            return BrokerUnavailable(words if status is None else f"Zerodha: {_text(exc)}")
+        if meaning is codes.Meaning.REFUSED:
             return OrderRefused(_text(exc))
-        return OutcomeUnknown(words if code is None else f"Zerodha ({code}): {_text(exc)}")
+        return OutcomeUnknown(words if status is None else f"Zerodha ({status}): {_text(exc)}")
 
 
 def _without(text: str, *secrets: str) -> str:

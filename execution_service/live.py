@@ -27,12 +27,12 @@ class LiveOrder:
         "cancels_sent",
         "due_at",
         "finding_from",
+        "is_answered",
         "is_busy",
         "is_late_allowed",
         "is_let_go",
         "is_passed_over",
         "is_silence_told",
-        "is_taken",
         "is_wait_told",
         "known_from",
         "last_failure",
@@ -69,8 +69,9 @@ class LiveOrder:
         """What the broker said when it was sent again: no end of it before it has been looked for, since an earlier sending may be alive."""
         self.lettered = told.people
         """The last event that people have been written a letter about."""
-        self.is_taken = False
-        """The broker has said that it has an order of this id, though it may not show it yet: sending again would tell nothing new."""
+        self.is_answered = False
+        """The broker has said that it has an order of this id, though it may not show it yet, or has answered it with words alone: sending again
+        would tell nothing new."""
         self.is_passed_over = False
         """The id that the broker gave it beforehand can no longer be used: it is looked for, and not sent again."""
         self.unclear_resendings = 0

@@ -74,10 +74,12 @@ class FaultKind(StrEnum):
     RATE_LIMITED = "rate_limited"
     """429, as sent to one who calls too often."""
     SERVER_ERROR = "server_error"
-    """`status` (500 unless told) with an error in JSON."""
+    """`status` (500 unless told) with an error in JSON, of the name `error` and in the words of `text`."""
     HTML = "html"
     """`status` with a page that is no JSON, as a proxy in front would send."""
     NO_CONTENT_TYPE = "no_content_type"
+    NO_DATA = "no_data"
+    """200 and success, with data that name no order."""
     CHECK_ORDER_BOOK = "check_order_book"
     """400 OrderException saying that the request timed out and that the order book should be looked at."""
     MARGIN = "margin"
@@ -103,6 +105,8 @@ class HttpFault:
     times: int | None = 1
     seconds: float = 0.0
     status: int = 500
+    error: str = "GeneralException"
+    text: str = "Something unexpected happened. Please try again."
     accepted: bool = False
     late_seconds: float = 0.0
 
@@ -332,11 +336,13 @@ class SimulatedKite:
             case FaultKind.RATE_LIMITED:
                 raise Refused(429, "NetworkException", "Too many requests")
             case FaultKind.SERVER_ERROR:
-                raise Refused(fault.status, "GeneralException", "Something unexpected happened. Please try again.")
+                raise Refused(fault.status, fault.error, fault.text)
             case FaultKind.HTML:
                 return Page("<html><body>Bad gateway</body></html>", "text/html", fault.status)
             case FaultKind.NO_CONTENT_TYPE:
                 return Page("{}", None, fault.status)
+            case FaultKind.NO_DATA:
+                return {"order_id": None}
             case FaultKind.CHECK_ORDER_BOOK:
                 words = "The order request timed out. Please check the order book and confirm before placing again."
                 raise Refused(400, "OrderException", words)

@@ -5,6 +5,10 @@
 Its control port speaks HTTP and does what every gateway does (see `simulators.control`), and
 
     say                 order, code, text: an error on the order's id that leaves the order as it is
+    answer_with_words   code, text, symbol, client_order_id, times, taken_after, is_taken_first: an order that is placed is answered with this
+                        error on its id. taken_after null: by nothing else, now or later; else so many seconds later it is taken all the same,
+                        and goes its way. is_taken_first: it is taken and shown, and then the words are said. times null: each such order, 0: no more
+    coin_terms          tifs: the times in force that the account's coins with a limit may have; null: any, as IBKR's page has it
     lose_link           the gateway loses its servers (1100)       restore_link (data_kept)    and has them again (1102, or 1101)
     price               symbol, price: at which market orders without a price are filled
     hold_inactive       order, held: the order is shown as Inactive though it lives, as when shares have to be located
@@ -26,6 +30,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import ROUND_DOWN, Decimal
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +47,10 @@ log = logging.getLogger(__name__)
 
 DEFAULT_ACCOUNT = "DU000001"
 TICK_SECONDS = 0.01
+COIN_TIFS = frozenset({"Minutes", "IOC"})
+"""As a paper account answered in 2026, with error 201 to any other (Lean pull request 9766); IBKR's own page names DAY and GTC, too."""
+COIN_BAND = (Decimal(10), Decimal("0.0025"))
+"""How far a purchase of coins may be limited from the market: dollars, or this share of its price (same source); 202 answers any other."""
 _CONTROL_SECONDS = 10.0
 ORDER_TYPES = {
     "MKT": OrderType.MARKET,
@@ -68,6 +77,23 @@ class _Told:
     busted: set[str] = field(default_factory=set)
     charged: dict[str, Decimal] = field(default_factory=dict)
     """By execution: the commission."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Words:
+    """An error that is said on the id of an order when it is placed, in place of an answer or beside one."""
+
+    code: int
+    text: str
+    symbol: str = "*"
+    client_order_id: str = "*"
+    """Patterns of a shell, as those of a fault."""
+    times: int | None = 1
+    """Of so many orders; None: of each."""
+    taken_after: float | None = None
+    """So many seconds after the words the order is taken all the same; None: it never is, and no list ever has it."""
+    is_taken_first: bool = False
+    """It is taken and shown, and then the words are said."""
 
 
 class Refusal(Exception):
@@ -111,6 +137,10 @@ class TwsSimulator:
         """By symbol: the code and text with which a question for its contract is answered."""
         self.heard: list[tuple[int, list[str]]] = []
         """Every message of every client, with the client's id."""
+        self.words: list[Words] = []
+        """What is said to orders that are placed; the first that fits, so many times as it says."""
+        self.coin_tifs: frozenset[str] | None = COIN_TIFS
+        """The times in force that coins with a limit may have; None: any."""
         self.held: list[str] = []
         """Broker ids of orders shown as Inactive though they live, as when shares have to be located first."""
         self.greeting: wire.Writing | None = None
@@ -188,6 +218,21 @@ class TwsSimulator:
         for session in self._sessions_of(client_id):
             session.send(wire.error(order_id, code, text))
 
+    def answer_with(self, words: Words) -> None:
+        """From now on orders that it fits are answered so. With `times` 0 all that was ordered ends."""
+        self.words = [] if words.times == 0 else [*self.words, words]
+
+    def words_for(self, request: wire.PlaceRequest) -> Words | None:
+        """What is to be said to this order, counted."""
+        named = (request.order_ref, request.contract.symbol)
+        fitting = (w for w in self.words if all(map(fnmatchcase, named, (w.client_order_id, w.symbol))))
+        found = next(fitting, None)
+        if found is not None and found.times is not None:
+            found.times -= 1
+            if not found.times:
+                self.words.remove(found)
+        return found
+
     def tell(self) -> None:
         """Pushes what has changed in the book to those whom it concerns."""
         if not self.is_linked:
@@ -235,7 +280,7 @@ class TwsSimulator:
             order_type=_WIRE_TYPES[ticket.order_type],
             limit_price=ticket.limit_price,
             aux_price=ticket.stop_price,
-            tif=ticket.tif or Tif.DAY,
+            tif=ticket.product or ticket.tif or Tif.DAY,
             order_ref=ticket.client_order_id,
             cash_quantity=cash,
             status=_NAMED_STATUS.get(order.status, working),
@@ -273,6 +318,7 @@ class TwsSimulator:
             "clients": [each.client_id for each in tuple(self.sessions) if each.client_id is not None],
             "is_linked": self.is_linked,
             "messages": len(self.heard),
+            "messages_placed": sum(fields[0] == str(Ask.PLACE_ORDER.value) for _, fields in tuple(self.heard)),
             "book_faults": [asdict(fault) for operation in Operation for fault in self.book.armed_faults(operation)],
             "fault_plan": control.plan_state(self.book),
             "orders": len(self.book.orders()),
@@ -296,6 +342,8 @@ class TwsSimulator:
             "restore_link": self.restore_link,
             "say": lambda order, code, text: self.say_of_order(self._id_of(order), int(code), text),
             "restart": lambda closed_seconds=0.0: self.spawn(self._pause(float(closed_seconds))),
+            "answer_with_words": lambda **fields: self.answer_with(words_of(fields)),
+            "coin_terms": lambda tifs=None: setattr(self, "coin_tifs", None if tifs is None else frozenset(tifs)),
             "price": lambda symbol, price: self.prices.update({symbol: Decimal(str(price))}),
             "hold_inactive": self._hold_inactive,
             "repeat_statuses": lambda on: setattr(self, "repeats_statuses", bool(on)),
@@ -571,12 +619,26 @@ class Session:
         request = wire.place_request(fields)
         if not self._gateway.is_linked:
             return
+        words = self._gateway.words_for(request)
+        if words is not None:
+            self._gateway.spawn(self._play_words(request, words))
+            return
         faults = self._book.draw(Operation.PLACE, request.order_ref, request.contract.symbol)
         if faults:
             # Beside the socket, so that a slow answer holds up no other.
             self._gateway.spawn(self._play_placing(request, faults))
             return
-        order = self._accept(request)
+        self._tell_taken(self._accept(request))
+
+    async def _play_words(self, request: wire.PlaceRequest, words: Words) -> None:
+        if words.is_taken_first:
+            self._tell_taken(self._accept(request))
+        self.send(wire.error(request.order_id, words.code, words.text))
+        if words.taken_after is not None and not words.is_taken_first:
+            await asyncio.sleep(words.taken_after)
+            self._tell_taken(self._accept(request, is_late=True))
+
+    def _tell_taken(self, order: PaperOrder | None) -> None:
         if order is not None:
             self._gateway.tell_of(order)
 
@@ -605,27 +667,25 @@ class Session:
             if order is not None:
                 self._gateway.hush(order)
             return
-        if order is None:
-            order = self._accept(request)
-        if order is not None:
-            self._gateway.tell_of(order)
+        self._tell_taken(order or self._accept(request))
 
-    def _accept(self, request: wire.PlaceRequest, *, quietly: bool = False) -> PaperOrder | None:
-        """The order as the book has it now; None: it was answered with an error, or needed no answer but a repeated status."""
+    def _accept(self, request: wire.PlaceRequest, *, quietly: bool = False, is_late: bool = False) -> PaperOrder | None:
+        """The order as the book has it now; None: it was answered with an error, or needed no answer but a repeated status. `is_late`: the
+        gateway has had it all the time, and later ids have come since."""
         try:
-            return self._taken(request, quietly=quietly)
+            return self._taken(request, quietly=quietly, is_late=is_late)
         except Refusal as refusal:
             self.send(wire.error(request.order_id, refusal.code, refusal.text))
         return None
 
-    def _taken(self, request: wire.PlaceRequest, *, quietly: bool) -> PaperOrder | None:
+    def _taken(self, request: wire.PlaceRequest, *, quietly: bool, is_late: bool) -> PaperOrder | None:
         assert self.client_id is not None
         broker_order_id = f"{self.client_id}:{request.order_id}"
         known = self._book.order(broker_order_id)
         if known is not None:
             self._modify(known, request)
             return None
-        if request.order_id < self._book.next_order_id(self.client_id):
+        if request.order_id < self._book.next_order_id(self.client_id) and not is_late:
             raise Refusal(103, "Duplicate order id")
         ticket = self._ticket(request, broker_order_id)
         self._gateway.tell()
@@ -680,8 +740,8 @@ class Session:
             quantity = (request.cash_quantity / price).quantize(Decimal(listing.size_increment), rounding=ROUND_DOWN)
         elif listing.sec_type == "CRYPTO" and request.action == "BUY" and request.order_type == "MKT":
             raise Refusal(463, "You must enter a valid cash quantity for this order")
-        if listing.sec_type == "CRYPTO" and request.order_type == "MKT" and request.tif != "IOC":
-            raise Refusal(201, "Order rejected - reason:Invalid time in force for this order type")
+        if listing.sec_type == "CRYPTO":
+            self._check_coins(request, price)
         if quantity % Decimal(listing.size_increment):
             raise Refusal(
                 201, f"Order rejected - reason:The size does not conform to the increment {listing.size_increment}"
@@ -696,6 +756,7 @@ class Session:
             stop_price=request.aux_price if order_type in (OrderType.STOP, OrderType.STOP_LIMIT) else None,
             reference_price=price,
             tif=Tif(request.tif) if request.tif in tuple(Tif) else None,
+            product=request.tif,
             variety=None if request.cash_quantity is None else str(request.cash_quantity),
             reserved_order_id=broker_order_id,
         )
@@ -707,6 +768,27 @@ class Session:
         if len(found) > 1:
             raise Refusal(200, "The contract description specified is ambiguous")
         return found[0]
+
+    def _check_coins(self, request: wire.PlaceRequest, price: Decimal) -> None:
+        if request.order_type not in ("MKT", "LMT"):
+            raise Refusal(387, "Unsupported order type for this exchange and security type.")
+        if request.order_type == "MKT" and request.tif != "IOC":
+            raise Refusal(201, "Order rejected - reason:Invalid time in force for this order type")
+        tifs = self._gateway.coin_tifs
+        if request.order_type == "LMT" and tifs is not None and request.tif not in tifs:
+            raise Refusal(
+                201,
+                f"Order rejected - reason:The crypto {request.action.lower()} order must be {' or '.join(sorted(tifs)[::-1])}",
+            )
+        dollars, share = COIN_BAND
+        is_priced = request.contract.symbol in self._gateway.prices and request.limit_price is not None
+        if is_priced and request.action == "BUY" and request.order_type == "LMT":
+            assert request.limit_price is not None
+            if abs(request.limit_price - price) > max(dollars, share * price):
+                raise Refusal(
+                    202,
+                    f"Order Canceled - reason:The limit price must be within 10 USD or 0.25% of the best ask {price}",
+                )
 
     @staticmethod
     def _check_prices(request: wire.PlaceRequest, listing: Listing) -> None:
@@ -895,6 +977,14 @@ class Session:
                 ("NetLiquidationByCurrency", each.cash if each.equity is None else each.equity, each.currency),
             )
         ]
+
+
+def words_of(fields: Mapping[str, Any]) -> Words:
+    """As the control side orders them. Raises one of control.NONSENSE."""
+    words = Words(**{**fields, "code": int(fields["code"]), "text": str(fields["text"])})
+    if words.times is not None and words.times < 0:
+        raise ValueError("a number of times is 0 or more")
+    return words
 
 
 def _unfilled(row: wire.OrderRow) -> wire.OrderRow:

@@ -401,6 +401,8 @@ class BrokerFaults:
         """By operation: calls wait here before they reach the book."""
         self.holds_answer: dict[str, asyncio.Event] = {}
         """By operation: the book has done it, the answer waits here."""
+        self.found: dict[str, Report] = {}
+        """By client order id: what `find` tells of an order that the book does not have."""
         self.retold: Callable[[Sequence[Report]], Sequence[Report]] | None = None
         """What is told of the orders instead, by lists and by `find`, which tells the first."""
         self.unreadable: Sequence[Unreadable] = ()
@@ -500,6 +502,7 @@ class GatedBroker:
 
     async def find(self, client_order_id: str) -> Report | None:
         report = await self._pass("find", client_order_id, lambda: self.inner.find(client_order_id))
+        report = report or self._faults.found.get(client_order_id)
         return report if report is None or self._faults.retold is None else self._faults.retold([report])[0]
 
     async def positions(self) -> Sequence[BrokerPosition]:

@@ -81,7 +81,7 @@ class Following:
                 self._begin(live, lambda: self._live.record_unless_changed(live, (note,), since=order))
                 return
         limits = self._connection.limits
-        is_useless = live.is_passed_over or live.is_taken  # to send it again
+        is_useless = live.is_passed_over or live.is_answered  # to send it again
         for_it = replace(limits, refuses_repeated_client_id=False) if is_useless else limits
         step = next_step(live.order, self._clock.now(), self._elapsed(live, now), for_it, refusal=live.refusal)
         match step.kind:

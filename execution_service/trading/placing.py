@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -18,9 +18,20 @@ from brokers.errors import (
     OrderRefused,
     OutcomeUnknown,
     ReservationLost,
+    WordsAlone,
 )
 from execution_service.core.decide import is_stale, was_noted
-from execution_service.core.order import CancelRequested, Event, Noted, NothingSent, Order, Rejected, Status
+from execution_service.core.order import (
+    CancelRequested,
+    Event,
+    Noted,
+    NothingSent,
+    Order,
+    Reason,
+    ReasonCode,
+    Rejected,
+    Status,
+)
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock
 from execution_service.trading.connection import Connection, reason_of
@@ -80,7 +91,7 @@ class Placing:
             held = self.nothing_was_sent(live, "held back before it left", counts=False, again=again, sent=order)
             return Handed(held, is_clear=False)
         try:
-            placing = self._connection.broker.place_order(order.ticket())
+            placing = self._connection.broker.place_order(replace(order.ticket(), is_repetition=again))
             report = await self._connection.ask(placing, PLACE_SECONDS)
         except HeldBack as exc:
             self.rest(order, exc)
@@ -103,13 +114,16 @@ class Placing:
             return Handed(self.nothing_was_sent(live, str(exc), counts=True, sent=order), is_clear=False)
         except OrderRefused as exc:
             if again:
-                return Handed(self._was_refused_again(live, order, exc), is_clear=False)
+                return Handed(self._was_refused_again(live, order, reason_of(exc)), is_clear=False)
             return Handed(self._was_refused(live, order, exc), is_clear=False)
         except Exception as exc:  # noqa: BLE001  whatever it was, the order may have left
             live.finding_from = live.asked_at = None
             live.unclear_resendings += again
-            live.is_taken = live.is_taken or isinstance(exc, OrderAlreadyExists)
+            live.is_answered = live.is_answered or isinstance(exc, OrderAlreadyExists | WordsAlone)
             self._lanes.of(order).unresolved.add(order.order_id)
+            if again and isinstance(exc, WordsAlone):
+                said = Reason(ReasonCode.BROKER_REJECTED, exc.words)
+                return Handed(self._was_refused_again(live, order, said), is_clear=False)
             return Handed(self._is_unclear(live, exc), is_clear=False)
         return Handed(self._was_taken(live, report), is_clear=True)
 
@@ -185,15 +199,15 @@ class Placing:
 
         await self._live.record(live, refuse)
 
-    async def _was_refused_again(self, live: LiveOrder, sent: Order, refusal: OrderRefused) -> None:
+    async def _was_refused_again(self, live: LiveOrder, sent: Order, refusal: Reason) -> None:
         """The broker may refuse the repetition because the first sending arrived: the order is looked for before this is its end."""
         live.finding_from = live.asked_at = None
-        words = f"refused when it was sent again, and looked for once more, since it may have arrived before: {refusal.reason}"
+        words = f"refused when it was sent again, and looked for once more, since it may have arrived before: {refusal.message}"
 
         def note(order: Order) -> Sequence[Event]:
             if order.status is not Status.SUBMITTING or _is_worked_elsewhere(order, sent):
                 return ()
-            live.refusal = reason_of(refusal)
+            live.refusal = refusal
             return () if was_noted(order, words) else (Noted(at=self._clock.now(), message=words),)
 
         await self._live.record(live, note)

@@ -137,7 +137,7 @@ class Sending:
         if live is None or live.order.status is not Status.SUBMITTING or live.order.reserved_order_id is None:
             return False
         is_refused = live.is_passed_over or live.refusal is not None
-        is_settled = live.is_taken or is_refused or live.unclear_resendings >= RESENDINGS_WAITED_FOR
+        is_settled = live.is_answered or is_refused or live.unclear_resendings >= RESENDINGS_WAITED_FOR
         is_in_time = not is_stale(live.elapsed(self._clock.monotonic()), self._connection.limits)
         return live.order.cancel_wish is None and is_in_time and not is_settled
 
@@ -239,7 +239,7 @@ class Sending:
             return first if order.status is Status.PENDING and order.cancel_wish == wish else ()
 
         # What is known of an attempt before this one does not hold for it.
-        live.is_taken, live.is_passed_over, live.unclear_resendings = False, False, 0
+        live.is_answered, live.is_passed_over, live.unclear_resendings = False, False, 0
         return bool(await self._live.record(live, start)) and not ends
 
     async def _reserve(self, live: LiveOrder, order: Order) -> _Reservation | None:

@@ -114,6 +114,66 @@ async def test_the_control_side_orders_trouble(gateway: TwsSimulator) -> None:
             await asyncio.to_thread(lambda wish=wish: call(url, **wish))
 
 
+async def test_an_order_may_be_answered_by_words_alone_before_it_is_taken_or_after(
+    gateway: TwsSimulator, library: Any
+) -> None:
+    url = await gateway.start_control()
+    call_it = functools.partial(asyncio.to_thread, call, url)
+    ib = await connected(library, gateway.port)
+    heard: list[tuple[int, int, str]] = []
+    ib.errorEvent += lambda number, code, text, contract: heard.append((number, code, text))
+
+    def placed(tag: str) -> Any:
+        order = library.LimitOrder("BUY", 10, 99.5, account="DU000001", orderRef=tag)
+        return ib.placeOrder(library.Stock("SPY", "SMART", "USD"), order)
+
+    await call_it(do="answer_with_words", symbol="S*", code=10268, text="Not supported")
+    await call_it(do="answer_with_words", client_order_id="late", code=31999, text="?", taken_after=0.2)
+    alone, late = placed("alone"), placed("late")
+    await until(lambda: bool(gateway.book.orders("late")))
+    assert [(number, code) for number, code, _ in heard if code >= 10000] == [
+        (alone.order.orderId, 10268),
+        (late.order.orderId, 31999),
+    ]
+    assert gateway.book.orders("alone") == []
+    assert gateway.book.order(f"7:{late.order.orderId}") is not None
+    await call_it(do="answer_with_words", code=10311, text="Beside", times=None, taken_after=0, is_taken_first=True)
+    placed("beside")
+    await until(lambda: any(code == 10311 for _, code, _ in heard))
+    assert len(gateway.book.orders("beside")) == 1
+    state = await call_it(do="answer_with_words", code=0, text="", times=0)
+    placed("plain")
+    await until(lambda: bool(gateway.book.orders("plain")))
+    assert state["messages_placed"] == 3
+    with pytest.raises(HTTPError, match="400"):
+        await call_it(do="answer_with_words", text="without a code")
+    ib.disconnect()
+
+
+@pytest.mark.parametrize(
+    ("action", "tif", "price", "code"),
+    [
+        ("BUY", "GTC", 50_000, 201),
+        ("SELL", "DAY", 50_000, 201),
+        ("BUY", "Minutes", 49_800, 202),
+        ("BUY", "Minutes", 49_990, None),
+        ("SELL", "IOC", 60_000, None),
+    ],
+)
+async def test_coins_with_a_limit_are_taken_by_the_accounts_terms(
+    gateway: TwsSimulator, library: Any, action: str, tif: str, price: float, code: int | None
+) -> None:
+    gateway.prices["BTC"] = Decimal(50_000)
+    ib = await connected(library, gateway.port)
+    heard: list[int] = []
+    ib.errorEvent += lambda number, code, text, contract: heard.append(code)
+    order = library.LimitOrder(action, 0.001, price, account="DU000001", tif=tif, orderRef="coins")
+    ib.placeOrder(library.Crypto("BTC", "PAXOS", "USD"), order)
+    await until(lambda: code in heard if code else bool(gateway.book.orders("coins")))
+    assert bool(gateway.book.orders("coins")) is (code is None)
+    ib.disconnect()
+
+
 async def test_the_control_side_shows_and_changes_the_book(gateway: TwsSimulator, library: Any) -> None:
     url = await gateway.start_control()
     call_it = functools.partial(asyncio.to_thread, call, url)

@@ -20,6 +20,7 @@ from kiteconnect import KiteConnect
 from kiteconnect import exceptions as kite_errors
 from twisted.logger import LogLevel, globalLogPublisher
 
+from brokers import zerodha_codes as codes
 from brokers import zerodha_rows as rows
 from brokers import zerodha_words as words
 from brokers.base import (
@@ -124,13 +125,20 @@ def last_form(server: SimulatedKite) -> Mapping[str, str]:
         HttpFault(kind=FaultKind.SERVER_ERROR, status=500, accepted=True),
         HttpFault(kind=FaultKind.SERVER_ERROR, status=503, accepted=True),
         HttpFault(kind=FaultKind.SERVER_ERROR, status=408, accepted=True),
+        HttpFault(kind=FaultKind.SERVER_ERROR, status=409, accepted=True),
+        HttpFault(kind=FaultKind.SERVER_ERROR, status=499, accepted=True),
+        HttpFault(kind=FaultKind.SERVER_ERROR, status=502, accepted=True),
+        HttpFault(kind=FaultKind.SERVER_ERROR, status=504, accepted=True),
         HttpFault(kind=FaultKind.HTML, status=502, accepted=True),
         HttpFault(kind=FaultKind.HTML, status=403, accepted=True),
         HttpFault(kind=FaultKind.HTML, status=200, accepted=True),
         HttpFault(kind=FaultKind.NO_CONTENT_TYPE, status=200, accepted=True),
+        HttpFault(kind=FaultKind.NO_DATA, accepted=True),
+        HttpFault(kind=FaultKind.SERVER_ERROR, status=400, error="NetworkException", accepted=True),
+        HttpFault(kind=FaultKind.SERVER_ERROR, status=500, error="OrderException", text="No margin", accepted=True),
         HttpFault(kind=FaultKind.DROP, accepted=True),
     ],
-    ids=lambda fault: f"{fault.kind}-{fault.status}",
+    ids=lambda fault: f"{fault.kind}-{fault.status}-{fault.error}",
 )
 async def test_an_unclear_answer_is_an_unknown_outcome_and_is_not_sent_again(
     server: SimulatedKite, broker: ZerodhaBroker, fault: HttpFault
@@ -141,6 +149,48 @@ async def test_an_unclear_answer_is_an_unknown_outcome_and_is_not_sent_again(
     assert len(server.calls("POST /orders/*")) == 1
     assert (await found(broker)).broker_order_id == server.book.orders()[0].broker_order_id
     assert len(server.book.orders()) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(400, "OrderException"), (400, "HoldingException"), (400, "NobodyKnowsItException"), (403, "PermissionException"),
+     (404, "GeneralException"), (405, "GeneralException"), (410, "GeneralException")],
+)  # fmt: skip
+async def test_a_no_of_kite_is_one_in_its_words_whatever_they_are(
+    server: SimulatedKite, broker: ZerodhaBroker, status: int, error: str
+) -> None:
+    server.add_fault(HttpFault(kind=FaultKind.SERVER_ERROR, status=status, error=error, text="Words that nobody knows"))
+    with pytest.raises(OrderRefused, match="Words that nobody knows"):
+        await broker.place_order(ticket())
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "text", "meaning"),
+    [
+        (400, "InputException", "Missing `quantity`", codes.Meaning.REFUSED),
+        (400, "OrderException", "Words that nobody knows", codes.Meaning.REFUSED),
+        (400, "GeneralException", "Insufficient funds", codes.Meaning.REFUSED),
+        (400, "OrderException", "Order request timed out. Check the order book", codes.Meaning.UNKNOWN),
+        (400, "NetworkException", "Couldn't reach the OMS", codes.Meaning.UNKNOWN),
+        (400, "DataException", "Couldn't parse the response of the OMS", codes.Meaning.UNKNOWN),
+        (403, "PermissionException", "Insufficient permission for that call", codes.Meaning.REFUSED),
+        (404, "GeneralException", "Route not found", codes.Meaning.REFUSED),
+        (405, "GeneralException", "Method not allowed", codes.Meaning.REFUSED),
+        (410, "GeneralException", "Gone", codes.Meaning.REFUSED),
+        (429, "NetworkException", "Too many requests", codes.Meaning.NOT_TAKEN),
+        (500, "OrderException", "Insufficient funds", codes.Meaning.UNKNOWN),
+        (502, "DataException", "Unknown Content-Type (text/html)", codes.Meaning.UNKNOWN),
+        (503, "NetworkException", "Gateway", codes.Meaning.UNKNOWN),
+        (401, "GeneralException", "?", codes.Meaning.UNKNOWN),
+        (418, "SomethingNewException", "?", codes.Meaning.UNKNOWN),
+        (None, "ConnectionError", "reset by peer", codes.Meaning.UNKNOWN),
+        ("400", "InputException", "?", codes.Meaning.UNKNOWN),
+    ],
+)
+def test_an_error_answer_says_no_only_where_kite_says_that_it_does(
+    status: object, error: str, text: str, meaning: codes.Meaning
+) -> None:
+    assert codes.meaning(status, error, text) is meaning
 
 
 async def test_an_answer_that_does_not_come_is_an_unknown_outcome_within_the_read_time_out(

@@ -794,6 +794,27 @@ def exit_of_a_rejected_entry(play: Play) -> None:
     play.send(entry, leave)
 
 
+def _answered_with_words(play: Play, signal: Signal, code: int, **fields: Any) -> None:
+    play.do("answer_with_words", code=code, text="Said of it", client_order_id=signal.client_order_id, **fields)
+
+
+@scenario(Family.REFUSAL, brokers=("ibkr",), quick=True)
+def answered_by_words_alone(play: Play) -> None:
+    """An error of a code that stands in no list, and nothing else: refused in those words. What is behind it leaves."""
+    signal, behind = play.order(expects=Placed.ONCE_OR_REFUSED), play.order()
+    _answered_with_words(play, signal, 31999)
+    play.send(signal, behind)
+    play.until(signal, "REJECTED")
+
+
+@scenario(Family.REFUSAL, brokers=("ibkr",))
+def words_first_and_taken_after_a_second(play: Play) -> None:
+    """An error of a code that stands in no list, and the order is acknowledged and fills after it."""
+    signal = play.order()
+    _answered_with_words(play, signal, 31999, taken_after=1.0)
+    play.send(signal)
+
+
 @scenario(Family.REFUSAL)
 def unavailable_for_a_while(play: Play) -> None:
     """The broker says three times that it cannot take the order now."""

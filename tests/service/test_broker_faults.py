@@ -23,9 +23,10 @@ from brokers.errors import (
     OrderRefused,
     OutcomeUnknown,
     ReservationLost,
+    WordsAlone,
 )
 from brokers.paper_words import Action, Fault, Market, Operation
-from execution_service.core.order import NothingSent, ReasonCode, Status, SubmitStarted
+from execution_service.core.order import Noted, NothingSent, ReasonCode, Status, SubmitStarted
 from execution_service.trader import TradingRules
 from execution_service.trading import placing
 from execution_service.trading.connection import LOGIN_LOOK_SECONDS, AccountState
@@ -700,6 +701,101 @@ async def test_a_repetition_that_is_refused_does_not_end_an_order_that_had_arriv
         hold.set()
         await world.run(1)
         assert world.record().status is Status.SUBMITTED
+
+
+# --- answers by words alone -----------------------------------------------------------------------------------------
+
+WORDS = "The 'EtradeOnly' order attribute is not supported (code 10268)"
+
+
+def refused_by(world: World, signal_id: str = "sig") -> Report:
+    """What a broker finds of the order once its words and the order's absence are a refusal."""
+    return Report(
+        client_order_id=world.client_id(signal_id),
+        broker_order_id="R-1",
+        status=ReportStatus.REJECTED,
+        filled_quantity=Decimal(0),
+        reason=WORDS,
+    )
+
+
+async def test_an_order_answered_by_words_alone_is_looked_for_and_holds_up_no_other_instrument(tmp_path: Path) -> None:
+    async with world_of(tmp_path, capabilities=IN_SEQUENCE) as world:
+        world.broker_faults.errors["place_order"] = [WordsAlone(WORDS)]
+        world.send()
+        world.send("same")
+        world.send("other", symbol="NVDA")
+        await world.run(0.5)
+        assert world.record("other").status is Status.FILLED
+        assert [world.record(each).status for each in ("sig", "same")] == [Status.SUBMITTING, Status.PENDING]
+        assert any(WORDS in event.message for event in world.record().events if isinstance(event, Noted))
+        await world.run(2)
+        world.broker_faults.found[world.client_id("sig")] = refused_by(world)
+        await world.run(1)
+        assert [world.record(each).status for each in ("sig", "same")] == [Status.REJECTED, Status.FILLED]
+        (told,) = world.publisher.of("sig")
+        assert told["reason"] == {"code": "BROKER_REJECTED", "message": WORDS}
+        await world.run(30)
+        assert world.calls("place_order").count(world.client_id("sig")) == 1
+        audit(world)
+
+
+async def test_an_order_answered_by_words_alone_that_nobody_finds_refused_is_in_doubt_and_not_sent_again(
+    tmp_path: Path,
+) -> None:
+    async with world_of(tmp_path, capabilities=IN_SEQUENCE) as world:
+        world.broker_faults.errors["place_order"] = [WordsAlone(WORDS)]
+        world.send()
+        await world.run(20)
+        assert world.record().status is Status.IN_DOUBT
+        assert len(world.calls("place_order")) == 1
+        world.broker_faults.found[world.client_id("sig")] = refused_by(world)
+        await world.run(20)
+        assert world.record().status is Status.REJECTED
+
+
+async def test_an_order_answered_by_words_alone_that_fills_after_its_end_is_corrected(tmp_path: Path) -> None:
+    async with world_of(tmp_path, capabilities=IN_SEQUENCE) as world:
+        world.broker_faults.errors["place_order"] = [WordsAlone(WORDS)]
+        world.send()
+        await world.run(0.5)
+        world.broker_faults.found[world.client_id("sig")] = refused_by(world)
+        await world.run(1)
+        assert world.record().status is Status.REJECTED
+        world.broker_faults.found.clear()
+        ticket = world.record().ticket()
+        await world.brokers[ACCOUNT].inner.place_order(replace(ticket, reserved_order_id="R-1"))
+        await world.run(10)
+        assert world.record().filled_quantity == ticket.quantity
+        assert world.publisher.statuses("sig")[0] == "REJECTED"
+        assert world.publisher.of("sig")[-1]["correction"] is True
+        audit(world)
+
+
+@pytest.mark.parametrize("dies", [True, False])
+async def test_words_that_answer_a_repetition_are_the_end_once_the_order_was_looked_for_as_long_as_may_be(
+    tmp_path: Path, dies: bool
+) -> None:
+    """The first sending may have arrived: after a lost answer, or after the death that made us forget what was said."""
+    fault = Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT)
+    async with world_of(tmp_path, capabilities=IN_SEQUENCE, faults=[] if dies else [fault]) as world:
+        if dies:
+            world.broker_faults.errors["place_order"] = [WordsAlone(WORDS)]
+        world.send()
+        await world.run(0.5)
+        if dies:
+            await world.restart()
+        world.broker_faults.errors["place_order"] = [WordsAlone(WORDS)]
+        await world.run_until(lambda: len(world.calls("place_order")) == 2)
+        world.send("other", symbol="NVDA")
+        await world.run(1)
+        assert world.record("other").status is Status.FILLED
+        assert world.record().status is Status.SUBMITTING
+        await world.run(12)
+        assert world.record().status is Status.REJECTED
+        assert WORDS in world.publisher.of("sig")[0]["reason"]["message"]
+        assert world.calls("place_order").count(world.client_id("sig")) == 2
+        audit(world)
 
 
 # --- one hangs, the others go on ------------------------------------------------------------------------------------
