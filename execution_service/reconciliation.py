@@ -6,6 +6,8 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from datetime import datetime
+from decimal import Decimal
 from typing import Protocol
 
 import structlog
@@ -13,16 +15,14 @@ import structlog
 from brokers.base import BrokerPosition, Instrument, Report, ReportStatus
 from brokers.errors import AnswerUnclear, BrokerError
 from execution_service.core import alerts
-from execution_service.core.effects import happenings
 from execution_service.core.heard import Heard, name_of
-from execution_service.core.ledger import LedgerEntry, key_of, with_unbooked
 from execution_service.core.order import Doubted, Order, OrderRequest, Status
 from execution_service.core.reconcile import (
     OF_POSITIONS,
     OF_REPORTS,
+    Binding,
     Discrepancy,
     Finding,
-    Holding,
     Judgement,
     Key,
     Kind,
@@ -37,6 +37,8 @@ from execution_service.core.reconcile import (
     owner_of,
     unknown_order,
 )
+from execution_service.core.successors import arrivals, explained, quantities_of
+from execution_service.holdings import holdings
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.news import News
 from execution_service.ports import Clock, Store, StoreUnavailable
@@ -150,6 +152,12 @@ class Reconciliation:
         """By the last whole answer, keys of the instruments of orders whose fills are not all known."""
         self._strangers: OrderedDict[str, None] = OrderedDict()
         """Tags of our kind whose order is another account's."""
+        self._shown: Mapping[str, Decimal] | None = None
+        """What the broker showed of its positions the last time, by instrument key; None: not asked yet."""
+        self._earlier: dict[Key, Mapping[str, Decimal] | None] = {}
+        """Of each position that differs: what the broker showed the last time before it did."""
+        self._suspected: dict[Key, Finding] = {}
+        """Positions that a reading showed to differ, and that have not lasted yet."""
         self._moved: dict[str, Instrument] = {}
         """What a fill, or a word about one, was recorded for since positions were last asked for."""
         self._whole_from = float("-inf")
@@ -197,6 +205,7 @@ class Reconciliation:
     async def run(self) -> None:
         """Until cancelled."""
         self._open, self._watch, self._wants_telling, self._whole_from = None, Watch(), True, float("-inf")
+        self._suspected, self._shown, self._earlier = {}, None, {}
         wait: float | None = None
         self._live.on_recorded.append(self._heed_record)
         try:
@@ -249,12 +258,40 @@ class Reconciliation:
             if not request.answer.done():
                 request.answer.set_result(outcome)
 
+    # --- what it binds ------------------------------------------------------------------------------------------
+
+    async def binding(self, instrument: Instrument) -> Binding | None:
+        """The difference that binds the exits of this instrument: one that is open, opened by whichever life, or one that a first reading
+        suspects. None: nothing is known to differ, and nothing was asked for that. Raises StoreUnavailable, at most before the first."""
+        for row in (await self._open_rows()).values():
+            if row.finding.is_about(instrument):
+                latest = self._suspected.get(row.key, row.finding)
+                return Binding(finding=latest, since=row.opened_at)
+        for finding in self._suspected.values():
+            if finding.is_about(instrument):
+                return Binding(finding=finding)
+        return None
+
+    async def _open_rows(self) -> Mapping[Key, Discrepancy]:
+        if self._open is None:
+            rows = await self._store.open_discrepancies(self._account.account_id)
+            if self._open is None:  # nobody else has read them, or opened one, meanwhile
+                self._open = {row.key: row for row in rows}
+        return self._open
+
+    def _suspect(self, judgement: Judgement) -> None:
+        """What is suspected stays so until a reading that could see it does not show it, like the suspicion itself."""
+        seen = judgement.watch.suspicions
+        kept = {key: f for key, f in self._suspected.items() if key in seen and seen[key].steady == f.sameness}
+        kept |= {finding.key: finding for finding in judgement.unconfirmed if finding.kind in OF_POSITIONS}
+        lasting = {finding.key for finding in (*judgement.opened, *judgement.replaced, *judgement.changed)}
+        self._suspected = {key: finding for key, finding in kept.items() if key not in lasting}
+
     # --- one comparison -----------------------------------------------------------------------------------------
 
     async def _compare(self, *, is_whole: bool) -> tuple[Judgement, Outcome]:
-        if self._open is None:
-            rows = await self._store.open_discrepancies(self._account.account_id)
-            self._open = {row.key: row for row in rows}
+        await self._open_rows()
+        assert self._open is not None
         orders = await (self._compare_orders() if is_whole else self._read_changes())
         of_orders = OF_REPORTS if is_whole else _OF_CHANGES - OF_POSITIONS
         positions, held_back = await self._compare_positions()
@@ -267,6 +304,7 @@ class Reconciliation:
             held_back=held_back,
             now=self._clock.monotonic(),
         )
+        self._suspect(judgement)
         await self._record(judgement)
         self._watch = judgement.watch
         return judgement, self._told(orders, positions, judgement, is_whole=is_whole)
@@ -433,7 +471,9 @@ class Reconciliation:
             self._is_silence_told = True
             return None, frozenset()
         self._is_silence_told = False
-        compared = compare_positions(await self._holdings(theirs), theirs)
+        symbols = [position.instrument.symbol for position in theirs]
+        ours = await holdings(self._live, self._store, self._account.account_id, symbols)
+        compared = self._explained(compare_positions(ours, theirs), theirs)
         if not compared.findings:
             return compared, frozenset()
         # Whatever filled while positions were being asked for has been heard of after this; about that nothing is known.
@@ -448,20 +488,16 @@ class Reconciliation:
         }
         return compared, frozenset(keys)
 
-    async def _holdings(self, theirs: Sequence[BrokerPosition]) -> list[Holding]:
-        """What we hold by our records: the ledger, and the fills that are recorded and not booked yet."""
-        # From before the question: an order may be booked, told and let go of while the store answers.
-        recorded = [(live, live.told.world) for live in self._in_hand() if live.order.fills]
-        symbols = sorted({position.instrument.symbol for position in theirs})
-        entries = {e.key: e for e in await self._store.ledgers_of_account(self._account.account_id, symbols)}
-        unread = {key for live, _ in recorded if (key := key_of(live.order)) not in entries}
-        if unread:
-            entries |= await self._store.ledgers(sorted(unread, key=lambda key: key.ledger_id))
-        for live, world in recorded:
-            key = key_of(live.order)
-            entry = entries.get(key) or LedgerEntry(key=key, instrument=live.order.accepted_request.instrument)
-            entries[key] = with_unbooked(entry, [(live.order, happenings(live.order, world), live.told.lines)])
-        return [Holding(instrument=entry.instrument, quantity=entry.position.quantity) for entry in entries.values()]
+    def _explained(self, compared: PositionsCompared, theirs: Sequence[BrokerPosition]) -> PositionsCompared:
+        """With what is likely of how each difference came about: of what came since the position was last as we hold it."""
+        self._earlier = {finding.key: self._earlier.get(finding.key, self._shown) for finding in compared.findings}
+        self._shown = quantities_of(theirs)
+        today = self._clock.now().date()
+        findings = []
+        for finding in compared.findings:
+            came = arrivals(theirs, self._earlier[finding.key], compared.groups)
+            findings.append(explained(finding, compared.groups[finding.subject], came, today))
+        return replace(compared, findings=tuple(findings))
 
     # --- what is done about it ----------------------------------------------------------------------------------
 
@@ -469,7 +505,13 @@ class Reconciliation:
         """Done again from the start if it fails halfway: each part does only what has not been done. Raises StoreUnavailable."""
         assert self._open is not None
         now = self._clock.now()
-        for finding in judgement.opened:
+        fresh = list(judgement.opened)
+        for finding in judgement.replaced:
+            before = self._open[finding.key]
+            await self._close(before, now)
+            was = f"ours {before.finding.ours}, the broker's {before.finding.theirs}"
+            fresh.append(replace(finding, before=was))
+        for finding in fresh:
             row = Discrepancy(
                 account_id=self._account.account_id,
                 finding=finding,
@@ -495,10 +537,7 @@ class Reconciliation:
                 account_id=self._account.account_id,
             )
         for key in judgement.closed:
-            closed = replace(self._open[key], state=State.CLOSED, closed_at=now)
-            await self._store.save_discrepancy(closed)
-            del self._open[key]
-            self._say(f"Discrepancy closed: {alerts.difference(closed.finding)}", "discrepancy_closed", closed)
+            await self._close(self._open[key], now)
         for row in tuple(self._open.values()):
             if not row.is_alerted:
                 words = alerts.discrepancy_opened(
@@ -507,6 +546,13 @@ class Reconciliation:
                 kind = f"discrepancy:{self._account.account_id}"
                 await self._raise_alarm_once(f"discrepancy:{row.discrepancy_id}", kind, words)
                 await self._save(replace(row, is_alerted=True))
+
+    async def _close(self, row: Discrepancy, now: datetime) -> None:
+        assert self._open is not None
+        closed = replace(row, state=State.CLOSED, closed_at=now)
+        await self._store.save_discrepancy(closed)
+        del self._open[row.key]
+        self._say(f"Discrepancy closed: {alerts.difference(closed.finding)}", "discrepancy_closed", closed)
 
     async def _save(self, row: Discrepancy) -> None:
         assert self._open is not None
@@ -536,7 +582,7 @@ class Reconciliation:
             positions_not_ours=len(foreign_positions),
         )
         not_ours = _named_not_ours(orders.not_ours, foreign_positions)
-        is_news = judgement.opened or judgement.closed or not_ours != self._said_not_ours
+        is_news = judgement.opened or judgement.replaced or judgement.closed or not_ours != self._said_not_ours
         if self._wants_telling or is_news or (positions is None) != self._said_untold:
             log.info(f"{line} (account {self._account.account_id})", action="reconciled", not_ours=list(not_ours))
             self._wants_telling = bool(judgement.unconfirmed) or bool(looked_for)

@@ -1,0 +1,36 @@
+"""What we hold by our records, all strategies of an account: the ledger, and the fills that are recorded and not booked yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from execution_service.core.effects import happenings
+from execution_service.core.ledger import LedgerEntry, key_of, with_unbooked
+from execution_service.core.order import OrderRequest
+from execution_service.core.reconcile import Holding
+from execution_service.live import LiveOrders
+from execution_service.ports import Store
+
+
+async def holdings(live_orders: LiveOrders, store: Store, account_id: str, symbols: Iterable[str]) -> list[Holding]:
+    """What is held now, and what was once of these symbols and is flat. Raises StoreUnavailable."""
+    # From before the question: an order may be booked, told and let go of while the store answers.
+    recorded = [
+        (live, live.told.world)
+        for live in live_orders.by_id.values()
+        if isinstance(live.order.request, OrderRequest)
+        and live.order.request.account_id == account_id
+        and live.order.fills
+    ]
+    entries = {e.key: e for e in await store.ledgers_of_account(account_id, sorted(set(symbols)))}
+    unread = {key for live, _ in recorded if (key := key_of(live.order)) not in entries}
+    if unread:
+        entries |= await store.ledgers(sorted(unread, key=lambda key: key.ledger_id))
+    for live, world in recorded:
+        key = key_of(live.order)
+        entry = entries.get(key) or LedgerEntry(key=key, instrument=live.order.accepted_request.instrument)
+        entries[key] = with_unbooked(entry, [(live.order, happenings(live.order, world), live.told.lines)])
+    return [
+        Holding(instrument=entry.instrument, quantity=entry.position.quantity, strategy=entry.key.strategy)
+        for entry in entries.values()
+    ]
