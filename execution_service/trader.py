@@ -6,14 +6,17 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from brokers.base import Broker, BrokerPosition, Report
+from brokers.base import Broker, BrokerPosition, Instrument, Report
 from brokers.errors import BrokerError
 from execution_service.core.decide import Limits, cancel_wish
+from execution_service.core.exit_bound import ExitPositionCheck
 from execution_service.core.order import Order, Reason
+from execution_service.core.reconcile import Binding
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock, Store, StoreUnavailable
 from execution_service.trading.appointments import Appointments
 from execution_service.trading.connection import AccountState, Connection
+from execution_service.trading.exit_check import ExitCheck
 from execution_service.trading.following import Following
 from execution_service.trading.hearing import Hearing
 from execution_service.trading.lanes import Lanes
@@ -34,6 +37,7 @@ class TradingRules:
     max_retry_attempts: int = 3
     reconcile_interval_seconds: float = 60.0
     """0: only after each connection and when asked."""
+    exit_position_check: ExitPositionCheck = ExitPositionCheck.WHEN_DIFFERS
 
 
 class Trader:
@@ -90,6 +94,17 @@ class Trader:
             clock=clock,
             ended=lambda order, report: self.on_ended(order, report),
         )
+        self._exit_check = ExitCheck(
+            mode=rules.exit_position_check,
+            connection=self._connection,
+            hearing=self._hearing,
+            lanes=self._lanes,
+            live_orders=live_orders,
+            store=store,
+            clock=clock,
+            tasks=self._tasks,
+            binding=lambda instrument: self.binding(instrument),
+        )
         last_look = LastLook(
             connection=self._connection,
             lanes=self._lanes,
@@ -98,6 +113,7 @@ class Trader:
             clock=clock,
             max_attempts=rules.max_retry_attempts,
             is_cancelled=is_cancelled,
+            exit_check=self._exit_check,
         )
         placing = Placing(
             connection=self._connection,
@@ -135,6 +151,8 @@ class Trader:
         """Called when a connection stands and everything of before it has been read."""
         self.on_ended: Callable[[Order, Report], None] = lambda order, report: None
         """Called with an ended order whose record has all that the report tells."""
+        self.binding: Callable[[Instrument], Awaitable[Binding | None]] = _nothing_differs
+        """The difference between our books and the broker's that binds the exits of an instrument. Raises StoreUnavailable."""
         self.alongside: list[Callable[[], Coroutine[Any, Any, None]]] = []
         """What runs for as long as the account is traded here."""
 
@@ -205,6 +223,7 @@ class Trader:
 
     async def run(self) -> None:
         """Until cancelled. Working orders stay at the broker."""
+        self._live.on_recorded.append(self._exit_check.heed_record)
         connection = self._tasks.begin(self._connection.keep(), "connection")
         for work in self.alongside:
             self._tasks.begin(work(), "alongside")
@@ -215,6 +234,7 @@ class Trader:
                 if connection.done():
                     connection.result()
         finally:
+            self._live.on_recorded.remove(self._exit_check.heed_record)
             await self._tasks.cancel()
             await self._connection.close()
 
@@ -249,3 +269,7 @@ class Trader:
     def _hinted(self) -> None:
         self._hearing.want()
         self._appointments.wake()
+
+
+async def _nothing_differs(instrument: Instrument) -> Binding | None:
+    return None
