@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
+from brokers.base import Instrument
 from execution_service.core.effects import happenings
 from execution_service.core.ledger import LedgerEntry, key_of, with_unbooked
 from execution_service.core.order import OrderRequest
-from execution_service.core.reconcile import Holding
+from execution_service.core.reconcile import Holding, by_product
 from execution_service.live import LiveOrders
 from execution_service.ports import Store
 
 
-async def holdings(live_orders: LiveOrders, store: Store, account_id: str, symbols: Iterable[str]) -> list[Holding]:
-    """What is held now, and what was once of these symbols and is flat. Raises StoreUnavailable."""
+async def holdings(
+    live_orders: LiveOrders,
+    store: Store,
+    account_id: str,
+    symbols: Iterable[str],
+    products_of: Callable[[Instrument], Sequence[str]],
+) -> list[Holding]:
+    """What is held now, and what was once of these symbols and is flat; by product where the broker holds these apart (`products_of`, the
+    usual one first). Raises StoreUnavailable."""
     # From before the question: an order may be booked, told and let go of while the store answers.
     recorded = [
         (live, live.told.world)
@@ -30,7 +38,4 @@ async def holdings(live_orders: LiveOrders, store: Store, account_id: str, symbo
         key = key_of(live.order)
         entry = entries.get(key) or LedgerEntry(key=key, instrument=live.order.accepted_request.instrument)
         entries[key] = with_unbooked(entry, [(live.order, happenings(live.order, world), live.told.lines)])
-    return [
-        Holding(instrument=entry.instrument, quantity=entry.position.quantity, strategy=entry.key.strategy)
-        for entry in entries.values()
-    ]
+    return [each for entry in entries.values() for each in by_product(entry, products_of(entry.instrument))]

@@ -87,6 +87,8 @@ class Account(Protocol):
 
     async def read_positions(self) -> Sequence[BrokerPosition]: ...
 
+    def products_of(self, instrument: Instrument) -> Sequence[str]: ...
+
     async def look_for(self, live: LiveOrder) -> bool: ...
 
 
@@ -260,15 +262,16 @@ class Reconciliation:
 
     # --- what it binds ------------------------------------------------------------------------------------------
 
-    async def binding(self, instrument: Instrument) -> Binding | None:
-        """The difference that binds the exits of this instrument: one that is open, opened by whichever life, or one that a first reading
-        suspects. None: nothing is known to differ, and nothing was asked for that. Raises StoreUnavailable, at most before the first."""
+    async def binding(self, instrument: Instrument, product: str | None) -> Binding | None:
+        """The difference that binds the exits of this instrument, held in that product: one that is open, opened by whichever life, or one
+        that a first reading suspects. None: nothing is known to differ, and nothing was asked for that. Raises StoreUnavailable, at most
+        before the first."""
         for row in (await self._open_rows()).values():
-            if row.finding.is_about(instrument):
+            if row.finding.is_about(instrument, product):
                 latest = self._suspected.get(row.key, row.finding)
                 return Binding(finding=latest, since=row.opened_at)
         for finding in self._suspected.values():
-            if finding.is_about(instrument):
+            if finding.is_about(instrument, product):
                 return Binding(finding=finding)
         return None
 
@@ -472,7 +475,8 @@ class Reconciliation:
             return None, frozenset()
         self._is_silence_told = False
         symbols = [position.instrument.symbol for position in theirs]
-        ours = await holdings(self._live, self._store, self._account.account_id, symbols)
+        account = self._account
+        ours = await holdings(self._live, self._store, account.account_id, symbols, account.products_of)
         compared = self._explained(compare_positions(ours, theirs), theirs)
         if not compared.findings:
             return compared, frozenset()

@@ -103,7 +103,7 @@ class Trader:
             store=store,
             clock=clock,
             tasks=self._tasks,
-            binding=lambda instrument: self.binding(instrument),
+            binding=lambda instrument, product: self.binding(instrument, product),
         )
         last_look = LastLook(
             connection=self._connection,
@@ -151,8 +151,8 @@ class Trader:
         """Called when a connection stands and everything of before it has been read."""
         self.on_ended: Callable[[Order, Report], None] = lambda order, report: None
         """Called with an ended order whose record has all that the report tells."""
-        self.binding: Callable[[Instrument], Awaitable[Binding | None]] = _nothing_differs
-        """The difference between our books and the broker's that binds the exits of an instrument. Raises StoreUnavailable."""
+        self.binding: Callable[[Instrument, str | None], Awaitable[Binding | None]] = _nothing_differs
+        """The difference between our books and the broker's that binds the exits of an instrument in a product. Raises StoreUnavailable."""
         self.alongside: list[Callable[[], Coroutine[Any, Any, None]]] = []
         """What runs for as long as the account is traded here."""
 
@@ -215,6 +215,10 @@ class Trader:
         """Raises BrokerError, TimeoutError, and whatever an adapter raises that cannot tell them: the connection is not judged by it."""
         return await self._connection.ask(self._connection.broker.positions())
 
+    def products_of(self, instrument: Instrument) -> Sequence[str]:
+        """In which the broker holds it apart, the usual one first; none where it knows no products."""
+        return self._connection.capabilities.products_of(instrument)
+
     async def look_for(self, live: LiveOrder) -> bool:
         """Whether the broker finds an order that it did not list; what it says of it is recorded. Raises BrokerError, TimeoutError."""
         return await self._hearing.look_for(live)
@@ -271,5 +275,5 @@ class Trader:
         self._appointments.wake()
 
 
-async def _nothing_differs(instrument: Instrument) -> Binding | None:
+async def _nothing_differs(instrument: Instrument, product: str | None) -> Binding | None:
     return None

@@ -620,7 +620,8 @@ def log_line(order_before: Order, event: Event, order: Order) -> tuple[str, str]
             words = f"{quantity(event.quantity)} of {quantity(order_before.quantity)}"
             return f"Exit capped: {words}: {plain(event.message)}", "exit_capped"
         case InstrumentMatched():
-            return f"Exit closes its entry's instrument: {plain(event.instrument.key)}", "exit_matched"
+            product = "" if event.product is None else f" in {plain(event.product)}"
+            return f"Exit closes its entry's instrument: {plain(event.instrument.key)}{product}", "exit_matched"
         case Fitted():
             return f"Order fitted: {plain(event.message)}", "order_fitted"
         case Completed():

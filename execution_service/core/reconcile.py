@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from brokers.base import AssetClass, BrokerPosition, Instrument, OptionRight, Report, ReportStatus
 from execution_service.core.decide import fills_are_missing
+from execution_service.core.ledger import LedgerEntry
 from execution_service.core.order import ZERO, Order, Status
 
 READINGS = 2
@@ -86,6 +87,8 @@ class Finding:
     """People are told of it by an alert of the order itself."""
     instruments: tuple[Instrument, ...] = ()
     """Of a position: every instrument of our ledger that it is about, so that what exits one of them is bound by it."""
+    product: str = ""
+    """Of a position: in which product, where the broker holds these apart."""
     note: str = ""
     """What is known, or likely, of how it came about; one or two sentences."""
     successor: str = ""
@@ -110,8 +113,10 @@ class Finding:
         except InvalidOperation:
             return None
 
-    def is_about(self, instrument: Instrument) -> bool:
-        """Of a position: whether it says something about this instrument, by whatever name that goes."""
+    def is_about(self, instrument: Instrument, product: str | None = None) -> bool:
+        """Of a position: whether it says something about this instrument, by whatever name that goes, where it is held in that product."""
+        if not _agree(self.product or None, product):
+            return False
         mine = self.instruments or ((told,) if (told := _instrument_of(self.subject)) is not None else ())
         return self.kind is Kind.POSITION_DIFFERS and any(
             each.could_be(instrument) or may_be_the_same(each, instrument) for each in mine
@@ -277,6 +282,22 @@ class Holding:
     instrument: Instrument
     quantity: Decimal
     strategy: str = ""
+    product: str | None = None
+    """None: the broker holds no products apart, or it is not known in which it is held."""
+
+
+def by_product(entry: LedgerEntry, products: Sequence[str]) -> list[Holding]:
+    """What the ledger's entry holds, of each of these products by itself, also where that is nothing. The first is the one of orders that
+    named none."""
+    whole = Holding(instrument=entry.instrument, quantity=entry.position.quantity, strategy=entry.key.strategy)
+    known = entry.known_products
+    if not products or known is None:
+        return [whole]
+    quantities = dict.fromkeys(products, ZERO)
+    for name, quantity in known.items():
+        product = name or products[0]
+        quantities[product] = quantities.get(product, ZERO) + quantity
+    return [replace(whole, product=product, quantity=quantity) for product, quantity in quantities.items()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,9 +319,17 @@ class Group:
     def is_unclear(self) -> bool:
         return any(position.is_unclear for position in self.theirs)
 
-    def is_about(self, instrument: Instrument) -> bool:
-        """Whether the instrument is one of ours here, or may be."""
-        return any(h.instrument.could_be(instrument) or may_be_the_same(h.instrument, instrument) for h in self.ours)
+    @property
+    def product(self) -> str | None:
+        """The one that all of it is held in; None where that is not said."""
+        products = {holding.product for holding in self.ours}
+        return products.pop() if len(products) == 1 else None
+
+    def is_about(self, instrument: Instrument, product: str | None = None) -> bool:
+        """Whether the instrument, held in that product, is one of ours here, or may be."""
+        return _agree(self.product, product) and any(
+            h.instrument.could_be(instrument) or may_be_the_same(h.instrument, instrument) for h in self.ours
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,6 +374,8 @@ def compare_positions(ours: Sequence[Holding], theirs: Sequence[BrokerPosition])
 
 def _position_finding(group: Group) -> Finding:
     subject = min(holding.instrument.key for holding in group.ours)
+    if group.product is not None:
+        subject = f"{subject}|product={group.product}"
     named = {holding.instrument.key: holding.instrument for holding in group.ours}
     return Finding(
         kind=Kind.POSITION_DIFFERS,
@@ -354,12 +385,19 @@ def _position_finding(group: Group) -> Finding:
         steady=_text(group.shown - group.held),
         instrument=subject,
         instruments=tuple(named[key] for key in sorted(named)),
+        product=group.product or "",
     )
 
 
-def group_of(instrument: Instrument, ours: Sequence[Holding], theirs: Sequence[BrokerPosition]) -> Group:
-    """What both sides hold of what may be this instrument, as a comparison takes it together; our ledger need not have held it."""
-    asked = Holding(instrument=instrument, quantity=ZERO)
+def group_of(
+    instrument: Instrument,
+    ours: Sequence[Holding],
+    theirs: Sequence[BrokerPosition],
+    product: str | None = None,
+) -> Group:
+    """What both sides hold of what may be this instrument, in this product, as a comparison takes it together; our ledger need not have held
+    it."""
+    asked = Holding(instrument=instrument, quantity=ZERO, product=product)
     for mine, other in _grouped((asked, *ours), theirs):
         if any(holding is asked for holding in mine):
             return Group(ours=tuple(mine), theirs=tuple(other))
@@ -423,6 +461,8 @@ def _grouped(
 
 
 def _are_one(one: Holding | BrokerPosition, other: Holding | BrokerPosition) -> bool:
+    if not _agree(one.product, other.product):
+        return False
     if _number(one) is not None and _number(other) is not None:
         return _number(one) == _number(other)
     if may_be_the_same(one.instrument, other.instrument):

@@ -22,39 +22,44 @@ class Came:
 
     instrument: Instrument
     change: Decimal
+    product: str | None = None
     is_known: bool = True
     """False: what it held then is not known here, and all of it is taken for the change."""
 
 
 def quantities_of(theirs: Sequence[BrokerPosition]) -> dict[str, Decimal]:
-    """By instrument key."""
+    """By instrument key, and product where the broker says one."""
     found: dict[str, Decimal] = {}
     for position in theirs:
         if not position.is_unclear:
-            key = position.instrument.key
+            key = _place(position)
             found[key] = found.get(key, Decimal(0)) + position.quantity
     return found
+
+
+def _place(position: BrokerPosition) -> str:
+    return f"{position.instrument.key}|product={position.product}" if position.product else position.instrument.key
 
 
 def arrivals(
     theirs: Sequence[BrokerPosition], earlier: Mapping[str, Decimal] | None, ours: Mapping[str, Group]
 ) -> list[Came]:
-    """What has come to the account or left it. `earlier`: what the broker showed then, by instrument key, None where nobody knows; `ours` are
-    the groups that differ: of those it is known without that."""
+    """What has come to the account or left it. `earlier`: what the broker showed then, as `quantities_of` tells it, None where nobody knows;
+    `ours` are the groups that differ: of those it is known without that."""
     differing = {id(position): group for group in ours.values() for position in group.theirs}
-    found = [Came(group.ours[0].instrument, group.shown - group.held) for group in ours.values()]
+    found = [Came(group.ours[0].instrument, group.shown - group.held, group.product) for group in ours.values()]
     for position in theirs:
         if position.is_unclear or id(position) in differing:
             continue
-        change = position.quantity - (earlier or {}).get(position.instrument.key, Decimal(0))
+        change = position.quantity - (earlier or {}).get(_place(position), Decimal(0))
         if change:
-            found.append(Came(position.instrument, change, is_known=earlier is not None))
+            found.append(Came(position.instrument, change, position.product, is_known=earlier is not None))
     return found
 
 
 def explained(finding: Finding, group: Group, came: Sequence[Came], today: date) -> Finding:
     """The finding with what is likely of how it came about. `came` may hold what the finding itself is about."""
-    others = [each for each in came if not group.is_about(each.instrument)]
+    others = [each for each in came if not group.is_about(each.instrument, each.product)]
     instrument = group.ours[0].instrument
     lost = group.shown - group.held
     words = [said for said in (_expiry(instrument, today),) if said]
@@ -65,6 +70,8 @@ def explained(finding: Finding, group: Group, came: Sequence[Came], today: date)
         if (ratio := _split(group)) is not None:
             words.append(ratio)
         taken = [(each, said) for each in others if (said := _renamed(group, lost, each))]
+    if not taken:
+        taken = [(each, said) for each in others if (said := _converted(group, lost, each))]
     for each, said in taken[:_NAMED_AT_MOST]:
         words.append(f"{_signed(each.change)} {each.instrument.key} came, {said}")
     successor = " ".join(sorted(each.instrument.key for each, _ in taken[:_NAMED_AT_MOST]))
@@ -114,9 +121,16 @@ def _split(group: Group) -> str | None:
     return f"as after a split or merger of shares {told}, if it was no trade"
 
 
+def _converted(group: Group, lost: Decimal, came: Came) -> str:
+    """How the same in another product fits what left."""
+    if came.product is None or came.product == group.product or came.change != -lost:
+        return ""
+    return f"in {came.product}: perhaps converted" if group.is_about(came.instrument) else ""
+
+
 def _renamed(group: Group, lost: Decimal, came: Came) -> str:
     """How shares under another name fit those that have left altogether."""
-    if came.instrument.asset_class not in _SHARES or group.shown or not group.held:
+    if came.instrument.asset_class not in _SHARES or group.shown or not group.held or group.is_about(came.instrument):
         return ""
     if came.change == -lost:
         return "as many as left: perhaps the same under another name"

@@ -12,7 +12,6 @@ from brokers.base import Instrument, Side
 from brokers.errors import BrokerError
 from execution_service.core.decide import was_noted
 from execution_service.core.exit_bound import ZERO, ExitPositionCheck, Standing, may_take
-from execution_service.core.ledger import key_of
 from execution_service.core.order import (
     Capped,
     Event,
@@ -25,7 +24,7 @@ from execution_service.core.order import (
     Rejected,
     Status,
 )
-from execution_service.core.reconcile import Binding, Group, group_of
+from execution_service.core.reconcile import Binding, Group, Holding, group_of
 from execution_service.holdings import holdings
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock, Store
@@ -46,7 +45,7 @@ LOOKS_AT_MOST = 3
 """So many times an exit looks again because something moved between its look and its turn; then the more careful figure counts."""
 AT_WORK = frozenset({Status.SUBMITTING, Status.SUBMITTED, Status.PARTIALLY_FILLED, Status.IN_DOUBT})
 
-Binder = Callable[[Instrument], Awaitable[Binding | None]]
+Binder = Callable[[Instrument, str | None], Awaitable[Binding | None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +135,7 @@ class ExitCheck:
         if order.order_id in self._looking:
             self._lanes.hold(live.order)
             return None
-        binding = await self._binding(order.accepted_request.instrument)
+        binding = await self._binding(order.accepted_request.instrument, self._product(order))
         if binding is None and self._mode is not ExitPositionCheck.ALWAYS:
             return ()
         look = self._looks.pop(order.order_id, None)
@@ -214,8 +213,7 @@ class ExitCheck:
         await self._hear()
         instrument = order.accepted_request.instrument
         symbols = {instrument.symbol, *(position.instrument.symbol for position in theirs)}
-        ours = await holdings(self._live, self._store, self._connection.account_id, symbols)
-        group = group_of(instrument, ours, theirs)
+        group = group_of(instrument, await self._holdings(symbols), theirs, self._product(order))
         if group.is_unclear:
             return None
         return _Measure(
@@ -249,7 +247,7 @@ class ExitCheck:
         if allowed >= wanted:
             return told
         now = self._clock.now()
-        words = _why(order, standing, look, binding)
+        words = _why(order, standing, look, binding, group)
         if not allowed:
             return (*told, Rejected(at=now, reason=Reason(ReasonCode.NOTHING_TO_EXIT, words)))
         return (
@@ -262,8 +260,17 @@ class ExitCheck:
         instrument = order.accepted_request.instrument
         theirs = () if look.measure is None else look.measure.group.theirs
         symbols = {instrument.symbol, *(position.instrument.symbol for position in theirs)}
-        ours = await holdings(self._live, self._store, self._connection.account_id, symbols)
-        return group_of(instrument, ours, theirs)
+        return group_of(instrument, await self._holdings(symbols), theirs, self._product(order))
+
+    async def _holdings(self, symbols: Iterable[str]) -> list[Holding]:
+        connection = self._connection
+        products_of = connection.capabilities.products_of
+        return await holdings(self._live, self._store, connection.account_id, symbols, products_of)
+
+    def _product(self, order: Order) -> str | None:
+        """What the order is traded in, where the broker holds products apart."""
+        products = self._connection.capabilities.products_of(order.accepted_request.instrument)
+        return (order.accepted_request.product or products[0]) if products else None
 
     def _standing(self, order: Order, look: _Look, group: Group) -> Standing:
         """By our records of this moment, and the difference that the look found. Where something moved since, and it was looked at often
@@ -309,7 +316,7 @@ class ExitCheck:
             if other.status not in AT_WORK or other.order_id == order.order_id:
                 continue
             request = other.accepted_request
-            is_alike = key_of(other) == key_of(order) or group.is_about(request.instrument)
+            is_alike = group.is_about(request.instrument, self._product(other))
             if (
                 is_alike
                 and request.account_id == self._connection.account_id
@@ -334,9 +341,10 @@ def _sides(group: Group) -> tuple[Decimal, Decimal]:
     return long, -sum((held for held in by_strategy.values() if held < 0), ZERO)
 
 
-def _why(order: Order, standing: Standing, look: _Look, binding: Binding | None) -> str:
+def _why(order: Order, standing: Standing, look: _Look, binding: Binding | None, group: Group) -> str:
     """Why an exit may not take what it was to."""
-    about = order.accepted_request.instrument.key
+    product = f" in {group.product}" if group.product else ""
+    about = f"{order.accepted_request.instrument.key}{product}"
     shown = "holds" if look.measure is not None else "held, when it last told,"
     words = [
         f"the broker {shown} {_plain(standing.shown)} of {about}, our books {_plain(standing.long - standing.short)}"

@@ -29,7 +29,7 @@ def people() -> Iterator[SimulatedTelegram]:
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory, people: SimulatedTelegram) -> Iterator[Desk]:
     settings = {
-        "RECONCILE_INTERVAL_SECONDS": "1",
+        "RECONCILE_INTERVAL_SECONDS": "0.5",
         "TELEGRAM_ENABLED": "true",
         "TELEGRAM_BOT_TOKEN": DEFAULT_TOKEN,
         "TELEGRAM_CHAT_ID": "42",
@@ -113,7 +113,7 @@ def test_exit_after_a_square_off_at_zerodha_opens_no_short(
     assert sold(kite, "INFY") - before == 0
     assert record["status"] == ("FILLED" if left else "REJECTED")
     assert Decimal(record["filled_quantity"]) == left
-    words = f"the broker holds {left} of INFY|STOCK, our books 10"
+    words = f"the broker holds {left} of INFY|STOCK in MIS, our books 10"
     if left:
         eventually(lambda: told(people, "Exit Capped", f"{left} of 10", words), "people read of it", within=PATIENCE)
     else:
@@ -211,6 +211,30 @@ def test_exit_that_its_time_limit_ends_is_told_alone(desk: Desk, people: Simulat
     kite.do("fill", order=record["client_order_id"], quantity=20)
     assert desk.wait(leaves, "CANCELLED", within=PATIENCE)["filled_quantity"] == "20"
     eventually(lambda: told(people, "Exit Failed", "Remaining: 30"), "it is an alert of its own", within=PATIENCE)
+
+
+def test_delivered_shares_hide_no_square_off_of_an_intraday_position(desk: Desk) -> None:
+    kite = desk.venues["zerodha"]
+    symbol = "NIFTYBEES"
+    entry = intraday(kite, "ms-apart", "BUY", symbol=symbol)
+    exits = {"symbol": symbol, "entry_signal_id": entry["signal_id"], "signal_type": "EXIT", "product": None}
+    part = intraday(kite, "mp-apart", "SELL", **exits, quantity=4)
+    rest = intraday(kite, "mx-apart", "SELL", **exits, quantity=6)
+    desk.publish(entry)
+    desk.wait(entry, "FILLED", within=PATIENCE)
+    desk.publish({name: value for name, value in part.items() if value is not None})
+    record = desk.wait(part, "FILLED", within=PATIENCE)
+    matched = next(event for event in record["events"] if event["type"] == "InstrumentMatched")
+    assert matched["product"] == "MIS", "an exit that names no product closes its entry's"
+    kite.do("trade_by_hand", instrument=symbol, quantity=-6, product="MIS")
+    kite.do("move", instrument=symbol, quantity=6, product="CNC")
+    finding = differing(desk, kite, f"{symbol}|STOCK|product=MIS")["finding"]
+    assert (finding["ours"], finding["theirs"]) == ("6", "0")
+    before = len(kite.orders())
+    desk.publish({name: value for name, value in rest.items() if value is not None})
+    assert desk.wait(rest, within=PATIENCE)["status"] == "REJECTED"
+    assert "holds 0 of NIFTYBEES|STOCK in MIS, our books 6" in desk.confirmation(rest["signal_id"])["reason"]["message"]
+    assert len(kite.orders()) == before
 
 
 def test_rows_of_before_bind_after_a_kill(desk: Desk) -> None:
