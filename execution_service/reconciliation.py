@@ -16,13 +16,14 @@ from brokers.base import BrokerPosition, Instrument, Report, ReportStatus
 from brokers.errors import AnswerUnclear, BrokerError
 from execution_service.core import alerts
 from execution_service.core.heard import Heard, name_of
-from execution_service.core.order import Doubted, Order, OrderRequest, Status
+from execution_service.core.order import Doubted, Order, OrderRequest, Purpose, Status
 from execution_service.core.reconcile import (
     OF_POSITIONS,
     OF_REPORTS,
     Binding,
     Discrepancy,
     Finding,
+    Group,
     Judgement,
     Key,
     Kind,
@@ -35,6 +36,7 @@ from execution_service.core.reconcile import (
     judge,
     order_findings,
     owner_of,
+    resting_exits,
     unknown_order,
 )
 from execution_service.core.successors import arrivals, explained, quantities_of
@@ -47,6 +49,8 @@ log = structlog.get_logger(__name__)
 
 SOON_SECONDS = 10.0
 """When something is to be confirmed, and when the comparison failed."""
+HURRY_SECONDS = 2.0
+"""Between a comparison and one that somebody else's trade brings about: who trades much by hand does not spend the account's calls."""
 CONNECTING_SECONDS, CONNECTING_LOOKS = 3.0, 12
 """How long a comparison that was asked for waits for a connection that is just being made."""
 SECONDS_FOR_EACH_REPORT = 0.02
@@ -166,6 +170,7 @@ class Reconciliation:
         """From then on the next answer is a whole one."""
         self._wants_telling = True
         self._said_not_ours: tuple[str, ...] = ()
+        self._is_hurried = False
         self._is_silence_told = False
         self._said_untold = False
         """Whether the latest line about a comparison said that it was one without positions."""
@@ -174,6 +179,12 @@ class Reconciliation:
         """A connection stands: what may have happened without us is looked at now."""
         self._wants_telling, self._whole_from = True, float("-inf")
         self._news.tell()
+
+    def traded_past_us(self) -> None:
+        """Somebody else has traded in the account: a position of ours may have changed, and its exits are to know of it."""
+        if self._interval:
+            self._is_hurried = True
+            self._news.tell()
 
     def ended(self, order: Order, report: Report) -> None:
         """An order has ended, and its record has all that the report tells: if they agree, it need not be looked up for the comparison."""
@@ -209,11 +220,15 @@ class Reconciliation:
         self._open, self._watch, self._wants_telling, self._whole_from = None, Watch(), True, float("-inf")
         self._suspected, self._shown, self._earlier = {}, None, {}
         wait: float | None = None
+        turned_at = float("-inf")
         self._live.on_recorded.append(self._heed_record)
         try:
             while True:
                 await self._news.wait(wait)
                 soon = None
+                if self._is_hurried and not self._requests:
+                    await self._clock.sleep(HURRY_SECONDS - (self._clock.monotonic() - turned_at))
+                self._is_hurried, turned_at = False, self._clock.monotonic()
                 if self._account.is_connected:
                     soon = await self._turn()
                 else:
@@ -500,7 +515,9 @@ class Reconciliation:
         findings = []
         for finding in compared.findings:
             came = arrivals(theirs, self._earlier[finding.key], compared.groups)
-            findings.append(explained(finding, compared.groups[finding.subject], came, today))
+            group = compared.groups[finding.subject]
+            exits = [live.order for live in self._in_hand() if _is_exit_at_work(live.order, group)]
+            findings.append(replace(explained(finding, group, came, today), resting=resting_exits(group, exits)))
         return replace(compared, findings=tuple(findings))
 
     # --- what is done about it ----------------------------------------------------------------------------------
@@ -597,6 +614,12 @@ class Reconciliation:
         details += [f"not ours: {each}" for each in not_ours]
         is_clean = positions is not None and not (self._open or judgement.unconfirmed or looked_for)
         return Outcome(is_compared=True, is_clean=is_clean, words="\n".join([line, *details]))
+
+
+def _is_exit_at_work(order: Order, group: Group) -> bool:
+    request = order.accepted_request
+    is_open = order.status in _LISTED and order.identity.purpose is Purpose.EXIT
+    return is_open and group.is_about(request.instrument, request.product)
 
 
 def _is_looked_for(live: LiveOrder) -> bool:

@@ -325,6 +325,7 @@ class ExecutionService:
         )
         trader.on_connected = reconciliation.connected
         trader.on_ended = reconciliation.ended
+        trader.on_traded_past_us = reconciliation.traded_past_us
         trader.binding = reconciliation.binding
         trader.alongside.append(reconciliation.run)
         return trader

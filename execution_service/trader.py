@@ -93,6 +93,7 @@ class Trader:
             store=store,
             clock=clock,
             ended=lambda order, report: self.on_ended(order, report),
+            traded_past_us=lambda: self.on_traded_past_us(),
         )
         self._exit_check = ExitCheck(
             mode=rules.exit_position_check,
@@ -151,6 +152,8 @@ class Trader:
         """Called when a connection stands and everything of before it has been read."""
         self.on_ended: Callable[[Order, Report], None] = lambda order, report: None
         """Called with an ended order whose record has all that the report tells."""
+        self.on_traded_past_us: Callable[[], None] = lambda: None
+        """Called when an order of somebody else has filled in the account."""
         self.binding: Callable[[Instrument, str | None], Awaitable[Binding | None]] = _nothing_differs
         """The difference between our books and the broker's that binds the exits of an instrument in a product. Raises StoreUnavailable."""
         self.alongside: list[Callable[[], Coroutine[Any, Any, None]]] = []

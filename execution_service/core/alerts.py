@@ -355,9 +355,19 @@ def difference(finding: Finding) -> str:
     """One difference in one sentence: what it is, about what, and both sides."""
     about = plain(finding.signal_id or finding.instrument or finding.client_order_id or finding.subject)
     sides = f"ours {plain(finding.ours)}; the broker's {plain(finding.theirs)}"
-    was = f" (was {plain(finding.before)})" if finding.before else ""
-    note = f"; {plain(finding.note)}" if finding.note else ""
-    return f"{_DIFFERENCES[finding.kind]}: {about}: {sides}{was}{note}"
+    more = known(finding)
+    return f"{_DIFFERENCES[finding.kind]}: {about}: {sides}{'; ' if more else ''}{more}"
+
+
+def known(finding: Finding) -> str:
+    """What is known of a difference beside its two sides."""
+    said = [f"before: {plain(finding.before)}"] if finding.before else []
+    said += [plain(finding.note)] if finding.note else []
+    if finding.resting:
+        said.append(
+            f"exits at the broker that may take more than it holds, to be cancelled if so: {plain(finding.resting)}"
+        )
+    return "; ".join(said)
 
 
 def next_step(finding: Finding) -> str:

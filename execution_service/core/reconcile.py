@@ -13,7 +13,7 @@ from hashlib import sha256
 from types import MappingProxyType
 from typing import TypeAlias
 
-from brokers.base import AssetClass, BrokerPosition, Instrument, OptionRight, Report, ReportStatus
+from brokers.base import AssetClass, BrokerPosition, Instrument, OptionRight, Report, ReportStatus, Side
 from execution_service.core.decide import fills_are_missing
 from execution_service.core.ledger import LedgerEntry
 from execution_service.core.order import ZERO, Order, Status
@@ -91,6 +91,8 @@ class Finding:
     """Of a position: in which product, where the broker holds these apart."""
     note: str = ""
     """What is known, or likely, of how it came about; one or two sentences."""
+    resting: str = ""
+    """Exits that are at the broker already, and may take more than it holds."""
     successor: str = ""
     """The instruments' keys of what has likely come in the position's place."""
     before: str = ""
@@ -636,6 +638,22 @@ def judge(
         closed=tuple(closed),
         unconfirmed=tuple(unconfirmed),
     )
+
+
+def resting_exits(group: Group, exits: Iterable[Order]) -> str:
+    """Those of these exits, at work in the group's instrument, that may bring the broker's position beyond what our strategies hold there:
+    they were sent before it changed, and nobody but a person may cancel them. Empty: none."""
+    nets: dict[str, Decimal] = {}
+    for holding in group.ours:
+        nets[holding.strategy] = nets.get(holding.strategy, ZERO) + holding.quantity
+    long = sum((held for held in nets.values() if held > 0), ZERO)
+    short = long - sum(nets.values(), ZERO)
+    named = []
+    for side, most in ((Side.SELL, group.shown + short), (Side.BUY, long - group.shown)):
+        at_work = [order for order in exits if order.accepted_request.side is side]
+        if sum((order.remaining_quantity for order in at_work), ZERO) > max(ZERO, most):
+            named += [f"{order.signal_id} ({side} {_text(order.remaining_quantity)})" for order in at_work]
+    return ", ".join(sorted(named))
 
 
 def _is_another(opened: Finding, finding: Finding) -> bool:

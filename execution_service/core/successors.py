@@ -92,7 +92,7 @@ def _assigned(option: Instrument, lost: Decimal, came: Came) -> str:
     """How shares that came fit contracts that left: a short put or a long call brings them, the others take them. Empty: they do not."""
     if came.instrument.asset_class not in _SHARES or option.right is None:
         return ""
-    if came.instrument.symbol not in (option.underlying, option.symbol):
+    if not _is_underlying(came.instrument.symbol, option):
         return ""
     sign = 1 if option.right is OptionRight.PUT else -1
     each = came.change / (lost * sign)
@@ -107,6 +107,15 @@ def _assigned(option: Instrument, lost: Decimal, came: Came) -> str:
     kind = f"{'short' if lost > 0 else 'long'} {option.right.lower()}"
     many = "" if abs(contracts) == 1 else "s"
     return f"as {what} of {_plain(abs(contracts))} {kind}{many} of {_plain(multiplier)} brings it about"
+
+
+def _is_underlying(symbol: str, option: Instrument) -> bool:
+    """By name; where an option goes by a code of its own, that begins with the underlying's, and goes on with a date or blanks."""
+    code = option.symbol.rpartition(":")[2]
+    if symbol in (option.underlying, code):
+        return True
+    rest = code.removeprefix(symbol)
+    return option.underlying is None and rest != code and (rest[0].isdigit() or rest[0].isspace())
 
 
 def _split(group: Group) -> str | None:

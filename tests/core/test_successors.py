@@ -97,6 +97,13 @@ def test_shares_that_our_ledger_knows_tell_by_how_much_they_differ() -> None:
     assert found[PUT.key].successor == SHARES.key
 
 
+@pytest.mark.parametrize(("code", "shares"), [("INFY26DEC1500PE", "INFY"), ("XYZ   261218P00050000", "XYZ")])
+def test_option_with_a_code_of_its_own_is_known_by_the_underlying_that_it_begins_with(code: str, shares: str) -> None:
+    option = replace(PUT, symbol=code, multiplier=None)
+    assert "assignment of 400 short puts of 1 " in note([held(option, -400)], [told(instrument(shares), 400)])
+    assert "came" not in note([held(option, -400)], [told(instrument(shares[:-1]), 400)])
+
+
 def test_multiplier_that_nobody_said_follows_from_what_came() -> None:
     assert "of 10 brings" in note([held(replace(PUT, multiplier=None), -1)], [told(SHARES, 10)])
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from brokers.base import BrokerPosition, Instrument
-from brokers.errors import BrokerUnavailable, NotAnswered
+from brokers.base import BrokerPosition, Capabilities, Instrument
+from brokers.errors import BrokerUnavailable, NotAnswered, OutcomeUnknown
 from brokers.paper_words import Market
 from execution_service.core.exit_bound import ExitPositionCheck
 from execution_service.core.order import Capped, Noted, Order, Purpose, ReasonCode, Status
@@ -472,7 +472,7 @@ async def test_difference_that_becomes_another_is_a_new_row_and_a_new_alert(tmp_
         )
         first, second = world.notifier.titled("Discrepancy")
         assert "the broker's 0" in first
-        assert "the broker's -20 (was ours 100, the broker's 0)" in second
+        assert "the broker's -20; before: ours 100, the broker's 0" in second
         await world.run(10 * MINUTE)
         await world.restart()
         await world.run(5 * MINUTE)
@@ -499,6 +499,109 @@ async def test_difference_that_flickers_is_not_told_again(tmp_path: Path) -> Non
 
 def _held(quantity: int) -> list[Any]:
     return [BrokerPosition(instrument=STOCK, quantity=Decimal(quantity))]
+
+
+async def test_exit_that_rests_at_the_broker_already_is_named_and_left_alone(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+        world.send()
+        await world.run(1)
+        world.fill("sig")
+        world.exit("rests", "sig", order_type="LIMIT", limit_price=12, tif="GTC")
+        await world.run(2)
+        by_hand(world, -100)
+        await world.run(2 * MINUTE)
+        (text,) = world.notifier.titled("Discrepancy")
+        assert "exits at the broker that may take more than it holds, to be cancelled if so: rests (SELL 100)" in text
+        assert world.calls("cancel_order") == []
+
+
+async def test_trade_by_hand_is_compared_soon_and_not_after_a_minute(tmp_path: Path) -> None:
+    async with world_of(tmp_path, rules=TradingRules(reconcile_interval_seconds=600)) as world:
+        await holding(world)
+        await world.run(5 * MINUTE)
+        by_hand(world, -100)
+        await world.run(8)
+        world.exit("out", "sig")
+        await world.run(2)
+        assert world.exit_record("out").status is Status.REJECTED
+        assert shown(world) == 0
+
+
+async def test_position_that_cannot_be_read_is_like_one_that_is_not_told(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        await differing(world, -40)
+        broker: Any = world.brokers[ACCOUNT]
+
+        async def unclear() -> Any:
+            return [BrokerPosition(instrument=STOCK, quantity=Decimal(0), is_unclear=True)]
+
+        broker.positions = unclear
+        world.exit("out", "sig")
+        await world.run(12)
+        assert world.exit_record("out").filled_quantity == 60
+        assert any("cannot be read" in text for text in world.notifier.titled("Attention"))
+
+
+@pytest.mark.parametrize("theirs", [[], [0], [0, 0]])
+async def test_position_that_is_absent_or_shown_as_nothing_is_nothing(tmp_path: Path, theirs: list[int]) -> None:
+    async with world_of(tmp_path) as world:
+        await holding(world)
+        broker: Any = world.brokers[ACCOUNT]
+
+        async def told() -> Any:
+            return [BrokerPosition(instrument=STOCK, quantity=Decimal(quantity)) for quantity in theirs]
+
+        broker.positions = told
+        await world.run(2 * MINUTE)
+        world.exit("out", "sig")
+        await world.run(5)
+        assert world.exit_record("out").status is Status.REJECTED
+
+
+async def test_exit_in_doubt_counts_as_if_it_could_still_sell(tmp_path: Path) -> None:
+    once = Capabilities(refuses_repeated_client_id=False, find_window_seconds=3.0, concurrent_calls=4)
+    async with world_of(tmp_path, capabilities=once, is_unique=False) as world:
+        for name in ("one", "two"):
+            world.send(name, strategy_name=name, quantity=10)
+        await world.run(2)
+        world.broker_faults.errors["place_order"] = [OutcomeUnknown("no answer")]
+        world.exit("doubtful", "one", strategy_name="one", quantity=10)
+        await world.run(20)
+        assert world.exit_record("doubtful").status is Status.IN_DOUBT
+        by_hand(world, -5)
+        await world.run(2 * MINUTE)
+        world.exit("out", "two", strategy_name="two", quantity=10)
+        await world.run(10)
+        assert world.exit_record("out").filled_quantity == 5
+        assert any("may still sell 10" in text for text in world.notifier.titled("Exit Capped"))
+
+
+async def test_store_that_is_away_while_it_is_looked_at_is_waited_for(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        await differing(world, -40)
+        world.broker_faults.holds["positions"] = asyncio.Event()
+        world.exit("out", "sig")
+        await world.run(1)
+        world.store_faults.is_away = True
+        world.broker_faults.holds.pop("positions").set()
+        await world.run(30)
+        world.store_faults.is_away = False
+        await world.run(30)
+        assert world.exit_record("out").filled_quantity == 60
+        assert shown(world) == 0
+
+
+@pytest.mark.parametrize("by", [-40, -100])
+async def test_partial_exits_one_after_the_other_take_what_is_there_and_no_more(tmp_path: Path, by: int) -> None:
+    async with world_of(tmp_path) as world:
+        await differing(world, by)
+        for n in range(5):
+            world.exit(f"out-{n}", "sig", quantity=20)
+            await world.run(7)
+        taken = sum(world.exit_record(f"out-{n}").filled_quantity for n in range(5))
+        assert taken == 100 + by
+        assert shown(world) == 0
+        audit(world)
 
 
 # --- exits that fail ------------------------------------------------------------------------------------------------
@@ -549,3 +652,87 @@ async def test_exit_that_somebody_cancels_or_that_has_nothing_to_exit_has_not_fa
         assert world.exit_record("out").status is Status.CANCELLED
         assert world.exit_record("none").status is Status.REJECTED
         assert not world.notifier.titled("Exit Failed")
+
+
+# --- expiry, assignment, other names --------------------------------------------------------------------------------
+
+PUT: dict[str, Any] = {
+    "symbol": "XYZ",
+    "instrument_type": "OPTION",
+    "expiry": "20250303",
+    "strike": 50,
+    "right": "P",
+    "multiplier": 100,
+}
+
+
+def move(world: World, symbol: str, quantity: int, **fields: Any) -> None:
+    """Comes, or leaves, without an order."""
+    traded = [p.ticket.instrument for p in world.placed() if p.ticket.instrument.symbol == symbol]
+    world.book().move_position(traded[-1] if traded else Instrument(symbol=symbol, **fields), Decimal(quantity))
+
+
+async def test_assigned_option_is_told_in_one_message_and_its_exit_is_refused_with_it(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send(**PUT, side="SELL", quantity=1)
+        await world.run(MINUTE)
+        world.book().move_position(Instrument(symbol="XYZ"), Decimal(100))
+        move(world, "XYZ", 1)
+        await world.run(2 * MINUTE)
+        (text,) = world.notifier.titled("Discrepancy")
+        for fact in ("its expiry is now (20250303)", "+100 XYZ|STOCK came", "1 short put of 100", "execctl adopt"):
+            assert fact in text
+        world.exit("out", "sig", **PUT, side="BUY", quantity=1)
+        await world.run(5)
+        assert "+100 XYZ|STOCK came" in words_of(world.exit_record("out"))
+        await world.restart()
+        await world.run(5 * MINUTE)
+        assert len(world.notifier.titled("Discrepancy")) == 1
+
+
+async def test_shares_that_come_later_than_the_option_leaves_are_told_again(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.book().move_position(Instrument(symbol="XYZ"), Decimal(50))
+        world.send(**PUT, side="SELL", quantity=1)
+        await world.run(2 * MINUTE)
+        move(world, "XYZ", 1)
+        await world.run(2 * MINUTE)
+        (text,) = world.notifier.titled("Discrepancy")
+        assert "came" not in text, "the 50 were there before"
+        world.book().move_position(Instrument(symbol="XYZ"), Decimal(100))
+        await world.run(2 * MINUTE)
+        _, second = world.notifier.titled("Discrepancy")
+        assert "+100 XYZ|STOCK came" in second
+        (row,) = rows(world)
+        assert row.finding.successor == "XYZ|STOCK"
+        await world.restart()
+        await world.run(5 * MINUTE)
+        assert len(world.notifier.titled("Discrepancy")) == 2
+        assert rows(world) == [row]
+
+
+async def test_renamed_shares_are_named_and_their_exit_is_refused_with_that(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        await holding(world, symbol="OLD")
+        await world.run(MINUTE)
+        move(world, "OLD", -100)
+        move(world, "NEW", 100)
+        await world.run(2 * MINUTE)
+        (text,) = world.notifier.titled("Discrepancy")
+        assert "+100 NEW|STOCK came, as many as left: perhaps the same under another name" in text
+        world.exit("out", "sig", symbol="OLD")
+        await world.run(5)
+        assert "+100 NEW|STOCK came" in words_of(world.exit_record("out"))
+
+
+async def test_split_is_named_and_an_exit_sells_what_its_author_named(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        await holding(world)
+        await world.run(MINUTE)
+        move(world, "AAPL", 300)
+        await world.run(2 * MINUTE)
+        (text,) = world.notifier.titled("Discrepancy")
+        assert "split or merger of shares 4 for 1" in text
+        world.exit("out", "sig")
+        await world.run(5)
+        assert world.exit_record("out").filled_quantity == 100
