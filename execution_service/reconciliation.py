@@ -516,9 +516,15 @@ class Reconciliation:
         for finding in compared.findings:
             came = arrivals(theirs, self._earlier[finding.key], compared.groups)
             group = compared.groups[finding.subject]
-            exits = [live.order for live in self._in_hand() if _is_exit_at_work(live.order, group)]
+            exits = [live.order for live in self._in_hand() if self._is_exit_at_work(live.order, group)]
             findings.append(replace(explained(finding, group, came, today), resting=resting_exits(group, exits)))
         return replace(compared, findings=tuple(findings))
+
+    def _is_exit_at_work(self, order: Order, group: Group) -> bool:
+        request = order.accepted_request
+        usual = next(iter(self._account.products_of(request.instrument)), None)
+        is_open = order.status in _LISTED and order.identity.purpose is Purpose.EXIT
+        return is_open and group.is_about(request.instrument, request.product or usual)
 
     # --- what is done about it ----------------------------------------------------------------------------------
 
@@ -614,12 +620,6 @@ class Reconciliation:
         details += [f"not ours: {each}" for each in not_ours]
         is_clean = positions is not None and not (self._open or judgement.unconfirmed or looked_for)
         return Outcome(is_compared=True, is_clean=is_clean, words="\n".join([line, *details]))
-
-
-def _is_exit_at_work(order: Order, group: Group) -> bool:
-    request = order.accepted_request
-    is_open = order.status in _LISTED and order.identity.purpose is Purpose.EXIT
-    return is_open and group.is_about(request.instrument, request.product)
 
 
 def _is_looked_for(live: LiveOrder) -> bool:

@@ -511,7 +511,7 @@ async def _discrepancies(desk: Desk) -> int:
     rows = []
     for each in found:
         finding = each.finding
-        about = finding.signal_id or finding.instrument or finding.subject
+        about = finding.signal_id or (finding.subject if finding.product else finding.instrument) or finding.subject
         age = _age((each.closed_at or SystemClock().now()) - each.opened_at)
         sides = (finding.ours, finding.theirs)
         rows.append(

@@ -354,6 +354,7 @@ _DIFFERENCES = {
 def difference(finding: Finding) -> str:
     """One difference in one sentence: what it is, about what, and both sides."""
     about = plain(finding.signal_id or finding.instrument or finding.client_order_id or finding.subject)
+    about += f" in {plain(finding.product)}" if finding.product else ""
     sides = f"ours {plain(finding.ours)}; the broker's {plain(finding.theirs)}"
     more = known(finding)
     return f"{_DIFFERENCES[finding.kind]}: {about}: {sides}{'; ' if more else ''}{more}"

@@ -375,9 +375,8 @@ def compare_positions(ours: Sequence[Holding], theirs: Sequence[BrokerPosition])
 
 
 def _position_finding(group: Group) -> Finding:
-    subject = min(holding.instrument.key for holding in group.ours)
-    if group.product is not None:
-        subject = f"{subject}|product={group.product}"
+    instrument = min(holding.instrument.key for holding in group.ours)
+    subject = instrument if group.product is None else f"{instrument}|product={group.product}"
     named = {holding.instrument.key: holding.instrument for holding in group.ours}
     return Finding(
         kind=Kind.POSITION_DIFFERS,
@@ -385,7 +384,7 @@ def _position_finding(group: Group) -> Finding:
         ours=_text(group.held),
         theirs=_text(group.shown),
         steady=_text(group.shown - group.held),
-        instrument=subject,
+        instrument=instrument,
         instruments=tuple(named[key] for key in sorted(named)),
         product=group.product or "",
     )

@@ -4,6 +4,7 @@ books, and what that lets it take; how much that is, is decided in core/exit_bou
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -35,8 +36,8 @@ from execution_service.trading.tasks import Tasks
 
 LOOKING_SECONDS = 10.0
 """How long an exit waits for the broker's positions; an exit must always be possible."""
-AGAIN_SECONDS = 1.0
-"""Between two looks where the first was not answered, or showed something that was moving."""
+AGAIN_SECONDS = (1.0, 2.0, 3.0)
+"""Between two looks where the first was not answered, or showed something that was moving; the last again and again."""
 MOVING_SECONDS = 2.0
 """How long after a fill a broker's positions may still be without it."""
 FRESH_SECONDS = 3.0
@@ -190,6 +191,7 @@ class ExitCheck:
     async def _measure_until_sure(self, order: Order, binding: Binding | None, looking: _Looking) -> None:
         """Until a figure can be taken: nothing of the instrument moved around it, or it is what is known already, or came twice."""
         expected = ZERO if binding is None else binding.finding.amount
+        pauses = itertools.chain(AGAIN_SECONDS, itertools.repeat(AGAIN_SECONDS[-1]))
         while not looking.is_over:
             try:
                 measured = await self._measure(order)
@@ -203,7 +205,7 @@ class ExitCheck:
                     return
                 else:
                     looking.measures.append(measured)
-            await self._clock.sleep(AGAIN_SECONDS)
+            await self._clock.sleep(next(pauses))
 
     async def _measure(self, order: Order) -> _Measure | None:
         """What the broker holds, between two words of it about orders, beside what we hold by our records. None: it cannot be read."""
