@@ -43,7 +43,10 @@ MOVING_SECONDS = 2.0
 FRESH_SECONDS = 3.0
 """A look that is older when the exit's turn comes is taken again."""
 LOOKS_AT_MOST = 3
-"""So many times an exit looks again because something moved between its look and its turn; then the more careful figure counts."""
+"""So many times in succession an exit looks because its look had grown old before its turn, or something had moved; then the latest counts, with
+the more careful of both moments' figures."""
+FORGOTTEN_SECONDS = 60.0
+"""A look of before that counts for nothing any more."""
 AT_WORK = frozenset({Status.SUBMITTING, Status.SUBMITTED, Status.PARTIALLY_FILLED, Status.IN_DOUBT})
 
 Binder = Callable[[Instrument, str | None], Awaitable[Binding | None]]
@@ -140,16 +143,19 @@ class ExitCheck:
         if binding is None and self._mode is not ExitPositionCheck.ALWAYS:
             return ()
         look = self._looks.pop(order.order_id, None)
-        number = 1 if look is None else look.number
-        if look is None or self._clock.monotonic() - look.at > FRESH_SECONDS:
-            self._begin(live, order, binding, number)
-            return None
-        if look.measure is not None and number < LOOKS_AT_MOST and self._has_moved(look.measure.group, look.measure.at):
-            self._begin(live, order, binding, number + 1)
+        if look is not None and self._clock.monotonic() - look.at > FORGOTTEN_SECONDS:
+            look = None
+        if look is None or self._must_look_again(look):
+            self._begin(live, order, binding, 1 if look is None else look.number + 1)
             return None
         if look.measure is not None and not look.difference and self._mode is not ExitPositionCheck.ALWAYS:
             return ()  # it differed once, and does no more
         return await self._judged(order, look, binding)
+
+    def _must_look_again(self, look: _Look) -> bool:
+        age = self._clock.monotonic() - look.at
+        has_moved = look.measure is not None and self._has_moved(look.measure.group, look.measure.at)
+        return (age > FRESH_SECONDS or has_moved) and look.number < LOOKS_AT_MOST
 
     # --- the look -----------------------------------------------------------------------------------------------
 
@@ -173,7 +179,7 @@ class ExitCheck:
             self._lanes.release(live.order)
 
     def _keep(self, order: Order, look: _Look) -> None:
-        self._looks = {key: kept for key, kept in self._looks.items() if look.at - kept.at <= FRESH_SECONDS}
+        self._looks = {key: kept for key, kept in self._looks.items() if look.at - kept.at <= FORGOTTEN_SECONDS}
         self._looks[order.order_id] = look
 
     def _result(self, order: Order, binding: Binding | None, looking: _Looking, number: int) -> _Look:
@@ -330,7 +336,7 @@ class ExitCheck:
         if look.measure is not None:
             return ()
         by = "what our own books hold" if look.difference is None else "the last difference that was found there"
-        words = f"the broker did not tell its positions ({look.trouble}): this exit leaves by {by}"
+        words = f"the broker did not tell its positions ({look.trouble}): this exit is measured by {by}"
         return () if was_noted(order, words) else (Noted(at=self._clock.now(), message=words, alert=True),)
 
 
@@ -347,10 +353,15 @@ def _why(order: Order, standing: Standing, look: _Look, binding: Binding | None,
     """Why an exit may not take what it was to."""
     product = f" in {group.product}" if group.product else ""
     about = f"{order.accepted_request.instrument.key}{product}"
-    shown = "holds" if look.measure is not None else "held, when it last told,"
-    words = [
-        f"the broker {shown} {_plain(standing.shown)} of {about}, our books {_plain(standing.long - standing.short)}"
-    ]
+    ours = _plain(standing.long - standing.short)
+    if look.difference is None:
+        words = [f"our books hold {ours} of {about}, and the broker does not tell what it holds"]
+    else:
+        shown = "holds" if look.measure is not None else "held, when it last told,"
+        words = [f"the broker {shown} {_plain(standing.shown)} of {about}, our books {ours}"]
+    own = standing.own * -order.accepted_request.side.sign
+    if 0 < own < standing.long + standing.short:
+        words.append(f"of that the strategy itself {_plain(own)}")
     if binding is not None and binding.since is not None:
         words.append(f"they differ since {binding.since:%Y-%m-%d %H:%M} UTC")
     if binding is not None and binding.finding.note:

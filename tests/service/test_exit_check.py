@@ -376,7 +376,7 @@ async def test_exit_leaves_by_our_books_where_nothing_was_ever_told(tmp_path: Pa
         world.exit("out", "sig")
         await world.run(12)
         assert world.exit_record("out").filled_quantity == 100
-        assert any("by what our own books hold" in text for text in world.notifier.titled("Attention"))
+        assert any("measured by what our own books hold" in text for text in world.notifier.titled("Attention"))
 
 
 async def test_lost_connection_is_waited_for_as_ever(tmp_path: Path) -> None:
