@@ -236,6 +236,8 @@ class BrokerPosition:
     """IBKR's number of it."""
     is_unclear: bool = False
     """The broker shows it in a way that could not be read: it is held, perhaps, and `quantity` says nothing."""
+    product: str | None = None
+    """Where the broker holds products of one instrument apart (Zerodha), which one; None: it does not, or does not say."""
 
     @property
     def is_unnamed(self) -> bool:
@@ -283,8 +285,16 @@ class Capabilities:
     """How long one answer of `reports` is good enough while the broker hints at nothing: more questions would only spend its patience."""
     concern: str | None = None
     """What people must know of this very session, in one sentence; None: nothing."""
+    share_products: tuple[str, ...] = ()
+    derivative_products: tuple[str, ...] = ()
+    """Where the broker holds positions of one instrument apart by product: those there are. The first is the one of an order that names none."""
     notes: tuple[str, ...] = field(default=())
     """What `--check` should tell the operator about this account, one sentence each."""
+
+    def products_of(self, instrument: Instrument) -> tuple[str, ...]:
+        """The products in which an instrument may be held apart, the usual one first; none where the broker knows no such thing."""
+        is_share = instrument.asset_class in (AssetClass.STOCK, AssetClass.ETF, AssetClass.FUND)
+        return self.share_products if is_share else self.derivative_products
 
 
 class Broker(Protocol):

@@ -105,21 +105,26 @@ def number_of_filled_order(db: sqlite3.Connection, account_id: str, fill_id: str
 
 
 def executions(db: sqlite3.Connection, account_id: str) -> Iterator[Execution]:
-    """The fills that stand, by time."""
+    """The fills that stand, and the transfers, by time."""
+    moved = _INSTRUMENT_COLUMNS.replace("o.", "")
     rows = db.execute(
-        f"SELECT f.quantity, f.price, f.commission, f.currency, o.side, {_INSTRUMENT_COLUMNS}"
-        " FROM fills f JOIN orders o ON o.number = f.order_number WHERE o.account = ? AND f.busted = 0 ORDER BY f.at, f.number",
-        (account_id,),
+        f"SELECT f.quantity, f.price, f.commission, f.currency, o.side, o.product, f.at, f.number, {_INSTRUMENT_COLUMNS}"
+        " FROM fills f JOIN orders o ON o.number = f.order_number WHERE o.account = ? AND f.busted = 0"
+        f" UNION ALL SELECT quantity, price, NULL, coalesce(currency, ''), NULL, product, at, number, {moved}"
+        " FROM transfers WHERE account = ? ORDER BY 7, 8",
+        (account_id, account_id),
     )
     instruments: dict[tuple[Any, ...], Instrument] = {}
-    for amount, paid, commission, currency, side, *columns in rows:
+    for amount, paid, commission, currency, side, product, _, _, *columns in rows:
         described = tuple(columns)
         yield Execution(
             instruments.get(described) or instruments.setdefault(described, _instrument(described)),
-            Decimal(amount) if side == Side.BUY else -Decimal(amount),
+            -Decimal(amount) if side == Side.SELL else Decimal(amount),
             Decimal(paid),
             Decimal(commission or 0),
             currency,
+            product,
+            is_transfer=side is None,
         )
 
 
@@ -243,6 +248,39 @@ def insert_fill(
             text_of(commission),
             currency,
             corrects,
+        ),
+    )
+
+
+def insert_transfer(
+    db: sqlite3.Connection,
+    account_id: str,
+    thing: Instrument,
+    quantity: Decimal,
+    price: Decimal,
+    product: str | None,
+    moment: int,
+) -> None:
+    """Signed: what comes without an execution is above 0, what leaves so below."""
+    db.execute(
+        "INSERT INTO transfers (number, account, symbol, asset_class, exchange, expiry, strike, call_or_put, currency, multiplier, underlying,"
+        f" quantity, price, product, at) VALUES ({', '.join('?' * 15)})",
+        (
+            count(db, "change"),
+            account_id,
+            thing.symbol,
+            thing.asset_class,
+            thing.exchange,
+            thing.expiry,
+            text_of(thing.strike),
+            thing.right,
+            thing.currency,
+            text_of(thing.multiplier),
+            thing.underlying,
+            str(quantity),
+            str(price),
+            product,
+            moment,
         ),
     )
 

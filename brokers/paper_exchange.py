@@ -10,12 +10,24 @@ from decimal import Decimal
 from pathlib import Path
 
 from brokers import paper_book, paper_faults, paper_market
-from brokers.base import Balance, BrokerPosition, OrderRef, OrderType, Report, Reports, ReportStatus, Ticket
+from brokers.base import (
+    Balance,
+    BrokerPosition,
+    Instrument,
+    OrderRef,
+    OrderType,
+    Report,
+    Reports,
+    ReportStatus,
+    Side,
+    Ticket,
+)
 from brokers.errors import BrokerError, BrokerUnavailable, OrderRefused, OutcomeUnknown
 from brokers.paper_file import BookFile
 from brokers.paper_words import (
     LIMITED,
     Action,
+    Execution,
     Fault,
     Market,
     Operation,
@@ -315,6 +327,55 @@ class PaperExchange:
             )
             corrected = paper_book.order_numbered(db, order_number)
             return next(fill for fill in corrected.fills if fill.fill_id == new_id)
+
+    def trade_by_hand(
+        self,
+        instrument: Instrument,
+        quantity: Decimal,
+        price: Decimal | None = None,
+        *,
+        product: str | None = None,
+        now: datetime | None = None,
+    ) -> PaperOrder:
+        """An order of somebody else, without a client id, filled at once: a person at the broker's own screen, or the broker that squares
+        off. Below 0: it sells. Without a price at the symbol's."""
+        moment = self._moment(now)
+        ticket = Ticket(
+            client_order_id="",
+            instrument=instrument,
+            side=Side.BUY if quantity > 0 else Side.SELL,
+            quantity=abs(quantity),
+            order_type=OrderType.MARKET,
+            product=product,
+        )
+        _refuse_nonsense(ticket)
+        with self._writing() as db:
+            order = paper_book.order_numbered(db, self._accept(db, ticket, moment))
+            paid = self._price(ticket) if price is None else price
+            self._record_fill(db, order, order.ticket.quantity, paid, moment, moment, self._commission(order))
+            return paper_book.order_numbered(db, order.number)
+
+    def move_position(
+        self,
+        instrument: Instrument,
+        quantity: Decimal,
+        price: Decimal = Decimal(0),
+        *,
+        product: str | None = None,
+        now: datetime | None = None,
+    ) -> None:
+        """So much comes (below 0: leaves) without an order, an execution or money: an assignment, an expiry, a split, a transfer.
+        Raises ValueError for no quantity."""
+        if not quantity.is_finite() or not quantity:
+            raise ValueError(f"{quantity} cannot move")
+        with self._writing() as db:
+            paper_book.insert_transfer(db, self.account_id, instrument, quantity, price, product, self._moment(now))
+
+    def executions(self) -> list[Execution]:
+        """The fills that stand, and what moved without one, by time."""
+        self.advance()
+        with self._reading() as db:
+            return list(paper_book.executions(db, self.account_id))
 
     def reject_order(self, ref: OrderRef, reason: str, now: datetime | None = None) -> None:
         """The venue's late no to a working order. Raises ValueError for any other."""

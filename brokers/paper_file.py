@@ -43,6 +43,11 @@ _SCHEMA = (
         symbol TEXT NOT NULL, account TEXT NOT NULL, nth INTEGER NOT NULL, times INTEGER, reason TEXT NOT NULL, seconds REAL NOT NULL,
         quantity TEXT, accepted INTEGER NOT NULL, until INTEGER, seen INTEGER NOT NULL DEFAULT 0, spent INTEGER NOT NULL DEFAULT 0)""",
 )
+_TRANSFERS = """CREATE TABLE IF NOT EXISTS transfers (
+        number INTEGER PRIMARY KEY, account TEXT NOT NULL, symbol TEXT NOT NULL, asset_class TEXT NOT NULL, exchange TEXT, expiry TEXT,
+        strike TEXT, call_or_put TEXT, currency TEXT, multiplier TEXT, underlying TEXT, quantity TEXT NOT NULL, price TEXT NOT NULL,
+        product TEXT, at INTEGER NOT NULL)"""
+"""Beside the schema: books that were made before it get it, too."""
 _PAGES_BETWEEN_CHECKPOINTS = 4_000
 
 
@@ -133,6 +138,8 @@ def _open(path: Path, busy_timeout_seconds: float) -> sqlite3.Connection:
             for statement in _SCHEMA:
                 db.execute(statement)
             db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+        if version in (0, _SCHEMA_VERSION):
+            db.execute(_TRANSFERS)
         db.execute("COMMIT")
     except (OSError, sqlite3.Error) as exc:
         raise BrokerUnavailable(f"The paper exchange's book {path} cannot be opened: {exc}") from exc

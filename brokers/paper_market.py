@@ -107,6 +107,8 @@ def add_up(executions: Iterable[Execution], market: Market) -> Holdings:
         elif after * before < 0:
             average = price
         held[thing.key] = (thing, after, average, price)
+        if execution.is_transfer:
+            continue
         cash[execution.currency] -= bought * price * (thing.multiplier or 1) + execution.commission
     worth: defaultdict[str, Decimal] = defaultdict(Decimal)
     for thing, quantity, _, last in held.values():

@@ -228,7 +228,7 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """A fill that stands, as the sums need it."""
+    """A fill that stands, or a transfer, as the sums need it."""
 
     instrument: Instrument
     bought: Decimal
@@ -236,6 +236,9 @@ class Execution:
     price: Decimal
     commission: Decimal
     currency: str
+    product: str | None = None
+    is_transfer: bool = False
+    """It came, or left, without an execution and without money: an assignment, an expiry, a split, a transfer of shares."""
 
 
 def micros_of(seconds: float) -> int:

@@ -226,6 +226,8 @@ class ZerodhaBroker:
             concurrent_calls=_CONCURRENT_CALLS,
             find_window_seconds=self._configuration.find_window_seconds,
             poll_seconds=_POLL_SECONDS,
+            share_products=_usual_first(self._configuration.equity_product, "CNC", "MIS", "NRML"),
+            derivative_products=_usual_first(self._configuration.derivatives_product, "NRML", "MIS"),
             notes=(
                 *notes,
                 "Commissions are estimates from the virtual contract note; the day's contract note is final.",
@@ -340,7 +342,7 @@ class ZerodhaBroker:
         return reports(orders, await self._with_commissions(orders, fills))[0]
 
     async def positions(self) -> Sequence[BrokerPosition]:
-        """Today's positions and settled holdings, taken together."""
+        """Today's positions and settled holdings, of each product taken together."""
         self._check_session()
         told = await self._calls.ask(lambda kite: kite.positions())
         holdings = await self._calls.ask(lambda kite: kite.holdings())
@@ -721,3 +723,7 @@ def _ticker_beside(root_url: str | None) -> str | None:
         return None
     parts = urlsplit(root_url)
     return urlunsplit(("wss" if parts.scheme == "https" else "ws", parts.netloc, "", "", ""))
+
+
+def _usual_first(usual: str, *others: str) -> tuple[str, ...]:
+    return (usual, *(other for other in others if other != usual))

@@ -366,21 +366,22 @@ def charged(note: object) -> Decimal:
 def positions(
     net: Iterable[object], holdings: Iterable[object], kinds: Mapping[tuple[str, str], ListedRow]
 ) -> list[BrokerPosition]:
-    """What is held, products taken together; settled shares come from the holdings. `kinds` by exchange and symbol, as far as known.
+    """What is held, each product by itself: Zerodha nets no two of them. Settled shares come from the holdings. `kinds` by exchange and
+    symbol, as far as known.
 
     A row whose quantity cannot be read makes its instrument's unclear; one that does not even name an instrument is told as an unnamed one.
     """
-    held: defaultdict[tuple[str, str], list[_Part | None]] = defaultdict(list)
+    held: defaultdict[tuple[str, str, str | None], list[_Part | None]] = defaultdict(list)
     found = []
     for rows, also in ((net, None), (holdings, "t1_quantity")):
         for row in rows:
             try:
-                name = named(row)
+                name = (*named(row), _product(row))
             except Odd:
                 found.append(UNNAMED_POSITION)
             else:
                 held[name].append(_part(row, also))
-    for (exchange, symbol), told in held.items():
+    for (exchange, symbol, product), told in held.items():
         parts = [part for part in told if part is not None]
         quantity = sum((part.quantity for part in parts), Decimal(0))
         is_unclear = len(parts) < len(told)
@@ -394,6 +395,7 @@ def positions(
                     average_price=average,
                     also_called=frozenset({symbol}),
                     is_unclear=is_unclear,
+                    product=product,
                 )
             )
     return found
@@ -410,6 +412,12 @@ def named(row: object) -> tuple[str, str]:
     if not isinstance(row, Mapping):
         raise Odd(f"A position cannot be read: {row!r}")
     return text(row, "exchange"), text(row, "tradingsymbol")
+
+
+def _product(row: object) -> str | None:
+    """None where the row does not say it legibly."""
+    told = row.get("product") if isinstance(row, Mapping) else None
+    return told.upper() if isinstance(told, str) and told else None
 
 
 def _part(row: object, also: str | None = None) -> _Part | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from datetime import datetime
+from decimal import Decimal
 from typing import Protocol
 
 import structlog
@@ -14,17 +15,15 @@ import structlog
 from brokers.base import BrokerPosition, Instrument, Report, ReportStatus
 from brokers.errors import AnswerUnclear, BrokerError
 from execution_service.core import alerts
-from execution_service.core.effects import happenings
-from execution_service.core.errors import UnreadableRecord
 from execution_service.core.heard import Heard, name_of
-from execution_service.core.ledger import LedgerEntry, key_of, with_unbooked
-from execution_service.core.order import ZERO, Doubted, Order, OrderRequest, Status
+from execution_service.core.order import Doubted, Order, OrderRequest, Purpose, Status
 from execution_service.core.reconcile import (
     OF_POSITIONS,
     OF_REPORTS,
+    Binding,
     Discrepancy,
     Finding,
-    Holding,
+    Group,
     Judgement,
     Key,
     Kind,
@@ -37,8 +36,11 @@ from execution_service.core.reconcile import (
     judge,
     order_findings,
     owner_of,
+    resting_exits,
     unknown_order,
 )
+from execution_service.core.successors import arrivals, explained, quantities_of
+from execution_service.holdings import holdings
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.news import News
 from execution_service.ports import Clock, Store, StoreUnavailable
@@ -47,6 +49,8 @@ log = structlog.get_logger(__name__)
 
 SOON_SECONDS = 10.0
 """When something is to be confirmed, and when the comparison failed."""
+HURRY_SECONDS = 2.0
+"""Between a comparison and one that somebody else's trade brings about: who trades much by hand does not spend the account's calls."""
 CONNECTING_SECONDS, CONNECTING_LOOKS = 3.0, 12
 """How long a comparison that was asked for waits for a connection that is just being made."""
 SECONDS_FOR_EACH_REPORT = 0.02
@@ -86,6 +90,8 @@ class Account(Protocol):
     ) -> None: ...
 
     async def read_positions(self) -> Sequence[BrokerPosition]: ...
+
+    def products_of(self, instrument: Instrument) -> Sequence[str]: ...
 
     async def look_for(self, live: LiveOrder) -> bool: ...
 
@@ -154,6 +160,12 @@ class Reconciliation:
         """By the last whole answer, keys of the instruments of orders whose fills are not all known."""
         self._strangers: OrderedDict[str, None] = OrderedDict()
         """Tags of our kind whose order is another account's."""
+        self._shown: Mapping[str, Decimal] | None = None
+        """What the broker showed of its positions the last time, by instrument key; None: not asked yet."""
+        self._earlier: dict[Key, Mapping[str, Decimal] | None] = {}
+        """Of each position that differs: what the broker showed the last time before it did."""
+        self._suspected: dict[Key, Finding] = {}
+        """Positions that a reading showed to differ, and that have not lasted yet."""
         self._moved: dict[str, Instrument] = {}
         """What a fill, or a word about one, was recorded for since positions were last asked for."""
         self._whole_from = float("-inf")
@@ -162,6 +174,7 @@ class Reconciliation:
         self._said_not_ours: tuple[str, ...] = ()
         self._unclear: set[str] = set()
         """Positions that cannot be read, by the latest answer."""
+        self._is_hurried = False
         self._is_silence_told = False
         self._said_untold = False
         """Whether the latest line about a comparison said that it was one without positions."""
@@ -170,6 +183,12 @@ class Reconciliation:
         """A connection stands: what may have happened without us is looked at now."""
         self._wants_telling, self._whole_from = True, float("-inf")
         self._news.tell()
+
+    def traded_past_us(self) -> None:
+        """Somebody else has traded in the account: a position of ours may have changed, and its exits are to know of it."""
+        if self._interval:
+            self._is_hurried = True
+            self._news.tell()
 
     def ended(self, order: Order, report: Report) -> None:
         """An order has ended, and its record has all that the report tells: if they agree, it need not be looked up for the comparison."""
@@ -203,12 +222,17 @@ class Reconciliation:
     async def run(self) -> None:
         """Until cancelled."""
         self._open, self._watch, self._wants_telling, self._whole_from = None, Watch(), True, float("-inf")
+        self._suspected, self._shown, self._earlier = {}, None, {}
         wait: float | None = None
+        turned_at = float("-inf")
         self._live.on_recorded.append(self._heed_record)
         try:
             while True:
                 await self._news.wait(wait)
                 soon = None
+                if self._is_hurried and not self._requests:
+                    await self._clock.sleep(HURRY_SECONDS - (self._clock.monotonic() - turned_at))
+                self._is_hurried, turned_at = False, self._clock.monotonic()
                 if self._account.is_connected:
                     soon = await self._turn()
                 else:
@@ -255,12 +279,41 @@ class Reconciliation:
             if not request.answer.done():
                 request.answer.set_result(outcome)
 
+    # --- what it binds ------------------------------------------------------------------------------------------
+
+    async def binding(self, instrument: Instrument, product: str | None) -> Binding | None:
+        """The difference that binds the exits of this instrument, held in that product: one that is open, opened by whichever life, or one
+        that a first reading suspects. None: nothing is known to differ, and nothing was asked for that. Raises StoreUnavailable, at most
+        before the first."""
+        for row in (await self._open_rows()).values():
+            if row.finding.is_about(instrument, product):
+                latest = self._suspected.get(row.key, row.finding)
+                return Binding(finding=latest, since=row.opened_at)
+        for finding in self._suspected.values():
+            if finding.is_about(instrument, product):
+                return Binding(finding=finding)
+        return None
+
+    async def _open_rows(self) -> Mapping[Key, Discrepancy]:
+        if self._open is None:
+            rows = await self._store.open_discrepancies(self._account.account_id)
+            if self._open is None:  # nobody else has read them, or opened one, meanwhile
+                self._open = {row.key: row for row in rows}
+        return self._open
+
+    def _suspect(self, judgement: Judgement) -> None:
+        """What is suspected stays so until a reading that could see it does not show it, like the suspicion itself."""
+        seen = judgement.watch.suspicions
+        kept = {key: f for key, f in self._suspected.items() if key in seen and seen[key].steady == f.sameness}
+        kept |= {finding.key: finding for finding in judgement.unconfirmed if finding.kind in OF_POSITIONS}
+        lasting = {finding.key for finding in (*judgement.opened, *judgement.replaced, *judgement.changed)}
+        self._suspected = {key: finding for key, finding in kept.items() if key not in lasting}
+
     # --- one comparison -----------------------------------------------------------------------------------------
 
     async def _compare(self, *, is_whole: bool) -> tuple[Judgement, Outcome]:
-        if self._open is None:
-            rows = await self._store.open_discrepancies(self._account.account_id)
-            self._open = {row.key: row for row in rows}
+        await self._open_rows()
+        assert self._open is not None
         orders = await (self._compare_orders() if is_whole else self._read_changes())
         of_orders = OF_REPORTS if is_whole else _OF_CHANGES - OF_POSITIONS
         positions, held_back = await self._compare_positions()
@@ -273,6 +326,7 @@ class Reconciliation:
             held_back=held_back,
             now=self._clock.monotonic(),
         )
+        self._suspect(judgement)
         await self._record(judgement)
         self._watch = judgement.watch
         return judgement, self._told(orders, positions, judgement, is_whole=is_whole)
@@ -439,7 +493,10 @@ class Reconciliation:
             self._is_silence_told = True
             return None, frozenset()
         self._is_silence_told = False
-        compared = compare_positions(await self._holdings(theirs), theirs)
+        symbols = [position.instrument.symbol for position in theirs]
+        account = self._account
+        ours = await holdings(self._live, self._store, account.account_id, symbols, account.products_of)
+        compared = self._explained(compare_positions(ours, theirs), theirs)
         await self._tell_unclear(theirs)
         unclear = frozenset((Kind.POSITION_DIFFERS, subject) for subject in compared.unclear)
         if not compared.findings:
@@ -472,25 +529,24 @@ class Reconciliation:
             )
             await self._raise_alarm(f"positions_cannot_be_read:{self._account.account_id}", words)
 
-    async def _holdings(self, theirs: Sequence[BrokerPosition]) -> list[Holding]:
-        """What we hold by our records: the ledger, and the fills that are recorded and not booked yet."""
-        # From before the question: an order may be booked, told and let go of while the store answers.
-        recorded = [(live, live.told.world) for live in self._in_hand() if live.order.fills]
-        symbols = sorted({position.instrument.symbol for position in theirs})
-        entries = {e.key: e for e in await self._store.ledgers_of_account(self._account.account_id, symbols)}
-        unread = {key for live, _ in recorded if (key := key_of(live.order)) not in entries}
-        for key in sorted(unread, key=lambda key: key.ledger_id):
-            with contextlib.suppress(UnreadableRecord):  # which the store has said, and tells below
-                entries |= await self._store.ledgers([key])
-        for live, world in recorded:
-            key = key_of(live.order)
-            entry = entries.get(key) or LedgerEntry(key=key, instrument=live.order.accepted_request.instrument)
-            entries[key] = with_unbooked(entry, [(live.order, happenings(live.order, world), live.told.lines)])
-        unclear = self._store.spoilt_ledgers(self._account.account_id)
-        return [
-            *(Holding(instrument=entry.instrument, quantity=entry.position.quantity) for entry in entries.values()),
-            *(Holding(instrument=each, quantity=ZERO, is_unclear=True) for each in unclear if each.symbol),
-        ]
+    def _explained(self, compared: PositionsCompared, theirs: Sequence[BrokerPosition]) -> PositionsCompared:
+        """With what is likely of how each difference came about: of what came since the position was last as we hold it."""
+        self._earlier = {finding.key: self._earlier.get(finding.key, self._shown) for finding in compared.findings}
+        self._shown = quantities_of(theirs)
+        today = self._clock.now().date()
+        findings = []
+        for finding in compared.findings:
+            came = arrivals(theirs, self._earlier[finding.key], compared.groups)
+            group = compared.groups[finding.subject]
+            exits = [live.order for live in self._in_hand() if self._is_exit_at_work(live.order, group)]
+            findings.append(replace(explained(finding, group, came, today), resting=resting_exits(group, exits)))
+        return replace(compared, findings=tuple(findings))
+
+    def _is_exit_at_work(self, order: Order, group: Group) -> bool:
+        request = order.accepted_request
+        usual = next(iter(self._account.products_of(request.instrument)), None)
+        is_open = order.status in _LISTED and order.identity.purpose is Purpose.EXIT
+        return is_open and group.is_about(request.instrument, request.product or usual)
 
     # --- what is done about it ----------------------------------------------------------------------------------
 
@@ -498,7 +554,13 @@ class Reconciliation:
         """Done again from the start if it fails halfway: each part does only what has not been done. Raises StoreUnavailable."""
         assert self._open is not None
         now = self._clock.now()
-        for finding in judgement.opened:
+        fresh = list(judgement.opened)
+        for finding in judgement.replaced:
+            before = self._open[finding.key]
+            await self._close(before, now)
+            was = f"ours {before.finding.ours}, the broker's {before.finding.theirs}"
+            fresh.append(replace(finding, before=was))
+        for finding in fresh:
             row = Discrepancy(
                 account_id=self._account.account_id,
                 finding=finding,
@@ -524,10 +586,7 @@ class Reconciliation:
                 account_id=self._account.account_id,
             )
         for key in judgement.closed:
-            closed = replace(self._open[key], state=State.CLOSED, closed_at=now)
-            await self._store.save_discrepancy(closed)
-            del self._open[key]
-            self._say(f"Discrepancy closed: {alerts.difference(closed.finding)}", "discrepancy_closed", closed)
+            await self._close(self._open[key], now)
         for row in tuple(self._open.values()):
             if not row.is_alerted:
                 words = alerts.discrepancy_opened(
@@ -536,6 +595,13 @@ class Reconciliation:
                 kind = f"discrepancy:{self._account.account_id}"
                 await self._raise_alarm_once(f"discrepancy:{row.discrepancy_id}", kind, words)
                 await self._save(replace(row, is_alerted=True))
+
+    async def _close(self, row: Discrepancy, now: datetime) -> None:
+        assert self._open is not None
+        closed = replace(row, state=State.CLOSED, closed_at=now)
+        await self._store.save_discrepancy(closed)
+        del self._open[row.key]
+        self._say(f"Discrepancy closed: {alerts.difference(closed.finding)}", "discrepancy_closed", closed)
 
     async def _save(self, row: Discrepancy) -> None:
         assert self._open is not None
@@ -565,7 +631,7 @@ class Reconciliation:
             positions_not_ours=len(foreign_positions),
         )
         not_ours = _named_not_ours(orders.not_ours, foreign_positions)
-        is_news = judgement.opened or judgement.closed or not_ours != self._said_not_ours
+        is_news = judgement.opened or judgement.replaced or judgement.closed or not_ours != self._said_not_ours
         if self._wants_telling or is_news or (positions is None) != self._said_untold:
             log.info(f"{line} (account {self._account.account_id})", action="reconciled", not_ours=list(not_ours))
             self._wants_telling = bool(judgement.unconfirmed) or bool(looked_for)

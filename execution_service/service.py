@@ -24,6 +24,7 @@ from brokers.factory import BrokerFactory
 from execution_service.clock import SystemClock
 from execution_service.commands import Commands
 from execution_service.core import alerts
+from execution_service.core.exit_bound import ExitPositionCheck
 from execution_service.core.order import (
     Event,
     Filled,
@@ -328,6 +329,8 @@ class ExecutionService:
         )
         trader.on_connected = reconciliation.connected
         trader.on_ended = reconciliation.ended
+        trader.on_traded_past_us = reconciliation.traded_past_us
+        trader.binding = reconciliation.binding
         trader.alongside.append(reconciliation.run)
         return trader
 
@@ -608,6 +611,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
                 max_order_age_seconds=settings.max_order_age_seconds,
                 max_retry_attempts=settings.max_retry_attempts,
                 reconcile_interval_seconds=settings.reconcile_interval_seconds,
+                exit_position_check=ExitPositionCheck(settings.exit_position_check.value),
             ),
             nonce=nonce,
             shares_store=not is_embedded,

@@ -77,6 +77,14 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
+class ExitPositionCheck(StrEnum):
+    """When an exit looks at the broker's positions before it leaves."""
+
+    WHEN_DIFFERS = "when_differs"
+    ALWAYS = "always"
+    OFF = "off"
+
+
 class IbkrLibrary(StrEnum):
     AUTO = "auto"
     IB_INSYNC = "ib_insync"
@@ -232,6 +240,9 @@ class Environment(BaseModel):
     publish_ordering_keys: Flag = False
     max_order_age_seconds: Seconds = 300
     reconcile_interval_seconds: Seconds = 60
+    exit_position_check: Annotated[
+        ExitPositionCheck, BeforeValidator(_lower), _Allowed("when_differs, always or off")
+    ] = ExitPositionCheck.WHEN_DIFFERS
 
     telegram_enabled: Flag = False
     telegram_bot_token: SecretStr | None = None

@@ -6,15 +6,18 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from brokers.base import Broker, BrokerPosition, Report
+from brokers.base import Broker, BrokerPosition, Instrument, Report
 from brokers.errors import BrokerError
 from execution_service.core.decide import Limits, cancel_wish
+from execution_service.core.exit_bound import ExitPositionCheck
 from execution_service.core.order import Order, Reason
+from execution_service.core.reconcile import Binding
 from execution_service.core.soundness import sound_position
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock, Store, StoreUnavailable
 from execution_service.trading.appointments import Appointments
 from execution_service.trading.connection import AccountState, Connection
+from execution_service.trading.exit_check import ExitCheck
 from execution_service.trading.following import Following
 from execution_service.trading.hearing import Hearing
 from execution_service.trading.lanes import Lanes
@@ -35,6 +38,7 @@ class TradingRules:
     max_retry_attempts: int = 3
     reconcile_interval_seconds: float = 60.0
     """0: only after each connection and when asked."""
+    exit_position_check: ExitPositionCheck = ExitPositionCheck.WHEN_DIFFERS
 
 
 class Trader:
@@ -91,6 +95,18 @@ class Trader:
             clock=clock,
             raise_alarm=raise_alarm,
             ended=lambda order, report: self.on_ended(order, report),
+            traded_past_us=lambda: self.on_traded_past_us(),
+        )
+        self._exit_check = ExitCheck(
+            mode=rules.exit_position_check,
+            connection=self._connection,
+            hearing=self._hearing,
+            lanes=self._lanes,
+            live_orders=live_orders,
+            store=store,
+            clock=clock,
+            tasks=self._tasks,
+            binding=lambda instrument, product: self.binding(instrument, product),
         )
         last_look = LastLook(
             connection=self._connection,
@@ -100,6 +116,7 @@ class Trader:
             clock=clock,
             max_attempts=rules.max_retry_attempts,
             is_cancelled=is_cancelled,
+            exit_check=self._exit_check,
         )
         placing = Placing(
             connection=self._connection,
@@ -137,6 +154,10 @@ class Trader:
         """Called when a connection stands and everything of before it has been read."""
         self.on_ended: Callable[[Order, Report], None] = lambda order, report: None
         """Called with an ended order whose record has all that the report tells."""
+        self.on_traded_past_us: Callable[[], None] = lambda: None
+        """Called when an order of somebody else has filled in the account."""
+        self.binding: Callable[[Instrument, str | None], Awaitable[Binding | None]] = _nothing_differs
+        """The difference between our books and the broker's that binds the exits of an instrument in a product. Raises StoreUnavailable."""
         self.alongside: list[Callable[[], Coroutine[Any, Any, None]]] = []
         """What runs for as long as the account is traded here."""
 
@@ -200,6 +221,10 @@ class Trader:
         told = await self._connection.ask(self._connection.broker.positions())
         return [sound_position(position) for position in told]
 
+    def products_of(self, instrument: Instrument) -> Sequence[str]:
+        """In which the broker holds it apart, the usual one first; none where it knows no products."""
+        return self._connection.capabilities.products_of(instrument)
+
     async def look_for(self, live: LiveOrder) -> bool:
         """Whether the broker finds an order that it did not list; what it says of it is recorded. Raises BrokerError, TimeoutError."""
         return await self._hearing.look_for(live)
@@ -208,6 +233,7 @@ class Trader:
 
     async def run(self) -> None:
         """Until cancelled. Working orders stay at the broker."""
+        self._live.on_recorded.append(self._exit_check.heed_record)
         connection = self._tasks.begin(self._connection.keep(), "connection")
         for work in self.alongside:
             self._tasks.begin(work(), "alongside")
@@ -218,6 +244,7 @@ class Trader:
                 if connection.done():
                     connection.result()
         finally:
+            self._live.on_recorded.remove(self._exit_check.heed_record)
             await self._tasks.cancel()
             await self._connection.close()
 
@@ -252,3 +279,7 @@ class Trader:
     def _hinted(self) -> None:
         self._hearing.want()
         self._appointments.wake()
+
+
+async def _nothing_differs(instrument: Instrument, product: str | None) -> Binding | None:
+    return None

@@ -26,7 +26,7 @@ from rich.console import Console
 
 from brokers.base import Fill
 from execution_service.clock import SystemClock
-from execution_service.core.alerts import difference, log_line, plain, quantity
+from execution_service.core.alerts import difference, known, log_line, plain, quantity
 from execution_service.core.effects import happenings
 from execution_service.core.ledger import LedgerEntry
 from execution_service.core.order import Order, OrderRequest, Purpose, Status
@@ -517,19 +517,25 @@ async def _discrepancies(desk: Desk) -> int:
     if desk.wants_json:
         print_json([_discrepancy_fields(each) for each in found])
         return 0
-    columns = ("Kind", "Account", "About", "Ours", "The broker's", "Age", "State", "Owner", "To do")
+    columns = ("Kind", "Account", "About", "Ours", "The broker's", "Known of it", "Age", "State", "Owner", "To do")
     rows = []
     for each in found:
         finding = each.finding
-        about = finding.signal_id or finding.instrument or finding.subject
+        about = finding.signal_id or (finding.subject if finding.product else finding.instrument) or finding.subject
         age = _age((each.closed_at or SystemClock().now()) - each.opened_at)
         sides = (finding.ours, finding.theirs)
         rows.append(
-            (finding.kind, each.account_id, about, *sides, age, each.state, each.owner, each.next_step),
+            (finding.kind, each.account_id, about, *sides, known(finding), age, each.state, each.owner, each.next_step),
         )
     kind = "" if desk.options.all else "open "
     count = counted(len(rows), f"{kind}discrepancy", f"{kind}discrepancies")
-    print_table(desk.console, f"{count}, the oldest first", columns, rows, prose=("Ours", "The broker's", "To do"))
+    print_table(
+        desk.console,
+        f"{count}, the oldest first",
+        columns,
+        rows,
+        prose=("Ours", "The broker's", "Known of it", "To do"),
+    )
     return 0
 
 
@@ -548,6 +554,11 @@ def _discrepancy_fields(discrepancy: Discrepancy) -> dict[str, object]:
         "signal_id": finding.signal_id,
         "client_order_id": finding.client_order_id,
         "instrument": finding.instrument,
+        "product": finding.product or None,
+        "before": finding.before or None,
+        "note": finding.note or None,
+        "successor": finding.successor or None,
+        "resting_exits": finding.resting or None,
         "owner": discrepancy.owner,
         "next_step": discrepancy.next_step,
         "opened_at": discrepancy.opened_at,

@@ -4,7 +4,8 @@
     GET  /_control/orders   {"orders": [...]}: the broker's own book, in which nothing is hidden, oldest first
     POST /_control          {"do": "...", ...}: does it and answers as the first; 400 and {"error": "..."} for what makes no sense
 
-Every gateway does these. `order` is a broker's order id or a client order id; amounts may be texts or numbers:
+Every gateway does these. `order` is a broker's order id or a client order id; amounts may be texts or numbers; `instrument` is the fields of
+`brokers.base.Instrument`, or a symbol alone: what was traded under it last, else shares.
 
     fault           fault: the fields of `brokers.paper_words.Fault` (operation, action, client_order_id, symbol, nth, times, …)
     clear_faults    disarms all of them, and ends the gateway's fault plan
@@ -14,6 +15,9 @@ Every gateway does these. `order` is a broker's order id or a client order id; a
     correct         fill_id, quantity, price: puts another execution in its place
     commission      fill_id, commission: tells it, or changes it
     expire_day      orders that are good for the day expire
+    trade_by_hand   instrument, quantity (below 0: sells), price, product: an order without a tag of anybody's, filled at once: a person at the
+                    broker's own screen, or a square-off by the broker
+    move            instrument, quantity (below 0: leaves), price, product: a position changes without an order or an execution
     restart         closed_seconds: every connection breaks, and for so long none can be made; the book stays
     drop            every connection breaks
 
@@ -32,7 +36,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import SplitResult
 
-from brokers.base import OrderRef
+from brokers.base import AssetClass, Instrument, OptionRight, OrderRef
 from brokers.errors import BrokerError
 from brokers.paper_exchange import PaperExchange
 from brokers.paper_words import Action, Fault, Operation, PaperOrder
@@ -57,8 +61,9 @@ class Controlled(Protocol):
     def book_orders(self) -> list[dict[str, Any]]: ...
 
 
-def book_deeds(book: PaperExchange) -> dict[str, Deed]:
-    """What every gateway does with its book, by the wish's name; each takes the wish's other fields."""
+def book_deeds(book: PaperExchange, exchange: str | None = None) -> dict[str, Deed]:
+    """What every gateway does with its book, by the wish's name; each takes the wish's other fields. `exchange`: where shares are traded
+    of which a wish says nothing but the symbol."""
     return {
         "fault": lambda fault: book.add_fault(fault_of(fault)),
         "clear_faults": book.clear_faults,
@@ -80,6 +85,12 @@ def book_deeds(book: PaperExchange) -> dict[str, Deed]:
         ),
         "commission": lambda fill_id, commission: book.set_commission(fill_id, Decimal(str(commission))),
         "expire_day": book.expire_day,
+        "trade_by_hand": lambda instrument, quantity, price=None, product=None: book.trade_by_hand(
+            instrument_of(book, instrument, exchange), _signed(quantity), amount(price), product=product
+        ),
+        "move": lambda instrument, quantity, price=0, product=None: book.move_position(
+            instrument_of(book, instrument, exchange), _signed(quantity), _signed(price), product=product
+        ),
     }
 
 
@@ -127,6 +138,23 @@ def ref_of(book: PaperExchange, name: str) -> OrderRef:
         if name and name in (order.broker_order_id, order.ticket.client_order_id):
             return OrderRef(client_order_id=order.ticket.client_order_id, broker_order_id=order.broker_order_id)
     raise ValueError(f"the book has no order {name}")
+
+
+def instrument_of(book: PaperExchange, said: str | Mapping[str, Any], exchange: str | None = None) -> Instrument:
+    """As the wish names it; the latest that was traded under a symbol that stands alone. Raises one of NONSENSE."""
+    if isinstance(said, str):
+        traded = [order.ticket.instrument for order in book.orders() if order.ticket.instrument.symbol == said]
+        return traded[-1] if traded else Instrument(symbol=said, exchange=exchange)
+    fields = dict(said)
+    for name in ("strike", "multiplier"):
+        fields[name] = amount(fields.get(name))
+    if fields.get("right") is not None:
+        fields["right"] = OptionRight(fields["right"])
+    return Instrument(**{**fields, "asset_class": AssetClass(fields.get("asset_class", "STOCK"))})
+
+
+def _signed(said: object) -> Decimal:
+    return Decimal(str(said))
 
 
 def amount(said: object) -> Decimal | None:

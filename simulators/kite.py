@@ -48,7 +48,15 @@ from brokers.base import OrderRef
 from brokers.errors import BrokerUnavailable, OrderRefused
 from brokers.paper_words import Action, Market, Operation
 from simulators import control
-from simulators.kite_book import KiteBook, charges_item, margins, order_items, position_item, trade_items
+from simulators.kite_book import (
+    KiteBook,
+    charges_item,
+    holding_item,
+    margins,
+    order_items,
+    position_item,
+    trade_items,
+)
 from simulators.kite_market import EXCHANGES, LISTINGS, Listing, Refused, as_csv, read_order
 from simulators.kite_socket import Listener, accept_key
 from simulators.loopback_http import Dropped, LoopbackHandler, LoopbackServer, Trickled
@@ -439,11 +447,15 @@ class SimulatedKite:
                 net = [
                     position_item(each, self._token_of(each.instrument.exchange, each.instrument.symbol))
                     | self._odd_fields(call.route, each.instrument.symbol)
-                    for each in self.book.positions()
+                    for each in self.book.net()
                 ]
                 return {"net": net, "day": net}
             case "GET", ["portfolio", "holdings"]:
-                return []
+                return [
+                    holding_item(each, self._token_of(each.instrument.exchange, each.instrument.symbol))
+                    | self._odd_fields(call.route, each.instrument.symbol)
+                    for each in self.book.holdings()
+                ]
             case "POST", ["charges", "orders"]:
                 return [charges_item(asked, self.book) for asked in json.loads(call.body)]
         raise Refused(404, "GeneralException", "Route not found")
@@ -664,7 +676,7 @@ class SimulatedKite:
     def control(self, wish: Mapping[str, Any]) -> dict[str, Any]:
         """Does what `POST /_control` asks; the answer is the state afterwards, with whatever the wish made. Raises one of control.NONSENSE."""
         deeds: dict[str, control.Deed] = {
-            **control.book_deeds(self.book),
+            **control.book_deeds(self.book, EXCHANGES[0]),
             "http_fault": lambda fault: self.add_fault(HttpFault.from_json(fault)),
             "clear_faults": self._clear_all_faults,
             "kill_token": self.kill_token,

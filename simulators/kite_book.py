@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from brokers.base import BrokerPosition, Report, ReportStatus
+from brokers.base import Instrument, Report, ReportStatus
 from brokers.paper_words import Fault, Market, Operation, PaperOrder
 from simulators.fault_plan import PlannedBook
 from simulators.kite_market import ICEBERG_OF, KITE_ORDER_TYPES, Refused
@@ -23,6 +23,26 @@ _STATUS = {
     ReportStatus.EXPIRED: "CANCELLED",
     ReportStatus.REJECTED: "REJECTED",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class KiteHolding:
+    """What the account has of an instrument in one product: an intraday position and delivered shares are held apart."""
+
+    instrument: Instrument
+    product: str
+    quantity: Decimal
+    average_price: Decimal
+
+    def after(self, bought: Decimal, price: Decimal) -> KiteHolding:
+        """With so much more; below 0: sold."""
+        quantity = self.quantity + bought
+        average = self.average_price
+        if self.quantity * bought >= 0 and quantity:
+            average = (self.quantity * average + bought * price) / quantity
+        elif quantity * self.quantity < 0:
+            average = price
+        return replace(self, quantity=quantity, average_price=round(average, 8))
 
 
 class KiteBook(PlannedBook):
@@ -62,9 +82,48 @@ class KiteBook(PlannedBook):
             self._known = {order.broker_order_id: order for order in self.orders()}
         return self._known.get(order_id)
 
+    def trade_by_hand(
+        self,
+        instrument: Instrument,
+        quantity: Decimal,
+        price: Decimal | None = None,
+        *,
+        product: str | None = None,
+        now: datetime | None = None,
+    ) -> PaperOrder:
+        made = super().trade_by_hand(
+            instrument, quantity, price, product=product or _usual_product(instrument), now=now
+        )
+        self._known[made.broker_order_id] = made
+        return made
+
+    def net(self) -> list[KiteHolding]:
+        """What trades add up to, by product; what came or left as delivered shares is no part of it."""
+        return [held for held in self._sums(settled=False) if held.quantity]
+
+    def holdings(self) -> list[KiteHolding]:
+        """Delivered shares: what came to the account, or left it, without a trade."""
+        return [held for held in self._sums(settled=True) if held.quantity]
+
+    def _sums(self, *, settled: bool) -> list[KiteHolding]:
+        sums: dict[tuple[str, str], KiteHolding] = {}
+        for execution in self.executions():
+            thing = execution.instrument
+            product = execution.product or _usual_product(thing)
+            if settled is not (execution.is_transfer and product == "CNC"):
+                continue
+            place = (thing.key, product)
+            before = sums.get(place) or KiteHolding(thing, product, Decimal(0), Decimal(0))
+            sums[place] = before.after(execution.bought, execution.price)
+        return list(sums.values())
+
     def _is_hidden(self, order: PaperOrder, fault: Fault) -> bool:
         tag = order.ticket.client_order_id
         return fault.concerns(tag, order.ticket.instrument.symbol) and self.find(tag) is None
+
+
+def _usual_product(instrument: Instrument) -> str:
+    return "CNC" if instrument.exchange in ("NSE", "BSE") else "NRML"
 
 
 def _hides(fault: Fault) -> bool:
@@ -207,15 +266,15 @@ def trade_items(order: PaperOrder, report: Report, token: int) -> list[dict[str,
     ]
 
 
-def position_item(position: BrokerPosition, token: int) -> dict[str, Any]:
+def position_item(position: KiteHolding, token: int) -> dict[str, Any]:
     """One element of the net positions."""
-    price = position.average_price or Decimal(0)
+    price = position.average_price
     bought = position.quantity > 0
     return {
         "tradingsymbol": position.instrument.symbol,
         "exchange": position.instrument.exchange,
         "instrument_token": token,
-        "product": "CNC" if position.instrument.exchange in ("NSE", "BSE") else "NRML",
+        "product": position.product,
         "quantity": position.quantity,
         "overnight_quantity": 0,
         "multiplier": 1,
@@ -229,6 +288,33 @@ def position_item(position: BrokerPosition, token: int) -> dict[str, Any]:
         "realised": 0,
         "buy_quantity": position.quantity if bought else 0,
         "sell_quantity": 0 if bought else -position.quantity,
+    }
+
+
+def holding_item(holding: KiteHolding, token: int) -> dict[str, Any]:
+    """One element of the holdings."""
+    price = holding.average_price
+    return {
+        "tradingsymbol": holding.instrument.symbol,
+        "exchange": holding.instrument.exchange,
+        "instrument_token": token,
+        "isin": "",
+        "product": holding.product,
+        "price": 0,
+        "quantity": holding.quantity,
+        "used_quantity": 0,
+        "t1_quantity": 0,
+        "realised_quantity": holding.quantity,
+        "authorised_quantity": 0,
+        "opening_quantity": holding.quantity,
+        "collateral_quantity": 0,
+        "discrepancy": False,
+        "average_price": price,
+        "last_price": price,
+        "close_price": price,
+        "pnl": 0,
+        "day_change": 0,
+        "day_change_percentage": 0,
     }
 
 

@@ -29,6 +29,7 @@ from execution_service.core.order import (
     NothingSent,
     Order,
     OrderRequest,
+    Purpose,
     ReasonCode,
     Rejected,
     SendAgainOrdered,
@@ -184,6 +185,8 @@ def order_alert(
             words = UNKNOWN if annulled is None else _execution(order_before, annulled.quantity, annulled.price)
             now = (("Filled now", _progress(order)), ("Status", order.status.value))
             return _about(order, "🔧 Correction: Execution Annulled", ("Annulled", words), *now, account)
+        case Rejected() | Cancelled() | Expired() if is_failed_exit(order_before, event, order):
+            return _failed_exit_text(order, account)
         case Rejected() | Cancelled() | Expired() | CancelRequested() | DeclaredNotPlaced() | DeclaredCancelled():
             return _end_text(order, account) if order.status.is_final else None
         case Doubted():
@@ -220,6 +223,8 @@ def outcome_line(order_before: Order, event: Event, order: Order, *, account_nam
             sign, words = "✅", f"{_what(order)} @ {price(order.average_price, currency_of(order))}"
         case Filled():
             sign, words = "⚠️", f"{_what(order)}: {_progress(order)} so far"
+        case Rejected() | Cancelled() | Expired() if is_failed_exit(order_before, event, order):
+            return None
         case Rejected() | Cancelled() | Expired() | CancelRequested() | DeclaredNotPlaced() | DeclaredCancelled():
             sign, ended = _ending(order)
             why = _cut(_reason(order), LONGEST_OF_LINE)
@@ -229,6 +234,36 @@ def outcome_line(order_before: Order, event: Event, order: Order, *, account_nam
             return None
     about = (words, _cut(_signal(order), LONGEST_OF_LINE), _cut(_account(order, account_name), LONGEST_OF_LINE))
     return f"{sign} {' · '.join(escape(plain(each), quote=False) for each in about)}"
+
+
+_NO_FAILURE = frozenset({ReasonCode.CANCEL_REQUESTED, ReasonCode.NOTHING_TO_EXIT})
+"""Why an exit ends with something left that nobody need be woken for: somebody asked for it, or nothing is there to exit."""
+
+
+def is_failed_exit(before: Order, event: Event, order: Order) -> bool:
+    """Whether an exit has ended by this event with something left to exit, and nobody wanted that: what it was to close is still held."""
+    if order.identity.purpose is not Purpose.EXIT or before.status.is_final or not order.status.is_final:
+        return False
+    is_left = not isinstance(order.request, OrderRequest) or order.quantity is None or order.remaining_quantity > 0
+    reason = event.reason if isinstance(event, Rejected | Cancelled | Expired) else None
+    return is_left and reason is not None and reason.code not in _NO_FAILURE
+
+
+def _failed_exit_text(order: Order, account: tuple[str, str]) -> str:
+    _, ended = _ending(order)
+    remaining = order.remaining_quantity if isinstance(order.request, OrderRequest) else order.quantity
+    left = f"{quantity(remaining)} not closed by it"
+    to_do = "it is not tried again by itself: send another exit, or close what is left in the broker's own screen"
+    return _about(
+        order,
+        "🚨 Exit Failed",
+        ("Ended", ended),
+        ("Filled", _progress(order)),
+        ("Remaining", left),
+        ("Reason", _reason(order)),
+        account,
+        ("To do", to_do),
+    )
 
 
 def _ending(order: Order) -> tuple[str, str]:
@@ -319,7 +354,21 @@ _DIFFERENCES = {
 def difference(finding: Finding) -> str:
     """One difference in one sentence: what it is, about what, and both sides."""
     about = plain(finding.signal_id or finding.instrument or finding.client_order_id or finding.subject)
-    return f"{_DIFFERENCES[finding.kind]}: {about}: ours {plain(finding.ours)}; the broker's {plain(finding.theirs)}"
+    about += f" in {plain(finding.product)}" if finding.product else ""
+    sides = f"ours {plain(finding.ours)}; the broker's {plain(finding.theirs)}"
+    more = known(finding)
+    return f"{_DIFFERENCES[finding.kind]}: {about}: {sides}{'; ' if more else ''}{more}"
+
+
+def known(finding: Finding) -> str:
+    """What is known of a difference beside its two sides."""
+    said = [f"before: {plain(finding.before)}"] if finding.before else []
+    said += [plain(finding.note)] if finding.note else []
+    if finding.resting:
+        said.append(
+            f"exits at the broker that may take more than it holds, to be cancelled if so: {plain(finding.resting)}"
+        )
+    return "; ".join(said)
 
 
 def next_step(finding: Finding) -> str:
@@ -353,8 +402,9 @@ def next_step(finding: Finding) -> str:
             return f"Look for {tag} at the broker among open, finished and rejected orders, then decide: execctl resolve {order}."
         case Kind.POSITION_DIFFERS:
             return (
-                "Compare the broker's trades with execctl orders: a trade by hand, an assignment or expiry, a transfer, or an order in doubt. "
-                "Undo it at the broker, or leave it if it is meant."
+                "Compare the broker's trades with execctl orders: a square-off, a trade by hand, an assignment or expiry, a transfer, or an order "
+                "in doubt. Undo it at the broker, have our books follow it (see execctl adopt --help), or leave it if it is meant. "
+                "Until it is resolved, exits of it take no more than the broker holds."
             )
 
 
@@ -616,7 +666,8 @@ def log_line(order_before: Order, event: Event, order: Order) -> tuple[str, str]
             words = f"{quantity(event.quantity)} of {quantity(order_before.quantity)}"
             return f"Exit capped: {words}: {plain(event.message)}", "exit_capped"
         case InstrumentMatched():
-            return f"Exit closes its entry's instrument: {plain(event.instrument.key)}", "exit_matched"
+            product = "" if event.product is None else f" in {plain(event.product)}"
+            return f"Exit closes its entry's instrument: {plain(event.instrument.key)}{product}", "exit_matched"
         case Fitted():
             return f"Order fitted: {plain(event.message)}", "order_fitted"
         case Completed():

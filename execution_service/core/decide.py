@@ -440,11 +440,16 @@ def as_its_entry_says(order: Order, entries: Sequence[Order], now: datetime) -> 
 
 
 def _matched(order: Order, own: Sequence[Order], now: datetime) -> tuple[Event, ...]:
-    """The exit is booked against its entry's position, so it takes that one's name for the instrument; unless entries differ in it."""
+    """The exit is booked against its entry's position, so it takes that one's name for the instrument, and its product where it names none;
+    unless entries differ in it."""
+    request = order.accepted_request
     instruments = {e.accepted_request.instrument for e in own}
-    if len(instruments) != 1 or instruments == {order.accepted_request.instrument}:
+    products = {e.accepted_request.product for e in own}
+    instrument = instruments.pop() if len(instruments) == 1 else request.instrument
+    product = products.pop() if request.product is None and len(products) == 1 else None
+    if instrument == request.instrument and product is None:
         return ()
-    return (InstrumentMatched(at=now, instrument=instruments.pop()),)
+    return (InstrumentMatched(at=now, instrument=instrument, product=product),)
 
 
 def _takes_from_same(order: Order, other: Order) -> bool:

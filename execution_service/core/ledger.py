@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from hashlib import sha256
 from types import MappingProxyType
+from typing import Any
 
 from brokers.base import Instrument
 from execution_service.core.effects import Happening
@@ -58,6 +59,14 @@ class LedgerEntry:
     ended: tuple[Position, ...] = ()
     """Episodes that ended and may not have reached the view yet."""
     applied: Mapping[str, tuple[Line, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    products: Mapping[str, Decimal] = field(default_factory=lambda: MappingProxyType({}))
+    """The position's quantity by the product that the orders named (empty: none); signed, without those that are 0."""
+
+    @property
+    def known_products(self) -> Mapping[str, Decimal] | None:
+        """As `products`; None where they do not add up to the position: it was begun before they were kept, or changed by another hand. Of
+        such a one nothing is known until it is flat."""
+        return _known(self.products, self.position)
 
 
 def fold(
@@ -70,11 +79,13 @@ def fold(
     lines = dict(known)
     lines.update((line.event_number, line) for line in entry.applied.get(order.order_id, ()))
     position, sequence, ended = entry.position, entry.sequence, list(entry.ended)
+    products = entry.products
     fresh: list[Line] = []
     for happening in happenings:
         if not happening.moves_position or happening.number in lines:
             continue
         booked = _book(position, order, happening, lines)
+        products = _by_product(products, position, booked.position, order.accepted_request.product or "")
         position, sequence = booked.position, sequence + 1
         if booked.ended is not None:
             ended.append(booked.ended)
@@ -86,7 +97,24 @@ def fold(
         return entry, lines
     applied = dict(entry.applied)
     applied[order.order_id] = (*entry.applied.get(order.order_id, ()), *fresh)
-    return replace(entry, position=position, sequence=sequence, ended=tuple(ended), applied=applied), lines
+    changes: dict[str, Any] = {"position": position, "sequence": sequence, "ended": tuple(ended), "applied": applied}
+    return replace(entry, products=products, **changes), lines
+
+
+def _by_product(
+    products: Mapping[str, Decimal], before: Position, after: Position, product: str
+) -> Mapping[str, Decimal]:
+    known = _known(products, before)
+    if known is None:
+        return {}
+    changed = {**known, product: known.get(product, ZERO) + after.quantity - before.quantity}
+    return {name: quantity for name, quantity in changed.items() if quantity}
+
+
+def _known(products: Mapping[str, Decimal], position: Position) -> Mapping[str, Decimal] | None:
+    if sum(products.values(), ZERO) == position.quantity:
+        return products
+    return None if position.quantity else {}
 
 
 def with_unbooked(

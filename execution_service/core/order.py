@@ -260,9 +260,11 @@ class Capped(_Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstrumentMatched(_Event):
-    """An exit left open what its entry says of the instrument (exchange, currency): it is the entry's instrument that it closes."""
+    """An exit left open what its entry says of the instrument (exchange, currency) or of the product: it is the entry's that it closes."""
 
     instrument: Instrument
+    product: str | None = None
+    """None: the exit's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -435,6 +437,7 @@ class Order:
     client_order_id: str = field(default="")
     matched_instrument: Instrument | None = None
     """What is traded where the request names it less fully than the entry that it closes."""
+    matched_product: str | None = None
 
     @property
     def order_id(self) -> str:
@@ -490,7 +493,11 @@ class Order:
         if isinstance(self.request, OrderRequest):
             if self.matched_instrument is None:
                 return self.request
-            return replace(self.request, instrument=self.matched_instrument)
+            return replace(
+                self.request,
+                instrument=self.matched_instrument,
+                product=self.request.product or self.matched_product,
+            )
         raise TypeError(f"order {self.order_id} was refused as unreadable")
 
     def fill_of(self, fill_id: str) -> Fill | None:
@@ -581,7 +588,7 @@ def _moved(order: Order, event: Event, target: Status) -> Order:
         case Capped():
             return replace(after, quantity=event.quantity)
         case InstrumentMatched():
-            return replace(after, matched_instrument=event.instrument)
+            return replace(after, matched_instrument=event.instrument, matched_product=event.product)
         case Fitted():
             return replace(
                 after,

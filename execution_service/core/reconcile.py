@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from hashlib import sha256
 from types import MappingProxyType
 from typing import TypeAlias
 
-from brokers.base import AssetClass, BrokerPosition, Instrument, Report, ReportStatus
+from brokers.base import AssetClass, BrokerPosition, Instrument, OptionRight, Report, ReportStatus, Side
 from execution_service.core.decide import fills_are_missing
+from execution_service.core.ledger import LedgerEntry
 from execution_service.core.order import ZERO, Order, Status
 
 READINGS = 2
@@ -84,10 +85,44 @@ class Finding:
     instrument: str | None = None
     is_alerted: bool = False
     """People are told of it by an alert of the order itself."""
+    instruments: tuple[Instrument, ...] = ()
+    """Of a position: every instrument of our ledger that it is about, so that what exits one of them is bound by it."""
+    product: str = ""
+    """Of a position: in which product, where the broker holds these apart."""
+    note: str = ""
+    """What is known, or likely, of how it came about; one or two sentences."""
+    resting: str = ""
+    """Exits that are at the broker already, and may take more than it holds."""
+    successor: str = ""
+    """The instruments' keys of what has likely come in the position's place."""
+    before: str = ""
+    """What the difference was that has become this one."""
 
     @property
     def key(self) -> Key:
         return self.kind, self.subject
+
+    @property
+    def sameness(self) -> str:
+        """Equal in two readings that show the same difference."""
+        return f"{self.steady} {self.successor}".rstrip()
+
+    @property
+    def amount(self) -> Decimal | None:
+        """Of a position: what the broker holds beyond our books, which no fill of ours changes; below 0: what it lacks."""
+        try:
+            return Decimal(self.steady) if self.kind is Kind.POSITION_DIFFERS else None
+        except InvalidOperation:
+            return None
+
+    def is_about(self, instrument: Instrument, product: str | None = None) -> bool:
+        """Of a position: whether it says something about this instrument, by whatever name that goes, where it is held in that product."""
+        if not _agree(self.product or None, product):
+            return False
+        mine = self.instruments or ((told,) if (told := _instrument_of(self.subject)) is not None else ())
+        return self.kind is Kind.POSITION_DIFFERS and any(
+            each.could_be(instrument) or may_be_the_same(each, instrument) for each in mine
+        )
 
 
 Key: TypeAlias = tuple[Kind, str]
@@ -122,6 +157,15 @@ class Discrepancy:
     @property
     def discrepancy_id(self) -> str:
         return f"dis_{self.place}_{int(self.opened_at.timestamp() * 1000)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binding:
+    """A difference that binds the exits of what it is about."""
+
+    finding: Finding
+    since: datetime | None = None
+    """When it was opened; None: a first reading suspects it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,8 +283,67 @@ class Holding:
 
     instrument: Instrument
     quantity: Decimal
+    strategy: str = ""
+    product: str | None = None
+    """None: the broker holds no products apart, or it is not known in which it is held."""
     is_unclear: bool = False
     """Its entry in the ledger cannot be read, and `quantity` says nothing."""
+
+
+def by_product(entry: LedgerEntry, products: Sequence[str]) -> list[Holding]:
+    """What the ledger's entry holds, of each of these products by itself, also where that is nothing. The first is the one of orders that
+    named none."""
+    whole = Holding(instrument=entry.instrument, quantity=entry.position.quantity, strategy=entry.key.strategy)
+    known = entry.known_products
+    if not products or known is None:
+        return [whole]
+    quantities = dict.fromkeys(products, ZERO)
+    for name, quantity in known.items():
+        product = name or products[0]
+        quantities[product] = quantities.get(product, ZERO) + quantity
+    return [replace(whole, product=product, quantity=quantity) for product, quantity in quantities.items()]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """What may be one instrument, on both sides."""
+
+    ours: tuple[Holding, ...]
+    theirs: tuple[BrokerPosition, ...]
+
+    @property
+    def held(self) -> Decimal:
+        return sum((holding.quantity for holding in self.ours), ZERO)
+
+    @property
+    def shown(self) -> Decimal:
+        return sum((position.quantity for position in self.theirs), ZERO)
+
+    @property
+    def is_unclear(self) -> bool:
+        """Something of it cannot be read: nothing is known of a difference, nor that there is none."""
+        return any(holding.is_unclear for holding in self.ours) or any(position.is_unclear for position in self.theirs)
+
+    @property
+    def instrument_key(self) -> str:
+        return min(holding.instrument.key for holding in self.ours)
+
+    @property
+    def subject(self) -> str:
+        """What a finding about it is known by."""
+        return self.instrument_key if self.product is None else f"{self.instrument_key}|product={self.product}"
+
+    @property
+    def product(self) -> str | None:
+        """The one that all of it is held in; None where that is not said."""
+        products = {holding.product for holding in self.ours}
+        return products.pop() if len(products) == 1 else None
+
+    def is_about(self, instrument: Instrument, product: str | None = None) -> bool:
+        """Whether the instrument, held in that product, is one of ours here, or may be."""
+        return _agree(self.product, product) and any(
+            h.instrument.could_be(instrument) or may_be_the_same(h.instrument, instrument) for h in self.ours
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,45 +358,73 @@ class PositionsCompared:
     unclear: frozenset[str] = frozenset()
     """Subjects of what the broker shows in a way that cannot be read, or may show in a row of which it cannot be told what it is about:
     nothing is known of a difference in them, nor that there is none."""
+    groups: Mapping[str, Group] = field(default_factory=lambda: MappingProxyType({}))
+    """By a finding's subject: both sides of it."""
 
 
 def compare_positions(ours: Sequence[Holding], theirs: Sequence[BrokerPosition]) -> PositionsCompared:
     """What may be the same instrument is taken together on both sides: one says the exchange or the currency, another leaves it open."""
-    findings, instruments, not_ours, agreeing = [], {}, [], 0
+    findings: list[Finding] = []
+    groups: dict[str, Group] = {}
     unclear: set[str] = set()
-    is_any_unnamed = any(position.is_unnamed for position in theirs)
-    for mine, other in _grouped(ours, [position for position in theirs if not position.is_unnamed]):
-        if not mine:
-            not_ours += [position for position in other if position.quantity and not position.is_unclear]
-            continue
-        subject = min(holding.instrument.key for holding in mine)
-        held = sum((holding.quantity for holding in mine), ZERO)
-        shown = sum((position.quantity for position in other), ZERO)
-        is_unclear = any(holding.is_unclear for holding in mine) or any(position.is_unclear for position in other)
-        if is_unclear or (held and not other and is_any_unnamed):
-            unclear.add(subject)
-            continue
-        if held == shown:
-            agreeing += bool(held)
-            continue
-        instruments[subject] = tuple(holding.instrument for holding in mine)
-        findings.append(
-            Finding(
-                kind=Kind.POSITION_DIFFERS,
-                subject=subject,
-                ours=_text(held),
-                theirs=_text(shown),
-                steady=_text(shown - held),
-                instrument=subject,
-            )
-        )
+    not_ours: list[BrokerPosition] = []
+    agreeing = 0
+    for group in _groups(ours, theirs):
+        if not group.ours:
+            not_ours += [position for position in group.theirs if position.quantity and not position.is_unclear]
+        elif group.is_unclear:
+            unclear.add(group.subject)
+        elif group.held == group.shown:
+            agreeing += bool(group.held)
+        else:
+            finding = _position_finding(group)
+            groups[finding.subject] = group
+            findings.append(finding)
     return PositionsCompared(
         agreeing=agreeing,
         findings=tuple(sorted(findings, key=lambda f: f.subject)),
-        instruments=instruments,
+        instruments={subject: tuple(h.instrument for h in group.ours) for subject, group in groups.items()},
         not_ours=tuple(sorted(not_ours, key=lambda p: p.instrument.key)),
         unclear=frozenset(unclear),
+        groups=groups,
     )
+
+
+def _groups(ours: Sequence[Holding], theirs: Sequence[BrokerPosition]) -> Iterator[Group]:
+    """What may be the same, together. A row that does not say what it is about may be any of what we hold and the broker does not show."""
+    unnamed = tuple(position for position in theirs if position.is_unnamed)
+    for mine, other in _grouped(ours, [position for position in theirs if not position.is_unnamed]):
+        is_missing = not other and any(holding.quantity for holding in mine)
+        yield Group(ours=tuple(mine), theirs=unnamed if is_missing else tuple(other))
+
+
+def _position_finding(group: Group) -> Finding:
+    named = {holding.instrument.key: holding.instrument for holding in group.ours}
+    return Finding(
+        kind=Kind.POSITION_DIFFERS,
+        subject=group.subject,
+        ours=_text(group.held),
+        theirs=_text(group.shown),
+        steady=_text(group.shown - group.held),
+        instrument=group.instrument_key,
+        instruments=tuple(named[key] for key in sorted(named)),
+        product=group.product or "",
+    )
+
+
+def group_of(
+    instrument: Instrument,
+    ours: Sequence[Holding],
+    theirs: Sequence[BrokerPosition],
+    product: str | None = None,
+) -> Group:
+    """What both sides hold of what may be this instrument, in this product, as a comparison takes it together; our ledger need not have held
+    it."""
+    asked = Holding(instrument=instrument, quantity=ZERO, product=product)
+    for group in _groups((asked, *ours), theirs):
+        if any(holding is asked for holding in group.ours):
+            return group
+    raise AssertionError("what was asked for is in a group")
 
 
 def may_be_the_same(one: Instrument, other: Instrument) -> bool:
@@ -353,6 +484,8 @@ def _grouped(
 
 
 def _are_one(one: Holding | BrokerPosition, other: Holding | BrokerPosition) -> bool:
+    if not _agree(one.product, other.product):
+        return False
     if _number(one) is not None and _number(other) is not None:
         return _number(one) == _number(other)
     if may_be_the_same(one.instrument, other.instrument):
@@ -387,6 +520,29 @@ def _symbol(instrument: Instrument) -> str:
 def _names(instrument: Instrument) -> set[str]:
     as_written = instrument.symbol.rpartition(":")[2]
     return {_symbol(instrument), as_written} | ({instrument.underlying} if instrument.underlying is not None else set())
+
+
+def _instrument_of(key: str) -> Instrument | None:
+    """The instrument that an `Instrument.key` names, as rows have it that were opened before they kept their instruments."""
+    parts = key.split("|")
+    names = [place for place, part in enumerate(parts) if place and part in AssetClass.__members__]
+    if not names:
+        return None
+    place = names[0]
+    said = dict(part.split("=", 1) for part in parts[place + 1 :] if "=" in part)
+    try:
+        return Instrument(
+            symbol="|".join(parts[:place]),
+            asset_class=AssetClass(parts[place]),
+            exchange=said.get("exchange"),
+            expiry=said.get("expiry"),
+            strike=Decimal(said["strike"]) if "strike" in said else None,
+            right=OptionRight(said["right"]) if "right" in said else None,
+            currency=said.get("currency"),
+            con_id=int(said["con_id"]) if "con_id" in said else None,
+        )
+    except (ValueError, InvalidOperation):
+        return None
 
 
 def _upper(text: str | None) -> str | None:
@@ -433,6 +589,8 @@ class Judgement:
     opened: tuple[Finding, ...] = ()
     changed: tuple[Finding, ...] = ()
     """Open ones with other values than before."""
+    replaced: tuple[Finding, ...] = ()
+    """Open ones that have become others, and have lasted as such: what people were told of is no longer so."""
     closed: tuple[Key, ...] = ()
     unconfirmed: tuple[Finding, ...] = ()
     """Seen, and not for long enough."""
@@ -461,21 +619,24 @@ def judge(
         for key, suspicion in watch.suspicions.items()
         if key not in found and (key[0] not in judged or key in held_back)
     }
-    opened, changed, unconfirmed = [], [], []
+    opened: list[Finding] = []
+    changed: list[Finding] = []
+    replaced: list[Finding] = []
+    unconfirmed: list[Finding] = []
     for key, finding in found.items():
         before = watch.suspicions.get(key)
-        if before is None or before.steady != finding.steady:
-            suspicion = Suspicion(steady=finding.steady, since=now)
+        if before is None or before.steady != finding.sameness:
+            suspicion = Suspicion(steady=finding.sameness, since=now)
         else:
             suspicion = replace(before, readings=before.readings + 1)
         suspicions[key] = suspicion
-        if key in open_now:
-            if (finding.ours, finding.theirs) != (open_now[key].ours, open_now[key].theirs):
-                changed.append(finding)
-        elif _has_lasted(finding.kind, suspicion, now, lasting_seconds):
-            opened.append(finding)
-        else:
-            unconfirmed.append(finding)
+        has_lasted = _has_lasted(finding.kind, suspicion, now, lasting_seconds)
+        if key not in open_now:
+            (opened if has_lasted else unconfirmed).append(finding)
+        elif _is_another(open_now[key], finding):
+            (replaced if has_lasted else unconfirmed).append(finding)
+        elif (finding.ours, finding.theirs) != (open_now[key].ours, open_now[key].theirs):
+            changed.append(_as_known(finding, open_now[key]))
     absences: dict[Key, int] = {}
     closed = []
     for key in open_now:
@@ -494,8 +655,43 @@ def judge(
         watch=Watch(suspicions=suspicions, absences=absences),
         opened=tuple(opened),
         changed=tuple(changed),
+        replaced=tuple(replaced),
         closed=tuple(closed),
         unconfirmed=tuple(unconfirmed),
+    )
+
+
+def resting_exits(group: Group, exits: Iterable[Order]) -> str:
+    """Those of these exits, at work in the group's instrument, that may bring the broker's position beyond what our strategies hold there:
+    they were sent before it changed, and nobody but a person may cancel them. Empty: none."""
+    nets: dict[str, Decimal] = {}
+    for holding in group.ours:
+        nets[holding.strategy] = nets.get(holding.strategy, ZERO) + holding.quantity
+    long = sum((held for held in nets.values() if held > 0), ZERO)
+    short = long - sum(nets.values(), ZERO)
+    named = []
+    for side, most in ((Side.SELL, group.shown + short), (Side.BUY, long - group.shown)):
+        at_work = [order for order in exits if order.accepted_request.side is side]
+        if sum((order.remaining_quantity for order in at_work), ZERO) > max(ZERO, most):
+            named += [f"{order.signal_id} ({side} {_text(order.remaining_quantity)})" for order in at_work]
+    return ", ".join(sorted(named))
+
+
+def _is_another(opened: Finding, finding: Finding) -> bool:
+    """Of positions the difference counts, which no fill of ours changes, and what has come in the position's place, once that is seen."""
+    if finding.kind not in OF_POSITIONS:
+        return False
+    is_explained = bool(finding.successor) and finding.successor != opened.successor
+    return finding.steady != opened.steady or is_explained
+
+
+def _as_known(finding: Finding, opened: Finding) -> Finding:
+    """With what is known of the difference already, which a later reading may not show any more."""
+    return replace(
+        finding,
+        note=finding.note or opened.note,
+        successor=finding.successor or opened.successor,
+        before=opened.before,
     )
 
 

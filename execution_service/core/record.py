@@ -228,6 +228,7 @@ def ledger_to_document(entry: LedgerEntry) -> Document:
         "position": _encode(position),
         "ended": [_encode(p) for p in entry.ended],
         "applied": [{"order_id": o, "lines": lines_to_document(_by_number(ls))} for o, ls in entry.applied.items()],
+        "products": [{"product": name, "quantity": str(quantity)} for name, quantity in entry.products.items()],
     }
 
 
@@ -244,6 +245,7 @@ def ledger_from_document(document: Mapping[str, Any]) -> LedgerEntry:
             position=_decode(Position, document["position"]),
             ended=tuple(_decode(Position, d) for d in document["ended"]),
             applied={d["order_id"]: tuple(lines_from_document(d["lines"]).values()) for d in document["applied"]},
+            products={d["product"]: Decimal(d["quantity"]) for d in document.get("products", ())},
         )
     except (CoreError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as exc:
         raise UnreadableRecord(f"ledger {document.get('_id')!r}: {type(exc).__name__}: {exc}") from exc

@@ -21,6 +21,7 @@ from execution_service.core.decide import (
 )
 from execution_service.core.heard import Heard, name_of
 from execution_service.core.order import Event, Noted, Order
+from execution_service.core.reconcile import is_our_tag
 from execution_service.core.soundness import sound
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock, Store, Stored, StoreUnavailable
@@ -39,6 +40,7 @@ LOOKED_UP_AT_ONCE = 50
 LOOKED_THROUGH_AT_ONCE = 2000
 FINISHED_REMEMBERED = 50_000
 UNREADABLE_REMEMBERED = 5000
+STRANGERS_REMEMBERED = 20_000
 
 
 class Hearing:
@@ -54,8 +56,10 @@ class Hearing:
         clock: Clock,
         raise_alarm: Callable[[str, str], Awaitable[None]],
         ended: Callable[[Order, Report], None],
+        traded_past_us: Callable[[], None],
     ) -> None:
-        """`ended` is called with an ended order whose record has all that the report tells."""
+        """`ended` is called with an ended order whose record has all that the report tells; `traded_past_us` when an order that bears no tag
+        of ours has filled: a person's, or the broker's that squares off."""
         self._connection = connection
         self._lanes = lanes
         self._live = live_orders
@@ -63,6 +67,7 @@ class Hearing:
         self._clock = clock
         self._raise_alarm = raise_alarm
         self._tell_ended = ended
+        self._tell_traded_past_us = traded_past_us
         self.answered_at: float | None = None
         """When the last question about all orders was asked that was answered, by the monotonic clock."""
         self.is_asking = False
@@ -73,6 +78,8 @@ class Hearing:
         """What the broker has said of orders that are not in hand."""
         self._unreadable: set[str] = set()
         """What people were told of that could not be read or recorded, by what it is about."""
+        self._strange = Heard(STRANGERS_REMEMBERED)
+        """What orders of others had filled."""
         self._missing: dict[str, tuple[LiveOrder, Report]] = {}
 
     # --- when ---------------------------------------------------------------------------------------------------
@@ -164,6 +171,7 @@ class Hearing:
         own = {tag: live for tag, live in known.items() if live.order.request.account_id == account_id}
         in_hand = [(own[r.client_order_id], r) for r in reports if r.client_order_id in own]
         heard = await asyncio.gather(*(self._hear(live, r) for live, r in in_hand), return_exceptions=True)
+        self._hear_of_strangers([r for r in reports if r.filled_quantity and not is_our_tag(r.client_order_id)])
         failed = [(r, failure) for (_, r), failure in zip(in_hand, heard, strict=True) if failure is not None]
         failed += await self._hear_of_finished(
             [r for r in reports if r.client_order_id and r.client_order_id not in known]
@@ -226,6 +234,13 @@ class Hearing:
     async def _hear(self, live: LiveOrder, report: Report) -> None:
         if not live.is_let_go:  # else another process hears of it
             await self.learn(live, report)
+
+    def _hear_of_strangers(self, reports: Sequence[Report]) -> None:
+        fresh = [r for r in reports if not self._strange.is_known(name_of(r), r.filled_quantity)]
+        for report in fresh:
+            self._strange.note(name_of(report), report.filled_quantity)
+        if fresh:
+            self._tell_traded_past_us()
 
     async def _hear_of_finished(self, reports: Sequence[Report]) -> list[tuple[Report, BaseException]]:
         """Reports of orders that are not in hand: a late fill, a correction, a commission, or nothing new. Returns those that could not be

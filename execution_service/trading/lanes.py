@@ -23,7 +23,7 @@ LEAST_WAIT_SECONDS = 0.001
 class Lane:
     """The pending orders of one instrument, in the order in which they came; only one batch of a lane is on its way at a time."""
 
-    __slots__ = ("failures", "is_busy", "is_hold_told", "is_queued", "not_before", "orders", "unresolved")
+    __slots__ = ("failures", "held_for", "is_busy", "is_hold_told", "is_queued", "not_before", "orders", "unresolved")
 
     def __init__(self) -> None:
         self.orders: deque[LiveOrder] = deque()
@@ -31,6 +31,8 @@ class Lane:
         """Sendings in succession that the broker could not take."""
         self.not_before = 0.0
         self.is_busy = False
+        self.held_for: set[str] = set()
+        """Exits of the lane, by our ids, that may not leave before something is known of them, nor be overtaken meanwhile."""
         self.is_hold_told = False
         """People know that its orders are held for something that the broker lacks."""
         self.is_queued = False
@@ -114,7 +116,7 @@ class Lanes:
                 is_leg = waiting.order.signal_id == order.signal_id
                 if is_leg or waiting.order.accepted_request.instrument.could_be(instrument):
                     self.bring_back(waiting)
-            if not (lane.orders or lane.is_busy or lane.unresolved or lane.is_queued):
+            if not (lane.orders or lane.is_busy or lane.unresolved or lane.is_queued or lane.held_for):
                 self._lanes.pop(_key(order), None)
         else:
             self._appointments.make(live, WAITING_SECONDS if self.is_waiting(order) else SOON_SECONDS)
@@ -159,7 +161,7 @@ class Lanes:
 
     def make_ready(self, lane: Lane) -> None:
         """Its turn comes when those before it have had theirs, if there is anything to do in it, and after its pause."""
-        if lane.is_queued or lane.is_busy or lane.unresolved or not lane.orders:
+        if lane.is_queued or lane.is_busy or lane.unresolved or lane.held_for or not lane.orders:
             return
         lane.is_queued = True
         pause = lane.not_before - self._clock.monotonic()
@@ -184,6 +186,17 @@ class Lanes:
         is_exit = lane.orders[0].order.identity.purpose is Purpose.EXIT
         (self._ready_exits if is_exit else self._ready_entries).append(lane)
         self._appointments.wake()
+
+    # --- held for something that is to be known first ------------------------------------------------------------
+
+    def hold(self, order: Order) -> None:
+        """Nothing of its lane leaves until it is released."""
+        self.of(order).held_for.add(order.order_id)
+
+    def release(self, order: Order) -> None:
+        lane = self.of(order)
+        lane.held_for.discard(order.order_id)
+        self.make_ready(lane)
 
     # --- pauses -------------------------------------------------------------------------------------------------
 

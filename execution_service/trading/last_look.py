@@ -32,15 +32,13 @@ from execution_service.core.order import (
     Reason,
     ReasonCode,
     Rejected,
-    Status,
     apply_all,
 )
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock, Store
 from execution_service.trading.connection import Connection, reason_of
+from execution_service.trading.exit_check import AT_WORK, ExitCheck
 from execution_service.trading.lanes import Lanes
-
-AT_WORK = frozenset({Status.SUBMITTING, Status.SUBMITTED, Status.PARTIALLY_FILLED, Status.IN_DOUBT})
 
 
 class LastLook:
@@ -56,6 +54,7 @@ class LastLook:
         clock: Clock,
         max_attempts: int,
         is_cancelled: Callable[[Order], Reason | None],
+        exit_check: ExitCheck,
     ) -> None:
         """`max_attempts`: so many times it is tried to send an order. `is_cancelled`: by a command that came before the order."""
         self._connection = connection
@@ -65,10 +64,12 @@ class LastLook:
         self._clock = clock
         self._max_attempts = max_attempts
         self._is_cancelled = is_cancelled
+        self._exit_check = exit_check
 
     async def before_leaving(self, live: LiveOrder) -> tuple[Event, ...] | None:
-        """What must be recorded before the order is sent: nothing, a reduction, or its end. None: it has to wait, for its entry or the
-        other legs of its signal. Raises StoreUnavailable; BrokerError or TimeoutError where the broker does not tell what a leg needs."""
+        """What must be recorded before the order is sent: nothing, a reduction, or its end. None: it has to wait, for its entry, the
+        other legs of its signal, or what the broker holds. Raises StoreUnavailable; BrokerError or TimeoutError where the broker does not
+        tell what a leg needs."""
         order, now = live.order, self._clock.now()
         if order.cancel_wish is not None:
             return (Cancelled(at=now, reason=order.cancel_wish, filled_quantity=order.filled_quantity),)
@@ -100,6 +101,11 @@ class LastLook:
             if allowed.is_unbound and not await self._reduces_position(order):
                 words = "the entry that it names is not ours, and it reduces nothing that we hold; sent as it is"
                 first = (*first, Noted(at=now, message=words, alert=True))
+        if order.identity.purpose is Purpose.EXIT:
+            bound = await self._exit_check.bound(live, apply_all(order, first))
+            if bound is None or (bound and isinstance(bound[-1], Rejected)):
+                return bound
+            first = (*first, *bound)
         elapsed = live.elapsed(self._clock.monotonic())
         if is_stale(elapsed, self._connection.limits):
             if not await self._reduces_position(apply_all(order, first)):

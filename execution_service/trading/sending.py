@@ -108,7 +108,7 @@ class Sending:
             return
         while self._lanes_under_way < self._connection.capabilities.concurrent_calls and self._lanes.has_ready:
             lane = self._lanes.next_ready()
-            if lane.is_busy or lane.unresolved:
+            if lane.is_busy or lane.unresolved or lane.held_for:
                 continue
             # Where the broker does not itself refuse a repeated id, each order whose sending was begun and not finished when we die
             # is in doubt; and where it gives the ids beforehand, one that a later one has passed over can never be sent again. There the
@@ -177,10 +177,11 @@ class Sending:
         intended = [live.order for live in batch]
         answers: list[asyncio.Task[None]] = []
         clear: list[bool] = []
-        is_clear = False
+        is_clear = is_held = False
         try:
             for live, is_leaving, order in zip(batch, intents, intended, strict=True):
-                if is_leaving is True and (lane.unresolved or lane.not_before != rested_until):
+                is_held = is_held or order.order_id in lane.held_for
+                if is_leaving is True and (lane.unresolved or is_held or lane.not_before != rested_until):
                     why = "is being looked for" if lane.unresolved else "has to wait"
                     held = self._placing.nothing_was_sent(live, f"the order before it {why}", counts=False, sent=order)
                     answers.append(asyncio.create_task(held))

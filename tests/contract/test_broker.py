@@ -658,6 +658,27 @@ async def test_positions_are_recognised_as_what_the_orders_asked_for_by_another_
         assert (compared.agreeing, compared.findings, compared.not_ours) == (1, (), ())
 
 
+async def test_positions_change_by_trades_of_others_and_without_any(bench: Bench) -> None:
+    broker = await bench.connect()
+    bought = bench.ticket()
+    await place(broker, bought)
+    await reported(broker, bought, is_now(ReportStatus.FILLED))
+
+    async def held() -> Decimal:
+        positions = await broker.positions()
+        return sum((p.quantity for p in positions if p.instrument.symbol == bought.instrument.symbol), Decimal(0))
+
+    exchange = bench.stage.exchange
+    (placed,) = exchange.orders(bought.client_order_id)
+    by_hand = exchange.trade_by_hand(placed.ticket.instrument, Decimal(-13), PRICE, product=placed.ticket.product)
+    assert by_hand.status is ReportStatus.FILLED
+    assert await held() == -3
+    exchange.move_position(placed.ticket.instrument, Decimal(7), product=placed.ticket.product)
+    assert await held() == 4
+    reports = (await broker.reports()).reports
+    assert [r.filled_quantity for r in reports if r.client_order_id == bought.client_order_id] == [10]
+
+
 # Hints
 
 

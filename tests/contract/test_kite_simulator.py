@@ -433,3 +433,32 @@ def test_it_runs_as_a_program(tmp_path: Path) -> None:
         process.communicate(timeout=10)
     assert process.returncode == 0
     assert not notice.exists()
+
+
+# Positions that change without an order of ours
+
+
+def test_products_are_apart_and_a_square_off_is_in_the_order_list(server: SimulatedKite, kite: KiteConnect) -> None:
+    kite.place_order(**form(product="MIS"))
+    control(server, do="trade_by_hand", instrument="INFY", quantity=-4, product="MIS")
+    control(server, do="trade_by_hand", instrument="INFY", quantity=3)
+    held = {(row["tradingsymbol"], row["product"]): row["quantity"] for row in kite.positions()["net"]}
+    assert held == {("INFY", "MIS"): 6, ("INFY", "CNC"): 3}
+    squared = kite.orders()[1]
+    assert (squared["tag"], squared["status"], squared["transaction_type"], squared["product"]) == (
+        None,
+        "COMPLETE",
+        "SELL",
+        "MIS",
+    )
+    assert len(kite.trades()) == 3
+
+
+def test_delivered_shares_come_as_holdings_and_all_else_that_moves_as_a_position(
+    server: SimulatedKite, kite: KiteConnect
+) -> None:
+    control(server, do="move", instrument="INFY", quantity=50)
+    control(server, do="move", instrument="RELIANCE", quantity=5, product="MIS")
+    assert [(row["tradingsymbol"], row["quantity"], row["product"]) for row in kite.holdings()] == [("INFY", 50, "CNC")]
+    assert [(row["tradingsymbol"], row["quantity"]) for row in kite.positions()["net"]] == [("RELIANCE", 5)]
+    assert kite.orders() == []

@@ -785,3 +785,38 @@ def test_a_correction_has_the_id_that_the_venue_makes_of_the_corrected_one(tmp_p
         corrected = book.correct_fill(fill.fill_id, price=Decimal(9))
         assert (corrected.fill_id, corrected.corrects) == (f"{fill.fill_id}+", fill.fill_id)
         assert book.correct_fill(corrected.fill_id, price=Decimal(8)).fill_id == f"{fill.fill_id}++"
+
+
+# Positions that change without an order of ours
+
+
+def test_a_trade_by_hand_is_a_filled_order_without_a_client_id_and_may_be_repeated(book: PaperExchange) -> None:
+    book.place(ticket())
+    for _ in range(2):
+        order = book.trade_by_hand(Instrument(symbol="SPY"), Decimal(-60), Decimal(230))
+        assert (order.status, order.ticket.client_order_id, order.ticket.side) == (ReportStatus.FILLED, "", Side.SELL)
+    (position,) = book.positions()
+    assert position.quantity == -20
+    assert {report.client_order_id for report in book.reports().reports} == {"c1", ""}
+
+
+def test_what_moves_without_an_execution_moves_no_money_and_is_in_no_list(book: PaperExchange) -> None:
+    book.place(ticket())
+    before = [balance.cash for balance in book.balances()]
+    book.move_position(Instrument(symbol="SPY"), Decimal(-100))
+    book.move_position(Instrument(symbol="XYZ"), Decimal(100), Decimal(50))
+    (position,) = book.positions()
+    assert (position.instrument.symbol, position.quantity, position.average_price) == ("XYZ", 100, 50)
+    assert [balance.cash for balance in book.balances()] == before
+    assert len(book.reports().reports) == 1
+    with pytest.raises(ValueError, match="cannot move"):
+        book.move_position(Instrument(symbol="SPY"), Decimal(0))
+
+
+def test_a_book_of_before_transfers_takes_them_too(path: Path, clock: HandClock) -> None:
+    opened(path, clock).close()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("DROP TABLE transfers")
+    with closing(opened(path, clock)) as book:
+        book.move_position(Instrument(symbol="SPY"), Decimal(5))
+        assert [position.quantity for position in book.positions()] == [5]

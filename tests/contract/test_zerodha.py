@@ -972,17 +972,19 @@ async def test_prices_and_money_are_exact(server: SimulatedKite, broker: Zerodha
     assert position.average_price == Decimal("88.1225")
 
 
-def test_positions_of_all_products_and_settled_shares_are_taken_together() -> None:
+def test_positions_are_told_by_product_and_settled_shares_belong_to_delivery() -> None:
+    infy = {"exchange": "NSE", "tradingsymbol": "INFY"}
     net = [
-        {"exchange": "NSE", "tradingsymbol": "INFY", "quantity": -3, "average_price": Decimal(110)},
-        {"exchange": "NSE", "tradingsymbol": "INFY", "quantity": 5, "average_price": Decimal(100)},
-        {"exchange": "NSE", "tradingsymbol": "FLAT", "quantity": 0, "average_price": Decimal(0)},
+        {**infy, "product": "MIS", "quantity": -3, "average_price": Decimal(110)},
+        {**infy, "product": "CNC", "quantity": 5, "average_price": Decimal(100)},
+        {"exchange": "NSE", "tradingsymbol": "FLAT", "product": "MIS", "quantity": 0, "average_price": Decimal(0)},
     ]
-    holdings = [
-        {"exchange": "NSE", "tradingsymbol": "INFY", "quantity": 8, "t1_quantity": 2, "average_price": Decimal(90)}
-    ]
-    (position,) = words.positions(net, holdings, {})
-    assert (position.instrument.symbol, position.quantity) == ("INFY", Decimal(12))
+    holdings = [{**infy, "product": "CNC", "quantity": 8, "t1_quantity": 2, "average_price": Decimal(90)}]
+    found = words.positions(net, holdings, {})
+    assert {(p.instrument.symbol, p.product, p.quantity) for p in found} == {
+        ("INFY", "MIS", Decimal(-3)),
+        ("INFY", "CNC", Decimal(15)),
+    }
 
 
 async def test_a_new_day_empties_the_lists_and_nothing_else(server: SimulatedKite, broker: ZerodhaBroker) -> None:

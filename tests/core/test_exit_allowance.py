@@ -18,6 +18,7 @@ from execution_service.core.order import (
     ReasonCode,
     Rejected,
     Status,
+    apply_all,
 )
 from tests.builders import (
     NOW,
@@ -259,3 +260,12 @@ def test_what_adds_to_a_position_takes_nothing_of_its_entry() -> None:
     """A SCALE_IN may name the entry that it adds to."""
     adding = leaving(signal_id="add", side=Side.BUY, events=(*WORKING, filled_by("a1", 100)))
     assert allowed(leaving(), [entry()], [adding]) == ExitAllowance()
+
+
+def test_exit_that_names_no_product_takes_that_of_its_entry() -> None:
+    intraday = entry(product="MIS")
+    found = allowed(leaving(), [intraday])
+    assert found is not None
+    assert apply_all(leaving(), found.events).ticket().product == "MIS"
+    assert allowed(leaving(product="CNC"), [intraday]) == ExitAllowance()
+    assert allowed(leaving(), [intraday, entry("entry-2", product="CNC")]) == ExitAllowance()

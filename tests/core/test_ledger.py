@@ -15,6 +15,8 @@ from brokers.base import Side
 from execution_service.core.effects import happenings
 from execution_service.core.ledger import LedgerEntry, LedgerKey, Line, fold, key_of, settled
 from execution_service.core.order import Event, Order, apply_all
+from execution_service.core.reconcile import Holding, by_product
+from execution_service.core.record import ledger_from_document, ledger_to_document
 from tests.builders import (
     accepted,
     at,
@@ -289,3 +291,57 @@ def test_lines_are_in_the_orders_record_or_in_the_entry(
         for (name, number), line in delivery.journal.items():
             held = {x.event_number: x for x in delivery.entry.applied.get(name, ())} | delivery.recorded.get(name, {})
             assert held[number] == line
+
+
+# --- products -------------------------------------------------------------------------------------------------------
+
+
+def bought(
+    entry: LedgerEntry, signal_id: str, quantity: int, product: str | None, side: Side = Side.BUY
+) -> LedgerEntry:
+    done = order(
+        of=identity(signal_id),
+        quantity=quantity,
+        side=side,
+        product=product,
+        events=(submit_started(), accepted(), filled_by(f"f-{signal_id}", quantity)),
+    )
+    return fold(entry, done, happenings(done), {})[0]
+
+
+def test_products_are_kept_apart_and_add_up_to_the_position() -> None:
+    entry = LedgerEntry(key=key_of(order()), instrument=instrument())
+    entry = bought(bought(entry, "a", 10, "MIS"), "b", 5, None)
+    assert entry.known_products == {"MIS": Decimal(10), "": Decimal(5)}
+    entry = bought(entry, "c", 10, "CNC", Side.SELL)
+    assert entry.known_products == {"MIS": Decimal(10), "": Decimal(5), "CNC": Decimal(-10)}
+    assert by_product(entry, ("CNC", "MIS")) == [
+        Holding(instrument=instrument(), strategy="momentum", product="CNC", quantity=Decimal(-5)),
+        Holding(instrument=instrument(), strategy="momentum", product="MIS", quantity=Decimal(10)),
+    ]
+    assert by_product(entry, ()) == [Holding(instrument=instrument(), strategy="momentum", quantity=Decimal(5))]
+
+
+def test_products_of_a_position_that_was_begun_before_they_were_kept_are_not_known_until_it_is_flat() -> None:
+    entry = LedgerEntry(key=key_of(order()), instrument=instrument())
+    old = replace(bought(entry, "a", 10, "MIS"), products={})
+    read = ledger_from_document({k: v for k, v in ledger_to_document(old).items() if k != "products"})
+    assert read.known_products is None
+    assert [h.product for h in by_product(read, ("CNC", "MIS"))] == [None]
+    more = bought(read, "b", 5, "MIS")
+    assert more.known_products is None
+    flat = bought(more, "c", 15, "MIS", Side.SELL)
+    assert flat.known_products == {}
+    assert bought(flat, "d", 3, "MIS").known_products == {"MIS": Decimal(3)}
+
+
+def test_products_of_a_position_that_another_hand_has_closed_begin_anew() -> None:
+    entry = bought(LedgerEntry(key=key_of(order()), instrument=instrument()), "a", 10, "MIS")
+    closed = replace(entry, position=replace(entry.position, quantity=Decimal(0)))
+    assert closed.known_products == {}
+    assert bought(closed, "b", 4, "CNC").known_products == {"CNC": Decimal(4)}
+
+
+def test_products_are_stored_with_the_entry() -> None:
+    entry = bought(LedgerEntry(key=key_of(order()), instrument=instrument()), "a", 10, "MIS")
+    assert ledger_from_document(ledger_to_document(entry)).products == {"MIS": Decimal(10)}

@@ -354,7 +354,7 @@ class Readings:
         told = judge(self.watch, self.open, findings, **({"judged": ALL, "now": self.now} | changes))
         self.watch = told.watch
         self.now += 10.0
-        for finding in (*told.opened, *told.changed):
+        for finding in (*told.opened, *told.changed, *told.replaced):
             self.open[finding.key] = finding
         for key in told.closed:
             del self.open[key]
@@ -454,8 +454,54 @@ def test_changed_sides_of_an_open_one_are_told() -> None:
     readings = Readings()
     readings.read(DIFFERS)
     readings.read(DIFFERS)
-    other = replace(DIFFERS, theirs="170", steady="70")
+    other = replace(DIFFERS, ours="120", theirs="170")
     assert readings.read(other).changed == (other,)
+    assert readings.read(other).changed == ()
+
+
+def test_another_difference_takes_the_place_of_an_open_one_once_it_has_lasted() -> None:
+    readings = Readings()
+    readings.read(DIFFERS)
+    readings.read(DIFFERS)
+    other = replace(DIFFERS, theirs="170", steady="70")
+    first = readings.read(other)
+    assert (first.changed, first.replaced, first.unconfirmed) == ((), (), (other,))
+    assert readings.read(DIFFERS).replaced == ()
+    assert readings.read(other).replaced == ()
+    assert readings.read(other).replaced == (other,)
+
+
+def test_what_came_in_its_place_is_another_difference_and_stays_known_when_it_is_not_seen_any_more() -> None:
+    readings = Readings()
+    readings.read(DIFFERS)
+    readings.read(DIFFERS)
+    explained = replace(DIFFERS, successor="XYZ|STOCK", note="+100 XYZ|STOCK came")
+    assert readings.read(explained).unconfirmed == (explained,)
+    assert readings.read(explained).replaced == (explained,)
+    moved = replace(DIFFERS, ours="120", theirs="170")
+    assert readings.read(DIFFERS).replaced == ()
+    assert readings.read(moved).changed == (replace(moved, successor="XYZ|STOCK", note="+100 XYZ|STOCK came"),)
+
+
+@pytest.mark.parametrize("instruments", [(), (OPTION,)])
+def test_open_row_is_about_its_instrument_by_every_name_whichever_version_wrote_it(
+    instruments: tuple[Instrument, ...],
+) -> None:
+    found = Finding(
+        kind=Kind.POSITION_DIFFERS, subject=OPTION.key, ours="-1", theirs="0", steady="1", instruments=instruments
+    )
+    stored = discrepancy_from_document(discrepancy_to_document(row_of(found)))
+    assert stored.finding == found
+    assert stored.finding.amount == 1
+    assert stored.finding.is_about(OPTION)
+    assert not stored.finding.is_about(replace(OPTION, strike=Decimal(510)))
+    assert not stored.finding.is_about(instrument("SPY"))
+
+
+def row_of(finding: Finding) -> Discrepancy:
+    return Discrepancy(
+        account_id="acct-1", finding=finding, opened_at=NOW, updated_at=NOW, owner=owner_of(finding.kind), next_step=""
+    )
 
 
 FINDINGS = st.lists(st.sampled_from([DIFFERS, replace(DIFFERS, steady="60"), NOT_SHOWN]), max_size=2)

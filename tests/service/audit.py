@@ -43,7 +43,7 @@ def audit(world: World) -> None:
 
 
 def _audit_book(world: World, records: list[Order]) -> None:
-    unknown = {o.ticket.client_order_id for o in world.placed()}
+    unknown = {tag for o in world.placed() if (tag := o.ticket.client_order_id)}  # without a tag it is somebody else's
     for order in records:
         placed = [p for c in order.client_order_ids for p in world.book().orders(c)]
         assert len(placed) <= 1, f"{order.signal_id} was placed {len(placed)} times"
@@ -87,7 +87,13 @@ def _audit_ledger(world: World, records: list[Order]) -> None:
 
 
 def _executions(world: World) -> list[tuple[PaperOrder, PaperFill]]:
-    found = [(placed, fill) for placed in world.placed() for fill in placed.fills if not fill.busted]
+    found = [
+        (placed, fill)
+        for placed in world.placed()
+        if placed.ticket.client_order_id
+        for fill in placed.fills
+        if not fill.busted
+    ]
     return sorted(found, key=lambda pair: pair[1].fill_id)
 
 

@@ -234,17 +234,29 @@ async def test_alert_that_a_death_kept_from_being_raised_is_raised_by_the_next_l
         assert rows(world)[0].is_alerted
 
 
-async def test_other_amount_of_an_open_difference_is_written_into_its_row(tmp_path: Path) -> None:
+async def test_amounts_that_leave_the_difference_as_it_is_are_written_into_its_row(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        await holding(world)
+        trade_by_hand(world, 50)
+        await world.run(2 * MINUTE)
+        world.send("more", quantity=25)
+        await world.run(2 * MINUTE)
+        (row,) = rows(world)
+        assert (row.finding.ours, row.finding.theirs) == ("125", "175")
+        assert row.updated_at > row.opened_at
+        assert len(world.notifier.titled("Discrepancy")) == 1
+
+
+async def test_another_difference_is_another_row(tmp_path: Path) -> None:
     async with world_of(tmp_path) as world:
         await holding(world)
         trade_by_hand(world, 50)
         await world.run(2 * MINUTE)
         trade_by_hand(world, 25)
         await world.run(2 * MINUTE)
-        (row,) = rows(world)
-        assert row.finding.theirs == "175"
-        assert row.updated_at > row.opened_at
-        assert len(world.notifier.titled("Discrepancy")) == 1
+        (row,), (closed,) = rows(world), rows(world, State.CLOSED)
+        assert (closed.finding.theirs, row.finding.theirs) == ("150", "175")
+        assert len(world.notifier.titled("Discrepancy")) == 2
 
 
 async def test_position_in_what_we_never_traded_is_counted_and_not_alarmed_about(tmp_path: Path) -> None:

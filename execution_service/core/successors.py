@@ -1,0 +1,162 @@
+"""What may have become of a position that has left the account or changed without an order of ours: words and names, nothing concluded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from decimal import Decimal
+
+from brokers.base import AssetClass, BrokerPosition, Instrument, OptionRight
+from execution_service.core.reconcile import Finding, Group
+
+_SHARES = frozenset({AssetClass.STOCK, AssetClass.ETF, AssetClass.FUND})
+_NAMED_AT_MOST = 3
+_SPLIT_AT_MOST = 100
+"""Of a larger ratio two holdings by chance are likelier than a split."""
+
+
+@dataclass(frozen=True, slots=True)
+class Came:
+    """What the broker holds more, or less, of something than when the position was last as we hold it."""
+
+    instrument: Instrument
+    change: Decimal
+    product: str | None = None
+    is_known: bool = True
+    """False: what it held then is not known here, and all of it is taken for the change."""
+
+
+def quantities_of(theirs: Sequence[BrokerPosition]) -> dict[str, Decimal]:
+    """By instrument key, and product where the broker says one."""
+    found: dict[str, Decimal] = {}
+    for position in theirs:
+        if not position.is_unclear:
+            key = _place(position)
+            found[key] = found.get(key, Decimal(0)) + position.quantity
+    return found
+
+
+def _place(position: BrokerPosition) -> str:
+    return f"{position.instrument.key}|product={position.product}" if position.product else position.instrument.key
+
+
+def arrivals(
+    theirs: Sequence[BrokerPosition], earlier: Mapping[str, Decimal] | None, ours: Mapping[str, Group]
+) -> list[Came]:
+    """What has come to the account or left it. `earlier`: what the broker showed then, as `quantities_of` tells it, None where nobody knows;
+    `ours` are the groups that differ: of those it is known without that."""
+    differing = {id(position): group for group in ours.values() for position in group.theirs}
+    found = [Came(group.ours[0].instrument, group.shown - group.held, group.product) for group in ours.values()]
+    for position in theirs:
+        if position.is_unclear or id(position) in differing:
+            continue
+        change = position.quantity - (earlier or {}).get(_place(position), Decimal(0))
+        if change:
+            found.append(Came(position.instrument, change, position.product, is_known=earlier is not None))
+    return found
+
+
+def explained(finding: Finding, group: Group, came: Sequence[Came], today: date) -> Finding:
+    """The finding with what is likely of how it came about. `came` may hold what the finding itself is about."""
+    others = [each for each in came if not group.is_about(each.instrument, each.product)]
+    instrument = group.ours[0].instrument
+    lost = group.shown - group.held
+    words = [said for said in (_expiry(instrument, today),) if said]
+    taken: list[tuple[Came, str]] = []
+    if instrument.asset_class is AssetClass.OPTION:
+        taken = [(each, said) for each in others if (said := _assigned(instrument, lost, each))]
+    elif instrument.asset_class in _SHARES:
+        if (ratio := _split(group)) is not None:
+            words.append(ratio)
+        taken = [(each, said) for each in others if (said := _renamed(group, lost, each))]
+    if not taken:
+        taken = [(each, said) for each in others if (said := _converted(group, lost, each))]
+    for each, said in taken[:_NAMED_AT_MOST]:
+        words.append(f"{_signed(each.change)} {each.instrument.key} came, {said}")
+    successor = " ".join(sorted(each.instrument.key for each, _ in taken[:_NAMED_AT_MOST]))
+    return replace(finding, note="; ".join(words), successor=successor)
+
+
+def _expiry(instrument: Instrument, today: date) -> str:
+    """What its expiry has to do with it; nothing for what has none."""
+    told = instrument.expiry
+    if told is None:
+        return ""
+    if told in (f"{today:%Y%m%d}", f"{today:%Y%m}"):
+        return f"its expiry is now ({told})"
+    return f"it expired ({told})" if told < f"{today:%Y%m%d}"[: len(told)] else f"its expiry is {told}"
+
+
+def _assigned(option: Instrument, lost: Decimal, came: Came) -> str:
+    """How shares that came fit contracts that left: a short put or a long call brings them, the others take them. Empty: they do not."""
+    if came.instrument.asset_class not in _SHARES or option.right is None:
+        return ""
+    if not _is_underlying(came.instrument.symbol, option):
+        return ""
+    sign = 1 if option.right is OptionRight.PUT else -1
+    each = came.change / (lost * sign)
+    multiplier = option.multiplier
+    if multiplier is None:
+        multiplier = each if each == each.to_integral_value() and each > 0 else Decimal(100)
+    contracts = came.change / (multiplier * sign)
+    is_part = contracts == contracts.to_integral_value() and 0 < contracts / lost <= 1
+    if not is_part or (contracts != lost and not came.is_known):
+        return ""
+    what = "an assignment" if lost > 0 else "an exercise"
+    kind = f"{'short' if lost > 0 else 'long'} {option.right.lower()}"
+    many = "" if abs(contracts) == 1 else "s"
+    return f"as {what} of {_plain(abs(contracts))} {kind}{many} of {_plain(multiplier)} brings it about"
+
+
+def _is_underlying(symbol: str, option: Instrument) -> bool:
+    """By name; where an option goes by a code of its own, that begins with the underlying's, and goes on with a date or blanks."""
+    code = option.symbol.rpartition(":")[2]
+    if symbol in (option.underlying, code):
+        return True
+    rest = code.removeprefix(symbol)
+    return option.underlying is None and rest != code and (rest[0].isdigit() or rest[0].isspace())
+
+
+def _split(group: Group) -> str | None:
+    """The same shares in a whole ratio; a trade by hand can look so, too."""
+    held, shown = group.held, group.shown
+    if held * shown <= 0:
+        return None
+    ratio = max(abs(held), abs(shown)) / min(abs(held), abs(shown))
+    if ratio != ratio.to_integral_value() or not 2 <= ratio <= _SPLIT_AT_MOST:
+        return None
+    told = f"{_plain(ratio)} for 1" if abs(shown) > abs(held) else f"1 for {_plain(ratio)}"
+    return f"as after a split or merger of shares {told}, if it was no trade"
+
+
+def _converted(group: Group, lost: Decimal, came: Came) -> str:
+    """How the same in another product fits what left."""
+    if came.product is None or came.product == group.product or came.change != -lost:
+        return ""
+    return f"in {came.product}: perhaps converted" if group.is_about(came.instrument) else ""
+
+
+def _renamed(group: Group, lost: Decimal, came: Came) -> str:
+    """How shares under another name fit those that have left altogether."""
+    if came.instrument.asset_class not in _SHARES or group.shown or not group.held or group.is_about(came.instrument):
+        return ""
+    if came.change == -lost:
+        return "as many as left: perhaps the same under another name"
+    ratio = came.change / group.held
+    if not came.is_known or ratio <= 0:
+        return ""
+    if ratio == ratio.to_integral_value() and ratio <= _SPLIT_AT_MOST:
+        return f"{_plain(ratio)} for each that left: perhaps the same, split and under another name"
+    back = 1 / ratio
+    if group.held == came.change * back and back == back.to_integral_value() and back <= _SPLIT_AT_MOST:
+        return f"1 for {_plain(back)} that left: perhaps the same, merged and under another name"
+    return ""
+
+
+def _plain(amount: Decimal) -> str:
+    return format(amount.normalize(), "f") if amount else "0"
+
+
+def _signed(amount: Decimal) -> str:
+    return ("+" if amount > 0 else "") + _plain(amount)
