@@ -41,7 +41,7 @@ from brokers.errors import (
     OutcomeUnknown,
     ReservationLost,
 )
-from brokers.ibkr_blotter import Blotter, Commission, Entry, Execution
+from brokers.ibkr_blotter import Blotter, Commission, Entry, Execution, Hold
 from brokers.ibkr_contracts import (
     TRADED,
     Qualified,
@@ -56,9 +56,10 @@ from brokers.ibkr_contracts import (
     rule_number,
     the_one,
 )
+from brokers.ibkr_hold import hold_in
 from brokers.ibkr_library import Library, choose
 from brokers.ibkr_session import ClientIdInUse, NotConnected, QuestionFailed, Session
-from brokers.rate import BudgetSpent, RateBudget
+from brokers.rate import BudgetSpent, Claim, RateBudget
 
 _log = logging.getLogger(__name__)
 _ORDER_TYPES = {
@@ -155,6 +156,8 @@ class _Wait:
     answer: asyncio.Future[None]
     client_order_id: str = ""
     held: asyncio.TimerHandle | None = None
+    hold: Hold | None = None
+    """It waits for the opening, as was said before the order itself was told of."""
 
     def settle(self, error: Exception | None = None) -> None:
         if self.held is not None:
@@ -387,7 +390,7 @@ class IbkrBroker:
         CallsSpent if the ticket would have to wait for more than the second's calls."""
         session = self._ready_session()
         fitted(ticket, await self._contract(session, ticket.instrument))
-        wait_seconds = self._order_calls.wait_seconds(urgent=ticket.is_exit)
+        wait_seconds = self._order_calls.wait_seconds(_claim_of(ticket))
         if wait_seconds > _ORDER_PATIENCE_SECONDS:
             raise _spent(BudgetSpent(wait_seconds))
         named = [each.partition(":") for each in taken]
@@ -405,7 +408,7 @@ class IbkrBroker:
         reserved = ticket.reserved_order_id or self._sent.get(tag) or await self.reserve(ticket)
         contract = await self._contract(session, ticket.instrument)
         order = self._order(fitted(ticket, contract))
-        await self._order_call(urgent=ticket.is_exit)
+        await self._order_call(_claim_of(ticket))
         # From here to the sending nothing is awaited, so that ids leave in their sequence.
         session = self._ready_session()
         order_id = self._usable_number(session, reserved, tag)
@@ -424,10 +427,10 @@ class IbkrBroker:
         finally:
             self._waits.placing.pop(order_id, None)
 
-    async def cancel_order(self, ref: OrderRef) -> None:
+    async def cancel_order(self, ref: OrderRef, *, again: bool = False) -> None:
         session = self._ready_session()
         order_id = self._number_to_cancel(session, ref)
-        await self._order_call(urgent=True)
+        await self._order_call(Claim.REPEATED if again else Claim.CANCEL, queues_seconds=_ORDER_PATIENCE_SECONDS)
         wait = _Wait(asyncio.get_running_loop().create_future())
         self._waits.cancelling[order_id] = wait
         try:
@@ -585,6 +588,16 @@ class IbkrBroker:
         first = next(iter(self._blotter.twins(client_order_id)), None)
         return self._blotter.report(first or found[-1]) if found else None
 
+    async def find_all(self, client_order_ids: Collection[str]) -> Mapping[str, Report | None]:
+        """By one reading of the lists."""
+        await self._read_lists(self._ready_session())
+        return {tag: self._shown(tag) for tag in client_order_ids}
+
+    def _shown(self, client_order_id: str) -> Report | None:
+        found = [entry for entry in self._blotter.tagged(client_order_id) if self._blotter.is_mentioned(entry)]
+        first = next(iter(self._blotter.twins(client_order_id)), None)
+        return self._blotter.report(first or found[-1]) if found else None
+
     async def positions(self) -> Sequence[BrokerPosition]:
         session = self._ready_session()
         rows = await self._answered(lambda: session.positions(self._configuration.query_seconds), "positions")
@@ -665,9 +678,9 @@ class IbkrBroker:
 
     # The rate budget
 
-    async def _order_call(self, *, urgent: bool) -> None:
+    async def _order_call(self, claim: Claim, *, queues_seconds: float | None = None) -> None:
         try:
-            await self._order_calls.take(urgent=urgent, patience_seconds=_ORDER_PATIENCE_SECONDS)
+            await self._order_calls.take(claim, patience_seconds=_ORDER_PATIENCE_SECONDS, queues_seconds=queues_seconds)
         except BudgetSpent as exc:
             raise _spent(exc) from exc
 
@@ -695,6 +708,9 @@ class IbkrBroker:
             client_order_id=order.orderRef or "",
             status=state.status or "",
         )
+        hold = hold_in(state.warningText or "")
+        if hold is not None:
+            self._blotter.hold_said(entry, hold)
         self._answer_placing(entry, state.status)
 
     def on_order_status(self, order_id: int, status: str, filled: float, perm_id: int, client_id: int) -> None:
@@ -755,6 +771,9 @@ class IbkrBroker:
         """Words on one of our order ids. Only to a placing or cancelling that waits are they an answer."""
         session = self._session
         entry = None if session is None else self._blotter.of_ids(session.client_id, order_id)
+        hold = hold_in(text) if code == codes.ORDER_MESSAGE else None
+        if hold is not None and entry is not None:
+            self._blotter.hold_said(entry, hold)
         is_beside = codes.meaning_for_order(code) is codes.Meaning.INFORMATION and code != codes.CANCELLED
         if entry is not None and not is_beside and code not in codes.CANCEL_REFUSED:
             self._blotter.reason_said(entry, text, rejected=codes.is_rejection(code))
@@ -762,6 +781,8 @@ class IbkrBroker:
         if wait is not None:
             self._answer_cancelling(wait, code, text)
         placing = self._waits.placing.get(order_id)
+        if placing is not None and entry is None:
+            placing.hold = hold or placing.hold  # it may be said before anything else is told of the order
         if placing is not None:
             self._refuse_placing(placing, code, text)
         elif code not in (codes.CANCELLED, *codes.CANCEL_REFUSED):
@@ -801,6 +822,8 @@ class IbkrBroker:
         wait = self._waits.placing.get(entry.order_id) if self._is_own(entry.client_id) else None
         if wait is None:
             return
+        if wait.hold is not None:
+            self._blotter.hold_said(entry, wait.hold)
         if status in _TAKEN:
             wait.settle()
         elif status == "Inactive" and wait.held is None:
@@ -836,6 +859,10 @@ class IbkrBroker:
             wait.settle(OrderRefused(f"{text} (code {code})"))
         elif codes.meaning_for_order(code) is codes.Meaning.NOT_TAKEN:
             wait.settle(self._unavailable(f"{text} (code {code})"))
+
+
+def _claim_of(ticket: Ticket) -> Claim:
+    return Claim.EXIT if ticket.is_exit else Claim.ORDINARY
 
 
 def _spent(spent: BudgetSpent) -> CallsSpent:

@@ -13,6 +13,7 @@ from execution_service.core.order import Order, Reason
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock, Store, StoreUnavailable
 from execution_service.trading.appointments import Appointments
+from execution_service.trading.bulletins import Bulletins
 from execution_service.trading.connection import AccountState, Connection
 from execution_service.trading.following import Following
 from execution_service.trading.hearing import Hearing
@@ -21,6 +22,7 @@ from execution_service.trading.last_look import LastLook
 from execution_service.trading.placing import Placing
 from execution_service.trading.sending import Sending
 from execution_service.trading.tasks import Tasks
+from execution_service.trading.waiting import Waiting
 
 LEASE_PAUSE_SECONDS = 0.25
 
@@ -30,6 +32,8 @@ class TradingRules:
     """The settings that a trader obeys; times in seconds."""
 
     order_timeout_seconds: float = 60.0
+    counts_while_held: bool = False
+    """Whether an order's time-out runs while the broker holds it for the opening."""
     max_order_age_seconds: float = 300.0
     max_retry_attempts: int = 3
     reconcile_interval_seconds: float = 60.0
@@ -65,6 +69,7 @@ class Trader:
         self._appointments = Appointments(clock)
         self._tasks = Tasks(account_id, ended=self._appointments.wake)
         self._lanes = Lanes(appointments=self._appointments, clock=clock, tasks=self._tasks)
+        bulletins = Bulletins(account_id=account_id, clock=clock, tasks=self._tasks, raise_alarm=raise_alarm)
         self._connection = Connection(
             account_id=account_id,
             account_name=account_name,
@@ -72,7 +77,9 @@ class Trader:
             create_broker=create_broker,
             is_live=is_live,
             limits=Limits(
-                order_timeout_seconds=rules.order_timeout_seconds, max_order_age_seconds=rules.max_order_age_seconds
+                order_timeout_seconds=rules.order_timeout_seconds,
+                max_order_age_seconds=rules.max_order_age_seconds,
+                counts_while_held=rules.counts_while_held,
             ),
             max_attempts=rules.max_retry_attempts,
             clock=clock,
@@ -88,6 +95,7 @@ class Trader:
             live_orders=live_orders,
             store=store,
             clock=clock,
+            bulletins=bulletins,
             ended=lambda order, report: self.on_ended(order, report),
         )
         last_look = LastLook(
@@ -119,6 +127,13 @@ class Trader:
             nonce=nonce,
             look_for_cancels=look_for_cancels,
         )
+        waiting = Waiting(
+            connection=self._connection,
+            appointments=self._appointments,
+            lanes=self._lanes,
+            bulletins=bulletins,
+            clock=clock,
+        )
         self._following = Following(
             connection=self._connection,
             appointments=self._appointments,
@@ -126,6 +141,8 @@ class Trader:
             last_look=last_look,
             hearing=self._hearing,
             placing=placing,
+            waiting=waiting,
+            bulletins=bulletins,
             live_orders=live_orders,
             clock=clock,
             tasks=self._tasks,
@@ -178,6 +195,7 @@ class Trader:
     async def cancel(self, live: LiveOrder, reason: Reason, requested_by: str) -> None:
         """Records the wish; a PENDING order ends by it at once, any other is cancelled at the broker next."""
         await self._live.record(live, lambda order: cancel_wish(order, reason, requested_by, self._clock.now()))
+        live.take_news()  # asked for once more, it is asked for at the broker soon again
         self._appointments.make(live, 0.0)
 
     # --- what the reconciliation asks ---------------------------------------------------------------------------
@@ -197,9 +215,10 @@ class Trader:
         """Raises BrokerError, TimeoutError, and whatever an adapter raises that cannot tell them: the connection is not judged by it."""
         return await self._connection.ask(self._connection.broker.positions())
 
-    async def look_for(self, live: LiveOrder) -> bool:
-        """Whether the broker finds an order that it did not list; what it says of it is recorded. Raises BrokerError, TimeoutError."""
-        return await self._hearing.look_for(live)
+    async def look_for_all(self, some: Sequence[LiveOrder]) -> set[str]:
+        """Our ids of those, of orders that the broker did not list, that it does not find either; what it says of the others is recorded.
+        Raises BrokerError, TimeoutError."""
+        return await self._hearing.look_for_all(some)
 
     # --- life ---------------------------------------------------------------------------------------------------
 

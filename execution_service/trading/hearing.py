@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import structlog
 
 from brokers.base import Report
-from brokers.errors import AnswerUnclear, BrokerError
+from brokers.errors import AnswerUnclear, BrokerError, BrokerUnavailable, NotAnswered
+from execution_service.core import alerts
+from execution_service.core.alerts import Mentioned
 from execution_service.core.decide import fills_are_missing, is_of_another, is_short, news, was_noted
 from execution_service.core.heard import Heard, name_of
-from execution_service.core.order import Event, Noted, Order
+from execution_service.core.order import Event, Held, Noted, Order, Status
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock, Store, Stored, StoreUnavailable
+from execution_service.trading.bulletins import Bulletins
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
 from execution_service.trading.lanes import Lanes
 
@@ -41,6 +45,7 @@ class Hearing:
         live_orders: LiveOrders,
         store: Store,
         clock: Clock,
+        bulletins: Bulletins,
         ended: Callable[[Order, Report], None],
     ) -> None:
         """`ended` is called with an ended order whose record has all that the report tells."""
@@ -49,6 +54,7 @@ class Hearing:
         self._live = live_orders
         self._store = store
         self._clock = clock
+        self._bulletins = bulletins
         self._tell_ended = ended
         self.answered_at: float | None = None
         """When the last question about all orders was asked that was answered, by the monotonic clock."""
@@ -192,6 +198,38 @@ class Hearing:
         if live.finding_from is None:
             live.finding_from = live.asked_at
 
+    async def find_doubtful(self, live: LiveOrder) -> None:
+        """Looks for an order in doubt, and with the same look for all others of the account."""
+        account_id = self._connection.account_id
+        doubtful = [
+            each
+            for each in self._live.by_id.values()
+            if each.order.status is Status.IN_DOUBT and each.order.request.account_id == account_id
+        ]
+        try:
+            await self.look_for_all(doubtful)
+        except (BrokerError, TimeoutError) as exc:
+            self._connection.query_failed(exc)
+            live.not_before = self._clock.monotonic() + AFTER_FAILURE_SECONDS
+            if isinstance(exc, BrokerUnavailable | NotAnswered):
+                return
+        now = self._clock.monotonic()
+        for each in doubtful:
+            each.finds = each.finds.once_more(now)
+
+    async def look_for_all(self, some: Sequence[LiveOrder]) -> set[str]:
+        """Looks for these orders under all of their ids, and records what the broker says of them. Returns our ids of those that it surely
+        does not show. Raises BrokerError, TimeoutError."""
+        tags = {tag: live for live in some for tag in live.order.client_order_ids}
+        if not tags:
+            return set()
+        found = await self._connection.ask(self._connection.broker.find_all(tuple(tags)))
+        shown = {live.order.order_id for tag, live in tags.items() if tag not in found or found[tag] is not None}
+        for tag, report in found.items():
+            if report is not None:
+                await self.learn(tags[tag], report)
+        return {live.order.order_id for live in some} - shown
+
     async def look_for(self, live: LiveOrder) -> bool:
         """Whether the broker finds the order under any of its ids; what it says of it is recorded. Raises BrokerError, TimeoutError."""
         broker = self._connection.broker
@@ -205,8 +243,13 @@ class Hearing:
 
     async def learn(self, live: LiveOrder, report: Report) -> None:
         """Records what a report tells that is new."""
-        is_news = bool(await self._live.record(live, lambda order: news(order, report, self._clock.now())))
+        events = await self._live.record(live, lambda order: news(order, report, self._clock.now()))
+        is_news = bool(events)
         live.asked_at = now = self._clock.monotonic()
+        self._heed_change(live, report)
+        hold = live.order.hold
+        if hold is not None and any(isinstance(event, Held) and event.at == hold.since for event in events):
+            self._tell_of_hold(live.order)  # not where the broker only names another time
         if is_of_another(live.order, report):
             self._lanes.settle(live)
             return
@@ -221,6 +264,23 @@ class Hearing:
             live.missing_from = now if live.missing_from is None or is_news else live.missing_from
             self._missing[live.order.order_id] = (live, report)
         self._lanes.settle(live)
+
+    def _heed_change(self, live: LiveOrder, report: Report) -> None:
+        """Another word of the broker about the order than before: what was asked in vain may be answered now."""
+        heard = (_gist(report), report.said, report.reason, report.is_held)
+        if live.heard not in (None, heard):
+            live.take_news()
+        live.heard = heard
+
+    def _tell_of_hold(self, order: Order) -> None:
+        words = partial(
+            alerts.held_for_opening,
+            account_name=self._connection.account_name,
+            broker=self._connection.broker_name,
+            words="" if order.hold is None else order.hold.message,
+        )
+        until = None if order.hold is None else order.hold.until
+        self._bulletins.mention("held_for_opening", Mentioned(order, until), words)
 
     async def _heed_lasting_counts(self) -> None:
         """Says once that a broker's count and the executions it has shown have differed for long, and ends what it has long called complete
