@@ -228,10 +228,14 @@ def _iceberg(ticket: Ticket, listed: ListedRow, most_legs: int) -> dict[str, obj
 
 
 def reports(
-    orders: Sequence[OrderRow], fills: Mapping[str, Sequence[Fill]], odd: Sequence[OddRow] = (), *, now: datetime
+    orders: Sequence[OrderRow],
+    fills: Mapping[str, Sequence[Fill]],
+    odd: Sequence[OddRow] = (),
+    *,
+    now: datetime | None = None,
 ) -> list[Report]:
-    """One report for each order, one for all legs of an iceberg order, as far as the list shows them at the moment `now`. `fills` by
-    order id.
+    """One report for each order, one for all legs of an iceberg order, as far as the list shows them. `fills` by order id. `now` tells
+    whether trading has begun today.
 
     Of an order of which a row is odd there is none: what it is now is not known.
     """
@@ -276,7 +280,7 @@ def _continues(group: Sequence[OrderRow], row: OrderRow) -> bool:
 
 
 def _report(
-    legs: Sequence[OrderRow], fills: Mapping[str, Sequence[Fill]], under_tag: Sequence[str], now: datetime
+    legs: Sequence[OrderRow], fills: Mapping[str, Sequence[Fill]], under_tag: Sequence[str], now: datetime | None
 ) -> Report:
     own = [fill for leg in legs for fill in fills.get(leg.order_id, ())]
     told = sum((leg.filled for leg in legs), Decimal(0))
@@ -304,13 +308,15 @@ def _report(
     )
 
 
-def held(row: OrderRow, now: datetime) -> tuple[bool | None, datetime | None]:
+def held(row: OrderRow, now: datetime | None) -> tuple[bool | None, datetime | None]:
     """Whether Zerodha holds a working order for the opening, and until when: an after-market order until it is passed on to the exchange,
     and from then on until trading begins, since the exchange takes orders some minutes before. None: the row says neither."""
     if row.is_waiting_amo:
         return True, None
     if row.status not in _AT_THE_EXCHANGE:
         return None, None
+    if now is None:
+        return (None if row.variety == AMO else False), None
     here = now.astimezone(IST)
     opening = datetime.combine(here.date(), _TRADING_BEGINS.get(row.exchange, _LATEST_BEGIN), IST)
     if row.variety == AMO and not row.filled and here < opening:

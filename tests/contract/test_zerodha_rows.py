@@ -23,7 +23,6 @@ from brokers.zerodha import ZerodhaBroker, create
 from simulators.kite import SimulatedKite
 from tests.contract.stage_zerodha import config_for, serving_kite
 
-NOW = datetime(2026, 11, 23, 6, 0, tzinfo=UTC)
 ONE, OTHER = "t000000000000000001", "t000000000000000002"
 TICKET = Ticket(
     client_order_id=ONE,
@@ -82,7 +81,7 @@ def leg(place: int, order_id: str, **changes: Any) -> dict[str, Any]:
 
 
 def reports_of(told: list[dict[str, Any]]) -> list[Report]:
-    return words.reports(*(lambda read, odd: (read, {}, odd))(*rows.read_orders(told)), now=NOW)
+    return words.reports(*(lambda read, odd: (read, {}, odd))(*rows.read_orders(told)))
 
 
 # Which rows are odd
@@ -200,7 +199,7 @@ def test_whatever_the_order_list_holds_the_good_rows_are_read_and_all_others_nam
     assert len({row.order_id for row in read}) == len(read)
     assert all(row.words for row in odd)
     fills = words.fills_by_order([])
-    for report in words.reports(read, fills, odd, now=NOW):
+    for report in words.reports(read, fills, odd):
         assert report.filled_quantity >= 0
     words.working_legs(read, ONE, None)
 
