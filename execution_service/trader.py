@@ -96,6 +96,7 @@ class Trader:
             store=store,
             clock=clock,
             bulletins=bulletins,
+            answered=self._appointments.wake,
             ended=lambda order, report: self.on_ended(order, report),
         )
         last_look = LastLook(

@@ -46,15 +46,18 @@ class Hearing:
         store: Store,
         clock: Clock,
         bulletins: Bulletins,
+        answered: Callable[[], None],
         ended: Callable[[Order, Report], None],
     ) -> None:
-        """`ended` is called with an ended order whose record has all that the report tells."""
+        """`answered` is called when the broker may be asked again, whoever had asked; `ended` with an ended order whose record has all that
+        the report tells."""
         self._connection = connection
         self._lanes = lanes
         self._live = live_orders
         self._store = store
         self._clock = clock
         self._bulletins = bulletins
+        self._tell_answered = answered
         self._tell_ended = ended
         self.answered_at: float | None = None
         """When the last question about all orders was asked that was answered, by the monotonic clock."""
@@ -131,6 +134,7 @@ class Hearing:
             await self._heed_lasting_counts()
         finally:
             self.is_asking = False
+            self._tell_answered()
 
     async def _hear_all(self, reports: Sequence[Report]) -> bool:
         """False: not everything could be recorded. The mark must stay, so that it is told again; other orders are not held up by it."""
