@@ -33,6 +33,7 @@ from execution_service.core.reconcile import (
     compare_positions,
     is_our_tag,
     judge,
+    may_be_unlisted,
     order_findings,
     owner_of,
     unknown_order,
@@ -292,6 +293,8 @@ class Reconciliation:
         # An absence from a list proves nothing, and some brokers list today's orders only. One about which the answer is not clear is there,
         # perhaps, and of the other orders everything is known.
         missing = await self._account.look_for_all([live for live in unlisted if live.order.status in _LISTED])
+        now = self._clock.now()
+        missing -= {live.order.order_id for live in unlisted if may_be_unlisted(live.order, now)}
         in_hand = {tag: live.order for live in self._in_hand() for tag in live.order.client_order_ids}
         await self._heed_finished(read, {tag: some for tag, some in read.in_hand.items() if tag not in in_hand})
         shown: dict[str, list[Report]] = {order.order_id: [] for order in in_hand.values()}

@@ -402,6 +402,8 @@ class BrokerFaults:
         """By operation: the book has done it, the answer waits here."""
         self.retold: Callable[[Sequence[Report]], Sequence[Report]] | None = None
         """What is told of the orders instead, by lists and by `find`, which tells the first."""
+        self.retells_changes = False
+        """Whether that is made of what has changed only, as at brokers that push."""
 
 
 class Reservations:
@@ -491,8 +493,11 @@ class GatedBroker:
         await self._pass("cancel_order", ref.client_order_id, lambda: self.inner.cancel_order(ref, again=again))
 
     async def reports(self, since: int | None = None) -> Reports:
-        answer = await self._pass("reports", "", lambda: self.inner.reports(None if self._faults.retold else since))
-        return answer if self._faults.retold is None else Reports(self._faults.retold(answer.reports))
+        is_mark = self._faults.retold is None or self._faults.retells_changes
+        answer = await self._pass("reports", "", lambda: self.inner.reports(since if is_mark else None))
+        if self._faults.retold is None:
+            return answer
+        return Reports(self._faults.retold(answer.reports), answer.mark if is_mark else None)
 
     async def find(self, client_order_id: str) -> Report | None:
         report = await self._pass("find", client_order_id, lambda: self.inner.find(client_order_id))
@@ -511,7 +516,10 @@ class GatedBroker:
         found = await self._pass("find_all", "", look)
         if self._faults.retold is None:
             return found
-        return {tag: None if report is None else self._faults.retold([report])[0] for tag, report in found.items()}
+        return {
+            tag: None if report is None else next(iter(self._faults.retold([report])), None)
+            for tag, report in found.items()
+        }
 
     def _next_error(self, operation: str) -> list[Exception]:
         errors = self._faults.errors.get(operation)

@@ -308,6 +308,8 @@ class Elapsed:
 
 
 NEVER = Step(StepKind.NONE)
+SLOWEST_CHECK_SECONDS = 60.0
+"""How often an order makes the broker be asked about all orders while nothing is expected of it for long; others do so meanwhile."""
 
 
 def next_step(
@@ -382,9 +384,9 @@ def _step_of_working(order: Order, now: datetime, elapsed: Elapsed, limits: Limi
     if order.cancel_wish is not None:
         if elapsed.cancel_wait <= 0:
             return Step(StepKind.CANCEL)
-        left, pause = elapsed.cancel_wait, _slower(elapsed.cancel_sent, (0.1, 0.5, 2.0, 5.0))
+        left, pause = elapsed.cancel_wait, _slower(elapsed.cancel_sent, (0.1, 0.5, 2.0, SLOWEST_CHECK_SECONDS))
     else:
-        pause = _slower(elapsed.sent, (0.2, 1.0, 5.0))
+        pause = _slower(elapsed.sent, (0.2, 1.0, 5.0 if order.hold is None else SLOWEST_CHECK_SECONDS))
     check = _ask(StepKind.CHECK, elapsed, max(limits.poll_seconds, pause))
     if check.wait_seconds is not None and left is not None:
         return Step(StepKind.NONE, wait_seconds=min(check.wait_seconds, left))
