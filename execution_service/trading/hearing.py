@@ -12,6 +12,7 @@ from brokers.base import Report
 from brokers.errors import AnswerUnclear, BrokerError, BrokerUnavailable, NotAnswered
 from execution_service.core import alerts
 from execution_service.core.alerts import Mentioned
+from execution_service.core.asking import FINDS
 from execution_service.core.decide import fills_are_missing, is_of_another, is_short, news, was_noted
 from execution_service.core.heard import Heard, name_of
 from execution_service.core.order import Event, Held, Noted, Order, Status
@@ -203,23 +204,25 @@ class Hearing:
             live.finding_from = live.asked_at
 
     async def find_doubtful(self, live: LiveOrder) -> None:
-        """Looks for an order in doubt, and with the same look for all others of the account."""
-        account_id = self._connection.account_id
+        """Looks for an order in doubt, and with the same look for all others of the account, unless one of them has just done so."""
+        now, account_id = self._clock.monotonic(), self._connection.account_id
+        if live.finds.wait_seconds(FINDS, now) > 0:
+            return
         doubtful = [
             each
             for each in self._live.by_id.values()
             if each.order.status is Status.IN_DOUBT and each.order.request.account_id == account_id
         ]
-        try:
-            await self.look_for_all(doubtful)
-        except (BrokerError, TimeoutError) as exc:
-            self._connection.query_failed(exc)
-            live.not_before = self._clock.monotonic() + AFTER_FAILURE_SECONDS
-            if isinstance(exc, BrokerUnavailable | NotAnswered):
-                return
-        now = self._clock.monotonic()
         for each in doubtful:
             each.finds = each.finds.once_more(now)
+        try:
+            await self.look_for_all(doubtful)
+        except (BrokerUnavailable, NotAnswered) as exc:
+            for each in doubtful:
+                each.finds, each.not_before = each.finds.taken_back(), now + AFTER_FAILURE_SECONDS
+            self._connection.query_failed(exc)
+        except (BrokerError, TimeoutError) as exc:
+            self._connection.query_failed(exc)
 
     async def look_for_all(self, some: Sequence[LiveOrder]) -> set[str]:
         """Looks for these orders under all of their ids, and records what the broker says of them. Returns our ids of those that it surely
