@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -195,6 +195,12 @@ class Report:
     """Executions the venue has annulled. A corrected execution is its old id here and a new fill above."""
     reason: str | None = None
     """The broker's words for a rejection, cancellation or expiry."""
+    said: str | None = None
+    """Where the order is, in the broker's own words, for people; other words are news."""
+    is_held: bool | None = None
+    """True: the broker holds it for the opening of the market; False: the market has it; None: the broker says neither."""
+    held_until: datetime | None = None
+    """Where it is held: until when, if the broker says so."""
     orders_under_tag: tuple[str, ...] = ()
     """The broker's ids of all orders that bear this tag, the oldest first, where there is more than one: only one of them can be ours."""
     is_unclear: bool = False
@@ -328,9 +334,10 @@ class Broker(Protocol):
         """Places the order once and tells what the broker answered. Raises BrokerUnavailable, NotAnswered or ReservationLost (surely nothing was
         sent now), OrderRefused, OrderAlreadyExists, or OutcomeUnknown (sent, or perhaps sent): WordsAlone where it is not to be sent again."""
 
-    async def cancel_order(self, ref: OrderRef) -> None:
-        """Asks for cancellation; returning means that the wish arrived, not that the order is cancelled.
-        Raises OrderRefused where the broker will not cancel (too late, unknown order)."""
+    async def cancel_order(self, ref: OrderRef, *, again: bool = False) -> None:
+        """Asks for cancellation; returning means that the wish arrived, not that the order is cancelled. `again`: it was asked for before,
+        and this call comes last where calls are scarce. Raises OrderRefused where the broker will not cancel (too late, unknown order),
+        BrokerUnavailable or NotAnswered where surely no wish was sent (HeldBack, and so CallsSpent, where only this one has to wait)."""
 
     async def reports(self, since: int | None = None) -> Reports:
         """One answer about all orders of the account's day, finished ones too. `since` is the mark of an earlier answer: a broker that
@@ -339,6 +346,10 @@ class Broker(Protocol):
     async def find(self, client_order_id: str) -> Report | None:
         """The order with this tag, wherever it may be; None only when the broker positively has no such order now. One that was answered by
         words alone (WordsAlone) is told as rejected once it is clear that it is nowhere."""
+
+    async def find_all(self, client_order_ids: Collection[str]) -> Mapping[str, Report | None]:
+        """What `find` says of each of these orders; one about which the answer is not clear is missing. Costs one look at the lists, however
+        many they are, where the broker finds orders by its lists."""
 
     async def positions(self) -> Sequence[BrokerPosition]: ...
 

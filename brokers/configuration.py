@@ -102,7 +102,7 @@ class MeteredConfiguration(AccountConfiguration):
     order_calls_per_minute: Calls | None = None
     order_calls_per_day: Calls | None = None
     order_reserve_percent: Whole = Field(20, ge=0, le=90)
-    """Of the order calls, for cancels and exits alone."""
+    """Of the order calls, for exits and first cancels alone, and half of that for exits."""
     other_calls_per_second: Calls
     other_calls_per_minute: Calls | None = None
     other_calls_per_day: Calls | None = None

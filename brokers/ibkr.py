@@ -45,7 +45,7 @@ from brokers.errors import (
     ReservationLost,
     WordsAlone,
 )
-from brokers.ibkr_blotter import Blotter, Commission, Entry, Execution
+from brokers.ibkr_blotter import Blotter, Commission, Entry, Execution, Hold, Hole
 from brokers.ibkr_contracts import (
     TRADED,
     Qualified,
@@ -61,12 +61,13 @@ from brokers.ibkr_contracts import (
     rule_number,
     the_one,
 )
+from brokers.ibkr_hold import hold_in
 from brokers.ibkr_library import Library, choose
 from brokers.ibkr_session import ClientIdInUse, NotConnected, QuestionFailed, Session
 from brokers.ibkr_times import Moment
 from brokers.ibkr_unacknowledged import Unacknowledged, worded
 from brokers.ibkr_wire import Unreadable
-from brokers.rate import BudgetSpent, RateBudget
+from brokers.rate import BudgetSpent, Claim, RateBudget
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -183,6 +184,8 @@ class _Wait:
     answer: asyncio.Future[None]
     client_order_id: str = ""
     held: asyncio.TimerHandle | None = None
+    hold: Hold | None = None
+    """It waits for the opening, as was said before the order itself was told of."""
     words: list[str] = field(default_factory=list)
     """What was said on the order's id without its being acknowledged."""
     is_refused: bool = False
@@ -454,7 +457,7 @@ class IbkrBroker:
         session = self._ready_session()
         self._check_coins(ticket)
         fitted(ticket, await self._contract(session, ticket.instrument))
-        wait_seconds = self._order_calls.wait_seconds(urgent=ticket.is_exit)
+        wait_seconds = self._order_calls.wait_seconds(_claim_of(ticket))
         if wait_seconds > _ORDER_PATIENCE_SECONDS:
             raise _spent(BudgetSpent(wait_seconds))
         named = [each.partition(":") for each in taken]
@@ -474,7 +477,7 @@ class IbkrBroker:
         reserved = ticket.reserved_order_id or self._sent.get(tag) or await self.reserve(ticket)
         contract = await self._contract(session, ticket.instrument)
         order = self._order(fitted(ticket, contract))
-        await self._order_call(urgent=ticket.is_exit)
+        await self._order_call(_claim_of(ticket))
         # From here to the sending nothing is awaited, so that ids leave in their sequence.
         session = self._ready_session()
         order_id = self._usable_number(session, reserved, tag)
@@ -497,10 +500,10 @@ class IbkrBroker:
             wait.stop()
             self._waits.placing.pop(order_id, None)
 
-    async def cancel_order(self, ref: OrderRef) -> None:
+    async def cancel_order(self, ref: OrderRef, *, again: bool = False) -> None:
         session = self._ready_session()
         order_id = self._number_to_cancel(session, ref)
-        await self._order_call(urgent=True)
+        await self._order_call(Claim.REPEATED if again else Claim.CANCEL, queues_seconds=_ORDER_PATIENCE_SECONDS)
         wait = _Wait(asyncio.get_running_loop().create_future())
         self._waits.cancelling[order_id] = wait
         try:
@@ -671,12 +674,27 @@ class IbkrBroker:
         """None: all lists were answered, and none has an order with this tag, which is not to say that it was refused. Raises AnswerUnclear
         where something in them that could not be read may be the order."""
         await self._read_lists(self._ready_session())
-        found = [entry for entry in self._blotter.tagged(client_order_id) if self._blotter.is_mentioned(entry)]
-        if len(found) > 1:
-            _log.error("%s orders at IBKR carry the tag %s", len(found), client_order_id)
-        hole = None if found else self._blotter.hole_of(client_order_id)
+        hole = self._hole(client_order_id)
         if hole is not None:
             raise AnswerUnclear(f"Order {client_order_id} may be one that cannot be read: {hole.words}")
+        return self._shown(client_order_id)
+
+    async def find_all(self, client_order_ids: Collection[str]) -> Mapping[str, Report | None]:
+        """By one reading of the lists."""
+        await self._read_lists(self._ready_session())
+        return {tag: self._shown(tag) for tag in client_order_ids if self._hole(tag) is None}
+
+    def _listed(self, client_order_id: str) -> list[Entry]:
+        return [entry for entry in self._blotter.tagged(client_order_id) if self._blotter.is_mentioned(entry)]
+
+    def _hole(self, client_order_id: str) -> Hole | None:
+        """What could not be read of the lists and may be an order that is not in them otherwise."""
+        return None if self._listed(client_order_id) else self._blotter.hole_of(client_order_id)
+
+    def _shown(self, client_order_id: str) -> Report | None:
+        found = self._listed(client_order_id)
+        if len(found) > 1:
+            _log.error("%s orders at IBKR carry the tag %s", len(found), client_order_id)
         if not found:
             # What was shown once was acknowledged, and is not refused by being shown no more.
             is_known = bool(self._blotter.tagged(client_order_id))
@@ -792,9 +810,9 @@ class IbkrBroker:
 
     # The rate budget
 
-    async def _order_call(self, *, urgent: bool) -> None:
+    async def _order_call(self, claim: Claim, *, queues_seconds: float | None = None) -> None:
         try:
-            await self._order_calls.take(urgent=urgent, patience_seconds=_ORDER_PATIENCE_SECONDS)
+            await self._order_calls.take(claim, patience_seconds=_ORDER_PATIENCE_SECONDS, queues_seconds=queues_seconds)
         except BudgetSpent as exc:
             raise _spent(exc) from exc
 
@@ -823,6 +841,9 @@ class IbkrBroker:
             status=state.status or "",
         )
         self._acknowledged(entry)
+        hold = hold_in(state.warningText or "")
+        if hold is not None:
+            self._blotter.hold_said(entry, hold)
         self._answer_placing(entry, state.status)
 
     def on_order_status(self, order_id: int, status: str, filled: float, perm_id: int, client_id: int) -> None:
@@ -915,6 +936,9 @@ class IbkrBroker:
         client_id, named = self._session.client_id, f"{self._session.client_id}:{order_id}"
         is_shown = not self._unacknowledged.tag_of(named)
         entry = self._blotter.of_ids(client_id, order_id) if is_shown else None
+        hold = hold_in(text) if code == codes.ORDER_MESSAGE else None
+        if hold is not None and entry is not None:
+            self._blotter.hold_said(entry, hold)
         is_remark = codes.meaning_for_order(code) is codes.Meaning.INFORMATION
         if entry is not None and not is_remark and code not in codes.CANCEL_REFUSED:
             rejected, cancelled = codes.is_rejection(code), code == codes.CANCELLED
@@ -925,6 +949,8 @@ class IbkrBroker:
         if wait is not None:
             self._answer_cancelling(wait, code, text)
         placing = self._waits.placing.get(order_id)
+        if placing is not None and entry is None:
+            placing.hold = hold or placing.hold  # it may be said before anything else is told of the order
         if placing is not None:
             self._heed_words(placing, code, text, is_shown=is_shown)
         elif code not in codes.CANCEL_REFUSED:
@@ -964,6 +990,8 @@ class IbkrBroker:
         wait = self._waits.placing.get(entry.order_id) if self._is_own(entry.client_id) else None
         if wait is None:
             return
+        if wait.hold is not None:
+            self._blotter.hold_said(entry, wait.hold)
         if status in _TAKEN:
             wait.settle()
         elif status == "Inactive" and wait.held is None:
@@ -1009,6 +1037,10 @@ class IbkrBroker:
             wait.settle(OrderRefused(f"{text} (code {code})"))
         elif codes.meaning_for_order(code) is codes.Meaning.NOT_TAKEN:
             wait.settle(self._unavailable(f"{text} (code {code})"))
+
+
+def _claim_of(ticket: Ticket) -> Claim:
+    return Claim.EXIT if ticket.is_exit else Claim.ORDINARY
 
 
 def _spent(spent: BudgetSpent) -> CallsSpent:

@@ -36,6 +36,14 @@ class Execution:
         return int(last) if last.isdigit() else 1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """The gateway's word that an order is not at the exchange yet; `until` None: it does not say until when, or not legibly."""
+
+    words: str
+    until: datetime | None
+
+
 @dataclass(slots=True, kw_only=True)
 class Entry:
     """One order; what is not said yet is empty or 0."""
@@ -56,11 +64,25 @@ class Entry:
     first_said: dict[str, Execution] = field(default_factory=dict)
     """By base: the lowest version that was ever told."""
     busted: set[str] = field(default_factory=set)
+    hold: Hold | None = None
     mentioned: int = 0
     change: int = 0
     unclear: int = -1
     """The round in which something was last said of it that could not be read."""
     unclear_words: str = ""
+
+    @property
+    def is_held(self) -> bool | None:
+        """None: that is not told. An order that waits for the opening is shown like a stop that waits for its price, as PreSubmitted: only
+        words tell it apart, and these come once, to the connection that placed it."""
+        if self.status == "Submitted" or self.executions:
+            return False
+        return True if self.hold is not None and self.status == "PreSubmitted" else None
+
+    @property
+    def _state(self) -> tuple[object, ...]:
+        """What makes a report worth telling again when it changes."""
+        return (self.report_status, self.filled_quantity, self.reason, self.client_order_id, self.status, self.hold)
 
     @property
     def broker_order_id(self) -> str:
@@ -188,14 +210,14 @@ class Blotter:
     ) -> Entry:
         """An open order, from a list or pushed."""
         entry = self._entry(client_id, order_id, perm_id)
-        before = (entry.client_order_id, entry.report_status, entry.reason)
+        before = entry._state
         entry.client_order_id = client_order_id or entry.client_order_id
         entry.is_completed = False
         if status not in _NO_STATUS_OF_THE_SERVER:
             entry.status = status
             if status in _WORKING:
                 entry.is_rejected = False
-        self._mentioned(entry, before != (entry.client_order_id, entry.report_status, entry.reason))
+        self._mentioned(entry, before != entry._state)
         return entry
 
     def status_said(self, *, client_id: int, order_id: int, perm_id: int, status: str, filled: Decimal) -> Entry | None:
@@ -203,13 +225,13 @@ class Blotter:
         entry = self._known(client_id, order_id, perm_id)
         if entry is None:
             return None
-        before = (entry.report_status, entry.filled_quantity)
+        before = entry._state
         late = entry.status in _FINAL and status not in _FINAL
         if status not in _NO_STATUS_OF_THE_SERVER and not late:
             entry.status = status
         if entry.busted or filled > entry.told_filled:
             entry.told_filled = filled
-        self._mentioned(entry, before != (entry.report_status, entry.filled_quantity))
+        self._mentioned(entry, before != entry._state)
         return entry
 
     def completed_said(
@@ -311,6 +333,12 @@ class Blotter:
         if cancelled:
             entry.cancel_said = entry.mentioned
 
+    def hold_said(self, entry: Entry, hold: Hold) -> None:
+        """The order waits for the opening."""
+        before = entry._state
+        entry.hold = hold
+        self._mentioned(entry, before != entry._state)
+
     # Reports
 
     def reports(self, since: int | None) -> list[Report]:
@@ -335,6 +363,9 @@ class Blotter:
             busted_fill_ids=frozenset(entry.busted),
             reason=None if entry.status == "Filled" else entry.reason,
             is_unclear=self.is_unclear(entry),
+            said=_said(entry),
+            is_held=entry.is_held,
+            held_until=entry.hold.until if entry.hold is not None and entry.is_held else None,
             orders_under_tag=tuple(twin.broker_order_id for twin in twins),
         )
 
@@ -403,3 +434,7 @@ class Blotter:
         if perm_id:
             self._by_perm_id[perm_id] = entry
         return entry
+
+
+def _said(entry: Entry) -> str | None:
+    return entry.hold.words if entry.hold is not None and entry.is_held else entry.status or None

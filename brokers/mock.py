@@ -192,7 +192,7 @@ class MockBroker:
             Operation.PLACE, lambda book: book.place(ticket), ticket.client_order_id, ticket.instrument.symbol
         )
 
-    async def cancel_order(self, ref: OrderRef) -> None:
+    async def cancel_order(self, ref: OrderRef, *, again: bool = False) -> None:
         await self._ask(Operation.CANCEL, lambda book: book.cancel(ref), ref.client_order_id)
         self._give_hint()
 
@@ -201,6 +201,10 @@ class MockBroker:
 
     async def find(self, client_order_id: str) -> Report | None:
         return await self._ask(Operation.FIND, lambda book: book.find(client_order_id), client_order_id)
+
+    async def find_all(self, client_order_ids: Collection[str]) -> Mapping[str, Report | None]:
+        """One after the other: the book finds orders by their ids."""
+        return {tag: await self.find(tag) for tag in client_order_ids}
 
     async def positions(self) -> Sequence[BrokerPosition]:
         return await self._ask(Operation.POSITIONS, lambda book: book.positions())

@@ -188,8 +188,11 @@ class ZerodhaBroker:
     A dead access token is a state, not an error of an order: every call raises AuthRequired until another token is there.
     """
 
-    def __init__(self, configuration: Configuration) -> None:
+    def __init__(
+        self, configuration: Configuration, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
         self._configuration = configuration
+        self._clock = clock
         self._calls = KiteCalls(configuration.access)
         self._has_session = False
         self._is_day_counted = False
@@ -296,13 +299,14 @@ class ZerodhaBroker:
             filled_quantity=Decimal(0),
         )
 
-    async def cancel_order(self, ref: OrderRef) -> None:
+    async def cancel_order(self, ref: OrderRef, *, again: bool = False) -> None:
         """Cancels the order, or what is left of an iceberg order. Costs one call more where the order's variety is not known yet."""
         self._check_session()
+        kind = CallKind.CANCEL_AGAIN if again else CallKind.CANCEL
         order_id = ref.broker_order_id
         variety = None if order_id is None else self._varieties.get(order_id)
         if order_id is not None and variety is not None and variety != "iceberg":
-            await self._cancel(variety, order_id)
+            await self._cancel(variety, order_id, kind)
             return
         book = await self._orders()
         legs = working_legs(book.orders, ref.client_order_id, order_id)
@@ -310,11 +314,11 @@ class ZerodhaBroker:
             book.check_clear(ref.client_order_id)
             raise OrderRefused(f"Zerodha shows no order {ref.client_order_id}")
         for leg in legs:
-            await self._cancel(leg.variety, leg.order_id)
+            await self._cancel(leg.cancelled_as, leg.order_id, kind)
         if not legs and order_id is not None:
             # It may exist without being shown; Zerodha itself shall say.
             shown = next((odd.variety for odd in book.odd if odd.order_id == order_id), None)
-            await self._cancel(shown or "regular", order_id)
+            await self._cancel(shown or "regular", order_id, kind)
 
     async def reports(self, since: int | None = None) -> Reports:
         """All orders of the day by two calls, and a third where an estimate of commissions is due; none of an order that Zerodha shows in a
@@ -323,23 +327,34 @@ class ZerodhaBroker:
         book = await self._orders()
         trades, odd_trades = await self._trades()
         fills = await self._with_commissions(book.orders, fills_by_order(trades, self._heard_at))
-        told = self._steadiness.judge(reports(book.orders, fills, book.odd), time.monotonic())
+        told = self._steadiness.judge(reports(book.orders, fills, book.odd, now=self._clock()), time.monotonic())
         return Reports(told, unreadable=book.unreadable(odd_trades))
 
     async def find(self, client_order_id: str) -> Report | None:
         """The oldest order of the day with this tag. Raises AnswerUnclear where a row that cannot be read may be the order's."""
         self._check_session()
         book = await self._orders()
-        orders = [order for order in book.orders if order.tag == client_order_id]
-        if any(odd.tag == client_order_id for odd in book.odd) or not orders:
-            book.check_clear(client_order_id)
-            return None
+        book.check_found(client_order_id)
+        return (await self._found(book, [client_order_id]))[client_order_id]
+
+    async def find_all(self, client_order_ids: Collection[str]) -> Mapping[str, Report | None]:
+        """By one look at the day's orders, and one at its trades where any of these has filled."""
+        self._check_session()
+        book = await self._orders()
+        return await self._found(book, [tag for tag in client_order_ids if book.tells_of(tag)])
+
+    async def _found(self, book: _Book, tags: Sequence[str]) -> dict[str, Report | None]:
+        orders = [order for order in book.orders if order.tag in tags]
         fills: Mapping[str, Sequence[Fill]] = {}
         if any(order.filled for order in orders):
             own = {order.order_id for order in orders}
             trades, _ = await self._trades()
             fills = fills_by_order((trade for trade in trades if trade.order_id in own), self._heard_at)
-        return reports(orders, await self._with_commissions(orders, fills))[0]
+        found: dict[str, Report | None] = dict.fromkeys(tags)
+        priced = await self._with_commissions(orders, fills) if orders else {}
+        for report in reversed(reports(orders, priced, now=self._clock())):
+            found[report.client_order_id] = report  # the oldest of a tag comes last, and stays
+        return found
 
     async def positions(self) -> Sequence[BrokerPosition]:
         """Today's positions and settled holdings, of each product taken together."""
@@ -397,7 +412,7 @@ class ZerodhaBroker:
             raise BrokerUnavailable(str(exc)) from exc
         if len(self._varieties) > _ORDERS_REMEMBERED:
             self._varieties.clear()
-        self._varieties.update((order.order_id, order.variety) for order in book.orders)
+        self._varieties.update((order.order_id, order.cancelled_as) for order in book.orders)
         for odd in book.odd:
             self._tell_odd(odd.words)
         return book
@@ -433,8 +448,8 @@ class ZerodhaBroker:
             self._odd_told.add(words)
             _log.warning("Zerodha: %s", words)
 
-    async def _cancel(self, variety: str, order_id: str) -> None:
-        await self._calls.ask(lambda kite: kite.cancel_order(variety, order_id), CallKind.CANCEL)
+    async def _cancel(self, variety: str, order_id: str, kind: CallKind) -> None:
+        await self._calls.ask(lambda kite: kite.cancel_order(variety, order_id), kind)
 
     async def _with_commissions(
         self, orders: Sequence[OrderRow], fills: Mapping[str, Sequence[Fill]]
@@ -582,6 +597,17 @@ class _Book:
         told = [(odd.tag, odd.words) for odd in self.odd]
         told += [(tags.get(odd.order_id) if odd.order_id is not None else None, odd.words) for odd in odd_trades]
         return [Unreadable(client_order_id=tag or "", words=words) for tag, words in told if tag != ""]
+
+    def tells_of(self, client_order_id: str) -> bool:
+        """Whether it is clear what it says of the order, or that it does not show it."""
+        if any(order.tag == client_order_id for order in self.orders):
+            return not any(odd.tag == client_order_id for odd in self.odd)
+        return not any(odd.may_concern(client_order_id) for odd in self.odd)
+
+    def check_found(self, client_order_id: str) -> None:
+        """Raises AnswerUnclear if it is not clear what it says of the order."""
+        if not self.tells_of(client_order_id):
+            self.check_clear(client_order_id)
 
     def check_clear(self, client_order_id: str) -> None:
         """Raises AnswerUnclear if one of the odd rows may be this order's: then that it is not among the others proves nothing."""

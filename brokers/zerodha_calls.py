@@ -30,7 +30,7 @@ from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnection
 
 from brokers import zerodha_codes as codes
 from brokers.errors import AuthRequired, BrokerError, BrokerUnavailable, CallsSpent, OrderRefused, OutcomeUnknown
-from brokers.rate import BudgetSpent, RateBudget, RateLimit, limits
+from brokers.rate import BudgetSpent, Claim, RateBudget, RateLimit, limits
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -56,13 +56,21 @@ class CallKind(StrEnum):
     PLACE = "place"
     EXIT = "exit"
     CANCEL = "cancel"
+    CANCEL_AGAIN = "cancel-again"
 
 
 _PLACING = frozenset({CallKind.PLACE, CallKind.EXIT})
-_URGENT = frozenset({CallKind.EXIT, CallKind.CANCEL})
+_CANCELLING = frozenset({CallKind.CANCEL, CallKind.CANCEL_AGAIN})
+_CLAIMS = {
+    CallKind.EXIT: Claim.EXIT,
+    CallKind.CANCEL: Claim.CANCEL,
+    CallKind.PLACE: Claim.ORDINARY,
+    CallKind.QUERY: Claim.ORDINARY,
+    CallKind.CANCEL_AGAIN: Claim.REPEATED,
+}
 RESERVE_PERCENT = 20
 ORDER_LIMITS = limits(per_second=8, per_minute=180, per_day=2_800, reserve_percent=RESERVE_PERCENT)
-"""For placing and cancelling; a part of each is kept for cancels and exits."""
+"""For placing and cancelling; a part of each is kept for exits and first cancels."""
 OTHER_LIMITS = limits(per_second=8)
 
 
@@ -205,7 +213,7 @@ class KiteCalls:
 
     def check_budget(self, kind: CallKind) -> None:
         """Raises CallsSpent if a call would have to wait longer now than `ask` lets it."""
-        wait_seconds = self._budget_of(kind).wait_seconds(urgent=kind in _URGENT)
+        wait_seconds = self._budget_of(kind).wait_seconds(_CLAIMS[kind])
         if wait_seconds > _PATIENCE_SECONDS:
             raise _spent(BudgetSpent(wait_seconds))
 
@@ -219,7 +227,7 @@ class KiteCalls:
         if pool is None:
             raise BrokerUnavailable("Zerodha is not connected")
         # A call counts from its leaving, so a thread must be free for it by then.
-        slot, under_way = await pool.take(), _UnderWay()
+        slot, under_way = await self._slot_of(pool, kind), _UnderWay()
         try:
             await self._wait_for_budget(kind)
             running = pool.submit(lambda: self._make(call, under_way))
@@ -247,9 +255,21 @@ class KiteCalls:
                 under_way.cut()
                 loop.call_later(_ENDING_SECONDS, pool.abandon, slot)
 
-    async def _wait_for_budget(self, kind: CallKind) -> None:
+    async def _slot_of(self, pool: _Pool, kind: CallKind) -> _Slot:
+        """A cancel does not wait long for those before it, so that whoever asked knows whether it has left."""
         try:
-            await self._budget_of(kind).take(urgent=kind in _URGENT, patience_seconds=_PATIENCE_SECONDS)
+            async with asyncio.timeout(_PATIENCE_SECONDS if kind in _CANCELLING else None):
+                return await pool.take()
+        except TimeoutError as exc:
+            words = "Zerodha has not answered the cancels before this one yet"
+            raise CallsSpent(words, wait_seconds=_AFTER_TOO_MANY_SECONDS) from exc
+
+    async def _wait_for_budget(self, kind: CallKind) -> None:
+        queues_seconds = _PATIENCE_SECONDS if kind in _CANCELLING else None
+        try:
+            await self._budget_of(kind).take(
+                _CLAIMS[kind], patience_seconds=_PATIENCE_SECONDS, queues_seconds=queues_seconds
+            )
         except BudgetSpent as exc:
             raise _spent(exc) from exc
 

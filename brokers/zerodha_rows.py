@@ -16,6 +16,8 @@ T = TypeVar("T")
 IST = timezone(timedelta(hours=5, minutes=30), "IST")
 """Indian time has had no summer time since 1945."""
 ICEBERG = "iceberg"
+AMO = "amo"
+AMO_WAITING = "AMO REQ RECEIVED"
 _OUR_TAG = re.compile(r"[a-z][a-z0-9]{18}")
 _NOTED = ("exchange", "tradingsymbol", "transaction_type", "variety", "product", "order_type")
 _TRADE_TIMES = ("fill_timestamp", "exchange_timestamp", "order_timestamp")
@@ -59,6 +61,19 @@ class OrderRow:
     """None where the row does not say it legibly."""
     noted: Mapping[str, str] | None = None
     """What a contract note is asked with; None where the row does not say all of it."""
+    exchange: str = ""
+    """Empty where the row does not say it legibly."""
+
+    @property
+    def is_waiting_amo(self) -> bool:
+        """An after-market order that Zerodha has not passed on to the exchange yet."""
+        return self.status == AMO_WAITING
+
+    @property
+    def cancelled_as(self) -> str:
+        """The variety by which it is cancelled. An after-market order is shown as one for ever, and is a regular one to whoever cancels it
+        once the exchange has it (kite.trade discussion, comment 40302)."""
+        return "regular" if self.variety == AMO and not self.is_waiting_amo else self.variety
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,6 +300,7 @@ def _order(row: Row) -> OrderRow:
         reason=_words(row.get("status_message")) or _words(row.get("status_message_raw")),
         leg=_leg(row) if variety == ICEBERG else None,
         placed_at=_moment(row.get("order_timestamp")),
+        exchange=_words(row.get("exchange")) or "",
         noted={name: str(told) for name, told in noted.items()} if all(map(_is_word, noted.values())) else None,
     )
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from datetime import time as time_of_day
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 from brokers.base import (
@@ -25,7 +26,7 @@ from brokers.base import (
     Tif,
 )
 from brokers.errors import OrderRefused
-from brokers.zerodha_rows import ListedRow, Odd, OddRow, OrderRow, Row, TradeRow, number, read_listing, text
+from brokers.zerodha_rows import AMO, IST, ListedRow, Odd, OddRow, OrderRow, Row, TradeRow, number, read_listing, text
 
 CURRENCY = "INR"
 EXCHANGES = ("NSE", "BSE", "NFO", "BFO", "CDS", "BCD", "MCX")
@@ -66,6 +67,11 @@ _FINAL = {
     "CANCELLED": ReportStatus.CANCELLED,
     "REJECTED": ReportStatus.REJECTED,
 }
+_AT_THE_EXCHANGE = frozenset({"OPEN", "TRIGGER PENDING"})
+"""All other words of a working order tell of something under way, for example `OPEN PENDING`."""
+_LATEST_BEGIN = time_of_day(9, 15)
+_TRADING_BEGINS = {"CDS": time_of_day(9), "BCD": time_of_day(9), "MCX": time_of_day(9)}
+"""Indian time; after-market orders are passed on to NSE and BSE at 9:00, into their pre-open session."""
 _CANDIDATES_NAMED = 5
 _LEAST_ICEBERG_LEGS = 2
 _MICROSECOND = timedelta(microseconds=1)
@@ -223,9 +229,14 @@ def _iceberg(ticket: Ticket, listed: ListedRow, most_legs: int) -> dict[str, obj
 
 
 def reports(
-    orders: Sequence[OrderRow], fills: Mapping[str, Sequence[Fill]], odd: Sequence[OddRow] = ()
+    orders: Sequence[OrderRow],
+    fills: Mapping[str, Sequence[Fill]],
+    odd: Sequence[OddRow] = (),
+    *,
+    now: datetime | None = None,
 ) -> list[Report]:
-    """One report for each order, one for all legs of an iceberg order, as far as the list shows them. `fills` by order id.
+    """One report for each order, one for all legs of an iceberg order, as far as the list shows them. `fills` by order id. `now` tells
+    whether trading has begun today.
 
     Of an order of which a row is odd there is none: what it is now is not known.
     """
@@ -234,7 +245,7 @@ def reports(
     ids: defaultdict[str, list[str]] = defaultdict(list)
     for group in groups:
         ids[group[0].tag].append(group[0].order_id)
-    return [_report(group, fills, ids[group[0].tag] if group[0].tag else ()) for group in groups]
+    return [_report(group, fills, ids[group[0].tag] if group[0].tag else (), now) for group in groups]
 
 
 def placed(orders: Sequence[OrderRow]) -> list[list[OrderRow]]:
@@ -269,7 +280,9 @@ def _continues(group: Sequence[OrderRow], row: OrderRow) -> bool:
     return row.leg.number == last.leg.number + 1 and row.leg.total == last.leg.total
 
 
-def _report(legs: Sequence[OrderRow], fills: Mapping[str, Sequence[Fill]], under_tag: Sequence[str]) -> Report:
+def _report(
+    legs: Sequence[OrderRow], fills: Mapping[str, Sequence[Fill]], under_tag: Sequence[str], now: datetime | None
+) -> Report:
     own = [fill for leg in legs for fill in fills.get(leg.order_id, ())]
     told = sum((leg.filled for leg in legs), Decimal(0))
     last = legs[-1]
@@ -279,6 +292,7 @@ def _report(legs: Sequence[OrderRow], fills: Mapping[str, Sequence[Fill]], under
         # This leg is done; the next one comes by itself.
         status = ReportStatus.WORKING
     shown = sum((fill.quantity for fill in own), Decimal(0))
+    is_held, held_until = held(last, now) if is_working else (None, None)
     return Report(
         client_order_id=legs[0].tag,
         broker_order_id=legs[0].order_id,
@@ -288,8 +302,27 @@ def _report(legs: Sequence[OrderRow], fills: Mapping[str, Sequence[Fill]], under
         fills=tuple(own),
         fills_shown=FillsShown.ALL if shown == told else FillsShown.SOME,
         reason=last.reason,
+        said=last.status,
+        is_held=is_held,
+        held_until=held_until,
         orders_under_tag=tuple(under_tag) if len(under_tag) > 1 else (),
     )
+
+
+def held(row: OrderRow, now: datetime | None) -> tuple[bool | None, datetime | None]:
+    """Whether Zerodha holds a working order for the opening, and until when: an after-market order until it is passed on to the exchange,
+    and from then on until trading begins, since the exchange takes orders some minutes before. None: the row says neither."""
+    if row.is_waiting_amo:
+        return True, None
+    if row.status not in _AT_THE_EXCHANGE:
+        return None, None
+    if now is None:
+        return (None if row.variety == AMO else False), None
+    here = now.astimezone(IST)
+    opening = datetime.combine(here.date(), _TRADING_BEGINS.get(row.exchange, _LATEST_BEGIN), IST)
+    if row.variety == AMO and not row.filled and here < opening:
+        return True, opening.astimezone(UTC)
+    return False, None
 
 
 def fills_by_order(trades: Iterable[TradeRow], heard_at: Callable[[TradeRow], datetime]) -> dict[str, list[Fill]]:

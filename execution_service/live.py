@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from execution_service.core.alerts import log_line, wants_a_person
+from execution_service.core.asking import CANCELS, FINDS, Asked
 from execution_service.core.decide import Elapsed
 from execution_service.core.order import CancelRequested, Event, Order, Reason, apply
 from execution_service.core.record import as_stored
@@ -23,17 +24,18 @@ class LiveOrder:
     __slots__ = (
         "age_from",
         "asked_at",
-        "cancel_sent_at",
-        "cancels_sent",
+        "cancel_not_before",
+        "cancels",
         "due_at",
         "finding_from",
+        "finds",
+        "heard",
         "is_answered",
         "is_busy",
         "is_late_allowed",
         "is_let_go",
         "is_passed_over",
         "is_silence_told",
-        "is_wait_told",
         "known_from",
         "last_failure",
         "lettered",
@@ -41,12 +43,14 @@ class LiveOrder:
         "missing_from",
         "must_read_lines",
         "not_before",
+        "opens_at",
         "order",
         "refusal",
         "resendings",
         "sending_failures",
         "sent_at",
         "told",
+        "told_waits",
         "unclear_resendings",
         "viewed",
         "waits_in_outbox",
@@ -63,7 +67,8 @@ class LiveOrder:
         self.is_let_go = False
         """Another process works it now, or may: nothing is done about it here any more, and it does not come back in hand."""
         self.is_silence_told = False
-        self.is_wait_told = False
+        self.told_waits: set[str] = set()
+        """Of an exit: what people have been told that it waits for."""
         self.resendings = 0
         self.refusal: Reason | None = None
         """What the broker said when it was sent again: no end of it before it has been looked for, since an earlier sending may be alive."""
@@ -82,8 +87,16 @@ class LiveOrder:
         self.sent_at = sent_at
         self.finding_from: float | None = None
         self.asked_at: float | None = None
-        self.cancel_sent_at: float | None = None
-        self.cancels_sent = 0
+        self.cancels = Asked()
+        """The requests to cancel it that were really sent."""
+        self.cancel_not_before = 0.0
+        """The account's calls do not allow one earlier."""
+        self.finds = Asked()
+        """The looks for it since it is in doubt."""
+        self.heard: object = None
+        """What would make the broker's next word about it news."""
+        self.opens_at: float | None = None
+        """Until when the broker says that it holds it for the opening."""
         self.missing_from: float | None = None
         self.due_at: float | None = None
         self.not_before = 0.0
@@ -105,9 +118,15 @@ class LiveOrder:
             sent=since(self.sent_at),
             finding=since(self.finding_from),
             asked=since(self.asked_at),
-            cancel_sent=since(self.cancel_sent_at),
-            cancels_sent=self.cancels_sent,
+            opened=since(self.opens_at),
+            cancel_sent=since(self.cancels.latest),
+            cancel_wait=max(self.cancels.wait_seconds(CANCELS, now), self.cancel_not_before - now, 0.0),
+            find_wait=self.finds.wait_seconds(FINDS, now),
         )
+
+    def take_news(self) -> None:
+        """Something has changed: what is asked again of this order is asked soon again."""
+        self.cancels, self.finds = self.cancels.after_news(), self.finds.after_news()
 
     @property
     def owes_world(self) -> bool:
@@ -141,6 +160,7 @@ class LiveOrders:
                 sent_at=None if order.working_since is None else now - self._seconds_since(order.working_since),
             )
             self._index(live)
+            self._note_hold(live)
         return live
 
     def latest(self, stored: Stored) -> Order:
@@ -180,6 +200,7 @@ class LiveOrders:
         live.viewed = max(live.viewed, theirs.world)
         live.lettered = max(live.lettered, theirs.people)
         self._index(live)
+        self._note_hold(live)
 
     async def record(self, live: LiveOrder, decide: Callable[[Order], Sequence[Event]]) -> Sequence[Event]:
         """Lets `decide` say what has happened to the order as it now is, and makes that durable. Returns the events recorded.
@@ -243,7 +264,17 @@ class LiveOrders:
         elif live.order.working_since != before.working_since:
             live.sent_at = self._clock.monotonic()
             live.finding_from = live.asked_at = live.refusal = None
+        if live.order.hold != before.hold:
+            self._note_hold(live)
+        if live.order.status is not before.status or live.order.attempt != before.attempt:
+            live.take_news()
         self._say(before, events)
+
+    def _note_hold(self, live: LiveOrder) -> None:
+        """By the wall clock once, and by the monotonic one from then on."""
+        hold = live.order.hold
+        until = None if hold is None else hold.until
+        live.opens_at = None if until is None else self._clock.monotonic() + (until - self._clock.now()).total_seconds()
 
     def _say(self, before: Order, events: Sequence[Event]) -> None:
         for event in events:

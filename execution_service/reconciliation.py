@@ -13,7 +13,7 @@ from typing import Protocol
 import structlog
 
 from brokers.base import BrokerPosition, Instrument, Report, ReportStatus
-from brokers.errors import AnswerUnclear, BrokerError
+from brokers.errors import BrokerError
 from execution_service.core import alerts
 from execution_service.core.heard import Heard, name_of
 from execution_service.core.order import Doubted, Order, OrderRequest, Purpose, Status
@@ -34,6 +34,7 @@ from execution_service.core.reconcile import (
     compare_positions,
     is_our_tag,
     judge,
+    may_be_unlisted,
     order_findings,
     owner_of,
     resting_exits,
@@ -58,7 +59,6 @@ SECONDS_FOR_EACH_REPORT = 0.02
 LOOKED_UP_AT_ONCE = 50
 """While the store answers such a question others wait."""
 LOOKED_THROUGH_AT_ONCE = 2000
-LOOKED_FOR_AT_MOST = 50
 CLEAN_REMEMBERED = 50_000
 STRANGERS_REMEMBERED = 20_000
 NAMED_AT_MOST = 5
@@ -93,7 +93,7 @@ class Account(Protocol):
 
     def products_of(self, instrument: Instrument) -> Sequence[str]: ...
 
-    async def look_for(self, live: LiveOrder) -> bool: ...
+    async def look_for_all(self, some: Sequence[LiveOrder]) -> set[str]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -350,17 +350,11 @@ class Reconciliation:
         await self._account.read_book(whole=True, heed=heed)
         self._whole_from = self._clock.monotonic() + SECONDS_FOR_EACH_REPORT * read.reports
         unlisted = [live for live in working if read.in_hand.keys().isdisjoint(live.order.client_order_ids)]
-        missing = set()
-        for live in unlisted[:LOOKED_FOR_AT_MOST]:
-            # An absence from a list proves nothing, and some brokers list today's orders only.
-            try:
-                if live.order.status in _LISTED and not await self._account.look_for(live):
-                    missing.add(live.order.order_id)
-            except AnswerUnclear as exc:
-                # It is there, perhaps, and of the other orders everything is known.
-                log.warning(
-                    f"An order cannot be compared: {exc}", action="order_not_read", signal_id=live.order.signal_id
-                )
+        # An absence from a list proves nothing, and some brokers list today's orders only. One about which the answer is not clear is there,
+        # perhaps, and of the other orders everything is known.
+        missing = await self._account.look_for_all([live for live in unlisted if live.order.status in _LISTED])
+        now = self._clock.now()
+        missing -= {live.order.order_id for live in unlisted if may_be_unlisted(live.order, now)}
         in_hand = {tag: live.order for live in self._in_hand() for tag in live.order.client_order_ids}
         await self._heed_finished(read, {tag: some for tag, some in read.in_hand.items() if tag not in in_hand})
         shown: dict[str, list[Report]] = {order.order_id: [] for order in in_hand.values()}

@@ -608,6 +608,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             create_broker=BrokerFactory.create_broker,
             rules=TradingRules(
                 order_timeout_seconds=settings.order_timeout_seconds,
+                counts_while_held=settings.order_timeout_while_held,
                 max_order_age_seconds=settings.max_order_age_seconds,
                 max_retry_attempts=settings.max_retry_attempts,
                 reconcile_interval_seconds=settings.reconcile_interval_seconds,

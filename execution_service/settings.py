@@ -236,6 +236,7 @@ class Environment(BaseModel):
     kite_ticker_url: Annotated[SocketAddress | None, _Allowed("an address that begins with ws:// or wss://")] = None
 
     order_timeout_seconds: Seconds = 60
+    order_timeout_while_held: Flag = False
     max_retry_attempts: Annotated[int, Field(ge=1, le=1000), _Allowed("a whole number from 1 to 1000")] = 3
     publish_ordering_keys: Flag = False
     max_order_age_seconds: Seconds = 300

@@ -16,6 +16,7 @@ from execution_service.core.soundness import sound_position
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock, Store, StoreUnavailable
 from execution_service.trading.appointments import Appointments
+from execution_service.trading.bulletins import Bulletins
 from execution_service.trading.connection import AccountState, Connection
 from execution_service.trading.exit_check import ExitCheck
 from execution_service.trading.following import Following
@@ -25,6 +26,7 @@ from execution_service.trading.last_look import LastLook
 from execution_service.trading.placing import Placing
 from execution_service.trading.sending import Sending
 from execution_service.trading.tasks import Tasks
+from execution_service.trading.waiting import Waiting
 
 LEASE_PAUSE_SECONDS = 0.25
 
@@ -34,6 +36,8 @@ class TradingRules:
     """The settings that a trader obeys; times in seconds."""
 
     order_timeout_seconds: float = 60.0
+    counts_while_held: bool = False
+    """Whether an order's time-out runs while the broker holds it for the opening."""
     max_order_age_seconds: float = 300.0
     max_retry_attempts: int = 3
     reconcile_interval_seconds: float = 60.0
@@ -70,6 +74,7 @@ class Trader:
         self._appointments = Appointments(clock)
         self._tasks = Tasks(account_id, ended=self._appointments.wake)
         self._lanes = Lanes(appointments=self._appointments, clock=clock, tasks=self._tasks)
+        bulletins = Bulletins(account_id=account_id, clock=clock, tasks=self._tasks, raise_alarm=raise_alarm)
         self._connection = Connection(
             account_id=account_id,
             account_name=account_name,
@@ -77,7 +82,9 @@ class Trader:
             create_broker=create_broker,
             is_live=is_live,
             limits=Limits(
-                order_timeout_seconds=rules.order_timeout_seconds, max_order_age_seconds=rules.max_order_age_seconds
+                order_timeout_seconds=rules.order_timeout_seconds,
+                max_order_age_seconds=rules.max_order_age_seconds,
+                counts_while_held=rules.counts_while_held,
             ),
             max_attempts=rules.max_retry_attempts,
             clock=clock,
@@ -94,6 +101,8 @@ class Trader:
             store=store,
             clock=clock,
             raise_alarm=raise_alarm,
+            bulletins=bulletins,
+            answered=self._appointments.wake,
             ended=lambda order, report: self.on_ended(order, report),
             traded_past_us=lambda: self.on_traded_past_us(),
         )
@@ -138,6 +147,13 @@ class Trader:
             nonce=nonce,
             look_for_cancels=look_for_cancels,
         )
+        waiting = Waiting(
+            connection=self._connection,
+            appointments=self._appointments,
+            lanes=self._lanes,
+            bulletins=bulletins,
+            clock=clock,
+        )
         self._following = Following(
             connection=self._connection,
             appointments=self._appointments,
@@ -145,6 +161,8 @@ class Trader:
             last_look=last_look,
             hearing=self._hearing,
             placing=placing,
+            waiting=waiting,
+            bulletins=bulletins,
             live_orders=live_orders,
             clock=clock,
             tasks=self._tasks,
@@ -201,6 +219,7 @@ class Trader:
     async def cancel(self, live: LiveOrder, reason: Reason, requested_by: str) -> None:
         """Records the wish; a PENDING order ends by it at once, any other is cancelled at the broker next."""
         await self._live.record(live, lambda order: cancel_wish(order, reason, requested_by, self._clock.now()))
+        live.take_news()  # asked for once more, it is asked for at the broker soon again
         self._appointments.make(live, 0.0)
 
     # --- what the reconciliation asks ---------------------------------------------------------------------------
@@ -225,9 +244,10 @@ class Trader:
         """In which the broker holds it apart, the usual one first; none where it knows no products."""
         return self._connection.capabilities.products_of(instrument)
 
-    async def look_for(self, live: LiveOrder) -> bool:
-        """Whether the broker finds an order that it did not list; what it says of it is recorded. Raises BrokerError, TimeoutError."""
-        return await self._hearing.look_for(live)
+    async def look_for_all(self, some: Sequence[LiveOrder]) -> set[str]:
+        """Our ids of those, of orders that the broker did not list, that it does not find either; what it says of the others is recorded.
+        Raises BrokerError, TimeoutError."""
+        return await self._hearing.look_for_all(some)
 
     # --- life ---------------------------------------------------------------------------------------------------
 

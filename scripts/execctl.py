@@ -29,7 +29,7 @@ from execution_service.clock import SystemClock
 from execution_service.core.alerts import difference, known, log_line, plain, quantity
 from execution_service.core.effects import happenings
 from execution_service.core.ledger import LedgerEntry
-from execution_service.core.order import Order, OrderRequest, Purpose, Status
+from execution_service.core.order import Hold, Order, OrderRequest, Purpose, Status
 from execution_service.core.reconcile import Discrepancy
 from execution_service.core.views import confirmation_id
 from execution_service.desk_view import DeskView
@@ -193,7 +193,7 @@ async def _orders(desk: Desk) -> int:
                 order.identity.purpose.value,
                 order.request.account_id,
                 _what(order),
-                order.status.value,
+                f"{order.status.value}, held" if order.hold is not None else order.status.value,
                 order.filled_quantity,
                 order.average_price,
                 "" if order.reason is None else order.reason.code.value,
@@ -244,12 +244,17 @@ def _order_fields(stored: Stored) -> dict[str, object]:
         "reason": None if order.reason is None else {"code": order.reason.code, "message": order.reason.message},
         "received_at": order.received_at,
         "submitted_at": order.submitted_at,
+        "held": None if order.hold is None else _hold_fields(order.hold),
         "filled_at": order.filled_at,
         "finished_at": order.finished_at,
         "version": order.version,
         "delivered_to_world": stored.told.world,
         "delivered_to_people": stored.told.people,
     }
+
+
+def _hold_fields(hold: Hold) -> dict[str, object]:
+    return {"since": hold.since, "until": hold.until, "message": hold.message}
 
 
 async def _order(desk: Desk) -> int:
@@ -314,6 +319,7 @@ def _print_story(console: Console, stored: Stored, story: Mapping[str, Any]) -> 
         ("Signal", f"{order.signal_id}, leg {order.identity.leg_index}, {order.identity.purpose.value}"),
         ("Order", f"{_what(order)} for {order.request.account_id}, {order.request.strategy}"),
         ("Status", order.status.value),
+        ("Held", _held(order)),
         ("Waits for", _waits(order, story["waits_for"])),
         ("Reason", "" if order.reason is None else f"{order.reason.code}: {order.reason.message}"),
         ("Filled", f"{quantity(order.filled_quantity)} of {quantity(order.quantity)}"),
@@ -371,6 +377,14 @@ def _print_story(console: Console, stored: Stored, story: Mapping[str, Any]) -> 
 def _fill_time(fill: Fill) -> str:
     """Marked where it is no more than an estimate of ours."""
     return f"{cell(fill.time)} (estimated)" if fill.is_time_estimated else cell(fill.time)
+
+
+def _held(order: Order) -> str:
+    """For the opening of its market, by the broker's word."""
+    if order.hold is None:
+        return ""
+    until = "the opening" if order.hold.until is None else table_time(order.hold.until)
+    return f"until {until}, since {table_time(order.hold.since)}: {plain(order.hold.message)}"
 
 
 def _waits(order: Order, phrases: Sequence[str]) -> str:

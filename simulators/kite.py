@@ -13,6 +13,8 @@ Beside the API's own routes, for tests and people:
                     truncated
     kill_token, new_token, request_token    the session dies; a fresh one (told); what a login in the browser leads to (told)
     price           symbol, price       new_day     the day's orders are shown no more
+    pass_on_amo     the after-market orders are at the exchange: shown again under the same ids, as OPEN
+    line_down (on)  the line to the exchange is down: orders stay OPEN PENDING, and no cancel is taken
     drop_feed       mute_feed (muted)   the order feed is cut off, or silent
     show_oddly      route, order, fields: from now on the rows of this order (its id or tag; a position's symbol) in the lists of
                     that route (`GET /orders`) have these fields in place of their own
@@ -44,9 +46,9 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import SplitResult, parse_qs, parse_qsl
 
-from brokers.base import OrderRef
+from brokers.base import OrderRef, ReportStatus
 from brokers.errors import BrokerUnavailable, OrderRefused
-from brokers.paper_words import Action, Market, Operation
+from brokers.paper_words import Action, Fault, Market, Operation
 from simulators import control
 from simulators.kite_book import (
     KiteBook,
@@ -190,6 +192,7 @@ class SimulatedKite:
         self._session_path = Path(path).with_name(Path(path).name + ".session.json")
         self._session = self._read_session()
         self._request_tokens: set[str] = set()
+        self.is_line_down = False
         self._limits = {True: order_calls_per_second, False: other_calls_per_second}
         self._too_many = 0
         self._calls: deque[Call] = deque(maxlen=_CALLS_REMEMBERED)
@@ -266,6 +269,17 @@ class SimulatedKite:
         """Orders and trades so far are shown no more, tags included."""
         orders = self.book.orders()
         self._write_session(forgotten=max((order.number for order in orders), default=0))
+
+    def pass_on_amo(self) -> None:
+        """As at nine in the morning: what waited is at the exchange under the same ids, and shown again if a new day hid it."""
+        waiting = [str(each) for each in self._session["amo"]]
+        orders = [order.number for order in self.book.orders() if order.broker_order_id in waiting]
+        self._write_session(amo=[], shown_again=[*self._session["shown_again"], *orders])
+        self._news.set()
+
+    def set_line(self, *, is_down: bool) -> None:
+        """Whether what is placed gets as far as the exchange."""
+        self.is_line_down = is_down
 
     def drop_feed(self) -> None:
         """Cuts every listener off."""
@@ -463,9 +477,18 @@ class SimulatedKite:
     def _listed(self, route: str, items: Callable[[Any, Any, int], list[dict[str, Any]]]) -> list[dict[str, Any]]:
         rows = []
         for order, report in self._shown():
-            odd = self._odd_fields(route, order.broker_order_id, order.ticket.client_order_id)
+            odd = self._standing(order, report) if route == "GET /orders" else {}
+            odd |= self._odd_fields(route, order.broker_order_id, order.ticket.client_order_id)
             rows += [item | odd for item in items(order, report, self._token(order))]
         return rows
+
+    def _standing(self, order: Any, report: Any) -> dict[str, Any]:
+        """The status of a working order that is not at the exchange."""
+        if report.status is not ReportStatus.WORKING:
+            return {}
+        if order.broker_order_id in self._session["amo"]:
+            return {"status": "AMO REQ RECEIVED"}
+        return {"status": "OPEN PENDING"} if self.is_line_down else {}
 
     def _odd_fields(self, route: str, *names: str) -> dict[str, Any]:
         with self._lock:
@@ -473,17 +496,33 @@ class SimulatedKite:
         return {key: value for fields in wanted for key, value in fields.items()}
 
     def _place(self, variety: str, form: Mapping[str, str]) -> dict[str, str]:
+        ticket = read_order(variety, form, self._listings)
         try:
-            report = self.book.place(read_order(variety, form, self._listings))
+            if variety == "amo" or self.is_line_down:
+                self.book.add_fault(
+                    Fault(operation=Operation.PLACE, action=Action.HOLD, client_order_id=ticket.client_order_id or "*")
+                )
+            report = self.book.place(ticket)
         except OrderRefused as exc:
             raise Refused(400, "OrderException", exc.reason) from exc
+        if variety == "amo":
+            self._write_session(amo=[*self._session["amo"], report.broker_order_id])
         self._news.set()
         return {"order_id": report.broker_order_id}
 
     def _cancel(self, variety: str, order_id: str) -> dict[str, str]:
         order = self._order(order_id)
-        if variety != (order.ticket.variety or "regular").split(" ")[0]:
+        own = (order.ticket.variety or "regular").split(" ")[0]
+        if own == "amo" and order.broker_order_id not in self._session["amo"]:
+            # The list goes on calling it one; whoever cancels it as one waits for nothing.
+            own = "regular"
+            if variety == "amo":
+                raise Refused(504, "NetworkException", f"request {order_id} timed out")
+        if variety != own:
             raise Refused(400, "InputException", f"The order is not of the variety {variety}.")
+        if self.is_line_down:
+            words = "Order cannot be cancelled as it is being processed. Try later."
+            raise Refused(400, "OrderException", words)
         try:
             self.book.cancel(OrderRef(client_order_id="", broker_order_id=order.broker_order_id))
         except OrderRefused as exc:
@@ -511,9 +550,13 @@ class SimulatedKite:
         ]
 
     def _shown(self) -> list[tuple[Any, Any]]:
-        forgotten = int(self._session["forgotten"])
+        forgotten, again = int(self._session["forgotten"]), self._session["shown_again"]
         try:
-            return [(order, report) for order, report in self.book.shown() if order.number > forgotten]
+            return [
+                (order, report)
+                for order, report in self.book.shown()
+                if order.number > forgotten or order.number in again
+            ]
         except BrokerUnavailable as exc:
             raise Refused(503, "NetworkException", str(exc)) from exc
 
@@ -574,10 +617,11 @@ class SimulatedKite:
         return said.get("api_key") == [self.api_key] and said.get("access_token") == [self.access_token]
 
     def _read_session(self) -> dict[str, Any]:
+        first = {"access_token": DEFAULT_ACCESS_TOKEN, "forgotten": 0, "amo": [], "shown_again": []}
         if self._session_path.exists():
             said: dict[str, Any] = json.loads(self._session_path.read_text())
-            return said
-        return {"access_token": DEFAULT_ACCESS_TOKEN, "forgotten": 0}
+            return first | said
+        return first
 
     def _write_session(self, **changes: object) -> None:
         with self._lock:
@@ -659,6 +703,8 @@ class SimulatedKite:
             return {
                 "token_is_good": bool(self.access_token),
                 "calls": len(self._calls),
+                "placings": len(self.calls("POST /orders/*")),
+                "cancels": len(self.calls("DELETE /orders/*")),
                 "too_many": self._too_many,
                 "listeners": len(self._listeners),
                 "faults": [asdict(fault) for fault in self._faults],
@@ -684,6 +730,8 @@ class SimulatedKite:
             "request_token": lambda: {"request_token": self.log_in()},
             "price": lambda symbol, price: self._set_prices({str(symbol): Decimal(str(price))}),
             "new_day": self.new_day,
+            "pass_on_amo": self.pass_on_amo,
+            "line_down": lambda on=True: self.set_line(is_down=bool(on)),
             "show_oddly": self.show_oddly,
             "drop": self._drop_soon,
             "restart": self._restart_soon,

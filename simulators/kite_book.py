@@ -198,7 +198,7 @@ def _order_item(order: PaperOrder, report: Report, leg: _Leg, token: int) -> dic
         "order_id": leg.order_id,
         "exchange_order_id": None if leg.status is ReportStatus.REJECTED else f"11{order.number:014d}",
         "parent_order_id": None,
-        "status": _STATUS.get(leg.status, _working(ticket.variety, is_waiting=ticket.stop_price is not None)),
+        "status": _STATUS.get(leg.status, "OPEN" if ticket.stop_price is None else "TRIGGER PENDING"),
         "status_message": report.reason,
         "status_message_raw": report.reason,
         "order_timestamp": placed_at,
@@ -381,9 +381,3 @@ def _segment(cash: Decimal, *, enabled: bool) -> dict[str, Any]:
 def kite_time(moment: datetime) -> str:
     """Indian time, whole seconds, no zone named."""
     return moment.astimezone(IST).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _working(variety: str | None, *, is_waiting: bool) -> str:
-    if variety == "amo":
-        return "AMO REQ RECEIVED"
-    return "TRIGGER PENDING" if is_waiting else "OPEN"

@@ -12,6 +12,9 @@ Its control port speaks HTTP and does what every gateway does (see `simulators.c
     lose_link           the gateway loses its servers (1100)       restore_link (data_kept)    and has them again (1102, or 1101)
     price               symbol, price: at which market orders without a price are filled
     hold_inactive       order, held: the order is shown as Inactive though it lives, as when shares have to be located
+    close_market        until (words): orders that come from now on wait for the opening, and it is said of each until when
+    open_market         those that wait are at the exchange: market orders fill, others rest
+    ignore_cancels      on: what waits for the opening is not cancelled, and its cancels are not answered
     repeat_statuses     on: each status is sent twice              chunks (size or null)       everything is sent in pieces
     silence             questions: numbers of the questions that are heard and never answered; an empty list ends it
     write_times         form, zone, order: executions' times are written by this strftime form as of the zone; for one order, or for all
@@ -147,6 +150,12 @@ class TwsSimulator:
         self.writings: dict[str, wire.Writing] = {}
         """How the times of executions are written: by the order's tag, or for all others under an empty one."""
         self.garbles: list[wire.Garble] = []
+        self.opens: str | None = None
+        """Not None: the market is closed until then, in the gateway's words."""
+        self.waiting: dict[str, str] = {}
+        """By broker id: until when an order waits for the opening. It is shown as PreSubmitted, like a stop."""
+        self.ignores_cancels = False
+        """Whether cancels of those that wait for the opening are heard and not answered."""
         self.clock = clock
         self.told: dict[int, _Told] = {}
         self.muted: set[int] = set()
@@ -233,6 +242,21 @@ class TwsSimulator:
                 self.words.remove(found)
         return found
 
+    def close_market(self, until: str) -> None:
+        self.opens = until
+
+    def open_market(self) -> None:
+        """Those that waited are at the exchange under the same ids; market orders fill."""
+        waited, self.waiting, self.opens = tuple(self.waiting), {}, None
+        for broker_order_id in waited:
+            order = self._existing(broker_order_id)
+            if order.status is not ReportStatus.WORKING:
+                continue
+            self.tell_of(order)
+            if order.ticket.order_type is OrderType.MARKET:
+                self.book.fill_order(OrderRef(client_order_id="", broker_order_id=broker_order_id))
+        self.tell()
+
     def tell(self) -> None:
         """Pushes what has changed in the book to those whom it concerns."""
         if not self.is_linked:
@@ -267,6 +291,8 @@ class TwsSimulator:
         paid = sum((fill.quantity * fill.price for fill in standing), Decimal(0))
         cash = Decimal(ticket.variety) if ticket.variety else Decimal(0)
         working = "PreSubmitted" if ticket.order_type in (OrderType.STOP, OrderType.STOP_LIMIT) else "Submitted"
+        if order.broker_order_id in self.waiting:
+            working = "PreSubmitted"
         if order.broker_order_id in self.held:
             working = "Inactive"
         return wire.OrderRow(
@@ -319,6 +345,8 @@ class TwsSimulator:
             "is_linked": self.is_linked,
             "messages": len(self.heard),
             "messages_placed": sum(fields[0] == str(Ask.PLACE_ORDER.value) for _, fields in tuple(self.heard)),
+            "cancels": sum(fields[0] == str(Ask.CANCEL_ORDER.value) for _, fields in self.heard),
+            "waiting": list(self.waiting),
             "book_faults": [asdict(fault) for operation in Operation for fault in self.book.armed_faults(operation)],
             "fault_plan": control.plan_state(self.book),
             "orders": len(self.book.orders()),
@@ -346,6 +374,9 @@ class TwsSimulator:
             "coin_terms": lambda tifs=None: setattr(self, "coin_tifs", None if tifs is None else frozenset(tifs)),
             "price": lambda symbol, price: self.prices.update({symbol: Decimal(str(price))}),
             "hold_inactive": self._hold_inactive,
+            "close_market": self.close_market,
+            "open_market": self.open_market,
+            "ignore_cancels": lambda on=True: setattr(self, "ignores_cancels", bool(on)),
             "repeat_statuses": lambda on: setattr(self, "repeats_statuses", bool(on)),
             "chunks": lambda size: setattr(self, "bytes_per_chunk", size),
             "write_times": self._write_times,
@@ -449,6 +480,8 @@ class TwsSimulator:
             news += [wire.open_order(row, told.status), *self._statuses(_unfilled(row), told.status)]
             if order.status is ReportStatus.REJECTED:
                 news.append(wire.error(order_id, 201, f"Order rejected - reason:{order.reason}"))
+            if order.broker_order_id in self.waiting:
+                news.append(wire.error(order_id, 399, _waits_for_opening(row, self.waiting[order.broker_order_id])))
         if row.status not in (told.status, "Filled", "Cancelled", "Inactive"):
             told.status = row.status
             news += [wire.open_order(row), *self._statuses(_unfilled(row))]
@@ -689,6 +722,11 @@ class Session:
             raise Refusal(103, "Duplicate order id")
         ticket = self._ticket(request, broker_order_id)
         self._gateway.tell()
+        if self._gateway.opens is not None:
+            self._book.add_fault(
+                Fault(operation=Operation.PLACE, action=Action.HOLD, client_order_id=ticket.client_order_id or "*")
+            )
+            self._gateway.waiting[broker_order_id] = self._gateway.opens
         try:
             self._book.place(ticket)
         except OrderRefused as exc:
@@ -809,6 +847,8 @@ class Session:
             return
         if order is None:
             self.send(wire.error(order_id, 10147, f"OrderId {order_id} that needs to be cancelled is not found."))
+            return
+        if self._gateway.ignores_cancels and order.broker_order_id in self._gateway.waiting:
             return
         faults = self._book.draw(Operation.CANCEL, order.ticket.client_order_id)
         self._gateway.spawn(self._play_cancelling(order, order_id, faults))
@@ -985,6 +1025,14 @@ def words_of(fields: Mapping[str, Any]) -> Words:
     if words.times is not None and words.times < 0:
         raise ValueError("a number of times is 0 or more")
     return words
+
+
+def _waits_for_opening(row: wire.OrderRow, until: str) -> str:
+    """As a gateway words it; the other messages of this code begin with the same line."""
+    return (
+        f"Order Message:\n{row.action} {row.quantity} {row.listing.symbol} {row.listing.exchange}\n"
+        f"Warning: your order will not be placed at the exchange until {until}"
+    )
 
 
 def _unfilled(row: wire.OrderRow) -> wire.OrderRow:

@@ -27,6 +27,7 @@ from execution_service.core.order import (
     Expired,
     Filled,
     Fitted,
+    Held,
     Identity,
     InstrumentMatched,
     Noted,
@@ -38,6 +39,7 @@ from execution_service.core.order import (
     ReasonCode,
     RefusedRequest,
     Rejected,
+    Released,
     SendAgainOrdered,
     Status,
     SubmitStarted,
@@ -229,6 +231,14 @@ def fitted() -> Fitted:
     return Fitted(at=NOW, message="on the market's tick and increment", quantity=amount(99), limit_price=amount("9.95"))
 
 
+def held(until: datetime | None = None) -> Held:
+    return Held(at=NOW, message="not at the exchange before the opening", until=until)
+
+
+def released(seconds: float = 0.0) -> Released:
+    return Released(at=at(seconds), message="Submitted")
+
+
 def completed(filled_quantity: Amount = 40) -> Completed:
     return Completed(at=NOW, filled_quantity=amount(filled_quantity))
 
@@ -272,6 +282,8 @@ def one_event_of_each_kind(about: Order) -> dict[type[Event], Event]:
         capped(),
         instrument_matched(),
         fitted(),
+        Held(at=NOW, message="not at the exchange before the opening", until=at(60)),
+        released(),
         completed(held),
         noted(),
         declared_not_placed(),

@@ -26,7 +26,7 @@ from pymongo.errors import AutoReconnect, BulkWriteError, DuplicateKeyError
 from pymongo.results import BulkWriteResult
 
 from brokers.base import Balance, BrokerPosition, Capabilities, OrderRef, Report, Reports, Ticket, Unreadable
-from brokers.errors import BrokerUnavailable, ReservationLost
+from brokers.errors import AnswerUnclear, BrokerUnavailable, ReservationLost
 from brokers.mock import MockBroker, Venue
 from brokers.paper_exchange import PaperExchange
 from brokers.paper_words import Fault, Market, PaperOrder
@@ -409,6 +409,8 @@ class BrokerFaults:
         """What of the lists cannot be read."""
         self.held: Callable[[Sequence[BrokerPosition]], Sequence[BrokerPosition]] | None = None
         """What is told of the positions instead."""
+        self.retells_changes = False
+        """Whether that is made of what has changed only, as at brokers that push."""
 
 
 class Reservations:
@@ -458,6 +460,8 @@ class GatedBroker:
         self._calls = calls
         self._capabilities = capabilities
         self._ids = ids
+        self.repetitions = 0
+        """Of the requests to cancel: how many said that they were made before."""
 
     @property
     def name(self) -> str:
@@ -491,19 +495,44 @@ class GatedBroker:
 
         return await self._pass("place_order", ticket.client_order_id, place)
 
-    async def cancel_order(self, ref: OrderRef) -> None:
-        await self._pass("cancel_order", ref.client_order_id, lambda: self.inner.cancel_order(ref))
+    async def cancel_order(self, ref: OrderRef, *, again: bool = False) -> None:
+        self.repetitions += again
+        await self._pass("cancel_order", ref.client_order_id, lambda: self.inner.cancel_order(ref, again=again))
 
     async def reports(self, since: int | None = None) -> Reports:
-        answer = await self._pass("reports", "", lambda: self.inner.reports(None if self._faults.retold else since))
-        if self._faults.retold is not None:
-            return Reports(self._faults.retold(answer.reports), unreadable=self._faults.unreadable)
-        return replace(answer, unreadable=self._faults.unreadable)
+        is_mark = self._faults.retold is None or self._faults.retells_changes
+        answer = await self._pass("reports", "", lambda: self.inner.reports(since if is_mark else None))
+        if self._faults.retold is None:
+            return replace(answer, unreadable=self._faults.unreadable)
+        mark = answer.mark if is_mark else None
+        return Reports(self._faults.retold(answer.reports), mark, unreadable=self._faults.unreadable)
 
     async def find(self, client_order_id: str) -> Report | None:
         report = await self._pass("find", client_order_id, lambda: self.inner.find(client_order_id))
         report = report or self._faults.found.get(client_order_id)
         return report if report is None or self._faults.retold is None else self._faults.retold([report])[0]
+
+    async def find_all(self, client_order_ids: Collection[str]) -> Mapping[str, Report | None]:
+        async def look() -> dict[str, Report | None]:
+            found = dict(await self.inner.find_all(client_order_ids))
+            for tag in client_order_ids:
+                for error in self._next_error("find"):
+                    if not isinstance(error, AnswerUnclear):
+                        raise error
+                    del found[tag]
+            return found
+
+        found = await self._pass("find_all", "", look)
+        if self._faults.retold is None:
+            return found
+        return {
+            tag: None if report is None else next(iter(self._faults.retold([report])), None)
+            for tag, report in found.items()
+        }
+
+    def _next_error(self, operation: str) -> list[Exception]:
+        errors = self._faults.errors.get(operation)
+        return [errors.pop(0)] if errors else []
 
     async def positions(self) -> Sequence[BrokerPosition]:
         told = await self._pass("positions", "", self.inner.positions)

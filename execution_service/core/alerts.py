@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal
 from html import escape, unescape
 
@@ -24,6 +26,7 @@ from execution_service.core.order import (
     Expired,
     Filled,
     Fitted,
+    Held,
     InstrumentMatched,
     Noted,
     NothingSent,
@@ -32,6 +35,7 @@ from execution_service.core.order import (
     Purpose,
     ReasonCode,
     Rejected,
+    Released,
     SendAgainOrdered,
     Status,
     SubmitStarted,
@@ -44,6 +48,8 @@ LONGEST_VALUE = 600
 LONGEST_OF_LINE = 80
 """Characters of each name and reason where many orders share a message."""
 PRICE_DECIMALS = 8
+NAMED_AT_MOST = 5
+"""Orders that a message about many names one by one."""
 
 _SIGNS = {"USD": "$", "INR": "₹", "EUR": "€", "GBP": "£"}
 _INDIAN_PRODUCTS = frozenset({"MIS", "NRML", "CNC"})
@@ -541,6 +547,74 @@ def record_cannot_be_read(*, account_name: str | None, what: Sequence[str]) -> s
     )
 
 
+# --- many orders of an account in one message ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Mentioned:
+    """An order among those of one message; `moment` is since or until when, as the message says."""
+
+    order: Order
+    moment: datetime | None
+
+
+def held_for_opening(orders: Sequence[Mentioned], *, account_name: str, broker: str, words: str) -> str:
+    """The broker holds them until the moments named; `words` are its own about the latest."""
+    untils = sorted({each.moment for each in orders if each.moment is not None})
+    until = " or ".join(map(_clock_time, untils[:NAMED_AT_MOST])) or "the opening"
+    held = f"{_counted_orders(len(orders))} of {account_name} {'is' if len(orders) == 1 else 'are'} held until {until}"
+    return _text(
+        "⏸ Held for the Opening",
+        ("Account", account_name),
+        ("Broker", broker),
+        ("Held", f"{held}: {_named_orders([(each.order, '') for each in orders])}"),
+        ("Broker's words", words),
+        ("To do", "nothing, if they are meant; their time-out runs from the opening on. Else cancel them"),
+    )
+
+
+def exits_waiting(orders: Sequence[Mentioned], *, account_name: str, broker: str, reason: str, to_do: str) -> str:
+    """They cannot leave, since the moments named."""
+    named = [(each.order, f" since {_clock_time(each.moment)}" if each.moment else "") for each in orders]
+    title = "🚨 Exit Cannot Leave" if len(orders) == 1 else f"🚨 {len(orders)} Exits Cannot Leave"
+    return _text(
+        title,
+        ("Account", account_name),
+        ("Broker", broker),
+        ("Exits", _named_orders(named)),
+        ("Reason", reason),
+        ("To do", to_do),
+    )
+
+
+def cancels_unconfirmed(orders: Sequence[Mentioned], *, account_name: str, broker: str, times: int) -> str:
+    """Their cancellation was asked for so often, and the broker has confirmed none."""
+    return _text(
+        "⚠️ Cancel Not Confirmed",
+        ("Account", account_name),
+        ("Broker", broker),
+        ("Orders", _named_orders([(each.order, "") for each in orders])),
+        ("Reason", f"cancellation asked {times} times and not confirmed by the broker; they may be alive"),
+        ("To do", "see them in the broker's own screen; they are asked for again, more and more rarely"),
+    )
+
+
+def _named_orders(orders: Sequence[tuple[Order, str]]) -> str:
+    named = [
+        f"{_what(order)} ({_cut(_signal(order), LONGEST_OF_LINE)}){more}" for order, more in orders[:NAMED_AT_MOST]
+    ]
+    rest = len(orders) - NAMED_AT_MOST
+    return "; ".join(named) + (f"; and {rest} more" if rest > 0 else "")
+
+
+def _counted_orders(count: int) -> str:
+    return _counted_things(count, "order")
+
+
+def _clock_time(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
 def take_over(*, desk: str, host: str, pid: int) -> str:
     """An account's orders are worked by another process now, because the one that held them was silent."""
     return _text(
@@ -670,6 +744,11 @@ def log_line(order_before: Order, event: Event, order: Order) -> tuple[str, str]
             return f"Exit closes its entry's instrument: {plain(event.instrument.key)}{product}", "exit_matched"
         case Fitted():
             return f"Order fitted: {plain(event.message)}", "order_fitted"
+        case Held():
+            until = "" if event.until is None else f" until {_clock_time(event.until)}"
+            return f"Order held for the opening{until}: {plain(event.message)}", "order_held"
+        case Released():
+            return f"Order released to the market: {plain(event.message)}", "order_released"
         case Completed():
             return f"Order filled: {_execution_of_all(order)}", "order_filled"
         case Noted():

@@ -25,6 +25,7 @@ from execution_service.core.order import (
     Expired,
     Filled,
     Fitted,
+    Held,
     InstrumentMatched,
     Noted,
     Order,
@@ -33,6 +34,7 @@ from execution_service.core.order import (
     Reason,
     ReasonCode,
     Rejected,
+    Released,
     Status,
     apply,
     apply_all,
@@ -114,6 +116,9 @@ def news(order: Order, report: Report, now: datetime, *, is_settled: bool = Fals
         )
         if not was_noted(order, words):
             learn(Noted(at=now, message=words, alert=True))
+    if is_present_attempt:
+        for event in _of_hold(order, report, now):
+            learn(event)
     is_clear = not report.is_unclear and not fills_are_missing(order, report)
     if is_present_attempt and not order.status.is_final and is_clear:
         end = _end(order, report, now, is_settled=is_settled)
@@ -186,6 +191,20 @@ def unreadable_note(order: Order, words: str, now: datetime) -> tuple[Event, ...
     if any(isinstance(event, Noted) and event.message.startswith(UNREADABLE) for event in order.events):
         return ()
     return (Noted(at=now, message=f"{UNREADABLE}{words}; nothing is concluded from it", alert=True),)
+
+
+def _of_hold(order: Order, report: Report, now: datetime) -> tuple[Event, ...]:
+    """What is new about the broker's holding it for the opening. That a report says nothing of it says nothing."""
+    if order.status not in (Status.SUBMITTED, Status.PARTIALLY_FILLED) or report.status is not ReportStatus.WORKING:
+        return ()
+    if report.is_held is False and order.hold is not None:
+        return (Released(at=now, message=report.said or "the market has it"),)
+    if not report.is_held:
+        return ()
+    known, until = order.hold, report.held_until
+    if known is not None and (until is None or until == known.until):
+        return ()
+    return (Held(at=now, message=report.said or "held for the opening", until=until),)
 
 
 def _as_kept(fill: Fill) -> Fill:
@@ -273,6 +292,8 @@ class Limits:
     """How long an order is looked for before it is sent again, where it may be; None: the find window."""
     refuses_repeated_client_id: bool = False
     poll_seconds: float = 0.0
+    counts_while_held: bool = False
+    """Whether the time-out runs while the broker holds an order for the opening, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,18 +303,24 @@ class Elapsed:
     age: float
     """Since the first publication."""
     sent: float | None = None
-    """Since the sending."""
+    """Since the sending, or the release of an order that was held for the opening."""
+    opened: float | None = None
+    """Since the moment until which the broker says that it holds the order; negative: still to come; None: it has told none."""
     finding: float | None = None
     """Since the order was first looked for."""
     asked: float | None = None
     """Since the broker was last asked about this order."""
     cancel_sent: float | None = None
     """Since the last request to cancel."""
-    cancels_sent: int = 0
+    cancel_wait: float = 0.0
+    """Until the next request to cancel may be sent; 0: now."""
+    find_wait: float = 0.0
+    """Until an order in doubt is looked for again; 0: now."""
 
 
 NEVER = Step(StepKind.NONE)
-CANCEL_AGAIN_SECONDS = (2.0, 5.0, 15.0, 60.0)
+SLOWEST_CHECK_SECONDS = 60.0
+"""How often an order makes the broker be asked about all orders while nothing is expected of it for long; others do so meanwhile."""
 
 
 def next_step(
@@ -312,7 +339,9 @@ def next_step(
         case Status.SUBMITTING:
             return _step_of_submitting(order, now, elapsed, limits, refusal)
         case Status.IN_DOUBT:
-            return _ask(StepKind.FIND, elapsed, _slower(elapsed.finding, (1.0, 5.0, 30.0)))
+            if elapsed.find_wait > 0:
+                return Step(StepKind.NONE, wait_seconds=elapsed.find_wait)
+            return Step(StepKind.FIND)
         case Status.SUBMITTED | Status.PARTIALLY_FILLED:
             return _step_of_working(order, now, elapsed, limits)
     return NEVER
@@ -358,20 +387,30 @@ def _step_of_submitting(order: Order, now: datetime, elapsed: Elapsed, limits: L
 
 
 def _step_of_working(order: Order, now: datetime, elapsed: Elapsed, limits: Limits) -> Step:
-    timeout = timeout_seconds(order, limits)
-    left = None if timeout is None or elapsed.sent is None else timeout - elapsed.sent
+    timeout, worked = timeout_seconds(order, limits), _worked_seconds(order, elapsed, limits)
+    left = None if timeout is None or worked is None else timeout - worked
     if order.cancel_wish is None and left is not None and left <= 0:
         reason = Reason(ReasonCode.TIMEOUT, f"not filled within {timeout:g} s")
         return Step(StepKind.RECORD, (CancelRequested(at=now, reason=reason, requested_by="execution-service"),))
     if order.cancel_wish is not None:
-        pause = CANCEL_AGAIN_SECONDS[min(elapsed.cancels_sent, len(CANCEL_AGAIN_SECONDS)) - 1]
-        if elapsed.cancel_sent is None or elapsed.cancel_sent >= pause:
+        if elapsed.cancel_wait <= 0:
             return Step(StepKind.CANCEL)
-        return _ask(StepKind.CHECK, elapsed, max(limits.poll_seconds, _slower(elapsed.cancel_sent, (0.1, 0.5, 2.0))))
-    check = _ask(StepKind.CHECK, elapsed, max(limits.poll_seconds, _slower(elapsed.sent, (0.2, 1.0, 5.0))))
+        left, pause = elapsed.cancel_wait, _slower(elapsed.cancel_sent, (0.1, 0.5, 2.0, SLOWEST_CHECK_SECONDS))
+    else:
+        pause = _slower(elapsed.sent, (0.2, 1.0, 5.0 if order.hold is None else SLOWEST_CHECK_SECONDS))
+    check = _ask(StepKind.CHECK, elapsed, max(limits.poll_seconds, pause))
     if check.wait_seconds is not None and left is not None:
         return Step(StepKind.NONE, wait_seconds=min(check.wait_seconds, left))
     return check
+
+
+def _worked_seconds(order: Order, elapsed: Elapsed, limits: Limits) -> float | None:
+    """How much of its time-out has passed; None: that is not known, or it does not run, since the broker holds the order for the opening."""
+    if order.hold is None or limits.counts_while_held or elapsed.sent is None:
+        return elapsed.sent
+    if elapsed.opened is None or elapsed.opened < 0:
+        return None
+    return min(elapsed.sent, elapsed.opened)
 
 
 def timeout_seconds(order: Order, limits: Limits) -> float | None:
@@ -573,11 +612,13 @@ def _is_same_account(order: Order, other: Order) -> bool:
     return order.request.account_id == other.request.account_id
 
 
+_YOUNG_SECONDS = (2.0, 30.0, 300.0)
+
+
 def _slower(since: float | None, pauses: Sequence[float]) -> float:
-    """The pause between two questions: short while a thing is young (2 s), longer later (30 s), then the last."""
-    if since is None or since < 2.0:
-        return pauses[0]
-    return pauses[1] if since < 30.0 else pauses[2]
+    """The pause between two questions: short while a thing is young (2 s), longer later (30 s, 5 min), as far as there are others."""
+    age = sum(since is not None and since >= young for young in _YOUNG_SECONDS)
+    return pauses[min(age, len(pauses) - 1)]
 
 
 def _ask(kind: StepKind, elapsed: Elapsed, pause: float) -> Step:

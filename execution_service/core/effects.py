@@ -19,11 +19,13 @@ from execution_service.core.order import (
     Expired,
     Filled,
     Fitted,
+    Held,
     InstrumentMatched,
     Noted,
     NothingSent,
     Order,
     Rejected,
+    Released,
     SubmitStarted,
     apply,
     new_order,
@@ -76,7 +78,8 @@ class Happening:
     @property
     def is_shown(self) -> bool:
         """The views are brought up to date for it; the others wait for the next that is."""
-        return not isinstance(self.event, SubmitStarted | NothingSent | Capped | Fitted | InstrumentMatched | Noted)
+        silent = SubmitStarted | NothingSent | Capped | Fitted | InstrumentMatched | Held | Released | Noted
+        return not isinstance(self.event, silent)
 
 
 def bare(order: Order) -> Order:

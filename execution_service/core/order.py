@@ -280,6 +280,22 @@ class Fitted(_Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Held(_Event):
+    """The broker has the order and holds it for the opening of the market, as it said. Comes again where the broker names another time."""
+
+    message: str
+    until: datetime | None = None
+    """None: the broker has not said until when, or not legibly."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Released(_Event):
+    """The market has the order that was held for its opening: from here on its time-out runs."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Completed(_Event):
     """The broker says that an order for an amount of money is done: what that bought is its quantity."""
 
@@ -343,6 +359,8 @@ Event: TypeAlias = (
     | Capped
     | InstrumentMatched
     | Fitted
+    | Held
+    | Released
     | Completed
     | Noted
     | DeclaredNotPlaced
@@ -376,6 +394,8 @@ TRANSITIONS: Mapping[tuple[Status, type[Event]], Status] = MappingProxyType(
         (_W, Rejected): Status.REJECTED,  # unasked and late, but venues do it
         (_W, CancelRequested): _W,
         (_W, CancelRefused): _W,
+        (_W, Held): _W,
+        (_W, Released): _W,
         (_W, Cancelled): Status.CANCELLED,
         (_W, Expired): Status.EXPIRED,
         (_W, DeclaredCancelled): Status.CANCELLED,
@@ -383,6 +403,8 @@ TRANSITIONS: Mapping[tuple[Status, type[Event]], Status] = MappingProxyType(
         (_PF, Rejected): Status.CANCELLED,  # the rest was refused; what filled stays filled
         (_PF, CancelRequested): _PF,
         (_PF, CancelRefused): _PF,
+        (_PF, Held): _PF,
+        (_PF, Released): _PF,
         (_PF, Cancelled): Status.CANCELLED,
         (_PF, Expired): Status.EXPIRED,
         (_PF, Completed): Status.FILLED,
@@ -400,6 +422,15 @@ TRANSITIONS: Mapping[tuple[Status, type[Event]], Status] = MappingProxyType(
 )
 """The whole truth but for four events that are taken in every status: a fill and its annulment (their target follows from the quantities),
 a commission and a note (which change no status)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """Since when and until when the broker holds an order for the opening, in its words; `until` None: it has not said."""
+
+    since: datetime
+    until: datetime | None
+    message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -438,6 +469,10 @@ class Order:
     matched_instrument: Instrument | None = None
     """What is traded where the request names it less fully than the entry that it closes."""
     matched_product: str | None = None
+    hold: Hold | None = None
+    """Not None: the broker holds it for the opening."""
+    released_at: datetime | None = None
+    """When the market had it after that."""
 
     @property
     def order_id(self) -> str:
@@ -483,9 +518,10 @@ class Order:
 
     @property
     def working_since(self) -> datetime | None:
-        """From when its time-out counts: a person's word that it was placed, else its sending."""
+        """From when its time-out counts: a person's word that it was placed, else its sending; and not before the market had it."""
         declared = [event.at for event in self.events if isinstance(event, DeclaredPlaced)]
-        return declared[-1] if declared else self.submitted_at
+        since = declared[-1] if declared else self.submitted_at
+        return since if since is None or self.released_at is None else max(since, self.released_at)
 
     @property
     def accepted_request(self) -> OrderRequest:
@@ -575,7 +611,13 @@ def apply_all(order: Order, events: Iterable[Event]) -> Order:
 
 
 def _moved(order: Order, event: Event, target: Status) -> Order:
-    after = replace(order, status=target, finished_at=event.at if target.is_final else None)
+    is_final = target.is_final
+    after = replace(
+        order,
+        status=target,
+        finished_at=event.at if is_final else None,
+        hold=None if is_final else order.hold,
+    )
     match event:
         case SubmitStarted():
             return replace(after, reserved_order_id=event.reserved_order_id, submitted_at=event.at)
@@ -597,6 +639,11 @@ def _moved(order: Order, event: Event, target: Status) -> Order:
                 stop_price=order.stop_price if event.stop_price is None else event.stop_price,
                 cash_quantity=order.cash_quantity if event.cash_quantity is None else event.cash_quantity,
             )
+        case Held():
+            since = event.at if order.hold is None else order.hold.since
+            return replace(after, hold=Hold(since=since, until=event.until, message=event.message))
+        case Released():
+            return replace(after, hold=None, released_at=event.at)
         case Completed():
             return replace(after, quantity=event.filled_quantity)
         case CancelRequested():
@@ -617,6 +664,8 @@ def _moved(order: Order, event: Event, target: Status) -> Order:
                 submitted_at=None,
                 cancel_wish=None,
                 reason=None,
+                hold=None,
+                released_at=None,
             )
     return after
 
@@ -634,6 +683,8 @@ def _with_fill(order: Order, event: Filled) -> Order:
         status=(status := _status_by_quantity(order, filled)),
         finished_at=(order.finished_at or event.at) if status.is_final else None,
         reason=None if status is Status.FILLED or not status.is_final else order.reason,
+        hold=None,
+        released_at=order.released_at if order.hold is None else event.at,
     )
 
 

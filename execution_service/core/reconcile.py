@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from hashlib import sha256
@@ -189,6 +189,17 @@ def owner_of(kind: Kind) -> Owner:
 
 
 # --- orders ---------------------------------------------------------------------------------------------------------
+
+
+HELD_UNLISTED_AT_MOST = timedelta(days=4)
+"""A weekend with a holiday on either side."""
+
+
+def may_be_unlisted(order: Order, now: datetime) -> bool:
+    """Whether the broker may well not list a working order: it holds it for an opening of which it has told no time. Zerodha's list is empty
+    from six in the morning until it passes after-market orders on to the exchange."""
+    hold = order.hold
+    return hold is not None and hold.until is None and now - hold.since < HELD_UNLISTED_AT_MOST
 
 
 def order_findings(order: Order, shown: Sequence[Report], *, was_asked: bool) -> list[Finding]:

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from brokers.base import OrderRef
-from brokers.errors import BrokerError, OrderRefused
-from execution_service.core.decide import Elapsed, StepKind, next_step, was_noted
-from execution_service.core.order import CancelRefused, Event, Noted, Order, Purpose, Status
+from brokers.errors import BrokerError, BrokerUnavailable, HeldBack, NotAnswered, OrderRefused
+from execution_service.core import alerts
+from execution_service.core.alerts import Mentioned
+from execution_service.core.decide import Elapsed, StepKind, next_step
+from execution_service.core.order import CancelRefused, Event, Noted, Order, Status
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock
 from execution_service.trading.appointments import Appointments
+from execution_service.trading.bulletins import Bulletins
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
 from execution_service.trading.hearing import Hearing
-from execution_service.trading.lanes import LEAST_WAIT_SECONDS, WAITING_SECONDS, Lanes
+from execution_service.trading.lanes import LEAST_WAIT_SECONDS, LONGEST_REST_SECONDS, WAITING_SECONDS, Lanes
 from execution_service.trading.last_look import LastLook
 from execution_service.trading.placing import Placing
 from execution_service.trading.tasks import Tasks
+from execution_service.trading.waiting import Waiting
 
 SILENCE_ALERT_SECONDS = 60.0
-WAIT_ALERT_SECONDS = 30.0
 CANCEL_ALERT_AFTER = 3
 LATE_EXIT_SECONDS = 5.0
 
@@ -38,6 +42,8 @@ class Following:
         last_look: LastLook,
         hearing: Hearing,
         placing: Placing,
+        waiting: Waiting,
+        bulletins: Bulletins,
         live_orders: LiveOrders,
         clock: Clock,
         tasks: Tasks,
@@ -50,6 +56,8 @@ class Following:
         self._last_look = last_look
         self._hearing = hearing
         self._placing = placing
+        self._waiting = waiting
+        self._bulletins = bulletins
         self._live = live_orders
         self._clock = clock
         self._tasks = tasks
@@ -72,14 +80,10 @@ class Following:
             note = Noted(at=self._clock.now(), message=words, alert=True)
             self._begin(live, lambda: self._live.record_unless_changed(live, (note,), since=order))
             return
-        if self._waits_long(live, now):
-            live.is_wait_told = True
-            named = ", ".join(order.accepted_request.entry_refs)
-            words = f"waits until its entry ({named}) has ended; to exit now, cancel what is left of that, or resolve its doubt"
-            if not was_noted(order, words):
-                note = Noted(at=self._clock.now(), message=words, alert=True)
-                self._begin(live, lambda: self._live.record_unless_changed(live, (note,), since=order))
-                return
+        remark = self._waiting.heed(live, now)
+        if remark is not None:
+            self._begin(live, lambda: self._live.record_unless_changed(live, (remark,), since=order))
+            return
         limits = self._connection.limits
         is_useless = live.is_passed_over or live.is_answered  # to send it again
         for_it = replace(limits, refuses_repeated_client_id=False) if is_useless else limits
@@ -106,6 +110,8 @@ class Following:
             case StepKind.CHECK:
                 self._hearing.want()
                 self._appointments.make(live, 1.0 if self._hearing.is_asking else 0.1)
+            case StepKind.FIND if live.order.status is Status.IN_DOUBT:
+                self._begin(live, lambda: self._hearing.find_doubtful(live))
             case StepKind.FIND:
                 self._begin(live, lambda: self._hearing.find(live))
             case StepKind.CANCEL:
@@ -134,12 +140,6 @@ class Following:
         limit = max(SILENCE_ALERT_SECONDS, self._connection.limits.find_window_seconds)
         return is_open and not live.is_silence_told and now - (live.sent_at or now) > limit
 
-    def _waits_long(self, live: LiveOrder, now: float) -> bool:
-        """An exit that has waited for its entry so long that people must know."""
-        is_open = live.order.status is Status.PENDING and live.order.identity.purpose is Purpose.EXIT
-        is_told = live.is_wait_told or now - live.known_from <= WAIT_ALERT_SECONDS
-        return is_open and not is_told and self._lanes.is_waiting(live.order)
-
     def _elapsed(self, live: LiveOrder, now: float) -> Elapsed:
         """With the last answer about all orders counted as an answer about this one, if it was sent before that was asked."""
         elapsed, answered_at = live.elapsed(now), self._hearing.answered_at
@@ -164,25 +164,47 @@ class Following:
         broker = self._connection.broker
         if not self._holds_desk():
             return
-        live.cancel_sent_at = self._clock.monotonic()
-        live.cancels_sent += 1
+        is_again = live.cancels.latest is not None
+        live.cancels = live.cancels.once_more(self._clock.monotonic())
         ref = OrderRef(client_order_id=live.order.client_order_id, broker_order_id=live.order.broker_order_id)
         said: tuple[Event, ...] = ()
         try:
-            await self._connection.ask(broker.cancel_order(ref))
+            await self._connection.ask(broker.cancel_order(ref, again=is_again))
         except OrderRefused as exc:
-            if live.cancels_sent <= CANCEL_ALERT_AFTER:
+            if live.cancels.count <= CANCEL_ALERT_AFTER:
                 said = (CancelRefused(at=self._clock.now(), message=exc.reason),)
+        except (BrokerUnavailable, NotAnswered) as exc:
+            self._was_not_sent(live, exc)
+            return
         except (BrokerError, TimeoutError) as exc:
             self._connection.query_failed(exc)
-        if live.cancels_sent == CANCEL_ALERT_AFTER:
-            words = (
-                f"cancellation asked {live.cancels_sent} times and not confirmed by the broker; the order may be alive"
-            )
-            said = (*said, Noted(at=self._clock.now(), message=words, alert=True))
+        if live.cancels.count == CANCEL_ALERT_AFTER:
+            said = (*said, self._told_of_cancels(live))
 
         def note(order: Order) -> Sequence[Event]:
             return said if order.status in (Status.SUBMITTED, Status.PARTIALLY_FILLED) else ()
 
         await self._live.record(live, note)
         self._hearing.want()
+
+    def _was_not_sent(self, live: LiveOrder, exc: BrokerUnavailable | NotAnswered) -> None:
+        """The request to cancel does not count: it leaves as soon as it may."""
+        live.cancels = live.cancels.taken_back()
+        wait_seconds = exc.wait_seconds if isinstance(exc, HeldBack) else AFTER_FAILURE_SECONDS
+        pause = min(max(wait_seconds, LEAST_WAIT_SECONDS), LONGEST_REST_SECONDS)
+        live.cancel_not_before = self._clock.monotonic() + pause
+        if not isinstance(exc, HeldBack):
+            self._connection.query_failed(exc)
+
+    def _told_of_cancels(self, live: LiveOrder) -> Noted:
+        words = partial(
+            alerts.cancels_unconfirmed,
+            account_name=self._connection.account_name,
+            broker=self._connection.broker_name,
+            times=CANCEL_ALERT_AFTER,
+        )
+        self._bulletins.mention("cancels_unconfirmed", Mentioned(live.order, None), words)
+        remark = (
+            f"cancellation asked {CANCEL_ALERT_AFTER} times and not confirmed by the broker; the order may be alive"
+        )
+        return Noted(at=self._clock.now(), message=remark)

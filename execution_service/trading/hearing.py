@@ -9,8 +9,10 @@ from functools import partial
 import structlog
 
 from brokers.base import Report, Unreadable
-from brokers.errors import AnswerUnclear, BrokerError
+from brokers.errors import AnswerUnclear, BrokerError, BrokerUnavailable, NotAnswered
 from execution_service.core import alerts
+from execution_service.core.alerts import Mentioned
+from execution_service.core.asking import FINDS
 from execution_service.core.decide import (
     fills_are_missing,
     is_of_another,
@@ -20,11 +22,12 @@ from execution_service.core.decide import (
     was_noted,
 )
 from execution_service.core.heard import Heard, name_of
-from execution_service.core.order import Event, Noted, Order
+from execution_service.core.order import Event, Held, Noted, Order, Status
 from execution_service.core.reconcile import is_our_tag
 from execution_service.core.soundness import sound
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock, Store, Stored, StoreUnavailable
+from execution_service.trading.bulletins import Bulletins
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
 from execution_service.trading.lanes import Lanes
 
@@ -55,17 +58,21 @@ class Hearing:
         store: Store,
         clock: Clock,
         raise_alarm: Callable[[str, str], Awaitable[None]],
+        bulletins: Bulletins,
+        answered: Callable[[], None],
         ended: Callable[[Order, Report], None],
         traded_past_us: Callable[[], None],
     ) -> None:
-        """`ended` is called with an ended order whose record has all that the report tells; `traded_past_us` when an order that bears no tag
-        of ours has filled: a person's, or the broker's that squares off."""
+        """`answered` is called when the broker may be asked again, whoever had asked; `ended` with an ended order whose record has all that
+        the report tells; `traded_past_us` when an order that bears no tag of ours has filled: a person's, or the broker's that squares off."""
         self._connection = connection
         self._lanes = lanes
         self._live = live_orders
         self._store = store
         self._clock = clock
         self._raise_alarm = raise_alarm
+        self._bulletins = bulletins
+        self._tell_answered = answered
         self._tell_ended = ended
         self._tell_traded_past_us = traded_past_us
         self.answered_at: float | None = None
@@ -148,6 +155,7 @@ class Hearing:
             await self._heed_lasting_counts()
         finally:
             self.is_asking = False
+            self._tell_answered()
 
     def _sound(self, reports: Sequence[Report]) -> tuple[list[Report], list[Unreadable]]:
         """The reports without values that can be none, and what those were."""
@@ -293,6 +301,40 @@ class Hearing:
         if live.finding_from is None:
             live.finding_from = live.asked_at
 
+    async def find_doubtful(self, live: LiveOrder) -> None:
+        """Looks for an order in doubt, and with the same look for all others of the account, unless one of them has just done so."""
+        now, account_id = self._clock.monotonic(), self._connection.account_id
+        if live.finds.wait_seconds(FINDS, now) > 0:
+            return
+        doubtful = [
+            each
+            for each in self._live.by_id.values()
+            if each.order.status is Status.IN_DOUBT and each.order.request.account_id == account_id
+        ]
+        for each in doubtful:
+            each.finds = each.finds.once_more(now)
+        try:
+            await self.look_for_all(doubtful)
+        except (BrokerUnavailable, NotAnswered) as exc:
+            for each in doubtful:
+                each.finds, each.not_before = each.finds.taken_back(), now + AFTER_FAILURE_SECONDS
+            self._connection.query_failed(exc)
+        except (BrokerError, TimeoutError) as exc:
+            self._connection.query_failed(exc)
+
+    async def look_for_all(self, some: Sequence[LiveOrder]) -> set[str]:
+        """Looks for these orders under all of their ids, and records what the broker says of them. Returns our ids of those that it surely
+        does not show. Raises BrokerError, TimeoutError."""
+        tags = {tag: live for live in some for tag in live.order.client_order_ids}
+        if not tags:
+            return set()
+        found = await self._connection.ask(self._connection.broker.find_all(tuple(tags)))
+        shown = {live.order.order_id for tag, live in tags.items() if tag not in found or found[tag] is not None}
+        for tag, report in found.items():
+            if report is not None:
+                await self.learn(tags[tag], report)
+        return {live.order.order_id for live in some} - shown
+
     async def look_for(self, live: LiveOrder) -> bool:
         """Whether the broker finds the order under any of its ids; what it says of it is recorded. Raises BrokerError, TimeoutError."""
         broker = self._connection.broker
@@ -309,8 +351,13 @@ class Hearing:
         report, problem = sound(report, self._clock.now())
         if problem is not None:
             await self._live.record(live, partial(unreadable_note, words=problem, now=self._clock.now()))
-        is_news = bool(await self._live.record(live, lambda order: news(order, report, self._clock.now())))
+        events = await self._live.record(live, lambda order: news(order, report, self._clock.now()))
+        is_news = bool(events)
         live.asked_at = now = self._clock.monotonic()
+        self._heed_change(live, report)
+        hold = live.order.hold
+        if hold is not None and any(isinstance(event, Held) and event.at == hold.since for event in events):
+            self._tell_of_hold(live.order)  # not where the broker only names another time
         if is_of_another(live.order, report):
             self._lanes.settle(live)
             return
@@ -325,6 +372,23 @@ class Hearing:
             live.missing_from = now if live.missing_from is None or is_news else live.missing_from
             self._missing[live.order.order_id] = (live, report)
         self._lanes.settle(live)
+
+    def _heed_change(self, live: LiveOrder, report: Report) -> None:
+        """Another word of the broker about the order than before: what was asked in vain may be answered now."""
+        heard = (_gist(report), report.said, report.reason, report.is_held)
+        if live.heard not in (None, heard):
+            live.take_news()
+        live.heard = heard
+
+    def _tell_of_hold(self, order: Order) -> None:
+        words = partial(
+            alerts.held_for_opening,
+            account_name=self._connection.account_name,
+            broker=self._connection.broker_name,
+            words="" if order.hold is None else order.hold.message,
+        )
+        until = None if order.hold is None else order.hold.until
+        self._bulletins.mention("held_for_opening", Mentioned(order, until), words)
 
     async def _heed_lasting_counts(self) -> None:
         """Says once that a broker's count and the executions it has shown have differed for long, and ends what it has long called complete

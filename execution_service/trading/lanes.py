@@ -23,7 +23,18 @@ LEAST_WAIT_SECONDS = 0.001
 class Lane:
     """The pending orders of one instrument, in the order in which they came; only one batch of a lane is on its way at a time."""
 
-    __slots__ = ("failures", "held_for", "is_busy", "is_hold_told", "is_queued", "not_before", "orders", "unresolved")
+    __slots__ = (
+        "failures",
+        "held_for",
+        "held_words",
+        "is_busy",
+        "is_for_calls",
+        "is_hold_told",
+        "is_queued",
+        "not_before",
+        "orders",
+        "unresolved",
+    )
 
     def __init__(self) -> None:
         self.orders: deque[LiveOrder] = deque()
@@ -33,6 +44,10 @@ class Lane:
         self.is_busy = False
         self.held_for: set[str] = set()
         """Exits of the lane, by our ids, that may not leave before something is known of them, nor be overtaken meanwhile."""
+        self.held_words = ""
+        """Why its orders cannot leave now although the connection stands; empty: they may, as far as is known."""
+        self.is_for_calls = False
+        """That is because the account's calls are spent."""
         self.is_hold_told = False
         """People know that its orders are held for something that the broker lacks."""
         self.is_queued = False
@@ -206,10 +221,17 @@ class Lanes:
         lane.failures += 1
         lane.not_before = self._clock.monotonic() + growing_pause(lane.failures)
 
-    def rest(self, order: Order, wait_seconds: float) -> None:
+    def rest(self, order: Order, wait_seconds: float, *, words: str, is_for_calls: bool) -> None:
         """The lane goes on when its orders may leave again."""
         pause = max(LEAST_WAIT_SECONDS, min(wait_seconds, LONGEST_REST_SECONDS))
-        self.of(order).not_before = self._clock.monotonic() + pause
+        lane = self.of(order)
+        lane.not_before = self._clock.monotonic() + pause
+        lane.held_words, lane.is_for_calls = words, is_for_calls
+
+    def goes(self, order: Order) -> None:
+        """The broker has taken an order of the lane."""
+        lane = self.of(order)
+        lane.failures, lane.is_hold_told, lane.held_words = 0, False, ""
 
 
 def growing_pause(failures: int) -> float:

@@ -147,10 +147,11 @@ class Placing:
 
     def rest(self, order: Order, held: HeldBack) -> None:
         """The lane goes on when its orders may leave again; the connection is as good as before. People are told, once for each lane, but
-        not of spent calls."""
-        self._lanes.rest(order, held.wait_seconds)
+        of spent calls only where an exit waits for them."""
+        is_for_calls = isinstance(held, CallsSpent)
+        self._lanes.rest(order, held.wait_seconds, words=str(held), is_for_calls=is_for_calls)
         lane = self._lanes.of(order)
-        if not isinstance(held, CallsSpent) and not lane.is_hold_told:
+        if not is_for_calls and not lane.is_hold_told:
             lane.is_hold_told = True
             self._tasks.begin(self._connection.tell_of_hold(str(held)), "held")
 
@@ -175,8 +176,7 @@ class Placing:
         await self._live.record(live, nothing)
 
     async def _was_taken(self, live: LiveOrder, report: Report) -> None:
-        lane = self._lanes.of(live.order)
-        lane.failures, lane.is_hold_told = 0, False
+        self._lanes.goes(live.order)
         await self._hearing.learn(live, report)
 
     async def _was_passed_over(self, live: LiveOrder, lost: ReservationLost) -> None:

@@ -169,7 +169,7 @@ class Sending:
             await self._look_for_cancels()
         except StoreUnavailable as exc:
             log.info(f"Nothing is sent while the store is away: {exc}", action="sending_waits")
-            self._lanes.rest(batch[0].order, AFTER_FAILURE_SECONDS)
+            self._lanes.rest(batch[0].order, AFTER_FAILURE_SECONDS, words="the store is away", is_for_calls=False)
             return ()
         rested_until = lane.not_before
         now = self._clock.now()  # one moment for all, so that the store can write their intents as one statement

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brokers.base import AssetClass, Capabilities, Fill, FillsShown, OrderType, Report, ReportStatus, Tif
+from execution_service.core.asking import CANCELS, FINDS, Asked
 from execution_service.core.decide import (
     NEVER,
     Elapsed,
@@ -223,7 +224,7 @@ def test_after_the_window_an_order_that_should_be_cancelled_is_doubted_and_not_s
 @pytest.mark.parametrize("seconds", [0.0, 5.0, 100.0, 9e9])
 def test_a_doubtful_order_is_only_ever_looked_for(under: Limits, wishes: tuple[Event, ...], seconds: float) -> None:
     doubtful = apply_all(order_in(Status.IN_DOUBT), wishes)
-    since = elapsed(9e9, sent=seconds, finding=seconds, asked=seconds, cancel_sent=seconds, cancels_sent=3)
+    since = elapsed(9e9, sent=seconds, finding=seconds, asked=seconds, cancel_sent=seconds, find_wait=seconds)
     assert step_of(doubtful, since, under).kind in (StepKind.FIND, StepKind.NONE)
 
 
@@ -302,14 +303,13 @@ def test_a_timed_out_order_is_cancelled_next_and_only_the_broker_ends_it(status:
     assert done.reason.code is ReasonCode.TIMEOUT, "our wish explains it, not the broker's words"
 
 
-@pytest.mark.parametrize(("sent_times", "pause"), [(1, 2.0), (2, 5.0), (3, 15.0), (4, 60.0), (5, 60.0), (99, 60.0)])
 @pytest.mark.parametrize("status", WORKING_STATUSES)
-def test_an_unanswered_cancel_is_repeated_after_growing_pauses(status: Status, sent_times: int, pause: float) -> None:
+def test_an_unanswered_cancel_is_repeated_when_its_time_has_come(status: Status) -> None:
     wished = apply(order_in(status), cancel_requested())
-    early = elapsed(sent=100.0, asked=0.0, cancel_sent=pause - 0.01, cancels_sent=sent_times)
-    assert step_of(wished, early).kind is StepKind.NONE
+    early = elapsed(sent=100.0, asked=0.0, cancel_sent=59.99, cancel_wait=0.01)
+    assert step_of(wished, early) == Step(StepKind.NONE, wait_seconds=0.01), "it wakes for that"
     assert step_of(wished, replace(early, asked=9e9)) == Step(StepKind.CHECK), "in between it is checked"
-    assert step_of(wished, replace(early, cancel_sent=pause)) == Step(StepKind.CANCEL)
+    assert step_of(wished, replace(early, cancel_wait=0.0)) == Step(StepKind.CANCEL)
 
 
 def test_a_cancel_that_was_never_sent_in_this_process_is_sent_at_once() -> None:
@@ -319,7 +319,7 @@ def test_a_cancel_that_was_never_sent_in_this_process_is_sent_at_once() -> None:
 
 def test_a_refused_cancel_is_wished_for_still() -> None:
     wished = apply_all(order_in(Status.SUBMITTED), [cancel_requested(), cancel_refused()])
-    assert step_of(wished, elapsed(asked=0.0, cancel_sent=2.0, cancels_sent=1)).kind is StepKind.CANCEL
+    assert step_of(wished, elapsed(asked=0.0, cancel_sent=2.0)).kind is StepKind.CANCEL
 
 
 def test_the_wish_of_a_submitting_order_is_carried_out_once_it_is_found() -> None:
@@ -344,14 +344,16 @@ BOUNDARIES = (None, 0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 29.999, 30.0, 60.0,
 
 def every_elapsed() -> Iterator[Elapsed]:
     for sent, asked in product(BOUNDARIES, BOUNDARIES):
-        for cancel_sent, cancels in ((None, 0), (0.0, 1), (1.999, 1), (2.0, 1), (59.0, 4), (60.0, 9)):
+        for cancel_sent, wait in ((None, 0.0), (0.0, 2.0), (1.999, 0.001), (2.0, 0.0), (59.0, 1.0), (60.0, 0.0)):
             yield Elapsed(
                 age=400.0 if sent == 9e9 else 1.0,
                 sent=sent,
                 finding=sent,
                 asked=asked,
                 cancel_sent=cancel_sent,
-                cancels_sent=cancels,
+                cancel_wait=wait,
+                find_wait=wait,
+                opened=sent,
             )
 
 
@@ -388,7 +390,9 @@ SECONDS = st.none() | st.floats(0, 1e7)
         finding=SECONDS,
         asked=SECONDS,
         cancel_sent=SECONDS,
-        cancels_sent=st.integers(0, 50),
+        cancel_wait=st.floats(0, 1e5),
+        find_wait=st.floats(0, 1e5),
+        opened=st.none() | st.floats(-1e5, 1e5),
     ),
     st.builds(
         Limits,
@@ -418,16 +422,17 @@ class SilentBroker:
 
     def run(self, seconds: float) -> Counter[StepKind]:
         done: Counter[StepKind] = Counter()
-        first_find = asked = cancel_sent = None
-        cancels = 0
+        first_find = asked = None
+        cancels = finds = Asked()
         while self.now < seconds:
             since = Elapsed(
                 age=self.now,
                 sent=self.now,
                 finding=None if first_find is None else self.now - first_find,
                 asked=None if asked is None else self.now - asked,
-                cancel_sent=None if cancel_sent is None else self.now - cancel_sent,
-                cancels_sent=cancels,
+                cancel_sent=None if cancels.latest is None else self.now - cancels.latest,
+                cancel_wait=cancels.wait_seconds(CANCELS, self.now),
+                find_wait=finds.wait_seconds(FINDS, self.now),
             )
             step = next_step(self.about, NOW, since, self.under)
             done[step.kind] += 1
@@ -439,11 +444,13 @@ class SilentBroker:
                 case StepKind.RECORD:
                     self.about = apply_all(self.about, step.events)
                 case StepKind.CANCEL:
-                    cancels, cancel_sent = cancels + 1, self.now
+                    cancels = cancels.once_more(self.now)
                 case StepKind.FIND | StepKind.CHECK:
                     asked = self.now
                     if step.kind is StepKind.FIND and first_find is None:
                         first_find = self.now
+                    if step.kind is StepKind.FIND and self.about.status is Status.IN_DOUBT:
+                        finds = finds.once_more(self.now)
                 case _:
                     return done
         return done
@@ -462,7 +469,10 @@ def test_an_hour_of_silence_after_sending_ends_in_doubt_and_in_nothing_else() ->
     done = broker.run(3600)
     assert broker.about.status is Status.IN_DOUBT
     assert done[StepKind.RECORD] == 1
-    assert 100 < done[StepKind.FIND] < 400
+    window = limits().find_window_seconds
+    assert window / 0.5 < done[StepKind.FIND] < window / 0.5 + 20 + FINDS.an_hour, (
+        "often in the window, rarely after it"
+    )
 
 
 # --- news: each statement of the broker in each status -----------------------------------------------------------------------
@@ -823,8 +833,8 @@ SOME_ELAPSED = (
     elapsed(400),
     elapsed(sent=0.0, finding=0.0, asked=0.0),
     elapsed(sent=70.0, finding=70.0, asked=70.0),
-    elapsed(400, sent=70.0, finding=70.0, asked=0.0, cancel_sent=1.0, cancels_sent=1),
-    elapsed(sent=70.0, finding=70.0, asked=0.0, cancel_sent=90.0, cancels_sent=9),
+    elapsed(400, sent=70.0, finding=70.0, asked=0.0, cancel_sent=1.0, cancel_wait=1.0),
+    elapsed(sent=70.0, finding=70.0, asked=0.0, cancel_sent=90.0),
 )
 
 
@@ -884,7 +894,7 @@ def test_s3_a_cancel_that_is_never_answered_cancels_nothing() -> None:
     done = broker.run(3600)
     assert broker.about.status is Status.SUBMITTED
     assert StepKind.RECORD not in done
-    assert 50 < done[StepKind.CANCEL] < 70, "it is asked for again, calmly, for as long as it lasts"
+    assert done[StepKind.CANCEL] == 8, "it is asked for again, more and more rarely, for as long as it lasts"
     assert news(broker.about, report(broker.about, WORK), NOW) == [], "the broker shows it alive"
 
 

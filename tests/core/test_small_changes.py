@@ -267,12 +267,11 @@ def test_fills_of_another_attempt_are_no_part_of_a_reports_count() -> None:
 # --- steps ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("age", "pause"), [(1.0, 1.0), (10.0, 5.0), (100.0, 30.0)])
-def test_how_often_a_doubtful_order_is_looked_for(age: float, pause: float) -> None:
+def test_a_doubtful_order_is_looked_for_when_its_time_has_come() -> None:
     doubtful = order_in(Status.IN_DOUBT)
-    early = next_step(doubtful, NOW, elapsed(finding=age, asked=pause - 0.25), limits())
+    early = next_step(doubtful, NOW, elapsed(finding=100.0, asked=9e9, find_wait=0.25), limits())
     assert (early.kind, early.wait_seconds) == (StepKind.NONE, 0.25)
-    assert next_step(doubtful, NOW, elapsed(finding=age, asked=pause), limits()).kind is StepKind.FIND
+    assert next_step(doubtful, NOW, elapsed(finding=100.0, asked=0.0), limits()).kind is StepKind.FIND
 
 
 @pytest.mark.parametrize(("age", "pause"), [(1.0, 0.1), (10.0, 0.5), (40.0, 2.0)])
@@ -290,10 +289,10 @@ def test_an_order_sent_just_the_window_ago_is_sent_again() -> None:
     assert step.kind is StepKind.SUBMIT_AGAIN
 
 
-@pytest.mark.parametrize(("since", "pause"), [(1.0, 0.1), (10.0, 0.5), (40.0, 2.0)])
+@pytest.mark.parametrize(("since", "pause"), [(1.0, 0.1), (10.0, 0.5), (40.0, 2.0), (299.0, 2.0), (300.0, 60.0)])
 def test_how_often_a_cancel_is_followed_up(since: float, pause: float) -> None:
     wished = apply(order_in(Status.SUBMITTED), cancel_requested())
-    lately = elapsed(sent=50.0, cancel_sent=since, cancels_sent=9, asked=pause / 2)
+    lately = elapsed(sent=50.0, cancel_sent=since, cancel_wait=99.0, asked=pause / 2)
     early = next_step(wished, NOW, lately, limits())
     assert (early.kind, early.wait_seconds) == (StepKind.NONE, pause / 2)
     assert next_step(wished, NOW, replace(lately, asked=pause), limits()).kind is StepKind.CHECK

@@ -17,7 +17,7 @@ from execution_service.core.order import Purpose, ReasonCode, Status
 from execution_service.ports import Command
 from execution_service.trader import TradingRules
 from tests.builders import order
-from tests.fakes import World, world_of
+from tests.fakes import ACCOUNT, World, world_of
 
 BY_HAND = Market(fill_delay_seconds=None)
 TAG = Capabilities(refuses_repeated_client_id=False, find_window_seconds=3.0)
@@ -254,8 +254,10 @@ async def test_ignored_cancel_is_sent_again_and_people_are_told_at_the_third(tmp
         await world.run(1)
         world.cancel(signal_id="sig")
         await world.run(30)
-        assert len(world.calls("cancel_order")) >= 3
-        assert len(world.notifier.titled("Attention")) == 1
+        assert len(world.calls("cancel_order")) == 4
+        assert world.brokers[ACCOUNT].repetitions == 3
+        (told,) = world.notifier.titled("Cancel Not Confirmed")
+        assert "asked 3 times" in told
         assert world.record().status is Status.SUBMITTED
         world.book().clear_faults()
         await world.run(60)

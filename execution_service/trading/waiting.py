@@ -1,0 +1,106 @@
+"""Exits that cannot leave: why, and that people hear of it in time, once for each reason; not how they leave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+
+from execution_service.core import alerts
+from execution_service.core.alerts import Mentioned
+from execution_service.core.order import Noted, Purpose, Status
+from execution_service.live import LiveOrder
+from execution_service.ports import Clock
+from execution_service.trading.appointments import Appointments
+from execution_service.trading.bulletins import Bulletins
+from execution_service.trading.connection import Connection
+from execution_service.trading.lanes import Lanes
+
+EXIT_ALERT_SECONDS = 5.0
+ENTRY_ALERT_SECONDS = 30.0
+"""An exit that waits for its entry is ordinary for as long as entries may work."""
+_LOOK_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Cause:
+    """`name` tells one situation from another, `words` tell people."""
+
+    name: str
+    words: str
+    to_do: str
+    alert_seconds: float = EXIT_ALERT_SECONDS
+
+
+class Waiting:
+    """Looks at the exits of one account that are still to be sent."""
+
+    def __init__(
+        self,
+        *,
+        connection: Connection,
+        appointments: Appointments,
+        lanes: Lanes,
+        bulletins: Bulletins,
+        clock: Clock,
+    ) -> None:
+        self._connection = connection
+        self._appointments = appointments
+        self._lanes = lanes
+        self._bulletins = bulletins
+        self._clock = clock
+
+    def heed(self, live: LiveOrder, now: float) -> Noted | None:
+        """Sees to it that people hear of an exit that cannot leave; what is to be recorded of that. Makes the appointment for the next look.
+        `now` by the monotonic clock."""
+        order = live.order
+        if order.status is not Status.PENDING or order.identity.purpose is not Purpose.EXIT:
+            return None
+        cause = self._cause(live)
+        if cause is None or cause.name in live.told_waits:
+            self._appointments.make(live, _LOOK_SECONDS)
+            return None
+        due_in = live.known_from + cause.alert_seconds - now
+        if due_in >= 0:
+            self._appointments.make(live, min(due_in, _LOOK_SECONDS) + 0.001)
+            return None
+        live.told_waits.add(cause.name)
+        note = f"cannot leave: {cause.name}"
+        if any(isinstance(event, Noted) and event.message == note for event in order.events):
+            return None  # people were told by an earlier life of the service
+        since = self._clock.now() - timedelta(seconds=now - live.known_from)
+        words = partial(
+            alerts.exits_waiting,
+            account_name=self._connection.account_name,
+            broker=self._connection.broker_name,
+            reason=cause.words,
+            to_do=cause.to_do,
+        )
+        self._bulletins.mention(f"exit_waits:{cause.name}", Mentioned(order, since), words)
+        return Noted(at=self._clock.now(), message=note)
+
+    def _cause(self, live: LiveOrder) -> _Cause | None:
+        """None: nothing is in its way but its turn."""
+        order = live.order
+        if self._lanes.is_waiting(order):
+            named = ", ".join(order.accepted_request.entry_refs)
+            words = f"waits until its entry ({named}) has ended"
+            to_do = "to exit now, cancel what is left of that, or resolve its doubt"
+            return _Cause("its entry has not ended", words, to_do, ENTRY_ALERT_SECONDS)
+        if not self._connection.is_connected:
+            trouble = self._connection.trouble or "no connection yet"
+            return _Cause("the broker is not connected", f"the broker is not connected: {trouble}", _TO_DO)
+        lane = self._lanes.of(order)
+        if lane.unresolved:
+            words = "an order of the same instrument was perhaps sent and is being looked for"
+            return _Cause("an order before it is looked for", words, _TO_DO)
+        if lane.held_words:
+            name = "calls are spent" if lane.is_for_calls else "held back"
+            return _Cause(name, lane.held_words, _TO_DO)
+        if lane.failures:
+            words = live.last_failure or "the broker does not take orders of this instrument now"
+            return _Cause("the broker does not take it", words, _TO_DO)
+        return None
+
+
+_TO_DO = "it leaves by itself as soon as it may; to be out at once, close the position in the broker's own screen and cancel the exit"

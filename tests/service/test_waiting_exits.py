@@ -1,0 +1,213 @@
+"""Exits that cannot leave, and cancels that wait for calls: who hears of it, when, and what counts; by a hand-moved clock."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from brokers.base import Capabilities
+from brokers.errors import AuthRequired, BrokerUnavailable, CallsSpent, HeldBack, OrderRefused
+from brokers.paper_words import Action, Fault, Market, Operation
+from execution_service.core.order import CancelRefused, Noted, Status
+from tests.fakes import ACCOUNT, World, world_of
+
+BY_HAND = Market(fill_delay_seconds=None)
+TELLING = "Cannot Leave"
+RESERVING = Capabilities(needs_reservation=True, refuses_repeated_client_id=False)
+
+
+async def entered(world: World, *symbols: str) -> None:
+    for symbol in symbols:
+        world.send(f"in-{symbol}", symbol=symbol)
+    await world.run(1)
+    for symbol in symbols:
+        world.fill(f"in-{symbol}")
+    await world.run(2)
+
+
+def spend_calls(world: World, times: int = 10_000) -> None:
+    world.broker_faults.errors["reserve"] = [
+        CallsSpent("the rate budget is spent; free again in about 86128.0 s", wait_seconds=86_128.0)
+    ] * times
+
+
+async def test_an_exit_for_which_no_calls_are_left_is_told_within_seconds_and_once(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, capabilities=RESERVING) as world:
+        await entered(world, "AAPL")
+        spend_calls(world)
+        world.exit("out", "in-AAPL", symbol="AAPL")
+        await world.run(10)
+        (text,) = world.notifier.titled(TELLING)
+        assert "free again in about 86128.0 s" in text
+        assert "SELL 100 AAPL (out) since 2025-03-03 15:00:03 UTC" in text
+        await world.run(600)
+        await world.restart()
+        await world.run(200)
+        assert len(world.notifier.titled(TELLING)) == 1
+        world.broker_faults.errors.clear()
+        await world.run(10)
+        assert world.exit_record("out").status is Status.SUBMITTED
+
+
+async def test_many_exits_that_cannot_leave_share_a_message(tmp_path: Path) -> None:
+    symbols = [f"S{n}" for n in range(12)]
+    async with world_of(tmp_path, market=BY_HAND, capabilities=RESERVING) as world:
+        await entered(world, *symbols)
+        spend_calls(world)
+        for symbol in symbols:
+            world.exit(f"out-{symbol}", f"in-{symbol}", symbol=symbol)
+        await world.run(60)
+        (text,) = world.notifier.titled(TELLING)
+        assert text.startswith("🚨 12 Exits Cannot Leave")
+        assert "and 7 more" in text
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        (BrokerUnavailable("the line is cut", known_pause=True), "the line is cut"),
+        (AuthRequired("AUTH_REQUIRED: log in"), "AUTH_REQUIRED"),
+    ],
+)
+async def test_an_exit_without_a_connection_is_told(tmp_path: Path, trouble: BrokerUnavailable, words: str) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        await entered(world, "AAPL")
+        world.broker_faults.unavailable = trouble
+        world.exit("out", "in-AAPL", symbol="AAPL")
+        await world.run(12)
+        (text,) = world.notifier.titled(TELLING)
+        assert words in text
+
+
+async def test_an_exit_that_is_held_back_is_told_with_the_reason(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, capabilities=RESERVING) as world:
+        await entered(world, "AAPL")
+        held = HeldBack("the instruments list cannot be had", wait_seconds=60.0)
+        world.broker_faults.errors["reserve"] = [held] * 10_000
+        world.exit("out", "in-AAPL", symbol="AAPL")
+        await world.run(12)
+        (text,) = world.notifier.titled(TELLING)
+        assert "the instruments list cannot be had" in text
+
+
+async def test_an_exit_behind_an_order_that_is_looked_for_is_told(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        await entered(world, "AAPL")
+        world.broker_faults.errors["place_order"] = [TimeoutError("no answer")]
+        world.broker_faults.holds["find"] = asyncio.Event()
+        world.send("lost")
+        await world.run(1)
+        world.exit("out", "in-AAPL", symbol="AAPL")
+        await world.run(12)
+        (text,) = world.notifier.titled(TELLING)
+        assert "perhaps sent" in text
+
+
+async def test_another_reason_is_told_too(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, capabilities=RESERVING) as world:
+        await entered(world, "AAPL")
+        spend_calls(world)
+        world.exit("out", "in-AAPL", symbol="AAPL")
+        await world.run(12)
+        world.broker_faults.unavailable = BrokerUnavailable("the line is cut", known_pause=True)
+        await world.run(12)
+        first, second = world.notifier.titled(TELLING)
+        assert "free again" in first
+        assert "the line is cut" in second
+
+
+async def test_an_exit_that_leaves_at_once_and_an_entry_that_waits_are_not_told(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, capabilities=RESERVING) as world:
+        await entered(world, "AAPL")
+        world.exit("out", "in-AAPL", symbol="AAPL")
+        await world.run(10)
+        spend_calls(world)
+        world.send("more", symbol="NVDA")
+        await world.run(60)
+        assert not world.notifier.titled(TELLING)
+        remarks = [e.message for e in world.exit_record("out").events if isinstance(e, Noted)]
+        assert not [remark for remark in remarks if "cannot leave" in remark]
+
+
+# --- cancels that wait for calls ------------------------------------------------------------------------------------
+
+
+async def test_a_cancel_that_the_calls_held_back_was_not_asked_and_leaves_when_it_may(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        for n in range(3):
+            world.send(f"sig-{n}", symbol=f"S{n}")
+        await world.run(1)
+        world.broker_faults.errors["cancel_order"] = [CallsSpent("spent", wait_seconds=2.0)] * 30
+        for n in range(3):
+            world.cancel(signal_id=f"sig-{n}")
+        await world.run(19)
+        assert {o.status for o in world.records()} == {Status.SUBMITTED}
+        assert not world.notifier.titled("Cancel Not Confirmed")
+        assert world.brokers[ACCOUNT].repetitions == 0, "none of them was a repetition"
+        await world.run(3)
+        assert {o.status for o in world.records()} == {Status.CANCELLED}
+
+
+async def test_a_cancel_for_which_no_calls_are_left_for_the_day_is_tried_calmly(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send()
+        await world.run(1)
+        world.broker_faults.errors["cancel_order"] = [CallsSpent("spent", wait_seconds=80_000.0)] * 10_000
+        world.cancel(signal_id="sig")
+        await world.run(100)
+        assert len(world.calls("cancel_order")) <= 22
+        world.broker_faults.errors.clear()
+        await world.run(8)
+        assert world.record().status is Status.CANCELLED
+
+
+async def test_a_cancel_without_a_connection_does_not_count_either(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send()
+        await world.run(1)
+        world.broker_faults.errors["cancel_order"] = [BrokerUnavailable("broken")] * 4
+        world.cancel(signal_id="sig")
+        await world.run(30)
+        assert world.record().status is Status.CANCELLED
+        assert world.brokers[ACCOUNT].repetitions == 0
+
+
+async def test_a_cancel_asked_for_by_a_person_again_is_soon_asked_for_again(tmp_path: Path) -> None:
+    ignored = Fault(operation=Operation.CANCEL, action=Action.IGNORE_CANCEL, times=None)
+    async with world_of(tmp_path, market=BY_HAND, faults=[ignored]) as world:
+        world.send()
+        await world.run(1)
+        world.cancel(signal_id="sig")
+        await world.run(400)
+        assert len(world.calls("cancel_order")) == 6
+        world.book().clear_faults()
+        world.cancel(signal_id="sig")
+        await world.run(5)
+        assert world.record().status is Status.CANCELLED
+
+
+async def test_a_change_of_the_order_wakes_its_cancel(tmp_path: Path) -> None:
+    ignored = Fault(operation=Operation.CANCEL, action=Action.IGNORE_CANCEL, times=None)
+    async with world_of(tmp_path, market=BY_HAND, faults=[ignored]) as world:
+        world.send()
+        await world.run(1)
+        world.cancel(signal_id="sig")
+        await world.run(400)
+        world.book().clear_faults()
+        world.fill("sig", 10)
+        await world.run(8)
+        order = world.record()
+        assert (order.status, order.filled_quantity) == (Status.CANCELLED, 10)
+
+
+async def test_a_refusal_is_noted_three_times_and_no_more(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send()
+        await world.run(1)
+        world.broker_faults.errors["cancel_order"] = [OrderRefused("being processed")] * 100
+        world.cancel(signal_id="sig")
+        await world.run(3600)
+        assert len(world.calls("cancel_order")) == 8
+        assert [e.message for e in world.record().events if isinstance(e, CancelRefused)] == ["being processed"] * 3
