@@ -219,7 +219,8 @@ class Store(Protocol):
     async def load(self, order_ids: Sequence[str]) -> list[Stored]: ...
 
     async def find(self, names: Sequence[str]) -> list[Stored]:
-        """Records by what they may be called: `client:…`, `broker:…`, `request:…`, `signal:…`, `exit_of:…`."""
+        """Records by what they may be called: `client:…`, `broker:…`, `request:…`, `signal:…` (what was adopted in the place of that
+        signal's entry too), `exit_of:…`, `discrepancy:…` (adoptions that are to close it)."""
 
     async def insert_command(self, command: Command) -> bool:
         """False if it is there already."""
@@ -256,6 +257,8 @@ class Store(Protocol):
         """Each entry replaces the stored one of the version before; False where that was no longer the one."""
 
     async def open_discrepancies(self, account_id: str) -> list[Discrepancy]: ...
+
+    async def discrepancy(self, discrepancy_id: str) -> Discrepancy | None: ...
 
     async def insert_discrepancy(self, discrepancy: Discrepancy) -> bool:
         """False if the same one of this account is open already."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -179,6 +180,11 @@ class Trader:
         """Records the wish; a PENDING order ends by it at once, any other is cancelled at the broker next."""
         await self._live.record(live, lambda order: cancel_wish(order, reason, requested_by, self._clock.now()))
         self._appointments.make(live, 0.0)
+
+    @property
+    def exits_in_turn(self) -> asyncio.Lock:
+        """While it is held, no exit is between its last look and its sending."""
+        return self._sending.exits_in_turn
 
     # --- what the reconciliation asks ---------------------------------------------------------------------------
 

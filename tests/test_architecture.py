@@ -40,6 +40,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.live",
         "execution_service.intake",
     },
+    "execution_service.adopting": {*VOCABULARY, "execution_service.ports", "execution_service.live"},
     "execution_service.news": {"execution_service.ports"},
     "execution_service.leases": {"execution_service.news", "execution_service.ports"},
     "execution_service.desks": {
@@ -162,6 +163,7 @@ ARROWS: Mapping[str, set[str]] = {
         *VOCABULARY,
         "brokers.factory",
         "notifications",
+        "execution_service.adopting",
         "execution_service.clock",
         "execution_service.commands",
         "execution_service.desks",
