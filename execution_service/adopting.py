@@ -106,19 +106,14 @@ class Adopting:
         records = records_of(
             wish, shown.movements, command_id=command.command_id, received_at=command.received_at, text=text
         )
+        stored = {s.order.order_id: s for s in await self._store.load([record.order_id for record in records])}
         for record in records:
-            (present,) = await self._store.insert_orders([record])
-            if present is None:
+            found = stored.get(record.order_id)
+            if found is None:
+                await self._store.insert_orders([record])
                 self._hand_over(Stored(record, Told()))
-            else:
-                await self._take_up(record.order_id)
-
-    async def _take_up(self, order_id: str) -> None:
-        """It was recorded before, and perhaps nobody has it in hand."""
-        if order_id not in self._live.by_id:
-            for stored in await self._store.load([order_id]):
-                if stored.is_unsettled:
-                    self._hand_over(stored)
+            elif found.is_unsettled:
+                self._hand_over(found)
 
     # --- taking one back ----------------------------------------------------------------------------------------
 

@@ -263,11 +263,11 @@ class _Draft:
         named = plain(wish.instrument.key)
         entry = self._find(wish.instrument)
         if entry is None or not entry.position.is_open:
-            others = [
+            others = sorted(
                 f"{e.key.strategy} {quantity(e.position.quantity)}"
                 for e in self._books.ledgers
                 if e.position.is_open and e.instrument.could_be(wish.instrument) and e.key.strategy != wish.strategy
-            ]
+            )
             elsewhere = f"; it is held by {', '.join(map(plain, others))}" if others else ""
             raise _CannotBe(f"{plain(wish.strategy)} holds no {named} in account {plain(wish.account_id)}{elsewhere}")
         self._touch(entry)
