@@ -370,7 +370,7 @@ def _print_story(console: Console, stored: Stored, story: Mapping[str, Any]) -> 
         )
     if story["exits"]:
         exits = [
-            (e["signal_id"], e["leg_index"], e["order_id"], e["status"], e["filled_quantity"], e["average_price"])
+            (_exit_name(e), e["leg_index"], e["order_id"], e["status"], e["filled_quantity"], e["average_price"])
             for e in story["exits"]
         ]
         print_table(console, "Exits", ("Signal", "Leg", "Order", "Status", "Filled", "Average"), exits)
@@ -379,6 +379,11 @@ def _print_story(console: Console, stored: Stored, story: Mapping[str, Any]) -> 
             (c["received_at"], c["kind"], c["status"], c["outcome"], c["command_id"]) for c in story["commands"]
         ]
         print_table(console, "Commands", ("Time", "Command", "State", "Outcome", "Id"), commands, prose=("Outcome",))
+
+
+def _exit_name(fields: Mapping[str, Any]) -> str:
+    adopted = fields["adopted"]
+    return fields["signal_id"] if adopted is None else f"{fields['signal_id']} ({adopted['occasion']})"
 
 
 def _adoption_facts(order: Order) -> list[tuple[str, str]]:
