@@ -10,9 +10,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from datetime import datetime
 from typing import Any, Protocol
 
+import structlog
+
 from brokers.base import BrokerPosition
 from execution_service.core.adoption import Books, Plan, Refused, Wish, adoption_id, read_wish, records_of
 from execution_service.core.adoption_plan import Recorded, is_entry_of, plan, plan_undoing, refs_to, undoing
+from execution_service.core.alerts import log_line
 from execution_service.core.effects import happenings
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.ledger import LedgerEntry, LedgerKey, key_of, with_unbooked
@@ -21,6 +24,8 @@ from execution_service.core.reconcile import Discrepancy
 from execution_service.core.record import plan_from_document
 from execution_service.live import LiveOrders
 from execution_service.ports import Clock, Command, CommandStatus, Store, Stored, Told
+
+log = structlog.get_logger(__name__)
 
 FOUND_AT_ONCE = 100
 
@@ -45,8 +50,12 @@ class Adopting:
         positions_of: Callable[[str], Awaitable[Sequence[BrokerPosition] | None]],
         hand_over: Callable[[Stored], None],
         look_again: Callable[[str], None],
+        is_known_account: Callable[[str], bool],
     ) -> None:
         """`positions_of`: an account's at its broker, None where they are not told now. `look_again` has the account's books compared."""
+        self._is_known_account = is_known_account
+        self._turn = asyncio.Lock()
+        """One adoption after the other: each counts on what the one before has made of the books."""
         self._store = store
         self._live = live_orders
         self._clock = clock
@@ -81,11 +90,8 @@ class Adopting:
     async def _no_exit_leaves(self, account_id: str) -> AsyncIterator[None]:
         """An exit that has counted on what it may take has left by now, and what comes later counts on the adoption."""
         desk = self._desk_of(account_id)
-        if desk is None:
+        async with self._turn, contextlib.nullcontext() if desk is None else desk.exits_in_turn:
             yield
-        else:
-            async with desk.exits_in_turn:
-                yield
 
     async def _is_recorded(self, command: Command) -> bool:
         """Wholly or in part."""
@@ -93,6 +99,8 @@ class Adopting:
 
     async def _refusal(self, wish: Wish, shown: Plan, theirs: Sequence[BrokerPosition] | None) -> str | None:
         books = await read_books(self._store, wish, theirs)
+        if not books.ledgers and not self._is_known_account(wish.account_id):
+            return f"account {wish.account_id!r} is not configured, and nothing was ever held in it"
         now = plan(wish, books, self._clock.now())
         if isinstance(now, Refused):
             return now.words
@@ -111,6 +119,7 @@ class Adopting:
             found = stored.get(record.order_id)
             if found is None:
                 await self._store.insert_orders([record])
+                _say(record)
                 self._hand_over(Stored(record, Told()))
             elif found.is_unsettled:
                 self._hand_over(found)
@@ -163,6 +172,12 @@ class Adopting:
         return _unforced(now, shown, is_forced=body.get("is_forced") is True)
 
 
+def _say(record: Order) -> None:
+    line = log_line(record, record.events[0], record)
+    if line is not None:
+        log.info(line[0], action=line[1], signal_id=record.signal_id, order_id=record.order_id)
+
+
 def _is_undone_by(order: Order, command: Command) -> bool:
     return any(getattr(event, "command_id", None) == command.command_id for event in order.events)
 
@@ -185,7 +200,9 @@ async def records_named(store: Store, name: str) -> list[Stored]:
 async def read_books(store: Store, wish: Wish, theirs: Sequence[BrokerPosition] | None) -> Books:
     """What a plan for the wish is made from. Raises StoreUnavailable."""
     named = (wish.successor or {}).get("symbol")
-    symbols = {wish.instrument.symbol, *(() if named is None else (str(named).strip().upper(),))}
+    symbols = {str(named).strip().upper()} if named is not None else set()
+    if wish.instrument is not None:
+        symbols.add(wish.instrument.symbol)
     ledgers, unsettled = await _ledgers(store, wish.account_id, sorted(symbols))
     meant = [
         entry

@@ -53,6 +53,8 @@ MESSAGE = "msg-"
 """What the ids of commands that came by Pub/Sub begin with."""
 REASSERT_AFTER_SECONDS = (2.0, 15.0)
 OTHERS_COMPARE_SECONDS = 30.0
+ANSWERED_WITHIN_SECONDS = 60.0
+"""A question for a broker's positions that was stored longer ago is nobody's any more."""
 REQUESTED_BY = "order-commands"
 """Who wished for a cancel, where the command does not say it."""
 
@@ -361,7 +363,7 @@ class Commands:
         async def answer() -> None:
             try:
                 if command.kind == "POSITIONS":
-                    status, outcome = await self._tell_positions(account_id)
+                    status, outcome = await self._tell_positions(command, account_id)
                 else:
                     status, outcome = await self._adopt(command)
                     log.info(f"Command ADOPT: {plain(outcome)}", action="command_done", command_id=command.command_id)
@@ -381,8 +383,10 @@ class Commands:
         self._asking.add(command.command_id)
         self._spawn(answer())
 
-    async def _tell_positions(self, account_id: str) -> tuple[CommandStatus, str]:
+    async def _tell_positions(self, command: Command, account_id: str) -> tuple[CommandStatus, str]:
         """What the account holds by its broker, as JSON."""
+        if self._live.age_seconds(command.received_at) > ANSWERED_WITHIN_SECONDS:
+            return CommandStatus.REFUSED, "whoever asked has gone"
         theirs = await self._positions_of(account_id)
         if theirs is None:
             return CommandStatus.REFUSED, "the broker does not tell its positions now"

@@ -142,6 +142,7 @@ class ExecutionService:
             positions_of=self._positions_of,
             hand_over=self._hand_over,
             look_again=self._compare_soon,
+            is_known_account=lambda account_id: parts.account_of(account_id) is not None,
         )
         self.commands = Commands(
             store=parts.store,

@@ -66,7 +66,8 @@ def add_options(parser: argparse.ArgumentParser, words: Callable[[str], str]) ->
 
 def problem_with(options: argparse.Namespace) -> str | None:
     """What of the options does not go together; None: nothing."""
-    given = [_option(name) for name in ("account", "strategy", "symbol") if getattr(options, name) is None]
+    needed = ("account", "strategy", "symbol") if options.holding is None else ("account", "strategy")
+    given = [_option(name) for name in needed if getattr(options, name) is None]
     if options.undo is not None:
         return "--undo goes without an occasion" if options.occasion is not None else None
     if options.occasion is None:
@@ -82,9 +83,21 @@ def wish_of(options: argparse.Namespace) -> dict[str, Any]:
         "happened_at": options.at,
         "entries": options.entry,
     }
-    plain = ("occasion", "strategy", "quantity", "price", "side", "ratio", "new_quantity", "new_price", "cash")
+    plain = (
+        "occasion",
+        "strategy",
+        "holding",
+        "product",
+        "quantity",
+        "price",
+        "side",
+        "ratio",
+        "new_quantity",
+        "new_price",
+        "cash",
+    )
     body = named | {name: getattr(options, name) for name in (*plain, "by", "reason")}
-    body["instrument"] = _instrument(options, "")
+    body["instrument"] = _instrument(options, "") or None
     body["successor"] = _instrument(options, "new_") or None
     body |= {"is_new": options.new, "is_forced": options.force}
     return {name: value for name, value in body.items() if value is not None}

@@ -36,6 +36,7 @@ _STEP = timedelta(milliseconds=1)
 """Between the records of one adoption, so that what left is booked before what came."""
 _EXACT = Context(prec=80)
 _OCCASIONS = {occasion.value.upper().replace("-", "_"): occasion for occasion in Occasion}
+_PRODUCTS = {word: word for word in ("MIS", "NRML", "CNC")}
 _SIDES = {side.value: side for side in Side}
 
 
@@ -49,9 +50,13 @@ class Wish:
     occasion: Occasion
     account_id: str
     strategy: str
-    instrument: Instrument
     by: str
     reason: str
+    instrument: Instrument | None = None
+    holding: str | None = None
+    """The instrument by its key in our book; else it is named by `instrument`."""
+    product: str | None = None
+    """Of what opens: MIS, NRML or CNC (Zerodha)."""
     quantity: Decimal | None = None
     """None: all that is held."""
     price: Decimal | None = None
@@ -93,11 +98,15 @@ def read_wish(body: Mapping[str, object]) -> Wish | Refused:
     for name in ("occasion", *texts):
         if not fields.has(name):
             fields.problems.append(f"{name} is missing")
-    instrument = _named_instrument(fields)
+    instrument = _named_instrument(fields) if fields.has("instrument") or not fields.has("holding") else None
+    if fields.has("instrument") and fields.has("holding"):
+        fields.problems.append("holding does not go with instrument: either names it")
     successor = fields.get("successor") or None
     if successor is not None and not isinstance(successor, Mapping):
         fields.wrong("successor", "an instrument's fields")
     wish = {
+        "holding": fields.text("holding"),
+        "product": fields.word("product", _PRODUCTS),
         "quantity": fields.positive("quantity"),
         "price": fields.number("price"),
         "side": fields.word("side", _SIDES),
@@ -115,7 +124,6 @@ def read_wish(body: Mapping[str, object]) -> Wish | Refused:
     if fields.problems:
         return Refused(tuple(fields.problems))
     assert occasion is not None
-    assert instrument is not None
     made = Wish(
         occasion=occasion,
         account_id=str(texts["account_id"]),
@@ -131,6 +139,14 @@ def read_wish(body: Mapping[str, object]) -> Wish | Refused:
     )
     problems = _contradictions(made)
     return Refused(problems) if problems else made
+
+
+def negative_prices(wish: Wish, instrument: Instrument) -> list[str]:
+    """Some futures have traded below zero; nothing else does."""
+    if instrument.asset_class is AssetClass.FUTURE:
+        return []
+    prices = {"price": wish.price, "new_price": wish.new_price}
+    return [f"{name} must not be negative" for name, price in prices.items() if price is not None and price < 0]
 
 
 def _named_instrument(fields: Fields) -> Instrument | None:
@@ -228,14 +244,12 @@ def _contradictions(wish: Wish) -> tuple[str, ...]:
         excludes("cash", wish.cash or None)
     if wish.ratio is not None:
         excludes("ratio beside new_quantity", wish.new_quantity)
-    if occasion in INTO_SHARES and wish.instrument.asset_class is not AssetClass.OPTION:
-        problems.append(f"{occasion} is of an OPTION")
     if occasion is Occasion.TRANSFER_IN and wish.entries:
         problems.append("entries does not go with transfer-in: it is an entry of its own")
-    for name, price in (("price", wish.price), ("new_price", wish.new_price)):
-        # Some futures have traded below zero; nothing else does.
-        if price is not None and price < 0 and wish.instrument.asset_class is not AssetClass.FUTURE:
-            problems.append(f"{name} must not be negative")
+    if occasion not in OPENING:
+        excludes("product", wish.product)
+    if wish.holding is not None and occasion is Occasion.TRANSFER_IN:
+        needs("the instrument's own fields (symbol)", wish.instrument)
     return tuple(problems)
 
 

@@ -20,6 +20,7 @@ from execution_service.core.adoption import (
     Refused,
     Wish,
     instrument_fields,
+    negative_prices,
     read_instrument,
 )
 from execution_service.core.alerts import plain, quantity
@@ -152,7 +153,7 @@ class _Draft:
         assert wish.side is not None
         assert wish.quantity is not None
         assert wish.price is not None
-        entry = self._find(wish.instrument) or self._unheard_of(wish.instrument)
+        entry = self._meant() or self._unheard_of()
         position = self._touch(entry)
         closing = min(wish.quantity, abs(position.quantity)) if position.quantity * wish.side.sign < 0 else ZERO
         opening = wish.quantity - closing
@@ -166,17 +167,18 @@ class _Draft:
         if closing:
             self._close(entry, closing, wish.price)
         if opening:
-            self._open(entry, wish.side, (Deal(opening, wish.price),))
+            self._open(entry, wish.side, (Deal(opening, wish.price),), product=wish.product)
 
     def _transfer_in(self) -> None:
         wish = self._wish
         assert wish.quantity is not None
         assert wish.price is not None
         side = wish.side or Side.BUY
-        entry = self._find(wish.instrument) or self._fresh(wish.instrument)
+        assert wish.instrument is not None
+        entry = self._meant() or self._fresh(wish.instrument)
         if self._touch(entry).quantity * side.sign < 0:
             raise _CannotBe("the strategy holds the other side of it: tell it as a trade")
-        self._open(entry, side, (Deal(wish.quantity, wish.price),))
+        self._open(entry, side, (Deal(wish.quantity, wish.price),), product=wish.product)
 
     def _convert(self) -> None:
         """A split, a rename, a merge: another holding stands in its place, at the same cost unless prices or cash say otherwise."""
@@ -215,6 +217,8 @@ class _Draft:
         """An assignment or exercise: the option leaves, shares come or go at the strike."""
         wish, entry = self._wish, self._held()
         option, held = entry.instrument, entry.position.quantity
+        if option.asset_class is not AssetClass.OPTION:
+            raise _CannotBe(f"{plain(entry.key.instrument_key)} is no OPTION: there is no {wish.occasion} of it")
         if option.right is None or option.strike is None:
             raise _CannotBe(f"{plain(entry.key.instrument_key)} has no strike and right in our book")
         contracts = self._all_or(entry)
@@ -224,11 +228,12 @@ class _Draft:
             raise _CannotBe(f"{quantity(held)} {plain(entry.key.instrument_key)} is {words}, not the other")
         total = wish.new_quantity
         if total is None:
-            if option.multiplier is None:
+            size = _contract_size(entry)
+            if size is None:
                 raise _CannotBe(
                     "our book does not say how many shares a contract is: say how many moved (--new-quantity)"
                 )
-            total = contracts * option.multiplier
+            total = contracts * size
         shares = self._successor(entry)
         price = option.strike if wish.new_price is None else wish.new_price
         side = Side.BUY if (option.right is OptionRight.CALL) is is_mine_to_call else Side.SELL
@@ -248,6 +253,27 @@ class _Draft:
 
     # --- holdings -----------------------------------------------------------------------------------------------
 
+    def _meant(self) -> LedgerEntry | None:
+        wish = self._wish
+        if wish.instrument is not None:
+            found = self._find(wish.instrument)
+        else:
+            found = next((e for e in self._mine if e.key.instrument_key == wish.holding), None)
+        instrument = wish.instrument if found is None else found.instrument
+        problems = [] if instrument is None else negative_prices(wish, instrument)
+        if problems:
+            raise _CannotBe("; ".join(problems))
+        if found is not None and wish.happened_at is not None and found.position.is_open:
+            opened_at = found.position.opened_at
+            if opened_at is not None and wish.happened_at < opened_at:
+                raise _CannotBe(f"it cannot have happened before the position was opened, {opened_at.isoformat()}")
+        return found
+
+    @property
+    def _named(self) -> str:
+        wish = self._wish
+        return plain(str(wish.holding) if wish.instrument is None else wish.instrument.key)
+
     def _find(self, named: Instrument) -> LedgerEntry | None:
         """The strategy's holding that is meant, open or not. Raises _CannotBe where more than one may be."""
         exact = [e for e in self._mine if e.key.instrument_key == named.key]
@@ -259,24 +285,31 @@ class _Draft:
         return found[0] if found else None
 
     def _held(self) -> LedgerEntry:
-        wish = self._wish
-        named = plain(wish.instrument.key)
-        entry = self._find(wish.instrument)
+        wish, entry = self._wish, self._meant()
         if entry is None or not entry.position.is_open:
             others = sorted(
                 f"{e.key.strategy} {quantity(e.position.quantity)}"
                 for e in self._books.ledgers
-                if e.position.is_open and e.instrument.could_be(wish.instrument) and e.key.strategy != wish.strategy
+                if e.position.is_open and e.key.strategy != wish.strategy and self._is_named_so(e)
             )
             elsewhere = f"; it is held by {', '.join(map(plain, others))}" if others else ""
-            raise _CannotBe(f"{plain(wish.strategy)} holds no {named} in account {plain(wish.account_id)}{elsewhere}")
+            raise _CannotBe(
+                f"{plain(wish.strategy)} holds no {self._named} in account {plain(wish.account_id)}{elsewhere}"
+            )
         self._touch(entry)
         return entry
 
-    def _unheard_of(self, named: Instrument) -> LedgerEntry:
-        if not self._wish.is_new:
+    def _is_named_so(self, entry: LedgerEntry) -> bool:
+        named = self._wish.instrument
+        if named is None:
+            return entry.key.instrument_key == self._wish.holding
+        return entry.instrument.could_be(named)
+
+    def _unheard_of(self) -> LedgerEntry:
+        named = self._wish.instrument
+        if named is None or not self._wish.is_new:
             raise _CannotBe(
-                f"{plain(self._wish.strategy)} never held {plain(named.key)} in account {plain(self._wish.account_id)}: "
+                f"{plain(self._wish.strategy)} never held {self._named} in account {plain(self._wish.account_id)}: "
                 "correct the name, or say that it is its first position (--new)"
             )
         return self._fresh(named)
@@ -403,8 +436,15 @@ class _Draft:
             made.append(movement)
         return made
 
-    def _open(self, entry: LedgerEntry, side: Side, deals: tuple[Deal, ...], part: _Part | None = None) -> None:
-        """`part`: what it came in the place of, if anything."""
+    def _open(
+        self,
+        entry: LedgerEntry,
+        side: Side,
+        deals: tuple[Deal, ...],
+        part: _Part | None = None,
+        product: str | None = None,
+    ) -> None:
+        """`part`: what it came in the place of, if anything; else it is held in this `product`."""
         self._touch(entry)
         holder = None if part is None else part.holder
         # Of one holding the exits of an entry find one name only.
@@ -415,7 +455,7 @@ class _Draft:
             purpose=Purpose.ENTRY,
             deals=deals,
             stands_for=() if part is None else part.refs,
-            product=None if part is None else part.product,
+            product=product if part is None else part.product,
         )
         self._make(entry, movement)
 
@@ -505,6 +545,11 @@ def _named_holders(holders: Sequence[_Holder]) -> str:
 
 def _per_point(entry: LedgerEntry) -> Decimal:
     return entry.instrument.multiplier or Decimal(1)
+
+
+def _contract_size(entry: LedgerEntry) -> Decimal | None:
+    """Shares in one contract of the option; None: our book does not say."""
+    return entry.instrument.multiplier
 
 
 def _decimal_quotient(value: Decimal, part: Decimal) -> Decimal | None:
