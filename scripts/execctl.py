@@ -541,8 +541,9 @@ def _letter_fields(letter: DeadLetter) -> dict[str, object]:
 async def _discrepancies(desk: Desk) -> int:
     _check_account(desk, desk.options.account)
     found = desk.view.discrepancies(only_open=not desk.options.all, account_id=desk.options.account)
+    adopted = desk.view.closing([each.discrepancy_id for each in found])
     if desk.wants_json:
-        print_json([_discrepancy_fields(each) for each in found])
+        print_json([_discrepancy_fields(each) | {"adopted_as": adopted.get(each.discrepancy_id, [])} for each in found])
         return 0
     columns = ("Kind", "Account", "About", "Ours", "The broker's", "Age", "State", "Owner", "To do")
     rows = []
@@ -551,9 +552,9 @@ async def _discrepancies(desk: Desk) -> int:
         about = finding.signal_id or finding.instrument or finding.subject
         age = _age((each.closed_at or SystemClock().now()) - each.opened_at)
         sides = (finding.ours, finding.theirs)
-        rows.append(
-            (finding.kind, each.account_id, about, *sides, age, each.state, each.owner, each.next_step),
-        )
+        names = adopted.get(each.discrepancy_id)
+        to_do = each.next_step if names is None else f"Adopted as {', '.join(names)}. {each.next_step}"
+        rows.append((finding.kind, each.account_id, about, *sides, age, each.state, each.owner, to_do))
     kind = "" if desk.options.all else "open "
     count = counted(len(rows), f"{kind}discrepancy", f"{kind}discrepancies")
     print_table(desk.console, f"{count}, the oldest first", columns, rows, prose=("Ours", "The broker's", "To do"))
