@@ -11,7 +11,8 @@ from brokers.paper_words import Market
 from execution_service.adopting import plan_of_undoing, records_named
 from execution_service.core.adoption import Refused, adoption_id
 from execution_service.core.order import Purpose, Status
-from execution_service.core.record import discrepancy_from_document
+from execution_service.core.record import discrepancy_from_document, ledger_from_document
+from execution_service.rebuild import Rebuild
 from tests.fakes import ACCOUNT, World, two_worlds, world_of
 from tests.service.adoptions import adopt, by_hand, give, held, outcome, planned, records, undo, wish_of
 
@@ -191,6 +192,43 @@ async def test_a_trade_by_hand_is_an_entry_that_an_exit_may_name(tmp_path: Path)
         await world.run(5)
         assert world.exit_record("out").filled_quantity == 5
         assert held(world) == {}
+
+
+async def test_rebuilt_views_say_the_same_of_what_was_adopted(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        await holding(world, 9, price=11)
+        world.exit("first", "sig", quantity=2, price=12)
+        await world.run(5)
+        await adopt(world, "split", ratio="1:3")
+        await world.run(5)
+        world.exit("out", "sig", quantity=21, price=4)
+        await holding(world, 3, "b", price=7)
+        undone = await adopt(world, "square-off", quantity="1", price="8")
+        await world.run(5)
+        await undo(world, undone)
+        await world.run(60)
+        names = ("execution_confirmations", "signal_store", "positions")
+        volatile = ("updated_at", "sequence")
+        before = {n: _without(world.documents(n), volatile) for n in names}
+        for name in names:
+            world.mongo["trading"][name].delete_many({})
+        store = world.store_beside()
+        rebuild = Rebuild(store, world.clock, broker_of=lambda account: "MOCK", broker_shown=lambda document: None)
+        keys = [ledger_from_document(d) for d in world.documents("execution_positions")]
+        ids = [d["_id"] for d in world.documents("execution_orders")]
+        found = await rebuild.run(ids, keys)
+        assert found.contradictions == ()
+        for n in names:
+            assert _without(world.documents(n), volatile) == before[n]
+        assert signal(world, "first")["pnl"]["gross_pnl"] == 2.0
+        assert round(signal(world, "out")["pnl"]["gross_pnl"], 9) == 7.0
+        assert signal(world)["position_status"] == "CLOSED"
+        assert [a["occasion"] for a in signal(world)["adoptions"]] == ["split", "split"]
+
+
+def _without(documents: list[dict[str, Any]], names: tuple[str, ...]) -> list[dict[str, Any]]:
+    kept = [{k: v for k, v in d.items() if k not in names} for d in documents]
+    return sorted(kept, key=lambda d: str(d["_id"]))
 
 
 # --- exactly once ---------------------------------------------------------------------------------------------------
