@@ -51,8 +51,11 @@ class Adopting:
         hand_over: Callable[[Stored], None],
         look_again: Callable[[str], None],
         is_known_account: Callable[[str], bool],
+        foreign_desk: Callable[[Order], str | None] = lambda order: None,
     ) -> None:
-        """`positions_of`: an account's at its broker, None where they are not told now. `look_again` has the account's books compared."""
+        """`positions_of`: an account's at its broker, None where they are not told now. `look_again` has the account's books compared.
+        `foreign_desk`: the desk of a record that is not this process's to tell of."""
+        self._foreign_desk = foreign_desk
         self._is_known_account = is_known_account
         self._turn = asyncio.Lock()
         """One adoption after the other: each counts on what the one before has made of the books."""
@@ -64,8 +67,8 @@ class Adopting:
         self._hand_over = hand_over
         self._look_again = look_again
 
-    async def carry_out(self, command: Command) -> tuple[CommandStatus, str]:
-        """Raises StoreUnavailable: it may be carried out again."""
+    async def carry_out(self, command: Command) -> tuple[CommandStatus, str] | None:
+        """None: the account has gone to another process meanwhile, which does it. Raises StoreUnavailable: it may be carried out again."""
         if "undo" in command.body:
             return await self._undo(command)
         wish = read_wish(command.body)
@@ -82,7 +85,10 @@ class Adopting:
                 # What was recorded meanwhile, by whomever, is what has changed the books.
                 if refusal is not None and not await self._is_recorded(command):
                     return CommandStatus.REFUSED, refusal
-            await self._record(wish, shown, command)
+            records = _records(wish, shown, command)
+            if self._foreign_desk(records[0]) is not None:
+                return None
+            await self._record(records)
         self._look_again(wish.account_id)
         return CommandStatus.DONE, f"{wish.occasion} adopted as {adoption_id(command.command_id)} by {wish.by}"
 
@@ -108,25 +114,29 @@ class Adopting:
             return "the books have changed since it was shown; look again, and adopt what is true now"
         return _unforced(now, shown, is_forced=wish.is_forced)
 
-    async def _record(self, wish: Wish, shown: Plan, command: Command) -> None:
+    async def _record(self, records: Sequence[Order]) -> None:
         """One after the other, so that a death leaves what left without what came and never the other way round."""
-        text = json.dumps({name: value for name, value in command.body.items() if name != "shown"}, default=str)
-        records = records_of(
-            wish, shown.movements, command_id=command.command_id, received_at=command.received_at, text=text
-        )
         stored = {s.order.order_id: s for s in await self._store.load([record.order_id for record in records])}
         for record in records:
             found = stored.get(record.order_id)
             if found is None:
                 await self._store.insert_orders([record])
                 _say(record)
-                self._hand_over(Stored(record, Told()))
+                await self._pass_on(Stored(record, Told()))
             elif found.is_unsettled:
-                self._hand_over(found)
+                await self._pass_on(found)
+
+    async def _pass_on(self, stored: Stored) -> None:
+        """To whoever tells of it: the account may have gone to another process while this one was writing."""
+        desk = self._foreign_desk(stored.order)
+        if desk is None:
+            self._hand_over(stored)
+        else:
+            await self._store.leave({stored.order.order_id: desk})
 
     # --- taking one back ----------------------------------------------------------------------------------------
 
-    async def _undo(self, command: Command) -> tuple[CommandStatus, str]:
+    async def _undo(self, command: Command) -> tuple[CommandStatus, str] | None:
         body = command.body
         name, by, reason = (str(body.get(each) or "").strip() for each in ("undo", "by", "reason"))
         if not (by and reason):
@@ -142,6 +152,8 @@ class Adopting:
                 refusal = await self._refusal_to_undo(found, body, theirs)
                 if refusal is not None:
                     return CommandStatus.REFUSED, refusal
+            if self._foreign_desk(found[0].order) is not None:
+                return None
             for stored in reversed(found):
                 # The moment is the command's own: done again, it is the same event.
                 live = self._live.adopt(stored)
@@ -151,7 +163,7 @@ class Adopting:
                         order, command_id=command.command_id, by=by, message=reason, at=command.received_at
                     ),
                 )
-                self._hand_over(Stored(live.order, live.told))
+                await self._pass_on(Stored(live.order, live.told))
         self._look_again(account_id)
         return CommandStatus.DONE, f"{name} undone by {by}"
 
@@ -170,6 +182,11 @@ class Adopting:
         if now.before != shown.before:
             return "the books have changed since it was shown; look again"
         return _unforced(now, shown, is_forced=body.get("is_forced") is True)
+
+
+def _records(wish: Wish, shown: Plan, command: Command) -> tuple[Order, ...]:
+    text = json.dumps({name: value for name, value in command.body.items() if name != "shown"}, default=str)
+    return records_of(wish, shown.movements, command_id=command.command_id, received_at=command.received_at, text=text)
 
 
 def _say(record: Order) -> None:

@@ -89,7 +89,7 @@ class Commands:
         reconcile: Callable[[str], Awaitable[Outcome | None]],
         max_order_age_seconds: float,
         shares_store: bool = False,
-        adopt: Callable[[Command], Awaitable[tuple[CommandStatus, str]]],
+        adopt: Callable[[Command], Awaitable[tuple[CommandStatus, str] | None]],
         positions_of: Callable[[str], Awaitable[Sequence[BrokerPosition] | None]],
         tell_holder: Callable[[Order], Awaitable[None]] | None = None,
         is_elsewhere: Callable[[str], bool] = lambda account_id: False,
@@ -365,7 +365,10 @@ class Commands:
                 if command.kind == "POSITIONS":
                     status, outcome = await self._tell_positions(command, account_id)
                 else:
-                    status, outcome = await self._adopt(command)
+                    done = await self._adopt(command)
+                    if done is None:
+                        return
+                    status, outcome = done
                     log.info(f"Command ADOPT: {plain(outcome)}", action="command_done", command_id=command.command_id)
                 await self._store.finish_command(command.command_id, status, outcome, None)
             except StoreUnavailable as exc:

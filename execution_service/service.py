@@ -143,6 +143,7 @@ class ExecutionService:
             hand_over=self._hand_over,
             look_again=self._compare_soon,
             is_known_account=lambda account_id: parts.account_of(account_id) is not None,
+            foreign_desk=_nobody_elses if self.desks is None else self.desks.foreign_desk,
         )
         self.commands = Commands(
             store=parts.store,

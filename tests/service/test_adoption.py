@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from brokers.base import Capabilities
 from brokers.paper_words import Market
 from execution_service.adopting import plan_of_undoing, records_named
 from execution_service.core.adoption import Refused, adoption_id
 from execution_service.core.order import Purpose, Status
-from execution_service.core.record import discrepancy_from_document, ledger_from_document
+from execution_service.core.record import discrepancy_from_document, ledger_from_document, plan_to_document
 from execution_service.rebuild import Rebuild
 from tests.fakes import ACCOUNT, World, two_worlds, world_of
 from tests.service.adoptions import adopt, by_hand, give, held, outcome, planned, records, undo, wish_of
@@ -263,18 +265,115 @@ async def test_a_command_given_while_nothing_runs_is_carried_out_at_the_start(tm
 async def test_books_that_have_changed_since_they_were_shown_are_left_alone(tmp_path: Path) -> None:
     async with world_of(tmp_path) as world:
         await holding(world)
-        await world.stop()
+        hold = world.broker_faults.holds["positions"] = asyncio.Event()
         command = await adopt(world, "square-off", quantity="4", price="9")
-        await world.start()
-        # The command waits for the broker's positions, and meanwhile something is sold.
+        await world.run(2)
         world.exit("out", "sig", quantity=3)
+        await world.run(2)
+        assert outcome(world, command)[0] == "NEW", "it waits for the broker's positions"
+        hold.set()
         await world.run(10)
         status, words = outcome(world, command)
-        if status == "REFUSED":
-            assert "changed since it was shown" in words
-            assert held(world) == {"AAPL": (7.0, 10.0)}
-        else:
-            assert held(world) == {"AAPL": (3.0, 10.0)}
+        assert status == "REFUSED"
+        assert "changed since it was shown" in words
+        assert held(world) == {"AAPL": (7.0, 10.0)}
+
+
+async def test_an_adoption_waits_for_the_exit_that_is_just_leaving(tmp_path: Path) -> None:
+    reserving = Capabilities(refuses_repeated_client_id=True, needs_reservation=True, find_window_seconds=1.0)
+    async with world_of(tmp_path, capabilities=reserving) as world:
+        await holding(world)
+        by_hand(world, -4)
+        hold = world.broker_faults.holds["reserve"] = asyncio.Event()
+        world.exit("out", "sig", quantity=10)
+        await world.run(0.5)
+        command = await adopt(world, "square-off", quantity="4", price="9")
+        await world.run(3)
+        assert outcome(world, command)[0] == "NEW"
+        world.broker_faults.holds.clear()
+        hold.set()
+        await world.run(30)
+        assert outcome(world, command)[0] == "REFUSED"
+        assert records(world, command) == []
+
+
+async def test_an_account_that_goes_to_another_process_meanwhile_is_adopted_by_that_one(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path) as (one, other):
+        await other.start()
+        await holding(one)
+        hold = one.broker_faults.holds["positions"] = asyncio.Event()
+        command = await adopt(one, "rename", successor={"symbol": "NEW"})
+        await one.run(2)
+        one.store_faults.is_away = True  # it cannot renew its lease
+        await one.run(20)
+        one.store_faults.is_away = False
+        hold.set()
+        await one.run(60)
+        assert outcome(one, command)[0] == "DONE"
+        assert held(one) == {"NEW": (10.0, 10.0)}
+        assert len(one.notifier.titled("Position Adopted")) == 1
+        assert one.service.outbox.waiting == other.service.outbox.waiting == 0
+
+
+@pytest.mark.parametrize("call", ["execution_orders.insert_many", "execution_commands.update_one"])
+async def test_an_answer_of_the_store_that_is_lost_books_nothing_twice(tmp_path: Path, call: str) -> None:
+    async with world_of(tmp_path) as world:
+        await holding(world)
+        world.store_faults.lost_answers[call] = 1
+        command = await adopt(world, "rename", successor={"symbol": "NEW"})
+        await world.run(10)
+        world.store_faults.is_away = True
+        await world.run(10)
+        world.store_faults.is_away = False
+        await world.run(30)
+        assert outcome(world, command)[0] == "DONE"
+        assert held(world) == {"NEW": (10.0, 10.0)}
+        assert len(world.notifier.titled("Position Adopted")) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "text",
+        {"shown": []},
+        {"shown": {"movements": 4}},
+        {"undo": 7, "by": "x", "reason": "y"},
+        {"undo": "adopt-no", "shown": None},
+    ],
+)
+async def test_a_command_of_any_content_stops_nothing(tmp_path: Path, body: Any) -> None:
+    async with world_of(tmp_path) as world:
+        await holding(world)
+        usual = wish_of("square-off", quantity="4", price="9")
+        now = world.clock.now()
+        world.mongo["trading"]["execution_commands"].insert_one(
+            {"_id": "ctl-odd", "kind": "ADOPT", "body": usual | body if isinstance(body, dict) else body}
+            | {"published_at": now, "received_at": now, "status": "NEW", "outcome": "", "active_until": None}
+        )
+        await world.run(5)
+        assert outcome(world, "ctl-odd")[0] == "REFUSED"
+        await holding(world, 3, "next")
+
+
+async def test_what_is_left_of_an_account_that_no_file_names_any_more_is_adopted_too(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        await holding(world)
+        await world.stop()
+        world.unname_accounts()
+        await world.start()
+        command = await adopt(world, "transfer-out", asks_broker=False)
+        await world.run(10)
+        assert outcome(world, command)[0] == "DONE"
+        assert held(world) == {}
+        assert not world.unsettled()
+        usual = wish_of("transfer-in", quantity="1", price="1", account_id="typo")
+        shown = await planned(world, usual)
+        await give(world, "ctl-typo", usual | {"shown": plan_to_document(shown)})  # type: ignore[arg-type]
+        await world.run(5)
+        assert outcome(world, "ctl-typo") == (
+            "REFUSED",
+            "account 'typo' is not configured, and nothing was ever held in it",
+        )
 
 
 async def test_only_the_process_that_trades_the_account_adopts(tmp_path: Path) -> None:
