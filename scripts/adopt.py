@@ -39,6 +39,10 @@ def add_options(parser: argparse.ArgumentParser, words: Callable[[str], str]) ->
     for name in _FIELDS:
         parser.add_argument(_option(name), type=words, help=_HELP.get(name))
     parser.add_argument(
+        "--holding", metavar="KEY", type=words, help="the instrument as execctl positions shows it, in place of these"
+    )
+    parser.add_argument("--product", type=str.upper, choices=("MIS", "NRML", "CNC"), help="of what opens, at Zerodha")
+    parser.add_argument(
         "--quantity", type=words, help="units, shares or contracts; all that is held, unless it is said"
     )
     parser.add_argument(

@@ -595,7 +595,7 @@ def log_line(order_before: Order, event: Event, order: Order) -> tuple[str, str]
         case Accepted():
             return f"Order submitted: {plain(event.broker_order_id)}", "order_submitted"
         case Adopted():
-            words = f"{event.occasion} of {_what(order_before)} by {plain(event.by)}: {plain(event.message)}"
+            words = f"{event.occasion}, {_what(order_before)}, by {plain(event.by)}: {plain(event.message)}"
             return f"Position adopted: {words}", "position_adopted"
         case AdoptionUndone():
             return f"Adoption undone by {plain(event.by)}: {plain(event.message)}", "adoption_undone"

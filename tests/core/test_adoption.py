@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from brokers.base import AssetClass, BrokerPosition, OptionRight, Side
 from execution_service.core.adoption import Books, Plan, Refused, Wish, adoption_id, read_wish, records_of
 from execution_service.core.adoption_plan import Recorded, plan, plan_undoing, undoing
+from execution_service.core.alerts import log_line, order_alert, outcome_line
 from execution_service.core.decide import exit_allowance
 from execution_service.core.effects import Happening, happenings
 from execution_service.core.ledger import LedgerEntry, LedgerKey, Line, fold, key_of
@@ -26,6 +27,7 @@ from execution_service.core.record import (
     plan_from_document,
     plan_to_document,
 )
+from execution_service.core.views import confirmation_fields
 from tests.builders import NOW, accepted, amount, at, filled_by, identity, instrument, order, submit_started
 
 THOROUGH = settings(max_examples=150, deadline=None)
@@ -366,6 +368,81 @@ def test_what_may_be_two_holdings_is_to_be_named_more_fully() -> None:
         desk.trade(exchange, 1, 3, instrument=instrument("INFY", exchange=exchange))
     words = refusal(desk, body_of("square-off", "INFY", price="3"))
     assert words == "INFY|STOCK may be any of INFY|STOCK|exchange=NSE, INFY|STOCK|exchange=BSE: name it more fully"
+
+
+# --- what others see -------------------------------------------------------------------------------------------------
+
+
+def texts(record: Order) -> list[str]:
+    told = [order_alert(h.before, h.event, h.after, account_name="Main", broker="IBKR") for h in happenings(record)]
+    return [text for text in told if text is not None]
+
+
+def test_people_read_both_facts_in_one_message_and_one_more_if_it_is_taken_back() -> None:
+    desk = Desk()
+    desk.trade("a", 1, 3, side=Side.SELL, instrument=PUT)
+    first, second = desk.adopt(body_of("assignment", instrument=PUT_FIELDS, reason="<b>note</b>", discrepancy_id=None))
+    (text,) = texts(first)
+    assert text.splitlines() == [
+        "📒 Position Adopted",
+        "",
+        "Account: Main",
+        "Strategy: momentum",
+        "What: assignment",
+        "Left: BUY 1 XYZ|OPTION|expiry=20261218|strike=50|right=PUT at 0",
+        "Came: BUY 100 XYZ|STOCK at 50",
+        "By: Ann",
+        "Reason: &lt;b&gt;note&lt;/b&gt;",
+        f"Adoption: {adoption_id('ctl-1')}",
+    ]
+    assert texts(second) == []
+    taken_back = apply_all(first, undoing(first, command_id="ctl-2", by="Bob", message="no", at=NOW))
+    assert [text.partition("\n")[0] for text in texts(taken_back)] == ["📒 Position Adopted", "📒 Adoption Undone"]
+
+
+def test_nothing_of_it_is_published_and_no_line_is_one_among_others() -> None:
+    desk = Desk()
+    desk.trade("a", 10, 100)
+    (record,) = desk.adopt(body_of("square-off", quantity="4", price="9"))
+    story = list(happenings(apply_all(record, undoing(record, command_id="c", by="B", message="m", at=NOW))))
+    assert not any(h.is_published for h in story)
+    assert {outcome_line(h.before, h.event, h.after, account_name=None) for h in story} == {None}
+    assert [log_line(h.before, h.event, h.after) for h in story[:2]] == [
+        ("Position adopted: square-off, SELL 4 AAPL, by Ann: contract note", "position_adopted"),
+        ("Booked: 4 @ $9.00", "adoption_booked"),
+    ]
+
+
+def test_its_document_bears_a_mark_and_no_tag() -> None:
+    desk = Desk()
+    desk.trade("a", 10, 100)
+    (record,) = desk.adopt(body_of("square-off", quantity="4", price="9"))
+    fields = confirmation_fields(record, broker="IBKR", realized_pnl=Decimal(-364), now=NOW)
+    assert (fields["client_order_id"], fields["order_id"], fields["status"]) == (None, None, "FILLED")
+    assert fields["adopted"] == {
+        "occasion": "square-off",
+        "by": "Ann",
+        "reason": "contract note",
+        "discrepancy_id": None,
+        "command_id": "ctl-1",
+    }
+    assert fields["notes"] == "Adopted (square-off) by Ann: contract note"
+    assert "adopted" not in confirmation_fields(order(), broker="IBKR", realized_pnl=Decimal(0), now=NOW)
+
+
+def test_an_exit_is_told_what_was_adopted_of_its_entry() -> None:
+    desk = Desk()
+    desk.trade("a", 10, 100)
+    desk.adopt(body_of("square-off", quantity="4", price="9"))
+    wants = order(of=identity("x", purpose=Purpose.EXIT), quantity=10, side=Side.SELL, entry_refs=("a",))
+    allowance = exit_allowance(wants, [desk.orders[identity("a").order_id]], list(desk.orders.values()), NOW)
+    assert allowance is not None
+    (event,) = allowance.events
+    assert isinstance(event, Capped)
+    assert event.message == (
+        "reduced from 10 to 6: the entry filled 10, other exits have taken 4, "
+        f"of that 4 by square-off ({adoption_id('ctl-1')})"
+    )
 
 
 # --- what is refused -----------------------------------------------------------------------------------------------
