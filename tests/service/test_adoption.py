@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from brokers.base import Capabilities
+from brokers.base import AssetClass, Capabilities, OptionRight
 from brokers.paper_words import Market
 from execution_service.adopting import plan_of_undoing, records_named
 from execution_service.core.adoption import Refused, adoption_id
@@ -134,12 +135,21 @@ async def test_after_a_split_an_exit_of_twice_as_many_is_right(tmp_path: Path) -
         assert signal(world, "out")["pnl"]["gross_pnl"] == 200.0
 
 
+PUT: dict[str, Any] = {
+    "asset_class": AssetClass.OPTION,
+    "expiry": "20261218",
+    "strike": Decimal(50),
+    "right": OptionRight.PUT,
+    "multiplier": Decimal(100),
+}
 OPTION = {"instrument_type": "OPTION", "expiry": "20261218", "strike": "50", "right": "P", "multiplier": "100"}
 
 
 async def test_an_assigned_put_leaves_the_shares_that_its_exit_may_sell(tmp_path: Path) -> None:
     async with world_of(tmp_path) as world:
         await holding(world, 1, symbol="XYZ", side="SELL", price=3.20, **OPTION)
+        by_hand(world, 1, "XYZ", price="0.01", **PUT)
+        by_hand(world, 100, "XYZ", price="50")
         command = await adopt(world, "assignment", "XYZ", instrument=OPTION)
         await world.run(5)
         assert outcome(world, command)[0] == "DONE"
@@ -174,6 +184,8 @@ async def test_costs_without_an_end_are_carried_to_the_last_place(tmp_path: Path
     async with world_of(tmp_path) as world:
         await holding(world, 1, "a", price=1)
         await holding(world, 2, "b", price=1.01)
+        by_hand(world, -3)
+        by_hand(world, 3, "NEW")
         await adopt(world, "rename", successor={"symbol": "NEW"})
         await world.run(5)
         assert realized(world) == 0.0
@@ -201,6 +213,7 @@ async def test_rebuilt_views_say_the_same_of_what_was_adopted(tmp_path: Path) ->
         await holding(world, 9, price=11)
         world.exit("first", "sig", quantity=2, price=12)
         await world.run(5)
+        by_hand(world, 14)
         await adopt(world, "split", ratio="1:3")
         await world.run(5)
         world.exit("out", "sig", quantity=21, price=4)
@@ -524,6 +537,8 @@ async def test_a_rename_is_undone_as_a_whole_unless_it_was_traded_since(tmp_path
         await world.run(5)
         assert held(world) == {"AAPL": (10.0, 10.0)}
         assert realized(world) == 0.0
+        by_hand(world, -10)
+        by_hand(world, 10, "NEW")
         command = await adopt(world, "rename", successor={"symbol": "NEW"})
         await world.run(5)
         world.exit("out", "sig", quantity=3, symbol="NEW")
