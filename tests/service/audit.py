@@ -12,6 +12,7 @@ from execution_service.core.confirmation import attributes
 from execution_service.core.effects import happenings
 from execution_service.core.ledger import key_of
 from execution_service.core.order import Order, Purpose, Status
+from execution_service.core.reconcile import is_our_tag
 from execution_service.core.record import ledger_from_document
 from tests.fakes import World
 
@@ -43,7 +44,7 @@ def audit(world: World) -> None:
 
 
 def _audit_book(world: World, records: list[Order]) -> None:
-    unknown = {o.ticket.client_order_id for o in world.placed()}
+    unknown = {tag for o in world.placed() if is_our_tag(tag := o.ticket.client_order_id)}  # else somebody else's
     for order in records:
         placed = [p for c in order.client_order_ids for p in world.book().orders(c)]
         if order.adoption is not None:
@@ -94,7 +95,8 @@ def _audit_ledger(world: World, records: list[Order]) -> None:
 
 
 def _executions(world: World) -> list[tuple[PaperOrder, PaperFill]]:
-    found = [(placed, fill) for placed in world.placed() for fill in placed.fills if not fill.busted]
+    ours = [placed for placed in world.placed() if is_our_tag(placed.ticket.client_order_id)]
+    found = [(placed, fill) for placed in ours for fill in placed.fills if not fill.busted]
     return sorted(found, key=lambda pair: pair[1].fill_id)
 
 

@@ -69,13 +69,28 @@ def leave(signal_id: str, entry: str = "sig", **fields: Any) -> Act:
     return lambda world: world.exit(signal_id, entry, **fields)
 
 
-def adopt(occasion: str, **said: Any) -> Act:
-    return lambda world: adoptions.adopt(world, occasion, **said)
+def adopt(occasion: str, moved: dict[str, int], **said: Any) -> Act:
+    """`moved`: what has changed at the broker, by symbol."""
+
+    def act(world: World) -> object:
+        _move(world, moved)
+        return adoptions.adopt(world, occasion, **said)
+
+    return act
 
 
-def undo(world: World) -> object:
-    (command,) = world.documents("execution_commands", kind="ADOPT")
-    return adoptions.undo(world, command["_id"])
+def undo(moved: dict[str, int]) -> Act:
+    def act(world: World) -> object:
+        _move(world, moved)
+        (command,) = world.documents("execution_commands", kind="ADOPT")
+        return adoptions.undo(world, command["_id"])
+
+    return act
+
+
+def _move(world: World, moved: dict[str, int]) -> None:
+    for symbol, quantity in moved.items():
+        adoptions.by_hand(world, quantity, symbol)
 
 
 def carried_out(count: int) -> Callable[[World], bool]:
@@ -220,7 +235,7 @@ SCENARIOS = {
     "part of a position squared off and adopted, then the exit": Scenario(
         script=[
             (at_once, send()),
-            (FILLED, adopt("square-off", quantity="40", price="11")),
+            (FILLED, adopt("square-off", {"AAPL": -40}, quantity="40", price="11")),
             (carried_out(1), leave("out", price=11)),
         ],
         ends=entry("sig", Status.FILLED) | way_out("out", Status.FILLED),
@@ -229,7 +244,7 @@ SCENARIOS = {
     "a renamed share adopted, then the exit": Scenario(
         script=[
             (at_once, send()),
-            (FILLED, adopt("rename", successor={"symbol": "NEW"})),
+            (FILLED, adopt("rename", {"AAPL": -100, "NEW": 100}, successor={"symbol": "NEW"})),
             (carried_out(1), leave("out", symbol="NEW", price=11)),
         ],
         ends=entry("sig", Status.FILLED) | way_out("out", Status.FILLED),
@@ -238,7 +253,7 @@ SCENARIOS = {
     "a split adopted, then the exit": Scenario(
         script=[
             (at_once, send()),
-            (FILLED, adopt("split", ratio="1:3")),
+            (FILLED, adopt("split", {"AAPL": 200}, ratio="1:3")),
             (carried_out(1), leave("out", quantity=400, price=4)),
         ],
         ends=entry("sig", Status.FILLED) | way_out("out", Status.FILLED),
@@ -247,8 +262,8 @@ SCENARIOS = {
     "an adoption taken back, then the exit": Scenario(
         script=[
             (at_once, send()),
-            (FILLED, adopt("rename", successor={"symbol": "NEW"})),
-            (carried_out(1), undo),
+            (FILLED, adopt("rename", {"AAPL": -100, "NEW": 100}, successor={"symbol": "NEW"})),
+            (carried_out(1), undo({"AAPL": 100, "NEW": -100})),
             (carried_out(2), leave("out", price=11)),
         ],
         ends=entry("sig", Status.FILLED) | way_out("out", Status.FILLED),
