@@ -1,8 +1,9 @@
-"""Wishes from outside: cancel, resolve, replay, reconcile; stored first, then carried out, by whichever way they came."""
+"""Wishes from outside: cancel, resolve, replay, reconcile, adopt; stored first, then carried out, by whichever way they came."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from brokers.base import BrokerPosition
 from execution_service.core.alerts import plain
 from execution_service.core.decide import cancel_wish
 from execution_service.core.errors import InvalidTransition
@@ -26,6 +28,7 @@ from execution_service.core.order import (
     SendAgainOrdered,
 )
 from execution_service.core.reconcile import Outcome
+from execution_service.core.record import positions_to_documents
 from execution_service.core.wire import CancelCommand, RefusedCommand, Unusable, parse_command
 from execution_service.intake import take_until_stored
 from execution_service.live import LiveOrder, LiveOrders
@@ -52,6 +55,8 @@ MESSAGE = "msg-"
 """What the ids of commands that came by Pub/Sub begin with."""
 REASSERT_AFTER_SECONDS = (2.0, 15.0)
 OTHERS_COMPARE_SECONDS = 30.0
+ANSWERED_WITHIN_SECONDS = 60.0
+"""A question for a broker's positions that was stored longer ago is nobody's any more."""
 REQUESTED_BY = "order-commands"
 """Who wished for a cancel, where the command does not say it."""
 
@@ -103,12 +108,19 @@ class Commands:
         reconcile: Callable[[str], Awaitable[Outcome | None]],
         max_order_age_seconds: float,
         shares_store: bool = False,
+        adopt: Callable[[Command], Awaitable[tuple[CommandStatus, str] | None]],
+        positions_of: Callable[[str], Awaitable[Sequence[BrokerPosition] | None]],
         tell_holder: Callable[[Order], Awaitable[None]] | None = None,
         is_elsewhere: Callable[[str], bool] = lambda account_id: False,
+        belongs_elsewhere: Callable[[str], bool] = lambda account_id: False,
     ) -> None:
         """`tell_holder`: for a service that shares its store, how the process that works an order learns what was written to its record;
-        `is_elsewhere`: whether another process works an account, and so carries out what is about the whole of it."""
+        `is_elsewhere`: whether another process works an account, and so carries out what is about the whole of it; `belongs_elsewhere`: the
+        same, of accounts that nobody trades any more too."""
         self._is_elsewhere = is_elsewhere
+        self._belongs_elsewhere = belongs_elsewhere
+        self._adopt = adopt
+        self._positions_of = positions_of
         self._tell_holder = tell_holder
         self._store = store
         self._live = live_orders
@@ -125,6 +137,8 @@ class Commands:
         self._tasks: set[asyncio.Task[None]] = set()
         self._comparing: set[str] = set()
         """Commands to reconcile that are being carried out."""
+        self._asking: set[str] = set()
+        """Other commands for which a broker is asked."""
 
     async def run(self, messages: asyncio.Queue[Message]) -> None:
         """Until cancelled."""
@@ -212,6 +226,9 @@ class Commands:
         """May be done again after a death in the middle, or by two ways at once: each kind does only what has not been done."""
         if command.kind == "RECONCILE":
             self._begin_comparing(command)
+            return
+        if command.kind in ("ADOPT", "POSITIONS"):
+            self._begin_asking(command)
             return
         active_until = None
         try:
@@ -363,6 +380,50 @@ class Commands:
             status, words = CommandStatus.DONE, outcome.words
         log.info(f"Command RECONCILE: {plain(words)}", action="command_done", command_id=command.command_id)
         await self._store.finish_command(command.command_id, status, words, None)
+
+    # --- adopt --------------------------------------------------------------------------------------------------
+
+    def _begin_asking(self, command: Command) -> None:
+        """Beside everything else, too, and by whoever trades the account."""
+        body = command.body if isinstance(command.body, Mapping) else {}
+        account_id = str(body.get("account_id"))
+        if command.command_id in self._asking or self._belongs_elsewhere(account_id):
+            return
+
+        async def answer() -> None:
+            try:
+                if command.kind == "POSITIONS":
+                    status, outcome = await self._tell_positions(command, account_id)
+                else:
+                    done = await self._adopt(command)
+                    if done is None:
+                        return
+                    status, outcome = done
+                    log.info(f"Command ADOPT: {plain(outcome)}", action="command_done", command_id=command.command_id)
+                await self._store.finish_command(command.command_id, status, outcome, None)
+            except StoreUnavailable as exc:
+                log.warning(f"{command.kind} waits for the store: {exc}", action="commands_waiting")
+            except Exception as exc:
+                # What was recorded of it stands, and a command that stays NEW would fail again each second.
+                log.error(
+                    f"Command failed: {exc}", action="command_failed", command_id=command.command_id, exc_info=exc
+                )
+                words = f"failed: {type(exc).__name__}: {exc}; see execctl orders for what was recorded of it"
+                await self._store.finish_command(command.command_id, CommandStatus.REFUSED, words, None)
+            finally:
+                self._asking.discard(command.command_id)
+
+        self._asking.add(command.command_id)
+        self._spawn(answer())
+
+    async def _tell_positions(self, command: Command, account_id: str) -> tuple[CommandStatus, str]:
+        """What the account holds by its broker, as JSON."""
+        if self._live.age_seconds(command.received_at) > ANSWERED_WITHIN_SECONDS:
+            return CommandStatus.REFUSED, "whoever asked has gone"
+        theirs = await self._positions_of(account_id)
+        if theirs is None:
+            return CommandStatus.REFUSED, "the broker does not tell its positions now"
+        return CommandStatus.DONE, json.dumps(positions_to_documents(theirs))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -163,6 +163,16 @@ class DeskView:
             found = self._readable(self._db[collections.DISCREPANCIES].find(query), discrepancy_from_document)
         return sorted(found, key=lambda d: (d.opened_at, d.discrepancy_id))
 
+    def closing(self, discrepancy_ids: Sequence[str]) -> dict[str, list[str]]:
+        """The adoptions that are to close these differences, by their ids."""
+        found: dict[str, list[str]] = {}
+        for stored in self._found({"lookup": {"$in": [f"discrepancy:{each}" for each in discrepancy_ids]}}):
+            told = stored.order.adoption
+            if told is not None and told.discrepancy_id is not None and stored.order.fills:
+                names = found.setdefault(told.discrepancy_id, [])
+                names += [] if stored.order.signal_id in names else [stored.order.signal_id]
+        return found
+
     def unfinished(self) -> list[Unfinished]:
         """The oldest first."""
         query = {"lookup": collections.UNSETTLED, "status": {"$nin": [status.value for status in FINAL]}}

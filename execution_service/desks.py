@@ -105,6 +105,14 @@ class Desks:
         self._leases.want([account_id])
         return True
 
+    def belongs_elsewhere(self, account_id: str) -> bool:
+        """As `is_elsewhere`, for what is recorded and told of any account, one that no file names too."""
+        desk = self.desk_of(account_id)
+        if self.holds(desk):
+            return False
+        self._leases.want([desk])
+        return True
+
     async def tell_holder(self, order: Order) -> None:
         """What was written to the record of another process's order is looked at there. Raises StoreUnavailable."""
         await self._store.leave({order.order_id: self.desk_of(order.request.account_id)})

@@ -230,8 +230,9 @@ class Store(Protocol):
     async def load(self, order_ids: Sequence[str]) -> list[Stored]: ...
 
     async def find(self, names: Sequence[str]) -> list[Stored]:
-        """Records by what they may be called: `client:…`, `broker:…`, `request:…`, `signal:…`, `exit_of:…`. Those that cannot be read are
-        left out, as everywhere."""
+        """Records by what they may be called: `client:…`, `broker:…`, `request:…`, `signal:…` (what was adopted in the place of that
+        signal's entry too), `exit_of:…`, `discrepancy:…` (adoptions that are to close it). Those that cannot be read are left out, as
+        everywhere."""
 
     def spoilt(self, names: Collection[str]) -> list[str]:
         """What cannot be read of the records so called, as far as they have been met: to be asked after `find` or `load`."""
@@ -278,6 +279,8 @@ class Store(Protocol):
         """Each entry replaces the stored one of the version before; False where that was no longer the one."""
 
     async def open_discrepancies(self, account_id: str) -> list[Discrepancy]: ...
+
+    async def discrepancy(self, discrepancy_id: str) -> Discrepancy | None: ...
 
     async def insert_discrepancy(self, discrepancy: Discrepancy) -> bool:
         """False if the same one of this account is open already."""

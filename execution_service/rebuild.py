@@ -129,7 +129,7 @@ class Rebuild:
         names: set[str] = set()
         for booked in told:
             request = booked.order.request
-            own = {booked.order.signal_id, request.mathematricks_signal_id} - {None}
+            own = set(booked.order.names)
             refs = set(request.entry_refs) if isinstance(request, OrderRequest) else set()
             names |= {f"signal:{name}" for name in own | refs} | {f"exit_of:{name}" for name in own | refs}
         around = {

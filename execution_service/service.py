@@ -19,8 +19,9 @@ from typing import Any
 
 import structlog
 
-from brokers.base import Broker, Fill
+from brokers.base import Broker, BrokerPosition, Fill
 from brokers.factory import BrokerFactory
+from execution_service.adopting import Adopting
 from execution_service.clock import SystemClock
 from execution_service.commands import Commands
 from execution_service.core import alerts
@@ -57,7 +58,7 @@ from execution_service.ports import (
 )
 from execution_service.pubsub import GooglePublisher, GoogleSubscriber
 from execution_service.reach import Reach
-from execution_service.reconciliation import Reconciliation
+from execution_service.reconciliation import CONNECTING_LOOKS, CONNECTING_SECONDS, Reconciliation
 from execution_service.settings import Account, Settings
 from execution_service.signals import trading_order_write
 from execution_service.store import MongoStore, connect
@@ -136,6 +137,17 @@ class ExecutionService:
             sends_alarms=None if parts.lease_seconds is None else lambda: self._holds(UNASSIGNED),
         )
         self.desks = None if parts.lease_seconds is None else self._new_desks(parts.lease_seconds)
+        self.adopting = Adopting(
+            store=parts.store,
+            live_orders=self.live_orders,
+            clock=parts.clock,
+            desk_of=self._desk_of,
+            positions_of=self._positions_of,
+            hand_over=self._hand_over,
+            look_again=self._compare_soon,
+            is_known_account=lambda account_id: parts.account_of(account_id) is not None,
+            foreign_desk=_nobody_elses if self.desks is None else self.desks.foreign_desk,
+        )
         self.commands = Commands(
             store=parts.store,
             live_orders=self.live_orders,
@@ -147,7 +159,10 @@ class ExecutionService:
             shares_store=parts.shares_store,
             max_order_age_seconds=parts.rules.max_order_age_seconds,
             tell_holder=None if self.desks is None else self.desks.tell_holder,
+            adopt=self.adopting.carry_out,
+            positions_of=self._positions_of,
             is_elsewhere=_not_elsewhere if self.desks is None else self.desks.is_elsewhere,
+            belongs_elsewhere=_not_elsewhere if self.desks is None else self.desks.belongs_elsewhere,
         )
         self.intake = Intake(
             store=parts.store,
@@ -405,6 +420,33 @@ class ExecutionService:
         if self._parts.account_of(account_id) is None:
             return None
         return Outcome(is_compared=False, words="Not compared: whoever trades the account has not answered")
+
+    def _compare_soon(self, account_id: str) -> None:
+        """What was adopted is to be seen in the comparison now, and not only at the next that is due."""
+        reconciliation = self.reconciliations.get(account_id)
+        if reconciliation is not None:
+            reconciliation.connected()
+
+    async def _positions_of(self, account_id: str) -> Sequence[BrokerPosition] | None:
+        """By its broker; None where that does not tell them now."""
+        trader = self.trader_of(account_id)
+        if trader is None:
+            return None
+        for _ in range(CONNECTING_LOOKS):
+            if trader.is_connected:
+                break
+            await self._clock.sleep(CONNECTING_SECONDS / CONNECTING_LOOKS)
+        if not trader.is_connected:
+            return None
+        try:
+            return await trader.read_positions()
+        except Exception as exc:  # noqa: BLE001  whatever it was, positions are not told
+            log.warning(
+                f"The broker does not tell positions: {str(exc) or type(exc).__name__}",
+                action="positions_not_told",
+                account_id=account_id,
+            )
+            return None
 
     async def _replay(self, message: Message) -> DeadLetter | None:
         """The dead letter that it is again; None: it became an order, or was one already."""

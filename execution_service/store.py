@@ -509,6 +509,10 @@ class MongoStore:
 
         return sorted(await self._calls.ask(read), key=lambda d: (d.opened_at, d.discrepancy_id))
 
+    async def discrepancy(self, discrepancy_id: str) -> Discrepancy | None:
+        document = await self._calls.ask(lambda: self._db[DISCREPANCIES].find_one({"_id": discrepancy_id}))
+        return None if document is None else discrepancy_from_document(document)
+
     async def insert_discrepancy(self, discrepancy: Discrepancy) -> bool:
         document = discrepancy_to_document(discrepancy)
         return await self._calls.ask(partial(self._insert_new, DISCREPANCIES, [document])) == 1

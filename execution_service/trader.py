@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -221,6 +222,11 @@ class Trader:
         await self._live.record(live, lambda order: cancel_wish(order, reason, requested_by, self._clock.now()))
         live.take_news()  # asked for once more, it is asked for at the broker soon again
         self._appointments.make(live, 0.0)
+
+    @property
+    def exits_in_turn(self) -> asyncio.Lock:
+        """While it is held, no exit is between its last look and its sending."""
+        return self._sending.exits_in_turn
 
     # --- what the reconciliation asks ---------------------------------------------------------------------------
 

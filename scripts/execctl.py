@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
@@ -24,13 +25,17 @@ if __name__ == "__main__":
 
 from rich.console import Console
 
-from brokers.base import Fill
+from brokers.base import BrokerPosition, Fill
+from execution_service.adopting import plan_of_undoing, read_books, records_named
 from execution_service.clock import SystemClock
+from execution_service.core.adoption import Refused, read_wish
+from execution_service.core.adoption_plan import plan
 from execution_service.core.alerts import difference, known, log_line, plain, quantity
 from execution_service.core.effects import happenings
 from execution_service.core.ledger import LedgerEntry
 from execution_service.core.order import Hold, Order, OrderRequest, Purpose, Status
 from execution_service.core.reconcile import Discrepancy
+from execution_service.core.record import plan_to_document, positions_from_documents
 from execution_service.core.views import confirmation_id
 from execution_service.desk_view import DeskView
 from execution_service.embedded import EmbeddedPartFailed
@@ -39,11 +44,14 @@ from execution_service.rebuild import Rebuild
 from execution_service.settings import Settings
 from execution_service.store import MongoStore, connect
 from execution_service.threads import InPlace
+from scripts import adopt
 from scripts.display import cell, counted, new_console, print_json, print_table, table_time
 from scripts.waits import waits_for
 from scripts.whereabouts import NotFound, opened_store, running_service, settings_or_exit, view_of
 
 OUTCOME_SECONDS = 8.0
+POSITIONS_SECONDS = 20.0
+"""A broker that is asked for its positions may take its time; then the books are shown without them."""
 COMPARE_SECONDS = 75.0
 """For two readings of a broker's whole book with a pause between them, or another process's answer."""
 LOOK_SECONDS = 0.2
@@ -143,6 +151,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     sub.add_argument("--broker-order-id", type=_words, help="with --as placed: the broker's id for it")
     sub.add_argument("--by", type=_words, required=True, help="who decided")
     sub.add_argument("--note", type=_words, required=True, help="how they know")
+    sub = verb("adopt", "have our book follow what happened to a position past this service", _adopt)
+    adopt.add_options(sub, _words)
     sub = verb("discrepancies", "what our books and a broker's disagree about", _discrepancies)
     sub.add_argument("--account", help="only this account's")
     sub.add_argument("--all", action="store_true", help="closed ones too")
@@ -157,6 +167,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.word == "resolve" and (options.decision == "placed") != (options.broker_order_id is not None):
         parser.error("--broker-order-id goes with --as placed, and --as placed needs it")
+    if options.word == "adopt" and (problem := adopt.problem_with(options)) is not None:
+        parser.error(problem)
     return options
 
 
@@ -212,6 +224,8 @@ async def _orders(desk: Desk) -> int:
 
 def _what(order: Order) -> str:
     request = order.request
+    if order.adoption is not None:
+        return f"{order.adoption.occasion}: {request.side} {quantity(order.quantity)} {order.symbol}"
     words = [request.side, None if order.quantity is None else quantity(order.quantity)]
     words += [order.symbol, request.order_type]
     words += [f"limit {quantity(order.limit_price)}" if order.limit_price is not None else None]
@@ -247,6 +261,8 @@ def _order_fields(stored: Stored) -> dict[str, object]:
         "held": None if order.hold is None else _hold_fields(order.hold),
         "filled_at": order.filled_at,
         "finished_at": order.finished_at,
+        "adopted": None if order.adoption is None else asdict(order.adoption),
+        "stands_for": list(request.stands_for) if isinstance(request, OrderRequest) else [],
         "version": order.version,
         "delivered_to_world": stored.told.world,
         "delivered_to_people": stored.told.people,
@@ -329,10 +345,11 @@ def _print_story(console: Console, stored: Stored, story: Mapping[str, Any]) -> 
         ("Our id", order.order_id),
         ("Upstream's id", order.request.request_order_id),
         ("Broker's id", order.broker_order_id),
-        ("Tags at the broker", ", ".join(order.client_order_ids)),
+        ("Tags at the broker", ", ".join(order.client_order_ids) if order.adoption is None else ""),
         ("Published, received", f"{table_time(order.published_at)}, {table_time(order.received_at)}"),
         ("Message", order.message_id),
         ("Entries closed", ", ".join(story["entries"])),
+        *_adoption_facts(order),
         (
             "Confirmations",
             f"{delivered} of {len(published)} published" + (f"; events not delivered: {owed}" if owed else ""),
@@ -363,7 +380,7 @@ def _print_story(console: Console, stored: Stored, story: Mapping[str, Any]) -> 
         )
     if story["exits"]:
         exits = [
-            (e["signal_id"], e["leg_index"], e["order_id"], e["status"], e["filled_quantity"], e["average_price"])
+            (_exit_name(e), e["leg_index"], e["order_id"], e["status"], e["filled_quantity"], e["average_price"])
             for e in story["exits"]
         ]
         print_table(console, "Exits", ("Signal", "Leg", "Order", "Status", "Filled", "Average"), exits)
@@ -385,6 +402,25 @@ def _held(order: Order) -> str:
         return ""
     until = "the opening" if order.hold.until is None else table_time(order.hold.until)
     return f"until {until}, since {table_time(order.hold.since)}: {plain(order.hold.message)}"
+
+
+def _exit_name(fields: Mapping[str, Any]) -> str:
+    adopted = fields["adopted"]
+    return fields["signal_id"] if adopted is None else f"{fields['signal_id']} ({adopted['occasion']})"
+
+
+def _adoption_facts(order: Order) -> list[tuple[str, str]]:
+    """What a person told, where it is no order."""
+    told = order.adoption
+    if told is None:
+        return []
+    stands_for = order.request.stands_for if isinstance(order.request, OrderRequest) else ()
+    return [
+        ("Adopted", f"{told.occasion}, by {plain(told.by)}: {plain(told.message)}"),
+        ("In the place of", ", ".join(map(plain, stands_for))),
+        ("Closes discrepancy", told.discrepancy_id or ""),
+        ("Command", told.command_id),
+    ]
 
 
 def _waits(order: Order, phrases: Sequence[str]) -> str:
@@ -528,8 +564,9 @@ def _letter_fields(letter: DeadLetter) -> dict[str, object]:
 async def _discrepancies(desk: Desk) -> int:
     _check_account(desk, desk.options.account)
     found = desk.view.discrepancies(only_open=not desk.options.all, account_id=desk.options.account)
+    adopted = desk.view.closing([each.discrepancy_id for each in found])
     if desk.wants_json:
-        print_json([_discrepancy_fields(each) for each in found])
+        print_json([_discrepancy_fields(each) | {"adopted_as": adopted.get(each.discrepancy_id, [])} for each in found])
         return 0
     columns = ("Kind", "Account", "About", "Ours", "The broker's", "Known of it", "Age", "State", "Owner", "To do")
     rows = []
@@ -538,8 +575,10 @@ async def _discrepancies(desk: Desk) -> int:
         about = finding.signal_id or (finding.subject if finding.product else finding.instrument) or finding.subject
         age = _age((each.closed_at or SystemClock().now()) - each.opened_at)
         sides = (finding.ours, finding.theirs)
+        names = adopted.get(each.discrepancy_id)
+        to_do = each.next_step if names is None else f"Adopted as {', '.join(names)}. {each.next_step}"
         rows.append(
-            (finding.kind, each.account_id, about, *sides, known(finding), age, each.state, each.owner, each.next_step),
+            (finding.kind, each.account_id, about, *sides, known(finding), age, each.state, each.owner, to_do),
         )
     kind = "" if desk.options.all else "open "
     count = counted(len(rows), f"{kind}discrepancy", f"{kind}discrepancies")
@@ -628,7 +667,7 @@ async def _replay(desk: Desk) -> int:
 
 async def _cancel(desk: Desk) -> int:
     name, leg = desk.options.name, desk.options.leg
-    found = _named(desk, name)
+    found = _sent(_named(desk, name), name)
     is_signal = all(name in (s.order.signal_id, s.order.request.mathematricks_signal_id) for s in found)
     body: dict[str, object] = {"reason": desk.options.reason, "requested_by": "execctl"}
     if is_signal:
@@ -645,11 +684,76 @@ async def _cancel(desk: Desk) -> int:
 
 async def _resolve(desk: Desk) -> int:
     options = desk.options
-    order = _only(_named(desk, options.name), options.name)
+    order = _only(_sent(_named(desk, options.name), options.name), options.name)
     body = {"order_id": order.order_id, "decision": options.decision, "by": options.by, "note": options.note}
     if options.broker_order_id is not None:
         body["broker_order_id"] = options.broker_order_id
     return await _command(desk, "RESOLVE", body, [order.order_id])
+
+
+async def _adopt(desk: Desk) -> int:
+    """Shows both books before and after, and then has it done, unless something speaks against it."""
+    options, now = desk.options, SystemClock().now()
+    if options.undo is None:
+        body = adopt.wish_of(options)
+        wish = read_wish(body)
+        if isinstance(wish, Refused):
+            raise Unknown(f"ADOPT refused: {wish.words}")
+        _check_account(desk, wish.account_id)
+        theirs = await _brokers_positions(desk, wish.account_id)
+        made = plan(wish, await read_books(desk.store, wish, theirs), now)
+    else:
+        found = await records_named(desk.store, options.undo)
+        if not found:
+            raise Unknown(f"There is no adoption {options.undo!r}")
+        account_id = str(found[0].order.request.account_id)
+        body = {"undo": options.undo, "account_id": account_id, "by": options.by, "reason": options.reason}
+        body["is_forced"] = options.force
+        if all(not stored.order.fills for stored in found):
+            raise Unknown(f"ADOPT refused: {options.undo} has been undone before")
+        theirs = await _brokers_positions(desk, account_id)
+        made = await plan_of_undoing(desk.store, found, theirs, now)
+    if isinstance(made, Refused):
+        raise Unknown(f"ADOPT refused: {made.words}")
+    if not desk.wants_json:
+        adopt.show(desk.console, made, theirs, undoing=options.undo)
+    shown = adopt.plan_fields(made, theirs)
+    if options.dry_run or (made.warnings and not options.force):
+        if desk.wants_json:
+            print_json({"plan": shown, "command": None})
+        if options.dry_run:
+            if not desk.wants_json:
+                desk.console.print("Nothing was done: --dry-run.")
+            return 0
+        raise Unknown("ADOPT refused: see the warnings; --force does it all the same")
+    return await _command(desk, "ADOPT", body | {"shown": plan_to_document(made)}, told={"plan": shown})
+
+
+async def _brokers_positions(desk: Desk, account_id: str) -> Sequence[BrokerPosition] | None:
+    """As the service that trades the account reads them now; None where none does, or the broker does not tell them."""
+    if running_service(desk.settings) is None and desk.settings.mongodb_uri is None:
+        return None
+    now = SystemClock().now()
+    question = Command(
+        command_id=f"ctl-{uuid.uuid4()}",
+        kind="POSITIONS",
+        body={"account_id": account_id},
+        published_at=now,
+        received_at=now,
+    )
+    await desk.store.insert_command(question)
+    answer = await _outcome(desk, question, POSITIONS_SECONDS)
+    if answer.status is not CommandStatus.DONE:
+        return None
+    return positions_from_documents(json.loads(answer.outcome))
+
+
+def _sent(found: Sequence[Stored], name: str) -> list[Stored]:
+    """Without what was adopted, which never was at a broker."""
+    orders = [stored for stored in found if stored.order.adoption is None]
+    if not orders:
+        raise Unknown(f"{name!r} is an adoption, and no order: execctl adopt --undo takes it back")
+    return orders
 
 
 def _only(found: Sequence[Stored], name: str) -> Order:
@@ -700,8 +804,14 @@ async def _reconcile(desk: Desk) -> int:
     return 0 if all(each.outcome.startswith("Reconciled") for each in outcomes) else EXIT_FAILED
 
 
-async def _command(desk: Desk, kind: str, body: Mapping[str, object], order_ids: Sequence[str] = ()) -> int:
-    """Stores the command, waits a little for the service to carry it out, and says what came of it."""
+async def _command(
+    desk: Desk,
+    kind: str,
+    body: Mapping[str, object],
+    order_ids: Sequence[str] = (),
+    told: Mapping[str, object] | None = None,
+) -> int:
+    """Stores the command, waits a little for the service to carry it out, and says what came of it. `told`: what goes with it for programs."""
     now = SystemClock().now()
     command = Command(command_id=f"ctl-{uuid.uuid4()}", kind=kind, body=body, published_at=now, received_at=now)
     await desk.store.insert_command(command)
@@ -710,7 +820,7 @@ async def _command(desk: Desk, kind: str, body: Mapping[str, object], order_ids:
     outcome = await _outcome(desk, command) if is_here or may_be_elsewhere else command
     orders = await _after(desk, order_ids) if outcome.status is CommandStatus.DONE else []
     if desk.wants_json:
-        print_json(_command_fields(outcome) | {"orders": [_order_fields(s) for s in orders]})
+        print_json(_command_fields(outcome) | {"orders": [_order_fields(s) for s in orders]} | dict(told or {}))
     elif outcome.status is CommandStatus.NEW:
         who = "by the service at its next start" if not is_here else "as soon as the service comes to it"
         desk.console.print(f"{kind} stored as {command.command_id}; it will be carried out {who}.")

@@ -12,6 +12,8 @@ from brokers.base import Fill, Instrument, OrderType, Report, ReportStatus, Side
 from execution_service.core.decide import Elapsed, Limits
 from execution_service.core.order import (
     Accepted,
+    Adopted,
+    AdoptionUndone,
     Busted,
     Cancelled,
     CancelRefused,
@@ -32,6 +34,7 @@ from execution_service.core.order import (
     InstrumentMatched,
     Noted,
     NothingSent,
+    Occasion,
     Order,
     OrderRequest,
     Purpose,
@@ -263,6 +266,32 @@ def send_again_ordered() -> SendAgainOrdered:
     return SendAgainOrdered(at=NOW, by="operator", message="send it once more")
 
 
+def adopted(occasion: Occasion = Occasion.SQUARE_OFF, **changes: Any) -> Adopted:
+    usual = Adopted(
+        at=NOW,
+        command_id="ctl-1",
+        occasion=occasion,
+        by="operator",
+        message="squared off by the broker",
+        left="SELL 100 AAPL|STOCK at 10",
+    )
+    return replace(usual, **changes)
+
+
+def adoption_undone() -> AdoptionUndone:
+    return AdoptionUndone(at=NOW, command_id="ctl-2", by="operator", message="told by mistake")
+
+
+def adopted_order(quantity: Amount = 100, price: Amount = 10, *, told: Adopted | None = None, **changes: Any) -> Order:
+    """A movement past the service, of which a person told: 100 AAPL sold, unless said otherwise."""
+    signal_id, leg_index = changes.pop("signal_id", "adopt-1"), changes.pop("leg_index", 0)
+    purpose = changes.pop("purpose", Purpose.EXIT)
+    usual: dict[str, Any] = {"side": Side.SELL if purpose is Purpose.EXIT else Side.BUY}
+    events = (told or adopted(), filled_by(f"{signal_id}-{leg_index}-1", quantity, price))
+    of = identity(signal_id, leg_index, purpose)
+    return order(of=of, quantity=quantity, events=events, **usual | changes)
+
+
 def one_event_of_each_kind(about: Order) -> dict[type[Event], Event]:
     """One event of every class; claims of a filled quantity are those that the order holds."""
     held = about.filled_quantity
@@ -290,5 +319,7 @@ def one_event_of_each_kind(about: Order) -> dict[type[Event], Event]:
         declared_placed(),
         declared_cancelled(),
         send_again_ordered(),
+        adopted(),
+        adoption_undone(),
     )
     return {type(event): event for event in samples}

@@ -691,6 +691,11 @@ class World:
         await self.service.stop()
         self._service = None
 
+    def store_beside(self) -> MongoStore:
+        """Another program's way to the same database, whatever becomes of the service's."""
+        client: Any = _Client(self.mongo, Gate(), StoreFaults())
+        return MongoStore(client, DATABASE, nonce="beside", clock=self.clock, threads=InPlace())
+
     def unname_accounts(self) -> None:
         """As if they had been taken out of the file, from the next life on."""
         self._accounts, self._named_accounts = {}, ()

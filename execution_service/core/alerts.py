@@ -11,6 +11,8 @@ from html import escape, unescape
 from brokers.base import OrderType, Side
 from execution_service.core.order import (
     Accepted,
+    Adopted,
+    AdoptionUndone,
     Busted,
     Cancelled,
     CancelRefused,
@@ -183,6 +185,8 @@ def order_alert(
 ) -> str | None:
     """The Telegram text about one event of an order, `order` being the state after it; None: people are not told of this event."""
     account = ("Account", _account(order, account_name))
+    if order.adoption is not None:
+        return _adoption_text(event, order, account)
     match event:
         case Filled() if order.fills != order_before.fills:
             return _fill_text(order_before, event, order, account)
@@ -220,8 +224,30 @@ def order_alert(
     return None
 
 
+def _adoption_text(event: Event, order: Order, account: tuple[str, str]) -> str | None:
+    """One message for all records of an adoption, with the first of them."""
+    told, strategy = order.adoption, ("Strategy", order.request.strategy or UNKNOWN)
+    if told is None or order.identity.leg_index:
+        return None
+    facts = [(name, words) for name, words in (("Left", told.left), ("Came", told.came)) if words]
+    match event:
+        case Adopted():
+            closes = [] if told.discrepancy_id is None else [("Closes", told.discrepancy_id)]
+            by = (("By", told.by), ("Reason", told.message))
+            about = (account, strategy, ("What", told.occasion.value), *facts, *by, *closes)
+            return _text("📒 Position Adopted", *about, ("Adoption", order.signal_id))
+        case AdoptionUndone():
+            by = (("By", event.by), ("Reason", event.message))
+            undone = [(f"{name}, annulled", words) for name, words in facts]
+            about = (account, strategy, ("What", told.occasion.value), *undone, *by)
+            return _text("📒 Adoption Undone", *about, ("Adoption", order.signal_id))
+    return None
+
+
 def outcome_line(order_before: Order, event: Event, order: Order, *, account_name: str | None) -> str | None:
     """What `order_alert` tells, in one line of a message about many orders; None where it deserves a message of its own."""
+    if order.adoption is not None:
+        return None
     match event:
         case Filled() if order_before.status.is_final or _is_overfilled(order):
             return None
@@ -727,6 +753,13 @@ def log_line(order_before: Order, event: Event, order: Order) -> tuple[str, str]
             return f"Order not sent: {plain(event.message)}", "order_not_sent"
         case Accepted():
             return f"Order submitted: {plain(event.broker_order_id)}", "order_submitted"
+        case Adopted():
+            words = f"{event.occasion}, {_what(order_before)}, by {plain(event.by)}: {plain(event.message)}"
+            return f"Position adopted: {words}", "position_adopted"
+        case AdoptionUndone():
+            return f"Adoption undone by {plain(event.by)}: {plain(event.message)}", "adoption_undone"
+        case Filled() if order.adoption is not None:
+            return f"Booked: {_execution(order, event.fill.quantity, event.fill.price)}", "adoption_booked"
         case Filled():
             return _fill_line(order_before, event, order)
         case Busted():

@@ -459,18 +459,24 @@ def exit_allowance(
         return None
     wanted = order.ticket().quantity
     filled = sum((e.filled_quantity for e in own), ZERO)
-    taken = sum((_taken(x) for x in exits if x.order_id != order.order_id and _takes_from_same(order, x)), ZERO)
+    takers = [x for x in exits if x.order_id != order.order_id and _takes_from_same(order, x)]
+    taken = sum(map(_taken, takers), ZERO)
     left = max(ZERO, filled - taken)
     matched = _matched(order, own, now)
     if left >= wanted:
         return ExitAllowance(matched)
-    words = f"the entry filled {filled}, other exits have taken {taken}"
+    words = f"the entry filled {filled}, other exits have taken {taken}{_of_that_adopted(takers)}"
     if not own:
         words = "the entry that it names was refused, or is of another account, instrument or side"
     if not left:
         return ExitAllowance((Rejected(at=now, reason=Reason(ReasonCode.NOTHING_TO_EXIT, words)),))
     capped = Capped(at=now, quantity=left, message=f"reduced from {wanted} to {left}: {words}")
     return ExitAllowance((*matched, capped))
+
+
+def _of_that_adopted(takers: Sequence[Order]) -> str:
+    told = [(x.filled_quantity, x.adoption.occasion, x.signal_id) for x in takers if x.adoption and x.filled_quantity]
+    return "".join(f", of that {quantity} by {occasion} ({name})" for quantity, occasion, name in told)
 
 
 def as_its_entry_says(order: Order, entries: Sequence[Order], now: datetime) -> Order:

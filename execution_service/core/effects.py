@@ -55,7 +55,10 @@ class Happening:
 
     @property
     def is_published(self) -> bool:
-        """Partial fill, fill, rejection, cancellation, expiry, doubt, correction; nothing else goes to `execution-confirmations`."""
+        """Partial fill, fill, rejection, cancellation, expiry, doubt, correction; nothing else goes to `execution-confirmations`. Of what was
+        adopted nothing does: no order was sent for it, and its readers wait for news of theirs."""
+        if self.after.adoption is not None:
+            return False
         match self.event:
             case Filled() | Busted():
                 return self.moves_position

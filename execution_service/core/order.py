@@ -43,6 +43,21 @@ class Purpose(StrEnum):
     EXIT = "EXIT"
 
 
+class Occasion(StrEnum):
+    """What happened to a position past this service; docs/operations.md explains each by an example."""
+
+    EXPIRY = "expiry"
+    ASSIGNMENT = "assignment"
+    EXERCISE = "exercise"
+    SQUARE_OFF = "square-off"
+    TRADE = "trade"
+    SPLIT = "split"
+    RENAME = "rename"
+    MERGE = "merge"
+    TRANSFER_IN = "transfer-in"
+    TRANSFER_OUT = "transfer-out"
+
+
 class ReasonCode(StrEnum):
     """The closed list of reasons that readers of confirmations may meet; docs/messages.md explains each."""
 
@@ -124,6 +139,8 @@ class OrderRequest:
     signal_type: str | None = None
     entry_refs: tuple[str, ...] = ()
     """The entry that this exit closes: its signal id, its `signal_store` id, or both."""
+    stands_for: tuple[str, ...] = ()
+    """Of an adopted position only: the entry in whose place it came (after a split, a rename, an assignment), by all its names."""
     total_legs: int = 1
     request_order_id: str | None = None
     mathematricks_signal_id: str | None = None
@@ -343,6 +360,32 @@ class SendAgainOrdered(_Event):
     message: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adopted(_Event):
+    """A person told what had happened to a position past this service. It is the first event of a record that no order was ever sent for:
+    the fills behind it are that movement."""
+
+    command_id: str
+    occasion: Occasion
+    by: str
+    message: str
+    """Why, in the person's words."""
+    left: str = ""
+    came: str = ""
+    """What the whole adoption took away and what it brought, in words, with the first of its records; else empty."""
+    discrepancy_id: str | None = None
+    """The difference that it is to close."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdoptionUndone(_Event):
+    """A person took an adoption back: its fills are annulled by the events behind this one."""
+
+    command_id: str
+    by: str
+    message: str
+
+
 Event: TypeAlias = (
     SubmitStarted
     | NothingSent
@@ -367,6 +410,8 @@ Event: TypeAlias = (
     | DeclaredPlaced
     | DeclaredCancelled
     | SendAgainOrdered
+    | Adopted
+    | AdoptionUndone
 )
 
 _P, _S, _W, _PF, _D = Status.PENDING, Status.SUBMITTING, Status.SUBMITTED, Status.PARTIALLY_FILLED, Status.IN_DOUBT
@@ -418,6 +463,8 @@ TRANSITIONS: Mapping[tuple[Status, type[Event]], Status] = MappingProxyType(
         (_D, DeclaredPlaced): _W,
         (_D, DeclaredCancelled): Status.CANCELLED,
         (_D, SendAgainOrdered): _P,
+        (_P, Adopted): _P,  # stored together with its fills, so that nobody meets it so
+        (Status.FILLED, AdoptionUndone): Status.CANCELLED,
     }
 )
 """The whole truth but for four events that are taken in every status: a fill and its annulment (their target follows from the quantities),
@@ -517,6 +564,20 @@ class Order:
         return self.matched_instrument or (self.request.instrument if isinstance(self.request, OrderRequest) else None)
 
     @property
+    def adoption(self) -> Adopted | None:
+        """What a person told, where this is no order but a movement past this service."""
+        first = self.events[0] if self.events else None
+        return first if isinstance(first, Adopted) else None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What an exit may call it by: its signal, that one's id in `signal_store`, and the entry in whose place it came."""
+        request = self.request
+        named = (self.signal_id, request.mathematricks_signal_id)
+        stands_for = request.stands_for if isinstance(request, OrderRequest) else ()
+        return tuple(dict.fromkeys(name for name in (*named, *stands_for) if name is not None))
+
+    @property
     def working_since(self) -> datetime | None:
         """From when its time-out counts: a person's word that it was placed, else its sending; and not before the market had it."""
         declared = [event.at for event in self.events if isinstance(event, DeclaredPlaced)]
@@ -597,6 +658,8 @@ def apply(order: Order, event: Event) -> Order:
         case Noted():
             return grown
     target = TRANSITIONS.get((order.status, type(event)))
+    if (isinstance(event, AdoptionUndone) and order.adoption is None) or (isinstance(event, Adopted) and order.events):
+        target = None
     if target is None:
         raise InvalidTransition(order.order_id, order.status, type(event).__name__)
     if isinstance(event, Rejected | Cancelled | Expired | Completed) and event.filled_quantity != order.filled_quantity:
@@ -651,7 +714,7 @@ def _moved(order: Order, event: Event, target: Status) -> Order:
             return replace(after, cancel_wish=order.cancel_wish or event.reason, reason=reason)
         case Rejected() | Cancelled() | Expired():
             return replace(after, reason=event.reason)
-        case DeclaredNotPlaced() | DeclaredCancelled():
+        case DeclaredNotPlaced() | DeclaredCancelled() | AdoptionUndone():
             return replace(after, reason=Reason(ReasonCode.RESOLVED_BY_PERSON, event.message))
         case SendAgainOrdered():
             attempt = order.attempt + 1

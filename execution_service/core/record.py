@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum
 from types import NoneType, UnionType
 from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from brokers.base import AssetClass, Fill, Instrument
+from brokers.base import AssetClass, BrokerPosition, Fill, Instrument
 from execution_service.core import order as order_words
+from execution_service.core.adoption import Before, Movement, Plan
 from execution_service.core.errors import CoreError, UnreadableRecord
 from execution_service.core.ledger import LedgerEntry, LedgerKey, Line
 from execution_service.core.order import (
@@ -25,7 +26,7 @@ from execution_service.core.order import (
     new_order,
 )
 from execution_service.core.position import Position
-from execution_service.core.reconcile import Discrepancy, Finding
+from execution_service.core.reconcile import Discrepancy
 
 Document: TypeAlias = dict[str, Any]
 T = TypeVar("T")
@@ -75,9 +76,9 @@ def lookup_keys(order: Order) -> list[str]:
         keys.append(f"broker:{order.broker_order_id}")
     if request.request_order_id is not None:
         keys.append(f"request:{request.request_order_id}")
-    if request.mathematricks_signal_id is not None:
-        keys.append(f"signal:{request.mathematricks_signal_id}")
-    keys.append(f"signal:{order.signal_id}")
+    keys += [f"signal:{name}" for name in reversed(order.names)]
+    if order.adoption is not None and order.adoption.discrepancy_id is not None:
+        keys.append(f"discrepancy:{order.adoption.discrepancy_id}")
     if isinstance(request, OrderRequest):
         keys += [f"exit_of:{ref}" for ref in request.entry_refs]
     return keys
@@ -201,7 +202,7 @@ def _reader(hint: Any) -> _Reader:
         return Decimal
     if isinstance(hint, type) and issubclass(hint, Enum):
         return hint
-    if hint in (Instrument, Fill, Reason, Finding):
+    if isinstance(hint, type) and is_dataclass(hint):
         return lambda value: _decode(hint, value)
     return lambda value: value
 
@@ -289,6 +290,45 @@ def lines_from_document(document: Mapping[str, Any]) -> dict[int, Line]:
 
 def _by_number(lines: tuple[Line, ...]) -> dict[int, Line]:
     return {line.event_number: line for line in lines}
+
+
+# --- adoptions -------------------------------------------------------------------------------------------------------
+
+
+def plan_to_document(plan: Plan) -> Document:
+    """As much of it as the command carries that is to do what was shown."""
+    return {
+        "movements": [_encode(movement) for movement in plan.movements],
+        "before": [_encode(before) for before in plan.before],
+        "warnings": list(plan.warnings),
+    }
+
+
+def plan_from_document(document: Mapping[str, Any]) -> Plan:
+    """What was shown, without what was for people only. Raises UnreadableRecord."""
+    try:
+        return Plan(
+            movements=tuple(_decode(Movement, each) for each in document["movements"]),
+            before=tuple(_decode(Before, each) for each in document["before"]),
+            holdings=(),
+            warnings=tuple(map(str, document["warnings"])),
+        )
+    except (CoreError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as exc:
+        raise UnreadableRecord(f"plan of an adoption: {type(exc).__name__}: {exc}") from exc
+
+
+def positions_to_documents(positions: Iterable[BrokerPosition]) -> list[Document]:
+    """A broker's positions as one process tells them another."""
+    return [_encode(position) for position in positions]
+
+
+def positions_from_documents(documents: Iterable[Mapping[str, Any]]) -> list[BrokerPosition]:
+    """Raises UnreadableRecord."""
+    try:
+        told = [_decode(BrokerPosition, document) for document in documents]
+        return [replace(position, also_called=frozenset(position.also_called)) for position in told]
+    except (CoreError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as exc:
+        raise UnreadableRecord(f"a broker's positions: {type(exc).__name__}: {exc}") from exc
 
 
 # --- discrepancies ---------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from brokers.base import Fill, Instrument
 from execution_service.core.ledger import LedgerEntry
-from execution_service.core.order import Order, OrderRequest, Purpose, Status
+from execution_service.core.order import Adopted, Order, OrderRequest, Purpose, Status
 from execution_service.core.position import Position
 
 Fields: TypeAlias = dict[str, Any]
@@ -49,7 +49,7 @@ def confirmation_fields(order: Order, *, broker: str, realized_pnl: Decimal, now
         "purpose": order.identity.purpose.value,
         "order_id": order.broker_order_id,
         "request_order_id": request.request_order_id,
-        "client_order_id": order.client_order_id,
+        "client_order_id": order.client_order_id if order.adoption is None else None,
         "strategy_name": request.strategy,
         "strategy_id": request.strategy,
         "account_id": request.account_id,
@@ -79,6 +79,18 @@ def confirmation_fields(order: Order, *, broker: str, realized_pnl: Decimal, now
         "realized_pnl": number(realized_pnl) if order.fills else None,
         "unrealized_pnl": None,
         "protection": _protection(order),
+        **({} if order.adoption is None else {"adopted": _adopted(order.adoption)}),
+    }
+
+
+def _adopted(told: Adopted) -> Fields:
+    """The mark of what is no order: what a person told of a position."""
+    return {
+        "occasion": told.occasion.value,
+        "by": told.by,
+        "reason": told.message,
+        "discrepancy_id": told.discrepancy_id,
+        "command_id": told.command_id,
     }
 
 
@@ -115,6 +127,8 @@ def _value(order: Order) -> Decimal | None:
 
 
 def _notes(order: Order) -> str:
+    if order.adoption is not None and order.reason is None:
+        return f"Adopted ({order.adoption.occasion}) by {order.adoption.by}: {order.adoption.message}"
     if order.status is Status.FILLED and order.filled_at is not None:
         seconds = (order.filled_at - (order.submitted_at or order.received_at)).total_seconds()
         return f"Filled in {max(0.0, seconds):.0f} seconds"
@@ -158,10 +172,17 @@ def made_up_signal_id(signal_id: str) -> HexId:
     return HexId(sha256(f"signal_store:{signal_id}".encode()).hexdigest()[:24])
 
 
-def signal_fields(signal: Sequence[Booked], entries: Sequence[Order], exits: Sequence[Booked], now: datetime) -> Fields:
+def signal_fields(
+    signal: Sequence[Booked],
+    entries: Sequence[Order],
+    exits: Sequence[Booked],
+    now: datetime,
+    stand_ins: Sequence[Order] = (),
+) -> Fields:
     """What a signal's document says of its orders.
 
-    `signal`: all orders of the signal known so far; `entries`: what its exits close; `exits`: those that close this signal's entry.
+    `signal`: all orders of the signal known so far; `entries`: what its exits close; `exits`: those that close this signal's entry;
+    `stand_ins`: what was adopted in that entry's place.
     """
     own_entries = [b.order for b in signal if b.order.identity.purpose is Purpose.ENTRY]
     own_exits = [b for b in signal if b.order.identity.purpose is Purpose.EXIT]
@@ -181,8 +202,27 @@ def signal_fields(signal: Sequence[Booked], entries: Sequence[Order], exits: Seq
         if not own_entries and all(b.order.status.is_final for b in own_exits):
             fields["position_status"] = "CLOSED"
     if own_entries and any(o.filled_quantity for o in own_entries):
-        fields.update(_holding(own_entries, {b.order.order_id: b for b in (*exits, *own_exits)}.values()))
+        closing = list({b.order.order_id: b for b in (*exits, *own_exits)}.values())
+        fields.update(_holding(own_entries, closing, stand_ins))
+        adopted = [order for order in (*(b.order for b in closing), *stand_ins) if order.adoption is not None]
+        if adopted:
+            fields["adoptions"] = [_adoption(order) for order in sorted(adopted, key=lambda o: o.received_at)]
     return fields
+
+
+def _adoption(order: Order) -> Fields:
+    """One movement past this service that changed what the signal's entry holds; undone ones have the quantity 0."""
+    assert order.adoption is not None
+    return {
+        "adoption_id": order.signal_id,
+        "occasion": order.adoption.occasion.value,
+        "side": None if order.request.side is None else order.request.side.value,
+        "instrument": order.symbol,
+        "quantity": number(order.filled_quantity),
+        "price": number(order.average_price),
+        "time": order.filled_at,
+        "by": order.adoption.by,
+    }
 
 
 def _execution(orders: Sequence[Order]) -> Fields:
@@ -257,24 +297,46 @@ def _pnl(exits: Sequence[Booked], entries: Sequence[Order]) -> Fields:
 
 
 def _entry_of(exit_: Order, entries: Iterable[Order]) -> Order | None:
+    """What the exit closed: its entry, or what had come in that one's place by then."""
+    fitting = _fitting(exit_, entries)
+    came = [
+        e
+        for e in fitting
+        if e.adoption is not None and e.filled_at and exit_.filled_at and e.filled_at <= exit_.filled_at
+    ]
+    if came:
+        return max(came, key=lambda e: (e.filled_at, e.received_at))
+    return _of_its_leg(exit_, [e for e in fitting if e.adoption is None])
+
+
+def _fitting(exit_: Order, entries: Iterable[Order]) -> list[Order]:
     if exit_.instrument is None:
-        return None
+        return []
     instrument = exit_.instrument
     side = exit_.accepted_request.side.opposite
-    fitting = [
+    return [
         e for e in entries if e.instrument is not None and instrument.could_be(e.instrument) and e.request.side is side
     ]
+
+
+def _of_its_leg(exit_: Order, fitting: Sequence[Order]) -> Order | None:
     same_leg = [e for e in fitting if e.identity.leg_index == exit_.identity.leg_index]
     return next(iter(same_leg or fitting), None)
 
 
-def _holding(entries: Sequence[Order], exits: Iterable[Booked]) -> Fields:
-    """Whether the entry is still held, judged leg by leg: closed when exits took all that was filled."""
-    closing = list(exits)
+def _holding(entries: Sequence[Order], closing: Sequence[Booked], stand_ins: Sequence[Order]) -> Fields:
+    """Whether the entry is still held, judged leg by leg: closed when exits took all that was filled, and all that came in its place."""
+    held = {entry.order_id: entry.filled_quantity for entry in entries}
+    heads = list(entries)
+    for order in stand_ins:
+        same = [h for h in heads if _is_same_line(h, order)]
+        if not same:
+            heads.append(order)
+        held[(same or [order])[0].order_id] = held.get((same or [order])[0].order_id, ZERO) + order.filled_quantity
     left = ZERO
-    for entry in entries:
-        taken = sum((b.order.filled_quantity for b in closing if _entry_of(b.order, entries) is entry), ZERO)
-        left += max(ZERO, entry.filled_quantity - taken)
+    for head in heads:
+        closed = [b.order for b in closing if _of_its_leg(b.order, _fitting(b.order, heads)) is head]
+        left += max(ZERO, held[head.order_id] - sum((order.filled_quantity for order in closed), ZERO))
     filled = [b for b in closing if b.order.filled_quantity]
     fields: Fields = {"position_status": "CLOSED" if not left else "OPEN"}
     if filled or any(b.order.busted_fill_ids for b in closing):
@@ -283,6 +345,12 @@ def _holding(entries: Sequence[Order], exits: Iterable[Booked]) -> Fields:
         max((b.order.filled_at for b in filled if b.order.filled_at), default=None) if not left else None
     )
     return fields
+
+
+def _is_same_line(one: Order, other: Order) -> bool:
+    if one.instrument is None or other.instrument is None:
+        return False
+    return one.instrument.could_be(other.instrument) and one.request.side is other.request.side
 
 
 # --- positions and trading_accounts ----------------------------------------------------------------------------------

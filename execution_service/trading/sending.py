@@ -77,7 +77,8 @@ class Sending:
         self._nonce = nonce
         self._look_for_cancels = look_for_cancels
         self._lanes_under_way = 0
-        self._exit_lock = asyncio.Lock()
+        self.exits_in_turn = asyncio.Lock()
+        """Held by each exit from the last look on until its intent is written, and by whoever changes what exits may take."""
         self._left_reserved: set[str] = set()
         """The broker's ids under which other processes, or earlier lives of this one, have perhaps sent."""
 
@@ -212,7 +213,7 @@ class Sending:
         """The last look before the order leaves, and the record that it is about to; False if it does not leave."""
         if live.order.identity.purpose is Purpose.EXIT:
             # Two exits of one entry must not both count on what is left of it.
-            async with self._exit_lock:
+            async with self.exits_in_turn:
                 return await self._write_intent(live, now)
         return await self._write_intent(live, now)
 

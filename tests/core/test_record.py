@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
+from enum import Enum
 from typing import Any, get_args, get_type_hints
 
 import bson
@@ -14,7 +15,7 @@ from bson.codec_options import CodecOptions
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from brokers.base import AssetClass, Fill, Instrument, OptionRight, OrderType, Side, Tif
+from brokers.base import Fill, Instrument, Side
 from execution_service.core import order as order_words
 from execution_service.core.errors import CoreError, UnreadableRecord
 from execution_service.core.ledger import LedgerEntry, LedgerKey, Line
@@ -95,7 +96,7 @@ def anything(hint: Any) -> st.SearchStrategy[Any]:
     }
     if hint in simple:
         return simple[hint]
-    if hint in (Side, OrderType, Tif, AssetClass, OptionRight, ReasonCode, Purpose):
+    if isinstance(hint, type) and issubclass(hint, Enum):
         return st.sampled_from(list(hint))
     if get_args(hint):
         return st.one_of([anything(arg) for arg in get_args(hint)])

@@ -12,6 +12,7 @@ from execution_service.core.confirmation import attributes
 from execution_service.core.effects import happenings
 from execution_service.core.ledger import key_of
 from execution_service.core.order import Order, Purpose, Status
+from execution_service.core.reconcile import is_our_tag
 from execution_service.core.record import ledger_from_document
 from tests.fakes import World
 
@@ -43,9 +44,12 @@ def audit(world: World) -> None:
 
 
 def _audit_book(world: World, records: list[Order]) -> None:
-    unknown = {tag for o in world.placed() if (tag := o.ticket.client_order_id)}  # without a tag it is somebody else's
+    unknown = {tag for o in world.placed() if is_our_tag(tag := o.ticket.client_order_id)}  # else somebody else's
     for order in records:
         placed = [p for c in order.client_order_ids for p in world.book().orders(c)]
+        if order.adoption is not None:
+            assert not placed, f"{order.signal_id} is an adoption, and was sent"
+            continue
         assert len(placed) <= 1, f"{order.signal_id} was placed {len(placed)} times"
         unknown -= set(order.client_order_ids)
         if not placed:
@@ -64,14 +68,18 @@ def _audit_book(world: World, records: list[Order]) -> None:
 
 
 def _audit_ledger(world: World, records: list[Order]) -> None:
-    """Against a plain recount of the broker's executions, in the order in which they happened."""
+    """Against a plain recount of the broker's executions and of what people told, in the order in which they happened."""
     expected: dict[str, list[Decimal]] = defaultdict(lambda: [ZERO, ZERO, ZERO])
     by_client_id = {c: o for o in records for c in o.client_order_ids}
-    for placed, fill in _executions(world):
-        order = by_client_id[placed.ticket.client_order_id]
+    moves = [(fill.time, by_client_id[placed.ticket.client_order_id], fill) for placed, fill in _executions(world)]
+    moves += [(fill.time, order, fill) for order in records if order.adoption is not None for fill in order.fills]
+    for _, order, fill in sorted(moves, key=lambda move: move[0]):
+        request = order.accepted_request
         held = expected[key_of(order).ledger_id]
-        multiplier = placed.ticket.instrument.multiplier or Decimal(1)
-        _recount(held, fill.quantity * placed.ticket.side.sign, fill.price, multiplier)
+        _recount(held, fill.quantity * request.side.sign, fill.price, request.instrument.multiplier or Decimal(1))
+    for order in records:
+        if order.adoption is not None:
+            expected[key_of(order).ledger_id]  # also where it was taken back
     entries = {d["_id"]: ledger_from_document(d) for d in world.documents("execution_positions")}
     assert set(entries) == set(expected)
     for ledger_id, (quantity, _, realized) in expected.items():
@@ -87,13 +95,8 @@ def _audit_ledger(world: World, records: list[Order]) -> None:
 
 
 def _executions(world: World) -> list[tuple[PaperOrder, PaperFill]]:
-    found = [
-        (placed, fill)
-        for placed in world.placed()
-        if placed.ticket.client_order_id
-        for fill in placed.fills
-        if not fill.busted
-    ]
+    ours = [placed for placed in world.placed() if is_our_tag(placed.ticket.client_order_id)]
+    found = [(placed, fill) for placed in ours for fill in placed.fills if not fill.busted]
     return sorted(found, key=lambda pair: pair[1].fill_id)
 
 
@@ -123,6 +126,9 @@ def _audit_confirmation_view(world: World, order: Order) -> None:
 
 def _audit_signal(world: World, order: Order) -> None:
     documents = world.documents("signal_store", signal_id=order.signal_id)
+    if order.adoption is not None:
+        assert documents == []
+        return
     assert len(documents) == 1
     if order.request.total_legs > 1 or order.identity.purpose is Purpose.EXIT:
         return

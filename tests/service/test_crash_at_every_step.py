@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -18,6 +18,7 @@ from brokers.paper_words import Action, Fault, Market, Operation
 from execution_service.core.order import Order, Purpose, Status
 from execution_service.trader import TradingRules
 from tests.fakes import Gate, Moment, World, world_of
+from tests.service import adoptions
 from tests.service.audit import audit
 
 RULES = TradingRules(order_timeout_seconds=8.0, max_order_age_seconds=300.0)
@@ -28,6 +29,7 @@ MEMORY = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
 LIMIT_SECONDS = 100.0
 
 Act: TypeAlias = Callable[[World], object]
+"""Awaited where it can be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,34 @@ def send(signal_id: str = "sig", **fields: Any) -> Act:
 
 def leave(signal_id: str, entry: str = "sig", **fields: Any) -> Act:
     return lambda world: world.exit(signal_id, entry, **fields)
+
+
+def adopt(occasion: str, moved: dict[str, int], **said: Any) -> Act:
+    """`moved`: what has changed at the broker, by symbol."""
+
+    def act(world: World) -> object:
+        _move(world, moved)
+        return adoptions.adopt(world, occasion, **said)
+
+    return act
+
+
+def undo(moved: dict[str, int]) -> Act:
+    def act(world: World) -> object:
+        _move(world, moved)
+        (command,) = world.documents("execution_commands", kind="ADOPT")
+        return adoptions.undo(world, command["_id"])
+
+    return act
+
+
+def _move(world: World, moved: dict[str, int]) -> None:
+    for symbol, quantity in moved.items():
+        adoptions.by_hand(world, quantity, symbol)
+
+
+def carried_out(count: int) -> Callable[[World], bool]:
+    return lambda world: len(world.documents("execution_commands", kind="ADOPT", status="DONE")) == count
 
 
 def fill(signal_id: str, quantity: int | None = None, price: str | None = None) -> Act:
@@ -202,6 +232,43 @@ SCENARIOS = {
         ends=entry("sig", Status.FILLED) | entry("flip", Status.FILLED),
         check=realized(200.0),
     ),
+    "part of a position squared off and adopted, then the exit": Scenario(
+        script=[
+            (at_once, send()),
+            (FILLED, adopt("square-off", {"AAPL": -40}, quantity="40", price="11")),
+            (carried_out(1), leave("out", price=11)),
+        ],
+        ends=entry("sig", Status.FILLED) | way_out("out", Status.FILLED),
+        check=lambda world: _adopted(world, realised=100.0, sold=60),
+    ),
+    "a renamed share adopted, then the exit": Scenario(
+        script=[
+            (at_once, send()),
+            (FILLED, adopt("rename", {"AAPL": -100, "NEW": 100}, successor={"symbol": "NEW"})),
+            (carried_out(1), leave("out", symbol="NEW", price=11)),
+        ],
+        ends=entry("sig", Status.FILLED) | way_out("out", Status.FILLED),
+        check=lambda world: _adopted(world, realised=100.0, sold=100),
+    ),
+    "a split adopted, then the exit": Scenario(
+        script=[
+            (at_once, send()),
+            (FILLED, adopt("split", {"AAPL": 200}, ratio="1:3")),
+            (carried_out(1), leave("out", quantity=400, price=4)),
+        ],
+        ends=entry("sig", Status.FILLED) | way_out("out", Status.FILLED),
+        check=lambda world: _adopted(world, realised=200.0, sold=300),
+    ),
+    "an adoption taken back, then the exit": Scenario(
+        script=[
+            (at_once, send()),
+            (FILLED, adopt("rename", {"AAPL": -100, "NEW": 100}, successor={"symbol": "NEW"})),
+            (carried_out(1), undo({"AAPL": 100, "NEW": -100})),
+            (carried_out(2), leave("out", price=11)),
+        ],
+        ends=entry("sig", Status.FILLED) | way_out("out", Status.FILLED),
+        check=lambda world: _adopted(world, realised=100.0, sold=100),
+    ),
     "rejection": Scenario(
         faults=[Fault(operation=Operation.PLACE, action=Action.REJECT, reason="no margin", times=None)],
         script=[(at_once, send())],
@@ -280,6 +347,13 @@ SCENARIOS = {
 }
 
 
+def _adopted(world: World, *, realised: float, sold: int) -> None:
+    realized(realised)(world)
+    assert world.exit_record("out").filled_quantity == sold
+    (document,) = world.documents("signal_store", signal_id="sig")
+    assert (document["position_status"], document["pnl_realized"]) == ("CLOSED", realised)
+
+
 def _nothing_placed(world: World) -> None:
     assert not world.placed()
 
@@ -311,7 +385,9 @@ async def play(scenario: Scenario, folder: Path, dies_at: tuple[int, Moment] | N
                 first_life = list(world.gate.names)
                 await world.restart()
             while to_do and to_do[0][0](world):
-                to_do.pop(0)[1](world)
+                done = to_do.pop(0)[1](world)
+                if isinstance(done, Awaitable):
+                    await done
                 await world.settle()
             if world.clock.monotonic() > end:
                 raise TimeoutError(f"still unfinished: {[(o.signal_id, o.status) for o in world.records()]}")

@@ -1,0 +1,65 @@
+"""What `execctl adopt` makes of its options, by the examples that docs/operations.md gives."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from execution_service.core.adoption import Wish, read_wish
+from execution_service.core.order import Occasion
+from scripts import adopt, execctl
+
+OPERATIONS = Path(__file__).resolve().parent.parent.parent / "docs" / "operations.md"
+SAID = ["--account", "A", "--strategy", "S", "--by", "Ann", "--reason", "note"]
+
+
+def examples() -> list[str]:
+    text = OPERATIONS.read_text(encoding="utf-8").partition("## When our book and the broker's differ")[2]
+    found = re.findall(r"`(adopt [a-z-]+ [^`…]*)`", text.partition("\n## ")[0])
+    return [example for example in found if "--" in example]
+
+
+def options(line: str) -> argparse.Namespace:
+    return execctl._options(shlex.split(line) + SAID)
+
+
+@pytest.mark.parametrize("line", examples())
+def test_each_example_of_the_page_is_a_wish(line: str) -> None:
+    wish = read_wish(adopt.wish_of(options(line)))
+    assert isinstance(wish, Wish), wish
+
+
+def test_the_page_has_an_example_of_each_occasion() -> None:
+    text = OPERATIONS.read_text(encoding="utf-8")
+    assert {occasion for occasion in Occasion if f"adopt {occasion} " not in text} == set()
+
+
+def test_all_fields_of_both_instruments_reach_the_wish() -> None:
+    fields = {"symbol": "X", "instrument_type": "OPTION", "expiry": "20261218", "strike": "5", "right": "C"}
+    fields |= {"exchange": "NSE", "currency": "INR", "multiplier": "2", "underlying": "Y", "con_id": "7"}
+    line = "adopt rename " + " ".join(
+        f"--{prefix}{name.replace('_', '-')} {value}" for prefix in ("", "new-") for name, value in fields.items()
+    )
+    body = adopt.wish_of(options(line))
+    assert body["instrument"] == body["successor"] == fields
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("adopt", "say what happened, or --undo ADOPTION"),
+        ("adopt expiry", "an adoption needs --symbol"),
+        ("adopt expiry --undo adopt-1", "--undo goes without an occasion"),
+        ("adopt theft --symbol X", "invalid choice"),
+        ("adopt expiry --symbol X --by ' '", "must not be blank"),
+    ],
+)
+def test_what_does_not_go_together_ends_with_2(line: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        options(line)
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
