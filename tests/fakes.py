@@ -520,6 +520,8 @@ class GatedBroker:
                     if not isinstance(error, AnswerUnclear):
                         raise error
                     del found[tag]
+            for tag in found:
+                found[tag] = found[tag] or self._faults.found.get(tag)
             return found
 
         found = await self._pass("find_all", "", look)

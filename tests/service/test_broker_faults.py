@@ -750,7 +750,7 @@ async def test_an_order_answered_by_words_alone_that_nobody_finds_refused_is_in_
         assert world.record().status is Status.IN_DOUBT
         assert len(world.calls("place_order")) == 1
         world.broker_faults.found[world.client_id("sig")] = refused_by(world)
-        await world.run(20)
+        await world.run(40)
         assert world.record().status is Status.REJECTED
 
 
