@@ -1464,6 +1464,16 @@ async def test_words_of_an_order_under_the_id_refuse_only_what_has_never_left_be
     assert (report is None) is is_repetition
 
 
+async def test_a_repetition_without_an_answer_is_waited_for_less(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ibkr, "_REPEATED_SECONDS", 0.1)
+    broker = await desk.connect(answer_seconds=NEVER)
+    ticket = replace(await reserved(broker, desk.ticket()), is_repetition=True)
+    desk.gateway.silent.add(Ask.PLACE_ORDER)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        with pytest.raises(OutcomeUnknown, match="No answer"):
+            await broker.place_order(ticket)
+
+
 async def test_a_ticket_that_has_left_in_this_process_is_a_repetition_though_it_does_not_say_so(
     desk: Desk, soon: None
 ) -> None:
