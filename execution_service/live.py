@@ -10,7 +10,7 @@ import structlog
 
 from execution_service.core.alerts import log_line, wants_a_person
 from execution_service.core.decide import Elapsed
-from execution_service.core.order import CancelRequested, Event, Order, Reason, apply
+from execution_service.core.order import CancelRequested, Event, Order, Reason, ReasonCode, apply
 from execution_service.core.record import as_stored
 from execution_service.ports import Clock, Store, Stored, Told, VersionConflict
 
@@ -65,8 +65,10 @@ class LiveOrder:
         self.is_silence_told = False
         self.is_wait_told = False
         self.resendings = 0
-        self.refusal: Reason | None = None
-        """What the broker said when it was sent again: no end of it before it has been looked for, since an earlier sending may be alive."""
+        words = order.words_alone
+        self.refusal: Reason | None = None if words is None else Reason(ReasonCode.BROKER_REJECTED, words)
+        """What the broker said when it was sent again, or in an earlier life when it was sent: no end of it before it has been looked for, since a
+        sending may be alive. It is not sent again."""
         self.lettered = told.people
         """The last event that people have been written a letter about."""
         self.is_answered = False
