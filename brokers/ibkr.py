@@ -860,11 +860,12 @@ class IbkrBroker:
         placing = self._waits.placing.get(order_id)
         if placing is not None:
             self._heed_words(placing, code, text, is_shown=is_shown)
-        elif code not in codes.CANCEL_REFUSED:
+            return
+        if code == codes.CANCELLED and entry is not None and entry.is_final:
+            return  # its status has said so
+        if code not in codes.CANCEL_REFUSED:
             _log.warning("IBKR says of order %s: %s (code %s)", order_id, text, code)
-            self._is_doubtful = True
-        if code in codes.CANCEL_REFUSED:
-            self._is_doubtful = True
+        self._is_doubtful = True
 
     def on_gap(self) -> None:
         self._is_doubtful = True

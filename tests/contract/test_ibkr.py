@@ -207,6 +207,19 @@ async def test_an_error_on_a_live_order_makes_the_lists_be_read_again(desk: Desk
     assert len(desk.heard(Ask.ALL_OPEN_ORDERS)) == before + 1
 
 
+async def test_the_word_that_an_order_is_cancelled_costs_no_look_where_its_status_has_said_so(desk: Desk) -> None:
+    desk.hold()
+    broker = await desk.connect(poll_seconds=NEVER)
+    ticket = desk.ticket(OrderType.LIMIT)
+    await place(broker, ticket)
+    before = len(desk.heard(Ask.ALL_OPEN_ORDERS))
+    await broker.cancel_order(OrderRef(client_order_id=ticket.client_order_id))
+    await reported(broker, ticket, lambda report: report.status is ReportStatus.CANCELLED)
+    await broker.positions()
+    await broker.reports()
+    assert len(desk.heard(Ask.ALL_OPEN_ORDERS)) == before
+
+
 async def test_fills_while_away_are_reported_after_connecting_again(desk: Desk) -> None:
     desk.hold()
     broker = await desk.connect(poll_seconds=NEVER)

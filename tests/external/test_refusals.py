@@ -106,7 +106,6 @@ def test_orders_answered_by_words_alone_are_rejected_in_those_words_and_hold_up_
 @pytest.mark.parametrize(
     ("code", "text", "beside"),
     [
-        (10311, "This order will be directly routed to NYSE", {"taken_after": 0.1}),
         (31999, "Something that nobody has heard of", {"taken_after": 1.2}),
         (2161, "A price cap was set", {"taken_after": 0, "is_taken_first": True}),
     ],
