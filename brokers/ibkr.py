@@ -91,6 +91,8 @@ _WORDS_SECONDS = 0.3
 what is usually said of orders that went nowhere may be said of one that works. Nobody else's order leaves meanwhile."""
 _REMARK_SECONDS = 1.0
 """The same after a remark, beside which an acknowledgement is to be expected."""
+_REPEATED_SECONDS = 2.0
+"""How long an order that was perhaps sent before is waited for at most: what had arrived is told at once, and the lists tell the rest."""
 _SEND_AGAIN_SECONDS = 2.0
 """Orders of the account wait for it, since the same id may leave again only as long as no later one has; and if the order had arrived, it
 changes into itself."""
@@ -489,7 +491,10 @@ class IbkrBroker:
             self._highest_sent, self._sent[tag] = order_id, f"{session.client_id}:{order_id}"
             self._unacknowledged.sent(tag, self._sent[tag], is_repetition=is_repetition, now=time.monotonic())
             self._next_order_id = max(self._next_order_id, order_id + 1)
-            return await self._placed(session, order_id, wait, ticket)
+            patience = self._configuration.answer_seconds
+            return await self._placed(
+                session, order_id, wait, ticket, min(patience, _REPEATED_SECONDS) if is_repetition else patience
+            )
         except NotConnected as exc:
             raise self._unavailable(str(exc)) from exc
         except BrokerUnavailable:
@@ -517,9 +522,11 @@ class IbkrBroker:
         finally:
             self._waits.cancelling.pop(order_id, None)
 
-    async def _placed(self, session: Session, order_id: int, wait: _Wait, ticket: Ticket) -> Report:
+    async def _placed(
+        self, session: Session, order_id: int, wait: _Wait, ticket: Ticket, patience_seconds: float
+    ) -> Report:
         try:
-            async with asyncio.timeout(self._configuration.answer_seconds):
+            async with asyncio.timeout(patience_seconds):
                 await asyncio.shield(wait.answer)
         except TimeoutError:
             self._is_doubtful = True
@@ -953,11 +960,12 @@ class IbkrBroker:
             placing.hold = hold or placing.hold  # it may be said before anything else is told of the order
         if placing is not None:
             self._heed_words(placing, code, text, is_shown=is_shown)
-        elif code not in codes.CANCEL_REFUSED:
+            return
+        if code == codes.CANCELLED and entry is not None and entry.is_final:
+            return  # its status has said so
+        if code not in codes.CANCEL_REFUSED:
             _log.warning("IBKR says of order %s: %s (code %s)", order_id, text, code)
-            self._is_doubtful = True
-        if code in codes.CANCEL_REFUSED:
-            self._is_doubtful = True
+        self._is_doubtful = True
 
     def on_gap(self) -> None:
         self._is_doubtful = True

@@ -3,7 +3,7 @@
 The gateway says errors, refusals, warnings and news by one and the same message, told apart by a code. The codes below are those of IBKR's
 published lists (the TWS API's "message codes" and the newer "error handling" page), and where these are silent of its users' reports, which are
 named. A code that stands nowhere is unknown, and there will always be some: so nothing depends on this table but how soon an answer is had.
-For an order that the gateway never acknowledged, words of any code and its absence from whole lists are the evidence (`ibkr_answers`).
+For an order that the gateway never acknowledged, words of any code and its absence from whole lists are the evidence (`ibkr_unacknowledged`).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import structlog
 from execution_service.core.alerts import log_line, wants_a_person
 from execution_service.core.asking import CANCELS, FINDS, Asked
 from execution_service.core.decide import Elapsed
-from execution_service.core.order import CancelRequested, Event, Order, Reason, apply
+from execution_service.core.order import CancelRequested, Event, Order, Reason, ReasonCode, apply
 from execution_service.core.record import as_stored
 from execution_service.ports import Clock, Store, Stored, Told, VersionConflict
 
@@ -70,8 +70,10 @@ class LiveOrder:
         self.told_waits: set[str] = set()
         """Of an exit: what people have been told that it waits for."""
         self.resendings = 0
-        self.refusal: Reason | None = None
-        """What the broker said when it was sent again: no end of it before it has been looked for, since an earlier sending may be alive."""
+        words = order.words_alone
+        self.refusal: Reason | None = None if words is None else Reason(ReasonCode.BROKER_REJECTED, words)
+        """What the broker said when it was sent again, or in an earlier life when it was sent: no end of it before it has been looked for, since a
+        sending may be alive. It is not sent again."""
         self.lettered = told.people
         """The last event that people have been written a letter about."""
         self.is_answered = False

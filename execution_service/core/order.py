@@ -10,6 +10,7 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from functools import lru_cache
+from itertools import takewhile
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -325,6 +326,8 @@ class Noted(_Event):
 
     message: str
     alert: bool = False
+    answer: str | None = None
+    """What the broker answered the sending with, where that was words alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -520,6 +523,14 @@ class Order:
     """Not None: the broker holds it for the opening."""
     released_at: datetime | None = None
     """When the market had it after that."""
+
+    @property
+    def words_alone(self) -> str | None:
+        """What the broker answered the present sending with, where it answered with words alone; None: it did not, or said more since."""
+        if self.status is not Status.SUBMITTING:
+            return None
+        since = takewhile(lambda event: not isinstance(event, SubmitStarted), reversed(self.events))
+        return next((event.answer for event in since if isinstance(event, Noted) and event.answer), None)
 
     @property
     def order_id(self) -> str:

@@ -123,7 +123,7 @@ class Placing:
             self._lanes.of(order).unresolved.add(order.order_id)
             if again and isinstance(exc, WordsAlone):
                 said = Reason(ReasonCode.BROKER_REJECTED, exc.words)
-                return Handed(self._was_refused_again(live, order, said), is_clear=False)
+                return Handed(self._was_refused_again(live, order, said, answer=exc.words), is_clear=False)
             return Handed(self._is_unclear(live, exc), is_clear=False)
         return Handed(self._was_taken(live, report), is_clear=True)
 
@@ -199,7 +199,9 @@ class Placing:
 
         await self._live.record(live, refuse)
 
-    async def _was_refused_again(self, live: LiveOrder, sent: Order, refusal: Reason) -> None:
+    async def _was_refused_again(
+        self, live: LiveOrder, sent: Order, refusal: Reason, *, answer: str | None = None
+    ) -> None:
         """The broker may refuse the repetition because the first sending arrived: the order is looked for before this is its end."""
         live.finding_from = live.asked_at = None
         words = f"refused when it was sent again, and looked for once more, since it may have arrived before: {refusal.message}"
@@ -208,7 +210,8 @@ class Placing:
             if order.status is not Status.SUBMITTING or _is_worked_elsewhere(order, sent):
                 return ()
             live.refusal = refusal
-            return () if was_noted(order, words) else (Noted(at=self._clock.now(), message=words),)
+            noted = Noted(at=self._clock.now(), message=words, answer=answer)
+            return () if was_noted(order, words) else (noted,)
 
         await self._live.record(live, note)
 
@@ -220,13 +223,13 @@ class Placing:
                 signal_id=live.order.signal_id,
                 exc_info=exc,
             )
-        await self._note(
-            live, f"no clear answer, looking for the order at the broker: {str(exc) or type(exc).__name__}"
-        )
+        words = f"no clear answer, looking for the order at the broker: {str(exc) or type(exc).__name__}"
+        await self._note(live, words, answer=exc.words if isinstance(exc, WordsAlone) else None)
 
-    async def _note(self, live: LiveOrder, words: str) -> None:
+    async def _note(self, live: LiveOrder, words: str, *, answer: str | None = None) -> None:
         def note(order: Order) -> Sequence[Event]:
-            return (Noted(at=self._clock.now(), message=words),) if order.status is Status.SUBMITTING else ()
+            noted = Noted(at=self._clock.now(), message=words, answer=answer)
+            return (noted,) if order.status is Status.SUBMITTING else ()
 
         await self._live.record(live, note)
 

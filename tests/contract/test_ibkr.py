@@ -207,6 +207,19 @@ async def test_an_error_on_a_live_order_makes_the_lists_be_read_again(desk: Desk
     assert len(desk.heard(Ask.ALL_OPEN_ORDERS)) == before + 1
 
 
+async def test_the_word_that_an_order_is_cancelled_costs_no_look_where_its_status_has_said_so(desk: Desk) -> None:
+    desk.hold()
+    broker = await desk.connect(poll_seconds=NEVER)
+    ticket = desk.ticket(OrderType.LIMIT)
+    await place(broker, ticket)
+    before = len(desk.heard(Ask.ALL_OPEN_ORDERS))
+    await broker.cancel_order(OrderRef(client_order_id=ticket.client_order_id))
+    await reported(broker, ticket, lambda report: report.status is ReportStatus.CANCELLED)
+    await broker.positions()
+    await broker.reports()
+    assert len(desk.heard(Ask.ALL_OPEN_ORDERS)) == before
+
+
 async def test_fills_while_away_are_reported_after_connecting_again(desk: Desk) -> None:
     desk.hold()
     broker = await desk.connect(poll_seconds=NEVER)
@@ -1503,6 +1516,16 @@ async def test_words_of_an_order_under_the_id_refuse_only_what_has_never_left_be
     await asyncio.sleep(0.9)
     report = [await broker.find(ticket.client_order_id) for _ in range(2)][1]
     assert (report is None) is is_repetition
+
+
+async def test_a_repetition_without_an_answer_is_waited_for_less(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ibkr, "_REPEATED_SECONDS", 0.1)
+    broker = await desk.connect(answer_seconds=NEVER)
+    ticket = replace(await reserved(broker, desk.ticket()), is_repetition=True)
+    desk.gateway.silent.add(Ask.PLACE_ORDER)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        with pytest.raises(OutcomeUnknown, match="No answer"):
+            await broker.place_order(ticket)
 
 
 async def test_a_ticket_that_has_left_in_this_process_is_a_repetition_though_it_does_not_say_so(

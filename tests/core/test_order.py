@@ -51,6 +51,7 @@ from execution_service.core.order import (
     apply,
     apply_all,
 )
+from execution_service.core.record import event_from_document, event_to_document
 from tests.builders import (
     NOW,
     accepted,
@@ -609,3 +610,17 @@ def test_every_text_that_json_can_carry_gives_an_id() -> None:
 def test_a_bust_of_the_only_fill_of_an_unreadable_order_leaves_it_without_fills() -> None:
     strange = order(asked=refused_request(), events=[rejected(), filled_by("f1", 10), busted("f1")])
     assert strange.status is not PF
+
+
+def test_words_alone_are_those_that_answered_the_present_sending() -> None:
+    def noted_with(answer: str | None) -> Noted:
+        return Noted(at=NOW, message="looked for", answer=answer)
+
+    sent = apply_all(order(), [submit_started()])
+    assert sent.words_alone is None
+    answered = apply_all(sent, [noted_with("No (code 1)"), noted_with(None)])
+    assert answered.words_alone == "No (code 1)"
+    assert apply_all(answered, [accepted()]).words_alone is None
+    again = apply_all(answered, [nothing_sent(), submit_started()])
+    assert again.words_alone is None
+    assert event_from_document(event_to_document(answered.events[1])) == answered.events[1]

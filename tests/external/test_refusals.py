@@ -106,7 +106,6 @@ def test_orders_answered_by_words_alone_are_rejected_in_those_words_and_hold_up_
 @pytest.mark.parametrize(
     ("code", "text", "beside"),
     [
-        (10311, "This order will be directly routed to NYSE", {"taken_after": 0.1}),
         (31999, "Something that nobody has heard of", {"taken_after": 1.2}),
         (2161, "A price cap was set", {"taken_after": 0, "is_taken_first": True}),
     ],
@@ -143,11 +142,11 @@ def test_an_order_that_fills_after_it_was_refused_is_a_correction(desk: Desk, ga
         )
 
 
-def test_an_order_whose_refusal_the_process_did_not_survive_is_refused_in_the_next_life(
+def test_an_order_whose_refusal_the_process_did_not_survive_is_refused_in_the_next_life_and_not_sent_again(
     desk: Desk, gateway: GatewayVenue
 ) -> None:
     gateway.do("answer_with_words", symbol="INTC", code=10052, text="Invalid time in force", times=None)
-    body = desk.body(gateway, symbol="INTC")
+    body, before = desk.body(gateway, symbol="INTC"), placed(gateway)
     desk.publish(body)
     eventually(lambda: "code 10052" in str(desk.record(str(body["signal_id"]))), "the words are in the record")
     desk.service.kill()
@@ -156,6 +155,7 @@ def test_an_order_whose_refusal_the_process_did_not_survive_is_refused_in_the_ne
     assert record["status"] == "REJECTED"
     assert "code 10052" in desk.confirmation(str(body["signal_id"]))["reason"]["message"]
     assert gateway.of(record["client_order_id"]) == []
+    assert placed(gateway) - before == 1
 
 
 def test_coins_with_a_limit_are_taken_refused_or_not_sent_by_the_accounts_terms(

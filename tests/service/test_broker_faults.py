@@ -772,19 +772,14 @@ async def test_an_order_answered_by_words_alone_that_fills_after_its_end_is_corr
         audit(world)
 
 
-@pytest.mark.parametrize("dies", [True, False])
 async def test_words_that_answer_a_repetition_are_the_end_once_the_order_was_looked_for_as_long_as_may_be(
-    tmp_path: Path, dies: bool
+    tmp_path: Path,
 ) -> None:
-    """The first sending may have arrived: after a lost answer, or after the death that made us forget what was said."""
+    """The first sending may have arrived."""
     fault = Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT)
-    async with world_of(tmp_path, capabilities=IN_SEQUENCE, faults=[] if dies else [fault]) as world:
-        if dies:
-            world.broker_faults.errors["place_order"] = [WordsAlone(WORDS)]
+    async with world_of(tmp_path, capabilities=IN_SEQUENCE, faults=[fault]) as world:
         world.send()
         await world.run(0.5)
-        if dies:
-            await world.restart()
         world.broker_faults.errors["place_order"] = [WordsAlone(WORDS)]
         await world.run_until(lambda: len(world.calls("place_order")) == 2)
         world.send("other", symbol="NVDA")
@@ -795,6 +790,30 @@ async def test_words_that_answer_a_repetition_are_the_end_once_the_order_was_loo
         assert world.record().status is Status.REJECTED
         assert WORDS in world.publisher.of("sig")[0]["reason"]["message"]
         assert world.calls("place_order").count(world.client_id("sig")) == 2
+        audit(world)
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+async def test_words_are_remembered_by_the_next_life_which_looks_for_the_order_and_does_not_send_it_again(
+    tmp_path: Path, arrived: bool
+) -> None:
+    async with world_of(tmp_path, capabilities=IN_SEQUENCE) as world:
+        world.broker_faults.errors["place_order"] = [WordsAlone(WORDS)]
+        world.send()
+        await world.run(0.5)
+        if arrived:
+            ticket = replace(world.record().ticket(), reserved_order_id="R-1")
+            await world.brokers[ACCOUNT].inner.place_order(ticket)
+        await world.restart()
+        world.send("other", symbol="NVDA")
+        await world.run(1)
+        assert world.record("other").status is Status.FILLED
+        await world.run(12)
+        assert world.record().status is (Status.FILLED if arrived else Status.REJECTED)
+        if not arrived:
+            (told,) = world.publisher.of("sig")
+            assert told["reason"] == {"code": "BROKER_REJECTED", "message": WORDS}
+        assert world.calls("place_order").count(world.client_id("sig")) == 1
         audit(world)
 
 
