@@ -12,6 +12,7 @@ from execution_service.core import alerts
 from execution_service.core.order import (
     CancelRequested,
     Event,
+    Noted,
     Order,
     OrderRequest,
     Reason,
@@ -118,6 +119,8 @@ class Intake:
             first = (Rejected(at=now, reason=Reason(ReasonCode.UNKNOWN_ACCOUNT, words)),)
         elif cancelled is not None:
             first = (CancelRequested(at=now, reason=cancelled, requested_by="order-commands"),)
+        if parsed.warning is not None:
+            first = (Noted(at=now, message=parsed.warning), *first)
         return apply_all(order, first)
 
     async def _store_orders(self, meant: Sequence[tuple[Message, Order]]) -> list[tuple[str, DeadLetter]]:
@@ -150,12 +153,13 @@ class Intake:
         return [(r[1].signal_id, letter) for r in repeated if (letter := self._repetition(*r)) is not None]
 
     def _say_first(self, order: Order) -> None:
-        """What ended the order at the door, if anything did."""
+        """What ended the order at the door, if anything did, and what of it is not read."""
         for event in order.events:
             line = alerts.log_line(order, event, order)
             if line is not None:
                 sentence, action = line
-                log.info(sentence, action=action, signal_id=order.signal_id, order_id=order.order_id)
+                say = log.warning if isinstance(event, Noted) else log.info
+                say(sentence, action=action, signal_id=order.signal_id, order_id=order.order_id)
 
     async def _take_up(self, order_ids: Sequence[str]) -> None:
         """What looks like a repetition may be our own insertion, whose answer was lost: stored, and in nobody's hands."""
