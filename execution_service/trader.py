@@ -16,6 +16,7 @@ from execution_service.trading.appointments import Appointments
 from execution_service.trading.connection import AccountState, Connection
 from execution_service.trading.following import Following
 from execution_service.trading.hearing import Hearing
+from execution_service.trading.holdings import Holdings
 from execution_service.trading.lanes import Lanes
 from execution_service.trading.last_look import LastLook
 from execution_service.trading.placing import Placing
@@ -90,9 +91,11 @@ class Trader:
             clock=clock,
             ended=lambda order, report: self.on_ended(order, report),
         )
+        holdings = Holdings(store, live_orders)
         last_look = LastLook(
             connection=self._connection,
             lanes=self._lanes,
+            holdings=holdings,
             live_orders=live_orders,
             store=store,
             clock=clock,
@@ -112,6 +115,7 @@ class Trader:
             connection=self._connection,
             lanes=self._lanes,
             last_look=last_look,
+            holdings=holdings,
             placing=placing,
             live_orders=live_orders,
             clock=clock,

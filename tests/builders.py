@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeAlias
 
-from brokers.base import Fill, Instrument, OrderType, Report, ReportStatus, Side
+from brokers.base import ContractTerms, Fill, Instrument, OrderType, Report, ReportStatus, Side
 from execution_service.core.decide import Elapsed, Limits
 from execution_service.core.order import (
     Accepted,
@@ -19,6 +19,7 @@ from execution_service.core.order import (
     Capped,
     CommissionReported,
     Completed,
+    ContractTold,
     DeclaredCancelled,
     DeclaredNotPlaced,
     DeclaredPlaced,
@@ -225,6 +226,12 @@ def instrument_matched() -> InstrumentMatched:
     return InstrumentMatched(at=NOW, instrument=Instrument(symbol="AAPL", exchange="ARCA", currency="USD"))
 
 
+def contract_told(booked_as: str | None = None, **changes: Any) -> ContractTold:
+    """That one contract is 50 units, quoted in the currency, unless told otherwise."""
+    usual = ContractTerms(multiplier=Decimal(50), currency="USD", trading_class="ES", con_id=11, local_symbol="ESZ6")
+    return ContractTold(at=NOW, terms=replace(usual, **changes), booked_as=booked_as)
+
+
 def fitted() -> Fitted:
     return Fitted(at=NOW, message="on the market's tick and increment", quantity=amount(99), limit_price=amount("9.95"))
 
@@ -271,6 +278,7 @@ def one_event_of_each_kind(about: Order) -> dict[type[Event], Event]:
         expired(held),
         capped(),
         instrument_matched(),
+        contract_told(),
         fitted(),
         completed(held),
         noted(),

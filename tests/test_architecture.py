@@ -78,12 +78,14 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.connection",
         "execution_service.trading.lanes",
     },
+    "execution_service.trading.holdings": {*VOCABULARY, "execution_service.live"},
     "execution_service.trading.last_look": {
         *VOCABULARY,
         "brokers.errors",
         "execution_service.live",
         "execution_service.ports",
         "execution_service.trading.connection",
+        "execution_service.trading.holdings",
         "execution_service.trading.lanes",
     },
     "execution_service.trading.placing": {
@@ -102,6 +104,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.live",
         "execution_service.ports",
         "execution_service.trading.connection",
+        "execution_service.trading.holdings",
         "execution_service.trading.lanes",
         "execution_service.trading.last_look",
         "execution_service.trading.placing",

@@ -10,6 +10,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from brokers.base import AssetClass, Capabilities, Fill, FillsShown, OrderType, Report, ReportStatus, Ticket, Tif
+from execution_service.core.contracts import may_be_of_one_contract
 from execution_service.core.order import (
     ZERO,
     Accepted,
@@ -431,9 +432,17 @@ def as_its_entry_says(order: Order, entries: Sequence[Order], now: datetime) -> 
 def _matched(order: Order, own: Sequence[Order], now: datetime) -> tuple[Event, ...]:
     """The exit is booked against its entry's position, so it takes that one's name for the instrument; unless entries differ in it."""
     instruments = {e.accepted_request.instrument for e in own}
-    if len(instruments) != 1 or instruments == {order.accepted_request.instrument}:
+    if len(instruments) != 1:
         return ()
-    return (InstrumentMatched(at=now, instrument=instruments.pop()),)
+    named, entrys = order.accepted_request.instrument, instruments.pop()
+    # What the exit alone says of the contract stays said: the broker has to confirm it.
+    matched = replace(
+        entrys,
+        multiplier=entrys.multiplier or named.multiplier,
+        trading_class=entrys.trading_class or named.trading_class,
+        isin=entrys.isin or named.isin,
+    )
+    return () if matched == named else (InstrumentMatched(at=now, instrument=matched),)
 
 
 def _takes_from_same(order: Order, other: Order) -> bool:
@@ -443,11 +452,8 @@ def _takes_from_same(order: Order, other: Order) -> bool:
 
 def _same_line(order: Order, other: Order) -> bool:
     """Same account, and an instrument that may be the same: some senders name the exchange or currency in the entry only."""
-    return (
-        isinstance(other.request, OrderRequest)
-        and _is_same_account(order, other)
-        and order.accepted_request.instrument.could_be(other.accepted_request.instrument)
-    )
+    is_taken = isinstance(other.request, OrderRequest)
+    return is_taken and _is_same_account(order, other) and may_be_of_one_contract(order, other)
 
 
 def _is_entry_of(order: Order, other: Order) -> bool:

@@ -12,6 +12,7 @@ from execution_service.core.order import (
     Capped,
     CommissionReported,
     Completed,
+    ContractTold,
     DeclaredCancelled,
     DeclaredNotPlaced,
     Doubted,
@@ -76,7 +77,9 @@ class Happening:
     @property
     def is_shown(self) -> bool:
         """The views are brought up to date for it; the others wait for the next that is."""
-        return not isinstance(self.event, SubmitStarted | NothingSent | Capped | Fitted | InstrumentMatched | Noted)
+        return not isinstance(
+            self.event, SubmitStarted | NothingSent | Capped | ContractTold | Fitted | InstrumentMatched | Noted
+        )
 
 
 def bare(order: Order) -> Order:

@@ -8,7 +8,8 @@ from decimal import Decimal
 from hashlib import sha256
 from types import MappingProxyType
 
-from brokers.base import Instrument
+from brokers.base import ONE, ContractTerms, Instrument
+from execution_service.core.contracts import Contract
 from execution_service.core.effects import Happening
 from execution_service.core.order import Busted, Filled, Order
 from execution_service.core.position import Booked, Position, apply_fill, reverse_fill
@@ -29,8 +30,22 @@ class LedgerKey:
 
 
 def key_of(order: Order) -> LedgerKey:
+    """The holding that the order's fills are booked to: as was decided before it was sent, else by the name of its instrument."""
     request = order.accepted_request
-    return LedgerKey(request.account_id, request.strategy, request.instrument.key)
+    return LedgerKey(request.account_id, request.strategy, order.booked_as or request.instrument.key)
+
+
+def holding_for(order: Order, terms: ContractTerms | None, held: Mapping[str, Contract]) -> str:
+    """The instrument's key in the ledger to which the order's fills are to be booked, `terms` being what the broker told of its contract.
+
+    Two contracts that differ by multiplier or trading class have two keys. One contract has one, however much an order says of it: where
+    exactly one of the holdings that are open or being built (`held`, of the same account and strategy) is of this contract, it is that one's,
+    also where that was named in another way or by an earlier version, which kept the multiplier out of its keys.
+    """
+    mine = Contract(order.accepted_request.instrument, terms)
+    own = mine.holding_name
+    same = {key for key, other in held.items() if mine.is_same_as(other)}
+    return same.pop() if len(same) == 1 else own
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +67,23 @@ class LedgerEntry:
 
     key: LedgerKey
     instrument: Instrument
+    terms: ContractTerms | None = None
+    """What the broker told of the contract when the latest order was sent; None: it told none."""
     version: int = 0
     sequence: int = 0
     position: Position = field(default_factory=Position)
     ended: tuple[Position, ...] = ()
     """Episodes that ended and may not have reached the view yet."""
     applied: Mapping[str, tuple[Line, ...]] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def contract(self) -> Contract:
+        return Contract(self.instrument, self.terms)
+
+    @property
+    def money_per_point(self) -> Decimal | None:
+        """As of an order (`Order.money_per_point`)."""
+        return (self.instrument.multiplier or ONE) if self.terms is None else self.terms.money_per_point
 
 
 def fold(
@@ -86,7 +112,8 @@ def fold(
         return entry, lines
     applied = dict(entry.applied)
     applied[order.order_id] = (*entry.applied.get(order.order_id, ()), *fresh)
-    return replace(entry, position=position, sequence=sequence, ended=tuple(ended), applied=applied), lines
+    grown = replace(entry, position=position, sequence=sequence, ended=tuple(ended), applied=applied)
+    return grown if order.terms is None else replace(grown, terms=order.terms), lines
 
 
 def with_unbooked(
@@ -115,7 +142,7 @@ def settled(entry: LedgerEntry, kept: Mapping[str, int], *, ended_are_shown: boo
 
 def _book(position: Position, order: Order, happening: Happening, lines: Mapping[int, Line]) -> Booked:
     request = order.accepted_request
-    multiplier = request.instrument.multiplier or Decimal(1)
+    multiplier = order.money_per_point or ONE
     event = happening.event
     if isinstance(event, Filled):
         return apply_fill(

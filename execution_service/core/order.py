@@ -7,16 +7,18 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from decimal import Decimal
+from decimal import Context, Decimal
 from enum import StrEnum
 from functools import lru_cache
 from types import MappingProxyType
 from typing import TypeAlias
 
-from brokers.base import Fill, Instrument, OrderType, Side, Ticket, Tif
+from brokers.base import ONE, ContractTerms, Fill, Instrument, OrderType, Side, Ticket, Tif
 from execution_service.core.errors import FillsDoNotAddUp, InvalidTransition
 
 ZERO = Decimal(0)
+EXACT = Context(prec=60)
+"""Wide enough for any product of three numbers of 18 digits: amounts are never rounded."""
 
 
 class Status(StrEnum):
@@ -136,7 +138,7 @@ class OrderRequest:
         return (
             self.account_id,
             self.strategy,
-            self.instrument.key,
+            self.instrument.full_key,
             self.side,
             self.quantity,
             self.order_type,
@@ -266,6 +268,16 @@ class InstrumentMatched(_Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ContractTold(_Event):
+    """Before it is sent: which contract the order means, and the holding that its fills are booked to. Every amount follows from it."""
+
+    terms: ContractTerms | None = None
+    """As the broker told them; None: it tells none, and what the order says holds."""
+    booked_as: str | None = None
+    """The instrument's key in the ledger (`core/ledger.py`); None: as the order names the instrument."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted(_Event):
     """The order as the market takes it and as it will be sent: what is None stays as it was asked for."""
 
@@ -340,6 +352,7 @@ Event: TypeAlias = (
     | Expired
     | Capped
     | InstrumentMatched
+    | ContractTold
     | Fitted
     | Completed
     | Noted
@@ -355,6 +368,7 @@ TRANSITIONS: Mapping[tuple[Status, type[Event]], Status] = MappingProxyType(
     {
         (_P, Capped): _P,
         (_P, InstrumentMatched): _P,
+        (_P, ContractTold): _P,
         (_P, Fitted): _P,
         (_P, SubmitStarted): _S,
         (_P, Rejected): Status.REJECTED,
@@ -435,6 +449,10 @@ class Order:
     client_order_id: str = field(default="")
     matched_instrument: Instrument | None = None
     """What is traded where the request names it less fully than the entry that it closes."""
+    terms: ContractTerms | None = None
+    """The contract's own facts, as the broker told them; None: it has not been asked or tells none."""
+    booked_as: str | None = None
+    """The key of the holding that its fills are booked to; None: the instrument's own."""
 
     @property
     def order_id(self) -> str:
@@ -479,6 +497,39 @@ class Order:
         return self.matched_instrument or (self.request.instrument if isinstance(self.request, OrderRequest) else None)
 
     @property
+    def contract(self) -> Instrument | None:
+        """What is traded, with the contract's own multiplier, trading class and currency where the broker has told them."""
+        named, told = self.instrument, self.terms
+        if named is None or told is None:
+            return named
+        return replace(
+            named,
+            multiplier=told.multiplier or named.multiplier,
+            trading_class=told.trading_class or named.trading_class,
+            currency=told.currency or named.currency,
+        )
+
+    @property
+    def money_per_point(self) -> Decimal | None:
+        """What one point of its prices is worth in the contract's currency for one unit of quantity: every amount is a price times a quantity
+        times this. By what the broker told, else by the order's multiplier, else 1; None: the broker does not tell, and no amount is known."""
+        if self.terms is not None:
+            return self.terms.money_per_point
+        named = None if self.instrument is None else self.instrument.multiplier
+        return named or ONE
+
+    @property
+    def value(self) -> Decimal | None:
+        """The money that changed hands, without commissions, in the contract's currency; None without a fill, or where no amount is known."""
+        worth = self.money_per_point
+        if not self.fills or worth is None:
+            return None
+        total = ZERO
+        for fill in self.fills:
+            total = EXACT.add(total, EXACT.multiply(fill.price, fill.quantity))
+        return EXACT.multiply(total, worth)
+
+    @property
     def working_since(self) -> datetime | None:
         """From when its time-out counts: a person's word that it was placed, else its sending."""
         declared = [event.at for event in self.events if isinstance(event, DeclaredPlaced)]
@@ -513,6 +564,7 @@ class Order:
             product=request.product,
             variety=request.variety,
             reserved_order_id=self.reserved_order_id,
+            terms=self.terms,
             is_exit=self.identity.purpose is Purpose.EXIT,
         )
 
@@ -582,6 +634,8 @@ def _moved(order: Order, event: Event, target: Status) -> Order:
             return replace(after, quantity=event.quantity)
         case InstrumentMatched():
             return replace(after, matched_instrument=event.instrument)
+        case ContractTold():
+            return replace(after, terms=event.terms, booked_as=event.booked_as)
         case Fitted():
             return replace(
                 after,

@@ -10,7 +10,7 @@ from enum import Enum
 from types import NoneType, UnionType
 from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from brokers.base import Fill, Instrument
+from brokers.base import ContractTerms, Fill, Instrument
 from execution_service.core import order as order_words
 from execution_service.core.errors import CoreError, UnreadableRecord
 from execution_service.core.ledger import LedgerEntry, LedgerKey, Line
@@ -152,7 +152,11 @@ def as_stored(event: T) -> T:
     for part in fields(event):  # type: ignore[arg-type]
         value = getattr(event, part.name)
         kept = (
-            _storable(value) if type(value) is str else as_stored(value) if isinstance(value, Reason | Fill) else value
+            _storable(value)
+            if type(value) is str
+            else as_stored(value)
+            if isinstance(value, Reason | Fill | ContractTerms)
+            else value
         )
         if kept != value:
             changes[part.name] = kept
@@ -201,7 +205,7 @@ def _reader(hint: Any) -> _Reader:
         return Decimal
     if isinstance(hint, type) and issubclass(hint, Enum):
         return hint
-    if hint in (Instrument, Fill, Reason, Finding):
+    if hint in (Instrument, ContractTerms, Fill, Reason, Finding):
         return lambda value: _decode(hint, value)
     return lambda value: value
 
@@ -222,6 +226,7 @@ def ledger_to_document(entry: LedgerEntry) -> Document:
         "strategy": entry.key.strategy,
         "instrument_key": entry.key.instrument_key,
         "instrument": _encode(entry.instrument),
+        "terms": None if entry.terms is None else _encode(entry.terms),
         "version": entry.version,
         "sequence": entry.sequence,
         "is_open": position.is_open,
@@ -239,6 +244,7 @@ def ledger_from_document(document: Mapping[str, Any]) -> LedgerEntry:
         return LedgerEntry(
             key=LedgerKey(document["account_id"], document["strategy"], document["instrument_key"]),
             instrument=_decode(Instrument, document["instrument"]),
+            terms=None if document.get("terms") is None else _decode(ContractTerms, document["terms"]),
             version=document["version"],
             sequence=document["sequence"],
             position=_decode(Position, document["position"]),

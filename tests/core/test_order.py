@@ -25,6 +25,7 @@ from execution_service.core.order import (
     Capped,
     CommissionReported,
     Completed,
+    ContractTold,
     DeclaredCancelled,
     DeclaredNotPlaced,
     DeclaredPlaced,
@@ -88,6 +89,7 @@ D, X, C, E = Status.IN_DOUBT, Status.REJECTED, Status.CANCELLED, Status.EXPIRED
 MEANINGS: tuple[tuple[Status, type[Event], Status, str], ...] = (
     (P, Capped, P, "an exit is reduced before it is sent"),
     (P, InstrumentMatched, P, "an exit takes its entry's name for the instrument"),
+    (P, ContractTold, P, "the broker says which contract is meant"),
     (P, Fitted, P, "its prices and quantity are put on the market's ticks and increment"),
     (P, SubmitStarted, S, "the sending is recorded before the ticket leaves"),
     (P, Rejected, X, "an order is refused before it is sent"),
