@@ -145,6 +145,10 @@ class ContractTerms:
     exchange: str | None = None
     """Where it is listed, for shares; where it is traded, for all else."""
     isin: str | None = None
+    lot_size: Decimal | None = None
+    """Quantities are whole numbers of it, where the broker counts in units and trades in lots."""
+    is_one_size: bool = False
+    """The symbol stands for contracts of one size only: there is nothing that the multiplier would tell apart."""
     is_size_unknown: bool = False
     """The broker counts in contracts and does not tell how much one is: no amount of money can be told."""
 
@@ -156,8 +160,8 @@ class ContractTerms:
         return _EXACT.divide(self.multiplier or ONE, self.price_magnifier)
 
     def means(self, multiplier: Decimal) -> bool:
-        """Whether a sender who says this multiplier means this contract: its own, or what one point of its quoted price is worth."""
-        return multiplier in (self.multiplier or ONE, self.money_per_point)
+        """Whether a sender who says this multiplier means this contract: its own, what one point of its quoted price is worth, or its lot."""
+        return multiplier in (self.multiplier or ONE, self.money_per_point, self.lot_size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

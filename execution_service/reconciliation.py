@@ -461,7 +461,10 @@ class Reconciliation:
             key = key_of(live.order)
             entry = entries.get(key) or LedgerEntry(key=key, instrument=live.order.accepted_request.instrument)
             entries[key] = with_unbooked(entry, [(live.order, happenings(live.order, world), live.told.lines)])
-        return [Holding(instrument=entry.instrument, quantity=entry.position.quantity) for entry in entries.values()]
+        return [
+            Holding(instrument=entry.instrument, quantity=entry.position.quantity, terms=entry.terms)
+            for entry in entries.values()
+        ]
 
     # --- what is done about it ----------------------------------------------------------------------------------
 

@@ -24,12 +24,12 @@ class Contract:
             return named.key if named.multiplier in (None, ONE) else named.full_key
         if told is None:
             return named.full_key
-        multiplier = told.multiplier or named.multiplier
+        multiplier = None if told.is_one_size else told.multiplier
         return replace(named, multiplier=multiplier, trading_class=told.trading_class or named.trading_class).full_key
 
     def is_same_as(self, other: Contract) -> bool:
         """Whether a holding of the one is a holding of the other: by the broker's number where it told both, else by name and facts."""
-        numbers = (self._con_id, other._con_id)
+        numbers = (self.con_id, other.con_id)
         if None not in numbers:
             return numbers[0] == numbers[1]
         return _without_facts(self.instrument) == _without_facts(other.instrument) and self.agrees_with(other)
@@ -37,14 +37,15 @@ class Contract:
     def agrees_with(self, other: Contract) -> bool:
         """Whether nothing that is known of their numbers, multipliers, trading classes and ISINs tells the two apart."""
         known = (
-            (self._con_id, other._con_id),
+            (self.con_id, other.con_id),
             (self._trading_class, other._trading_class),
             (self.instrument.isin, other.instrument.isin),
         )
         if any(None not in pair and pair[0] != pair[1] for pair in known):
             return False
         if self.terms is not None and other.terms is not None:
-            return self.terms.money_per_point == other.terms.money_per_point
+            is_unknown = self.terms.is_size_unknown or other.terms.is_size_unknown
+            return is_unknown or self.terms.money_per_point == other.terms.money_per_point
         if self.terms is not None:
             return _may_mean(self.terms, other.instrument)
         if other.terms is not None:
@@ -53,7 +54,8 @@ class Contract:
         return len(multipliers) < 2
 
     @property
-    def _con_id(self) -> int | None:
+    def con_id(self) -> int | None:
+        """IBKR's number of it, where the broker or the order told it."""
         told = None if self.terms is None else self.terms.con_id
         return told or self.instrument.con_id
 

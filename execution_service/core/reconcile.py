@@ -13,7 +13,16 @@ from hashlib import sha256
 from types import MappingProxyType
 from typing import TypeAlias
 
-from brokers.base import AssetClass, BrokerPosition, Instrument, Report, ReportStatus
+from brokers.base import (
+    DERIVATIVES,
+    AssetClass,
+    BrokerPosition,
+    ContractTerms,
+    Instrument,
+    Report,
+    ReportStatus,
+)
+from execution_service.core.contracts import Contract
 from execution_service.core.decide import fills_are_missing
 from execution_service.core.order import ZERO, Order, Status
 
@@ -239,6 +248,8 @@ class Holding:
 
     instrument: Instrument
     quantity: Decimal
+    terms: ContractTerms | None = None
+    """What the broker told of the contract when it was traded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,7 +277,7 @@ def compare_positions(ours: Sequence[Holding], theirs: Sequence[BrokerPosition])
         if held == shown:
             agreeing += bool(held)
             continue
-        subject = min(holding.instrument.key for holding in mine)
+        subject = min(_contract(holding).holding_name for holding in mine)
         instruments[subject] = tuple(holding.instrument for holding in mine)
         findings.append(
             Finding(
@@ -345,6 +356,8 @@ def _grouped(
 def _are_one(one: Holding | BrokerPosition, other: Holding | BrokerPosition) -> bool:
     if _number(one) is not None and _number(other) is not None:
         return _number(one) == _number(other)
+    if not _contract(one).agrees_with(_contract(other)):
+        return False
     if may_be_the_same(one.instrument, other.instrument):
         return True
     names = (_other_names(one) & _names(other.instrument)) | (_other_names(other) & _names(one.instrument))
@@ -355,9 +368,13 @@ def _are_one(one: Holding | BrokerPosition, other: Holding | BrokerPosition) -> 
 
 
 def _number(each: Holding | BrokerPosition) -> int | None:
-    """IBKR's, which tells by itself what is meant."""
-    told = each.con_id if isinstance(each, BrokerPosition) else None
+    """IBKR's, which tells by itself what is meant. A share's, which changes with what its company does, only where the order named it."""
+    told = each.con_id if isinstance(each, BrokerPosition) else _contract(each).con_id
     return told if told is not None else each.instrument.con_id
+
+
+def _contract(each: Holding | BrokerPosition) -> Contract:
+    return Contract(each.instrument, each.terms if each.instrument.asset_class in DERIVATIVES else None)
 
 
 def _other_names(each: Holding | BrokerPosition) -> frozenset[str]:
