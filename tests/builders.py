@@ -19,6 +19,7 @@ from execution_service.core.order import (
     Capped,
     CommissionReported,
     Completed,
+    ContractDeclared,
     ContractTold,
     DeclaredCancelled,
     DeclaredNotPlaced,
@@ -232,6 +233,12 @@ def contract_told(booked_as: str | None = None, **changes: Any) -> ContractTold:
     return ContractTold(at=NOW, terms=replace(usual, **changes), booked_as=booked_as)
 
 
+def contract_declared(multiplier: Amount = 50) -> ContractDeclared:
+    return ContractDeclared(
+        at=NOW, by="operator", terms=ContractTerms(multiplier=amount(multiplier)), message="by the venue's page"
+    )
+
+
 def fitted() -> Fitted:
     return Fitted(at=NOW, message="on the market's tick and increment", quantity=amount(99), limit_price=amount("9.95"))
 
@@ -279,6 +286,7 @@ def one_event_of_each_kind(about: Order) -> dict[type[Event], Event]:
         capped(),
         instrument_matched(),
         contract_told(),
+        contract_declared(),
         fitted(),
         completed(held),
         noted(),

@@ -211,6 +211,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.ports",
         "execution_service.store",
     },
+    "execution_service.facts": {*VOCABULARY, "execution_service.ports"},
     "execution_service.rebuild": {*VOCABULARY, "execution_service.ports", "execution_service.signals"},
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal
 from html import escape, unescape
 
-from brokers.base import ONE, OrderType, Side
+from brokers.base import ONE, ContractTerms, OrderType, Side
 from execution_service.core.order import (
     Accepted,
     Busted,
@@ -16,6 +16,7 @@ from execution_service.core.order import (
     Capped,
     CommissionReported,
     Completed,
+    ContractDeclared,
     ContractTold,
     DeclaredCancelled,
     DeclaredNotPlaced,
@@ -614,6 +615,11 @@ def log_line(order_before: Order, event: Event, order: Order) -> tuple[str, str]
             return f"Exit closes its entry's instrument: {plain(event.instrument.key)}", "exit_matched"
         case ContractTold():
             return _contract_line(event, order)
+        case ContractDeclared():
+            return (
+                f"Contract declared by {plain(event.by)}: {contract_words(event.terms)}; {plain(event.message)}",
+                "contract_declared",
+            )
         case Fitted():
             return f"Order fitted: {plain(event.message)}", "order_fitted"
         case Completed():
@@ -624,20 +630,24 @@ def log_line(order_before: Order, event: Event, order: Order) -> tuple[str, str]
 
 
 def _contract_line(event: ContractTold, order: Order) -> tuple[str, str]:
-    words = []
-    if event.terms is not None:
-        told = event.terms
-        size = None if told.multiplier is None else f"multiplier {quantity(told.multiplier)}"
-        quoted_in = None if told.price_magnifier == ONE else f"quoted in 1/{quantity(told.price_magnifier)}"
-        class_ = None if told.trading_class is None else f"class {told.trading_class}"
-        number = None if told.con_id is None else f"number {told.con_id}"
-        unknown = "what one contract is worth is not told" if told.is_size_unknown else None
-        words = [
-            w for w in (told.local_symbol, class_, size, quoted_in, told.currency, number, unknown) if w is not None
-        ]
+    words = [] if event.terms is None else [contract_words(event.terms)]
     if event.booked_as is not None:
-        words.append(f"booked as {event.booked_as}")
-    return f"Contract: {plain(', '.join(words) or order.symbol or UNKNOWN)}", "contract_told"
+        words.append(f"booked as {plain(event.booked_as)}")
+    return f"Contract: {', '.join(words) or plain(order.symbol or UNKNOWN)}", "contract_told"
+
+
+def contract_words(told: ContractTerms) -> str:
+    """What the broker told of a contract, on one line."""
+    words = (
+        told.local_symbol,
+        None if told.trading_class is None else f"class {told.trading_class}",
+        None if told.multiplier is None else f"multiplier {quantity(told.multiplier)}",
+        None if told.price_magnifier == ONE else f"quoted in 1/{quantity(told.price_magnifier)}",
+        told.currency,
+        None if told.con_id is None else f"number {told.con_id}",
+        "what one contract is worth is not told" if told.is_size_unknown else None,
+    )
+    return plain(", ".join(word for word in words if word is not None) or "nothing told")
 
 
 def wants_a_person(event: Event) -> bool:

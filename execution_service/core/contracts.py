@@ -16,6 +16,13 @@ class Contract:
     terms: ContractTerms | None = None
 
     @property
+    def known_terms(self) -> ContractTerms | None:
+        """What the broker told, else what the order said of its size; None where nobody said anything."""
+        if self.terms is not None or self.instrument.multiplier is None:
+            return self.terms
+        return ContractTerms(multiplier=self.instrument.multiplier, currency=self.instrument.currency)
+
+    @property
     def holding_name(self) -> str:
         """The key under which a holding of it is kept: that of the instrument, with what the broker tells of a derivative in place of what the
         order happens to say. A share's trading class is in it only where the order names it: shares have always been kept without."""

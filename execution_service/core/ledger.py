@@ -11,7 +11,8 @@ from types import MappingProxyType
 from brokers.base import ONE, ContractTerms, Instrument
 from execution_service.core.contracts import Contract
 from execution_service.core.effects import Happening
-from execution_service.core.order import Busted, Filled, Order
+from execution_service.core.errors import CoreError
+from execution_service.core.order import Busted, Filled, Order, Purpose
 from execution_service.core.position import Booked, Position, apply_fill, reverse_fill
 
 ZERO = Decimal(0)
@@ -35,17 +36,30 @@ def key_of(order: Order) -> LedgerKey:
     return LedgerKey(request.account_id, request.strategy, order.booked_as or request.instrument.key)
 
 
+class SeveralHoldings(CoreError):
+    """An exit leaves open what tells the holdings apart that it may mean; `keys` are theirs."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self.keys = tuple(sorted(keys))
+        super().__init__(f"it may mean any of {len(self.keys)} holdings: {'; '.join(self.keys)}")
+
+
 def holding_for(order: Order, terms: ContractTerms | None, held: Mapping[str, Contract]) -> str:
-    """The instrument's key in the ledger to which the order's fills are to be booked, `terms` being what the broker told of its contract.
+    """The instrument's key in the ledger to which the order's fills are to be booked, `terms` being what the broker told of its contract. Raises
+    SeveralHoldings.
 
     Two contracts that differ by multiplier or trading class have two keys. One contract has one, however much an order says of it: where
     exactly one of the holdings that are open or being built (`held`, of the same account and strategy) is of this contract, it is that one's,
     also where that was named in another way or by an earlier version, which kept the multiplier out of its keys.
     """
     mine = Contract(order.accepted_request.instrument, terms)
-    own = mine.holding_name
     same = {key for key, other in held.items() if mine.is_same_as(other)}
-    return same.pop() if len(same) == 1 else own
+    if len(same) == 1:
+        return same.pop()
+    own = mine.holding_name
+    if same and own not in same and order.identity.purpose is Purpose.EXIT:
+        raise SeveralHoldings(same)
+    return own
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +93,11 @@ class LedgerEntry:
     @property
     def contract(self) -> Contract:
         return Contract(self.instrument, self.terms)
+
+    @property
+    def currency(self) -> str | None:
+        """Of its amounts; None where neither a broker nor an order has told it."""
+        return self.instrument.currency if self.terms is None else self.terms.currency or self.instrument.currency
 
     @property
     def money_per_point(self) -> Decimal | None:

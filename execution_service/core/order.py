@@ -278,6 +278,15 @@ class ContractTold(_Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ContractDeclared(_Event):
+    """What the contract is, said afterwards of a record that does not have it: by a person, or as the broker told it of another order."""
+
+    by: str
+    terms: ContractTerms
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted(_Event):
     """The order as the market takes it and as it will be sent: what is None stays as it was asked for."""
 
@@ -353,6 +362,7 @@ Event: TypeAlias = (
     | Capped
     | InstrumentMatched
     | ContractTold
+    | ContractDeclared
     | Fitted
     | Completed
     | Noted
@@ -410,8 +420,8 @@ TRANSITIONS: Mapping[tuple[Status, type[Event]], Status] = MappingProxyType(
         (_D, SendAgainOrdered): _P,
     }
 )
-"""The whole truth but for four events that are taken in every status: a fill and its annulment (their target follows from the quantities),
-a commission and a note (which change no status)."""
+"""The whole truth but for five events that are taken in every status: a fill and its annulment (their target follows from the quantities),
+a commission, a contract's facts said afterwards and a note (which change no status)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -603,6 +613,8 @@ def apply(order: Order, event: Event) -> Order:
             return _without_fill(grown, event)
         case CommissionReported():
             return replace(grown, fills=tuple(_commissioned(f, event) for f in order.fills))
+        case ContractDeclared():
+            return replace(grown, terms=event.terms)
         case Noted():
             return grown
     target = TRANSITIONS.get((order.status, type(event)))

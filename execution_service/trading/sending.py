@@ -237,8 +237,10 @@ class Sending:
                     return False
                 first = (*first, *fitting(order, reservation.ticket, now))
                 reserved, terms = reservation.order_id, reservation.ticket.terms
-            first = (*first, *await self._holdings.told(order, terms, now))
-            first = (*first, SubmitStarted(at=now, nonce=self._nonce, reserved_order_id=reserved))
+            told = await self._holdings.told(order, terms, now)
+            ends = bool(told) and isinstance(told[-1], Rejected)
+            leaving = () if ends else (SubmitStarted(at=now, nonce=self._nonce, reserved_order_id=reserved),)
+            first = (*first, *told, *leaving)
 
         def start(order: Order) -> Sequence[Event]:
             return first if order.status is Status.PENDING and order.cancel_wish == wish else ()

@@ -25,6 +25,7 @@ from execution_service.core.order import (
     Capped,
     CommissionReported,
     Completed,
+    ContractDeclared,
     ContractTold,
     DeclaredCancelled,
     DeclaredNotPlaced,
@@ -81,7 +82,7 @@ from tests.builders import (
 )
 
 EVENT_CLASSES: tuple[type[Event], ...] = get_args(Event)
-TAKEN_EVERYWHERE = frozenset({Filled, Busted, CommissionReported, Noted})
+TAKEN_EVERYWHERE = frozenset({Filled, Busted, CommissionReported, ContractDeclared, Noted})
 
 P, S, W, PF = Status.PENDING, Status.SUBMITTING, Status.SUBMITTED, Status.PARTIALLY_FILLED
 D, X, C, E = Status.IN_DOUBT, Status.REJECTED, Status.CANCELLED, Status.EXPIRED
@@ -173,7 +174,7 @@ def test_the_samples_cover_every_class_of_event() -> None:
 
 
 @pytest.mark.parametrize("status", Status)
-def test_final_means_that_only_the_four_everywhere_events_are_taken(status: Status) -> None:
+def test_final_means_that_only_the_five_everywhere_events_are_taken(status: Status) -> None:
     taken = {kind for (source, kind) in TRANSITIONS if source is status}
     assert status.is_final == (not taken) == (status in FINAL)
 
