@@ -205,6 +205,9 @@ class Intake:
 
 def _means_the_same(order: Order, first: Order) -> bool:
     mine, theirs = order.request, first.request
+    if order.raw == first.raw:
+        # Also where an earlier version read less of it.
+        return True
     if isinstance(mine, OrderRequest) and isinstance(theirs, OrderRequest):
         return mine.content == theirs.content
     if isinstance(mine, RefusedRequest) and isinstance(theirs, RefusedRequest):
