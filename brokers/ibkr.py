@@ -911,9 +911,9 @@ class IbkrBroker:
 
 
 def _quoted(cost: Decimal | None, told: Instrument, terms: ContractTerms | None) -> Decimal | None:
-    """The cost of one contract as a price of the market; None where what a point of that is worth is not known."""
+    """The cost of one contract as a price of the market; None where what a point of that is worth is not known. A bond's as it is told."""
     worth = None if told.asset_class in DERIVATIVES else ONE
-    if terms is not None:
+    if terms is not None and not terms.is_size_unknown:
         worth = terms.money_per_point
     return None if cost is None or worth is None else cost / worth
 

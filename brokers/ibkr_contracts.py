@@ -28,8 +28,8 @@ _EXCHANGES = {AssetClass.FOREX: "IDEALPRO", AssetClass.FUTURE: "", AssetClass.FU
 _CANDIDATES_NAMED = 8
 _NAMED_BY_OTHERS = frozenset({AssetClass.BOND, AssetClass.FUND})
 """Kinds whose symbol at IBKR is hardly the one that others know."""
-_WITHOUT_MAGNIFIER = "BOND"
-"""The kind of which the gateway's answer has no place for one: its prices are told as they are quoted."""
+_BOND = "BOND"
+"""Quoted in per cent of a face value that the gateway's answer does not have, nor a multiplier or magnifier."""
 _SIZED = frozenset({"FUT", "OPT", "FOP"})
 """Kinds of which a contract that names no size means nothing."""
 _CENT = Decimal("0.01")
@@ -126,6 +126,7 @@ def terms_of(details: Any) -> ContractTerms:
         local_symbol=contract.localSymbol or None,
         exchange=contract.primaryExchange or contract.exchange or None,
         isin=_isin_of(details),
+        is_size_unknown=contract.secType == _BOND,
     )
 
 
@@ -151,7 +152,7 @@ def _multiplier_of(contract: Any) -> Decimal | None:
 def _magnifier_of(details: Any) -> Decimal:
     """Raises OrderRefused."""
     told, contract = details.priceMagnifier, details.contract
-    if not told and contract.secType == _WITHOUT_MAGNIFIER:
+    if not told and contract.secType == _BOND:
         return ONE
     if not isinstance(told, int) or told <= 0:
         raise OrderRefused(
@@ -301,8 +302,14 @@ def _name_option(contract: Any, instrument: Instrument) -> None:
 
 
 def _wrong_facts(instrument: Instrument, details: Any) -> list[str]:
-    """What the sender said of the contract's size, class and ISIN, and the contract is not, or what the gateway does not tell."""
+    """What the sender said of the contract's currency, exchange, size, class and ISIN, and the contract is not, or what the gateway does not
+    tell."""
     contract, wrong = details.contract, []
+    if instrument.currency is not None and instrument.currency != contract.currency:
+        wrong.append(f"in {instrument.currency}")
+    homes = ("SMART", contract.exchange, contract.primaryExchange, *_exchanges_of(details))
+    if instrument.exchange is not None and instrument.exchange not in homes:
+        wrong.append(f"on {instrument.exchange}")
     if instrument.multiplier is not None and not _means(instrument.multiplier, details):
         wrong.append(f"the multiplier {plain(instrument.multiplier)}")
     if instrument.trading_class is not None and instrument.trading_class != str(contract.tradingClass or "").upper():
@@ -332,8 +339,6 @@ def _disagreements(instrument: Instrument, details: Any) -> list[str]:
         ("the expiry", instrument.expiry, (found.expiry, (found.expiry or "")[:6], details.contractMonth)),
         ("the strike", strike, (found.strike and plain(found.strike),)),
         ("the right", instrument.right, (found.right,)),
-        ("in", instrument.currency, (found.currency,)),
-        ("on", instrument.exchange, ("SMART", contract.exchange, contract.primaryExchange, *_exchanges_of(details))),
     )
     if instrument.asset_class not in _NAMED_BY_OTHERS:
         names = (found.symbol, contract.localSymbol, contract.tradingClass)

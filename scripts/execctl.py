@@ -425,7 +425,20 @@ async def _positions(desk: Desk) -> int:
     if desk.wants_json:
         print_json(rows)
         return 0
-    columns = ("Account", "Strategy", "Instrument", "Side", "Quantity", "Average", "Realised", "Opened", "Changed")
+    columns = (
+        "Account",
+        "Strategy",
+        "Instrument",
+        "Side",
+        "Quantity",
+        "Average",
+        "A point",
+        "Realised",
+        "Currency",
+    ) + (
+        "Opened",
+        "Changed",
+    )
     names = (
         "account_id",
         "strategy",
@@ -433,7 +446,9 @@ async def _positions(desk: Desk) -> int:
         "side",
         "quantity",
         "average_price",
+        "money_per_point",
         "realized_pnl",
+        "currency",
         "opened_at",
         "updated_at",
     )
@@ -443,7 +458,7 @@ async def _positions(desk: Desk) -> int:
         counted(len(cells), "open position"),
         columns,
         cells,
-        dispensable=("Opened", "Changed", "Realised"),
+        dispensable=("Opened", "Changed", "Currency", "Realised", "A point"),
     )
     return 0
 

@@ -132,7 +132,14 @@ def fold(
     applied = dict(entry.applied)
     applied[order.order_id] = (*entry.applied.get(order.order_id, ()), *fresh)
     grown = replace(entry, position=position, sequence=sequence, ended=tuple(ended), applied=applied)
-    return grown if order.terms is None else replace(grown, terms=order.terms), lines
+    return replace(grown, terms=_better_known(entry.terms, order.terms)), lines
+
+
+def _better_known(before: ContractTerms | None, told: ContractTerms | None) -> ContractTerms | None:
+    """The later of the two, unless it knows less."""
+    if told is None or (before is not None and told.is_size_unknown):
+        return before
+    return told
 
 
 def with_unbooked(

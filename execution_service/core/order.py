@@ -507,19 +507,6 @@ class Order:
         return self.matched_instrument or (self.request.instrument if isinstance(self.request, OrderRequest) else None)
 
     @property
-    def contract(self) -> Instrument | None:
-        """What is traded, with the contract's own multiplier, trading class and currency where the broker has told them."""
-        named, told = self.instrument, self.terms
-        if named is None or told is None:
-            return named
-        return replace(
-            named,
-            multiplier=told.multiplier or named.multiplier,
-            trading_class=told.trading_class or named.trading_class,
-            currency=told.currency or named.currency,
-        )
-
-    @property
     def money_per_point(self) -> Decimal | None:
         """What one point of its prices is worth in the contract's currency for one unit of quantity: every amount is a price times a quantity
         times this. By what the broker told, else by the order's multiplier, else 1; None: the broker does not tell, and no amount is known."""

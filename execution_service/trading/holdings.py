@@ -64,16 +64,19 @@ class Holdings:
 
     async def _held(self, order: Order) -> dict[str, Contract]:
         request = order.accepted_request
-        entries = await self._store.ledgers_of_account(str(request.account_id), ())
-        held = {
-            entry.key.instrument_key: entry.contract
-            for entry in entries
-            if entry.key.strategy == request.strategy and entry.position.is_open
-        }
+        # From before the question: an order may be booked, told and let go of while the store answers.
+        held = {}
         for live in self._live.by_id.values():
             other = live.order
-            if other.submitted_at is not None and other.order_id != order.order_id:
+            is_unbooked = other.submitted_at is not None and (not other.status.is_final or live.owes_world)
+            if is_unbooked and other.order_id != order.order_id:
                 key = key_of(other)
                 if (key.account_id, key.strategy) == (request.account_id, request.strategy):
                     held[key.instrument_key] = Contract(other.accepted_request.instrument, other.terms)
+        entries = await self._store.ledgers_of_account(request.account_id, ())
+        held.update(
+            (entry.key.instrument_key, entry.contract)
+            for entry in entries
+            if entry.key.strategy == request.strategy and entry.position.is_open
+        )
         return held

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from simulators.kite import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
 from tests.external.service_process import Service, free_port, wait_until
-from tests.external.venues import GatewayVenue, tws_server
+from tests.external.venues import GatewayVenue, kite_server, tws_server
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The return_immediately flag:DeprecationWarning"),
@@ -26,6 +27,14 @@ live = false
 ibkr_account = "DU000001"
 host = "127.0.0.1"
 port = {port}
+
+[accounts.kite]
+broker = "zerodha"
+live = false
+api_key = {{ env = "TEST_KITE_API_KEY" }}
+access_token_file = "{token_file}"
+root_url = "http://127.0.0.1:{kite_port}"
+find_window_seconds = 5
 """
 PATIENCE = 90.0
 EXECCTL = Path(__file__).resolve().parents[2] / "scripts" / "execctl.py"
@@ -111,12 +120,14 @@ class Desk:
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     folder = tmp_path_factory.mktemp("facts")
-    port, control_port = free_port(), free_port()
-    accounts = folder / "accounts.toml"
-    accounts.write_text(ACCOUNTS.format(port=port), encoding="utf-8")
-    settings = {"USE_MOCK_BROKER": "false", "ACCOUNTS_FILE": str(accounts)}
+    port, control_port, kite_port = free_port(), free_port(), free_port()
+    accounts, token_file = folder / "accounts.toml", folder / "access_token"
+    token_file.write_text(DEFAULT_ACCESS_TOKEN)
+    accounts.write_text(ACCOUNTS.format(port=port, kite_port=kite_port, token_file=token_file), encoding="utf-8")
+    settings = {"USE_MOCK_BROKER": "false", "ACCOUNTS_FILE": str(accounts), "TEST_KITE_API_KEY": DEFAULT_API_KEY}
     with (
         tws_server(folder, port, control_port) as gateway,
+        kite_server(folder, kite_port),
         Service(folder / "service", **settings) as service,
     ):
         service.start()
@@ -231,6 +242,27 @@ def test_a_fact_that_nobody_reads_is_named_in_record_and_log(desk: Desk) -> None
     (note,) = [event["message"] for event in record["events"] if event["type"] == "Noted"]
     assert "'local_symbol' ('GCM7'), 'primaryExchange' ('COMEX')" in note
     assert note in desk.service.console()
+
+
+def test_at_zerodha_units_count_as_units_and_what_contradicts_the_list_is_refused(desk: Desk) -> None:
+    nifty: dict[str, Any] = {"account_id": "kite", "expiry": None, "quantity": 75}
+    shown = desk.filled(desk.send("NIFTY26DECFUT", "100", multiplier=75, **nifty))
+    assert (shown["total_value"], shown["multiplier"], shown["currency"]) == (7_500.0, 1.0, "INR")
+    assert "₹100.00" in desk.service.console()
+    assert "multiplier 50, where it is 1" in desk.refusal(desk.send("NIFTY26DECFUT", "100", multiplier=50, **nifty))
+
+
+def test_what_a_lot_of_a_commodity_is_worth_is_told_once_kite_has_and_mended_before(desk: Desk) -> None:
+    gold: dict[str, Any] = {"account_id": "kite", "expiry": None, "exchange": "MCX"}
+    first = desk.send("GOLDM26DECFUT", "121500", **gold)
+    shown = desk.filled(first)
+    assert (shown["total_value"], shown["realized_pnl"]) == (None, None)
+    out = desk.filled(desk.send("GOLDM26DECFUT", "121600", "SELL", multiplier=10, signal_type="EXIT", **gold))
+    assert (out["total_value"], out["realized_pnl"]) == (1_216_000.0, 1_000.0)
+    assert [each["status"] for each in desk.positions("GOLDM26DECFUT")] == ["CLOSED"]
+    code, said = execctl(desk.service, "rebuild-views")
+    assert (code, "known now of 1 order" in said) == (0, True), said
+    assert desk.filled(first)["total_value"] == 1_215_000.0
 
 
 def test_after_a_restart_the_holdings_are_the_same_and_the_books_agree(desk: Desk) -> None:
