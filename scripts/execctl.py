@@ -426,18 +426,8 @@ async def _positions(desk: Desk) -> int:
         print_json(rows)
         return 0
     columns = (
-        "Account",
-        "Strategy",
-        "Instrument",
-        "Side",
-        "Quantity",
-        "Average",
-        "A point",
-        "Realised",
-        "Currency",
-    ) + (
-        "Opened",
-        "Changed",
+        *("Account", "Strategy", "Instrument", "Side", "Quantity", "Average"),
+        *("A point", "Realised", "Currency", "Opened", "Changed"),
     )
     names = (
         "account_id",
