@@ -17,6 +17,7 @@ from execution_service.facts import Facts, Mended, Said
 from execution_service.rebuild import Rebuild, Rebuilt
 from execution_service.store import MongoStore
 from execution_service.threads import InPlace
+from scripts import execctl
 from tests.fakes import DATABASE, Gate, World, _Client, world_of
 from tests.service.audit import audit
 
@@ -34,11 +35,23 @@ def load(world: World) -> None:
         world.mongo[DATABASE][collection].insert_many(documents)
 
 
-async def rebuilt(world: World, *said: Said, broker: str = "IBKR") -> tuple[Mended, Rebuilt]:
-    """`execctl rebuild-views`, the service being down."""
+class Breaks(Exception):
+    """As a death at this point would end it."""
+
+
+async def rebuilt(
+    world: World, *said: Said, broker: str = "IBKR", dies_before: str | None = None
+) -> tuple[Mended, Rebuilt]:
+    """`execctl rebuild-views`, the service being down. `dies_before`: the store's method that is not called any more."""
     client: Any = _Client(world.mongo, Gate(), world.store_faults)
     store = MongoStore(client, DATABASE, nonce="ctl", clock=world.clock, threads=InPlace())
     await store.open()
+
+    async def dies(*_: object) -> None:
+        raise Breaks
+
+    if dies_before is not None:
+        setattr(store, dies_before, dies)
     try:
         order_ids = [str(each["_id"]) for each in world.documents("execution_orders")]
 
@@ -127,6 +140,39 @@ async def test_what_a_person_says_is_kept_and_corrects_every_amount(tmp_path: Pa
         await world.run(8)
         position = shown(world, "positions", symbol="ES")
         assert (position["status"], position["realized_pnl"]) == ("CLOSED", 1500.0)
+
+
+@pytest.mark.parametrize("point", ["append", "strike", "save_ledgers", "keep_lines", "write_views"])
+async def test_a_mending_that_was_broken_off_is_done_by_the_next(tmp_path: Path, point: str) -> None:
+    async with world_of(tmp_path) as world:
+        load(world)
+        with pytest.raises(Breaks):
+            await rebuilt(world, SAID, dies_before=point)
+        _, again = await rebuilt(world, SAID)
+        assert again.contradictions == ()
+        assert shown(world, "positions", symbol="ES")["realized_pnl"] == 500.0
+        assert shown(world, "execution_confirmations", signal_id="unsized-out")["realized_pnl"] == 500.0
+        await world.restart()
+        assert world.unsettled() == []
+        assert shown(world, "positions", symbol="ES")["realized_pnl"] == 500.0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--contract", "ES=50"],
+        ["--contract", "50", "--by", "me", "--note", "so"],
+        ["--contract", "ES=0", "--by", "me", "--note", "so"],
+        ["--contract", "ES=x/100", "--by", "me", "--note", "so"],
+        ["--contract", "ES=5000/", "--by", "me", "--note", "so"],
+        ["--contract", "ES=NaN", "--by", "me", "--note", "so"],
+    ],
+)
+def test_what_a_person_says_must_be_whole(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        execctl.main(["rebuild-views", *arguments])
+    assert ended.value.code == 2
+    assert "--contract" in capsys.readouterr().err
 
 
 async def test_what_the_broker_tells_of_a_later_order_is_said_of_those_of_before(tmp_path: Path) -> None:
