@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal
+from decimal import Context, Decimal
 from enum import StrEnum
 from typing import Protocol
 
@@ -57,10 +57,16 @@ class OptionRight(StrEnum):
     PUT = "PUT"
 
 
+DERIVATIVES = frozenset({AssetClass.FUTURE, AssetClass.OPTION})
+"""Kinds of which one symbol and expiry may stand for contracts of several sizes."""
+ONE = Decimal(1)
+_EXACT = Context(prec=60)
+"""Wide enough for the quotient of any two numbers that a broker tells."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instrument:
-    """What is traded. `multiplier` (currency units per point and contract; None: the broker's or 1) and `underlying` describe it
-    but do not tell two instruments apart; everything else does."""
+    """What is traded, as the order names it: all that it says tells it apart from others, but for `underlying`. What is None is left open."""
 
     symbol: str
     asset_class: AssetClass = AssetClass.STOCK
@@ -72,38 +78,90 @@ class Instrument:
     currency: str | None = None
     """ISO 4217 code; None: the broker's default for the market."""
     multiplier: Decimal | None = None
+    """Money per point of the price and contract; None: the broker's, or 1."""
     underlying: str | None = None
     con_id: int | None = None
     """IBKR's own number of the contract, where the sender knows it."""
+    trading_class: str | None = None
+    """The venue's name for the series: SPX and SPXW are options of one index, expiry, strike and right."""
+    isin: str | None = None
 
     @property
     def key(self) -> str:
-        """One text that is equal for equal instruments: symbol, type, then whatever else distinguishes it."""
+        """One text that is equal for equal instruments: symbol, type, then whatever else distinguishes it, but for the multiplier: under this
+        text ledgers were kept before two contracts were told apart by it (`full_key` has it)."""
         parts = [self.symbol, self.asset_class.value]
         named = (
             ("exchange", self.exchange),
             ("expiry", self.expiry),
-            ("strike", None if self.strike is None else format(self.strike.normalize(), "f")),
+            ("strike", None if self.strike is None else _written(self.strike)),
             ("right", None if self.right is None else self.right.value),
             ("currency", self.currency),
             ("con_id", None if self.con_id is None else str(self.con_id)),
+            ("trading_class", self.trading_class),
+            ("isin", self.isin),
         )
         parts += [f"{name}={value}" for name, value in named if value is not None]
         return "|".join(parts)
 
+    @property
+    def full_key(self) -> str:
+        """As `key`, with the multiplier: equal only for what nothing at all tells apart."""
+        return self.key if self.multiplier is None else f"{self.key}|multiplier={_written(self.multiplier)}"
+
     def could_be(self, other: Instrument) -> bool:
-        """Whether both may name the same thing: what one leaves open (exchange, currency, contract number), the other may say, and where both
-        say the number, it tells."""
+        """Whether both may name the same thing: what one leaves open (exchange, currency, trading class, ISIN, contract number), the other may say,
+        and where both say the number, it tells. By the multiplier alone nothing is told: one contract may go by two (`ContractTerms.means`)."""
         if self.con_id is not None and other.con_id is not None:
             return (self.con_id, self.asset_class) == (other.con_id, other.asset_class)
         numbered = self.con_id is not None or other.con_id is not None
         told = ((self.expiry, other.expiry), (self.strike, other.strike), (self.right, other.right))
-        left_open = ((self.exchange, other.exchange), (self.currency, other.currency))
+        left_open = (
+            (self.exchange, other.exchange),
+            (self.currency, other.currency),
+            (self.trading_class, other.trading_class),
+            (self.isin, other.isin),
+        )
         return (
             (self.symbol, self.asset_class) == (other.symbol, other.asset_class)
             and (numbered or all(mine == theirs for mine, theirs in told))
             and all(mine is None or theirs is None or mine == theirs for mine, theirs in (*told, *left_open))
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContractTerms:
+    """The contract's own facts, as the broker told them when it was asked what an order means."""
+
+    multiplier: Decimal | None = None
+    """Units of the underlying in one contract; None: the broker tells none, as of shares, and it is 1."""
+    price_magnifier: Decimal = ONE
+    """So many units of the quoted price are one of the currency: 100 where prices are in cents."""
+    currency: str | None = None
+    trading_class: str | None = None
+    con_id: int | None = None
+    local_symbol: str | None = None
+    """The venue's own name of it."""
+    exchange: str | None = None
+    """Where it is listed, for shares; where it is traded, for all else."""
+    isin: str | None = None
+    lot_size: Decimal | None = None
+    """Quantities are whole numbers of it, where the broker counts in units and trades in lots."""
+    is_one_size: bool = False
+    """The symbol stands for contracts of one size only: there is nothing that the multiplier would tell apart."""
+    is_size_unknown: bool = False
+    """The broker counts in contracts and does not tell how much one is: no amount of money can be told."""
+
+    @property
+    def money_per_point(self) -> Decimal | None:
+        """What one point of the quoted price is worth in the contract's currency for one unit of quantity; None: it is not known."""
+        if self.is_size_unknown:
+            return None
+        return _EXACT.divide(self.multiplier or ONE, self.price_magnifier)
+
+    def means(self, multiplier: Decimal) -> bool:
+        """Whether a sender who says this multiplier means this contract: its own, what one point of its quoted price is worth, or its lot."""
+        return multiplier in (self.multiplier or ONE, self.money_per_point, self.lot_size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +187,8 @@ class Ticket:
     """The broker's own id, where `Broker.reserve` gave one before placing (IBKR)."""
     cash_quantity: Decimal | None = None
     """Not None: an amount of money to be spent in place of the quantity, which then is what it was expected to buy."""
+    terms: ContractTerms | None = None
+    """What the broker has told of the contract; None: it has not been asked, or has nothing to tell."""
     is_exit: bool = False
     """It closes or reduces a position, and so may use the calls that an account's rate budget keeps back for cancels and exits."""
     is_repetition: bool = False
@@ -240,6 +300,8 @@ class BrokerPosition:
     """Other symbols under which an order may have named this very instrument."""
     con_id: int | None = None
     """IBKR's number of it."""
+    terms: ContractTerms | None = None
+    """What the broker tells of the contract beside the position."""
     is_unclear: bool = False
     """The broker shows it in a way that could not be read: it is held, perhaps, and `quantity` says nothing."""
     product: str | None = None
@@ -322,7 +384,8 @@ class Broker(Protocol):
 
     async def fitted(self, ticket: Ticket) -> Ticket:
         """The ticket as the market takes it: prices on its ticks and never to the order's disadvantage, the quantity on its increment and never
-        more, or an amount of money in its place. Sends no order. Raises OrderRefused, NotAnswered, BrokerUnavailable."""
+        more, or an amount of money in its place, and with the `terms` of the contract that it means. Whatever the order says of the contract is
+        so, or the ticket is refused by the name of what is not. Sends no order. Raises OrderRefused, NotAnswered, BrokerUnavailable."""
 
     async def reserve(self, ticket: Ticket, *, taken: Collection[str] = ()) -> str | None:
         """The broker's own id for this ticket, where it must be known before placing; else None. `taken` are ids that were reserved earlier,
@@ -360,3 +423,7 @@ class Broker(Protocol):
 
     async def close(self) -> None:
         """Ends the session. Working orders stay at the broker."""
+
+
+def _written(number: Decimal) -> str:
+    return format(number.normalize(), "f")

@@ -9,7 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from datetime import time as time_of_day
 from decimal import Decimal
 from typing import Any, Literal, TypeVar
@@ -19,11 +19,14 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from brokers import ibkr_codes as codes
 from brokers.base import (
+    DERIVATIVES,
+    ONE,
     UNNAMED_POSITION,
     AssetClass,
     Balance,
     BrokerPosition,
     Capabilities,
+    ContractTerms,
     Instrument,
     OrderRef,
     OrderType,
@@ -120,6 +123,10 @@ _COIN_TIFS: Mapping[str, frozenset[Tif]] = {
 it is cancelled); accounts were answered 201 to DAY and GTC, "must be Minutes or IOC" (Lean pull request 9766)."""
 _COIN_TYPES = (OrderType.MARKET, OrderType.LIMIT)
 """IBKR's page on order types: no other for coins."""
+_CONTRACTS_REMEMBERED = 10_000
+_LEARNED_AT_ONCE = 20
+_IN_PAIRS = frozenset({AssetClass.FOREX, AssetClass.CRYPTO})
+"""Kinds whose currency is part of what is bought."""
 _TAKEN = frozenset({"PreSubmitted", "Submitted", "Filled", "Cancelled", "ApiCancelled", "PendingCancel"})
 
 
@@ -171,6 +178,19 @@ class Configuration(MeteredConfiguration):
                 f"order_calls_per_second and other_calls_per_second may come to {_MESSAGES_A_SECOND}, not to {total}"
             )
         return calls
+
+
+class _NoContract(OrderRefused):
+    """The gateway has none of that description."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A contract that was asked for, how an order named it, and the day (UTC) for which that holds."""
+
+    found: Qualified
+    instrument: Instrument
+    day: date
 
 
 def create(config: Mapping[str, object]) -> IbkrBroker:
@@ -274,8 +294,10 @@ class IbkrBroker:
         self._sent: dict[str, str] = {}
         """The ids under which tags have left, and perhaps arrived."""
         self._unacknowledged = Unacknowledged()
-        self._contracts: dict[str, Qualified] = {}
-        self._instruments: dict[int, Instrument] = {}
+        self._contracts: dict[Instrument, _Known] = {}
+        """By all that an order says: what tells two contracts apart tells two memories apart."""
+        self._by_number: dict[int, _Known] = {}
+        """The same by IBKR's number, each as it was named last."""
         self._rules: dict[int, list[Any]] = {}
         self._hint: Callable[[], None] | None = None
         self._told_mark = 0
@@ -615,36 +637,62 @@ class IbkrBroker:
         return int(order_id)
 
     async def _contract(self, session: Session, instrument: Instrument) -> Qualified:
-        """Asked for once per instrument and process."""
-        known = self._contracts.get(instrument.key)
+        """Asked for once a day for each way of naming an instrument."""
+        known = self._known(self._contracts.get(instrument))
         if known is not None:
             return known
         async with self._looking_up:
-            if instrument.key not in self._contracts:
-                found = await self._looked_up(session, instrument)
-                self._contracts[instrument.key] = found
-                self._instruments[int(found.contract.conId)] = instrument
-        return self._contracts[instrument.key]
+            known = self._known(self._contracts.get(instrument))
+            if known is None:
+                known = await self._looked_up(session, instrument)
+                self._remember(instrument, known)
+        return known
+
+    def _remember(self, instrument: Instrument, found: Qualified) -> None:
+        if len(self._contracts) > _CONTRACTS_REMEMBERED:
+            self._contracts.clear()
+            self._by_number.clear()
+        known = _Known(found, instrument, self._clock().date())
+        self._contracts[instrument] = known
+        if found.terms.con_id is not None:
+            self._by_number[found.terms.con_id] = known
+
+    def _known(self, known: _Known | None) -> Qualified | None:
+        return known.found if known is not None and known.day == self._clock().date() else None
 
     async def _looked_up(self, session: Session, instrument: Instrument) -> Qualified:
-        question = question_for(self._library, instrument, crypto_exchange=self._configuration.crypto_exchange)
+        """In dollars where an order leaves the currency open and there is such a contract, else in whatever currency there is one."""
+        try:
+            details = await self._details(session, instrument, default_currency="USD")
+        except _NoContract:
+            if instrument.currency is not None or instrument.con_id is not None or instrument.asset_class in _IN_PAIRS:
+                raise
+            details = await self._details(session, instrument, default_currency="")
+        chosen = the_one(instrument, details)
+        return qualified(instrument, chosen, await self._market_rule(session, rule_number(chosen)))
+
+    async def _details(self, session: Session, instrument: Instrument, *, default_currency: str) -> list[Any]:
+        question = question_for(
+            self._library,
+            instrument,
+            crypto_exchange=self._configuration.crypto_exchange,
+            default_currency=default_currency,
+        )
         await self._other_calls_of(1)
         try:
-            details = await session.contract_details(question, self._configuration.query_seconds)
+            return await session.contract_details(question, self._configuration.query_seconds)
         except QuestionFailed as exc:
             raise self._contract_error(instrument, exc) from exc
         except NotConnected as exc:
-            raise self._unavailable(f"The contract {instrument.key} could not be looked up: {exc}") from exc
+            raise self._unavailable(f"The contract {instrument.full_key} could not be looked up: {exc}") from exc
         except TimeoutError as exc:
-            raise NotAnswered(f"The contract {instrument.key} could not be looked up: no answer in time") from exc
-        chosen = the_one(instrument, details)
-        return qualified(instrument, chosen, await self._market_rule(session, rule_number(chosen)))
+            raise NotAnswered(f"The contract {instrument.full_key} could not be looked up: no answer in time") from exc
 
     def _contract_error(self, instrument: Instrument, failed: QuestionFailed) -> BrokerError:
         """What an order learns from the gateway's answer that the contract cannot be told."""
         if failed.code == codes.NO_DEFINITION:
-            return OrderRefused(f"IBKR knows no contract for {instrument.key}")
-        words = f"The contract {instrument.key} could not be looked up: {failed}"
+            return _NoContract(f"IBKR knows no contract for {instrument.full_key}")
+        words = f"The contract {instrument.full_key} could not be looked up: {failed}"
         match codes.meaning_for_question(failed.code):
             case codes.Meaning.REFUSED:
                 return OrderRefused(words)
@@ -712,35 +760,59 @@ class IbkrBroker:
     async def positions(self) -> Sequence[BrokerPosition]:
         session = self._ready_session()
         rows, odd = await self._answered(lambda: session.positions(self._configuration.query_seconds), "positions")
-        found = [self._unclear_position(row) for row in odd]
-        for account, contract, quantity, average_cost in rows:
-            if account == self._account and quantity:
-                found.append(self._position(contract, quantity, average_cost))
-        return found
+        own = [(contract, *rest) for account, contract, *rest in rows if account == self._account and rest[0]]
+        await self._learn(session, [contract for contract, *_ in own])
+        return [*map(self._unclear_position, odd), *(self._position(*row) for row in own)]
 
-    def _position(self, contract: Any, quantity: float, average_cost: float) -> BrokerPosition:
-        """Unclear where its quantity can be none, or where it does not say what is held."""
-        known = self._instruments.get(contract.conId)
+    async def _learn(self, session: Session, contracts: Sequence[Any]) -> None:
+        """Asks what contracts are worth that no order has asked for yet; without an answer their average prices are not told."""
+        for contract in [each for each in contracts if self._is_to_be_learned(each)][:_LEARNED_AT_ONCE]:
+            instrument = instrument_of(contract)
+            try:
+                found = await self._looked_up(session, replace(instrument, con_id=int(contract.conId)))
+            except OrderRefused as exc:
+                _log.info("What a position in %s is worth is not known: %s", instrument.full_key, exc)
+            except BrokerError as exc:
+                _log.info("What positions are worth is not asked any further now: %s", exc)
+                return
+            else:
+                self._by_number[int(contract.conId)] = _Known(found, instrument, self._clock().date())
+
+    def _is_to_be_learned(self, contract: Any) -> bool:
         try:
-            instrument = known or instrument_of(contract)
+            kind = instrument_of(contract).asset_class
+        except ValueError:
+            return False  # it is told as unclear
+        return bool(contract.conId) and int(contract.conId) not in self._by_number and kind in DERIVATIVES
+
+    def _position(self, contract: Any, quantity: Any, average_cost: Any) -> BrokerPosition:
+        """IBKR tells the average cost of one contract in its currency, with the multiplier and never in cents; how many units of the quoted price
+        are one of the currency it tells elsewhere. Unclear where its quantity can be none, or where it does not say what is held."""
+        con_id = int(contract.conId) or None
+        known = None if con_id is None else self._by_number.get(con_id)
+        try:
+            told = instrument_of(contract)
         except ValueError:
             return UNNAMED_POSITION
-        held, cost = amount_or_none(quantity), amount_or_none(average_cost)
-        multiplier = amount_or_none(contract.multiplier or 1)
+        terms = None if known is None else known.found.terms
+        held = amount_or_none(quantity)
         return BrokerPosition(
-            instrument=instrument,
+            instrument=told if known is None else known.instrument,
             quantity=held or Decimal(0),
-            average_price=cost / multiplier if cost is not None and multiplier else None,
+            average_price=_quoted(amount_or_none(average_cost), told, terms),
             also_called=other_symbols(contract),
-            con_id=int(contract.conId) or None,
+            con_id=con_id,
+            terms=terms,
             is_unclear=held is None,
         )
 
     def _unclear_position(self, row: Unreadable) -> BrokerPosition:
         """What is held perhaps, as far as the row names it."""
         if not row.contract:
-            known = self._instruments.get(row.con_id)
-            return UNNAMED_POSITION if known is None else replace(UNNAMED_POSITION, instrument=known, con_id=row.con_id)
+            known = self._by_number.get(row.con_id)
+            if known is None:
+                return UNNAMED_POSITION
+            return replace(UNNAMED_POSITION, instrument=known.instrument, con_id=row.con_id)
         symbol, kind, expiry, strike, right, _, _, currency, local = row.contract
         contract = self._library.contract(
             conId=row.con_id,
@@ -1049,6 +1121,14 @@ class IbkrBroker:
 
 def _claim_of(ticket: Ticket) -> Claim:
     return Claim.EXIT if ticket.is_exit else Claim.ORDINARY
+
+
+def _quoted(cost: Decimal | None, told: Instrument, terms: ContractTerms | None) -> Decimal | None:
+    """The cost of one contract as a price of the market; None where what a point of that is worth is not known. A bond's as it is told."""
+    worth = None if told.asset_class in DERIVATIVES else ONE
+    if terms is not None and not terms.is_size_unknown:
+        worth = terms.money_per_point
+    return None if cost is None or worth is None else cost / worth
 
 
 def _spent(spent: BudgetSpent) -> CallsSpent:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from decimal import ROUND_CEILING, ROUND_DOWN, ROUND_FLOOR, Decimal
+from decimal import ROUND_DOWN, Decimal, InvalidOperation
 from typing import Any
 
-from brokers.base import AssetClass, Instrument, OptionRight, OrderType, Side, Ticket
+from brokers.base import DERIVATIVES, ONE, AssetClass, ContractTerms, Instrument, OptionRight, OrderType, Side, Ticket
 from brokers.errors import OrderRefused
 from brokers.ibkr_library import UNSET, Library
+from brokers.ticks import limit_on_tick, stop_on_tick
 
 _SEC_TYPES = {
     AssetClass.STOCK: "STK",
@@ -27,6 +28,10 @@ _EXCHANGES = {AssetClass.FOREX: "IDEALPRO", AssetClass.FUTURE: "", AssetClass.FU
 _CANDIDATES_NAMED = 8
 _NAMED_BY_OTHERS = frozenset({AssetClass.BOND, AssetClass.FUND})
 """Kinds whose symbol at IBKR is hardly the one that others know."""
+_BOND = "BOND"
+"""Quoted in per cent of a face value that the gateway's answer does not have, nor a multiplier or magnifier."""
+_SIZED = frozenset({"FUT", "OPT", "FOP"})
+"""Kinds of which a contract that names no size means nothing."""
 _CENT = Decimal("0.01")
 _BEYOND = Decimal(10) ** 18
 """No quantity, price or sum of money is as large."""
@@ -48,10 +53,15 @@ class Qualified:
     asset_class: AssetClass
     steps: tuple[Step, ...]
     size_increment: Decimal
+    terms: ContractTerms
 
 
-def question_for(library: Library, instrument: Instrument, *, crypto_exchange: str) -> Any:
-    """The library's Contract to ask for, by its number where that is known. Raises OrderRefused."""
+def question_for(
+    library: Library, instrument: Instrument, *, crypto_exchange: str, default_currency: str = "USD"
+) -> Any:
+    """The library's Contract to ask for, by its number where that is known. Raises OrderRefused. Multiplier, trading class and ISIN are not asked
+    for but looked at in the answers (`the_one`): so a refusal can name what there is, and what a sender calls the multiplier may be either
+    the contract's or what a point of its price is worth."""
     asset_class = instrument.asset_class
     if asset_class not in TRADED:
         raise OrderRefused(f"IBKR cannot trade an instrument of type {asset_class}", unsupported=True)
@@ -68,7 +78,7 @@ def question_for(library: Library, instrument: Instrument, *, crypto_exchange: s
         contract.conId = instrument.con_id
         return contract
     contract.secType = _SEC_TYPES[asset_class]
-    contract.currency = instrument.currency or "USD"
+    contract.currency = instrument.currency or default_currency
     contract.symbol = instrument.symbol
     if asset_class is AssetClass.FOREX:
         _name_pair(contract, instrument)
@@ -78,7 +88,6 @@ def question_for(library: Library, instrument: Instrument, *, crypto_exchange: s
         if not instrument.expiry:
             raise OrderRefused("A FUTURE needs its expiry, or its contract number")
         contract.lastTradeDateOrContractMonth = instrument.expiry
-        contract.multiplier = "" if instrument.multiplier is None else plain(instrument.multiplier)
     return contract
 
 
@@ -86,23 +95,80 @@ def the_one(instrument: Instrument, details: Sequence[Any]) -> Any:
     """The only details that fit. Raises OrderRefused for none and, with the candidates named, for several. What is said beside a contract's
     number must agree with it."""
     if instrument.con_id is not None and len(details) == 1:
-        wrong = _disagreements(instrument, details[0].contract)
+        wrong = [*_disagreements(instrument, details[0]), *_wrong_facts(instrument, details[0])]
         if wrong:
             raise OrderRefused(
                 f"The contract number {instrument.con_id} is {_named(details)} at IBKR: not {' and '.join(wrong)}"
             )
         return details[0]
-    fitting = [each for each in details if _fits(instrument, each)]
+    named = [each for each in details if _fits(instrument, each)]
+    fitting = [each for each in named if not _wrong_facts(instrument, each)]
     if len(fitting) == 1:
         return fitting[0]
-    if not fitting:
-        named = f"; it knows {_named(details)}" if details else ""
-        raise OrderRefused(f"IBKR knows no contract for {instrument.key}{named}")
-    raise OrderRefused(f"{instrument.key} fits {len(fitting)} contracts at IBKR: {_named(fitting)}")
+    if fitting:
+        raise OrderRefused(f"{instrument.full_key} fits {len(fitting)} contracts at IBKR: {_named(fitting)}")
+    if named:
+        wrong = list(dict.fromkeys(words for each in named for words in _wrong_facts(instrument, each)))
+        raise OrderRefused(
+            f"{instrument.full_key} is not what IBKR has: not {' or '.join(wrong)}; it has {_named(named)}"
+        )
+    known = f"; it knows {_named(details)}" if details else ""
+    raise OrderRefused(f"IBKR knows no contract for {instrument.full_key}{known}")
+
+
+def terms_of(details: Any) -> ContractTerms:
+    """The contract's own facts. Raises OrderRefused for figures of which no amount of money could be made."""
+    contract = details.contract
+    return ContractTerms(
+        multiplier=_multiplier_of(contract),
+        price_magnifier=_magnifier_of(details),
+        currency=contract.currency or None,
+        trading_class=contract.tradingClass or None,
+        con_id=int(contract.conId) or None,
+        local_symbol=contract.localSymbol or None,
+        exchange=contract.primaryExchange or contract.exchange or None,
+        isin=_isin_of(details),
+        is_size_unknown=contract.secType == _BOND,
+    )
+
+
+def told_multiplier(contract: Any) -> Decimal | None:
+    """None where none is told that is a number above 0."""
+    try:
+        multiplier = Decimal(str(contract.multiplier or "").strip())
+    except InvalidOperation:
+        return None
+    return multiplier if multiplier.is_finite() and multiplier > 0 else None
+
+
+def _multiplier_of(contract: Any) -> Decimal | None:
+    """None where none is told of a kind that needs none. Raises OrderRefused."""
+    multiplier, words = told_multiplier(contract), str(contract.multiplier or "")
+    if multiplier is None and (words or contract.secType in _SIZED):
+        raise OrderRefused(
+            f"IBKR tells the multiplier {words!r} of {_name(contract)}: what one contract is worth is not known"
+        )
+    return multiplier
+
+
+def _magnifier_of(details: Any) -> Decimal:
+    """Raises OrderRefused."""
+    told, contract = details.priceMagnifier, details.contract
+    if not told and contract.secType == _BOND:
+        return ONE
+    if not isinstance(told, int) or told <= 0:
+        raise OrderRefused(
+            f"IBKR tells the price magnifier {told!r} of {_name(contract)}: what its prices are in is not known"
+        )
+    return Decimal(told)
+
+
+def _isin_of(details: Any) -> str | None:
+    return next((str(each.value) for each in details.secIdList or () if each.tag == "ISIN"), None)
 
 
 def qualified(instrument: Instrument, details: Any, rule: Iterable[Any]) -> Qualified:
-    """With the steps of the market rule, else the contract's smallest tick; nulls from the gateway are tolerated."""
+    """With the steps of the market rule, else the contract's smallest tick. Raises OrderRefused for figures of which no amount could be made."""
     steps = tuple(Step(number(step.lowEdge), number(step.increment)) for step in rule if step.increment)
     tick = _or_none(details.minTick)
     if not steps and tick is not None:
@@ -112,6 +178,7 @@ def qualified(instrument: Instrument, details: Any, rule: Iterable[Any]) -> Qual
         asset_class=instrument.asset_class,
         steps=steps,
         size_increment=_or_none(details.sizeIncrement) or Decimal(1),
+        terms=terms_of(details),
     )
 
 
@@ -130,11 +197,14 @@ def fitted(ticket: Ticket, contract: Qualified) -> Ticket:
     if not ticket.quantity.is_finite() or ticket.quantity <= 0:
         raise OrderRefused(f"A quantity must be above 0, not {ticket.quantity}")
     _check_prices(ticket)
-    buys = ticket.side is Side.BUY
+    _check_is_same(ticket, contract)
+    if not contract.steps and (ticket.limit_price is not None or ticket.stop_price is not None):
+        raise OrderRefused(f"IBKR tells no tick of {_name(contract.contract)}: no price can be put on it")
     ticket = replace(
         ticket,
-        limit_price=_on_tick(ticket.limit_price, contract.steps, up=not buys),
-        stop_price=_on_tick(ticket.stop_price, contract.steps, up=buys),
+        terms=contract.terms,
+        limit_price=_stepped(ticket.limit_price, contract.steps, ticket.side, limit_on_tick),
+        stop_price=_stepped(ticket.stop_price, contract.steps, ticket.side, stop_on_tick),
     )
     if spends_cash(ticket):
         return replace(ticket, cash_quantity=ticket.cash_quantity or _money(ticket))
@@ -145,6 +215,16 @@ def fitted(ticket: Ticket, contract: Qualified) -> Ticket:
             f"the increment of {ticket.instrument.symbol}"
         )
     return replace(ticket, quantity=quantity)
+
+
+def _check_is_same(ticket: Ticket, contract: Qualified) -> None:
+    """What was recorded of the order before it was sent holds for the contract that it is sent for."""
+    recorded = None if ticket.terms is None else ticket.terms.con_id
+    if recorded not in (None, contract.terms.con_id):
+        raise OrderRefused(
+            f"{ticket.instrument.full_key} was the contract number {recorded} when it was recorded, and is "
+            f"{_name(contract.contract)} (number {contract.terms.con_id}) now"
+        )
 
 
 def spends_cash(ticket: Ticket) -> bool:
@@ -169,6 +249,7 @@ def instrument_of(contract: Any) -> Instrument:
     asset_class = classes.get(contract.secType, AssetClass.STOCK)
     symbol = contract.symbol + contract.currency if asset_class is AssetClass.FOREX else contract.symbol
     strike = _or_none(contract.strike)
+    is_derivative = asset_class in DERIVATIVES
     return Instrument(
         symbol=symbol,
         asset_class=asset_class,
@@ -176,7 +257,8 @@ def instrument_of(contract: Any) -> Instrument:
         strike=strike,
         right={"C": OptionRight.CALL, "P": OptionRight.PUT}.get(str(contract.right)[:1]),
         currency=contract.currency or None,
-        multiplier=_or_none(contract.multiplier),
+        multiplier=told_multiplier(contract) if is_derivative else None,
+        trading_class=(contract.tradingClass or None) if is_derivative else None,
     )
 
 
@@ -238,24 +320,55 @@ def _name_option(contract: Any, instrument: Instrument) -> None:
     contract.lastTradeDateOrContractMonth = instrument.expiry
     contract.strike = plain(instrument.strike or Decimal(0))
     contract.right = "C" if instrument.right is OptionRight.CALL else "P"
-    contract.multiplier = "" if instrument.multiplier is None else plain(instrument.multiplier)
 
 
-def _disagreements(instrument: Instrument, contract: Any) -> list[str]:
+def _wrong_facts(instrument: Instrument, details: Any) -> list[str]:
+    """What the sender said of the contract's currency, exchange, size, class and ISIN, and the contract is not, or what the gateway does not
+    tell."""
+    contract, wrong = details.contract, []
+    if instrument.currency is not None and instrument.currency != contract.currency:
+        wrong.append(f"in {instrument.currency}")
+    homes = ("SMART", contract.exchange, contract.primaryExchange, *_exchanges_of(details))
+    if instrument.exchange is not None and instrument.exchange not in homes:
+        wrong.append(f"on {instrument.exchange}")
+    if instrument.multiplier is not None and not _means(instrument.multiplier, details):
+        wrong.append(f"the multiplier {plain(instrument.multiplier)}")
+    if instrument.trading_class is not None and instrument.trading_class != str(contract.tradingClass or "").upper():
+        wrong.append(f"the trading class {instrument.trading_class}")
+    if instrument.isin is not None and instrument.isin != (_isin_of(details) or "").upper():
+        told = "" if _isin_of(details) else ", which IBKR does not tell"
+        wrong.append(f"the ISIN {instrument.isin}{told}")
+    return wrong
+
+
+def _means(multiplier: Decimal, details: Any) -> bool:
+    """Figures that cannot be read agree with any: they are refused by their own name (`terms_of`)."""
+    try:
+        return terms_of(details).means(multiplier)
+    except OrderRefused:
+        return True
+
+
+def _disagreements(instrument: Instrument, details: Any) -> list[str]:
     """What the sender said, and the contract of that number is not."""
+    contract = details.contract
     found = instrument_of(contract)
     strike = None if instrument.strike is None else plain(instrument.strike)
     told: tuple[tuple[str, object, Sequence[object]], ...] = (
         ("a", instrument.asset_class.value, _kinds_of(contract)),
-        ("the expiry", instrument.expiry, (found.expiry, (found.expiry or "")[:6])),
+        # A month may be that of the last trade or the one that the venue calls the contract's.
+        ("the expiry", instrument.expiry, (found.expiry, (found.expiry or "")[:6], details.contractMonth)),
         ("the strike", strike, (found.strike and plain(found.strike),)),
         ("the right", instrument.right, (found.right,)),
-        ("in", instrument.currency, (found.currency,)),
     )
     if instrument.asset_class not in _NAMED_BY_OTHERS:
         names = (found.symbol, contract.localSymbol, contract.tradingClass)
         told = (("named", instrument.symbol, names), *told)
     return [f"{words} {said}" for words, said, true in told if said is not None and said not in true]
+
+
+def _exchanges_of(details: Any) -> list[str]:
+    return str(details.validExchanges or "").split(",")
 
 
 def _kinds_of(contract: Any) -> list[str]:
@@ -275,9 +388,16 @@ def _named(details: Sequence[Any]) -> str:
     for each in details[:_CANDIDATES_NAMED]:
         contract = each.contract
         where = contract.primaryExchange or contract.exchange
-        parts = (contract.localSymbol or contract.symbol, contract.secType, where, contract.currency)
-        names.append(f"{' '.join(part for part in parts if part)} (number {contract.conId})")
+        parts = (_name(contract), contract.secType, where, contract.currency)
+        facts = [f"multiplier {contract.multiplier}"] if contract.multiplier else []
+        facts += [f"class {contract.tradingClass}"] if contract.tradingClass else []
+        facts.append(f"number {contract.conId}")
+        names.append(f"{' '.join(part for part in parts if part)} ({', '.join(facts)})")
     return ", ".join(names) + (", …" if len(details) > _CANDIDATES_NAMED else "")
+
+
+def _name(contract: Any) -> str:
+    return str(contract.localSymbol or contract.symbol or f"the contract {contract.conId}")
 
 
 def _check_prices(ticket: Ticket) -> None:
@@ -290,16 +410,18 @@ def _check_prices(ticket: Ticket) -> None:
         raise OrderRefused(f"A {ticket.order_type} order needs {' and '.join(missing)}")
 
 
-def _on_tick(price: Decimal | None, steps: Sequence[Step], *, up: bool) -> Decimal | None:
+def _stepped(
+    price: Decimal | None, steps: Sequence[Step], side: Side, on_tick: Callable[[Decimal, Decimal, Side], Decimal]
+) -> Decimal | None:
     if price is None:
         return None
     increment = max((step for step in steps if step.edge <= price), key=lambda step: step.edge, default=None)
     if increment is None:
         return price
-    whole = (price / increment.increment).to_integral_value(rounding=ROUND_CEILING if up else ROUND_FLOOR)
-    if not whole:
+    stepped = on_tick(price, increment.increment, side)
+    if not stepped:
         raise OrderRefused(f"The price {plain(price)} is less than one tick ({plain(increment.increment)})")
-    return whole * increment.increment
+    return stepped
 
 
 def plain(value: Decimal) -> str:

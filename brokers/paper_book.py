@@ -13,11 +13,11 @@ from brokers.base import AssetClass, Instrument, OptionRight, OrderType, ReportS
 from brokers.errors import OrderAlreadyExists
 from brokers.paper_words import Execution, PaperFill, PaperOrder, Planned, Step, time_of
 
-_INSTRUMENT_COLUMNS = "symbol, asset_class, exchange, expiry, strike, call_or_put, o.currency, multiplier, underlying"
+_INSTRUMENT_COLUMNS = "symbol, asset_class, exchange, expiry, strike, call_or_put, o.currency, multiplier, underlying, con_id, trading_class, isin"
 _ORDER_COLUMNS = (
     "number, account, client_id, broker_id, symbol, asset_class, exchange, expiry, strike, call_or_put, currency, multiplier, underlying, "
-    "side, quantity, order_type, limit_price, stop_price, reference_price, tif, product, variety, reserved_id, status, reason, "
-    "placed_at, changed_at, changed"
+    "con_id, trading_class, isin, side, quantity, order_type, limit_price, stop_price, reference_price, tif, product, variety, "
+    "reserved_id, status, reason, placed_at, changed_at, changed"
 )
 _FILL_COLUMNS = (
     "f.order_number, f.fill_id, f.quantity, f.price, f.at, f.commission, f.currency, f.busted, f.corrects, f.number"
@@ -185,7 +185,7 @@ def insert_order(
     guard = client_id if unique_client_order_id else None
     try:
         db.execute(
-            f"INSERT INTO orders (guard, {_ORDER_COLUMNS}) VALUES ({', '.join('?' * 29)})",
+            f"INSERT INTO orders (guard, {_ORDER_COLUMNS}) VALUES ({', '.join('?' * 32)})",
             (
                 guard,
                 number,
@@ -201,6 +201,9 @@ def insert_order(
                 thing.currency,
                 text_of(thing.multiplier),
                 thing.underlying,
+                thing.con_id,
+                thing.trading_class,
+                thing.isin,
                 ticket.side,
                 str(ticket.quantity),
                 ticket.order_type,
@@ -376,34 +379,47 @@ def _load(
 def _order(row: tuple[Any, ...], fills: tuple[PaperFill, ...]) -> PaperOrder:
     ticket = Ticket(
         client_order_id=row[2],
-        instrument=_instrument(row[4:13]),
-        side=Side(row[13]),
-        quantity=Decimal(row[14]),
-        order_type=OrderType(row[15]),
-        limit_price=decimal_of(row[16]),
-        stop_price=decimal_of(row[17]),
-        reference_price=decimal_of(row[18]),
-        tif=None if row[19] is None else Tif(row[19]),
-        product=row[20],
-        variety=row[21],
-        reserved_order_id=row[22],
+        instrument=_instrument(row[4:16]),
+        side=Side(row[16]),
+        quantity=Decimal(row[17]),
+        order_type=OrderType(row[18]),
+        limit_price=decimal_of(row[19]),
+        stop_price=decimal_of(row[20]),
+        reference_price=decimal_of(row[21]),
+        tif=None if row[22] is None else Tif(row[22]),
+        product=row[23],
+        variety=row[24],
+        reserved_order_id=row[25],
     )
     return PaperOrder(
         number=row[0],
         account_id=row[1],
         broker_order_id=row[3],
         ticket=ticket,
-        status=ReportStatus(row[23]),
-        reason=row[24],
-        placed_at=time_of(row[25]),
-        changed_at=time_of(row[26]),
-        change=row[27],
+        status=ReportStatus(row[26]),
+        reason=row[27],
+        placed_at=time_of(row[28]),
+        changed_at=time_of(row[29]),
+        change=row[30],
         fills=fills,
     )
 
 
 def _instrument(columns: tuple[Any, ...]) -> Instrument:
-    symbol, asset_class, exchange, expiry, strike, right, currency, multiplier, underlying = columns
+    (
+        symbol,
+        asset_class,
+        exchange,
+        expiry,
+        strike,
+        right,
+        currency,
+        multiplier,
+        underlying,
+        con_id,
+        trading_class,
+        isin,
+    ) = columns
     return Instrument(
         symbol=symbol,
         asset_class=AssetClass(asset_class),
@@ -414,6 +430,9 @@ def _instrument(columns: tuple[Any, ...]) -> Instrument:
         currency=currency,
         multiplier=decimal_of(multiplier),
         underlying=underlying,
+        con_id=con_id,
+        trading_class=trading_class,
+        isin=isin,
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from brokers.errors import BrokerError, BrokerUnavailable, OutcomeUnknown
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _SCHEMA = (
     "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
     "INSERT INTO counters VALUES ('order', 0), ('fill', 0), ('change', 0)",
@@ -20,7 +20,8 @@ _SCHEMA = (
     """CREATE TABLE orders (
         number INTEGER PRIMARY KEY, account TEXT NOT NULL, client_id TEXT NOT NULL, guard TEXT, broker_id TEXT NOT NULL,
         symbol TEXT NOT NULL, asset_class TEXT NOT NULL, exchange TEXT, expiry TEXT, strike TEXT, call_or_put TEXT, currency TEXT,
-        multiplier TEXT, underlying TEXT, side TEXT NOT NULL, quantity TEXT NOT NULL, order_type TEXT NOT NULL, limit_price TEXT,
+        multiplier TEXT, underlying TEXT, con_id INTEGER, trading_class TEXT, isin TEXT,
+        side TEXT NOT NULL, quantity TEXT NOT NULL, order_type TEXT NOT NULL, limit_price TEXT,
         stop_price TEXT, reference_price TEXT, tif TEXT, product TEXT, variety TEXT, reserved_id TEXT,
         status TEXT NOT NULL, reason TEXT, placed_at INTEGER NOT NULL, changed_at INTEGER NOT NULL, changed INTEGER NOT NULL,
         UNIQUE (account, guard), UNIQUE (account, broker_id))""",
@@ -48,6 +49,11 @@ _TRANSFERS = """CREATE TABLE IF NOT EXISTS transfers (
         strike TEXT, call_or_put TEXT, currency TEXT, multiplier TEXT, underlying TEXT, quantity TEXT NOT NULL, price TEXT NOT NULL,
         product TEXT, at INTEGER NOT NULL)"""
 """Beside the schema: books that were made before it get it, too."""
+_SINCE_VERSION_1 = (
+    "ALTER TABLE orders ADD COLUMN con_id INTEGER",
+    "ALTER TABLE orders ADD COLUMN trading_class TEXT",
+    "ALTER TABLE orders ADD COLUMN isin TEXT",
+)
 _PAGES_BETWEEN_CHECKPOINTS = 4_000
 
 
@@ -134,8 +140,8 @@ def _open(path: Path, busy_timeout_seconds: float) -> sqlite3.Connection:
         db.execute(f"PRAGMA wal_autocheckpoint = {_PAGES_BETWEEN_CHECKPOINTS}")
         db.execute("BEGIN IMMEDIATE")
         version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            for statement in _SCHEMA:
+        if version in (0, 1):
+            for statement in _SCHEMA if version == 0 else _SINCE_VERSION_1:
                 db.execute(statement)
             db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
         if version in (0, _SCHEMA_VERSION):
@@ -143,7 +149,7 @@ def _open(path: Path, busy_timeout_seconds: float) -> sqlite3.Connection:
         db.execute("COMMIT")
     except (OSError, sqlite3.Error) as exc:
         raise BrokerUnavailable(f"The paper exchange's book {path} cannot be opened: {exc}") from exc
-    if version not in (0, _SCHEMA_VERSION):
+    if version not in (0, 1, _SCHEMA_VERSION):
         db.close()
         raise BrokerUnavailable(f"The paper exchange's book {path} was made by another version of this program")
     return db

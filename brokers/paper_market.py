@@ -100,13 +100,13 @@ def add_up(executions: Iterable[Execution], market: Market) -> Holdings:
     cash = defaultdict(Decimal, {market.currency: market.opening_cash})
     for execution in executions:
         thing, bought, price = execution.instrument, execution.bought, execution.price
-        _, before, average, _ = held.get(thing.key, (thing, Decimal(0), Decimal(0), Decimal(0)))
+        _, before, average, _ = held.get(thing.full_key, (thing, Decimal(0), Decimal(0), Decimal(0)))
         after = before + bought
         if before * bought >= 0:
             average = (before * average + bought * price) / after
         elif after * before < 0:
             average = price
-        held[thing.key] = (thing, after, average, price)
+        held[thing.full_key] = (thing, after, average, price)
         if execution.is_transfer:
             continue
         cash[execution.currency] -= bought * price * (thing.multiplier or 1) + execution.commission

@@ -59,6 +59,7 @@ from brokers.zerodha_rows import (
 from brokers.zerodha_words import (
     CURRENCY,
     EXCHANGES,
+    IN_LOTS,
     PRODUCTS,
     Habits,
     Listing,
@@ -68,11 +69,13 @@ from brokers.zerodha_words import (
     charged,
     exchange_of,
     fills_by_order,
+    lot_sizes,
     named,
     note_requests,
     order_form,
     positions,
     reports,
+    terms_of,
     working_legs,
 )
 
@@ -210,6 +213,8 @@ class ZerodhaBroker:
         self._odd_told: set[str] = set()
         self._first_heard: dict[tuple[str, str], datetime] = {}
         """Of trades whose time cannot be read, by order and trade."""
+        self._lot_sizes: dict[tuple[str, str], Decimal] = {}
+        """Where quantities are in lots: what one is of, as Kite has told beside positions."""
 
     @property
     def name(self) -> str:
@@ -270,12 +275,17 @@ class ZerodhaBroker:
                 _log.info("The instruments list could not be read yet: %s", exc)
 
     async def fitted(self, ticket: Ticket) -> Ticket:
-        """With its prices on the tick. A quantity that is no whole number of lots is refused."""
+        """With its prices on the tick. A quantity that is no whole number of lots is refused, and so is what the order says of the contract and
+        Kite's list does not confirm."""
         self._check_session()
-        form = order_form(ticket, await self._listed(ticket), self._configuration.habits)
+        listed = await self._listed(ticket)
+        await self._learn_lot_size(listed)
+        terms = terms_of(listed, ticket.instrument, self._lot_sizes)
+        form = order_form(ticket, listed, self._configuration.habits)
         limit, stop = form.get("price"), form.get("trigger_price")
         return replace(
             ticket,
+            terms=terms,
             limit_price=ticket.limit_price if limit is None else Decimal(str(limit)),
             stop_price=ticket.stop_price if stop is None else Decimal(str(stop)),
         )
@@ -289,6 +299,7 @@ class ZerodhaBroker:
         """The answer knows no fills: Kite tells no more than the order's id."""
         self._check_session()
         listed = await self._listed(ticket)
+        terms_of(listed, ticket.instrument, self._lot_sizes)
         form = order_form(ticket, listed, self._configuration.habits)
         order_id = await self._calls.ask(lambda kite: _placed(kite.place_order(**form)), _kind_of(ticket))
         self._varieties[order_id] = str(form["variety"])
@@ -375,7 +386,8 @@ class ZerodhaBroker:
                 listed = (await self._listing(exchange)).by_symbol(symbol)
                 if listed is not None:
                     kinds[exchange, symbol] = listed
-        found = positions(net, holdings, kinds)
+        self._lot_sizes |= lot_sizes(net)
+        found = positions(net, holdings, kinds, self._lot_sizes)
         for position in found:
             if position.is_unclear and not position.is_unnamed:
                 self._tell_odd(f"The position in {position.instrument.symbol} cannot be read: it is not compared")
@@ -485,6 +497,20 @@ class ZerodhaBroker:
         if listed is None:
             raise OrderRefused(f"{ticket.instrument.symbol} is not in the instruments list of {exchange}")
         return listed
+
+    async def _learn_lot_size(self, listed: ListedRow) -> None:
+        """Where quantities are in lots, asks the positions once for each contract what a lot is of; they tell it once it has been traded."""
+        if listed.exchange not in IN_LOTS or (listed.exchange, listed.symbol) in self._lot_sizes:
+            return
+        try:
+            told = await self._calls.ask(lambda kite: kite.positions())
+        except AuthRequired:
+            raise
+        except BrokerError as exc:
+            _log.info("What one lot of %s is of is not known: %s", listed.symbol, exc)
+            return
+        net = told.get("net") if isinstance(told, Mapping) else None
+        self._lot_sizes |= lot_sizes(net if isinstance(net, list) else ())
 
     async def _listing(self, exchange: str, *, or_older_than_seconds: float = float("inf")) -> Listing:
         """The day's list, read again on a new day, or if it is older than so much. Raises HeldBack, at once after a failure that is young."""

@@ -92,7 +92,8 @@ class TradeRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedRow:
-    """One line of an exchange's instruments list. Prices in rupees; `lot` is the step of quantities, `tick` that of prices."""
+    """One line of an exchange's instruments list. Prices in rupees; `lot` is the step of quantities, `tick` that of prices. What one lot is of
+    where quantities are counted in lots (currencies, commodities) is not in the list."""
 
     symbol: str
     exchange: str
@@ -104,6 +105,8 @@ class ListedRow:
     lot: Decimal
     expiry: date | None
     strike: Decimal
+    token: int | None = None
+    """Kite's number of the instrument; None where it cannot be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +202,7 @@ def _listed(line: Row) -> ListedRow:
         strike=number(line, "strike", least=0),
         lot=lot,
         expiry=expiry,
+        token=int(token) if isinstance(token := line.get("instrument_token"), str) and token.isdecimal() else None,
     )
 
 

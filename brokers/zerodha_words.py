@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from datetime import time as time_of_day
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from decimal import Decimal
+from types import MappingProxyType
 
 from brokers.base import (
+    ONE,
     UNNAMED_POSITION,
     AssetClass,
     Balance,
     BrokerPosition,
+    ContractTerms,
     Fill,
     FillsShown,
     Instrument,
@@ -26,6 +29,7 @@ from brokers.base import (
     Tif,
 )
 from brokers.errors import OrderRefused
+from brokers.ticks import limit_on_tick, stop_on_tick
 from brokers.zerodha_rows import AMO, IST, ListedRow, Odd, OddRow, OrderRow, Row, TradeRow, number, read_listing, text
 
 CURRENCY = "INR"
@@ -72,6 +76,8 @@ _AT_THE_EXCHANGE = frozenset({"OPEN", "TRIGGER PENDING"})
 _LATEST_BEGIN = time_of_day(9, 15)
 _TRADING_BEGINS = {"CDS": time_of_day(9), "BCD": time_of_day(9), "MCX": time_of_day(9)}
 """Indian time; after-market orders are passed on to NSE and BSE at 9:00, into their pre-open session."""
+IN_LOTS = frozenset({"CDS", "BCD", "MCX"})
+"""Exchanges on which Kite counts quantities in lots. What one lot is of it tells beside a position only (`multiplier`), never in its list."""
 _CANDIDATES_NAMED = 5
 _LEAST_ICEBERG_LEGS = 2
 _MICROSECOND = timedelta(microseconds=1)
@@ -148,6 +154,60 @@ def exchange_of(thing: Instrument) -> str:
     return exchange
 
 
+def terms_of(listed: ListedRow, thing: Instrument, lot_sizes: Mapping[tuple[str, str], Decimal]) -> ContractTerms:
+    """The contract's own facts. `lot_sizes`: what Kite has told beside positions, by exchange and symbol. Raises OrderRefused naming what the order
+    says of the contract and is not so, or cannot be looked up."""
+    is_counted_in_lots = listed.exchange in IN_LOTS
+    multiplier = lot_sizes.get((listed.exchange, listed.symbol)) if is_counted_in_lots else ONE
+    terms = ContractTerms(
+        multiplier=multiplier,
+        currency=CURRENCY,
+        local_symbol=listed.symbol,
+        exchange=listed.exchange,
+        lot_size=None if is_counted_in_lots else listed.lot,
+        is_one_size=True,
+        is_size_unknown=multiplier is None,
+    )
+    wrong = _wrong_facts(listed, thing, terms)
+    if wrong:
+        raise OrderRefused(f"{listed.symbol} on {listed.exchange} is not what the order names: {'; '.join(wrong)}")
+    return terms
+
+
+def _wrong_facts(listed: ListedRow, thing: Instrument, terms: ContractTerms) -> list[str]:
+    wrong = []
+    if thing.multiplier is not None and terms.is_size_unknown:
+        wrong.append(
+            f"the multiplier {thing.multiplier:f} cannot be checked, since Kite has not told yet what one lot is of; leave it out"
+        )
+    elif thing.multiplier is not None and not terms.means(thing.multiplier):
+        lot = "" if terms.lot_size in (None, ONE) else f", in lots of {listed.lot:f}"
+        wrong.append(f"the multiplier {thing.multiplier:f}, where it is {terms.multiplier or ONE:f}{lot}")
+    if thing.con_id is not None and thing.con_id != listed.token:
+        token = "has none that can be read" if listed.token is None else f"is {listed.token}"
+        wrong.append(f"the con_id {thing.con_id}, where Kite's number of it {token}")
+    if thing.trading_class is not None:
+        wrong.append(f"the trading_class {thing.trading_class}: Kite tells none")
+    if thing.isin is not None:
+        wrong.append(f"the isin {thing.isin}: Kite's list tells none")
+    return wrong
+
+
+def lot_sizes(net: Iterable[object]) -> dict[tuple[str, str], Decimal]:
+    """What one lot is of, by exchange and symbol, as far as the positions of the day tell it, those that are closed too."""
+    found = {}
+    for row in net:
+        try:
+            exchange, symbol = named(row)
+            assert isinstance(row, Mapping)
+            multiplier = number(row, "multiplier")
+        except Odd:
+            continue
+        if exchange in IN_LOTS and multiplier > 0:
+            found[exchange, symbol] = multiplier
+    return found
+
+
 def asset_classes(exchanges: Iterable[str]) -> frozenset[AssetClass]:
     """What can be traded on these exchanges."""
     return frozenset(kind for exchange in exchanges for kind in _ASSET_CLASSES.get(exchange, ()))
@@ -168,8 +228,8 @@ class Habits:
 
 
 def order_form(ticket: Ticket, listed: ListedRow, habits: Habits) -> dict[str, object]:
-    """The arguments of the placing call. Prices are rounded to the tick, purchases down and sales up, so that the order never pays more or
-    takes less than its author said. Raises OrderRefused for what Zerodha would not take; a quantity is never changed."""
+    """The arguments of the placing call, its prices on the tick (`brokers/ticks.py`). Raises OrderRefused for what Zerodha would not take; a
+    quantity is never changed."""
     is_derivative = listed.kind != "EQ"
     product = (ticket.product or (habits.derivatives_product if is_derivative else habits.equity_product)).upper()
     variety = (ticket.variety or "regular").lower()
@@ -194,25 +254,46 @@ def order_form(ticket: Ticket, listed: ListedRow, habits: Habits) -> dict[str, o
     }
     if ticket.tif is Tif.GTC:
         raise OrderRefused("Zerodha has no orders that are good till cancelled", unsupported=True)
-    if ticket.order_type in (OrderType.LIMIT, OrderType.STOP_LIMIT):
-        form["price"] = _price(ticket.limit_price, "a limit price", ticket.side, listed)
+    limit, trigger = _prices(ticket, listed)
+    if limit is not None:
+        form["price"] = format(limit, "f")
     else:
         form["market_protection"] = format(habits.market_protection, "f")
-    if ticket.order_type in (OrderType.STOP, OrderType.STOP_LIMIT):
-        form["trigger_price"] = _price(ticket.stop_price, "a stop price", ticket.side, listed)
+    if trigger is not None:
+        form["trigger_price"] = format(trigger, "f")
     if variety == "iceberg":
         form |= _iceberg(ticket, listed, habits.iceberg_legs)
     return form
 
 
-def _price(price: Decimal | None, words: str, side: Side, listed: ListedRow) -> str:
+def _prices(ticket: Ticket, listed: ListedRow) -> tuple[Decimal | None, Decimal | None]:
+    """Limit and trigger on the tick. Kite takes no purchase whose trigger is above its limit, and no sale whose trigger is below: where the one
+    tick that both have room on would be crossed by rounding them apart, the limit stands, and the trigger is put on it."""
+    limit = trigger = None
+    if ticket.order_type in (OrderType.LIMIT, OrderType.STOP_LIMIT):
+        limit = _on_tick(ticket.limit_price, "a limit price", listed, ticket.side, limit_on_tick)
+    if ticket.order_type in (OrderType.STOP, OrderType.STOP_LIMIT):
+        trigger = _on_tick(ticket.stop_price, "a stop price", listed, ticket.side, stop_on_tick)
+    if limit is None or trigger is None or ticket.limit_price is None or ticket.stop_price is None:
+        return limit, trigger
+    asked_in_order = (ticket.limit_price - ticket.stop_price) * ticket.side.sign >= 0
+    are_crossed = (limit - trigger) * ticket.side.sign < 0
+    return limit, limit if asked_in_order and are_crossed else trigger
+
+
+def _on_tick(
+    price: Decimal | None,
+    words: str,
+    listed: ListedRow,
+    side: Side,
+    on_tick: Callable[[Decimal, Decimal, Side], Decimal],
+) -> Decimal:
     if price is None:
         raise OrderRefused(f"The order needs {words}")
-    rounding = ROUND_FLOOR if side is Side.BUY else ROUND_CEILING
-    rounded = (price / listed.tick).to_integral_value(rounding) * listed.tick
+    rounded = on_tick(price, listed.tick, side)
     if rounded <= 0:
         raise OrderRefused(f"{words.removeprefix('a ').capitalize()} {price:f} is less than one tick ({listed.tick:f})")
-    return format(rounded, "f")
+    return rounded
 
 
 def _iceberg(ticket: Ticket, listed: ListedRow, most_legs: int) -> dict[str, object]:
@@ -397,10 +478,13 @@ def charged(note: object) -> Decimal:
 
 
 def positions(
-    net: Iterable[object], holdings: Iterable[object], kinds: Mapping[tuple[str, str], ListedRow]
+    net: Iterable[object],
+    holdings: Iterable[object],
+    kinds: Mapping[tuple[str, str], ListedRow],
+    sizes: Mapping[tuple[str, str], Decimal] = MappingProxyType({}),
 ) -> list[BrokerPosition]:
     """What is held, each product by itself: Zerodha nets no two of them. Settled shares come from the holdings. `kinds` by exchange and
-    symbol, as far as known.
+    symbol, as far as known; `sizes` of lots likewise.
 
     A row whose quantity cannot be read makes its instrument's unclear; one that does not even name an instrument is told as an unnamed one.
     """
@@ -427,11 +511,16 @@ def positions(
                     quantity=quantity,
                     average_price=average,
                     also_called=frozenset({symbol}),
+                    terms=_terms_of_held(kinds.get((exchange, symbol)), sizes),
                     is_unclear=is_unclear,
                     product=product,
                 )
             )
     return found
+
+
+def _terms_of_held(listed: ListedRow | None, sizes: Mapping[tuple[str, str], Decimal]) -> ContractTerms | None:
+    return None if listed is None else terms_of(listed, Instrument(symbol=listed.symbol), sizes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from execution_service.core.errors import UnreadableRecord
 from execution_service.core.order import (
     CancelRequested,
     Event,
+    Noted,
     Order,
     OrderRequest,
     Reason,
@@ -119,6 +120,8 @@ class Intake:
             first = (Rejected(at=now, reason=Reason(ReasonCode.UNKNOWN_ACCOUNT, words)),)
         elif cancelled is not None:
             first = (CancelRequested(at=now, reason=cancelled, requested_by="order-commands"),)
+        if parsed.warning is not None:
+            first = (Noted(at=now, message=parsed.warning), *first)
         return apply_all(order, first)
 
     async def _store_orders(self, meant: Sequence[tuple[Message, Order]]) -> list[tuple[str, DeadLetter]]:
@@ -159,12 +162,13 @@ class Intake:
         return spoilt + conflicts
 
     def _say_first(self, order: Order) -> None:
-        """What ended the order at the door, if anything did."""
+        """What ended the order at the door, if anything did, and what of it is not read."""
         for event in order.events:
             line = alerts.log_line(order, event, order)
             if line is not None:
                 sentence, action = line
-                log.info(sentence, action=action, signal_id=order.signal_id, order_id=order.order_id)
+                say = log.warning if isinstance(event, Noted) else log.info
+                say(sentence, action=action, signal_id=order.signal_id, order_id=order.order_id)
 
     async def _take_up(self, order_ids: Sequence[str]) -> None:
         """What looks like a repetition may be our own insertion, whose answer was lost: stored, and in nobody's hands."""
@@ -210,6 +214,9 @@ class Intake:
 
 def _means_the_same(order: Order, first: Order) -> bool:
     mine, theirs = order.request, first.request
+    if order.raw == first.raw:
+        # Also where an earlier version read less of it.
+        return True
     if isinstance(mine, OrderRequest) and isinstance(theirs, OrderRequest):
         return mine.content == theirs.content
     if isinstance(mine, RefusedRequest) and isinstance(theirs, RefusedRequest):

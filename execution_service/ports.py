@@ -266,6 +266,9 @@ class Store(Protocol):
     async def ledger_lines(self, order_ids: Sequence[str]) -> dict[str, Mapping[int, Line]]:
         """The ledger's lines that these orders have of their own, by our id."""
 
+    async def keep_lines(self, lines: Mapping[str, Mapping[int, Line]]) -> None:
+        """Lines of the ledger by our order id, in place of those of the same numbers."""
+
     async def open_ledgers(self, account_id: str) -> list[LedgerEntry] | None:
         """None: they cannot all be read, and those that can are not the whole."""
 

@@ -97,7 +97,7 @@ class Rebuild:
         return [s.order.order_id for s in now if before[s.order.order_id] != (s.order.version, s.told.world)]
 
     async def _show(self, stored: Sequence[Stored], applied: Mapping[str, Iterable[Line]]) -> None:
-        told = [b for s in stored if (b := as_told(_booking(s, applied), s.told.world)) is not None]
+        told = [b for s in stored if (b := _as_told(s, applied)) is not None]
         self._never_told |= {s.order.order_id for s in stored}
         self._never_told -= {b.order.order_id for b in told}
         if not told:
@@ -178,6 +178,13 @@ class Rebuild:
             if {(e.key, e.version) for e in now or ()} == {(e.key, e.version) for e in entries}:
                 break
         return True
+
+
+def _as_told(stored: Stored, applied: Mapping[str, Iterable[Line]]) -> Booked | None:
+    """As the world was last told of it, but for what its contract is worth: that is as is known now."""
+    told = as_told(_booking(stored, applied), stored.told.world)
+    terms = stored.order.terms
+    return told if told is None or terms is None else replace(told, order=replace(told.order, terms=terms))
 
 
 def _booking(stored: Stored, applied: Mapping[str, Iterable[Line]]) -> Booking:

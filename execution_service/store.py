@@ -281,10 +281,12 @@ class MongoStore:
         return after
 
     async def strike(self, strikes: Sequence[Strike]) -> None:
-        lines = {strike.order_id: strike.lines for strike in strikes if strike.lines}
+        await self.keep_lines({strike.order_id: strike.lines for strike in strikes if strike.lines})
+        await asyncio.gather(*(self._strike(strike) for strike in strikes))
+
+    async def keep_lines(self, lines: Mapping[str, Mapping[int, Line]]) -> None:
         if lines:
             await self._calls.write(lambda: self._keep_lines(lines))
-        await asyncio.gather(*(self._strike(strike) for strike in strikes))
 
     def _keep_lines(self, lines: Mapping[str, Mapping[int, Line]]) -> None:
         collection = self._db[LEDGER_LINES]

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -25,12 +26,22 @@ if __name__ == "__main__":
 
 from rich.console import Console
 
-from brokers.base import BrokerPosition, Fill
+from brokers.base import BrokerPosition, ContractTerms, Fill
 from execution_service.adopting import plan_of_undoing, read_books, records_named
 from execution_service.clock import SystemClock
 from execution_service.core.adoption import Refused, read_wish
 from execution_service.core.adoption_plan import plan
-from execution_service.core.alerts import difference, known, log_line, plain, quantity
+from execution_service.core.alerts import (
+    contract_words,
+    currency_of,
+    difference,
+    known,
+    log_line,
+    money,
+    plain,
+    quantity,
+    quoted,
+)
 from execution_service.core.effects import happenings
 from execution_service.core.ledger import LedgerEntry
 from execution_service.core.order import Hold, Order, OrderRequest, Purpose, Status
@@ -39,6 +50,7 @@ from execution_service.core.record import plan_to_document, positions_from_docum
 from execution_service.core.views import confirmation_id
 from execution_service.desk_view import DeskView
 from execution_service.embedded import EmbeddedPartFailed
+from execution_service.facts import Facts, Mended, Said
 from execution_service.ports import Command, CommandStatus, DeadLetter, Lease, Stored, StoreUnavailable
 from execution_service.rebuild import Rebuild
 from execution_service.settings import Settings
@@ -164,11 +176,24 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="documents that are lost, of accounts that nobody knows, were the mock broker's",
     )
+    sub.add_argument(
+        "--contract",
+        type=_contract,
+        action="append",
+        default=[],
+        metavar="INSTRUMENT=MULTIPLIER[/MAGNIFIER]",
+        help="what one contract of old orders is worth, where no record has it: 'ES|FUTURE|expiry=202612=50', or 5000/100 for prices in "
+        "cents; it is kept in their records",
+    )
+    sub.add_argument("--by", type=_words, help="with --contract: who says so")
+    sub.add_argument("--note", type=_words, help="with --contract: how they know")
     options = parser.parse_args(arguments)
     if options.word == "resolve" and (options.decision == "placed") != (options.broker_order_id is not None):
         parser.error("--broker-order-id goes with --as placed, and --as placed needs it")
     if options.word == "adopt" and (problem := adopt.problem_with(options)) is not None:
         parser.error(problem)
+    if options.word == "rebuild-views" and options.contract and not (options.by and options.note):
+        parser.error("--contract needs --by and --note: the records keep who said it and how they know")
     return options
 
 
@@ -182,6 +207,19 @@ def _words(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("it must not be blank: the record keeps it")
     return text.strip()
+
+
+def _contract(text: str) -> tuple[str, ContractTerms]:
+    """The instrument's key and what its contract is worth."""
+    key, _, figures = text.rpartition("=")
+    multiplier, slash, magnifier = figures.partition("/")
+    try:
+        sizes = [Decimal(multiplier), Decimal(magnifier if slash else 1)]
+    except InvalidOperation:
+        sizes = [Decimal(0)]
+    if not key or not all(size.is_finite() and size > 0 for size in sizes):
+        raise argparse.ArgumentTypeError(f"{text!r} is not INSTRUMENT=MULTIPLIER or INSTRUMENT=MULTIPLIER/MAGNIFIER")
+    return key, ContractTerms(multiplier=sizes[0], price_magnifier=sizes[1])
 
 
 # --- looking --------------------------------------------------------------------------------------------------------
@@ -249,6 +287,8 @@ def _order_fields(stored: Stored) -> dict[str, object]:
         "quantity": order.quantity,
         "filled_quantity": order.filled_quantity,
         "average_price": order.average_price,
+        "value": order.value,
+        "contract": None if order.terms is None else asdict(order.terms),
         "commission": order.commission,
         "limit_price": order.limit_price,
         "stop_price": order.stop_price,
@@ -339,7 +379,9 @@ def _print_story(console: Console, stored: Stored, story: Mapping[str, Any]) -> 
         ("Waits for", _waits(order, story["waits_for"])),
         ("Reason", "" if order.reason is None else f"{order.reason.code}: {order.reason.message}"),
         ("Filled", f"{quantity(order.filled_quantity)} of {quantity(order.quantity)}"),
-        ("Average price", order.average_price),
+        ("Average price", None if order.average_price is None else quoted(order.average_price, order)),
+        ("Total", None if order.value is None else money(order.value, currency_of(order))),
+        ("Contract", "" if order.terms is None else contract_words(order.terms)),
         ("Commission", order.commission),
         ("Realised", story["realized_pnl"]),
         ("Our id", order.order_id),
@@ -443,7 +485,10 @@ async def _positions(desk: Desk) -> int:
     if desk.wants_json:
         print_json(rows)
         return 0
-    columns = ("Account", "Strategy", "Instrument", "Side", "Quantity", "Average", "Realised", "Opened", "Changed")
+    columns = (
+        *("Account", "Strategy", "Instrument", "Side", "Quantity", "Average"),
+        *("A point", "Realised", "Currency", "Opened", "Changed"),
+    )
     names = (
         "account_id",
         "strategy",
@@ -451,7 +496,9 @@ async def _positions(desk: Desk) -> int:
         "side",
         "quantity",
         "average_price",
+        "money_per_point",
         "realized_pnl",
+        "currency",
         "opened_at",
         "updated_at",
     )
@@ -461,7 +508,7 @@ async def _positions(desk: Desk) -> int:
         counted(len(cells), "open position"),
         columns,
         cells,
-        dispensable=("Opened", "Changed", "Realised"),
+        dispensable=("Opened", "Changed", "Currency", "Realised", "A point"),
     )
     return 0
 
@@ -507,6 +554,8 @@ def _position_fields(entry: LedgerEntry) -> dict[str, object]:
         "side": "LONG" if position.is_long else "SHORT",
         "quantity": abs(position.quantity),
         "average_price": position.average_price,
+        "money_per_point": entry.money_per_point,
+        "currency": entry.currency,
         "realized_pnl": position.realized_pnl,
         "opened_at": position.opened_at,
         "updated_at": position.updated_at,
@@ -873,12 +922,21 @@ async def _rebuild_views(desk: Desk) -> int:
         document = desk.view.confirmation(document_id)
         return None if document is None else document.get("broker")
 
+    def is_of_the_mock(order: Order) -> bool:
+        shown = broker_shown(confirmation_id(order)) or broker_of(str(order.request.account_id))
+        return shown == "MOCK"
+
+    options = desk.options
+    said = [Said(instrument_key=key, terms=terms, by=options.by, note=options.note) for key, terms in options.contract]
     await desk.store.open()
+    facts = Facts(desk.store, SystemClock(), said=said, is_of_the_mock=is_of_the_mock)
+    entries = desk.view.ledgers()
+    mended = await facts.mend(desk.view.order_ids(), entries)
     entries = desk.view.ledgers()
     rebuild = Rebuild(desk.store, SystemClock(), broker_of=broker_of, broker_shown=broker_shown)
     rebuilt = await rebuild.run(desk.view.order_ids(), entries)
     if desk.wants_json:
-        print_json(asdict(rebuilt))
+        print_json(asdict(rebuilt) | {"contracts": asdict(mended)})
     else:
         desk.console.print(
             f"Shown again: {counted(rebuilt.orders, 'order')}, {counted(rebuilt.positions, 'position')}, "
@@ -891,9 +949,27 @@ async def _rebuild_views(desk: Desk) -> int:
                 f"Accounts that are not configured: {accounts}: those of their documents that were lost name no broker now; "
                 "--use-mock-broker says that it was the mock."
             )
+        _print_mended(desk, mended)
         for sentence in rebuilt.contradictions:
             print(f"Contradiction: {sentence}", file=sys.stderr)
-    return EXIT_FAILED if rebuilt.contradictions else 0
+    return EXIT_FAILED if rebuilt.contradictions or mended.moved or mended.unheard else 0
+
+
+def _print_mended(desk: Desk, mended: Mended) -> None:
+    if mended.orders or mended.holdings:
+        desk.console.print(
+            f"What a contract is worth is known now of {counted(mended.orders, 'order')}; the profits of "
+            f"{counted(mended.holdings, 'holding')} are corrected."
+        )
+    for instrument in mended.unknown:
+        desk.console.print(
+            f"Not known what one contract is worth: {plain(instrument)}: its amounts are counted as 1 a point; "
+            "--contract INSTRUMENT=MULTIPLIER says it."
+        )
+    for instrument in mended.unheard:
+        print(f"No record without its own facts is of {plain(instrument)}: see execctl positions", file=sys.stderr)
+    for name in mended.moved:
+        print(f"Moved meanwhile, run it again: {plain(name)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

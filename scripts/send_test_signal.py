@@ -30,7 +30,7 @@ from google.api_core.exceptions import GoogleAPICallError, NotFound, RetryError
 from google.cloud import pubsub_v1
 from rich.console import Console
 
-from execution_service.core.alerts import currency_of, log_line, plain, price, quantity
+from execution_service.core.alerts import log_line, plain, quantity, quoted
 from execution_service.core.effects import happenings
 from execution_service.core.ledger import key_of
 from execution_service.core.order import FINAL, Order, OrderRequest, Status
@@ -509,7 +509,7 @@ def _show_end(wire: _Wire, one: Followed, story: _Story) -> None:
             "average_price": position.average_price,
             "realized_pnl": position.realized_pnl,
         }
-        average = price(position.average_price, currency_of(one.record)) if position.is_open else ""
+        average = quoted(position.average_price, one.record) if position.is_open else ""
         held = f"{one.position['side']} {quantity(abs(position.quantity))} @ {average}" if position.is_open else "flat"
         story.console.print(
             f"  position: {plain(entry.instrument.symbol)} {held}, realised {quantity(position.realized_pnl)}"
@@ -522,7 +522,7 @@ def _summary(order: Order) -> str:
         f"{order.status} {quantity(order.filled_quantity)} of {quantity(order.quantity)} {plain(order.symbol or '?')}"
     )
     if order.fills:
-        words += f" @ {price(order.average_price, currency_of(order))}"
+        words += f" @ {quoted(order.average_price, order)}"
     if order.reason is not None:
         words += plain(f": {order.reason.code}: {order.reason.message}")
     return words

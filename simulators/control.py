@@ -170,6 +170,7 @@ def order_as_json(order: PaperOrder) -> dict[str, Any]:
         "broker_order_id": order.broker_order_id,
         "account_id": order.account_id,
         "symbol": ticket.instrument.symbol,
+        "instrument": ticket.instrument.full_key,
         "side": ticket.side.value,
         "quantity": str(ticket.quantity),
         "order_type": ticket.order_type.value,

@@ -459,7 +459,11 @@ class SimulatedKite:
                 raise Refused(400, "OrderException", "The simulator does not modify orders.")
             case "GET", ["portfolio", "positions"]:
                 net = [
-                    position_item(each, self._token_of(each.instrument.exchange, each.instrument.symbol))
+                    position_item(
+                        each,
+                        self._token_of(each.instrument.exchange, each.instrument.symbol),
+                        self._size_of(each.instrument.exchange, each.instrument.symbol),
+                    )
                     | self._odd_fields(call.route, each.instrument.symbol)
                     for each in self.book.net()
                 ]
@@ -581,6 +585,10 @@ class SimulatedKite:
     def _token_of(self, exchange: str | None, symbol: str) -> int:
         listing = self._listings.get((exchange or "", symbol))
         return 0 if listing is None else listing.token
+
+    def _size_of(self, exchange: str | None, symbol: str) -> int:
+        listing = self._listings.get((exchange or "", symbol))
+        return 1 if listing is None else listing.multiplier
 
     def _set_prices(self, prices: Mapping[str, Decimal]) -> None:
         for key, listing in self._listings.items():

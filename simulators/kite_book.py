@@ -266,8 +266,8 @@ def trade_items(order: PaperOrder, report: Report, token: int) -> list[dict[str,
     ]
 
 
-def position_item(position: KiteHolding, token: int) -> dict[str, Any]:
-    """One element of the net positions."""
+def position_item(position: KiteHolding, token: int, multiplier: int = 1) -> dict[str, Any]:
+    """One element of the net positions; `multiplier` is what one lot is of, where quantities are in lots."""
     price = position.average_price
     bought = position.quantity > 0
     return {
@@ -277,11 +277,11 @@ def position_item(position: KiteHolding, token: int) -> dict[str, Any]:
         "product": position.product,
         "quantity": position.quantity,
         "overnight_quantity": 0,
-        "multiplier": 1,
+        "multiplier": multiplier,
         "average_price": price,
         "close_price": 0,
         "last_price": price,
-        "value": -position.quantity * price,
+        "value": -position.quantity * price * multiplier,
         "pnl": 0,
         "m2m": 0,
         "unrealised": 0,

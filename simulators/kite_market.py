@@ -51,6 +51,8 @@ class Listing:
     last_price: Decimal = Decimal(100)
     tick: Decimal = Decimal("0.05")
     lot: int = 1
+    multiplier: int = 1
+    """What the positions tell of a contract whose quantities are in lots; the list does not have it."""
     expiry: str = ""
     strike: Decimal = Decimal(0)
 
@@ -91,11 +93,11 @@ LISTINGS: tuple[Listing, ...] = (
     ),
     Listing(
         token=412675, symbol="USDINR26DECFUT", exchange="CDS", name="USDINR", kind="FUT",
-        tick=Decimal("0.0025"), expiry="2026-12-29", last_price=Decimal("88.1225"),
+        tick=Decimal("0.0025"), expiry="2026-12-29", last_price=Decimal("88.1225"), multiplier=1000,
     ),
     Listing(
         token=109134855, symbol="GOLDM26DECFUT", exchange="MCX", name="GOLDM", kind="FUT",
-        tick=Decimal(1), expiry="2026-12-04", last_price=Decimal(121500),
+        tick=Decimal(1), expiry="2026-12-04", last_price=Decimal(121500), multiplier=10,
     ),
 )  # fmt: skip
 """A handful of each market; dates and prices are made up."""
@@ -137,6 +139,9 @@ def read_order(variety: str, form: Mapping[str, str], listings: Mapping[tuple[st
         raise Refused(400, "InputException", f"Invalid quantity. Quantity should be in multiples of {listing.lot}.")
     limited = order_type in (OrderType.LIMIT, OrderType.STOP_LIMIT)
     stopped = order_type in (OrderType.STOP, OrderType.STOP_LIMIT)
+    limit_price = _price(form, "price", listing) if limited else None
+    stop_price = _price(form, "trigger_price", listing) if stopped else None
+    _check_sides(form["transaction_type"], limit_price, stop_price)
     if variety == "iceberg":
         variety = f"{ICEBERG_OF} {_iceberg_part(form, quantity)}"
     return Ticket(
@@ -145,8 +150,8 @@ def read_order(variety: str, form: Mapping[str, str], listings: Mapping[tuple[st
         side=Side(form["transaction_type"]),
         quantity=quantity,
         order_type=order_type,
-        limit_price=_price(form, "price", listing) if limited else None,
-        stop_price=_price(form, "trigger_price", listing) if stopped else None,
+        limit_price=limit_price,
+        stop_price=stop_price,
         reference_price=listing.last_price,
         tif=Tif(form["validity"]),
         product=form["product"],
@@ -177,6 +182,15 @@ def _check_terms(form: Mapping[str, str], listing: Listing) -> None:
     for name, values in allowed.items():
         if form.get(name) not in values:
             raise Refused(400, "InputException", f"Invalid `{name}`.")
+
+
+def _check_sides(side: str, limit_price: Decimal | None, stop_price: Decimal | None) -> None:
+    if limit_price is None or stop_price is None:
+        return
+    if side == "BUY" and stop_price > limit_price:
+        raise Refused(400, "InputException", "Trigger price for stoploss buy orders cannot be above the limit price.")
+    if side == "SELL" and stop_price < limit_price:
+        raise Refused(400, "InputException", "Trigger price for stoploss sell orders cannot be below the limit price.")
 
 
 def _check_market_protection(given: str | None) -> None:

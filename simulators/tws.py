@@ -138,6 +138,8 @@ class TwsSimulator:
         """Questions that are answered only after this."""
         self.contract_errors: dict[str, tuple[int, str]] = {}
         """By symbol: the code and text with which a question for its contract is answered."""
+        self.contract_changes: dict[str, dict[str, Any]] = {}
+        """By symbol: what is told of its contracts in place of the truth, by the names of a `Listing`'s fields."""
         self.heard: list[tuple[int, list[str]]] = []
         """Every message of every client, with the client's id."""
         self.words: list[Words] = []
@@ -373,6 +375,7 @@ class TwsSimulator:
             "answer_with_words": lambda **fields: self.answer_with(words_of(fields)),
             "coin_terms": lambda tifs=None: setattr(self, "coin_tifs", None if tifs is None else frozenset(tifs)),
             "price": lambda symbol, price: self.prices.update({symbol: Decimal(str(price))}),
+            "contract": lambda symbol, **changes: self.contract_changes.update({symbol: changes}),
             "hold_inactive": self._hold_inactive,
             "close_market": self.close_market,
             "open_market": self.open_market,
@@ -967,7 +970,8 @@ class Session:
         if not found:
             self.send(wire.error(request_id, 200, "No security definition has been found for the request"))
             return
-        details = b"".join(wire.contract_details(request_id, listing) for listing in found)
+        told = [replace(listing, **self._gateway.contract_changes.get(listing.symbol, {})) for listing in found]
+        details = b"".join(wire.contract_details(request_id, listing) for listing in told)
         self.send(details + wire.frame(52, 1, request_id))
 
     async def _market_rule(self, fields: list[str]) -> None:
@@ -981,12 +985,13 @@ class Session:
         if self._book.draw(Operation.POSITIONS):
             return
         messages = [
+            # The average cost is that of one contract in its currency, never in cents (TWS API, `position`).
             wire.position(
-                self._book.account_id, listing, held.quantity, (held.average_price or Decimal(0)) * multiplier
+                self._book.account_id, listing, held.quantity, (held.average_price or Decimal(0)) * (worth or 1)
             )
             for held in self._book.positions()
             for listing in [listing_of(held.instrument)]
-            for multiplier in [held.instrument.multiplier or 1]
+            for worth in [listing.point_value]
         ]
         self.send(b"".join(messages) + wire.frame(62, 1))
 

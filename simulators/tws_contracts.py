@@ -11,16 +11,37 @@ from decimal import Decimal, InvalidOperation
 from brokers.base import AssetClass, Instrument, OptionRight
 
 ETFS = frozenset({"SPY", "QQQ", "IWM", "DIA", "GLD", "TLT", "VTI", "XLF"})
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """The futures of one size on one underlying; prices are quoted so that `magnifier` units of them are one of the currency."""
+
+    exchange: str
+    multiplier: str
+    tick: str
+    trading_class: str
+    magnifier: str = "1"
+    currency: str = "USD"
+
+
 FUTURES = {
-    # symbol: exchange, multiplier, tick
-    "ES": ("CME", "50", "0.25"),
-    "MES": ("CME", "5", "0.25"),
-    "NQ": ("CME", "20", "0.25"),
-    "GC": ("COMEX", "100", "0.1"),
-    "HG": ("COMEX", "25000", "0.0005"),
-    "CL": ("NYMEX", "1000", "0.01"),
-    "NG": ("NYMEX", "10000", "0.001"),
+    "ES": (Series("CME", "50", "0.25", "ES"),),
+    "MES": (Series("CME", "5", "0.25", "MES"),),
+    "NQ": (Series("CME", "20", "0.25", "NQ"),),
+    "GC": (Series("COMEX", "100", "0.1", "GC"),),
+    "SI": (Series("COMEX", "5000", "0.005", "SI"), Series("COMEX", "1000", "0.005", "SIL")),
+    "HG": (Series("COMEX", "25000", "0.0005", "HG"),),
+    "CL": (Series("NYMEX", "1000", "0.01", "CL"),),
+    "NG": (Series("NYMEX", "10000", "0.001", "NG"),),
+    "ZC": (Series("CBOT", "5000", "0.25", "ZC", magnifier="100"),),
+    "DAX": (Series("EUREX", "25", "0.5", "FDAX", currency="EUR"), Series("EUREX", "5", "1", "FDXM", currency="EUR")),
+    "BUND": (Series("EUREX", "1000", "0.01", "FGBL", currency="EUR"),),
 }
+"""By symbol: silver and the DAX are traded in two sizes each, corn is quoted in cents."""
+OPTION_CLASSES = {"SPX": ("SPX", "SPXW")}
+"""Indices whose options of one expiry, strike and right are listed in two series."""
+ISINS = {"SPY": "US78462F1030", "AAPL": "US0378331005"}
 CURRENCIES = frozenset({"USD", "EUR", "GBP", "JPY", "CHF", "AUD", "CAD", "NZD", "SEK", "NOK"})
 COINS = frozenset({"BTC", "ETH", "LTC", "BCH"})
 COIN_EXCHANGES = ("PAXOS", "ZEROHASH")
@@ -32,6 +53,7 @@ _NO_SUCH = "ZZ"
 """Symbols that begin so are not listed, except `TWIN`, which is listed twice."""
 TWIN = "ZZTWIN"
 _FUTURE_DAY = "20"
+_MONTHS = ("202703", "202706", "202709")
 _OPTION_DAYS = ("06", "13", "20", "27")
 
 
@@ -49,6 +71,7 @@ class Query:
     exchange: str = ""
     primary_exchange: str = ""
     currency: str = ""
+    trading_class: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,19 +91,33 @@ class Listing:
     min_tick: str = "0.01"
     size_increment: str = "1"
     market_rule: int | None = None
+    magnifier: str = "1"
+    series: str = ""
+    """The trading class, where it is not the symbol."""
+    isin: str = ""
 
     @property
     def con_id(self) -> int:
         """The same for ever, made from what tells the contract apart."""
         parts = (self.symbol, self.sec_type, self.expiry, self.strike, self.right, self.currency)
         where = self.primary_exchange if self.sec_type == "STK" else self.exchange
-        return zlib.crc32("|".join((*parts, where)).encode()) & 0x7FFFFFFF
+        return zlib.crc32("|".join((*parts, where, self.multiplier, self.series)).encode()) & 0x7FFFFFFF
+
+    @property
+    def trading_class(self) -> str:
+        return self.series or self.symbol
+
+    @property
+    def point_value(self) -> Decimal | None:
+        """Money for one point of the quoted price; None: 1."""
+        return Decimal(self.multiplier) / Decimal(self.magnifier) if self.multiplier else None
 
     @property
     def local_symbol(self) -> str:
         if self.sec_type == "CASH":
             return f"{self.symbol}.{self.currency}"
-        return " ".join(part for part in (self.symbol, self.expiry, self.right, self.strike) if part not in ("", "0"))
+        parts = (self.trading_class, self.expiry, self.right, self.strike)
+        return " ".join(part for part in parts if part not in ("", "0"))
 
     @property
     def order_fields(self) -> tuple[object, ...]:
@@ -96,12 +133,12 @@ class Listing:
             self.exchange,
             self.currency,
             self.local_symbol,
-            self.symbol,
+            self.trading_class,
         )
 
     @property
     def instrument(self) -> Instrument:
-        """The listing in the words of the order book."""
+        """The listing in the words of the order book, which counts money by what a point is worth."""
         return Instrument(
             symbol=self.symbol,
             asset_class=_asset_class(self),
@@ -110,14 +147,26 @@ class Listing:
             strike=Decimal(self.strike) if self.right else None,
             right={"C": OptionRight.CALL, "P": OptionRight.PUT}.get(self.right),
             currency=self.currency,
-            multiplier=Decimal(self.multiplier) if self.multiplier else None,
+            multiplier=self.point_value,
+            trading_class=self.series or None,
         )
+
+
+_told: dict[int, Listing] = {}
+"""What has ever been listed here, by number."""
 
 
 def listed(query: Query) -> list[Listing]:
     """The listings that fit; none for what is not traded here, several for a query that leaves something open."""
+    found = _listed(query)
+    _told.update((each.con_id, each) for each in found)
+    return found
+
+
+def _listed(query: Query) -> list[Listing]:
     if query.con_id and not query.sec_type:
-        found = [each for each in _by_number() if each.con_id == query.con_id]
+        known = _told | {each.con_id: each for each in _by_number()}
+        found = [known[query.con_id]] if query.con_id in known else []
         return [each for each in found if query.exchange in ("", "SMART", each.exchange)]
     finder = _FINDERS.get(query.sec_type)
     if finder is None or not query.symbol or (query.symbol.startswith(_NO_SUCH) and query.symbol != TWIN):
@@ -128,6 +177,8 @@ def listed(query: Query) -> list[Listing]:
         if query.exchange in ("", "SMART", each.exchange)
         and query.currency in ("", each.currency)
         and query.con_id in (0, each.con_id)
+        and query.multiplier in ("", each.multiplier)
+        and query.trading_class in ("", each.trading_class)
     ]
 
 
@@ -144,8 +195,9 @@ def listing_of(instrument: Instrument) -> Listing:
         exchange="" if is_stock else instrument.exchange or "",
         primary_exchange=(instrument.exchange or "") if is_stock else "",
         currency=instrument.currency or ("" if sec_type == "CASH" else "USD"),
+        trading_class=instrument.trading_class or "",
     )
-    found = listed(query)
+    found = [each for each in listed(query) if instrument.multiplier in (None, each.point_value)]
     if not found:
         raise ValueError(f"{instrument.key} is not listed")
     return found[0]
@@ -171,6 +223,7 @@ def _stocks(query: Query) -> list[Listing]:
             stock_type="ETF" if is_etf else "COMMON",
             size_increment="0.0001",
             market_rule=PENNY_RULE,
+            isin=ISINS.get(query.symbol, ""),
         )
         for home in homes
         if query.primary_exchange in ("", home)
@@ -194,29 +247,32 @@ def _options(query: Query) -> list[Listing]:
             right=right,
             multiplier="100",
             market_rule=NICKEL_RULE,
+            series=series,
         )
         for expiry in expiries
         for right in rights
+        for series in OPTION_CLASSES.get(query.symbol, ("",))
     ]
 
 
 def _futures(query: Query) -> list[Listing]:
     if query.symbol not in FUTURES:
         return []
-    exchange, multiplier, tick = FUTURES[query.symbol]
-    months = [query.expiry[:6]] if query.expiry else ["202703", "202706", "202709"]
     return [
         Listing(
             symbol=query.symbol,
             sec_type="FUT",
-            exchange=exchange,
-            currency="USD",
+            exchange=series.exchange,
+            currency=series.currency,
             expiry=month + _FUTURE_DAY,
-            multiplier=multiplier,
-            min_tick=tick,
+            multiplier=series.multiplier,
+            min_tick=series.tick,
+            magnifier=series.magnifier,
+            series="" if series.trading_class == query.symbol else series.trading_class,
         )
-        for month in months
-        if query.expiry in ("", month, month + _FUTURE_DAY) and query.multiplier in ("", multiplier)
+        for series in FUTURES[query.symbol]
+        for month in ([query.expiry[:6]] if query.expiry else _MONTHS)
+        if query.expiry in ("", month, month + _FUTURE_DAY)
     ]
 
 

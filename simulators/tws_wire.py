@@ -145,7 +145,7 @@ def place_request(fields: list[str]) -> PlaceRequest:
 
 def contract_query(fields: list[str]) -> Query:
     """Reads the twelve fields by which clients name a contract."""
-    con_id, symbol, sec_type, expiry, strike, right, multiplier, exchange, primary, currency, _, _ = fields
+    con_id, symbol, sec_type, expiry, strike, right, multiplier, exchange, primary, currency, _, trading_class = fields
     return Query(
         con_id=int(con_id or 0),
         symbol=symbol,
@@ -157,6 +157,7 @@ def contract_query(fields: list[str]) -> Query:
         exchange=exchange,
         primary_exchange=primary,
         currency=currency,
+        trading_class=trading_class,
     )
 
 
@@ -328,9 +329,10 @@ def contract_details(request_id: int, listing: Listing) -> bytes:
     rule = "" if listing.market_rule is None else listing.market_rule
     return frame(
         *(10, request_id, listing.symbol, listing.sec_type, listing.expiry, listing.strike, listing.right),
-        *(listing.exchange, listing.currency, listing.local_symbol, listing.symbol, listing.symbol, listing.con_id),
-        *(listing.min_tick, listing.multiplier, "LMT,MKT,STP,STPLMT", listing.exchange, 1, 0, listing.symbol),
-        *(listing.primary_exchange, listing.expiry[:6], "", "", "", "UTC", "", "", "", 0, 0, 1, "", "", rule),
+        *(listing.exchange, listing.currency, listing.local_symbol, listing.trading_class, listing.trading_class),
+        *(listing.con_id, listing.min_tick, listing.multiplier, "LMT,MKT,STP,STPLMT", listing.exchange),
+        *(listing.magnifier, 0, listing.symbol, listing.primary_exchange, listing.expiry[:6], "", "", "", "UTC"),
+        *("", "", "", 0, *(("1", "ISIN", listing.isin) if listing.isin else ("0",)), 1, "", "", rule),
         *(listing.expiry, listing.stock_type, listing.size_increment, listing.size_increment, listing.size_increment),
     )
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeAlias
 
-from brokers.base import Fill, Instrument, OrderType, Report, ReportStatus, Side
+from brokers.base import ContractTerms, Fill, Instrument, OrderType, Report, ReportStatus, Side
 from execution_service.core.decide import Elapsed, Limits
 from execution_service.core.order import (
     Accepted,
@@ -21,6 +21,8 @@ from execution_service.core.order import (
     Capped,
     CommissionReported,
     Completed,
+    ContractDeclared,
+    ContractTold,
     DeclaredCancelled,
     DeclaredNotPlaced,
     DeclaredPlaced,
@@ -230,6 +232,18 @@ def instrument_matched() -> InstrumentMatched:
     return InstrumentMatched(at=NOW, instrument=Instrument(symbol="AAPL", exchange="ARCA", currency="USD"))
 
 
+def contract_told(booked_as: str | None = None, **changes: Any) -> ContractTold:
+    """That one contract is 50 units, quoted in the currency, unless told otherwise."""
+    usual = ContractTerms(multiplier=Decimal(50), currency="USD", trading_class="ES", con_id=11, local_symbol="ESZ6")
+    return ContractTold(at=NOW, terms=replace(usual, **changes), booked_as=booked_as)
+
+
+def contract_declared(multiplier: Amount = 50) -> ContractDeclared:
+    return ContractDeclared(
+        at=NOW, by="operator", terms=ContractTerms(multiplier=amount(multiplier)), message="by the venue's page"
+    )
+
+
 def fitted() -> Fitted:
     return Fitted(at=NOW, message="on the market's tick and increment", quantity=amount(99), limit_price=amount("9.95"))
 
@@ -310,6 +324,8 @@ def one_event_of_each_kind(about: Order) -> dict[type[Event], Event]:
         expired(held),
         capped(),
         instrument_matched(),
+        contract_told(),
+        contract_declared(),
         fitted(),
         Held(at=NOW, message="not at the exchange before the opening", until=at(60)),
         released(),

@@ -102,6 +102,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.lanes",
         "execution_service.trading.tasks",
     },
+    "execution_service.trading.holdings": {*VOCABULARY, "execution_service.live"},
     "execution_service.trading.last_look": {
         *VOCABULARY,
         "brokers.errors",
@@ -109,6 +110,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.live",
         "execution_service.ports",
         "execution_service.trading.connection",
+        "execution_service.trading.holdings",
         "execution_service.trading.lanes",
     },
     "execution_service.trading.placing": {
@@ -127,6 +129,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.live",
         "execution_service.ports",
         "execution_service.trading.connection",
+        "execution_service.trading.holdings",
         "execution_service.trading.lanes",
         "execution_service.trading.last_look",
         "execution_service.trading.placing",
@@ -239,6 +242,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.ports",
         "execution_service.store",
     },
+    "execution_service.facts": {*VOCABULARY, "execution_service.ports"},
     "execution_service.rebuild": {*VOCABULARY, "execution_service.ports", "execution_service.signals"},
 }
 

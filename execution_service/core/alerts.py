@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal
 from html import escape, unescape
 
-from brokers.base import OrderType, Side
+from brokers.base import ONE, ContractTerms, OrderType, Side
 from execution_service.core.order import (
     Accepted,
     Adopted,
@@ -20,6 +20,8 @@ from execution_service.core.order import (
     Capped,
     CommissionReported,
     Completed,
+    ContractDeclared,
+    ContractTold,
     DeclaredCancelled,
     DeclaredNotPlaced,
     DeclaredPlaced,
@@ -93,10 +95,13 @@ def money(amount: Decimal, currency: str) -> str:
 
 def _with_sign(amount: Decimal, currency: str, form: str) -> str:
     rounded = _short(_rounded(amount))
-    decimals = max(2, -int(rounded.as_tuple().exponent))
-    digits = format(rounded.copy_abs(), form.format(decimals))
+    digits = format(rounded.copy_abs(), form.format(_decimals(rounded)))
     sign = _SIGNS.get(currency) or f"{plain(currency)} "
     return f"{'-' if rounded < 0 else ''}{sign}{digits}"
+
+
+def _decimals(amount: Decimal) -> int:
+    return max(2, -int(amount.as_tuple().exponent))
 
 
 def _rounded(amount: Decimal) -> Decimal:
@@ -112,8 +117,11 @@ def _short(amount: Decimal) -> Decimal:
 
 
 def currency_of(order: Order) -> str:
-    """What the order's prices are in: the instrument's currency, else that of its commissions, else rupees for an Indian product, else dollars."""
+    """What the order's amounts are in: the contract's currency as the broker told it, else the instrument's, else that of its commissions, else
+    rupees for an Indian product, else dollars."""
     request = order.request
+    if order.terms is not None and order.terms.currency is not None:
+        return order.terms.currency
     if order.instrument is not None and order.instrument.currency is not None:
         return order.instrument.currency
     of_fills = next((f.commission_currency for f in order.fills if f.commission_currency), None)
@@ -121,6 +129,17 @@ def currency_of(order: Order) -> str:
         return of_fills
     is_indian = isinstance(request, OrderRequest) and request.product in _INDIAN_PRODUCTS
     return "INR" if is_indian else "USD"
+
+
+def quoted(amount: Decimal | None, order: Order) -> str:
+    """A price of the order as its market quotes it: $235.15, or 450.25 (in 1/100 USD) where that is not in the currency itself."""
+    currency = currency_of(order)
+    magnifier = ONE if order.terms is None else order.terms.price_magnifier
+    if amount is None or magnifier == ONE:
+        return price(amount, currency)
+    rounded = _short(_rounded(amount))
+    digits = format(rounded, f".{_decimals(rounded)}f")
+    return f"{digits} (in 1/{quantity(magnifier)} {plain(currency)})"
 
 
 def duration(seconds: Decimal) -> str:
@@ -132,12 +151,24 @@ def duration(seconds: Decimal) -> str:
     return "1 second" if whole == 1 else f"{whole} seconds"
 
 
-def _total(order: Order) -> Decimal:
-    multiplier = None if order.instrument is None else order.instrument.multiplier
-    total = Decimal(0)
-    for fill in order.fills:
-        total = _EXACT.add(total, _EXACT.multiply(fill.price, fill.quantity))
-    return _EXACT.multiply(total, multiplier or Decimal(1))
+def _total(order: Order) -> str:
+    worth = order.money_per_point
+    if worth is None:
+        return f"{UNKNOWN} (the broker does not tell what one contract is worth)"
+    return money(order.value or Decimal(0), currency_of(order))
+
+
+def _size(order: Order) -> tuple[tuple[str, str], ...]:
+    """What the total follows from, where that is not price times quantity."""
+    if order.money_per_point in (None, ONE):
+        return ()
+    told = order.terms
+    if told is None or told.multiplier is None:
+        return (("Contract", f"{money(order.money_per_point or ONE, currency_of(order))} a point"),)
+    quotes = (
+        "" if told.price_magnifier == ONE else f", quoted in 1/{quantity(told.price_magnifier)} {currency_of(order)}"
+    )
+    return (("Contract", f"multiplier {quantity(told.multiplier)}{quotes}"),)
 
 
 def _commission(order: Order) -> str:
@@ -170,7 +201,7 @@ def _what(order: Order) -> str:
 def _progress(order: Order) -> str:
     """50/100 @ $235.20."""
     counts = f"{quantity(order.filled_quantity)}/{quantity(order.quantity)}"
-    return f"{counts} @ {price(order.average_price, currency_of(order))}" if order.filled_quantity else counts
+    return f"{counts} @ {quoted(order.average_price, order)}" if order.filled_quantity else counts
 
 
 def _reason(order: Order) -> str:
@@ -252,7 +283,7 @@ def outcome_line(order_before: Order, event: Event, order: Order, *, account_nam
         case Filled() if order_before.status.is_final or _is_overfilled(order):
             return None
         case Filled() | Completed() if order.status is Status.FILLED:
-            sign, words = "✅", f"{_what(order)} @ {price(order.average_price, currency_of(order))}"
+            sign, words = "✅", f"{_what(order)} @ {quoted(order.average_price, order)}"
         case Filled():
             sign, words = "⚠️", f"{_what(order)}: {_progress(order)} so far"
         case Rejected() | Cancelled() | Expired() if is_failed_exit(order_before, event, order):
@@ -345,13 +376,13 @@ def _fill_text(before: Order, event: Filled, order: Order, account: tuple[str, s
 
 
 def _filled_text(order: Order) -> str:
-    currency = currency_of(order)
     return _text(
         "✅ Order Filled",
         ("Signal", _signal(order)),
         ("Strategy", order.request.strategy or UNKNOWN),
-        ("Order", f"{_what(order)} @ {price(order.average_price, currency)}"),
-        ("Total", money(_total(order), currency)),
+        ("Order", f"{_what(order)} @ {quoted(order.average_price, order)}"),
+        ("Total", _total(order)),
+        *_size(order),
         ("Commission", _commission(order)),
         ("Time", _taken(order)),
     )
@@ -738,7 +769,7 @@ def _account(order: Order, account_name: str | None) -> str:
 
 
 def _execution(order: Order, amount: Decimal, at: Decimal) -> str:
-    return f"{quantity(amount)} @ {price(at, currency_of(order))}"
+    return f"{quantity(amount)} @ {quoted(at, order)}"
 
 
 # --- the log --------------------------------------------------------------------------------------------------------
@@ -775,6 +806,13 @@ def log_line(order_before: Order, event: Event, order: Order) -> tuple[str, str]
         case InstrumentMatched():
             product = "" if event.product is None else f" in {plain(event.product)}"
             return f"Exit closes its entry's instrument: {plain(event.instrument.key)}{product}", "exit_matched"
+        case ContractTold():
+            return _contract_line(event, order)
+        case ContractDeclared():
+            return (
+                f"Contract declared by {plain(event.by)}: {contract_words(event.terms)}; {plain(event.message)}",
+                "contract_declared",
+            )
         case Fitted():
             return f"Order fitted: {plain(event.message)}", "order_fitted"
         case Held():
@@ -787,6 +825,27 @@ def log_line(order_before: Order, event: Event, order: Order) -> tuple[str, str]
         case Noted():
             return f"Note: {plain(event.message)}", "order_noted"
     return _end_line(order_before, event, order)
+
+
+def _contract_line(event: ContractTold, order: Order) -> tuple[str, str]:
+    words = [] if event.terms is None else [contract_words(event.terms)]
+    if event.booked_as is not None:
+        words.append(f"booked as {plain(event.booked_as)}")
+    return f"Contract: {', '.join(words) or plain(order.symbol or UNKNOWN)}", "contract_told"
+
+
+def contract_words(told: ContractTerms) -> str:
+    """What the broker told of a contract, on one line."""
+    words = (
+        told.local_symbol,
+        None if told.trading_class is None else f"class {told.trading_class}",
+        None if told.multiplier is None else f"multiplier {quantity(told.multiplier)}",
+        None if told.price_magnifier == ONE else f"quoted in 1/{quantity(told.price_magnifier)}",
+        told.currency,
+        None if told.con_id is None else f"number {told.con_id}",
+        "what one contract is worth is not told" if told.is_size_unknown else None,
+    )
+    return plain(", ".join(word for word in words if word is not None) or "nothing told")
 
 
 def wants_a_person(event: Event) -> bool:
@@ -838,16 +897,15 @@ def _end_line(before: Order, event: Event, order: Order) -> tuple[str, str] | No
 
 
 def _execution_of_all(order: Order) -> str:
-    return f"{quantity(order.filled_quantity)} @ {price(order.average_price, currency_of(order))}"
+    return f"{quantity(order.filled_quantity)} @ {quoted(order.average_price, order)}"
 
 
 def _type(order: Order) -> str:
     request = order.request
     if not isinstance(request, OrderRequest):
         return UNKNOWN
-    currency = currency_of(order)
-    stop = f" stop {price(order.stop_price, currency)}" if order.stop_price is not None else ""
-    limit = f" @ {price(order.limit_price, currency)}" if order.limit_price is not None else ""
+    stop = f" stop {quoted(order.stop_price, order)}" if order.stop_price is not None else ""
+    limit = f" @ {quoted(order.limit_price, order)}" if order.limit_price is not None else ""
     if request.order_type is OrderType.STOP:
-        stop = f" @ {price(order.stop_price, currency)}"
+        stop = f" @ {quoted(order.stop_price, order)}"
     return f"{request.order_type.value}{stop}{limit}"

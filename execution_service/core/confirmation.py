@@ -18,7 +18,8 @@ _WORKING = frozenset({Status.PENDING, Status.SUBMITTING, Status.SUBMITTED})
 def confirmation(
     order: Order, *, event: Event, broker: str, realized_pnl: Decimal | None, correction: bool
 ) -> dict[str, object]:
-    """The message's body, ready for `json.dumps`. `order` is the state right after `event`; `realized_pnl` is before commissions."""
+    """The message's body, ready for `json.dumps`. `order` is the state right after `event`; `realized_pnl` is before commissions, and
+    null where what a point of the price is worth is not known."""
     request = order.request
     symbol = order.symbol
     known_quantity = order.quantity is not None
@@ -39,7 +40,7 @@ def confirmation(
         "avg_fill_price": json_number(order.average_price),
         "commission": json_number(order.commission),
         "commission_currency": commission_currency(order),
-        "realized_pnl": json_number(realized_pnl),
+        "realized_pnl": None if order.money_per_point is None else json_number(realized_pnl),
         **_names(request),
         "broker": broker,
         "submitted_at": iso_time(order.submitted_at),

@@ -9,7 +9,19 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
-from brokers.base import AssetClass, Capabilities, Fill, FillsShown, OrderType, Report, ReportStatus, Ticket, Tif
+from brokers.base import (
+    AssetClass,
+    Capabilities,
+    Fill,
+    FillsShown,
+    Instrument,
+    OrderType,
+    Report,
+    ReportStatus,
+    Ticket,
+    Tif,
+)
+from execution_service.core.contracts import may_be_of_one_contract
 from execution_service.core.order import (
     ZERO,
     Accepted,
@@ -490,11 +502,22 @@ def _matched(order: Order, own: Sequence[Order], now: datetime) -> tuple[Event, 
     request = order.accepted_request
     instruments = {e.accepted_request.instrument for e in own}
     products = {e.accepted_request.product for e in own}
-    instrument = instruments.pop() if len(instruments) == 1 else request.instrument
+    named = request.instrument
+    instrument = _said_more_fully(instruments.pop(), named) if len(instruments) == 1 else named
     product = products.pop() if request.product is None and len(products) == 1 else None
-    if instrument == request.instrument and product is None:
+    if instrument == named and product is None:
         return ()
     return (InstrumentMatched(at=now, instrument=instrument, product=product),)
+
+
+def _said_more_fully(entrys: Instrument, named: Instrument) -> Instrument:
+    """What the exit alone says of the contract stays said: the broker has to confirm it."""
+    return replace(
+        entrys,
+        multiplier=entrys.multiplier or named.multiplier,
+        trading_class=entrys.trading_class or named.trading_class,
+        isin=entrys.isin or named.isin,
+    )
 
 
 def _takes_from_same(order: Order, other: Order) -> bool:
@@ -504,11 +527,8 @@ def _takes_from_same(order: Order, other: Order) -> bool:
 
 def _same_line(order: Order, other: Order) -> bool:
     """Same account, and an instrument that may be the same: some senders name the exchange or currency in the entry only."""
-    return (
-        isinstance(other.request, OrderRequest)
-        and _is_same_account(order, other)
-        and order.accepted_request.instrument.could_be(other.accepted_request.instrument)
-    )
+    is_taken = isinstance(other.request, OrderRequest)
+    return is_taken and _is_same_account(order, other) and may_be_of_one_contract(order, other)
 
 
 def _is_entry_of(order: Order, other: Order) -> bool:

@@ -12,6 +12,7 @@ from execution_service.core.order import (
     Capped,
     CommissionReported,
     Completed,
+    ContractTold,
     DeclaredCancelled,
     DeclaredNotPlaced,
     Doubted,
@@ -81,7 +82,9 @@ class Happening:
     @property
     def is_shown(self) -> bool:
         """The views are brought up to date for it; the others wait for the next that is."""
-        silent = SubmitStarted | NothingSent | Capped | Fitted | InstrumentMatched | Held | Released | Noted
+        silent = (
+            SubmitStarted | NothingSent | Capped | ContractTold | Fitted | InstrumentMatched | Held | Released | Noted
+        )
         return not isinstance(self.event, silent)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date
 from decimal import Decimal
 from typing import TypeVar
@@ -195,6 +195,11 @@ class Fields:
         if isinstance(values, RepeatedNames):
             self.problems += [f"{shown(name)} stands more than once in the message" for name in values.names[:10]]
             self._values = {name: value for name, value in values.items() if name not in values.names}
+
+    @property
+    def names(self) -> Iterable[str]:
+        """All that the message has, in its sequence."""
+        return self._values.keys()
 
     def get(self, name: str) -> object:
         value = self._values.get(name)

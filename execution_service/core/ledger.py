@@ -9,9 +9,11 @@ from hashlib import sha256
 from types import MappingProxyType
 from typing import Any
 
-from brokers.base import Instrument
+from brokers.base import ONE, ContractTerms, Instrument
+from execution_service.core.contracts import Contract
 from execution_service.core.effects import Happening
-from execution_service.core.order import Busted, Filled, Order
+from execution_service.core.errors import CoreError
+from execution_service.core.order import Busted, Filled, Order, Purpose
 from execution_service.core.position import Booked, Position, apply_fill, reverse_fill
 
 ZERO = Decimal(0)
@@ -30,8 +32,35 @@ class LedgerKey:
 
 
 def key_of(order: Order) -> LedgerKey:
+    """The holding that the order's fills are booked to: as was decided before it was sent, else by the name of its instrument."""
     request = order.accepted_request
-    return LedgerKey(request.account_id, request.strategy, request.instrument.key)
+    return LedgerKey(request.account_id, request.strategy, order.booked_as or request.instrument.key)
+
+
+class SeveralHoldings(CoreError):
+    """An exit leaves open what tells the holdings apart that it may mean; `keys` are theirs."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self.keys = tuple(sorted(keys))
+        super().__init__(f"it may mean any of {len(self.keys)} holdings: {'; '.join(self.keys)}")
+
+
+def holding_for(order: Order, terms: ContractTerms | None, held: Mapping[str, Contract]) -> str:
+    """The instrument's key in the ledger to which the order's fills are to be booked, `terms` being what the broker told of its contract. Raises
+    SeveralHoldings.
+
+    Two contracts that differ by multiplier or trading class have two keys. One contract has one, however much an order says of it: where
+    exactly one of the holdings that are open or being built (`held`, of the same account and strategy) is of this contract, it is that one's,
+    also where that was named in another way or by an earlier version, which kept the multiplier out of its keys.
+    """
+    mine = Contract(order.accepted_request.instrument, terms)
+    same = {key for key, other in held.items() if mine.is_same_as(other)}
+    if len(same) == 1:
+        return same.pop()
+    own = mine.holding_name
+    if same and own not in same and order.identity.purpose is Purpose.EXIT:
+        raise SeveralHoldings(same)
+    return own
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +82,8 @@ class LedgerEntry:
 
     key: LedgerKey
     instrument: Instrument
+    terms: ContractTerms | None = None
+    """What the broker told of the contract when the latest order was sent; None: it told none."""
     version: int = 0
     sequence: int = 0
     position: Position = field(default_factory=Position)
@@ -67,6 +98,20 @@ class LedgerEntry:
         """As `products`; None where they do not add up to the position: it was begun before they were kept, or changed by another hand. Of
         such a one nothing is known until it is flat."""
         return _known(self.products, self.position)
+
+    @property
+    def contract(self) -> Contract:
+        return Contract(self.instrument, self.terms)
+
+    @property
+    def currency(self) -> str | None:
+        """Of its amounts; None where neither a broker nor an order has told it."""
+        return self.instrument.currency if self.terms is None else self.terms.currency or self.instrument.currency
+
+    @property
+    def money_per_point(self) -> Decimal | None:
+        """As of an order (`Order.money_per_point`)."""
+        return (self.instrument.multiplier or ONE) if self.terms is None else self.terms.money_per_point
 
 
 def fold(
@@ -98,7 +143,15 @@ def fold(
     applied = dict(entry.applied)
     applied[order.order_id] = (*entry.applied.get(order.order_id, ()), *fresh)
     changes: dict[str, Any] = {"position": position, "sequence": sequence, "ended": tuple(ended), "applied": applied}
-    return replace(entry, products=products, **changes), lines
+    terms = _better_known(entry.terms, order.terms)
+    return replace(entry, products=products, terms=terms, **changes), lines
+
+
+def _better_known(before: ContractTerms | None, told: ContractTerms | None) -> ContractTerms | None:
+    """The later of the two, unless it knows less."""
+    if told is None or (before is not None and told.is_size_unknown):
+        return before
+    return told
 
 
 def _by_product(
@@ -143,7 +196,7 @@ def settled(entry: LedgerEntry, kept: Mapping[str, int], *, ended_are_shown: boo
 
 def _book(position: Position, order: Order, happening: Happening, lines: Mapping[int, Line]) -> Booked:
     request = order.accepted_request
-    multiplier = request.instrument.multiplier or Decimal(1)
+    multiplier = order.money_per_point or ONE
     event = happening.event
     if isinstance(event, Filled):
         return apply_fill(

@@ -7,17 +7,19 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from decimal import Decimal
+from decimal import Context, Decimal
 from enum import StrEnum
 from functools import lru_cache
 from itertools import takewhile
 from types import MappingProxyType
 from typing import TypeAlias
 
-from brokers.base import Fill, Instrument, OrderType, Side, Ticket, Tif
+from brokers.base import ONE, ContractTerms, Fill, Instrument, OrderType, Side, Ticket, Tif
 from execution_service.core.errors import FillsDoNotAddUp, InvalidTransition
 
 ZERO = Decimal(0)
+EXACT = Context(prec=60)
+"""Wide enough for any product of three numbers of 18 digits: amounts are never rounded."""
 
 
 class Status(StrEnum):
@@ -154,7 +156,7 @@ class OrderRequest:
         return (
             self.account_id,
             self.strategy,
-            self.instrument.key,
+            self.instrument.full_key,
             self.side,
             self.quantity,
             self.order_type,
@@ -286,6 +288,25 @@ class InstrumentMatched(_Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ContractTold(_Event):
+    """Before it is sent: which contract the order means, and the holding that its fills are booked to. Every amount follows from it."""
+
+    terms: ContractTerms | None = None
+    """As the broker told them; None: it tells none, and what the order says holds."""
+    booked_as: str | None = None
+    """The instrument's key in the ledger (`core/ledger.py`); None: as the order names the instrument."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContractDeclared(_Event):
+    """What the contract is, said afterwards of a record that does not have it: by a person, or as the broker told it of another order."""
+
+    by: str
+    terms: ContractTerms
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted(_Event):
     """The order as the market takes it and as it will be sent: what is None stays as it was asked for."""
 
@@ -404,6 +425,8 @@ Event: TypeAlias = (
     | Expired
     | Capped
     | InstrumentMatched
+    | ContractTold
+    | ContractDeclared
     | Fitted
     | Held
     | Released
@@ -423,6 +446,7 @@ TRANSITIONS: Mapping[tuple[Status, type[Event]], Status] = MappingProxyType(
     {
         (_P, Capped): _P,
         (_P, InstrumentMatched): _P,
+        (_P, ContractTold): _P,
         (_P, Fitted): _P,
         (_P, SubmitStarted): _S,
         (_P, Rejected): Status.REJECTED,
@@ -470,8 +494,8 @@ TRANSITIONS: Mapping[tuple[Status, type[Event]], Status] = MappingProxyType(
         (Status.FILLED, AdoptionUndone): Status.CANCELLED,
     }
 )
-"""The whole truth but for four events that are taken in every status: a fill and its annulment (their target follows from the quantities),
-a commission and a note (which change no status)."""
+"""The whole truth but for five events that are taken in every status: a fill and its annulment (their target follows from the quantities),
+a commission, a contract's facts said afterwards and a note (which change no status)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -523,6 +547,10 @@ class Order:
     """Not None: the broker holds it for the opening."""
     released_at: datetime | None = None
     """When the market had it after that."""
+    terms: ContractTerms | None = None
+    """The contract's own facts, as the broker told them; None: it has not been asked or tells none."""
+    booked_as: str | None = None
+    """The key of the holding that its fills are booked to; None: the instrument's own."""
 
     @property
     def words_alone(self) -> str | None:
@@ -589,6 +617,26 @@ class Order:
         return tuple(dict.fromkeys(name for name in (*named, *stands_for) if name is not None))
 
     @property
+    def money_per_point(self) -> Decimal | None:
+        """What one point of its prices is worth in the contract's currency for one unit of quantity: every amount is a price times a quantity
+        times this. By what the broker told, else by the order's multiplier, else 1; None: the broker does not tell, and no amount is known."""
+        if self.terms is not None:
+            return self.terms.money_per_point
+        named = None if self.instrument is None else self.instrument.multiplier
+        return named or ONE
+
+    @property
+    def value(self) -> Decimal | None:
+        """The money that changed hands, without commissions, in the contract's currency; None without a fill, or where no amount is known."""
+        worth = self.money_per_point
+        if not self.fills or worth is None:
+            return None
+        total = ZERO
+        for fill in self.fills:
+            total = EXACT.add(total, EXACT.multiply(fill.price, fill.quantity))
+        return EXACT.multiply(total, worth)
+
+    @property
     def working_since(self) -> datetime | None:
         """From when its time-out counts: a person's word that it was placed, else its sending; and not before the market had it."""
         declared = [event.at for event in self.events if isinstance(event, DeclaredPlaced)]
@@ -628,6 +676,7 @@ class Order:
             product=request.product,
             variety=request.variety,
             reserved_order_id=self.reserved_order_id,
+            terms=self.terms,
             is_exit=self.identity.purpose is Purpose.EXIT,
         )
 
@@ -666,6 +715,8 @@ def apply(order: Order, event: Event) -> Order:
             return _without_fill(grown, event)
         case CommissionReported():
             return replace(grown, fills=tuple(_commissioned(f, event) for f in order.fills))
+        case ContractDeclared():
+            return replace(grown, terms=event.terms)
         case Noted():
             return grown
     target = TRANSITIONS.get((order.status, type(event)))
@@ -705,6 +756,8 @@ def _moved(order: Order, event: Event, target: Status) -> Order:
             return replace(after, quantity=event.quantity)
         case InstrumentMatched():
             return replace(after, matched_instrument=event.instrument, matched_product=event.product)
+        case ContractTold():
+            return replace(after, terms=event.terms, booked_as=event.booked_as)
         case Fitted():
             return replace(
                 after,

@@ -13,7 +13,18 @@ from hashlib import sha256
 from types import MappingProxyType
 from typing import TypeAlias
 
-from brokers.base import AssetClass, BrokerPosition, Instrument, OptionRight, Report, ReportStatus, Side
+from brokers.base import (
+    DERIVATIVES,
+    AssetClass,
+    BrokerPosition,
+    ContractTerms,
+    Instrument,
+    OptionRight,
+    Report,
+    ReportStatus,
+    Side,
+)
+from execution_service.core.contracts import Contract
 from execution_service.core.decide import fills_are_missing
 from execution_service.core.ledger import LedgerEntry
 from execution_service.core.order import ZERO, Order, Status
@@ -299,12 +310,19 @@ class Holding:
     """None: the broker holds no products apart, or it is not known in which it is held."""
     is_unclear: bool = False
     """Its entry in the ledger cannot be read, and `quantity` says nothing."""
+    terms: ContractTerms | None = None
+    """What the broker told of the contract when it was traded."""
 
 
 def by_product(entry: LedgerEntry, products: Sequence[str]) -> list[Holding]:
     """What the ledger's entry holds, of each of these products by itself, also where that is nothing. The first is the one of orders that
     named none."""
-    whole = Holding(instrument=entry.instrument, quantity=entry.position.quantity, strategy=entry.key.strategy)
+    whole = Holding(
+        instrument=entry.instrument,
+        quantity=entry.position.quantity,
+        strategy=entry.key.strategy,
+        terms=entry.terms,
+    )
     known = entry.known_products
     if not products or known is None:
         return [whole]
@@ -337,7 +355,7 @@ class Group:
 
     @property
     def instrument_key(self) -> str:
-        return min(holding.instrument.key for holding in self.ours)
+        return min(_contract(holding).holding_name for holding in self.ours)
 
     @property
     def subject(self) -> str:
@@ -499,6 +517,8 @@ def _are_one(one: Holding | BrokerPosition, other: Holding | BrokerPosition) -> 
         return False
     if _number(one) is not None and _number(other) is not None:
         return _number(one) == _number(other)
+    if not _contract(one).agrees_with(_contract(other)):
+        return False
     if may_be_the_same(one.instrument, other.instrument):
         return True
     names = (_other_names(one) & _names(other.instrument)) | (_other_names(other) & _names(one.instrument))
@@ -509,9 +529,13 @@ def _are_one(one: Holding | BrokerPosition, other: Holding | BrokerPosition) -> 
 
 
 def _number(each: Holding | BrokerPosition) -> int | None:
-    """IBKR's, which tells by itself what is meant."""
-    told = each.con_id if isinstance(each, BrokerPosition) else None
+    """IBKR's, which tells by itself what is meant. A share's, which changes with what its company does, only where the order named it."""
+    told = each.con_id if isinstance(each, BrokerPosition) else _contract(each).con_id
     return told if told is not None else each.instrument.con_id
+
+
+def _contract(each: Holding | BrokerPosition) -> Contract:
+    return Contract(each.instrument, each.terms if each.instrument.asset_class in DERIVATIVES else None)
 
 
 def _other_names(each: Holding | BrokerPosition) -> frozenset[str]:

@@ -10,7 +10,7 @@ from enum import Enum
 from types import NoneType, UnionType
 from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from brokers.base import AssetClass, BrokerPosition, Fill, Instrument
+from brokers.base import AssetClass, BrokerPosition, ContractTerms, Fill, Instrument
 from execution_service.core import order as order_words
 from execution_service.core.adoption import Before, Movement, Plan
 from execution_service.core.errors import CoreError, UnreadableRecord
@@ -153,7 +153,11 @@ def as_stored(event: T) -> T:
     for part in fields(event):  # type: ignore[arg-type]
         value = getattr(event, part.name)
         kept = (
-            _storable(value) if type(value) is str else as_stored(value) if isinstance(value, Reason | Fill) else value
+            _storable(value)
+            if type(value) is str
+            else as_stored(value)
+            if isinstance(value, Reason | Fill | ContractTerms)
+            else value
         )
         if kept != value:
             changes[part.name] = kept
@@ -223,6 +227,7 @@ def ledger_to_document(entry: LedgerEntry) -> Document:
         "strategy": entry.key.strategy,
         "instrument_key": entry.key.instrument_key,
         "instrument": _encode(entry.instrument),
+        "terms": None if entry.terms is None else _encode(entry.terms),
         "version": entry.version,
         "sequence": entry.sequence,
         "is_open": position.is_open,
@@ -241,6 +246,7 @@ def ledger_from_document(document: Mapping[str, Any]) -> LedgerEntry:
         return LedgerEntry(
             key=LedgerKey(document["account_id"], document["strategy"], document["instrument_key"]),
             instrument=_decode(Instrument, document["instrument"]),
+            terms=None if document.get("terms") is None else _decode(ContractTerms, document["terms"]),
             version=document["version"],
             sequence=document["sequence"],
             position=_decode(Position, document["position"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
@@ -29,6 +29,52 @@ def as_told(booking: Booking, told: int) -> Booked | None:
     then = order if order.version <= told else apply_all(bare(order), order.events[:told])
     realized = sum((line.realized for number, line in booking.lines.items() if number <= told), Decimal(0))
     return Booked(then, realized)
+
+
+@dataclass(frozen=True, slots=True)
+class Corrected:
+    """A ledger entry, one version on, and the lines of its orders, with the profits that its orders' contracts make of them."""
+
+    entry: LedgerEntry
+    lines: Mapping[str, Mapping[int, Line]]
+    """By our order id; only those that changed."""
+
+
+def corrected(entry: LedgerEntry, bookings: Sequence[Booking]) -> Corrected | None:
+    """The entry after what a contract is worth was said of some of its orders; None if that changes nothing. Only profits change: where anything
+    else comes out in another way the records contradict the entry, which `refolded` says, and nothing is corrected."""
+    folded, known = _folded(entry, bookings)
+    stored, fresh = entry.position, replace(folded.position, realized_pnl=entry.position.realized_pnl)
+    if fresh != stored or folded.sequence != entry.sequence:
+        return None
+    changed: dict[str, dict[int, Line]] = {}
+    for booking in bookings:
+        order_id = booking.order.order_id
+        for number, line in known.get(order_id, {}).items():
+            before = booking.lines[number]
+            if replace(line, realized=before.realized) != before:
+                return None
+            if line != before:
+                changed.setdefault(order_id, {})[number] = line
+    if not changed and folded.position == stored and folded.terms == entry.terms:
+        return None
+    applied = {
+        order_id: tuple(changed.get(order_id, {}).get(line.event_number, line) for line in lines)
+        for order_id, lines in entry.applied.items()
+    }
+    whole = replace(entry, version=entry.version + 1, position=folded.position, terms=folded.terms, applied=applied)
+    return Corrected(whole, changed)
+
+
+def _folded(entry: LedgerEntry, bookings: Iterable[Booking]) -> tuple[LedgerEntry, dict[str, dict[int, Line]]]:
+    """The entry made anew from all its orders' fills, and the lines that this gives each."""
+    steps = sorted((s for s in _steps(bookings) if s[0].sequence <= entry.sequence), key=lambda step: step[0].sequence)
+    folded = LedgerEntry(key=entry.key, instrument=entry.instrument)
+    known: dict[str, dict[int, Line]] = {}
+    for _, order, happening in steps:
+        folded, known[order.order_id] = fold(folded, order, (happening,), known.get(order.order_id, {}))
+        folded = replace(folded, ended=(), applied={})
+    return folded, known
 
 
 def refolded(entry: LedgerEntry, bookings: Iterable[Booking]) -> tuple[LedgerEntry, tuple[str, ...]]:

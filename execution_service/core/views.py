@@ -9,7 +9,8 @@ from decimal import Decimal
 from hashlib import sha256
 from typing import Any, TypeAlias
 
-from brokers.base import Fill, Instrument
+from brokers.base import ContractTerms, Fill, Instrument
+from execution_service.core.contracts import may_be_of_one_contract
 from execution_service.core.ledger import LedgerEntry
 from execution_service.core.order import Adopted, Order, OrderRequest, Purpose, Status
 from execution_service.core.position import Position
@@ -55,7 +56,7 @@ def confirmation_fields(order: Order, *, broker: str, realized_pnl: Decimal, now
         "account_id": request.account_id,
         "symbol": order.symbol,
         "instrument": order.symbol,
-        **({} if order.instrument is None else _instrument_fields(order.instrument)),
+        **({} if order.instrument is None else _contract_fields(order.instrument, order.terms)),
         "side": None if request.side is None else request.side.value,
         "direction": _direction(order),
         "quantity": number(order.quantity),
@@ -72,11 +73,11 @@ def confirmation_fields(order: Order, *, broker: str, realized_pnl: Decimal, now
         "updated_at": now,
         "broker": broker,
         "commission": number(order.commission),
-        "total_value": number(_value(order)),
+        "total_value": number(order.value),
         "notes": _notes(order),
         "fills": [fill_fields(fill) for fill in order.fills],
         "reason": None if order.reason is None else {"code": order.reason.code.value, "message": order.reason.message},
-        "realized_pnl": number(realized_pnl) if order.fills else None,
+        "realized_pnl": number(realized_pnl) if order.fills and order.money_per_point is not None else None,
         "unrealized_pnl": None,
         "protection": _protection(order),
         **({} if order.adoption is None else {"adopted": _adopted(order.adoption)}),
@@ -118,14 +119,6 @@ def _direction(order: Order) -> str | None:
     return "LONG" if order.request.side.sign > 0 else "SHORT"
 
 
-def _value(order: Order) -> Decimal | None:
-    """Money that changed hands, with the multiplier, without commissions."""
-    if order.average_price is None:
-        return None
-    multiplier = order.accepted_request.instrument.multiplier or Decimal(1)
-    return sum((f.price * f.quantity for f in order.fills), ZERO) * multiplier
-
-
 def _notes(order: Order) -> str:
     if order.adoption is not None and order.reason is None:
         return f"Adopted ({order.adoption.occasion}) by {order.adoption.by}: {order.adoption.message}"
@@ -146,15 +139,19 @@ def _protection(order: Order) -> Fields | None:
     }
 
 
-def _instrument_fields(instrument: Instrument) -> Fields:
+def _contract_fields(instrument: Instrument, terms: ContractTerms | None) -> Fields:
+    """The contract as the broker told it, else as the order named it."""
+    told = terms or ContractTerms()
     return {
         "instrument_type": instrument.asset_class.value,
         "exchange": instrument.exchange,
         "expiry": instrument.expiry,
         "strike": number(instrument.strike),
         "right": None if instrument.right is None else instrument.right.value,
-        "currency": instrument.currency,
-        "multiplier": number(instrument.multiplier),
+        "currency": told.currency or instrument.currency,
+        "multiplier": number(told.multiplier or (instrument.multiplier if terms is None else None)),
+        "price_magnifier": number(told.price_magnifier),
+        "trading_class": told.trading_class or instrument.trading_class,
     }
 
 
@@ -250,7 +247,7 @@ def _leg(order: Order) -> Fields:
         "fills": [fill_fields(fill) for fill in order.fills],
         "filled_at": order.filled_at,
         "commission": number(order.commission),
-        "total_cost_basis": number(_value(order)),
+        "total_cost_basis": number(order.value),
         "reason": None if order.reason is None else {"code": order.reason.code.value, "message": order.reason.message},
     }
 
@@ -271,6 +268,7 @@ def _combined_status(orders: Sequence[Order]) -> str:
 def _pnl(exits: Sequence[Booked], entries: Sequence[Order]) -> Fields:
     """Profit of the exits, each matched with the fills of the entry that it closes; by average cost where that entry is not ours."""
     gross = commission = basis = ZERO
+    is_known = True
     held_for: float | None = None
     for exit_ in exits:
         order = exit_.order
@@ -279,19 +277,22 @@ def _pnl(exits: Sequence[Booked], entries: Sequence[Order]) -> Fields:
         if entry is None or entry.average_price is None or order.average_price is None:
             gross += exit_.realized_pnl
             continue
-        multiplier = order.accepted_request.instrument.multiplier or Decimal(1)
+        worth = order.money_per_point
+        if worth is None:
+            is_known = False
+            continue
         sign = entry.accepted_request.side.sign
-        gross += (order.average_price - entry.average_price) * order.filled_quantity * sign * multiplier
+        gross += (order.average_price - entry.average_price) * order.filled_quantity * sign * worth
         commission += entry.commission * order.filled_quantity / entry.filled_quantity
-        basis += entry.average_price * order.filled_quantity * multiplier
+        basis += entry.average_price * order.filled_quantity * worth
         if entry.filled_at is not None and order.filled_at is not None:
             held_for = max(held_for or 0.0, (order.filled_at - entry.filled_at).total_seconds())
     net = gross - commission
     return {
-        "gross_pnl": number(gross),
+        "gross_pnl": number(gross) if is_known else None,
         "commission": number(commission),
-        "net_pnl": number(net),
-        "pnl_percent": number(net / basis * 100) if basis else None,
+        "net_pnl": number(net) if is_known else None,
+        "pnl_percent": number(net / basis * 100) if basis and is_known else None,
         "holding_period_seconds": held_for,
     }
 
@@ -312,11 +313,8 @@ def _entry_of(exit_: Order, entries: Iterable[Order]) -> Order | None:
 def _fitting(exit_: Order, entries: Iterable[Order]) -> list[Order]:
     if exit_.instrument is None:
         return []
-    instrument = exit_.instrument
     side = exit_.accepted_request.side.opposite
-    return [
-        e for e in entries if e.instrument is not None and instrument.could_be(e.instrument) and e.request.side is side
-    ]
+    return [e for e in entries if e.request.side is side and may_be_of_one_contract(exit_, e)]
 
 
 def _of_its_leg(exit_: Order, fitting: Sequence[Order]) -> Order | None:
@@ -348,9 +346,7 @@ def _holding(entries: Sequence[Order], closing: Sequence[Booked], stand_ins: Seq
 
 
 def _is_same_line(one: Order, other: Order) -> bool:
-    if one.instrument is None or other.instrument is None:
-        return False
-    return one.instrument.could_be(other.instrument) and one.request.side is other.request.side
+    return one.request.side is other.request.side and may_be_of_one_contract(one, other)
 
 
 # --- positions and trading_accounts ----------------------------------------------------------------------------------
@@ -375,11 +371,11 @@ def _position_fields(entry: LedgerEntry, position: Position) -> Fields:
         "account_id": entry.key.account_id,
         "symbol": entry.instrument.symbol,
         "instrument": entry.instrument.symbol,
-        **_instrument_fields(entry.instrument),
+        **_contract_fields(entry.instrument, entry.terms),
         "side": "LONG" if position.is_long else "SHORT",
         "quantity": number(abs(position.quantity)),
         "avg_entry_price": number(position.average_price if position.is_open else position.final_average),
-        "realized_pnl": number(position.realized_pnl),
+        "realized_pnl": _profit(entry, position),
         "status": "OPEN" if position.is_open else "CLOSED",
         "opened_at": position.opened_at,
         "closed_at": position.closed_at,
@@ -389,15 +385,20 @@ def _position_fields(entry: LedgerEntry, position: Position) -> Fields:
     }
 
 
+def _profit(entry: LedgerEntry, position: Position) -> float | None:
+    """None where what a point of the price is worth is not known."""
+    return None if entry.money_per_point is None else number(position.realized_pnl)
+
+
 def open_position_element(entry: LedgerEntry) -> Fields:
     """One element of `trading_accounts.open_positions`. No market price reaches us: the price shown as current is the entry's."""
     position = entry.position
-    multiplier = entry.instrument.multiplier or Decimal(1)
+    worth = entry.money_per_point
     average = number(position.average_price)
     return {
         "strategy_id": entry.key.strategy,
         "instrument": entry.instrument.symbol,
-        **_instrument_fields(entry.instrument),
+        **_contract_fields(entry.instrument, entry.terms),
         "direction": "LONG" if position.is_long else "SHORT",
         "status": "OPEN",
         "quantity": number(abs(position.quantity)),
@@ -405,8 +406,8 @@ def open_position_element(entry: LedgerEntry) -> Fields:
         "entry_price": average,
         "current_price": average,
         "unrealized_pnl": 0.0,
-        "total_cost_basis": number(abs(position.cost) * multiplier),
-        "realized_pnl": number(position.realized_pnl),
+        "total_cost_basis": None if worth is None else number(abs(position.cost) * worth),
+        "realized_pnl": _profit(entry, position),
         "last_order_id": position.order_ids[-1] if position.order_ids else None,
         "created_at": position.opened_at,
         "updated_at": position.updated_at,

@@ -32,6 +32,8 @@ _EXCHANGE = re.compile(r"[A-Z0-9._\-]{1,32}")
 _CURRENCY = re.compile(r"[A-Z]{3}")
 _PAIR = re.compile(r"[A-Z]{6}")
 _PAIR_SEPARATORS = str.maketrans("", "", "/._-: ")
+_TRADING_CLASS = re.compile(r"[A-Z0-9._\-/&: ]{1,32}")
+_ISIN = re.compile(r"[A-Z]{2}[A-Z0-9]{9}[0-9]")
 _OBJECT_ID = re.compile(r"[0-9A-F]{24}")
 
 _SIDES = MappingProxyType({side.value: side for side in Side})
@@ -65,6 +67,54 @@ _EXPIRING = frozenset({AssetClass.FUTURE, AssetClass.OPTION, AssetClass.BOND})
 _EXITS = frozenset({"EXIT", "SCALE_OUT"})
 _ENTRIES = frozenset({"ENTRY", "SCALE_IN"})
 _SIDE_FIELDS = ("side", "action", "direction")
+_FACTS_READ = frozenset(
+    {
+        *(
+            "instrument_type",
+            "secType",
+            "symbol",
+            "instrument",
+            "expiry",
+            "lastTradeDateOrContractMonth",
+            "strike",
+            "right",
+        ),
+        *(
+            "exchange",
+            "currency",
+            "multiplier",
+            "underlying",
+            "con_id",
+            "conId",
+            "trading_class",
+            "tradingClass",
+            "isin",
+        ),
+    }
+)
+_LOOK_LIKE_FACTS = (
+    *("symbol", "ticker", "instrument", "contract", "conid", "multiplier", "magnifier", "tradingclass", "pointvalue"),
+    *("lotsize", "ticksize", "mintick", "expir", "maturity", "deliverymonth", "strike", "optionright", "optiontype"),
+    *(
+        "putcall",
+        "putorcall",
+        "callput",
+        "exch",
+        "quotecurrency",
+        "tradingcurrency",
+        "settlementcurrency",
+        "underlying",
+    ),
+    *("sectype", "secid", "securityid", "securitytype", "assetclass", "assettype", "isin", "cusip", "sedol", "figi"),
+)
+"""Parts of names, without capitals and signs."""
+_FACTS_BY_WHOLE_NAME = frozenset(
+    {"ric", "mic", "wkn", "osi", "right", "class", "series", "segment", "lot", "tick", "token", "ccy", "currencycode"}
+)
+_NO_FACTS = frozenset(
+    {"contracts", "numcontracts", "expiresat", "expiresin", "exchangetimestamp", "exchangeorderid", "underlyingprice"}
+)
+_MOST_NAMED = 10
 _SIDE_OF_DIRECTION = MappingProxyType({"LONG": Side.BUY, "SHORT": Side.SELL})
 
 
@@ -77,6 +127,8 @@ class ParsedOrder:
     problems: tuple[str, ...]
     raw: str
     """The JSON text as it came, with null for NaN and infinities."""
+    warning: str | None = None
+    """What people should know although the order can be executed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,8 +217,31 @@ def _order(text: str) -> ParsedOrder | Unusable:
     identity = Identity(signal_id=signal_id, leg_index=draft.leg_index, purpose=draft.purpose)
     request = draft.request() if not fields.problems else draft.refused(text)
     return ParsedOrder(
-        identity=identity, request=request, problems=tuple(fields.problems), raw=without_not_finite(text)
+        identity=identity,
+        request=request,
+        problems=tuple(fields.problems),
+        raw=without_not_finite(text),
+        warning=_ignored_facts(fields),
     )
+
+
+def _ignored_facts(fields: Fields) -> str | None:
+    """Names the fields that nobody reads and that look as if they told which contract is meant."""
+    ignored = [
+        name for name in fields.names if name not in _FACTS_READ and _looks_like_a_fact(name) and fields.has(name)
+    ]
+    if not ignored:
+        return None
+    named = ", ".join(f"{shown(name)} ({shown(fields.get(name))})" for name in ignored[:_MOST_NAMED])
+    more = f" and {len(ignored) - _MOST_NAMED} more" if len(ignored) > _MOST_NAMED else ""
+    return f"not read, though it looks like a fact of the contract: {named}{more}"
+
+
+def _looks_like_a_fact(name: str) -> bool:
+    bare = "".join(letter for letter in name.lower() if letter.isalnum())
+    if bare in _NO_FACTS:
+        return False
+    return bare in _FACTS_BY_WHOLE_NAME or any(part in bare for part in _LOOK_LIKE_FACTS)
 
 
 class _Draft:
@@ -332,6 +407,10 @@ class _Draft:
         multiplier = fields.positive_or_absent("multiplier")
         underlying = fields.pattern("underlying", _SYMBOL, _SYMBOL_MUST)
         con_id = fields.same(("con_id", "conId"), lambda name: fields.whole(name, 0, HIGHEST_CON_ID)) or None
+        trading_class = fields.same(
+            ("trading_class", "tradingClass"), lambda name: fields.pattern(name, _TRADING_CLASS, _SYMBOL_MUST)
+        )
+        isin = fields.pattern("isin", _ISIN, "an ISIN: 2 letters, 9 letters or digits, 1 digit")
         given = {"expiry": expiry, "strike": strike, "right": right, "con_id": con_id}
         if not is_named and any(value is not None for value in given.values()):
             names = ", ".join(name for name, value in given.items() if value is not None)
@@ -359,6 +438,8 @@ class _Draft:
                 multiplier=multiplier,
                 underlying=underlying,
                 con_id=con_id,
+                trading_class=trading_class,
+                isin=isin,
             )
 
     def _symbol(self, name: str, asset_class: AssetClass | None) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from execution_service.core.order import Order, OrderRequest, Purpose, Status
 from execution_service.live import LiveOrder
@@ -240,6 +241,11 @@ def growing_pause(failures: int) -> float:
 
 
 def _key(order: Order) -> str:
-    """The instrument as the message named it: what is found out later of an exit's must not take it to another lane."""
+    """The instrument as the message named it: what is found out later of an exit's must not take it to another lane. One lane for all that may
+    be one contract, however much of its class an order says."""
     request = order.request
-    return request.instrument.key if isinstance(request, OrderRequest) else ""
+    if not isinstance(request, OrderRequest):
+        return ""
+    named = request.instrument
+    is_bare = named.trading_class is None and named.isin is None
+    return named.key if is_bare else replace(named, trading_class=None, isin=None).key

@@ -38,6 +38,7 @@ from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock, Store
 from execution_service.trading.connection import Connection, reason_of
 from execution_service.trading.exit_check import AT_WORK, ExitCheck
+from execution_service.trading.holdings import Holdings
 from execution_service.trading.lanes import Lanes
 
 
@@ -49,6 +50,7 @@ class LastLook:
         *,
         connection: Connection,
         lanes: Lanes,
+        holdings: Holdings,
         live_orders: LiveOrders,
         store: Store,
         clock: Clock,
@@ -59,6 +61,7 @@ class LastLook:
         """`max_attempts`: so many times it is tried to send an order. `is_cancelled`: by a command that came before the order."""
         self._connection = connection
         self._lanes = lanes
+        self._holdings = holdings
         self._live = live_orders
         self._store = store
         self._clock = clock
@@ -185,11 +188,12 @@ class LastLook:
             order = as_its_entry_says(order, [s.order for s in entries], self._clock.now())
         request = order.accepted_request
         held = await self._held(order) * request.side.sign
+        key = await self._holdings.key_for(order)
         if held >= 0:
             # Nothing to reduce, unless the broker, who cannot be asked now, has filled what is at work.
             return not self._connection.is_connected and any(
                 live.order.status in AT_WORK
-                and key_of(live.order) == key_of(order)
+                and key_of(live.order) == key
                 and live.order.accepted_request.side is request.side.opposite
                 for live in self._live.by_id.values()
             )
@@ -205,7 +209,7 @@ class LastLook:
 
     async def _held(self, order: Order) -> Decimal:
         """The position that the order would change, with the fills that are recorded and not booked yet; negative: short."""
-        key = key_of(order)
+        key = await self._holdings.key_for(order)
         entry = (await self._store.ledgers([key])).get(key)
         entry = entry or LedgerEntry(key=key, instrument=order.accepted_request.instrument)
         recorded = [

@@ -9,7 +9,7 @@ from datetime import datetime
 
 import structlog
 
-from brokers.base import Ticket
+from brokers.base import ContractTerms, Ticket
 from brokers.errors import BrokerError, BrokerUnavailable, HeldBack, NotAnswered, OrderRefused
 from execution_service.core.decide import fitting, is_stale
 from execution_service.core.order import (
@@ -29,6 +29,7 @@ from execution_service.core.order import (
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock, StoreUnavailable
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection, reason_of
+from execution_service.trading.holdings import Holdings
 from execution_service.trading.lanes import Lane, Lanes
 from execution_service.trading.last_look import LastLook
 from execution_service.trading.placing import Placing
@@ -59,6 +60,7 @@ class Sending:
         connection: Connection,
         lanes: Lanes,
         last_look: LastLook,
+        holdings: Holdings,
         placing: Placing,
         live_orders: LiveOrders,
         clock: Clock,
@@ -70,6 +72,7 @@ class Sending:
         self._connection = connection
         self._lanes = lanes
         self._last_look = last_look
+        self._holdings = holdings
         self._placing = placing
         self._live = live_orders
         self._clock = clock
@@ -228,14 +231,18 @@ class Sending:
             return False
         ends = bool(first) and not isinstance(first[-1], Capped | InstrumentMatched | Noted)
         if not ends:
-            reserved = None
+            order, reserved = apply_all(live.order, first), None
+            terms: ContractTerms | None = None
             if self._connection.capabilities.needs_reservation:
-                reservation = await self._reserve(live, apply_all(live.order, first))
+                reservation = await self._reserve(live, order)
                 if reservation is None:
                     return False
-                first = (*first, *fitting(apply_all(live.order, first), reservation.ticket, now))
-                reserved = reservation.order_id
-            first = (*first, SubmitStarted(at=now, nonce=self._nonce, reserved_order_id=reserved))
+                first = (*first, *fitting(order, reservation.ticket, now))
+                reserved, terms = reservation.order_id, reservation.ticket.terms
+            told = await self._holdings.told(order, terms, now)
+            ends = bool(told) and isinstance(told[-1], Rejected)
+            leaving = () if ends else (SubmitStarted(at=now, nonce=self._nonce, reserved_order_id=reserved),)
+            first = (*first, *told, *leaving)
 
         def start(order: Order) -> Sequence[Event]:
             return first if order.status is Status.PENDING and order.cancel_wish == wish else ()

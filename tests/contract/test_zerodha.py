@@ -508,17 +508,106 @@ async def test_market_protection_can_be_configured(server: SimulatedKite) -> Non
 
 
 @pytest.mark.parametrize(
-    ("side", "limit_price", "stop_price"), [(Side.BUY, "100.10", "100.00"), (Side.SELL, "100.15", "100.05")]
+    ("side", "wished", "sent"),
+    [
+        # A limit is never worse than it was named, a stop never earlier.
+        (Side.BUY, ("100.1237", "100.0237"), ("100.10", "100.05")),
+        (Side.SELL, ("100.0237", "100.1237"), ("100.05", "100.10")),
+        # Kite takes no purchase with the trigger above the limit: where the two would cross, the limit stands.
+        (Side.BUY, ("100.03", "100.02"), ("100.00", "100.00")),
+        (Side.BUY, ("100.02", "100.02"), ("100.00", "100.00")),
+        (Side.BUY, ("100.05", "100.02"), ("100.05", "100.05")),
+        (Side.SELL, ("100.02", "100.03"), ("100.05", "100.05")),
+        (Side.SELL, ("100.00", "100.00"), ("100.00", "100.00")),
+    ],
 )
 async def test_prices_are_rounded_to_the_tick_to_the_side_that_risks_less(
-    server: SimulatedKite, broker: ZerodhaBroker, side: Side, limit_price: str, stop_price: str
+    server: SimulatedKite, broker: ZerodhaBroker, side: Side, wished: tuple[str, str], sent: tuple[str, str]
 ) -> None:
     hold(server)
-    wished = {"limit_price": Decimal("100.1237"), "stop_price": Decimal("100.0237")}
-    await broker.place_order(ticket(OrderType.STOP_LIMIT, side=side, **wished))
+    limit_price, stop_price = map(Decimal, wished)
+    asked = ticket(OrderType.STOP_LIMIT, side=side, limit_price=limit_price, stop_price=stop_price)
+    fitted = await broker.fitted(asked)
+    await broker.place_order(fitted)
     (order,) = server.book.orders()
-    assert (order.ticket.limit_price, order.ticket.stop_price) == (Decimal(limit_price), Decimal(stop_price))
+    assert (order.ticket.limit_price, order.ticket.stop_price) == tuple(map(Decimal, sent))
+    assert (fitted.limit_price, fitted.stop_price) == (order.ticket.limit_price, order.ticket.stop_price)
     assert last_form(server)["order_type"] == "SL"
+
+
+@pytest.mark.parametrize(("side", "sent"), [(Side.BUY, "100.05"), (Side.SELL, "100.00")])
+async def test_a_stop_never_triggers_before_the_price_that_was_named(
+    server: SimulatedKite, broker: ZerodhaBroker, side: Side, sent: str
+) -> None:
+    hold(server)
+    await broker.place_order(ticket(OrderType.STOP, side=side, stop_price=Decimal("100.0237")))
+    assert last_form(server)["trigger_price"] == sent
+
+
+async def test_a_trigger_on_the_wrong_side_of_its_limit_is_left_to_kite_to_refuse(broker: ZerodhaBroker) -> None:
+    with pytest.raises(OrderRefused, match="cannot be above the limit"):
+        await broker.place_order(
+            ticket(OrderType.STOP_LIMIT, limit_price=Decimal("100.00"), stop_price=Decimal("105.00"))
+        )
+
+
+NIFTY = Instrument(symbol="NIFTY26DECFUT", asset_class=AssetClass.FUTURE)
+GOLD = Instrument(symbol="GOLDM26DECFUT", asset_class=AssetClass.FUTURE, exchange="MCX")
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"multiplier": Decimal(50)}, r"multiplier 50, where it is 1, in lots of 75"),
+        ({"con_id": 4711}, r"con_id 4711, where Kite's number of it is 13568258"),
+        ({"trading_class": "NIFTY"}, "trading_class NIFTY"),
+        ({"isin": "INE009A01021"}, "isin INE009A01021"),
+        ({"currency": "USD"}, "not in USD"),
+        ({"expiry": "20270128"}, "is not the FUTURE"),
+    ],
+)
+async def test_what_is_said_of_a_contract_and_is_not_so_or_cannot_be_looked_up_is_refused_by_name(
+    server: SimulatedKite, broker: ZerodhaBroker, said: dict[str, Any], words: str
+) -> None:
+    named = ticket(instrument=replace(NIFTY, **said), quantity=Decimal(75))
+    for ask in (broker.fitted, broker.place_order):
+        with pytest.raises(OrderRefused, match=words):
+            await ask(named)
+    assert server.calls("POST /orders/*") == []
+
+
+@pytest.mark.parametrize("said", [{"multiplier": Decimal(1)}, {"multiplier": Decimal(75)}, {"con_id": 13568258}])
+async def test_what_is_said_of_a_contract_and_is_so_is_taken(broker: ZerodhaBroker, said: dict[str, Any]) -> None:
+    fitted = await broker.fitted(ticket(instrument=replace(NIFTY, **said), quantity=Decimal(75)))
+    assert fitted.terms is not None
+    assert (fitted.terms.money_per_point, fitted.terms.currency) == (1, "INR")
+
+
+async def test_what_one_lot_of_a_commodity_is_of_is_known_once_kite_shows_a_position_in_it(
+    broker: ZerodhaBroker,
+) -> None:
+    first = await broker.fitted(limit("121500", instrument=GOLD, quantity=Decimal(1)))
+    assert first.terms is not None
+    assert first.terms.money_per_point is None
+    with pytest.raises(OrderRefused, match="the multiplier 10 cannot be checked"):
+        await broker.fitted(limit("121500", instrument=replace(GOLD, multiplier=Decimal(10)), quantity=Decimal(1)))
+    await broker.place_order(first)
+    await found(broker)
+    then = await broker.fitted(limit("121500", instrument=replace(GOLD, multiplier=Decimal(10)), quantity=Decimal(1)))
+    assert then.terms is not None
+    assert then.terms.money_per_point == 10
+    (position,) = await broker.positions()
+    assert position.terms == then.terms
+    with pytest.raises(OrderRefused, match="the multiplier 100, where it is 10"):
+        await broker.fitted(limit("121500", instrument=replace(GOLD, multiplier=Decimal(100)), quantity=Decimal(1)))
+
+
+def test_an_odd_multiplier_beside_a_position_is_not_learned() -> None:
+    rows = [
+        {"exchange": "MCX", "tradingsymbol": "GOLDM26DECFUT", "multiplier": odd}
+        for odd in (None, 0, -1, "None", Decimal("NaN"))
+    ]
+    assert words.lot_sizes([*rows, "no row", {"exchange": "NFO", "tradingsymbol": "X", "multiplier": 5}]) == {}
 
 
 async def test_a_price_below_one_tick_is_refused(broker: ZerodhaBroker) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
-from brokers.base import Fill, Instrument, OrderType, Side
+from brokers.base import AssetClass, Fill, Instrument, OrderType, Side
 from execution_service.core import alerts
 from execution_service.core.alerts import log_line, money, order_alert, plain, price, quantity
 from execution_service.core.order import (
@@ -20,6 +21,7 @@ from execution_service.core.order import (
     Capped,
     CommissionReported,
     Completed,
+    ContractTold,
     DeclaredCancelled,
     DeclaredNotPlaced,
     DeclaredPlaced,
@@ -44,6 +46,7 @@ from execution_service.core.order import (
     apply_all,
     new_order,
 )
+from tests.builders import contract_told
 
 AT = datetime(2024, 11, 24, 10, 30, 10, tzinfo=UTC)
 SIGNAL = "sig_1732450800_5678"
@@ -324,6 +327,31 @@ def test_prices_are_told_in_the_orders_currency(
     assert text is not None
     assert f" @ {sign}9.50\n" in text
     assert f"\nTotal: {sign}950.00\n" in text
+
+
+def told_with(told: ContractTold, price: str, **request_changes: Any) -> str:
+    text = alert(told, *SENT, filled("100", price), request=replace(REQUEST, **request_changes))
+    assert text is not None
+    return text
+
+
+def test_a_price_in_cents_says_so_and_the_total_is_in_dollars() -> None:
+    corn = Instrument(symbol="ZC", asset_class=AssetClass.FUTURE)
+    cents = contract_told(multiplier=Decimal(5000), price_magnifier=Decimal(100), trading_class="ZC")
+    text = told_with(cents, "450.25", instrument=corn)
+    assert "Order: BUY 100 ZC @ 450.25 (in 1/100 USD)\nTotal: $2,251,250.00\n" in text
+    assert "\nContract: multiplier 5000, quoted in 1/100 USD\n" in text
+
+
+def test_amounts_are_in_the_currency_that_the_broker_told() -> None:
+    text = told_with(contract_told(multiplier=None, currency="EUR"), "10.5", instrument=Instrument(symbol="SAP"))
+    assert "@ €10.50\nTotal: €1,050.00\n" in text
+    assert "Contract:" not in text
+
+
+def test_no_total_is_told_where_the_broker_does_not_tell_what_a_contract_is_worth() -> None:
+    unknown = contract_told(multiplier=None, is_size_unknown=True, currency="INR")
+    assert "\nTotal: ? (the broker does not tell what one contract is worth)\n" in told_with(unknown, "88")
 
 
 def test_total_of_contracts_counts_their_multiplier() -> None:

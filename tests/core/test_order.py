@@ -27,6 +27,8 @@ from execution_service.core.order import (
     Capped,
     CommissionReported,
     Completed,
+    ContractDeclared,
+    ContractTold,
     DeclaredCancelled,
     DeclaredNotPlaced,
     DeclaredPlaced,
@@ -86,7 +88,7 @@ from tests.builders import (
 )
 
 EVENT_CLASSES: tuple[type[Event], ...] = get_args(Event)
-TAKEN_EVERYWHERE = frozenset({Filled, Busted, CommissionReported, Noted})
+TAKEN_EVERYWHERE = frozenset({Filled, Busted, CommissionReported, ContractDeclared, Noted})
 
 P, S, W, PF = Status.PENDING, Status.SUBMITTING, Status.SUBMITTED, Status.PARTIALLY_FILLED
 D, X, C, E = Status.IN_DOUBT, Status.REJECTED, Status.CANCELLED, Status.EXPIRED
@@ -94,6 +96,7 @@ D, X, C, E = Status.IN_DOUBT, Status.REJECTED, Status.CANCELLED, Status.EXPIRED
 MEANINGS: tuple[tuple[Status, type[Event], Status, str], ...] = (
     (P, Capped, P, "an exit is reduced before it is sent"),
     (P, InstrumentMatched, P, "an exit takes its entry's name for the instrument"),
+    (P, ContractTold, P, "the broker says which contract is meant"),
     (P, Fitted, P, "its prices and quantity are put on the market's ticks and increment"),
     (P, SubmitStarted, S, "the sending is recorded before the ticket leaves"),
     (P, Rejected, X, "an order is refused before it is sent"),
@@ -187,7 +190,7 @@ def test_the_samples_cover_every_class_of_event() -> None:
 
 
 @pytest.mark.parametrize("status", Status)
-def test_final_means_that_only_the_four_everywhere_events_are_taken(status: Status) -> None:
+def test_final_means_that_only_the_five_everywhere_events_are_taken(status: Status) -> None:
     taken = {kind for (source, kind) in ORDINARY if source is status}
     assert status.is_final == (not taken) == (status in FINAL)
 

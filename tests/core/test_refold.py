@@ -14,8 +14,8 @@ from execution_service.core.effects import happenings
 from execution_service.core.ledger import LedgerEntry, Line, fold, key_of
 from execution_service.core.order import Order, apply_all
 from execution_service.core.position import Position
-from execution_service.core.refold import Booking, as_told, refolded
-from tests.builders import accepted, busted, filled_by, identity, order, submit_started
+from execution_service.core.refold import Booking, as_told, corrected, refolded
+from tests.builders import accepted, busted, contract_declared, filled_by, identity, order, submit_started
 
 
 def traded(number: int, side: Side, quantity: int, price: str, *, is_busted: bool = False) -> Order:
@@ -56,6 +56,31 @@ def test_every_episode_comes_out_as_it_was_whatever_order_the_records_are_read_i
     assert contradictions == ()
     assert whole.position == entry.position
     assert {p.episode: p for p in whole.ended} == ended
+
+
+@given(trades=TRADES)
+def test_what_a_contract_is_worth_may_be_said_afterwards_and_the_books_are_as_if_it_had_been_known(trades) -> None:  # type: ignore[no-untyped-def]
+    orders = [traded(n, side, q, price, is_busted=b) for n, (side, q, price, b) in enumerate(trades)]
+    declared = [apply_all(one, [contract_declared(50)]) for one in orders]
+    entry, bookings, _ = booked(orders)
+    wanted, of_then, _ = booked(declared)
+    later = [Booking(one, booking.lines) for one, booking in zip(declared, bookings, strict=True)]
+    better = corrected(entry, later)
+    assert better is not None
+    assert (better.entry.position, better.entry.terms) == (wanted.position, wanted.terms)
+    lines = [dict(b.lines) | dict(better.lines.get(b.order.order_id, {})) for b in later]
+    assert lines == [dict(booking.lines) for booking in of_then]
+    again = [Booking(one, own) for one, own in zip(declared, lines, strict=True)]
+    assert corrected(better.entry, again) is None
+    assert refolded(better.entry, again)[1] == ()
+
+
+def test_nothing_is_corrected_where_the_records_contradict_the_entry() -> None:
+    orders = [traded(1, Side.BUY, 2, "10"), traded(2, Side.SELL, 2, "11")]
+    entry, bookings, _ = booked(orders)
+    declared = [Booking(apply_all(b.order, [contract_declared()]), b.lines) for b in bookings]
+    assert corrected(entry, declared) is not None
+    assert corrected(entry, declared[:1]) is None
 
 
 def test_a_line_that_says_something_else_is_a_contradiction() -> None:

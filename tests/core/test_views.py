@@ -157,7 +157,7 @@ def test_a_filled_order_reads_as_specified() -> None:
     assert {name: document[name] for name in specified} == specified
     assert {name: document[name] for name in of_the_contract} == of_the_contract
     others = {"remaining_quantity", "limit_price", "stop_price", "updated_at", "instrument_type", "exchange"}
-    others |= {"expiry", "strike", "right", "currency", "multiplier"}
+    others |= {"expiry", "strike", "right", "currency", "multiplier", "price_magnifier", "trading_class"}
     assert set(document) == set(specified) | set(of_the_contract) | others
     assert_plain(document)
 
@@ -510,6 +510,8 @@ def test_an_open_position_reads_as_specified() -> None:
         "right": None,
         "currency": None,
         "multiplier": None,
+        "price_magnifier": 1.0,
+        "trading_class": None,
         "side": "LONG",
         "quantity": 100.0,
         "avg_entry_price": 235.15,

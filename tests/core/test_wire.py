@@ -554,6 +554,45 @@ def test_an_exit_may_name_by_number_what_its_entry_named_by_its_parts() -> None:
     assert not by_number.could_be(accepted(SPEC, symbol="QQQ", **whole).instrument)
 
 
+def test_trading_class_and_isin_are_facts_of_the_instrument() -> None:
+    option: dict[str, object] = {"instrument_type": "OPT", "symbol": "SPX", "strike": 6000, "right": "P"}
+    option |= {"expiry": "20251219"}
+    weekly = accepted(SPEC, **option, tradingClass="spxw").instrument
+    assert weekly == accepted(SPEC, **option, trading_class="SPXW").instrument
+    assert weekly.key.endswith("|trading_class=SPXW")
+    assert weekly.could_be(accepted(SPEC, **option).instrument)
+    assert not weekly.could_be(accepted(SPEC, **option, trading_class="SPX").instrument)
+    assert accepted(SPEC, isin="us78462f1030").instrument.isin == "US78462F1030"
+    assert "isin must be an ISIN" in problems(SPEC, isin="SPY")
+    assert "trading_class" in problems(SPEC, trading_class="SPX", tradingClass="SPXW")
+
+
+@pytest.mark.parametrize("fact", [{"multiplier": 5000}, {"trading_class": "SIL"}, {"isin": "US78462F1030"}])
+def test_an_order_for_another_contract_is_another_order(fact: dict[str, object]) -> None:
+    silver: dict[str, object] = {"instrument_type": "FUTURE", "symbol": "SI", "expiry": "202612"}
+    assert accepted(SPEC, **silver).content != accepted(SPEC, **silver, **fact).content
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("local_symbol", "localSymbol", "lot_size", "LotSize", "cusip", "FIGI", "sec_id", "primary_exchange"),
+        *("primaryExchange", "contract_month", "price_magnifier", "Multiplier", "instrument_token", "tradingsymbol"),
+        *("expiration", "option_type", "putCall", "strike_price", "secIdType", "underlying_symbol", "contract"),
+    ],
+)
+def test_a_field_that_looks_like_a_fact_of_the_contract_and_is_not_read_is_named(name: str) -> None:
+    order = parsed(SPEC, **{name: "XYZ"})
+    assert not order.problems
+    assert order.warning is not None
+    assert f"{name!r} ('XYZ')" in order.warning
+
+
+def test_what_upstream_sends_besides_is_no_fact_of_the_contract() -> None:
+    assert parsed(UPSTREAM).warning is None
+    assert parsed(SPEC, commission_currency="USD", contracts=3, expires_at="2026", lot_size=None).warning is None
+
+
 def test_kind_is_not_guessed_when_only_its_details_are_given() -> None:
     assert "instrument_type is missing, yet expiry was given" in problems(SPEC, symbol="GC", expiry="20251229")
     assert "strike and right belong to an OPTION" in problems(SPEC, instrument_type="STOCK", strike=5)

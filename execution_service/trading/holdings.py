@@ -1,0 +1,82 @@
+"""Which holding an order's fills will be booked to, decided before it is sent; what is held is counted elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol
+
+from brokers.base import DERIVATIVES, ContractTerms
+from execution_service.core.contracts import Contract
+from execution_service.core.ledger import LedgerEntry, LedgerKey, SeveralHoldings, holding_for, key_of
+from execution_service.core.order import ContractTold, Event, Order, Purpose, Reason, ReasonCode, Rejected
+from execution_service.live import LiveOrders
+
+
+class Books(Protocol):
+    """What is asked of the store."""
+
+    async def ledgers_of_account(self, account_id: str, symbols: Sequence[str]) -> list[LedgerEntry]: ...
+
+
+class Holdings:
+    """Knows the holdings that are open, or being built by orders in hand."""
+
+    def __init__(self, store: Books, live_orders: LiveOrders) -> None:
+        self._store = store
+        self._live = live_orders
+
+    async def told(self, order: Order, terms: ContractTerms | None, now: datetime) -> tuple[Event, ...]:
+        """What is to be recorded of the order's contract before it is sent, `terms` being what the broker told of it; nothing where the order's
+        own words say it all; the end of an exit that may mean several holdings. Raises StoreUnavailable."""
+        instrument = order.accepted_request.instrument
+        try:
+            booked_as, held = await self._holding_for(order, terms)
+        except SeveralHoldings as exc:
+            return (Rejected(at=now, reason=Reason(ReasonCode.INVALID_ORDER, f"nothing was sent: {exc}")),)
+        if terms is None and instrument.multiplier is None and held is not None:
+            terms = held.known_terms
+        told = ContractTold(at=now, terms=terms, booked_as=None if booked_as == instrument.key else booked_as)
+        return () if (told.terms, told.booked_as) == (order.terms, order.booked_as) else (told,)
+
+    async def key_for(self, order: Order) -> LedgerKey:
+        """The holding that the order would change, were it sent now. Raises StoreUnavailable."""
+        request = order.accepted_request
+        try:
+            name, _ = await self._holding_for(order, order.terms)
+        except SeveralHoldings:
+            name = request.instrument.key
+        return LedgerKey(request.account_id, request.strategy, name)
+
+    async def _holding_for(self, order: Order, terms: ContractTerms | None) -> tuple[str, Contract | None]:
+        """Its key, and what it is of if it is there already and was looked for."""
+        if order.booked_as is not None:
+            return order.booked_as, None
+        instrument = order.accepted_request.instrument
+        says_facts = (instrument.multiplier, instrument.trading_class, instrument.isin) != (None, None, None)
+        is_bare_exit = order.identity.purpose is Purpose.EXIT and not order.accepted_request.entry_refs
+        # The shares that most orders are about have one name only: for them nobody needs to be asked.
+        if not (instrument.asset_class in DERIVATIVES or says_facts or is_bare_exit):
+            return instrument.key, None
+        held = await self._held(order)
+        key = holding_for(order, terms, held)
+        return key, held.get(key)
+
+    async def _held(self, order: Order) -> dict[str, Contract]:
+        request = order.accepted_request
+        # From before the question: an order may be booked, told and let go of while the store answers.
+        held = {}
+        for live in self._live.by_id.values():
+            other = live.order
+            is_unbooked = other.submitted_at is not None and (not other.status.is_final or live.owes_world)
+            if is_unbooked and other.order_id != order.order_id:
+                key = key_of(other)
+                if (key.account_id, key.strategy) == (request.account_id, request.strategy):
+                    held[key.instrument_key] = Contract(other.accepted_request.instrument, other.terms)
+        entries = await self._store.ledgers_of_account(request.account_id, ())
+        held.update(
+            (entry.key.instrument_key, entry.contract)
+            for entry in entries
+            if entry.key.strategy == request.strategy and entry.position.is_open
+        )
+        return held
