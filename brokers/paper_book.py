@@ -267,7 +267,7 @@ def insert_transfer(
     """Signed: what comes without an execution is above 0, what leaves so below."""
     db.execute(
         "INSERT INTO transfers (number, account, symbol, asset_class, exchange, expiry, strike, call_or_put, currency, multiplier, underlying,"
-        f" quantity, price, product, at) VALUES ({', '.join('?' * 15)})",
+        f" con_id, trading_class, isin, quantity, price, product, at) VALUES ({', '.join('?' * 18)})",
         (
             count(db, "change"),
             account_id,
@@ -280,6 +280,9 @@ def insert_transfer(
             thing.currency,
             text_of(thing.multiplier),
             thing.underlying,
+            thing.con_id,
+            thing.trading_class,
+            thing.isin,
             str(quantity),
             str(price),
             product,

@@ -46,8 +46,8 @@ _SCHEMA = (
 )
 _TRANSFERS = """CREATE TABLE IF NOT EXISTS transfers (
         number INTEGER PRIMARY KEY, account TEXT NOT NULL, symbol TEXT NOT NULL, asset_class TEXT NOT NULL, exchange TEXT, expiry TEXT,
-        strike TEXT, call_or_put TEXT, currency TEXT, multiplier TEXT, underlying TEXT, quantity TEXT NOT NULL, price TEXT NOT NULL,
-        product TEXT, at INTEGER NOT NULL)"""
+        strike TEXT, call_or_put TEXT, currency TEXT, multiplier TEXT, underlying TEXT, con_id INTEGER, trading_class TEXT,
+        isin TEXT, quantity TEXT NOT NULL, price TEXT NOT NULL, product TEXT, at INTEGER NOT NULL)"""
 """Beside the schema: books that were made before it get it, too."""
 _SINCE_VERSION_1 = (
     "ALTER TABLE orders ADD COLUMN con_id INTEGER",

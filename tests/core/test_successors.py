@@ -93,8 +93,8 @@ def test_shares_that_were_there_before_have_not_come() -> None:
 
 def test_shares_that_our_ledger_knows_tell_by_how_much_they_differ() -> None:
     found = findings([held(PUT, -1), held(SHARES, 30)], [told(SHARES, 130)])
-    assert "+100 XYZ" in found[PUT.key].note
-    assert found[PUT.key].successor == SHARES.key
+    assert "+100 XYZ" in found[PUT.full_key].note
+    assert found[PUT.full_key].successor == SHARES.key
 
 
 @pytest.mark.parametrize(("code", "shares"), [("INFY26DEC1500PE", "INFY"), ("XYZ   261218P00050000", "XYZ")])
