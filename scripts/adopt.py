@@ -122,7 +122,7 @@ def plan_fields(plan: Plan, theirs: Sequence[BrokerPosition] | None) -> dict[str
         "movements": [
             {
                 "side": movement.side,
-                "instrument": movement.instrument.key,
+                "instrument": movement.holding,
                 "quantity": movement.quantity,
                 "value": movement.value,
                 "entry": list(movement.entry_refs or movement.stands_for),
@@ -133,7 +133,7 @@ def plan_fields(plan: Plan, theirs: Sequence[BrokerPosition] | None) -> dict[str
         "holdings": [
             {
                 "strategy": each.strategy,
-                "instrument": each.instrument.key,
+                "instrument": each.holding,
                 "ours_before": each.before,
                 "ours_after": each.after,
                 "average_before": each.before_average,
@@ -152,7 +152,7 @@ def show(console: Console, plan: Plan, theirs: Sequence[BrokerPosition] | None, 
     rows = [
         (
             each.strategy,
-            each.instrument.key,
+            each.holding,
             each.before,
             each.before_average,
             each.after,

@@ -426,6 +426,7 @@ class _Draft:
                 deals = _at_cost(position, part.quantity)
             movement = Movement(
                 instrument=entry.instrument if part.holder is None else part.holder.instrument,
+                holding=entry.key.instrument_key,
                 side=Side.SELL if position.quantity > 0 else Side.BUY,
                 purpose=Purpose.EXIT,
                 deals=deals,
@@ -451,6 +452,7 @@ class _Draft:
         is_same = holder is not None and holder.instrument.key == entry.instrument.key
         movement = Movement(
             instrument=holder.instrument if holder is not None and is_same else entry.instrument,
+            holding=entry.key.instrument_key,
             side=side,
             purpose=Purpose.ENTRY,
             deals=deals,
@@ -627,6 +629,7 @@ def _shared_out(total: Decimal, parts: Sequence[Decimal], what: Instrument, of: 
 def _after(entry: LedgerEntry, position: Position, realized: Decimal) -> After:
     return After(
         strategy=entry.key.strategy,
+        holding=entry.key.instrument_key,
         instrument=entry.instrument,
         before=entry.position.quantity,
         after=position.quantity,

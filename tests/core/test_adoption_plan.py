@@ -13,7 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brokers.base import AssetClass, BrokerPosition, OptionRight, Side
-from execution_service.core.adoption import Books, Plan, Refused, Wish, adoption_id, read_wish, records_of
+from execution_service.core.adoption import (
+    BookedElsewhere,
+    Books,
+    Plan,
+    Refused,
+    Wish,
+    adoption_id,
+    read_wish,
+    records_of,
+)
 from execution_service.core.adoption_plan import Recorded, plan, plan_undoing, undoing
 from execution_service.core.alerts import log_line, order_alert, outcome_line
 from execution_service.core.decide import exit_allowance
@@ -106,7 +115,7 @@ class Desk:
         assert [order_from_document(order_to_document(each)) for each in records] == list(records)
         self.book(records)
         for holding in made.holdings:
-            entry = next(e for e in self.entries.values() if e.instrument.key == holding.instrument.key)
+            entry = next(e for e in self.entries.values() if e.key.instrument_key == holding.holding)
             assert entry.position.quantity == holding.after
         return records
 
@@ -443,6 +452,17 @@ def test_an_exit_is_told_what_was_adopted_of_its_entry() -> None:
         "reduced from 10 to 6: the entry filled 10, other exits have taken 4, "
         f"of that 4 by square-off ({adoption_id('ctl-1')})"
     )
+
+
+def test_a_record_that_would_move_another_holding_is_not_made() -> None:
+    desk = Desk()
+    desk.trade("a", 10, 100)
+    wish = wish_of(body_of("square-off", quantity="4", price="9"))
+    made = plan(wish, desk.books(), at(1000))
+    assert isinstance(made, Plan)
+    astray = [replace(movement, holding="MSFT|STOCK") for movement in made.movements]
+    with pytest.raises(BookedElsewhere, match="booked to AAPL\\|STOCK, not to MSFT\\|STOCK"):
+        records_of(wish, astray, command_id="ctl-1", received_at=NOW, text="")
 
 
 # --- what is refused -----------------------------------------------------------------------------------------------
