@@ -202,10 +202,10 @@ def _moment(fields: Fields) -> datetime | None:
         return given
     try:
         moment = datetime.fromisoformat(str(given))
-    except ValueError:
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         fields.wrong("happened_at", "a time such as 2026-11-24T15:30:00+05:30, or a date")
         return None
-    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 

@@ -700,8 +700,33 @@ def undoing(order: Order, *, command_id: str, by: str, message: str, at: datetim
     return (AdoptionUndone(at=at, command_id=command_id, by=by, message=message), *annulled)
 
 
+def _adopted_since(orders: Sequence[Order], books: Books) -> list[str]:
+    """Later adoptions of the same holdings or entries that stand."""
+    keys, refs = {key_of(order) for order in orders}, {ref for order in orders for ref in _entry_of(order)}
+    first = orders[0]
+    return sorted(
+        {
+            other.signal_id
+            for other in books.orders
+            if other.adoption is not None
+            and other.fills
+            and other.signal_id != first.signal_id
+            and other.received_at > first.received_at
+            and (key_of(other) in keys or refs.intersection(_entry_of(other)))
+        }
+    )
+
+
+def _entry_of(adopted: Order) -> tuple[str, ...]:
+    request = adopted.accepted_request
+    return (*request.entry_refs, *request.stands_for)
+
+
 def plan_undoing(records: Sequence[Recorded], books: Books, now: datetime) -> Plan | Refused:
     """How the books would stand without these, or why they cannot be taken back."""
+    later = _adopted_since([record.order for record in records], books)
+    if later:
+        return Refused((f"{', '.join(later)} came after it and counts on it: take that back first",))
     entries = {entry.key: entry for entry in books.ledgers}
     after: dict[LedgerKey, LedgerEntry] = {}
     realized: dict[LedgerKey, Decimal] = {}

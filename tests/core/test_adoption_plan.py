@@ -490,6 +490,7 @@ def test_a_record_that_would_move_another_holding_is_not_made() -> None:
         ({"successor": {"symbol": "X"}}, "new_symbol does not go with square-off"),
         ({"entries": ["", 4]}, "entries must be a list of signals"),
         ({"happened_at": "yesterday"}, "happened_at must be a time"),
+        ({"happened_at": "0001-01-01T00:00:00+14:00"}, "happened_at must be a time"),
         ({"happened_at": (NOW + timedelta(days=9)).isoformat()}, "it cannot have happened at"),
         ({"happened_at": (NOW - timedelta(days=9)).isoformat()}, "it cannot have happened before the position was"),
         ({"quantity": "11"}, "momentum holds 10 AAPL|STOCK, not 11"),
@@ -651,6 +652,19 @@ def test_what_was_traded_since_is_not_taken_back() -> None:
     made = undone(desk, records)
     assert isinstance(made, Refused)
     assert made.words.startswith("10 NEW|STOCK came by it and only 7 is left: it has been traded since")
+
+
+def test_of_several_adoptions_the_last_is_taken_back_first() -> None:
+    desk = Desk()
+    desk.trade("a", 10, 100)
+    first = desk.adopt(body_of("square-off", quantity="4", price="100"))
+    second = desk.adopt(body_of("split", ratio="1:2"), "ctl-2")
+    made = undone(desk, first)
+    assert isinstance(made, Refused)
+    assert made.words == f"{adoption_id('ctl-2')} came after it and counts on it: take that back first"
+    assert isinstance(undone(desk, second), Plan)
+    desk.book(apply_all(o, undoing(o, command_id="c", by="B", message="m", at=at(500))) for o in reversed(second))
+    assert isinstance(undone(desk, first), Plan)
 
 
 # --- money ----------------------------------------------------------------------------------------------------------
