@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from decimal import Decimal
 from typing import Any
@@ -147,8 +147,16 @@ def plan_fields(plan: Plan, theirs: Sequence[BrokerPosition] | None) -> dict[str
     }
 
 
-def show(console: Console, plan: Plan, theirs: Sequence[BrokerPosition] | None, *, undoing: str | None = None) -> None:
-    """Both books before and after, what would be recorded, and what speaks against it."""
+def show(
+    console: Console,
+    plan: Plan,
+    theirs: Sequence[BrokerPosition] | None,
+    last_read: Mapping[str, str],
+    *,
+    undoing: str | None = None,
+) -> None:
+    """Both books before and after, what would be recorded, and what speaks against it. `last_read`: what a comparison last found at the broker,
+    by the holding's key, where the broker is not asked now."""
     rows = [
         (
             each.strategy,
@@ -158,7 +166,7 @@ def show(console: Console, plan: Plan, theirs: Sequence[BrokerPosition] | None, 
             each.after,
             each.after_average,
             each.realized,
-            NOT_TOLD if theirs is None else _of(theirs, each.instrument),
+            last_read.get(each.holding, NOT_TOLD) if theirs is None else _of(theirs, each.instrument),
         )
         for each in plan.holdings
     ]
