@@ -39,7 +39,7 @@ from execution_service.core.record import (
 from execution_service.core.views import confirmation_fields
 from tests.builders import NOW, accepted, amount, at, filled_by, identity, instrument, order, submit_started
 
-THOROUGH = settings(max_examples=150, deadline=None)
+THOROUGH = settings(max_examples=80, deadline=None)
 PUT = instrument(
     "XYZ",
     asset_class=AssetClass.OPTION,
