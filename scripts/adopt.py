@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from decimal import Decimal
 from typing import Any
@@ -122,7 +122,7 @@ def plan_fields(plan: Plan, theirs: Sequence[BrokerPosition] | None) -> dict[str
         "movements": [
             {
                 "side": movement.side,
-                "instrument": movement.instrument.key,
+                "instrument": movement.holding,
                 "quantity": movement.quantity,
                 "value": movement.value,
                 "entry": list(movement.entry_refs or movement.stands_for),
@@ -133,7 +133,7 @@ def plan_fields(plan: Plan, theirs: Sequence[BrokerPosition] | None) -> dict[str
         "holdings": [
             {
                 "strategy": each.strategy,
-                "instrument": each.instrument.key,
+                "instrument": each.holding,
                 "ours_before": each.before,
                 "ours_after": each.after,
                 "average_before": each.before_average,
@@ -147,18 +147,26 @@ def plan_fields(plan: Plan, theirs: Sequence[BrokerPosition] | None) -> dict[str
     }
 
 
-def show(console: Console, plan: Plan, theirs: Sequence[BrokerPosition] | None, *, undoing: str | None = None) -> None:
-    """Both books before and after, what would be recorded, and what speaks against it."""
+def show(
+    console: Console,
+    plan: Plan,
+    theirs: Sequence[BrokerPosition] | None,
+    last_read: Mapping[str, str],
+    *,
+    undoing: str | None = None,
+) -> None:
+    """Both books before and after, what would be recorded, and what speaks against it. `last_read`: what a comparison last found at the broker,
+    by the holding's key, where the broker is not asked now."""
     rows = [
         (
             each.strategy,
-            each.instrument.key,
+            each.holding,
             each.before,
             each.before_average,
             each.after,
             each.after_average,
             each.realized,
-            NOT_TOLD if theirs is None else _of(theirs, each.instrument),
+            last_read.get(each.holding, NOT_TOLD) if theirs is None else _of(theirs, each.instrument),
         )
         for each in plan.holdings
     ]

@@ -45,7 +45,7 @@ from execution_service.core.alerts import (
 from execution_service.core.effects import happenings
 from execution_service.core.ledger import LedgerEntry
 from execution_service.core.order import Hold, Order, OrderRequest, Purpose, Status
-from execution_service.core.reconcile import Discrepancy
+from execution_service.core.reconcile import Discrepancy, Kind
 from execution_service.core.record import plan_to_document, positions_from_documents
 from execution_service.core.views import confirmation_id
 from execution_service.desk_view import DeskView
@@ -625,7 +625,7 @@ async def _discrepancies(desk: Desk) -> int:
         age = _age((each.closed_at or SystemClock().now()) - each.opened_at)
         sides = (finding.ours, finding.theirs)
         names = adopted.get(each.discrepancy_id)
-        to_do = each.next_step if names is None else f"Adopted as {', '.join(names)}. {each.next_step}"
+        to_do = each.next_step if names is None else f"Adopted as {', '.join(names)}"
         rows.append(
             (finding.kind, each.account_id, about, *sides, known(finding), age, each.state, each.owner, to_do),
         )
@@ -765,7 +765,8 @@ async def _adopt(desk: Desk) -> int:
     if isinstance(made, Refused):
         raise Unknown(f"ADOPT refused: {made.words}")
     if not desk.wants_json:
-        adopt.show(desk.console, made, theirs, undoing=options.undo)
+        account_id = str(body["account_id"])
+        adopt.show(desk.console, made, theirs, _last_read(desk, account_id), undoing=options.undo)
     shown = adopt.plan_fields(made, theirs)
     if options.dry_run or (made.warnings and not options.force):
         if desk.wants_json:
@@ -776,6 +777,16 @@ async def _adopt(desk: Desk) -> int:
             return 0
         raise Unknown("ADOPT refused: see the warnings; --force does it all the same")
     return await _command(desk, "ADOPT", body | {"shown": plan_to_document(made)}, told={"plan": shown})
+
+
+def _last_read(desk: Desk, account_id: str) -> dict[str, str]:
+    """What the broker held where it differed from our book, by the holding's key."""
+    found = desk.view.discrepancies(account_id=account_id)
+    return {
+        row.finding.instrument: f"{row.finding.theirs} (read {table_time(row.updated_at)})"
+        for row in found
+        if row.finding.kind is Kind.POSITION_DIFFERS and row.finding.instrument is not None
+    }
 
 
 async def _brokers_positions(desk: Desk, account_id: str) -> Sequence[BrokerPosition] | None:

@@ -11,8 +11,9 @@ from hashlib import sha256
 
 from brokers.base import AssetClass, BrokerPosition, Fill, Instrument, OrderType, Side
 from execution_service.core.alerts import plain, quantity
+from execution_service.core.errors import CoreError
 from execution_service.core.fields import Fields
-from execution_service.core.ledger import LedgerEntry
+from execution_service.core.ledger import LedgerEntry, key_of
 from execution_service.core.order import (
     ZERO,
     Adopted,
@@ -201,10 +202,10 @@ def _moment(fields: Fields) -> datetime | None:
         return given
     try:
         moment = datetime.fromisoformat(str(given))
-    except ValueError:
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         fields.wrong("happened_at", "a time such as 2026-11-24T15:30:00+05:30, or a date")
         return None
-    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
@@ -287,6 +288,8 @@ class Movement:
     """One record of the adoption: what leaves or comes, for at most one entry."""
 
     instrument: Instrument
+    holding: str
+    """The key, in our book, of the holding that it moves."""
     side: Side
     purpose: Purpose
     deals: tuple[Deal, ...]
@@ -310,7 +313,7 @@ class Movement:
         """SELL 4 INFY|STOCK at 1510."""
         with localcontext(_EXACT):
             price = quantity((self.value / self.quantity).quantize(Decimal("1e-8")))
-        return f"{self.side} {quantity(self.quantity)} {plain(self.instrument.key)} at {price}"
+        return f"{self.side} {quantity(self.quantity)} {plain(self.holding)} at {price}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,6 +330,7 @@ class After:
     """One holding of our book beside what it was, for people."""
 
     strategy: str
+    holding: str
     instrument: Instrument
     before: Decimal
     after: Decimal
@@ -348,6 +352,13 @@ class Plan:
     """Why it should not be done without another look."""
 
 
+class BookedElsewhere(CoreError):
+    """A record would move another holding than the one that was shown."""
+
+    def __init__(self, booked: str, shown: str) -> None:
+        super().__init__(f"it would be booked to {booked}, not to {shown}")
+
+
 # --- the records -----------------------------------------------------------------------------------------------------
 
 
@@ -360,7 +371,7 @@ def records_of(
     wish: Wish, movements: Sequence[Movement], *, command_id: str, received_at: datetime, text: str
 ) -> tuple[Order, ...]:
     """The adoption as records, each of them filled; what left before what came. The same command always makes the same. `text`: the command as
-    it came."""
+    it came. Raises BookedElsewhere."""
     left = "; ".join(m.words for m in movements if m.purpose is Purpose.EXIT)
     came = "; ".join(m.words for m in movements if m.purpose is Purpose.ENTRY)
     made = []
@@ -409,4 +420,7 @@ def records_of(
             for place, deal in enumerate(movement.deals, 1)
         ]
         made.append(apply_all(bare, (told, *fills)))
+        booked = key_of(made[-1]).instrument_key
+        if booked != movement.holding:
+            raise BookedElsewhere(booked, movement.holding)
     return tuple(made)

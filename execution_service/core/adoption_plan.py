@@ -426,6 +426,7 @@ class _Draft:
                 deals = _at_cost(position, part.quantity)
             movement = Movement(
                 instrument=entry.instrument if part.holder is None else part.holder.instrument,
+                holding=entry.key.instrument_key,
                 side=Side.SELL if position.quantity > 0 else Side.BUY,
                 purpose=Purpose.EXIT,
                 deals=deals,
@@ -451,6 +452,7 @@ class _Draft:
         is_same = holder is not None and holder.instrument.key == entry.instrument.key
         movement = Movement(
             instrument=holder.instrument if holder is not None and is_same else entry.instrument,
+            holding=entry.key.instrument_key,
             side=side,
             purpose=Purpose.ENTRY,
             deals=deals,
@@ -627,6 +629,7 @@ def _shared_out(total: Decimal, parts: Sequence[Decimal], what: Instrument, of: 
 def _after(entry: LedgerEntry, position: Position, realized: Decimal) -> After:
     return After(
         strategy=entry.key.strategy,
+        holding=entry.key.instrument_key,
         instrument=entry.instrument,
         before=entry.position.quantity,
         after=position.quantity,
@@ -697,8 +700,33 @@ def undoing(order: Order, *, command_id: str, by: str, message: str, at: datetim
     return (AdoptionUndone(at=at, command_id=command_id, by=by, message=message), *annulled)
 
 
+def _adopted_since(orders: Sequence[Order], books: Books) -> list[str]:
+    """Later adoptions of the same holdings or entries that stand."""
+    keys, refs = {key_of(order) for order in orders}, {ref for order in orders for ref in _entry_of(order)}
+    first = orders[0]
+    return sorted(
+        {
+            other.signal_id
+            for other in books.orders
+            if other.adoption is not None
+            and other.fills
+            and other.signal_id != first.signal_id
+            and other.received_at > first.received_at
+            and (key_of(other) in keys or refs.intersection(_entry_of(other)))
+        }
+    )
+
+
+def _entry_of(adopted: Order) -> tuple[str, ...]:
+    request = adopted.accepted_request
+    return (*request.entry_refs, *request.stands_for)
+
+
 def plan_undoing(records: Sequence[Recorded], books: Books, now: datetime) -> Plan | Refused:
     """How the books would stand without these, or why they cannot be taken back."""
+    later = _adopted_since([record.order for record in records], books)
+    if later:
+        return Refused((f"{', '.join(later)} came after it and counts on it: take that back first",))
     entries = {entry.key: entry for entry in books.ledgers}
     after: dict[LedgerKey, LedgerEntry] = {}
     realized: dict[LedgerKey, Decimal] = {}

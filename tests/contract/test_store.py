@@ -42,6 +42,8 @@ from execution_service.store import MongoStore
 from tests.builders import (
     NOW,
     accepted,
+    adopted,
+    adopted_order,
     at,
     busted,
     doubted,
@@ -1167,6 +1169,21 @@ async def test_open_discrepancies_of_an_account_come_back_as_they_were(store: Mo
     assert await store.insert_discrepancy(first)
     assert await store.insert_discrepancy(differing(account_id="acct-2"))
     assert await store.open_discrepancies("acct-1") == [first, second]
+
+
+async def test_a_discrepancy_is_found_by_its_id_and_what_is_to_close_it_by_that(store: MongoStore) -> None:
+    row = differing()
+    await store.insert_discrepancy(row)
+    assert await store.discrepancy(row.discrepancy_id) == row
+    assert await store.discrepancy("dis_of_nobody") is None
+    told = adopted(discrepancy_id=row.discrepancy_id)
+    closing = adopted_order(told=told, entry_refs=("entry",))
+    instead = adopted_order(signal_id="adopt-2", purpose=Purpose.ENTRY, stands_for=("entry", "a" * 24))
+    await store.insert_orders([closing, instead])
+    found = {name: [s.order for s in await store.find([name])] for name in ("signal:entry", f"signal:{'a' * 24}")}
+    assert found == {"signal:entry": [instead], f"signal:{'a' * 24}": [instead]}
+    for name in (f"discrepancy:{row.discrepancy_id}", "exit_of:entry", "signal:adopt-1"):
+        assert [s.order for s in await store.find([name])] == [closing]
 
 
 async def test_same_discrepancy_is_open_once(server: Server, store: MongoStore) -> None:

@@ -13,7 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brokers.base import AssetClass, BrokerPosition, OptionRight, Side
-from execution_service.core.adoption import Books, Plan, Refused, Wish, adoption_id, read_wish, records_of
+from execution_service.core.adoption import (
+    BookedElsewhere,
+    Books,
+    Plan,
+    Refused,
+    Wish,
+    adoption_id,
+    read_wish,
+    records_of,
+)
 from execution_service.core.adoption_plan import Recorded, plan, plan_undoing, undoing
 from execution_service.core.alerts import log_line, order_alert, outcome_line
 from execution_service.core.decide import exit_allowance
@@ -30,7 +39,7 @@ from execution_service.core.record import (
 from execution_service.core.views import confirmation_fields
 from tests.builders import NOW, accepted, amount, at, filled_by, identity, instrument, order, submit_started
 
-THOROUGH = settings(max_examples=150, deadline=None)
+THOROUGH = settings(max_examples=80, deadline=None)
 PUT = instrument(
     "XYZ",
     asset_class=AssetClass.OPTION,
@@ -106,7 +115,7 @@ class Desk:
         assert [order_from_document(order_to_document(each)) for each in records] == list(records)
         self.book(records)
         for holding in made.holdings:
-            entry = next(e for e in self.entries.values() if e.instrument.key == holding.instrument.key)
+            entry = next(e for e in self.entries.values() if e.key.instrument_key == holding.holding)
             assert entry.position.quantity == holding.after
         return records
 
@@ -445,6 +454,17 @@ def test_an_exit_is_told_what_was_adopted_of_its_entry() -> None:
     )
 
 
+def test_a_record_that_would_move_another_holding_is_not_made() -> None:
+    desk = Desk()
+    desk.trade("a", 10, 100)
+    wish = wish_of(body_of("square-off", quantity="4", price="9"))
+    made = plan(wish, desk.books(), at(1000))
+    assert isinstance(made, Plan)
+    astray = [replace(movement, holding="MSFT|STOCK") for movement in made.movements]
+    with pytest.raises(BookedElsewhere, match="booked to AAPL\\|STOCK, not to MSFT\\|STOCK"):
+        records_of(wish, astray, command_id="ctl-1", received_at=NOW, text="")
+
+
 # --- what is refused -----------------------------------------------------------------------------------------------
 
 
@@ -470,6 +490,7 @@ def test_an_exit_is_told_what_was_adopted_of_its_entry() -> None:
         ({"successor": {"symbol": "X"}}, "new_symbol does not go with square-off"),
         ({"entries": ["", 4]}, "entries must be a list of signals"),
         ({"happened_at": "yesterday"}, "happened_at must be a time"),
+        ({"happened_at": "0001-01-01T00:00:00+14:00"}, "happened_at must be a time"),
         ({"happened_at": (NOW + timedelta(days=9)).isoformat()}, "it cannot have happened at"),
         ({"happened_at": (NOW - timedelta(days=9)).isoformat()}, "it cannot have happened before the position was"),
         ({"quantity": "11"}, "momentum holds 10 AAPL|STOCK, not 11"),
@@ -631,6 +652,19 @@ def test_what_was_traded_since_is_not_taken_back() -> None:
     made = undone(desk, records)
     assert isinstance(made, Refused)
     assert made.words.startswith("10 NEW|STOCK came by it and only 7 is left: it has been traded since")
+
+
+def test_of_several_adoptions_the_last_is_taken_back_first() -> None:
+    desk = Desk()
+    desk.trade("a", 10, 100)
+    first = desk.adopt(body_of("square-off", quantity="4", price="100"))
+    second = desk.adopt(body_of("split", ratio="1:2"), "ctl-2")
+    made = undone(desk, first)
+    assert isinstance(made, Refused)
+    assert made.words == f"{adoption_id('ctl-2')} came after it and counts on it: take that back first"
+    assert isinstance(undone(desk, second), Plan)
+    desk.book(apply_all(o, undoing(o, command_id="c", by="B", message="m", at=at(500))) for o in reversed(second))
+    assert isinstance(undone(desk, first), Plan)
 
 
 # --- money ----------------------------------------------------------------------------------------------------------

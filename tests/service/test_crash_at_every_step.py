@@ -250,15 +250,6 @@ SCENARIOS = {
         ends=entry("sig", Status.FILLED) | way_out("out", Status.FILLED),
         check=lambda world: _adopted(world, realised=100.0, sold=100),
     ),
-    "a split adopted, then the exit": Scenario(
-        script=[
-            (at_once, send()),
-            (FILLED, adopt("split", {"AAPL": 200}, ratio="1:3")),
-            (carried_out(1), leave("out", quantity=400, price=4)),
-        ],
-        ends=entry("sig", Status.FILLED) | way_out("out", Status.FILLED),
-        check=lambda world: _adopted(world, realised=200.0, sold=300),
-    ),
     "an adoption taken back, then the exit": Scenario(
         script=[
             (at_once, send()),
