@@ -9,14 +9,14 @@ from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal, localcontext
 from hashlib import sha256
 
-from brokers.base import AssetClass, BrokerPosition, Fill, Instrument, OrderType, Side
+from brokers.base import AssetClass, BrokerPosition, ContractTerms, Fill, Instrument, OrderType, Side
 from execution_service.core.alerts import plain, quantity
-from execution_service.core.errors import CoreError
 from execution_service.core.fields import Fields
-from execution_service.core.ledger import LedgerEntry, key_of
+from execution_service.core.ledger import LedgerEntry
 from execution_service.core.order import (
     ZERO,
     Adopted,
+    ContractTold,
     Filled,
     Identity,
     Occasion,
@@ -297,6 +297,8 @@ class Movement:
     entry_refs: tuple[str, ...] = ()
     stands_for: tuple[str, ...] = ()
     product: str | None = None
+    terms: ContractTerms | None = None
+    """What the broker told of the contract that the holding is of."""
 
     @property
     def quantity(self) -> Decimal:
@@ -352,11 +354,11 @@ class Plan:
     """Why it should not be done without another look."""
 
 
-class BookedElsewhere(CoreError):
-    """A record would move another holding than the one that was shown."""
-
-    def __init__(self, booked: str, shown: str) -> None:
-        super().__init__(f"it would be booked to {booked}, not to {shown}")
+def _contract(movement: Movement, at: datetime) -> tuple[ContractTold, ...]:
+    """By which the record moves the holding that was shown, whatever its own name for the instrument is."""
+    booked_as = None if movement.holding == movement.instrument.key else movement.holding
+    told = ContractTold(at=at, terms=movement.terms, booked_as=booked_as)
+    return () if (told.terms, told.booked_as) == (None, None) else (told,)
 
 
 # --- the records -----------------------------------------------------------------------------------------------------
@@ -371,7 +373,7 @@ def records_of(
     wish: Wish, movements: Sequence[Movement], *, command_id: str, received_at: datetime, text: str
 ) -> tuple[Order, ...]:
     """The adoption as records, each of them filled; what left before what came. The same command always makes the same. `text`: the command as
-    it came. Raises BookedElsewhere."""
+    it came."""
     left = "; ".join(m.words for m in movements if m.purpose is Purpose.EXIT)
     came = "; ".join(m.words for m in movements if m.purpose is Purpose.ENTRY)
     made = []
@@ -419,8 +421,5 @@ def records_of(
             )
             for place, deal in enumerate(movement.deals, 1)
         ]
-        made.append(apply_all(bare, (told, *fills)))
-        booked = key_of(made[-1]).instrument_key
-        if booked != movement.holding:
-            raise BookedElsewhere(booked, movement.holding)
+        made.append(apply_all(bare, (told, *_contract(movement, at), *fills)))
     return tuple(made)

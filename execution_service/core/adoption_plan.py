@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Context, Decimal, localcontext
 
-from brokers.base import AssetClass, Instrument, OptionRight, OrderType, Side
+from brokers.base import AssetClass, ContractTerms, Instrument, OptionRight, OrderType, Side
 from execution_service.core.adoption import (
     ALL_OF_IT,
     INTO_SHARES,
@@ -24,6 +24,7 @@ from execution_service.core.adoption import (
     read_instrument,
 )
 from execution_service.core.alerts import plain, quantity
+from execution_service.core.contracts import Contract
 from execution_service.core.decide import exit_allowance
 from execution_service.core.effects import happenings
 from execution_service.core.ledger import LedgerEntry, LedgerKey, Line, fold, key_of
@@ -32,6 +33,7 @@ from execution_service.core.order import (
     AdoptionUndone,
     Busted,
     Capped,
+    ContractTold,
     Event,
     Identity,
     Occasion,
@@ -276,8 +278,8 @@ class _Draft:
 
     def _find(self, named: Instrument) -> LedgerEntry | None:
         """The strategy's holding that is meant, open or not. Raises _CannotBe where more than one may be."""
-        exact = [e for e in self._mine if e.key.instrument_key == named.key]
-        alike = [e for e in self._mine if e.instrument.could_be(named)]
+        exact = [e for e in self._mine if e.key.instrument_key in (named.key, named.full_key)]
+        alike = [e for e in self._mine if e.instrument.could_be(named) and e.contract.agrees_with(Contract(named))]
         found = exact or [e for e in alike if e.position.is_open] or alike
         if len(found) > 1:
             names = ", ".join(plain(e.key.instrument_key) for e in found)
@@ -314,9 +316,10 @@ class _Draft:
             )
         return self._fresh(named)
 
-    def _fresh(self, named: Instrument) -> LedgerEntry:
-        key = LedgerKey(self._wish.account_id, self._wish.strategy, named.key)
-        return LedgerEntry(key=key, instrument=named)
+    def _fresh(self, named: Instrument, terms: ContractTerms | None = None) -> LedgerEntry:
+        name = Contract(named, terms).holding_name
+        key = LedgerKey(self._wish.account_id, self._wish.strategy, name)
+        return LedgerEntry(key=key, instrument=named, terms=terms)
 
     def _touch(self, entry: LedgerEntry) -> Position:
         self._entries.setdefault(entry.key, entry)
@@ -349,7 +352,20 @@ class _Draft:
             raise _CannotBe(f"the successor: {found.words}")
         if self._wish.occasion is Occasion.RENAME and found.could_be(entry.instrument):
             raise _CannotBe(f"{plain(found.key)} is the name that it has")
-        return self._find(found) or self._fresh(found)
+        return self._find(found) or self._fresh(found, self._terms_after(entry, found))
+
+    def _terms_after(self, entry: LedgerEntry, successor: Instrument) -> ContractTerms | None:
+        """A contract that goes on under another name is of the same size, unless another one is said."""
+        was = entry.terms
+        if (
+            was is None
+            or self._wish.occasion not in ALL_OF_IT
+            or successor.asset_class is not entry.instrument.asset_class
+        ):
+            return None
+        if successor.multiplier is not None and not was.means(successor.multiplier):
+            return None
+        return replace(was, con_id=None, local_symbol=None, trading_class=successor.trading_class)
 
     def _converted(self, held: Decimal, successor: Instrument) -> Decimal:
         old, new = self._wish.ratio or (Decimal(1), Decimal(1))
@@ -432,6 +448,7 @@ class _Draft:
                 deals=deals,
                 entry_refs=part.refs,
                 product=part.product,
+                terms=entry.terms,
             )
             self._make(entry, movement)
             made.append(movement)
@@ -458,6 +475,7 @@ class _Draft:
             deals=deals,
             stands_for=() if part is None else part.refs,
             product=product if part is None else part.product,
+            terms=entry.terms,
         )
         self._make(entry, movement)
 
@@ -486,8 +504,8 @@ class _Draft:
             raise _CannotBe(
                 f"discrepancy {plain(self._wish.discrepancy_id)} is closed: nothing is left of it to be closed"
             )
-        subject = [e.instrument for e in self._books.ledgers if e.key.instrument_key == found.finding.instrument]
-        if subject and not any(may_be_the_same(subject[0], e.instrument) for e in self._entries.values()):
+        is_known = any(found.finding.is_about(e.instrument) for e in self._books.ledgers)
+        if is_known and not any(found.finding.is_about(e.instrument) for e in self._entries.values()):
             raise _CannotBe(f"discrepancy {plain(self._wish.discrepancy_id)} is about {plain(found.finding.subject)}")
 
 
@@ -520,6 +538,7 @@ def _left(refs: Sequence[str], entry: LedgerEntry, side: Side, orders: Sequence[
         received_at=now,
         published_at=now,
     )
+    probe = apply_all(probe, (ContractTold(at=now, terms=entry.terms, booked_as=entry.key.instrument_key),))
     called = [o for o in orders if names.intersection(o.names)]
     exits = [o for o in orders if isinstance(o.request, OrderRequest) and names.intersection(o.request.entry_refs)]
     allowance = exit_allowance(probe, called, exits, now)
@@ -546,12 +565,16 @@ def _named_holders(holders: Sequence[_Holder]) -> str:
 
 
 def _per_point(entry: LedgerEntry) -> Decimal:
-    return entry.instrument.multiplier or Decimal(1)
+    """What a point of its price is worth. Raises _CannotBe where the broker does not tell."""
+    worth = entry.money_per_point
+    if worth is None:
+        raise _CannotBe(f"nobody has told what a contract of {plain(entry.key.instrument_key)} is worth")
+    return worth
 
 
 def _contract_size(entry: LedgerEntry) -> Decimal | None:
     """Shares in one contract of the option; None: our book does not say."""
-    return entry.instrument.multiplier
+    return entry.instrument.multiplier if entry.terms is None else entry.terms.multiplier
 
 
 def _decimal_quotient(value: Decimal, part: Decimal) -> Decimal | None:
@@ -668,8 +691,8 @@ def _farther_apart(books: Books, touched: Sequence[LedgerEntry], after: Mapping[
     if books.theirs is None:
         return []
     known = {entry.key: entry for entry in (*books.ledgers, *touched)}
-    before = [Holding(instrument=e.instrument, quantity=e.position.quantity) for e in known.values()]
-    then = [Holding(instrument=e.instrument, quantity=after.get(e.key, e.position).quantity) for e in known.values()]
+    before = [_holding(e, e.position.quantity) for e in known.values()]
+    then = [_holding(e, after.get(e.key, e.position).quantity) for e in known.values()]
     gaps = {f.subject: f for f in compare_positions(before, books.theirs).findings}
     found = []
     for finding in compare_positions(then, books.theirs).findings:
@@ -679,6 +702,10 @@ def _farther_apart(books: Books, touched: Sequence[LedgerEntry], after: Mapping[
                 f"the books would differ by more than now: {plain(finding.subject)}: ours {finding.ours} then, the broker's {finding.theirs}"
             )
     return found
+
+
+def _holding(entry: LedgerEntry, amount: Decimal) -> Holding:
+    return Holding(instrument=entry.instrument, quantity=amount, strategy=entry.key.strategy, terms=entry.terms)
 
 
 # --- taking one back -------------------------------------------------------------------------------------------------
@@ -733,7 +760,7 @@ def plan_undoing(records: Sequence[Recorded], books: Books, now: datetime) -> Pl
     for record in reversed(records):
         order = record.order
         key, request = key_of(order), order.accepted_request
-        entry = entries.setdefault(key, LedgerEntry(key=key, instrument=request.instrument))
+        entry = entries.setdefault(key, LedgerEntry(key=key, instrument=request.instrument, terms=order.terms))
         then = after.get(key, entry)
         if order.identity.purpose is Purpose.ENTRY:
             left = _left(refs_to(order), entry, request.side, books.orders, now)

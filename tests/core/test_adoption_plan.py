@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from brokers.base import AssetClass, BrokerPosition, OptionRight, Side
 from execution_service.core.adoption import (
-    BookedElsewhere,
     Books,
     Plan,
     Refused,
@@ -454,15 +453,15 @@ def test_an_exit_is_told_what_was_adopted_of_its_entry() -> None:
     )
 
 
-def test_a_record_that_would_move_another_holding_is_not_made() -> None:
+def test_a_record_moves_the_holding_that_was_shown() -> None:
     desk = Desk()
     desk.trade("a", 10, 100)
     wish = wish_of(body_of("square-off", quantity="4", price="9"))
     made = plan(wish, desk.books(), at(1000))
     assert isinstance(made, Plan)
-    astray = [replace(movement, holding="MSFT|STOCK") for movement in made.movements]
-    with pytest.raises(BookedElsewhere, match="booked to AAPL\\|STOCK, not to MSFT\\|STOCK"):
-        records_of(wish, astray, command_id="ctl-1", received_at=NOW, text="")
+    named_otherwise = [replace(movement, holding="AAPL|STOCK|multiplier=2") for movement in made.movements]
+    (record,) = records_of(wish, named_otherwise, command_id="ctl-1", received_at=NOW, text="")
+    assert key_of(record).instrument_key == "AAPL|STOCK|multiplier=2"
 
 
 # --- what is refused -----------------------------------------------------------------------------------------------
