@@ -480,3 +480,55 @@ async def test_a_fill_for_a_ledger_entry_that_cannot_be_read_is_booked_once_it_c
         await world.run(60)
         assert world.publisher.statuses("odd") == ["FILLED"]
         audit(world)
+
+
+@pytest.mark.parametrize("spoil", [{"$set": {"format": 99, "version": 77}}, {"$unset": {"version": "", "told": ""}}])
+async def test_a_record_that_is_spoilt_while_its_order_is_at_work_stops_no_other(tmp_path: Path, spoil: Spoil) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+        world.send("odd")
+        world.send("sound", symbol="MSFT")
+        await world.run(1)
+        world.mongo["trading"]["execution_orders"].update_one({"signal_id": "odd"}, spoil)
+        world.fill("odd")
+        world.fill("sound")
+        world.send("new", symbol="TSLA")
+        await world.run(3)
+        world.fill("new")
+        await world.run(30)
+        assert world.publisher.statuses("sound") == ["FILLED"]
+        assert world.publisher.statuses("new") == ["FILLED"]
+        assert world.notifier.titled("Record Cannot Be Read")
+        assert [each for each in world.broker_calls if each[0] == "connect"] == [("connect", "")]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"order_id": None, "signal_id": {"$gt": ""}},
+        {"order_id": ["a"], "leg_index": "two"},
+        {"order_id": 5, "reason": {"a": 1}, "requested_by": []},
+        {"signal_id": None, "reason": "x" * 100_000},
+    ],
+)
+async def test_a_command_of_odd_values_stops_no_other(tmp_path: Path, fields: dict[str, Any]) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+        world.mongo["trading"]["execution_commands"].insert_one(
+            {
+                "_id": "cmd-odd",
+                "status": "NEW",
+                "kind": "CANCEL",
+                "body": fields,
+                "published_at": world.clock.now(),
+                "received_at": world.clock.now(),
+                "outcome": "",
+                "active_until": None,
+            }
+        )
+        await world.run(3)
+        world.send("sound")
+        await world.run(2)
+        world.cancel(signal_id="sound")
+        await world.run(5)
+        assert world.publisher.statuses("sound") == ["CANCELLED"]
+        (odd,) = world.documents("execution_commands", _id="cmd-odd")
+        assert odd["status"] != "NEW"
