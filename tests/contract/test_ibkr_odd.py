@@ -276,3 +276,54 @@ async def test_money_that_cannot_be_read_is_left_out(desk: Desk) -> None:
     desk.gateway.garbles.clear()
     (balance,) = await broker.balances()
     assert balance.cash > Decimal(0)
+
+
+# Whatever a field says
+
+ODD_TEXTS = ["", "x", "nan", "-1", "1e400", "1,5", "0x10", "\ufffd\ufffd", "20261124 09:00:12 XYZ", "9" * 40, " "]
+
+
+def messages_of(desk: Desk, ticket: Ticket) -> list[list[str]]:
+    """One of each kind that is about an order, a position or an account."""
+    order = desk.truth(ticket)
+    row = desk.gateway.row(order)
+    frames = [
+        wire.order_status(row),
+        wire.open_order(row),
+        wire.completed_order(row),
+        *desk.gateway.executions(order, 7),
+        wire.position(row.account, row.listing, Decimal(10), Decimal(1)),
+        wire.error(row.order_id, 202, "Order Canceled"),
+        wire.contract_details(7, row.listing),
+        wire.market_rule(26, [("0", "0.01")]),
+        wire.frame(73, 1, 7, row.account, "", "CashBalance", "1", "USD"),
+    ]
+    return [each[4:].decode().removesuffix("\0").split("\0") for each in frames]
+
+
+async def test_no_field_of_any_message_can_make_the_adapter_stumble(desk: Desk) -> None:
+    broker = await desk.connect(poll_seconds=NEVER)
+    desk.hold()
+    ticket = desk.ticket(OrderType.LIMIT)
+    await place(broker, ticket)
+    desk.book.fill_order(OrderRef(client_order_id=ticket.client_order_id), Decimal(4))
+    await reported(broker, ticket, lambda report: bool(report.fills))
+    session = broker._session
+    assert session is not None
+    for message in messages_of(desk, ticket):
+        for place_of_field in range(len(message)):
+            for text in ODD_TEXTS:
+                session._interpret([*message[:place_of_field], text, *message[place_of_field + 1 :]])
+        for length in range(len(message)):
+            session._interpret(message[:length])
+            session._interpret([*message[:length], "one more", *message[length:]])
+        for report in broker._blotter.reports(None):
+            amounts = [report.filled_quantity, *(n for fill in report.fills for n in (fill.quantity, fill.price))]
+            assert all(amount.is_finite() and 0 <= amount < 10**18 for amount in amounts)
+            assert all(fill.time.tzinfo is not None for fill in report.fills)
+        assert session.is_open
+    assert await broker.positions() != []
+    other = desk.ticket()
+    desk.book.clear_faults()
+    await place(broker, other)
+    await reported(broker, other, lambda report: report.status is ReportStatus.FILLED)
