@@ -321,7 +321,7 @@ class ZerodhaBroker:
         book = await self._orders()
         trades, odd_trades = await self._trades()
         fills = await self._with_commissions(book.orders, fills_by_order(trades, self._heard_at))
-        told = self._steadiness.judge(reports(book.orders, fills, book.odd), time.monotonic())
+        told = self._steadiness.judge(reports(book.orders, fills, book.odd, odd_trades), time.monotonic())
         return Reports(told, unreadable=book.unreadable(odd_trades))
 
     async def find(self, client_order_id: str) -> Report | None:
@@ -333,11 +333,12 @@ class ZerodhaBroker:
             book.check_clear(client_order_id)
             return None
         fills: Mapping[str, Sequence[Fill]] = {}
+        odd_trades: Sequence[OddRow] = ()
         if any(order.filled for order in orders):
             own = {order.order_id for order in orders}
-            trades, _ = await self._trades()
+            trades, odd_trades = await self._trades()
             fills = fills_by_order((trade for trade in trades if trade.order_id in own), self._heard_at)
-        return reports(orders, await self._with_commissions(orders, fills))[0]
+        return reports(orders, await self._with_commissions(orders, fills), odd_trades=odd_trades)[0]
 
     async def positions(self) -> Sequence[BrokerPosition]:
         """Today's positions and settled holdings, taken together."""

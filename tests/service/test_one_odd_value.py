@@ -532,3 +532,22 @@ async def test_a_command_of_odd_values_stops_no_other(tmp_path: Path, fields: di
         assert world.publisher.statuses("sound") == ["CANCELLED"]
         (odd,) = world.documents("execution_commands", _id="cmd-odd")
         assert odd["status"] != "NEW"
+
+
+@pytest.mark.parametrize("names_entry", [True, False])
+async def test_a_late_exit_whose_ledger_entry_cannot_be_read_is_rejected_and_not_held_for_ever(
+    tmp_path: Path, names_entry: bool
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+        await positions_of(world)
+        await world.kill()
+        database = world.mongo["trading"]
+        database["execution_positions"].update_one({"instrument.symbol": "AAPL"}, {"$set": {"format": 99}})
+        if names_entry:
+            database["execution_orders"].update_one({"signal_id": "a"}, {"$set": {"format": 99}})
+        await world.start()
+        world.exit("out", "a" if names_entry else "of somebody else", age_seconds=600)
+        world.send("new", symbol="TSLA")
+        await world.run(30)
+        assert world.exit_record("out").status is Status.REJECTED
+        assert world.record("new").status is Status.SUBMITTED
