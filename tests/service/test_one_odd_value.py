@@ -307,6 +307,30 @@ async def test_a_record_that_cannot_be_read_stops_no_start_and_no_other_order(
         assert "ord_" in texts[0]
 
 
+async def test_a_record_that_cannot_be_read_stays_known_as_one_while_it_is_looked_at_in_brief(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES, lease_seconds=4.0) as world:
+        world.send("odd")
+        await world.run(5)
+        await world.kill()
+        world.mongo["trading"]["execution_orders"].update_one({"signal_id": "odd"}, {"$set": {"format": 99}})
+        await world.start()
+        await world.run(100)
+        store: Any = world.service._store
+        assert len(store.spoilt(["signal:odd"])) == 1
+        world.exit("out", "odd")
+        await world.run(10)
+        assert world.exit_record("out").status is Status.REJECTED
+        await world.run(300)
+        assert len(world.notifier.titled("Record Cannot Be Read")) == 1
+        world.mongo["trading"]["execution_orders"].update_one({"signal_id": "odd"}, {"$set": {"format": 1}})
+        await world.run(60)
+        await world.restart()
+        await world.run(30)
+        world.fill("odd")
+        await world.run(30)
+        assert world.record("odd").status is Status.FILLED
+
+
 async def test_a_message_that_comes_again_for_a_record_that_cannot_be_read_is_a_dead_letter(tmp_path: Path) -> None:
     async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
         world.send("odd")
