@@ -96,6 +96,7 @@ with whoever has them, where they can still be cancelled and grow too old."""
 _OTHER_PATIENCE_SECONDS = 5.0
 _AFTER_TOO_MANY_SECONDS = 1.0
 _ESTIMATES_REMEMBERED = 20_000
+_ORDER_IDS_END = 2**31 - 1
 _CALLS_OF_A_ROUND = 3
 _CALLS_OF_A_SUBSCRIPTION = 2
 """The question, and the word that no more is wanted."""
@@ -551,8 +552,11 @@ class IbkrBroker:
             raise self._unavailable(f"The contract {instrument.key} could not be looked up: {exc}") from exc
         except TimeoutError as exc:
             raise NotAnswered(f"The contract {instrument.key} could not be looked up: no answer in time") from exc
-        chosen = the_one(instrument, details)
-        return qualified(instrument, chosen, await self._market_rule(session, rule_number(chosen)))
+        try:
+            chosen = the_one(instrument, details)
+            return qualified(instrument, chosen, await self._market_rule(session, rule_number(chosen)))
+        except (ValueError, ArithmeticError) as exc:
+            raise NotAnswered(f"The contract {instrument.key} cannot be read: {exc}") from exc
 
     def _contract_error(self, instrument: Instrument, failed: QuestionFailed) -> BrokerError:
         """What an order learns from the gateway's answer that the contract cannot be told."""
@@ -576,8 +580,12 @@ class IbkrBroker:
         if rule not in self._rules:
             await self._other_calls_of(1)
             try:
-                self._rules[rule] = await session.market_rule(rule, self._configuration.query_seconds)
-            except (NotConnected, QuestionFailed, TimeoutError) as exc:
+                steps = await session.market_rule(rule, self._configuration.query_seconds)
+                for step in steps:
+                    amount(step.increment, least=0)
+                    amount(step.lowEdge, least=0)
+                self._rules[rule] = steps
+            except (NotConnected, QuestionFailed, TimeoutError, ValueError) as exc:
                 _log.info("The market rule %s was not told: %s", rule, exc)
                 return []
         return self._rules[rule]
@@ -735,7 +743,7 @@ class IbkrBroker:
             return
         entry = self._blotter.order_said(
             client_id=order.clientId,
-            order_id=order.orderId,
+            order_id=_order_id(order.orderId),
             perm_id=order.permId,
             client_order_id=order.orderRef or "",
             status=state.status or "",
@@ -744,7 +752,11 @@ class IbkrBroker:
 
     def on_order_status(self, order_id: int, status: str, filled: float, perm_id: int, client_id: int) -> None:
         entry = self._blotter.status_said(
-            client_id=client_id, order_id=order_id, perm_id=perm_id, status=status, filled=amount(filled, least=0)
+            client_id=client_id,
+            order_id=_order_id(order_id),
+            perm_id=perm_id,
+            status=status,
+            filled=amount(filled, least=0),
         )
         wait = self._waits.placing.get(order_id) if self._is_own(client_id) else None
         if entry is None and wait is not None:
@@ -781,7 +793,7 @@ class IbkrBroker:
                 self._tell_estimate(execution, moment)
             entry = self._blotter.execution_said(
                 client_id=execution.clientId,
-                order_id=execution.orderId,
+                order_id=_order_id(execution.orderId),
                 perm_id=execution.permId,
                 client_order_id=execution.orderRef or "",
                 execution=Execution(
@@ -910,6 +922,13 @@ class IbkrBroker:
             wait.settle(OrderRefused(f"{text} (code {code})"))
         elif codes.meaning_for_order(code) is codes.Meaning.NOT_TAKEN:
             wait.settle(self._unavailable(f"{text} (code {code})"))
+
+
+def _order_id(told: int) -> int:
+    """Raises ValueError for what can be none: ids go on above the highest, and the gateway takes no more than 32 bits."""
+    if told >= _ORDER_IDS_END:
+        raise ValueError(f"{told} is no order id")
+    return told
 
 
 def _spent(spent: BudgetSpent) -> CallsSpent:

@@ -215,6 +215,18 @@ async def test_a_contract_that_cannot_be_read_holds_up_the_orders_for_it_alone(d
     await reported(broker, ticket, lambda report: report.status is ReportStatus.FILLED)
 
 
+@pytest.mark.parametrize(("field", "text"), [(13, "nan"), (13, "-inf"), (38, "nan"), (38, "1e40")])
+async def test_a_contract_of_odd_figures_is_asked_for_again_and_not_traded(desk: Desk, field: int, text: str) -> None:
+    broker = await desk.connect()
+    spoil(desk, CONTRACT, field, text, named="AAPL")
+    spoil(desk, CONTRACT, 34, "", named="AAPL")
+    ticket = desk.ticket(OrderType.LIMIT, instrument=Instrument(symbol="AAPL"))
+    with pytest.raises(NotAnswered, match="cannot be read"):
+        await broker.reserve(ticket)
+    desk.gateway.garbles.clear()
+    await place(broker, ticket)
+
+
 async def test_a_commission_that_cannot_be_read_is_not_told(desk: Desk) -> None:
     broker = await desk.connect()
     spoil(desk, COMMISSION, 3)
@@ -222,6 +234,43 @@ async def test_a_commission_that_cannot_be_read_is_not_told(desk: Desk) -> None:
     await place(broker, ticket)
     report = await reported(broker, ticket, lambda report: report.status is ReportStatus.FILLED)
     assert (report.fills[0].commission, report.is_unclear) == (None, False)
+
+
+@pytest.mark.parametrize("message", [OPEN_ORDER, ORDER_STATUS])
+async def test_an_order_id_that_can_be_none_does_not_use_up_the_ids(desk: Desk, message: int) -> None:
+    broker = await desk.connect()
+    desk.hold()
+    await place(broker, desk.ticket(OrderType.LIMIT))
+    spoil(desk, message, 1, str(2**40))
+    await desk.gateway.restart()
+    again = await desk.connect()
+    assert await again.reserve(desk.ticket()) == "1:2"
+
+
+@pytest.mark.parametrize(
+    "exec_id", ["0000e0d5.1.1000000000", "0000e0d5.²", "1000000000000", "a.b.", ".01", "x.000000001"]
+)
+async def test_an_execution_is_taken_whatever_its_id_looks_like(desk: Desk, exec_id: str) -> None:
+    broker = await desk.connect()
+    spoil(desk, EXECUTION, 14, exec_id)
+    spoil(desk, COMMISSION, 2, exec_id)
+    ticket = desk.ticket()
+    await place(broker, ticket)
+    report = await reported(
+        broker, ticket, lambda report: bool(report.fills) and report.fills[0].commission is not None
+    )
+    assert (report.fills[0].fill_id, report.busted_fill_ids, report.filled_quantity) == (exec_id, frozenset(), 10)
+
+
+@pytest.mark.parametrize(("field", "text"), [(4, "nan"), (4, "0"), (4, "-1"), (3, "nan"), (4, "x"), (2, "x"), (2, "7")])
+async def test_a_market_rule_that_cannot_be_read_leaves_the_contracts_own_tick(
+    desk: Desk, field: int, text: str
+) -> None:
+    broker = await desk.connect()
+    spoil(desk, 93, field, text)
+    ticket = desk.ticket(OrderType.LIMIT)
+    await place(broker, ticket)
+    await reported(broker, ticket, lambda report: report.status is ReportStatus.FILLED)
 
 
 # Positions and money

@@ -23,6 +23,7 @@ from brokers.paper_words import Market
 from execution_service.core.order import Identity, Purpose, ReasonCode, Status
 from execution_service.desk_view import DeskView
 from execution_service.trader import TradingRules
+from tests.builders import NOW
 from tests.fakes import ACCOUNT, World, world_of
 from tests.service.audit import audit
 
@@ -271,6 +272,8 @@ SPOILT_RECORDS: dict[str, Spoil] = {
     "an event that is none": {"$set": {"events": "none"}},
     "nothing told": {"$unset": {"told": ""}},
     "told as text": {"$set": {"told": "all"}},
+    "more told than happened": {"$set": {"told.world": 99}},
+    "less told than nothing": {"$set": {"told.people": -1}},
     "no version": {"$unset": {"version": ""}},
     "a version as text": {"$set": {"version": "two"}},
     "no time": {"$unset": {"received_at": ""}},
@@ -391,6 +394,11 @@ SPOILT_BESIDE: list[tuple[str, dict[str, Any]]] = [
     ("execution_alerts", {"_id": "odd", "sent_at": None, "kind": 5, "text": None, "count": "many", "first_at": "now"}),
     ("execution_discrepancies", {"_id": "odd", "account_id": ACCOUNT, "state": "OPEN", "place": "nowhere"}),
     ("execution_leases", {"_id": "odd"}),
+    (
+        "execution_leases",
+        {"_id": "odd", "holder": "h", "epoch": 1, "beat": 1, "term_seconds": float("nan"), "host": "h", "pid": 1}
+        | dict.fromkeys(("taken_at", "renewed_at"), NOW),
+    ),
     ("execution_leases", {"_id": "elsewhere", "holder": 5, "epoch": "one", "beat": None}),
     ("execution_positions", {"_id": "odd", "account_id": ACCOUNT, "is_open": True}),
     ("execution_positions", {"_id": 5, "account_id": ACCOUNT, "is_open": True, "instrument_key": 7, "instrument": 8}),
