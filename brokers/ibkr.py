@@ -96,6 +96,7 @@ with whoever has them, where they can still be cancelled and grow too old."""
 _OTHER_PATIENCE_SECONDS = 5.0
 _AFTER_TOO_MANY_SECONDS = 1.0
 _ESTIMATES_REMEMBERED = 20_000
+_BETWEEN_DOUBTS_SECONDS = 2.0
 _ORDER_IDS_END = 2**31 - 1
 _CALLS_OF_A_ROUND = 3
 _CALLS_OF_A_SUBSCRIPTION = 2
@@ -228,6 +229,7 @@ class IbkrBroker:
         self._told_mark = 0
         self._order_calls = RateBudget(configuration.order_limits)
         self._other_calls = RateBudget(configuration.other_limits)
+        self._doubted_at = float("-inf")
         self._estimates_told: OrderedDict[str, None] = OrderedDict()
         self._rounds_begun = 0
         self._last_whole_round = 0
@@ -826,7 +828,8 @@ class IbkrBroker:
             self._blotter.commission_said(report.execId, Commission(amount=told, currency=report.currency or "USD"))
 
     def on_unreadable(self, message: Unreadable) -> None:
-        """What may be about an order of ours. Lists are not read again for it while they are being read: it would be there again."""
+        """What may be about an order of ours. Lists are not read again for it while they are being read, since it would be there again, and not
+        for each of many: the next reading by the clock comes anyway."""
         self._blotter.unreadable_said(
             client_id=message.client_id,
             order_id=message.order_id,
@@ -834,7 +837,9 @@ class IbkrBroker:
             client_order_id=message.tag,
             words=message.words,
         )
-        if not self._asking.locked():
+        now = time.monotonic()
+        if not self._asking.locked() and now - self._doubted_at >= _BETWEEN_DOUBTS_SECONDS:
+            self._doubted_at = now
             self.on_gap()
 
     def on_order_error(self, order_id: int, code: int, text: str) -> None:

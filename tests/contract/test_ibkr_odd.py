@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from decimal import Decimal
@@ -129,6 +130,19 @@ async def test_an_odd_row_that_stays_is_not_asked_for_again_and_again(desk: Desk
     for _ in range(20):
         await again.reports()
     assert len(desk.gateway.heard) == asked
+
+
+async def test_a_flood_of_odd_messages_is_not_answered_by_a_flood_of_questions(desk: Desk) -> None:
+    broker = await desk.connect(poll_seconds=NEVER)
+    asked = len(desk.gateway.heard)
+    for _ in range(50):
+        desk.gateway.sessions[0].send(wire.frame("garbage"))
+        await asyncio.sleep(0.005)
+        await broker.reports()
+    assert len(desk.gateway.heard) - asked <= 6
+    ticket = desk.ticket()
+    await place(broker, ticket)
+    await reported(broker, ticket, lambda report: report.status is ReportStatus.FILLED)
 
 
 async def test_an_order_whose_row_names_nobody_may_be_any_that_is_not_found(desk: Desk) -> None:
