@@ -110,6 +110,8 @@ _OTHER_PATIENCE_SECONDS = 5.0
 _AFTER_TOO_MANY_SECONDS = 1.0
 _ESTIMATES_REMEMBERED = 20_000
 _DAY_SECONDS = 86_400.0
+_BETWEEN_DOUBTS_SECONDS = 2.0
+_ORDER_IDS_END = 2**31 - 1
 _CALLS_OF_A_ROUND = 3
 _CALLS_OF_A_SUBSCRIPTION = 2
 """The question, and the word that no more is wanted."""
@@ -303,6 +305,7 @@ class IbkrBroker:
         self._told_mark = 0
         self._order_calls = RateBudget(configuration.order_limits)
         self._other_calls = RateBudget(configuration.other_limits)
+        self._doubted_at = float("-inf")
         self._estimates_told: OrderedDict[str, None] = OrderedDict()
         self._rounds_begun = 0
         self._last_whole_round = 0
@@ -668,8 +671,11 @@ class IbkrBroker:
             if instrument.currency is not None or instrument.con_id is not None or instrument.asset_class in _IN_PAIRS:
                 raise
             details = await self._details(session, instrument, default_currency="")
-        chosen = the_one(instrument, details)
-        return qualified(instrument, chosen, await self._market_rule(session, rule_number(chosen)))
+        try:
+            chosen = the_one(instrument, details)
+            return qualified(instrument, chosen, await self._market_rule(session, rule_number(chosen)))
+        except (ValueError, ArithmeticError) as exc:
+            raise NotAnswered(f"The contract {instrument.full_key} cannot be read: {exc}") from exc
 
     async def _details(self, session: Session, instrument: Instrument, *, default_currency: str) -> list[Any]:
         question = question_for(
@@ -710,8 +716,12 @@ class IbkrBroker:
         if rule not in self._rules:
             await self._other_calls_of(1)
             try:
-                self._rules[rule] = await session.market_rule(rule, self._configuration.query_seconds)
-            except (NotConnected, QuestionFailed, TimeoutError) as exc:
+                steps = await session.market_rule(rule, self._configuration.query_seconds)
+                for step in steps:
+                    amount(step.increment, least=0)
+                    amount(step.lowEdge, least=0)
+                self._rules[rule] = steps
+            except (NotConnected, QuestionFailed, TimeoutError, ValueError) as exc:
                 _log.info("The market rule %s was not told: %s", rule, exc)
                 return []
         return self._rules[rule]
@@ -914,7 +924,7 @@ class IbkrBroker:
             return
         entry = self._blotter.order_said(
             client_id=order.clientId,
-            order_id=order.orderId,
+            order_id=_order_id(order.orderId),
             perm_id=order.permId,
             client_order_id=order.orderRef or "",
             status=state.status or "",
@@ -927,7 +937,11 @@ class IbkrBroker:
 
     def on_order_status(self, order_id: int, status: str, filled: float, perm_id: int, client_id: int) -> None:
         entry = self._blotter.status_said(
-            client_id=client_id, order_id=order_id, perm_id=perm_id, status=status, filled=amount(filled, least=0)
+            client_id=client_id,
+            order_id=_order_id(order_id),
+            perm_id=perm_id,
+            status=status,
+            filled=amount(filled, least=0),
         )
         tag = self._unacknowledged.tag_of(f"{client_id}:{order_id}")
         if entry is None and tag:
@@ -962,7 +976,7 @@ class IbkrBroker:
                 self._tell_estimate(execution, moment)
             entry = self._blotter.execution_said(
                 client_id=execution.clientId,
-                order_id=execution.orderId,
+                order_id=_order_id(execution.orderId),
                 perm_id=execution.permId,
                 client_order_id=execution.orderRef or "",
                 execution=Execution(
@@ -996,7 +1010,8 @@ class IbkrBroker:
             self._blotter.commission_said(report.execId, Commission(amount=told, currency=report.currency or "USD"))
 
     def on_unreadable(self, message: Unreadable) -> None:
-        """What may be about an order of ours. Lists are not read again for it while they are being read: it would be there again."""
+        """What may be about an order of ours. Lists are not read again for it while they are being read, since it would be there again, and not
+        for each of many: the next reading by the clock comes anyway."""
         self._blotter.unreadable_said(
             client_id=message.client_id,
             order_id=message.order_id,
@@ -1004,7 +1019,9 @@ class IbkrBroker:
             client_order_id=message.tag,
             words=message.words,
         )
-        if not self._asking.locked():
+        now = time.monotonic()
+        if not self._asking.locked() and now - self._doubted_at >= _BETWEEN_DOUBTS_SECONDS:
+            self._doubted_at = now
             self.on_gap()
 
     def on_order_error(self, order_id: int, code: int, text: str) -> None:
@@ -1129,6 +1146,13 @@ def _quoted(cost: Decimal | None, told: Instrument, terms: ContractTerms | None)
     if terms is not None and not terms.is_size_unknown:
         worth = terms.money_per_point
     return None if cost is None or worth is None else cost / worth
+
+
+def _order_id(told: int) -> int:
+    """Raises ValueError for what can be none: ids go on above the highest, and the gateway takes no more than 32 bits."""
+    if told >= _ORDER_IDS_END:
+        raise ValueError(f"{told} is no order id")
+    return told
 
 
 def _spent(spent: BudgetSpent) -> CallsSpent:

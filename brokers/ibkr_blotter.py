@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,11 +10,19 @@ from decimal import Decimal
 
 from brokers.base import Fill, Report, ReportStatus, Unreadable
 
+_VERSIONED = re.compile(r"(?P<base>.+)\.(?P<version>\d{1,3})", re.ASCII | re.DOTALL)
+"""Of more digits it is no number of versions, each of which would be named."""
 _CANCELLED = frozenset({"Cancelled", "ApiCancelled"})
 _FINAL = frozenset({"Filled", *_CANCELLED})
 _NO_STATUS_OF_THE_SERVER = frozenset({"", "PendingSubmit", "ApiPending", "ApiUpdate", "ValidationError"})
 _WORKING = frozenset({"PreSubmitted", "Submitted", "PendingCancel"})
 _LOOKS = 2
+
+
+def base_of(exec_id: str) -> str:
+    """What all versions of an execution have in common."""
+    found = _VERSIONED.fullmatch(exec_id)
+    return exec_id if found is None else found["base"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +37,12 @@ class Execution:
 
     @property
     def base(self) -> str:
-        return self.exec_id.rpartition(".")[0] or self.exec_id
+        return base_of(self.exec_id)
 
     @property
     def version(self) -> int:
-        last = self.exec_id.rpartition(".")[2]
-        return int(last) if last.isdigit() else 1
+        found = _VERSIONED.fullmatch(self.exec_id)
+        return 1 if found is None else int(found["version"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,7 +292,7 @@ class Blotter:
         if self._commissions.get(exec_id) == commission:
             return None
         self._commissions[exec_id] = commission
-        entry = self._by_exec_base.get(exec_id.rpartition(".")[0])
+        entry = self._by_exec_base.get(base_of(exec_id))
         if entry is not None:
             self._mentioned(entry, True)
         return entry

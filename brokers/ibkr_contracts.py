@@ -188,7 +188,7 @@ def rule_number(details: Any) -> int | None:
     exchanges = str(details.validExchanges or "").split(",")
     by_exchange = dict(zip(exchanges, rules, strict=False))
     chosen = by_exchange.get(details.contract.exchange, rules[0])
-    return int(chosen) if chosen.isdigit() else None
+    return int(chosen) if chosen.isascii() and chosen.isdigit() else None
 
 
 def fitted(ticket: Ticket, contract: Qualified) -> Ticket:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from types import SimpleNamespace
 from typing import Any, Protocol
 
 from brokers import ibkr_codes as codes
@@ -132,7 +131,6 @@ class Session:
         self._greeting = b""
         self._gateway_zone = GatewayZone()
         self._told_unreadable: set[str] = set()
-        self.ib = SimpleNamespace(TimezoneTWS="")
         self.defaultTimezone = UTC
         """Where ib_async looks for the zone that times are to be given in."""
         self.accounts: list[str] = []

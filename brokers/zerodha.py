@@ -338,7 +338,8 @@ class ZerodhaBroker:
         book = await self._orders()
         trades, odd_trades = await self._trades()
         fills = await self._with_commissions(book.orders, fills_by_order(trades, self._heard_at))
-        told = self._steadiness.judge(reports(book.orders, fills, book.odd, now=self._clock()), time.monotonic())
+        shown = reports(book.orders, fills, book.odd, odd_trades, now=self._clock())
+        told = self._steadiness.judge(shown, time.monotonic())
         return Reports(told, unreadable=book.unreadable(odd_trades))
 
     async def find(self, client_order_id: str) -> Report | None:
@@ -357,13 +358,14 @@ class ZerodhaBroker:
     async def _found(self, book: _Book, tags: Sequence[str]) -> dict[str, Report | None]:
         orders = [order for order in book.orders if order.tag in tags]
         fills: Mapping[str, Sequence[Fill]] = {}
+        odd_trades: Sequence[OddRow] = ()
         if any(order.filled for order in orders):
             own = {order.order_id for order in orders}
-            trades, _ = await self._trades()
+            trades, odd_trades = await self._trades()
             fills = fills_by_order((trade for trade in trades if trade.order_id in own), self._heard_at)
         found: dict[str, Report | None] = dict.fromkeys(tags)
         priced = await self._with_commissions(orders, fills) if orders else {}
-        for report in reversed(reports(orders, priced, now=self._clock())):
+        for report in reversed(reports(orders, priced, odd_trades=odd_trades, now=self._clock())):
             found[report.client_order_id] = report  # the oldest of a tag comes last, and stays
         return found
 

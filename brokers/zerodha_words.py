@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from datetime import time as time_of_day
 from decimal import Decimal
@@ -313,20 +313,28 @@ def reports(
     orders: Sequence[OrderRow],
     fills: Mapping[str, Sequence[Fill]],
     odd: Sequence[OddRow] = (),
+    odd_trades: Sequence[OddRow] = (),
     *,
     now: datetime | None = None,
 ) -> list[Report]:
     """One report for each order, one for all legs of an iceberg order, as far as the list shows them. `fills` by order id. `now` tells
     whether trading has begun today.
 
-    Of an order of which a row is odd there is none: what it is now is not known.
+    Of an order of which a row is odd there is none: what it is now is not known. With an odd trade it is unclear.
     """
     unknown = {row.tag for row in odd if row.tag}
     groups = [group for group in placed(orders) if group[0].tag not in unknown]
     ids: defaultdict[str, list[str]] = defaultdict(list)
     for group in groups:
         ids[group[0].tag].append(group[0].order_id)
-    return [_report(group, fills, ids[group[0].tag] if group[0].tag else (), now) for group in groups]
+    untold = {trade.order_id for trade in odd_trades}
+    return [
+        replace(report, is_unclear=True, fills_shown=FillsShown.SOME)
+        if any(leg.order_id in untold for leg in group)
+        else report
+        for group in groups
+        for report in [_report(group, fills, ids[group[0].tag] if group[0].tag else (), now)]
+    ]
 
 
 def placed(orders: Sequence[OrderRow]) -> list[list[OrderRow]]:

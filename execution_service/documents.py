@@ -32,6 +32,12 @@ def _text(value: Any) -> str:
     return value
 
 
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise TypeError(f"{value!r} is no length of time")
+    return float(value)
+
+
 def _count(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{value!r} is no whole number")
@@ -53,6 +59,9 @@ def stored_from_document(document: Mapping[str, Any], lines: Any) -> Stored:
         raise UnreadableRecord(
             f"order {document['_id']!r}: version {document.get('version')!r} with {order.version} events"
         )
+    if not all(0 <= told[name] <= order.version for name in ("world", "people")):
+        # What came after it would never be told, or what came before it again.
+        raise UnreadableRecord(f"order {document['_id']!r}: what was told of {order.version} events is {told!r}")
     return Stored(order, Told(world=told["world"], people=told["people"], lines=own))
 
 
@@ -135,7 +144,7 @@ def lease_from_document(document: Mapping[str, Any]) -> Lease:
             holder=_text(document["holder"]),
             epoch=_count(document["epoch"]),
             beat=_count(document["beat"]),
-            term_seconds=document["term_seconds"] + 0.0,
+            term_seconds=_seconds(document["term_seconds"]),
             host=document["host"],
             pid=document["pid"],
             taken_at=_utc(document["taken_at"]),

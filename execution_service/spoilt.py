@@ -45,7 +45,7 @@ class SpoiltDocuments:
         with self._lock:
             known = self._known.get(key)
             self._known[key] = _Known(words, account_id, frozenset((*names, *identity)), instrument)
-            if known is not None and known.words == words:
+            if known is not None:
                 return
             self._fresh.append(Spoilt(account_id=account_id, words=words))
         log.error(f"Left alone, it cannot be read: {words}", action="unreadable_record", account_id=account_id)

@@ -88,6 +88,8 @@ TRADING_ORDERS_VIEW = "trading_orders"
 TRADING_ACCOUNTS_VIEW = "trading_accounts"
 
 IDENTITY_INDEX = [("signal_id", 1), ("leg_index", 1), ("purpose", 1)]
+BRIEFS = f"{ORDERS} in brief"
+"""Of a record that can be read in brief the whole may be spoilt all the same: what is known of either is kept apart."""
 UNSETTLED = "unsettled"
 """A word in `lookup` for as long as the record is unfinished or owes the world something: one index serves all questions, and on the
 embedded store each further index makes every update of a record about a third dearer."""
@@ -354,7 +356,7 @@ class MongoStore:
     async def _in_brief(self, query: Document) -> list[Unsettled]:
         def read() -> list[Unsettled]:
             found = self._db[ORDERS].find(query, {"version": 1, "account_id": 1, "received_at": 1, "signal_id": 1})
-            oldest_first = sorted(self._readable(ORDERS, found, _in_brief))
+            oldest_first = sorted(self._readable(BRIEFS, found, _in_brief))
             return [unsettled for _, _, unsettled in oldest_first]
 
         return await self._calls.ask(read)

@@ -144,7 +144,7 @@ class Hearing:
             while goes_on:
                 answer = await self._connection.ask(broker.reports(since))
                 since, goes_on = answer.mark, answer.goes_on
-                reports, odd = self._sound(answer.reports)
+                reports, odd = await self._sound(answer.reports)
                 is_recorded = await self._hear_all(reports, [*answer.unreadable, *odd]) and is_recorded
                 self._connection.was_usable()
                 if heed is not None:
@@ -157,10 +157,14 @@ class Hearing:
             self.is_asking = False
             self._tell_answered()
 
-    def _sound(self, reports: Sequence[Report]) -> tuple[list[Report], list[Unreadable]]:
+    async def _sound(self, reports: Sequence[Report]) -> tuple[list[Report], list[Unreadable]]:
         """The reports without values that can be none, and what those were."""
-        good, odd, now = [], [], self._clock.now()
-        for report in reports:
+        good: list[Report] = []
+        odd: list[Unreadable] = []
+        now = self._clock.now()
+        for number, report in enumerate(reports, 1):
+            if number % LOOKED_THROUGH_AT_ONCE == 0:
+                await asyncio.sleep(0)  # a whole day's answer must not hold up everybody else
             try:
                 each, problem = sound(report, now)
                 good.append(each)

@@ -21,6 +21,7 @@ from execution_service.core.decide import (
     unsupported_reason,
 )
 from execution_service.core.effects import happenings
+from execution_service.core.errors import UnreadableRecord
 from execution_service.core.ledger import LedgerEntry, key_of, with_unbooked
 from execution_service.core.order import (
     Cancelled,
@@ -208,9 +209,13 @@ class LastLook:
         return is_other_way and (order.quantity or Decimal(0)) <= abs(held)
 
     async def _held(self, order: Order) -> Decimal:
-        """The position that the order would change, with the fills that are recorded and not booked yet; negative: short."""
+        """The position that the order would change, with the fills that are recorded and not booked yet; negative: short. Nothing where the
+        ledger's entry cannot be read: what is not known reduces nothing."""
         key = await self._holdings.key_for(order)
-        entry = (await self._store.ledgers([key])).get(key)
+        try:
+            entry = (await self._store.ledgers([key])).get(key)
+        except UnreadableRecord:
+            return Decimal(0)
         entry = entry or LedgerEntry(key=key, instrument=order.accepted_request.instrument)
         recorded = [
             (live.order, happenings(live.order, live.told.world), live.told.lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from decimal import Decimal
@@ -131,6 +132,19 @@ async def test_an_odd_row_that_stays_is_not_asked_for_again_and_again(desk: Desk
     assert len(desk.gateway.heard) == asked
 
 
+async def test_a_flood_of_odd_messages_is_not_answered_by_a_flood_of_questions(desk: Desk) -> None:
+    broker = await desk.connect(poll_seconds=NEVER)
+    asked = len(desk.gateway.heard)
+    for _ in range(50):
+        desk.gateway.sessions[0].send(wire.frame("garbage"))
+        await asyncio.sleep(0.005)
+        await broker.reports()
+    assert len(desk.gateway.heard) - asked <= 6
+    ticket = desk.ticket()
+    await place(broker, ticket)
+    await reported(broker, ticket, lambda report: report.status is ReportStatus.FILLED)
+
+
 async def test_an_order_whose_row_names_nobody_may_be_any_that_is_not_found(desk: Desk) -> None:
     broker = await desk.connect()
     desk.hold()
@@ -215,6 +229,18 @@ async def test_a_contract_that_cannot_be_read_holds_up_the_orders_for_it_alone(d
     await reported(broker, ticket, lambda report: report.status is ReportStatus.FILLED)
 
 
+@pytest.mark.parametrize(("field", "text"), [(13, "nan"), (13, "-inf"), (38, "nan"), (38, "1e40")])
+async def test_a_contract_of_odd_figures_is_asked_for_again_and_not_traded(desk: Desk, field: int, text: str) -> None:
+    broker = await desk.connect()
+    spoil(desk, CONTRACT, field, text, named="AAPL")
+    spoil(desk, CONTRACT, 34, "", named="AAPL")
+    ticket = desk.ticket(OrderType.LIMIT, instrument=Instrument(symbol="AAPL"))
+    with pytest.raises(NotAnswered, match="cannot be read"):
+        await broker.reserve(ticket)
+    desk.gateway.garbles.clear()
+    await place(broker, ticket)
+
+
 async def test_a_commission_that_cannot_be_read_is_not_told(desk: Desk) -> None:
     broker = await desk.connect()
     spoil(desk, COMMISSION, 3)
@@ -222,6 +248,43 @@ async def test_a_commission_that_cannot_be_read_is_not_told(desk: Desk) -> None:
     await place(broker, ticket)
     report = await reported(broker, ticket, lambda report: report.status is ReportStatus.FILLED)
     assert (report.fills[0].commission, report.is_unclear) == (None, False)
+
+
+@pytest.mark.parametrize("message", [OPEN_ORDER, ORDER_STATUS])
+async def test_an_order_id_that_can_be_none_does_not_use_up_the_ids(desk: Desk, message: int) -> None:
+    broker = await desk.connect()
+    desk.hold()
+    await place(broker, desk.ticket(OrderType.LIMIT))
+    spoil(desk, message, 1, str(2**40))
+    await desk.gateway.restart()
+    again = await desk.connect()
+    assert await again.reserve(desk.ticket()) == "1:2"
+
+
+@pytest.mark.parametrize(
+    "exec_id", ["0000e0d5.1.1000000000", "0000e0d5.²", "1000000000000", "a.b.", ".01", "x.000000001"]
+)
+async def test_an_execution_is_taken_whatever_its_id_looks_like(desk: Desk, exec_id: str) -> None:
+    broker = await desk.connect()
+    spoil(desk, EXECUTION, 14, exec_id)
+    spoil(desk, COMMISSION, 2, exec_id)
+    ticket = desk.ticket()
+    await place(broker, ticket)
+    report = await reported(
+        broker, ticket, lambda report: bool(report.fills) and report.fills[0].commission is not None
+    )
+    assert (report.fills[0].fill_id, report.busted_fill_ids, report.filled_quantity) == (exec_id, frozenset(), 10)
+
+
+@pytest.mark.parametrize(("field", "text"), [(4, "nan"), (4, "0"), (4, "-1"), (3, "nan"), (4, "x"), (2, "x"), (2, "7")])
+async def test_a_market_rule_that_cannot_be_read_leaves_the_contracts_own_tick(
+    desk: Desk, field: int, text: str
+) -> None:
+    broker = await desk.connect()
+    spoil(desk, 93, field, text)
+    ticket = desk.ticket(OrderType.LIMIT)
+    await place(broker, ticket)
+    await reported(broker, ticket, lambda report: report.status is ReportStatus.FILLED)
 
 
 # Positions and money
@@ -276,3 +339,54 @@ async def test_money_that_cannot_be_read_is_left_out(desk: Desk) -> None:
     desk.gateway.garbles.clear()
     (balance,) = await broker.balances()
     assert balance.cash > Decimal(0)
+
+
+# Whatever a field says
+
+ODD_TEXTS = ["", "x", "nan", "-1", "1e400", "1,5", "0x10", "\ufffd\ufffd", "20261124 09:00:12 XYZ", "9" * 40, " "]
+
+
+def messages_of(desk: Desk, ticket: Ticket) -> list[list[str]]:
+    """One of each kind that is about an order, a position or an account."""
+    order = desk.truth(ticket)
+    row = desk.gateway.row(order)
+    frames = [
+        wire.order_status(row),
+        wire.open_order(row),
+        wire.completed_order(row),
+        *desk.gateway.executions(order, 7),
+        wire.position(row.account, row.listing, Decimal(10), Decimal(1)),
+        wire.error(row.order_id, 202, "Order Canceled"),
+        wire.contract_details(7, row.listing),
+        wire.market_rule(26, [("0", "0.01")]),
+        wire.frame(73, 1, 7, row.account, "", "CashBalance", "1", "USD"),
+    ]
+    return [each[4:].decode().removesuffix("\0").split("\0") for each in frames]
+
+
+async def test_no_field_of_any_message_can_make_the_adapter_stumble(desk: Desk) -> None:
+    broker = await desk.connect(poll_seconds=NEVER)
+    desk.hold()
+    ticket = desk.ticket(OrderType.LIMIT)
+    await place(broker, ticket)
+    desk.book.fill_order(OrderRef(client_order_id=ticket.client_order_id), Decimal(4))
+    await reported(broker, ticket, lambda report: bool(report.fills))
+    session = broker._session
+    assert session is not None
+    for message in messages_of(desk, ticket):
+        for place_of_field in range(len(message)):
+            for text in ODD_TEXTS:
+                session._interpret([*message[:place_of_field], text, *message[place_of_field + 1 :]])
+        for length in range(len(message)):
+            session._interpret(message[:length])
+            session._interpret([*message[:length], "one more", *message[length:]])
+        for report in broker._blotter.reports(None):
+            amounts = [report.filled_quantity, *(n for fill in report.fills for n in (fill.quantity, fill.price))]
+            assert all(amount.is_finite() and 0 <= amount < 10**18 for amount in amounts)
+            assert all(fill.time.tzinfo is not None for fill in report.fills)
+        assert session.is_open
+    assert await broker.positions() != []
+    other = desk.ticket()
+    desk.book.clear_faults()
+    await place(broker, other)
+    await reported(broker, other, lambda report: report.status is ReportStatus.FILLED)

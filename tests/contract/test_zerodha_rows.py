@@ -349,7 +349,10 @@ async def test_an_odd_trade_leaves_its_order_with_a_count_that_its_executions_do
     await broker.place_order(replace(TICKET, client_order_id=OTHER))
     server.show_oddly("GET /trades", ONE, fields)
     odd, other = (await broker.reports()).reports
-    assert (odd.filled_quantity, odd.fills) == (Decimal(10), ())
+    assert (odd.filled_quantity, odd.fills, odd.is_unclear, other.is_unclear) == (Decimal(10), (), True, False)
+    found = await broker.find(ONE)
+    assert found is not None
+    assert found.is_unclear
     assert sum(fill.quantity for fill in other.fills) == Decimal(10)
     (told,) = (await broker.reports()).unreadable
     assert told.client_order_id == ONE

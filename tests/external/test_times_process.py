@@ -1,4 +1,4 @@
-"""The real service in a far time zone, and a gateway that writes times in many forms and one odd row: true instants, no fill and no account lost."""
+"""The real service in a far time zone, and gateways that write times in many forms and odd rows: true instants, no fill and no account lost."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from brokers.paper_words import Action, Operation
+from simulators.kite import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
 from tests.external.service_process import REPOSITORY, Service, free_port, wait_until
-from tests.external.venues import GatewayVenue, tws_server
+from tests.external.venues import API_KEY_NAME, GatewayVenue, kite_server, tws_server
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The return_immediately flag:DeprecationWarning"),
@@ -34,6 +35,13 @@ port = {port}
 poll_seconds = 1
 restart_from = "00:00"
 restart_until = "00:00"
+
+[accounts.india]
+broker = "zerodha"
+api_key = {{ env = "{key_name}" }}
+access_token_file = "{token_file}"
+root_url = "http://127.0.0.1:{kite_port}"
+live = false
 """
 FORMS = {
     "%Y%m%d-%H:%M:%S": "UTC",
@@ -46,10 +54,11 @@ FORMS = {
 
 
 class Stand:
-    """A gateway, and a service that trades through it."""
+    """Two gateways, and a service that trades through them."""
 
-    def __init__(self, venue: GatewayVenue, service: Service) -> None:
+    def __init__(self, venue: GatewayVenue, kite: GatewayVenue, service: Service) -> None:
         self.venue = venue
+        self.kite = kite
         self.service = service
 
     def send(self, **changes: Any) -> str:
@@ -74,25 +83,29 @@ class Stand:
         )
         return self.record(signal_id)
 
-    def fill_and_truth(self, signal_id: str) -> tuple[dict[str, Any], datetime]:
+    def fill_and_truth(self, signal_id: str, venue: GatewayVenue | None = None) -> tuple[dict[str, Any], datetime]:
         record = self.wait(signal_id)
         (fill,) = [event["fill"] for event in record["events"] if event["type"] == "Filled"]
-        (order,) = self.venue.of(record["client_order_id"])
+        (order,) = (venue or self.venue).of(record["client_order_id"])
         return fill, datetime.fromisoformat(order["fills"][0]["time"])
 
 
 @pytest.fixture(scope="module")
 def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     folder = tmp_path_factory.mktemp("times")
-    port, control_port = free_port(), free_port()
-    (folder / "accounts.toml").write_text(ACCOUNTS.format(port=port), encoding="utf-8")
+    port, control_port, kite_port = free_port(), free_port(), free_port()
+    token_file = folder / "access_token"
+    token_file.write_text(DEFAULT_ACCESS_TOKEN)
+    accounts = ACCOUNTS.format(port=port, kite_port=kite_port, key_name=API_KEY_NAME, token_file=token_file)
+    (folder / "accounts.toml").write_text(accounts, encoding="utf-8")
     settings = {"USE_MOCK_BROKER": "false", "ACCOUNTS_FILE": str(folder / "accounts.toml"), "TZ": HOST_ZONE}
-    with tws_server(folder, port, control_port) as server:
+    settings |= {API_KEY_NAME: DEFAULT_API_KEY}
+    with tws_server(folder, port, control_port) as server, kite_server(folder, kite_port) as kite:
         venue = GatewayVenue("ibkr", server, control_port)
         venue.do("greet_with", form="%Y%m%d %H:%M:%S US/Eastern", zone="America/New_York")
         with Service(folder / "service", **settings) as service:
             service.start()
-            yield Stand(venue, service)
+            yield Stand(venue, GatewayVenue("zerodha", kite, kite_port), service)
 
 
 def test_fills_have_their_true_times_on_a_host_in_another_zone(stand: Stand) -> None:
@@ -154,3 +167,29 @@ def test_one_row_that_cannot_be_read_stops_nothing_else(stand: Stand) -> None:
     assert "Broker connection lost" not in stand.service.console()
     stand.venue.do("garble")
     stand.wait(odd)
+
+
+def test_odd_rows_of_zerodha_lose_neither_fill_nor_account(stand: Stand) -> None:
+    stand.kite.fault(Operation.PLACE, Action.HOLD, times=2)
+    indian = {"account_id": "india", "symbol": "INFY", "order_type": "LIMIT", "limit_price": "100.25", "tif": "DAY"}
+    tags = {}
+    for name in ("untimed", "odd"):
+        signal_id = stand.send(**indian)
+        tags[name] = (signal_id, stand.wait(signal_id, "SUBMITTED")["client_order_id"])
+    times = dict.fromkeys(("fill_timestamp", "exchange_timestamp", "order_timestamp"), "0001-01-01 00:00:00")
+    stand.kite.do("show_oddly", route="GET /trades", order=tags["untimed"][1], fields=times)
+    stand.kite.do("show_oddly", route="GET /orders", order=tags["odd"][1], fields={"filled_quantity": "ten"})
+    for _, tag in tags.values():
+        stand.kite.do("fill", order=tag)
+    fill, truth = stand.fill_and_truth(tags["untimed"][0], stand.kite)
+    assert fill["is_time_estimated"] is True
+    assert abs((fill["time"].replace(tzinfo=UTC) - truth).total_seconds()) < 60
+    stand.wait(stand.send(**indian))
+    signal_id = tags["odd"][0]
+    wait_until(
+        lambda: any(event["type"] == "Noted" for event in stand.record(signal_id)["events"]), "it is told", within=60
+    )
+    assert stand.record(signal_id)["status"] == "SUBMITTED"
+    stand.kite.do("clear_faults")
+    stand.wait(signal_id)
+    assert "Broker connection lost" not in stand.service.console()

@@ -35,6 +35,7 @@ class Family(StrEnum):
     SESSION = "session and limits"
     CLOCK = "the clock jumps"
     INTAKE = "what comes in"
+    ODD = "odd values"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -1093,3 +1094,71 @@ def a_round_trip_in_three_instruments(play: Play) -> None:
         leave = play.order("SELL", 10, symbol=symbol, signal_type="EXIT", entry_signal_id=entry.signal_id)
         play.send(leave)
         play.until(leave, "FILLED")
+
+
+# --- odd values -----------------------------------------------------------------------------------------------------
+
+_EXECUTION, _EXECUTED_QUANTITY = 11, 19
+_OPEN_ORDER, _ORDERED_QUANTITY = 5, 14
+_TRADE_TIMES = ("fill_timestamp", "exchange_timestamp", "order_timestamp")
+
+
+def _spoil(play: Play, signal: Signal, *, ibkr: tuple[int, int], zerodha: tuple[str, dict[str, Any]]) -> None:
+    """The gateway's rows of this order are odd from now on: a field of a message, or fields of a list's row."""
+    tag = signal.client_order_id
+    if play.broker == "ibkr":
+        play.do("garble", message=ibkr[0], field=ibkr[1], named=tag)
+    else:
+        play.do("show_oddly", route=zerodha[0], order=tag, fields=zerodha[1])
+
+
+def _mend(play: Play) -> None:
+    play.do("garble" if play.broker == "ibkr" else "clear_faults")
+
+
+@scenario(Family.ODD, brokers=GATEWAYS, alone=GATEWAYS, quick=True)
+def odd_times_of_executions(play: Play) -> None:
+    """The time of an execution is in a zone that nobody knows, or none at all: it is a fill all the same."""
+    signal = play.resting()
+    if play.broker == "ibkr":
+        play.do("write_times", form="%Y%m%d %H:%M:%S XYZ", order=signal.client_order_id)
+    else:
+        _spoil(play, signal, ibkr=(0, 0), zerodha=("GET /trades", dict.fromkeys(_TRADE_TIMES, "0001-01-01 00:00:00")))
+    play.fill(signal, 4)
+    play.until(signal, "PARTIALLY_FILLED")
+    play.fill(signal)
+    play.until(signal, "FILLED")
+
+
+@scenario(Family.ODD, brokers=GATEWAYS, alone=GATEWAYS, within=60.0)
+def odd_execution_of_one_order(play: Play) -> None:
+    """One order's execution cannot be read for a while: another order is placed and filled meanwhile, and then this one is."""
+    signal = play.resting()
+    _spoil(
+        play, signal, ibkr=(_EXECUTION, _EXECUTED_QUANTITY), zerodha=("GET /trades", {"quantity": "ten", "price": None})
+    )
+    play.fill(signal)
+    play.until(play.sent(), "FILLED")
+    play.stays(signal, "SUBMITTED", seconds=3.0)
+    _mend(play)
+    play.until(signal, "FILLED")
+
+
+@scenario(Family.ODD, brokers=GATEWAYS, alone=GATEWAYS, within=60.0)
+def odd_row_of_one_order(play: Play) -> None:
+    """One order's row cannot be read: another order is placed and filled meanwhile, and this one can be cancelled."""
+    signal = play.resting()
+    _spoil(
+        play,
+        signal,
+        ibkr=(_OPEN_ORDER, _ORDERED_QUANTITY),
+        zerodha=("GET /orders", {"filled_quantity": "none", "order_timestamp": 5}),
+    )
+    play.until(play.sent(), "FILLED")
+    play.cancel(signal)
+    if play.broker == "zerodha":
+        play.stays(signal, "SUBMITTED", seconds=2.0)
+        _mend(play)
+    play.until(signal, "CANCELLED")
+    if play.broker == "ibkr":
+        _mend(play)

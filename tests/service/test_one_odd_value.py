@@ -23,6 +23,7 @@ from brokers.paper_words import Market
 from execution_service.core.order import Identity, Purpose, ReasonCode, Status
 from execution_service.desk_view import DeskView
 from execution_service.trader import TradingRules
+from tests.builders import NOW
 from tests.fakes import ACCOUNT, World, world_of
 from tests.service.audit import audit
 
@@ -271,6 +272,8 @@ SPOILT_RECORDS: dict[str, Spoil] = {
     "an event that is none": {"$set": {"events": "none"}},
     "nothing told": {"$unset": {"told": ""}},
     "told as text": {"$set": {"told": "all"}},
+    "more told than happened": {"$set": {"told.world": 99}},
+    "less told than nothing": {"$set": {"told.people": -1}},
     "no version": {"$unset": {"version": ""}},
     "a version as text": {"$set": {"version": "two"}},
     "no time": {"$unset": {"received_at": ""}},
@@ -305,6 +308,30 @@ async def test_a_record_that_cannot_be_read_stops_no_start_and_no_other_order(
         texts = world.notifier.titled("Record Cannot Be Read")
         assert 1 <= len(texts) <= 2
         assert "ord_" in texts[0]
+
+
+async def test_a_record_that_cannot_be_read_stays_known_as_one_while_it_is_looked_at_in_brief(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES, lease_seconds=4.0) as world:
+        world.send("odd")
+        await world.run(5)
+        await world.kill()
+        world.mongo["trading"]["execution_orders"].update_one({"signal_id": "odd"}, {"$set": {"format": 99}})
+        await world.start()
+        await world.run(100)
+        store: Any = world.service._store
+        assert len(store.spoilt(["signal:odd"])) == 1
+        world.exit("out", "odd")
+        await world.run(10)
+        assert world.exit_record("out").status is Status.REJECTED
+        await world.run(300)
+        assert len(world.notifier.titled("Record Cannot Be Read")) == 1
+        world.mongo["trading"]["execution_orders"].update_one({"signal_id": "odd"}, {"$set": {"format": 1}})
+        await world.run(60)
+        await world.restart()
+        await world.run(30)
+        world.fill("odd")
+        await world.run(30)
+        assert world.record("odd").status is Status.FILLED
 
 
 async def test_a_message_that_comes_again_for_a_record_that_cannot_be_read_is_a_dead_letter(tmp_path: Path) -> None:
@@ -367,6 +394,11 @@ SPOILT_BESIDE: list[tuple[str, dict[str, Any]]] = [
     ("execution_alerts", {"_id": "odd", "sent_at": None, "kind": 5, "text": None, "count": "many", "first_at": "now"}),
     ("execution_discrepancies", {"_id": "odd", "account_id": ACCOUNT, "state": "OPEN", "place": "nowhere"}),
     ("execution_leases", {"_id": "odd"}),
+    (
+        "execution_leases",
+        {"_id": "odd", "holder": "h", "epoch": 1, "beat": 1, "term_seconds": float("nan"), "host": "h", "pid": 1}
+        | dict.fromkeys(("taken_at", "renewed_at"), NOW),
+    ),
     ("execution_leases", {"_id": "elsewhere", "holder": 5, "epoch": "one", "beat": None}),
     ("execution_positions", {"_id": "odd", "account_id": ACCOUNT, "is_open": True}),
     ("execution_positions", {"_id": 5, "account_id": ACCOUNT, "is_open": True, "instrument_key": 7, "instrument": 8}),
@@ -480,3 +512,74 @@ async def test_a_fill_for_a_ledger_entry_that_cannot_be_read_is_booked_once_it_c
         await world.run(60)
         assert world.publisher.statuses("odd") == ["FILLED"]
         audit(world)
+
+
+@pytest.mark.parametrize("spoil", [{"$set": {"format": 99, "version": 77}}, {"$unset": {"version": "", "told": ""}}])
+async def test_a_record_that_is_spoilt_while_its_order_is_at_work_stops_no_other(tmp_path: Path, spoil: Spoil) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+        world.send("odd")
+        world.send("sound", symbol="MSFT")
+        await world.run(1)
+        world.mongo["trading"]["execution_orders"].update_one({"signal_id": "odd"}, spoil)
+        world.fill("odd")
+        world.fill("sound")
+        world.send("new", symbol="TSLA")
+        await world.run(3)
+        world.fill("new")
+        await world.run(30)
+        assert world.publisher.statuses("sound") == ["FILLED"]
+        assert world.publisher.statuses("new") == ["FILLED"]
+        assert world.notifier.titled("Record Cannot Be Read")
+        assert [each for each in world.broker_calls if each[0] == "connect"] == [("connect", "")]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"order_id": None, "signal_id": {"$gt": ""}},
+        {"order_id": ["a"], "leg_index": "two"},
+        {"order_id": 5, "reason": {"a": 1}, "requested_by": []},
+        {"signal_id": None, "reason": "x" * 100_000},
+    ],
+)
+async def test_a_command_of_odd_values_stops_no_other(tmp_path: Path, fields: dict[str, Any]) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+        world.mongo["trading"]["execution_commands"].insert_one(
+            {
+                "_id": "cmd-odd",
+                "status": "NEW",
+                "kind": "CANCEL",
+                "body": fields,
+                "published_at": world.clock.now(),
+                "received_at": world.clock.now(),
+                "outcome": "",
+                "active_until": None,
+            }
+        )
+        await world.run(3)
+        world.send("sound")
+        await world.run(2)
+        world.cancel(signal_id="sound")
+        await world.run(5)
+        assert world.publisher.statuses("sound") == ["CANCELLED"]
+        (odd,) = world.documents("execution_commands", _id="cmd-odd")
+        assert odd["status"] != "NEW"
+
+
+@pytest.mark.parametrize("names_entry", [True, False])
+async def test_a_late_exit_whose_ledger_entry_cannot_be_read_is_rejected_and_not_held_for_ever(
+    tmp_path: Path, names_entry: bool
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+        await positions_of(world)
+        await world.kill()
+        database = world.mongo["trading"]
+        database["execution_positions"].update_one({"instrument.symbol": "AAPL"}, {"$set": {"format": 99}})
+        if names_entry:
+            database["execution_orders"].update_one({"signal_id": "a"}, {"$set": {"format": 99}})
+        await world.start()
+        world.exit("out", "a" if names_entry else "of somebody else", age_seconds=600)
+        world.send("new", symbol="TSLA")
+        await world.run(30)
+        assert world.exit_record("out").status is Status.REJECTED
+        assert world.record("new").status is Status.SUBMITTED
