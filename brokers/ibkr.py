@@ -300,6 +300,8 @@ class IbkrBroker:
         """By all that an order says: what tells two contracts apart tells two memories apart."""
         self._by_number: dict[int, _Known] = {}
         """The same by IBKR's number, each as it was named last."""
+        self._not_told: dict[int, date] = {}
+        """Contracts by number of which the gateway could not tell what they are worth, and when."""
         self._rules: dict[int, list[Any]] = {}
         self._hint: Callable[[], None] | None = None
         self._told_mark = 0
@@ -775,25 +777,31 @@ class IbkrBroker:
         return [*map(self._unclear_position, odd), *(self._position(*row) for row in own)]
 
     async def _learn(self, session: Session, contracts: Sequence[Any]) -> None:
-        """Asks what contracts are worth that no order has asked for yet; without an answer their average prices are not told."""
+        """Asks what contracts are worth that no order has asked for yet; without an answer their average prices are not told. What cannot be told
+        is asked for once a day."""
+        today = self._clock().date()
         for contract in [each for each in contracts if self._is_to_be_learned(each)][:_LEARNED_AT_ONCE]:
-            instrument = instrument_of(contract)
+            instrument, number_of_it = instrument_of(contract), int(contract.conId)
             try:
-                found = await self._looked_up(session, replace(instrument, con_id=int(contract.conId)))
+                async with self._looking_up:
+                    found = await self._looked_up(session, replace(instrument, con_id=number_of_it))
             except OrderRefused as exc:
+                self._not_told[number_of_it] = today
                 _log.info("What a position in %s is worth is not known: %s", instrument.full_key, exc)
             except BrokerError as exc:
                 _log.info("What positions are worth is not asked any further now: %s", exc)
                 return
             else:
-                self._by_number[int(contract.conId)] = _Known(found, instrument, self._clock().date())
+                self._by_number[number_of_it] = _Known(found, instrument, today)
 
     def _is_to_be_learned(self, contract: Any) -> bool:
         try:
             kind = instrument_of(contract).asset_class
         except ValueError:
             return False  # it is told as unclear
-        return bool(contract.conId) and int(contract.conId) not in self._by_number and kind in DERIVATIVES
+        con_id = int(contract.conId)
+        is_asked = con_id in self._by_number or self._not_told.get(con_id) == self._clock().date()
+        return bool(con_id) and not is_asked and kind in DERIVATIVES
 
     def _position(self, contract: Any, quantity: Any, average_cost: Any) -> BrokerPosition:
         """IBKR tells the average cost of one contract in its currency, with the multiplier and never in cents; how many units of the quoted price

@@ -333,7 +333,8 @@ def _wrong_facts(instrument: Instrument, details: Any) -> list[str]:
         wrong.append(f"on {instrument.exchange}")
     if instrument.multiplier is not None and not _means(instrument.multiplier, details):
         wrong.append(f"the multiplier {plain(instrument.multiplier)}")
-    if instrument.trading_class is not None and instrument.trading_class != str(contract.tradingClass or "").upper():
+    class_of_it = (instrument.trading_class or "").upper()
+    if class_of_it and class_of_it != str(contract.tradingClass or "").upper():
         wrong.append(f"the trading class {instrument.trading_class}")
     if instrument.isin is not None and instrument.isin != (_isin_of(details) or "").upper():
         told = "" if _isin_of(details) else ", which IBKR does not tell"

@@ -32,7 +32,7 @@ class Contract:
         if told is None:
             return named.full_key
         multiplier = None if told.is_one_size else told.multiplier
-        return replace(named, multiplier=multiplier, trading_class=told.trading_class or named.trading_class).full_key
+        return replace(named, multiplier=multiplier, trading_class=self._trading_class).full_key
 
     def is_same_as(self, other: Contract) -> bool:
         """Whether a holding of the one is a holding of the other: by the broker's number where it told both, else by name and facts."""
@@ -68,8 +68,10 @@ class Contract:
 
     @property
     def _trading_class(self) -> str | None:
+        """In capitals, as orders are read; a venue's own spelling may have others."""
         told = None if self.terms is None else self.terms.trading_class
-        return told or self.instrument.trading_class
+        said = told or self.instrument.trading_class
+        return None if said is None else said.upper()
 
 
 def may_be_of_one_contract(one: Order, other: Order) -> bool:

@@ -9,7 +9,16 @@ from typing import Protocol
 from brokers.base import DERIVATIVES, ContractTerms
 from execution_service.core.contracts import Contract
 from execution_service.core.ledger import LedgerEntry, LedgerKey, SeveralHoldings, holding_for, key_of
-from execution_service.core.order import ContractTold, Event, Order, Purpose, Reason, ReasonCode, Rejected
+from execution_service.core.order import (
+    ContractTold,
+    Event,
+    Order,
+    Purpose,
+    Reason,
+    ReasonCode,
+    Rejected,
+    SubmitStarted,
+)
 from execution_service.live import LiveOrders
 
 
@@ -49,10 +58,11 @@ class Holdings:
         return LedgerKey(request.account_id, request.strategy, name)
 
     async def _holding_for(self, order: Order, terms: ContractTerms | None) -> tuple[str, Contract | None]:
-        """Its key, and what it is of if it is there already and was looked for."""
-        if order.booked_as is not None:
-            return order.booked_as, None
+        """Its key, and what it is of if it is there already and was looked for. An order that was perhaps sent before keeps its own: fills of that
+        sending may come at any time."""
         instrument = order.accepted_request.instrument
+        if any(isinstance(event, SubmitStarted) for event in order.events):
+            return order.booked_as or instrument.key, None
         says_facts = (instrument.multiplier, instrument.trading_class, instrument.isin) != (None, None, None)
         is_bare_exit = order.identity.purpose is Purpose.EXIT and not order.accepted_request.entry_refs
         # The shares that most orders are about have one name only: for them nobody needs to be asked.

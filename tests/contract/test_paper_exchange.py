@@ -820,3 +820,39 @@ def test_a_book_of_before_transfers_takes_them_too(path: Path, clock: HandClock)
     with closing(opened(path, clock)) as book:
         book.move_position(Instrument(symbol="SPY"), Decimal(5))
         assert [position.quantity for position in book.positions()] == [5]
+
+
+def test_a_book_of_before_contract_facts_were_kept_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "book.db"
+    silver = Instrument(symbol="SI", asset_class=AssetClass.FUTURE, expiry="202612", multiplier=Decimal(1000))
+    with closing(PaperExchange(path, account_id="acc", market=Market())) as book:
+        book.place(
+            Ticket(
+                client_order_id="old",
+                instrument=silver,
+                side=Side.BUY,
+                quantity=Decimal(1),
+                order_type=OrderType.MARKET,
+            )
+        )
+        book.advance()
+    with closing(sqlite3.connect(path)) as db, db:
+        for column in ("con_id", "trading_class", "isin"):
+            db.execute(f"ALTER TABLE orders DROP COLUMN {column}")
+        db.execute("PRAGMA user_version = 1")
+    facts = replace(silver, multiplier=Decimal(5000), trading_class="SI", con_id=7, isin="US78462F1030")
+    for _ in range(2):
+        with closing(PaperExchange(path, account_id="acc", market=Market())) as book:
+            if not book.orders("new"):
+                book.place(
+                    Ticket(
+                        client_order_id="new",
+                        instrument=facts,
+                        side=Side.BUY,
+                        quantity=Decimal(2),
+                        order_type=OrderType.MARKET,
+                    )
+                )
+            book.advance()
+            held = {position.instrument: position.quantity for position in book.positions()}
+            assert held == {silver: Decimal(1), facts: Decimal(2)}

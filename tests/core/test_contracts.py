@@ -73,6 +73,12 @@ def test_two_sizes_of_one_future_are_two_holdings_and_one_size_is_one_however_it
     assert small == holding_for(about(replace(SILVER, trading_class="SIL")), SMALL, {})
 
 
+def test_a_trading_class_is_the_same_in_whatever_capitals_the_venue_writes_it() -> None:
+    mixed = replace(SMALL, trading_class="siL")
+    assert may_be_of_one_contract(about(replace(SILVER, trading_class="SIL")), about(SILVER, mixed))
+    assert holding_for(about(SILVER), mixed, {}) == holding_for(about(SILVER), SMALL, {})
+
+
 def test_a_holding_named_by_the_contracts_number_or_its_exchange_is_the_same_one() -> None:
     held = {"SI|FUTURE|con_id=2": Contract(Instrument(symbol="SI", asset_class=AssetClass.FUTURE, con_id=2), SMALL)}
     assert holding_for(about(replace(SILVER, exchange="COMEX")), SMALL, held) == "SI|FUTURE|con_id=2"

@@ -149,6 +149,10 @@ def test_the_contracts_own_multiplier_counts_the_money(desk: Desk) -> None:
         pytest.approx((1_000 - closed["commission"]) / 5_000),
     )
     assert desk.told_of(entry)["multiplier"] == "50"
+    record = desk.record(entry)
+    assert record is not None
+    told, started = record["events"][:2]
+    assert (told["type"], started["type"], told["at"]) == ("ContractTold", "SubmitStarted", started["at"])
 
 
 def test_an_exit_that_names_no_entry_closes_the_same_holding_with_the_multiplier_or_without(desk: Desk) -> None:

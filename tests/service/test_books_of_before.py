@@ -11,14 +11,18 @@ from typing import Any
 import pytest
 from bson import json_util
 
-from brokers.base import Capabilities, ContractTerms, Ticket
-from execution_service.core.order import Order, Status
+from brokers.base import AssetClass, Capabilities, ContractTerms, Instrument, Ticket
+from execution_service.core.ledger import LedgerEntry
+from execution_service.core.order import ContractTold, Order, Status
 from execution_service.facts import Facts, Mended, Said
+from execution_service.live import LiveOrders
 from execution_service.rebuild import Rebuild, Rebuilt
 from execution_service.store import MongoStore
 from execution_service.threads import InPlace
+from execution_service.trading.holdings import Holdings
 from scripts import execctl
-from tests.fakes import DATABASE, Gate, World, _Client, world_of
+from tests.builders import NOW, nothing_sent, order, submit_started
+from tests.fakes import DATABASE, Gate, HandClock, World, _Client, world_of
 from tests.service.audit import audit
 
 WRITTEN = Path(__file__).with_name("books_of_before.json")
@@ -219,3 +223,25 @@ async def test_an_exit_that_may_mean_two_sizes_is_not_sent(tmp_path: Path) -> No
         await world.run(8)
         assert [d["multiplier"] for d in world.documents("positions", status="OPEN")] == [5000.0]
         audit(world)
+
+
+class NoBooks:
+    async def ledgers_of_account(self, account_id: str, symbols: Sequence[str]) -> list[LedgerEntry]:
+        return []
+
+
+async def test_an_order_that_was_perhaps_sent_before_keeps_the_holding_of_that_sending() -> None:
+    store: Any = NoBooks()
+    holdings = Holdings(store, LiveOrders(store, HandClock()))
+    silver = Instrument(symbol="SI", asset_class=AssetClass.FUTURE, expiry="202612", multiplier=Decimal(1000))
+    terms = ContractTerms(multiplier=Decimal(1000), trading_class="SIL")
+    fresh = order(instrument=silver)
+    (told,) = await holdings.told(fresh, terms, NOW)
+    assert isinstance(told, ContractTold)
+    assert told.booked_as == "SI|FUTURE|expiry=202612|trading_class=SIL|multiplier=1000"
+    # Sent by the version before, or once already: whatever comes late of that is booked to the same holding.
+    for first in ((), (told,)):
+        again = order(instrument=silver, events=(*first, submit_started(), nothing_sent()))
+        assert (await holdings.key_for(again)).instrument_key == (again.booked_as or "SI|FUTURE|expiry=202612")
+        changed = await holdings.told(again, replace(terms, local_symbol="SILZ6"), NOW)
+        assert [getattr(event, "booked_as", "") for event in changed] == [again.booked_as]
