@@ -46,11 +46,10 @@ from brokers.ibkr_contracts import (
     TRADED,
     Qualified,
     fitted,
-    instrument_of,
     number,
     optional_number,
-    other_symbols,
     plain,
+    position_of,
     qualified,
     question_for,
     rule_number,
@@ -591,18 +590,10 @@ class IbkrBroker:
         found = []
         for account, contract, quantity, average_cost in rows:
             if account == self._account and quantity:
-                instrument = self._instruments.get(contract.conId) or instrument_of(contract)
-                multiplier = optional_number(contract.multiplier) or Decimal(1)
-                average = number(average_cost) / multiplier
-                found.append(
-                    BrokerPosition(
-                        instrument=instrument,
-                        quantity=number(quantity),
-                        average_price=average,
-                        also_called=other_symbols(contract),
-                        con_id=int(contract.conId) or None,
-                    )
-                )
+                position = position_of(contract, self._instruments.get(contract.conId), quantity, average_cost)
+                if position.is_unclear:
+                    _log.error("The position in %s cannot be read: it is not compared", position.instrument.symbol)
+                found.append(position)
         return found
 
     async def balances(self) -> Sequence[Balance]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_DOWN, ROUND_FLOOR, Decimal
+from math import isfinite
 from typing import Any
 
-from brokers.base import AssetClass, Instrument, OptionRight, OrderType, Side, Ticket
+from brokers.base import AssetClass, BrokerPosition, Instrument, OptionRight, OrderType, Side, Ticket
 from brokers.errors import OrderRefused
 from brokers.ibkr_library import UNSET, Library
 
@@ -176,6 +178,36 @@ def instrument_of(contract: Any) -> Instrument:
         currency=contract.currency or None,
         multiplier=_or_none(contract.multiplier),
     )
+
+
+def position_of(contract: Any, known: Instrument | None, quantity: Any, average_cost: Any) -> BrokerPosition:
+    """One row of the positions; `known`: what an order of ours called the contract. A quantity, strike or multiplier that is no number makes
+    it unclear, an average cost that is none leaves that out."""
+    illegible = [name for name in ("strike", "multiplier") if not _is_legible(getattr(contract, name))]
+    if illegible:
+        contract = copy(contract)
+        for name in illegible:
+            setattr(contract, name, "")
+    held = optional_number(quantity) if _is_legible(quantity) else None
+    cost = optional_number(average_cost) if _is_legible(average_cost) else None
+    multiplier = optional_number(contract.multiplier) or Decimal(1)
+    is_unclear = held is None or bool(illegible)
+    return BrokerPosition(
+        instrument=known or instrument_of(contract),
+        quantity=Decimal(0) if is_unclear or held is None else held,
+        average_price=None if cost is None else cost / multiplier,
+        also_called=other_symbols(contract),
+        con_id=int(contract.conId) or None,
+        is_unclear=is_unclear,
+    )
+
+
+def _is_legible(value: Any) -> bool:
+    """A finite number, or what the gateway leaves out."""
+    try:
+        return value is None or value == "" or isfinite(float(value))
+    except (TypeError, ValueError):
+        return False
 
 
 def other_symbols(contract: Any) -> frozenset[str]:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from brokers import ibkr
 from brokers import ibkr_codes as codes
 from brokers.base import (
     AssetClass,
+    BrokerPosition,
     Instrument,
     OptionRight,
     OrderRef,
@@ -41,7 +43,8 @@ from brokers.errors import (
 )
 from brokers.ibkr import Configuration, IbkrBroker, create
 from brokers.ibkr_blotter import Blotter, Commission, Execution
-from brokers.ibkr_library import NAMES, choose
+from brokers.ibkr_contracts import position_of
+from brokers.ibkr_library import NAMES, UNSET, choose
 from brokers.paper_words import Action, Fault, Market, Operation, PaperOrder
 from execution_service.core.reconcile import Holding, compare_positions
 from simulators import tws_wire as wire
@@ -1339,3 +1342,53 @@ async def test_a_filled_order_whose_count_is_not_told_is_filled_with_what_was_or
     )
     broker.on_completed_order(done, state)
     assert [e.filled_quantity for e in broker._blotter.tagged("tag")] == [100]
+
+
+# Positions that cannot be read
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"quantity": float("nan")},
+        {"quantity": UNSET},
+        {"quantity": "ten"},
+        {"strike": "x"},
+        {"multiplier": float("inf")},
+    ],
+    ids=str,
+)
+def test_a_position_that_cannot_be_read_is_unclear_and_no_other(odd: dict[str, Any]) -> None:
+    row = {"quantity": 10.0, "average_cost": 320.0, "strike": 50.0, "multiplier": "100"}
+    read = position_row(**row)
+    assert (read.quantity, read.average_price, read.is_unclear) == (Decimal(10), Decimal("3.2"), False)
+    unclear = position_row(**row | odd)
+    assert (unclear.quantity, unclear.is_unclear, unclear.instrument.symbol) == (Decimal(0), True, "XYZ")
+    shares = BrokerPosition(instrument=Instrument(symbol="XYZ"), quantity=Decimal(5))
+    ours = [
+        Holding(instrument=read.instrument, quantity=Decimal(10)),
+        Holding(instrument=shares.instrument, quantity=Decimal(7)),
+    ]
+    compared = compare_positions(ours, [unclear, shares])
+    assert [finding.subject for finding in compared.findings] == ["XYZ|STOCK"]
+
+
+@pytest.mark.parametrize("cost", [float("nan"), UNSET, "much"])
+def test_a_position_of_unreadable_cost_is_held_all_the_same(cost: object) -> None:
+    read = position_row(quantity=10.0, average_cost=cost, strike=50.0, multiplier="100")
+    assert (read.quantity, read.average_price, read.is_unclear) == (Decimal(10), None, False)
+
+
+def position_row(*, quantity: object, average_cost: object, strike: object, multiplier: object) -> BrokerPosition:
+    contract = SimpleNamespace(
+        symbol="XYZ",
+        secType="OPT",
+        lastTradeDateOrContractMonth="20261218",
+        strike=strike,
+        right="P",
+        multiplier=multiplier,
+        currency="USD",
+        localSymbol="XYZ   261218P00050000",
+        conId=4711,
+    )
+    return position_of(contract, None, quantity, average_cost)
