@@ -49,7 +49,7 @@ log = structlog.get_logger(__name__)
 
 SOON_SECONDS = 10.0
 """When something is to be confirmed, and when the comparison failed."""
-HURRY_SECONDS = 2.0
+HURRY_SECONDS = 3.0
 """Between a comparison and one that somebody else's trade brings about: who trades much by hand does not spend the account's calls."""
 CONNECTING_SECONDS, CONNECTING_LOOKS = 3.0, 12
 """How long a comparison that was asked for waits for a connection that is just being made."""

@@ -12,7 +12,6 @@ from brokers.errors import AnswerUnclear, BrokerError
 from execution_service.core.decide import fills_are_missing, is_of_another, is_short, news, was_noted
 from execution_service.core.heard import Heard, name_of
 from execution_service.core.order import Event, Noted, Order
-from execution_service.core.reconcile import is_our_tag
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock, Store, Stored, StoreUnavailable
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
@@ -46,8 +45,8 @@ class Hearing:
         ended: Callable[[Order, Report], None],
         traded_past_us: Callable[[], None],
     ) -> None:
-        """`ended` is called with an ended order whose record has all that the report tells; `traded_past_us` when an order that bears no tag
-        of ours has filled: a person's, or the broker's that squares off."""
+        """`ended` is called with an ended order whose record has all that the report tells; `traded_past_us` when an order that is none of this
+        account's records has filled: a person's, or the broker's that squares off."""
         self._connection = connection
         self._lanes = lanes
         self._live = live_orders
@@ -64,7 +63,7 @@ class Hearing:
         self._finished = Heard(FINISHED_REMEMBERED)
         """What the broker has said of orders that are not in hand."""
         self._strange = Heard(STRANGERS_REMEMBERED)
-        """What orders of others had filled."""
+        """What orders without a tag had filled."""
         self._missing: dict[str, tuple[LiveOrder, Report]] = {}
 
     # --- when ---------------------------------------------------------------------------------------------------
@@ -142,7 +141,7 @@ class Hearing:
         own = {tag: live for tag, live in known.items() if live.order.request.account_id == account_id}
         in_hand = [(own[r.client_order_id], r) for r in reports if r.client_order_id in own]
         heard = await asyncio.gather(*(self._hear(live, r) for live, r in in_hand), return_exceptions=True)
-        self._hear_of_strangers([r for r in reports if r.filled_quantity and not is_our_tag(r.client_order_id)])
+        self._hear_of_strangers([r for r in reports if r.filled_quantity and not r.client_order_id])
         await self._hear_of_finished([r for r in reports if r.client_order_id and r.client_order_id not in known])
         failures = [failure for failure in heard if isinstance(failure, BaseException)]
         for failure in failures:
@@ -180,6 +179,8 @@ class Hearing:
                 record = by_client_id.get(report.client_order_id)
                 if record is not None and record.order.request.account_id == self._connection.account_id:
                     await self._hear_late(record, report)
+                elif report.filled_quantity:
+                    self._tell_traded_past_us()
                 self._finished.note(name_of(report), _gist(report))
 
     async def _hear_late(self, record: Stored, report: Report) -> None:
