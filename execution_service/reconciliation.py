@@ -514,7 +514,7 @@ class Reconciliation:
         today = self._clock.now().date()
         findings = []
         for finding in compared.findings:
-            came = arrivals(theirs, self._earlier[finding.key], compared.groups)
+            came = arrivals(compared, self._earlier[finding.key])
             group = compared.groups[finding.subject]
             exits = [live.order for live in self._in_hand() if self._is_exit_at_work(live.order, group)]
             findings.append(replace(explained(finding, group, came, today), resting=resting_exits(group, exits)))
