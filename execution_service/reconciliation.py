@@ -50,8 +50,10 @@ log = structlog.get_logger(__name__)
 
 SOON_SECONDS = 10.0
 """When something is to be confirmed, and when the comparison failed."""
-HURRY_SECONDS = 2.0
+HURRY_SECONDS = 3.0
 """Between a comparison and one that somebody else's trade brings about: who trades much by hand does not spend the account's calls."""
+TRADE_SHOWN_SECONDS = 2.0
+"""How long after somebody else's trade was heard of the broker's positions may still be without it."""
 CONNECTING_SECONDS, CONNECTING_LOOKS = 3.0, 12
 """How long a comparison that was asked for waits for a connection that is just being made."""
 SECONDS_FOR_EACH_REPORT = 0.02
@@ -65,6 +67,11 @@ NAMED_AT_MOST = 5
 _LISTED = frozenset({Status.SUBMITTED, Status.PARTIALLY_FILLED})
 _OF_CHANGES = OF_POSITIONS | {Kind.IN_DOUBT}
 """What can be seen without a whole answer."""
+
+_UNSEEN = Finding(
+    kind=Kind.POSITION_DIFFERS, subject="", ours="", theirs="", note="an order of somebody else has filled there"
+)
+"""What is suspected when somebody else has traded, and nobody has compared since."""
 
 
 class Account(Protocol):
@@ -175,6 +182,8 @@ class Reconciliation:
         self._unclear: set[str] = set()
         """Positions that cannot be read, by the latest answer."""
         self._is_hurried = False
+        self._traded_at = self._compared_at = float("-inf")
+        """When somebody else's trade was heard of, and when the broker was last asked for its positions."""
         self._is_silence_told = False
         self._said_untold = False
         """Whether the latest line about a comparison said that it was one without positions."""
@@ -185,10 +194,16 @@ class Reconciliation:
         self._news.tell()
 
     def traded_past_us(self) -> None:
-        """Somebody else has traded in the account: a position of ours may have changed, and its exits are to know of it."""
+        """Somebody else has traded in the account: a position of ours may have changed. Nobody says which, so until positions have been
+        compared all exits are bound by that."""
+        self._traded_at = self._clock.monotonic()
         if self._interval:
             self._is_hurried = True
             self._news.tell()
+
+    @property
+    def _is_trade_unseen(self) -> bool:
+        return self._compared_at < self._traded_at + TRADE_SHOWN_SECONDS
 
     def ended(self, order: Order, report: Report) -> None:
         """An order has ended, and its record has all that the report tells: if they agree, it need not be looked up for the comparison."""
@@ -238,6 +253,8 @@ class Reconciliation:
                 else:
                     self._answer(self._unreachable())
                 wait = soon or self._interval or None
+                if self._interval and self._is_trade_unseen:
+                    wait = min(wait or HURRY_SECONDS, HURRY_SECONDS)
         finally:
             self._live.on_recorded.remove(self._heed_record)
             self._answer(Outcome(is_compared=False, words="Not compared: the account is not traded here any more"))
@@ -292,7 +309,7 @@ class Reconciliation:
         for finding in self._suspected.values():
             if finding.is_about(instrument, product):
                 return Binding(finding=finding)
-        return None
+        return Binding(finding=_UNSEEN) if self._is_trade_unseen else None
 
     async def _open_rows(self) -> Mapping[Key, Discrepancy]:
         if self._open is None:
@@ -475,6 +492,9 @@ class Reconciliation:
         """What differs, and what of that says nothing: it was moving meanwhile, or is explained by missing fills, which are said
         themselves. None: the broker does not tell its positions."""
         self._moved.clear()
+        self._compared_at = (
+            self._clock.monotonic()
+        )  # also where it is not told: whoever asked again would not learn more
         try:
             theirs = await self._account.read_positions()
         except Exception as exc:  # noqa: BLE001  whatever it was, positions are not told
@@ -530,7 +550,7 @@ class Reconciliation:
         today = self._clock.now().date()
         findings = []
         for finding in compared.findings:
-            came = arrivals(theirs, self._earlier[finding.key], compared.groups)
+            came = arrivals(compared, self._earlier[finding.key])
             group = compared.groups[finding.subject]
             exits = [live.order for live in self._in_hand() if self._is_exit_at_work(live.order, group)]
             findings.append(replace(explained(finding, group, came, today), resting=resting_exits(group, exits)))

@@ -499,7 +499,7 @@ def _grouped(
         for name in numbers | _names(each.instrument) | _other_names(each):
             alike = by_name.setdefault(name, [])
             for other in alike:
-                if _are_one(each, everything[other]):
+                if root(place) != root(other) and _are_one(each, everything[other]):
                     parent[root(place)] = root(other)
             alike.append(place)
     groups: dict[int, tuple[list[Holding], list[BrokerPosition]]] = {}

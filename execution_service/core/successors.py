@@ -8,7 +8,7 @@ from datetime import date
 from decimal import Decimal
 
 from brokers.base import AssetClass, BrokerPosition, Instrument, OptionRight
-from execution_service.core.reconcile import Finding, Group
+from execution_service.core.reconcile import Finding, Group, PositionsCompared
 
 _SHARES = frozenset({AssetClass.STOCK, AssetClass.ETF, AssetClass.FUND})
 _NAMED_AT_MOST = 3
@@ -41,16 +41,12 @@ def _place(position: BrokerPosition) -> str:
     return f"{position.instrument.key}|product={position.product}" if position.product else position.instrument.key
 
 
-def arrivals(
-    theirs: Sequence[BrokerPosition], earlier: Mapping[str, Decimal] | None, ours: Mapping[str, Group]
-) -> list[Came]:
-    """What has come to the account or left it. `earlier`: what the broker showed then, as `quantities_of` tells it, None where nobody knows;
-    `ours` are the groups that differ: of those it is known without that."""
-    differing = {id(position): group for group in ours.values() for position in group.theirs}
+def arrivals(compared: PositionsCompared, earlier: Mapping[str, Decimal] | None) -> list[Came]:
+    """What has come to the account, or left it, that no order of ours explains. `earlier`: what the broker showed then, as `quantities_of`
+    tells it, None where nobody knows; of what differs it is known without that."""
+    ours = compared.groups
     found = [Came(group.ours[0].instrument, group.shown - group.held, group.product) for group in ours.values()]
-    for position in theirs:
-        if position.is_unclear or id(position) in differing:
-            continue
+    for position in compared.not_ours:
         change = position.quantity - (earlier or {}).get(_place(position), Decimal(0))
         if change:
             found.append(Came(position.instrument, change, position.product, is_known=earlier is not None))
@@ -73,7 +69,8 @@ def explained(finding: Finding, group: Group, came: Sequence[Came], today: date)
     if not taken:
         taken = [(each, said) for each in others if (said := _converted(group, lost, each))]
     for each, said in taken[:_NAMED_AT_MOST]:
-        words.append(f"{_signed(each.change)} {each.instrument.key} came, {said}")
+        verb = "came" if each.change > 0 else "left"
+        words.append(f"{_signed(each.change)} {each.instrument.key} {verb}, {said}")
     successor = " ".join(sorted(each.instrument.key for each, _ in taken[:_NAMED_AT_MOST]))
     return replace(finding, note="; ".join(words), successor=successor)
 
@@ -97,7 +94,7 @@ def _assigned(option: Instrument, lost: Decimal, came: Came) -> str:
     sign = 1 if option.right is OptionRight.PUT else -1
     each = came.change / (lost * sign)
     multiplier = option.multiplier
-    if multiplier is None:
+    if not multiplier:
         multiplier = each if each == each.to_integral_value() and each > 0 else Decimal(100)
     contracts = came.change / (multiplier * sign)
     is_part = contracts == contracts.to_integral_value() and 0 < contracts / lost <= 1

@@ -23,7 +23,6 @@ from execution_service.core.decide import (
 )
 from execution_service.core.heard import Heard, name_of
 from execution_service.core.order import Event, Held, Noted, Order, Status
-from execution_service.core.reconcile import is_our_tag
 from execution_service.core.soundness import sound
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock, Store, Stored, StoreUnavailable
@@ -64,7 +63,8 @@ class Hearing:
         traded_past_us: Callable[[], None],
     ) -> None:
         """`answered` is called when the broker may be asked again, whoever had asked; `ended` with an ended order whose record has all that
-        the report tells; `traded_past_us` when an order that bears no tag of ours has filled: a person's, or the broker's that squares off."""
+        the report tells; `traded_past_us` when an order that is none of this account's records has filled: a person's, or the broker's that
+        squares off."""
         self._connection = connection
         self._lanes = lanes
         self._live = live_orders
@@ -86,7 +86,7 @@ class Hearing:
         self._unreadable: set[str] = set()
         """What people were told of that could not be read or recorded, by what it is about."""
         self._strange = Heard(STRANGERS_REMEMBERED)
-        """What orders of others had filled."""
+        """What orders without a tag had filled."""
         self._missing: dict[str, tuple[LiveOrder, Report]] = {}
 
     # --- when ---------------------------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ class Hearing:
         own = {tag: live for tag, live in known.items() if live.order.request.account_id == account_id}
         in_hand = [(own[r.client_order_id], r) for r in reports if r.client_order_id in own]
         heard = await asyncio.gather(*(self._hear(live, r) for live, r in in_hand), return_exceptions=True)
-        self._hear_of_strangers([r for r in reports if r.filled_quantity and not is_our_tag(r.client_order_id)])
+        self._hear_of_strangers([r for r in reports if r.filled_quantity and not r.client_order_id])
         failed = [(r, failure) for (_, r), failure in zip(in_hand, heard, strict=True) if failure is not None]
         failed += await self._hear_of_finished(
             [r for r in reports if r.client_order_id and r.client_order_id not in known]
@@ -272,6 +272,8 @@ class Hearing:
                 try:
                     if record is not None and record.order.request.account_id == self._connection.account_id:
                         await self._hear_late(record, report)
+                    elif report.filled_quantity:
+                        self._tell_traded_past_us()
                 except StoreUnavailable:
                     raise
                 except Exception as exc:  # noqa: BLE001  one order must not hold up the news of the others

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brokers.base import AssetClass, BrokerPosition, Instrument, OptionRight, ReportStatus
+from brokers.base import AssetClass, BrokerPosition, Instrument, OptionRight, ReportStatus, Side
 from execution_service.core import alerts
 from execution_service.core.errors import UnreadableRecord
-from execution_service.core.order import Fitted, Identity, Order, Status, apply_all
+from execution_service.core.order import Fitted, Identity, Order, Purpose, Status, apply_all
 from execution_service.core.reconcile import (
     OF_POSITIONS,
     OF_REPORTS,
@@ -29,11 +29,13 @@ from execution_service.core.reconcile import (
     State,
     Watch,
     compare_positions,
+    group_of,
     is_our_tag,
     judge,
     may_be_the_same,
     order_findings,
     owner_of,
+    resting_exits,
     unknown_order,
 )
 from execution_service.core.record import discrepancy_from_document, discrepancy_to_document
@@ -590,3 +592,76 @@ def test_outcome_line_says_reconciled_only_when_nothing_differs() -> None:
     assert foreign.endswith("not ours and left alone: 1 order and 2 positions")
     for wrong in ("discrepancies", "unconfirmed", "looked_for"):
         assert alerts.reconciled(**counts, **none | {wrong: 1}).startswith("Not reconciled: ")
+
+
+# --- products, and exits that rest ----------------------------------------------------------------------------------
+
+INFY = instrument("INFY", exchange="NSE")
+
+
+def mine(quantity: int, product: str | None = None, strategy: str = "momentum") -> Holding:
+    return Holding(instrument=INFY, quantity=amount(quantity), product=product, strategy=strategy)
+
+
+def infy(quantity: int, product: str | None = None, *, is_unclear: bool = False) -> BrokerPosition:
+    return BrokerPosition(instrument=INFY, quantity=amount(quantity), product=product, is_unclear=is_unclear)
+
+
+def test_products_of_one_instrument_are_compared_by_themselves() -> None:
+    compared = compare_positions([mine(10, "MIS"), mine(0, "CNC")], [infy(10, "CNC")])
+    assert [(f.subject, f.instrument, f.product, f.ours, f.theirs) for f in compared.findings] == [
+        (f"{INFY.key}|product=CNC", INFY.key, "CNC", "0", "10"),
+        (f"{INFY.key}|product=MIS", INFY.key, "MIS", "10", "0"),
+    ]
+    squared, _ = compared.findings[1], compared.findings[0]
+    assert squared.is_about(INFY, "MIS")
+    assert squared.is_about(INFY)
+    assert not squared.is_about(INFY, "CNC")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ([mine(10)], [infy(7, "CNC"), infy(3, "MIS")]),
+        ([mine(7, "CNC"), mine(3, "MIS")], [infy(10)]),
+        ([mine(4, "CNC"), mine(6, strategy="other")], [infy(7, "CNC"), infy(3, "MIS")]),
+    ],
+)
+def test_products_are_taken_together_where_one_side_does_not_say_them(
+    ours: list[Holding], theirs: list[BrokerPosition]
+) -> None:
+    compared = compare_positions(ours, theirs)
+    assert (compared.agreeing, compared.findings, compared.not_ours) == (1, (), ())
+
+
+def test_product_that_cannot_be_read_says_nothing_of_another() -> None:
+    compared = compare_positions([mine(10, "MIS"), mine(5, "CNC")], [infy(0, "MIS", is_unclear=True), infy(4, "CNC")])
+    assert [f.product for f in compared.findings] == ["CNC"]
+
+
+def test_group_of_what_our_ledger_never_held_is_what_the_broker_shows_of_it() -> None:
+    group = group_of(INFY, [mine(10, "MIS")], [infy(4, "CNC"), infy(10, "MIS")], "CNC")
+    assert (group.held, group.shown, group.product) == (0, 4, "CNC")
+    assert group.is_about(instrument("INFY"), "CNC")
+    assert not group.is_about(INFY, "MIS")
+    assert not group.is_about(instrument("SBIN"))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "side", "named"),
+    [
+        (10, 0, Side.SELL, "out (SELL 10)"),
+        (10, 9, Side.SELL, "out (SELL 10)"),
+        (10, 10, Side.SELL, ""),
+        (10, 30, Side.SELL, ""),
+        (-10, 0, Side.BUY, "out (BUY 10)"),
+        (-10, -12, Side.BUY, ""),
+        (10, 0, Side.BUY, ""),
+    ],
+)
+def test_resting_exits_that_may_take_more_than_is_there_are_named(
+    ours: int, theirs: int, side: Side, named: str
+) -> None:
+    group = group_of(INFY, [mine(ours)], [infy(theirs)])
+    leaving = order(of=Identity(signal_id="out", purpose=Purpose.EXIT), side=side, quantity=10)
+    assert resting_exits(group, [leaving]) == named

@@ -40,7 +40,7 @@ def findings(
     today: date = EXPIRY_DAY,
 ) -> dict[str, Finding]:
     compared = compare_positions(ours, theirs)
-    came = arrivals(theirs, None if earlier is None else quantities_of(earlier), compared.groups)
+    came = arrivals(compared, None if earlier is None else quantities_of(earlier))
     return {f.subject: explained(f, compared.groups[f.subject], came, today) for f in compared.findings}
 
 
@@ -62,9 +62,9 @@ def test_shares_that_fit_a_vanished_option_are_named_in_one_sentence_with_its_ex
     right: OptionRight, quantity: int, shares: int, words: str
 ) -> None:
     option = replace(PUT, right=right)
-    sign = "+" if shares > 0 else ""
+    sign, verb = ("+", "came") if shares > 0 else ("", "left")
     assert note([held(option, quantity)], [told(SHARES, shares)]) == (
-        f"its expiry is now (20261218); {sign}{shares} XYZ|STOCK|currency=USD came, {words}"
+        f"its expiry is now (20261218); {sign}{shares} XYZ|STOCK|currency=USD {verb}, {words}"
     )
 
 
@@ -106,6 +106,12 @@ def test_option_with_a_code_of_its_own_is_known_by_the_underlying_that_it_begins
 
 def test_multiplier_that_nobody_said_follows_from_what_came() -> None:
     assert "of 10 brings" in note([held(replace(PUT, multiplier=None), -1)], [told(SHARES, 10)])
+
+
+def test_what_our_own_orders_brought_is_no_successor() -> None:
+    bought = instrument("OTHER")
+    ours, before = [held(instrument("OLD"), 70), held(bought, 70)], [told(instrument("OLD"), 70)]
+    assert note(ours, [told(bought, 70)], before) == ""
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ class Family(StrEnum):
     RESTART = "the broker restarts"
     SESSION = "session and limits"
     CLOCK = "the clock jumps"
+    POSITION = "positions that change past us"
     INTAKE = "what comes in"
     ODD = "odd values"
 
@@ -1040,6 +1042,53 @@ def clock_jumps_two_hours_back(play: Play) -> None:
         play.until(signal, within=30.0)
     finally:
         _clock(play, 0)
+
+
+# --- positions that change past us ----------------------------------------------------------------------------------
+
+
+def held_apart(play: Play) -> tuple[Signal, dict[str, Any]]:
+    """10, filled, of something that nothing else of the stage trades; and what names that."""
+    own = (
+        {"symbol": "NIFTYBEES", "product": "MIS"}
+        if play.broker == "zerodha"
+        else {"symbol": f"H{uuid.uuid4().hex[:7].upper()}"}
+    )
+    entry = play.sent(**own)
+    play.until(entry, "FILLED")
+    return entry, own
+
+
+def until_it_differs(play: Play, symbol: str) -> None:
+    named = {"account_id": play.lane.account_id, "state": "OPEN", "finding.instrument": {"$regex": f"^{symbol}"}}
+    wait_until(
+        lambda: play.stage.db["execution_discrepancies"].count_documents(named),
+        "the position differs",
+        within=120.0,
+        pause=0.2,
+    )
+
+
+@scenario(Family.POSITION, alone=("zerodha",), within=90.0)
+def sold_by_hand_and_then_its_exit(play: Play) -> None:
+    """Somebody sells past us all that was bought, and people are told: the exit then opens no short."""
+    entry, own = held_apart(play)
+    play.do("trade_by_hand", instrument=own["symbol"], quantity=-10, product=own.get("product"))
+    until_it_differs(play, own["symbol"])
+    play.send(play.order("SELL", 10, expects=Placed.NEVER, signal_type="EXIT", entry_signal_id=entry.signal_id, **own))
+
+
+@scenario(Family.POSITION, alone=("zerodha",), within=90.0)
+def part_gone_without_a_trade_and_then_its_exit(play: Play) -> None:
+    """4 of 10 leave the account without an order: the exit takes the 6 that are there."""
+    entry, own = held_apart(play)
+    play.do("move", instrument=own["symbol"], quantity=-4, product=own.get("product"))
+    until_it_differs(play, own["symbol"])
+    leave = play.order("SELL", 10, signal_type="EXIT", entry_signal_id=entry.signal_id, **own)
+    play.send(leave)
+    play.until(leave, "FILLED")
+    (placed,) = play.at_broker(leave)
+    assert placed["quantity"] == "6", placed
 
 
 # --- what comes in --------------------------------------------------------------------------------------------------

@@ -527,6 +527,23 @@ async def test_trade_by_hand_is_compared_soon_and_not_after_a_minute(tmp_path: P
         assert shown(world) == 0
 
 
+async def test_exit_right_after_a_trade_by_hand_that_was_heard_of_is_bound_before_anything_is_compared(
+    tmp_path: Path,
+) -> None:
+    async with world_of(tmp_path, rules=TradingRules(reconcile_interval_seconds=0)) as world:
+        await holding(world)
+        await world.run(MINUTE)
+        asked = len(world.calls("positions"))
+        by_hand(world, -70)
+        await world.run(6)
+        assert len(world.calls("positions")) == asked
+        world.exit("out", "sig")
+        await world.run(2)
+        assert world.exit_record("out").filled_quantity == 30
+        (text,) = world.notifier.titled("Exit Capped")
+        assert "an order of somebody else has filled there" in text
+
+
 async def test_position_that_cannot_be_read_is_like_one_that_is_not_told(tmp_path: Path) -> None:
     async with world_of(tmp_path) as world:
         await differing(world, -40)
