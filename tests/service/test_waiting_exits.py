@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 
-from brokers.base import Capabilities
+from brokers.base import Capabilities, Ticket
 from brokers.errors import AuthRequired, BrokerUnavailable, CallsSpent, HeldBack, OrderRefused
 from brokers.paper_words import Action, Fault, Market, Operation
 from execution_service.core.order import CancelRefused, Noted, Status
@@ -103,6 +104,52 @@ async def test_an_exit_behind_an_order_that_is_looked_for_is_told(tmp_path: Path
         await world.run(12)
         (text,) = world.notifier.titled(TELLING)
         assert "perhaps sent" in text
+
+
+class ScarceCalls:
+    """None are left but those that are kept for exits."""
+
+    def __init__(self, world: World) -> None:
+        broker = world.brokers[ACCOUNT]
+        self._reserve = broker.reserve
+        broker.reserve = self.reserve  # type: ignore[method-assign]
+
+    async def reserve(self, ticket: Ticket, *, taken: Collection[str] = ()) -> str | None:
+        if not ticket.is_exit:
+            raise CallsSpent("the rate budget is spent", wait_seconds=80_000.0)
+        return await self._reserve(ticket, taken=taken)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_an_exit_passes_the_entries_of_its_instrument_that_have_no_calls(tmp_path: Path, is_first: bool) -> None:
+    async with world_of(tmp_path, market=BY_HAND, capabilities=RESERVING) as world:
+        await entered(world, "AAPL")
+        ScarceCalls(world)
+        if is_first:
+            world.exit("out", "in-AAPL", quantity=60)
+        for n in range(3):
+            world.send(f"more-{n}")
+        await world.run(3)
+        world.exit("rest", "in-AAPL", quantity=40)
+        await world.run(7)
+        assert world.exit_record("rest").status is Status.SUBMITTED
+        assert [world.record(f"more-{n}").status for n in range(3)] == [Status.PENDING] * 3
+        assert not world.notifier.titled(TELLING)
+
+
+async def test_an_exit_does_not_pass_the_entry_that_it_closes(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, capabilities=RESERVING) as world:
+        await world.run(1)
+        ScarceCalls(world)
+        world.send("in")
+        await world.run(1)
+        world.exit("out", "in")
+        world.exit("unnamed", "", entry_signal_id=None)
+        await world.run(20)
+        assert not world.placed()
+        await world.run(300)
+        assert world.exit_record("out").status is Status.REJECTED
+        assert not world.placed()
 
 
 async def test_another_reason_is_told_too(tmp_path: Path) -> None:
