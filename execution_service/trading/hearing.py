@@ -274,7 +274,7 @@ class Hearing:
 
     def _heed_change(self, live: LiveOrder, report: Report) -> None:
         """Another word of the broker about the order than before: what was asked in vain may be answered now."""
-        heard = (_gist(report), report.said, report.reason, report.is_held)
+        heard = (report.status, report.filled_quantity, report.said, report.reason, report.is_held)
         if live.heard not in (None, heard):
             live.take_news()
         live.heard = heard

@@ -57,13 +57,15 @@ class Waiting:
         if order.status is not Status.PENDING or order.identity.purpose is not Purpose.EXIT:
             return None
         cause = self._cause(live)
-        if cause is None or cause.name in live.told_waits:
-            self._appointments.make(live, _LOOK_SECONDS)
+        is_told = cause is None or cause.name in live.told_waits
+        due_in = 0.0 if cause is None else live.known_from + cause.alert_seconds - now
+        if is_told or due_in >= 0:
+            if not self._lanes.is_waiting(order):
+                self._appointments.make(live, _LOOK_SECONDS)
+            elif not is_told:
+                self._appointments.make(live, due_in + 0.001)  # each look costs a question to the store
             return None
-        due_in = live.known_from + cause.alert_seconds - now
-        if due_in >= 0:
-            self._appointments.make(live, min(due_in, _LOOK_SECONDS) + 0.001)
-            return None
+        assert cause is not None
         live.told_waits.add(cause.name)
         note = f"cannot leave: {cause.name}"
         if any(isinstance(event, Noted) and event.message == note for event in order.events):
