@@ -785,7 +785,7 @@ class IbkrBroker:
             placing.hold = hold or placing.hold  # it may be said before anything else is told of the order
         if placing is not None:
             self._refuse_placing(placing, code, text)
-        elif code not in (codes.CANCELLED, *codes.CANCEL_REFUSED):
+        elif hold is None and code not in (codes.CANCELLED, *codes.CANCEL_REFUSED):
             _log.warning("IBKR says of order %s: %s (code %s)", order_id, text, code)
             self._is_doubtful = True
         if code in codes.CANCEL_REFUSED:

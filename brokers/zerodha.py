@@ -284,6 +284,7 @@ class ZerodhaBroker:
         """Cancels the order, or what is left of an iceberg order. Costs one call more where the order's variety is not known yet."""
         self._check_session()
         kind = CallKind.CANCEL_AGAIN if again else CallKind.CANCEL
+        self._calls.check_budget(kind)  # before any question is asked for it
         order_id = ref.broker_order_id
         variety = None if order_id is None else self._varieties.get(order_id)
         if order_id is not None and variety is not None and variety != "iceberg":

@@ -56,6 +56,7 @@ def test_no_news_however_frequent_breaks_the_bounds(rhythm: Rhythm, news_every: 
 def test_the_bounds_are_these() -> None:
     assert (CANCELS.an_hour, CANCELS.a_day) == (12, 30)
     assert (FINDS.an_hour, FINDS.a_day) == (12, 30)
+    assert (HOUR_SECONDS, DAY_SECONDS) == (60 * 60, 24 * 60 * 60)
 
 
 def test_after_news_it_is_asked_soon_again_and_then_rarely_again() -> None:

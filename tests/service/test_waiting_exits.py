@@ -106,6 +106,21 @@ async def test_an_exit_behind_an_order_that_is_looked_for_is_told(tmp_path: Path
         assert "perhaps sent" in text
 
 
+async def test_an_exit_before_whose_turn_others_take_long_is_told(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        await entered(world, "AAPL")
+        world.broker_faults.holds["place_order"] = asyncio.Event()
+        for n in range(3):
+            world.send(f"slow-{n}")
+        await world.run(1)
+        world.exit("out", "in-AAPL", symbol="AAPL")
+        await world.run(14)
+        assert not world.notifier.titled(TELLING)
+        await world.run(6)
+        (text,) = world.notifier.titled(TELLING)
+        assert "orders before it are on their way" in text
+
+
 class ScarceCalls:
     """None are left but those that are kept for exits."""
 
@@ -204,9 +219,9 @@ async def test_a_cancel_for_which_no_calls_are_left_for_the_day_is_tried_calmly(
         world.broker_faults.errors["cancel_order"] = [CallsSpent("spent", wait_seconds=80_000.0)] * 10_000
         world.cancel(signal_id="sig")
         await world.run(100)
-        assert len(world.calls("cancel_order")) <= 22
+        assert len(world.calls("cancel_order")) <= 3
         world.broker_faults.errors.clear()
-        await world.run(8)
+        await world.run(61)
         assert world.record().status is Status.CANCELLED
 
 
