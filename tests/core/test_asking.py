@@ -86,3 +86,5 @@ def test_only_the_last_day_is_remembered() -> None:
     assert asked.once_more(DAY_SECONDS).moments == (DAY_SECONDS - 1.0, DAY_SECONDS)
     assert asked.latest == DAY_SECONDS - 1.0
     assert Asked().latest is None
+    assert Asked().once_more(1.0).once_more(2.0).once_more(3.0).latest == 3.0
+    assert Asked().once_more(1.0).latest == 1.0
