@@ -12,7 +12,7 @@ from brokers.base import Capabilities, Ticket
 from brokers.errors import AuthRequired, BrokerUnavailable, CallsSpent, HeldBack, OrderRefused
 from brokers.paper_words import Action, Fault, Market, Operation
 from execution_service.core.order import CancelRefused, Noted, Status
-from tests.fakes import ACCOUNT, World, world_of
+from tests.fakes import ACCOUNT, World, two_worlds, world_of
 
 BY_HAND = Market(fill_delay_seconds=None)
 TELLING = "Cannot Leave"
@@ -248,6 +248,22 @@ async def test_a_cancel_asked_for_by_a_person_again_is_soon_asked_for_again(tmp_
         world.cancel(signal_id="sig")
         await world.run(5)
         assert world.record().status is Status.CANCELLED
+
+
+async def test_a_cancel_asked_for_again_at_another_process_is_soon_asked_for_again(tmp_path: Path) -> None:
+    ignored = Fault(operation=Operation.CANCEL, action=Action.IGNORE_CANCEL, times=None)
+    async with two_worlds(tmp_path, market=BY_HAND, faults=[ignored]) as (one, other):
+        one.send()
+        await one.run(5)
+        await other.start()
+        one.cancel(signal_id="sig")
+        await one.run(400)
+        before = len(one.calls("cancel_order"))
+        one.book().clear_faults()
+        other.cancel(signal_id="sig")
+        await one.run(8)
+        assert (before, one.record().status) == (6, Status.CANCELLED)
+        assert not other.calls("cancel_order")
 
 
 async def test_a_change_of_the_order_wakes_its_cancel(tmp_path: Path) -> None:
