@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from brokers.base import Capabilities, Ticket
+from brokers.base import Capabilities, Report, Ticket
 from brokers.errors import AuthRequired, BrokerUnavailable, CallsSpent, HeldBack, OrderRefused
 from brokers.paper_words import Action, Fault, Market, Operation
 from execution_service.core.order import CancelRefused, Noted, Status
@@ -278,6 +279,24 @@ async def test_a_change_of_the_order_wakes_its_cancel(tmp_path: Path) -> None:
         await world.run(8)
         order = world.record()
         assert (order.status, order.filled_quantity) == (Status.CANCELLED, 10)
+
+
+async def test_an_earlier_sending_that_is_listed_too_wakes_nothing(tmp_path: Path) -> None:
+    ignored = Fault(operation=Operation.CANCEL, action=Action.IGNORE_CANCEL, times=None)
+    async with world_of(tmp_path, market=BY_HAND, faults=[ignored]) as world:
+        world.send()
+        await world.run(1)
+
+        def with_another(reports: Sequence[Report]) -> Sequence[Report]:
+            """Every answer tells of a stranger's order under the same tag, too."""
+            ids = ("a stranger's", *(report.broker_order_id for report in reports))
+            own = [replace(report, orders_under_tag=ids) for report in reports]
+            return [*own, *(replace(report, broker_order_id=ids[0], said="elsewhere") for report in own)]
+
+        world.broker_faults.retold = with_another
+        world.cancel(signal_id="sig")
+        await world.run(3600)
+        assert len(world.calls("cancel_order")) == 8
 
 
 async def test_a_refusal_is_noted_three_times_and_no_more(tmp_path: Path) -> None:
