@@ -78,6 +78,14 @@ def test_an_order_that_has_ended_is_not_held(status: ReportStatus) -> None:
     assert not any(isinstance(event, Held) for event in events)
 
 
+@pytest.mark.parametrize("status", [Status.FILLED, Status.REJECTED, Status.CANCELLED, Status.EXPIRED])
+@pytest.mark.parametrize("is_held", [True, False])
+def test_an_older_picture_of_an_order_that_has_ended_holds_nothing(status: Status, is_held: bool) -> None:
+    ended = order_in(status)
+    events = news(ended, replace(report(ended, fills=ended.fills), is_held=is_held), NOW)
+    assert not any(isinstance(event, Held | Released) for event in events)
+
+
 def test_an_order_that_turns_up_held_is_accepted_first() -> None:
     sent = order_in(Status.SUBMITTING)
     after = apply_all(sent, news(sent, replace(report(sent), is_held=True), NOW))
