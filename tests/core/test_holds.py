@@ -78,6 +78,17 @@ def test_an_order_that_has_ended_is_not_held(status: ReportStatus) -> None:
     assert not any(isinstance(event, Held) for event in events)
 
 
+def test_the_rest_of_a_partly_filled_order_may_be_held_for_the_next_opening() -> None:
+    part = order_in(Status.PARTIALLY_FILLED)
+    told = replace(report(part, fills=part.fills), is_held=True, said="not before nine")
+    after = apply_all(part, news(part, told, NOW))
+    assert (after.status, after.hold) == (
+        Status.PARTIALLY_FILLED,
+        Hold(since=NOW, until=None, message="not before nine"),
+    )
+    assert [type(event) for event in news(after, replace(told, is_held=False), NOW)] == [Released]
+
+
 @pytest.mark.parametrize("status", [Status.FILLED, Status.REJECTED, Status.CANCELLED, Status.EXPIRED])
 @pytest.mark.parametrize("is_held", [True, False])
 def test_an_older_picture_of_an_order_that_has_ended_holds_nothing(status: Status, is_held: bool) -> None:
