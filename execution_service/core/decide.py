@@ -394,12 +394,11 @@ def _step_of_working(order: Order, now: datetime, elapsed: Elapsed, limits: Limi
 
 
 def _worked_seconds(order: Order, elapsed: Elapsed, limits: Limits) -> float | None:
-    """How much of its time-out has passed; None: that is not known, or it does not run, since the broker holds the order for the opening."""
+    """How much of its time-out has passed, less than nothing where the opening is still to come; None: that is not known, or it does not run,
+    since the broker holds the order and has not said until when."""
     if order.hold is None or limits.counts_while_held or elapsed.sent is None:
         return elapsed.sent
-    if elapsed.opened is None or elapsed.opened < 0:
-        return None
-    return min(elapsed.sent, elapsed.opened)
+    return None if elapsed.opened is None else min(elapsed.sent, elapsed.opened)
 
 
 def timeout_seconds(order: Order, limits: Limits) -> float | None:

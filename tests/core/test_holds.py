@@ -154,6 +154,13 @@ def test_while_it_is_held_the_time_out_does_not_run() -> None:
     assert isinstance(step_of(WORKING).events[0], CancelRequested)
 
 
+def test_it_wakes_when_the_time_out_will_be_over() -> None:
+    assert step_of(HELD, opened=-1.0, asked=0.0) == Step(StepKind.NONE, wait_seconds=60.0), "others ask before that"
+    assert step_of(HELD, opened=30.0, asked=0.0) == Step(StepKind.NONE, wait_seconds=30.0)
+    not_known = next_step(HELD, NOW, elapsed(sent=None, opened=1e5, asked=0.0), USUAL)
+    assert not_known.kind is StepKind.NONE
+
+
 def test_from_the_opening_on_it_runs() -> None:
     assert step_of(HELD, opened=59.9).kind is StepKind.NONE
     (event,) = step_of(HELD, opened=60.0).events
