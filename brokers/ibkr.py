@@ -1058,8 +1058,8 @@ class IbkrBroker:
         if placing is not None:
             self._heed_words(placing, code, text, is_shown=is_shown)
             return
-        if code == codes.CANCELLED and entry is not None and entry.is_final:
-            return  # its status has said so
+        if hold is not None or (code == codes.CANCELLED and entry is not None and entry.is_final):
+            return  # nothing is open about it
         if code not in codes.CANCEL_REFUSED:
             _log.warning("IBKR says of order %s: %s (code %s)", order_id, text, code)
         self._is_doubtful = True

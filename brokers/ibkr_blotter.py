@@ -88,6 +88,12 @@ class Entry:
             return False
         return True if self.hold is not None and self.status == "PreSubmitted" else None
 
+    def take_status(self, status: str) -> None:
+        """What is at the exchange has had its opening, and is not held by what was said of that when it rests over night."""
+        self.status = status
+        if status == "Submitted":
+            self.hold = None
+
     @property
     def _state(self) -> tuple[object, ...]:
         """What makes a report worth telling again when it changes."""
@@ -223,7 +229,7 @@ class Blotter:
         entry.client_order_id = client_order_id or entry.client_order_id
         entry.is_completed = False
         if status not in _NO_STATUS_OF_THE_SERVER:
-            entry.status = status
+            entry.take_status(status)
             if status in _WORKING:
                 entry.is_rejected = False
         self._mentioned(entry, before != entry._state)
@@ -237,7 +243,7 @@ class Blotter:
         before = entry._state
         late = entry.status in _FINAL and status not in _FINAL
         if status not in _NO_STATUS_OF_THE_SERVER and not late:
-            entry.status = status
+            entry.take_status(status)
         if entry.busted or filled > entry.told_filled:
             entry.told_filled = filled
         self._mentioned(entry, before != entry._state)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -314,6 +314,7 @@ class ZerodhaBroker:
         """Cancels the order, or what is left of an iceberg order. Costs one call more where the order's variety is not known yet."""
         self._check_session()
         kind = CallKind.CANCEL_AGAIN if again else CallKind.CANCEL
+        self._calls.check_budget(kind)  # before any question is asked for it
         order_id = ref.broker_order_id
         variety = None if order_id is None else self._varieties.get(order_id)
         if order_id is not None and variety is not None and variety != "iceberg":
@@ -353,10 +354,11 @@ class ZerodhaBroker:
         """By one look at the day's orders, and one at its trades where any of these has filled."""
         self._check_session()
         book = await self._orders()
-        return await self._found(book, [tag for tag in client_order_ids if book.tells_of(tag)])
+        return await self._found(book, book.told_of(client_order_ids))
 
     async def _found(self, book: _Book, tags: Sequence[str]) -> dict[str, Report | None]:
-        orders = [order for order in book.orders if order.tag in tags]
+        wanted = frozenset(tags)
+        orders = [order for order in book.orders if order.tag in wanted]
         fills: Mapping[str, Sequence[Fill]] = {}
         odd_trades: Sequence[OddRow] = ()
         if any(order.filled for order in orders):
@@ -626,15 +628,14 @@ class _Book:
         told += [(tags.get(odd.order_id) if odd.order_id is not None else None, odd.words) for odd in odd_trades]
         return [Unreadable(client_order_id=tag or "", words=words) for tag, words in told if tag != ""]
 
-    def tells_of(self, client_order_id: str) -> bool:
-        """Whether it is clear what it says of the order, or that it does not show it."""
-        if any(order.tag == client_order_id for order in self.orders):
-            return not any(odd.tag == client_order_id for odd in self.odd)
-        return not any(odd.may_concern(client_order_id) for odd in self.odd)
+    def told_of(self, client_order_ids: Iterable[str]) -> list[str]:
+        """Those of which it is clear what it says, or that it does not show them."""
+        shown, odd = {order.tag for order in self.orders}, {row.tag for row in self.odd}
+        return [tag for tag in client_order_ids if tag not in odd and (tag in shown or None not in odd)]
 
     def check_found(self, client_order_id: str) -> None:
         """Raises AnswerUnclear if it is not clear what it says of the order."""
-        if not self.tells_of(client_order_id):
+        if not self.told_of([client_order_id]):
             self.check_clear(client_order_id)
 
     def check_clear(self, client_order_id: str) -> None:

@@ -228,7 +228,7 @@ class Desks:
             desk = self.desk_of(stored.order.request.account_id)
             if desk not in desks:
                 elsewhere[stored.order.order_id] = desk  # whoever left it knows other accounts than we do
-            await self._look_at(stored)
+            await self._look_at(stored, was_left=True)
         if elsewhere:
             self._leases.want(elsewhere.values())
             await self._store.leave(elsewhere)
@@ -276,10 +276,14 @@ class Desks:
             found += await self._store.load([u.order_id for u in unsettled[start : start + READ_AT_ONCE]])
         return sorted(found, key=lambda s: (s.order.received_at, s.order.order_id))
 
-    async def _look_at(self, stored: Stored) -> None:
+    async def _look_at(self, stored: Stored, *, was_left: bool = False) -> None:
+        """`was_left`: somebody wants it looked at, for a cancel that was asked for once more changes nothing of the record."""
         live = self._live.by_id.get(stored.order.order_id)
         if live is not None:
-            if await self._live.catch_up(live, stored):
+            is_news = await self._live.catch_up(live, stored)
+            if was_left:
+                live.take_news()
+            if is_news or was_left:
                 self._look_again(live)
         elif self.holds(self.desk_of(stored.order.request.account_id)) and stored.is_unsettled:
             self._hand_over(stored)

@@ -13,7 +13,7 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -243,7 +243,7 @@ async def _orders(desk: Desk) -> int:
                 order.identity.purpose.value,
                 order.request.account_id,
                 _what(order),
-                f"{order.status.value}, held" if order.hold is not None else order.status.value,
+                f"{order.status.value}, held" if _is_held(order) else order.status.value,
                 order.filled_quantity,
                 order.average_price,
                 "" if order.reason is None else order.reason.code.value,
@@ -298,7 +298,7 @@ def _order_fields(stored: Stored) -> dict[str, object]:
         "reason": None if order.reason is None else {"code": order.reason.code, "message": order.reason.message},
         "received_at": order.received_at,
         "submitted_at": order.submitted_at,
-        "held": None if order.hold is None else _hold_fields(order.hold),
+        "held": _hold_fields(order.hold) if order.hold is not None and _is_held(order) else None,
         "filled_at": order.filled_at,
         "finished_at": order.finished_at,
         "adopted": None if order.adoption is None else asdict(order.adoption),
@@ -438,9 +438,13 @@ def _fill_time(fill: Fill) -> str:
     return f"{cell(fill.time)} (estimated)" if fill.is_time_estimated else cell(fill.time)
 
 
+def _is_held(order: Order) -> bool:
+    return order.hold is not None and order.hold.lasts(datetime.now(UTC))
+
+
 def _held(order: Order) -> str:
     """For the opening of its market, by the broker's word."""
-    if order.hold is None:
+    if order.hold is None or not _is_held(order):
         return ""
     until = "the opening" if order.hold.until is None else table_time(order.hold.until)
     return f"until {until}, since {table_time(order.hold.since)}: {plain(order.hold.message)}"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from execution_service.core import decide
+from execution_service.core.asking import CANCELS, FINDS
 from execution_service.core.order import TRANSITIONS, ReasonCode, Status
 from execution_service.core.reconcile import Kind
 from execution_service.settings import SETTING_NAMES
@@ -63,6 +64,15 @@ def test_how_long_an_exit_waits_for_its_entry_and_a_leg_for_the_others_is_as_the
     assert f"whose entry nobody has heard of waits {decide.UNKNOWN_ENTRY_SECONDS:g} s for it" in operations
     messages = (DOCS / "messages.md").read_text(encoding="utf-8")
     assert f"a leg waits up to {decide.UNKNOWN_LEG_SECONDS:g} s for the others" in messages
+
+
+def test_how_often_things_are_asked_again_is_as_the_page_says() -> None:
+    operations = (DOCS / "operations.md").read_text(encoding="utf-8")
+    assert CANCELS.pauses_seconds == (2, 5, 15, 60, 5 * 60, 15 * 60, 30 * 60, 60 * 60)
+    assert "asked for again after 2, 5, 15 and 60 s, 5, 15 and 30 minutes, and then once an hour" in operations
+    assert f"at most {CANCELS.an_hour} times an hour and {CANCELS.a_day} times a day" in operations
+    assert FINDS.pauses_seconds == (5, 30, 60, 5 * 60, 15 * 60, 30 * 60, 60 * 60)
+    assert "together, after 5, 30 and 60 s, 5, 15 and 30 minutes, and then once an hour" in operations
 
 
 def test_every_setting_is_explained_and_no_other() -> None:

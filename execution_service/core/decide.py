@@ -407,7 +407,7 @@ def _step_of_working(order: Order, now: datetime, elapsed: Elapsed, limits: Limi
     if order.cancel_wish is not None:
         if elapsed.cancel_wait <= 0:
             return Step(StepKind.CANCEL)
-        left, pause = elapsed.cancel_wait, _slower(elapsed.cancel_sent, (0.1, 0.5, 2.0, SLOWEST_CHECK_SECONDS))
+        left, pause = elapsed.cancel_wait, _slower(elapsed.cancel_sent, (0.1, 0.5, SLOWEST_CHECK_SECONDS))
     else:
         pause = _slower(elapsed.sent, (0.2, 1.0, 5.0 if order.hold is None else SLOWEST_CHECK_SECONDS))
     check = _ask(StepKind.CHECK, elapsed, max(limits.poll_seconds, pause))
@@ -417,12 +417,11 @@ def _step_of_working(order: Order, now: datetime, elapsed: Elapsed, limits: Limi
 
 
 def _worked_seconds(order: Order, elapsed: Elapsed, limits: Limits) -> float | None:
-    """How much of its time-out has passed; None: that is not known, or it does not run, since the broker holds the order for the opening."""
+    """How much of its time-out has passed, less than nothing where the opening is still to come; None: that is not known, or it does not run,
+    since the broker holds the order and has not said until when."""
     if order.hold is None or limits.counts_while_held or elapsed.sent is None:
         return elapsed.sent
-    if elapsed.opened is None or elapsed.opened < 0:
-        return None
-    return min(elapsed.sent, elapsed.opened)
+    return None if elapsed.opened is None else min(elapsed.sent, elapsed.opened)
 
 
 def timeout_seconds(order: Order, limits: Limits) -> float | None:
@@ -638,13 +637,11 @@ def _is_same_account(order: Order, other: Order) -> bool:
     return order.request.account_id == other.request.account_id
 
 
-_YOUNG_SECONDS = (2.0, 30.0, 300.0)
-
-
 def _slower(since: float | None, pauses: Sequence[float]) -> float:
-    """The pause between two questions: short while a thing is young (2 s), longer later (30 s, 5 min), as far as there are others."""
-    age = sum(since is not None and since >= young for young in _YOUNG_SECONDS)
-    return pauses[min(age, len(pauses) - 1)]
+    """The pause between two questions: short while a thing is young (2 s), longer later (30 s), then the last."""
+    if since is None or since < 2.0:
+        return pauses[0]
+    return pauses[1] if since < 30.0 else pauses[2]
 
 
 def _ask(kind: StepKind, elapsed: Elapsed, pause: float) -> Step:

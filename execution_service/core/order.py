@@ -506,6 +506,10 @@ class Hold:
     until: datetime | None
     message: str
 
+    def lasts(self, now: datetime) -> bool:
+        """By the time that the broker named; without one until it says that the market has the order."""
+        return self.until is None or now < self.until
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:

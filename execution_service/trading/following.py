@@ -19,7 +19,7 @@ from execution_service.trading.appointments import Appointments
 from execution_service.trading.bulletins import Bulletins
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
 from execution_service.trading.hearing import Hearing
-from execution_service.trading.lanes import LEAST_WAIT_SECONDS, LONGEST_REST_SECONDS, WAITING_SECONDS, Lanes
+from execution_service.trading.lanes import LEAST_WAIT_SECONDS, WAITING_SECONDS, Lanes
 from execution_service.trading.last_look import LastLook
 from execution_service.trading.placing import Placing
 from execution_service.trading.tasks import Tasks
@@ -27,6 +27,8 @@ from execution_service.trading.waiting import Waiting
 
 SILENCE_ALERT_SECONDS = 60.0
 CANCEL_ALERT_AFTER = 3
+LONGEST_CANCEL_REST_SECONDS = 60.0
+"""Calls come back when the adapter says, and not before."""
 LATE_EXIT_SECONDS = 5.0
 
 
@@ -191,7 +193,7 @@ class Following:
         """The request to cancel does not count: it leaves as soon as it may."""
         live.cancels = live.cancels.taken_back()
         wait_seconds = exc.wait_seconds if isinstance(exc, HeldBack) else AFTER_FAILURE_SECONDS
-        pause = min(max(wait_seconds, LEAST_WAIT_SECONDS), LONGEST_REST_SECONDS)
+        pause = min(max(wait_seconds, LEAST_WAIT_SECONDS), LONGEST_CANCEL_REST_SECONDS)
         live.cancel_not_before = self._clock.monotonic() + pause
         if not isinstance(exc, HeldBack):
             self._connection.query_failed(exc)

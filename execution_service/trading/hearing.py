@@ -381,7 +381,9 @@ class Hearing:
 
     def _heed_change(self, live: LiveOrder, report: Report) -> None:
         """Another word of the broker about the order than before: what was asked in vain may be answered now."""
-        heard = (_gist(report), report.said, report.reason, report.is_held)
+        if report.client_order_id != live.order.client_order_id or is_of_another(live.order, report):
+            return
+        heard = (report.status, report.filled_quantity, report.said, report.reason, report.is_held)
         if live.heard not in (None, heard):
             live.take_news()
         live.heard = heard

@@ -55,6 +55,12 @@ class Lane:
         self.unresolved: set[str] = set()
         """Orders of the lane that were perhaps sent: until they are found, nothing follows them."""
 
+    def let_exits_pass(self) -> None:
+        """While the account's calls are spent, an exit that names its entry goes ahead of the lane's other orders: some calls are kept for
+        exits alone, and its own entry it waits for wherever it stands."""
+        if self.held_words and self.is_for_calls:
+            self.orders = deque(sorted(self.orders, key=lambda live: not _names_its_entry(live.order)))
+
     def next_batch(self, limit: int) -> list[LiveOrder]:
         """The first orders that may leave together, taken out of the lane."""
         batch: list[LiveOrder] = []
@@ -144,6 +150,7 @@ class Lanes:
             live.is_busy = False
             if live.order.status is Status.PENDING and not self.is_waiting(live.order):
                 lane.orders.appendleft(live)
+        lane.let_exits_pass()
         for live in batch:
             self.settle(live)
 
@@ -189,6 +196,7 @@ class Lanes:
     def _enqueue(self, live: LiveOrder) -> None:
         lane = self.of(live.order)
         lane.orders.append(live)
+        lane.let_exits_pass()
         self.make_ready(lane)
 
     async def _queue_later(self, lane: Lane, pause_seconds: float) -> None:
@@ -233,6 +241,11 @@ class Lanes:
         """The broker has taken an order of the lane."""
         lane = self.of(order)
         lane.failures, lane.is_hold_told, lane.held_words = 0, False, ""
+
+
+def _names_its_entry(order: Order) -> bool:
+    request = order.request
+    return order.identity.purpose is Purpose.EXIT and isinstance(request, OrderRequest) and bool(request.entry_refs)
 
 
 def growing_pause(failures: int) -> float:

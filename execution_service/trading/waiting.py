@@ -19,6 +19,8 @@ from execution_service.trading.lanes import Lanes
 EXIT_ALERT_SECONDS = 5.0
 ENTRY_ALERT_SECONDS = 30.0
 """An exit that waits for its entry is ordinary for as long as entries may work."""
+TURN_ALERT_SECONDS = 15.0
+"""Longer than a broker takes for the orders before it."""
 _LOOK_SECONDS = 1.0
 
 
@@ -57,12 +59,13 @@ class Waiting:
         if order.status is not Status.PENDING or order.identity.purpose is not Purpose.EXIT:
             return None
         cause = self._cause(live)
-        if cause is None or cause.name in live.told_waits:
-            self._appointments.make(live, _LOOK_SECONDS)
-            return None
+        is_told = cause.name in live.told_waits
         due_in = live.known_from + cause.alert_seconds - now
-        if due_in >= 0:
-            self._appointments.make(live, min(due_in, _LOOK_SECONDS) + 0.001)
+        if is_told or due_in >= 0:
+            if not self._lanes.is_waiting(order):
+                self._appointments.make(live, _LOOK_SECONDS)
+            elif not is_told:
+                self._appointments.make(live, due_in + 0.001)  # each look costs a question to the store
             return None
         live.told_waits.add(cause.name)
         note = f"cannot leave: {cause.name}"
@@ -79,8 +82,7 @@ class Waiting:
         self._bulletins.mention(f"exit_waits:{cause.name}", Mentioned(order, since), words)
         return Noted(at=self._clock.now(), message=note)
 
-    def _cause(self, live: LiveOrder) -> _Cause | None:
-        """None: nothing is in its way but its turn."""
+    def _cause(self, live: LiveOrder) -> _Cause:
         order = live.order
         if self._lanes.is_waiting(order):
             named = ", ".join(order.accepted_request.entry_refs)
@@ -100,7 +102,12 @@ class Waiting:
         if lane.failures:
             words = live.last_failure or "the broker does not take orders of this instrument now"
             return _Cause("the broker does not take it", words, _TO_DO)
-        return None
+        if self._connection.capabilities.needs_reservation and any(self._lanes.unresolved()):
+            words = "an order of the account was perhaps sent, and none may leave before that is known"
+            return _Cause("an order of the account is looked for", words, _TO_DO)
+        return _Cause(
+            "its turn has not come", "orders before it are on their way to the broker", _TO_DO, TURN_ALERT_SECONDS
+        )
 
 
 _TO_DO = "it leaves by itself as soon as it may; to be out at once, close the position in the broker's own screen and cancel the exit"

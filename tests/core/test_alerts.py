@@ -11,7 +11,7 @@ import pytest
 
 from brokers.base import AssetClass, Fill, Instrument, OrderType, Side
 from execution_service.core import alerts
-from execution_service.core.alerts import log_line, money, order_alert, plain, price, quantity
+from execution_service.core.alerts import Mentioned, log_line, money, order_alert, plain, price, quantity
 from execution_service.core.order import (
     Accepted,
     Busted,
@@ -398,6 +398,7 @@ def test_quantities_have_no_needless_zeros(amount: str, words: str) -> None:
 # --- what comes from outside ----------------------------------------------------------------------------------------
 
 NASTY = "a<b>&\"'</b>\r\nFAKE: 1\x1b[31m\u202e\u2028\u200b\x00\x9b" + "z" * 5000
+NASTY_ORDER = new_order(Identity(signal_id=NASTY), replace(REQUEST, strategy=NASTY), received_at=AT, published_at=AT)
 
 
 def test_outside_values_can_forge_neither_tags_nor_lines_nor_terminal_commands() -> None:
@@ -417,6 +418,9 @@ def test_outside_values_can_forge_neither_tags_nor_lines_nor_terminal_commands()
     [
         alerts.broker_down(account_name=NASTY, broker=NASTY, reason=NASTY),
         alerts.orders_held(account_name=NASTY, broker=NASTY, reason=NASTY),
+        alerts.held_for_opening([Mentioned(NASTY_ORDER, None)] * 9, account_name=NASTY, broker=NASTY, words=NASTY),
+        alerts.exits_waiting([Mentioned(NASTY_ORDER, AT)], account_name=NASTY, broker=NASTY, reason=NASTY, to_do=""),
+        alerts.cancels_unconfirmed([Mentioned(NASTY_ORDER, None)] * 9, account_name=NASTY, broker=NASTY, times=3),
         alerts.broker_up(account_name=NASTY, broker=NASTY),
         alerts.session_concern(account_name=NASTY, broker=NASTY, concern=NASTY),
         alerts.dead_letters(count=2, reason=NASTY),

@@ -56,6 +56,7 @@ def test_no_news_however_frequent_breaks_the_bounds(rhythm: Rhythm, news_every: 
 def test_the_bounds_are_these() -> None:
     assert (CANCELS.an_hour, CANCELS.a_day) == (12, 30)
     assert (FINDS.an_hour, FINDS.a_day) == (12, 30)
+    assert (HOUR_SECONDS, DAY_SECONDS) == (60 * 60, 24 * 60 * 60)
 
 
 def test_after_news_it_is_asked_soon_again_and_then_rarely_again() -> None:
@@ -85,3 +86,5 @@ def test_only_the_last_day_is_remembered() -> None:
     assert asked.once_more(DAY_SECONDS).moments == (DAY_SECONDS - 1.0, DAY_SECONDS)
     assert asked.latest == DAY_SECONDS - 1.0
     assert Asked().latest is None
+    assert Asked().once_more(1.0).once_more(2.0).once_more(3.0).latest == 3.0
+    assert Asked().once_more(1.0).latest == 1.0

@@ -78,6 +78,25 @@ def test_an_order_that_has_ended_is_not_held(status: ReportStatus) -> None:
     assert not any(isinstance(event, Held) for event in events)
 
 
+def test_the_rest_of_a_partly_filled_order_may_be_held_for_the_next_opening() -> None:
+    part = order_in(Status.PARTIALLY_FILLED)
+    told = replace(report(part, fills=part.fills), is_held=True, said="not before nine")
+    after = apply_all(part, news(part, told, NOW))
+    assert (after.status, after.hold) == (
+        Status.PARTIALLY_FILLED,
+        Hold(since=NOW, until=None, message="not before nine"),
+    )
+    assert [type(event) for event in news(after, replace(told, is_held=False), NOW)] == [Released]
+
+
+@pytest.mark.parametrize("status", [Status.FILLED, Status.REJECTED, Status.CANCELLED, Status.EXPIRED])
+@pytest.mark.parametrize("is_held", [True, False])
+def test_an_older_picture_of_an_order_that_has_ended_holds_nothing(status: Status, is_held: bool) -> None:
+    ended = order_in(status)
+    events = news(ended, replace(report(ended, fills=ended.fills), is_held=is_held), NOW)
+    assert not any(isinstance(event, Held | Released) for event in events)
+
+
 def test_an_order_that_turns_up_held_is_accepted_first() -> None:
     sent = order_in(Status.SUBMITTING)
     after = apply_all(sent, news(sent, replace(report(sent), is_held=True), NOW))
@@ -133,6 +152,13 @@ def test_while_it_is_held_the_time_out_does_not_run() -> None:
     assert step_of(HELD).kind is StepKind.NONE
     assert step_of(HELD, opened=-1.0).kind is StepKind.NONE
     assert isinstance(step_of(WORKING).events[0], CancelRequested)
+
+
+def test_it_wakes_when_the_time_out_will_be_over() -> None:
+    assert step_of(HELD, opened=-1.0, asked=0.0) == Step(StepKind.NONE, wait_seconds=60.0), "others ask before that"
+    assert step_of(HELD, opened=30.0, asked=0.0) == Step(StepKind.NONE, wait_seconds=30.0)
+    not_known = next_step(HELD, NOW, elapsed(sent=None, opened=1e5, asked=0.0), USUAL)
+    assert not_known.kind is StepKind.NONE
 
 
 def test_from_the_opening_on_it_runs() -> None:

@@ -289,7 +289,7 @@ def test_an_order_sent_just_the_window_ago_is_sent_again() -> None:
     assert step.kind is StepKind.SUBMIT_AGAIN
 
 
-@pytest.mark.parametrize(("since", "pause"), [(1.0, 0.1), (10.0, 0.5), (40.0, 2.0), (299.0, 2.0), (300.0, 60.0)])
+@pytest.mark.parametrize(("since", "pause"), [(1.0, 0.1), (10.0, 0.5), (40.0, 60.0)])
 def test_how_often_a_cancel_is_followed_up(since: float, pause: float) -> None:
     wished = apply(order_in(Status.SUBMITTED), cancel_requested())
     lately = elapsed(sent=50.0, cancel_sent=since, cancel_wait=99.0, asked=pause / 2)

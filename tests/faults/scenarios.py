@@ -862,6 +862,73 @@ def acknowledgement_lost_and_the_day_ends(play: Play) -> None:
     play.do("expire_day")
 
 
+@scenario(Family.EXPIRY, brokers=("ibkr",), alone=("ibkr",))
+def held_for_the_opening_and_filled_at_it(play: Play) -> None:
+    """The market is closed: an order waits past its 2 s, the connection breaks meanwhile, and it fills at the opening."""
+    play.do("close_market", until="2099-11-30 09:30:00 US/Eastern")
+    signal = play.order(order_type="MARKET", limit_price=None, tif=None, timeout_seconds=2)
+    play.send(signal)
+    play.until_event(signal, "Held")
+    play.do("drop")
+    play.stays(signal, "SUBMITTED", seconds=6.0)
+    play.do("open_market")
+
+
+@scenario(Family.EXPIRY, brokers=("ibkr",), alone=("ibkr",))
+def held_for_the_opening_and_not_filled_after_it(play: Play) -> None:
+    """An order that waited for the opening rests after it, and its 2 s count from there."""
+    play.do("close_market", until="2099-11-30 09:30:00 US/Eastern")
+    signal = play.order(tif=None, timeout_seconds=2)
+    play.send(signal)
+    play.until_event(signal, "Held")
+    play.stays(signal, "SUBMITTED", seconds=5.0)
+    play.do("open_market")
+    play.until_event(signal, "Released")
+    play.until(signal, "CANCELLED")
+
+
+@scenario(Family.CANCEL, brokers=("ibkr",), alone=("ibkr",))
+def cancel_of_a_held_order_is_answered_at_the_opening(play: Play) -> None:
+    """What waits for the opening is to be cancelled, and nothing is answered before the market opens."""
+    play.do("close_market", until="2099-11-30 09:30:00 US/Eastern")
+    play.do("ignore_cancels")
+    signal = play.order()
+    play.send(signal)
+    play.until_event(signal, "Held")
+    play.cancel(signal)
+    play.until_event(signal, "CancelRequested")
+    play.stays(signal, "SUBMITTED", seconds=5.0)
+    play.do("ignore_cancels", on=False)
+    play.do("open_market")
+    play.until(signal, "CANCELLED")
+
+
+@scenario(Family.EXPIRY, brokers=("zerodha",), alone=("zerodha",))
+def after_market_order_over_the_night(play: Play) -> None:
+    """An after-market order of 2 s: the lists are emptied and come back with the order under the same id, and it fills."""
+    signal = play.order(tif=None, timeout_seconds=2, variety="amo")
+    play.send(signal)
+    play.until_event(signal, "Held")
+    play.do("new_day")
+    play.stays(signal, "SUBMITTED", seconds=6.0)
+    play.do("pass_on_amo")
+    play.fill(signal)
+
+
+@scenario(Family.CANCEL, brokers=("zerodha",), alone=("zerodha",))
+def line_down_while_orders_time_out(play: Play) -> None:
+    """The line to the exchange is down: cancels are refused until it is back."""
+    play.do("line_down")
+    signals = [play.order(tif=None, timeout_seconds=2) for _ in range(3)]
+    play.send(*signals)
+    for signal in signals:
+        play.until_event(signal, "CancelRefused")
+    play.pause(3.0)
+    play.do("line_down", on=False)
+    for signal in signals:
+        play.until(signal, "CANCELLED")
+
+
 # --- the broker restarts --------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from brokers.base import Report, ReportStatus
 from brokers.paper_words import Action, Fault, Market, Operation
 from execution_service.core.order import Held, Released, Status
 from execution_service.trader import TradingRules
-from tests.fakes import ACCOUNT, World, world_of
+from tests.fakes import ACCOUNT, World, two_worlds, world_of
 
 BY_HAND = Market(fill_delay_seconds=None)
 HOUR = 3600.0
@@ -100,6 +100,24 @@ async def test_what_is_held_stays_held_over_a_restart_though_it_is_not_said_agai
         if until_told:
             await world.run(HOUR)
             assert world.record().status is Status.CANCELLED
+
+
+async def test_whoever_takes_the_account_over_knows_that_it_is_held(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path, market=BY_HAND) as (one, other):
+        Opening(one)
+        one.send(order_type="LIMIT", limit_price=10)
+        await one.run(30)
+        assert isinstance(one.record().events[-1], Held)
+        broker = Opening(other, says_live=False)
+        broker.is_open = True
+        await other.start()
+        await one.kill()
+        await other.run(600)
+        assert (one.record().status, one.calls("cancel_order"), other.calls("cancel_order")) == ("SUBMITTED", [], [])
+        Opening(other).is_open = True
+        await other.run(90)
+        assert one.record().status is Status.CANCELLED
+        assert len(one.notifier.titled("Held for the Opening")) == 1
 
 
 async def test_the_wall_clock_opens_no_market(tmp_path: Path) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from brokers.base import Capabilities
+from brokers.base import Capabilities, Report, Ticket
 from brokers.errors import AuthRequired, BrokerUnavailable, CallsSpent, HeldBack, OrderRefused
 from brokers.paper_words import Action, Fault, Market, Operation
 from execution_service.core.order import CancelRefused, Noted, Status
-from tests.fakes import ACCOUNT, World, world_of
+from tests.fakes import ACCOUNT, World, two_worlds, world_of
 
 BY_HAND = Market(fill_delay_seconds=None)
 TELLING = "Cannot Leave"
@@ -105,6 +107,67 @@ async def test_an_exit_behind_an_order_that_is_looked_for_is_told(tmp_path: Path
         assert "perhaps sent" in text
 
 
+async def test_an_exit_before_whose_turn_others_take_long_is_told(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        await entered(world, "AAPL")
+        world.broker_faults.holds["place_order"] = asyncio.Event()
+        for n in range(3):
+            world.send(f"slow-{n}")
+        await world.run(1)
+        world.exit("out", "in-AAPL", symbol="AAPL")
+        await world.run(14)
+        assert not world.notifier.titled(TELLING)
+        await world.run(6)
+        (text,) = world.notifier.titled(TELLING)
+        assert "orders before it are on their way" in text
+
+
+class ScarceCalls:
+    """None are left but those that are kept for exits."""
+
+    def __init__(self, world: World) -> None:
+        broker = world.brokers[ACCOUNT]
+        self._reserve = broker.reserve
+        broker.reserve = self.reserve  # type: ignore[method-assign]
+
+    async def reserve(self, ticket: Ticket, *, taken: Collection[str] = ()) -> str | None:
+        if not ticket.is_exit:
+            raise CallsSpent("the rate budget is spent", wait_seconds=80_000.0)
+        return await self._reserve(ticket, taken=taken)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_an_exit_passes_the_entries_of_its_instrument_that_have_no_calls(tmp_path: Path, is_first: bool) -> None:
+    async with world_of(tmp_path, market=BY_HAND, capabilities=RESERVING) as world:
+        await entered(world, "AAPL")
+        ScarceCalls(world)
+        if is_first:
+            world.exit("out", "in-AAPL", quantity=60)
+        for n in range(3):
+            world.send(f"more-{n}")
+        await world.run(3)
+        world.exit("rest", "in-AAPL", quantity=40)
+        await world.run(7)
+        assert world.exit_record("rest").status is Status.SUBMITTED
+        assert [world.record(f"more-{n}").status for n in range(3)] == [Status.PENDING] * 3
+        assert not world.notifier.titled(TELLING)
+
+
+async def test_an_exit_does_not_pass_the_entry_that_it_closes(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, capabilities=RESERVING) as world:
+        await world.run(1)
+        ScarceCalls(world)
+        world.send("in")
+        await world.run(1)
+        world.exit("out", "in")
+        world.exit("unnamed", "", entry_signal_id=None)
+        await world.run(20)
+        assert not world.placed()
+        await world.run(300)
+        assert world.exit_record("out").status is Status.REJECTED
+        assert not world.placed()
+
+
 async def test_another_reason_is_told_too(tmp_path: Path) -> None:
     async with world_of(tmp_path, market=BY_HAND, capabilities=RESERVING) as world:
         await entered(world, "AAPL")
@@ -157,9 +220,9 @@ async def test_a_cancel_for_which_no_calls_are_left_for_the_day_is_tried_calmly(
         world.broker_faults.errors["cancel_order"] = [CallsSpent("spent", wait_seconds=80_000.0)] * 10_000
         world.cancel(signal_id="sig")
         await world.run(100)
-        assert len(world.calls("cancel_order")) <= 22
+        assert len(world.calls("cancel_order")) <= 3
         world.broker_faults.errors.clear()
-        await world.run(8)
+        await world.run(61)
         assert world.record().status is Status.CANCELLED
 
 
@@ -188,6 +251,22 @@ async def test_a_cancel_asked_for_by_a_person_again_is_soon_asked_for_again(tmp_
         assert world.record().status is Status.CANCELLED
 
 
+async def test_a_cancel_asked_for_again_at_another_process_is_soon_asked_for_again(tmp_path: Path) -> None:
+    ignored = Fault(operation=Operation.CANCEL, action=Action.IGNORE_CANCEL, times=None)
+    async with two_worlds(tmp_path, market=BY_HAND, faults=[ignored]) as (one, other):
+        one.send()
+        await one.run(5)
+        await other.start()
+        one.cancel(signal_id="sig")
+        await one.run(400)
+        before = len(one.calls("cancel_order"))
+        one.book().clear_faults()
+        other.cancel(signal_id="sig")
+        await one.run(8)
+        assert (before, one.record().status) == (6, Status.CANCELLED)
+        assert not other.calls("cancel_order")
+
+
 async def test_a_change_of_the_order_wakes_its_cancel(tmp_path: Path) -> None:
     ignored = Fault(operation=Operation.CANCEL, action=Action.IGNORE_CANCEL, times=None)
     async with world_of(tmp_path, market=BY_HAND, faults=[ignored]) as world:
@@ -200,6 +279,24 @@ async def test_a_change_of_the_order_wakes_its_cancel(tmp_path: Path) -> None:
         await world.run(8)
         order = world.record()
         assert (order.status, order.filled_quantity) == (Status.CANCELLED, 10)
+
+
+async def test_an_earlier_sending_that_is_listed_too_wakes_nothing(tmp_path: Path) -> None:
+    ignored = Fault(operation=Operation.CANCEL, action=Action.IGNORE_CANCEL, times=None)
+    async with world_of(tmp_path, market=BY_HAND, faults=[ignored]) as world:
+        world.send()
+        await world.run(1)
+
+        def with_another(reports: Sequence[Report]) -> Sequence[Report]:
+            """Every answer tells of a stranger's order under the same tag, too."""
+            ids = ("a stranger's", *(report.broker_order_id for report in reports))
+            own = [replace(report, orders_under_tag=ids) for report in reports]
+            return [*own, *(replace(report, broker_order_id=ids[0], said="elsewhere") for report in own)]
+
+        world.broker_faults.retold = with_another
+        world.cancel(signal_id="sig")
+        await world.run(3600)
+        assert len(world.calls("cancel_order")) == 8
 
 
 async def test_a_refusal_is_noted_three_times_and_no_more(tmp_path: Path) -> None:
