@@ -92,6 +92,7 @@ class LastLook:
             if refusal is None or refusal:
                 return refusal
         first: tuple[Event, ...] = ()
+        is_measured = False
         if order.identity.purpose is Purpose.EXIT and order.accepted_request.entry_refs:
             # Waiting from before the question on: the entry may end while the store is being asked.
             self._lanes.wait_for_others(live)
@@ -101,12 +102,11 @@ class LastLook:
             self._lanes.cease_waiting(order)
             if allowed.events and isinstance(allowed.events[-1], Rejected):
                 return allowed.events
-            first = allowed.events
-            if allowed.is_unbound and not await self._reduces_position(order):
-                words = "the entry that it names is not ours, and it reduces nothing that we hold; sent as it is"
-                first = (*first, Noted(at=now, message=words, alert=True))
+            first, is_measured = allowed.events, not allowed.is_unbound
         if order.identity.purpose is Purpose.EXIT:
-            bound = await self._exit_check.bound(live, apply_all(order, first))
+            leaving = apply_all(order, first)
+            is_covered = is_measured or await self._reduces_position(leaving)
+            bound = await self._exit_check.bound(live, leaving, is_covered=is_covered)
             if bound is None or (bound and isinstance(bound[-1], Rejected)):
                 return bound
             first = (*first, *bound)

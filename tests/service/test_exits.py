@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from brokers.base import Capabilities
+from brokers.base import Capabilities, Instrument
 from brokers.errors import BrokerUnavailable, CallsSpent, NotAnswered
 from brokers.paper_words import Market
 from execution_service.core.order import Purpose, ReasonCode, Status
@@ -138,14 +139,29 @@ async def test_exit_that_waits_is_taken_up_again_after_a_restart(tmp_path: Path)
         assert world.exit_record("out").status is Status.SUBMITTED
 
 
-async def test_exit_of_an_entry_that_is_not_ours_is_executed_in_full_and_told_if_it_reduces_nothing(
-    tmp_path: Path,
+@pytest.mark.parametrize("entry", ["somebody-else", None])
+@pytest.mark.parametrize(("held", "leaves"), [(100, 100), (250, 100), (40, 40), (0, None), (-30, None)])
+async def test_exit_of_what_our_books_do_not_hold_takes_what_the_broker_holds_and_no_more(
+    tmp_path: Path, entry: str | None, held: int, leaves: int | None
 ) -> None:
+    """What was held before this service came, say; and with nothing there it would open a position."""
     async with world_of(tmp_path) as world:
-        world.exit("out", "somebody-else")
-        await world.run(10)
-        assert world.exit_record("out").status is Status.FILLED
-        assert any("is not ours" in text for text in world.notifier.titled("Attention"))
+        if held:
+            world.book().move_position(Instrument(symbol="AAPL"), Decimal(held), Decimal(10))
+        if entry is None:
+            world.send("out", signal_type="EXIT", side="SELL")
+        else:
+            world.exit("out", entry)
+        await world.run(15)
+        out = world.exit_record("out")
+        if leaves is None:
+            assert out.reason is not None
+            assert out.reason.code is ReasonCode.NOTHING_TO_EXIT
+            assert f"the broker holds {held} of AAPL" in out.reason.message
+            assert not world.placed()
+        else:
+            assert (out.status, out.filled_quantity) == (Status.FILLED, leaves)
+            assert bool(world.notifier.titled("Exit Capped")) == (leaves < 100)
 
 
 async def test_exit_of_an_entry_that_is_not_ours_is_not_remarked_upon_where_it_reduces(tmp_path: Path) -> None:
@@ -359,6 +375,7 @@ async def test_across_instruments_exits_go_ahead_of_entries(tmp_path: Path) -> N
         for n in range(20):
             world.send(f"in-{n}", symbol=f"IN{n}")
         for n in range(5):
+            world.book().move_position(Instrument(symbol=f"OUT{n}"), Decimal(100), Decimal(10))
             world.send(f"out-{n}", signal_type="EXIT", side="SELL", symbol=f"OUT{n}")
         await world.run(1)
         world.broker_faults.unavailable = None
