@@ -192,18 +192,7 @@ def insert_order(
                 account_id,
                 client_id,
                 broker_id,
-                thing.symbol,
-                thing.asset_class,
-                thing.exchange,
-                thing.expiry,
-                text_of(thing.strike),
-                thing.right,
-                thing.currency,
-                text_of(thing.multiplier),
-                thing.underlying,
-                thing.con_id,
-                thing.trading_class,
-                thing.isin,
+                *_columns_of(thing),
                 ticket.side,
                 str(ticket.quantity),
                 ticket.order_type,
@@ -271,18 +260,7 @@ def insert_transfer(
         (
             count(db, "change"),
             account_id,
-            thing.symbol,
-            thing.asset_class,
-            thing.exchange,
-            thing.expiry,
-            text_of(thing.strike),
-            thing.right,
-            thing.currency,
-            text_of(thing.multiplier),
-            thing.underlying,
-            thing.con_id,
-            thing.trading_class,
-            thing.isin,
+            *_columns_of(thing),
             str(quantity),
             str(price),
             product,
@@ -405,6 +383,24 @@ def _order(row: tuple[Any, ...], fills: tuple[PaperFill, ...]) -> PaperOrder:
         changed_at=time_of(row[29]),
         change=row[30],
         fills=fills,
+    )
+
+
+def _columns_of(thing: Instrument) -> tuple[Any, ...]:
+    """In the sequence in which `_instrument` reads them."""
+    return (
+        thing.symbol,
+        thing.asset_class,
+        thing.exchange,
+        thing.expiry,
+        text_of(thing.strike),
+        thing.right,
+        thing.currency,
+        text_of(thing.multiplier),
+        thing.underlying,
+        thing.con_id,
+        thing.trading_class,
+        thing.isin,
     )
 
 
