@@ -177,7 +177,7 @@ def assert_done_as_described(desk: Desk, each: Tried, page: Path) -> None:
 
 def test_every_chapter_that_the_page_announces_is_there() -> None:
     text = OPERATIONS.read_text(encoding="utf-8")
-    chapters = {_anchor(heading) for heading in re.findall(r"^## (.+)$", text, flags=re.MULTILINE)}
+    chapters = {_anchor(heading) for heading in re.findall(r"^##+ (.+)$", text, flags=re.MULTILINE)}
     announced = set(re.findall(r"\]\(#([^)]+)\)", text))
     assert announced - chapters == set()
 

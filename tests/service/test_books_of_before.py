@@ -37,6 +37,10 @@ SAID = Said(
 def load(world: World) -> None:
     for collection, documents in json_util.loads(WRITTEN.read_text(encoding="utf-8")).items():
         world.mongo[DATABASE][collection].insert_many(documents)
+    for symbol, multiplier, held, price in (("SI", 1000, 2, 30), ("ES", None, 1, 5000)):
+        size = None if multiplier is None else Decimal(multiplier)
+        future = Instrument(symbol=symbol, asset_class=AssetClass.FUTURE, expiry="202612", multiplier=size)
+        world.book().move_position(future, Decimal(held), Decimal(price))
 
 
 class Breaks(Exception):
