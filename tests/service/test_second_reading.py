@@ -13,7 +13,7 @@ import mongomock
 import pytest
 from pymongo.errors import WriteError
 
-from brokers.base import Capabilities
+from brokers.base import Capabilities, Instrument
 from brokers.errors import BrokerUnavailable, OutcomeUnknown
 from brokers.paper_words import Market
 from execution_service.core.decide import news
@@ -162,6 +162,7 @@ async def test_exit_whose_intent_waited_out_a_store_outage_is_looked_at_again(tm
             await make(*args, **kwargs)
 
         commits.make = away_at_first
+        world.book().move_position(Instrument(symbol="AAPL"), Decimal(100), Decimal(10))
         world.exit("out", "", entry_signal_id=None)
         await world.run(900)
         world.store_faults.is_away = False
