@@ -62,7 +62,7 @@ class Desk:
 
     async def asked(self, ask: Ask, before: int) -> None:
         """Until one more question of the kind has been heard."""
-        while sum(1 for _, fields in self.gateway.heard if fields[0] == str(ask.value)) <= before:
+        while sum(1 for _, fields in self.gateway.heard if fields[0] == str(ask.value)) <= before:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
     def questions(self) -> int:
