@@ -26,6 +26,7 @@ from execution_service.core.order import (
     Status,
 )
 from execution_service.core.reconcile import Binding, Group, Holding, group_of
+from execution_service.core.soundness import sound_position
 from execution_service.holdings import holdings
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock, Store
@@ -217,7 +218,8 @@ class ExitCheck:
         """What the broker holds, between two words of it about orders, beside what we hold by our records. None: it cannot be read."""
         began = self._clock.monotonic()
         await self._hear()
-        theirs = await self._connection.ask(self._connection.broker.positions(), LOOKING_SECONDS)
+        told = await self._connection.ask(self._connection.broker.positions(), LOOKING_SECONDS)
+        theirs = [sound_position(position) for position in told]
         await self._hear()
         instrument = order.accepted_request.instrument
         symbols = {instrument.symbol, *(position.instrument.symbol for position in theirs)}
