@@ -132,16 +132,18 @@ class ExitCheck:
             instrument = live.order.accepted_request.instrument
             self._moved[instrument.key] = (instrument, self._clock.monotonic())
 
-    async def bound(self, live: LiveOrder, order: Order) -> tuple[Event, ...] | None:
+    async def bound(self, live: LiveOrder, order: Order, *, must_look: bool = False) -> tuple[Event, ...] | None:
         """What must be recorded before the exit leaves because of what the broker holds: nothing, a reduction, a remark, or its end. None:
-        that is being looked at, and its lane is held meanwhile. `order` is the exit as it would leave. Raises StoreUnavailable."""
+        that is being looked at, and its lane is held meanwhile. `order` is the exit as it would leave. `must_look`: though
+        nothing is known to differ. Raises StoreUnavailable."""
         if self._mode is ExitPositionCheck.OFF:
             return ()
         if order.order_id in self._looking:
             self._lanes.hold(live.order)
             return None
+        must_look = must_look or self._mode is ExitPositionCheck.ALWAYS
         binding = await self._binding(order.accepted_request.instrument, self._product(order))
-        if binding is None and self._mode is not ExitPositionCheck.ALWAYS:
+        if binding is None and not must_look:
             return ()
         look = self._looks.pop(order.order_id, None)
         if look is not None and self._clock.monotonic() - look.at > FORGOTTEN_SECONDS:
@@ -149,7 +151,7 @@ class ExitCheck:
         if look is None or self._must_look_again(look):
             self._begin(live, order, binding, 1 if look is None else look.number + 1)
             return None
-        if look.measure is not None and not look.difference and self._mode is not ExitPositionCheck.ALWAYS:
+        if look.measure is not None and not look.difference and not must_look:
             return ()  # it differed once, and does no more
         return await self._judged(order, look, binding)
 

@@ -92,6 +92,7 @@ class LastLook:
             if refusal is None or refusal:
                 return refusal
         first: tuple[Event, ...] = ()
+        is_elsewhere = False
         if order.identity.purpose is Purpose.EXIT and order.accepted_request.entry_refs:
             # Waiting from before the question on: the entry may end while the store is being asked.
             self._lanes.wait_for_others(live)
@@ -101,12 +102,12 @@ class LastLook:
             self._lanes.cease_waiting(order)
             if allowed.events and isinstance(allowed.events[-1], Rejected):
                 return allowed.events
-            first = allowed.events
+            first, is_elsewhere = allowed.events, self._is_elsewhere(order, allowed)
             if allowed.is_unbound and not await self._reduces_position(order):
                 words = "the entry that it names is not ours, and it reduces nothing that we hold; sent as it is"
                 first = (*first, Noted(at=now, message=words, alert=True))
         if order.identity.purpose is Purpose.EXIT:
-            bound = await self._exit_check.bound(live, apply_all(order, first))
+            bound = await self._exit_check.bound(live, apply_all(order, first), must_look=is_elsewhere)
             if bound is None or (bound and isinstance(bound[-1], Rejected)):
                 return bound
             first = (*first, *bound)
@@ -170,6 +171,13 @@ class LastLook:
             self._clock.now(),
             may_entry_come=known_for < UNKNOWN_ENTRY_SECONDS,
         )
+
+    def _is_elsewhere(self, order: Order, allowed: ExitAllowance) -> bool:
+        """Whether the exit is to be traded in another product than that in which the broker holds what its entry built: unless a person has moved
+        it there, it would open a position."""
+        products = self._connection.capabilities.products_of(order.accepted_request.instrument)
+        traded_in = apply_all(order, allowed.events).accepted_request.product
+        return any((product or products[0]) != (traded_in or products[0]) for product in allowed.products if products)
 
     async def _allowed_without_its_entry(self, order: Order, why: str) -> ExitAllowance:
         """Of an exit whose entry's record cannot be read: what reduces a position of our ledger may go, and nothing else."""
