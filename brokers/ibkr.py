@@ -960,7 +960,7 @@ class IbkrBroker:
             client_id=order.clientId,
             order_id=_order_id(order.orderId),
             perm_id=order.permId,
-            client_order_id=order.orderRef or "",
+            client_order_id=order.orderRef or self._unacknowledged.tag_of(f"{order.clientId}:{order.orderId}"),
             status=state.status or "",
         )
         self._acknowledged(entry)
@@ -1012,7 +1012,8 @@ class IbkrBroker:
                 client_id=execution.clientId,
                 order_id=_order_id(execution.orderId),
                 perm_id=execution.permId,
-                client_order_id=execution.orderRef or "",
+                client_order_id=execution.orderRef
+                or self._unacknowledged.tag_of(f"{execution.clientId}:{execution.orderId}"),
                 execution=Execution(
                     exec_id=execution.execId,
                     quantity=amount(execution.shares, least=0),
@@ -1074,7 +1075,7 @@ class IbkrBroker:
             rejected, cancelled = codes.is_rejection(code), code == codes.CANCELLED
             self._blotter.reason_said(entry, worded(code, text), rejected=rejected, cancelled=cancelled)
         if order_id not in self._waits.cancelling:
-            self._unacknowledged.said(named, code, text, time.monotonic())
+            self._unacknowledged.said(named, code, text, time.monotonic(), hold=hold)
         wait = self._waits.cancelling.get(order_id)
         if wait is not None:
             self._answer_cancelling(wait, code, text)
@@ -1132,8 +1133,10 @@ class IbkrBroker:
     def _acknowledged(self, entry: Entry) -> None:
         """The gateway has the order: what it said of its id before were words beside it, and the reason if it ends."""
         beside = self._unacknowledged.acknowledged(entry.client_order_id)
-        if beside is not None:
+        if beside is not None and beside.words:
             self._blotter.reason_said(entry, beside.words, rejected=beside.is_rejection)
+        if beside is not None and beside.hold is not None:
+            self._blotter.hold_said(entry, beside.hold)
 
     def _heed_words(self, wait: _Wait, code: int, text: str, *, is_shown: bool) -> None:
         """Words on the id of an order whose placing waits. `is_shown`: the gateway has shown the order, though not as working."""
