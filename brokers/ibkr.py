@@ -127,6 +127,10 @@ _COIN_TYPES = (OrderType.MARKET, OrderType.LIMIT)
 """IBKR's page on order types: no other for coins."""
 _CONTRACTS_REMEMBERED = 10_000
 _LEARNED_AT_ONCE = 20
+_LEARNING_SECONDS = 3.0
+"""How long an answer about positions waits at most for what these are worth: exits may be waiting for it."""
+_LEARNED_AGAIN_SECONDS = 300.0
+"""After so long a contract is asked for again of which the gateway did not tell what it is worth, nor that it cannot."""
 _IN_PAIRS = frozenset({AssetClass.FOREX, AssetClass.CRYPTO})
 """Kinds whose currency is part of what is bought."""
 _TAKEN = frozenset({"PreSubmitted", "Submitted", "Filled", "Cancelled", "ApiCancelled", "PendingCancel"})
@@ -289,6 +293,7 @@ class IbkrBroker:
         self._connecting = asyncio.Lock()
         self._asking = asyncio.Lock()
         self._looking_up = asyncio.Lock()
+        self._learning = asyncio.Lock()
         self._waits = _Waits()
         self._next_order_id = 1
         self._highest_sent = 0
@@ -302,6 +307,8 @@ class IbkrBroker:
         """The same by IBKR's number, each as it was named last."""
         self._not_told: dict[int, date] = {}
         """Contracts by number of which the gateway could not tell what they are worth, and when."""
+        self._unanswered: dict[int, float] = {}
+        """Those of which it told nothing, and until when (monotonic) they are not asked for again."""
         self._rules: dict[int, list[Any]] = {}
         self._hint: Callable[[], None] | None = None
         self._told_mark = 0
@@ -665,8 +672,9 @@ class IbkrBroker:
     def _known(self, known: _Known | None) -> Qualified | None:
         return known.found if known is not None and known.day == self._clock().date() else None
 
-    async def _looked_up(self, session: Session, instrument: Instrument) -> Qualified:
-        """In dollars where an order leaves the currency open and there is such a contract, else in whatever currency there is one."""
+    async def _looked_up(self, session: Session, instrument: Instrument, *, with_rule: bool = True) -> Qualified:
+        """In dollars where an order leaves the currency open and there is such a contract, else in whatever currency there is one. `with_rule`:
+        with the steps of its prices, which only an order needs."""
         try:
             details = await self._details(session, instrument, default_currency="USD")
         except _NoContract:
@@ -675,7 +683,8 @@ class IbkrBroker:
             details = await self._details(session, instrument, default_currency="")
         try:
             chosen = the_one(instrument, details)
-            return qualified(instrument, chosen, await self._market_rule(session, rule_number(chosen)))
+            rule = rule_number(chosen) if with_rule else None
+            return qualified(instrument, chosen, await self._market_rule(session, rule))
         except (ValueError, ArithmeticError) as exc:
             raise NotAnswered(f"The contract {instrument.full_key} cannot be read: {exc}") from exc
 
@@ -778,21 +787,37 @@ class IbkrBroker:
 
     async def _learn(self, session: Session, contracts: Sequence[Any]) -> None:
         """Asks what contracts are worth that no order has asked for yet; without an answer their average prices are not told. What cannot be told
-        is asked for once a day."""
+        is asked for once a day, and what is not answered is left alone for a while. No order waits for this."""
+        unknown = [each for each in contracts if self._is_to_be_learned(each)][:_LEARNED_AT_ONCE]
+        if not unknown:
+            return
+        asked: Any = None
+        try:
+            async with asyncio.timeout(_LEARNING_SECONDS), self._learning:
+                for asked in filter(self._is_to_be_learned, unknown):
+                    await self._learn_of(session, asked)
+        except TimeoutError:
+            if asked is not None:
+                self._put_off(int(asked.conId), "no answer in time")
+        except BrokerError as exc:
+            _log.info("What positions are worth is not asked any further now: %s", exc)
+
+    async def _learn_of(self, session: Session, contract: Any) -> None:
+        instrument, con_id = instrument_of(contract), int(contract.conId)
         today = self._clock().date()
-        for contract in [each for each in contracts if self._is_to_be_learned(each)][:_LEARNED_AT_ONCE]:
-            instrument, number_of_it = instrument_of(contract), int(contract.conId)
-            try:
-                async with self._looking_up:
-                    found = await self._looked_up(session, replace(instrument, con_id=number_of_it))
-            except OrderRefused as exc:
-                self._not_told[number_of_it] = today
-                _log.info("What a position in %s is worth is not known: %s", instrument.full_key, exc)
-            except BrokerError as exc:
-                _log.info("What positions are worth is not asked any further now: %s", exc)
-                return
-            else:
-                self._by_number[number_of_it] = _Known(found, instrument, today)
+        try:
+            found = await self._looked_up(session, replace(instrument, con_id=con_id), with_rule=False)
+        except OrderRefused as exc:
+            self._not_told[con_id] = today
+            _log.info("What a position in %s is worth is not known: %s", instrument.full_key, exc)
+        except NotAnswered as exc:
+            self._put_off(con_id, str(exc))
+        else:
+            self._by_number[con_id] = _Known(found, instrument, today)
+
+    def _put_off(self, con_id: int, why: str) -> None:
+        self._unanswered[con_id] = time.monotonic() + _LEARNED_AGAIN_SECONDS
+        _log.info("What a position in contract %s is worth was not told: %s", con_id, why)
 
     def _is_to_be_learned(self, contract: Any) -> bool:
         try:
@@ -801,7 +826,8 @@ class IbkrBroker:
             return False  # it is told as unclear
         con_id = int(contract.conId)
         is_asked = con_id in self._by_number or self._not_told.get(con_id) == self._clock().date()
-        return bool(con_id) and not is_asked and kind in DERIVATIVES
+        is_put_off = time.monotonic() < self._unanswered.get(con_id, 0.0)
+        return bool(con_id) and not (is_asked or is_put_off) and kind in DERIVATIVES
 
     def _position(self, contract: Any, quantity: Any, average_cost: Any) -> BrokerPosition:
         """IBKR tells the average cost of one contract in its currency, with the multiplier and never in cents; how many units of the quoted price
@@ -934,7 +960,7 @@ class IbkrBroker:
             client_id=order.clientId,
             order_id=_order_id(order.orderId),
             perm_id=order.permId,
-            client_order_id=order.orderRef or "",
+            client_order_id=order.orderRef or self._unacknowledged.tag_of(f"{order.clientId}:{order.orderId}"),
             status=state.status or "",
         )
         self._acknowledged(entry)
@@ -986,7 +1012,8 @@ class IbkrBroker:
                 client_id=execution.clientId,
                 order_id=_order_id(execution.orderId),
                 perm_id=execution.permId,
-                client_order_id=execution.orderRef or "",
+                client_order_id=execution.orderRef
+                or self._unacknowledged.tag_of(f"{execution.clientId}:{execution.orderId}"),
                 execution=Execution(
                     exec_id=execution.execId,
                     quantity=amount(execution.shares, least=0),
@@ -1048,7 +1075,7 @@ class IbkrBroker:
             rejected, cancelled = codes.is_rejection(code), code == codes.CANCELLED
             self._blotter.reason_said(entry, worded(code, text), rejected=rejected, cancelled=cancelled)
         if order_id not in self._waits.cancelling:
-            self._unacknowledged.said(named, code, text, time.monotonic())
+            self._unacknowledged.said(named, code, text, time.monotonic(), hold=hold)
         wait = self._waits.cancelling.get(order_id)
         if wait is not None:
             self._answer_cancelling(wait, code, text)
@@ -1106,8 +1133,10 @@ class IbkrBroker:
     def _acknowledged(self, entry: Entry) -> None:
         """The gateway has the order: what it said of its id before were words beside it, and the reason if it ends."""
         beside = self._unacknowledged.acknowledged(entry.client_order_id)
-        if beside is not None:
+        if beside is not None and beside.words:
             self._blotter.reason_said(entry, beside.words, rejected=beside.is_rejection)
+        if beside is not None and beside.hold is not None:
+            self._blotter.hold_said(entry, beside.hold)
 
     def _heed_words(self, wait: _Wait, code: int, text: str, *, is_shown: bool) -> None:
         """Words on the id of an order whose placing waits. `is_shown`: the gateway has shown the order, though not as working."""

@@ -13,6 +13,7 @@ from decimal import Decimal
 
 from brokers import ibkr_codes as codes
 from brokers.base import Report, ReportStatus
+from brokers.ibkr_blotter import Hold
 
 LOOKS = 2
 """So many whole looks without the order, all begun after the words."""
@@ -32,8 +33,11 @@ class Beside:
     """What was said of an order before it was acknowledged."""
 
     words: str
+    """Empty: nothing but remarks."""
     is_rejection: bool
     """It rejects the order if that is shown as inactive."""
+    hold: Hold | None
+    """It waits for the opening."""
 
 
 @dataclass(slots=True)
@@ -46,6 +50,7 @@ class _Sent:
     sent_at: float
     words: dict[str, codes.Meaning] = field(default_factory=dict)
     is_rejected: bool = False
+    hold: Hold | None = None
     said_at: float = 0.0
     looks: int = 0
     looked_at: float = 0.0
@@ -82,10 +87,12 @@ class Unacknowledged:
         return sent
 
     def acknowledged(self, client_order_id: str) -> Beside | None:
-        """The gateway has shown the order; returns what was said beside it before, if anything but remarks."""
+        """The gateway has shown the order; returns what was said beside it before, if anything that matters now."""
         sent = self._forgotten(client_order_id)
         words = [] if sent is None else [said for said, meaning in sent.words.items() if meaning not in _REMARKS]
-        return Beside("; ".join(words), sent.is_rejected) if sent is not None and words else None
+        if sent is None or not (words or sent.hold):
+            return None
+        return Beside("; ".join(words), sent.is_rejected, sent.hold)
 
     def forget_before(self, moment: float) -> None:
         """Those sent earlier: of another day."""
@@ -96,9 +103,12 @@ class Unacknowledged:
         """Empty: no such order."""
         return self._tags.get(broker_order_id, "")
 
-    def said(self, broker_order_id: str, code: int, text: str, now: float) -> None:
-        """Words on an order's id. That it took nothing is no word about the order."""
+    def said(self, broker_order_id: str, code: int, text: str, now: float, *, hold: Hold | None = None) -> None:
+        """Words on an order's id. That it took nothing is no word about the order. `hold`: what they say of its waiting for the opening, which is
+        said once."""
         sent = self._sent.get(self.tag_of(broker_order_id))
+        if sent is not None:
+            sent.hold = hold or sent.hold
         meaning = codes.meaning_for_order(code)
         if sent is None or meaning is codes.Meaning.NOT_TAKEN:
             return

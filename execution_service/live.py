@@ -30,6 +30,7 @@ class LiveOrder:
         "finding_from",
         "finds",
         "heard",
+        "is_answer_unclear",
         "is_answered",
         "is_busy",
         "is_late_allowed",
@@ -79,6 +80,8 @@ class LiveOrder:
         self.is_answered = False
         """The broker has said that it has an order of this id, though it may not show it yet, or has answered it with words alone: sending again
         would tell nothing new."""
+        self.is_answer_unclear = False
+        """The latest look for it was answered, and something in the answer that cannot be read may be the order."""
         self.is_passed_over = False
         """The id that the broker gave it beforehand can no longer be used: it is looked for, and not sent again."""
         self.unclear_resendings = 0
@@ -263,6 +266,7 @@ class LiveOrders:
         self._index(live)
         if live.order.submitted_at is None:
             live.sent_at = live.finding_from = live.refusal = None
+            live.is_answer_unclear = False
         elif live.order.working_since != before.working_since:
             live.sent_at = self._clock.monotonic()
             live.finding_from = live.asked_at = live.refusal = None

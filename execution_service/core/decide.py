@@ -450,6 +450,8 @@ class ExitAllowance:
     events: tuple[Event, ...] = ()
     is_unbound: bool = False
     """The entry that it names is not ours: nothing limits it."""
+    products: frozenset[str | None] = frozenset()
+    """In which entries of it were traded, other than what the exit is to be traded in; None: the usual one."""
 
 
 def exit_allowance(
@@ -474,15 +476,16 @@ def exit_allowance(
     taken = sum(map(_taken, takers), ZERO)
     left = max(ZERO, filled - taken)
     matched = _matched(order, own, now)
+    products = frozenset(e.accepted_request.product for e in own) - {apply_all(order, matched).accepted_request.product}
     if left >= wanted:
-        return ExitAllowance(matched)
+        return ExitAllowance(matched, products=products)
     words = f"the entry filled {filled}, other exits have taken {taken}{_of_that_adopted(takers)}"
     if not own:
         words = "the entry that it names was refused, or is of another account, instrument or side"
     if not left:
         return ExitAllowance((Rejected(at=now, reason=Reason(ReasonCode.NOTHING_TO_EXIT, words)),))
     capped = Capped(at=now, quantity=left, message=f"reduced from {wanted} to {left}: {words}")
-    return ExitAllowance((*matched, capped))
+    return ExitAllowance((*matched, capped), products=products)
 
 
 def _of_that_adopted(takers: Sequence[Order]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
-from brokers.base import BrokerPosition, Fill, Report
+from brokers.base import BrokerPosition, Fill, FillsShown, Report
 
 _BEYOND = Decimal(10) ** 18
 """No quantity, price or sum of money is as large."""
@@ -30,7 +30,9 @@ def sound(report: Report, now: datetime) -> tuple[Report, str | None]:
         filled = sum((fill.quantity for fill in fills), Decimal(0))
     if not problems:
         return (report if tuple(fills) == report.fills else replace(report, fills=tuple(fills))), None
-    return replace(report, fills=tuple(fills), filled_quantity=filled, is_unclear=True), "; ".join(problems)
+    # What had to be left out is shown all the same: that it is missing here does not say that it was annulled.
+    left = replace(report, fills=tuple(fills), filled_quantity=filled, fills_shown=FillsShown.SOME, is_unclear=True)
+    return left, "; ".join(problems)
 
 
 def sound_position(position: BrokerPosition) -> BrokerPosition:

@@ -26,6 +26,7 @@ from execution_service.core.order import (
     Status,
 )
 from execution_service.core.reconcile import Binding, Group, Holding, group_of
+from execution_service.core.soundness import sound_position
 from execution_service.holdings import holdings
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock, Store
@@ -131,17 +132,17 @@ class ExitCheck:
             instrument = live.order.accepted_request.instrument
             self._moved[instrument.key] = (instrument, self._clock.monotonic())
 
-    async def bound(self, live: LiveOrder, order: Order, *, is_covered: bool) -> tuple[Event, ...] | None:
+    async def bound(self, live: LiveOrder, order: Order, *, must_look: bool) -> tuple[Event, ...] | None:
         """What must be recorded before the exit leaves because of what the broker holds: nothing, a reduction, a remark, or its end. None:
-        that is being looked at, and its lane is held meanwhile. `order` is the exit as it would leave; `is_covered`: by its entry, or by what
-        its strategy holds, so that only a difference can make it too much. Raises StoreUnavailable."""
+        that is being looked at, and its lane is held meanwhile. `order` is the exit as it would leave. `must_look`: though
+        nothing is known to differ, since neither its entry nor what its strategy holds covers it. Raises StoreUnavailable."""
         if self._mode is ExitPositionCheck.OFF:
             return ()
         if order.order_id in self._looking:
             self._lanes.hold(live.order)
             return None
+        must_look = must_look or self._mode is ExitPositionCheck.ALWAYS
         binding = await self._binding(order.accepted_request.instrument, self._product(order))
-        must_look = self._mode is ExitPositionCheck.ALWAYS or not is_covered
         if binding is None and not must_look:
             return ()
         look = self._looks.pop(order.order_id, None)
@@ -219,7 +220,8 @@ class ExitCheck:
         """What the broker holds, between two words of it about orders, beside what we hold by our records. None: it cannot be read."""
         began = self._clock.monotonic()
         await self._hear()
-        theirs = await self._connection.ask(self._connection.broker.positions(), LOOKING_SECONDS)
+        told = await self._connection.ask(self._connection.broker.positions(), LOOKING_SECONDS)
+        theirs = [sound_position(position) for position in told]
         await self._hear()
         instrument = order.accepted_request.instrument
         symbols = {instrument.symbol, *(position.instrument.symbol for position in theirs)}

@@ -12,7 +12,7 @@ from brokers.errors import BrokerError, BrokerUnavailable, HeldBack, NotAnswered
 from execution_service.core import alerts
 from execution_service.core.alerts import Mentioned
 from execution_service.core.decide import Elapsed, StepKind, next_step
-from execution_service.core.order import CancelRefused, Event, Noted, Order, Status
+from execution_service.core.order import CancelRefused, Doubted, Event, Noted, Order, Status
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock
 from execution_service.trading.appointments import Appointments
@@ -87,9 +87,13 @@ class Following:
             self._begin(live, lambda: self._live.record_unless_changed(live, (remark,), since=order))
             return
         limits = self._connection.limits
-        is_useless = live.is_passed_over or live.is_answered  # to send it again
+        # What may be shown in a way that cannot be read is neither sent again nor refused.
+        is_useless = live.is_passed_over or live.is_answered or live.is_answer_unclear  # to send it again
         for_it = replace(limits, refuses_repeated_client_id=False) if is_useless else limits
-        step = next_step(live.order, self._clock.now(), self._elapsed(live, now), for_it, refusal=live.refusal)
+        refusal = None if live.is_answer_unclear else live.refusal
+        step = next_step(live.order, self._clock.now(), self._elapsed(live, now), for_it, refusal=refusal)
+        if live.is_answer_unclear:
+            step = replace(step, events=tuple(map(_as_unclear, step.events)))
         match step.kind:
             case StepKind.SUBMIT:
                 limit = limits.max_order_age_seconds
@@ -210,3 +214,10 @@ class Following:
             f"cancellation asked {CANCEL_ALERT_AFTER} times and not confirmed by the broker; the order may be alive"
         )
         return Noted(at=self._clock.now(), message=remark)
+
+
+def _as_unclear(event: Event) -> Event:
+    """People look for the order among what the broker shows."""
+    if not isinstance(event, Doubted):
+        return event
+    return replace(event, message=f"{event.message}, where something that cannot be read may be this order")

@@ -294,17 +294,19 @@ class Hearing:
 
     async def find(self, live: LiveOrder) -> None:
         """Looks for an order that was perhaps sent, and notes since when it has been looked for in vain."""
+        was_unclear = live.is_answer_unclear
         try:
             await self.look_for(live)
+            live.is_answer_unclear = False
         except (BrokerError, TimeoutError) as exc:
             self._connection.query_failed(exc)
             live.not_before = self._clock.monotonic() + AFTER_FAILURE_SECONDS
-            if not isinstance(exc, AnswerUnclear) or self._connection.limits.refuses_repeated_client_id:
+            if not isinstance(exc, AnswerUnclear):
                 return
-            # An odd row may stay for the whole day. Where nothing is sent again, it leads to doubt like no answer at all, and whatever waits
-            # for the order goes on.
+            # An odd row may stay for the whole day. It leads to doubt like no answer at all, and whatever waits for the order goes on.
+            live.is_answer_unclear = True
         live.asked_at = self._clock.monotonic()
-        if live.finding_from is None:
+        if live.finding_from is None or (was_unclear and not live.is_answer_unclear):
             live.finding_from = live.asked_at
 
     async def find_doubtful(self, live: LiveOrder) -> None:

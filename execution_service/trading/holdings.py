@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
 
@@ -45,6 +46,8 @@ class Holdings:
             return (Rejected(at=now, reason=Reason(ReasonCode.INVALID_ORDER, f"nothing was sent: {exc}")),)
         if terms is None and instrument.multiplier is None and held is not None:
             terms = held.known_terms
+        elif terms is not None and terms.is_size_unknown:
+            terms = _sized_as(terms, order.terms if held is None else held.known_terms)
         told = ContractTold(at=now, terms=terms, booked_as=None if booked_as == instrument.key else booked_as)
         return () if (told.terms, told.booked_as) == (order.terms, order.booked_as) else (told,)
 
@@ -90,3 +93,10 @@ class Holdings:
             if entry.key.strategy == request.strategy and entry.position.is_open
         )
         return held
+
+
+def _sized_as(terms: ContractTerms, known: ContractTerms | None) -> ContractTerms:
+    """With what is known of the holding where the broker does not tell the size now: else its profit would be counted as if that were 1."""
+    if known is None or known.is_size_unknown:
+        return terms
+    return replace(terms, multiplier=known.multiplier, price_magnifier=known.price_magnifier, is_size_unknown=False)

@@ -92,7 +92,7 @@ class LastLook:
             if refusal is None or refusal:
                 return refusal
         first: tuple[Event, ...] = ()
-        is_measured = False
+        is_measured = is_elsewhere = False
         if order.identity.purpose is Purpose.EXIT and order.accepted_request.entry_refs:
             # Waiting from before the question on: the entry may end while the store is being asked.
             self._lanes.wait_for_others(live)
@@ -103,10 +103,11 @@ class LastLook:
             if allowed.events and isinstance(allowed.events[-1], Rejected):
                 return allowed.events
             first, is_measured = allowed.events, not allowed.is_unbound
+            is_elsewhere = self._is_elsewhere(order, allowed)
         if order.identity.purpose is Purpose.EXIT:
             leaving = apply_all(order, first)
-            is_covered = is_measured or await self._reduces_position(leaving)
-            bound = await self._exit_check.bound(live, leaving, is_covered=is_covered)
+            must_look = is_elsewhere or not (is_measured or await self._reduces_position(leaving))
+            bound = await self._exit_check.bound(live, leaving, must_look=must_look)
             if bound is None or (bound and isinstance(bound[-1], Rejected)):
                 return bound
             first = (*first, *bound)
@@ -170,6 +171,13 @@ class LastLook:
             self._clock.now(),
             may_entry_come=known_for < UNKNOWN_ENTRY_SECONDS,
         )
+
+    def _is_elsewhere(self, order: Order, allowed: ExitAllowance) -> bool:
+        """Whether the exit is to be traded in another product than that in which the broker holds what its entry built: unless a person has moved
+        it there, it would open a position."""
+        products = self._connection.capabilities.products_of(order.accepted_request.instrument)
+        traded_in = apply_all(order, allowed.events).accepted_request.product
+        return any((product or products[0]) != (traded_in or products[0]) for product in allowed.products if products)
 
     async def _allowed_without_its_entry(self, order: Order, why: str) -> ExitAllowance:
         """Of an exit whose entry's record cannot be read: what reduces a position of our ledger may go, and nothing else."""

@@ -201,11 +201,15 @@ class Sending:
         finally:
             if not is_clear:
                 await asyncio.gather(*answers)
-        failures = [failure for failure in intents if isinstance(failure, BaseException)]
-        if failures:
-            # Those orders are PENDING as before; the others of the batch have gone their way.
+        failed = [(live, got) for live, got in zip(batch, intents, strict=True) if isinstance(got, BaseException)]
+        # Those orders are PENDING as before; the others of the batch have gone their way.
+        for live, failure in failed:
+            if not isinstance(failure, StoreUnavailable):
+                self._intent_failed(live, failure)
+        away = [failure for _, failure in failed if isinstance(failure, StoreUnavailable)]
+        if away:
             log.warning(
-                f"Orders not sent yet: {failures[0]}", action="sending_waits", account_id=self._connection.account_id
+                f"Orders not sent yet: {away[0]}", action="sending_waits", account_id=self._connection.account_id
             )
             await self._clock.sleep(AFTER_FAILURE_SECONDS)
         return answers if is_clear else ()
@@ -264,6 +268,20 @@ class Sending:
         except (BrokerError, TimeoutError) as exc:
             self._preparation_failed(live, exc)
         return None
+
+    def _intent_failed(self, live: LiveOrder, why: BaseException) -> None:
+        """By something that nobody foresaw, of this order or its instrument: it makes a pause like one that the broker cannot take, and holds up
+        no other lane."""
+        log.error(
+            f"Order not sent: {why}",
+            action="intent_failed",
+            account_id=self._connection.account_id,
+            signal_id=live.order.signal_id,
+            exc_info=why,
+        )
+        self._lanes.slow_down(live.order)
+        live.sending_failures += 1
+        live.last_failure = str(why) or type(why).__name__
 
     def _preparation_failed(self, live: LiveOrder, exc: Exception) -> None:
         """Nothing was sent; the lane waits, and a question that got no answer says nothing about the connection."""

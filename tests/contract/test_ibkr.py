@@ -44,6 +44,7 @@ from brokers.errors import (
 from brokers.ibkr import Configuration, IbkrBroker, create
 from brokers.ibkr_blotter import Blotter, Commission, Entry, Execution
 from brokers.ibkr_library import NAMES, choose
+from brokers.ibkr_times import Moment
 from brokers.ibkr_unacknowledged import Unacknowledged
 from brokers.paper_words import Action, Fault, Market, Operation, PaperOrder
 from execution_service.core.reconcile import Holding, compare_positions
@@ -1794,3 +1795,41 @@ async def test_a_filled_order_whose_count_is_not_told_is_filled_with_what_was_or
     )
     broker.on_completed_order(done, state)
     assert [e.filled_quantity for e in broker._blotter.tagged("tag")] == [100]
+
+
+async def test_an_execution_that_names_no_tag_acknowledges_the_order_of_its_id(desk: Desk, soon: None) -> None:
+    """What was said on that id before is then no refusal of it."""
+    broker = await desk.connect()
+    desk.gateway.answer_with(Words(code=10268, text="The 'EtradeOnly' order attribute is not supported."))
+    ticket = await reserved(broker, desk.ticket())
+    with pytest.raises(WordsAlone):
+        await broker.place_order(ticket)
+    client_id, _, order_id = (ticket.reserved_order_id or "").partition(":")
+    execution = SimpleNamespace(
+        acctNumber=desk.book.account_id,
+        clientId=int(client_id),
+        orderId=int(order_id),
+        permId=0,
+        orderRef="",
+        execId="0000e0d5.01.01",
+        shares=10.0,
+        price=100.25,
+    )
+    broker.on_execution(execution, Moment(at=datetime(2026, 11, 27, 15, tzinfo=UTC)))
+    for _ in range(5):
+        assert await broker.find(ticket.client_order_id) is None  # the lists do not have it, which alone is no refusal
+        await asyncio.sleep(0.2)
+
+
+async def test_what_is_said_of_the_opening_before_a_late_acknowledgement_is_kept(desk: Desk, soon: None) -> None:
+    """It is said once. A stop is shown like an order that is held, and here says nothing of it."""
+    words = "Warning: your order will not be placed at the exchange until 2026-11-30 09:30:00 US/Eastern"
+    desk.hold()
+    answer(desk, codes.ORDER_MESSAGE, words, taken_after=0.6)
+    broker = await desk.connect()
+    ticket = await reserved(broker, desk.ticket(OrderType.STOP))
+    with pytest.raises(WordsAlone):
+        await broker.place_order(ticket)
+    report = await reported(broker, ticket)
+    assert (report.status, report.is_held) == (ReportStatus.WORKING, True)
+    assert report.held_until == datetime(2026, 11, 30, 14, 30, tzinfo=UTC)

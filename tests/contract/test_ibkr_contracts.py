@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from brokers import ibkr
 from brokers.base import AssetClass, Instrument, OptionRight, OrderType, Side, Ticket
 from brokers.errors import NotAnswered, OrderRefused
 from brokers.ibkr import Configuration, IbkrBroker
@@ -57,6 +59,11 @@ class Desk:
             limit_price=Decimal(price),
         )
         return replace(usual, **changes)
+
+    async def asked(self, ask: Ask, before: int) -> None:
+        """Until one more question of the kind has been heard."""
+        while sum(1 for _, fields in self.gateway.heard if fields[0] == str(ask.value)) <= before:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
     def questions(self) -> int:
         return sum(1 for _, fields in self.gateway.heard if fields[0] == str(Ask.CONTRACT_DETAILS.value))
@@ -192,6 +199,30 @@ async def test_an_average_price_is_not_told_where_the_contract_cannot_be_asked_f
         (held,) = await later.positions()
         assert (held.quantity, held.average_price, held.is_unclear) == (1, None, False)
     assert desk.questions() == before + 1
+
+
+async def test_positions_and_orders_do_not_wait_for_a_contract_that_is_not_answered(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ibkr, "_LEARNING_SECONDS", 0.5)
+    broker = await desk.connect()
+    for instrument, price in ((CORN, "450.25"), (sized(SILVER, 1000), "30")):
+        ticket = desk.ticket(instrument, price)
+        await broker.place_order(replace(ticket, reserved_order_id=await broker.reserve(ticket)))
+    later = await desk.connect(client_id=7, query_seconds=15)
+    desk.gateway.silent.add(Ask.CONTRACT_DETAILS)
+    async with asyncio.timeout(8):
+        told = asyncio.ensure_future(later.positions())
+        await desk.asked(Ask.CONTRACT_DETAILS, desk.questions())
+        desk.gateway.silent.clear()
+        await later.fitted(desk.ticket(SHARE, "100.25"))
+        first = await told
+        second = await later.positions()
+    assert sorted(each.instrument.symbol for each in first) == ["SI", "ZC"]
+    assert {each.average_price for each in first} == {None}
+    assert sorted(str(each.average_price) for each in second) in (["450.25", "None"], ["30", "None"])
+    third = await later.positions()
+    assert third == second  # it is not asked for again at once
 
 
 async def test_a_figure_that_the_library_cannot_read_leaves_the_question_without_an_answer(

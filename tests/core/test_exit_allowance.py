@@ -267,5 +267,8 @@ def test_exit_that_names_no_product_takes_that_of_its_entry() -> None:
     found = allowed(leaving(), [intraday])
     assert found is not None
     assert apply_all(leaving(), found.events).ticket().product == "MIS"
-    assert allowed(leaving(product="CNC"), [intraday]) == ExitAllowance()
-    assert allowed(leaving(), [intraday, entry("entry-2", product="CNC")]) == ExitAllowance()
+    assert found.products == frozenset()
+    delivered = entry("entry-2", product="CNC")
+    assert allowed(leaving(product="CNC"), [intraday]) == ExitAllowance(products=frozenset({"MIS"}))
+    assert allowed(leaving(), [intraday, delivered]) == ExitAllowance(products=frozenset({"MIS", "CNC"}))
+    assert allowed(leaving(product="CNC"), [delivered]) == ExitAllowance()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from brokers.base import UNNAMED_POSITION, BrokerPosition, Fill, Instrument, Report, ReportStatus
+from brokers.base import UNNAMED_POSITION, BrokerPosition, Fill, FillsShown, Instrument, Report, ReportStatus
 from execution_service.core.confirmation import fill_body
 from execution_service.core.decide import is_short, news, unreadable_note
 from execution_service.core.order import Accepted, Filled, Noted, Order, apply_all
@@ -145,3 +145,13 @@ def test_times_beyond_all_reason_are_estimated() -> None:
         odd = Fill(fill_id="f", quantity=Decimal(1), price=Decimal(1), time=moment)
         left, _ = sound(report(at_work(), fills=(odd,), filled_quantity=Decimal(1)), LATER)
         assert (left.fills[0].time, left.fills[0].is_time_estimated) == (LATER, True)
+
+
+@pytest.mark.parametrize("shown", [FillsShown.ALL, FillsShown.SETTLED])
+def test_a_fill_that_cannot_be_read_any_more_is_not_annulled(shown: FillsShown) -> None:
+    about = apply_all(at_work(), [Filled(at=NOW, fill=fill("f", 3)), Filled(at=NOW, fill=fill("g", 2))])
+    odd = replace(fill("g", 2), price=Decimal("NaN"))
+    told = report(about, ReportStatus.WORKING, fills=(fill("f", 3), odd), filled_quantity=Decimal(5), fills_shown=shown)
+    left, problem = sound(told, LATER)
+    assert problem is not None
+    assert news(about, left, LATER) == []

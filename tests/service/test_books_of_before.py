@@ -12,6 +12,8 @@ import pytest
 from bson import json_util
 
 from brokers.base import AssetClass, Capabilities, ContractTerms, Instrument, Ticket
+from brokers.errors import NotAnswered
+from execution_service.core.exit_bound import ExitPositionCheck
 from execution_service.core.ledger import LedgerEntry
 from execution_service.core.order import ContractTold, Order, Status
 from execution_service.facts import Facts, Mended, Said
@@ -19,6 +21,7 @@ from execution_service.live import LiveOrders
 from execution_service.rebuild import Rebuild, Rebuilt
 from execution_service.store import MongoStore
 from execution_service.threads import InPlace
+from execution_service.trader import TradingRules
 from execution_service.trading.holdings import Holdings
 from scripts import execctl
 from tests.builders import NOW, nothing_sent, order, submit_started
@@ -28,6 +31,8 @@ from tests.service.audit import audit
 WRITTEN = Path(__file__).with_name("books_of_before.json")
 """As that version wrote them: 2 SI with the multiplier 1000 at 30, and 2 ES without any at 5000 of which 1 was sold at 5010."""
 SILVER: dict[str, Any] = {"symbol": "SI", "instrument_type": "FUTURE", "expiry": "202612", "quantity": 2, "price": 31}
+UNCHECKED = TradingRules(exit_position_check=ExitPositionCheck.OFF)
+"""The broker of these tests has nothing of what was bought before, and an exit would be measured by that."""
 ES_KEY = "ES|FUTURE|expiry=202612"
 SAID = Said(
     instrument_key=ES_KEY, terms=ContractTerms(multiplier=Decimal(50)), by="operator", note="CME's contract page"
@@ -87,7 +92,7 @@ def shown(world: World, collection: str, **query: Any) -> dict[str, Any]:
 async def test_an_exit_closes_the_holding_of_before_with_the_multiplier_or_without(
     tmp_path: Path, multiplier: int | None, names_entry: bool
 ) -> None:
-    async with world_of(tmp_path) as world:
+    async with world_of(tmp_path, rules=UNCHECKED) as world:
         load(world)
         await world.restart()
         more = {} if multiplier is None else {"multiplier": multiplier}
@@ -122,7 +127,7 @@ async def test_what_nobody_has_said_is_named_and_the_rest_is_left_as_it_is(tmp_p
 
 
 async def test_what_a_person_says_is_kept_and_corrects_every_amount(tmp_path: Path) -> None:
-    async with world_of(tmp_path) as world:
+    async with world_of(tmp_path, rules=UNCHECKED) as world:
         load(world)
         mended, again = await rebuilt(world, SAID)
         assert (mended.orders, mended.holdings, mended.unknown, again.contradictions) == (2, 1, (), ())
@@ -249,3 +254,30 @@ async def test_an_order_that_was_perhaps_sent_before_keeps_the_holding_of_that_s
         assert (await holdings.key_for(again)).instrument_key == (again.booked_as or "SI|FUTURE|expiry=202612")
         changed = await holdings.told(again, replace(terms, local_symbol="SILZ6"), NOW)
         assert [getattr(event, "booked_as", "") for event in changed] == [again.booked_as]
+
+
+@pytest.mark.parametrize("is_sent_twice", [False, True])
+async def test_an_exit_is_of_the_size_of_its_holding_where_the_broker_does_not_tell_it_again(
+    tmp_path: Path, is_sent_twice: bool
+) -> None:
+    tells = Capabilities(needs_reservation=True, refuses_repeated_client_id=True)
+    known = ContractTerms(multiplier=Decimal(100), currency="INR", is_one_size=True)
+    async with world_of(tmp_path, capabilities=tells) as world:
+        terms = known
+
+        async def fitted(ticket: Ticket) -> Ticket:
+            return replace(ticket, terms=terms)
+
+        world.brokers["acct-1"].inner.fitted = fitted  # type: ignore[method-assign]
+        gold = {"symbol": "GOLD", "instrument_type": "FUTURE", "expiry": "202612", "quantity": 1}
+        world.send("in", **gold, price=5000)
+        await world.run(2)
+        terms = ContractTerms(currency="INR", is_one_size=True, is_size_unknown=True)
+        if is_sent_twice:
+            world.broker_faults.errors["place_order"] = [NotAnswered("busy")]
+        world.exit("out", "in", **gold, price=5010)
+        await world.run(8)
+        (position,) = world.documents("positions")
+        assert (position["status"], position["realized_pnl"], position["multiplier"]) == ("CLOSED", 1000.0, 100.0)
+        assert shown(world, "execution_confirmations", signal_id="out")["total_value"] == 501_000.0
+        assert shown(world, "execution_confirmations", signal_id="out")["realized_pnl"] == 1000.0

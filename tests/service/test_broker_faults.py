@@ -267,6 +267,66 @@ async def test_order_of_which_the_answer_stays_unclear_is_in_doubt_and_holds_up_
         assert len(world.placed()) == 1
 
 
+async def test_an_answer_that_stays_unclear_keeps_later_ids_waiting_no_longer_than_the_find_window(
+    tmp_path: Path,
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, capabilities=IN_SEQUENCE) as world:
+        world.broker_faults.errors["place_order"] = [OutcomeUnknown("no answer")]
+        world.broker_faults.errors["find"] = [AnswerUnclear("a row names nobody")] * 1000
+        world.send("lost")
+        await world.run(1)
+        world.send("elsewhere", symbol="MSFT")
+        world.send("behind")
+        await world.run(12)
+        assert world.record("lost").status is Status.IN_DOUBT
+        assert world.record("elsewhere").status is Status.SUBMITTED
+        assert world.record("behind").status is Status.SUBMITTED
+        assert world.calls("place_order").count(World.client_id("lost")) == 1
+        (told,) = world.notifier.titled("In Doubt")
+        assert "something that cannot be read may be this order" in told
+        world.broker_faults.errors["find"] = []
+        await world.run(70)
+        assert world.record("lost").status is Status.IN_DOUBT
+        assert world.calls("place_order").count(World.client_id("lost")) == 1
+
+
+async def test_a_repetition_that_was_refused_is_no_refusal_while_a_row_may_be_the_order(tmp_path: Path) -> None:
+    faults = [
+        Fault(operation=Operation.PLACE, action=Action.ACCEPT_THEN_DROP),
+        Fault(operation=Operation.FIND, action=Action.HIDE, seconds=4),
+        Fault(operation=Operation.REPORTS, action=Action.HIDE, seconds=60),
+    ]
+    rules = TradingRules(order_timeout_seconds=0.0)
+    async with world_of(tmp_path, faults=faults, market=BY_HAND, capabilities=IN_SEQUENCE, rules=rules) as world:
+        world.send()
+        await world.run(1)
+        world.broker_faults.errors["place_order"] = [OrderRefused("duplicate order id")]
+        await world.run_until(lambda: len(world.calls("place_order")) == 2)
+        await world.run(0.5)
+        world.broker_faults.errors["find"] = [AnswerUnclear("a row names nobody")] * 1000
+        await world.run(30)
+        assert world.record().status is Status.IN_DOUBT
+        world.broker_faults.errors["find"] = []
+        await world.run(70)
+        assert world.record().status is Status.SUBMITTED
+        audit(world)
+
+
+async def test_an_order_is_sent_again_only_after_looks_that_were_clear_to_their_end(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, capabilities=IN_SEQUENCE) as world:
+        world.broker_faults.errors["place_order"] = [OutcomeUnknown("no answer")]
+        world.send()
+        await world.run(1)
+        world.broker_faults.errors["find"] = [AnswerUnclear("a row names nobody")] * 3
+        await world.run(3)
+        assert len(world.calls("place_order")) == 1
+        await world.run(1)
+        assert len(world.calls("place_order")) == 1
+        await world.run(4)
+        assert world.record().status is Status.SUBMITTED
+        assert len(world.placed()) == 1
+
+
 async def test_order_in_doubt_that_turns_up_goes_on(tmp_path: Path) -> None:
     faults = [
         Fault(operation=Operation.PLACE, action=Action.ACCEPT_THEN_DROP),

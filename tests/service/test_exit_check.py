@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -753,3 +754,47 @@ async def test_split_is_named_and_an_exit_sells_what_its_author_named(tmp_path: 
         world.exit("out", "sig")
         await world.run(5)
         assert world.exit_record("out").filled_quantity == 100
+
+
+PRODUCTS = Capabilities(
+    refuses_repeated_client_id=False,
+    needs_reservation=True,
+    share_products=("CNC", "MIS", "NRML"),
+    derivative_products=("NRML", "MIS"),
+)
+
+
+@pytest.mark.parametrize(
+    ("entry", "leaving", "held_in", "leaves"),
+    [
+        ({"product": "MIS"}, {}, "MIS", True),
+        ({"product": "MIS"}, {"product": "MIS"}, "MIS", True),
+        ({}, {"product": "NRML"}, "NRML", True),
+        ({"product": "NRML"}, {}, "NRML", True),
+        ({"product": "MIS"}, {"product": "NRML"}, "MIS", False),
+        ({}, {"product": "MIS"}, "NRML", False),
+        ({"product": "MIS"}, {"product": "NRML"}, "NRML", True),  # a person has converted the position
+    ],
+)
+async def test_an_exit_in_another_product_than_its_entrys_opens_no_position(
+    tmp_path: Path, entry: dict[str, str], leaving: dict[str, str], held_in: str, leaves: bool
+) -> None:
+    future = {"symbol": "NIFTY26DECFUT", "instrument_type": "FUTURE", "expiry": "202612", "quantity": 50}
+    async with world_of(tmp_path, capabilities=PRODUCTS, rules=RULES) as world:
+        world.broker_faults.held = lambda told: [replace(each, product=held_in) for each in told]
+        world.send("in", **future, **entry)
+        await world.run(2)
+        world.exit("out", "in", **future, **leaving)
+        await world.run(15)
+        order = world.exit_record("out")
+        if leaves:
+            assert order.status is Status.FILLED
+            assert order.ticket().product == (leaving or entry)["product"]
+        else:
+            assert (order.status, order.reason and order.reason.code) == (Status.REJECTED, ReasonCode.NOTHING_TO_EXIT)
+            assert order.reason is not None
+            assert (
+                f"the broker holds 0 of NIFTY26DECFUT|FUTURE|expiry=202612 in {leaving['product']}"
+                in order.reason.message
+            )
+        assert len(world.placed()) == 1 + leaves

@@ -20,6 +20,7 @@ from brokers.base import (
     Unreadable,
 )
 from brokers.paper_words import Market
+from execution_service.core.exit_bound import ExitPositionCheck
 from execution_service.core.order import Identity, Purpose, ReasonCode, Status
 from execution_service.desk_view import DeskView
 from execution_service.trader import TradingRules
@@ -89,6 +90,42 @@ async def test_a_report_with_an_odd_value_holds_up_no_other_order(
         await world.run(70)
         assert world.record("odd").status is Status.FILLED
         audit(world)
+
+
+async def test_an_exit_whose_contract_makes_the_adapter_stumble_holds_up_no_other_order(tmp_path: Path) -> None:
+    one_by_one = Capabilities(refuses_repeated_client_id=True, needs_reservation=True)
+    async with world_of(tmp_path, rules=RULES, capabilities=one_by_one) as world:
+        world.send("in")
+        await world.run(1)
+        world.broker_faults.unfitting["AAPL"] = [ValueError("a figure that is none")] * 1000
+        world.exit("out", "in")
+        await world.run(0.2)
+        for name, symbol in (("new", "MSFT"), ("newer", "TSLA")):
+            world.send(name, symbol=symbol)
+        await world.run(1)
+        assert world.record("new").status is Status.FILLED
+        assert world.record("newer").status is Status.FILLED
+        await world.run(10)
+        order = world.exit_record("out")
+        assert (order.status, order.reason and order.reason.code) == (Status.REJECTED, ReasonCode.BROKER_UNAVAILABLE)
+        assert order.reason is not None
+        assert "a figure that is none" in order.reason.message
+        assert len(world.notifier.titled("Exit Failed")) == 1
+
+
+@pytest.mark.parametrize("quantity", [Decimal("NaN"), Decimal("Infinity"), Decimal("1E+300")])
+async def test_an_exit_leaves_though_the_broker_tells_a_position_that_can_be_none(
+    tmp_path: Path, quantity: Decimal
+) -> None:
+    rules = replace(RULES, exit_position_check=ExitPositionCheck.ALWAYS)
+    async with world_of(tmp_path, rules=rules) as world:
+        world.send("in")
+        await world.run(1)
+        world.broker_faults.held = lambda told: [replace(each, quantity=quantity) for each in told]
+        world.exit("out", "in")
+        await world.run(15)
+        assert world.exit_record("out").status is Status.FILLED
+        assert [text for text in world.notifier.texts if "cannot be read" in text and "own books hold" in text]
 
 
 async def test_what_of_an_odd_report_is_sound_is_recorded(tmp_path: Path) -> None:
