@@ -148,7 +148,7 @@ class _Draft:
         price = self._wish.price
         if price is None and self._wish.occasion is Occasion.EXPIRY:
             price = ZERO
-        self._close(entry, self._all_or(entry), price)
+        self._close(entry, self._all_or(entry, self._product), price)
 
     def _trade(self) -> None:
         wish = self._wish
@@ -325,8 +325,24 @@ class _Draft:
         self._entries.setdefault(entry.key, entry)
         return self._positions.setdefault(entry.key, entry.position)
 
-    def _all_or(self, entry: LedgerEntry) -> Decimal:
-        held, wanted = abs(entry.position.quantity), self._wish.quantity
+    @property
+    def _product(self) -> str:
+        """That of the difference which is to be closed, where the broker holds products apart; else empty."""
+        return "" if self._books.discrepancy is None else self._books.discrepancy.finding.product
+
+    def _all_or(self, entry: LedgerEntry, product: str = "") -> Decimal:
+        """What was said to have gone, else all of it, or all that is known to be held in the product."""
+        by_product = entry.known_products or {}
+        held, wanted = abs(by_product.get(product, entry.position.quantity)), self._wish.quantity
+        is_any = wanted is None and product not in by_product and len(by_product) > 1
+        if is_any and self._wish.occasion is Occasion.SQUARE_OFF:
+            names = ", ".join(
+                f"{quantity(held)} in {name or 'the usual one'}" for name, held in sorted(by_product.items())
+            )
+            raise _CannotBe(
+                f"it is held in several products ({names}): say how much has gone (--quantity) of which entry (--entry), or "
+                "which difference it closes (--discrepancy)"
+            )
         if wanted is not None and wanted > held:
             raise _CannotBe(
                 f"{plain(self._wish.strategy)} holds {quantity(held)} {plain(entry.key.instrument_key)}, not {quantity(wanted)}"
@@ -380,8 +396,8 @@ class _Draft:
 
     # --- entries ------------------------------------------------------------------------------------------------
 
-    def _holders(self, entry: LedgerEntry) -> list[_Holder]:
-        """The entries that have something left of the holding, the oldest first."""
+    def _holders(self, entry: LedgerEntry, product: str = "") -> list[_Holder]:
+        """The entries that have something left of the holding, the oldest first; of those in the product, if any are."""
         side = Side.BUY if entry.position.quantity > 0 else Side.SELL
         found: dict[tuple[str, ...], _Holder] = {}
         for order in sorted(self._books.orders, key=lambda o: (o.received_at, o.order_id)):
@@ -391,11 +407,12 @@ class _Draft:
             if refs not in found:
                 request, left = order.accepted_request, _left(refs, entry, side, self._books.orders, self._now)
                 found[refs] = _Holder(refs, left, request.instrument, request.product)
-        return [holder for holder in found.values() if holder.left]
+        holders = [holder for holder in found.values() if holder.left]
+        return [holder for holder in holders if holder.product == product] or holders
 
-    def _parts(self, entry: LedgerEntry, leaving: Decimal) -> list[_Part]:
+    def _parts(self, entry: LedgerEntry, leaving: Decimal, product: str = "") -> list[_Part]:
         """To which entries what leaves belongs. Raises _CannotBe where that cannot be told."""
-        holders = self._holders(entry)
+        holders = self._holders(entry, product)
         names = self._wish.entries
         if names:
             named = [next((h for h in holders if name in h.refs), None) for name in names]
@@ -418,7 +435,7 @@ class _Draft:
     # --- movements ----------------------------------------------------------------------------------------------
 
     def _close(self, entry: LedgerEntry, leaving: Decimal, price: Decimal | None) -> None:
-        self._close_parts(entry, self._parts(entry, leaving), price)
+        self._close_parts(entry, self._parts(entry, leaving, self._product), price)
 
     def _close_parts(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -562,3 +563,28 @@ async def test_a_broker_is_asked_for_its_positions_by_a_command(tmp_path: Path) 
         assert status == "DONE"
         assert '"symbol": "AAPL"' in words
         assert world.record().identity.purpose is Purpose.ENTRY
+
+
+async def test_what_is_squared_off_in_one_product_leaves_what_is_held_in_another(tmp_path: Path) -> None:
+    apart = Capabilities(needs_reservation=True, share_products=("CNC", "MIS"))
+    async with world_of(tmp_path, capabilities=apart) as world:
+        for product in ("CNC", "MIS"):
+            world.send(f"in-{product}", quantity=10, product=product)
+        await world.run(2)
+        world.broker_faults.held = lambda told: [replace(each, quantity=Decimal(10), product="CNC") for each in told]
+        await world.run(200)
+        (row,) = world.documents("execution_discrepancies", state="OPEN")
+        assert row["finding"]["subject"] == "AAPL|STOCK|product=MIS"
+        refused = await planned(world, wish_of("square-off", price="9"))
+        assert isinstance(refused, Refused)
+        assert "several products (10 in CNC, 10 in MIS)" in refused.words
+        command = await adopt(world, "square-off", price="9", discrepancy_id=row["_id"], asks_broker=False)
+        await world.run(200)
+        assert outcome(world, command)[0] == "DONE"
+        (record,) = records(world, command)
+        assert (record.accepted_request.entry_refs, record.accepted_request.product) == (("in-MIS",), "MIS")
+        assert held(world) == {"AAPL": (10.0, 10.0)}
+        assert world.documents("execution_discrepancies", state="OPEN") == []
+        world.exit("out", "in-CNC", quantity=10)
+        await world.run(10)
+        assert world.exit_record("out").status is Status.FILLED
