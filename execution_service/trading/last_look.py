@@ -27,6 +27,7 @@ from execution_service.core.order import (
     Cancelled,
     CancelRequested,
     Event,
+    InstrumentMatched,
     Noted,
     Order,
     Purpose,
@@ -35,6 +36,7 @@ from execution_service.core.order import (
     Rejected,
     apply_all,
 )
+from execution_service.core.reconcile import Holding, by_product
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock, Store
 from execution_service.trading.connection import Connection, reason_of
@@ -105,6 +107,8 @@ class LastLook:
             first, is_measured = allowed.events, not allowed.is_unbound
             is_elsewhere = self._is_elsewhere(order, allowed)
         if order.identity.purpose is Purpose.EXIT:
+            if not order.accepted_request.entry_refs:
+                first = await self._in_held_product(order)
             leaving = apply_all(order, first)
             must_look = is_elsewhere or not (is_measured or await self._reduces_position(leaving))
             bound = await self._exit_check.bound(live, leaving, must_look=must_look)
@@ -217,17 +221,38 @@ class LastLook:
         return is_other_way and (order.quantity or Decimal(0)) <= abs(held)
 
     async def _held(self, order: Order) -> Decimal:
-        """The position that the order would change, with the fills that are recorded and not booked yet; negative: short. Nothing where the
-        ledger's entry cannot be read: what is not known reduces nothing."""
+        """The position that the order would change, in its product where the broker holds these apart; negative: short."""
+        held = await self._held_by_product(order)
+        products = self._connection.capabilities.products_of(order.accepted_request.instrument)
+        wanted = order.accepted_request.product or next(iter(products), None)
+        return sum((each.quantity for each in held if each.product in (None, wanted)), Decimal(0))
+
+    async def _in_held_product(self, order: Order) -> tuple[Event, ...]:
+        """An exit that names neither its entry nor a product is one of the product that its strategy holds, if that is one."""
+        request = order.accepted_request
+        products = self._connection.capabilities.products_of(request.instrument)
+        if not products or request.product is not None:
+            return ()
+        held = {
+            each.product for each in await self._held_by_product(order) if each.quantity * request.side.sign < 0
+        } - {None}
+        if len(held) != 1 or held == {products[0]}:
+            return ()
+        return (InstrumentMatched(at=self._clock.now(), instrument=request.instrument, product=held.pop()),)
+
+    async def _held_by_product(self, order: Order) -> Sequence[Holding]:
+        """What the order's strategy holds, with the fills that are recorded and not booked yet; without a product where the broker knows none, or
+        it is not known in which. Nothing where the ledger's entry cannot be read: what is not known reduces nothing."""
         key = await self._holdings.key_for(order)
         try:
             entry = (await self._store.ledgers([key])).get(key)
         except UnreadableRecord:
-            return Decimal(0)
+            return ()
         entry = entry or LedgerEntry(key=key, instrument=order.accepted_request.instrument)
         recorded = [
             (live.order, happenings(live.order, live.told.world), live.told.lines)
             for live in self._live.by_id.values()
             if live.order.fills and key_of(live.order) == key
         ]
-        return with_unbooked(entry, recorded).position.quantity
+        products = self._connection.capabilities.products_of(order.accepted_request.instrument)
+        return by_product(with_unbooked(entry, recorded), products)

@@ -798,3 +798,32 @@ async def test_an_exit_in_another_product_than_its_entrys_opens_no_position(
                 in order.reason.message
             )
         assert len(world.placed()) == 1 + leaves
+
+
+@pytest.mark.parametrize(
+    ("held_in", "named", "leaves_in"),
+    [
+        ("MIS", None, "MIS"),  # the one that its strategy holds
+        ("MIS", "MIS", "MIS"),
+        ("CNC", None, None),  # the usual one, which need not be named
+        ("MIS", "CNC", ""),
+        ("CNC", "MIS", ""),
+    ],
+)
+async def test_an_exit_without_an_entry_closes_what_its_strategy_holds_in_its_product(
+    tmp_path: Path, held_in: str, named: str | None, leaves_in: str | None
+) -> None:
+    """`leaves_in`: empty where it is to be refused, since it would open a position in another product."""
+    async with world_of(tmp_path, capabilities=PRODUCTS, rules=RULES) as world:
+        world.broker_faults.held = lambda told: [replace(each, product=held_in) for each in told]
+        world.send(**({} if held_in == "CNC" else {"product": held_in}))
+        await world.run(1)
+        world.send("out", signal_type="EXIT", side="SELL", **({} if named is None else {"product": named}))
+        await world.run(15)
+        order = world.exit_record("out")
+        if leaves_in == "":
+            assert order.reason is not None
+            assert order.reason.code is ReasonCode.NOTHING_TO_EXIT
+            assert len(world.placed()) == 1
+        else:
+            assert (order.status, order.ticket().product) == (Status.FILLED, leaves_in)
