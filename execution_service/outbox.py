@@ -54,6 +54,8 @@ SLOW_PACE_SECONDS = 30.0
 AFTER_FAILURE_SECONDS = 1.0
 ALARM_PAUSE_SECONDS = 60.0
 ALARM_POLL_SECONDS = 2.0
+DISCREPANCY_ALARMS = "discrepancy:"
+"""What the kinds of alarms about discrepancies begin with: of many each is named."""
 REMEMBERED_ABSENCE_SECONDS = 30.0
 
 
@@ -638,7 +640,11 @@ class Outbox:
             if since < ALARM_PAUSE_SECONDS:
                 waits.append(ALARM_PAUSE_SECONDS - since)
                 continue
-            text = alerts.with_count(some[-1].text, sum(alarm.count for alarm in some))
+            count = sum(alarm.count for alarm in some)
+            if kind.startswith(DISCREPANCY_ALARMS):
+                text = alerts.discrepancies([alarm.text for alarm in some], count)
+            else:
+                text = alerts.with_count(some[-1].text, count)
             await self._send(text, some[-1].first_at, self._sends_alarms or _always)
             if self._sends_alarms is not None and not self._sends_alarms():
                 return None

@@ -182,8 +182,8 @@ class Reconciliation:
         self._unclear: set[str] = set()
         """Positions that cannot be read, by the latest answer."""
         self._is_hurried = False
-        self._traded_at = self._compared_at = float("-inf")
-        """When somebody else's trade was heard of, and when the broker was last asked for its positions."""
+        self._traded_at = self._compared_at = self._told_at = float("-inf")
+        """When somebody else's trade was heard of, when the broker was last asked for its positions, and when asked as it last told them."""
         self._is_silence_told = False
         self._said_untold = False
         """Whether the latest line about a comparison said that it was one without positions."""
@@ -204,6 +204,11 @@ class Reconciliation:
     @property
     def _is_trade_unseen(self) -> bool:
         return self._compared_at < self._traded_at + TRADE_SHOWN_SECONDS
+
+    @property
+    def _is_trade_unknown(self) -> bool:
+        """Nothing that the broker told of its positions has shown the trade yet: a question that failed has not."""
+        return self._told_at < self._traded_at + TRADE_SHOWN_SECONDS
 
     def ended(self, order: Order, report: Report) -> None:
         """An order has ended, and its record has all that the report tells: if they agree, it need not be looked up for the comparison."""
@@ -309,7 +314,7 @@ class Reconciliation:
         for finding in self._suspected.values():
             if finding.is_about(instrument, product):
                 return Binding(finding=finding)
-        return Binding(finding=_UNSEEN) if self._is_trade_unseen else None
+        return Binding(finding=_UNSEEN) if self._is_trade_unknown else None
 
     async def _open_rows(self) -> Mapping[Key, Discrepancy]:
         if self._open is None:
@@ -492,9 +497,8 @@ class Reconciliation:
         """What differs, and what of that says nothing: it was moving meanwhile, or is explained by missing fills, which are said
         themselves. None: the broker does not tell its positions."""
         self._moved.clear()
-        self._compared_at = (
-            self._clock.monotonic()
-        )  # also where it is not told: whoever asked again would not learn more
+        # Also where it is not told: whoever asked again at once would not learn more.
+        began = self._compared_at = self._clock.monotonic()
         try:
             theirs = await self._account.read_positions()
         except Exception as exc:  # noqa: BLE001  whatever it was, positions are not told
@@ -505,8 +509,10 @@ class Reconciliation:
                     account_id=self._account.account_id,
                 )
             self._is_silence_told = True
+            if isinstance(exc, NotImplementedError):
+                self._told_at = began  # it never tells them
             return None, frozenset()
-        self._is_silence_told = False
+        self._is_silence_told, self._told_at = False, began
         symbols = [position.instrument.symbol for position in theirs]
         account = self._account
         ours = await holdings(self._live, self._store, account.account_id, symbols, account.products_of)

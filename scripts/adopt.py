@@ -13,7 +13,7 @@ from rich.console import Console
 from brokers.base import BrokerPosition, Instrument
 from execution_service.core.adoption import Plan
 from execution_service.core.order import Occasion
-from execution_service.core.reconcile import may_be_the_same
+from execution_service.core.reconcile import group_of
 from scripts.display import print_table
 
 NOT_TOLD = "not told"
@@ -139,7 +139,7 @@ def plan_fields(plan: Plan, theirs: Sequence[BrokerPosition] | None) -> dict[str
                 "average_before": each.before_average,
                 "average_after": each.after_average,
                 "realized_pnl": each.realized,
-                "brokers": None if theirs is None else _of(theirs, each.instrument),
+                "brokers": None if theirs is None else at_the_broker(theirs, each.instrument),
             }
             for each in plan.holdings
         ],
@@ -166,7 +166,7 @@ def show(
             each.after,
             each.after_average,
             each.realized,
-            last_read.get(each.holding, NOT_TOLD) if theirs is None else _of(theirs, each.instrument),
+            last_read.get(each.holding, NOT_TOLD) if theirs is None else at_the_broker(theirs, each.instrument),
         )
         for each in plan.holdings
     ]
@@ -187,13 +187,7 @@ def show(
         console.print(f"Warning: {warning}")
 
 
-def _of(theirs: Sequence[BrokerPosition], instrument: Instrument) -> Decimal | str:
+def at_the_broker(theirs: Sequence[BrokerPosition], instrument: Instrument) -> Decimal | str:
     """What the broker holds of it, all strategies together."""
-    alike = [
-        position
-        for position in theirs
-        if may_be_the_same(position.instrument, instrument) or instrument.symbol in position.also_called
-    ]
-    if any(position.is_unclear for position in alike):
-        return "unclear"
-    return sum((position.quantity for position in alike), Decimal(0))
+    group = group_of(instrument, (), theirs)
+    return "unclear" if group.is_unclear else group.shown

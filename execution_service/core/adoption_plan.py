@@ -390,7 +390,7 @@ class _Draft:
         if is_odd or _decimal_quotient(held * new, old) is None:
             raise _CannotBe(
                 f"{quantity(held)} at {quantity(old)}:{quantity(new)} would be {quantity(total.quantize(Decimal('1e-8')))}: "
-                "say how many came (--new-quantity), and the cash that came for the rest (--cash)"
+                "say how many came (--new-quantity, in place of --ratio), and the cash that came for the rest (--cash)"
             )
         return total
 

@@ -52,6 +52,8 @@ LONGEST_VALUE = 600
 LONGEST_OF_LINE = 80
 """Characters of each name and reason where many orders share a message."""
 PRICE_DECIMALS = 8
+LONGEST_OF_FINDINGS = 2500
+"""Characters of all that is named in one message about discrepancies; Telegram takes 4096 in a message."""
 NAMED_AT_MOST = 5
 """Orders that a message about many names one by one."""
 
@@ -529,6 +531,23 @@ def with_count(text: str, count: int) -> str:
     """An alert that stands for `count` of its kind: the count is shown behind the title."""
     title, _, rest = text.partition("\n")
     return text if count == 1 else f"{_counted(title, count)}\n{rest}"
+
+
+def discrepancies(texts: Sequence[str], count: int) -> str:
+    """Several openings of discrepancies of one account in one message that names each, as long as there is room."""
+    if len(texts) == 1:
+        return with_count(texts[0], count)
+    lines = [dict(line.partition(": ")[::2] for line in text.split("\n")[2:]) for text in texts]
+    found = list(dict.fromkeys(each["Found"] for each in lines if "Found" in each))
+    named = [words for place, words in enumerate(found) if sum(map(len, found[: place + 1])) <= LONGEST_OF_FINDINGS]
+    if len(named) < len(found):
+        named.append(f"and {len(found) - len(named)} more: see execctl discrepancies")
+    steps = {each["To do"] for each in lines if "To do" in each}
+    to_do = steps.pop() if len(steps) == 1 else "execctl discrepancies says for each what to do"
+    told = lines[-1] | {"Found": "".join(f"\n- {words}" for words in named), "To do": to_do}
+    title = texts[-1].partition("\n")[0]
+    body = "\n".join(f"{name}:{value}" if name == "Found" else f"{name}: {value}" for name, value in told.items())
+    return f"{_counted(title, count)}\n\n{body}"
 
 
 def broker_down(*, account_name: str, broker: str, reason: str, count: int = 1) -> str:

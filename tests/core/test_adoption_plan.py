@@ -269,7 +269,7 @@ def test_a_split_that_leaves_a_part_of_a_share_asks_how_many_came() -> None:
     desk.trade("a", 5, 100)
     desk.trade("b", 2, 100)
     body = body_of("split", ratio="2:1")
-    assert "7 at 2:1 would be 3.5: say how many came" in refusal(desk, body)
+    assert "7 at 2:1 would be 3.5: say how many came (--new-quantity, in place of --ratio)" in refusal(desk, body)
     desk.adopt(body_of("split", new_quantity="3", cash="90"))
     assert desk.held() == {"AAPL|STOCK": (3, 610)}
     assert (desk.may_exit("a"), desk.may_exit("b")) == (2, 1)

@@ -624,3 +624,27 @@ def test_log_sentences_are_one_printable_line_whatever_the_broker_says() -> None
         assert told[0].isprintable()
         assert len(told[0]) < 4000
     assert alerts.order_received(NASTY).isprintable()
+
+
+def test_of_many_discrepancies_each_is_named() -> None:
+    """As when a broker squares off all that is held intraday, or several options expire in one night."""
+    texts = [
+        alerts.discrepancy(count=1, account_name="A", broker="B", detail=f"{name} <differs>: ours 1", to_do="Look.")
+        for name in ("INFY", "RELIANCE")
+    ]
+    assert alerts.discrepancies(texts[:1], 1) == texts[0]
+    assert alerts.discrepancies(texts, 2) == (
+        "⚠️ Discrepancy (×2)\n\nAccount: A\nBroker: B\nFound:\n"
+        "- INFY &lt;differs&gt;: ours 1\n- RELIANCE &lt;differs&gt;: ours 1\nTo do: Look."
+    )
+    other = alerts.discrepancy(count=1, account_name="A", broker="B", detail="x was placed twice", to_do="Cancel one.")
+    assert alerts.discrepancies([*texts, other], 3).endswith("\nTo do: execctl discrepancies says for each what to do")
+
+
+def test_more_discrepancies_than_a_message_can_name_are_counted() -> None:
+    details = [f"{number} {'x' * 400}" for number in range(20)]
+    texts = [alerts.discrepancy(count=1, account_name="A", broker="B", detail=words) for words in details]
+    text = alerts.discrepancies(texts, 20)
+    assert len(text) < 4096
+    assert "\n- 5 x" in text
+    assert "\n- and 14 more: see execctl discrepancies\n" in text

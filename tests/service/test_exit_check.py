@@ -380,6 +380,28 @@ async def test_exit_leaves_by_our_books_where_nothing_was_ever_told(tmp_path: Pa
         assert any("measured by what our own books hold" in text for text in world.notifier.titled("Attention"))
 
 
+@pytest.mark.parametrize("failures", [1, 1000])
+async def test_trade_by_hand_is_not_forgotten_because_the_comparison_after_it_failed(
+    tmp_path: Path, failures: int
+) -> None:
+    async with world_of(tmp_path, rules=TradingRules(reconcile_interval_seconds=600)) as world:
+        await holding(world)
+        await world.run(5 * MINUTE)
+        asked = len(world.calls("positions"))
+        world.broker_faults.errors["positions"] = [NotAnswered("busy")] * failures
+        by_hand(world, -100)
+        await world.run(8)
+        assert len(world.calls("positions")) > asked, "compared in vain"
+        world.exit("out", "sig")
+        await world.run(14)
+        if failures == 1:
+            assert world.exit_record("out").status is Status.REJECTED
+            assert shown(world) == 0
+        else:
+            assert world.exit_record("out").status is Status.FILLED
+            assert any("did not tell its positions" in text for text in world.notifier.titled("Attention"))
+
+
 async def test_lost_connection_is_waited_for_as_ever(tmp_path: Path) -> None:
     async with world_of(tmp_path) as world:
         await differing(world, -40)

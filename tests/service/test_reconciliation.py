@@ -200,6 +200,23 @@ async def test_position_that_differs_is_one_row_and_one_alert_until_it_is_restor
         assert len(world.notifier.titled("Discrepancy")) == 1
 
 
+async def test_many_positions_that_differ_are_all_named_to_people(tmp_path: Path) -> None:
+    """As after a square-off of all that is held: the first are told at once, the others together a minute later."""
+    symbols = ("AAPL", "MSFT", "QQQ", "SPY")
+    async with world_of(tmp_path) as world:
+        for symbol in symbols:
+            world.send(symbol, symbol=symbol)
+        await world.run(2)
+        for symbol in symbols:
+            trade_by_hand(world, -100, symbol=symbol)
+        await world.run(4 * MINUTE)
+        assert len(rows(world)) == len(symbols)
+        texts = world.notifier.titled("Discrepancy")
+        assert len(texts) == 2
+        for symbol in symbols:
+            assert f"Position differs: {symbol}|STOCK: ours 100; the broker's 0" in "".join(texts)
+
+
 async def test_open_discrepancy_survives_restarts_without_a_second_row_or_alert(tmp_path: Path) -> None:
     async with world_of(tmp_path) as world:
         await holding(world)

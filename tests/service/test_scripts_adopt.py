@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
+from brokers.base import AssetClass, BrokerPosition, Instrument, OptionRight
 from execution_service.core.adoption import Wish, read_wish
 from execution_service.core.order import Occasion
 from scripts import adopt, execctl
@@ -63,3 +66,39 @@ def test_what_does_not_go_together_ends_with_2(line: str, words: str, capsys: py
         options(line)
     assert ended.value.code == 2
     assert words in capsys.readouterr().err
+
+
+def test_the_brokers_side_of_each_row_is_of_that_very_instrument() -> None:
+    """IBKR's own symbol of a share is that of its options, and of two sizes of one future one."""
+    put = Instrument(
+        symbol="XYZ", asset_class=AssetClass.OPTION, expiry="20261218", strike=Decimal(50), right=OptionRight.PUT
+    )
+    shares = Instrument(symbol="XYZ")
+    silver = [
+        Instrument(
+            symbol="SI", asset_class=AssetClass.FUTURE, expiry="202612", multiplier=Decimal(size), trading_class=name
+        )
+        for size, name in ((5000, "SI"), (1000, "SIL"))
+    ]
+    came = BrokerPosition(
+        instrument=replace(shares, currency="USD"), quantity=Decimal(100), also_called=frozenset({"XYZ"})
+    )
+    large = BrokerPosition(
+        instrument=replace(silver[0], expiry="20261220"), quantity=Decimal(2), also_called=frozenset({"SIZ6"})
+    )
+    small = BrokerPosition(
+        instrument=replace(silver[1], expiry="20261220"), quantity=Decimal(3), also_called=frozenset({"SILZ6"})
+    )
+    seen = [adopt.at_the_broker([came, large, small], each) for each in (put, shares, *silver)]
+    assert seen == [0, 100, 2, 3]
+
+
+def test_what_the_broker_shows_by_its_own_symbol_or_unreadably_is_said_so() -> None:
+    future = Instrument(symbol="NIFTY26DECFUT", asset_class=AssetClass.FUTURE)
+    shown = BrokerPosition(
+        instrument=replace(future, symbol="NIFTY", expiry="20261231"),
+        quantity=Decimal(75),
+        also_called=frozenset({future.symbol}),
+    )
+    assert adopt.at_the_broker([shown], future) == 75
+    assert adopt.at_the_broker([replace(shown, is_unclear=True)], future) == "unclear"
