@@ -21,6 +21,8 @@ _EPOCH = re.compile(r"\d{9,10}", re.ASCII)
 _FIRST_YEAR, _LAST_YEAR = 2000, 2200
 _SKEW = timedelta(seconds=60)
 """By so much the gateway's clock may be ahead of ours when it is to be told which of two instants is meant."""
+_AHEAD = timedelta(minutes=5)
+"""A time that names no zone and is further ahead than this is in another zone than it was read in."""
 _STEP_OF_OFFSETS = timedelta(minutes=15)
 _LONGEST_OFFSET = timedelta(hours=15)
 
@@ -134,7 +136,8 @@ class GatewayZone:
 def read(told: str, *, heard_at: datetime, zone: str = "", gateway: GatewayZone = GatewayZone()) -> Moment:
     """The instant that the gateway means. `YYYYMMDD-HH:MM:SS` is UTC by its form; a time that names no zone is in `zone`, where that is set,
     else in the gateway's own. Where two instants are possible (the hour that a clock change doubles or leaves out, `CST`) it is the latest
-    that is not in the future of `heard_at`; what cannot be read is taken as of `heard_at`. Both are marked as estimated."""
+    that is not in the future of `heard_at`; what cannot be read, or names no zone and would be in the future, is taken as of `heard_at`. All
+    three are marked as estimated."""
     text = told.strip()
     if _EPOCH.fullmatch(text):
         return Moment(at=datetime.fromtimestamp(int(text), UTC))
@@ -149,7 +152,11 @@ def read(told: str, *, heard_at: datetime, zone: str = "", gateway: GatewayZone 
     name = wanted or gateway.name
     zones = gateway.narrowed(name, _zones(name))
     if zones:
-        return _chosen(local, zones, told, heard_at)
+        moment = _chosen(local, zones, told, heard_at)
+        if named or moment.at <= heard_at + _AHEAD:
+            return moment
+        words = f"its time {_shown(told)} names no zone, and in {name} it would be in the future"
+        return Moment(at=heard_at, is_estimated=True, trouble=words)
     if gateway.offset is not None and wanted in ("", gateway.name):
         at = (local - gateway.offset).replace(tzinfo=UTC)
         words = f"its time is {_shown(told)}, read by the gateway's clock, which was {_offset_words(gateway.offset)}"

@@ -94,6 +94,15 @@ def test_a_time_without_a_zone_is_one_of_the_accounts_setting_before_the_gateway
     assert read("20261124  09:00:12", heard_at=HEARD, zone="America/Chicago", gateway=gateway) == Moment(at=NOON)
 
 
+def test_a_time_without_a_zone_that_would_be_in_the_future_is_taken_as_of_the_hearing_and_marked() -> None:
+    heard = datetime(2026, 11, 24, 15, 0, 20, tzinfo=UTC)
+    ahead = read("20261124 15:00:12", heard_at=heard, zone="US/Central")
+    assert (ahead.at, ahead.is_estimated) == (heard, True)
+    assert "in the future" in ahead.trouble
+    skewed = read("20261124 09:02:12", heard_at=heard, zone="US/Central")
+    assert (skewed.at, skewed.is_estimated) == (datetime(2026, 11, 24, 15, 2, 12, tzinfo=UTC), False)
+
+
 def test_a_zone_that_nobody_knows_is_read_by_the_clock_of_the_gateway_that_uses_it() -> None:
     gateway = GatewayZone.greeted("20261124 20:30:11 XYZ", NOON)
     moment = read("20261124 20:30:12 XYZ", heard_at=HEARD, gateway=gateway)
