@@ -33,6 +33,7 @@ class LiveOrder:
         "is_answer_unclear",
         "is_answered",
         "is_busy",
+        "is_cancel_commanded",
         "is_late_allowed",
         "is_let_go",
         "is_passed_over",
@@ -63,6 +64,8 @@ class LiveOrder:
         self.lock = asyncio.Lock()
         self.is_busy = False
         """A broker call about this order is under way: nobody else steps."""
+        self.is_cancel_commanded = False
+        """Somebody has asked for its cancellation since the broker was last asked for it."""
         self.is_late_allowed = False
         """It was looked at and found to be a late exit that is executed all the same."""
         self.is_let_go = False

@@ -224,6 +224,7 @@ class Trader:
     async def cancel(self, live: LiveOrder, reason: Reason, requested_by: str) -> None:
         """Records the wish; a PENDING order ends by it at once, any other is cancelled at the broker next."""
         await self._live.record(live, lambda order: cancel_wish(order, reason, requested_by, self._clock.now()))
+        live.is_cancel_commanded = True
         live.take_news()  # asked for once more, it is asked for at the broker soon again
         self._appointments.make(live, 0.0)
 

@@ -170,7 +170,8 @@ class Following:
         broker = self._connection.broker
         if not self._holds_desk():
             return
-        is_again = live.cancels.latest is not None
+        # A command is no repetition of ours, however often it was asked before.
+        is_again = live.cancels.latest is not None and not live.is_cancel_commanded
         live.cancels = live.cancels.once_more(self._clock.monotonic())
         ref = OrderRef(client_order_id=live.order.client_order_id, broker_order_id=live.order.broker_order_id)
         said: tuple[Event, ...] = ()
@@ -184,6 +185,7 @@ class Following:
             return
         except (BrokerError, TimeoutError) as exc:
             self._connection.query_failed(exc)
+        live.is_cancel_commanded = False
         if live.cancels.count == CANCEL_ALERT_AFTER:
             said = (*said, self._told_of_cancels(live))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from brokers.base import Capabilities
+from brokers.base import Capabilities, OrderRef
 from brokers.errors import BrokerUnavailable, OrderRefused, OutcomeUnknown
 from brokers.paper_words import Action, Fault, Market, Operation
 from execution_service.commands import _came_after
@@ -262,6 +262,29 @@ async def test_ignored_cancel_is_sent_again_and_people_are_told_at_the_third(tmp
         world.book().clear_faults()
         await world.run(60)
         assert world.record().status is Status.CANCELLED
+
+
+async def test_a_command_to_cancel_is_no_repetition_however_often_it_was_asked_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Repetitions have a small share of the account's calls; a person must not wait behind it."""
+    ignored = Fault(operation=Operation.CANCEL, action=Action.IGNORE_CANCEL, times=None)
+    async with world_of(tmp_path, market=BY_HAND, faults=[ignored]) as world:
+        asked: list[bool] = []
+        broker = world.brokers[ACCOUNT]
+        cancel_order = broker.cancel_order
+
+        async def heard(ref: OrderRef, *, again: bool = False) -> None:
+            asked.append(again)
+            await cancel_order(ref, again=again)
+
+        monkeypatch.setattr(broker, "cancel_order", heard)
+        world.send(timeout_seconds=5)
+        await world.run(30)
+        assert asked == [False, True, True, True]
+        world.cancel(signal_id="sig")
+        await world.run(10)
+        assert asked[4:6] == [False, True]
 
 
 async def test_refused_cancel_is_noted_and_the_order_goes_on(tmp_path: Path) -> None:
