@@ -22,7 +22,7 @@ from execution_service.trading.connection import AccountState, Connection
 from execution_service.trading.exit_check import ExitCheck
 from execution_service.trading.following import Following
 from execution_service.trading.hearing import Hearing
-from execution_service.trading.holdings import Holdings
+from execution_service.trading.holding_choice import HoldingChoice
 from execution_service.trading.lanes import Lanes
 from execution_service.trading.last_look import LastLook
 from execution_service.trading.placing import Placing
@@ -119,11 +119,11 @@ class Trader:
             tasks=self._tasks,
             binding=lambda instrument, product: self.binding(instrument, product),
         )
-        holdings = Holdings(store, live_orders)
+        holding_choice = HoldingChoice(store, live_orders)
         last_look = LastLook(
             connection=self._connection,
             lanes=self._lanes,
-            holdings=holdings,
+            holding_choice=holding_choice,
             live_orders=live_orders,
             store=store,
             clock=clock,
@@ -144,7 +144,7 @@ class Trader:
             connection=self._connection,
             lanes=self._lanes,
             last_look=last_look,
-            holdings=holdings,
+            holding_choice=holding_choice,
             placing=placing,
             live_orders=live_orders,
             clock=clock,

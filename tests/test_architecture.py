@@ -102,7 +102,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.lanes",
         "execution_service.trading.tasks",
     },
-    "execution_service.trading.holdings": {*VOCABULARY, "execution_service.live"},
+    "execution_service.trading.holding_choice": {*VOCABULARY, "execution_service.live"},
     "execution_service.trading.last_look": {
         *VOCABULARY,
         "brokers.errors",
@@ -110,7 +110,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.live",
         "execution_service.ports",
         "execution_service.trading.connection",
-        "execution_service.trading.holdings",
+        "execution_service.trading.holding_choice",
         "execution_service.trading.lanes",
     },
     "execution_service.trading.placing": {
@@ -129,7 +129,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.live",
         "execution_service.ports",
         "execution_service.trading.connection",
-        "execution_service.trading.holdings",
+        "execution_service.trading.holding_choice",
         "execution_service.trading.lanes",
         "execution_service.trading.last_look",
         "execution_service.trading.placing",

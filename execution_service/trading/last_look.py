@@ -41,7 +41,7 @@ from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock, Store
 from execution_service.trading.connection import Connection, reason_of
 from execution_service.trading.exit_check import AT_WORK, ExitCheck
-from execution_service.trading.holdings import Holdings
+from execution_service.trading.holding_choice import HoldingChoice
 from execution_service.trading.lanes import Lanes
 
 
@@ -53,7 +53,7 @@ class LastLook:
         *,
         connection: Connection,
         lanes: Lanes,
-        holdings: Holdings,
+        holding_choice: HoldingChoice,
         live_orders: LiveOrders,
         store: Store,
         clock: Clock,
@@ -64,7 +64,7 @@ class LastLook:
         """`max_attempts`: so many times it is tried to send an order. `is_cancelled`: by a command that came before the order."""
         self._connection = connection
         self._lanes = lanes
-        self._holdings = holdings
+        self._holding_choice = holding_choice
         self._live = live_orders
         self._store = store
         self._clock = clock
@@ -201,7 +201,7 @@ class LastLook:
             order = as_its_entry_says(order, [s.order for s in entries], self._clock.now())
         request = order.accepted_request
         held = await self._held(order) * request.side.sign
-        key = await self._holdings.key_for(order)
+        key = await self._holding_choice.key_for(order)
         if held >= 0:
             # Nothing to reduce, unless the broker, who cannot be asked now, has filled what is at work.
             return not self._connection.is_connected and any(
@@ -243,7 +243,7 @@ class LastLook:
     async def _held_by_product(self, order: Order) -> Sequence[Holding]:
         """What the order's strategy holds, with the fills that are recorded and not booked yet; without a product where the broker knows none, or
         it is not known in which. Nothing where the ledger's entry cannot be read: what is not known reduces nothing."""
-        key = await self._holdings.key_for(order)
+        key = await self._holding_choice.key_for(order)
         try:
             entry = (await self._store.ledgers([key])).get(key)
         except UnreadableRecord:

@@ -29,7 +29,7 @@ from execution_service.core.order import (
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock, StoreUnavailable
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection, reason_of
-from execution_service.trading.holdings import Holdings
+from execution_service.trading.holding_choice import HoldingChoice
 from execution_service.trading.lanes import Lane, Lanes
 from execution_service.trading.last_look import LastLook
 from execution_service.trading.placing import Placing
@@ -60,7 +60,7 @@ class Sending:
         connection: Connection,
         lanes: Lanes,
         last_look: LastLook,
-        holdings: Holdings,
+        holding_choice: HoldingChoice,
         placing: Placing,
         live_orders: LiveOrders,
         clock: Clock,
@@ -72,7 +72,7 @@ class Sending:
         self._connection = connection
         self._lanes = lanes
         self._last_look = last_look
-        self._holdings = holdings
+        self._holding_choice = holding_choice
         self._placing = placing
         self._live = live_orders
         self._clock = clock
@@ -243,7 +243,7 @@ class Sending:
                     return False
                 first = (*first, *fitting(order, reservation.ticket, now))
                 reserved, terms = reservation.order_id, reservation.ticket.terms
-            told = await self._holdings.told(order, terms, now)
+            told = await self._holding_choice.told(order, terms, now)
             ends = bool(told) and isinstance(told[-1], Rejected)
             leaving = () if ends else (SubmitStarted(at=now, nonce=self._nonce, reserved_order_id=reserved),)
             first = (*first, *told, *leaving)

@@ -22,7 +22,7 @@ from execution_service.rebuild import Rebuild, Rebuilt
 from execution_service.store import MongoStore
 from execution_service.threads import InPlace
 from execution_service.trader import TradingRules
-from execution_service.trading.holdings import Holdings
+from execution_service.trading.holding_choice import HoldingChoice
 from scripts import execctl
 from tests.builders import NOW, nothing_sent, order, submit_started
 from tests.fakes import DATABASE, Gate, HandClock, World, _Client, world_of
@@ -241,7 +241,7 @@ class NoBooks:
 
 async def test_an_order_that_was_perhaps_sent_before_keeps_the_holding_of_that_sending() -> None:
     store: Any = NoBooks()
-    holdings = Holdings(store, LiveOrders(store, HandClock()))
+    holdings = HoldingChoice(store, LiveOrders(store, HandClock()))
     silver = Instrument(symbol="SI", asset_class=AssetClass.FUTURE, expiry="202612", multiplier=Decimal(1000))
     terms = ContractTerms(multiplier=Decimal(1000), trading_class="SIL")
     fresh = order(instrument=silver)

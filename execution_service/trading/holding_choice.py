@@ -29,7 +29,7 @@ class Books(Protocol):
     async def ledgers_of_account(self, account_id: str, symbols: Sequence[str]) -> list[LedgerEntry]: ...
 
 
-class Holdings:
+class HoldingChoice:
     """Knows the holdings that are open, or being built by orders in hand."""
 
     def __init__(self, store: Books, live_orders: LiveOrders) -> None:
