@@ -92,14 +92,8 @@ _HELD_SECONDS = 0.3
 _WORDS_SECONDS = 0.2
 """How long after words on its id an order is waited for to be acknowledged besides. Refusals wait as long, and that nothing was taken, since
 what is usually said of orders that went nowhere may be said of one that works. Nobody else's order leaves meanwhile."""
-_UNSORTED_WORDS_SECONDS = 0.05
-"""The same after words of which it is not known what they mean: the order is looked for in any case, and others leave meanwhile."""
 _REMARK_SECONDS = 1.0
 """The same after a remark, beside which an acknowledgement is to be expected."""
-_WAITED_AFTER = {
-    codes.Meaning.INFORMATION: _REMARK_SECONDS,
-    codes.Meaning.UNKNOWN: _UNSORTED_WORDS_SECONDS,
-}
 _REPEATED_SECONDS = 2.0
 """How long an order that was perhaps sent before is waited for at most: what had arrived is told at once, and the lists tell the rest."""
 _SEND_AGAIN_SECONDS = 2.0
@@ -1163,7 +1157,7 @@ class IbkrBroker:
         if wait.is_refused and is_shown:
             wait.settle_by_words()
         else:
-            wait.end_in(_WAITED_AFTER.get(meaning, _WORDS_SECONDS))
+            wait.end_in(_REMARK_SECONDS if meaning is codes.Meaning.INFORMATION else _WORDS_SECONDS)
 
     def _settle_cancelling(self, order_id: int) -> None:
         wait = self._waits.cancelling.get(order_id)
