@@ -843,7 +843,7 @@ class IbkrBroker:
         return BrokerPosition(
             instrument=told if known is None else known.instrument,
             quantity=held or Decimal(0),
-            average_price=_quoted(amount_or_none(average_cost), told, terms),
+            average_price=_price_of_cost(amount_or_none(average_cost), told, terms),
             also_called=other_symbols(contract),
             con_id=con_id,
             terms=terms,
@@ -958,7 +958,7 @@ class IbkrBroker:
             return
         entry = self._blotter.order_said(
             client_id=order.clientId,
-            order_id=_order_id(order.orderId),
+            order_id=_checked_order_id(order.orderId),
             perm_id=order.permId,
             client_order_id=order.orderRef or self._unacknowledged.tag_of(f"{order.clientId}:{order.orderId}"),
             status=state.status or "",
@@ -972,7 +972,7 @@ class IbkrBroker:
     def on_order_status(self, order_id: int, status: str, filled: float, perm_id: int, client_id: int) -> None:
         entry = self._blotter.status_said(
             client_id=client_id,
-            order_id=_order_id(order_id),
+            order_id=_checked_order_id(order_id),
             perm_id=perm_id,
             status=status,
             filled=amount(filled, least=0),
@@ -1010,7 +1010,7 @@ class IbkrBroker:
                 self._tell_estimate(execution, moment)
             entry = self._blotter.execution_said(
                 client_id=execution.clientId,
-                order_id=_order_id(execution.orderId),
+                order_id=_checked_order_id(execution.orderId),
                 perm_id=execution.permId,
                 client_order_id=execution.orderRef
                 or self._unacknowledged.tag_of(f"{execution.clientId}:{execution.orderId}"),
@@ -1177,7 +1177,7 @@ def _claim_of(ticket: Ticket) -> Claim:
     return Claim.EXIT if ticket.is_exit else Claim.ORDINARY
 
 
-def _quoted(cost: Decimal | None, told: Instrument, terms: ContractTerms | None) -> Decimal | None:
+def _price_of_cost(cost: Decimal | None, told: Instrument, terms: ContractTerms | None) -> Decimal | None:
     """The cost of one contract as a price of the market; None where what a point of that is worth is not known. A bond's as it is told."""
     worth = None if told.asset_class in DERIVATIVES else ONE
     if terms is not None and not terms.is_size_unknown:
@@ -1185,7 +1185,7 @@ def _quoted(cost: Decimal | None, told: Instrument, terms: ContractTerms | None)
     return None if cost is None or worth is None else cost / worth
 
 
-def _order_id(told: int) -> int:
+def _checked_order_id(told: int) -> int:
     """Raises ValueError for what can be none: ids go on above the highest, and the gateway takes no more than 32 bits."""
     if told >= _ORDER_IDS_END:
         raise ValueError(f"{told} is no order id")

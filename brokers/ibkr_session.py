@@ -17,7 +17,7 @@ from brokers import ibkr_codes as codes
 from brokers import ibkr_times
 from brokers.ibkr_library import Library
 from brokers.ibkr_times import GatewayZone, Moment
-from brokers.ibkr_wire import EXECUTION_TIME, OF_ORDERS, Told, Unreadable, execution_to_decode, unreadable
+from brokers.ibkr_wire import EXECUTION_TIME, OF_ORDERS, MessageKind, Unreadable, execution_to_decode, unreadable
 
 _log = logging.getLogger(__name__)
 _IN_USE = "Client id in use"
@@ -301,7 +301,7 @@ class Session:
 
     def _interpret(self, fields: list[str]) -> None:
         """In place of the library's decoder, which it calls. One message that cannot be decoded spoils what it is about, and nothing else."""
-        if len(fields) > EXECUTION_TIME and fields[0] == str(Told.EXECUTION.value):
+        if len(fields) > EXECUTION_TIME and fields[0] == str(MessageKind.EXECUTION.value):
             told = fields[EXECUTION_TIME]
             self._moment = ibkr_times.read(
                 told, heard_at=self._clock(), zone=self._timezone, gateway=self._gateway_zone
@@ -328,18 +328,24 @@ class Session:
             return
         words = "A part of what the gateway said could not be read"
         match message.kind:
-            case Told.POSITION:
+            case MessageKind.POSITION:
                 self._collect(_POSITIONS, message)
-            case Told.MARKET_RULE:
+            case MessageKind.MARKET_RULE:
                 self._fail(f"rule {message.request_id}", words)
-            case Told.ACCOUNT_VALUE | Told.COMMISSION:
+            case MessageKind.ACCOUNT_VALUE | MessageKind.COMMISSION:
                 pass  # a figure is missing where it would be used, and nothing else
-            case Told.CONTRACT | Told.BOND | Told.CONTRACTS_END | Told.EXECUTIONS_END | Told.ACCOUNT_VALUES_END:
+            case (
+                MessageKind.CONTRACT
+                | MessageKind.BOND
+                | MessageKind.CONTRACTS_END
+                | MessageKind.EXECUTIONS_END
+                | MessageKind.ACCOUNT_VALUES_END
+            ):
                 asked = [message.request_id] if message.request_id in self._questions else list(self._questions)
                 for number in asked:
                     if isinstance(number, int):
                         self._fail(number, words)
-            case Told.ERROR:
+            case MessageKind.ERROR:
                 self._on_unreadable_error(message.request_id, words)
             case None if message.is_numbered:
                 pass  # of a kind that nothing here asks for or heeds

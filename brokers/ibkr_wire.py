@@ -18,7 +18,7 @@ _LARGEST_ID = 2**63
 _SHOWN_CHARACTERS = 400
 
 
-class Told(IntEnum):
+class MessageKind(IntEnum):
     """Messages of the gateway that something of ours hangs on, by their number."""
 
     ORDER_STATUS = 3
@@ -37,29 +37,41 @@ class Told(IntEnum):
     COMPLETED_ORDER = 101
 
 
-OF_ORDERS = frozenset({Told.ORDER_STATUS, Told.OPEN_ORDER, Told.EXECUTION, Told.COMPLETED_ORDER})
-_ACCOUNT = {Told.OPEN_ORDER: 20, Told.EXECUTION: 16, Told.COMPLETED_ORDER: 19, Told.POSITION: 2}
-_TAG = {Told.OPEN_ORDER: 23, Told.EXECUTION: 26, Told.COMPLETED_ORDER: 22}
-_ORDER_ID = {Told.ORDER_STATUS: 1, Told.OPEN_ORDER: 1, Told.EXECUTION: 2}
-_CLIENT_ID = {Told.ORDER_STATUS: 9, Told.OPEN_ORDER: 24, Told.EXECUTION: 22}
-_PERM_ID = {Told.ORDER_STATUS: 6, Told.OPEN_ORDER: 25, Told.EXECUTION: 21, Told.COMPLETED_ORDER: 23}
+OF_ORDERS = frozenset(
+    {MessageKind.ORDER_STATUS, MessageKind.OPEN_ORDER, MessageKind.EXECUTION, MessageKind.COMPLETED_ORDER}
+)
+_ACCOUNT = {
+    MessageKind.OPEN_ORDER: 20,
+    MessageKind.EXECUTION: 16,
+    MessageKind.COMPLETED_ORDER: 19,
+    MessageKind.POSITION: 2,
+}
+_TAG = {MessageKind.OPEN_ORDER: 23, MessageKind.EXECUTION: 26, MessageKind.COMPLETED_ORDER: 22}
+_ORDER_ID = {MessageKind.ORDER_STATUS: 1, MessageKind.OPEN_ORDER: 1, MessageKind.EXECUTION: 2}
+_CLIENT_ID = {MessageKind.ORDER_STATUS: 9, MessageKind.OPEN_ORDER: 24, MessageKind.EXECUTION: 22}
+_PERM_ID = {
+    MessageKind.ORDER_STATUS: 6,
+    MessageKind.OPEN_ORDER: 25,
+    MessageKind.EXECUTION: 21,
+    MessageKind.COMPLETED_ORDER: 23,
+}
 _REQUEST_ID = {
-    Told.ERROR: 2,
-    Told.CONTRACT: 1,
-    Told.BOND: 1,
-    Told.CONTRACTS_END: 2,
-    Told.EXECUTIONS_END: 2,
-    Told.ACCOUNT_VALUE: 2,
-    Told.ACCOUNT_VALUES_END: 2,
-    Told.MARKET_RULE: 1,
+    MessageKind.ERROR: 2,
+    MessageKind.CONTRACT: 1,
+    MessageKind.BOND: 1,
+    MessageKind.CONTRACTS_END: 2,
+    MessageKind.EXECUTIONS_END: 2,
+    MessageKind.ACCOUNT_VALUE: 2,
+    MessageKind.ACCOUNT_VALUES_END: 2,
+    MessageKind.MARKET_RULE: 1,
 }
 _KINDS = {
-    Told.ORDER_STATUS: "a status",
-    Told.OPEN_ORDER: "an open order",
-    Told.EXECUTION: "an execution",
-    Told.COMPLETED_ORDER: "a completed order",
-    Told.POSITION: "a position",
-    Told.COMMISSION: "a commission",
+    MessageKind.ORDER_STATUS: "a status",
+    MessageKind.OPEN_ORDER: "an open order",
+    MessageKind.EXECUTION: "an execution",
+    MessageKind.COMPLETED_ORDER: "a completed order",
+    MessageKind.POSITION: "a position",
+    MessageKind.COMMISSION: "a commission",
 }
 
 
@@ -67,7 +79,7 @@ _KINDS = {
 class Unreadable:
     """A message that could not be decoded, or says what cannot be, with what its fields tell all the same."""
 
-    kind: Told | None = None
+    kind: MessageKind | None = None
     """None: its number is none that is known, or is not told."""
     is_numbered: bool = True
     """False: it does not even tell its number, and may be about anything."""
@@ -99,12 +111,12 @@ def unreadable(fields: Sequence[str], account: str, accounts: Collection[str], w
     """What can be told of a message that cannot be read. `account` is whose news is wanted, `accounts` all of the login: their names show
     whether the fields are in their places."""
     number = _whole(fields, 0)
-    kind = Told(number) if number in tuple(Told) else None
+    kind = MessageKind(number) if number in tuple(MessageKind) else None
     about = _KINDS.get(kind, "a message") if kind is not None else "a message"
     named = _field(fields, _ACCOUNT.get(kind)) if kind is not None else ""
     is_in_place = named in accounts if kind in _ACCOUNT else kind is not None
     tag = _tag(fields, kind, is_in_place=is_in_place) if kind in OF_ORDERS or kind is None else ""
-    contract = kind is Told.POSITION and is_in_place
+    contract = kind is MessageKind.POSITION and is_in_place
     return Unreadable(
         kind=kind,
         is_numbered=number > 0,
@@ -126,9 +138,9 @@ def _shown(fields: Sequence[str]) -> str:
     return ",".join(shown)[:_SHOWN_CHARACTERS]
 
 
-def _tag(fields: Sequence[str], kind: Told | None, *, is_in_place: bool) -> str | None:
+def _tag(fields: Sequence[str], kind: MessageKind | None, *, is_in_place: bool) -> str | None:
     """Wherever it stands: nothing else in these messages looks like one."""
-    if kind is Told.ORDER_STATUS:
+    if kind is MessageKind.ORDER_STATUS:
         return None
     found = next((field for field in fields if _OUR_TAG.fullmatch(field)), None)
     if found is not None:
@@ -136,7 +148,7 @@ def _tag(fields: Sequence[str], kind: Told | None, *, is_in_place: bool) -> str 
     return "" if is_in_place and kind in _TAG and len(fields) > _TAG[kind] else None
 
 
-def _id(fields: Sequence[str], places: dict[Told, int], kind: Told | None) -> int:
+def _id(fields: Sequence[str], places: dict[MessageKind, int], kind: MessageKind | None) -> int:
     place = places.get(kind) if kind is not None else None
     return 0 if place is None else _whole(fields, place)
 
