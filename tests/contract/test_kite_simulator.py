@@ -23,7 +23,7 @@ from twisted.internet import reactor
 from brokers.base import OrderRef, ReportStatus
 from brokers.paper_words import Action, Fault, Market, Operation
 from brokers.zerodha_feed import _run_reactor
-from simulators.kite import DEFAULT_API_KEY, DEFAULT_API_SECRET, FaultKind, HttpFault, SimulatedKite
+from simulators.zerodha.server import DEFAULT_API_KEY, DEFAULT_API_SECRET, FaultKind, HttpFault, SimulatedKite
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 10.0
@@ -414,7 +414,7 @@ def test_only_loopback_is_served(server: SimulatedKite, tmp_path: Path) -> None:
 
 def test_it_runs_as_a_program(tmp_path: Path) -> None:
     notice = tmp_path / "kite.json"
-    command = [sys.executable, "-m", "simulators.kite", "--port", "0", "--data", str(tmp_path / "kite.db")]
+    command = [sys.executable, "-m", "simulators.zerodha", "--port", "0", "--data", str(tmp_path / "kite.db")]
     command += ["--notice", str(notice)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:

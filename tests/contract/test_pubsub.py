@@ -34,9 +34,9 @@ from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcAsyncI
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulators.pubsub import AddressRefusedError, LocalPubSub, wall_clock_us
-from simulators.pubsub_backlog import Backlog, Owed, Receiver, Terms
-from simulators.pubsub_ledger import Ledger, LedgerUnusableError
+from simulators.pubsub.backlog import Backlog, Owed, Receiver, Terms
+from simulators.pubsub.ledger import Ledger, LedgerUnusableError
+from simulators.pubsub.server import AddressRefusedError, LocalPubSub, wall_clock_us
 from tests.contract.pubsub_servers import EMULATOR_MISSING, ChildServer, emulator_script, google_emulator
 
 # Pulling without waiting is what the tests of "nothing comes" need; Google deprecates it for production.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from simulators.kite import DEFAULT_API_SECRET, SimulatedKite
+from simulators.zerodha.server import DEFAULT_API_SECRET, SimulatedKite
 from tests.external.service_process import REPOSITORY, Service
 
 SCRIPT = REPOSITORY / "scripts" / "kite_login.py"

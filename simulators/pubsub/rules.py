@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 from google.pubsub_v1 import types
 
-from simulators.pubsub_backlog import Terms
+from simulators.pubsub.backlog import Terms
 
 # The raw protobuf classes: the wrappers around them cost more than everything else on the hot path together.
 PubsubMessage: Any = types.PubsubMessage.pb()

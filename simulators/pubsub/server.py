@@ -22,10 +22,10 @@ from pathlib import Path
 
 import grpc
 
-from simulators import pubsub_rules as rules
-from simulators.pubsub_hub import Hub
-from simulators.pubsub_ledger import Ledger, LedgerBusyError, LedgerUnusableError, LedgerWriteError
-from simulators.pubsub_services import Doors
+from simulators.pubsub import rules
+from simulators.pubsub.hub import Hub
+from simulators.pubsub.ledger import Ledger, LedgerBusyError, LedgerUnusableError, LedgerWriteError
+from simulators.pubsub.services import Doors
 
 _PAYLOAD_CACHE_BYTES = 64_000_000
 _STOP_GRACE_SECONDS = 1.0
@@ -232,7 +232,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,7 +1,7 @@
 """Zerodha's Kite Connect on loopback: REST, order feed and login over a paper exchange, with faults on demand; no money and no prices.
 
-    python -m simulators.kite --port 8083 --data kite.db        a book that outlives the server
-    python -m simulators.kite … --faults 7:0.2                  a fifth of the calls goes wrong, the same by the same seed
+    python -m simulators.zerodha --port 8083 --data kite.db        a book that outlives the server
+    python -m simulators.zerodha … --faults 7:0.2                  a fifth of the calls goes wrong, the same by the same seed
 
 Beside the API's own routes, for tests and people:
 
@@ -50,7 +50,8 @@ from brokers.base import OrderRef, ReportStatus
 from brokers.errors import BrokerUnavailable, OrderRefused
 from brokers.paper_words import Action, Fault, Market, Operation
 from simulators import control
-from simulators.kite_book import (
+from simulators.loopback_http import Dropped, LoopbackHandler, LoopbackServer, Trickled
+from simulators.zerodha.book import (
     KiteBook,
     charges_item,
     holding_item,
@@ -59,9 +60,8 @@ from simulators.kite_book import (
     position_item,
     trade_items,
 )
-from simulators.kite_market import EXCHANGES, LISTINGS, Listing, Refused, as_csv, read_order
-from simulators.kite_socket import Listener, accept_key
-from simulators.loopback_http import Dropped, LoopbackHandler, LoopbackServer, Trickled
+from simulators.zerodha.feed import Listener, accept_key
+from simulators.zerodha.market import EXCHANGES, LISTINGS, Listing, Refused, as_csv, read_order
 
 DEFAULT_API_KEY = "simulatedkey"
 DEFAULT_API_SECRET = "simulated-secret-no-secret"
@@ -833,7 +833,7 @@ def _plain(value: object) -> int | float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m simulators.kite", description="A Kite Connect API on loopback over a paper exchange."
+        prog="python -m simulators.zerodha", description="A Kite Connect API on loopback over a paper exchange."
     )
     parser.add_argument("--port", type=int, default=8083, help="0 takes any free port (default: %(default)s)")
     parser.add_argument("--data", type=Path, required=True, help="the file of the book; made if there is none")
@@ -882,7 +882,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         if chosen.notice is not None:
             control.take_back_notice(chosen.notice)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

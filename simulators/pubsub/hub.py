@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from simulators import pubsub_ledger as ledger_work
-from simulators import pubsub_rules as rules
-from simulators.pubsub_backlog import Backlog, Owed, Receiver
-from simulators.pubsub_ledger import Contents, Ledger, OwedRow, StoredOwed
+from simulators.pubsub import ledger as ledger_work
+from simulators.pubsub import rules
+from simulators.pubsub.backlog import Backlog, Owed, Receiver
+from simulators.pubsub.ledger import Contents, Ledger, OwedRow, StoredOwed
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """The simulated TWS or IB Gateway: the sockets of its API and its answers, over a paper exchange's book; no wire format, no listings.
 
-    python -m simulators.tws --port 4002 --control-port 4003 --data tws.db        a book that outlives the gateway
+    python -m simulators.ibkr --port 4002 --control-port 4003 --data tws.db        a book that outlives the gateway
 
 Its control port speaks HTTP and does what every gateway does (see `simulators.control`), and
 
@@ -41,10 +41,10 @@ from brokers.base import OrderRef, OrderType, ReportStatus, Side, Ticket, Tif
 from brokers.errors import OrderRefused
 from brokers.paper_words import Action, Fault, Market, Operation, PaperOrder
 from simulators import control
-from simulators import tws_wire as wire
-from simulators.tws_book import TwsBook, client_and_order_id, next_version, perm_id
-from simulators.tws_contracts import Listing, listed, listing_of, market_rule
-from simulators.tws_wire import Ask
+from simulators.ibkr import wire
+from simulators.ibkr.book import TwsBook, client_and_order_id, next_version, perm_id
+from simulators.ibkr.contracts import Listing, listed, listing_of, market_rule
+from simulators.ibkr.wire import Ask
 
 log = logging.getLogger(__name__)
 
@@ -1072,7 +1072,8 @@ async def _run(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="A simulated TWS or IB Gateway on loopback; no order leaves this machine."
+        prog="python -m simulators.ibkr",
+        description="A simulated TWS or IB Gateway on loopback; no order leaves this machine.",
     )
     parser.add_argument("--port", type=int, default=4002)
     parser.add_argument("--control-port", type=int, default=0, help="0: any free one (default)")

@@ -15,10 +15,10 @@ import grpc
 from google.protobuf import empty_pb2
 from google.pubsub_v1 import types
 
-from simulators import pubsub_rules as rules
-from simulators.pubsub_backlog import Receiver
-from simulators.pubsub_hub import Delivery, Hub, StreamClosedError
-from simulators.pubsub_ledger import LedgerWriteError
+from simulators.pubsub import rules
+from simulators.pubsub.backlog import Receiver
+from simulators.pubsub.hub import Delivery, Hub, StreamClosedError
+from simulators.pubsub.ledger import LedgerWriteError
 
 log = logging.getLogger(__name__)
 
