@@ -28,7 +28,9 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.threads": set(),
     "execution_service.guardian": set(),
     "execution_service.own_python": set(),
-    "execution_service.log": set(),
+    "execution_service.log": {"execution_service.log_lines", "execution_service.log_places"},
+    "execution_service.log_lines": set(),
+    "execution_service.log_places": set(),
     "execution_service.settings": {"brokers.factory"},
     "execution_service.embedded": {"execution_service.guardian"},
     "execution_service.ports": VOCABULARY,
@@ -222,6 +224,7 @@ ARROWS: Mapping[str, set[str]] = {
         "notifications",
         "execution_service.embedded",
         "execution_service.log",
+        "execution_service.log_lines",
         "execution_service.ports",
         "execution_service.service",
         "execution_service.settings",
@@ -230,6 +233,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.check",
         "execution_service.embedded",
         "execution_service.log",
+        "execution_service.log_lines",
         "execution_service.own_python",
         "execution_service.service",
         "execution_service.settings",
@@ -298,6 +302,7 @@ ENVIRONMENT_ALLOWED = {
 CLOCK_ALLOWED = {
     "execution_service/clock.py": "the real clock",
     "execution_service/log.py": "a line's time is the wall's, whatever the service's clock says",
+    "execution_service/log_places.py": "when a place that failed is tried again",
     "execution_service/guardian.py": "a program of its own",
 }
 """Modules of the service that ask the machine for the time. An event loop's own `time()` bounds waits and is no one's record."""
