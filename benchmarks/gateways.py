@@ -25,10 +25,10 @@ from brokers.factory import BrokerFactory
 from brokers.ibkr_library import Library, choose
 from brokers.paper_exchange import PaperExchange
 from brokers.paper_words import Market
+from simulators.ibkr import DEFAULT_ACCOUNT
 from simulators.ibkr.book import TwsBook
-from simulators.ibkr.gateway import DEFAULT_ACCOUNT
+from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
 from simulators.zerodha.book import KiteBook
-from simulators.zerodha.server import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
 
 OPEN_ORDERS = 500
 PRICE = Decimal("100.25")

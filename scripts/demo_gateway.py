@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from execution_service.settings import REPOSITORY_ROOT, Settings
-from simulators.ibkr.gateway import DEFAULT_ACCOUNT
-from simulators.zerodha.server import DEFAULT_API_KEY
+from simulators.ibkr import DEFAULT_ACCOUNT
+from simulators.zerodha import DEFAULT_API_KEY
 
 IBKR, ZERODHA = "ibkr", "zerodha"
 MODULES: Mapping[str, str] = {IBKR: "simulators.ibkr", ZERODHA: "simulators.zerodha"}

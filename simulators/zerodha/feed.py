@@ -1,83 +1,65 @@
-"""One listener of the simulated order feed: just enough of a WebSocket's server side; no orders."""
+"""One listener of the simulated order feed, and how it can be treated badly; no orders."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import socket
-import struct
-import threading
-from io import BufferedIOBase
+import asyncio
+import contextlib
+from collections.abc import Callable
 
-_KEY_SUFFIX = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-_TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x1, 0x2, 0x8, 0x9, 0xA
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
 HEARTBEAT = b"\x00"
 
 
-def accept_key(key: str) -> str:
-    """What the server answers to the client's `Sec-WebSocket-Key`."""
-    return base64.b64encode(hashlib.sha1((key + _KEY_SUFFIX).encode()).digest()).decode()
-
-
 class Listener:
-    """A connected listener. Sending may be done from any thread; a listener that has left is silently not told."""
+    """A connected listener, made on the server's event loop. The rest may be called from any thread; one that has left is silently not told."""
 
-    def __init__(self, connection: socket.socket, incoming: BufferedIOBase) -> None:
-        self._connection = connection
-        self._incoming = incoming
-        self._lock = threading.Lock()
-        self.muted = False
-        """While true nothing is sent, as on a half-open connection."""
+    def __init__(self, websocket: WebSocket) -> None:
+        self._websocket = websocket
+        self._transport: asyncio.Transport = websocket.scope["transport"]
+        self._loop = asyncio.get_running_loop()
+        self._outgoing: asyncio.Queue[str | bytes] = asyncio.Queue()
+        self._is_muted = False
 
     def send_text(self, text: str) -> None:
-        self._send(_TEXT, text.encode())
+        self._send(text)
 
     def send_heartbeat(self) -> None:
-        self._send(_BINARY, HEARTBEAT)
+        self._send(HEARTBEAT)
 
-    def serve(self) -> None:
-        """Reads until the other side leaves; what it asks to subscribe to is not looked at."""
-        try:
-            while (frame := self._read()) is not None:
-                opcode, payload = frame
-                if opcode == _PING:
-                    self._send(_PONG, payload)
-                elif opcode == _CLOSE:
-                    self._send(_CLOSE, payload)
-                    return
-        except OSError:
-            # The connection was cut, by either side: what a listener's end looks like.
-            return
+    def mute(self, muted: bool) -> None:
+        """While muted nothing is sent, nor read and so no ping answered, as on a half-open connection."""
+        self._is_muted = muted
+        self._on_loop(self._transport.pause_reading if muted else self._transport.resume_reading)
 
     def drop(self) -> None:
         """Cuts the connection without a word."""
+        self._on_loop(self._transport.abort)
+
+    async def serve(self) -> None:
+        """Sends until the other side leaves; what it asks to subscribe to is not looked at."""
+        sending = asyncio.create_task(self._send_what_comes())
         try:
-            self._connection.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            # It is cut already.
-            return
+            while (await self._websocket.receive())["type"] != "websocket.disconnect":
+                pass
+        finally:
+            sending.cancel()
 
-    def _send(self, opcode: int, payload: bytes) -> None:
-        if self.muted:
-            return
-        size = len(payload)
-        head = struct.pack("!BB", 0x80 | opcode, size) if size < 126 else struct.pack("!BBH", 0x80 | opcode, 126, size)
-        with self._lock:
-            try:
-                self._connection.sendall(head + payload)
-            except OSError:
-                # It has left; its reading side notices too and ends.
-                return
+    async def _send_what_comes(self) -> None:
+        # It has left; the reading side notices too and ends.
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+            while True:
+                said = await self._outgoing.get()
+                if isinstance(said, str):
+                    await self._websocket.send_text(said)
+                else:
+                    await self._websocket.send_bytes(said)
 
-    def _read(self) -> tuple[int, bytes] | None:
-        head = self._incoming.read(2)
-        if len(head) < 2:
-            return None
-        size = head[1] & 0x7F
-        if size == 126:
-            size = struct.unpack("!H", self._incoming.read(2))[0]
-        elif size == 127:
-            size = struct.unpack("!Q", self._incoming.read(8))[0]
-        mask = self._incoming.read(4) if head[1] & 0x80 else b"\0\0\0\0"
-        payload = bytes(byte ^ mask[index % 4] for index, byte in enumerate(self._incoming.read(size)))
-        return head[0] & 0x0F, payload
+    def _send(self, said: str | bytes) -> None:
+        if not self._is_muted:
+            self._on_loop(lambda: self._outgoing.put_nowait(said))
+
+    def _on_loop(self, act: Callable[[], object]) -> None:
+        # A loop that is closed has no listeners any more.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(act)

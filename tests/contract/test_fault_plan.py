@@ -26,8 +26,8 @@ from brokers.errors import BrokerError
 from brokers.paper_words import Action, Market, Operation
 from simulators.fault_plan import FaultPlan, PlannedBook
 from simulators.ibkr.book import TwsBook
+from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
 from simulators.zerodha.book import KiteBook
-from simulators.zerodha.server import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
 
 ROOT = Path(__file__).parents[2]
 TAGS = [f"t{n:018d}" for n in range(60)]

@@ -15,7 +15,7 @@ import requests
 from kiteconnect import KiteConnect
 from kiteconnect import exceptions as kite_errors
 
-from simulators.zerodha.server import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
+from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 10.0

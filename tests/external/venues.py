@@ -17,7 +17,7 @@ from brokers.base import Tif
 from brokers.paper_exchange import PaperExchange
 from brokers.paper_words import Market
 from simulators import control
-from simulators.zerodha.server import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
+from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
 from tests.external.service_process import Server, Service, free_port, wait_until
 
 BROKERS = ("mock", "ibkr", "zerodha")
