@@ -25,10 +25,10 @@ from brokers.factory import BrokerFactory
 from brokers.ibkr_library import Library, choose
 from brokers.paper_exchange import PaperExchange
 from brokers.paper_words import Market
-from simulators.kite import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
-from simulators.kite_book import KiteBook
-from simulators.tws import DEFAULT_ACCOUNT
-from simulators.tws_book import TwsBook
+from simulators.ibkr import DEFAULT_ACCOUNT
+from simulators.ibkr.book import TwsBook
+from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
+from simulators.zerodha.book import KiteBook
 
 OPEN_ORDERS = 500
 PRICE = Decimal("100.25")
@@ -78,8 +78,8 @@ def measure_adapters(folder: Path, pairs: int, say: Callable[[str], None]) -> li
     """Placing through the adapter beside the library's bare call, by turns; and the calls of one look at all orders."""
     figures: list[Figure] = []
     for name, module, measure in (
-        ("ibkr", "simulators.tws", _measure_ibkr),
-        ("zerodha", "simulators.kite", _measure_zerodha),
+        ("ibkr", "simulators.ibkr", _measure_ibkr),
+        ("zerodha", "simulators.zerodha", _measure_zerodha),
     ):
         say(f"adapters, {name}")
         with _gateway(module, folder / name) as gateway:

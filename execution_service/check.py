@@ -14,7 +14,8 @@ from rich.text import Text
 from brokers.errors import AnswerUnclear, AuthRequired, BrokerError
 from brokers.factory import BrokerFactory
 from execution_service.embedded import AlreadyRunning, EmbeddedPartFailed
-from execution_service.log import safe, silence
+from execution_service.log import silence
+from execution_service.log_lines import safe
 from execution_service.ports import PublishFailed, StoreUnavailable, TopicMissing
 from execution_service.service import ENDPOINTS, CannotStart, World, endpoints_writer, notifier_of, real_world
 from execution_service.settings import Account, Settings

@@ -26,7 +26,8 @@ from collections.abc import Sequence
 
 from execution_service.check import check
 from execution_service.embedded import EmbeddedPartFailed
-from execution_service.log import Logging, redact, safe, start_logging
+from execution_service.log import Logging, start_logging
+from execution_service.log_lines import redact, safe
 from execution_service.service import CannotStart, serve
 from execution_service.settings import ConfigurationError, load_settings
 

@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from execution_service.settings import REPOSITORY_ROOT, Settings
-from simulators.kite import DEFAULT_API_KEY
-from simulators.tws import DEFAULT_ACCOUNT
+from simulators.ibkr import DEFAULT_ACCOUNT
+from simulators.zerodha import DEFAULT_API_KEY
 
 IBKR, ZERODHA = "ibkr", "zerodha"
-MODULES: Mapping[str, str] = {IBKR: "simulators.tws", ZERODHA: "simulators.kite"}
+MODULES: Mapping[str, str] = {IBKR: "simulators.ibkr", ZERODHA: "simulators.zerodha"}
 """The brokers that the demo can pretend, each with the program that does it."""
 ACCOUNT_IDS: Mapping[str, str] = {IBKR: "IBKR_Demo", ZERODHA: "Zerodha_Demo"}
 API_KEY_NAME = "DEMO_KITE_API_KEY"

@@ -34,14 +34,15 @@ from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import SplitResult
+
+from starlette.responses import Response
 
 from brokers.base import AssetClass, Instrument, OptionRight, OrderRef
 from brokers.errors import BrokerError
 from brokers.paper_exchange import PaperExchange
 from brokers.paper_words import Action, Fault, Operation, PaperOrder
 from simulators.fault_plan import DEFAULT_RATE, FaultPlan, PlannedBook
-from simulators.loopback_http import LoopbackHandler, LoopbackServer
+from simulators.loopback_http import HttpCall, LoopbackServer, json_response
 
 PATH = "/_control"
 NONSENSE = (ValueError, KeyError, TypeError, InvalidOperation, AttributeError)
@@ -205,43 +206,30 @@ def plain(value: object) -> object:
     return str(value)
 
 
-def serve_control(handler: LoopbackHandler, gateway: Controlled, address: SplitResult, body: bytes) -> None:
-    """Answers one call under PATH."""
-    match handler.command, address.path:
+def answer_control(call: HttpCall, gateway: Controlled) -> Response:
+    """The answer to one call under PATH."""
+    match call.method, call.path:
         case "GET", "/_control":
-            handler.write_json(200, gateway.state(), plain)
+            return json_response(200, gateway.state(), plain)
         case "GET", "/_control/orders":
-            handler.write_json(200, {"orders": gateway.book_orders()}, plain)
+            return json_response(200, {"orders": gateway.book_orders()}, plain)
         case "POST", "/_control":
             try:
-                answer = gateway.control(json.loads(body))
+                answer = gateway.control(json.loads(call.body))
             except (*NONSENSE, BrokerError) as exc:
-                handler.write_json(400, {"error": f"{type(exc).__name__}: {exc}"})
-                return
-            handler.write_json(200, answer, plain)
-        case _:
-            handler.write_json(404, {"error": f"there is nothing at {handler.command} {address.path}"})
+                return json_response(400, {"error": f"{type(exc).__name__}: {exc}"})
+            return json_response(200, answer, plain)
+    return json_response(404, {"error": f"there is nothing at {call.method} {call.path}"})
 
 
-class ControlServer(LoopbackServer):
-    """For a gateway whose own port speaks no HTTP: `begin("name")` … `end()`, with `port` and `url` between."""
-
-    def __init__(self, gateway: Controlled, port: int = 0) -> None:
-        self.gateway = gateway
-        super().__init__("127.0.0.1", port, _ControlHandler)
-
-
-class _ControlHandler(LoopbackHandler):
-    server: ControlServer
-
-    def answer_call(self, address: SplitResult, body: bytes) -> None:
-        serve_control(self, self.server.gateway, address, body)
-
-    def refuse_stranger(self) -> None:
-        self.write_json(403, {"error": "loopback only"})
-
-    def refuse_long_body(self) -> None:
-        self.write_json(413, {"error": "request too large"})
+def control_server(gateway: Controlled, port: int = 0) -> LoopbackServer:
+    """For a gateway whose own port speaks no HTTP."""
+    return LoopbackServer(
+        "127.0.0.1",
+        port,
+        answer=lambda call: answer_control(call, gateway),
+        refuse=lambda status, words: json_response(status, {"error": words}),
+    )
 
 
 def leave_notice(path: Path, **said: object) -> None:

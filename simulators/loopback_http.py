@@ -1,21 +1,30 @@
-"""What the simulators' HTTP servers have in common: threads, loopback callers only, answers that fail on purpose; no API of anybody's."""
+"""What the simulators' HTTP servers have in common: one uvicorn each, loopback callers only, answers that fail on purpose; no API of anybody's."""
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import json
 import socket
-import sys
 import threading
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost"})
 LONGEST_BODY_BYTES = 1_000_000
 _TRICKLE_SECONDS = 0.02
+_CALLS_AT_ONCE = 256
+_ENDING_SECONDS = 5.0
 
 
 class Dropped(Exception):
@@ -26,138 +35,143 @@ class Trickled(Exception):
     """The answer is to come a byte at a time, and never end."""
 
 
-class LoopbackServer(ThreadingHTTPServer):
-    """One thread a connection, all of which `end` cuts off. Raises ValueError for a host other than loopback, OSError for a port that is
-    taken. Port 0 takes any free one."""
+@dataclass(frozen=True, slots=True)
+class HttpCall:
+    """One call, read whole. `path` is decoded, `query` as it came."""
 
-    daemon_threads = True
-    request_queue_size = 128
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    body: bytes
 
-    def __init__(self, host: str, port: int, handler: type[LoopbackHandler]) -> None:
+    @property
+    def content_type(self) -> str:
+        """Without its parameters, in lower case."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def json_response(status: int, answer: object, default: Callable[[Any], object] | None = None) -> Response:
+    text = json.dumps(answer, ensure_ascii=False, default=default)
+    return Response(text.encode("utf-8", "replace"), status, media_type="application/json")
+
+
+class LoopbackServer:
+    """A server in a thread of its own, from `begin` to `end`, which cuts off every connection. Port 0 takes any free one.
+
+    `answer` is called in a thread for each call, may block (until `stopping` is set), and may raise Dropped or Trickled.
+    `refuse(status, words)` is the API's own form of a refusal. `listen` serves WebSockets, on the server's event loop.
+    Raises ValueError for a host other than loopback, OSError for a port that is taken, OverflowError for one that is none.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        answer: Callable[[HttpCall], Response],
+        refuse: Callable[[int, str], Response],
+        listen: Callable[[WebSocket], Awaitable[None]] | None = None,
+    ) -> None:
         if host not in LOOPBACK_NAMES:
             raise ValueError(f"The simulator serves loopback only, not {host!r}")
         self.stopping = threading.Event()
-        self._connections: set[socket.socket] = set()
-        self._lock = threading.Lock()
+        self._answer = answer
+        self._refuse = refuse
+        self._listen = listen
+        self._calls = ThreadPoolExecutor(_CALLS_AT_ONCE, "simulator-call")
         self._thread: threading.Thread | None = None
-        super().__init__((host, port), handler)
-
-    @property
-    def port(self) -> int:
-        port: int = self.server_address[1]
-        return port
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended = asyncio.Event()
+        self._begun = threading.Event()
+        self._socket = socket.create_server((host, port), backlog=128)
+        self.port: int = self._socket.getsockname()[1]
 
     def begin(self, name: str) -> None:
         """Serves from now on, in a thread of this name."""
-        self._thread = threading.Thread(
-            target=self.serve_forever, kwargs={"poll_interval": 0.02}, name=name, daemon=True
-        )
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name=name, daemon=True)
         self._thread.start()
+        self._begun.wait()
 
     def end(self) -> None:
         """Ends every open call and closes the port; a second one does nothing."""
         self.stopping.set()
         thread, self._thread = self._thread, None
-        if thread is not None:
-            self.shutdown()
-        self._close_connections()
-        if thread is not None:
+        if thread is not None and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._ended.set)
             thread.join()
-        self.server_close()
+        self._socket.close()
+        self._calls.shutdown(wait=False, cancel_futures=True)
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        with self._lock:
-            self._connections.add(request)
-        super().process_request(request, client_address)
+    async def _run(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        routes: list[BaseRoute] = [Route("/{rest:path}", self._serve, methods=["GET", "POST", "PUT", "DELETE"])]
+        if self._listen is not None:
+            routes.append(WebSocketRoute("/{rest:path}", self._serve_listener))
+        config = uvicorn.Config(
+            _with_transport(Starlette(routes=routes)),
+            http="h11",
+            ws="websockets-sansio",
+            ws_ping_interval=None,
+            ws_per_message_deflate=False,
+            lifespan="off",
+            # Request lines hold tokens, and a caller who lost patience is an everyday thing here.
+            log_config=None,
+            log_level=100,
+            access_log=False,
+            timeout_keep_alive=86400,
+        )
+        config.load()
+        server = uvicorn.Server(config)
+        server.lifespan = config.lifespan_class(config)
+        await server.startup(sockets=[self._socket])
+        self._begun.set()
+        await self._ended.wait()
+        # Not uvicorn's own end, which waits for the callers' connections to end in peace.
+        for each in server.servers:
+            each.close()
+        for connection in tuple(server.server_state.connections):
+            connection.transport.abort()
+        if server.server_state.tasks:
+            await asyncio.wait(tuple(server.server_state.tasks), timeout=_ENDING_SECONDS)
 
-    def shutdown_request(self, request: Any) -> None:
-        with self._lock:
-            self._connections.discard(request)
-        super().shutdown_request(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        # A caller who lost patience is an everyday thing here, and no reason for a traceback on the console.
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)
-
-    def _close_connections(self) -> None:
-        with self._lock:
-            for connection in self._connections:
-                # The other side may have left already.
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
-
-
-class LoopbackHandler(ABC, BaseHTTPRequestHandler):
-    """Reads a call whole and hands it to `answer_call`, which may write an answer, raise Dropped, or raise Trickled."""
-
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    wbufsize = 65536
-    server: LoopbackServer
-
-    @abstractmethod
-    def answer_call(self, address: SplitResult, body: bytes) -> None:
-        """Raises Dropped, Trickled."""
-
-    @abstractmethod
-    def refuse_stranger(self) -> None:
-        """A page in a browser may name this port under a host of its own."""
-
-    @abstractmethod
-    def refuse_long_body(self) -> None:
-        """The call says that it brings more than this server takes."""
-
-    def do_GET(self) -> None:
-        self._serve()
-
-    def do_POST(self) -> None:
-        self._serve()
-
-    def do_PUT(self) -> None:
-        self._serve()
-
-    def do_DELETE(self) -> None:
-        self._serve()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing: request lines hold tokens."""
-
-    def write(self, status: int, kind: str | None, content: bytes) -> None:
-        self.send_response(status)
-        if kind is not None:
-            self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def write_json(self, status: int, answer: object, default: Callable[[Any], object] | None = None) -> None:
-        text = json.dumps(answer, ensure_ascii=False, default=default)
-        self.write(status, "application/json", text.encode("utf-8", "replace"))
-
-    def _serve(self) -> None:
-        length = int(self.headers.get("Content-Length") or 0)
-        if length > LONGEST_BODY_BYTES:
-            self.close_connection = True
-            self.refuse_long_body()
-            return
-        body = self.rfile.read(length)
-        if urlsplit(f"//{self.headers.get('Host', '')}").hostname not in LOOPBACK_NAMES:
-            self.refuse_stranger()
-            return
+    async def _serve(self, request: Request) -> Response:
+        if int(request.headers.get("content-length") or 0) > LONGEST_BODY_BYTES:
+            return self._refuse(413, "Request too large")
+        if not _is_ours(request):
+            return self._refuse(403, "Loopback only")
+        path, query = request.scope["path"], request.scope["query_string"].decode("latin-1")
+        call = HttpCall(request.method, path, query, request.headers, await request.body())
         try:
-            self.answer_call(urlsplit(self.path), body)
+            return await asyncio.get_running_loop().run_in_executor(self._calls, self._answer, call)
         except Dropped:
-            self.close_connection = True
+            request.scope["transport"].abort()
+            return Response()
         except Trickled:
-            self.close_connection = True
-            self._trickle()
+            length = {"Content-Length": str(LONGEST_BODY_BYTES)}
+            return StreamingResponse(self._trickle(), headers=length, media_type="application/json")
 
-    def _trickle(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(LONGEST_BODY_BYTES))
-        self.end_headers()
-        while not self.server.stopping.wait(_TRICKLE_SECONDS):
-            self.wfile.write(b" ")
-            self.wfile.flush()
+    async def _trickle(self) -> AsyncIterator[bytes]:
+        while not self.stopping.is_set():
+            yield b" "
+            await asyncio.sleep(_TRICKLE_SECONDS)
+
+    async def _serve_listener(self, listener: WebSocket) -> None:
+        if self._listen is None or not _is_ours(listener):
+            await listener.send_denial_response(self._refuse(403, "Loopback only"))
+            return
+        await self._listen(listener)
+
+
+def _is_ours(connection: HTTPConnection) -> bool:
+    """Whether it was meant for loopback: a page in a browser may name this port under a host of its own."""
+    return urlsplit(f"//{connection.headers.get('host', '')}").hostname in LOOPBACK_NAMES
+
+
+def _with_transport(app: ASGIApp) -> ASGIApp:
+    """The scope gets uvicorn's `transport`, which ASGI does not show: only there can a connection be cut without an answer."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["transport"] = send.__self__.transport  # type: ignore[attr-defined]  # a method of uvicorn's own
+        await app(scope, receive, send)
+
+    return serve

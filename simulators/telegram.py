@@ -24,9 +24,11 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import SplitResult, parse_qsl, unquote
+from urllib.parse import parse_qsl
 
-from simulators.loopback_http import Dropped, LoopbackHandler, LoopbackServer, Trickled
+from starlette.responses import Response
+
+from simulators.loopback_http import Dropped, HttpCall, LoopbackServer, Trickled, json_response
 
 DEFAULT_TOKEN = "110201543:simulated-token-no-secret"
 LONGEST_TEXT = 4096
@@ -182,7 +184,7 @@ class SimulatedTelegram:
         self._last_message_id = 0
         self._calls: Counter[str] = Counter()
         self._news = threading.Condition()
-        self._server = _Server(host, port, self)
+        self._server = LoopbackServer(host, port, self._answer, _refusal)
 
     def __enter__(self) -> Self:
         self.start()
@@ -249,6 +251,35 @@ class SimulatedTelegram:
     def stop(self) -> None:
         """Ends every open call; a second one does nothing."""
         self._server.end()
+
+    def _answer(self, call: HttpCall) -> Response:
+        method = re.fullmatch(r"/bot([^/]*)/(\w+)", call.path)
+        try:
+            if method is None:
+                return self._answer_operator(call)
+            fields = {**dict(parse_qsl(call.query)), **_fields(call)}
+            return json_response(200, {"ok": True, "result": self.answer(method[1], method[2], fields)})
+        except _Refused as refusal:
+            return _refusal(refusal.status, refusal.description, refusal.parameters)
+
+    def _answer_operator(self, call: HttpCall) -> Response:
+        match call.method, call.path:
+            case (("GET" | "DELETE"), "/_messages"):
+                if call.method == "DELETE":
+                    self.clear_messages()
+                messages = [{**asdict(each), "received_at": each.received_at.isoformat()} for each in self.messages]
+                return json_response(200, {"messages": messages})
+            case (("GET" | "POST" | "DELETE"), "/_faults"):
+                if call.method == "DELETE":
+                    self.clear_faults()
+                elif call.method == "POST":
+                    try:
+                        said = json.loads(call.body)
+                        self.add_fault(*[Fault.from_json(one) for one in (said if isinstance(said, list) else [said])])
+                    except ValueError as exc:
+                        raise _Refused(400, f"Bad Request: {exc}") from exc
+                return json_response(200, {"faults": [asdict(fault) for fault in self.faults]})
+        raise _Refused(404, "Not Found")
 
     def answer(self, token: str, method: str, fields: dict[str, Any]) -> object:
         """The `result` of one call. Raises _Refused, or Dropped or Trickled where no answer is to be given."""
@@ -403,82 +434,28 @@ def _previews_are_off(fields: dict[str, Any]) -> bool:
     return chosen in (True, "true", "True", 1, "1")
 
 
-class _Server(LoopbackServer):
-    def __init__(self, host: str, port: int, simulator: SimulatedTelegram) -> None:
-        self.simulator = simulator
-        super().__init__(host, port, _Handler)
-
-
-class _Handler(LoopbackHandler):
-    server: _Server
-
-    def answer_call(self, address: SplitResult, body: bytes) -> None:
-        call = re.fullmatch(r"/bot([^/]*)/(\w+)", unquote(address.path))
+def _fields(call: HttpCall) -> dict[str, Any]:
+    if not call.body:
+        return {}
+    if call.content_type == "application/x-www-form-urlencoded":
+        return dict(parse_qsl(call.body.decode("utf-8", "replace"), keep_blank_values=True))
+    if call.content_type == "application/json":
         try:
-            if call is None:
-                self._serve_operator(address.path, body)
-            else:
-                fields = {**dict(parse_qsl(address.query)), **self._fields(body)}
-                self.write_json(200, {"ok": True, "result": self.server.simulator.answer(call[1], call[2], fields)})
-        except _Refused as refusal:
-            self._refuse(refusal)
+            said = json.loads(call.body)
+        except ValueError as exc:
+            raise _Refused(400, "Bad Request: can't parse the JSON body") from exc
+        if isinstance(said, dict):
+            return said
+    raise _Refused(400, f"Bad Request: the simulator reads no {call.content_type} body")
 
-    def refuse_stranger(self) -> None:
-        self.write_json(403, {"ok": False, "error_code": 403, "description": "Forbidden: loopback only"})
 
-    def refuse_long_body(self) -> None:
-        self.write_json(413, {"ok": False, "error_code": 413, "description": "Request Entity Too Large"})
-
-    def _serve_operator(self, path: str, body: bytes) -> None:
-        simulator = self.server.simulator
-        match self.command, path:
-            case "GET", "/_messages":
-                messages = [
-                    {**asdict(message), "received_at": message.received_at.isoformat()}
-                    for message in simulator.messages
-                ]
-                self.write_json(200, {"messages": messages})
-            case "DELETE", "/_messages":
-                simulator.clear_messages()
-                self.write_json(200, {"messages": []})
-            case "POST", "/_faults":
-                try:
-                    said = json.loads(body)
-                    simulator.add_fault(*[Fault.from_json(one) for one in (said if isinstance(said, list) else [said])])
-                except ValueError as exc:
-                    raise _Refused(400, f"Bad Request: {exc}") from exc
-                self.write_json(200, {"faults": [asdict(fault) for fault in simulator.faults]})
-            case "GET", "/_faults":
-                self.write_json(200, {"faults": [asdict(fault) for fault in simulator.faults]})
-            case "DELETE", "/_faults":
-                simulator.clear_faults()
-                self.write_json(200, {"faults": []})
-            case _:
-                raise _Refused(404, "Not Found")
-
-    def _fields(self, body: bytes) -> dict[str, Any]:
-        kind = self.headers.get_content_type()
-        if not body:
-            return {}
-        if kind == "application/x-www-form-urlencoded":
-            return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
-        if kind == "application/json":
-            try:
-                said = json.loads(body)
-            except ValueError as exc:
-                raise _Refused(400, "Bad Request: can't parse the JSON body") from exc
-            if isinstance(said, dict):
-                return said
-        raise _Refused(400, f"Bad Request: the simulator reads no {kind} body")
-
-    def _refuse(self, refusal: _Refused) -> None:
-        if not refusal.description:
-            self.write(refusal.status, "text/html", b"<html><body>upstream trouble</body></html>")
-            return
-        answer: dict[str, Any] = {"ok": False, "error_code": refusal.status, "description": refusal.description}
-        if refusal.parameters is not None:
-            answer["parameters"] = refusal.parameters
-        self.write_json(refusal.status, answer)
+def _refusal(status: int, description: str, parameters: dict[str, Any] | None = None) -> Response:
+    if not description:
+        return Response(b"<html><body>upstream trouble</body></html>", status, media_type="text/html")
+    answer: dict[str, Any] = {"ok": False, "error_code": status, "description": description}
+    if parameters is not None:
+        answer["parameters"] = parameters
+    return json_response(status, answer)
 
 
 def _print_message(message: ReceivedMessage) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,7 +29,9 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.threads": set(),
     "execution_service.guardian": set(),
     "execution_service.own_python": set(),
-    "execution_service.log": set(),
+    "execution_service.log": {"execution_service.log_lines", "execution_service.log_places"},
+    "execution_service.log_lines": set(),
+    "execution_service.log_places": set(),
     "execution_service.settings": {"brokers.factory"},
     "execution_service.embedded": {"execution_service.guardian"},
     "execution_service.ports": VOCABULARY,
@@ -222,6 +225,7 @@ ARROWS: Mapping[str, set[str]] = {
         "notifications",
         "execution_service.embedded",
         "execution_service.log",
+        "execution_service.log_lines",
         "execution_service.ports",
         "execution_service.service",
         "execution_service.settings",
@@ -230,6 +234,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.check",
         "execution_service.embedded",
         "execution_service.log",
+        "execution_service.log_lines",
         "execution_service.own_python",
         "execution_service.service",
         "execution_service.settings",
@@ -298,6 +303,7 @@ ENVIRONMENT_ALLOWED = {
 CLOCK_ALLOWED = {
     "execution_service/clock.py": "the real clock",
     "execution_service/log.py": "a line's time is the wall's, whatever the service's clock says",
+    "execution_service/log_places.py": "when a place that failed is tried again",
     "execution_service/guardian.py": "a program of its own",
 }
 """Modules of the service that ask the machine for the time. An event loop's own `time()` bounds waits and is no one's record."""
@@ -659,6 +665,13 @@ def test_libraries_are_those_that_the_project_declares() -> None:
         (s.path, name)
         for s in of("execution_service", "brokers", "notifications", "simulators", "scripts")
         for name in s.imports()
-        if name.split(".")[0] not in allowed
+        if name.split(".")[0]
+        not in allowed | ({"starlette", "uvicorn"} if is_within(s.name, {"simulators"}) else set())
     }
     assert wrong == set()
+
+
+def test_what_the_service_and_the_demo_start_need_no_web_server() -> None:
+    program = "import sys, scripts.mvp_demo_start, simulators.pubsub.server; print({'starlette', 'uvicorn'} & set(sys.modules))"
+    shown = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (shown.stdout, shown.returncode) == ("set()\n", 0), shown.stderr

@@ -8,8 +8,8 @@ from decimal import Decimal
 from pathlib import Path
 
 from brokers.paper_words import Market
-from simulators.tws import TwsSimulator
-from simulators.tws_book import TwsBook
+from simulators.ibkr.book import TwsBook
+from simulators.ibkr.gateway import TwsSimulator
 
 SYMBOL = "SPY"
 LAST_PRICE = Decimal("100.25")

@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from brokers.paper_words import Market
-from simulators.kite import SimulatedKite
+from simulators.zerodha.server import SimulatedKite
 
 SYMBOL = "INFY"
 LAST_PRICE = Decimal("100.25")

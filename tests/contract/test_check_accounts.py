@@ -143,7 +143,9 @@ def closed_port() -> int:
 async def test_an_answer_that_cannot_be_read_is_told_and_ends_no_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("simulators.kite.margins", lambda book: {"equity": {"enabled": True}, "commodity": None})
+    monkeypatch.setattr(
+        "simulators.zerodha.server.margins", lambda book: {"equity": {"enabled": True}, "commodity": None}
+    )
     async with stage_zerodha.serving_kite(tmp_path, "AB1234", Market()) as server:
         finding = await account_finding(account(stage_zerodha.config_for(server)))
         assert not finding.works

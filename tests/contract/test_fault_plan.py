@@ -25,9 +25,9 @@ from brokers.base import Instrument, OrderRef, OrderType, ReportStatus, Side, Ti
 from brokers.errors import BrokerError
 from brokers.paper_words import Action, Market, Operation
 from simulators.fault_plan import FaultPlan, PlannedBook
-from simulators.kite import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
-from simulators.kite_book import KiteBook
-from simulators.tws_book import TwsBook
+from simulators.ibkr.book import TwsBook
+from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
+from simulators.zerodha.book import KiteBook
 
 ROOT = Path(__file__).parents[2]
 TAGS = [f"t{n:018d}" for n in range(60)]
@@ -132,7 +132,7 @@ def control(url: str, **wish: object) -> dict[str, Any]:
 def test_two_runs_of_the_simulated_kite_by_one_seed_play_the_same_faults(tmp_path: Path) -> None:
     runs = []
     for number in range(2):
-        with gateway("simulators.kite", tmp_path / str(number), "--faults", "11:0.2") as notice:
+        with gateway("simulators.zerodha", tmp_path / str(number), "--faults", "11:0.2") as notice:
             kite = KiteConnect(DEFAULT_API_KEY, DEFAULT_ACCESS_TOKEN, root=notice["gateway"], timeout=4)
             for tag in TAGS[:25]:
                 with contextlib.suppress(requests.RequestException, kite_errors.KiteException):
@@ -148,12 +148,12 @@ def test_two_runs_of_the_simulated_kite_by_one_seed_play_the_same_faults(tmp_pat
 
 
 def test_the_simulated_tws_takes_the_same_option_and_tells_of_it(tmp_path: Path) -> None:
-    with gateway("simulators.tws", tmp_path / "tws", "--faults", "11:0.2") as notice:
+    with gateway("simulators.ibkr", tmp_path / "tws", "--faults", "11:0.2") as notice:
         plan = control(notice["control"])["fault_plan"]
     assert plan == {"seed": "11", "rate": 0.2, "played": 0, "latest": []}
 
 
-@pytest.mark.parametrize("module", ["simulators.kite", "simulators.tws"])
+@pytest.mark.parametrize("module", ["simulators.zerodha", "simulators.ibkr"])
 def test_a_wrong_plan_is_refused_at_the_start(tmp_path: Path, module: str) -> None:
     command = [sys.executable, "-m", module, "--port", "0", "--data", str(tmp_path / "book.db"), "--faults", "7:2"]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=READY_SECONDS, check=False)

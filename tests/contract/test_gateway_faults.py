@@ -15,7 +15,7 @@ import requests
 from kiteconnect import KiteConnect
 from kiteconnect import exceptions as kite_errors
 
-from simulators.kite import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
+from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 10.0
@@ -50,7 +50,7 @@ class Kite:
 
 @pytest.fixture
 def kite(tmp_path: Path) -> Iterator[Kite]:
-    command = [sys.executable, "-m", "simulators.kite", "--port", "0", "--data", str(tmp_path / "kite.db")]
+    command = [sys.executable, "-m", "simulators.zerodha", "--port", "0", "--data", str(tmp_path / "kite.db")]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

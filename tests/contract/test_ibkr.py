@@ -48,10 +48,10 @@ from brokers.ibkr_times import Moment
 from brokers.ibkr_unacknowledged import Unacknowledged
 from brokers.paper_words import Action, Fault, Market, Operation, PaperOrder
 from execution_service.core.reconcile import Holding, compare_positions
-from simulators import tws_wire as wire
-from simulators.tws import COIN_TIFS, TwsSimulator, Words
-from simulators.tws_contracts import TWIN, Query, listed
-from simulators.tws_wire import Ask
+from simulators.ibkr import wire
+from simulators.ibkr.contracts import TWIN, Query, listed
+from simulators.ibkr.gateway import COIN_TIFS, TwsSimulator, Words
+from simulators.ibkr.wire import Ask
 from tests.contract.stage_ibkr import LAST_PRICE, config_for, serving_tws
 
 PATIENCE_SECONDS = 10.0

@@ -20,9 +20,9 @@ from brokers.ibkr import Configuration, IbkrBroker
 from brokers.ibkr_library import choose
 from brokers.paper_words import Market
 from execution_service.core.reconcile import Holding, compare_positions
-from simulators.tws import TwsSimulator
-from simulators.tws_contracts import ISINS, Query, listed
-from simulators.tws_wire import Ask
+from simulators.ibkr.contracts import ISINS, Query, listed
+from simulators.ibkr.gateway import TwsSimulator
+from simulators.ibkr.wire import Ask
 from tests.contract.stage_ibkr import config_for, serving_tws
 
 SILVER = Instrument(symbol="SI", asset_class=AssetClass.FUTURE, expiry="202706")

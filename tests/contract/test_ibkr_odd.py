@@ -14,7 +14,7 @@ from brokers.base import AssetClass, Instrument, OrderRef, OrderType, Report, Re
 from brokers.errors import AnswerUnclear, NotAnswered
 from brokers.ibkr import IbkrBroker
 from brokers.paper_words import Action, Market, Operation
-from simulators import tws_wire as wire
+from simulators.ibkr import wire
 from tests.contract.stage_ibkr import serving_tws
 from tests.contract.test_ibkr import NEVER, Desk, place, reported, until
 

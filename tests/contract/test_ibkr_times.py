@@ -14,7 +14,7 @@ import pytest
 from brokers.base import OrderType
 from brokers.ibkr_times import GatewayZone, Moment, read
 from brokers.paper_words import Market
-from simulators import tws_wire as wire
+from simulators.ibkr import wire
 from tests.contract.stage_ibkr import LAST_PRICE, serving_tws
 from tests.contract.test_ibkr import NEVER, Desk, place, reported
 

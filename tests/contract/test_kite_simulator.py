@@ -23,7 +23,8 @@ from twisted.internet import reactor
 from brokers.base import OrderRef, ReportStatus
 from brokers.paper_words import Action, Fault, Market, Operation
 from brokers.zerodha_feed import _run_reactor
-from simulators.kite import DEFAULT_API_KEY, DEFAULT_API_SECRET, FaultKind, HttpFault, SimulatedKite
+from simulators.zerodha import DEFAULT_API_KEY, DEFAULT_API_SECRET
+from simulators.zerodha.server import FaultKind, HttpFault, SimulatedKite
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 10.0
@@ -342,7 +343,7 @@ def test_the_feed_tells_of_each_change_and_beats(server: SimulatedKite, kite: Ki
 
 
 def test_the_feed_is_closed_to_a_wrong_token(server: SimulatedKite) -> None:
-    head = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n"
+    head = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: bm9uY2Ugb2YgYSB0ZXN0IQ==\r\nSec-WebSocket-Version: 13\r\n"
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
         connection.sendall(f"GET /?api_key=a&access_token=b HTTP/1.1\r\nHost: 127.0.0.1\r\n{head}\r\n".encode())
         assert b"403" in connection.recv(100)
@@ -414,7 +415,7 @@ def test_only_loopback_is_served(server: SimulatedKite, tmp_path: Path) -> None:
 
 def test_it_runs_as_a_program(tmp_path: Path) -> None:
     notice = tmp_path / "kite.json"
-    command = [sys.executable, "-m", "simulators.kite", "--port", "0", "--data", str(tmp_path / "kite.db")]
+    command = [sys.executable, "-m", "simulators.zerodha", "--port", "0", "--data", str(tmp_path / "kite.db")]
     command += ["--notice", str(notice)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:

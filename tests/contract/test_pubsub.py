@@ -27,16 +27,16 @@ import grpc
 import pytest
 from google.api_core import exceptions
 from google.cloud import pubsub_v1
-from google.protobuf import duration_pb2, field_mask_pb2
+from google.protobuf import duration_pb2
 from google.pubsub_v1 import PublisherAsyncClient, SubscriberAsyncClient, types
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcAsyncIOTransport
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcAsyncIOTransport
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulators.pubsub import AddressRefusedError, LocalPubSub, wall_clock_us
-from simulators.pubsub_backlog import Backlog, Owed, Receiver, Terms
-from simulators.pubsub_ledger import Ledger, LedgerUnusableError
+from simulators.pubsub.backlog import Backlog, Owed, Receiver
+from simulators.pubsub.ledger import Ledger, LedgerUnusableError
+from simulators.pubsub.server import AddressRefusedError, LocalPubSub, wall_clock_us
 from tests.contract.pubsub_servers import EMULATOR_MISSING, ChildServer, emulator_script, google_emulator
 
 # Pulling without waiting is what the tests of "nothing comes" need; Google deprecates it for production.
@@ -219,17 +219,6 @@ def test_google_emulator_goes_through_the_same_suite() -> None:
         pytest.skip(EMULATOR_MISSING)
 
 
-def test_topic_lives_from_creation_to_deletion(desk: Desk) -> None:
-    desk.publisher.create_topic(name=desk.topic)
-    assert desk.publisher.get_topic(topic=desk.topic).name == desk.topic
-    assert desk.topic in [topic.name for topic in desk.publisher.list_topics(project=f"projects/{PROJECT}")]
-    desk.publisher.delete_topic(topic=desk.topic)
-    with pytest.raises(exceptions.NotFound):
-        desk.publisher.get_topic(topic=desk.topic)
-    with pytest.raises(exceptions.NotFound):
-        desk.publisher.delete_topic(topic=desk.topic)
-
-
 def test_subscription_lives_from_creation_to_deletion(desk: Desk) -> None:
     desk.open()
     found = desk.subscriber.get_subscription(subscription=desk.subscription)
@@ -237,11 +226,9 @@ def test_subscription_lives_from_creation_to_deletion(desk: Desk) -> None:
     assert found.message_retention_duration == timedelta(days=7)
     listed = desk.subscriber.list_subscriptions(project=f"projects/{PROJECT}")
     assert desk.subscription in [each.name for each in listed]
-    assert list(desk.publisher.list_topic_subscriptions(topic=desk.topic)) == [desk.subscription]
     desk.subscriber.delete_subscription(subscription=desk.subscription)
     with pytest.raises(exceptions.NotFound):
         desk.subscriber.get_subscription(subscription=desk.subscription)
-    assert list(desk.publisher.list_topic_subscriptions(topic=desk.topic)) == []
 
 
 def test_creating_twice_is_already_exists(desk: Desk) -> None:
@@ -263,37 +250,6 @@ def test_missing_resources_are_not_found(desk: Desk) -> None:
         desk.pull()
     with pytest.raises(exceptions.NotFound):
         desk.subscriber.acknowledge(subscription=desk.subscription, ack_ids=["any"])
-
-
-def test_long_lists_come_in_pages(desk: Desk) -> None:
-    desk.open()
-    names = [desk.subscription_name(f"page{number}") for number in range(5)]
-    for name in names:
-        desk.subscriber.create_subscription(name=name, topic=desk.topic)
-    pager = desk.publisher.list_topic_subscriptions(request={"topic": desk.topic, "page_size": 2})
-    pages = [list(page.subscriptions) for page in pager.pages]
-    assert max(map(len, pages)) == 2
-    assert sorted(name for page in pages for name in page) == sorted([*names, desk.subscription])
-
-
-def test_subscription_settings_can_be_updated(desk: Desk) -> None:
-    desk.open()
-    desk.subscriber.update_subscription(
-        subscription={"name": desk.subscription, "ack_deadline_seconds": 33, "retain_acked_messages": True},
-        update_mask=field_mask_pb2.FieldMask(paths=["ack_deadline_seconds"]),
-    )
-    found = desk.subscriber.get_subscription(subscription=desk.subscription)
-    assert (found.ack_deadline_seconds, found.retain_acked_messages) == (33, False)
-
-
-@pytest.mark.parametrize("paths", [[], ["topic"], ["no_such_field"]])
-def test_update_of_what_cannot_change_is_invalid(desk: Desk, paths: list[str]) -> None:
-    desk.open()
-    with pytest.raises(exceptions.InvalidArgument):
-        desk.subscriber.update_subscription(
-            subscription={"name": desk.subscription, "topic": desk.topic},
-            update_mask=field_mask_pb2.FieldMask(paths=paths),
-        )
 
 
 @pytest.mark.parametrize("bad", ["topics/x", "topics/goog-thing", "topics/1abc", "topics/a b c", "subscriptions/abc"])
@@ -558,113 +514,6 @@ def test_deleting_a_subscription_ends_its_streams(desk: Desk) -> None:
     assert isinstance(stream.wait_for_error(), exceptions.NotFound)
 
 
-def test_deleted_topic_leaves_its_subscription_with_its_messages(desk: Desk) -> None:
-    desk.open()
-    desk.publish("still there")
-    desk.publisher.delete_topic(topic=desk.topic)
-    assert desk.subscriber.get_subscription(subscription=desk.subscription).topic == "_deleted-topic_"
-    assert texts(desk.pull_until(1)) == ["still there"]
-
-
-def test_ordered_messages_come_in_publish_order(desk: Desk) -> None:
-    desk.open(enable_message_ordering=True)
-    expected = [f"{number:03}" for number in range(100)]
-    seen: list[str] = []
-    complete = threading.Event()
-
-    def receive(message: Any) -> None:
-        seen.append(message.data.decode())
-        message.ack()
-        if len(seen) >= len(expected):
-            complete.set()
-
-    pulling = desk.subscriber.subscribe(desk.subscription, callback=receive)
-    for text in expected:
-        desk.publisher.publish(desk.topic, text.encode(), ordering_key="AAPL")
-    assert complete.wait(PATIENCE_SECONDS)
-    pulling.cancel()
-    pulling.result(PATIENCE_SECONDS)
-    assert seen == expected
-
-
-def test_only_one_receiver_at_a_time_holds_an_ordering_key(desk: Desk) -> None:
-    desk.open(enable_message_ordering=True)
-    desk.publish("1", "2", ordering_key="k")
-    first = desk.pull(1)
-    assert texts(first) == ["1"]
-    assert desk.pull() == []
-    desk.acknowledge(first)
-    assert texts(desk.pull_until(1)) == ["2"]
-
-
-def test_nacked_ordered_messages_come_again_in_order(desk: Desk) -> None:
-    desk.open(enable_message_ordering=True)
-    desk.publish("1", "2", "3", ordering_key="k")
-    received = desk.pull_until(3)
-    assert texts(received) == ["1", "2", "3"]
-    desk.set_deadline(received, 0)
-    assert texts(desk.pull_until(3)) == ["1", "2", "3"]
-
-
-def test_ordering_keys_do_not_wait_for_each_other(desk: Desk) -> None:
-    desk.open(enable_message_ordering=True)
-    desk.publish("held", ordering_key="a")
-    assert texts(desk.pull_until(1)) == ["held"]
-    desk.publish("waits", ordering_key="a")
-    desk.publish("free", ordering_key="b")
-    assert texts(desk.pull_until(1)) == ["free"]
-
-
-def test_message_that_fails_too_often_goes_to_the_dead_letter_topic(desk: Desk) -> None:
-    dead_topic, dead = desk.topic_name("dead"), desk.subscription_name("dead")
-    desk.publisher.create_topic(name=dead_topic)
-    desk.subscriber.create_subscription(name=dead, topic=dead_topic)
-    desk.open(dead_letter_policy={"dead_letter_topic": dead_topic, "max_delivery_attempts": 5})
-    desk.publish_messages({"data": b"poison", "attributes": {"own": "kept"}})
-    attempts = []
-    for _ in range(5):
-        received = desk.pull_until(1)
-        attempts.append(received[0].delivery_attempt)
-        desk.set_deadline(received, 0)
-    assert attempts == [1, 2, 3, 4, 5]
-    assert desk.pull() == []
-    [buried] = desk.pull_until(1, subscription=dead)
-    attributes = dict(buried.message.attributes)
-    assert buried.message.data == b"poison"
-    assert datetime.fromisoformat(attributes.pop("CloudPubSubDeadLetterSourceTopicPublishTime")).tzinfo is not None
-    assert attributes == {
-        "own": "kept",
-        "CloudPubSubDeadLetterSourceDeliveryCount": "5",
-        "CloudPubSubDeadLetterSourceSubscription": desk.subscription.rpartition("/")[2],
-        "CloudPubSubDeadLetterSourceSubscriptionProject": PROJECT,
-    }
-
-
-def test_seek_to_now_purges(desk: Desk) -> None:
-    desk.open()
-    desk.publish("old")
-    time.sleep(0.05)
-    desk.subscriber.seek(request={"subscription": desk.subscription, "time": datetime.now(tz=UTC)})
-    time.sleep(0.05)
-    desk.publish("new")
-    assert texts(desk.pull_until(1)) == ["new"]
-    assert desk.pull() == []
-
-
-def test_seek_back_replays_kept_messages(desk: Desk) -> None:
-    desk.open(retain_acked_messages=True)
-    desk.publish("before")
-    time.sleep(0.05)
-    moment = datetime.now(tz=UTC)
-    time.sleep(0.05)
-    desk.publish("after")
-    desk.acknowledge(desk.pull_until(2))
-    assert desk.pull() == []
-    desk.subscriber.seek(request={"subscription": desk.subscription, "time": moment})
-    assert texts(desk.pull_until(1)) == ["after"]
-    assert desk.pull() == []
-
-
 # What Google's service does and its emulator does not.
 
 
@@ -722,43 +571,6 @@ def test_message_larger_than_a_streams_allowance_still_comes(desk: Desk, ours_on
     stream.close()
 
 
-def test_failed_ordered_message_brings_back_all_later_ones(desk: Desk, ours_only: Callable[[str], None]) -> None:
-    ours_only("keeps the later messages of the key back until their own deadlines")
-    desk.open(enable_message_ordering=True)
-    desk.publish("1", "2", "3", ordering_key="k")
-    received = desk.pull_until(3)
-    desk.acknowledge(received[2:])
-    desk.set_deadline(received[:1], 0)
-    assert texts(desk.pull_until(3)) == ["1", "2", "3"]
-
-
-def test_expired_ordered_message_brings_back_all_later_ones(desk: Desk, ours_only: Callable[[str], None]) -> None:
-    ours_only("keeps the later messages of the key back until their own deadlines")
-    desk.open(enable_message_ordering=True)
-    desk.publish("1", "2", "3", ordering_key="k")
-    received = desk.pull_until(3)
-    desk.acknowledge(received[:1])
-    desk.set_deadline(received[1:2], 1)
-    assert texts(desk.pull_until(2, within=3.0)) == ["2", "3"]
-
-
-def test_retry_policy_delays_redelivery(desk: Desk, ours_only: Callable[[str], None]) -> None:
-    ours_only("ignores retry policies")
-    desk.open(retry_policy={"minimum_backoff": duration_pb2.Duration(seconds=1)})
-    desk.publish("later")
-    started = time.monotonic()
-    desk.set_deadline(desk.pull_until(1), 0)
-    desk.pull_until(1)
-    assert 1.0 <= time.monotonic() - started < 3.0
-
-
-def test_topic_labels_can_be_updated(desk: Desk, ours_only: Callable[[str], None]) -> None:
-    ours_only("cannot update topics")
-    desk.publisher.create_topic(name=desk.topic)
-    desk.publisher.update_topic(topic={"name": desk.topic, "labels": {"a": "b"}}, update_mask={"paths": ["labels"]})
-    assert dict(desk.publisher.get_topic(topic=desk.topic).labels) == {"a": "b"}
-
-
 @pytest.mark.parametrize("seconds", [5, 601])
 def test_ack_deadline_out_of_range_is_invalid(desk: Desk, seconds: int, ours_only: Callable[[str], None]) -> None:
     ours_only("takes any deadline")
@@ -773,6 +585,10 @@ def test_ack_deadline_out_of_range_is_invalid(desk: Desk, seconds: int, ours_onl
     "settings",
     [
         {"filter": 'attributes.kind = "fill"'},
+        {"enable_message_ordering": True},
+        {"retain_acked_messages": True},
+        {"retry_policy": {"minimum_backoff": {"seconds": 1}}},
+        {"dead_letter_policy": {"dead_letter_topic": f"projects/{PROJECT}/topics/dead"}},
         {"enable_exactly_once_delivery": True},
         {"push_config": {"push_endpoint": "http://127.0.0.1/push"}},
         {"bigquery_config": {"table": "p.d.t"}},
@@ -812,6 +628,8 @@ def test_unsupported_methods_are_refused_by_name(desk: Desk, ours_only: Callable
         desk.subscriber.create_snapshot(
             name=f"projects/{PROJECT}/snapshots/snap", subscription=desk.subscription, timeout=5
         )
+    with pytest.raises(exceptions.MethodNotImplemented, match=r"Subscriber\.Seek"):
+        desk.subscriber.seek(request={"subscription": desk.subscription}, timeout=5)
     with pytest.raises(exceptions.MethodNotImplemented, match=r"Publisher\.DetachSubscription"):
         desk.publisher.detach_subscription(request={"subscription": desk.subscription}, timeout=5)
 
@@ -871,19 +689,36 @@ def test_acknowledged_messages_stay_gone_and_leases_do_not_survive(path: Path, m
         assert texts(second.pull_until(1)) == ["held"], "an ack id of the earlier run settled a delivery of this one"
 
 
-def test_resources_and_delivery_attempts_survive_a_restart(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resources_and_messages_survive_a_restart(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with ChildServer(path) as server, desk_at(server.address, monkeypatch) as first:
-        first.publisher.create_topic(name=first.topic_name("dead"))
-        first.open(dead_letter_policy={"dead_letter_topic": first.topic_name("dead")}, enable_message_ordering=True)
-        first.publish("a", "b", ordering_key="k")
-        first.set_deadline(first.pull_until(2)[:1], 0)
+        first.open(ack_deadline_seconds=33, message_retention_duration={"seconds": 600})
+        first.publish("a", "b")
         before = first.subscriber.get_subscription(subscription=first.subscription)
         assert server.terminate() == 0
     with ChildServer(path) as server, desk_at(server.address, monkeypatch, like=first) as second:
         assert second.subscriber.get_subscription(subscription=first.subscription) == before
         received = second.pull_until(2)
-        assert [(each.message.data, each.delivery_attempt) for each in received] == [(b"a", 2), (b"b", 1)]
+        assert texts(received) == ["a", "b"]
         assert int(second.publish("c")[0]) > int(received[1].message.message_id)
+
+
+def test_file_of_a_version_with_more_features_is_served_without_them(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ChildServer(path) as server, desk_at(server.address, monkeypatch) as first:
+        first.open()
+        first.publish("acknowledged and kept", "owed")
+        found = first.subscriber.get_subscription(subscription=first.subscription)
+        assert server.terminate() == 0
+    found.enable_message_ordering = True
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as earlier:
+        earlier.execute("UPDATE subscriptions SET resource = ?", (types.Subscription.serialize(found),))
+        earlier.execute("UPDATE owed SET acknowledged = 1 WHERE message = (SELECT min(message) FROM owed)")
+        earlier.execute("UPDATE owed SET failures = 3")
+    with ChildServer(path) as server, desk_at(server.address, monkeypatch, like=first) as second:
+        assert texts(second.pull_until(1)) == ["owed"]
+        server.process.terminate()
+        assert "without its ['enable_message_ordering']" in server.stderr.read()
 
 
 def test_command_line_says_one_line_and_creates_what_is_missing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -994,16 +829,6 @@ class InProcess:
         return list((await self.subscriber.pull(request=request, timeout=5)).received_messages)
 
 
-async def test_backlog_beyond_the_cache_is_read_from_the_file(path: Path) -> None:
-    payloads = [f"{number:04}".encode() * 50 for number in range(250)]
-    received: list[bytes] = []
-    async with InProcess(path, payload_cache_bytes=5_000) as service:
-        await service.publish(*payloads)
-        while batch := await service.pull():
-            received += [each.message.data for each in batch]
-    assert received == payloads
-
-
 async def test_message_past_its_retention_is_not_delivered(path: Path) -> None:
     async with InProcess(path) as service:
         await service.publish(b"old")
@@ -1075,10 +900,9 @@ OPERATIONS = st.lists(
 )
 
 
-@pytest.mark.parametrize("ordered", [False, True])
 @given(operations=OPERATIONS)
-def test_backlog_loses_nothing_and_keeps_the_order_of_keys(ordered: bool, operations: list[tuple[str, int]]) -> None:
-    backlog = Backlog(Terms(ack_deadline_seconds=10, ordered=ordered))
+def test_backlog_loses_nothing_and_settles_nothing_twice(operations: list[tuple[str, int]]) -> None:
+    backlog = Backlog()
     receiver = Receiver()
     now, added = 0.0, 0
     done: list[int] = []
@@ -1090,12 +914,13 @@ def test_backlog_loses_nothing_and_keeps_the_order_of_keys(ordered: bool, operat
             out[owed.message_id] = owed.generation
 
     def acknowledge(message_id: int) -> None:
-        done.extend(owed.message_id for owed in backlog.acknowledge(message_id, out.pop(message_id)))
+        if backlog.acknowledge(message_id, out.pop(message_id)):
+            done.append(message_id)
 
     for operation, number in operations:
         if operation == "add":
             added += 1
-            backlog.add(Owed(added, 0, 10, f"key{number % 3}" if number % 4 else ""))
+            backlog.add(Owed(added, 0, b"0123456789"))
         elif operation == "take":
             take(number % 4 + 1)
         elif operation == "lapse":
@@ -1106,7 +931,7 @@ def test_backlog_loses_nothing_and_keeps_the_order_of_keys(ordered: bool, operat
             if operation == "ack":
                 acknowledge(message_id)
             elif operation == "nack":
-                backlog.refuse(message_id, out.pop(message_id), now=now)
+                backlog.refuse(message_id, out.pop(message_id))
             else:
                 backlog.extend(message_id, out[message_id], now=now, seconds=number)
     for _ in range(3 * added + 1):

@@ -15,7 +15,7 @@ from brokers.base import Instrument, OrderRef, OrderType, Side, Ticket
 from brokers.errors import BrokerUnavailable, CallsSpent, OrderRefused, OutcomeUnknown
 from brokers.paper_words import Market
 from brokers.zerodha import ZerodhaBroker, create
-from simulators.kite import FaultKind, HttpFault, SimulatedKite
+from simulators.zerodha.server import FaultKind, HttpFault, SimulatedKite
 from tests.contract.stage_zerodha import config_for, serving_kite
 
 

@@ -18,8 +18,8 @@ import pytest
 
 from brokers.ibkr_library import ib_async, ib_insync
 from brokers.paper_words import Action, Fault, Market, Operation
-from simulators.tws import TwsSimulator
-from simulators.tws_wire import FrameReader, frame
+from simulators.ibkr.gateway import TwsSimulator
+from simulators.ibkr.wire import FrameReader, frame
 from tests.contract.stage_ibkr import serving_tws
 
 ROOT = Path(__file__).parents[2]
@@ -247,7 +247,7 @@ async def test_a_known_order_id_changes_an_order_into_nothing_but_itself(
 async def test_the_process_keeps_its_book_through_a_kill(tmp_path: Path, library: Any) -> None:
     async def start() -> tuple[asyncio.subprocess.Process, int]:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "simulators.tws", "--port", "0", "--data", str(tmp_path / "book.db")),
+            *(sys.executable, "-m", "simulators.ibkr", "--port", "0", "--data", str(tmp_path / "book.db")),
             *("--fill-delay-seconds", "0"),
             cwd=ROOT,
             stdout=asyncio.subprocess.PIPE,

@@ -42,8 +42,8 @@ from brokers.zerodha import Steadiness, ZerodhaBroker, create
 from brokers.zerodha_calls import Access, CallKind, KiteCalls
 from brokers.zerodha_feed import reactor
 from execution_service.core.reconcile import Holding, compare_positions
-from simulators.kite import FaultKind, HttpFault, SimulatedKite
-from simulators.kite_market import LISTINGS
+from simulators.zerodha.market import LISTINGS
+from simulators.zerodha.server import FaultKind, HttpFault, SimulatedKite
 from tests.contract.stage_zerodha import config_for, serving_kite
 
 PATIENCE_SECONDS = 10.0

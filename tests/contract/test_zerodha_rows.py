@@ -20,7 +20,7 @@ from brokers.base import Fill, Instrument, OrderRef, OrderType, Report, ReportSt
 from brokers.errors import AnswerUnclear, OrderRefused
 from brokers.paper_words import Action, Fault, Market, Operation
 from brokers.zerodha import ContractNotes, ZerodhaBroker, create
-from simulators.kite import SimulatedKite
+from simulators.zerodha.server import SimulatedKite
 from tests.contract.stage_zerodha import config_for, serving_kite
 
 ONE, OTHER = "t000000000000000001", "t000000000000000002"

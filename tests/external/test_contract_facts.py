@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from simulators.kite import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
+from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
 from tests.external.service_process import Service, free_port, wait_until
 from tests.external.venues import GatewayVenue, kite_server, tws_server
 

@@ -98,7 +98,7 @@ def test_a_gateway_that_was_killed_is_down_and_is_started_again_on_its_book(peop
     (gateway,) = [
         p
         for p in psutil.process_iter(["environ", "cmdline"])
-        if is_of(p, people.service.data_dir) and "simulators.kite" in p.info["cmdline"]
+        if is_of(p, people.service.data_dir) and "simulators.zerodha" in p.info["cmdline"]
     ]
     gateway.kill()
     gateway.wait()

@@ -15,9 +15,9 @@ import pytest
 
 from brokers.ibkr_library import choose
 from brokers.paper_words import Action, Fault, Market, Operation, PaperOrder
-from simulators.tws import TwsSimulator
-from simulators.tws_book import TwsBook
-from simulators.tws_wire import frame
+from simulators.ibkr.book import TwsBook
+from simulators.ibkr.gateway import TwsSimulator
+from simulators.ibkr.wire import frame
 from tests.external.service_process import COMMANDS_TOPIC, Service, free_port, wait_until
 
 pytestmark = [

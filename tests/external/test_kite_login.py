@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from simulators.kite import DEFAULT_API_SECRET, SimulatedKite
+from simulators.zerodha import DEFAULT_API_SECRET
+from simulators.zerodha.server import SimulatedKite
 from tests.external.service_process import REPOSITORY, Service
 
 SCRIPT = REPOSITORY / "scripts" / "kite_login.py"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from simulators.kite import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
+from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
 from tests.external.service_process import COMMANDS_TOPIC, REPOSITORY, Service, free_port
 from tests.external.venues import API_KEY_NAME, Desk, GatewayVenue, events, eventually, kite_server, tws_server
 

@@ -17,7 +17,7 @@ from brokers.base import Tif
 from brokers.paper_exchange import PaperExchange
 from brokers.paper_words import Market
 from simulators import control
-from simulators.kite import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
+from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
 from tests.external.service_process import Server, Service, free_port, wait_until
 
 BROKERS = ("mock", "ibkr", "zerodha")
@@ -186,12 +186,12 @@ live = false
 
 
 def kite_server(folder: Path, port: int, *arguments: str, name: str = "kite") -> Server:
-    command = [sys.executable, "-m", "simulators.kite", "--port", str(port), "--data", str(folder / f"{name}.db")]
+    command = [sys.executable, "-m", "simulators.zerodha", "--port", str(port), "--data", str(folder / f"{name}.db")]
     return Server("the simulated Kite", [*command, *arguments], port, folder / f"{name}.log")
 
 
 def tws_server(folder: Path, port: int, control_port: int, *arguments: str) -> Server:
-    command = [sys.executable, "-m", "simulators.tws", "--port", str(port), "--control-port", str(control_port)]
+    command = [sys.executable, "-m", "simulators.ibkr", "--port", str(port), "--control-port", str(control_port)]
     command += ["--data", str(folder / "tws.db"), "--fill-delay-seconds", "0"]
     return Server("the simulated gateway", [*command, *arguments], control_port, folder / "tws.log")
 

@@ -21,7 +21,7 @@ from brokers.paper_exchange import PaperExchange
 from brokers.paper_words import Market
 from execution_service.core.order import Identity, Purpose
 from simulators import control
-from simulators.kite import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
+from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
 from tests.external.service_process import (
     COMMANDS_TOPIC,
     DATABASE,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import json
 import logging
 import os
 import re
+import resource
 import stat
 import subprocess
 import sys
@@ -22,7 +24,8 @@ import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from execution_service.log import Logging, redact, silence, start_logging
+from execution_service.log import Logging, silence, start_logging
+from execution_service.log_lines import redact
 
 REPOSITORY_ROOT = Path(__file__).resolve().parents[2]
 LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \| \[EXECUTION\] \| ")
@@ -367,23 +370,16 @@ def test_log_dir_that_cannot_be_made_leaves_the_console_and_is_said_once_for_eac
     assert sum("Cannot write the log to" in line for line in told) == 2
 
 
-def test_full_disk_is_said_once_and_so_is_its_end(
-    start: Start, log_dir: Path, console: Terminal, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_is_said_once_and_so_is_its_end(start: Start, log_dir: Path, console: Terminal) -> None:
     running = start(retry_seconds=0.0)
     log = structlog.get_logger()
     log.info("before")
     assert running.flush()
-    write = os.write
-    room = [10]
-
-    def full(descriptor: int, data: bytes) -> int:
-        if not room:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return write(descriptor, data[: room.pop()])
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "write", full)
+    # A limit on the size of this process's files fails as a full disk does: the first write goes in part, the next not at all.
+    largest = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with contextlib.ExitStack() as full:
+        full.callback(resource.setrlimit, resource.RLIMIT_FSIZE, largest)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(service_log(log_dir)) + 10, largest[1]))
         for number in range(3):
             log.info(f"lost {number}")
             assert running.flush()
@@ -391,10 +387,12 @@ def test_full_disk_is_said_once_and_so_is_its_end(
     running.stop()
     told = messages(console.getvalue())
     assert [line for line in told if "WARNING" not in line] == ["before", "lost 0", "lost 1", "lost 2", "after"]
-    assert sum("No space left on device" in line for line in told) == 1
+    assert sum("File too large" in line for line in told) == 1
     assert sum("is written again" in line for line in told) == 1
     # The torn piece of the first lost line stands alone: what follows begins on a line of its own.
     assert messages(service_log(log_dir))[0] == "before"
+    torn = service_log(log_dir).splitlines()[1]
+    assert len(torn) == 10
     assert "after" in messages(service_log(log_dir))
 
 
@@ -402,7 +400,7 @@ def test_file_is_left_alone_until_the_time_to_try_again(
     start: Start, log_dir: Path, console: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moment = [1000.0]
-    monkeypatch.setattr("execution_service.log.time.monotonic", lambda: moment[0])
+    monkeypatch.setattr("execution_service.log_places.time.monotonic", lambda: moment[0])
     log_dir.write_text("")
     running = start(retry_seconds=30.0)
     log = structlog.get_logger()
@@ -567,6 +565,24 @@ def test_closed_pipe_kills_nothing(log_dir: Path) -> None:
         os.close(writing)
     assert (done.returncode, done.stderr) == (0, b"")
     assert [line for line in messages(service_log(log_dir)) if "WARNING" not in line] == ["line 0", "line 1", "line 2"]
+
+
+def test_pipe_that_nobody_reads_holds_up_neither_the_service_nor_its_end(log_dir: Path) -> None:
+    reading, writing = os.pipe()
+    program = PROGRAM.replace("    running.flush()\n", "").replace('print("a stray print", flush=True)', "pass")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(log_dir), "5000", "stop"],
+            cwd=REPOSITORY_ROOT,
+            stdout=writing,
+            check=False,
+            timeout=60,
+        )
+    finally:
+        os.close(writing)
+        os.close(reading)
+    assert done.returncode == 0
+    assert messages(service_log(log_dir))[0] == "line 0"
 
 
 def test_in_silence_nobody_s_lines_appear_and_afterwards_they_do_again(

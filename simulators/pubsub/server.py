@@ -22,12 +22,11 @@ from pathlib import Path
 
 import grpc
 
-from simulators import pubsub_rules as rules
-from simulators.pubsub_hub import Hub
-from simulators.pubsub_ledger import Ledger, LedgerBusyError, LedgerUnusableError, LedgerWriteError
-from simulators.pubsub_services import Doors
+from simulators.pubsub import rules
+from simulators.pubsub.hub import Hub
+from simulators.pubsub.ledger import Ledger, LedgerBusyError, LedgerUnusableError, LedgerWriteError
+from simulators.pubsub.services import Doors
 
-_PAYLOAD_CACHE_BYTES = 64_000_000
 _STOP_GRACE_SECONDS = 1.0
 # A transfer frame around the largest allowed request.
 _LARGEST_TRANSFER_BYTES = 16_000_000
@@ -59,8 +58,8 @@ class LocalPubSub:
     """The server inside an asyncio program.
 
     `path` is its file (created with mode 0600; `path` + ".lock" beside it keeps a second server away); `port` 0 takes
-    any free one; `now_us` is the wall clock used for publish times and retention, `payload_cache_bytes` the most
-    payload kept in memory.
+    any free one; `now_us` is the wall clock used for publish times and retention. What is unacknowledged is kept in
+    memory too.
     """
 
     def __init__(
@@ -70,13 +69,11 @@ class LocalPubSub:
         host: str = "127.0.0.1",
         port: int = 0,
         now_us: Callable[[], int] = wall_clock_us,
-        payload_cache_bytes: int = _PAYLOAD_CACHE_BYTES,
     ) -> None:
         self._path = Path(path)
         self._host = host
         self._port = port
         self._now_us = now_us
-        self._payload_cache_bytes = payload_cache_bytes
         self._ledger: Ledger | None = None
         self._hub: Hub | None = None
         self._server: grpc.aio.Server | None = None
@@ -91,7 +88,7 @@ class LocalPubSub:
         contents = await ledger.open()
         self._ledger = ledger
         try:
-            self._hub = Hub(ledger, now_us=self._now_us, payload_cache_bytes=self._payload_cache_bytes)
+            self._hub = Hub(ledger, now_us=self._now_us)
             self._hub.load(contents)
             self._server = grpc.aio.server(options=_SERVER_OPTIONS)
             self._server.add_generic_rpc_handlers((Doors(self._hub),))
@@ -232,7 +229,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

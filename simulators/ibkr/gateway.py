@@ -1,6 +1,6 @@
 """The simulated TWS or IB Gateway: the sockets of its API and its answers, over a paper exchange's book; no wire format, no listings.
 
-    python -m simulators.tws --port 4002 --control-port 4003 --data tws.db        a book that outlives the gateway
+    python -m simulators.ibkr --port 4002 --control-port 4003 --data tws.db        a book that outlives the gateway
 
 Its control port speaks HTTP and does what every gateway does (see `simulators.control`), and
 
@@ -41,14 +41,14 @@ from brokers.base import OrderRef, OrderType, ReportStatus, Side, Ticket, Tif
 from brokers.errors import OrderRefused
 from brokers.paper_words import Action, Fault, Market, Operation, PaperOrder
 from simulators import control
-from simulators import tws_wire as wire
-from simulators.tws_book import TwsBook, client_and_order_id, next_version, perm_id
-from simulators.tws_contracts import Listing, listed, listing_of, market_rule
-from simulators.tws_wire import Ask
+from simulators.ibkr import DEFAULT_ACCOUNT, wire
+from simulators.ibkr.book import TwsBook, client_and_order_id, next_version, perm_id
+from simulators.ibkr.contracts import Listing, listed, listing_of, market_rule
+from simulators.ibkr.wire import Ask
+from simulators.loopback_http import LoopbackServer
 
 log = logging.getLogger(__name__)
 
-DEFAULT_ACCOUNT = "DU000001"
 TICK_SECONDS = 0.01
 COIN_TIFS = frozenset({"Minutes", "IOC"})
 """As a paper account answered in 2026, with error 201 to any other (Lean pull request 9766); IBKR's own page names DAY and GTC, too."""
@@ -167,7 +167,7 @@ class TwsSimulator:
         self.is_linked = True
         self._mark = 0
         self._server: asyncio.Server | None = None
-        self._control: control.ControlServer | None = None
+        self._control: LoopbackServer | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watch: asyncio.Task[None] | None = None
 
@@ -335,7 +335,7 @@ class TwsSimulator:
     async def start_control(self, port: int = 0) -> str:
         """Serves the control side by HTTP on a second port of loopback (0: any free one); returns its address."""
         self._loop = asyncio.get_running_loop()
-        self._control = control.ControlServer(self, port)
+        self._control = control.control_server(self, port)
         self._control.begin("simulated-tws-control")
         return f"http://127.0.0.1:{self._control.port}{control.PATH}"
 
@@ -1072,7 +1072,8 @@ async def _run(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="A simulated TWS or IB Gateway on loopback; no order leaves this machine."
+        prog="python -m simulators.ibkr",
+        description="A simulated TWS or IB Gateway on loopback; no order leaves this machine.",
     )
     parser.add_argument("--port", type=int, default=4002)
     parser.add_argument("--control-port", type=int, default=0, help="0: any free one (default)")

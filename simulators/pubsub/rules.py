@@ -11,14 +11,11 @@ from typing import Any
 import grpc
 from google.pubsub_v1 import types
 
-from simulators.pubsub_backlog import Terms
-
 # The raw protobuf classes: the wrappers around them cost more than everything else on the hot path together.
 PubsubMessage: Any = types.PubsubMessage.pb()
 Topic: Any = types.Topic.pb()
 Subscription: Any = types.Subscription.pb()
 
-DELETED_TOPIC = "_deleted-topic_"
 LARGEST_REQUEST_BYTES = 10_000_000
 _LARGEST_BATCH = 1000
 _LARGEST_ATTRIBUTES = 100
@@ -27,12 +24,8 @@ _LARGEST_ATTRIBUTE_VALUE_BYTES = 1024
 _LARGEST_ORDERING_KEY_BYTES = 1024
 _DEFAULT_RETENTION_SECONDS = 7 * 86400
 _RETENTION_SECONDS = range(600, 31 * 86400 + 1)
-_BACKOFF_SECONDS = range(601)
 _ACK_DEADLINE_SECONDS = range(10, 601)
 _MODIFIED_DEADLINE_SECONDS = range(601)
-_DELIVERY_ATTEMPTS = range(5, 101)
-_DEFAULT_MIN_BACKOFF_SECONDS = 10
-_DEFAULT_MAX_BACKOFF_SECONDS = 600
 
 _NAME = re.compile(
     r"projects/(?P<project>[a-z0-9][a-z0-9.:\-]*)/(?P<kind>topics|subscriptions)/(?P<id>[A-Za-z][A-Za-z0-9\-_.~+%]{2,254})"
@@ -41,22 +34,7 @@ _OUTPUT_ONLY = frozenset(
     {"state", "detached", "satisfies_pzs", "topic_message_retention_duration", "analytics_hub_subscription_info"}
 )
 _TOPIC_FIELDS = frozenset({"name", "labels"})
-_TOPIC_CHANGES = frozenset({"labels"})
-_SUBSCRIPTION_FIELDS = frozenset(
-    {
-        "name",
-        "topic",
-        "ack_deadline_seconds",
-        "retain_acked_messages",
-        "message_retention_duration",
-        "labels",
-        "enable_message_ordering",
-        "dead_letter_policy",
-        "retry_policy",
-    }
-)
-_SUBSCRIPTION_CHANGES = _SUBSCRIPTION_FIELDS - {"name", "topic", "enable_message_ordering"}
-_ALWAYS_IMMUTABLE = frozenset({"name", "topic", "enable_message_ordering"})
+_SUBSCRIPTION_FIELDS = frozenset({"name", "topic", "ack_deadline_seconds", "message_retention_duration", "labels"})
 
 
 class RefusedError(Exception):
@@ -104,12 +82,6 @@ def check_project(name: str) -> None:
         raise invalid(f"Invalid [projects] name: (name={name}). It must be projects/PROJECT.")
 
 
-def short_name(name: str) -> tuple[str, str]:
-    """The project and the id within a full name."""
-    _, project, _, identifier = name.split("/", 3)
-    return project, identifier
-
-
 def check_messages(request: Any) -> None:
     """Raise RefusedError unless a PublishRequest can be published whole."""
     if not request.messages:
@@ -152,7 +124,9 @@ def _check_bytes(what: str, text: str, largest: int) -> None:
 def settled_topic(given: Any) -> Any:
     """A Topic to keep, made from a request's; raises RefusedError for anything not supported."""
     check_name(given.name, "topics")
-    _refuse_unknown_fields(given, _TOPIC_FIELDS, "topic")
+    for field, _ in given.ListFields():
+        if field.name not in _TOPIC_FIELDS | _OUTPUT_ONLY:
+            raise unsupported(f"The topic field {field.name}")
     topic = Topic()
     topic.CopyFrom(given)
     for name in _OUTPUT_ONLY & set(Topic.DESCRIPTOR.fields_by_name):
@@ -164,9 +138,9 @@ def settled_topic(given: Any) -> Any:
 def settled_subscription(given: Any) -> Any:
     """A Subscription to keep, with defaults filled in; raises RefusedError for anything not supported."""
     check_name(given.name, "subscriptions")
-    if given.topic != DELETED_TOPIC:
-        check_name(given.topic, "topics")
-    _refuse_unsupported_subscription(given)
+    check_name(given.topic, "topics")
+    if missing := unsupported_fields(given):
+        raise unsupported(f"The subscription field {missing[0]}")
     subscription = Subscription()
     subscription.CopyFrom(given)
     for name in _OUTPUT_ONLY & set(Subscription.DESCRIPTOR.fields_by_name):
@@ -184,107 +158,19 @@ def settled_subscription(given: Any) -> Any:
         subscription.message_retention_duration.seconds = _DEFAULT_RETENTION_SECONDS
     if subscription.message_retention_duration.seconds not in _RETENTION_SECONDS:
         raise invalid("Invalid message_retention_duration: it must be 10 minutes to 31 days.")
-    if subscription.HasField("dead_letter_policy"):
-        _settle_dead_letter_policy(subscription.dead_letter_policy)
-    if subscription.HasField("retry_policy"):
-        _settle_retry_policy(subscription.retry_policy)
     return subscription
 
 
-def _settle_dead_letter_policy(policy: Any) -> None:
-    check_name(policy.dead_letter_topic, "topics")
-    if not policy.max_delivery_attempts:
-        policy.max_delivery_attempts = _DELIVERY_ATTEMPTS.start
-    if policy.max_delivery_attempts not in _DELIVERY_ATTEMPTS:
-        raise invalid(f"Invalid max_delivery_attempts {policy.max_delivery_attempts}: it must be 5 to 100.")
-
-
-def _settle_retry_policy(policy: Any) -> None:
-    if not policy.HasField("minimum_backoff"):
-        policy.minimum_backoff.seconds = _DEFAULT_MIN_BACKOFF_SECONDS
-    if not policy.HasField("maximum_backoff"):
-        policy.maximum_backoff.seconds = _DEFAULT_MAX_BACKOFF_SECONDS
-    least, most = _seconds(policy.minimum_backoff), _seconds(policy.maximum_backoff)
-    if not 0 <= least <= most <= _BACKOFF_SECONDS.stop - 1:
-        raise invalid(
-            f"Invalid retry policy: minimum back-off {least:g} s and maximum back-off {most:g} s must be 0 to 600"
-            " seconds and in that order."
-        )
-
-
-def _refuse_unsupported_subscription(given: Any) -> None:
-    for field, value in given.ListFields():
-        if field.name == "push_config" and not value.ListFields():
-            continue
+def unsupported_fields(given: Any) -> list[str]:
+    """The names of what a Subscription asks for and this server does not have."""
+    return [
+        field.name
+        for field, value in given.ListFields()
+        if field.name not in _SUBSCRIPTION_FIELDS | _OUTPUT_ONLY
+        and not (field.name == "push_config" and not value.ListFields())
         # "Never expires" is what this server does anyway.
-        if field.name == "expiration_policy" and not value.HasField("ttl"):
-            continue
-        if field.name not in _SUBSCRIPTION_FIELDS and field.name not in _OUTPUT_ONLY:
-            raise unsupported(f"The subscription field {field.name}")
-
-
-def _refuse_unknown_fields(given: Any, known: frozenset[str], what: str) -> None:
-    for field, _ in given.ListFields():
-        if field.name not in known and field.name not in _OUTPUT_ONLY:
-            raise unsupported(f"The {what} field {field.name}")
-
-
-def updated_topic(current: Any, given: Any, paths: list[str]) -> Any:
-    """The Topic after an update of the named fields."""
-    return settled_topic(_merged(Topic, current, given, paths, _TOPIC_CHANGES))
-
-
-def updated_subscription(current: Any, given: Any, paths: list[str]) -> Any:
-    """The Subscription after an update of the named fields."""
-    # A whole policy may be named, or one field of it; the rest of the request is not looked at, as with Google.
-    changes = _SUBSCRIPTION_CHANGES | {"push_config", "expiration_policy"}
-    return settled_subscription(_merged(Subscription, current, given, paths, changes))
-
-
-def _merged(kind: Any, current: Any, given: Any, paths: list[str], changes: frozenset[str]) -> Any:
-    if not paths:
-        raise invalid("The update_mask in the request must be set and name at least one field.")
-    merged = kind()
-    merged.CopyFrom(current)
-    for path in paths:
-        name, _, inner = path.partition(".")
-        field = kind.DESCRIPTOR.fields_by_name.get(name)
-        if field is None:
-            raise invalid(f"Invalid update_mask: there is no field {path}.")
-        if name in _ALWAYS_IMMUTABLE or name in _OUTPUT_ONLY:
-            raise invalid(f"Invalid update_mask: the field {name} cannot be changed.")
-        if name not in changes:
-            raise unsupported(f"Changing the field {name}")
-        if inner:
-            _copy_inner(merged, given, name, inner, path)
-        else:
-            merged.ClearField(name)
-            if (field.is_repeated and getattr(given, name)) or (field.has_presence and given.HasField(name)):
-                single = kind()
-                _copy_field(single, given, field)
-                merged.MergeFrom(single)
-            elif not field.is_repeated and not field.has_presence:
-                setattr(merged, name, getattr(given, name))
-    return merged
-
-
-def _copy_field(target: Any, source: Any, field: Any) -> None:
-    target.CopyFrom(source)
-    for other, _ in source.ListFields():
-        if other.name != field.name:
-            target.ClearField(other.name)
-
-
-def _copy_inner(merged: Any, given: Any, name: str, inner: str, path: str) -> None:
-    into, source = getattr(merged, name), getattr(given, name)
-    field = getattr(type(into), "DESCRIPTOR", None) and type(into).DESCRIPTOR.fields_by_name.get(inner)
-    if not field:
-        raise invalid(f"Invalid update_mask: there is no field {path}.")
-    into.ClearField(inner)
-    if field.message_type is None:
-        setattr(into, inner, getattr(source, inner))
-    elif source.HasField(inner):
-        getattr(into, inner).CopyFrom(getattr(source, inner))
+        and not (field.name == "expiration_policy" and not value.HasField("ttl"))
+    ]
 
 
 def check_modified_deadline(seconds: int) -> None:
@@ -297,21 +183,3 @@ def check_stream_deadline(seconds: int) -> None:
     """Raise RefusedError unless a stream may ask for this acknowledgement deadline."""
     if seconds not in _ACK_DEADLINE_SECONDS:
         raise invalid(f"Invalid stream_ack_deadline_seconds {seconds}: it must be 10 to 600.")
-
-
-def terms_of(subscription: Any) -> Terms:
-    """What a settled Subscription asks of its backlog."""
-    has_retry = subscription.HasField("retry_policy")
-    has_dead_letter = subscription.HasField("dead_letter_policy")
-    return Terms(
-        ack_deadline_seconds=subscription.ack_deadline_seconds,
-        ordered=subscription.enable_message_ordering,
-        min_backoff_seconds=_seconds(subscription.retry_policy.minimum_backoff) if has_retry else 0.0,
-        max_backoff_seconds=_seconds(subscription.retry_policy.maximum_backoff) if has_retry else 0.0,
-        max_attempts=subscription.dead_letter_policy.max_delivery_attempts if has_dead_letter else None,
-    )
-
-
-def _seconds(duration: Any) -> float:
-    seconds: float = duration.seconds + duration.nanos / 1e9
-    return seconds

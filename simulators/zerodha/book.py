@@ -12,7 +12,7 @@ from typing import Any
 from brokers.base import Instrument, Report, ReportStatus
 from brokers.paper_words import Fault, Market, Operation, PaperOrder
 from simulators.fault_plan import PlannedBook
-from simulators.kite_market import ICEBERG_OF, KITE_ORDER_TYPES, Refused
+from simulators.zerodha.market import ICEBERG_OF, KITE_ORDER_TYPES, Refused
 
 IST = timezone(timedelta(hours=5, minutes=30), "IST")
 ORDER_ID_FORMAT = "{time:%y%m%d}{number:09d}"

@@ -10,7 +10,7 @@ from decimal import Decimal
 from enum import IntEnum
 from zoneinfo import ZoneInfo
 
-from simulators.tws_contracts import Listing, Query
+from simulators.ibkr.contracts import Listing, Query
 
 SERVER_VERSION = 176
 """The last one whose fields are all plain text to both client libraries."""

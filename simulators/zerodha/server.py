@@ -1,7 +1,7 @@
 """Zerodha's Kite Connect on loopback: REST, order feed and login over a paper exchange, with faults on demand; no money and no prices.
 
-    python -m simulators.kite --port 8083 --data kite.db        a book that outlives the server
-    python -m simulators.kite … --faults 7:0.2                  a fifth of the calls goes wrong, the same by the same seed
+    python -m simulators.zerodha --port 8083 --data kite.db        a book that outlives the server
+    python -m simulators.zerodha … --faults 7:0.2                  a fifth of the calls goes wrong, the same by the same seed
 
 Beside the API's own routes, for tests and people:
 
@@ -44,13 +44,18 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import SplitResult, parse_qs, parse_qsl
+from urllib.parse import parse_qs, parse_qsl
+
+from starlette.responses import Response
+from starlette.websockets import WebSocket
 
 from brokers.base import OrderRef, ReportStatus
 from brokers.errors import BrokerUnavailable, OrderRefused
 from brokers.paper_words import Action, Fault, Market, Operation
 from simulators import control
-from simulators.kite_book import (
+from simulators.loopback_http import Dropped, HttpCall, LoopbackServer, Trickled, json_response
+from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY, DEFAULT_API_SECRET
+from simulators.zerodha.book import (
     KiteBook,
     charges_item,
     holding_item,
@@ -59,13 +64,9 @@ from simulators.kite_book import (
     position_item,
     trade_items,
 )
-from simulators.kite_market import EXCHANGES, LISTINGS, Listing, Refused, as_csv, read_order
-from simulators.kite_socket import Listener, accept_key
-from simulators.loopback_http import Dropped, LoopbackHandler, LoopbackServer, Trickled
+from simulators.zerodha.feed import Listener
+from simulators.zerodha.market import EXCHANGES, LISTINGS, Listing, Refused, as_csv, read_order
 
-DEFAULT_API_KEY = "simulatedkey"
-DEFAULT_API_SECRET = "simulated-secret-no-secret"
-DEFAULT_ACCESS_TOKEN = "simulated-access-token"
 HEARTBEAT_SECONDS = 1.0
 _LOOK_SECONDS = 0.01
 _ANSWER_FIRST_SECONDS = 0.05
@@ -177,8 +178,8 @@ class SimulatedKite:
         order_calls_per_second: int | None = None,
         other_calls_per_second: int | None = None,
     ) -> None:
-        self._server = _Server(host, port, self)
         self._host = host
+        self._server = self._new_server(port)
         self.port = self._server.port
         """Stays the same over restarts."""
         self.api_key = api_key
@@ -292,7 +293,7 @@ class SimulatedKite:
         """The connected listeners are told nothing any more, heartbeats included, and are not cut off."""
         with self._lock:
             for listener in self._listeners:
-                listener.muted = muted
+                listener.mute(muted)
 
     def push(self, text: str) -> None:
         """Sends any text to every listener."""
@@ -326,10 +327,39 @@ class SimulatedKite:
             self._server.end()
             self.stopping.wait(closed_seconds)
             if not self.stopping.is_set():
-                self._server = _Server(self._host, self.port, self)
+                self._server = self._new_server(self.port)
                 self._server.begin("simulated-kite")
 
     # Calls
+
+    def _new_server(self, port: int) -> LoopbackServer:
+        kinds = {403: "PermissionException", 413: "InputException"}
+        return LoopbackServer(
+            self._host,
+            port,
+            self._answer,
+            lambda status, words: _refusal(Refused(status, kinds[status], words)),
+            self._serve_feed,
+        )
+
+    def _answer(self, http_call: HttpCall) -> Response:
+        if http_call.path.startswith(control.PATH):
+            return control.answer_control(http_call, self)
+        form = dict(parse_qsl(http_call.query))
+        if http_call.content_type == "application/x-www-form-urlencoded":
+            form |= dict(parse_qsl(http_call.body.decode("utf-8", "replace"), keep_blank_values=True))
+        authorization = http_call.headers.get("authorization", "")
+        try:
+            answer = self.answer(
+                Call(http_call.method, http_call.path, form, http_call.body, authorization, time.monotonic())
+            )
+        except Refused as refusal:
+            return _refusal(refusal)
+        except BrokerUnavailable as exc:
+            return _refusal(Refused(503, "NetworkException", str(exc)))
+        if isinstance(answer, Page):
+            return Response(answer.content, answer.status, media_type=answer.content_type)
+        return json_response(200, {"status": "success", "data": answer}, _plain)
 
     def answer(self, call: Call) -> object:
         """The `data` of one call's answer, or a Page. Raises Refused, or Dropped where no answer is to be given."""
@@ -666,12 +696,18 @@ class SimulatedKite:
 
     # Order feed
 
-    def listen(self, listener: Listener) -> None:
+    async def _serve_feed(self, websocket: WebSocket) -> None:
         """Serves one listener until it leaves or is dropped."""
+        if not self.is_feed_open_to(websocket.url.query):
+            refusal = Refused(403, "TokenException", "Incorrect `api_key` or `access_token`.")
+            await websocket.send_denial_response(_refusal(refusal))
+            return
+        await websocket.accept()
+        listener = Listener(websocket)
         with self._lock:
             self._listeners.add(listener)
         try:
-            listener.serve()
+            await listener.serve()
         finally:
             with self._lock:
                 self._listeners.discard(listener)
@@ -764,64 +800,9 @@ class SimulatedKite:
         later.start()
 
 
-class _Server(LoopbackServer):
-    def __init__(self, host: str, port: int, simulator: SimulatedKite) -> None:
-        self.simulator = simulator
-        super().__init__(host, port, _Handler)
-
-
-class _Handler(LoopbackHandler):
-    server: _Server
-
-    def answer_call(self, address: SplitResult, body: bytes) -> None:
-        simulator = self.server.simulator
-        if self.headers.get("Upgrade", "").lower() == "websocket":
-            self._serve_feed(address.query)
-            return
-        if address.path.startswith(control.PATH):
-            control.serve_control(self, simulator, address, body)
-            return
-        try:
-            answer = simulator.answer(self._call(address.path, address.query, body))
-        except Refused as refusal:
-            self._refuse(refusal)
-        except BrokerUnavailable as exc:
-            self._refuse(Refused(503, "NetworkException", str(exc)))
-        else:
-            if isinstance(answer, Page):
-                self.write(answer.status, answer.content_type, answer.content.encode())
-            else:
-                self.write_json(200, {"status": "success", "data": answer}, _plain)
-
-    def refuse_stranger(self) -> None:
-        self._refuse(Refused(403, "PermissionException", "Loopback only"))
-
-    def refuse_long_body(self) -> None:
-        self._refuse(Refused(413, "InputException", "Request too large"))
-
-    def _call(self, path: str, query: str, body: bytes) -> Call:
-        form = dict(parse_qsl(query))
-        if self.headers.get_content_type() == "application/x-www-form-urlencoded":
-            form |= dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
-        return Call(self.command, path, form, body, self.headers.get("Authorization", ""), time.monotonic())
-
-    def _serve_feed(self, query: str) -> None:
-        self.close_connection = True
-        key = self.headers.get("Sec-WebSocket-Key")
-        if key is None or not self.server.simulator.is_feed_open_to(query):
-            self._refuse(Refused(403, "TokenException", "Incorrect `api_key` or `access_token`."))
-            return
-        self.send_response(101)
-        self.send_header("Upgrade", "websocket")
-        self.send_header("Connection", "Upgrade")
-        self.send_header("Sec-WebSocket-Accept", accept_key(key))
-        self.end_headers()
-        self.wfile.flush()
-        self.server.simulator.listen(Listener(self.connection, self.rfile))
-
-    def _refuse(self, refusal: Refused) -> None:
-        words = {"message": refusal.message, "data": None, "error_type": refusal.error_type}
-        self.write_json(refusal.status, {"status": "error", **words})
+def _refusal(refusal: Refused) -> Response:
+    words = {"message": refusal.message, "data": None, "error_type": refusal.error_type}
+    return json_response(refusal.status, {"status": "error", **words})
 
 
 def _plain(value: object) -> int | float:
@@ -833,7 +814,7 @@ def _plain(value: object) -> int | float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m simulators.kite", description="A Kite Connect API on loopback over a paper exchange."
+        prog="python -m simulators.zerodha", description="A Kite Connect API on loopback over a paper exchange."
     )
     parser.add_argument("--port", type=int, default=8083, help="0 takes any free port (default: %(default)s)")
     parser.add_argument("--data", type=Path, required=True, help="the file of the book; made if there is none")
@@ -882,7 +863,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         if chosen.notice is not None:
             control.take_back_notice(chosen.notice)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

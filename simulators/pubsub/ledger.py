@@ -1,6 +1,6 @@
 """The SQLite file behind the local Pub/Sub server: topics, subscriptions and every message still owed.
 
-One dedicated thread owns the connection and commits whatever has gathered since the last commit in one go. What is
+Whatever has gathered since the last commit is committed in one go, in a thread. What is
 deliverable, leased or waiting is not known here.
 """
 
@@ -11,14 +11,12 @@ import fcntl
 import json
 import logging
 import os
-import queue
 import sqlite3
 import stat
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +24,7 @@ T = TypeVar("T")
 
 _APPLICATION_ID = 0x50755362
 _LAYOUT_VERSION = 1
+# `discard_before_us`, `failures` and `acknowledged` are of features that are gone; with them the files of earlier versions can be used.
 _LAYOUT = (
     "CREATE TABLE topics(name TEXT PRIMARY KEY, resource BLOB NOT NULL)",
     """CREATE TABLE subscriptions(
@@ -39,7 +38,6 @@ _LAYOUT = (
 )
 _OWED_COLUMNS = "subscription, message, published_us, ordering_key, size, body"
 _ROWS_PER_STATEMENT = 50
-_JOBS_PER_COMMIT = 500
 
 
 class LedgerBusyError(Exception):
@@ -65,20 +63,17 @@ class StoredSubscription:
     """A subscription as the file holds it; `resource` is a serialized google.pubsub.v1.Subscription."""
 
     id: int
-    discard_before_us: int
     resource: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredOwed:
-    """One unacknowledged message without its payload; `size` is bytes, `published_us` microseconds since 1970 UTC."""
+    """One unacknowledged message; `body` is a serialized PubsubMessage, `published_us` microseconds since 1970 UTC."""
 
     subscription_id: int
     message_id: int
     published_us: int
-    ordering_key: str
-    size: int
-    failures: int
+    body: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,13 +92,10 @@ OwedRow = tuple[int, int, int, str, int, bytes]
 Work = Callable[[sqlite3.Connection], Any]
 
 
-class _Job:
-    __slots__ = ("future", "on_commit", "work")
-
-    def __init__(self, work: Work, future: asyncio.Future[Any] | None, on_commit: Callable[[], None] | None) -> None:
-        self.work = work
-        self.future = future
-        self.on_commit = on_commit
+class _Job(NamedTuple):
+    work: Work
+    future: asyncio.Future[Any] | None
+    on_commit: Callable[[], None] | None
 
 
 class Ledger:
@@ -112,13 +104,11 @@ class Ledger:
     def __init__(self, path: Path, *, acknowledge_within_seconds: float = 0.1) -> None:
         self._path = path
         self._lazy_seconds = acknowledge_within_seconds
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: list[_Job] = []
+        self._writing: asyncio.Task[None] | None = None
         self._lock_fd: int | None = None
         self._connection: sqlite3.Connection | None = None
-        self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._done: dict[tuple[int, bool], list[int]] = {}
-        self._failures: dict[tuple[int, int], int] = {}
+        self._done: dict[int, list[int]] = {}
         self._flush_timer: asyncio.TimerHandle | None = None
 
     async def open(self) -> Contents:
@@ -126,26 +116,20 @@ class Ledger:
 
         Raises LedgerBusyError when another server holds it, LedgerUnusableError when it is not ours to use.
         """
-        self._loop = asyncio.get_running_loop()
         self._lock_fd = _lock(self._path)
         try:
             _make_private(self._path)
             self._connection = _connect(self._path)
-            contents = await asyncio.to_thread(_read_contents, self._connection)
+            return await asyncio.to_thread(_read_contents, self._connection)
         except BaseException:
             self._release()
             raise
-        self._thread = threading.Thread(target=self._serve, name="pubsub-ledger", daemon=True)
-        self._thread.start()
-        return contents
 
     async def close(self) -> None:
         """Commit what is still waiting, close the file and give up the lock."""
-        if self._thread is not None:
-            self.flush()
-            self._jobs.put(None)
-            await asyncio.to_thread(self._thread.join)
-            self._thread = None
+        self.flush()
+        if self._writing is not None:
+            await self._writing
         self._release()
 
     async def run(self, work: Callable[[sqlite3.Connection], T], *, on_commit: Callable[[], None] | None = None) -> T:
@@ -154,69 +138,54 @@ class Ledger:
         `on_commit` runs on the loop right after the commit, also when the caller has been cancelled meanwhile.
         Raises LedgerWriteError when SQLite refused it.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self.flush()
-        self._jobs.put(_Job(work, future, on_commit))
+        self._put(_Job(work, future, on_commit))
         return await future
 
     async def insert(self, rows: Sequence[OwedRow], *, on_commit: Callable[[], None]) -> None:
         """Commit new messages; raises LedgerWriteError."""
         await self.run(lambda connection: insert_owed(connection, rows), on_commit=on_commit)
 
-    async def payloads(self, subscription_id: int, message_ids: Sequence[int]) -> dict[int, bytes]:
-        """The serialized messages with these ids, as far as they are still there."""
-        ids = json.dumps(list(message_ids))
-
-        def work(connection: sqlite3.Connection) -> dict[int, bytes]:
-            return dict(
-                connection.execute(
-                    "SELECT message, body FROM owed WHERE subscription = ?"
-                    " AND message IN (SELECT value FROM json_each(?))",
-                    (subscription_id, ids),
-                )
-            )
-
-        return await self.run(work)
-
-    def forget(self, subscription_id: int, message_ids: Sequence[int], *, keep: bool) -> None:
-        """Write down acknowledgements soon; a crash before that only means that the messages are delivered again.
-
-        With `keep` the messages stay for a later seek.
-        """
+    def forget(self, subscription_id: int, message_ids: Sequence[int]) -> None:
+        """Write down acknowledgements soon; a crash before that only means that the messages are delivered again."""
         if not message_ids:
             return
-        self._done.setdefault((subscription_id, keep), []).extend(message_ids)
-        self._flush_soon()
-
-    def note_failures(self, subscription_id: int, message_id: int, failures: int) -> None:
-        """Write down soon how often a message failed, for the dead-letter count."""
-        self._failures[subscription_id, message_id] = failures
-        self._flush_soon()
+        self._done.setdefault(subscription_id, []).extend(message_ids)
+        if self._flush_timer is None:
+            self._flush_timer = asyncio.get_running_loop().call_later(self._lazy_seconds, self.flush)
 
     def flush(self) -> None:
-        """Hand the gathered acknowledgements to the writing thread now."""
+        """Have the gathered acknowledgements written now."""
         if self._flush_timer is not None:
             self._flush_timer.cancel()
             self._flush_timer = None
-        if not self._done and not self._failures:
+        if not self._done:
             return
         done, self._done = self._done, {}
-        failures, self._failures = self._failures, {}
 
         def work(connection: sqlite3.Connection) -> None:
             connection.executemany(
-                "UPDATE owed SET failures = ? WHERE subscription = ? AND message = ?",
-                [(count, subscription, message) for (subscription, message), count in failures.items()],
+                "DELETE FROM owed WHERE subscription = ? AND message IN (SELECT value FROM json_each(?))",
+                [(subscription, json.dumps(messages)) for subscription, messages in done.items()],
             )
-            for (subscription, keep), messages in done.items():
-                acknowledge(connection, subscription, messages, keep=keep)
 
-        self._jobs.put(_Job(work, None, None))
+        self._put(_Job(work, None, None))
 
-    def _flush_soon(self) -> None:
-        if self._flush_timer is None and self._loop is not None:
-            self._flush_timer = self._loop.call_later(self._lazy_seconds, self.flush)
+    def _put(self, job: _Job) -> None:
+        self._jobs.append(job)
+        if self._writing is None:
+            self._writing = asyncio.get_running_loop().create_task(self._write())
+
+    async def _write(self) -> None:
+        """What gathers during one commit goes into the next."""
+        try:
+            while self._jobs:
+                jobs, self._jobs = self._jobs, []
+                assert self._connection is not None
+                _settle(jobs, await asyncio.to_thread(_commit_together, self._connection, jobs))
+        finally:
+            self._writing = None
 
     def _release(self) -> None:
         if self._connection is not None:
@@ -225,39 +194,6 @@ class Ledger:
         if self._lock_fd is not None:
             os.close(self._lock_fd)
             self._lock_fd = None
-
-    def _serve(self) -> None:
-        assert self._connection is not None
-        assert self._loop is not None
-        running = True
-        while running:
-            jobs: list[_Job] = []
-            job = self._jobs.get()
-            while True:
-                if job is None:
-                    running = False
-                    break
-                jobs.append(job)
-                if len(jobs) >= _JOBS_PER_COMMIT:
-                    break
-                try:
-                    job = self._jobs.get_nowait()
-                except queue.Empty:
-                    break
-            if jobs:
-                outcomes = _commit_together(self._connection, jobs)
-                self._loop.call_soon_threadsafe(_settle, jobs, outcomes)
-
-
-def acknowledge(
-    connection: sqlite3.Connection, subscription_id: int, message_ids: Sequence[int], *, keep: bool
-) -> None:
-    """Mark messages of one subscription as done: deleted, or with `keep` only marked."""
-    action = "UPDATE owed SET acknowledged = 1" if keep else "DELETE FROM owed"
-    connection.execute(
-        f"{action} WHERE subscription = ? AND message IN (SELECT value FROM json_each(?))",
-        (subscription_id, json.dumps(list(message_ids))),
-    )
 
 
 def insert_owed(connection: sqlite3.Connection, rows: Sequence[OwedRow]) -> None:
@@ -283,36 +219,6 @@ def delete_subscription(connection: sqlite3.Connection, subscription_id: int) ->
     """Remove a subscription and all it was owed."""
     connection.execute("DELETE FROM subscriptions WHERE id = ?", (subscription_id,))
     connection.execute("DELETE FROM owed WHERE subscription = ?", (subscription_id,))
-
-
-def seek(connection: sqlite3.Connection, subscription_id: int, moment_us: int, *, keep: bool) -> list[StoredOwed]:
-    """Acknowledge everything published before a moment, and bring back the kept messages from it on."""
-    if keep:
-        connection.execute(
-            "UPDATE owed SET acknowledged = 1 WHERE subscription = ? AND published_us < ?",
-            (subscription_id, moment_us),
-        )
-    else:
-        connection.execute("DELETE FROM owed WHERE subscription = ? AND published_us < ?", (subscription_id, moment_us))
-    connection.execute("UPDATE subscriptions SET discard_before_us = ? WHERE id = ?", (moment_us, subscription_id))
-    replayed = _read_owed(
-        connection, "subscription = ? AND acknowledged = 1 AND published_us >= ?", (subscription_id, moment_us)
-    )
-    connection.execute(
-        "UPDATE owed SET acknowledged = 0, failures = 0 WHERE subscription = ? AND acknowledged = 1 AND published_us >= ?",
-        (subscription_id, moment_us),
-    )
-    return replayed
-
-
-def delete_older(connection: sqlite3.Connection, subscription_id: int, moment_us: int) -> None:
-    """Remove what is past its retention, acknowledged or not."""
-    connection.execute("DELETE FROM owed WHERE subscription = ? AND published_us < ?", (subscription_id, moment_us))
-
-
-def delete_acknowledged(connection: sqlite3.Connection, subscription_id: int) -> None:
-    """Remove the messages kept for a seek."""
-    connection.execute("DELETE FROM owed WHERE subscription = ? AND acknowledged = 1", (subscription_id,))
 
 
 def _lock(path: Path) -> int:
@@ -373,34 +279,19 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _read_contents(connection: sqlite3.Connection) -> Contents:
-    connection.execute("DELETE FROM owed WHERE subscription NOT IN (SELECT id FROM subscriptions)")
+    # What earlier versions kept for a seek after it was acknowledged is owed to nobody.
+    connection.execute("DELETE FROM owed WHERE acknowledged = 1 OR subscription NOT IN (SELECT id FROM subscriptions)")
     topics = [row[0] for row in connection.execute("SELECT resource FROM topics ORDER BY name")]
     subscriptions = [
-        StoredSubscription(id=row[0], discard_before_us=row[1], resource=row[2])
-        for row in connection.execute("SELECT id, discard_before_us, resource FROM subscriptions ORDER BY name")
+        StoredSubscription(id=row[0], resource=row[1])
+        for row in connection.execute("SELECT id, resource FROM subscriptions ORDER BY name")
     ]
-    owed = _read_owed(connection, "acknowledged = 0", ())
-    last = connection.execute("SELECT max(message) FROM owed").fetchone()[0]
-    return Contents(topics=topics, subscriptions=subscriptions, owed=owed, last_message_id=last or 0)
-
-
-def _read_owed(connection: sqlite3.Connection, condition: str, values: tuple[int, ...]) -> list[StoredOwed]:
-    rows = connection.execute(
-        "SELECT subscription, message, published_us, ordering_key, size, failures FROM owed"
-        f" WHERE {condition} ORDER BY message",
-        values,
-    )
-    return [
-        StoredOwed(
-            subscription_id=row[0],
-            message_id=row[1],
-            published_us=row[2],
-            ordering_key=row[3],
-            size=row[4],
-            failures=row[5],
-        )
-        for row in rows
+    owed = [
+        StoredOwed(subscription_id=row[0], message_id=row[1], published_us=row[2], body=row[3])
+        for row in connection.execute("SELECT subscription, message, published_us, body FROM owed ORDER BY message")
     ]
+    last = max((each.message_id for each in owed), default=0)
+    return Contents(topics=topics, subscriptions=subscriptions, owed=owed, last_message_id=last)
 
 
 def _commit_together(connection: sqlite3.Connection, jobs: Sequence[_Job]) -> list[tuple[Any, Exception | None]]:

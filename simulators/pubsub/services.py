@@ -15,25 +15,21 @@ import grpc
 from google.protobuf import empty_pb2
 from google.pubsub_v1 import types
 
-from simulators import pubsub_rules as rules
-from simulators.pubsub_backlog import Receiver
-from simulators.pubsub_hub import Delivery, Hub, StreamClosedError
-from simulators.pubsub_ledger import LedgerWriteError
+from simulators.pubsub import rules
+from simulators.pubsub.backlog import Receiver
+from simulators.pubsub.hub import Delivery, Hub, StreamClosedError
+from simulators.pubsub.ledger import LedgerWriteError
 
 log = logging.getLogger(__name__)
 
 _PULL_WAIT_SECONDS = 5.0
 _PULL_MARGIN_SECONDS = 0.25
-_LARGEST_PAGE = 1000
 _STREAM_BUFFERED_BYTES = 100_000_000
 
 _PublishResponse: Any = types.PublishResponse.pb()
 _PullResponse: Any = types.PullResponse.pb()
-_SeekResponse: Any = types.SeekResponse.pb()
 _StreamingPullRequest: Any = types.StreamingPullRequest.pb()
 _StreamingPullResponse: Any = types.StreamingPullResponse.pb()
-_ListTopicsResponse: Any = types.ListTopicsResponse.pb()
-_ListTopicSubscriptionsResponse: Any = types.ListTopicSubscriptionsResponse.pb()
 _ListSubscriptionsResponse: Any = types.ListSubscriptionsResponse.pb()
 
 Answer = Callable[[Any, Any], Awaitable[Any]]
@@ -46,24 +42,15 @@ class Doors(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no type
         self._hub = hub
         unary: dict[str, tuple[Answer, Any]] = {
             "Publisher/CreateTopic": (self._create_topic, types.Topic),
-            "Publisher/UpdateTopic": (self._update_topic, types.UpdateTopicRequest),
             "Publisher/Publish": (self._publish, types.PublishRequest),
             "Publisher/GetTopic": (self._get_topic, types.GetTopicRequest),
-            "Publisher/ListTopics": (self._list_topics, types.ListTopicsRequest),
-            "Publisher/ListTopicSubscriptions": (
-                self._list_topic_subscriptions,
-                types.ListTopicSubscriptionsRequest,
-            ),
-            "Publisher/DeleteTopic": (self._delete_topic, types.DeleteTopicRequest),
             "Subscriber/CreateSubscription": (self._create_subscription, types.Subscription),
             "Subscriber/GetSubscription": (self._get_subscription, types.GetSubscriptionRequest),
-            "Subscriber/UpdateSubscription": (self._update_subscription, types.UpdateSubscriptionRequest),
             "Subscriber/ListSubscriptions": (self._list_subscriptions, types.ListSubscriptionsRequest),
             "Subscriber/DeleteSubscription": (self._delete_subscription, types.DeleteSubscriptionRequest),
             "Subscriber/ModifyAckDeadline": (self._modify_ack_deadline, types.ModifyAckDeadlineRequest),
             "Subscriber/Acknowledge": (self._acknowledge, types.AcknowledgeRequest),
             "Subscriber/Pull": (self._pull, types.PullRequest),
-            "Subscriber/Seek": (self._seek, types.SeekRequest),
         }
         self._handlers: dict[str, grpc.RpcMethodHandler] = {
             f"/google.pubsub.v1.{name}": grpc.unary_unary_rpc_method_handler(
@@ -84,23 +71,8 @@ class Doors(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no type
     async def _create_topic(self, request: Any, context: Any) -> Any:
         return await self._hub.create_topic(request)
 
-    async def _update_topic(self, request: Any, context: Any) -> Any:
-        return await self._hub.update_topic(request.topic, list(request.update_mask.paths))
-
     async def _get_topic(self, request: Any, context: Any) -> Any:
         return self._hub.topic(request.topic)
-
-    async def _list_topics(self, request: Any, context: Any) -> Any:
-        page, token = _page(self._hub.topics(request.project), request, lambda topic: str(topic.name))
-        return _ListTopicsResponse(topics=page, next_page_token=token)
-
-    async def _list_topic_subscriptions(self, request: Any, context: Any) -> Any:
-        page, token = _page(self._hub.subscriptions_of(request.topic), request, str)
-        return _ListTopicSubscriptionsResponse(subscriptions=page, next_page_token=token)
-
-    async def _delete_topic(self, request: Any, context: Any) -> Any:
-        await self._hub.delete_topic(request.topic)
-        return empty_pb2.Empty()
 
     async def _publish(self, request: Any, context: Any) -> Any:
         rules.check_messages(request)
@@ -112,12 +84,9 @@ class Doors(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no type
     async def _get_subscription(self, request: Any, context: Any) -> Any:
         return self._hub.subscription(request.subscription)
 
-    async def _update_subscription(self, request: Any, context: Any) -> Any:
-        return await self._hub.update_subscription(request.subscription, list(request.update_mask.paths))
-
     async def _list_subscriptions(self, request: Any, context: Any) -> Any:
-        page, token = _page(self._hub.subscriptions(request.project), request, lambda each: str(each.name))
-        return _ListSubscriptionsResponse(subscriptions=page, next_page_token=token)
+        # All on one page, whatever size was asked for.
+        return _ListSubscriptionsResponse(subscriptions=self._hub.subscriptions(request.project))
 
     async def _delete_subscription(self, request: Any, context: Any) -> Any:
         await self._hub.delete_subscription(request.subscription)
@@ -136,15 +105,6 @@ class Doors(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no type
         self._hub.modify_deadlines(request.subscription, [(ack_id, seconds) for ack_id in request.ack_ids])
         return empty_pb2.Empty()
 
-    async def _seek(self, request: Any, context: Any) -> Any:
-        if request.WhichOneof("target") == "snapshot":
-            raise rules.unsupported("Seeking to a snapshot")
-        if request.WhichOneof("target") is None:
-            raise rules.invalid("A seek needs a time to seek to.")
-        moment_us = request.time.seconds * 1_000_000 + request.time.nanos // 1000
-        await self._hub.seek(request.subscription, moment_us)
-        return _SeekResponse()
-
     async def _pull(self, request: Any, context: Any) -> Any:
         if request.max_messages <= 0:
             raise rules.invalid("The value for max_messages must be greater than 0.")
@@ -153,7 +113,7 @@ class Doors(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no type
         deliveries: list[Delivery] = []
         try:
             if request.return_immediately:
-                deliveries = await self._hub.take_now(name, receiver, max_messages=request.max_messages)
+                deliveries = self._hub.take_now(name, receiver, max_messages=request.max_messages)
             else:
                 deliveries = await self._pull_patiently(name, receiver, request.max_messages, context)
         finally:
@@ -229,11 +189,9 @@ class _Stream:
             self._hub.dismiss(self._name, self._receiver)
 
     async def _send(self, context: Any) -> None:
-        ordered = self._hub.subscription(self._name).enable_message_ordering
         while True:
             deliveries = await self._hub.next_batch(self._name, self._receiver, deadline_seconds=self._deadline_seconds)
             response = _StreamingPullResponse()
-            response.subscription_properties.message_ordering_enabled = ordered
             _fill(response.received_messages, deliveries)
             try:
                 await context.write(response)
@@ -306,15 +264,3 @@ def _fill(received: Any, deliveries: Sequence[Delivery]) -> None:
         entry = received.add()
         entry.ack_id = delivery.ack_id
         entry.message.MergeFromString(delivery.body)
-        if delivery.attempt:
-            entry.delivery_attempt = delivery.attempt
-
-
-def _page(everything: list[Any], request: Any, name_of: Callable[[Any], str]) -> tuple[list[Any], str]:
-    """The requested page of a list sorted by name, and the token of the next one ("" at the end)."""
-    if request.page_size < 0:
-        raise rules.invalid("The page_size must not be negative.")
-    size = min(request.page_size or _LARGEST_PAGE, _LARGEST_PAGE)
-    rest = [each for each in everything if name_of(each) > request.page_token]
-    page = rest[:size]
-    return page, name_of(page[-1]) if len(rest) > size else ""
