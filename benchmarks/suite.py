@@ -22,7 +22,7 @@ from benchmarks.traffic import (
     order_messages,
     resting_messages,
 )
-from benchmarks.worlds import Floor, Service, World, wait_until
+from benchmarks.worlds import Floor, Service, SharingService, World, wait_until
 from brokers.base import Instrument, OrderType, Side, Ticket
 from brokers.mock import MockBroker
 
@@ -32,6 +32,7 @@ PLACEMENT_SECONDS = 0.010
 LEAST_SHARE_WHEN_FULL = 0.9
 MOST_GROWTH = 0.10
 START_SECONDS = 5.0
+RESTART_SECONDS = 3.0
 OPENING_SECONDS = 120.0
 CANCEL_SECONDS = 0.200
 
@@ -47,6 +48,7 @@ _LEAST_CHUNKS = 4
 _CANCELS = 8
 _CANCEL_WAIT_SECONDS = 20.0
 _BOOK_POLL_SECONDS = 0.002
+_LEAST_RESTARTS = 5
 _RESTING = "REST"
 
 
@@ -276,6 +278,63 @@ def start(plan: Plan) -> list[Figure]:
     ]
 
 
+def restart(plan: Plan) -> list[Figure]:
+    """From kill -9 to the first order at the broker, of a service that is started again at once, with open orders and with none; on the
+    store and the Pub/Sub of its own, and on such as live on."""
+    figures = []
+    for kind, where in ((Service, "the embedded store"), (SharingService, "MONGODB_URI")):
+        name = f"restart-{where.rpartition(' ')[2].lower()}"
+        with kind(plan.folder / name) as service, kind(plan.folder / f"{name}-empty") as empty:
+            service.hold_orders(_RESTING, plan.open_orders)
+            service.start()
+            plan.say(f"restart on {where}, {plan.open_orders} orders are opened")
+            service.traffic.publish(resting_messages(plan.open_orders, _RESTING), fills_expected=False)
+            wait_until(lambda: service.in_book("WORKING") >= plan.open_orders, "all orders rest", OPENING_SECONDS)
+            wait_until(lambda: service.recorded("SUBMITTED") >= plan.open_orders, "all recorded", OPENING_SECONDS)
+            empty.start()
+            took: dict[Service, list[_Restart]] = {service: [], empty: []}
+            for turn in range(max(plan.pairs, _LEAST_RESTARTS)):
+                plan.say(f"restart on {where}, pair {turn + 1} of {max(plan.pairs, _LEAST_RESTARTS)}")
+                for world, restarts in took.items():
+                    restarts.append(_restarted(world))
+            _check_count("the broker's book", service.in_book("WORKING"), plan.open_orders)
+            _check_count("the service's record", service.recorded("SUBMITTED"), plan.open_orders)
+        placed, none = [r.placed for r in took[service]], [r.placed for r in took[empty]]
+        ready = median([r.ready for r in took[service]])
+        figures.append(
+            Figure(
+                name=f"kill -9 to first order placed, {plan.open_orders} open orders, {where}",
+                ours=f"{median(placed):.2f} s, longest {max(placed):.2f} s",
+                base=f"with none {median(none):.2f} s",
+                pairs=tuple(a / b for a, b in zip(placed, none, strict=True)),
+                target=f"{RESTART_SECONDS:.0f} s",
+                is_met=median(placed) <= RESTART_SECONDS,
+                note=f"{len(placed)} kills each; started again at once, ready after {ready:.2f} s; the order waits in Pub/Sub",
+                raw={"seconds": placed, "seconds_with_none": none},
+            )
+        )
+    return figures
+
+
+@dataclass(frozen=True, slots=True)
+class _Restart:
+    """Seconds from the kill."""
+
+    placed: float
+    ready: float
+
+
+def _restarted(service: Service) -> _Restart:
+    """Kills the service while one order waits for it in Pub/Sub, and starts it again."""
+    before = service.in_book("FILLED")
+    with service.frozen():
+        service.traffic.publish(order_messages(1, ONE_LANE), fills_expected=False)
+        killed_at = service.kill_and_launch()
+    wait_until(lambda: service.in_book("FILLED") > before, "the order is placed", OPENING_SECONDS)
+    placed_at = time.perf_counter()
+    return _Restart(placed_at - killed_at, service.wait_until_ready() - killed_at)
+
+
 def cancel(plan: Plan) -> list[Figure]:
     """From publishing a CANCEL, while a burst is worked off in the same account, to its order's cancellation in the broker's book."""
     took: list[float] = []
@@ -362,6 +421,7 @@ MEASUREMENTS: Mapping[str, Callable[[Plan], Sequence[Figure]]] = {
     "adapters": adapters,
     "finished": finished,
     "start": start,
+    "restart": restart,
     "cancel": cancel,
     "fairness": fairness,
 }

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -68,6 +68,7 @@ from notifications.base import NoNotifier, Notifier
 from notifications.telegram import TelegramNotifier
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 START_SECONDS = 60.0
 DRAIN_SECONDS = 4.0
@@ -593,15 +594,16 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
         if is_embedded or has_local_pubsub:
             stack.enter_context(owned(settings.data_dir))
         make_private(settings.data_dir)
-        pubsub_host = settings.pubsub_emulator_host
+        own = {}
         if has_local_pubsub:
-            pubsub_host = await stack.enter_async_context(local_pubsub(settings.data_dir, _topic_plan(settings)))
+            own["pubsub"] = stack.enter_async_context(local_pubsub(settings.data_dir, _topic_plan(settings)))
+        if is_embedded:
+            own["store"] = stack.enter_async_context(embedded_store(settings.data_dir))
+        addresses = dict(zip(own, await _side_by_side(*own.values()), strict=True))
+        pubsub_host = addresses.get("pubsub", settings.pubsub_emulator_host)
         if pubsub_host is not None:
             os.environ["PUBSUB_EMULATOR_HOST"] = pubsub_host  # Google's client looks there and nowhere else
-        if settings.mongodb_uri is None:
-            uri = await stack.enter_async_context(embedded_store(settings.data_dir))
-        else:
-            uri = settings.mongodb_uri.get_secret_value()
+        uri = addresses["store"] if settings.mongodb_uri is None else settings.mongodb_uri.get_secret_value()
         clock = SystemClock()
         nonce = secrets.token_hex(6)
         with _usable():
@@ -702,14 +704,14 @@ async def serve(settings: Settings, say: Callable[[str], None], at_stop: Callabl
             _withdraw_endpoints(endpoints)
             service = ExecutionService(world.parts)
             await world.parts.notifier.start()
-            await _patiently("the store", world.parts.store.open, stop)
-            for part in (world.orders, world.commands, world.publisher):
-                await _patiently(f"Pub/Sub ({part.path})", part.check, stop)
+            pubsub = (world.orders, world.commands, world.publisher)
+            await _side_by_side(
+                _patiently("the store", world.parts.store.open, stop),
+                *(_patiently(f"Pub/Sub ({part.path})", part.check, stop) for part in pubsub),
+                _load_ahead(settings),
+            )
             if stop.is_set():
                 return
-            # Libraries hold everything up while they are loaded: now, and not when an account is taken over while others trade.
-            BrokerFactory.load({str(account.config["broker"]) for account in settings.accounts.values()})
-            _set_start_aside()
             await _patiently("the store", service.start, stop)
             pulls = [asyncio.create_task(part.run()) for part in (world.orders, world.commands)]
             pulls.append(asyncio.create_task(world.orders.watch()))
@@ -729,11 +731,28 @@ async def serve(settings: Settings, say: Callable[[str], None], at_stop: Callabl
     log.info("Execution service stopped", action="stopped")
 
 
+async def _load_ahead(settings: Settings) -> None:
+    """Libraries hold everything up while they are loaded: now, while answers are waited for, and not when an account is taken over while
+    others trade."""
+    BrokerFactory.load({str(account.config["broker"]) for account in settings.accounts.values()})
+    _set_start_aside()
+
+
 def _set_start_aside() -> None:
     """What was made until now lives as long as the process: the garbage collector, which holds the whole process up, need not walk
     through all of it each time."""
     gc.collect()
     gc.freeze()
+
+
+async def _side_by_side(*calls: Coroutine[Any, Any, T]) -> list[T]:
+    """All of these at once, begun in this sequence; what they return. Raises what the first raises that fails, when the others have ended."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(call) for call in calls]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from failures
+    return [task.result() for task in tasks]
 
 
 async def _patiently(what: str, call: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
