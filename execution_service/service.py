@@ -45,10 +45,12 @@ from execution_service.leases import Self
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.news import News
 from execution_service.outbox import Outbox, Party
+from execution_service.ownership.process_table import ProcessTable
 from execution_service.ports import (
     Clock,
     DeadLetter,
     Message,
+    Processes,
     Publisher,
     PublishFailed,
     Store,
@@ -105,6 +107,8 @@ class Parts:
     nonce: str
     shares_store: bool = False
     """Other processes may write to the store: it is asked for cancels again before each sending."""
+    processes: Processes | None = None
+    """By which the death of another process on this machine can be proven; None: it never is."""
     lease_seconds: float | None = None
     """The term of the leases by which processes that share the store share out the accounts; None: this process is alone."""
     uses_ordering_keys: bool = False
@@ -275,11 +279,14 @@ class ExecutionService:
         self._keep(_task_of(trader.account_id), trader.run)
 
     def _new_desks(self, lease_seconds: float) -> Desks:
+        processes = self._parts.processes
+        identity = None if processes is None else processes.own
         return Desks(
             store=self._store,
             live_orders=self.live_orders,
             clock=self._clock,
-            me=Self(self._parts.nonce, socket.gethostname(), os.getpid()),
+            me=Self(self._parts.nonce, socket.gethostname(), os.getpid(), identity),
+            processes=processes,
             term_seconds=lease_seconds,
             accounts=self._parts.accounts,
             is_known_account=lambda account_id: self._parts.account_of(account_id) is not None,
@@ -660,6 +667,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             ),
             nonce=nonce,
             shares_store=not is_embedded,
+            processes=ProcessTable(),
             lease_seconds=None if is_embedded else settings.lease_seconds,
             uses_ordering_keys=settings.publish_ordering_keys,
         )

@@ -30,6 +30,7 @@ from execution_service.ports import (
     CommandStatus,
     DeadLetter,
     Lease,
+    ProcessIdentity,
     StoreUnavailable,
     Strike,
     Told,
@@ -754,6 +755,53 @@ async def test_a_lease_that_was_renewed_is_not_taken_from_its_holder(store: Mong
     assert await store.take_lease(lease("other", epoch=2), seen)
     await store.renew_leases("one", ["acct-1"], at(6))
     assert await store.leases() == [lease("other", epoch=2)]
+
+
+HOLDER = ProcessIdentity(
+    boot_id="boot-1", pid_namespace="pid:[4026531836]", time_namespace="", pid=7, start_ticks=2**40
+)
+
+
+async def test_a_lease_names_the_process_that_holds_it_until_another_takes_it(store: MongoStore) -> None:
+    assert await store.take_lease(lease(process=HOLDER), None)
+    await store.renew_leases("one", ["acct-1"], at(5))
+    (seen,) = await store.leases()
+    assert seen == lease(process=HOLDER, beat=1, renewed_at=at(5))
+    assert await store.take_lease(lease("other", epoch=2), seen)
+    assert await store.leases() == [lease("other", epoch=2)]
+
+
+async def test_of_two_successors_that_saw_the_same_dead_holder_one_has_the_lease(server: Server) -> None:
+    stores = [await server.store(nonce=f"n{i}") for i in range(4)]
+    assert await stores[0].take_lease(lease("dead", process=HOLDER), None)
+    (seen,) = await stores[0].leases()
+    taken = await asyncio.gather(*(s.take_lease(lease(f"n{i}", epoch=2), seen) for i, s in enumerate(stores)))
+    assert sorted(taken) == [False, False, False, True]
+    (found,) = await stores[0].leases()
+    assert found == lease(f"n{taken.index(True)}", epoch=2)
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        "boot-1",
+        {},
+        {"boot_id": "", "pid_namespace": "p", "time_namespace": "", "pid": 7, "start_ticks": 1},
+        {"boot_id": "b", "pid_namespace": "p", "time_namespace": "", "pid": -1, "start_ticks": 1},
+        {"boot_id": "b", "pid_namespace": "p", "time_namespace": "", "pid": 7.5, "start_ticks": 1},
+        {"boot_id": "b", "pid_namespace": "p", "time_namespace": None, "pid": 7, "start_ticks": 1},
+    ],
+)
+async def test_a_lease_whose_process_makes_no_sense_is_one_that_names_none(store: MongoStore, process: Any) -> None:
+    assert await store.take_lease(lease(), None)
+    store._db["execution_leases"].update_one({}, {"$set": {"process": process}})
+    assert await store.leases() == [lease()]
+
+
+async def test_a_lease_of_an_earlier_version_names_no_process(store: MongoStore) -> None:
+    assert await store.take_lease(lease(process=HOLDER), None)
+    store._db["execution_leases"].update_one({}, {"$unset": {"process": 1}})
+    assert await store.leases() == [lease()]
 
 
 async def test_a_lease_is_given_back_by_its_holder_only(store: MongoStore) -> None:
