@@ -24,7 +24,7 @@ import pymongo
 from pymongo.database import Database
 
 from benchmarks import COMMANDS_TOPIC, CONFIRMATIONS_TOPIC, ORDERS_TOPIC, PROJECT, floor
-from benchmarks.traffic import MeasurementFailed, Traffic
+from benchmarks.traffic import MeasurementFailed, OrderMessage, Traffic
 from brokers.paper_exchange import PaperExchange
 from brokers.paper_words import Action, Fault, Operation
 from execution_service.embedded import STORE_PROGRAM
@@ -116,28 +116,24 @@ class World(ABC):
         self._endpoints_path.unlink(missing_ok=True)
         self._end_family()
 
-    def kill_and_launch(self) -> float:
-        """kill -9, and the next life at once, whatever the children of the last are doing; the time of the kill. To be told when ready."""
+    def kill_and_launch(self, waiting: Sequence[OrderMessage]) -> float:
+        """kill -9, and the next life at once, whatever the children of the last are doing; these orders wait for it in Pub/Sub. Returns the
+        time of the kill, by `time.perf_counter()`."""
         assert self._process is not None
+        # While it is frozen its Pub/Sub, which dies with it, takes the orders, and it does not.
+        self._process.send_signal(signal.SIGSTOP)
+        self.traffic.publish(waiting, fills_expected=False)
         self._leave_traffic()
+        return self._kill_and_launch()
+
+    def _kill_and_launch(self) -> float:
+        assert self._process is not None
         self._remember_children()
         killed_at = time.perf_counter()
         self._process.kill()
         self._process.wait()
         self.launch()
         return killed_at
-
-    @contextlib.contextmanager
-    def frozen(self) -> Iterator[None]:
-        """For so long the process does nothing, so that what is published stays with Pub/Sub; if it lives then, it goes on."""
-        assert self._process is not None
-        frozen = self._process
-        frozen.send_signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            if frozen.poll() is None:
-                frozen.send_signal(signal.SIGCONT)
 
     @property
     def traffic(self) -> Traffic:
@@ -297,6 +293,13 @@ class SharingService(Service):
     def stop(self) -> None:
         super().stop()
         self._apart.close()
+
+    def kill_and_launch(self, waiting: Sequence[OrderMessage]) -> float:
+        traffic = self.traffic
+        killed_at = self._kill_and_launch()
+        # Not before the kill: what was handed to a process that died is kept for it until its time to acknowledge is over.
+        traffic.publish(waiting, fills_expected=False)
+        return killed_at
 
     @property
     def pubsub_host(self) -> str:
