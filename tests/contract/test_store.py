@@ -146,6 +146,49 @@ async def test_the_indexes_are_those_of_the_contract(store: MongoStore, server: 
     assert ("order_id",) in indexes(names.TRADING_ORDERS_VIEW)
 
 
+async def test_an_index_that_is_missing_is_made_at_the_next_opening(server: Server) -> None:
+    await server.store("process-1")
+    server.collection(names.ORDERS).drop_index([("lookup", 1)])
+    server.collection(names.CONFIRMATIONS_VIEW).drop_indexes()
+    await server.store("process-2")
+    orders, confirmations = (
+        {
+            tuple(field for field, _ in index["key"]): index
+            for index in server.collection(n).index_information().values()
+        }
+        for n in (names.ORDERS, names.CONFIRMATIONS_VIEW)
+    )
+    assert ("lookup",) in orders
+    assert confirmations[("signal_id", "leg_index", "purpose")]["unique"]
+    assert ("timestamp",) in confirmations
+
+
+async def test_indexes_that_are_there_are_not_made_again_whatever_their_names(server: Server, faults: Faults) -> None:
+    await server.store("process-1")
+    server.collection(names.SIGNALS_VIEW).drop_indexes()
+    server.collection(names.SIGNALS_VIEW).create_index("signal_id", name="upstream")
+    faults.refuse("create_index", times=99)
+    await server.store("process-2", faults=faults)
+
+
+async def test_a_store_whose_records_cannot_be_kept_unique_is_not_used_and_says_why(server: Server) -> None:
+    twins = [{"_id": n, "signal_id": "s", "leg_index": 0, "purpose": "ENTRY"} for n in (1, 2)]
+    server.collection(names.ORDERS).insert_many(twins)
+    with pytest.raises(StoreUnavailable, match=r"execution_orders on .*signal_id.* cannot be made"):
+        await server.store()
+
+
+async def test_an_index_for_speed_that_cannot_be_made_is_reported_and_missed(server: Server, faults: Faults) -> None:
+    await server.store("process-1")
+    server.collection(names.ALERTS).drop_indexes()
+    faults.fail("create_index", OperationFailure("not authorized on trading", 13))
+    with capture_logs() as logs:
+        await server.store("process-2", faults=faults)
+    (said,) = [entry for entry in logs if entry.get("action") == "index_missing"]
+    assert "the index of execution_alerts on ('sent_at',) cannot be made: not authorized on trading" in said["event"]
+    assert said["log_level"] == "error"
+
+
 async def test_opening_twice_is_harmless(server: Server) -> None:
     first = await server.store("process-1")
     about = await stored_after(first)
