@@ -312,6 +312,36 @@ def test_a_frozen_holder_keeps_its_client_id_at_ibkr_and_nothing_is_traded_twice
         }
 
 
+@pytest.mark.timeout(240)
+def test_a_service_that_was_killed_follows_itself_at_ibkr_under_its_own_client_id(tmp_path: Path) -> None:
+    port, control_port = free_port(), free_port()
+    accounts = tmp_path / "accounts.toml"
+    accounts.write_text(IBKR_ACCOUNT.format(port=port), encoding="utf-8")
+    chosen = {"USE_MOCK_BROKER": "false", "ACCOUNTS_FILE": str(accounts), "LEASE_SECONDS": "60"}
+    with tws_server(tmp_path, port, control_port) as tws, fleet_of(tmp_path, 1, **chosen) as fleet:
+        venue = GatewayVenue("ibkr", tws, control_port)
+        (service,) = fleet.replicas
+
+        def order(number: int) -> dict[str, Any]:
+            (body,) = make_orders(1, seed=9, first=number)
+            return body | {"account_id": "desk", "symbol": "SPY", "order_type": "MARKET", "limit_price": None}
+
+        for number in range(3):
+            if number:
+                service.kill()
+                service.start()
+            with PubSub(f"127.0.0.1:{fleet.pubsub.port}") as pubsub:
+                pubsub.publish([order(number)])
+            wait_until(
+                lambda: len(venue.orders()) == number + 1,  # noqa: B023
+                "the order is placed",
+                within=RESTART_SECONDS,
+                more=fleet.consoles,
+            )
+        assert {order["broker_order_id"].partition(":")[0] for order in venue.orders()} == {"1"}
+        assert "in use by another connection" not in service.console()
+
+
 @pytest.mark.timeout(120)
 def test_a_cancel_is_carried_out_whichever_process_receives_it(tmp_path: Path) -> None:
     with fleet_of(tmp_path, 2, MOCK_FILL_DELAY_SECONDS="3600") as fleet:
