@@ -713,14 +713,11 @@ async def serve(settings: Settings, say: Callable[[str], None], at_stop: Callabl
             service = ExecutionService(world.parts)
             await world.parts.notifier.start()
             pubsub = (world.orders, world.commands, world.publisher)
-            await _side_by_side(
-                _patiently("the store", world.parts.store.open, stop),
-                *(_patiently(f"Pub/Sub ({part.path})", part.check, stop) for part in pubsub),
-                _load_ahead(settings),
-            )
+            checks = {"the store": world.parts.store.open} | {f"Pub/Sub ({part.path})": part.check for part in pubsub}
+            await _side_by_side(_patiently(checks, stop), _load_ahead(settings))
             if stop.is_set():
                 return
-            await _patiently("the store", service.start, stop)
+            await _patiently({"the store": service.start}, stop)
             pulls = [asyncio.create_task(part.run()) for part in (world.orders, world.commands)]
             pulls.append(asyncio.create_task(world.orders.watch()))
             try:
@@ -742,6 +739,7 @@ async def serve(settings: Settings, say: Callable[[str], None], at_stop: Callabl
 async def _load_ahead(settings: Settings) -> None:
     """Libraries hold everything up while they are loaded: now, while answers are waited for, and not when an account is taken over while
     others trade."""
+    await asyncio.sleep(0)  # the questions go first
     BrokerFactory.load({str(account.config["broker"]) for account in settings.accounts.values()})
     _set_start_aside()
 
@@ -763,20 +761,27 @@ async def _side_by_side(*calls: Coroutine[Any, Any, T]) -> list[T]:
     return [task.result() for task in tasks]
 
 
-async def _patiently(what: str, call: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
-    """Tries for a minute, saying so. Raises CannotStart."""
+async def _patiently(calls: Mapping[str, Callable[[], Awaitable[None]]], stop: asyncio.Event) -> None:
+    """Tries for a minute, all side by side, saying what is waited for. Raises CannotStart, naming all that could not be reached."""
     end = asyncio.get_running_loop().time() + START_SECONDS
-    while not stop.is_set():
-        try:
-            await call()
-            return
-        except TopicMissing as exc:
-            raise CannotStart(f"{exc}; create it, or correct the setting that names it") from exc
-        except (StoreUnavailable, PublishFailed) as exc:
-            left = end - asyncio.get_running_loop().time()
-            if left <= 0:
-                raise CannotStart(f"{what} could not be reached for {START_SECONDS:.0f} s: {exc}") from exc
+    while calls and not stop.is_set():
+        outcomes = await asyncio.gather(*(call() for call in calls.values()), return_exceptions=True)
+        failures = {what: exc for what, exc in zip(calls, outcomes, strict=True) if exc is not None}
+        for exc in failures.values():
+            if isinstance(exc, TopicMissing):
+                raise CannotStart(f"{exc}; create it, or correct the setting that names it") from exc
+            if not isinstance(exc, StoreUnavailable | PublishFailed):
+                raise exc
+        calls = {what: call for what, call in calls.items() if what in failures}
+        left = end - asyncio.get_running_loop().time()
+        if failures and left <= 0:
+            reasons = (
+                f"{what} could not be reached for {START_SECONDS:.0f} s: {exc}" for what, exc in failures.items()
+            )
+            raise CannotStart("; ".join(reasons))
+        for what, exc in failures.items():
             log.warning(f"Waiting for {what}, {left:.0f} s left: {exc}", action="waiting_at_start")
+        if failures:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), min(2.0, left))
 
