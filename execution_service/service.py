@@ -753,11 +753,14 @@ def _set_start_aside() -> None:
 
 async def _side_by_side(*calls: Coroutine[Any, Any, T]) -> list[T]:
     """All of these at once, begun in this sequence; what they return. Raises what the first raises that fails, when the others have ended."""
+    first: BaseException | None = None
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(call) for call in calls]
     except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from failures
+        first = failures.exceptions[0]
+    if first is not None:
+        raise first  # out here, as it was: its cause stays what it is
     return [task.result() for task in tasks]
 
 
