@@ -22,7 +22,7 @@ from benchmarks.traffic import (
     order_messages,
     resting_messages,
 )
-from benchmarks.worlds import Floor, Service, World, wait_until
+from benchmarks.worlds import Floor, Service, SharingService, World, wait_until
 from brokers.base import Instrument, OrderType, Side, Ticket
 from brokers.mock import MockBroker
 
@@ -32,6 +32,7 @@ PLACEMENT_SECONDS = 0.010
 LEAST_SHARE_WHEN_FULL = 0.9
 MOST_GROWTH = 0.10
 START_SECONDS = 5.0
+RESTART_SECONDS = 3.0
 OPENING_SECONDS = 120.0
 CANCEL_SECONDS = 0.200
 
@@ -47,6 +48,7 @@ _LEAST_CHUNKS = 4
 _CANCELS = 8
 _CANCEL_WAIT_SECONDS = 20.0
 _BOOK_POLL_SECONDS = 0.002
+_LEAST_RESTARTS = 5
 _RESTING = "REST"
 
 
@@ -276,6 +278,57 @@ def start(plan: Plan) -> list[Figure]:
     ]
 
 
+def restart(plan: Plan) -> list[Figure]:
+    """From kill -9 to the first order at the broker, of a service that is started again at once, with open orders and with none: on the
+    store and the Pub/Sub of its own, and on such as live on."""
+    return [
+        _restarts(plan, Service, "the embedded store"),
+        _restarts(plan, SharingService, "MONGODB_URI"),
+    ]
+
+
+def _restarts(plan: Plan, kind: type[Service], where: str) -> Figure:
+    turns = max(plan.pairs, _LEAST_RESTARTS)
+    folder = plan.folder / f"restart-{kind.__name__}"
+    with kind(folder) as service, kind(folder.with_name(f"{folder.name}-empty")) as empty:
+        service.hold_orders(_RESTING, plan.open_orders)
+        empty.hold_orders(_RESTING, 1)
+        service.start()
+        empty.start()
+        plan.say(f"restart on {where}, {plan.open_orders} orders are opened")
+        service.traffic.publish(resting_messages(plan.open_orders, _RESTING), fills_expected=False)
+        wait_until(lambda: service.in_book("WORKING") >= plan.open_orders, "all orders rest", OPENING_SECONDS)
+        wait_until(lambda: service.recorded("SUBMITTED") >= plan.open_orders, "all are recorded", OPENING_SECONDS)
+        with_open: list[float] = []
+        with_none: list[float] = []
+        for turn in range(turns):
+            plan.say(f"restart on {where}, pair {turn + 1} of {turns}")
+            with_open.append(_seconds_to_place(service))
+            with_none.append(_seconds_to_place(empty))
+        _check_count("the broker's book", service.in_book("WORKING"), plan.open_orders)
+        _check_count("the service's record", service.recorded("SUBMITTED"), plan.open_orders)
+    return Figure(
+        name=f"kill -9 to first order placed, {plan.open_orders} open orders, {where}",
+        ours=f"{median(with_open):.2f} s, longest {max(with_open):.2f} s",
+        base=f"with none {median(with_none):.2f} s",
+        pairs=tuple(ours / none for ours, none in zip(with_open, with_none, strict=True)),
+        target=f"{RESTART_SECONDS:.0f} s",
+        is_met=median(with_open) <= RESTART_SECONDS,
+        note=f"{turns} kills each, started again at once; the order waits in Pub/Sub",
+        raw={"seconds": with_open, "seconds_with_none": with_none},
+    )
+
+
+def _seconds_to_place(service: Service) -> float:
+    """Kills the service, starts it again at once, and waits until an order that came meanwhile is at the broker."""
+    before = service.in_book("FILLED")
+    killed_at = service.kill_and_launch(order_messages(1, ONE_LANE))
+    wait_until(lambda: service.in_book("FILLED") > before, "the order is placed", OPENING_SECONDS)
+    took = time.perf_counter() - killed_at
+    service.wait_until_ready()
+    return took
+
+
 def cancel(plan: Plan) -> list[Figure]:
     """From publishing a CANCEL, while a burst is worked off in the same account, to its order's cancellation in the broker's book."""
     took: list[float] = []
@@ -362,6 +415,7 @@ MEASUREMENTS: Mapping[str, Callable[[Plan], Sequence[Figure]]] = {
     "adapters": adapters,
     "finished": finished,
     "start": start,
+    "restart": restart,
     "cancel": cancel,
     "fairness": fairness,
 }

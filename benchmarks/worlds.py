@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
+import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -21,9 +24,10 @@ import pymongo
 from pymongo.database import Database
 
 from benchmarks import COMMANDS_TOPIC, CONFIRMATIONS_TOPIC, ORDERS_TOPIC, PROJECT, floor
-from benchmarks.traffic import MeasurementFailed, Traffic
+from benchmarks.traffic import MeasurementFailed, OrderMessage, Traffic
 from brokers.paper_exchange import PaperExchange
 from brokers.paper_words import Action, Fault, Operation
+from execution_service.embedded import STORE_PROGRAM
 from execution_service.settings import SECRET_NAMES, SETTING_NAMES, ConfigurationError, load_settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -58,8 +62,13 @@ class World(ABC):
 
     def start(self) -> float:
         """Returns the seconds from the start of the process to its word that it is ready. Raises MeasurementFailed."""
-        self._console.write_bytes(b"")
         began = time.perf_counter()
+        self.launch()
+        return self.wait_until_ready() - began
+
+    def launch(self) -> None:
+        """Starts the process and does not wait."""
+        self._console.write_bytes(b"")
         with open(self._console, "ab") as sink:
             self._process = subprocess.Popen(
                 self.command(),
@@ -71,6 +80,9 @@ class World(ABC):
                 start_new_session=True,
             )
         self._family[self._process.pid] = psutil.Process(self._process.pid)
+
+    def wait_until_ready(self) -> float:
+        """Returns the time, by `time.perf_counter()`, at which the process said that it is ready. Raises MeasurementFailed."""
         ready = self.ready_words.encode()
         try:
             wait_until(
@@ -78,14 +90,14 @@ class World(ABC):
                 "the process says that it is ready",
                 START_SECONDS,
             )
-            seconds = time.perf_counter() - began
+            ready_at = time.perf_counter()
             # The file of addresses is written right after those words.
             wait_until(lambda: self._endpoints_path.exists() or self._is_over(), "it tells its addresses", 10.0)
         finally:
             self._remember_children()
         if self._is_over():
             raise MeasurementFailed(f"{self.folder.name} ended at its start")
-        return seconds
+        return ready_at
 
     def stop(self) -> None:
         """Ends the process and its children at once: what they hold is thrown away."""
@@ -104,16 +116,43 @@ class World(ABC):
         self._endpoints_path.unlink(missing_ok=True)
         self._end_family()
 
+    def kill_and_launch(self, waiting: Sequence[OrderMessage]) -> float:
+        """kill -9, and the next life at once, whatever the children of the last are doing; these orders wait for it in Pub/Sub. Returns the
+        time of the kill, by `time.perf_counter()`."""
+        assert self._process is not None
+        # While it is frozen its Pub/Sub, which dies with it, takes the orders, and it does not.
+        self._process.send_signal(signal.SIGSTOP)
+        self.traffic.publish(waiting, fills_expected=False)
+        self._leave_traffic()
+        return self._kill_and_launch()
+
+    def _kill_and_launch(self) -> float:
+        assert self._process is not None
+        self._remember_children()
+        killed_at = time.perf_counter()
+        self._process.kill()
+        self._process.wait()
+        self.launch()
+        return killed_at
+
     @property
     def traffic(self) -> Traffic:
         if self._traffic is None:
-            self._traffic = Traffic(str(self._endpoints()["pubsub_emulator_host"]))
+            self._traffic = Traffic(self.pubsub_host)
         return self._traffic
 
     @contextlib.contextmanager
     def database(self, name: str) -> Iterator[Database[dict[str, Any]]]:
-        with pymongo.MongoClient[dict[str, Any]](str(self._endpoints()["mongodb_uri"])) as client:
+        with pymongo.MongoClient[dict[str, Any]](self.mongodb_uri) as client:
             yield client[name]
+
+    @property
+    def pubsub_host(self) -> str:
+        return str(self._endpoints()["pubsub_emulator_host"])
+
+    @property
+    def mongodb_uri(self) -> str:
+        return str(self._endpoints()["mongodb_uri"])
 
     def rss_mebibytes(self) -> float:
         """Resident memory of the process itself, without its store and its Pub/Sub."""
@@ -232,6 +271,91 @@ class Service(World):
         """The collection of the service's own records."""
         with self.database(_DATABASE) as database:
             yield database["execution_orders"]
+
+
+class SharingService(Service):
+    """The same on a store and a Pub/Sub that were started apart and live on when it is killed, as a MongoDB and Google's do."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, str] = NO_SETTINGS) -> None:
+        super().__init__(folder, settings)
+        self._apart = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        store_port = self._start_apart("store", self._store_command, START_SECONDS)
+        pubsub_port = self._start_apart("pubsub", self._pubsub_command, START_SECONDS)
+        self._settings = {
+            **self._settings,
+            "MONGODB_URI": f"mongodb://127.0.0.1:{store_port}/?directConnection=true",
+            "PUBSUB_EMULATOR_HOST": f"127.0.0.1:{pubsub_port}",
+        }
+        return self
+
+    def stop(self) -> None:
+        super().stop()
+        self._apart.close()
+
+    def kill_and_launch(self, waiting: Sequence[OrderMessage]) -> float:
+        traffic = self.traffic
+        killed_at = self._kill_and_launch()
+        # Not before the kill: what was handed to a process that died is kept for it until its time to acknowledge is over.
+        traffic.publish(waiting, fills_expected=False)
+        return killed_at
+
+    @property
+    def pubsub_host(self) -> str:
+        return self._settings["PUBSUB_EMULATOR_HOST"]
+
+    @property
+    def mongodb_uri(self) -> str:
+        return self._settings["MONGODB_URI"]
+
+    def _store_command(self, port: int) -> Sequence[str]:
+        program = shutil.which(STORE_PROGRAM, path=str(Path(sys.executable).parent)) or shutil.which(STORE_PROGRAM)
+        if program is None:
+            raise MeasurementFailed(f"{STORE_PROGRAM} is not installed")
+        where = ["--host", "127.0.0.1", "--port", str(port), "--storage-path", str(self.folder / "store")]
+        return [program, *where, "--sync-on-commit", "--log-level", "WARNING"]
+
+    def _pubsub_command(self, port: int) -> Sequence[str]:
+        command = [sys.executable, "-m", "simulators.pubsub", "--port", str(port), "--project", PROJECT]
+        command += ["--data", str(self.folder / "pubsub.db")]
+        for topic in (ORDERS_TOPIC, COMMANDS_TOPIC, CONFIRMATIONS_TOPIC):
+            command += ["--topic", topic, "--subscription", f"{topic}-sub={topic}"]
+        return command
+
+    def _start_apart(self, name: str, command: Callable[[int], Sequence[str]], within_seconds: float) -> int:
+        """Returns the port on which it listens."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        with open(self.folder / f"{name}.log", "ab") as sink:
+            process = psutil.Popen(
+                list(command(port)),
+                cwd=REPOSITORY,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                start_new_session=True,
+            )
+        self._apart.callback(_end_process, process)
+
+        def is_listening() -> bool:
+            with socket.socket() as client:
+                return client.connect_ex(("127.0.0.1", port)) == 0
+
+        try:
+            wait_until(lambda: is_listening() or process.poll() is not None, f"the {name} listens", within_seconds)
+            if process.poll() is not None:
+                raise MeasurementFailed(f"the {name} did not start")
+        except MeasurementFailed:
+            self._apart.close()
+            raise
+        return port
+
+
+def _end_process(process: psutil.Popen) -> None:
+    process.kill()
+    process.wait(10)
 
 
 class Floor(World):

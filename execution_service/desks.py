@@ -13,9 +13,9 @@ import structlog
 
 from execution_service.core import alerts
 from execution_service.core.order import Order
-from execution_service.leases import Leases, Self
+from execution_service.leases import Leases, Predecessor, Self
 from execution_service.live import LiveOrder, LiveOrders
-from execution_service.ports import Clock, Lease, Store, Stored, StoreUnavailable, Unsettled
+from execution_service.ports import Clock, Lease, Processes, Store, Stored, StoreUnavailable, Unsettled
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +49,7 @@ class Desks:
         lets_go: Callable[[str], None],
         closes: Callable[[str], Coroutine[Any, Any, None]],
         raise_alarm: Callable[[str, str], Awaitable[None]],
+        processes: Processes | None = None,
     ) -> None:
         """`opens` begins the work at a desk with the orders that were found; `lets_go` takes all of them out of our hands at once, and
         `closes` then ends the work."""
@@ -75,6 +76,7 @@ class Desks:
             is_wanted=lambda lease: lease.desk == UNASSIGNED or is_known_account(lease.desk),
             taken=self._taken,
             lost=self._lost,
+            processes=processes,
         )
         self._leases.want([UNASSIGNED, *accounts])
 
@@ -164,8 +166,8 @@ class Desks:
 
     # --- taking over and letting go -----------------------------------------------------------------------------
 
-    async def _taken(self, lease: Lease, dead: Lease | None) -> None:
-        self._move(lease.desk, lambda: self._begin(lease, dead))
+    async def _taken(self, lease: Lease, before: Predecessor | None) -> None:
+        self._move(lease.desk, lambda: self._begin(lease, before))
 
     def _lost(self, desk: str, why: str) -> None:
         self._open.discard(desk)
@@ -189,7 +191,7 @@ class Desks:
         if not task.cancelled() and (exc := task.exception()) is not None:
             log.error(f"{desk}: could not be taken over or closed: {exc}", action="desk_failed", exc_info=exc)
 
-    async def _begin(self, lease: Lease, dead: Lease | None) -> None:
+    async def _begin(self, lease: Lease, before: Predecessor | None) -> None:
         """Reads what the desk has, and opens it with that."""
         desk = lease.desk
         while self._leases.has(lease):
@@ -201,8 +203,9 @@ class Desks:
                     self._opens(desk, [stored for stored in found if stored.is_unsettled])
                 break
             await self._clock.sleep(AFTER_FAILURE_SECONDS)
-        if dead is not None:
-            words = alerts.take_over(desk=desk, host=dead.host, pid=dead.pid)
+        if before is not None:
+            held = before.lease
+            words = alerts.take_over(desk=desk, host=held.host, pid=held.pid, has_died=before.has_died)
             await self._raise_alarm("take_over", words)
 
     # --- what others wrote --------------------------------------------------------------------------------------

@@ -14,7 +14,17 @@ from pymongo import UpdateOne
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.record import Document, lines_from_document, order_from_document
 from execution_service.core.views import HexId
-from execution_service.ports import Alarm, Command, CommandStatus, DeadLetter, Lease, Stored, Told, ViewWrite
+from execution_service.ports import (
+    Alarm,
+    Command,
+    CommandStatus,
+    DeadLetter,
+    Lease,
+    ProcessIdentity,
+    Stored,
+    Told,
+    ViewWrite,
+)
 
 
 @contextlib.contextmanager
@@ -149,7 +159,28 @@ def lease_from_document(document: Mapping[str, Any]) -> Lease:
             pid=document["pid"],
             taken_at=_utc(document["taken_at"]),
             renewed_at=_utc(document["renewed_at"]),
+            process=_process(document.get("process")),
         )
+
+
+def _process(found: Any) -> ProcessIdentity | None:
+    """None of what is no whole identity: then nothing can be proven by it, and the lease is as good as any."""
+    if not isinstance(found, Mapping):
+        return None
+    names = (found.get("boot_id"), found.get("pid_namespace"), found.get("time_namespace"))
+    pid, start_ticks = found.get("pid"), found.get("start_ticks")
+    if not all(isinstance(name, str) for name in names) or not isinstance(pid, int) or not isinstance(start_ticks, int):
+        return None
+    boot_id, pid_namespace, time_namespace = map(str, names)
+    if not boot_id or not pid_namespace or pid <= 0:
+        return None
+    return ProcessIdentity(
+        boot_id=boot_id,
+        pid_namespace=pid_namespace,
+        time_namespace=time_namespace,
+        pid=int(pid),
+        start_ticks=int(start_ticks),
+    )
 
 
 def view_update(write: ViewWrite) -> UpdateOne:

@@ -24,6 +24,7 @@ START_SECONDS = 45.0
 STOP_SECONDS = 6.0
 LET_GO_SECONDS = 10.0
 REVIVAL_PAUSE_SECONDS = 0.5
+LISTENING_POLL_SECONDS = 0.01
 STORE_PROGRAM = "secantusd-py"
 _CHILDS_VARIABLES = frozenset({"HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ", "VIRTUAL_ENV"})
 _CHILDS_PREFIXES = ("GRPC_", "LC_", "PYTHON")
@@ -154,7 +155,8 @@ def _without_credentials(environment: Mapping[str, str]) -> dict[str, str]:
 async def _child(
     command: Sequence[str], output: Path, name: str, *, reads_output: bool = False
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A program that lives as long as its standard input is open, which is as long as this process lives."""
+    """A program that lives as long as its standard input is open, which is as long as this process lives. Where this process ends it, and
+    was not killed, it is told so there beforehand."""
     with _writable(output.parent):
         sink = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
@@ -173,6 +175,7 @@ async def _child(
         yield process
     finally:
         if process.stdin is not None:
+            process.stdin.write(guardian.LEAVE)
             process.stdin.close()
         try:
             await asyncio.wait_for(process.wait(), STOP_SECONDS)
@@ -215,7 +218,7 @@ async def _until_listening(process: asyncio.subprocess.Process, port: int, name:
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", port)
         except OSError:
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(LISTENING_POLL_SECONDS)
             continue
         writer.close()
         with contextlib.suppress(OSError):

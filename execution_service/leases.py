@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from execution_service.news import News
-from execution_service.ports import Clock, Lease, Store, StoreUnavailable
+from execution_service.ports import Clock, Lease, Processes, ProcessIdentity, Store, StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -27,12 +27,24 @@ class Self:
     holder: str
     host: str
     pid: int
+    process: ProcessIdentity | None = None
+    """By which others may prove that it is dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Predecessor:
+    """Whose lease was taken over."""
+
+    lease: Lease
+    has_died: bool
+    """Provably; else it was silent for its term."""
 
 
 class Leases:
     """Takes, renews and gives back.
 
-    No two machines' clocks are compared: a contender takes a lease over when that has not moved for its term by the contender's own monotonic clock.
+    No two machines' clocks are compared: a contender takes a lease over when that has not moved for its term by the contender's own monotonic clock,
+    or at once when its holder is provably dead. Either way by compare-and-set on what it saw: of two contenders one has it.
     """
 
     def __init__(
@@ -43,11 +55,12 @@ class Leases:
         me: Self,
         term_seconds: float,
         is_wanted: Callable[[Lease], bool],
-        taken: Callable[[Lease, Lease | None], Awaitable[None]],
+        taken: Callable[[Lease, Predecessor | None], Awaitable[None]],
         lost: Callable[[str, str], None],
+        processes: Processes | None = None,
     ) -> None:
         """`is_wanted`: whether this process would work the desk of a lease that somebody has left. `taken` is told the new lease and the
-        one it replaced, if that had a holder; `lost` the desk and why."""
+        one it replaced, if that had a holder; `lost` the desk and why. Without `processes` nobody is ever proven dead."""
         self._store = store
         self._clock = clock
         self._me = me
@@ -55,6 +68,7 @@ class Leases:
         self._is_wanted = is_wanted
         self._taken = taken
         self._lost = lost
+        self._processes = processes
         self._wanted: set[str] = set()
         self._held: dict[str, Lease] = {}
         self._renewed_at: dict[str, float] = {}
@@ -137,8 +151,8 @@ class Leases:
     # --- the parts ----------------------------------------------------------------------------------------------
 
     def _is_free(self, found: Lease | None) -> bool:
-        """Given back, or our own (the answer to our taking was lost), or still for the whole term by our own clock."""
-        if found is None or found.holder in ("", self._me.holder):
+        """Given back, or our own (the answer to our taking was lost), or a dead process's, or still for the whole term by our own clock."""
+        if found is None or found.holder in ("", self._me.holder) or self._has_died(found):
             return True
         now = self._clock.monotonic()
         seen = self._seen.get(found.desk)
@@ -153,6 +167,15 @@ class Leases:
             return False
         return now - seen[1] >= found.term_seconds
 
+    def _has_died(self, found: Lease) -> bool:
+        """Provably. What was proven of this holder stays true: its name is of one life of one process."""
+        return (
+            self._processes is not None
+            and found.process is not None
+            and found.host == self._me.host
+            and self._processes.is_gone(found.process)
+        )
+
     async def _take(self, desk: str, found: Lease | None) -> None:
         began, now = self._clock.monotonic(), self._clock.now()
         lease = Lease(
@@ -165,19 +188,19 @@ class Leases:
             pid=self._me.pid,
             taken_at=now,
             renewed_at=now,
+            process=self._me.process,
         )
         if not await self._store.take_lease(lease, found):
             return
         self._seen.pop(desk, None)
         self._held[desk], self._renewed_at[desk] = lease, began
-        dead = found if found is not None and found.holder not in ("", self._me.holder) else None
-        log.info(
-            f"{desk}: taken" + (f" over from {dead.host} (process {dead.pid}), which is silent" if dead else ""),
-            action="lease_taken",
-            account_id=desk,
-            epoch=lease.epoch,
-        )
-        await self._taken(lease, dead)
+        before, words = None, "taken"
+        if found is not None and found.holder not in ("", self._me.holder):
+            before = Predecessor(found, self._has_died(found))
+            why = "has died" if before.has_died else "is silent"
+            words = f"taken over from {found.host} (process {found.pid}), which {why}"
+        log.info(f"{desk}: {words}", action="lease_taken", account_id=desk, epoch=lease.epoch)
+        await self._taken(lease, before)
 
     def _lose(self, desk: str, why: str) -> None:
         self._held.pop(desk, None)

@@ -123,6 +123,26 @@ class Alarm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessIdentity:
+    """Tells a process from every other that ever was, on any machine."""
+
+    boot_id: str
+    """Of one run of one kernel; containers share it."""
+    pid_namespace: str
+    """In which the process has its number: containers have their own, and each may have a process 7."""
+    time_namespace: str
+    """By whose clock its start is shown; empty where the kernel has none."""
+    pid: int
+    start_ticks: int
+    """Since the kernel's start: one number is given to many processes in turn."""
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """Where its number and its start mean what they mean."""
+        return (self.boot_id, self.pid_namespace, self.time_namespace)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
     """Who works a desk: an account's orders, or what belongs to no account. `holder` is empty where it was given back."""
 
@@ -138,6 +158,8 @@ class Lease:
     pid: int
     taken_at: datetime
     renewed_at: datetime
+    process: ProcessIdentity | None = None
+    """The holder, where it can be told whether that is dead; None of one that could not say so, or of an earlier version."""
 
     @property
     def mark(self) -> tuple[str, int, int]:
@@ -325,6 +347,17 @@ class Message:
 class Publisher(Protocol):
     async def publish(self, data: bytes, attributes: Mapping[str, str], ordering_key: str) -> None:
         """Returns when Pub/Sub has the message. Raises PublishFailed."""
+
+
+class Processes(Protocol):
+    """The processes of this machine."""
+
+    @property
+    def own(self) -> ProcessIdentity | None:
+        """This one; None where it cannot be told from every other."""
+
+    def is_gone(self, process: ProcessIdentity) -> bool:
+        """It is proven that this process runs no more. One that is frozen, hidden, or of another place is not gone."""
 
 
 class Clock(Protocol):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -45,10 +45,12 @@ from execution_service.leases import Self
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.news import News
 from execution_service.outbox import Outbox, Party
+from execution_service.ownership.process_table import ProcessTable
 from execution_service.ports import (
     Clock,
     DeadLetter,
     Message,
+    Processes,
     Publisher,
     PublishFailed,
     Store,
@@ -68,6 +70,7 @@ from notifications.base import NoNotifier, Notifier
 from notifications.telegram import TelegramNotifier
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 START_SECONDS = 60.0
 DRAIN_SECONDS = 4.0
@@ -104,6 +107,8 @@ class Parts:
     nonce: str
     shares_store: bool = False
     """Other processes may write to the store: it is asked for cancels again before each sending."""
+    processes: Processes | None = None
+    """By which the death of another process on this machine can be proven; None: it never is."""
     lease_seconds: float | None = None
     """The term of the leases by which processes that share the store share out the accounts; None: this process is alone."""
     uses_ordering_keys: bool = False
@@ -274,11 +279,14 @@ class ExecutionService:
         self._keep(_task_of(trader.account_id), trader.run)
 
     def _new_desks(self, lease_seconds: float) -> Desks:
+        processes = self._parts.processes
+        identity = None if processes is None else processes.own
         return Desks(
             store=self._store,
             live_orders=self.live_orders,
             clock=self._clock,
-            me=Self(self._parts.nonce, socket.gethostname(), os.getpid()),
+            me=Self(self._parts.nonce, socket.gethostname(), os.getpid(), identity),
+            processes=processes,
             term_seconds=lease_seconds,
             accounts=self._parts.accounts,
             is_known_account=lambda account_id: self._parts.account_of(account_id) is not None,
@@ -593,15 +601,16 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
         if is_embedded or has_local_pubsub:
             stack.enter_context(owned(settings.data_dir))
         make_private(settings.data_dir)
-        pubsub_host = settings.pubsub_emulator_host
+        own = {}
         if has_local_pubsub:
-            pubsub_host = await stack.enter_async_context(local_pubsub(settings.data_dir, _topic_plan(settings)))
+            own["pubsub"] = stack.enter_async_context(local_pubsub(settings.data_dir, _topic_plan(settings)))
+        if is_embedded:
+            own["store"] = stack.enter_async_context(embedded_store(settings.data_dir))
+        addresses = dict(zip(own, await _side_by_side(*own.values()), strict=True))
+        pubsub_host = addresses.get("pubsub", settings.pubsub_emulator_host)
         if pubsub_host is not None:
             os.environ["PUBSUB_EMULATOR_HOST"] = pubsub_host  # Google's client looks there and nowhere else
-        if settings.mongodb_uri is None:
-            uri = await stack.enter_async_context(embedded_store(settings.data_dir))
-        else:
-            uri = settings.mongodb_uri.get_secret_value()
+        uri = addresses["store"] if settings.mongodb_uri is None else settings.mongodb_uri.get_secret_value()
         clock = SystemClock()
         nonce = secrets.token_hex(6)
         with _usable():
@@ -658,6 +667,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             ),
             nonce=nonce,
             shares_store=not is_embedded,
+            processes=ProcessTable(),
             lease_seconds=None if is_embedded else settings.lease_seconds,
             uses_ordering_keys=settings.publish_ordering_keys,
         )
@@ -702,15 +712,12 @@ async def serve(settings: Settings, say: Callable[[str], None], at_stop: Callabl
             _withdraw_endpoints(endpoints)
             service = ExecutionService(world.parts)
             await world.parts.notifier.start()
-            await _patiently("the store", world.parts.store.open, stop)
-            for part in (world.orders, world.commands, world.publisher):
-                await _patiently(f"Pub/Sub ({part.path})", part.check, stop)
+            pubsub = (world.orders, world.commands, world.publisher)
+            checks = {"the store": world.parts.store.open} | {f"Pub/Sub ({part.path})": part.check for part in pubsub}
+            await _side_by_side(_patiently(checks, stop), _load_ahead(settings))
             if stop.is_set():
                 return
-            # Libraries hold everything up while they are loaded: now, and not when an account is taken over while others trade.
-            BrokerFactory.load({str(account.config["broker"]) for account in settings.accounts.values()})
-            _set_start_aside()
-            await _patiently("the store", service.start, stop)
+            await _patiently({"the store": service.start}, stop)
             pulls = [asyncio.create_task(part.run()) for part in (world.orders, world.commands)]
             pulls.append(asyncio.create_task(world.orders.watch()))
             try:
@@ -729,6 +736,14 @@ async def serve(settings: Settings, say: Callable[[str], None], at_stop: Callabl
     log.info("Execution service stopped", action="stopped")
 
 
+async def _load_ahead(settings: Settings) -> None:
+    """Libraries hold everything up while they are loaded: now, while answers are waited for, and not when an account is taken over while
+    others trade."""
+    await asyncio.sleep(0)  # the questions go first
+    BrokerFactory.load({str(account.config["broker"]) for account in settings.accounts.values()})
+    _set_start_aside()
+
+
 def _set_start_aside() -> None:
     """What was made until now lives as long as the process: the garbage collector, which holds the whole process up, need not walk
     through all of it each time."""
@@ -736,20 +751,40 @@ def _set_start_aside() -> None:
     gc.freeze()
 
 
-async def _patiently(what: str, call: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
-    """Tries for a minute, saying so. Raises CannotStart."""
+async def _side_by_side(*calls: Coroutine[Any, Any, T]) -> list[T]:
+    """All of these at once, begun in this sequence; what they return. Raises what the first raises that fails, when the others have ended."""
+    first: BaseException | None = None
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(call) for call in calls]
+    except BaseExceptionGroup as failures:
+        first = failures.exceptions[0]
+    if first is not None:
+        raise first  # out here, as it was: its cause stays what it is
+    return [task.result() for task in tasks]
+
+
+async def _patiently(calls: Mapping[str, Callable[[], Awaitable[None]]], stop: asyncio.Event) -> None:
+    """Tries for a minute, all side by side, saying what is waited for. Raises CannotStart, naming all that could not be reached."""
     end = asyncio.get_running_loop().time() + START_SECONDS
-    while not stop.is_set():
-        try:
-            await call()
-            return
-        except TopicMissing as exc:
-            raise CannotStart(f"{exc}; create it, or correct the setting that names it") from exc
-        except (StoreUnavailable, PublishFailed) as exc:
-            left = end - asyncio.get_running_loop().time()
-            if left <= 0:
-                raise CannotStart(f"{what} could not be reached for {START_SECONDS:.0f} s: {exc}") from exc
+    while calls and not stop.is_set():
+        outcomes = await asyncio.gather(*(call() for call in calls.values()), return_exceptions=True)
+        failures = {what: exc for what, exc in zip(calls, outcomes, strict=True) if exc is not None}
+        for exc in failures.values():
+            if isinstance(exc, TopicMissing):
+                raise CannotStart(f"{exc}; create it, or correct the setting that names it") from exc
+            if not isinstance(exc, StoreUnavailable | PublishFailed):
+                raise exc
+        calls = {what: call for what, call in calls.items() if what in failures}
+        left = end - asyncio.get_running_loop().time()
+        if failures and left <= 0:
+            reasons = (
+                f"{what} could not be reached for {START_SECONDS:.0f} s: {exc}" for what, exc in failures.items()
+            )
+            raise CannotStart("; ".join(reasons))
+        for what, exc in failures.items():
             log.warning(f"Waiting for {what}, {left:.0f} s left: {exc}", action="waiting_at_start")
+        if failures:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), min(2.0, left))
 

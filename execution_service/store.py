@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -14,10 +15,17 @@ import pymongo
 import structlog
 from bson.codec_options import CodecOptions
 from pymongo import UpdateMany, UpdateOne
-from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
+from pymongo.errors import (
+    BulkWriteError,
+    DuplicateKeyError,
+    ExecutionTimeout,
+    OperationFailure,
+    PyMongoError,
+    WTimeoutError,
+)
 
 from brokers.base import Instrument
-from execution_service.calls import Calls, raise_unless_duplicates
+from execution_service.calls import Calls, in_short, raise_unless_duplicates
 from execution_service.commits import Commits
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.ledger import LedgerEntry, LedgerKey, Line
@@ -87,7 +95,6 @@ POSITIONS_VIEW = "positions"
 TRADING_ORDERS_VIEW = "trading_orders"
 TRADING_ACCOUNTS_VIEW = "trading_accounts"
 
-IDENTITY_INDEX = [("signal_id", 1), ("leg_index", 1), ("purpose", 1)]
 BRIEFS = f"{ORDERS} in brief"
 """Of a record that can be read in brief the whole may be spoilt all the same: what is known of either is kept apart."""
 UNSETTLED = "unsettled"
@@ -104,6 +111,51 @@ COLLECTION_OF = {
     View.TRADING_ORDERS: TRADING_ORDERS_VIEW,
     View.TRADING_ACCOUNTS: TRADING_ACCOUNTS_VIEW,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """One that the service relies on: for uniqueness, or for speed."""
+
+    fields: tuple[str, ...]
+    is_unique: bool = False
+    only: Mapping[str, Any] | None = None
+    """Of documents with these values alone."""
+
+    @property
+    def keys(self) -> list[tuple[str, int]]:
+        return [(field, 1) for field in self.fields]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        unique = {"unique": True} if self.is_unique else {}
+        return unique | ({} if self.only is None else {"partialFilterExpression": dict(self.only)})
+
+    def is_served_by(self, found: Mapping[str, Any]) -> bool:
+        """Whether an index, as the server tells of it, does for this one, whatever its name is."""
+        return (
+            list(found["key"].items()) == self.keys
+            and (not self.is_unique or bool(found.get("unique")))
+            and found.get("partialFilterExpression") == self.only
+            and not any(found.get(name) for name in _LEAVES_OUT)
+        )
+
+
+_LEAVES_OUT = ("sparse", "collation", "hidden", "expireAfterSeconds")
+"""An index with one of these does not answer every question about its fields."""
+_BY_IDENTITY = Index(("signal_id", "leg_index", "purpose"), is_unique=True)
+INDEXES: Mapping[str, Sequence[Index]] = {
+    ORDERS: (_BY_IDENTITY, Index(("account_id", "client_order_id"), is_unique=True), Index(("lookup",))),
+    COMMANDS: (Index(("status",)), Index(("active_until",))),
+    ALERTS: (Index(("sent_at",)),),
+    POSITIONS: (Index(("account_id",)),),
+    DISCREPANCIES: (Index(("place",), is_unique=True, only={"state": State.OPEN.value}), Index(("account_id",))),
+    CONFIRMATIONS_VIEW: (_BY_IDENTITY, Index(("submitted_at",)), Index(("timestamp",))),
+    SIGNALS_VIEW: (Index(("signal_id",)),),
+    POSITIONS_VIEW: (Index(("ledger_id",), is_unique=True, only={"status": "OPEN"}),),
+    TRADING_ORDERS_VIEW: (Index(("order_id",)),),
+}
+
 VIEW_ATTEMPTS = 3
 CODEC: CodecOptions[Document] = CodecOptions(tz_aware=True, tzinfo=UTC)
 
@@ -170,8 +222,11 @@ class MongoStore:
     # --- life ---------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Finds out what the server can do and makes the indexes. Raises StoreUnavailable."""
-        hello = await self._calls.ask(self._prepare)
+        """Finds out what the server can do and makes the indexes that are missing. Raises StoreUnavailable."""
+        hello, *_ = await asyncio.gather(
+            self._calls.ask(lambda: self._client.admin.command("hello")),
+            *(self._calls.ask(partial(self._ensure_indexes, name)) for name in INDEXES),
+        )
         self._commits.open(has_transactions=self._is_private and "setName" in hello)
 
     async def close(self) -> None:
@@ -198,26 +253,23 @@ class MongoStore:
                 self._spoilt.read(collection, document["_id"])
         return readable
 
-    def _prepare(self) -> Mapping[str, Any]:
-        """What the server says of itself."""
-        hello: Mapping[str, Any] = self._client.admin.command("hello")
-        db = self._db
-        db[ORDERS].create_index(IDENTITY_INDEX, unique=True)
-        db[ORDERS].create_index([("account_id", 1), ("client_order_id", 1)], unique=True)
-        db[ORDERS].create_index("lookup")
-        db[COMMANDS].create_index("status")
-        db[COMMANDS].create_index("active_until")
-        db[ALERTS].create_index("sent_at")
-        db[POSITIONS].create_index("account_id")
-        db[DISCREPANCIES].create_index("place", unique=True, partialFilterExpression={"state": State.OPEN.value})
-        db[DISCREPANCIES].create_index("account_id")
-        db[CONFIRMATIONS_VIEW].create_index(IDENTITY_INDEX, unique=True)
-        db[CONFIRMATIONS_VIEW].create_index("submitted_at")
-        db[CONFIRMATIONS_VIEW].create_index("timestamp")
-        db[SIGNALS_VIEW].create_index("signal_id")
-        db[POSITIONS_VIEW].create_index("ledger_id", unique=True, partialFilterExpression={"status": "OPEN"})
-        db[TRADING_ORDERS_VIEW].create_index("order_id")
-        return hello
+    def _ensure_indexes(self, name: str) -> None:
+        """Makes what is missing. One that keeps records unique must be there: without it the store is not fit to be used. Without another the
+        service is slow, and says so."""
+        collection = self._db[name]
+        there = list(collection.list_indexes())
+        for wanted in INDEXES[name]:
+            if any(wanted.is_served_by(found) for found in there):
+                continue
+            try:
+                collection.create_index(wanted.keys, **wanted.options)
+            except (ExecutionTimeout, WTimeoutError):
+                raise
+            except OperationFailure as exc:
+                words = f"the index of {name} on {wanted.fields} cannot be made: {in_short(exc)}"
+                if wanted.is_unique:
+                    raise StoreUnavailable(words) from exc
+                log.error(f"Slower than need be, {words}", action="index_missing", collection=name)
 
     # --- the record ---------------------------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ from brokers.paper_exchange import PaperExchange
 from brokers.paper_words import Fault, Market, PaperOrder
 from execution_service.core.order import Identity, Order, Purpose
 from execution_service.core.record import order_from_document
-from execution_service.ports import Message, PublishFailed
+from execution_service.ports import Message, Processes, PublishFailed
 from execution_service.service import ExecutionService, Parts
 from execution_service.settings import Account
 from execution_service.store import MongoStore
@@ -586,6 +586,7 @@ class World:
         unnamed_accounts: Sequence[str] = (),
         uses_ordering_keys: bool = False,
         lease_seconds: float | None = None,
+        processes: Processes | None = None,
         beside: World | None = None,
     ) -> None:
         """`beside`: another process's world, with which this one shares time, store and the broker's book; it has its own way to each, its
@@ -612,6 +613,7 @@ class World:
         self._is_unique = is_unique
         self._uses_ordering_keys = uses_ordering_keys
         self._lease_seconds = lease_seconds
+        self.processes = processes
         self._accounts = {
             a: Account(account_id=a, name=f"{a} by name", broker="mock", live=False, config={"account_id": a})
             for a in (*accounts, *unnamed_accounts)
@@ -669,6 +671,7 @@ class World:
                 uses_ordering_keys=self._uses_ordering_keys,
                 shares_store=self._lease_seconds is not None,
                 lease_seconds=self._lease_seconds,
+                processes=self.processes,
             )
         )
         await self._service.start()

@@ -30,6 +30,7 @@ from execution_service.ports import (
     CommandStatus,
     DeadLetter,
     Lease,
+    ProcessIdentity,
     StoreUnavailable,
     Strike,
     Told,
@@ -143,6 +144,49 @@ async def test_the_indexes_are_those_of_the_contract(store: MongoStore, server: 
     assert dict(of_discrepancies["partialFilterExpression"]) == {"state": "OPEN"}
     assert ("signal_id",) in indexes(names.SIGNALS_VIEW)
     assert ("order_id",) in indexes(names.TRADING_ORDERS_VIEW)
+
+
+async def test_an_index_that_is_missing_is_made_at_the_next_opening(server: Server) -> None:
+    await server.store("process-1")
+    server.collection(names.ORDERS).drop_index([("lookup", 1)])
+    server.collection(names.CONFIRMATIONS_VIEW).drop_indexes()
+    await server.store("process-2")
+    orders, confirmations = (
+        {
+            tuple(field for field, _ in index["key"]): index
+            for index in server.collection(n).index_information().values()
+        }
+        for n in (names.ORDERS, names.CONFIRMATIONS_VIEW)
+    )
+    assert ("lookup",) in orders
+    assert confirmations[("signal_id", "leg_index", "purpose")]["unique"]
+    assert ("timestamp",) in confirmations
+
+
+async def test_indexes_that_are_there_are_not_made_again_whatever_their_names(server: Server, faults: Faults) -> None:
+    await server.store("process-1")
+    server.collection(names.SIGNALS_VIEW).drop_indexes()
+    server.collection(names.SIGNALS_VIEW).create_index("signal_id", name="upstream")
+    faults.refuse("create_index", times=99)
+    await server.store("process-2", faults=faults)
+
+
+async def test_a_store_whose_records_cannot_be_kept_unique_is_not_used_and_says_why(server: Server) -> None:
+    twins = [{"_id": n, "signal_id": "s", "leg_index": 0, "purpose": "ENTRY"} for n in (1, 2)]
+    server.collection(names.ORDERS).insert_many(twins)
+    with pytest.raises(StoreUnavailable, match=r"execution_orders on .*signal_id.* cannot be made"):
+        await server.store()
+
+
+async def test_an_index_for_speed_that_cannot_be_made_is_reported_and_missed(server: Server, faults: Faults) -> None:
+    await server.store("process-1")
+    server.collection(names.ALERTS).drop_indexes()
+    faults.fail("create_index", OperationFailure("not authorized on trading", 13))
+    with capture_logs() as logs:
+        await server.store("process-2", faults=faults)
+    (said,) = [entry for entry in logs if entry.get("action") == "index_missing"]
+    assert "the index of execution_alerts on ('sent_at',) cannot be made: not authorized on trading" in said["event"]
+    assert said["log_level"] == "error"
 
 
 async def test_opening_twice_is_harmless(server: Server) -> None:
@@ -754,6 +798,53 @@ async def test_a_lease_that_was_renewed_is_not_taken_from_its_holder(store: Mong
     assert await store.take_lease(lease("other", epoch=2), seen)
     await store.renew_leases("one", ["acct-1"], at(6))
     assert await store.leases() == [lease("other", epoch=2)]
+
+
+HOLDER = ProcessIdentity(
+    boot_id="boot-1", pid_namespace="pid:[4026531836]", time_namespace="", pid=7, start_ticks=2**40
+)
+
+
+async def test_a_lease_names_the_process_that_holds_it_until_another_takes_it(store: MongoStore) -> None:
+    assert await store.take_lease(lease(process=HOLDER), None)
+    await store.renew_leases("one", ["acct-1"], at(5))
+    (seen,) = await store.leases()
+    assert seen == lease(process=HOLDER, beat=1, renewed_at=at(5))
+    assert await store.take_lease(lease("other", epoch=2), seen)
+    assert await store.leases() == [lease("other", epoch=2)]
+
+
+async def test_of_two_successors_that_saw_the_same_dead_holder_one_has_the_lease(server: Server) -> None:
+    stores = [await server.store(nonce=f"n{i}") for i in range(4)]
+    assert await stores[0].take_lease(lease("dead", process=HOLDER), None)
+    (seen,) = await stores[0].leases()
+    taken = await asyncio.gather(*(s.take_lease(lease(f"n{i}", epoch=2), seen) for i, s in enumerate(stores)))
+    assert sorted(taken) == [False, False, False, True]
+    (found,) = await stores[0].leases()
+    assert found == lease(f"n{taken.index(True)}", epoch=2)
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        "boot-1",
+        {},
+        {"boot_id": "", "pid_namespace": "p", "time_namespace": "", "pid": 7, "start_ticks": 1},
+        {"boot_id": "b", "pid_namespace": "p", "time_namespace": "", "pid": -1, "start_ticks": 1},
+        {"boot_id": "b", "pid_namespace": "p", "time_namespace": "", "pid": 7.5, "start_ticks": 1},
+        {"boot_id": "b", "pid_namespace": "p", "time_namespace": None, "pid": 7, "start_ticks": 1},
+    ],
+)
+async def test_a_lease_whose_process_makes_no_sense_is_one_that_names_none(store: MongoStore, process: Any) -> None:
+    assert await store.take_lease(lease(), None)
+    store._db["execution_leases"].update_one({}, {"$set": {"process": process}})
+    assert await store.leases() == [lease()]
+
+
+async def test_a_lease_of_an_earlier_version_names_no_process(store: MongoStore) -> None:
+    assert await store.take_lease(lease(process=HOLDER), None)
+    store._db["execution_leases"].update_one({}, {"$unset": {"process": 1}})
+    assert await store.leases() == [lease()]
 
 
 async def test_a_lease_is_given_back_by_its_holder_only(store: MongoStore) -> None:

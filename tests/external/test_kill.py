@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import re
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
 import pytest
@@ -28,6 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The return_immediately flag:Depr
 
 ORDERS = 200
 GONE_SECONDS = 8.0
+LETS_GO_SECONDS = 1.2
 
 
 def trading_service(folder: Path) -> Service:
@@ -92,6 +96,30 @@ def unacknowledged(service: Service) -> list[tuple[str, str]]:
             "SELECT s.name, o.body FROM owed o JOIN subscriptions s ON s.id = o.subscription"
             " WHERE o.acknowledged = 0 AND s.name NOT LIKE '%confirmations%'"
         ).fetchall()
+
+
+def test_the_store_of_a_killed_service_lets_go_of_its_files_at_once(tmp_path: Path) -> None:
+    with trading_service(tmp_path) as service:
+        service.start()
+        with service.pubsub() as pubsub:
+            pubsub.publish(make_orders(40, seed=7))
+        wait_until(lambda: service.book.placed() >= 20, "orders are under way", pause=0.002, more=service.console)
+        service.kill()
+        began = time.monotonic()
+        with open(service.data_dir / "store.lock", "ab") as lock:
+            wait_until(lambda: is_free(lock), "the lock of the store is free", pause=0.005, within=GONE_SECONDS)
+        # Asked to end in peace it takes more than two seconds, while connections of the dead are open.
+        assert time.monotonic() - began < LETS_GO_SECONDS
+        service.start()
+        wait_until_settled(service, 40)
+
+
+def is_free(lock: BinaryIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def test_a_killed_service_whose_guardian_is_killed_too_leaves_no_orphan(tmp_path: Path) -> None:

@@ -262,9 +262,10 @@ async def test_a_store_that_is_not_there_is_waited_for_and_then_given_up(
         "HOME": str(tmp_path),
     }
     settings = load_settings(given, use_mock_broker=True, root=tmp_path)
-    with pytest.raises(CannotStart, match=f"the store could not be reached for 4 s: .*{port}"):
+    with pytest.raises(CannotStart, match=f"the store could not be reached for 4 s: .*{port}") as raised:
         async with asyncio.timeout(30):
             await serve(settings, lambda _: None)
+    assert "trading-orders-sub) could not be reached" in str(raised.value), "all that is missing is named at once"
 
 
 @pytest.mark.parametrize(
