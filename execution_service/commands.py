@@ -30,7 +30,7 @@ from execution_service.core.order import (
 from execution_service.core.reconcile import Outcome
 from execution_service.core.record import positions_to_documents
 from execution_service.core.wire import CancelCommand, RefusedCommand, Unusable, parse_command
-from execution_service.intake import take_until_stored
+from execution_service.intake import RaiseAlarm, Receiver
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import (
     Clock,
@@ -43,6 +43,7 @@ from execution_service.ports import (
     StoreUnavailable,
     View,
 )
+from execution_service.transport.inbox import Inbox
 
 log = structlog.get_logger(__name__)
 
@@ -107,6 +108,7 @@ class Commands:
         show_again: Callable[[Order], Awaitable[None]],
         reconcile: Callable[[str], Awaitable[Outcome | None]],
         max_order_age_seconds: float,
+        raise_alarm: RaiseAlarm,
         shares_store: bool = False,
         adopt: Callable[[Command], Awaitable[tuple[CommandStatus, str] | None]],
         positions_of: Callable[[str], Awaitable[Sequence[BrokerPosition] | None]],
@@ -122,6 +124,7 @@ class Commands:
         self._adopt = adopt
         self._positions_of = positions_of
         self._tell_holder = tell_holder
+        self._raise_alarm = raise_alarm
         self._store = store
         self._live = live_orders
         self._clock = clock
@@ -140,15 +143,14 @@ class Commands:
         self._asking: set[str] = set()
         """Other commands for which a broker is asked."""
 
-    async def run(self, messages: asyncio.Queue[Message]) -> None:
+    async def run(self, inbox: Inbox) -> None:
         """Until cancelled."""
+        receiver = Receiver(
+            what="Commands", take=self.take, store=self._store, clock=self._clock, raise_alarm=self._raise_alarm
+        )
         poll = asyncio.create_task(self._poll())
         try:
-            while True:
-                batch = [await messages.get()]
-                while not messages.empty():
-                    batch.append(messages.get_nowait())
-                await take_until_stored(self.take, batch, self._clock)
+            await receiver.run(inbox)
         finally:
             for task in (poll, *self._tasks):
                 task.cancel()

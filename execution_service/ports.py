@@ -200,6 +200,12 @@ class Store(Protocol):
 
     async def close(self) -> None: ...
 
+    async def check(self) -> None:
+        """A question that costs next to nothing. Raises StoreUnavailable."""
+
+    def silent_seconds(self) -> float:
+        """How long the server has been asked in vain, whether calls fail or hang; 0 while it answers, or nobody asks."""
+
     async def insert_orders(
         self, orders: Sequence[Order], left: Mapping[str, str] = NOTHING_LEFT
     ) -> list[Order | UnreadableRecord | None]:

@@ -64,6 +64,7 @@ from execution_service.signals import trading_order_write
 from execution_service.store import MongoStore, connect
 from execution_service.threads import ThreadPool
 from execution_service.trader import Trader, TradingRules
+from execution_service.transport.inbox import Inbox
 from notifications.base import NoNotifier, Notifier
 from notifications.telegram import TelegramNotifier
 
@@ -94,8 +95,8 @@ class Parts:
     publisher: Publisher
     notifier: Notifier
     clock: Clock
-    orders: asyncio.Queue[Message]
-    commands: asyncio.Queue[Message]
+    orders: Inbox
+    commands: Inbox
     account_of: Callable[[str], Account | None]
     accounts: Sequence[str] = ()
     """Those whose brokers are listened to from the start: what was finished before it may have filled since."""
@@ -158,6 +159,7 @@ class ExecutionService:
             reconcile=self._reconcile,
             shares_store=parts.shares_store,
             max_order_age_seconds=parts.rules.max_order_age_seconds,
+            raise_alarm=self.outbox.raise_alarm,
             tell_holder=None if self.desks is None else self.desks.tell_holder,
             adopt=self.adopting.carry_out,
             positions_of=self._positions_of,
@@ -203,9 +205,13 @@ class ExecutionService:
         self._keep("orphans", self._tell_of_orphans)
         self._keep("spoilt-documents", self._tell_of_spoilt)
 
+    async def take_no_more(self) -> None:
+        """No message is stored any more: whoever pulls them can hand back what was not."""
+        await self._end("intake", "commands")
+
     async def stop(self) -> None:
         """Takes nothing new, lets what is on its way finish for a few seconds, and ends. Working orders stay at the broker."""
-        await self._end("intake", "commands")
+        await self.take_no_more()
         if self.desks is not None:
             self.desks.take_no_more()
         with contextlib.suppress(TimeoutError):
@@ -722,10 +728,13 @@ async def serve(settings: Settings, say: Callable[[str], None], at_stop: Callabl
                 log.info("Execution service stops", action="stopping")
             finally:
                 _withdraw_endpoints(endpoints)
+                await service.take_no_more()
                 for pull in pulls:
                     pull.cancel()
-                await asyncio.gather(*pulls, return_exceptions=True)
+                # What was received and not stored goes back while the rest of the service ends.
+                handed_back = asyncio.gather(*pulls, return_exceptions=True)
                 await service.stop()
+                await handed_back
     log.info("Execution service stopped", action="stopped")
 
 

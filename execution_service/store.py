@@ -180,6 +180,13 @@ class MongoStore:
         self._calls.close()
         self._client.close()
 
+    async def check(self) -> None:
+        # Of the primary, as all that matters: a ping would be answered by a server that can store nothing.
+        await self._calls.urgent(lambda: self._db[COMMANDS].find_one({"_id": ""}, {"_id": 1}))
+
+    def silent_seconds(self) -> float:
+        return self._calls.silent_seconds()
+
     def newly_spoilt(self) -> list[Spoilt]:
         return self._spoilt.take_fresh()
 

@@ -38,6 +38,7 @@ from execution_service.settings import Account
 from execution_service.store import MongoStore
 from execution_service.threads import InPlace
 from execution_service.trader import TradingRules
+from execution_service.transport.inbox import Inbox
 from notifications.base import NotificationFailed
 from tests.builders import NOW
 
@@ -241,6 +242,23 @@ class _Client:
 # --- Pub/Sub and people ---------------------------------------------------------------------------------------------
 
 
+class _FakeInbox(Inbox):
+    """Filled as if by a stream that is ended and opened at once."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        super().__init__()
+        self._subscription = subscription
+
+    def refuse(self) -> None:
+        super().refuse()
+        self.discard()
+        self._subscription.take_back()
+
+    def accept(self) -> None:
+        super().accept()
+        self._subscription.deliver_again()
+
+
 class Subscription:
     """Keeps a message until it is acknowledged, and delivers what is left again to the next life."""
 
@@ -248,7 +266,9 @@ class Subscription:
         self._name, self._gate = name, gate
         self._messages: dict[str, tuple[bytes, datetime, Mapping[str, str]]] = {}
         self._count = itertools.count(1)
-        self.queue: asyncio.Queue[Message] = asyncio.Queue()
+        self.handed_back: list[str] = []
+        """Ids of messages that came back unacknowledged because no more were wanted."""
+        self.queue: Inbox = _FakeInbox(self)
 
     @property
     def unacknowledged(self) -> list[str]:
@@ -268,11 +288,21 @@ class Subscription:
 
     def redeliver(self) -> None:
         """A new life gets everything that nobody has acknowledged, and no queue of the old."""
-        self.queue = asyncio.Queue()
+        self.queue = _FakeInbox(self)
+        for message_id in self._messages:
+            self._deliver(message_id)
+
+    def take_back(self) -> None:
+        self.handed_back += self._messages
+
+    def deliver_again(self) -> None:
+        """To the same inbox."""
         for message_id in self._messages:
             self._deliver(message_id)
 
     def _deliver(self, message_id: str) -> None:
+        if self.queue.is_refusing:
+            return
         data, at, attributes = self._messages[message_id]
 
         def ack() -> None:
