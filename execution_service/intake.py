@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -56,16 +56,19 @@ class Intake:
         clock: Clock,
         is_known_account: Callable[[str], bool],
         is_cancelled: Callable[[Order], Reason | None],
+        look_for_cancels: Callable[[Sequence[Order]], Awaitable[None]],
         hand_over: Callable[[Stored], None],
         raise_alarm: RaiseAlarm,
         foreign_desk: Callable[[Order], str | None] = lambda order: None,
     ) -> None:
-        """`foreign_desk` names the desk of an order that another process works."""
+        """`look_for_cancels`: after it `is_cancelled` knows what others stored about these orders. `foreign_desk` names the desk of an
+        order that another process works."""
         self._store = store
         self._live = live_orders
         self._clock = clock
         self._is_known_account = is_known_account
         self._is_cancelled = is_cancelled
+        self._look_for_cancels = look_for_cancels
         self._hand_over = hand_over
         self._raise_alarm = raise_alarm
         self._foreign_desk = foreign_desk
@@ -83,13 +86,16 @@ class Intake:
         Raises StoreUnavailable: then nothing was acknowledged, and doing it again is harmless.
         """
         letters: list[DeadLetter] = []
-        meant: list[tuple[Message, Order]] = []
+        received: list[tuple[Message, ParsedOrder, Order]] = []
         for message in messages:
             parsed = parse_order(message.data)
             if isinstance(parsed, Unusable):
                 letters.append(self._dead_letter(message, parsed.reason))
             else:
-                meant.append((message, self._order(parsed, message)))
+                received.append((message, parsed, self._order(parsed, message)))
+        if received:
+            await self._look_for_cancels([order for _, _, order in received])
+        meant = [(message, self._at_the_door(parsed, order)) for message, parsed, order in received]
         unusable = len(letters)
         conflicts = await self._store_orders(meant)
         letters += [letter for _, letter in conflicts]
@@ -108,16 +114,18 @@ class Intake:
         return [order.order_id for _, order in meant]
 
     def _order(self, parsed: ParsedOrder, message: Message) -> Order:
-        """The order as it is first recorded: PENDING, or ended at the door."""
-        now = self._clock.now()
-        order = new_order(
+        return new_order(
             parsed.identity,
             parsed.request,
-            received_at=now,
+            received_at=self._clock.now(),
             published_at=message.publish_time,
             message_id=message.message_id,
             raw=parsed.raw,
         )
+
+    def _at_the_door(self, parsed: ParsedOrder, order: Order) -> Order:
+        """The order as it is first recorded: PENDING, or ended at the door."""
+        now = self._clock.now()
         first: tuple[Event, ...] = ()
         cancelled = self._is_cancelled(order)
         if parsed.problems:

@@ -256,6 +256,13 @@ class Store(Protocol):
     async def commands(self, *, now: datetime) -> list[Command]:
         """Those that are NEW, or still active."""
 
+    async def new_commands(self) -> list[Command]:
+        """Those that nobody has carried out yet, oldest first."""
+
+    async def cancels_naming(self, names: Collection[str]) -> list[Command]:
+        """Cancels that name an order or a signal so and are NEW, or held for a while when they were carried out. No clock is asked: whoever
+        asks compares the times."""
+
     async def insert_dead_letters(self, letters: Sequence[DeadLetter]) -> None: ...
 
     async def dead_letter(self, message_id: str) -> DeadLetter | None: ...

@@ -172,6 +172,7 @@ class ExecutionService:
             clock=parts.clock,
             is_known_account=lambda account_id: parts.account_of(account_id) is not None,
             is_cancelled=self.commands.is_cancelled,
+            look_for_cancels=self.commands.look_for_cancels if parts.shares_store else _nothing,
             hand_over=self._hand_over,
             raise_alarm=self.outbox.raise_alarm,
             foreign_desk=_nobody_elses if self.desks is None else self.desks.foreign_desk,
@@ -185,7 +186,7 @@ class ExecutionService:
         Raises StoreUnavailable; may then be called again.
         """
         if self.desks is not None:
-            await self.commands.refresh()
+            await self.commands.start()
             await self.desks.start()
             self._keep("desks", self.desks.run)
         else:
@@ -194,7 +195,7 @@ class ExecutionService:
                 self._hand_over(stored)
             for account_id in self._parts.accounts:
                 self.trader_of(account_id)
-            await self.commands.refresh()
+            await self.commands.start()
             for trader in self.traders.values():
                 self._keep_trading(trader)
             _say_recovered(unsettled)
@@ -335,7 +336,7 @@ class ExecutionService:
             nonce=self._parts.nonce,
             raise_alarm=self.outbox.raise_alarm,
             is_cancelled=self.commands.is_cancelled,
-            look_for_cancels=self.commands.refresh if self._parts.shares_store else _nothing,
+            look_for_cancels=self.commands.look_for_cancels if self._parts.shares_store else _nothing,
             is_live=account.live,
             holds_desk=lambda: self._holds(account.account_id),
         )
@@ -571,7 +572,7 @@ def _told_fill(fill_data: Mapping[str, Any], now: datetime) -> Fill:
     )
 
 
-async def _nothing() -> None:
+async def _nothing(orders: Sequence[Order]) -> None:
     return None
 
 

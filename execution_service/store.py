@@ -214,6 +214,8 @@ class MongoStore:
         db[ORDERS].create_index("lookup")
         db[COMMANDS].create_index("status")
         db[COMMANDS].create_index("active_until")
+        db[COMMANDS].create_index("body.order_id")
+        db[COMMANDS].create_index("body.signal_id")
         db[ALERTS].create_index("sent_at")
         db[POSITIONS].create_index("account_id")
         db[DISCREPANCIES].create_index("place", unique=True, partialFilterExpression={"state": State.OPEN.value})
@@ -413,6 +415,27 @@ class MongoStore:
             fresh = self._db[COMMANDS].find({"status": CommandStatus.NEW.value})
             active = self._db[COMMANDS].find({"active_until": {"$gt": now}})
             by_id = {d["_id"]: d for d in (*fresh, *active)}
+            return self._readable(COMMANDS, by_id.values(), command_from_document)
+
+        return sorted(await self._calls.ask(read), key=lambda c: (c.received_at, c.command_id))
+
+    async def new_commands(self) -> list[Command]:
+        def read() -> list[Command]:
+            found = self._db[COMMANDS].find({"status": CommandStatus.NEW.value})
+            return self._readable(COMMANDS, found, command_from_document)
+
+        return sorted(await self._calls.ask(read), key=lambda c: (c.received_at, c.command_id))
+
+    async def cancels_naming(self, names: Collection[str]) -> list[Command]:
+        # One question for each field, so that each is answered by one index.
+        holding = [{"status": CommandStatus.NEW.value}, {"active_until": {"$ne": None}}]
+        questions: list[Document] = [
+            {field: {"$in": list(names)}, "kind": "CANCEL", "$or": holding}
+            for field in ("body.order_id", "body.signal_id")
+        ]
+
+        def read() -> list[Command]:
+            by_id = {d["_id"]: d for question in questions for d in self._db[COMMANDS].find(question)}
             return self._readable(COMMANDS, by_id.values(), command_from_document)
 
         return sorted(await self._calls.ask(read), key=lambda c: (c.received_at, c.command_id))

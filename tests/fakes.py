@@ -8,7 +8,7 @@ import heapq
 import itertools
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import replace
@@ -150,6 +150,8 @@ class StoreFaults:
         """By `collection.method`: so many of the next such calls are carried out, and then the connection breaks."""
         self.reads: Counter[str] = Counter()
         """By `collection.method`, so far."""
+        self.documents_read: Counter[str] = Counter()
+        """By collection: how many came back from `find` and were looked at."""
 
 
 class _Collection:
@@ -167,7 +169,7 @@ class _Collection:
             return self._create_index
         if method not in self.WRITES:
             self._faults.reads[name] += 1
-            return lambda *args, **kwargs: self._reachable(call)(*args, **kwargs)
+            return lambda *args, **kwargs: self._counted(self._reachable(call)(*args, **kwargs))
 
         def write(*args: Any, **kwargs: Any) -> Any:
             number = self._gate.enter(name)
@@ -183,6 +185,17 @@ class _Collection:
             return answer
 
         return write
+
+    def _counted(self, answer: Any) -> Any:
+        if not isinstance(answer, mongomock.collection.Cursor):
+            return answer
+
+        def documents() -> Iterator[Any]:
+            for document in answer:
+                self._faults.documents_read[self._inner.name] += 1
+                yield document
+
+        return documents()
 
     def _create_index(self, keys: Any, **options: Any) -> None:
         """Once: mongomock forgets the filter of a partial index when it looks whether an existing one still holds."""

@@ -808,6 +808,30 @@ async def test_commands_come_in_the_order_of_their_arrival(store: MongoStore) ->
     assert [c.command_id for c in await store.commands(now=NOW)] == ["msg-1", "msg-2", "msg-3"]
 
 
+async def test_new_commands_are_those_that_nobody_carried_out(store: MongoStore) -> None:
+    for number in (3, 1, 2):
+        await store.insert_command(command(number))
+    await store.finish_command("msg-1", CommandStatus.DONE, "cancelled", at(60))
+    assert [c.command_id for c in await store.new_commands()] == ["msg-2", "msg-3"]
+
+
+async def test_cancels_are_found_by_what_they_name_if_they_are_new_or_hold(store: MongoStore) -> None:
+    by_order, by_signal = {"order_id": "a", "signal_id": None}, {"order_id": None, "signal_id": "s"}
+    for number, body in enumerate((by_order, by_signal, by_order, by_signal, {"signal_id": "z"}), 1):
+        await store.insert_command(command(number, body=body))
+    await store.finish_command("msg-2", CommandStatus.DONE, "remembered", NOW - timedelta(hours=5))
+    await store.finish_command("msg-3", CommandStatus.REFUSED, "failed", None)
+    await store.insert_command(command(6, body=by_signal, kind="RESOLVE"))
+    assert [c.command_id for c in await store.cancels_naming(["a", "s"])] == ["msg-1", "msg-2", "msg-4"]
+    assert [c.command_id for c in await store.cancels_naming(["a"])] == ["msg-1"]
+    assert await store.cancels_naming([]) == []
+
+
+async def test_a_store_that_answers_is_not_silent(store: MongoStore) -> None:
+    await store.check()
+    assert store.silent_seconds() == 0
+
+
 # --- dead letters ---------------------------------------------------------------------------------------------------
 
 PAYLOADS = [
