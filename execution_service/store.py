@@ -14,7 +14,7 @@ import pymongo
 import structlog
 from bson.codec_options import CodecOptions
 from pymongo import UpdateMany, UpdateOne
-from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
+from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError, WriteError
 
 from brokers.base import Instrument
 from execution_service.calls import Calls, raise_unless_duplicates
@@ -90,6 +90,8 @@ TRADING_ACCOUNTS_VIEW = "trading_accounts"
 IDENTITY_INDEX = [("signal_id", 1), ("leg_index", 1), ("purpose", 1)]
 BRIEFS = f"{ORDERS} in brief"
 """Of a record that can be read in brief the whole may be spoilt all the same: what is known of either is kept apart."""
+STRIKES = f"{ORDERS} struck out"
+"""Apart, too: what else is known of the record stays known."""
 UNSETTLED = "unsettled"
 """A word in `lookup` for as long as the record is unfinished or owes the world something: one index serves all questions, and on the
 embedded store each further index makes every update of a record about a third dearer."""
@@ -293,7 +295,15 @@ class MongoStore:
 
     async def strike(self, strikes: Sequence[Strike]) -> None:
         await self.keep_lines({strike.order_id: strike.lines for strike in strikes if strike.lines})
-        await asyncio.gather(*(self._strike(strike) for strike in strikes))
+        await asyncio.gather(*(self._strike_alone(strike) for strike in strikes))
+
+    async def _strike_alone(self, strike: Strike) -> None:
+        """A record that is gone, or cannot be read any more, is said and holds up no other's: they would be delivered again for ever."""
+        try:
+            await self._strike(strike)
+        except (KeyError, UnreadableRecord, WriteError) as exc:
+            words = f"order {strike.order_id!r}: what was told of it cannot be struck out: {exc}"
+            self._spoilt.note(STRIKES, {"_id": strike.order_id}, words)
 
     async def keep_lines(self, lines: Mapping[str, Mapping[int, Line]]) -> None:
         if lines:
