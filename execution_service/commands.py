@@ -205,7 +205,7 @@ class Commands:
         """Carries out what others stored and nobody has carried out: an earlier life of this service, another replica, or a person with
         execctl. Raises StoreUnavailable."""
         for command in await self._store.new_commands():
-            await self._carry_out_alone(command)
+            await self._alone(command, self._carry_out)
 
     async def look_for_cancels(self, orders: Sequence[Order]) -> None:
         """Learns of the cancels that name these orders. Raises StoreUnavailable.
@@ -216,17 +216,20 @@ class Commands:
         names = sorted({name for order in orders for name in _names_of(order)})
         for command in await self._store.cancels_naming(names):
             if command.status is CommandStatus.NEW:
-                await self._carry_out_alone(command)
+                await self._alone(command, self._carry_out)
             elif command.command_id not in self._active and command.active_until is not None and _is_cancel(command):
-                known = await self._stored(command.body)
-                self._remember(command, _first_received(known), is_found=True)
+                await self._alone(command, self._learn)
 
-    async def _carry_out_alone(self, command: Command) -> None:
-        """One that cannot even be refused stops no other: it is set aside, and said once."""
+    async def _learn(self, command: Command) -> None:
+        known = await self._stored(command.body)
+        self._remember(command, _first_received(known), is_found=True)
+
+    async def _alone(self, command: Command, work: Callable[[Command], Awaitable[None]]) -> None:
+        """One that cannot even be refused stops no other: it is set aside, and said once. Raises StoreUnavailable."""
         if command.command_id in self._set_aside:
             return
         try:
-            await self._carry_out(command)
+            await work(command)
         except StoreUnavailable:
             raise
         except Exception as exc:
@@ -245,7 +248,7 @@ class Commands:
             await self._store.insert_command(command)
             if command.status is CommandStatus.NEW:
                 # Also if it was stored before: it may have been stored by a life that ended before it was carried out.
-                await self._carry_out_alone(command)
+                await self._alone(command, self._carry_out)
             else:
                 log.warning(
                     f"Command {command.kind or '(unreadable)'} refused: {command.outcome}", action="command_refused"
@@ -304,6 +307,13 @@ class Commands:
 
     async def _carry_out(self, command: Command) -> None:
         """May be done again after a death in the middle, or by two ways at once: each kind does only what has not been done."""
+        if not isinstance(command.body, Mapping):
+            words = f"its body is {str(command.body)[:200]!r}"
+            log.error(
+                f"Command {command.kind} refused: {words}", action="command_refused", command_id=command.command_id
+            )
+            await self._store.finish_command(command.command_id, CommandStatus.REFUSED, words, None)
+            return
         if command.kind == "RECONCILE":
             self._begin_comparing(command)
             return
@@ -312,8 +322,6 @@ class Commands:
             return
         active_until = None
         try:
-            if not isinstance(command.body, Mapping):
-                raise TypeError(f"its body is {command.body!r}")
             match command.kind:
                 case "CANCEL":
                     active_until = command.received_at + self._lifetime

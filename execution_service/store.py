@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -17,8 +18,8 @@ from pymongo import UpdateMany, UpdateOne
 from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError, WriteError
 
 from brokers.base import Instrument
-from execution_service.calls import Calls, raise_unless_duplicates
-from execution_service.commits import Commits
+from execution_service.calls import DUPLICATE_KEY, Calls, in_short, raise_unless_duplicates
+from execution_service.commits import REFUSED_FOR_EVER, Commits
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.ledger import LedgerEntry, LedgerKey, Line
 from execution_service.core.order import Event, Order, SubmitStarted, apply_all
@@ -107,6 +108,11 @@ COLLECTION_OF = {
     View.TRADING_ACCOUNTS: TRADING_ACCOUNTS_VIEW,
 }
 VIEW_ATTEMPTS = 3
+CLASHES_BORNE = 4
+"""So often a view may clash with another document before it is left as it is: whoever delivers tries on every half minute."""
+REFUSED_FOR_THIS_DOCUMENT = REFUSED_FOR_EVER | {9, 14, 28, 66}
+"""Codes, too, of an update that does not go with what stands in the document: a field within a text, another type, a field that may not
+change."""
 CODEC: CodecOptions[Document] = CodecOptions(tz_aware=True, tzinfo=UTC)
 
 
@@ -117,6 +123,9 @@ def connect(uri: str) -> pymongo.MongoClient[Document]:
             uri,
             tz_aware=True,
             tzinfo=UTC,
+            # One moment beyond the calendar, or one text that is none, would fail the reading of everything that is read with it.
+            datetime_conversion="DATETIME_AUTO",
+            unicode_decode_error_handler="replace",
             appname="execution-service",
             connectTimeoutMS=3000,
             serverSelectionTimeoutMS=3000,
@@ -167,6 +176,7 @@ class MongoStore:
             is_private=is_private,
         )
         self._spoilt = SpoiltDocuments()
+        self._clashes: Counter[tuple[str, str]] = Counter()
         self._commits = Commits(client, self._db[ORDERS], self._calls, clock, read=self._with_lines)
 
     # --- life ---------------------------------------------------------------------------------------------------
@@ -616,19 +626,56 @@ class MongoStore:
             try:
                 self._db[name].insert_many([view_document(w) for w in fresh], ordered=False)
             except BulkWriteError as exc:
-                raise_unless_duplicates(exc)
-                others += [fresh[error["index"]] for error in exc.details["writeErrors"]]
-        for attempt in range(1, VIEW_ATTEMPTS + 1):
+                others += self._duplicates(name, fresh, exc)
+        for _ in range(VIEW_ATTEMPTS):
             if not others:
-                return
+                break
             try:
                 self._db[name].bulk_write([view_update(w) for w in others], ordered=False)
-                return
+                break
             except BulkWriteError as exc:
+                others = self._still_behind(name, self._duplicates(name, others, exc))
+                clash = exc
+        else:
+            if self._still_borne(name, others, clash):
+                raise clash
+        for write in writes if self._clashes else ():
+            if write not in others:
+                self._clashes.pop((name, str(write.document_id)), None)
+
+    def _duplicates(self, name: str, writes: Sequence[ViewWrite], exc: BulkWriteError) -> list[ViewWrite]:
+        """Of the writes those that were refused as duplicates. One that the server will never make, since what somebody else wrote into that
+        document does not go with it, is said and left out: it must not keep the others from being told. Raises StoreUnavailable."""
+        duplicates = []
+        for error in exc.details.get("writeErrors", ()):
+            write = writes[error["index"]]
+            if error.get("code") == DUPLICATE_KEY:
+                duplicates.append(write)
+            elif error.get("code") in REFUSED_FOR_THIS_DOCUMENT:
+                self._note_view(name, write, error.get("errmsg"))
+            else:
                 raise_unless_duplicates(exc)
-                others = self._still_behind(name, [others[error["index"]] for error in exc.details["writeErrors"]])
-                if others and attempt == VIEW_ATTEMPTS:
-                    raise
+        if exc.details.get("writeConcernErrors"):
+            raise_unless_duplicates(exc)
+        return duplicates
+
+    def _still_borne(self, name: str, refused: Sequence[ViewWrite], why: BulkWriteError) -> bool:
+        """Whether any of these clashes may still end by itself, as when another process is about to close the position of before. What has
+        clashed again and again is left as it is, and said: people are told of the order all the same."""
+        is_borne = False
+        for write in refused:
+            key = (name, str(write.document_id))
+            self._clashes[key] += 1
+            if self._clashes[key] > CLASHES_BORNE:
+                errors = why.details.get("writeErrors") or [{}]
+                self._note_view(name, write, errors[0].get("errmsg") or in_short(why))
+            else:
+                is_borne = True
+        return is_borne
+
+    def _note_view(self, name: str, write: ViewWrite, why: object) -> None:
+        words = f"{name} {write.document_id!s} is not brought up to date, for what stands there: {why}"
+        self._spoilt.note(name, {"_id": write.document_id}, f"{words}; mend it, then rebuild-views")
 
     def _still_behind(self, name: str, refused: Sequence[ViewWrite]) -> list[ViewWrite]:
         """Of the writes refused as duplicates, those whose document is not further on already.
@@ -643,7 +690,7 @@ class MongoStore:
     async def signal_documents(self, signal_ids: Sequence[str]) -> dict[str, Any]:
         def read() -> dict[str, Any]:
             found = self._db[SIGNALS_VIEW].find({"signal_id": {"$in": list(signal_ids)}}, {"signal_id": 1})
-            return {d["signal_id"]: d["_id"] for d in found}
+            return dict(self._readable(SIGNALS_VIEW, found, _signal_document))
 
         return await self._calls.ask(read)
 
@@ -664,6 +711,14 @@ def _covers(told: Mapping[str, Any], strike: Strike) -> bool:
         number is None or told.get(name, 0) >= number
         for name, number in (("world", strike.world), ("people", strike.people))
     )
+
+
+def _signal_document(document: Mapping[str, Any]) -> tuple[str, Any]:
+    """Somebody else's, so anything may stand there. Raises UnreadableRecord."""
+    signal_id, document_id = document["signal_id"], document["_id"]
+    if not isinstance(signal_id, str) or not isinstance(document_id, Hashable):
+        raise UnreadableRecord(f"{SIGNALS_VIEW} {document_id!r}: its signal is {signal_id!r}")
+    return signal_id, document_id
 
 
 def _may_have_lines(document: Mapping[str, Any]) -> bool:

@@ -11,7 +11,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import bson
 import pytest
+from bson.datetime_ms import DatetimeMS
 from pymongo.errors import BulkWriteError, OperationFailure
 from structlog.testing import capture_logs
 
@@ -23,7 +25,7 @@ from execution_service.core.order import Event, Identity, Noted, Order, Purpose,
 from execution_service.core.position import Position
 from execution_service.core.reconcile import Discrepancy, Finding, Kind, Owner, State
 from execution_service.core.views import HexId
-from execution_service.documents import with_ids
+from execution_service.documents import command_from_document, with_ids
 from execution_service.ports import (
     Alarm,
     Command,
@@ -38,7 +40,7 @@ from execution_service.ports import (
     View,
     ViewWrite,
 )
-from execution_service.store import MongoStore
+from execution_service.store import MongoStore, connect
 from tests.builders import (
     NOW,
     accepted,
@@ -1016,6 +1018,63 @@ async def test_a_clash_with_another_document_is_not_swallowed_and_hinders_no_oth
     with pytest.raises(BulkWriteError):
         await store.write_views([confirmation("e1", 1), clash, confirmation("e2", 1)])
     assert seen(server, names.CONFIRMATIONS_VIEW) == {"theirs": None, "e1": 1, "e2": 1}
+
+
+async def test_a_clash_that_lasts_is_left_as_it_is_and_said_once(store: MongoStore, server: Server) -> None:
+    foreign = {"_id": "theirs", "signal_id": "s", "leg_index": 0, "purpose": "ENTRY"}
+    server.collection(names.CONFIRMATIONS_VIEW).insert_one(foreign)
+    clash = confirmation("ours", 1, of=identity("s"))
+    for _ in range(4):
+        with pytest.raises(BulkWriteError):
+            await store.write_views([clash])
+    for number in range(3):
+        await store.write_views([confirmation(f"e{number}", 1), clash])
+    assert seen(server, names.CONFIRMATIONS_VIEW) == {"theirs": None, "e0": 1, "e1": 1, "e2": 1}
+    (spoilt,) = store.newly_spoilt()
+    assert "execution_confirmations ours" in spoilt.words
+    server.collection(names.CONFIRMATIONS_VIEW).delete_one({"_id": "theirs"})
+    await store.write_views([clash])
+    assert seen(server, names.CONFIRMATIONS_VIEW)["ours"] == 1
+
+
+@pytest.mark.parametrize("theirs", ["text", [1], 5])
+async def test_a_document_of_others_that_takes_no_update_holds_up_no_other(
+    store: MongoStore, server: Server, theirs: Any
+) -> None:
+    if server.kind == "memory":
+        pytest.skip("mongomock refuses no such update")
+    write = signal({"status": "FILLED"}, 3)
+    document = {
+        "_id": with_ids(write.document_id),
+        "signal_id": "s",
+        "execution_reflects": theirs,
+        "exit_signals": theirs,
+    }
+    server.collection(names.SIGNALS_VIEW).insert_one(document)
+    sound = replace(write, document_id=HexId("a" * 24))
+    for _ in range(2):
+        await store.write_views([write, sound])
+        await store.write_views([replace(write, number_field=None, adds_to_sets={"exit_signals": HexId("b" * 24)})])
+    assert server.collection(names.SIGNALS_VIEW).find_one({"_id": with_ids(sound.document_id)})["execution_reflects"]
+    assert len(store.newly_spoilt()) == 1
+
+
+async def test_signals_of_others_that_make_no_sense_hide_none_that_do(store: MongoStore, server: Server) -> None:
+    server.collection(names.SIGNALS_VIEW).insert_many(
+        [{"_id": 1, "signal_id": ["a", "b"]}, {"_id": {"x": 1}, "signal_id": "b"}, {"_id": "mine", "signal_id": "a"}]
+    )
+    assert await store.signal_documents(["a", "b"]) == {"a": "mine"}
+
+
+def test_a_moment_beyond_the_calendar_or_a_text_that_is_none_spoils_one_document() -> None:
+    client = connect("mongodb://127.0.0.1:9/?connect=false")
+    raw = bson.encode({"_id": "c", "published_at": DatetimeMS(2**60), "kind": "CANCEL"})
+    with pytest.raises(UnreadableRecord):
+        command_from_document(bson.decode(raw, client.codec_options))
+    broken = bson.encode({"_id": "c", "kind": "abc"}).replace(b"abc", b"\xff\xfe\xfd")
+    with pytest.raises(UnreadableRecord):
+        command_from_document(bson.decode(broken, client.codec_options))
+    client.close()
 
 
 async def test_there_is_one_open_position_of_a_key(store: MongoStore, server: Server) -> None:

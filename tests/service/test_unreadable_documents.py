@@ -17,15 +17,18 @@ from pymongo.errors import DuplicateKeyError
 
 from brokers.paper_words import Market
 from execution_service import store as names
-from execution_service.core.order import Identity, Purpose, Status
+from execution_service.core.ledger import LedgerKey
+from execution_service.core.order import Identity, Order, Purpose, Status
 from execution_service.core.record import (
     discrepancy_from_document,
     discrepancy_to_document,
     ledger_from_document,
     ledger_to_document,
 )
+from execution_service.core.views import confirmation_id
 from execution_service.desk_view import DeskView
 from execution_service.trader import TradingRules
+from tests.builders import identity, order
 from tests.fakes import ACCOUNT, World, world_of
 
 BY_HAND = Market(fill_delay_seconds=None)
@@ -206,3 +209,50 @@ async def test_a_document_that_cannot_be_read_is_set_aside_and_everything_else_g
         assert said.total() <= 100 + 5 * len(documents), said
         alerts = world.notifier.titled("Record Cannot Be Read")
         assert len(alerts) <= 6, "one for each account that is named, and junk may name some"
+
+
+# What others wrote, where this service is about to write
+
+
+def in_the_way(order: Order) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Documents of the shared collections that the news of this order meets, by what is odd with them."""
+    own = {"signal_id": order.signal_id, "leg_index": 0, "purpose": "ENTRY"}
+    ledger = {"ledger_id": LedgerKey(ACCOUNT, "momentum", "TSLA|STOCK").ledger_id, "status": "OPEN"}
+    return {
+        "its confirmation under another id": (names.CONFIRMATIONS_VIEW, {"_id": "theirs"} | own),
+        "its confirmation with another number": (
+            names.CONFIRMATIONS_VIEW,
+            {"_id": confirmation_id(order), "event_number": {"$gt": "many"}} | own,
+        ),
+        "its signal twice": (names.SIGNALS_VIEW, {"_id": {"odd": [1]}, "signal_id": order.signal_id}),
+        "its signal in a list": (names.SIGNALS_VIEW, {"_id": 5, "signal_id": [order.signal_id, 7]}),
+        "its signal, as text": (
+            names.SIGNALS_VIEW,
+            {"_id": "t", "signal_id": order.signal_id, "execution": "done", "execution_reflects": "all"},
+        ),
+        "an open position": (names.POSITIONS_VIEW, {"_id": "theirs", "quantity": "many"} | ledger),
+        "its row": (names.TRADING_ORDERS_VIEW, {"_id": 5, "order_id": "up-2", "status": [1], "fills": 7}),
+        "its account": (names.TRADING_ACCOUNTS_VIEW, {"_id": ACCOUNT, "open_positions": "none"}),
+    }
+
+
+NEW = order(of=identity("new"))
+
+
+@pytest.mark.parametrize(("collection", "document"), in_the_way(NEW).values(), ids=in_the_way(NEW))
+async def test_a_document_of_others_that_makes_no_sense_keeps_no_order_from_being_told(
+    tmp_path: Path, collection: str, document: dict[str, Any]
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES, lease_seconds=LEASE_SECONDS) as world:
+        world.mongo["trading"][collection].insert_one(document)
+        for name, symbol in (("new", "TSLA"), ("other", "NVDA")):
+            world.send(name, symbol=symbol, **({"order_id": "up-2"} if name == "new" else {}))
+            await world.run(2)
+            world.fill(name)
+        await world.run(2)
+        assert world.publisher.statuses("other") == ["FILLED"]
+        await world.run(150)
+        assert world.publisher.statuses("new") == ["FILLED"]
+        assert len(world.notifier.titled("Record Cannot Be Read")) <= 1
+        assert len(world.notifier.titled("Delivery Failing")) <= 1
+        assert world.unsettled() == []
