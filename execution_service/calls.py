@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import textwrap
@@ -50,12 +51,20 @@ class Calls:
         self._urgent_threads = urgent_threads or threads
         self._is_private = is_private
         self._gate = Gate()
+        self._clock = clock
         self._reach = Reach("The store", clock)
+        self._under_way = 0
+        self._unanswered_since: float | None = None
+        """Since when the server has been asked and has answered nobody (monotonic)."""
 
     def close(self) -> None:
         self._threads.close()
         self._commit_threads.close()
         self._urgent_threads.close()
+
+    def silent_seconds(self) -> float:
+        """How long the server has been asked in vain, whether the calls fail or hang; 0 while it answers, or nobody asks."""
+        return 0.0 if self._unanswered_since is None else self._clock.monotonic() - self._unanswered_since
 
     async def ask(self, call: Callable[[], T]) -> T:
         """A question, or a write that nothing waits for."""
@@ -82,8 +91,21 @@ class Calls:
         return self._gate.turn(hurries=hurries)
 
     async def _run(self, threads: Blocking, call: Callable[[], T]) -> T:
-        with self._watched():
-            return await threads.run(call)
+        self._under_way += 1
+        if self._unanswered_since is None:
+            self._unanswered_since = self._clock.monotonic()
+        try:
+            with self._watched():
+                return await threads.run(call)
+        except asyncio.CancelledError:
+            if self._under_way == 1:
+                self._unanswered_since = None  # nobody waits for an answer any more
+            raise
+        finally:
+            self._under_way -= 1
+
+    def _answered(self) -> None:
+        self._unanswered_since = self._clock.monotonic() if self._under_way > 1 else None
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
@@ -93,9 +115,11 @@ class Calls:
             self._reach.fails(in_short(exc))
             raise StoreUnavailable(in_short(exc)) from exc
         except OperationFailure as exc:
+            self._answered()
             if isinstance(exc, DuplicateKeyError | BulkWriteError):
                 raise
             raise StoreUnavailable(in_short(exc)) from exc
+        self._answered()
         self._reach.answers()
 
 

@@ -6,8 +6,9 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import structlog
@@ -30,7 +31,7 @@ from execution_service.core.order import (
 from execution_service.core.reconcile import Outcome
 from execution_service.core.record import positions_to_documents
 from execution_service.core.wire import CancelCommand, RefusedCommand, Unusable, parse_command
-from execution_service.intake import take_until_stored
+from execution_service.intake import RaiseAlarm, Receiver
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import (
     Clock,
@@ -43,10 +44,12 @@ from execution_service.ports import (
     StoreUnavailable,
     View,
 )
+from execution_service.transport.inbox import Inbox
 
 log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 1.0
+NONE_MET: Mapping[Purpose, datetime] = MappingProxyType({})
 FORGOTTEN_AFTER_SECONDS = 24 * 3600.0
 """How long a cancel is remembered for orders that have not come, where no order is ever too old."""
 REMEMBERED_SECONDS = 600.0
@@ -70,19 +73,40 @@ _FOR_DECISION = {
 
 @dataclass(slots=True)
 class _Remembered:
-    """A cancel that also holds for orders which have not come yet, until then (monotonic)."""
+    """A cancel that also holds for orders which have not come yet."""
 
     command: Command
     until: float
-    met: set[Purpose]
-    """Of the orders that were known by its name."""
+    """Forgotten then (monotonic)."""
+    holds_until: datetime
+    """It means no order that was published later. By the times of Pub/Sub or, where that is later, of whoever stored the command: no
+    process's own clock shortens it."""
+    met: dict[Purpose, datetime]
+    """Of the orders that were known by its name: when the first of each purpose was received."""
 
     def stops(self, order: Order) -> bool:
         """One that names a whole signal stops what was published before it. One that names an order by its own id stops that order whichever
-        was published first. But some senders give an exit its entry's id: where the other of the two has come, only the time can tell."""
+        was published first. But some senders give an exit its entry's id: where the other of the two came before, only the time can tell."""
         body, purpose = self.command.body, order.identity.purpose
-        names_it_alone = body.get("order_id") is not None and not self.met - {purpose}
-        return _names(body, order) and (names_it_alone or not _is_later(order, self.command))
+        if not _names(body, order) or order.published_at > self.holds_until:
+            return False
+        others = [_sequence(at, of) for of, at in self.met.items() if of is not purpose]
+        names_it_alone = body.get("order_id") is not None and not any(
+            other < _sequence(order.received_at, purpose) for other in others
+        )
+        return names_it_alone or not _is_later(order, self.command)
+
+    def meets(self, purpose: Purpose, received_at: datetime) -> None:
+        self.met[purpose] = min(received_at, self.met.get(purpose, received_at))
+
+
+def _sequence(received_at: datetime, purpose: Purpose) -> tuple[datetime, bool]:
+    """Of what came in the same moment, the entry came first."""
+    return received_at, purpose is Purpose.EXIT
+
+
+KNOWN_BEFORE = datetime.min.replace(tzinfo=UTC)
+"""When an order was received that was known when a cancel was carried out: before whatever comes after that, by whichever clock."""
 
 
 class Desk(Protocol):
@@ -107,6 +131,7 @@ class Commands:
         show_again: Callable[[Order], Awaitable[None]],
         reconcile: Callable[[str], Awaitable[Outcome | None]],
         max_order_age_seconds: float,
+        raise_alarm: RaiseAlarm,
         shares_store: bool = False,
         adopt: Callable[[Command], Awaitable[tuple[CommandStatus, str] | None]],
         positions_of: Callable[[str], Awaitable[Sequence[BrokerPosition] | None]],
@@ -122,6 +147,7 @@ class Commands:
         self._adopt = adopt
         self._positions_of = positions_of
         self._tell_holder = tell_holder
+        self._raise_alarm = raise_alarm
         self._store = store
         self._live = live_orders
         self._clock = clock
@@ -134,21 +160,23 @@ class Commands:
             seconds=max(max_order_age_seconds, REMEMBERED_SECONDS) if max_order_age_seconds else FORGOTTEN_AFTER_SECONDS
         )
         self._active: dict[str, _Remembered] = {}
+        self._by_name: dict[str, dict[str, None]] = {}
+        """The ids of the remembered commands that name an order or a signal so."""
+        self._set_aside: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._comparing: set[str] = set()
         """Commands to reconcile that are being carried out."""
         self._asking: set[str] = set()
         """Other commands for which a broker is asked."""
 
-    async def run(self, messages: asyncio.Queue[Message]) -> None:
+    async def run(self, inbox: Inbox) -> None:
         """Until cancelled."""
+        receiver = Receiver(
+            what="Commands", take=self.take, store=self._store, clock=self._clock, raise_alarm=self._raise_alarm
+        )
         poll = asyncio.create_task(self._poll())
         try:
-            while True:
-                batch = [await messages.get()]
-                while not messages.empty():
-                    batch.append(messages.get_nowait())
-                await take_until_stored(self.take, batch, self._clock)
+            await receiver.run(inbox)
         finally:
             for task in (poll, *self._tasks):
                 task.cancel()
@@ -162,15 +190,56 @@ class Commands:
             except StoreUnavailable as exc:
                 log.debug(f"Commands wait for the store: {exc}", action="commands_waiting")
 
+    async def start(self) -> None:
+        """Takes up what an earlier life left. Raises StoreUnavailable; may then be called again."""
+        if not self._shares_store:
+            # Who shares the store asks it for the cancels of each order before that is stored, and before it is sent.
+            for command in await self._store.commands(now=self._clock.now()):
+                if command.status is not CommandStatus.NEW and _is_cancel(command):
+                    # Learnt before it holds: an order of its name that comes meanwhile must find the same as ever.
+                    met = {order.identity.purpose: KNOWN_BEFORE for order in await self._stored(command.body)}
+                    self._remember(command, met)
+        await self.refresh()
+
     async def refresh(self) -> None:
-        """Learns what others stored: this service's own earlier life, another replica, or a person with execctl."""
-        for command in await self._store.commands(now=self._clock.now()):
+        """Carries out what others stored and nobody has carried out: an earlier life of this service, another replica, or a person with
+        execctl. Raises StoreUnavailable."""
+        for command in await self._store.new_commands():
+            await self._alone(command, self._carry_out)
+
+    async def look_for_cancels(self, orders: Sequence[Order]) -> None:
+        """Learns of the cancels that name these orders. Raises StoreUnavailable.
+
+        Whatever was stored before this call, by whichever process and with whichever clock, is known when it returns: the store is asked
+        by the orders' names, and so reads nothing about other orders, however many commands there are.
+        """
+        names = sorted({name for order in orders for name in _names_of(order)})
+        for command in await self._store.cancels_naming(names):
             if command.status is CommandStatus.NEW:
-                await self._carry_out(command)
-            elif command.command_id not in self._active and _is_cancel(command):
-                # Learnt before it holds: an order of its name that comes meanwhile must find the same as ever.
-                met = {order.identity.purpose for order in await self._stored(command.body)}
-                self._remember(command, met)
+                await self._alone(command, self._carry_out)
+            elif command.command_id not in self._active and command.active_until is not None and _is_cancel(command):
+                await self._alone(command, self._learn)
+
+    async def _learn(self, command: Command) -> None:
+        known = await self._stored(command.body)
+        self._remember(command, _first_received(known), is_found=True)
+
+    async def _alone(self, command: Command, work: Callable[[Command], Awaitable[None]]) -> None:
+        """One that cannot even be refused stops no other: it is set aside, and said once. Raises StoreUnavailable."""
+        if command.command_id in self._set_aside:
+            return
+        try:
+            await work(command)
+        except StoreUnavailable:
+            raise
+        except Exception as exc:
+            self._set_aside.add(command.command_id)
+            log.error(
+                f"Command set aside, it can be neither carried out nor refused: {exc}",
+                action="command_set_aside",
+                command_id=command.command_id,
+                exc_info=exc,
+            )
 
     async def take(self, messages: Sequence[Message]) -> None:
         """Stores and carries out what came by Pub/Sub, then acknowledges. Raises StoreUnavailable: nothing was acknowledged."""
@@ -179,7 +248,7 @@ class Commands:
             await self._store.insert_command(command)
             if command.status is CommandStatus.NEW:
                 # Also if it was stored before: it may have been stored by a life that ended before it was carried out.
-                await self._carry_out(command)
+                await self._alone(command, self._carry_out)
             else:
                 log.warning(
                     f"Command {command.kind or '(unreadable)'} refused: {command.outcome}", action="command_refused"
@@ -188,14 +257,28 @@ class Commands:
 
     def is_cancelled(self, order: Order) -> Reason | None:
         """The reason of a remembered cancel that this order is meant by."""
-        now = self._clock.monotonic()
-        for command_id, remembered in tuple(self._active.items()):
-            if remembered.until < now:
-                del self._active[command_id]
-            elif remembered.stops(order):
-                remembered.met.add(order.identity.purpose)
+        self._forget_old()
+        named = [command_id for name in _names_of(order) for command_id in self._by_name.get(name, ())]
+        for command_id in dict.fromkeys(named):
+            remembered = self._active[command_id]
+            if remembered.until >= self._clock.monotonic() and remembered.stops(order):
+                remembered.meets(order.identity.purpose, order.received_at)
                 return _reason(remembered.command.body)
         return None
+
+    def _forget_old(self) -> None:
+        """They end in about the sequence in which they came; one that stands behind a later one is passed over meanwhile."""
+        now = self._clock.monotonic()
+        while self._active:
+            command_id, oldest = next(iter(self._active.items()))
+            if oldest.until >= now:
+                return
+            del self._active[command_id]
+            name = _name_in(oldest.command.body)
+            if name is not None:
+                self._by_name[name].pop(command_id, None)
+                if not self._by_name[name]:
+                    del self._by_name[name]
 
     def _command(self, message: Message) -> Command:
         parsed = parse_command(message.data)
@@ -224,6 +307,13 @@ class Commands:
 
     async def _carry_out(self, command: Command) -> None:
         """May be done again after a death in the middle, or by two ways at once: each kind does only what has not been done."""
+        if not isinstance(command.body, Mapping):
+            words = f"its body is {str(command.body)[:200]!r}"
+            log.error(
+                f"Command {command.kind} refused: {words}", action="command_refused", command_id=command.command_id
+            )
+            await self._store.finish_command(command.command_id, CommandStatus.REFUSED, words, None)
+            return
         if command.kind == "RECONCILE":
             self._begin_comparing(command)
             return
@@ -232,8 +322,6 @@ class Commands:
             return
         active_until = None
         try:
-            if not isinstance(command.body, Mapping):
-                raise TypeError(f"its body is {command.body!r}")
             match command.kind:
                 case "CANCEL":
                     active_until = command.received_at + self._lifetime
@@ -253,13 +341,26 @@ class Commands:
         log.info(f"Command {command.kind}: {outcome}", action="command_done", command_id=command.command_id)
         await self._store.finish_command(command.command_id, status, outcome, active_until)
 
-    def _remember(self, command: Command, met: Iterable[Purpose] = ()) -> None:
+    def _remember(
+        self, command: Command, met: Mapping[Purpose, datetime] = NONE_MET, *, is_found: bool = False
+    ) -> None:
+        """`is_found`: it was looked up for the sake of an order that it names."""
         # From its receipt on: what was published before it may be delivered after it, however old both are.
-        left = self._lifetime.total_seconds() - self._live.age_seconds(command.received_at)
+        left = self._lifetime.total_seconds()
+        if not is_found:
+            left -= self._live.age_seconds(command.received_at)
+        name = _name_in(command.body) if _is_cancel(command) else None
+        if name is None or left <= 0:
+            return
+        self._forget_old()
         known = self._active.get(command.command_id)
-        if _is_cancel(command) and left > 0:
-            before = set() if known is None else known.met
-            self._active[command.command_id] = _Remembered(command, self._clock.monotonic() + left, before | set(met))
+        if known is None:
+            holds_until = _later_by(max(command.published_at, command.received_at), self._lifetime)
+            known = _Remembered(command, self._clock.monotonic() + left, holds_until, {})
+            self._active[command.command_id] = known
+            self._by_name.setdefault(name, {})[command.command_id] = None
+        for purpose, received_at in met.items():
+            known.meets(purpose, received_at)
 
     # --- cancel -------------------------------------------------------------------------------------------------
 
@@ -267,13 +368,13 @@ class Commands:
         body = command.body
         # Remembered with the look, so that no order slips in between.
         in_hand = _meant(body, [live.order for live in self._live.by_id.values()])
-        self._remember(command, (order.identity.purpose for order in in_hand))
+        self._remember(command, {order.identity.purpose: KNOWN_BEFORE for order in in_hand})
         outcomes = [await self._cancel_one(order, command) for order in in_hand]
         if not in_hand or body.get("order_id") is None:
             # What is in hand has been cancelled without asking the store, which may be busy; other legs may be finished.
             known = {order.order_id for order in in_hand}
             others = [o for o in await self._stored(body) if o.order_id not in known]
-            self._remember(command, (order.identity.purpose for order in others))
+            self._remember(command, {order.identity.purpose: KNOWN_BEFORE for order in others})
             outcomes += [await self._cancel_one(order, command) for order in others]
         spoilt = [] if outcomes else self._store.spoilt(_words_for(body))
         if spoilt:
@@ -342,7 +443,7 @@ class Commands:
         """Orders meant that the store knows, as they are in hand where they are."""
         order_id = body.get("order_id")
         found = await self._store.find(_words_for(body))
-        if order_id is not None:
+        if isinstance(order_id, str):
             found += await self._store.load([order_id])
         fresh = [live.order if (live := self._live.by_id.get(s.order.order_id)) else s.order for s in found]
         return _meant(body, fresh)
@@ -358,7 +459,7 @@ class Commands:
                 if self._shares_store and (outcome is None or not outcome.is_compared):
                     # The account may be another process's, whose answer counts more than that we have none.
                     await self._clock.sleep(OTHERS_COMPARE_SECONDS)
-                    waiting = await self._store.commands(now=self._clock.now())
+                    waiting = await self._store.new_commands()
                     if all(each.command_id != command.command_id for each in waiting):
                         return
                 await self._finish_comparing(command, outcome)
@@ -502,6 +603,21 @@ class Commands:
         return CommandStatus.DONE, f"dead letter {message_id} taken again, and there is an order now"
 
 
+def _first_received(orders: Iterable[Order]) -> dict[Purpose, datetime]:
+    first: dict[Purpose, datetime] = {}
+    for order in orders:
+        purpose = order.identity.purpose
+        first[purpose] = min(order.received_at, first.get(purpose, order.received_at))
+    return first
+
+
+def _later_by(moment: datetime, span: timedelta) -> datetime:
+    try:
+        return moment + span
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC)
+
+
 def _is_cancel(command: Command) -> bool:
     return command.kind == "CANCEL" and isinstance(command.body, Mapping)
 
@@ -540,8 +656,30 @@ def _meant(body: Any, orders: Sequence[Order]) -> list[Order]:
     return next((some for way in ways if (some := [o for o in orders if way(o)])), [])
 
 
+def _name_in(body: Any) -> str | None:
+    """The one by which a cancel says what it means; None: it means nothing that there can be."""
+    name = body.get("order_id")
+    name = body.get("signal_id") if name is None else name
+    return name if isinstance(name, str) else None
+
+
+def _names_of(order: Order) -> list[str]:
+    """All by which a cancel may mean this order."""
+    request = order.request
+    names = (
+        order.signal_id,
+        request.mathematricks_signal_id,
+        request.request_order_id,
+        order.broker_order_id,
+        order.order_id,
+    )
+    return [name for name in dict.fromkeys((*names, *order.client_order_ids)) if name is not None]
+
+
 def _names(body: Any, order: Order) -> bool:
     order_id, signal_id, leg = body.get("order_id"), body.get("signal_id"), body.get("leg_index")
+    if _name_in(body) is None:
+        return False
     if order_id is not None:
         return order_id in (order.request.request_order_id, order.broker_order_id, order.order_id) or (
             order_id in order.client_order_ids

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -192,8 +193,8 @@ class DeskView:
         """Those of which there is any order, position or discrepancy, by their ids."""
         names = (collections.ORDERS, collections.POSITIONS, collections.DISCREPANCIES)
         with _watched():
-            found = {account_id for name in names for account_id in self._db[name].distinct("account_id")}
-        return sorted(account_id for account_id in found if isinstance(account_id, str))
+            found = [account_id for name in names for account_id in self._db[name].distinct("account_id")]
+        return sorted({account_id for account_id in found if isinstance(account_id, str)})
 
     def leases(self) -> list[Lease]:
         """Who works which account, by name; none where a service is alone on its embedded store."""
@@ -218,8 +219,11 @@ class DeskView:
     def waiting(self) -> Waiting:
         with _watched():
             groups = self._db[collections.ORDERS].aggregate([{"$group": {"_id": "$status", "n": {"$sum": 1}}}])
+            by_status: Counter[str] = Counter()
+            for group in groups:
+                by_status[str(group["_id"])] += group["n"]
             return Waiting(
-                by_status={group["_id"]: group["n"] for group in sorted(groups, key=lambda g: str(g["_id"]))},
+                by_status=dict(sorted(by_status.items())),
                 unsettled=self._db[collections.ORDERS].count_documents({"lookup": collections.UNSETTLED}),
                 new_commands=self._db[collections.COMMANDS].count_documents({"status": CommandStatus.NEW.value}),
                 dead_letters=self._db[collections.DEAD_LETTERS].count_documents({}),

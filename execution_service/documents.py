@@ -48,6 +48,12 @@ def _seconds(value: Any) -> float:
     return float(value)
 
 
+def _bytes(value: Any) -> bytes:
+    if not isinstance(value, bytes):  # of a number `bytes` would make as many zeros
+        raise TypeError(f"{value!r} is no bytes")
+    return bytes(value)
+
+
 def _count(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{value!r} is no whole number")
@@ -64,6 +70,9 @@ def stored_from_document(document: Mapping[str, Any], lines: Any) -> Stored:
     except UnreadableRecord as exc:
         raise UnreadableRecord(f"order {document['_id']!r}: {exc}") from exc
     order = order_from_document(document)
+    if document["_id"] != order.order_id:
+        # No write would ever reach it.
+        raise UnreadableRecord(f"order {document['_id']!r}: it says that it is {order.order_id}")
     if document.get("version") != order.version:
         # No write would ever match it.
         raise UnreadableRecord(
@@ -93,12 +102,12 @@ def command_from_document(document: Mapping[str, Any]) -> Command:
     with _reading("command", document):
         return Command(
             command_id=_text(document["_id"]),
-            kind=document["kind"],
-            body=document["body"],
+            kind=_text(document["kind"]),
+            body=document["body"],  # whoever carries it out refuses one that is none
             published_at=_utc(document["published_at"]),
             received_at=_utc(document["received_at"]),
             status=CommandStatus(document["status"]),
-            outcome=document["outcome"],
+            outcome=_text(document["outcome"]),
             active_until=None if document["active_until"] is None else _utc(document["active_until"]),
         )
 
@@ -121,10 +130,10 @@ def dead_letter_from_document(document: Mapping[str, Any]) -> DeadLetter:
     with _reading("dead letter", document):
         return DeadLetter(
             message_id=_text(document["message_id"]),
-            payload=bytes(document["payload"]),
-            reason=document["reason"],
+            payload=_bytes(document["payload"]),
+            reason=_text(document["reason"]),
             publish_time=_utc(document["publish_time"]),
-            attributes={a["name"]: a["value"] for a in document["attributes"]},
+            attributes={_text(a["name"]): _text(a["value"]) for a in document["attributes"]},
             received_at=_utc(document["received_at"]),
         )
 
@@ -155,8 +164,8 @@ def lease_from_document(document: Mapping[str, Any]) -> Lease:
             epoch=_count(document["epoch"]),
             beat=_count(document["beat"]),
             term_seconds=_seconds(document["term_seconds"]),
-            host=document["host"],
-            pid=document["pid"],
+            host=_text(document["host"]),
+            pid=_count(document["pid"]),
             taken_at=_utc(document["taken_at"]),
             renewed_at=_utc(document["renewed_at"]),
             process=_process(document.get("process")),

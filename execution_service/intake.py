@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -26,11 +26,19 @@ from execution_service.core.order import (
 from execution_service.core.wire import ParsedOrder, Unusable, parse_order
 from execution_service.live import LiveOrders
 from execution_service.ports import Clock, DeadLetter, Message, Store, Stored, StoreUnavailable, Told
+from execution_service.transport.inbox import Inbox
 
 log = structlog.get_logger(__name__)
 
 BATCH = 50
 AFTER_FAILURE_SECONDS = 1.0
+HELD_SECONDS = 10.0
+"""How long messages are held for a store that is away, before others are given the chance to store them."""
+PROBE_SECONDS = 5.0
+"""The longest pause between two questions whether the store is back."""
+RELAPSE_SECONDS = 60.0
+"""A store that fails again so soon is not trusted at its first answer."""
+LONGEST_REST_SECONDS = 60.0
 
 
 class RaiseAlarm(Protocol):
@@ -48,27 +56,29 @@ class Intake:
         clock: Clock,
         is_known_account: Callable[[str], bool],
         is_cancelled: Callable[[Order], Reason | None],
+        look_for_cancels: Callable[[Sequence[Order]], Awaitable[None]],
         hand_over: Callable[[Stored], None],
         raise_alarm: RaiseAlarm,
         foreign_desk: Callable[[Order], str | None] = lambda order: None,
     ) -> None:
-        """`foreign_desk` names the desk of an order that another process works."""
+        """`look_for_cancels`: after it `is_cancelled` knows what others stored about these orders. `foreign_desk` names the desk of an
+        order that another process works."""
         self._store = store
         self._live = live_orders
         self._clock = clock
         self._is_known_account = is_known_account
         self._is_cancelled = is_cancelled
+        self._look_for_cancels = look_for_cancels
         self._hand_over = hand_over
         self._raise_alarm = raise_alarm
         self._foreign_desk = foreign_desk
 
-    async def run(self, messages: asyncio.Queue[Message]) -> None:
-        """Until cancelled. While the store is away nothing is acknowledged, and so no more than the flow limit is pulled."""
-        while True:
-            batch = [await messages.get()]
-            while len(batch) < BATCH and not messages.empty():
-                batch.append(messages.get_nowait())
-            await take_until_stored(self.take, batch, self._clock)
+    async def run(self, inbox: Inbox) -> None:
+        """Until cancelled."""
+        receiver = Receiver(
+            what="Orders", take=self.take, store=self._store, clock=self._clock, raise_alarm=self._raise_alarm
+        )
+        await receiver.run(inbox)
 
     async def take(self, messages: Sequence[Message]) -> list[str]:
         """Stores what the messages mean and acknowledges them; returns our ids of the orders meant, also of repeated ones.
@@ -76,13 +86,16 @@ class Intake:
         Raises StoreUnavailable: then nothing was acknowledged, and doing it again is harmless.
         """
         letters: list[DeadLetter] = []
-        meant: list[tuple[Message, Order]] = []
+        received: list[tuple[Message, ParsedOrder, Order]] = []
         for message in messages:
             parsed = parse_order(message.data)
             if isinstance(parsed, Unusable):
                 letters.append(self._dead_letter(message, parsed.reason))
             else:
-                meant.append((message, self._order(parsed, message)))
+                received.append((message, parsed, self._order(parsed, message)))
+        if received:
+            await self._look_for_cancels([order for _, _, order in received])
+        meant = [(message, self._at_the_door(parsed, order)) for message, parsed, order in received]
         unusable = len(letters)
         conflicts = await self._store_orders(meant)
         letters += [letter for _, letter in conflicts]
@@ -101,16 +114,18 @@ class Intake:
         return [order.order_id for _, order in meant]
 
     def _order(self, parsed: ParsedOrder, message: Message) -> Order:
-        """The order as it is first recorded: PENDING, or ended at the door."""
-        now = self._clock.now()
-        order = new_order(
+        return new_order(
             parsed.identity,
             parsed.request,
-            received_at=now,
+            received_at=self._clock.now(),
             published_at=message.publish_time,
             message_id=message.message_id,
             raw=parsed.raw,
         )
+
+    def _at_the_door(self, parsed: ParsedOrder, order: Order) -> Order:
+        """The order as it is first recorded: PENDING, or ended at the door."""
+        now = self._clock.now()
         first: tuple[Event, ...] = ()
         cancelled = self._is_cancelled(order)
         if parsed.problems:
@@ -224,28 +239,115 @@ def _means_the_same(order: Order, first: Order) -> bool:
     return False
 
 
-async def take_until_stored(
-    take: Callable[[Sequence[Message]], Coroutine[Any, Any, Any]], batch: Sequence[Message], clock: Clock
-) -> None:
-    """Tries on while the store is away; the messages stay unacknowledged meanwhile. A batch that fails otherwise is taken apart, so
-    that one message cannot stop the others."""
-    while True:
+class Receiver:
+    """Has the messages of one inbox stored and acknowledged, or hands them back.
+
+    While the store is away nothing is acknowledged. If that lasts, this process may be the only one that cannot reach it: all it has
+    received goes back to Pub/Sub, where others find it, and no more is pulled until the store answers again. What was handed back may
+    have been stored all the same: it is known by its identity when it comes again.
+    """
+
+    def __init__(
+        self,
+        *,
+        what: str,
+        take: Callable[[Sequence[Message]], Coroutine[Any, Any, Any]],
+        store: Store,
+        clock: Clock,
+        raise_alarm: RaiseAlarm,
+    ) -> None:
+        """`what` the messages are, for people. `take` stores and acknowledges; it raises StoreUnavailable, and may then be called again."""
+        self._what = what
+        self._take = take
+        self._store = store
+        self._clock = clock
+        self._raise_alarm = raise_alarm
+        self._accepted_at = float("-inf")
+        self._least_rest = 0.0
+
+    async def run(self, inbox: Inbox) -> None:
+        """Until cancelled."""
+        while True:
+            batch = await inbox.next_batch(BATCH)
+            if not await self._is_taken(batch):
+                await self._rest(inbox, len(batch) + inbox.qsize())
+
+    async def _is_taken(self, batch: Sequence[Message]) -> bool:
+        """Tries on for a while; False: the store is away. A batch that fails otherwise is taken apart, so that one message cannot stop
+        the others."""
+        failing_since: float | None = None
+        while True:
+            try:
+                return await self._is_answered(batch)
+            except StoreUnavailable as exc:
+                now = self._clock.monotonic()
+                failing_since = now if failing_since is None else failing_since
+                if now - failing_since >= HELD_SECONDS:
+                    return False
+                log.warning(f"Messages wait for the store: {exc}", action="intake_waiting")
+                await self._clock.sleep(AFTER_FAILURE_SECONDS)
+            except Exception as exc:
+                if len(batch) == 1:
+                    log.error(
+                        f"Message {batch[0].message_id} could not be taken; Pub/Sub will deliver it again: {exc}",
+                        action="intake_failed",
+                        exc_info=exc,
+                    )
+                    await self._clock.sleep(AFTER_FAILURE_SECONDS)
+                    batch[0].nack()
+                    return True
+                for message in batch:
+                    if not await self._is_taken([message]):
+                        return False
+                return True
+
+    async def _is_answered(self, batch: Sequence[Message]) -> bool:
+        """Takes the batch. False: the store answers nobody, and whether it was stored is not known. Raises what `take` raises."""
+        attempt = asyncio.ensure_future(self._take(batch))
+        silence = asyncio.ensure_future(self._until_silent())
         try:
-            await take(batch)
-            return
-        except StoreUnavailable as exc:
-            log.warning(f"Messages wait for the store: {exc}", action="intake_waiting")
-            await clock.sleep(AFTER_FAILURE_SECONDS)
-        except Exception as exc:
-            if len(batch) == 1:
-                log.error(
-                    f"Message {batch[0].message_id} could not be taken; Pub/Sub will deliver it again: {exc}",
-                    action="intake_failed",
-                    exc_info=exc,
-                )
-                await clock.sleep(AFTER_FAILURE_SECONDS)
-                batch[0].nack()
+            await asyncio.wait({attempt, silence}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            silence.cancel()
+            if not attempt.done():
+                attempt.cancel()
+                await asyncio.wait({attempt})
+        if attempt.cancelled():
+            return False
+        attempt.result()
+        return True
+
+    async def _until_silent(self) -> None:
+        """Returns when the store has been asked in vain, by anybody here, for as long as messages are held."""
+        while True:
+            await self._clock.sleep(AFTER_FAILURE_SECONDS)  # a write that is answered sooner says that it answers
+            if self._store.silent_seconds() >= HELD_SECONDS:
                 return
-            for message in batch:
-                await take_until_stored(take, [message], clock)
-            return
+
+    async def _rest(self, inbox: Inbox, count: int) -> None:
+        """Hands everything back, and takes messages again when the store answers; longer each time if it soon fails anew."""
+        began = self._clock.monotonic()
+        is_relapse = began - self._accepted_at < RELAPSE_SECONDS
+        self._least_rest = min(LONGEST_REST_SECONDS, max(PROBE_SECONDS, 2 * self._least_rest)) if is_relapse else 0.0
+        inbox.refuse()
+        log.error(
+            f"{self._what}: the store has been away for {HELD_SECONDS:.0f} s; what was received is handed back to Pub/Sub, "
+            f"{count} at least, and none are taken until it answers",
+            action="messages_handed_back",
+            count=count,
+        )
+        pause = AFTER_FAILURE_SECONDS
+        while True:
+            await self._clock.sleep(max(pause, began + self._least_rest - self._clock.monotonic()))
+            try:
+                await self._store.check()
+                break
+            except StoreUnavailable:
+                pause = min(2 * pause, PROBE_SECONDS)
+        inbox.accept()
+        self._accepted_at = self._clock.monotonic()
+        seconds = self._accepted_at - began + HELD_SECONDS
+        log.info(f"{self._what}: taken again", action="messages_taken_again")
+        # Only now: the alerts are kept in the store too.
+        words = alerts.messages_handed_back(what=self._what.lower(), count=count, seconds=seconds)
+        await self._raise_alarm("messages_handed_back", words)

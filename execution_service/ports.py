@@ -222,6 +222,12 @@ class Store(Protocol):
 
     async def close(self) -> None: ...
 
+    async def check(self) -> None:
+        """A question that costs next to nothing. Raises StoreUnavailable."""
+
+    def silent_seconds(self) -> float:
+        """How long the server has been asked in vain, whether calls fail or hang; 0 while it answers, or nobody asks."""
+
     async def insert_orders(
         self, orders: Sequence[Order], left: Mapping[str, str] = NOTHING_LEFT
     ) -> list[Order | UnreadableRecord | None]:
@@ -271,6 +277,13 @@ class Store(Protocol):
 
     async def commands(self, *, now: datetime) -> list[Command]:
         """Those that are NEW, or still active."""
+
+    async def new_commands(self) -> list[Command]:
+        """Those that nobody has carried out yet, oldest first."""
+
+    async def cancels_naming(self, names: Collection[str]) -> list[Command]:
+        """Cancels that name an order or a signal so and are NEW, or held for a while when they were carried out. No clock is asked: whoever
+        asks compares the times."""
 
     async def insert_dead_letters(self, letters: Sequence[DeadLetter]) -> None: ...
 

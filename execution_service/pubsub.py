@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import queue
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -21,6 +23,7 @@ from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransp
 
 from execution_service.ports import Clock, Message, PublishFailed, TopicMissing
 from execution_service.reach import Reach
+from execution_service.transport.inbox import Inbox
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +31,10 @@ OUTSTANDING_MESSAGES = 1000
 OUTSTANDING_BYTES = 64 * 1024 * 1024
 LEASE_EXTENSION_SECONDS = 15
 """What was sent to us on a connection that is dead, and nobody knows it yet, comes again after so long; the library's own choice is a minute."""
+LONGEST_LEASE_SECONDS = 600
+"""A message that we neither acknowledge nor hand back in this time is no longer kept from others, whatever holds us up."""
+HAND_BACK_SECONDS = 3.0
+"""How long the end of a stream may take: its acknowledgements sent, and all other messages handed back."""
 PUBLISH_SECONDS = 20.0
 QUERY_SECONDS = 5.0
 WATCH_SECONDS = 5.0
@@ -134,11 +141,18 @@ def _settle(done: asyncio.Future[None], exc: BaseException | None) -> None:
         done.set_exception(exc)
 
 
-class _AtOnce(Scheduler):  # type: ignore[misc]
-    """Runs callbacks on the thread that received the message: ours only hand it to the event loop."""
+class _Held(Scheduler):  # type: ignore[misc]
+    """The messages of one stream that were received and are neither acknowledged nor handed back.
+
+    Google's client asks it where a callback is to run: on the thread that received the message, for ours only hands it to the event loop.
+    When the stream ends, the client asks it for what is left, hands that back and then sends everything that waits to be sent, so that
+    an acknowledgement given before is not lost, and none given after that undoes a handing back.
+    """
 
     def __init__(self) -> None:
         self._queue: queue.Queue[Any] = queue.Queue()
+        self._lock = threading.Lock()
+        self._messages: dict[str, GoogleMessage] = {}
 
     @property
     def queue(self) -> queue.Queue[Any]:
@@ -147,12 +161,27 @@ class _AtOnce(Scheduler):  # type: ignore[misc]
     def schedule(self, callback: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         callback(*args, **kwargs)
 
+    def add(self, message: GoogleMessage) -> None:
+        with self._lock:
+            self._messages[message.ack_id] = message
+
+    def settle(self, message: GoogleMessage, answer: Callable[[], None]) -> None:
+        """Gives the answer, unless one was given."""
+        with self._lock:
+            if self._messages.pop(message.ack_id, None) is not None:
+                answer()
+
     def shutdown(self, await_msg_callbacks: bool = False) -> list[GoogleMessage]:
-        return []
+        with self._lock:
+            left, self._messages = list(self._messages.values()), {}
+        return left
 
 
 class GoogleSubscriber:
-    """Pulls one subscription into an asyncio queue for as long as it lives, whatever happens to the stream."""
+    """Pulls one subscription into an inbox for as long as it lives and the inbox accepts, whatever happens to the stream.
+
+    A message that is not acknowledged when the pulling ends is handed back, so that another process has it at once.
+    """
 
     def __init__(
         self, project: str, subscription: str, *, emulator_host: str | None, clock: Clock, reach: Reach
@@ -162,7 +191,7 @@ class GoogleSubscriber:
         self._clock = clock
         self._reach = reach
         self.path = self._client.subscription_path(project, subscription)
-        self.messages: asyncio.Queue[Message] = asyncio.Queue()
+        self.messages = Inbox()
         self.trouble = ""
 
     async def check(self) -> None:
@@ -197,30 +226,52 @@ class GoogleSubscriber:
         """Until cancelled. The client reconnects by itself; a stream that ended for good is opened again."""
         loop = asyncio.get_running_loop()
 
-        def receive(message: GoogleMessage) -> None:
-            loop.call_soon_threadsafe(self.messages.put_nowait, _message(message))
+        def receive(held: _Held, message: GoogleMessage) -> None:
+            held.add(message)
+            loop.call_soon_threadsafe(self.messages.put_nowait, _message(message, held))
 
         flow = pubsub_v1.types.FlowControl(
             max_messages=OUTSTANDING_MESSAGES,
             max_bytes=OUTSTANDING_BYTES,
-            max_lease_duration=24 * 3600,
+            max_lease_duration=LONGEST_LEASE_SECONDS,
             max_duration_per_lease_extension=LEASE_EXTENSION_SECONDS,
         )
         while True:
+            await self.messages.until_accepting()
+            held = _Held()
             pull = self._client.subscribe(
-                self.path, receive, flow_control=flow, scheduler=_AtOnce(), await_callbacks_on_shutdown=False
+                self.path,
+                functools.partial(receive, held),
+                flow_control=flow,
+                scheduler=held,
+                await_callbacks_on_shutdown=False,
             )
             ended = asyncio.wrap_future(_watched(pull))
+            refusing = asyncio.ensure_future(self.messages.until_refusing())
             try:
-                await ended
-            except asyncio.CancelledError:
-                pull.cancel()
-                raise
-            except Exception as exc:  # noqa: BLE001  whatever ended the stream, it is opened again
+                await asyncio.wait({ended, refusing}, return_when=asyncio.FIRST_COMPLETED)
+                is_broken = ended.done()
+            finally:
+                refusing.cancel()
+                await self._hand_back(pull, ended)
+            if is_broken:
+                exc = ended.exception()
                 self.trouble = str(exc) or type(exc).__name__
                 log.error(f"Pulling {self.path} ended, tried again: {self.trouble}", action="pull_ended")
-            await self._clock.sleep(2.0)
-            self.trouble = ""
+                await self._clock.sleep(2.0)
+                self.trouble = ""
+
+    async def _hand_back(self, pull: Any, ended: asyncio.Future[None]) -> None:
+        """Ends the stream. What was not acknowledged goes back to Pub/Sub, and what was is told to it, in bounded time; of what could not be
+        said by then Pub/Sub learns when the leases run out, some seconds later."""
+        pull.cancel()
+        await asyncio.wait({ended}, timeout=HAND_BACK_SECONDS)
+        if ended.done():
+            ended.exception()  # looked at, so that nobody complains that it was not
+        else:
+            ended.cancel()
+            log.warning(f"{self.path}: Pub/Sub does not take back what was not stored yet", action="hand_back_unsaid")
+        self.messages.discard()
 
     async def close(self) -> None:
         """Within a bounded time; a connection that hangs ends with the process."""
@@ -244,14 +295,14 @@ def _watched(pull: Any) -> concurrent.futures.Future[None]:
     return ended
 
 
-def _message(message: GoogleMessage) -> Message:
+def _message(message: GoogleMessage, held: _Held) -> Message:
     return Message(
         message_id=message.message_id,
         data=message.data,
         publish_time=message.publish_time,
         attributes=dict(message.attributes),
-        ack=message.ack,
-        nack=message.nack,
+        ack=functools.partial(held.settle, message, message.ack),
+        nack=functools.partial(held.settle, message, message.nack),
     )
 
 

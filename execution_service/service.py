@@ -66,6 +66,7 @@ from execution_service.signals import trading_order_write
 from execution_service.store import MongoStore, connect
 from execution_service.threads import ThreadPool
 from execution_service.trader import Trader, TradingRules
+from execution_service.transport.inbox import Inbox
 from notifications.base import NoNotifier, Notifier
 from notifications.telegram import TelegramNotifier
 
@@ -97,8 +98,8 @@ class Parts:
     publisher: Publisher
     notifier: Notifier
     clock: Clock
-    orders: asyncio.Queue[Message]
-    commands: asyncio.Queue[Message]
+    orders: Inbox
+    commands: Inbox
     account_of: Callable[[str], Account | None]
     accounts: Sequence[str] = ()
     """Those whose brokers are listened to from the start: what was finished before it may have filled since."""
@@ -163,6 +164,7 @@ class ExecutionService:
             reconcile=self._reconcile,
             shares_store=parts.shares_store,
             max_order_age_seconds=parts.rules.max_order_age_seconds,
+            raise_alarm=self.outbox.raise_alarm,
             tell_holder=None if self.desks is None else self.desks.tell_holder,
             adopt=self.adopting.carry_out,
             positions_of=self._positions_of,
@@ -175,6 +177,7 @@ class ExecutionService:
             clock=parts.clock,
             is_known_account=lambda account_id: parts.account_of(account_id) is not None,
             is_cancelled=self.commands.is_cancelled,
+            look_for_cancels=self.commands.look_for_cancels if parts.shares_store else _nothing,
             hand_over=self._hand_over,
             raise_alarm=self.outbox.raise_alarm,
             foreign_desk=_nobody_elses if self.desks is None else self.desks.foreign_desk,
@@ -188,7 +191,7 @@ class ExecutionService:
         Raises StoreUnavailable; may then be called again.
         """
         if self.desks is not None:
-            await self.commands.refresh()
+            await self.commands.start()
             await self.desks.start()
             self._keep("desks", self.desks.run)
         else:
@@ -197,7 +200,7 @@ class ExecutionService:
                 self._hand_over(stored)
             for account_id in self._parts.accounts:
                 self.trader_of(account_id)
-            await self.commands.refresh()
+            await self.commands.start()
             for trader in self.traders.values():
                 self._keep_trading(trader)
             _say_recovered(unsettled)
@@ -208,9 +211,13 @@ class ExecutionService:
         self._keep("orphans", self._tell_of_orphans)
         self._keep("spoilt-documents", self._tell_of_spoilt)
 
+    async def take_no_more(self) -> None:
+        """No message is stored any more: whoever pulls them can hand back what was not."""
+        await self._end("intake", "commands")
+
     async def stop(self) -> None:
         """Takes nothing new, lets what is on its way finish for a few seconds, and ends. Working orders stay at the broker."""
-        await self._end("intake", "commands")
+        await self.take_no_more()
         if self.desks is not None:
             self.desks.take_no_more()
         with contextlib.suppress(TimeoutError):
@@ -337,7 +344,7 @@ class ExecutionService:
             nonce=self._parts.nonce,
             raise_alarm=self.outbox.raise_alarm,
             is_cancelled=self.commands.is_cancelled,
-            look_for_cancels=self.commands.refresh if self._parts.shares_store else _nothing,
+            look_for_cancels=self.commands.look_for_cancels if self._parts.shares_store else _nothing,
             is_live=account.live,
             holds_desk=lambda: self._holds(account.account_id),
         )
@@ -573,7 +580,7 @@ def _told_fill(fill_data: Mapping[str, Any], now: datetime) -> Fill:
     )
 
 
-async def _nothing() -> None:
+async def _nothing(orders: Sequence[Order]) -> None:
     return None
 
 
@@ -729,10 +736,13 @@ async def serve(settings: Settings, say: Callable[[str], None], at_stop: Callabl
                 log.info("Execution service stops", action="stopping")
             finally:
                 _withdraw_endpoints(endpoints)
+                await service.take_no_more()
                 for pull in pulls:
                     pull.cancel()
-                await asyncio.gather(*pulls, return_exceptions=True)
+                # What was received and not stored goes back while the rest of the service ends.
+                handed_back = asyncio.gather(*pulls, return_exceptions=True)
                 await service.stop()
+                await handed_back
     log.info("Execution service stopped", action="stopped")
 
 

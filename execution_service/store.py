@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -21,12 +22,13 @@ from pymongo.errors import (
     ExecutionTimeout,
     OperationFailure,
     PyMongoError,
+    WriteError,
     WTimeoutError,
 )
 
 from brokers.base import Instrument
-from execution_service.calls import Calls, in_short, raise_unless_duplicates
-from execution_service.commits import Commits
+from execution_service.calls import DUPLICATE_KEY, Calls, in_short, raise_unless_duplicates
+from execution_service.commits import REFUSED_FOR_EVER, Commits
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.ledger import LedgerEntry, LedgerKey, Line
 from execution_service.core.order import Event, Order, SubmitStarted, apply_all
@@ -97,6 +99,8 @@ TRADING_ACCOUNTS_VIEW = "trading_accounts"
 
 BRIEFS = f"{ORDERS} in brief"
 """Of a record that can be read in brief the whole may be spoilt all the same: what is known of either is kept apart."""
+STRIKES = f"{ORDERS} struck out"
+"""Apart, too: what else is known of the record stays known."""
 UNSETTLED = "unsettled"
 """A word in `lookup` for as long as the record is unfinished or owes the world something: one index serves all questions, and on the
 embedded store each further index makes every update of a record about a third dearer."""
@@ -146,7 +150,7 @@ _LEAVES_OUT = ("sparse", "collation", "hidden", "expireAfterSeconds")
 _BY_IDENTITY = Index(("signal_id", "leg_index", "purpose"), is_unique=True)
 INDEXES: Mapping[str, Sequence[Index]] = {
     ORDERS: (_BY_IDENTITY, Index(("account_id", "client_order_id"), is_unique=True), Index(("lookup",))),
-    COMMANDS: (Index(("status",)), Index(("active_until",))),
+    COMMANDS: (Index(("status",)), Index(("active_until",)), Index(("body.order_id",)), Index(("body.signal_id",))),
     ALERTS: (Index(("sent_at",)),),
     POSITIONS: (Index(("account_id",)),),
     DISCREPANCIES: (Index(("place",), is_unique=True, only={"state": State.OPEN.value}), Index(("account_id",))),
@@ -157,6 +161,11 @@ INDEXES: Mapping[str, Sequence[Index]] = {
 }
 
 VIEW_ATTEMPTS = 3
+CLASHES_BORNE = 4
+"""So often a view may clash with another document before it is left as it is: whoever delivers tries on every half minute."""
+REFUSED_FOR_THIS_DOCUMENT = REFUSED_FOR_EVER | {9, 14, 28, 66}
+"""Codes, too, of an update that does not go with what stands in the document: a field within a text, another type, a field that may not
+change."""
 CODEC: CodecOptions[Document] = CodecOptions(tz_aware=True, tzinfo=UTC)
 
 
@@ -167,6 +176,9 @@ def connect(uri: str) -> pymongo.MongoClient[Document]:
             uri,
             tz_aware=True,
             tzinfo=UTC,
+            # One moment beyond the calendar, or one text that is none, would fail the reading of everything that is read with it.
+            datetime_conversion="DATETIME_AUTO",
+            unicode_decode_error_handler="replace",
             appname="execution-service",
             connectTimeoutMS=3000,
             serverSelectionTimeoutMS=3000,
@@ -217,6 +229,7 @@ class MongoStore:
             is_private=is_private,
         )
         self._spoilt = SpoiltDocuments()
+        self._clashes: Counter[tuple[str, str]] = Counter()
         self._commits = Commits(client, self._db[ORDERS], self._calls, clock, read=self._with_lines)
 
     # --- life ---------------------------------------------------------------------------------------------------
@@ -234,6 +247,13 @@ class MongoStore:
         await self._commits.close()
         self._calls.close()
         self._client.close()
+
+    async def check(self) -> None:
+        # Of the primary, as all that matters: a ping would be answered by a server that can store nothing.
+        await self._calls.urgent(lambda: self._db[COMMANDS].find_one({"_id": ""}, {"_id": 1}))
+
+    def silent_seconds(self) -> float:
+        return self._calls.silent_seconds()
 
     def newly_spoilt(self) -> list[Spoilt]:
         return self._spoilt.take_fresh()
@@ -336,7 +356,15 @@ class MongoStore:
 
     async def strike(self, strikes: Sequence[Strike]) -> None:
         await self.keep_lines({strike.order_id: strike.lines for strike in strikes if strike.lines})
-        await asyncio.gather(*(self._strike(strike) for strike in strikes))
+        await asyncio.gather(*(self._strike_alone(strike) for strike in strikes))
+
+    async def _strike_alone(self, strike: Strike) -> None:
+        """A record that is gone, or cannot be read any more, is said and holds up no other's: they would be delivered again for ever."""
+        try:
+            await self._strike(strike)
+        except (KeyError, UnreadableRecord, WriteError) as exc:
+            words = f"order {strike.order_id!r}: what was told of it cannot be struck out: {exc}"
+            self._spoilt.note(STRIKES, {"_id": strike.order_id}, words)
 
     async def keep_lines(self, lines: Mapping[str, Mapping[int, Line]]) -> None:
         if lines:
@@ -458,6 +486,27 @@ class MongoStore:
             fresh = self._db[COMMANDS].find({"status": CommandStatus.NEW.value})
             active = self._db[COMMANDS].find({"active_until": {"$gt": now}})
             by_id = {d["_id"]: d for d in (*fresh, *active)}
+            return self._readable(COMMANDS, by_id.values(), command_from_document)
+
+        return sorted(await self._calls.ask(read), key=lambda c: (c.received_at, c.command_id))
+
+    async def new_commands(self) -> list[Command]:
+        def read() -> list[Command]:
+            found = self._db[COMMANDS].find({"status": CommandStatus.NEW.value})
+            return self._readable(COMMANDS, found, command_from_document)
+
+        return sorted(await self._calls.ask(read), key=lambda c: (c.received_at, c.command_id))
+
+    async def cancels_naming(self, names: Collection[str]) -> list[Command]:
+        # One question for each field, so that each is answered by one index.
+        holding = [{"status": CommandStatus.NEW.value}, {"active_until": {"$ne": None}}]
+        questions: list[Document] = [
+            {field: {"$in": list(names)}, "kind": "CANCEL", "$or": holding}
+            for field in ("body.order_id", "body.signal_id")
+        ]
+
+        def read() -> list[Command]:
+            by_id = {d["_id"]: d for question in questions for d in self._db[COMMANDS].find(question)}
             return self._readable(COMMANDS, by_id.values(), command_from_document)
 
         return sorted(await self._calls.ask(read), key=lambda c: (c.received_at, c.command_id))
@@ -628,19 +677,56 @@ class MongoStore:
             try:
                 self._db[name].insert_many([view_document(w) for w in fresh], ordered=False)
             except BulkWriteError as exc:
-                raise_unless_duplicates(exc)
-                others += [fresh[error["index"]] for error in exc.details["writeErrors"]]
-        for attempt in range(1, VIEW_ATTEMPTS + 1):
+                others += self._duplicates(name, fresh, exc)
+        for _ in range(VIEW_ATTEMPTS):
             if not others:
-                return
+                break
             try:
                 self._db[name].bulk_write([view_update(w) for w in others], ordered=False)
-                return
+                break
             except BulkWriteError as exc:
+                others = self._still_behind(name, self._duplicates(name, others, exc))
+                clash = exc
+        else:
+            if self._still_borne(name, others, clash):
+                raise clash
+        for write in writes if self._clashes else ():
+            if write not in others:
+                self._clashes.pop((name, str(write.document_id)), None)
+
+    def _duplicates(self, name: str, writes: Sequence[ViewWrite], exc: BulkWriteError) -> list[ViewWrite]:
+        """Of the writes those that were refused as duplicates. One that the server will never make, since what somebody else wrote into that
+        document does not go with it, is said and left out: it must not keep the others from being told. Raises StoreUnavailable."""
+        duplicates = []
+        for error in exc.details.get("writeErrors", ()):
+            write = writes[error["index"]]
+            if error.get("code") == DUPLICATE_KEY:
+                duplicates.append(write)
+            elif error.get("code") in REFUSED_FOR_THIS_DOCUMENT:
+                self._note_view(name, write, error.get("errmsg"))
+            else:
                 raise_unless_duplicates(exc)
-                others = self._still_behind(name, [others[error["index"]] for error in exc.details["writeErrors"]])
-                if others and attempt == VIEW_ATTEMPTS:
-                    raise
+        if exc.details.get("writeConcernErrors"):
+            raise_unless_duplicates(exc)
+        return duplicates
+
+    def _still_borne(self, name: str, refused: Sequence[ViewWrite], why: BulkWriteError) -> bool:
+        """Whether any of these clashes may still end by itself, as when another process is about to close the position of before. What has
+        clashed again and again is left as it is, and said: people are told of the order all the same."""
+        is_borne = False
+        for write in refused:
+            key = (name, str(write.document_id))
+            self._clashes[key] += 1
+            if self._clashes[key] > CLASHES_BORNE:
+                errors = why.details.get("writeErrors") or [{}]
+                self._note_view(name, write, errors[0].get("errmsg") or in_short(why))
+            else:
+                is_borne = True
+        return is_borne
+
+    def _note_view(self, name: str, write: ViewWrite, why: object) -> None:
+        words = f"{name} {write.document_id!s} is not brought up to date, for what stands there: {why}"
+        self._spoilt.note(name, {"_id": write.document_id}, f"{words}; mend it, then rebuild-views")
 
     def _still_behind(self, name: str, refused: Sequence[ViewWrite]) -> list[ViewWrite]:
         """Of the writes refused as duplicates, those whose document is not further on already.
@@ -655,7 +741,7 @@ class MongoStore:
     async def signal_documents(self, signal_ids: Sequence[str]) -> dict[str, Any]:
         def read() -> dict[str, Any]:
             found = self._db[SIGNALS_VIEW].find({"signal_id": {"$in": list(signal_ids)}}, {"signal_id": 1})
-            return {d["signal_id"]: d["_id"] for d in found}
+            return dict(self._readable(SIGNALS_VIEW, found, _signal_document))
 
         return await self._calls.ask(read)
 
@@ -676,6 +762,14 @@ def _covers(told: Mapping[str, Any], strike: Strike) -> bool:
         number is None or told.get(name, 0) >= number
         for name, number in (("world", strike.world), ("people", strike.people))
     )
+
+
+def _signal_document(document: Mapping[str, Any]) -> tuple[str, Any]:
+    """Somebody else's, so anything may stand there. Raises UnreadableRecord."""
+    signal_id, document_id = document["signal_id"], document["_id"]
+    if not isinstance(signal_id, str) or not isinstance(document_id, Hashable):
+        raise UnreadableRecord(f"{SIGNALS_VIEW} {document_id!r}: its signal is {signal_id!r}")
+    return signal_id, document_id
 
 
 def _may_have_lines(document: Mapping[str, Any]) -> bool:

@@ -64,7 +64,7 @@ class Trader:
         nonce: str,
         raise_alarm: Callable[[str, str], Awaitable[None]],
         is_cancelled: Callable[[Order], Reason | None],
-        look_for_cancels: Callable[[], Awaitable[None]],
+        look_for_cancels: Callable[[Sequence[Order]], Awaitable[None]],
         is_live: bool = True,
         holds_desk: Callable[[], bool] = lambda: True,
     ) -> None:

@@ -920,7 +920,7 @@ async def _after(desk: Desk, order_ids: Sequence[str]) -> list[Stored]:
 
 
 async def _rebuild_views(desk: Desk) -> int:
-    """1 where the records contradict the ledger."""
+    """1 where the records contradict the ledger, or a document could not be brought up to date."""
 
     notice = running_service(desk.settings)
     at_work = {} if notice is None else notice.accounts
@@ -950,6 +950,10 @@ async def _rebuild_views(desk: Desk) -> int:
     entries = desk.view.ledgers()
     rebuild = Rebuild(desk.store, SystemClock(), broker_of=broker_of, broker_shown=broker_shown)
     rebuilt = await rebuild.run(desk.view.order_ids(), entries)
+    # What the view cannot read is told at the end, of each verb.
+    left = sorted({spoilt.words for spoilt in desk.store.newly_spoilt()} - desk.view.spoilt)
+    for words in left:
+        print(f"Left as it is: {plain(words)}", file=sys.stderr)
     if desk.wants_json:
         print_json(asdict(rebuilt) | {"contracts": asdict(mended)})
     else:
@@ -967,7 +971,7 @@ async def _rebuild_views(desk: Desk) -> int:
         _print_mended(desk, mended)
         for sentence in rebuilt.contradictions:
             print(f"Contradiction: {sentence}", file=sys.stderr)
-    return EXIT_FAILED if rebuilt.contradictions or mended.moved or mended.unheard else 0
+    return EXIT_FAILED if rebuilt.contradictions or mended.moved or mended.unheard or left else 0
 
 
 def _print_mended(desk: Desk, mended: Mended) -> None:

@@ -8,7 +8,7 @@ import heapq
 import itertools
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import replace
@@ -38,6 +38,7 @@ from execution_service.settings import Account
 from execution_service.store import MongoStore
 from execution_service.threads import InPlace
 from execution_service.trader import TradingRules
+from execution_service.transport.inbox import Inbox
 from notifications.base import NotificationFailed
 from tests.builders import NOW
 
@@ -149,6 +150,8 @@ class StoreFaults:
         """By `collection.method`: so many of the next such calls are carried out, and then the connection breaks."""
         self.reads: Counter[str] = Counter()
         """By `collection.method`, so far."""
+        self.documents_read: Counter[str] = Counter()
+        """By collection: how many came back from `find` and were looked at."""
 
 
 class _Collection:
@@ -166,7 +169,7 @@ class _Collection:
             return self._create_index
         if method not in self.WRITES:
             self._faults.reads[name] += 1
-            return lambda *args, **kwargs: self._reachable(call)(*args, **kwargs)
+            return lambda *args, **kwargs: self._counted(self._reachable(call)(*args, **kwargs))
 
         def write(*args: Any, **kwargs: Any) -> Any:
             number = self._gate.enter(name)
@@ -182,6 +185,17 @@ class _Collection:
             return answer
 
         return write
+
+    def _counted(self, answer: Any) -> Any:
+        if not isinstance(answer, mongomock.collection.Cursor):
+            return answer
+
+        def documents() -> Iterator[Any]:
+            for document in answer:
+                self._faults.documents_read[self._inner.name] += 1
+                yield document
+
+        return documents()
 
     def _create_index(self, keys: Any, **options: Any) -> None:
         """Once: mongomock forgets the filter of a partial index when it looks whether an existing one still holds."""
@@ -241,6 +255,23 @@ class _Client:
 # --- Pub/Sub and people ---------------------------------------------------------------------------------------------
 
 
+class _FakeInbox(Inbox):
+    """Filled as if by a stream that is ended and opened at once."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        super().__init__()
+        self._subscription = subscription
+
+    def refuse(self) -> None:
+        super().refuse()
+        self.discard()
+        self._subscription.take_back()
+
+    def accept(self) -> None:
+        super().accept()
+        self._subscription.deliver_again()
+
+
 class Subscription:
     """Keeps a message until it is acknowledged, and delivers what is left again to the next life."""
 
@@ -248,7 +279,9 @@ class Subscription:
         self._name, self._gate = name, gate
         self._messages: dict[str, tuple[bytes, datetime, Mapping[str, str]]] = {}
         self._count = itertools.count(1)
-        self.queue: asyncio.Queue[Message] = asyncio.Queue()
+        self.handed_back: list[str] = []
+        """Ids of messages that came back unacknowledged because no more were wanted."""
+        self.queue: Inbox = _FakeInbox(self)
 
     @property
     def unacknowledged(self) -> list[str]:
@@ -268,11 +301,21 @@ class Subscription:
 
     def redeliver(self) -> None:
         """A new life gets everything that nobody has acknowledged, and no queue of the old."""
-        self.queue = asyncio.Queue()
+        self.queue = _FakeInbox(self)
+        for message_id in self._messages:
+            self._deliver(message_id)
+
+    def take_back(self) -> None:
+        self.handed_back += self._messages
+
+    def deliver_again(self) -> None:
+        """To the same inbox."""
         for message_id in self._messages:
             self._deliver(message_id)
 
     def _deliver(self, message_id: str) -> None:
+        if self.queue.is_refusing:
+            return
         data, at, attributes = self._messages[message_id]
 
         def ack() -> None:

@@ -698,6 +698,20 @@ def take_over(*, desk: str, host: str, pid: int, has_died: bool = False) -> str:
     return _text("🔁 Taken Over", ("Account", desk), ("From", f"{host}, process {pid}, {why}"), ("To do", to_do))
 
 
+def messages_handed_back(*, what: str, count: int, seconds: float) -> str:
+    """Said when the store is back. `what` the messages are; `seconds` from the first failure on."""
+    return _text(
+        "↩️ Messages Handed Back",
+        ("What", f"{what}, {count} messages at least"),
+        (
+            "Why",
+            f"a process could not reach the store for {seconds:.0f} s; others could take them from Pub/Sub meanwhile",
+        ),
+        ("Now", "the store answers, and messages are taken again"),
+        ("To do", "see what kept that process from the store"),
+    )
+
+
 def dead_letters(*, count: int, reason: str) -> str:
     """`count` messages since people were last told; `reason` of the latest."""
     return _text(

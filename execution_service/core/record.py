@@ -105,8 +105,8 @@ def order_from_document(document: Mapping[str, Any]) -> Order:
             _decode(RefusedRequest, document["refused_request"]) if taken is None else _decode(OrderRequest, taken)
         )
         identity = Identity(
-            signal_id=document["signal_id"],
-            leg_index=int(document["leg_index"]),
+            signal_id=_text(document["signal_id"]),
+            leg_index=_whole(document["leg_index"]),
             purpose=order_words.Purpose(document["purpose"]),
         )
         order = new_order(
@@ -114,8 +114,8 @@ def order_from_document(document: Mapping[str, Any]) -> Order:
             request,
             received_at=_aware(document["received_at"]),
             published_at=_aware(document["published_at"]),
-            message_id=document["message_id"],
-            raw=document["raw"],
+            message_id=_text(document["message_id"]),
+            raw=_text(document["raw"]),
         )
         return apply_all(order, (event_from_document(d) for d in document["events"]))
     except (CoreError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as exc:
@@ -203,12 +203,43 @@ def _reader(hint: Any) -> _Reader:
     if hint is datetime:
         return _aware
     if hint is Decimal:
-        return Decimal
+        return _decimal
+    if hint is str:
+        return _text
+    if hint is int:
+        return _whole
+    if hint is bool:
+        return _truth
     if isinstance(hint, type) and issubclass(hint, Enum):
         return hint
     if isinstance(hint, type) and is_dataclass(hint):
         return lambda value: _decode(hint, value)
     return lambda value: value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is no whole number")
+    return value
+
+
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r} is neither true nor false")
+    return value
+
+
+def _decimal(value: Any) -> Decimal:
+    number = Decimal(_text(value))
+    if not number.is_finite():
+        raise ValueError(f"{value!r} is no number")
+    return number
 
 
 def _aware(value: datetime) -> datetime:
@@ -243,17 +274,22 @@ def ledger_from_document(document: Mapping[str, Any]) -> LedgerEntry:
     try:
         if document["format"] != RECORD_FORMAT:
             raise UnreadableRecord(f"record format {document['format']!r} is not known here")
-        return LedgerEntry(
-            key=LedgerKey(document["account_id"], document["strategy"], document["instrument_key"]),
+        entry = LedgerEntry(
+            key=LedgerKey(*(_text(document[name]) for name in ("account_id", "strategy", "instrument_key"))),
             instrument=_decode(Instrument, document["instrument"]),
             terms=None if document.get("terms") is None else _decode(ContractTerms, document["terms"]),
-            version=document["version"],
-            sequence=document["sequence"],
+            version=_whole(document["version"]),
+            sequence=_whole(document["sequence"]),
             position=_decode(Position, document["position"]),
             ended=tuple(_decode(Position, d) for d in document["ended"]),
-            applied={d["order_id"]: tuple(lines_from_document(d["lines"]).values()) for d in document["applied"]},
-            products={d["product"]: Decimal(d["quantity"]) for d in document.get("products", ())},
+            applied={
+                _text(d["order_id"]): tuple(lines_from_document(d["lines"]).values()) for d in document["applied"]
+            },
+            products={_text(d["product"]): _decimal(d["quantity"]) for d in document.get("products", ())},
         )
+        if document["_id"] != entry.key.ledger_id:
+            raise UnreadableRecord(f"it says that it is {entry.key.ledger_id}")
+        return entry
     except (CoreError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as exc:
         raise UnreadableRecord(f"ledger {document.get('_id')!r}: {type(exc).__name__}: {exc}") from exc
 
@@ -287,7 +323,13 @@ def lines_from_document(document: Mapping[str, Any]) -> dict[int, Line]:
     """Raises UnreadableRecord."""
     try:
         return {
-            int(n): Line(int(n), d["sequence"], d["episode"], Decimal(d["realized"]), Decimal(d.get("closed", 0)))
+            int(n): Line(
+                int(n),
+                _whole(d["sequence"]),
+                _whole(d["episode"]),
+                _decimal(d["realized"]),
+                _decimal(d.get("closed", "0")),
+            )
             for n, d in document.items()
         }
     except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as exc:

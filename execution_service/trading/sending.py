@@ -66,9 +66,9 @@ class Sending:
         clock: Clock,
         tasks: Tasks,
         nonce: str,
-        look_for_cancels: Callable[[], Awaitable[None]],
+        look_for_cancels: Callable[[Sequence[Order]], Awaitable[None]],
     ) -> None:
-        """`nonce`: this process's, by which it knows its own intents. `look_for_cancels` reads the commands that others stored."""
+        """`nonce`: this process's, by which it knows its own intents. `look_for_cancels` learns which of these orders others have cancelled."""
         self._connection = connection
         self._lanes = lanes
         self._last_look = last_look
@@ -170,7 +170,7 @@ class Sending:
         """Writes down the intent for all, hands them over one after the other, and writes down the answers as they come. Returns the
         writing that is still going on where the lane need not wait for it."""
         try:
-            await self._look_for_cancels()
+            await self._look_for_cancels([live.order for live in batch])
         except StoreUnavailable as exc:
             log.info(f"Nothing is sent while the store is away: {exc}", action="sending_waits")
             self._lanes.rest(batch[0].order, AFTER_FAILURE_SECONDS, words="the store is away", is_for_calls=False)

@@ -11,7 +11,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import bson
 import pytest
+from bson.datetime_ms import DatetimeMS
 from pymongo.errors import BulkWriteError, OperationFailure
 from structlog.testing import capture_logs
 
@@ -23,7 +25,7 @@ from execution_service.core.order import Event, Identity, Noted, Order, Purpose,
 from execution_service.core.position import Position
 from execution_service.core.reconcile import Discrepancy, Finding, Kind, Owner, State
 from execution_service.core.views import HexId
-from execution_service.documents import with_ids
+from execution_service.documents import command_from_document, with_ids
 from execution_service.ports import (
     Alarm,
     Command,
@@ -39,7 +41,7 @@ from execution_service.ports import (
     View,
     ViewWrite,
 )
-from execution_service.store import MongoStore
+from execution_service.store import MongoStore, connect
 from tests.builders import (
     NOW,
     accepted,
@@ -899,6 +901,30 @@ async def test_commands_come_in_the_order_of_their_arrival(store: MongoStore) ->
     assert [c.command_id for c in await store.commands(now=NOW)] == ["msg-1", "msg-2", "msg-3"]
 
 
+async def test_new_commands_are_those_that_nobody_carried_out(store: MongoStore) -> None:
+    for number in (3, 1, 2):
+        await store.insert_command(command(number))
+    await store.finish_command("msg-1", CommandStatus.DONE, "cancelled", at(60))
+    assert [c.command_id for c in await store.new_commands()] == ["msg-2", "msg-3"]
+
+
+async def test_cancels_are_found_by_what_they_name_if_they_are_new_or_hold(store: MongoStore) -> None:
+    by_order, by_signal = {"order_id": "a", "signal_id": None}, {"order_id": None, "signal_id": "s"}
+    for number, body in enumerate((by_order, by_signal, by_order, by_signal, {"signal_id": "z"}), 1):
+        await store.insert_command(command(number, body=body))
+    await store.finish_command("msg-2", CommandStatus.DONE, "remembered", NOW - timedelta(hours=5))
+    await store.finish_command("msg-3", CommandStatus.REFUSED, "failed", None)
+    await store.insert_command(command(6, body=by_signal, kind="RESOLVE"))
+    assert [c.command_id for c in await store.cancels_naming(["a", "s"])] == ["msg-1", "msg-2", "msg-4"]
+    assert [c.command_id for c in await store.cancels_naming(["a"])] == ["msg-1"]
+    assert await store.cancels_naming([]) == []
+
+
+async def test_a_store_that_answers_is_not_silent(store: MongoStore) -> None:
+    await store.check()
+    assert store.silent_seconds() == 0
+
+
 # --- dead letters ---------------------------------------------------------------------------------------------------
 
 PAYLOADS = [
@@ -1083,6 +1109,63 @@ async def test_a_clash_with_another_document_is_not_swallowed_and_hinders_no_oth
     with pytest.raises(BulkWriteError):
         await store.write_views([confirmation("e1", 1), clash, confirmation("e2", 1)])
     assert seen(server, names.CONFIRMATIONS_VIEW) == {"theirs": None, "e1": 1, "e2": 1}
+
+
+async def test_a_clash_that_lasts_is_left_as_it_is_and_said_once(store: MongoStore, server: Server) -> None:
+    foreign = {"_id": "theirs", "signal_id": "s", "leg_index": 0, "purpose": "ENTRY"}
+    server.collection(names.CONFIRMATIONS_VIEW).insert_one(foreign)
+    clash = confirmation("ours", 1, of=identity("s"))
+    for _ in range(4):
+        with pytest.raises(BulkWriteError):
+            await store.write_views([clash])
+    for number in range(3):
+        await store.write_views([confirmation(f"e{number}", 1), clash])
+    assert seen(server, names.CONFIRMATIONS_VIEW) == {"theirs": None, "e0": 1, "e1": 1, "e2": 1}
+    (spoilt,) = store.newly_spoilt()
+    assert "execution_confirmations ours" in spoilt.words
+    server.collection(names.CONFIRMATIONS_VIEW).delete_one({"_id": "theirs"})
+    await store.write_views([clash])
+    assert seen(server, names.CONFIRMATIONS_VIEW)["ours"] == 1
+
+
+@pytest.mark.parametrize("theirs", ["text", [1], 5])
+async def test_a_document_of_others_that_takes_no_update_holds_up_no_other(
+    store: MongoStore, server: Server, theirs: Any
+) -> None:
+    if server.kind == "memory":
+        pytest.skip("mongomock refuses no such update")
+    write = signal({"status": "FILLED"}, 3)
+    document = {
+        "_id": with_ids(write.document_id),
+        "signal_id": "s",
+        "execution_reflects": theirs,
+        "exit_signals": theirs,
+    }
+    server.collection(names.SIGNALS_VIEW).insert_one(document)
+    sound = replace(write, document_id=HexId("a" * 24))
+    for _ in range(2):
+        await store.write_views([write, sound])
+        await store.write_views([replace(write, number_field=None, adds_to_sets={"exit_signals": HexId("b" * 24)})])
+    assert server.collection(names.SIGNALS_VIEW).find_one({"_id": with_ids(sound.document_id)})["execution_reflects"]
+    assert len(store.newly_spoilt()) == 1
+
+
+async def test_signals_of_others_that_make_no_sense_hide_none_that_do(store: MongoStore, server: Server) -> None:
+    server.collection(names.SIGNALS_VIEW).insert_many(
+        [{"_id": 1, "signal_id": ["a", "b"]}, {"_id": {"x": 1}, "signal_id": "b"}, {"_id": "mine", "signal_id": "a"}]
+    )
+    assert await store.signal_documents(["a", "b"]) == {"a": "mine"}
+
+
+def test_a_moment_beyond_the_calendar_or_a_text_that_is_none_spoils_one_document() -> None:
+    client = connect("mongodb://127.0.0.1:9/?connect=false")
+    raw = bson.encode({"_id": "c", "published_at": DatetimeMS(2**60), "kind": "CANCEL"})
+    with pytest.raises(UnreadableRecord):
+        command_from_document(bson.decode(raw, client.codec_options))
+    broken = bson.encode({"_id": "c", "kind": "abc"}).replace(b"abc", b"\xff\xfe\xfd")
+    with pytest.raises(UnreadableRecord):
+        command_from_document(bson.decode(broken, client.codec_options))
+    client.close()
 
 
 async def test_there_is_one_open_position_of_a_key(store: MongoStore, server: Server) -> None:

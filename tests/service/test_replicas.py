@@ -15,7 +15,7 @@ from brokers.errors import BrokerUnavailable, CallsSpent, HeldBack, NotAnswered,
 from brokers.paper_words import Market
 from execution_service.commands import Commands
 from execution_service.core.ledger import LedgerEntry
-from execution_service.core.order import Noted, Status
+from execution_service.core.order import Noted, Order, Status
 from execution_service.desks import UNASSIGNED
 from tests.builders import filled_by, submit_started
 from tests.fakes import ACCOUNT, Died, Moment, World, two_worlds, world_of
@@ -361,14 +361,14 @@ async def test_who_was_frozen_while_sending_does_not_place_twice(tmp_path: Path,
 
 
 async def test_who_was_frozen_before_sending_does_not_send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    refresh, looks, frozen = Commands.refresh, asyncio.Event(), set[Commands]()
+    look, looks, frozen = Commands.look_for_cancels, asyncio.Event(), set[Commands]()
 
-    async def slow_refresh(commands: Commands) -> None:
-        if commands in frozen:
+    async def slow_look(commands: Commands, orders: Sequence[Order]) -> None:
+        if commands in frozen and orders[0].order_id in one.service.live_orders.by_id:
             await looks.wait()
-        await refresh(commands)
+        await look(commands, orders)
 
-    monkeypatch.setattr(Commands, "refresh", slow_refresh)
+    monkeypatch.setattr(Commands, "look_for_cancels", slow_look)
     async with two_worlds(tmp_path, market=BY_HAND, capabilities=TAG, is_unique=False) as (one, other):
         await other.start()
         frozen.add(one.service.commands)
