@@ -22,8 +22,8 @@ from pymongo.database import Database
 
 from benchmarks import COMMANDS_TOPIC, CONFIRMATIONS_TOPIC, ORDERS_TOPIC, PROJECT, floor
 from benchmarks.traffic import MeasurementFailed, Traffic
-from brokers.paper_exchange import PaperExchange
-from brokers.paper_words import Action, Fault, Operation
+from brokers.paper.exchange import PaperExchange
+from brokers.paper.words import Action, Fault, Operation
 from execution_service.settings import SECRET_NAMES, SETTING_NAMES, ConfigurationError, load_settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -14,8 +14,12 @@ from brokers.errors import BrokerLibraryMissing, UnknownBroker
 if TYPE_CHECKING:
     from brokers.configuration import AccountConfiguration
 
-KNOWN: tuple[str, ...] = ("ibkr", "mock", "zerodha")
-"""The adapters there are: names of modules beside this one, each with `create(config) -> Broker` and the `Configuration` that it reads."""
+KNOWN: Mapping[str, str] = {
+    "ibkr": "brokers.ibkr.adapter",
+    "mock": "brokers.paper.adapter",
+    "zerodha": "brokers.zerodha.adapter",
+}
+"""The adapters there are, each with its module: `create(config) -> Broker` and the `Configuration` that it reads."""
 
 
 class BrokerFactory:
@@ -24,7 +28,7 @@ class BrokerFactory:
     @staticmethod
     def supported() -> tuple[str, ...]:
         """The names that `create_broker` takes, in lower case."""
-        return KNOWN
+        return tuple(KNOWN)
 
     @staticmethod
     def create_broker(config: Mapping[str, object]) -> Broker:
@@ -37,7 +41,7 @@ class BrokerFactory:
         if name not in KNOWN:
             raise UnknownBroker(f"There is no broker {wanted!r}; known are: {', '.join(KNOWN)}")
         try:
-            adapter = importlib.import_module(f"brokers.{name}")
+            adapter = importlib.import_module(KNOWN[name])
         except ImportError as exc:
             raise BrokerLibraryMissing(
                 f"The {name} broker cannot be loaded ({exc}); install its library: pip install 'execution-service[{name}]'"
@@ -50,7 +54,7 @@ class BrokerFactory:
         """What that adapter, which is loaded for it, reads of an account's settings; None where it cannot be loaded: that is said when such
         a broker is made."""
         BrokerFactory.load((name,))
-        adapter = sys.modules.get(f"brokers.{name}")
+        adapter = sys.modules.get(KNOWN.get(name, ""))
         found: type[AccountConfiguration] | None = getattr(adapter, "Configuration", None)
         return found
 
@@ -60,4 +64,4 @@ class BrokerFactory:
         made, and is that account's trouble alone."""
         for name in sorted(set(names) & set(KNOWN)):
             with contextlib.suppress(Exception):
-                importlib.import_module(f"brokers.{name}")
+                importlib.import_module(KNOWN[name])

@@ -48,7 +48,7 @@ from urllib.parse import SplitResult, parse_qs, parse_qsl
 
 from brokers.base import OrderRef, ReportStatus
 from brokers.errors import BrokerUnavailable, OrderRefused
-from brokers.paper_words import Action, Fault, Market, Operation
+from brokers.paper.words import Action, Fault, Market, Operation
 from simulators import control
 from simulators.kite_book import (
     KiteBook,

@@ -246,21 +246,22 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.rebuild": {*VOCABULARY, "execution_service.ports", "execution_service.signals"},
 }
 
+PAPER_ADAPTER = "brokers.paper.adapter"
 PAPER_ARROWS: Mapping[str, set[str]] = {
     # The rooms of the paper exchange and the rooms that they may import, from the ground up.
-    "brokers.paper_words": {"brokers.base"},
-    "brokers.paper_file": {"brokers.errors"},
-    "brokers.paper_book": {"brokers.base", "brokers.errors", "brokers.paper_words"},
-    "brokers.paper_faults": {"brokers.paper_book", "brokers.paper_words"},
-    "brokers.paper_market": {"brokers.base", "brokers.paper_words"},
-    "brokers.paper_exchange": {
+    "brokers.paper.words": {"brokers.base"},
+    "brokers.paper.file": {"brokers.errors"},
+    "brokers.paper.book": {"brokers.base", "brokers.errors", "brokers.paper.words"},
+    "brokers.paper.faults": {"brokers.paper.book", "brokers.paper.words"},
+    "brokers.paper.market": {"brokers.base", "brokers.paper.words"},
+    "brokers.paper.exchange": {
         "brokers.base",
         "brokers.errors",
-        "brokers.paper_book",
-        "brokers.paper_faults",
-        "brokers.paper_file",
-        "brokers.paper_market",
-        "brokers.paper_words",
+        "brokers.paper.book",
+        "brokers.paper.faults",
+        "brokers.paper.file",
+        "brokers.paper.market",
+        "brokers.paper.words",
     },
 }
 
@@ -393,23 +394,27 @@ def test_brokers_and_notifications_know_nothing_of_anybody_else(package: str) ->
     assert wrong == set()
 
 
-@pytest.mark.parametrize("source", [s for s in of("brokers") if ".paper_" in s.name], ids=lambda s: s.path)
+@pytest.mark.parametrize(
+    "source",
+    [s for s in of("brokers") if s.name.startswith("brokers.paper.") and s.name != PAPER_ADAPTER],
+    ids=lambda s: s.path,
+)
 def test_a_room_of_the_paper_exchange_imports_only_the_rooms_below_it(source: Source) -> None:
     assert source.name in PAPER_ARROWS, f"{source.path} is a new room: say in PAPER_ARROWS what it may import"
     assert source.our_imports() - PAPER_ARROWS[source.name] == set()
 
 
 def test_only_the_paper_exchange_comes_into_the_rooms_of_its_book() -> None:
-    inner = {"brokers.paper_book", "brokers.paper_faults", "brokers.paper_market"}
+    inner = {"brokers.paper.book", "brokers.paper.faults", "brokers.paper.market"}
     found = {s.name for s in of(*PACKAGES) if s.name not in inner and s.our_imports() & inner}
-    assert found == {"brokers.paper_exchange"}
+    assert found == {"brokers.paper.exchange"}
 
 
 def test_the_words_and_the_market_of_the_paper_exchange_know_no_file() -> None:
     wrong = {
         (s.path, name)
         for s in of("brokers")
-        if s.name in ("brokers.paper_words", "brokers.paper_market")
+        if s.name in ("brokers.paper.words", "brokers.paper.market")
         for name in s.imports()
         if not is_within(name, {"brokers"}) and name.split(".")[0] not in PURE_LIBRARY | {"fnmatch", "random"}
     }
@@ -427,7 +432,7 @@ def test_only_the_trader_comes_into_its_rooms() -> None:
 
 
 def test_simulators_know_only_the_brokers_vocabulary_and_their_order_book() -> None:
-    allowed = {"simulators", "brokers.base", "brokers.errors", "brokers.paper_exchange", "brokers.paper_words"}
+    allowed = {"simulators", "brokers.base", "brokers.errors", "brokers.paper.exchange", "brokers.paper.words"}
     wrong = {(s.path, name) for s in of("simulators") for name in s.our_imports() if not is_within(name, allowed)}
     assert wrong == set()
 

@@ -9,8 +9,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from brokers.base import Instrument
-from brokers.paper_exchange import PaperExchange
-from brokers.paper_words import Market
+from brokers.paper.exchange import PaperExchange
+from brokers.paper.words import Market
 from tests.contract.stage_ibkr import config_for as ibkr_config
 from tests.contract.stage_ibkr import serving_tws
 from tests.contract.stage_zerodha import SYMBOL as ZERODHA_SYMBOL

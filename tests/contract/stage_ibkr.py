@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 
-from brokers.paper_words import Market
+from brokers.paper.words import Market
 from simulators.tws import TwsSimulator
 from simulators.tws_book import TwsBook
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 
-from brokers.paper_words import Market
+from brokers.paper.words import Market
 from simulators.kite import SimulatedKite
 
 SYMBOL = "INFY"

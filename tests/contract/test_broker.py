@@ -21,7 +21,7 @@ import pytest
 from brokers.base import Broker, OrderRef, OrderType, Report, ReportStatus, Side, Ticket, Tif
 from brokers.errors import BrokerUnavailable, OrderAlreadyExists, OrderRefused, OutcomeUnknown
 from brokers.factory import BrokerFactory
-from brokers.paper_words import Action, Fault, Market, Operation, PaperOrder
+from brokers.paper.words import Action, Fault, Market, Operation, PaperOrder
 from execution_service.core.reconcile import Holding, compare_positions
 from tests.contract.broker_adapters import ACCOUNT, ADAPTERS, Adapter, Stage, Trait
 

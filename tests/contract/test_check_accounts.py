@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from brokers.paper_words import Action, Fault, Market, Operation
+from brokers.paper.words import Action, Fault, Market, Operation
 from execution_service.check import Finding, account_finding
 from execution_service.settings import Account
 from tests.contract import stage_ibkr, stage_zerodha

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from brokers import ibkr
 from brokers.base import AssetClass, Instrument, OptionRight, OrderType, Side, Ticket
 from brokers.errors import NotAnswered, OrderRefused
-from brokers.ibkr import Configuration, IbkrBroker
-from brokers.ibkr_library import choose
-from brokers.paper_words import Market
+from brokers.ibkr import adapter as ibkr
+from brokers.ibkr.adapter import Configuration, IbkrBroker
+from brokers.ibkr.library import choose
+from brokers.paper.words import Market
 from execution_service.core.reconcile import Holding, compare_positions
 from simulators.tws import TwsSimulator
 from simulators.tws_contracts import ISINS, Query, listed

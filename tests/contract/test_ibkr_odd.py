@@ -12,8 +12,8 @@ import pytest
 
 from brokers.base import AssetClass, Instrument, OrderRef, OrderType, Report, ReportStatus, Ticket
 from brokers.errors import AnswerUnclear, NotAnswered
-from brokers.ibkr import IbkrBroker
-from brokers.paper_words import Action, Market, Operation
+from brokers.ibkr.adapter import IbkrBroker
+from brokers.paper.words import Action, Market, Operation
 from simulators import tws_wire as wire
 from tests.contract.stage_ibkr import serving_tws
 from tests.contract.test_ibkr import NEVER, Desk, place, reported, until

@@ -13,8 +13,8 @@ import pytest
 
 from brokers.base import Instrument, OrderRef, OrderType, Side, Ticket
 from brokers.errors import BrokerUnavailable, CallsSpent, OrderRefused, OutcomeUnknown
-from brokers.paper_words import Market
-from brokers.zerodha import ZerodhaBroker, create
+from brokers.paper.words import Market
+from brokers.zerodha.adapter import ZerodhaBroker, create
 from simulators.kite import FaultKind, HttpFault, SimulatedKite
 from tests.contract.stage_zerodha import config_for, serving_kite
 

@@ -16,8 +16,8 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from brokers.ibkr_library import ib_async, ib_insync
-from brokers.paper_words import Action, Fault, Market, Operation
+from brokers.ibkr.library import ib_async, ib_insync
+from brokers.paper.words import Action, Fault, Market, Operation
 from simulators.tws import TwsSimulator
 from simulators.tws_wire import FrameReader, frame
 from tests.contract.stage_ibkr import serving_tws

@@ -33,16 +33,16 @@ def test_an_unknown_name_is_refused_and_the_known_ones_are_listed(tmp_path: Path
         BrokerFactory.create_broker(config(tmp_path, broker=name))
 
 
-def test_every_supported_name_is_a_module_beside_the_factory() -> None:
+def test_every_supported_name_has_an_adapter_in_a_package_beside_the_factory() -> None:
     assert "mock" in BrokerFactory.supported()
-    for name in BrokerFactory.supported():
-        assert (ROOT / "brokers" / f"{name}.py").is_file()
+    for module in factory.KNOWN.values():
+        assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
 
 
 def test_a_missing_library_is_told_with_the_extra_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "lacking.py").write_text("import a_library_that_nobody_has\n")
     monkeypatch.setattr("brokers.__path__", [*__import__("brokers").__path__, str(tmp_path)])
-    monkeypatch.setattr(factory, "KNOWN", (*factory.KNOWN, "lacking"))
+    monkeypatch.setattr(factory, "KNOWN", {**factory.KNOWN, "lacking": "brokers.lacking"})
     with pytest.raises(BrokerLibraryMissing, match=r"pip install 'execution-service\[lacking\]'"):
         BrokerFactory.create_broker({"broker": "lacking"})
 
@@ -54,7 +54,9 @@ def test_adapters_are_loaded_ahead_and_one_that_cannot_be_ends_nothing(
     (tmp_path / "broken.py").write_text("raise RuntimeError('no event loop')\n")
     (tmp_path / "present.py").write_text("")
     monkeypatch.setattr("brokers.__path__", [*__import__("brokers").__path__, str(tmp_path)])
-    monkeypatch.setattr(factory, "KNOWN", (*factory.KNOWN, "broken", "lacking", "present"))
+    monkeypatch.setattr(
+        factory, "KNOWN", {**factory.KNOWN, **{name: f"brokers.{name}" for name in ("broken", "lacking", "present")}}
+    )
     BrokerFactory.load({"broken", "lacking", "nonesuch", "present"})
     assert "brokers.present" in sys.modules
     monkeypatch.delitem(sys.modules, "brokers.present")

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from brokers.ibkr_library import choose
-from brokers.paper_words import Action, Fault, Market, Operation, PaperOrder
+from brokers.ibkr.library import choose
+from brokers.paper.words import Action, Fault, Market, Operation, PaperOrder
 from simulators.tws import TwsSimulator
 from simulators.tws_book import TwsBook
 from simulators.tws_wire import frame

@@ -14,8 +14,8 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 from brokers.base import Tif
-from brokers.paper_exchange import PaperExchange
-from brokers.paper_words import Market
+from brokers.paper.exchange import PaperExchange
+from brokers.paper.words import Market
 from simulators import control
 from simulators.kite import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
 from tests.external.service_process import Server, Service, free_port, wait_until

@@ -17,8 +17,8 @@ from typing import Any
 import pymongo
 from google.api_core.exceptions import GoogleAPIError
 
-from brokers.paper_exchange import PaperExchange
-from brokers.paper_words import Market
+from brokers.paper.exchange import PaperExchange
+from brokers.paper.words import Market
 from execution_service.core.order import Identity, Purpose
 from simulators import control
 from simulators.kite import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY

@@ -12,7 +12,7 @@ import pytest
 
 from brokers.base import BrokerPosition, Capabilities, Instrument
 from brokers.errors import BrokerUnavailable, NotAnswered, OutcomeUnknown
-from brokers.paper_words import Market
+from brokers.paper.words import Market
 from execution_service.core.exit_bound import ExitPositionCheck
 from execution_service.core.order import Capped, Noted, Order, Purpose, ReasonCode, Status
 from execution_service.core.reconcile import Kind, State

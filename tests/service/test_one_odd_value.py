@@ -19,7 +19,7 @@ from brokers.base import (
     ReportStatus,
     Unreadable,
 )
-from brokers.paper_words import Market
+from brokers.paper.words import Market
 from execution_service.core.exit_bound import ExitPositionCheck
 from execution_service.core.order import Identity, Purpose, ReasonCode, Status
 from execution_service.desk_view import DeskView

@@ -10,7 +10,7 @@ import pytest
 
 from brokers.base import Capabilities
 from brokers.errors import OrderRefused, OutcomeUnknown
-from brokers.paper_words import Action, Fault, Market, Operation
+from brokers.paper.words import Action, Fault, Market, Operation
 from execution_service.core.errors import InvalidTransition
 from execution_service.core.order import Accepted, ReasonCode, Status
 from execution_service.live import LiveOrder

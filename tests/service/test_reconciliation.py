@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from brokers import mock
 from brokers.base import Capabilities, Instrument, OrderRef, OrderType, Side, Ticket
 from brokers.errors import AnswerUnclear, BrokerUnavailable, NotAnswered, OutcomeUnknown
-from brokers.paper_words import Action, Fault, Market, Operation
+from brokers.paper import adapter as mock
+from brokers.paper.words import Action, Fault, Market, Operation
 from execution_service import reconciliation
 from execution_service.core.order import Noted, Status
 from execution_service.core.reconcile import Kind, State

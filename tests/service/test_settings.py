@@ -487,7 +487,7 @@ def test_loading_for_the_mock_broker_imports_no_broker_library(tmp_path: Path) -
     code = (
         "import sys, pathlib; from execution_service.settings import load_settings;"
         f"load_settings({{}}, use_mock_broker=True, root=pathlib.Path({str(tmp_path)!r})).account('i');"
-        "print(sorted({'ib_insync', 'ib_async', 'kiteconnect', 'brokers.ibkr', 'brokers.zerodha'} & set(sys.modules)))"
+        "print(sorted({'ib_insync', 'ib_async', 'kiteconnect', 'brokers.ibkr.adapter', 'brokers.zerodha.adapter'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY_ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -33,7 +33,7 @@ from brokers.base import (
 )
 from brokers.configuration import Calls, MeteredConfiguration, TimeOut, Whole, Wrong, not_a_flag
 from brokers.errors import AnswerUnclear, AuthRequired, BrokerError, BrokerUnavailable, HeldBack, OrderRefused
-from brokers.zerodha_calls import (
+from brokers.zerodha.calls import (
     ANSWER_SECONDS,
     AUTH_REQUIRED,
     CONNECT_SECONDS,
@@ -43,8 +43,8 @@ from brokers.zerodha_calls import (
     CallKind,
     KiteCalls,
 )
-from brokers.zerodha_feed import OrderFeed
-from brokers.zerodha_rows import (
+from brokers.zerodha.feed import OrderFeed
+from brokers.zerodha.rows import (
     IST,
     ListedRow,
     Odd,
@@ -56,7 +56,7 @@ from brokers.zerodha_rows import (
     read_profile,
     read_trades,
 )
-from brokers.zerodha_words import (
+from brokers.zerodha.words import (
     CURRENCY,
     EXCHANGES,
     IN_LOTS,

@@ -17,7 +17,6 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from brokers import ibkr_codes as codes
 from brokers.base import (
     DERIVATIVES,
     ONE,
@@ -48,8 +47,9 @@ from brokers.errors import (
     ReservationLost,
     WordsAlone,
 )
-from brokers.ibkr_blotter import Blotter, Commission, Entry, Execution, Hold, Hole
-from brokers.ibkr_contracts import (
+from brokers.ibkr import codes
+from brokers.ibkr.blotter import Blotter, Commission, Entry, Execution, Hold, Hole
+from brokers.ibkr.contracts import (
     TRADED,
     Qualified,
     amount,
@@ -64,12 +64,12 @@ from brokers.ibkr_contracts import (
     rule_number,
     the_one,
 )
-from brokers.ibkr_hold import hold_in
-from brokers.ibkr_library import Library, choose
-from brokers.ibkr_session import ClientIdInUse, NotConnected, QuestionFailed, Session
-from brokers.ibkr_times import Moment
-from brokers.ibkr_unacknowledged import Unacknowledged, worded
-from brokers.ibkr_wire import Unreadable
+from brokers.ibkr.hold import hold_in
+from brokers.ibkr.library import Library, choose
+from brokers.ibkr.session import ClientIdInUse, NotConnected, QuestionFailed, Session
+from brokers.ibkr.times import Moment
+from brokers.ibkr.unacknowledged import Unacknowledged, worded
+from brokers.ibkr.wire import Unreadable
 from brokers.rate import BudgetSpent, Claim, RateBudget
 
 _log = logging.getLogger(__name__)

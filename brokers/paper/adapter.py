@@ -18,9 +18,9 @@ from pydantic import Field, field_validator
 from brokers.base import Balance, BrokerPosition, Capabilities, OrderRef, Report, Reports, Ticket
 from brokers.configuration import AccountConfiguration, Amount, Number, Whole
 from brokers.errors import BrokerError, BrokerUnavailable, OrderRefused, OutcomeUnknown
-from brokers.paper_exchange import PaperExchange
-from brokers.paper_file import BookFile
-from brokers.paper_words import Action, Fault, Market, Operation
+from brokers.paper.exchange import PaperExchange
+from brokers.paper.file import BookFile
+from brokers.paper.words import Action, Fault, Market, Operation
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")

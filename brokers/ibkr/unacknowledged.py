@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from brokers import ibkr_codes as codes
 from brokers.base import Report, ReportStatus
-from brokers.ibkr_blotter import Hold
+from brokers.ibkr import codes
+from brokers.ibkr.blotter import Hold
 
 LOOKS = 2
 """So many whole looks without the order, all begun after the words."""
