@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -34,8 +34,8 @@ _MIN_SECRET_CHARACTERS = 6
 _STOP_SECONDS = 5.0
 _BATCH_RECORDS = 500
 _CHATTY_LIBRARIES = ("asyncio", "google", "grpc", "pymongo", "telegram", "urllib3")
-# Their INFO lines carry addresses, and Telegram's addresses carry the bot's token; Kite's DEBUG lines carry whole answers.
-_LEAKY_LIBRARIES = ("httpx", "httpcore", "kiteconnect")
+# Their INFO lines carry addresses, and Telegram's addresses carry the bot's token. The brokers' own are said by their manifests.
+_LEAKY_LIBRARIES = ("httpx", "httpcore")
 
 # Control characters, line and paragraph separators, marks that reorder or hide text, lone surrogates, tag characters.
 _DANGEROUS = re.compile(
@@ -86,11 +86,13 @@ def start_logging(
     kept_files: int = 10,
     queue_records: int = 100_000,
     retry_seconds: float = 30.0,
+    leaky: Collection[str] = (),
 ) -> Logging:
     """Starts logging to `stream` (default: standard output) and to the two files in `log_dir`, made if absent.
 
     A file that cannot be written is announced, left out and tried again every `retry_seconds`. Beyond `queue_records` waiting records
-    new ones are dropped, and their number is logged. A log that still runs is stopped first. Raises ValueError for an unknown level.
+    new ones are dropped, and their number is logged. Of the loggers `leaky` nothing below WARNING is let through. A log that still
+    runs is stopped first. Raises ValueError for an unknown level.
     """
     global _running
     level_number = logging.getLevelNamesMapping().get(level.upper())
@@ -110,7 +112,7 @@ def start_logging(
         targets.append(_Target(_Console(stream), retry_seconds=retry_seconds))
     intake = _Intake(queue_records)
     writer = _Writer(intake, targets, _json_line if format == "json" else _text_line)
-    _running = Logging(intake, writer, _route_to(intake, level_number))
+    _running = Logging(intake, writer, _route_to(intake, level_number, leaky))
     writer.start()
     atexit.register(_running.stop)
     return _running
@@ -269,13 +271,13 @@ def _whole(logger: object, method: str, keys: Mapping[str, Any]) -> tuple[tuple[
     return (keys,), {}
 
 
-def _route_to(intake: _Intake, level: int) -> Callable[[], None]:
+def _route_to(intake: _Intake, level: int, leaky: Collection[str]) -> Callable[[], None]:
     """Points structlog and the root logger at the intake. Returns what undoes it."""
     root = logging.getLogger()
     root_level = root.level
     structlog_before = structlog.get_config() if structlog.is_configured() else None
     quiet = {name: level if level <= logging.DEBUG else max(level, logging.WARNING) for name in _CHATTY_LIBRARIES}
-    quiet |= {name: max(level, logging.WARNING) for name in _LEAKY_LIBRARIES}
+    quiet |= {name: max(level, logging.WARNING) for name in (*_LEAKY_LIBRARIES, *leaky)}
     library_levels = {name: logging.getLogger(name).level for name in quiet}
 
     # Google's libraries keep their records to themselves unless told otherwise.
