@@ -66,10 +66,12 @@ from brokers.ibkr.contracts import (
 )
 from brokers.ibkr.hold import hold_in
 from brokers.ibkr.library import Library, choose
+from brokers.ibkr.manifest import MANIFEST, is_paper
 from brokers.ibkr.session import ClientIdInUse, NotConnected, QuestionFailed, Session
 from brokers.ibkr.times import Moment
 from brokers.ibkr.unacknowledged import Unacknowledged, worded
 from brokers.ibkr.wire import Unreadable
+from brokers.manifest import Fact
 from brokers.rate import BudgetSpent, Claim, RateBudget
 
 _log = logging.getLogger(__name__)
@@ -80,7 +82,6 @@ _ORDER_TYPES = {
     OrderType.STOP: "STP",
     OrderType.STOP_LIMIT: "STP LMT",
 }
-_PAPER_ACCOUNTS = ("DU", "DF")
 _CLIENT_ID_PAUSE_SECONDS = 0.25
 _CLIENT_ID_PATIENCE = 2
 """How often the same client id is tried again before the next one: a gateway takes a moment to notice that a socket is gone."""
@@ -327,14 +328,15 @@ class IbkrBroker:
     def capabilities(self) -> Capabilities:
         return Capabilities(
             asset_classes=TRADED,
-            refuses_repeated_client_id=True,
+            refuses_repeated_client_id=Fact.REFUSES_REPEATED_IDS in MANIFEST.facts,
             needs_reservation=True,
+            fits_tickets=True,
             splits_option_combinations=False,
             commission_currency="USD",
             concurrent_calls=1,
             find_window_seconds=10.0,
             send_again_seconds=_SEND_AGAIN_SECONDS,
-            is_paper=self._account.upper().startswith(_PAPER_ACCOUNTS) if self._account else None,
+            is_paper=is_paper({"ibkr_account": self._account}) if self._account else None,
             concern=self._concern(),
             notes=self._notes(),
         )
