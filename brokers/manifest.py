@@ -21,6 +21,8 @@ class Fact(StrEnum):
     SHARED_BOOK = "several processes may use the venue's book without a venue between them"
     TELLS_EXPIRY = "an order that expired is told apart from one that was cancelled"
     REFUSES_REPEATED_IDS = "a second order under a client id is refused for ever"
+    IDS_OF_A_CONNECTION = "what was perhaps sent can leave again only on behalf of the connection that sent it"
+    EXACT_COMMISSIONS = "commissions are the venue's own figures and no estimates"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

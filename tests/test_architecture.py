@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
+from brokers.registry import manifests
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("execution_service", "brokers", "notifications", "simulators", "scripts", "benchmarks")
@@ -441,7 +444,16 @@ def test_only_the_trader_comes_into_its_rooms() -> None:
 
 def test_simulators_know_only_the_brokers_vocabulary_and_their_order_book() -> None:
     allowed = {"simulators", "brokers.base", "brokers.errors", "brokers.paper.exchange", "brokers.paper.words"}
-    wrong = {(s.path, name) for s in of("simulators") for name in s.our_imports() if not is_within(name, allowed)}
+    of_one = {
+        "simulators.catalogue": {"brokers.registry"},
+        "simulators.stage_paper": {"brokers.paper.manifest"},
+    }
+    wrong = {
+        (s.path, name)
+        for s in of("simulators")
+        for name in s.our_imports()
+        if not is_within(name, allowed | of_one.get(s.name, set()))
+    }
     assert wrong == set()
 
 
@@ -619,6 +631,68 @@ def _asks_for_the_time(source: Source) -> bool:
         if isinstance(node, ast.ImportFrom) and node.module == "time":
             return True
     return False
+
+
+# --- a broker is one package ----------------------------------------------------------------------------------------
+
+BROKERS_WORDS: Mapping[str, tuple[str, ...]] = {
+    # By a broker's package, the words that name it: its manifest's, its variables', its client's. The broker that stands in for all others is
+    # part of the command line's and the settings' contract, and may be named.
+    package: (manifest.name, manifest.variables.prefix.strip("_"), *more)
+    for package, manifest, more in (
+        ("ibkr", manifests()["ibkr"], ("tws", "interactive brokers", "ib_insync", "ib_async")),
+        ("zerodha", manifests()["zerodha"], ()),
+    )
+}
+NAMED_ALLOWED = {
+    "benchmarks/gateways.py": "measures two client libraries bare, beside their adapters",
+    "tests/faults/scenarios.py": "some of its scenarios are about one broker's dialect, and are tests of that broker",
+    "tests/faults/test_kills.py": "two of its tests are about one broker's ids, and are tests of that broker",
+    "tests/faults/test_program.py": "looks at what is played at which",
+    "tests/faults/test_replicas.py": "the cut of what is played at two of them",
+}
+SHARED_TESTS = ("tests/faults/*.py", "tests/contract/test_broker.py", "tests/contract/broker_adapters.py")
+
+
+def _files_of_nobody() -> list[Path]:
+    """Those in which no broker is to be named: a file whose path names one is that broker's own."""
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    files += [path for pattern in SHARED_TESTS for path in ROOT.glob(pattern)]
+    own = {word for words in BROKERS_WORDS.values() for word in words}
+    return [path for path in files if not any(word in path.relative_to(ROOT).as_posix() for word in own)]
+
+
+def test_every_broker_but_the_one_that_stands_in_for_all_has_its_words_here() -> None:
+    assert set(BROKERS_WORDS) == {name for name, manifest in manifests().items() if not manifest.is_stand_in}
+
+
+def test_no_file_names_a_broker_but_its_own() -> None:
+    pattern = re.compile("|".join(word for words in BROKERS_WORDS.values() for word in words), re.IGNORECASE)
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for path in _files_of_nobody()
+        if pattern.search(path.read_text(encoding="utf-8"))
+    }
+    assert found - set(NAMED_ALLOWED) == set()
+
+
+@pytest.mark.parametrize("package", BROKERS_WORDS)
+def test_a_brokers_package_names_no_other_broker(package: str) -> None:
+    others = [word for name, words in BROKERS_WORDS.items() if name != package for word in words]
+    pattern = re.compile("|".join(others), re.IGNORECASE)
+    assert [
+        path.name
+        for path in (ROOT / "brokers" / package).glob("*.py")
+        if pattern.search(path.read_text(encoding="utf-8"))
+    ] == []
+
+
+def test_a_manifest_imports_no_adapter_and_nobody_imports_one() -> None:
+    adapters = {manifest.adapter for manifest in manifests().values()}
+    of_packages = {s.name for s in of("brokers") if s.name.count(".") == 2 and s.our_imports() & adapters}
+    assert of_packages == set()
+    wrong = {s.path for s in of("execution_service", "scripts", "notifications") if s.our_imports() & adapters}
+    assert wrong == set()
 
 
 # --- manners --------------------------------------------------------------------------------------------------------

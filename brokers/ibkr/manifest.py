@@ -58,6 +58,16 @@ MANIFEST = Manifest(
     is_paper=is_paper,
     paper_words="an ibkr_account that begins with DU or DF",
     remedy=remedy,
-    facts=frozenset({Fact.LATE_COMMISSIONS, Fact.BUSTS, Fact.EXTERNAL_ORDERS, Fact.HINTS, Fact.REFUSES_REPEATED_IDS}),
+    facts=frozenset(
+        {
+            Fact.LATE_COMMISSIONS,
+            Fact.BUSTS,
+            Fact.EXTERNAL_ORDERS,
+            Fact.HINTS,
+            Fact.REFUSES_REPEATED_IDS,
+            Fact.IDS_OF_A_CONNECTION,
+            Fact.EXACT_COMMISSIONS,
+        }
+    ),
     simulator="simulators.stage_ibkr:SIMULATOR",
 )

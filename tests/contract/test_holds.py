@@ -16,7 +16,7 @@ from brokers.paper.words import Market
 from brokers.zerodha.adapter import Configuration, ZerodhaBroker
 from brokers.zerodha.rows import OrderRow
 from brokers.zerodha.words import held
-from tests.contract.stage_zerodha import config_for, serving_kite
+from simulators.stage_zerodha import config_for, serving_kite
 
 HEAD = "Order Message:\nBUY 10 SPY NASDAQ.NMS\nWarning: your order will not be placed at the exchange until "
 

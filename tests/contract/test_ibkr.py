@@ -50,10 +50,10 @@ from brokers.ibkr.unacknowledged import Unacknowledged
 from brokers.paper.words import Action, Fault, Market, Operation, PaperOrder
 from execution_service.core.reconcile import Holding, compare_positions
 from simulators import tws_wire as wire
+from simulators.stage_ibkr import LAST_PRICE, config_for, serving_tws
 from simulators.tws import COIN_TIFS, TwsSimulator, Words
 from simulators.tws_contracts import TWIN, Query, listed
 from simulators.tws_wire import Ask
-from tests.contract.stage_ibkr import LAST_PRICE, config_for, serving_tws
 
 PATIENCE_SECONDS = 10.0
 NEVER = 3600.0

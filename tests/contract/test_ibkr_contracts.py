@@ -20,10 +20,10 @@ from brokers.ibkr.adapter import Configuration, IbkrBroker
 from brokers.ibkr.library import choose
 from brokers.paper.words import Market
 from execution_service.core.reconcile import Holding, compare_positions
+from simulators.stage_ibkr import config_for, serving_tws
 from simulators.tws import TwsSimulator
 from simulators.tws_contracts import ISINS, Query, listed
 from simulators.tws_wire import Ask
-from tests.contract.stage_ibkr import config_for, serving_tws
 
 SILVER = Instrument(symbol="SI", asset_class=AssetClass.FUTURE, expiry="202706")
 CORN = Instrument(symbol="ZC", asset_class=AssetClass.FUTURE, expiry="202706")

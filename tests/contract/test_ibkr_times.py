@@ -15,7 +15,7 @@ from brokers.base import OrderType
 from brokers.ibkr.times import GatewayZone, Moment, read
 from brokers.paper.words import Market
 from simulators import tws_wire as wire
-from tests.contract.stage_ibkr import LAST_PRICE, serving_tws
+from simulators.stage_ibkr import LAST_PRICE, serving_tws
 from tests.contract.test_ibkr import NEVER, Desk, place, reported
 
 NOON = datetime(2026, 11, 24, 15, 0, 12, tzinfo=UTC)

@@ -16,7 +16,7 @@ from brokers.errors import BrokerUnavailable, CallsSpent, OrderRefused, OutcomeU
 from brokers.paper.words import Market
 from brokers.zerodha.adapter import ZerodhaBroker, create
 from simulators.kite import FaultKind, HttpFault, SimulatedKite
-from tests.contract.stage_zerodha import config_for, serving_kite
+from simulators.stage_zerodha import config_for, serving_kite
 
 
 def ticket(number: int, *, is_exit: bool = False) -> Ticket:

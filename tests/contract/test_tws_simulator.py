@@ -18,9 +18,9 @@ import pytest
 
 from brokers.ibkr.library import ib_async, ib_insync
 from brokers.paper.words import Action, Fault, Market, Operation
+from simulators.stage_ibkr import serving_tws
 from simulators.tws import TwsSimulator
 from simulators.tws_wire import FrameReader, frame
-from tests.contract.stage_ibkr import serving_tws
 
 ROOT = Path(__file__).parents[2]
 LIBRARIES = [library for library in (ib_insync, ib_async) if library is not None]

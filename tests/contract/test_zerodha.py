@@ -42,7 +42,7 @@ from brokers.zerodha.feed import reactor
 from execution_service.core.reconcile import Holding, compare_positions
 from simulators.kite import FaultKind, HttpFault, SimulatedKite
 from simulators.kite_market import LISTINGS
-from tests.contract.stage_zerodha import config_for, serving_kite
+from simulators.stage_zerodha import config_for, serving_kite
 
 PATIENCE_SECONDS = 10.0
 ACCOUNT = "AB1234"

@@ -20,7 +20,7 @@ from brokers.paper.words import Action, Fault, Market, Operation
 from brokers.zerodha import rows, words
 from brokers.zerodha.adapter import ContractNotes, ZerodhaBroker, create
 from simulators.kite import SimulatedKite
-from tests.contract.stage_zerodha import config_for, serving_kite
+from simulators.stage_zerodha import config_for, serving_kite
 
 ONE, OTHER = "t000000000000000001", "t000000000000000002"
 TICKET = Ticket(

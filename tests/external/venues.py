@@ -17,6 +17,7 @@ from brokers.base import Tif
 from brokers.paper.exchange import PaperExchange
 from brokers.paper.words import Market
 from simulators import control
+from simulators.catalogue import simulator_of
 from simulators.kite import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
 from tests.external.service_process import Server, Service, free_port, wait_until
 
@@ -36,8 +37,8 @@ class Venue(ABC):
 
     def __init__(self, name: str) -> None:
         self.broker = name
-        self.account_id = ACCOUNTS[name]
-        self.symbol = SYMBOLS[name]
+        self.account_id = ACCOUNTS.get(name, f"{name.title()}_One")
+        self.symbol = SYMBOLS.get(name) or simulator_of(name).symbols[0]
 
     @abstractmethod
     def do(self, what: str, **wish: object) -> Mapping[str, Any]:
