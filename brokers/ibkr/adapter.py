@@ -110,6 +110,9 @@ with whoever has them, where they can still be cancelled and grow too old."""
 _OTHER_PATIENCE_SECONDS = 5.0
 _AFTER_TOO_MANY_SECONDS = 1.0
 _ESTIMATES_REMEMBERED = 20_000
+_SENT_REMEMBERED = 20_000
+"""Of the latest orders, the ids under which they left. Older ones are known by what the gateway shows of them, and an id that was passed over
+does not leave again."""
 _DAY_SECONDS = 86_400.0
 _BETWEEN_DOUBTS_SECONDS = 2.0
 _ORDER_IDS_END = 2**31 - 1
@@ -299,8 +302,12 @@ class IbkrBroker:
         self._next_order_id = 1
         self._highest_sent = 0
         self._last_client_id: int | None = None
-        self._sent: dict[str, str] = {}
-        """The ids under which tags have left, and perhaps arrived."""
+        self._sent: OrderedDict[str, str] = OrderedDict()
+        """The ids under which tags have left, and perhaps arrived, the latest last."""
+        self._last_sent = ("", "")
+        """The id and the tag of the last sending."""
+        self._forgotten_on: date | None = None
+        """The day (UTC) on which orders of the days before were last forgotten."""
         self._unacknowledged = Unacknowledged()
         self._contracts: dict[Instrument, _Known] = {}
         """By all that an order says: what tells two contracts apart tells two memories apart."""
@@ -362,11 +369,16 @@ class IbkrBroker:
             except BrokerUnavailable:
                 self._drop_session()
                 raise
-            self._blotter.forget_old()
-            self._unacknowledged.forget_before(time.monotonic() - _DAY_SECONDS)
+            self._forget_old()
             own = self._blotter.highest_order_id(session.client_id)
             self._next_order_id = max(session.next_order_id, own + 1, self._highest_sent + 1)
             self._is_ready = True
+
+    def _forget_old(self) -> None:
+        """What is of an earlier day, by lists that were just read whole."""
+        self._blotter.forget_old()
+        self._unacknowledged.forget_before(time.monotonic() - _DAY_SECONDS)
+        self._forgotten_on = self._clock().date()
 
     async def close(self) -> None:
         """Calls that wait for an answer end with OutcomeUnknown or BrokerUnavailable."""
@@ -512,7 +524,7 @@ class IbkrBroker:
             raise WordsAlone(words)
         if self._blotter.tagged(tag) or any(wait.client_order_id == tag for wait in self._waits.placing.values()):
             raise OrderAlreadyExists(f"IBKR has an order {tag} already")
-        reserved = ticket.reserved_order_id or self._sent.get(tag) or await self.reserve(ticket)
+        reserved = ticket.reserved_order_id or self._left_as(tag) or await self.reserve(ticket)
         contract = await self._contract(session, ticket.instrument)
         order = self._order(fitted(ticket, contract))
         await self._order_call(_claim_of(ticket))
@@ -523,9 +535,11 @@ class IbkrBroker:
         self._waits.placing[order_id] = wait
         try:
             session.place(order_id, contract.contract, order)
-            is_repetition = ticket.is_repetition or tag in self._sent
-            self._highest_sent, self._sent[tag] = order_id, f"{session.client_id}:{order_id}"
-            self._unacknowledged.sent(tag, self._sent[tag], is_repetition=is_repetition, now=time.monotonic())
+            is_repetition = ticket.is_repetition or bool(self._left_as(tag))
+            named = f"{session.client_id}:{order_id}"
+            self._highest_sent, self._last_sent = order_id, (named, tag)
+            self._remember_sent(tag, named)
+            self._unacknowledged.sent(tag, named, is_repetition=is_repetition, now=time.monotonic())
             self._next_order_id = max(self._next_order_id, order_id + 1)
             patience = self._configuration.answer_seconds
             return await self._placed(
@@ -535,11 +549,22 @@ class IbkrBroker:
             raise self._unavailable(str(exc)) from exc
         except BrokerUnavailable:
             self._sent.pop(tag, None)
+            if self._last_sent[1] == tag:
+                self._last_sent = ("", "")
             self._unacknowledged.forget(tag)
             raise
         finally:
             wait.stop()
             self._waits.placing.pop(order_id, None)
+
+    def _left_as(self, tag: str) -> str:
+        return self._sent.get(tag) or self._unacknowledged.id_of(tag)
+
+    def _remember_sent(self, tag: str, order_id: str) -> None:
+        self._sent[tag] = order_id
+        self._sent.move_to_end(tag)
+        while len(self._sent) > _SENT_REMEMBERED:
+            self._sent.popitem(last=False)
 
     async def cancel_order(self, ref: OrderRef, *, again: bool = False) -> None:
         session = self._ready_session()
@@ -625,7 +650,8 @@ class IbkrBroker:
             raise ReservationLost(f"The order id {reserved} was passed over by a later one; nothing was sent")
         holder = self._blotter.of_ids(session.client_id, int(order_id))
         is_taken = holder is not None and holder.client_order_id not in ("", tag)
-        if is_taken or any(sent == reserved and other != tag for other, sent in self._sent.items()):
+        last_id, last_tag = self._last_sent  # ids before it were passed over
+        if is_taken or (last_id == reserved and last_tag != tag):
             # Reserved before a death, and given to another order since: sent again, it would change that one.
             raise ReservationLost(f"The order id {reserved} is another order's by now; nothing was sent")
         return int(order_id)
@@ -930,6 +956,8 @@ class IbkrBroker:
                 await asyncio.gather(*questions, return_exceptions=True)
             self._blotter.end_round()
             self._unacknowledged.looked(begun_at)
+            if self._is_ready and self._forgotten_on != self._clock().date():
+                self._forget_old()
             self._last_whole_round = self._rounds_begun
             self._read_at = time.monotonic()
 

@@ -125,6 +125,11 @@ class Unacknowledged:
                 sent.looks += 1
                 sent.looked_at = begun_at
 
+    def id_of(self, client_order_id: str) -> str:
+        """Under which it left; empty: no such order."""
+        sent = self._sent.get(client_order_id)
+        return "" if sent is None else sent.broker_order_id
+
     def words_of(self, client_order_id: str) -> str:
         """All that was said of it; empty: nothing."""
         sent = self._sent.get(client_order_id)
