@@ -45,6 +45,8 @@ class Simulator:
     """In this process: in this folder, for this account, at this market; whatever it started has ended afterwards."""
     symbols: Sequence[str]
     """Shares that it trades, several of them."""
+    currency: str = "USD"
+    """Of its commissions."""
     product: str | None = None
     """That orders have to name."""
     program: str | None = None

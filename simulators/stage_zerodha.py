@@ -68,6 +68,7 @@ def account_at(place: Place) -> Mapping[str, object]:
 SIMULATOR = Simulator(
     open_stage=open_stage,
     symbols=(SYMBOL, "RELIANCE", "NIFTYBEES"),
+    currency="INR",
     program="simulators.kite",
     has_connections=True,
     address_at="http://127.0.0.1:{}".format,

@@ -21,12 +21,13 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.external.ending import ending_with_all
+from tests.external.venues import BROKERS
 from tests.faults import table
 from tests.faults.crashes import play_kills
 from tests.faults.outages import Extent, chosen_outages, play_outages
 from tests.faults.replicas import fleets_at, play_replicas
 from tests.faults.scenarios import SCENARIOS, Scenario
-from tests.faults.stage import BROKERS, Outcome, Play, Stage, loop_outcome, play_side_by_side, run_play, set_stage
+from tests.faults.stage import Outcome, Play, Stage, loop_outcome, play_side_by_side, run_play, set_stage
 
 LANES = 6
 CRASHES = 40

@@ -27,11 +27,10 @@ from tests.external.service_process import (
     store_server,
     wait_until,
 )
-from tests.external.venues import GatewayVenue
+from tests.external.venues import BROKERS, GatewayVenue
 from tests.faults.judgement import Placed
 from tests.faults.people import Phone, telegram_server, telegram_settings
 from tests.faults.stage import (
-    BROKERS,
     LOOK_SECONDS,
     NotPublished,
     Outcome,

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import json
 import os
-import sys
 import threading
 import time
 import uuid
@@ -37,21 +36,18 @@ from tests.external.service_process import (
     Confirmation,
     Listener,
     PubSub,
-    Server,
     Service,
     embedded_address,
     free_port,
     wait_until,
 )
-from tests.external.venues import FINAL, GatewayVenue, Venue
+from tests.external.venues import FINAL, GatewayVenue, Venue, gateway_server
 from tests.faults.judgement import Evidence, Placed, disagreements, position_disagreements
 
 PRICE = "100.25"
 ENTRY = Path(__file__).resolve().parent / "entry.py"
 LOOK_SECONDS = 0.15
 PUBLISH_SECONDS = 10.0
-BROKERS = tuple(name for name, manifest in manifests().items() if manifest.simulator is not None)
-"""All that can be pretended."""
 
 
 def tells(broker: str, fact: Fact) -> bool:
@@ -431,13 +427,7 @@ def set_gateway(stack: contextlib.ExitStack, broker: str, folder: Path) -> tuple
     port, control_port = free_port(), free_port()
     if simulator.program is None:
         return [], port
-    command = [sys.executable, "-m", simulator.program, "--port", str(port), "--data", str(folder / f"{broker}.db")]
-    command += ["--fill-delay-seconds", "0"]
-    if simulator.has_own_control_port:
-        command += ["--control-port", str(control_port)]
-    else:
-        control_port = port
-    server = Server(f"the simulated {broker}", command, control_port, folder / f"{broker}.log")
+    server, control_port = gateway_server(broker, folder, port, control_port)
     return [GatewayVenue(broker, stack.enter_context(server), control_port)], port
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from brokers.registry import manifests
+from tests.external.venues import BROKERS
 from tests.faults.crashes import play_kills, play_kills_at
-from tests.faults.stage import BROKERS, said
+from tests.faults.stage import said
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The return_immediately flag:DeprecationWarning"),

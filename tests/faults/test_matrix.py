@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.external.venues import BROKERS
 from tests.faults.__main__ import play_matrix
 from tests.faults.scenarios import SCENARIOS
-from tests.faults.stage import BROKERS, said
+from tests.faults.stage import said
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The return_immediately flag:DeprecationWarning"),

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.external.venues import BROKERS
 from tests.faults.outages import play_outages, quick_outages
-from tests.faults.stage import BROKERS, said
+from tests.faults.stage import said
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The return_immediately flag:DeprecationWarning"),

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from simulators.catalogue import simulator_of
+from tests.external.venues import BROKERS
 from tests.faults import table
 from tests.faults.__main__ import jobs, parsed
 from tests.faults.crashes import planned, sample
 from tests.faults.judgement import Placed
 from tests.faults.outages import Extent, Part, Trouble, all_outages, chosen_outages
 from tests.faults.replicas import Deed, expected
-from tests.faults.stage import BROKERS, Outcome, loop_outcome
+from tests.faults.stage import Outcome, loop_outcome
 
 CROSSED = [
     f"{when} {what}#{n}"
