@@ -24,7 +24,7 @@ from benchmarks.traffic import (
 )
 from benchmarks.worlds import Floor, Service, SharingService, World, wait_until
 from brokers.base import Instrument, OrderType, Side, Ticket
-from brokers.mock import MockBroker
+from brokers.paper.adapter import MockBroker
 
 FLOOR_WORKERS = (1, 8)
 MOST_TIMES_THE_FLOOR = 3.0

@@ -25,10 +25,10 @@ from pymongo.database import Database
 
 from benchmarks import COMMANDS_TOPIC, CONFIRMATIONS_TOPIC, ORDERS_TOPIC, PROJECT, floor
 from benchmarks.traffic import MeasurementFailed, OrderMessage, Traffic
-from brokers.paper_exchange import PaperExchange
-from brokers.paper_words import Action, Fault, Operation
+from brokers.paper.exchange import PaperExchange
+from brokers.paper.words import Action, Fault, Operation
 from execution_service.embedded import STORE_PROGRAM
-from execution_service.settings import SECRET_NAMES, SETTING_NAMES, ConfigurationError, load_settings
+from execution_service.settings import ConfigurationError, load_settings, secret_names, setting_names
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 START_SECONDS = 90.0
@@ -379,7 +379,7 @@ class Floor(World):
 
 def environment(folder: Path) -> dict[str, str]:
     """The defaults of a machine where nothing is configured, whatever the caller's own settings are."""
-    settings = {*SETTING_NAMES, *(f"{name}_FILE" for name in SECRET_NAMES), "GOOGLE_APPLICATION_CREDENTIALS"}
+    settings = {*setting_names(), *(f"{name}_FILE" for name in secret_names()), "GOOGLE_APPLICATION_CREDENTIALS"}
     kept = {name: value for name, value in os.environ.items() if name not in settings and name != "K_SERVICE"}
     accounts = folder / "accounts.toml"
     accounts.write_text('[accounts.bench_0]\nbroker = "mock"\n', encoding="utf-8")

@@ -81,7 +81,7 @@ class Instrument:
     """Money per point of the price and contract; None: the broker's, or 1."""
     underlying: str | None = None
     con_id: int | None = None
-    """IBKR's own number of the contract, where the sender knows it."""
+    """The broker's own number of the contract, where it has such numbers and the sender knows it."""
     trading_class: str | None = None
     """The venue's name for the series: SPX and SPXW are options of one index, expiry, strike and right."""
     isin: str | None = None
@@ -180,11 +180,11 @@ class Ticket:
     """The price the order's author saw. Never a limit; used where a broker wants an amount of money, and by the mock."""
     tif: Tif | None = None
     product: str | None = None
-    """MIS, NRML or CNC (Zerodha)."""
+    """One of `Capabilities.share_products` or `derivative_products`, where the broker holds positions apart by product."""
     variety: str | None = None
-    """regular, amo, iceberg … (Zerodha)."""
+    """The broker's own name for a way of placing, where it has several."""
     reserved_order_id: str | None = None
-    """The broker's own id, where `Broker.reserve` gave one before placing (IBKR)."""
+    """The broker's own id, where `Broker.reserve` gave one before placing."""
     cash_quantity: Decimal | None = None
     """Not None: an amount of money to be spent in place of the quantity, which then is what it was expected to buy."""
     terms: ContractTerms | None = None
@@ -299,13 +299,13 @@ class BrokerPosition:
     also_called: frozenset[str] = frozenset()
     """Other symbols under which an order may have named this very instrument."""
     con_id: int | None = None
-    """IBKR's number of it."""
+    """The broker's number of it, where it has such numbers."""
     terms: ContractTerms | None = None
     """What the broker tells of the contract beside the position."""
     is_unclear: bool = False
     """The broker shows it in a way that could not be read: it is held, perhaps, and `quantity` says nothing."""
     product: str | None = None
-    """Where the broker holds products of one instrument apart (Zerodha), which one; None: it does not, or does not say."""
+    """Where the broker holds products of one instrument apart, which one; None: it does not, or does not say."""
 
     @property
     def is_unnamed(self) -> bool:
@@ -336,8 +336,11 @@ class Capabilities:
     refuses_repeated_client_id: bool = False
     """True only if the broker itself refuses a second order under a client id for ever; then sending again is safe."""
     needs_reservation: bool = False
-    """True if `fitted` and then `reserve` are to be asked before the order is recorded as being sent: what is
-    recorded is then what is sent, and an order that has to wait leaves no trace of a sending."""
+    """True if `reserve` is to be asked before the order is recorded as being sent: an order that has to wait leaves no trace of a sending."""
+    fits_tickets: bool = False
+    """True if `fitted` is to be asked before that, so that what is recorded is what is sent; False: the market takes tickets as they are."""
+    tells_positions: bool = True
+    """False: it has no answer to `positions`, now or ever. They are then not compared, and exits leave by our own books."""
     commission_currency: str = "USD"
     splits_option_combinations: bool = True
     """False: an option that is one leg of several is refused, since it would stand alone if another leg did not fill."""
@@ -373,7 +376,7 @@ class Broker(Protocol):
 
     @property
     def name(self) -> str:
-        """The broker's name as people and readers of our records know it, for example `IBKR`."""
+        """The broker's name as people and readers of our records know it, in capitals."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -414,7 +417,8 @@ class Broker(Protocol):
         """What `find` says of each of these orders; one about which the answer is not clear is missing. Costs one look at the lists, however
         many they are, where the broker finds orders by its lists."""
 
-    async def positions(self) -> Sequence[BrokerPosition]: ...
+    async def positions(self) -> Sequence[BrokerPosition]:
+        """All that is held. Not asked where `Capabilities.tells_positions` is False."""
 
     async def balances(self) -> Sequence[Balance]: ...
 

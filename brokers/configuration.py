@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import time
 from decimal import Decimal
 from typing import Annotated, Any, Self
@@ -11,6 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from brokers.rate import RateLimit, limits
+from brokers.variables import Allowed
 
 _WORDS = {
     "int": "a whole number",
@@ -82,16 +84,16 @@ class AccountConfiguration(BaseModel):
         try:
             return cls.model_validate(_without_empty(config))
         except ValidationError as exc:
-            wrong = "; ".join(_sentence(error) for error in exc.errors(include_url=False))
+            wrong = "; ".join(each.sentence for each in complaints(cls, exc))
         raise ValueError(f"The {broker} account's settings: {wrong}")
 
     @classmethod
-    def wrong_in(cls, config: Mapping[str, object]) -> dict[str, str]:
-        """What `of` would refuse: a sentence for each key; empty if nothing is."""
+    def wrong_in(cls, config: Mapping[str, object]) -> dict[str, Complaint]:
+        """What `of` would refuse, by key; empty if nothing is."""
         try:
             cls.model_validate(_without_empty(config))
         except ValidationError as exc:
-            return {str(error["loc"][0]): _sentence(error) for error in exc.errors(include_url=False)}
+            return {each.key: each for each in complaints(cls, exc)}
         return {}
 
 
@@ -133,15 +135,56 @@ def _without_empty(config: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-def _sentence(error: Mapping[str, Any]) -> str:
-    key, kind, value = ".".join(map(str, error["loc"])), error["type"], error["input"]
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """One field that is wrong."""
+
+    key: str
+    allowed: str
+    """What it must be; empty where `whole` says all."""
+    shown: str = ""
+    """The value that it has, unless it is a text."""
+    whole: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """For people, without a full stop."""
+        return (
+            self.sentence_without_value
+            if self.whole or not self.shown
+            else f"{self.sentence_without_value}, not {self.shown}"
+        )
+
+    @property
+    def sentence_without_value(self) -> str:
+        return self.whole or f"{self.key} must be {self.allowed}"
+
+
+def complaints(model: type[BaseModel], error: ValidationError) -> list[Complaint]:
+    """What pydantic found wrong with `model`'s fields, one complaint a field, in words for people and without pydantic's own."""
+    found: dict[str, Complaint] = {}
+    for each in error.errors(include_url=False):
+        key = str(each["loc"][0])
+        found.setdefault(key, _complaint(model, key, dict(each)))
+    return list(found.values())
+
+
+def _complaint(model: type[BaseModel], key: str, error: Mapping[str, Any]) -> Complaint:
+    kind, context = error["type"], error.get("ctx", {})
     if kind == "missing":
-        return f"{key} is missing"
-    cause = error.get("ctx", {}).get("error")
+        return Complaint(key, "", whole=f"{key} is missing")
+    cause = context.get("error")
     if isinstance(cause, Wrong):
-        return str(cause)
+        return Complaint(key, "", whole=str(cause))
+    field = model.model_fields.get(key)
+    in_words = next((each.words for each in field.metadata if isinstance(each, Allowed)), None) if field else None
     begin = max((begin for begin in _WORDS if kind.startswith(begin)), key=len, default=None)
-    if begin is None:
-        return f"{key}: {error['msg']}"
-    words = _WORDS[begin].format(**error.get("ctx", {}))
-    return f"{key} must be {words}, not {type(value).__name__ if begin == 'string' else repr(value)}"
+    if in_words is None and begin is None:
+        return Complaint(key, "", whole=f"{key}: {error['msg']}")
+    allowed = in_words if in_words is not None or begin is None else _WORDS[begin].format(**_written(context))
+    value = error["input"]
+    return Complaint(key, allowed or "", shown=type(value).__name__ if begin == "string" else repr(value))
+
+
+def _written(context: Mapping[str, object]) -> dict[str, object]:
+    return {key: f"{value:.15g}" if isinstance(value, float) else value for key, value in context.items()}

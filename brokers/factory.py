@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import sys
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
+from brokers import registry
 from brokers.base import Broker
 from brokers.errors import BrokerLibraryMissing, UnknownBroker
 
 if TYPE_CHECKING:
     from brokers.configuration import AccountConfiguration
-
-KNOWN: tuple[str, ...] = ("ibkr", "mock", "zerodha")
-"""The adapters there are: names of modules beside this one, each with `create(config) -> Broker` and the `Configuration` that it reads."""
 
 
 class BrokerFactory:
@@ -24,7 +21,7 @@ class BrokerFactory:
     @staticmethod
     def supported() -> tuple[str, ...]:
         """The names that `create_broker` takes, in lower case."""
-        return KNOWN
+        return tuple(registry.manifests())
 
     @staticmethod
     def create_broker(config: Mapping[str, object]) -> Broker:
@@ -34,14 +31,17 @@ class BrokerFactory:
         """
         wanted = config.get("broker")
         name = wanted.strip().lower() if isinstance(wanted, str) else ""
-        if name not in KNOWN:
-            raise UnknownBroker(f"There is no broker {wanted!r}; known are: {', '.join(KNOWN)}")
+        manifest = registry.manifests().get(name)
+        if manifest is None:
+            known = ", ".join(BrokerFactory.supported())
+            raise UnknownBroker(f"There is no broker {wanted!r}; known are: {known}")
         try:
-            adapter = importlib.import_module(f"brokers.{name}")
+            adapter = registry.loaded(manifest.adapter)
         except ImportError as exc:
-            raise BrokerLibraryMissing(
-                f"The {name} broker cannot be loaded ({exc}); install its library: pip install 'execution-service[{name}]'"
-            ) from exc
+            remedy = (
+                f"; install its library: pip install 'execution-service[{manifest.extra}]'" if manifest.extra else ""
+            )
+            raise BrokerLibraryMissing(f"The {name} broker cannot be loaded ({exc}){remedy}") from exc
         broker: Broker = adapter.create(config)
         return broker
 
@@ -50,7 +50,8 @@ class BrokerFactory:
         """What that adapter, which is loaded for it, reads of an account's settings; None where it cannot be loaded: that is said when such
         a broker is made."""
         BrokerFactory.load((name,))
-        adapter = sys.modules.get(f"brokers.{name}")
+        manifest = registry.manifests().get(name)
+        adapter = None if manifest is None else sys.modules.get(manifest.adapter)
         found: type[AccountConfiguration] | None = getattr(adapter, "Configuration", None)
         return found
 
@@ -58,6 +59,7 @@ class BrokerFactory:
     def load(names: Collection[str]) -> None:
         """Loads these ahead, which may take a tenth of a second for each. Whatever keeps one from being loaded is said when such a broker is
         made, and is that account's trouble alone."""
-        for name in sorted(set(names) & set(KNOWN)):
-            with contextlib.suppress(Exception):
-                importlib.import_module(f"brokers.{name}")
+        for name, manifest in registry.manifests().items():
+            if name in names:
+                with contextlib.suppress(Exception):
+                    registry.loaded(manifest.adapter)

@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from brokers.errors import AnswerUnclear, AuthRequired, BrokerError
+from brokers.errors import AnswerUnclear, BrokerError
 from brokers.factory import BrokerFactory
+from brokers.registry import manifests
 from execution_service.embedded import AlreadyRunning, EmbeddedPartFailed
 from execution_service.log import silence
 from execution_service.log_lines import safe
@@ -24,10 +25,6 @@ from notifications.telegram import TelegramNotifier
 
 CALL_SECONDS = 20.0
 EMBEDDED = "store and Pub/Sub"
-_HOW_TO_LOG_IN = (
-    "Each day's token comes from a person's login in the browser: see the chapter on Zerodha's access token in docs/operations.md; "
-    "a running service notices a new token file by itself"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,18 +165,8 @@ def _listed(words: Iterable[str]) -> str:
 
 def _remedy(account: Account, exc: Exception) -> str:
     """What a person can do, where the error's own words do not say it."""
-    if isinstance(exc, AuthRequired):
-        return f". {_HOW_TO_LOG_IN}"
-    if account.broker == "ibkr":
-        where = f"{account.config.get('host')}:{account.config.get('port')}"
-        return (
-            f". Is TWS or IB Gateway running and logged in at {where}, with its API open to this machine (settings: enable ActiveX and "
-            "socket clients, the port, trusted addresses)? The usual ports: IB Gateway 4001 live, 4002 paper; TWS 7496 live, 7497 paper"
-        )
-    if account.broker == "zerodha":
-        where = str(account.config.get("root_url") or "https://api.kite.trade")
-        return f". Is {where} reachable from this machine, and is its address allowed in the app's settings at Kite Connect?"
-    return ""
+    words = manifests()[account.broker].remedy(account.config, exc)
+    return f". {words}" if words else ""
 
 
 async def _telegram(settings: Settings) -> Finding:

@@ -24,6 +24,7 @@ import asyncio
 import threading
 from collections.abc import Sequence
 
+from brokers.registry import quiet_loggers
 from execution_service.check import check
 from execution_service.embedded import EmbeddedPartFailed
 from execution_service.log import Logging, start_logging
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.umask(0o077)  # every file and socket of ours and of the programs we start is its owner's alone
     if options.check:
         return 0 if asyncio.run(check(settings)) else EXIT_CONFIGURATION
-    logging = start_logging(settings.log_dir, settings.log_level, settings.log_format.value)
+    logging = start_logging(settings.log_dir, settings.log_level, settings.log_format.value, leaky=quiet_loggers())
     try:
         asyncio.run(serve(settings, lambda text: print(text, flush=True), lambda: _end_in_time(logging)))
     except (CannotStart, EmbeddedPartFailed) as exc:

@@ -14,7 +14,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Collection, Iterator, MutableMapping
 from logging.handlers import QueueHandler, QueueListener
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
@@ -30,8 +30,8 @@ JOURNEY_LOG = "signal_processing.log"
 _STOP_SECONDS = 5.0
 _BATCH_RECORDS = 500
 _CHATTY_LIBRARIES = ("asyncio", "google", "grpc", "pymongo", "telegram", "urllib3")
-# Their INFO lines carry addresses, and Telegram's addresses carry the bot's token; Kite's DEBUG lines carry whole answers.
-_LEAKY_LIBRARIES = ("httpx", "httpcore", "kiteconnect")
+# Their INFO lines carry addresses, and Telegram's addresses carry the bot's token. The brokers' own are said by their manifests.
+_LEAKY_LIBRARIES = ("httpx", "httpcore")
 _LEVELS = {name.lower(): number for name, number in logging.getLevelNamesMapping().items()}
 
 
@@ -72,11 +72,13 @@ def start_logging(
     kept_files: int = 10,
     queue_records: int = 100_000,
     retry_seconds: float = 30.0,
+    leaky: Collection[str] = (),
 ) -> Logging:
     """Starts logging to `stream` (default: standard output) and to the two files in `log_dir`, made if absent.
 
     A file that cannot be written is announced, left out and tried again every `retry_seconds`. Beyond `queue_records` waiting records
-    new ones are dropped, and their number is logged. A log that still runs is stopped first. Raises ValueError for an unknown level.
+    new ones are dropped, and their number is logged. Of the loggers `leaky` nothing below WARNING is let through. A log that still
+    runs is stopped first. Raises ValueError for an unknown level.
     """
     global _running
     level_number = logging.getLevelNamesMapping().get(level.upper())
@@ -96,7 +98,7 @@ def start_logging(
         target.retry_seconds = retry_seconds
     intake = _Intake(queue_records)
     writer = _Writer(intake, targets, json_line if format == "json" else text_line)
-    _running = Logging(writer, _route_to(intake, level_number))
+    _running = Logging(writer, _route_to(intake, level_number, leaky))
     writer.start()
     atexit.register(_running.stop)
     return _running
@@ -176,11 +178,11 @@ def _as_record(entry: _Entry, level: str, keys: MutableMapping[str, Any]) -> tup
     return (Record(time.time(), _LEVELS[level], entry.name, keys),), {}
 
 
-def _route_to(intake: _Intake, level: int) -> Callable[[], None]:
+def _route_to(intake: _Intake, level: int, leaky: Collection[str]) -> Callable[[], None]:
     """Points structlog and the root logger at the intake. Returns what undoes it."""
     root, google = logging.getLogger(), logging.getLogger("google")
     levels = {name: level if level <= logging.DEBUG else max(level, logging.WARNING) for name in _CHATTY_LIBRARIES}
-    levels |= {name: max(level, logging.WARNING) for name in _LEAKY_LIBRARIES} | {"": level}
+    levels |= {name: max(level, logging.WARNING) for name in (*_LEAKY_LIBRARIES, *leaky)} | {"": level}
     levels_before = {name: logging.getLogger(name).level for name in levels}
     google_propagated = google.propagate
 

@@ -96,6 +96,10 @@ class Account(Protocol):
         self, *, whole: bool, heed: Callable[[Sequence[Report]], Awaitable[None]] | None = None
     ) -> None: ...
 
+    @property
+    def tells_positions(self) -> bool:
+        """Whether it ever does."""
+
     async def read_positions(self) -> Sequence[BrokerPosition]: ...
 
     def products_of(self, instrument: Instrument) -> Sequence[str]: ...
@@ -509,8 +513,8 @@ class Reconciliation:
                     account_id=self._account.account_id,
                 )
             self._is_silence_told = True
-            if isinstance(exc, NotImplementedError):
-                self._told_at = began  # it never tells them
+            if not self._account.tells_positions:
+                self._told_at = began  # it never will
             return None, frozenset()
         self._is_silence_told, self._told_at = False, began
         symbols = [position.instrument.symbol for position in theirs]

@@ -12,47 +12,49 @@ import logging
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated
+from typing import Annotated, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    InstanceOf,
-    SecretStr,
-    ValidationError,
-    ValidationInfo,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, DotEnvSettingsSource
 
+from brokers.configuration import Complaint, complaints
 from brokers.factory import BrokerFactory
+from brokers.manifest import Manifest
+from brokers.registry import manifests, stand_in
+from brokers.variables import (
+    WEB_ADDRESS,
+    Allowed,
+    BrokerVariables,
+    Flag,
+    Host,
+    Name,
+    Port,
+    RootedPath,
+    Seconds,
+    Variables,
+    WebAddress,
+    lower,
+    rooted,
+    upper,
+)
 
 REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 
-MOCK = "mock"
-IBKR = "ibkr"
-ZERODHA = "zerodha"
-
+_V = TypeVar("_V", bound=Variables)
 _CREDENTIALS = "GOOGLE_APPLICATION_CREDENTIALS"
 _MACHINE_NAME = Path("/sys/class/dmi/id/product_name")
-_YEAR_SECONDS = 31_536_000
 _SECRET_KEY = re.compile(r"secret|token|password|passphrase|api_?key|private_?key", re.IGNORECASE)
-_PAPER_ACCOUNT = re.compile(r"D[UF]\w+", re.IGNORECASE)
 _NEAR_MISS_RATIO = 0.85
 _NEAR_KEY_RATIO = 0.6
 """Lower, since an account has few keys and one that is none is refused anyhow."""
 _OWN_KEYS = frozenset({"name", "broker", "live"})
-_SCRIPTS_KEYS = {ZERODHA: frozenset({"api_secret"})}
-"""By broker: what no adapter reads, but a script (`scripts/kite_login.py`)."""
 _STAND_IN = "(not known)"
 
 
@@ -85,12 +87,6 @@ class ExitPositionCheck(StrEnum):
     OFF = "off"
 
 
-class IbkrLibrary(StrEnum):
-    AUTO = "auto"
-    IB_INSYNC = "ib_insync"
-    IB_ASYNC = "ib_async"
-
-
 class BrokerConfig(Mapping[str, object]):
     """What `BrokerFactory.create_broker` gets: plain values, secrets included, none of which its repr shows."""
 
@@ -121,50 +117,6 @@ class Account:
     config: Mapping[str, object] = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class _Allowed:
-    """Says in words what a setting may be, for the sentence about a wrong one."""
-
-    words: str
-
-
-def _flag(given: object) -> object:
-    if isinstance(given, str):
-        return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(given.lower(), given)
-    return given
-
-
-def _upper(given: object) -> object:
-    return given.upper() if isinstance(given, str) else given
-
-
-def _lower(given: object) -> object:
-    return given.lower() if isinstance(given, str) else given
-
-
-def _under_root(path: Path, info: ValidationInfo) -> Path:
-    context: Mapping[str, Path] = info.context or {}
-    return _rooted(path, context["root"])
-
-
-def _rooted(path: Path, root: Path) -> Path:
-    return root / path.expanduser()
-
-
-def _web_address(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError("not a web address")
-    return text.rstrip("/")
-
-
-def _socket_address(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in {"ws", "wss"} or not parts.hostname:
-        raise ValueError("not a WebSocket address")
-    return text
-
-
 def _mongodb_address(secret: SecretStr) -> SecretStr:
     if not re.match(r"mongodb(\+srv)?://.", secret.get_secret_value()):
         raise ValueError("not a MongoDB address")
@@ -176,36 +128,18 @@ def _mongodb_address(secret: SecretStr) -> SecretStr:
     return secret
 
 
-_WEB_ADDRESS = _Allowed("an address that begins with http:// or https://")
-_MONGODB_ADDRESS = _Allowed(
+_MONGODB_ADDRESS = Allowed(
     "an address that begins with mongodb:// or mongodb+srv://, each / ? and @ in its user, password and options written %2F, %3F and %40"
 )
-
-Flag = Annotated[bool, BeforeValidator(_flag), _Allowed("true or false")]
-Seconds = Annotated[
-    float,
-    Field(ge=0, le=_YEAR_SECONDS, allow_inf_nan=False),
-    _Allowed(f"a number of seconds from 0 to {_YEAR_SECONDS}"),
-]
-Rate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), _Allowed("a number from 0 to 1")]
-Port = Annotated[int, Field(ge=0, le=65535), _Allowed("a whole number from 0 to 65535")]
-RootedPath = Annotated[Path, AfterValidator(_under_root), _Allowed("a path")]
-Host = Annotated[str, Field(pattern=r"^[^\s/@]+$"), _Allowed("a host name or address, without a scheme")]
-Name = Annotated[str, Field(pattern=r"^[^\s]+$"), _Allowed("a name without spaces")]
 EmulatorHost = Annotated[str, Field(pattern=r"^[^\s/@]+:\d+$")]
-WebAddress = Annotated[str, AfterValidator(_web_address)]
-SocketAddress = Annotated[str, AfterValidator(_socket_address)]
 MongodbAddress = Annotated[SecretStr, AfterValidator(_mongodb_address)]
-Amount = Annotated[Decimal, Field(ge=0, allow_inf_nan=False), _Allowed("a decimal number, 0 or more")]
 
 
-class Environment(BaseModel):
-    """The variables, one attribute each: the variable's name in lower case."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", validate_default=True, hide_input_in_errors=True)
+class Environment(Variables):
+    """The service's own variables, one attribute each; those of the brokers stand in their manifests."""
 
     google_cloud_project: Name = "mathematricks-trader"
-    pubsub_emulator_host: Annotated[EmulatorHost | None, _Allowed("host:port, as in 127.0.0.1:8085")] = None
+    pubsub_emulator_host: Annotated[EmulatorHost | None, Allowed("host:port, as in 127.0.0.1:8085")] = None
     trading_orders_subscription: Name = "trading-orders-sub"
     order_commands_subscription: Name = "order-commands-sub"
     execution_confirmations_topic: Name = "execution-confirmations"
@@ -214,78 +148,51 @@ class Environment(BaseModel):
     mongodb_database: Annotated[
         str,
         Field(pattern=r"^[^\s/\\.\"$]{1,63}$"),
-        _Allowed('a database name of at most 63 characters without / \\ . " $'),
+        Allowed('a database name of at most 63 characters without / \\ . " $'),
     ] = "mathematricks_trading"
-    lease_seconds: Annotated[float, Field(ge=2, le=60), _Allowed("seconds from 2 to 60")] = 8
+    lease_seconds: Annotated[float, Field(ge=2, le=60), Allowed("seconds from 2 to 60")] = 8
     data_dir: RootedPath = Path("data")
     use_mock_broker: Flag = False
     accounts_file: RootedPath = Path("accounts.toml")
 
-    ibkr_host: Host = "127.0.0.1"
-    ibkr_port: Port = 4002
-    ibkr_client_id: Annotated[int, Field(ge=0, le=2**31 - 1), _Allowed("a whole number, 0 or more")] = 1
-    ibkr_library: Annotated[IbkrLibrary, BeforeValidator(_lower), _Allowed("auto, ib_insync or ib_async")] = (
-        IbkrLibrary.AUTO
-    )
-
-    kite_api_key: SecretStr | None = None
-    kite_api_secret: SecretStr | None = None
-    kite_access_token: SecretStr | None = None
-    kite_access_token_file: RootedPath | None = None
-    kite_root_url: Annotated[WebAddress | None, _WEB_ADDRESS] = None
-    kite_ticker_url: Annotated[SocketAddress | None, _Allowed("an address that begins with ws:// or wss://")] = None
-
     order_timeout_seconds: Seconds = 60
     order_timeout_while_held: Flag = False
-    max_retry_attempts: Annotated[int, Field(ge=1, le=1000), _Allowed("a whole number from 1 to 1000")] = 3
+    max_retry_attempts: Annotated[int, Field(ge=1, le=1000), Allowed("a whole number from 1 to 1000")] = 3
     publish_ordering_keys: Flag = False
     max_order_age_seconds: Seconds = 300
     reconcile_interval_seconds: Seconds = 60
     exit_position_check: Annotated[
-        ExitPositionCheck, BeforeValidator(_lower), _Allowed("when_differs, always or off")
+        ExitPositionCheck, BeforeValidator(lower), Allowed("when_differs, always or off")
     ] = ExitPositionCheck.WHEN_DIFFERS
 
     telegram_enabled: Flag = False
     telegram_bot_token: SecretStr | None = None
-    telegram_chat_id: Annotated[Name | None, _Allowed("a chat's id or an @channel")] = None
-    telegram_api_base_url: Annotated[WebAddress, _WEB_ADDRESS] = "https://api.telegram.org"
+    telegram_chat_id: Annotated[Name | None, Allowed("a chat's id or an @channel")] = None
+    telegram_api_base_url: Annotated[WebAddress, WEB_ADDRESS] = "https://api.telegram.org"
 
     log_dir: RootedPath = Path("logs")
-    log_level: Annotated[LogLevel, BeforeValidator(_upper), _Allowed("DEBUG, INFO, WARNING, ERROR or CRITICAL")] = (
+    log_level: Annotated[LogLevel, BeforeValidator(upper), Allowed("DEBUG, INFO, WARNING, ERROR or CRITICAL")] = (
         LogLevel.INFO
     )
-    log_format: Annotated[LogFormat, BeforeValidator(_lower), _Allowed("text or json")] = LogFormat.TEXT
-
-    mock_fill_delay_seconds: Seconds = 0
-    mock_rejection_rate: Rate = 0
-    mock_partial_fill_rate: Rate = 0
-    mock_slippage_bps: Amount = Decimal(0)
-    mock_commission_per_order: Amount = Decimal("1.00")
-    mock_seed: Annotated[int | None, _Allowed("a whole number")] = None
+    log_format: Annotated[LogFormat, BeforeValidator(lower), Allowed("text or json")] = LogFormat.TEXT
 
     api_host: Host = "127.0.0.1"
     api_port: Port = 8002
     api_token: SecretStr | None = None
 
 
-SETTING_NAMES = tuple(name.upper() for name in Environment.model_fields)
-SECRET_NAMES = (
-    "MONGODB_URI",
-    "KITE_API_KEY",
-    "KITE_API_SECRET",
-    "KITE_ACCESS_TOKEN",
-    "TELEGRAM_BOT_TOKEN",
-    "API_TOKEN",
-)
-_RE_READ_FILE = "KITE_ACCESS_TOKEN_FILE"
-_MOCK_SETTINGS = (
-    "fill_delay_seconds",
-    "rejection_rate",
-    "partial_fill_rate",
-    "slippage_bps",
-    "commission_per_order",
-    "seed",
-)
+def setting_names() -> tuple[str, ...]:
+    """Every variable that is a setting: the service's own, then those of each broker there is."""
+    return tuple(name for model in _models() for name in model.names())
+
+
+def secret_names() -> tuple[str, ...]:
+    """Those of them that hold secrets."""
+    return tuple(name for model in _models() for name in model.secret_names())
+
+
+def _models() -> tuple[type[Variables], ...]:
+    return Environment, *(manifest.variables for manifest in manifests().values())
 
 
 class Settings(Environment):
@@ -296,24 +203,35 @@ class Settings(Environment):
     accounts: Mapping[str, InstanceOf[Account]] = Field(repr=False)
     warnings: tuple[str, ...] = Field(repr=False)
     secret_values: tuple[str, ...] = Field(repr=False)
+    brokers: Mapping[str, InstanceOf[BrokerVariables]] = Field(repr=False)
+    """Each broker's own variables, by its name."""
     has_google_credentials: bool = False
     """Whether Google's client would find credentials: named by the environment, left by gcloud, or given by Google's own machines."""
 
     def account(self, account_id: str) -> Account | None:
-        """The account of that id, None where there is none. On the mock broker every id has an account."""
+        """The account of that id, None where there is none. On the broker that stands in for all every id has an account."""
         configured = self.accounts.get(account_id)
         if configured is None and self.use_mock_broker:
-            return _mock_account(account_id, account_id, self, {})
+            return _account_at(stand_in(), account_id, account_id, self.brokers, self.data_dir, {}, live=False)
         return configured
+
+    def value(self, name: str) -> object:
+        """A variable's, by its name, whosever it is. Raises KeyError for what is no setting."""
+        attribute = name.lower()
+        for variables in (self, *self.brokers.values()):
+            if attribute in type(variables).model_fields:
+                return getattr(variables, attribute)
+        raise KeyError(name)
 
     def printable(self) -> dict[str, str]:
         """Every variable and its value for people: secrets only as set or unset, the MongoDB address without its password."""
         shown = {}
-        for name in SETTING_NAMES:
-            value = getattr(self, name.lower())
-            if name == "MONGODB_URI" and value is not None:
+        secrets = secret_names()
+        for name in setting_names():
+            value = self.value(name)
+            if name == "MONGODB_URI" and isinstance(value, SecretStr):
                 shown[name] = _without_password(value.get_secret_value())
-            elif name in SECRET_NAMES:
+            elif name in secrets:
                 shown[name] = "(unset)" if value is None else "(set)"
             elif value is None:
                 shown[name] = "(unset)"
@@ -347,9 +265,10 @@ def load_settings(
     if use_mock_broker:
         given["USE_MOCK_BROKER"] = "true"
 
-    environment = _validated(given, root, problems)
+    environment = _validated(Environment, given, root, problems)
+    brokers = {name: _validated(manifest.variables, given, root, problems) for name, manifest in manifests().items()}
     problems += _contradictions(environment)
-    reading = _AccountReading(environment, given, root, problems)
+    reading = _AccountReading(environment, brokers, given, root, problems)
     accounts = reading.accounts()
     if problems:
         raise ConfigurationError(tuple(dict.fromkeys(problems)))
@@ -358,7 +277,8 @@ def load_settings(
         root=root,
         accounts=MappingProxyType(accounts),
         warnings=tuple(_near_misses(from_file, reading.references)),
-        secret_values=_secret_values(environment, reading.references.values()),
+        brokers=MappingProxyType(brokers),
+        secret_values=_secret_values((environment, *brokers.values()), reading.references.values()),
         has_google_credentials=_has_google_credentials(given),
     )
 
@@ -381,7 +301,7 @@ def _non_empty(variables: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def _env_file(own: Mapping[str, str], root: Path, problems: list[str]) -> Path:
-    path = _rooted(Path(own.get("ENV_FILE", ".env")), root)
+    path = rooted(Path(own.get("ENV_FILE", ".env")), root)
     if "ENV_FILE" in own and not path.exists():
         problems.append(f"ENV_FILE names {path}, which does not exist.")
     return path
@@ -418,12 +338,13 @@ def _heard(name: str) -> Iterator[list[str]]:
 
 
 def _secrets_from_files(given: Mapping[str, str], root: Path, problems: list[str]) -> dict[str, str]:
-    """The secrets that come as NAME_FILE. The access token's file changes daily, so only its path is kept."""
+    """The secrets that come as NAME_FILE; not where that is a setting itself: then the file may change, and only its path is kept."""
     found = {}
-    for name in SECRET_NAMES:
+    settings = setting_names()
+    for name in secret_names():
         if name in given and f"{name}_FILE" in given:
             problems.append(f"{name} and {name}_FILE are both set; only one of them is allowed.")
-        elif f"{name}_FILE" in given and f"{name}_FILE" != _RE_READ_FILE:
+        elif f"{name}_FILE" in given and f"{name}_FILE" not in settings:
             secret = _secret_from_file(name, given, root, problems)
             if secret is not None:
                 found[name] = secret
@@ -431,7 +352,7 @@ def _secrets_from_files(given: Mapping[str, str], root: Path, problems: list[str
 
 
 def _secret_from_file(name: str, given: Mapping[str, str], root: Path, problems: list[str]) -> str | None:
-    path = _rooted(Path(given[f"{name}_FILE"]), root)
+    path = rooted(Path(given[f"{name}_FILE"]), root)
     try:
         secret = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as exc:
@@ -448,28 +369,20 @@ def _cause(exc: OSError | UnicodeDecodeError) -> str:
     return (exc.strerror or type(exc).__name__) if isinstance(exc, OSError) else "it is not UTF-8 text"
 
 
-def _validated(
-    given: Mapping[str, str], root: Path, problems: list[str], spoken: Callable[[str], str] = str
-) -> Environment:
-    """The typed variables; what is wrong goes to `problems`, its default in its place, so that the rest can be checked too.
-
-    `spoken` says how a problem calls a setting, where it did not come from its variable.
-    """
-    values = {name.lower(): given[name] for name in SETTING_NAMES if name in given}
-    wrong: list[str] = []
+def _validated(model: type[_V], given: Mapping[str, str], root: Path, problems: list[str]) -> _V:
+    """The typed variables; what is wrong goes to `problems`, its default in its place, so that the rest can be checked too."""
+    values = {name.lower(): given[name] for name in model.names() if name in given}
+    wrong: list[Complaint] = []
     try:
-        return Environment.model_validate(values, context={"root": root})
+        return model.model_validate(values, context={"root": root})
     except ValidationError as exc:
-        wrong += dict.fromkeys(str(error["loc"][0]) for error in exc.errors(include_input=False, include_url=False))
-    for attribute in wrong:
-        name = attribute.upper()
-        allowed = next(
-            item.words for item in Environment.model_fields[attribute].metadata if isinstance(item, _Allowed)
-        )
-        value = "is not valid" if name in SECRET_NAMES else f"is {values[attribute]!r}"
-        problems.append(f"{spoken(name)} {value}; allowed: {allowed}.")
-    usable = {name: value for name, value in values.items() if name not in wrong}
-    return Environment.model_validate(usable, context={"root": root})
+        wrong += complaints(model, exc)
+    for each in wrong:
+        name = each.key.upper()
+        value = "is not valid" if name in model.secret_names() else f"is {values[each.key]!r}"
+        problems.append(f"{name} {value}; allowed: {each.allowed}.")
+    usable = {name: value for name, value in values.items() if name not in {each.key for each in wrong}}
+    return model.model_validate(usable, context={"root": root})
 
 
 def _contradictions(environment: Environment) -> list[str]:
@@ -487,7 +400,7 @@ def _contradictions(environment: Environment) -> list[str]:
 
 
 def _near_misses(from_file: Mapping[str, str], referenced: Mapping[str, str]) -> list[str]:
-    known = {*SETTING_NAMES, *(f"{name}_FILE" for name in SECRET_NAMES)}
+    known = {*setting_names(), *(f"{name}_FILE" for name in secret_names())}
     found = []
     for name in from_file:
         if name in known or name in referenced or name.removesuffix("_FILE") in referenced:
@@ -498,13 +411,16 @@ def _near_misses(from_file: Mapping[str, str], referenced: Mapping[str, str]) ->
     return found
 
 
-def _secret_values(environment: Environment, referenced: Iterable[str]) -> tuple[str, ...]:
-    values = [
-        secret.get_secret_value() for name in SECRET_NAMES if (secret := getattr(environment, name.lower())) is not None
-    ]
-    if environment.mongodb_uri is not None:
-        password = _password(environment.mongodb_uri.get_secret_value())
-        values += [password, unquote(password)]
+def _secret_values(models: Iterable[Variables], referenced: Iterable[str]) -> tuple[str, ...]:
+    values = []
+    for variables in models:
+        for name in type(variables).secret_names():
+            secret = getattr(variables, name.lower())
+            if secret is not None:
+                values.append(secret.get_secret_value())
+            if secret is not None and name == "MONGODB_URI":
+                password = _password(secret.get_secret_value())
+                values += [password, unquote(password)]
     return tuple(value for value in dict.fromkeys([*values, *referenced]) if value)
 
 
@@ -526,8 +442,16 @@ def _without_password(mongodb_uri: str) -> str:
 class _AccountReading:
     """Reads the accounts, adding to `problems`; afterwards `references` has the variables that the file named."""
 
-    def __init__(self, environment: Environment, given: Mapping[str, str], root: Path, problems: list[str]) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        brokers: Mapping[str, BrokerVariables],
+        given: Mapping[str, str],
+        root: Path,
+        problems: list[str],
+    ) -> None:
         self._environment = environment
+        self._brokers = brokers
         self._given = given
         self._root = root
         self._problems = problems
@@ -547,14 +471,12 @@ class _AccountReading:
 
     def _implied_tables(self) -> dict[str, object]:
         """Without a file the brokers' own variables stand for one account each."""
-        implied = {}
-        for broker, account_id, variables in (
-            (IBKR, "IBKR_Main", ("IBKR_HOST", "IBKR_PORT", "IBKR_CLIENT_ID")),
-            (ZERODHA, "Zerodha_Main", ("KITE_API_KEY",)),
-        ):
-            if any(name in self._given for name in variables):
-                implied[account_id] = {"broker": broker}
-        return dict(implied)
+        return {
+            implied.account_id: {"broker": broker}
+            for broker, manifest in manifests().items()
+            if (implied := manifest.implied_account) is not None
+            and any(name in self._given for name in implied.variables)
+        }
 
     def _tables(self, path: Path) -> dict[str, object]:
         try:
@@ -585,77 +507,53 @@ class _AccountReading:
             self._problems.append(f"{where} must be a table, as in [accounts.{account_id}].")
             return None
         own = {key: value for key, value in table.items() if key not in _OWN_KEYS}
-        broker = self._broker(where, table.get("broker"))
+        manifest = self._manifest(where, table.get("broker"))
         name = table.get("name", account_id)
         if not isinstance(name, str) or not name.strip():
             self._problems.append(f"{where}: name must be text.")
             name = account_id
-        live = table.get("live", broker != MOCK)
+        is_practice = manifest is not None and manifest.is_stand_in
+        live = table.get("live", not is_practice)
         if not isinstance(live, bool):
             self._problems.append(f"{where}: live must be true or false.")
-        elif broker == MOCK and live:
-            self._problems.append(f"{where}: live is true, but the mock broker has no live account.")
-        if self._environment.use_mock_broker and broker != MOCK:
-            return self._served_by_mock(account_id, name, {})
-        resolved = self._resolved(where, own)
-        if broker is None:
+        elif manifest is not None and is_practice and live:
+            self._problems.append(f"{where}: live is true, but {manifest.title} has no live account.")
+        if self._environment.use_mock_broker and not is_practice:
+            return self._account_at(stand_in(), account_id, name, {}, live=False)
+        resolved = self._resolved(where, own, manifest)
+        if manifest is None:
             return None
-        if broker == MOCK:
-            account = self._served_by_mock(account_id, name, resolved)
-        else:
-            config = self._shared_keys(broker, own) | resolved | {"broker": broker, "account_id": account_id}
-            account = Account(
-                account_id=account_id, name=name, broker=broker, live=live is True, config=BrokerConfig(config)
-            )
-            if isinstance(live, bool):
-                self._check_live(where, broker, live, config)
-        self._check_keys(where, account, own, own.keys() - resolved.keys())
+        account = self._account_at(manifest, account_id, name, resolved, live=live is True, own=own)
+        if not is_practice and isinstance(live, bool):
+            self._check_live(where, manifest, live, account.config)
+        self._check_keys(where, manifest, account, own, own.keys() - resolved.keys())
         return account
 
-    def _broker(self, where: str, given: object) -> str | None:
-        supported = BrokerFactory.supported()
-        known = ", ".join(supported)
+    def _manifest(self, where: str, given: object) -> Manifest | None:
+        known = ", ".join(manifests())
         if not isinstance(given, str):
             self._problems.append(f"{where}: broker is missing; known brokers: {known}.")
             return None
-        broker = given.strip().lower()
-        if broker in supported:
-            return broker
-        self._problems.append(f"{where}: broker {given!r} is not known; known brokers: {known}.")
-        return None
+        manifest = manifests().get(given.strip().lower())
+        if manifest is None:
+            self._problems.append(f"{where}: broker {given!r} is not known; known brokers: {known}.")
+        return manifest
 
-    def _served_by_mock(self, account_id: str, name: str, own: Mapping[str, object]) -> Account:
-        mock = {f"MOCK_{key.upper()}": str(value) for key, value in own.items() if key in _MOCK_SETTINGS}
-        typed = _validated(
-            mock, self._root, self._problems, lambda setting: f"Account {account_id!r}: {setting[5:].lower()}"
-        )
-        chosen = {key: getattr(typed, f"mock_{key}") for key in _MOCK_SETTINGS if key in own}
-        return _mock_account(account_id, name, self._environment, dict(own) | chosen)
+    def _account_at(
+        self,
+        manifest: Manifest,
+        account_id: str,
+        name: str,
+        resolved: Mapping[str, object],
+        *,
+        live: bool,
+        own: Collection[str] = (),
+    ) -> Account:
+        data_dir = self._environment.data_dir
+        return _account_at(manifest, account_id, name, self._brokers, data_dir, resolved, live=live, own=own)
 
-    def _shared_keys(self, broker: str, own: Mapping[str, object]) -> dict[str, object]:
-        """What the variables say for accounts that do not say it themselves."""
-        env = self._environment
-        if broker == IBKR:
-            return {
-                "host": env.ibkr_host,
-                "port": env.ibkr_port,
-                "client_id": env.ibkr_client_id,
-                "library": env.ibkr_library.value,
-            }
-        if broker != ZERODHA:
-            return {}
-        shared: dict[str, object] = {
-            "api_key": env.kite_api_key and env.kite_api_key.get_secret_value(),
-            "api_secret": env.kite_api_secret and env.kite_api_secret.get_secret_value(),
-            "root_url": env.kite_root_url,
-            "ticker_url": env.kite_ticker_url,
-        }
-        if not own.keys() & {"access_token", "access_token_file"}:
-            shared["access_token"] = env.kite_access_token and env.kite_access_token.get_secret_value()
-            shared["access_token_file"] = env.kite_access_token_file and str(env.kite_access_token_file)
-        return {key: value for key, value in shared.items() if value is not None}
-
-    def _resolved(self, where: str, own: Mapping[str, object]) -> dict[str, object]:
+    def _resolved(self, where: str, own: Mapping[str, object], manifest: Manifest | None) -> dict[str, object]:
+        secret_keys = frozenset() if manifest is None else manifest.secret_keys
         resolved: dict[str, object] = {}
         for key, value in own.items():
             if isinstance(value, dict) and _is_reference(value):
@@ -663,18 +561,18 @@ class _AccountReading:
                 if secret is not None:
                     resolved[key] = secret
             elif isinstance(value, dict):
-                resolved[key] = BrokerConfig(self._resolved(f"{where}: {key}", value))
-            elif _SECRET_KEY.search(key) and not key.endswith("_file"):
+                resolved[key] = BrokerConfig(self._resolved(f"{where}: {key}", value, manifest))
+            elif key in secret_keys or (_SECRET_KEY.search(key) and not key.endswith("_file")):
                 self._problems.append(f'{where}: {key} must not stand in the file; allowed: {{ env = "NAME" }}.')
             elif (key == "path" or key.endswith("_file")) and isinstance(value, str):
-                resolved[key] = str(_rooted(Path(value), self._root))
+                resolved[key] = str(rooted(Path(value), self._root))
             else:
                 resolved[key] = value
         return resolved
 
     def _referenced(self, where: str, key: str, name: str) -> str | None:
         value = self._given.get(name)
-        if value is None and f"{name}_FILE" in self._given and f"{name}_FILE" != _RE_READ_FILE:
+        if value is None and f"{name}_FILE" in self._given and f"{name}_FILE" not in setting_names():
             value = _secret_from_file(name, self._given, self._root, self._problems)
         elif value is None:
             self._problems.append(f"{where}: {key} refers to the variable {name}, which is not set.")
@@ -682,34 +580,39 @@ class _AccountReading:
             self.references[name] = value
         return value
 
-    def _check_keys(self, where: str, account: Account, own: Mapping[str, object], unresolved: Iterable[str]) -> None:
+    def _check_keys(
+        self, where: str, manifest: Manifest, account: Account, own: Mapping[str, object], unresolved: Iterable[str]
+    ) -> None:
         """Refuses keys that nobody reads, and values that the adapter would refuse; of those `unresolved` it was said already."""
         configuration = BrokerFactory.configuration_of(account.broker)
         if configuration is None:
             return
-        read = (configuration.model_fields.keys() - {"account_id"}) | _SCRIPTS_KEYS.get(account.broker, frozenset())
+        read = (configuration.model_fields.keys() - {"account_id"}) | manifest.command_keys
         for key in own:
             if key not in read:
                 near = difflib.get_close_matches(key.lower(), read | _OWN_KEYS, n=1, cutoff=_NEAR_KEY_RATIO)
                 meant = f"; was {near[0]} meant?" if near else "."
                 self._problems.append(f"{where}: {key} is no key of an account at {account.broker}{meant}")
         wrong = configuration.wrong_in(dict.fromkeys(unresolved, _STAND_IN) | dict(account.config))
-        for key, sentence in wrong.items():
+        for key, complaint in wrong.items():
             if key not in unresolved:
                 # What a variable holds may be a secret: it is not repeated.
-                words = sentence.partition(", not ")[0] if _is_reference(own.get(key)) else sentence
-                self._problems.append(f"{where}: {words}.")
+                is_shown = not _is_reference(own.get(key))
+                self._problems.append(
+                    f"{where}: {complaint.sentence if is_shown else complaint.sentence_without_value}."
+                )
 
-    def _check_live(self, where: str, broker: str, live: bool, config: Mapping[str, object]) -> None:
+    def _check_live(self, where: str, manifest: Manifest, live: bool, config: Mapping[str, object]) -> None:
         if live and self._environment.mongodb_uri is None:
             self._problems.append(
                 f"{where} is live, but MONGODB_URI is not set: live accounts are refused on the embedded store; "
                 "set MONGODB_URI, or live = false for a paper account."
             )
-        if not live and not _is_harmless(config):
+        if not live and not _is_harmless(manifest, config):
+            paper = f"{manifest.paper_words}, or " if manifest.paper_words else ""
             self._problems.append(
                 f"{where}: live is false, but nothing shows that no real money is at stake; allowed: "
-                "an ibkr_account that begins with DU or DF, or a host or URL on this machine (loopback)."
+                f"{paper}a host or URL on this machine (loopback)."
             )
 
 
@@ -717,11 +620,10 @@ def _is_reference(value: object) -> bool:
     return isinstance(value, dict) and set(value) == {"env"} and isinstance(value["env"], str)
 
 
-def _is_harmless(config: Mapping[str, object]) -> bool:
-    named = config.get("ibkr_account")
-    if named is not None:
-        # A real account's gateway is on loopback too, so the account's own name outweighs the address.
-        return isinstance(named, str) and _PAPER_ACCOUNT.fullmatch(named) is not None
+def _is_harmless(manifest: Manifest, config: Mapping[str, object]) -> bool:
+    is_paper = manifest.is_paper(config)
+    if is_paper is not None:
+        return is_paper
     addresses = [str(value) for key, value in config.items() if key == "host" or key.endswith("url")]
     return bool(addresses) and all(_is_loopback(address) for address in addresses)
 
@@ -734,7 +636,18 @@ def _is_loopback(address: str) -> bool:
         return False
 
 
-def _mock_account(account_id: str, name: str, environment: Environment, own: Mapping[str, object]) -> Account:
-    config: dict[str, object] = {key: getattr(environment, f"mock_{key}") for key in _MOCK_SETTINGS}
-    config |= {"path": environment.data_dir / "mock_broker.db"} | dict(own) | {"broker": MOCK, "account_id": account_id}
-    return Account(account_id=account_id, name=name, broker=MOCK, live=False, config=BrokerConfig(config))
+def _account_at(
+    manifest: Manifest,
+    account_id: str,
+    name: str,
+    brokers: Mapping[str, BrokerVariables],
+    data_dir: Path,
+    resolved: Mapping[str, object],
+    *,
+    live: bool,
+    own: Collection[str] = (),
+) -> Account:
+    """`resolved`: what the account's table says, `own`: the keys in it, with those that could not be resolved."""
+    config = brokers[manifest.name].account_keys(own, data_dir) | dict(resolved)
+    config |= {"broker": manifest.name, "account_id": account_id}
+    return Account(account_id=account_id, name=name, broker=manifest.name, live=live, config=BrokerConfig(config))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from brokers.base import Broker, BrokerPosition, Instrument, Report
-from brokers.errors import BrokerError
+from brokers.errors import BrokerError, NotAnswered
 from execution_service.core.decide import Limits, cancel_wish
 from execution_service.core.exit_bound import ExitPositionCheck
 from execution_service.core.order import Order, Reason
@@ -247,9 +247,15 @@ class Trader:
             raise
 
     async def read_positions(self) -> Sequence[BrokerPosition]:
-        """Raises BrokerError, TimeoutError, and whatever an adapter raises that cannot tell them: the connection is not judged by it."""
+        """Raises BrokerError, TimeoutError, NotAnswered where the broker never tells them: the connection is not judged by it."""
+        if not self.tells_positions:
+            raise NotAnswered("this broker tells no positions")
         told = await self._connection.ask(self._connection.broker.positions())
         return [sound_position(position) for position in told]
+
+    @property
+    def tells_positions(self) -> bool:
+        return self._connection.capabilities.tells_positions
 
     def products_of(self, instrument: Instrument) -> Sequence[str]:
         """In which the broker holds it apart, the usual one first; none where it knows no products."""

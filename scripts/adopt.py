@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from brokers.base import BrokerPosition, Instrument
+from brokers.registry import manifests
 from execution_service.core.adoption import Plan
 from execution_service.core.order import Occasion
 from execution_service.core.reconcile import group_of
@@ -41,7 +42,9 @@ def add_options(parser: argparse.ArgumentParser, words: Callable[[str], str]) ->
     parser.add_argument(
         "--holding", metavar="KEY", type=words, help="the instrument as execctl positions shows it, in place of these"
     )
-    parser.add_argument("--product", type=str.upper, choices=("MIS", "NRML", "CNC"), help="of what opens, at Zerodha")
+    parser.add_argument(
+        "--product", type=str.upper, choices=products(), help="of what opens, where the broker holds products apart"
+    )
     parser.add_argument(
         "--quantity", type=words, help="units, shares or contracts; all that is held, unless it is said"
     )
@@ -66,6 +69,11 @@ def add_options(parser: argparse.ArgumentParser, words: Callable[[str], str]) ->
     parser.add_argument("--new", action="store_true", help="it may open a position where the strategy has none")
     parser.add_argument("--force", action="store_true", help="in spite of the warnings that were shown")
     parser.add_argument("--dry-run", action="store_true", help="show both books before and after, and do nothing")
+
+
+def products() -> tuple[str, ...]:
+    """All that any broker knows."""
+    return tuple(dict.fromkeys(product for manifest in manifests().values() for product in manifest.products))
 
 
 def problem_with(options: argparse.Namespace) -> str | None:

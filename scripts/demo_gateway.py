@@ -13,18 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
+from brokers.registry import manifests
 from execution_service.settings import REPOSITORY_ROOT, Settings
-from simulators.ibkr import DEFAULT_ACCOUNT
-from simulators.zerodha import DEFAULT_API_KEY
+from simulators.catalogue import programs, simulator_of
+from simulators.simulator import Place, account_table
 
-IBKR, ZERODHA = "ibkr", "zerodha"
-MODULES: Mapping[str, str] = {IBKR: "simulators.ibkr", ZERODHA: "simulators.zerodha"}
-"""The brokers that the demo can pretend, each with the program that does it."""
-ACCOUNT_IDS: Mapping[str, str] = {IBKR: "IBKR_Demo", ZERODHA: "Zerodha_Demo"}
-API_KEY_NAME = "DEMO_KITE_API_KEY"
 DATABASE_NAME_LENGTH = 63
 FILL_DELAY_SECONDS = 0.5
 READY_SECONDS = 30.0
@@ -77,7 +72,7 @@ def running_gateway(settings: Settings) -> Gateway | None:
 
 def left_gateway(settings: Settings) -> Gateway | None:
     """The gateway whose notice lies there, whether it lives or not."""
-    for broker in MODULES:
+    for broker in programs():
         try:
             said = json.loads(_notice(settings, broker).read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -94,7 +89,7 @@ def start_gateway(settings: Settings, broker: str, faults: str | None = None) ->
     for each in (settings.data_dir, folder):  # parents that `mkdir` makes by the way are open to others
         each.mkdir(mode=0o700, parents=True, exist_ok=True)
     output = settings.log_dir / "simulated_gateway.console.log"
-    command = [sys.executable, "-m", MODULES[broker], "--port", "0", "--data", str(folder / f"{broker}.db")]
+    command = [sys.executable, "-m", _program(broker), "--port", "0", "--data", str(folder / f"{broker}.db")]
     command += [
         "--notice",
         str(_notice(settings, broker)),
@@ -148,14 +143,16 @@ def environment_for(settings: Settings, gateway: Gateway) -> dict[str, str]:
     """This process's own, with accounts and a database of the demo's own in place of whatever is configured: what the mock broker has traded
     for an account of that name is not in the gateway's book. Raises GatewayFailed."""
     accounts = folder_of(settings) / "accounts.toml"
-    table = _ibkr_table(gateway) if gateway.broker == IBKR else _zerodha_table(settings, gateway)
-    accounts.write_text(table, encoding="utf-8")
+    simulator, manifest = simulator_of(gateway.broker), manifests()[gateway.broker]
+    keys = simulator.account(Place(address=gateway.address, folder=folder_of(settings), ask=gateway.do))
+    named = {"name": f"{manifest.title} demo (simulated)", "broker": gateway.broker}
+    accounts.write_text(account_table(simulator.demo_account_id, {**named, **keys}), encoding="utf-8")
     return {
         **os.environ,
         "ACCOUNTS_FILE": str(accounts),
         "MONGODB_DATABASE": _database(settings, gateway.broker),
         "USE_MOCK_BROKER": "false",
-        API_KEY_NAME: DEFAULT_API_KEY,
+        **simulator.environment,
     }
 
 
@@ -164,34 +161,10 @@ def _database(settings: Settings, broker: str) -> str:
     return settings.mongodb_database[: DATABASE_NAME_LENGTH - len(ending)] + ending
 
 
-def _ibkr_table(gateway: Gateway) -> str:
-    host, _, port = gateway.address.rpartition(":")
-    return f"""[accounts.{ACCOUNT_IDS[IBKR]}]
-name = "IBKR demo (simulated gateway)"
-broker = "ibkr"
-ibkr_account = "{DEFAULT_ACCOUNT}"
-host = "{host}"
-port = {port}
-client_id = 1
-live = false
-"""
-
-
-def _zerodha_table(settings: Settings, gateway: Gateway) -> str:
-    """As after a login: with today's access token in a file."""
-    token_file = folder_of(settings) / "access_token"
-    token_file.touch(mode=0o600)
-    token_file.write_text(str(gateway.do(do="new_token")["access_token"]) + "\n", encoding="utf-8")
-    # A JSON text is a TOML text too.
-    return f"""[accounts.{ACCOUNT_IDS[ZERODHA]}]
-name = "Zerodha demo (simulated Kite)"
-broker = "zerodha"
-api_key = {{ env = "{API_KEY_NAME}" }}
-access_token_file = {json.dumps(str(token_file))}
-root_url = "{gateway.address}"
-ticker_url = "ws://{urlsplit(gateway.address).netloc}"
-live = false
-"""
+def _program(broker: str) -> str:
+    program = simulator_of(broker).program
+    assert program is not None, broker
+    return program
 
 
 def _notice(settings: Settings, broker: str) -> Path:
@@ -200,7 +173,7 @@ def _notice(settings: Settings, broker: str) -> Path:
 
 def _forget(settings: Settings) -> None:
     """Removes what killed gateways have left."""
-    for broker in MODULES:
+    for broker in programs():
         _notice(settings, broker).unlink(missing_ok=True)
 
 
@@ -217,6 +190,6 @@ def _is_gateway(gateway: Gateway) -> bool:
         return True  # a system without /proc: the number must do
     try:
         # Empty for one that has ended and waits to be noticed.
-        return MODULES[gateway.broker].encode() in process.joinpath("cmdline").read_bytes()
+        return _program(gateway.broker).encode() in process.joinpath("cmdline").read_bytes()
     except OSError:
         return False

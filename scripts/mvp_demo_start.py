@@ -19,12 +19,9 @@ if __name__ == "__main__":
 
 from rich.console import Console
 
+from brokers.registry import stand_in
 from execution_service.settings import REPOSITORY_ROOT, Settings
 from scripts.demo_gateway import (
-    ACCOUNT_IDS,
-    IBKR,
-    MODULES,
-    ZERODHA,
     Gateway,
     GatewayFailed,
     environment_for,
@@ -35,16 +32,9 @@ from scripts.demo_gateway import (
 )
 from scripts.display import new_console, print_table
 from scripts.whereabouts import Notice, is_service, running_service, settings_or_exit
+from simulators.catalogue import programs, simulator_of
 from simulators.fault_plan import FaultPlan
 
-MOCK = "mock"
-BROKERS = (MOCK, *MODULES)
-TRY_FIRST = {
-    MOCK: ("equity_simple_signal_1.json",),
-    IBKR: (f"equity_simple_signal_1.json --account {ACCOUNT_IDS[IBKR]}",),
-    ZERODHA: ("nse_equity_1.json", "nse_equity_limit_1.json"),
-}
-"""The arguments of the test signal that suits a broker."""
 READY_SECONDS = 150.0
 STOP_SECONDS = 20.0
 LOOK_SECONDS = 0.1
@@ -54,12 +44,14 @@ EXIT_FAILED, EXIT_ARGUMENTS = 1, 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 when the service runs (or, with --stop, does not); 1 when it could not be started or stopped; 2 for wrong arguments or settings."""
+    mock, simulated = stand_in().name, programs()
+    brokers = (mock, *simulated)
     parser = argparse.ArgumentParser(
-        description="Starts the execution service with all it needs in the background. ibkr and zerodha are the real adapters and "
-        "libraries, against a simulated gateway on this machine: no order leaves it."
+        description="Starts the execution service with all it needs in the background. "
+        f"{' and '.join(simulated)} are the real adapters and libraries, against a simulated gateway on this machine: no order leaves it."
     )
     parser.add_argument(
-        "--broker", default=MOCK, type=str.lower, help=f"what serves the demo's accounts: {', '.join(BROKERS)}"
+        "--broker", default=mock, type=str.lower, help=f"what serves the demo's accounts: {', '.join(brokers)}"
     )
     parser.add_argument("--stop", action="store_true", help="stop what was started so")
     parser.add_argument(
@@ -73,9 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if wrong is not None:
             parser.error(wrong)
     console = new_console()
-    if options.broker not in BROKERS:
+    if options.broker not in brokers:
         print(
-            f"The demo has no broker {options.broker!r}; this version has: {', '.join(BROKERS)}. Real accounts: "
+            f"The demo has no broker {options.broker!r}; this version has: {', '.join(brokers)}. Real accounts: "
             "accounts.toml and python execution_service/execution_main.py",
             file=sys.stderr,
         )
@@ -88,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if notice is None:
             gateway, notice = _start(settings, options.broker, running_gateway(settings), console, options.faults)
         else:
-            runs = MOCK if gateway is None else gateway.broker
+            runs = mock if gateway is None else gateway.broker
             console.print(f"Already running: process {notice.pid}.")
             if runs != options.broker:
                 print(
@@ -116,8 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _what_is_wrong_with(faults: str, broker: str) -> str | None:
     """Why a gateway could not play them; None: it can."""
-    if broker not in MODULES:
-        return f"--faults is for a simulated gateway: --broker {' or '.join(MODULES)}"
+    if broker not in programs():
+        return f"--faults is for a simulated gateway: --broker {' or '.join(programs())}"
     try:
         FaultPlan.of(faults)
     except ValueError as exc:
@@ -130,7 +122,7 @@ def _start(
 ) -> tuple[Gateway | None, Notice | None]:
     """The gateway and the service's notice, once both are ready; without a notice, and the reason is printed, it did not get so far."""
     settings.log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if broker == MOCK:
+    if broker == stand_in().name:
         stop_gateway(settings)
         return None, _start_service(settings, ["--use-mock-broker"], None, console)
     if running is not None and (running.broker != broker or faults is not None):
@@ -230,7 +222,7 @@ def _has_stopped(notice: Notice, console: Console) -> bool:
 
 
 def _show(settings: Settings, notice: Notice, gateway: Gateway | None, console: Console) -> None:
-    broker = MOCK if gateway is None else gateway.broker
+    broker = stand_in().name if gateway is None else gateway.broker
     project = notice.google_cloud_project
     print_table(
         console,
@@ -251,7 +243,7 @@ def _show(settings: Settings, notice: Notice, gateway: Gateway | None, console: 
     )
     console.print("Next:")
     for command in (
-        *(f"python tests/signals_testing/send_test_signal.py --file {what}" for what in TRY_FIRST[broker]),
+        *(f"python tests/signals_testing/send_test_signal.py --file {what}" for what in simulator_of(broker).samples),
         "python scripts/mvp_demo_status.py",
         "python scripts/execctl.py orders",
         "python scripts/mvp_demo_start.py --stop",
@@ -260,12 +252,13 @@ def _show(settings: Settings, notice: Notice, gateway: Gateway | None, console: 
 
 
 def _gateway_rows(gateway: Gateway) -> tuple[tuple[str, str], ...]:
+    account_id = simulator_of(gateway.broker).demo_account_id
     return (
         ("simulated gateway", f"{gateway.broker}, process {gateway.pid}, {gateway.address}"),
         ("its control side", gateway.control_url),
         (
             "account",
-            f"{ACCOUNT_IDS[gateway.broker]}: test signals must name it (--account {ACCOUNT_IDS[gateway.broker]})",
+            f"{account_id}: test signals must name it (--account {account_id})",
         ),
     )
 

@@ -13,8 +13,8 @@ from decimal import Decimal
 from typing import Any
 
 from brokers.base import Ticket
-from brokers.paper_exchange import PaperExchange
-from brokers.paper_words import Action, Fault, Operation
+from brokers.paper.exchange import PaperExchange
+from brokers.paper.words import Action, Fault, Operation
 
 DEFAULT_RATE = 0.1
 _REMEMBERED = 1000

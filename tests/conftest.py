@@ -38,7 +38,7 @@ class _Unread(logging.Handler):
 def unread_messages() -> Iterator[list[str]]:
     """What the libraries' decoders could not read, as they or the adapter log it. A test that sends such things empties the list."""
     handler = _Unread()
-    decoders = [logging.getLogger(name) for name in ("ib_insync.Decoder", "ib_async.Decoder", "brokers.ibkr_session")]
+    decoders = [logging.getLogger(name) for name in ("ib_insync.Decoder", "ib_async.Decoder", "brokers.ibkr.session")]
     for decoder in decoders:
         decoder.addHandler(handler)
     yield handler.messages

@@ -27,9 +27,9 @@ from pymongo.results import BulkWriteResult
 
 from brokers.base import Balance, BrokerPosition, Capabilities, OrderRef, Report, Reports, Ticket, Unreadable
 from brokers.errors import AnswerUnclear, BrokerUnavailable, ReservationLost
-from brokers.mock import MockBroker, Venue
-from brokers.paper_exchange import PaperExchange
-from brokers.paper_words import Fault, Market, PaperOrder
+from brokers.paper.adapter import MockBroker, Venue
+from brokers.paper.exchange import PaperExchange
+from brokers.paper.words import Fault, Market, PaperOrder
 from execution_service.core.order import Identity, Order, Purpose
 from execution_service.core.record import order_from_document
 from execution_service.ports import Message, Processes, PublishFailed

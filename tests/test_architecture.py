@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
+from brokers.registry import manifests
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("execution_service", "brokers", "notifications", "simulators", "scripts", "benchmarks")
@@ -33,7 +36,13 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.log": {"execution_service.log_lines", "execution_service.log_places"},
     "execution_service.log_lines": set(),
     "execution_service.log_places": set(),
-    "execution_service.settings": {"brokers.factory"},
+    "execution_service.settings": {
+        "brokers.configuration",
+        "brokers.factory",
+        "brokers.manifest",
+        "brokers.registry",
+        "brokers.variables",
+    },
     "execution_service.embedded": {"execution_service.guardian"},
     "execution_service.ports": VOCABULARY,
     "execution_service.live": {*VOCABULARY, "execution_service.ports"},
@@ -237,6 +246,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.check": {
         "brokers.errors",
         "brokers.factory",
+        "brokers.registry",
         "notifications",
         "execution_service.embedded",
         "execution_service.log",
@@ -246,6 +256,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.settings",
     },
     "execution_service.execution_main": {
+        "brokers.registry",
         "execution_service.check",
         "execution_service.embedded",
         "execution_service.log",
@@ -266,21 +277,22 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.rebuild": {*VOCABULARY, "execution_service.ports", "execution_service.signals"},
 }
 
+PAPER_BROKER = {"brokers.paper.adapter", "brokers.paper.manifest"}
 PAPER_ARROWS: Mapping[str, set[str]] = {
     # The rooms of the paper exchange and the rooms that they may import, from the ground up.
-    "brokers.paper_words": {"brokers.base"},
-    "brokers.paper_file": {"brokers.errors"},
-    "brokers.paper_book": {"brokers.base", "brokers.errors", "brokers.paper_words"},
-    "brokers.paper_faults": {"brokers.paper_book", "brokers.paper_words"},
-    "brokers.paper_market": {"brokers.base", "brokers.paper_words"},
-    "brokers.paper_exchange": {
+    "brokers.paper.words": {"brokers.base"},
+    "brokers.paper.file": {"brokers.errors"},
+    "brokers.paper.book": {"brokers.base", "brokers.errors", "brokers.paper.words"},
+    "brokers.paper.faults": {"brokers.paper.book", "brokers.paper.words"},
+    "brokers.paper.market": {"brokers.base", "brokers.paper.words"},
+    "brokers.paper.exchange": {
         "brokers.base",
         "brokers.errors",
-        "brokers.paper_book",
-        "brokers.paper_faults",
-        "brokers.paper_file",
-        "brokers.paper_market",
-        "brokers.paper_words",
+        "brokers.paper.book",
+        "brokers.paper.faults",
+        "brokers.paper.file",
+        "brokers.paper.market",
+        "brokers.paper.words",
     },
 }
 
@@ -414,23 +426,27 @@ def test_brokers_and_notifications_know_nothing_of_anybody_else(package: str) ->
     assert wrong == set()
 
 
-@pytest.mark.parametrize("source", [s for s in of("brokers") if ".paper_" in s.name], ids=lambda s: s.path)
+@pytest.mark.parametrize(
+    "source",
+    [s for s in of("brokers") if s.name.startswith("brokers.paper.") and s.name not in PAPER_BROKER],
+    ids=lambda s: s.path,
+)
 def test_a_room_of_the_paper_exchange_imports_only_the_rooms_below_it(source: Source) -> None:
     assert source.name in PAPER_ARROWS, f"{source.path} is a new room: say in PAPER_ARROWS what it may import"
     assert source.our_imports() - PAPER_ARROWS[source.name] == set()
 
 
 def test_only_the_paper_exchange_comes_into_the_rooms_of_its_book() -> None:
-    inner = {"brokers.paper_book", "brokers.paper_faults", "brokers.paper_market"}
+    inner = {"brokers.paper.book", "brokers.paper.faults", "brokers.paper.market"}
     found = {s.name for s in of(*PACKAGES) if s.name not in inner and s.our_imports() & inner}
-    assert found == {"brokers.paper_exchange"}
+    assert found == {"brokers.paper.exchange"}
 
 
 def test_the_words_and_the_market_of_the_paper_exchange_know_no_file() -> None:
     wrong = {
         (s.path, name)
         for s in of("brokers")
-        if s.name in ("brokers.paper_words", "brokers.paper_market")
+        if s.name in ("brokers.paper.words", "brokers.paper.market")
         for name in s.imports()
         if not is_within(name, {"brokers"}) and name.split(".")[0] not in PURE_LIBRARY | {"fnmatch", "random"}
     }
@@ -448,8 +464,17 @@ def test_only_the_trader_comes_into_its_rooms() -> None:
 
 
 def test_simulators_know_only_the_brokers_vocabulary_and_their_order_book() -> None:
-    allowed = {"simulators", "brokers.base", "brokers.errors", "brokers.paper_exchange", "brokers.paper_words"}
-    wrong = {(s.path, name) for s in of("simulators") for name in s.our_imports() if not is_within(name, allowed)}
+    allowed = {"simulators", "brokers.base", "brokers.errors", "brokers.paper.exchange", "brokers.paper.words"}
+    of_one = {
+        "simulators.catalogue": {"brokers.registry"},
+        "simulators.stage_paper": {"brokers.paper.manifest"},
+    }
+    wrong = {
+        (s.path, name)
+        for s in of("simulators")
+        for name in s.our_imports()
+        if not is_within(name, allowed | of_one.get(s.name, set()))
+    }
     assert wrong == set()
 
 
@@ -502,7 +527,7 @@ def test_the_embedded_store_is_run_and_never_imported() -> None:
 
 
 def test_no_function_imports_anything() -> None:
-    """To dodge a circle by that is to have one. The factory's lazy load is a call of importlib; a script started by its path has to
+    """To dodge a circle by that is to have one. The registry's lazy load is a call of importlib; a script started by its path has to
     find the repository's Python before it imports, and does so at the module's top level."""
     wrong = {
         (s.path, inner.lineno)
@@ -515,9 +540,9 @@ def test_no_function_imports_anything() -> None:
     assert wrong == set()
 
 
-def test_only_the_factory_loads_modules_by_name() -> None:
+def test_only_the_registry_of_the_brokers_loads_modules_by_name() -> None:
     found = {s.path for s in sources() if any(n in ("import_module", "__import__") for n in _names_called(s.tree))}
-    assert found == {"brokers/factory.py"}
+    assert found == {"brokers/registry.py"}
 
 
 def test_only_the_settings_read_the_environment() -> None:
@@ -627,6 +652,68 @@ def _asks_for_the_time(source: Source) -> bool:
         if isinstance(node, ast.ImportFrom) and node.module == "time":
             return True
     return False
+
+
+# --- a broker is one package ----------------------------------------------------------------------------------------
+
+BROKERS_WORDS: Mapping[str, tuple[str, ...]] = {
+    # By a broker's package, the words that name it: its manifest's, its variables', its client's. The broker that stands in for all others is
+    # part of the command line's and the settings' contract, and may be named.
+    package: (manifest.name, manifest.variables.prefix.strip("_"), *more)
+    for package, manifest, more in (
+        ("ibkr", manifests()["ibkr"], ("tws", "interactive brokers", "ib_insync", "ib_async")),
+        ("zerodha", manifests()["zerodha"], ()),
+    )
+}
+NAMED_ALLOWED = {
+    "benchmarks/gateways.py": "measures two client libraries bare, beside their adapters",
+    "tests/faults/scenarios.py": "some of its scenarios are about one broker's dialect, and are tests of that broker",
+    "tests/faults/test_kills.py": "two of its tests are about one broker's ids, and are tests of that broker",
+    "tests/faults/test_program.py": "looks at what is played at which",
+    "tests/faults/test_replicas.py": "the cut of what is played at two of them",
+}
+SHARED_TESTS = ("tests/faults/*.py", "tests/contract/test_broker.py", "tests/contract/broker_adapters.py")
+
+
+def _files_of_nobody() -> list[Path]:
+    """Those in which no broker is to be named: a file whose path names one is that broker's own."""
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    files += [path for pattern in SHARED_TESTS for path in ROOT.glob(pattern)]
+    own = {word for words in BROKERS_WORDS.values() for word in words}
+    return [path for path in files if not any(word in path.relative_to(ROOT).as_posix() for word in own)]
+
+
+def test_every_broker_but_the_one_that_stands_in_for_all_has_its_words_here() -> None:
+    assert set(BROKERS_WORDS) == {name for name, manifest in manifests().items() if not manifest.is_stand_in}
+
+
+def test_no_file_names_a_broker_but_its_own() -> None:
+    pattern = re.compile("|".join(word for words in BROKERS_WORDS.values() for word in words), re.IGNORECASE)
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for path in _files_of_nobody()
+        if pattern.search(path.read_text(encoding="utf-8"))
+    }
+    assert found - set(NAMED_ALLOWED) == set()
+
+
+@pytest.mark.parametrize("package", BROKERS_WORDS)
+def test_a_brokers_package_names_no_other_broker(package: str) -> None:
+    others = [word for name, words in BROKERS_WORDS.items() if name != package for word in words]
+    pattern = re.compile("|".join(others), re.IGNORECASE)
+    assert [
+        path.name
+        for path in (ROOT / "brokers" / package).glob("*.py")
+        if pattern.search(path.read_text(encoding="utf-8"))
+    ] == []
+
+
+def test_a_manifest_imports_no_adapter_and_nobody_imports_one() -> None:
+    adapters = {manifest.adapter for manifest in manifests().values()}
+    of_packages = {s.name for s in of("brokers") if s.name.count(".") == 2 and s.our_imports() & adapters}
+    assert of_packages == set()
+    wrong = {s.path for s in of("execution_service", "scripts", "notifications") if s.our_imports() & adapters}
+    assert wrong == set()
 
 
 # --- manners --------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from execution_service.core import decide
 from execution_service.core.asking import CANCELS, FINDS
 from execution_service.core.order import TRANSITIONS, ReasonCode, Status
 from execution_service.core.reconcile import Kind
-from execution_service.settings import SETTING_NAMES
+from execution_service.settings import setting_names
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -80,13 +80,13 @@ def test_every_setting_is_explained_and_no_other() -> None:
     table = text.partition("## Settings")[2].partition("\n## ")[0]
     first_cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     explained = [name for cell in first_cells for name in re.findall(r"`([A-Z_]+)`", cell)]
-    assert sorted(explained) == sorted(SETTING_NAMES)
+    assert sorted(explained) == sorted(setting_names())
 
 
 def test_the_example_of_the_environment_has_every_setting_and_no_other() -> None:
     text = (ROOT / ".env.example").read_text(encoding="utf-8")
     names = re.findall(r"^#?([A-Z_]+)=", text, flags=re.MULTILINE)
-    assert sorted(names) == sorted(SETTING_NAMES)
+    assert sorted(names) == sorted(setting_names())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -100,9 +100,9 @@ def local_links(page: Path) -> Iterator[str]:
             yield target.partition("#")[0] or page.name
 
 
-def test_every_decision_is_listed_and_numbered_without_a_gap() -> None:
+def test_every_decision_is_listed_and_has_a_number_of_its_own() -> None:
     records = sorted(path.name for path in (DOCS / "adr").glob("[0-9]*.md"))
-    assert [int(name[:4]) for name in records] == list(range(1, len(records) + 1))
+    assert len({name[:4] for name in records}) == len(records)
     listed = re.findall(r"\]\((\d{4}-[^)]+)\)", (DOCS / "adr" / "README.md").read_text(encoding="utf-8"))
     assert listed == records
 

@@ -57,7 +57,7 @@ class Wish:
     holding: str | None = None
     """The instrument by its key in our book; else it is named by `instrument`."""
     product: str | None = None
-    """Of what opens: MIS, NRML or CNC (Zerodha)."""
+    """Of what opens, where the broker holds positions apart by product."""
     quantity: Decimal | None = None
     """None: all that is held."""
     price: Decimal | None = None

@@ -62,7 +62,7 @@ class Contract:
 
     @property
     def con_id(self) -> int | None:
-        """IBKR's number of it, where the broker or the order told it."""
+        """The broker's own number of it, where the broker or the order told it."""
         told = None if self.terms is None else self.terms.con_id
         return told or self.instrument.con_id
 

@@ -207,8 +207,8 @@ HELD_UNLISTED_AT_MOST = timedelta(days=4)
 
 
 def may_be_unlisted(order: Order, now: datetime) -> bool:
-    """Whether the broker may well not list a working order: it holds it for an opening of which it has told no time. Zerodha's list is empty
-    from six in the morning until it passes after-market orders on to the exchange."""
+    """Whether the broker may well not list a working order: it holds it for an opening of which it has told no time. A
+    broker's list may be empty in the morning, until it passes after-market orders on to the exchange."""
     hold = order.hold
     return hold is not None and hold.until is None and now - hold.since < HELD_UNLISTED_AT_MOST
 
@@ -529,7 +529,7 @@ def _are_one(one: Holding | BrokerPosition, other: Holding | BrokerPosition) -> 
 
 
 def _number(each: Holding | BrokerPosition) -> int | None:
-    """IBKR's, which tells by itself what is meant. A share's, which changes with what its company does, only where the order named it."""
+    """The broker's own, which tells by itself what is meant. A share's, which changes with what its company does, only where the order named it."""
     told = each.con_id if isinstance(each, BrokerPosition) else _contract(each).con_id
     return told if told is not None else each.instrument.con_id
 

@@ -199,6 +199,9 @@ class ExitCheck:
 
     async def _measure_until_sure(self, order: Order, binding: Binding | None, looking: _Looking) -> None:
         """Until a figure can be taken: nothing of the instrument moved around it, or it is what is known already, or came twice."""
+        if not self._connection.capabilities.tells_positions:
+            looking.trouble = "this broker tells no positions"
+            return
         expected = ZERO if binding is None else binding.finding.amount
         pauses = itertools.chain(AGAIN_SECONDS, itertools.repeat(AGAIN_SECONDS[-1]))
         while not looking.is_over:

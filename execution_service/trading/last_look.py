@@ -149,7 +149,7 @@ class LastLook:
     async def _unfitting_leg(self, order: Order, legs: Sequence[Order]) -> Reason | None:
         """Why the market will not take a leg that is still to be sent. Raises BrokerError, TimeoutError where it does not tell."""
         broker = self._connection.broker
-        for leg in pending_legs(order, legs) if self._connection.capabilities.needs_reservation else []:
+        for leg in pending_legs(order, legs) if self._connection.capabilities.fits_tickets else []:
             try:
                 await self._connection.ask(broker.fitted(leg.ticket()))
             except OrderRefused as exc:

@@ -237,7 +237,7 @@ class Sending:
         if not ends:
             order, reserved = apply_all(live.order, first), None
             terms: ContractTerms | None = None
-            if self._connection.capabilities.needs_reservation:
+            if self._connection.capabilities.fits_tickets or self._connection.capabilities.needs_reservation:
                 reservation = await self._reserve(live, order)
                 if reservation is None:
                     return False
@@ -260,7 +260,11 @@ class Sending:
         decided_for = live.order
         broker, taken = self._connection.broker, self._left_reserved
         try:
-            ticket = await self._connection.ask(broker.fitted(order.ticket()))
+            ticket, able = order.ticket(), self._connection.capabilities
+            if able.fits_tickets:
+                ticket = await self._connection.ask(broker.fitted(ticket))
+            if not able.needs_reservation:
+                return _Reservation(ticket, None)
             return _Reservation(ticket, await self._connection.ask(broker.reserve(ticket, taken=taken)))
         except OrderRefused as exc:
             rejected = Rejected(at=self._clock.now(), reason=reason_of(exc))

@@ -21,9 +21,11 @@ import pytest
 from brokers.base import Broker, OrderRef, OrderType, Report, ReportStatus, Side, Ticket, Tif
 from brokers.errors import BrokerUnavailable, OrderAlreadyExists, OrderRefused, OutcomeUnknown
 from brokers.factory import BrokerFactory
-from brokers.paper_words import Action, Fault, Market, Operation, PaperOrder
+from brokers.manifest import Fact
+from brokers.paper.words import Action, Fault, Market, Operation, PaperOrder
 from execution_service.core.reconcile import Holding, compare_positions
-from tests.contract.broker_adapters import ACCOUNT, ADAPTERS, Adapter, Stage, Trait
+from simulators.simulator import Stage
+from tests.contract.broker_adapters import ACCOUNT, ADAPTERS, Adapter
 
 ROOT = Path(__file__).parents[2]
 PRICE = Decimal("100.25")
@@ -34,6 +36,7 @@ from decimal import Decimal
 from brokers.base import Instrument, OrderType, Side, Ticket
 from brokers.errors import OrderAlreadyExists
 from brokers.factory import BrokerFactory
+from brokers.manifest import Fact
 
 async def main(config, symbol, product, ids):
     broker = BrokerFactory.create_broker(config)
@@ -71,9 +74,9 @@ class Bench:
         await broker.connect()
         return broker
 
-    def needs(self, trait: Trait) -> None:
-        if trait not in self.adapter.traits:
-            pytest.skip(f"{self.adapter.name}: not a venue where {trait}")
+    def needs(self, fact: Fact) -> None:
+        if fact not in self.adapter.facts:
+            pytest.skip(f"{self.adapter.name}: not a venue where {fact}")
 
     def ticket(self, order_type: OrderType = OrderType.MARKET, **changes: object) -> Ticket:
         ticket = Ticket(
@@ -198,7 +201,7 @@ async def test_each_order_type_is_placed_as_written_and_filled(bench: Bench, ord
 
 
 async def test_the_answer_to_placing_carries_an_immediate_fill(bench: Bench) -> None:
-    bench.needs(Trait.FILLS_AT_ONCE)
+    bench.needs(Fact.FILLS_AT_ONCE)
     broker = await bench.connect()
     report = await place(broker, bench.ticket())
     assert report.status is ReportStatus.FILLED
@@ -238,7 +241,7 @@ async def test_a_rejection_is_told_with_its_reason(bench: Bench) -> None:
     ticket = bench.ticket()
     try:
         report = await place(broker, ticket)
-        if Trait.REJECTS_AT_ONCE not in bench.adapter.traits:
+        if Fact.REJECTS_AT_ONCE not in bench.adapter.facts:
             report = await reported(broker, ticket, is_now(ReportStatus.REJECTED))
     except OrderRefused as refusal:
         status, reason = ReportStatus.REJECTED, refusal.reason
@@ -558,7 +561,7 @@ async def test_repeated_and_reordered_reports_say_the_same(bench: Bench) -> None
 
 
 async def test_a_late_commission_is_told_with_the_same_fill(bench: Bench) -> None:
-    bench.needs(Trait.LATE_COMMISSIONS)
+    bench.needs(Fact.LATE_COMMISSIONS)
     broker = await bench.connect()
     bench.arm(Operation.PLACE, Action.LATE_COMMISSION, seconds=3600)
     ticket = bench.ticket()
@@ -574,7 +577,7 @@ async def test_a_late_commission_is_told_with_the_same_fill(bench: Bench) -> Non
 
 
 async def test_a_busted_fill_is_told_and_counts_no_more(bench: Bench) -> None:
-    bench.needs(Trait.BUSTS)
+    bench.needs(Fact.BUSTS)
     broker = await bench.connect()
     ticket = bench.ticket()
     await place(broker, ticket)
@@ -587,7 +590,7 @@ async def test_a_busted_fill_is_told_and_counts_no_more(bench: Bench) -> None:
 
 
 async def test_a_corrected_fill_is_its_old_id_busted_and_a_new_fill(bench: Bench) -> None:
-    bench.needs(Trait.BUSTS)
+    bench.needs(Fact.BUSTS)
     broker = await bench.connect()
     ticket = bench.ticket()
     await place(broker, ticket)
@@ -625,7 +628,7 @@ async def test_an_order_cancelled_or_expired_by_the_venue_is_reported(bench: Ben
 
 
 async def test_somebody_elses_order_carries_no_tag_of_ours(bench: Bench) -> None:
-    bench.needs(Trait.EXTERNAL_ORDERS)
+    bench.needs(Fact.EXTERNAL_ORDERS)
     broker = await bench.connect()
     theirs = bench.stage.exchange.place(bench.ticket(client_order_id=""))
     reports = (await broker.reports()).reports
@@ -684,7 +687,7 @@ async def test_positions_change_by_trades_of_others_and_without_any(bench: Bench
 
 @pytest.mark.parametrize("market", [Market(fill_delay_seconds=0.05, partial_fill_rate=1.0, seed=4)])
 async def test_hints_come_on_the_loop_when_something_happens(bench: Bench) -> None:
-    bench.needs(Trait.HINTS)
+    bench.needs(Fact.HINTS)
     broker = await bench.connect()
     hinted = asyncio.Event()
     loops = set()
@@ -708,7 +711,7 @@ async def test_hints_come_on_the_loop_when_something_happens(bench: Bench) -> No
 
 @pytest.mark.parametrize("market", [Market(fill_delay_seconds=0.05)])
 async def test_a_hint_comes_for_an_order_whose_placing_was_given_up(bench: Bench) -> None:
-    bench.needs(Trait.HINTS)
+    bench.needs(Fact.HINTS)
     broker = await bench.connect()
     bench.arm(Operation.PLACE, Action.NEVER_ANSWER)
     hinted = asyncio.Event()
@@ -722,7 +725,7 @@ async def test_a_hint_comes_for_an_order_whose_placing_was_given_up(bench: Bench
 @pytest.mark.parametrize("market", [Market(fill_delay_seconds=0.2)])
 @pytest.mark.parametrize("anew", [True, False])
 async def test_hints_come_for_what_an_earlier_session_placed(bench: Bench, anew: bool) -> None:
-    bench.needs(Trait.HINTS)
+    bench.needs(Fact.HINTS)
     broker = await bench.connect()
     ticket = bench.ticket()
     await place(broker, ticket)
@@ -817,7 +820,7 @@ async def test_what_a_killed_process_had_placed_is_found_and_goes_on(bench: Benc
 
 
 async def test_several_processes_place_each_order_once_between_them(bench: Bench) -> None:
-    bench.needs(Trait.SHARED_BOOK)
+    bench.needs(Fact.SHARED_BOOK)
     ids = [f"s{number:018d}" for number in range(60)]
     children = await asyncio.gather(*(asyncio.to_thread(Child, bench, ids) for _ in range(3)))
     try:

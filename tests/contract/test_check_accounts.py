@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from brokers.paper_words import Action, Fault, Market, Operation
+from brokers.paper.words import Action, Fault, Market, Operation
 from execution_service.check import Finding, account_finding
 from execution_service.settings import Account
-from tests.contract import stage_ibkr, stage_zerodha
+from simulators import stage_ibkr, stage_zerodha
 
 
 def account(config: Mapping[str, object], *, live: bool = False) -> Account:

@@ -16,8 +16,6 @@ from typing import Any
 
 import pytest
 
-from brokers import ibkr, ibkr_unacknowledged
-from brokers import ibkr_codes as codes
 from brokers.base import (
     AssetClass,
     Instrument,
@@ -41,18 +39,21 @@ from brokers.errors import (
     ReservationLost,
     WordsAlone,
 )
-from brokers.ibkr import Configuration, IbkrBroker, create
-from brokers.ibkr_blotter import Blotter, Commission, Entry, Execution
-from brokers.ibkr_library import NAMES, choose
-from brokers.ibkr_times import Moment
-from brokers.ibkr_unacknowledged import Unacknowledged
-from brokers.paper_words import Action, Fault, Market, Operation, PaperOrder
+from brokers.ibkr import adapter as ibkr
+from brokers.ibkr import codes
+from brokers.ibkr import unacknowledged as ibkr_unacknowledged
+from brokers.ibkr.adapter import Configuration, IbkrBroker, create
+from brokers.ibkr.blotter import Blotter, Commission, Entry, Execution
+from brokers.ibkr.library import NAMES, choose
+from brokers.ibkr.times import Moment
+from brokers.ibkr.unacknowledged import Unacknowledged
+from brokers.paper.words import Action, Fault, Market, Operation, PaperOrder
 from execution_service.core.reconcile import Holding, compare_positions
 from simulators.ibkr import wire
 from simulators.ibkr.contracts import TWIN, Query, listed
 from simulators.ibkr.gateway import COIN_TIFS, TwsSimulator, Words
 from simulators.ibkr.wire import Ask
-from tests.contract.stage_ibkr import LAST_PRICE, config_for, serving_tws
+from simulators.stage_ibkr import LAST_PRICE, config_for, serving_tws
 
 PATIENCE_SECONDS = 10.0
 NEVER = 3600.0

@@ -13,17 +13,17 @@ from typing import Any
 
 import pytest
 
-from brokers import ibkr
 from brokers.base import AssetClass, Instrument, OptionRight, OrderType, Side, Ticket
 from brokers.errors import NotAnswered, OrderRefused
-from brokers.ibkr import Configuration, IbkrBroker
-from brokers.ibkr_library import choose
-from brokers.paper_words import Market
+from brokers.ibkr import adapter as ibkr
+from brokers.ibkr.adapter import Configuration, IbkrBroker
+from brokers.ibkr.library import choose
+from brokers.paper.words import Market
 from execution_service.core.reconcile import Holding, compare_positions
 from simulators.ibkr.contracts import ISINS, Query, listed
 from simulators.ibkr.gateway import TwsSimulator
 from simulators.ibkr.wire import Ask
-from tests.contract.stage_ibkr import config_for, serving_tws
+from simulators.stage_ibkr import config_for, serving_tws
 
 SILVER = Instrument(symbol="SI", asset_class=AssetClass.FUTURE, expiry="202706")
 CORN = Instrument(symbol="ZC", asset_class=AssetClass.FUTURE, expiry="202706")

@@ -12,10 +12,10 @@ import pytest
 
 from brokers.base import AssetClass, Instrument, OrderRef, OrderType, Report, ReportStatus, Ticket
 from brokers.errors import AnswerUnclear, NotAnswered
-from brokers.ibkr import IbkrBroker
-from brokers.paper_words import Action, Market, Operation
+from brokers.ibkr.adapter import IbkrBroker
+from brokers.paper.words import Action, Market, Operation
 from simulators.ibkr import wire
-from tests.contract.stage_ibkr import serving_tws
+from simulators.stage_ibkr import serving_tws
 from tests.contract.test_ibkr import NEVER, Desk, place, reported, until
 
 OPEN_ORDER, ORDER_STATUS, EXECUTION, COMPLETED, POSITION, CONTRACT, COMMISSION, VALUE = 5, 3, 11, 101, 61, 10, 59, 73

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from brokers.base import OrderType
-from brokers.ibkr_times import GatewayZone, Moment, read
-from brokers.paper_words import Market
+from brokers.ibkr.times import GatewayZone, Moment, read
+from brokers.paper.words import Market
 from simulators.ibkr import wire
-from tests.contract.stage_ibkr import LAST_PRICE, serving_tws
+from simulators.stage_ibkr import LAST_PRICE, serving_tws
 from tests.contract.test_ibkr import NEVER, Desk, place, reported
 
 NOON = datetime(2026, 11, 24, 15, 0, 12, tzinfo=UTC)
@@ -209,7 +209,7 @@ async def test_an_execution_of_unreadable_time_is_a_fill_of_the_time_of_hearing(
     for _ in range(3):
         (again,) = (await reported(broker, ticket)).fills
         assert again.time == fill.time
-    warnings = [each.getMessage() for each in caplog.records if each.name == "brokers.ibkr"]
+    warnings = [each.getMessage() for each in caplog.records if each.name == "brokers.ibkr.adapter"]
     assert len([each for each in warnings if ticket.client_order_id in each and fill.fill_id in each]) == 1
     other = desk.ticket(OrderType.LIMIT, quantity=Decimal(3))
     desk.gateway.writings.clear()

@@ -30,9 +30,9 @@ from brokers.base import (
     Tif,
 )
 from brokers.errors import BrokerUnavailable, OrderAlreadyExists, OrderRefused, OutcomeUnknown
-from brokers.mock import MockBroker
-from brokers.paper_exchange import PaperExchange
-from brokers.paper_words import Action, Fault, Market, Operation
+from brokers.paper.adapter import MockBroker
+from brokers.paper.exchange import PaperExchange
+from brokers.paper.words import Action, Fault, Market, Operation
 
 START = datetime(2026, 3, 2, 15, 0, tzinfo=UTC)
 

@@ -13,10 +13,10 @@ import pytest
 
 from brokers.base import Instrument, OrderRef, OrderType, Side, Ticket
 from brokers.errors import BrokerUnavailable, CallsSpent, OrderRefused, OutcomeUnknown
-from brokers.paper_words import Market
-from brokers.zerodha import ZerodhaBroker, create
+from brokers.paper.words import Market
+from brokers.zerodha.adapter import ZerodhaBroker, create
+from simulators.stage_zerodha import config_for, serving_kite
 from simulators.zerodha.server import FaultKind, HttpFault, SimulatedKite
-from tests.contract.stage_zerodha import config_for, serving_kite
 
 
 def ticket(number: int, *, is_exit: bool = False) -> Ticket:

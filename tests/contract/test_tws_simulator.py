@@ -16,11 +16,11 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from brokers.ibkr_library import ib_async, ib_insync
-from brokers.paper_words import Action, Fault, Market, Operation
+from brokers.ibkr.library import ib_async, ib_insync
+from brokers.paper.words import Action, Fault, Market, Operation
 from simulators.ibkr.gateway import TwsSimulator
 from simulators.ibkr.wire import FrameReader, frame
-from tests.contract.stage_ibkr import serving_tws
+from simulators.stage_ibkr import serving_tws
 
 ROOT = Path(__file__).parents[2]
 LIBRARIES = [library for library in (ib_insync, ib_async) if library is not None]

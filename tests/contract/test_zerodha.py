@@ -20,9 +20,6 @@ from kiteconnect import KiteConnect
 from kiteconnect import exceptions as kite_errors
 from twisted.logger import LogLevel, globalLogPublisher
 
-from brokers import zerodha_codes as codes
-from brokers import zerodha_rows as rows
-from brokers import zerodha_words as words
 from brokers.base import (
     AssetClass,
     FillsShown,
@@ -37,14 +34,15 @@ from brokers.base import (
     Tif,
 )
 from brokers.errors import BrokerError, BrokerUnavailable, CallsSpent, HeldBack, OrderRefused, OutcomeUnknown
-from brokers.paper_words import Action, Fault, Market, Operation
-from brokers.zerodha import Steadiness, ZerodhaBroker, create
-from brokers.zerodha_calls import Access, CallKind, KiteCalls
-from brokers.zerodha_feed import reactor
+from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.zerodha import codes, rows, words
+from brokers.zerodha.adapter import Steadiness, ZerodhaBroker, create
+from brokers.zerodha.calls import Access, CallKind, KiteCalls
+from brokers.zerodha.feed import reactor
 from execution_service.core.reconcile import Holding, compare_positions
+from simulators.stage_zerodha import config_for, serving_kite
 from simulators.zerodha.market import LISTINGS
 from simulators.zerodha.server import FaultKind, HttpFault, SimulatedKite
-from tests.contract.stage_zerodha import config_for, serving_kite
 
 PATIENCE_SECONDS = 10.0
 ACCOUNT = "AB1234"
@@ -250,7 +248,7 @@ async def test_a_cut_placing_call_is_an_unknown_outcome_and_later_calls_have_lin
 async def test_a_call_that_does_not_end_when_it_is_cut_leaves_its_thread_to_others(
     server: SimulatedKite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("brokers.zerodha_calls._ENDING_SECONDS", 0.02)
+    monkeypatch.setattr("brokers.zerodha.calls._ENDING_SECONDS", 0.02)
     calls = KiteCalls(
         Access(
             api_key=server.api_key,
@@ -419,7 +417,7 @@ async def test_a_token_that_was_refused_by_mistake_is_tried_again_after_a_while(
         await broker.reports()
     with pytest.raises(BrokerUnavailable, match="AUTH_REQUIRED"):
         await broker.connect()
-    monkeypatch.setattr("brokers.zerodha_calls._SAME_TOKEN_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("brokers.zerodha.calls._SAME_TOKEN_AGAIN_SECONDS", 0.0)
     await broker.connect()
     assert (await broker.reports()).reports == []
 
@@ -815,7 +813,7 @@ BAD_LISTS = [
 async def test_without_a_list_orders_are_held_with_growing_pauses_and_nothing_else_is(
     server: SimulatedKite, fault: HttpFault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("brokers.zerodha._LIST_PAUSES_SECONDS", (0.05, 0.2))
+    monkeypatch.setattr("brokers.zerodha.adapter._LIST_PAUSES_SECONDS", (0.05, 0.2))
     broker = create(config_for(server))
     await broker.connect()
     server.add_fault(fault)
@@ -1338,7 +1336,7 @@ async def test_a_feed_that_is_silent_is_connected_anew(server: SimulatedKite) ->
 async def test_a_feed_that_the_library_has_given_up_is_begun_anew(
     server: SimulatedKite, broker: ZerodhaBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("brokers.zerodha_feed._AGAIN_AFTER_SECONDS", 0.05)
+    monkeypatch.setattr("brokers.zerodha.feed._AGAIN_AFTER_SECONDS", 0.05)
     await until(lambda: server.listeners == 1)
     feed = broker._feed
     assert feed is not None
@@ -1425,7 +1423,7 @@ async def test_a_feed_that_could_not_be_started_hinders_nothing_and_is_started_a
 
     other = create(config_for(server))
     with monkeypatch.context() as broken:
-        broken.setattr("brokers.zerodha_feed._run_reactor", late)
+        broken.setattr("brokers.zerodha.feed._run_reactor", late)
         await other.connect()
     assert await other.find(TAG) is None
     assert server.listeners == 0

@@ -14,14 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brokers import zerodha_rows as rows
-from brokers import zerodha_words as words
 from brokers.base import Fill, Instrument, OrderRef, OrderType, Report, ReportStatus, Side, Ticket
 from brokers.errors import AnswerUnclear, OrderRefused
-from brokers.paper_words import Action, Fault, Market, Operation
-from brokers.zerodha import ContractNotes, ZerodhaBroker, create
+from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.zerodha import rows, words
+from brokers.zerodha.adapter import ContractNotes, ZerodhaBroker, create
+from simulators.stage_zerodha import config_for, serving_kite
 from simulators.zerodha.server import SimulatedKite
-from tests.contract.stage_zerodha import config_for, serving_kite
 
 ONE, OTHER = "t000000000000000001", "t000000000000000002"
 TICKET = Ticket(
@@ -301,7 +300,7 @@ async def test_an_odd_order_blinds_nobody_and_is_not_absent(
     await broker.place_order(TICKET)
     await broker.place_order(replace(TICKET, client_order_id=OTHER))
     server.show_oddly("GET /orders", ONE, {"filled_quantity": None, "order_timestamp": 1234567890123456789})
-    with caplog.at_level(logging.WARNING, logger="brokers.zerodha"):
+    with caplog.at_level(logging.WARNING, logger="brokers.zerodha.adapter"):
         for _ in range(3):
             assert [report.client_order_id for report in (await broker.reports()).reports] == [OTHER]
     assert len([record for record in caplog.records if "filled_quantity" in record.getMessage()]) == 1

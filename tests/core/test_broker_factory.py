@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from brokers import factory
+import brokers
+from brokers import registry
 from brokers.errors import BrokerLibraryMissing, UnknownBroker
 from brokers.factory import BrokerFactory
 
@@ -33,16 +34,31 @@ def test_an_unknown_name_is_refused_and_the_known_ones_are_listed(tmp_path: Path
         BrokerFactory.create_broker(config(tmp_path, broker=name))
 
 
-def test_every_supported_name_is_a_module_beside_the_factory() -> None:
-    assert "mock" in BrokerFactory.supported()
-    for name in BrokerFactory.supported():
-        assert (ROOT / "brokers" / f"{name}.py").is_file()
+def test_every_supported_name_has_an_adapter_in_the_package_of_its_manifest() -> None:
+    assert list(registry.manifests()) == ["ibkr", "mock", "zerodha"]
+    for name, manifest in registry.manifests().items():
+        assert manifest.name == name
+        assert (ROOT / f"{manifest.adapter.replace('.', '/')}.py").is_file()
+
+
+def add_broker(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, adapter: str) -> None:
+    """A broker in a folder `brokers` that is not this distribution's."""
+    package = folder / "brokers" / name
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "adapter.py").write_text(adapter)
+    (package / "manifest.py").write_text(
+        "from brokers.manifest import Manifest\n"
+        f"MANIFEST = Manifest(name='{name}', title='{name}', adapter='brokers.{name}.adapter', extra='{name}')\n"
+    )
+    if str(folder / "brokers") not in brokers.__path__:
+        monkeypatch.setattr("brokers.__path__", [*brokers.__path__, str(folder / "brokers")])
+    for module in (f"brokers.{name}", f"brokers.{name}.manifest", f"brokers.{name}.adapter"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
 
 
 def test_a_missing_library_is_told_with_the_extra_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "lacking.py").write_text("import a_library_that_nobody_has\n")
-    monkeypatch.setattr("brokers.__path__", [*__import__("brokers").__path__, str(tmp_path)])
-    monkeypatch.setattr(factory, "KNOWN", (*factory.KNOWN, "lacking"))
+    add_broker(tmp_path, monkeypatch, "lacking", "import a_library_that_nobody_has\n")
     with pytest.raises(BrokerLibraryMissing, match=r"pip install 'execution-service\[lacking\]'"):
         BrokerFactory.create_broker({"broker": "lacking"})
 
@@ -50,20 +66,26 @@ def test_a_missing_library_is_told_with_the_extra_to_install(tmp_path: Path, mon
 def test_adapters_are_loaded_ahead_and_one_that_cannot_be_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "lacking.py").write_text("import a_library_that_nobody_has\n")
-    (tmp_path / "broken.py").write_text("raise RuntimeError('no event loop')\n")
-    (tmp_path / "present.py").write_text("")
-    monkeypatch.setattr("brokers.__path__", [*__import__("brokers").__path__, str(tmp_path)])
-    monkeypatch.setattr(factory, "KNOWN", (*factory.KNOWN, "broken", "lacking", "present"))
+    add_broker(tmp_path, monkeypatch, "lacking", "import a_library_that_nobody_has\n")
+    add_broker(tmp_path, monkeypatch, "broken", "raise RuntimeError('no event loop')\n")
+    add_broker(tmp_path, monkeypatch, "present", "")
     BrokerFactory.load({"broken", "lacking", "nonesuch", "present"})
-    assert "brokers.present" in sys.modules
-    monkeypatch.delitem(sys.modules, "brokers.present")
+    assert "brokers.present.adapter" in sys.modules
 
 
-def test_no_adapter_is_loaded_before_it_is_asked_for() -> None:
+def test_two_brokers_of_one_name_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_broker(tmp_path, monkeypatch, "twin", "")
+    text = (tmp_path / "brokers" / "twin" / "manifest.py").read_text()
+    (tmp_path / "brokers" / "twin" / "manifest.py").write_text(text.replace("name='twin'", "name='mock'"))
+    with pytest.raises(ValueError, match="Two brokers are called mock"):
+        registry.manifests()
+
+
+def test_no_adapter_and_no_client_library_is_loaded_by_the_manifests() -> None:
     program = (
-        "import sys, brokers.factory; print([each for each in sys.modules"
-        " if each.startswith('brokers.') and each.split('.')[1] not in ('factory', 'base', 'errors')])"
+        "import sys, brokers.factory, brokers.registry; brokers.registry.manifests(); print([each for each in sys.modules"
+        " if each.endswith('.adapter') or each.split('.')[0] in ('ib_insync', 'ib_async', 'eventkit', 'kiteconnect',"
+        " 'requests', 'twisted', 'simulators')])"
     )
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

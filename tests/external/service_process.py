@@ -25,7 +25,7 @@ import pymongo
 from google.api_core.exceptions import GoogleAPICallError
 from google.cloud import pubsub_v1
 
-from execution_service.settings import SECRET_NAMES, SETTING_NAMES
+from execution_service.settings import secret_names, setting_names
 
 T = TypeVar("T")
 
@@ -135,7 +135,7 @@ class Service:
 
     def environment(self) -> dict[str, str]:
         """Nothing of whoever runs the tests but the way to the programs."""
-        ours = {*SETTING_NAMES, *(f"{name}_FILE" for name in SECRET_NAMES), "GOOGLE_APPLICATION_CREDENTIALS"}
+        ours = {*setting_names(), *(f"{name}_FILE" for name in secret_names()), "GOOGLE_APPLICATION_CREDENTIALS"}
         kept = {name: value for name, value in os.environ.items() if name not in ours}
         usual = {
             "HOME": str(self.folder),

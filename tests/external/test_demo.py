@@ -10,17 +10,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from scripts.demo_gateway import ACCOUNT_IDS
 from scripts.mvp_demo_status import accounts_shown
 from scripts.whereabouts import Notice
+from simulators.catalogue import programs, simulator_of
 from tests.external.service_process import end
 from tests.external.test_scripts import EXECCTL, SEND, START, STATUS, People
 
 pytestmark = pytest.mark.timeout(240)
-SIGNALS = {
-    "ibkr": ("equity_simple_signal_1.json", "--account", ACCOUNT_IDS["ibkr"]),
-    "zerodha": ("nse_equity_1.json",),
-}
 
 
 @pytest.fixture
@@ -40,14 +36,15 @@ def is_of(process: psutil.Process, data_dir: Path) -> bool:
     return (process.info["environ"] or {}).get("DATA_DIR") == str(data_dir) and process.pid != os.getpid()
 
 
-@pytest.mark.parametrize("broker", ["ibkr", "zerodha"])
+@pytest.mark.parametrize("broker", programs())
 def test_the_demo_trades_through_the_real_adapter_and_ends_whole(people: People, broker: str) -> None:
+    simulator = simulator_of(broker)
     said = people.call(START, "--broker", broker)
     assert said.status == 0, said.err
-    assert ACCOUNT_IDS[broker] in said.out
-    assert f"--file {' '.join(SIGNALS[broker])}" in said.out
+    assert simulator.demo_account_id in said.out
+    assert f"--file {simulator.samples[0]}" in said.out
 
-    sent = people.call(SEND, "--file", *SIGNALS[broker], "--json")
+    sent = people.call(SEND, "--file", *simulator.samples[0].split(), "--json")
     assert sent.status == 0, sent.err
     (order,) = sent.json["orders"]
     assert (order["status"], order["confirmation"]["broker"]) == ("FILLED", broker.upper())
@@ -59,11 +56,11 @@ def test_the_demo_trades_through_the_real_adapter_and_ends_whole(people: People,
     assert "1 order in its book" in gateway["detail"]
 
     compared = people.call(EXECCTL, "reconcile")
-    assert (compared.status, ACCOUNT_IDS[broker] in compared.out) == (0, True), compared.out
+    assert (compared.status, simulator.demo_account_id in compared.out) == (0, True), compared.out
     assert stat.S_IMODE(people.service.data_dir.stat().st_mode) == 0o700
 
     if broker == "ibkr":
-        sent = people.call(SEND, "--file", "futures_gc_1.json", "--account", ACCOUNT_IDS[broker], "--json")
+        sent = people.call(SEND, "--file", "futures_gc_1.json", "--account", simulator.demo_account_id, "--json")
         assert [order["status"] for order in sent.json["orders"]] == ["FILLED"], sent.out
 
     other = people.call(START, "--broker", "mock")
@@ -133,3 +130,18 @@ def notice_with(accounts: Mapping[str, Mapping[str, str]]) -> Notice:
         google_cloud_project="project",
         accounts=accounts,
     )
+
+
+def test_the_demo_takes_a_broker_of_another_distribution(people: People) -> None:
+    """Its package is on Python's path, and that is all."""
+    people.service.settings["PYTHONPATH"] = str(Path(__file__).parents[1] / "contract" / "toy_broker")
+    said = people.call(START, "--broker", "toy")
+    assert said.status == 0, said.err
+    assert "Toy_Demo" in said.out
+    sent = people.call(SEND, "--file", "equity_simple_signal_1.json", "--account", "Toy_Demo", "--json")
+    assert sent.status == 0, sent.err
+    (order,) = sent.json["orders"]
+    assert (order["status"], order["confirmation"]["broker"]) == ("FILLED", "TOY")
+    status = people.call(STATUS, "--json")
+    assert "1 order in its book" in str(status.json["parts"])
+    assert people.call(START, "--stop").status == 0

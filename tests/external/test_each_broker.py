@@ -11,12 +11,12 @@ import pytest
 from tests.external.service_process import COMMANDS_TOPIC, Listener, embedded_address, wait_until
 from tests.external.venues import (
     BROKERS,
-    CURRENCIES,
     FINAL,
     LIMITED,
     Desk,
     GatewayVenue,
     Venue,
+    currency_at,
     desk_with_all_brokers,
     events,
     eventually,
@@ -105,7 +105,7 @@ def test_a_market_order_is_filled_and_told_everywhere(desk: Desk, venue: Venue, 
         record["client_order_id"],
     )
     assert last["last_fill"]["fill_id"].endswith(fill["fill_id"])
-    assert last["commission_currency"] in (None, CURRENCIES[venue.broker])
+    assert last["commission_currency"] in (None, currency_at(venue.broker))
 
 
 def test_a_limit_order_rests_and_is_cancelled(desk: Desk, venue: Venue) -> None:

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from brokers.ibkr_library import choose
-from brokers.paper_words import Action, Fault, Market, Operation, PaperOrder
+from brokers.ibkr.library import choose
+from brokers.paper.words import Action, Fault, Market, Operation, PaperOrder
 from simulators.ibkr.book import TwsBook
 from simulators.ibkr.gateway import TwsSimulator
 from simulators.ibkr.wire import frame

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from brokers.base import Instrument, OrderType, Side, Ticket
-from brokers.paper_exchange import PaperExchange
+from brokers.paper.exchange import PaperExchange
 from tests.external.service_process import REPOSITORY, Service, wait_until, wait_until_settled
 
 EXECCTL = REPOSITORY / "scripts" / "execctl.py"

@@ -1,4 +1,4 @@
-"""Three brokers beside the real service: the mock's book and both simulated gateways as processes, each with its account. No tests here."""
+"""Every broker beside the real service: the mock's book and the simulated gateways as processes, each with its account. No tests here."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 from brokers.base import Tif
-from brokers.paper_exchange import PaperExchange
-from brokers.paper_words import Market
+from brokers.paper.exchange import PaperExchange
+from brokers.paper.words import Market
+from brokers.registry import manifests
 from simulators import control
+from simulators.catalogue import simulator_of
+from simulators.simulator import Place, account_table
 from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
 from tests.external.service_process import Server, Service, free_port, wait_until
 
-BROKERS = ("mock", "ibkr", "zerodha")
+BROKERS = tuple(name for name, manifest in manifests().items() if manifest.simulator is not None)
 LIMITED = "zerodha with limits"
 """Zerodha with its own limits on both sides: the adapter's default budget, and a server that answers too many calls with 429."""
-ACCOUNTS = {LIMITED: "Zerodha_Limited", "mock": "Mock_One", "ibkr": "IBKR_One", "zerodha": "Zerodha_One"}
-SYMBOLS = {LIMITED: "INFY", "mock": "SPY", "ibkr": "SPY", "zerodha": "INFY"}
-CURRENCIES = {"mock": "USD", "ibkr": "USD", "zerodha": "INR"}
+ACCOUNTS = {LIMITED: "Zerodha_Limited", "ibkr": "IBKR_One"}
+"""Where it is not the broker's name with `_One`."""
 PRICE = Decimal("100.25")
 FINAL = ("FILLED", "REJECTED", "CANCELLED", "EXPIRED")
 API_KEY_NAME = "TEST_KITE_API_KEY"
@@ -36,8 +38,8 @@ class Venue(ABC):
 
     def __init__(self, name: str) -> None:
         self.broker = name
-        self.account_id = ACCOUNTS[name]
-        self.symbol = SYMBOLS[name]
+        self.account_id = account_id_at(name)
+        self.symbol = simulator_of(name.partition(" ")[0]).symbols[0]
 
     @abstractmethod
     def do(self, what: str, **wish: object) -> Mapping[str, Any]:
@@ -54,12 +56,13 @@ class Venue(ABC):
         self.do("fault", fault={"operation": operation, "action": action, **fields})
 
 
-class MockVenue(Venue):
-    """The book is a file that the test opens beside the service."""
+class BookVenue(Venue):
+    """The book is a file that the service's own adapter keeps, and the test opens beside it."""
 
-    def __init__(self, service: Service) -> None:
-        super().__init__("mock")
-        self._book = PaperExchange(service.data_dir / "mock_broker.db", account_id=self.account_id, market=Market())
+    def __init__(self, name: str, service: Service) -> None:
+        super().__init__(name)
+        path = service.data_dir / simulator_of(name).book
+        self._book = PaperExchange(path, account_id=self.account_id, market=Market())
 
     def do(self, what: str, **wish: object) -> Mapping[str, Any]:
         control.carry_out(control.book_deeds(self._book), {"do": what, **wish})
@@ -152,37 +155,42 @@ class Desk:
         )
 
 
-def accounts_file(ports: Mapping[str, int], token_file: Path) -> str:
-    return f"""
-[accounts.{ACCOUNTS["mock"]}]
-broker = "mock"
+def account_id_at(name: str) -> str:
+    return ACCOUNTS.get(name, f"{name.title()}_One")
 
-[accounts.{ACCOUNTS["ibkr"]}]
-broker = "ibkr"
-ibkr_account = "DU000001"
-host = "127.0.0.1"
-port = {ports["ibkr"]}
-live = false
 
-[accounts.{ACCOUNTS["zerodha"]}]
-broker = "zerodha"
-api_key = {{ env = "{API_KEY_NAME}" }}
-access_token_file = "{token_file}"
-root_url = "http://127.0.0.1:{ports["zerodha"]}"
-order_calls_per_second = 100
-order_calls_per_minute = 5000
-order_calls_per_day = 100000
-other_calls_per_second = 100
-find_window_seconds = 5
-live = false
+def currency_at(broker: str) -> str:
+    return simulator_of(broker).currency
 
-[accounts.{ACCOUNTS[LIMITED]}]
-broker = "zerodha"
-api_key = {{ env = "{API_KEY_NAME}" }}
-access_token_file = "{token_file}.limited"
-root_url = "http://127.0.0.1:{ports[LIMITED]}"
-live = false
-"""
+
+def accounts_file(ports: Mapping[str, int], folder: Path, token_file: Path) -> str:
+    tables = []
+    for broker in BROKERS:
+        simulator = simulator_of(broker)
+        place = Place(address=simulator.address_at(ports[broker]), folder=folder)
+        keys = {**simulator.account(place), **simulator.hasty, **simulator.short_search}
+        tables.append(account_table(account_id_at(broker), {"broker": broker, **keys}))
+    limited = {
+        "broker": "zerodha",
+        "api_key": {"env": API_KEY_NAME},
+        "access_token_file": f"{token_file}.limited",
+        "root_url": f"http://127.0.0.1:{ports[LIMITED]}",
+        "live": False,
+    }
+    return "\n".join([*tables, account_table(account_id_at(LIMITED), limited)])
+
+
+def gateway_server(broker: str, folder: Path, port: int, control_port: int) -> tuple[Server, int]:
+    """The broker's simulated gateway at this port, and the port of its control side: `control_port`, or the same."""
+    simulator = simulator_of(broker)
+    assert simulator.program is not None
+    command = [sys.executable, "-m", simulator.program, "--port", str(port), "--data", str(folder / f"{broker}.db")]
+    command += ["--fill-delay-seconds", "0"]
+    if simulator.has_own_control_port:
+        command += ["--control-port", str(control_port)]
+    else:
+        control_port = port
+    return Server(f"the simulated {broker}", command, control_port, folder / f"{broker}.log"), control_port
 
 
 def kite_server(folder: Path, port: int, *arguments: str, name: str = "kite") -> Server:
@@ -203,31 +211,32 @@ def desk_with_all_brokers(folder: Path, **settings: str) -> Iterator[Desk]:
     token_file = folder / "access_token"
     token_file.write_text(DEFAULT_ACCESS_TOKEN)
     Path(f"{token_file}.limited").write_text(DEFAULT_ACCESS_TOKEN)
-    ports = {"ibkr": free_port(), "zerodha": free_port(), LIMITED: free_port()}
-    control_port = free_port()
+    ports = {name: free_port() for name in (*BROKERS, LIMITED)}
     accounts = folder / "accounts.toml"
-    accounts.write_text(accounts_file(ports, token_file), encoding="utf-8")
+    accounts.write_text(accounts_file(ports, folder, token_file), encoding="utf-8")
     chosen = {
         "ACCOUNTS_FILE": str(accounts),
         "USE_MOCK_BROKER": "false",
         API_KEY_NAME: DEFAULT_API_KEY,
         "MAX_RETRY_ATTEMPTS": "30",
     }
+    for broker in BROKERS:
+        chosen |= simulator_of(broker).environment
     with contextlib.ExitStack() as stack:
-        kite = stack.enter_context(kite_server(folder, ports["zerodha"]))
+        venues: dict[str, Venue] = {}
+        for broker in BROKERS:
+            if simulator_of(broker).program is not None:
+                server, control_port = gateway_server(broker, folder, ports[broker], free_port())
+                venues[broker] = GatewayVenue(broker, stack.enter_context(server), control_port)
         limits = ("--order-calls-per-second", "10", "--other-calls-per-second", "10")
         limited = stack.enter_context(kite_server(folder, ports[LIMITED], *limits, name="limited"))
-        tws = stack.enter_context(tws_server(folder, ports["ibkr"], control_port))
+        venues[LIMITED] = GatewayVenue(LIMITED, limited, ports[LIMITED])
         service = stack.enter_context(Service(folder, **(chosen | settings)))
         service.start()
-        mock = MockVenue(service)
-        stack.callback(mock.close)
-        venues = {
-            "mock": mock,
-            "ibkr": GatewayVenue("ibkr", tws, control_port),
-            "zerodha": GatewayVenue("zerodha", kite, ports["zerodha"]),
-            LIMITED: GatewayVenue(LIMITED, limited, ports[LIMITED]),
-        }
+        for broker in BROKERS:
+            if broker not in venues:
+                book = venues[broker] = BookVenue(broker, service)
+                stack.callback(book.close)
         yield Desk(service, venues, token_file)
 
 

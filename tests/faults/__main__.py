@@ -25,11 +25,11 @@ from tests.external.venues import BROKERS
 from tests.faults import table
 from tests.faults.crashes import play_kills
 from tests.faults.outages import Extent, chosen_outages, play_outages
-from tests.faults.replicas import FLEETS, play_replicas
+from tests.faults.replicas import fleets_at, play_replicas
 from tests.faults.scenarios import SCENARIOS, Scenario
 from tests.faults.stage import Outcome, Play, Stage, loop_outcome, play_side_by_side, run_play, set_stage
 
-LANES = {"mock": 6, "ibkr": 6, "zerodha": 6}
+LANES = 6
 CRASHES = 40
 ROUNDS = 200
 REPLICA_ROUNDS = 10
@@ -63,7 +63,7 @@ def play_matrix(
     done: Callable[[Outcome], None] = lambda outcome: None,
 ) -> list[Outcome]:
     """All of them at one broker, `runs` times: what may be side by side first, then one after the other. The seed shuffles."""
-    order = [each for each in wanted if broker in each.brokers for _ in range(runs)]
+    order = [each for each in wanted if each.is_for(broker) for _ in range(runs)]
     random.Random(f"{seed}:{broker}").shuffle(order)
     outcomes: list[Outcome] = []
 
@@ -71,12 +71,10 @@ def play_matrix(
         outcomes.append(outcome)
         done(outcome)
 
-    with set_stage(
-        broker, folder, lanes=LANES[broker], MAX_ORDER_AGE_SECONDS="600", ORDER_TIMEOUT_SECONDS="0"
-    ) as stage:
-        together = [(s.name, s.steps, s.within_seconds) for s in order if broker not in s.alone]
+    with set_stage(broker, folder, lanes=LANES, MAX_ORDER_AGE_SECONDS="600", ORDER_TIMEOUT_SECONDS="0") as stage:
+        together = [(s.name, s.steps, s.within_seconds) for s in order if not s.is_alone(broker)]
         play_side_by_side(stage, together, take)
-        for each in (s for s in order if broker in s.alone):
+        for each in (s for s in order if s.is_alone(broker)):
             take(run_play(Play(stage, stage.lanes[0], each.name), each.name, each.steps, each.within_seconds))
             stage.lanes[0].venue.do("clear_faults")
         take(_strangers(stage))
@@ -115,7 +113,7 @@ def jobs(options: argparse.Namespace) -> list[Job]:
         if gone:
             add(Family.OUTAGES, broker, partial(play_outages, broker, outages=gone))
     for broker in brokers:
-        some = [s for s in SCENARIOS.values() if broker in s.brokers and is_wanted(Family.SCENARIOS, s.name)]
+        some = [s for s in SCENARIOS.values() if s.is_for(broker) and is_wanted(Family.SCENARIOS, s.name)]
         if some and options.runs:
             add(
                 Family.SCENARIOS,
@@ -123,7 +121,7 @@ def jobs(options: argparse.Namespace) -> list[Job]:
                 partial(play_matrix, broker, wanted=some, runs=options.runs, seed=options.seed),
             )
     for broker in brokers:
-        for count in FLEETS[broker] if is_wanted(Family.REPLICAS) and options.replicas else ():
+        for count in fleets_at(broker) if is_wanted(Family.REPLICAS) and options.replicas else ():
             play = partial(play_replicas, broker, count=count, rounds=options.replicas, seed=options.seed)
             add(Family.REPLICAS, f"{broker}, {count} processes", play)
     for number, broker in enumerate(brokers):

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from pymongo.errors import PyMongoError
 
+from brokers.manifest import Fact
+from simulators.catalogue import simulator_of
 from tests.external.service_process import COMMANDS_TOPIC, READY, START_SECONDS, wait_until
 from tests.external.venues import FINAL
 from tests.faults.judgement import Placed
 from tests.faults.people import Person
 from tests.faults.stage import (
     LOOK_SECONDS,
-    SHORT_FIND_WINDOW,
-    SYMBOLS,
     NotPublished,
     Outcome,
     Play,
@@ -28,6 +28,7 @@ from tests.faults.stage import (
     Stage,
     loop_outcome,
     set_stage,
+    tells,
 )
 
 JOURNEY_SECONDS = 30.0
@@ -67,15 +68,16 @@ class Journey:
         self.stage = stage
         # Perhaps sent when the process died: where ids may repeat at the broker, it is left in doubt until a person decides. The exit waits
         # for that, and is refused if its entry never came to be.
-        once = Placed.ONCE_OR_DOUBTED if stage.broker == "zerodha" else Placed.ONCE
-        after_doubt = Placed.ONCE_OR_REFUSED if stage.broker == "zerodha" else Placed.ONCE
+        is_sure = tells(stage.broker, Fact.REFUSES_REPEATED_IDS)
+        once = Placed.ONCE if is_sure else Placed.ONCE_OR_DOUBTED
+        after_doubt = Placed.ONCE if is_sure else Placed.ONCE_OR_REFUSED
         self.entry = play.order(expects=once)
         self.leave = play.order(
             "SELL", 6, signal_type="EXIT", entry_signal_id=self.entry.signal_id, expects=after_doubt
         )
         self.part = play.order(expects=once)
         self.rejected = play.order(expects=once)
-        self.unanswered = play.order(symbol=SYMBOLS[stage.broker][1], expects=once)
+        self.unanswered = play.order(symbol=simulator_of(stage.broker).symbols[1], expects=once)
         self.poison = f"no order {uuid.uuid4().hex}".encode()
         play.fault("place", "hold", self.part)
         play.fault("place", "reject", self.rejected)
@@ -257,7 +259,7 @@ def _stage(broker: str, folder: Path) -> contextlib.AbstractContextManager[Stage
         folder,
         lanes=1,
         starts=False,
-        account_lines=SHORT_FIND_WINDOW[broker],
+        account_keys=simulator_of(broker).short_search,
         MAX_ORDER_AGE_SECONDS="600",
         ORDER_TIMEOUT_SECONDS="0",
     )

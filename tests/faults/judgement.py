@@ -8,6 +8,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
+from brokers.manifest import Fact
+from brokers.registry import manifests
 from execution_service.core.order import DeclaredNotPlaced, Doubted, Order, Status
 from execution_service.core.record import order_from_document
 from tests.external.service_process import Confirmation
@@ -22,8 +24,6 @@ TRUE_STATUS = {
     "REJECTED": {"REJECTED"},
     "WORKING": {"SUBMITTED", "PARTIALLY_FILLED"},
 }
-NO_EXPIRY = frozenset({"ibkr", "zerodha"})
-"""Brokers that have one word for cancelled and expired."""
 
 
 class Placed(StrEnum):
@@ -124,7 +124,7 @@ def _true_statuses(truth: Mapping[str, Any], quantity: Decimal, broker: str) -> 
         # The rest is refused and what filled stays filled: to the world that is a cancelled order.
         return {"REJECTED", "CANCELLED"}
     allowed = TRUE_STATUS[truth["status"]]
-    return {"EXPIRED", "CANCELLED"} if truth["status"] == "EXPIRED" and broker in NO_EXPIRY else allowed
+    return {"EXPIRED", "CANCELLED"} if truth["status"] == "EXPIRED" and not _tells_expiry(broker) else allowed
 
 
 def _confirmations(evidence: Evidence, order: Order) -> list[str]:
@@ -173,7 +173,7 @@ def _contradiction(body: Mapping[str, Any], truth: Mapping[str, Any] | None, bro
     ends = {truth["status"]}
     if truth["status"] == "REJECTED" and ever:
         ends.add("CANCELLED")
-    if broker in NO_EXPIRY and "EXPIRED" in ends:
+    if not _tells_expiry(broker) and "EXPIRED" in ends:
         ends.add("CANCELLED")
     if status in ("REJECTED", "CANCELLED", "EXPIRED") and status not in ends:
         return [f"told {status} without evidence: at the broker it is {truth['status']}"]
@@ -229,3 +229,8 @@ def position_disagreements(
 
 def _decimal(number: object) -> Decimal:
     return ZERO if number is None else Decimal(str(number))
+
+
+def _tells_expiry(broker: str) -> bool:
+    """Some have one word for cancelled and expired."""
+    return Fact.TELLS_EXPIRY in manifests()[broker].facts

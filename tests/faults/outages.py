@@ -14,10 +14,12 @@ from typing import Any
 import psutil
 import pymongo
 
+from brokers.manifest import Fact
+from brokers.registry import manifests, stand_in
+from simulators.catalogue import simulator_of
 from tests.external.proxy import Mood, Proxy
 from tests.external.service_process import (
     READY,
-    REPOSITORY,
     START_SECONDS,
     Server,
     Service,
@@ -25,19 +27,20 @@ from tests.external.service_process import (
     store_server,
     wait_until,
 )
-from tests.external.venues import GatewayVenue
+from tests.external.venues import BROKERS, GatewayVenue
 from tests.faults.judgement import Placed
 from tests.faults.people import Phone, telegram_server, telegram_settings
 from tests.faults.stage import (
     LOOK_SECONDS,
-    SHORT_FIND_WINDOW,
     NotPublished,
     Outcome,
     Play,
     Signal,
     Stage,
     loop_outcome,
+    python_path,
     set_stage,
+    tells,
 )
 
 AWAY_SECONDS = 4.0
@@ -147,7 +150,7 @@ class Outage:
 
 
 class Extent(StrEnum):
-    """How many outages: all; or those of a broker's own at each broker and the others at the mock only."""
+    """How many outages: all; or those of a broker's own at each broker and the others only at the one that stands in for all."""
 
     QUICK = "quick"
     USUAL = "usual"
@@ -155,9 +158,9 @@ class Extent(StrEnum):
 
 
 def all_outages(broker: str) -> list[Outage]:
-    """Each part in each trouble, in flight and at start; each pair cut off and half-open; the store's fail points; and some that last. The mock
-    broker has no connection to cut."""
-    parts = [part for part in Part if part is not Part.BROKER or broker != "mock"]
+    """Each part in each trouble, in flight and at start; each pair cut off and half-open; the store's fail points; and some that last. Not every
+    broker's simulator has a connection to cut."""
+    parts = [part for part in Part if part is not Part.BROKER or simulator_of(broker).has_connections]
     network = [*MOODS, Trouble.RESTARTED]
     alone = [
         Outage(parts=(part,), trouble=trouble, at_start=start)
@@ -183,23 +186,36 @@ def all_outages(broker: str) -> list[Outage]:
 
 
 QUICK_OUTAGES: Mapping[str, Sequence[Outage]] = {
-    "mock": (
+    stand_in().name: (
         Outage(parts=(Part.STORE,), trouble=Trouble.FLAPPING),
         Outage(parts=(Part.PUBSUB,), trouble=Trouble.CUT_OFF),
         Outage(parts=(Part.STORE, Part.PUBSUB), trouble=Trouble.HALF_OPEN),
         Outage(parts=(Part.STORE,), trouble=Trouble.STEPPED_DOWN),
     ),
-    "ibkr": (Outage(parts=(Part.BROKER,), trouble=Trouble.HALF_OPEN),),
-    "zerodha": (Outage(parts=(Part.BROKER, Part.STORE), trouble=Trouble.CUT_OFF),),
 }
+"""At the broker that stands in for all; what concerns a gateway is played at each that has one."""
+QUICK_AT_GATEWAYS = (
+    Outage(parts=(Part.BROKER,), trouble=Trouble.HALF_OPEN),
+    Outage(parts=(Part.BROKER, Part.STORE), trouble=Trouble.CUT_OFF),
+)
+
+
+def quick_outages(broker: str) -> Sequence[Outage]:
+    """The brokers with gateways take turns, so that each outage is played somewhere."""
+    if not simulator_of(broker).has_connections:
+        return QUICK_OUTAGES.get(broker, ())
+    with_gateways = [name for name in BROKERS if simulator_of(name).has_connections]
+    return [QUICK_AT_GATEWAYS[with_gateways.index(broker) % len(QUICK_AT_GATEWAYS)]]
 
 
 def chosen_outages(broker: str, extent: Extent) -> Sequence[Outage]:
     match extent:
         case Extent.QUICK:
-            return QUICK_OUTAGES[broker]
+            return quick_outages(broker)
         case Extent.USUAL:
-            return [each for each in all_outages(broker) if broker == "mock" or Part.BROKER in each.parts]
+            return [
+                each for each in all_outages(broker) if manifests()[broker].is_stand_in or Part.BROKER in each.parts
+            ]
     return all_outages(broker)
 
 
@@ -259,7 +275,7 @@ def surroundings(broker: str, folder: Path) -> Iterator[Surroundings]:
                 folder,
                 lanes=1,
                 through=before_gateway,
-                account_lines=SHORT_FIND_WINDOW[broker],
+                account_keys=simulator_of(broker).short_search,
                 own_pubsub=f"127.0.0.1:{pubsub.port}",
                 own_store=f"mongodb://127.0.0.1:{store.port}/?directConnection=true",
                 MONGODB_URI=f"mongodb://127.0.0.1:{proxies[Part.STORE].port}/?directConnection=true",
@@ -267,7 +283,7 @@ def surroundings(broker: str, folder: Path) -> Iterator[Surroundings]:
                 **telegram_settings(proxies[Part.TELEGRAM].port),
                 MAX_ORDER_AGE_SECONDS="600",
                 ORDER_TIMEOUT_SECONDS="0",
-                PYTHONPATH=str(REPOSITORY),
+                PYTHONPATH=python_path(),
             )
         )
         venue = stage.lanes[0].venue
@@ -358,14 +374,15 @@ def _play(around: Surroundings, outage: Outage, outcome: Outcome) -> None:
 
 
 def _expected(broker: str, outage: Outage) -> Placed:
-    """An order that was on its way when the broker went may never have arrived: then it is in doubt where ids may repeat; and at IBKR where the
-    gateway keeps the client id for a connection that is dead, since only under that id could it be repeated. One that waits for long enough
-    is refused."""
+    """An order that was on its way when the broker went may never have arrived: then it is in doubt where ids may repeat; and where they
+    belong to a connection, if the gateway keeps them for one that is dead. One that waits for long enough is refused."""
     if Part.BROKER not in outage.parts:
         return Placed.ONCE
     if outage.is_told:
         return Placed.ONCE_OR_REFUSED
-    is_doubtful = broker == "zerodha" or (broker == "ibkr" and outage.trouble is Trouble.FORGOTTEN)
+    is_doubtful = not tells(broker, Fact.REFUSES_REPEATED_IDS) or (
+        tells(broker, Fact.IDS_OF_A_CONNECTION) and outage.trouble is Trouble.FORGOTTEN
+    )
     return Placed.ONCE_OR_DOUBTED if is_doubtful else Placed.ONCE
 
 

@@ -7,34 +7,43 @@ import itertools
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from brokers.manifest import Fact
+from brokers.registry import manifests
+from simulators.catalogue import simulator_of
 from tests.external.service_process import Listener, Service, pubsub_server, store_server, wait_until
 from tests.faults.judgement import Placed
 from tests.faults.people import Person, Phone, telegram_server, telegram_settings
 from tests.faults.stage import (
     ENTRY,
     LOOK_SECONDS,
-    SHORT_FIND_WINDOW,
     Lane,
     Outcome,
     Play,
     Signal,
     Stage,
-    lanes_of_mock,
+    keeps_its_book,
+    lanes_of_book,
     loop_outcome,
     service_settings,
     set_gateway,
+    tells,
 )
 
 TAKE_OVER_SECONDS = 15.0
 UNTIL_HELD_SECONDS = 40.0
 AGREE_SECONDS = 90.0
-FLEETS: Mapping[str, Sequence[int]] = {"mock": (2, 3), "ibkr": (2,), "zerodha": (2,)}
-"""How many processes at each broker."""
+
+
+def fleets_at(broker: str) -> Sequence[int]:
+    """How many processes are played."""
+    return (2, 3) if manifests()[broker].is_stand_in else (2,)
+
+
 ACCOUNTS = 2
 AWAKE_SECONDS = 5.0
 """So long after its return nobody decides: what a frozen process was about to send leaves as soon as it wakes."""
@@ -104,11 +113,11 @@ def fleet_of(broker: str, folder: Path, count: int) -> Iterator[Fleet]:
         store = stack.enter_context(store_server(folder))
         pubsub = stack.enter_context(pubsub_server(folder))
         # Elsewhere nobody is told by Telegram: it takes a message a second, for which each round would have to wait.
-        telegram = stack.enter_context(telegram_server(folder)) if broker == "ibkr" else None
+        telegram = stack.enter_context(telegram_server(folder)) if tells(broker, Fact.IDS_OF_A_CONNECTION) else None
         account_ids = [f"{broker}_{number}" for number in range(1, ACCOUNTS + 1)]
         venues, port = set_gateway(stack, broker, folder)
         shared = folder / "shared"
-        chosen = service_settings(broker, folder, account_ids, port, SHORT_FIND_WINDOW[broker]) | {
+        chosen = service_settings(broker, folder, account_ids, port, simulator_of(broker).short_search) | {
             "MONGODB_URI": f"mongodb://127.0.0.1:{store.port}/?directConnection=true",
             "PUBSUB_EMULATOR_HOST": f"127.0.0.1:{pubsub.port}",
             "MAX_ORDER_AGE_SECONDS": "600",
@@ -118,13 +127,13 @@ def fleet_of(broker: str, folder: Path, count: int) -> Iterator[Fleet]:
         replicas = []
         for number in range(1, count + 1):
             replica = stack.enter_context(Service(folder / f"replica-{number}", program=ENTRY, **chosen))
-            replica.data_dir = shared  # the mock broker's book is everybody's
+            replica.data_dir = shared  # a book that the adapter keeps is everybody's
             replicas.append(replica)
         listener = stack.enter_context(Listener(lambda: f"127.0.0.1:{pubsub.port}"))
         for replica in replicas:
             replica.start()
-        if broker == "mock":
-            venues = lanes_of_mock(stack, shared, account_ids)
+        if keeps_its_book(broker):
+            venues = lanes_of_book(stack, broker, shared, account_ids)
         pairs = zip(account_ids, itertools.cycle(venues), strict=False)
         stage = Stage(broker, replicas[0], [Lane(account_id, venue) for account_id, venue in pairs], listener, folder)
         stage.pubsub_address = f"127.0.0.1:{pubsub.port}"
@@ -169,7 +178,7 @@ def play_replicas(
 
 def _play(fleet: Fleet, following: Round, outcome: Outcome) -> None:
     stage = fleet.stage
-    if stage.broker == "ibkr" and fleet.woken is not None:
+    if tells(stage.broker, Fact.IDS_OF_A_CONNECTION) and fleet.woken is not None:
         _end_limited_sessions(fleet, fleet.woken)
     plays = [Play(stage, lane, "replicas") for lane in stage.lanes]
     persons = [Person(play, fleet.phone) for play in plays]
@@ -252,9 +261,11 @@ def _orders(play: Play, expects: Placed) -> Signal:
 
 
 def expected(broker: str, deed: Deed) -> Placed:
-    """What was perhaps sent by the process that died is in doubt where ids may repeat; and at IBKR where that process is only frozen, since
+    """What was perhaps sent by the process that died is in doubt where ids may repeat; and where that process is only frozen, if
     its order may still leave under an id that belongs to its connection, and to nobody else's."""
-    is_doubtful = broker == "zerodha" or (broker == "ibkr" and deed is Deed.FROZEN)
+    is_doubtful = not tells(broker, Fact.REFUSES_REPEATED_IDS) or (
+        tells(broker, Fact.IDS_OF_A_CONNECTION) and deed is Deed.FROZEN
+    )
     return Placed.ONCE_OR_DOUBTED if is_doubtful else Placed.ONCE
 
 

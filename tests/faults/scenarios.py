@@ -5,19 +5,23 @@ from __future__ import annotations
 import contextlib
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 from urllib.error import HTTPError
 
+from brokers.manifest import Fact
+from brokers.registry import manifests
+from simulators.catalogue import simulator_of
 from tests.external.service_process import PubSub, wait_until
-from tests.external.venues import BROKERS, GatewayVenue
+from tests.external.venues import GatewayVenue
 from tests.faults.judgement import Placed
-from tests.faults.stage import SYMBOLS, Play, Signal
+from tests.faults.stage import Play, Signal, keeps_its_book, tells
 
-GATEWAYS = ("ibkr", "zerodha")
+GATEWAYS = "those with a program of their own"
+EVERYWHERE = "all"
 ENDED = ("FILLED", "REJECTED", "CANCELLED", "EXPIRED")
 
 
@@ -48,12 +52,28 @@ class Scenario:
     family: Family
     says: str
     steps: Callable[[Play], None]
-    brokers: tuple[str, ...] = BROKERS
+    brokers: tuple[str, ...] = ()
+    """Where it can be played, if it is about one broker's dialect; none: wherever the rest fits."""
+    needs: frozenset[Fact] = frozenset()
+    """What the broker must do."""
+    breaks_connections: bool = False
     is_quick: bool = False
     """Belongs to the cut that every test run plays."""
-    alone: tuple[str, ...] = ()
-    """Brokers where it disturbs the whole gateway or process: nothing else is played meanwhile."""
+    alone: tuple[str, ...] | str = ()
+    """Brokers where it disturbs the whole gateway or process: nothing else is played meanwhile. They are named, or GATEWAYS or EVERYWHERE."""
     within_seconds: float = 45.0
+
+    def is_for(self, broker: str) -> bool:
+        return (
+            (not self.brokers or broker in self.brokers)
+            and self.needs <= manifests()[broker].facts
+            and (not self.breaks_connections or simulator_of(broker).has_connections)
+        )
+
+    def is_alone(self, broker: str) -> bool:
+        if self.alone == GATEWAYS:
+            return not keeps_its_book(broker)
+        return self.alone == EVERYWHERE or broker in self.alone
 
 
 SCENARIOS: dict[str, Scenario] = {}
@@ -62,9 +82,11 @@ SCENARIOS: dict[str, Scenario] = {}
 def scenario(
     family: Family,
     *,
-    brokers: tuple[str, ...] = BROKERS,
+    brokers: tuple[str, ...] = (),
+    needs: Collection[Fact] = (),
+    breaks_connections: bool = False,
     quick: bool = False,
-    alone: tuple[str, ...] = (),
+    alone: tuple[str, ...] | str = (),
     within: float = 45.0,
 ) -> Callable[[Callable[[Play], None]], Callable[[Play], None]]:
     """Enters the steps into the table under their own name; their docstring says what happens."""
@@ -76,6 +98,8 @@ def scenario(
             says=(steps.__doc__ or "").strip(),
             steps=steps,
             brokers=brokers,
+            needs=frozenset(needs),
+            breaks_connections=breaks_connections,
             is_quick=quick,
             alone=alone,
             within_seconds=within,
@@ -86,8 +110,8 @@ def scenario(
 
 
 def once_where_ids_are_refused_twice(play: Play) -> Placed:
-    """Zerodha would take the same order again: there a lost request ends in doubt."""
-    return Placed.ONCE_OR_DOUBTED if play.broker == "zerodha" else Placed.ONCE
+    """A broker that would take the same order again: there a lost request ends in doubt."""
+    return Placed.ONCE if tells(play.broker, Fact.REFUSES_REPEATED_IDS) else Placed.ONCE_OR_DOUBTED
 
 
 def held_and_unanswered(play: Play) -> Signal:
@@ -261,7 +285,7 @@ def late_part_after_rejection(play: Play) -> None:
     play.fill(signal, 4, force=True)
 
 
-@scenario(Family.LATE, alone=BROKERS)
+@scenario(Family.LATE, alone=EVERYWHERE)
 def late_fill_after_expiry(play: Play) -> None:
     """Expired at the end of the day, and filled all the same."""
     signal = play.resting()
@@ -279,7 +303,7 @@ def late_fill_after_cancel_at_the_broker(play: Play) -> None:
     play.fill(signal, 10, force=True)
 
 
-@scenario(Family.LATE, brokers=("mock", "ibkr"))
+@scenario(Family.LATE, needs={Fact.EXACT_COMMISSIONS})
 def late_commission(play: Play) -> None:
     """The fill comes without its commission, which follows 2 s later."""
     signal = play.order()
@@ -528,7 +552,7 @@ def part_filled_and_timed_out(play: Play) -> None:
     play.until(signal)
 
 
-@scenario(Family.PARTIAL, alone=BROKERS)
+@scenario(Family.PARTIAL, alone=EVERYWHERE)
 def part_filled_and_expired(play: Play) -> None:
     """3 of 10 fill, and the day ends."""
     signal = play.resting()
@@ -750,7 +774,7 @@ def annulled_after_cancel(play: Play) -> None:
     play.do("bust", fill_id=play.fill_ids(signal)[0])
 
 
-@scenario(Family.CORRECTION, brokers=("mock", "ibkr"))
+@scenario(Family.CORRECTION, needs={Fact.EXACT_COMMISSIONS})
 def commission_changed(play: Play) -> None:
     """The commission of an execution changes afterwards."""
     signal = play.sent()
@@ -848,14 +872,14 @@ def filled_in_the_moment_of_the_timeout(play: Play) -> None:
     play.until(signal)
 
 
-@scenario(Family.EXPIRY, alone=BROKERS)
+@scenario(Family.EXPIRY, alone=EVERYWHERE)
 def the_day_ends(play: Play) -> None:
     """A resting order expires with the day."""
     play.resting()
     play.do("expire_day")
 
 
-@scenario(Family.EXPIRY, alone=BROKERS)
+@scenario(Family.EXPIRY, alone=EVERYWHERE)
 def acknowledgement_lost_and_the_day_ends(play: Play) -> None:
     """The acknowledgement is lost, and the order expires."""
     held_and_unanswered(play)
@@ -932,7 +956,7 @@ def line_down_while_orders_time_out(play: Play) -> None:
 # --- the broker restarts --------------------------------------------------------------------------------------------
 
 
-@scenario(Family.RESTART, brokers=GATEWAYS, alone=GATEWAYS, within=90.0)
+@scenario(Family.RESTART, breaks_connections=True, alone=GATEWAYS, within=90.0)
 def gateway_closed_for_3_s_while_an_order_fills(play: Play) -> None:
     """Every connection breaks, for 3 s none can be made; meanwhile a resting order fills and another one is sent."""
     signal = play.resting()
@@ -942,7 +966,7 @@ def gateway_closed_for_3_s_while_an_order_fills(play: Play) -> None:
     play.fill(signal)
 
 
-@scenario(Family.RESTART, brokers=GATEWAYS, alone=GATEWAYS, within=90.0)
+@scenario(Family.RESTART, breaks_connections=True, alone=GATEWAYS, within=90.0)
 def connections_dropped_five_times(play: Play) -> None:
     """Every connection breaks, five times, while orders come in."""
     for _ in range(5):
@@ -952,7 +976,7 @@ def connections_dropped_five_times(play: Play) -> None:
         play.pause(0.5)
 
 
-@scenario(Family.RESTART, brokers=GATEWAYS, alone=GATEWAYS, within=120.0)
+@scenario(Family.RESTART, breaks_connections=True, alone=GATEWAYS, within=120.0)
 def gateway_killed_and_started_again(play: Play) -> None:
     """kill -9 of the gateway with one order resting and three on their way."""
     assert isinstance(play.venue, GatewayVenue)
@@ -1080,7 +1104,7 @@ def _clock(play: Play, seconds: float) -> None:
     (play.stage.folder / "clock").write_text(str(seconds))
 
 
-@scenario(Family.CLOCK, alone=BROKERS)
+@scenario(Family.CLOCK, alone=EVERYWHERE)
 def clock_jumps_two_hours_ahead(play: Play) -> None:
     """The wall clock jumps two hours ahead with an order resting that has a minute: nothing expires."""
     signal = play.order(tif=None, timeout_seconds=60)
@@ -1096,7 +1120,7 @@ def clock_jumps_two_hours_ahead(play: Play) -> None:
         _clock(play, 0)
 
 
-@scenario(Family.CLOCK, alone=BROKERS)
+@scenario(Family.CLOCK, alone=EVERYWHERE)
 def clock_jumps_two_hours_back(play: Play) -> None:
     """The wall clock jumps two hours back between an order and its fill; the time-out still holds."""
     signal = play.order(tif=None, timeout_seconds=4)
@@ -1204,7 +1228,7 @@ def an_order_type_that_the_broker_lacks(play: Play) -> None:
 @scenario(Family.INTAKE)
 def a_round_trip_in_three_instruments(play: Play) -> None:
     """Nothing goes wrong: entries and exits in three instruments, and the positions are flat again."""
-    for symbol in SYMBOLS[play.broker]:
+    for symbol in simulator_of(play.broker).symbols:
         entry = play.sent(symbol=symbol)
         play.until(entry, "FILLED")
         leave = play.order("SELL", 10, symbol=symbol, signal_type="EXIT", entry_signal_id=entry.signal_id)
@@ -1214,6 +1238,7 @@ def a_round_trip_in_three_instruments(play: Play) -> None:
 
 # --- odd values -----------------------------------------------------------------------------------------------------
 
+ODD_AT = ("ibkr", "zerodha")
 _EXECUTION, _EXECUTED_QUANTITY = 11, 19
 _OPEN_ORDER, _ORDERED_QUANTITY = 5, 14
 _TRADE_TIMES = ("fill_timestamp", "exchange_timestamp", "order_timestamp")
@@ -1232,7 +1257,7 @@ def _mend(play: Play) -> None:
     play.do("garble" if play.broker == "ibkr" else "clear_faults")
 
 
-@scenario(Family.ODD, brokers=GATEWAYS, alone=GATEWAYS, quick=True)
+@scenario(Family.ODD, brokers=ODD_AT, alone=GATEWAYS, quick=True)
 def odd_times_of_executions(play: Play) -> None:
     """The time of an execution is in a zone that nobody knows, or none at all: it is a fill all the same."""
     signal = play.resting()
@@ -1246,7 +1271,7 @@ def odd_times_of_executions(play: Play) -> None:
     play.until(signal, "FILLED")
 
 
-@scenario(Family.ODD, brokers=GATEWAYS, alone=GATEWAYS, within=60.0)
+@scenario(Family.ODD, brokers=ODD_AT, alone=GATEWAYS, within=60.0)
 def odd_execution_of_one_order(play: Play) -> None:
     """One order's execution cannot be read for a while: another order is placed and filled meanwhile, and then this one is."""
     signal = play.resting()
@@ -1260,7 +1285,7 @@ def odd_execution_of_one_order(play: Play) -> None:
     play.until(signal, "FILLED")
 
 
-@scenario(Family.ODD, brokers=GATEWAYS, alone=GATEWAYS, within=60.0)
+@scenario(Family.ODD, brokers=ODD_AT, alone=GATEWAYS, within=60.0)
 def odd_row_of_one_order(play: Play) -> None:
     """One order's row cannot be read: another order is placed and filled meanwhile, and this one can be cancelled."""
     signal = play.resting()

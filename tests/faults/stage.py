@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import threading
 import time
 import uuid
@@ -17,11 +18,15 @@ from typing import Any
 import pymongo
 from google.api_core.exceptions import GoogleAPIError
 
-from brokers.paper_exchange import PaperExchange
-from brokers.paper_words import Market
+import brokers
+from brokers.manifest import Fact
+from brokers.paper.exchange import PaperExchange
+from brokers.paper.words import Market
+from brokers.registry import manifests
 from execution_service.core.order import Identity, Purpose
 from simulators import control
-from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
+from simulators.catalogue import simulator_of
+from simulators.simulator import Place, account_table
 from tests.external.service_process import (
     COMMANDS_TOPIC,
     DATABASE,
@@ -36,34 +41,30 @@ from tests.external.service_process import (
     free_port,
     wait_until,
 )
-from tests.external.venues import FINAL, GatewayVenue, Venue, kite_server, tws_server
+from tests.external.venues import FINAL, GatewayVenue, Venue, gateway_server
 from tests.faults.judgement import Evidence, Placed, disagreements, position_disagreements
 
 PRICE = "100.25"
 ENTRY = Path(__file__).resolve().parent / "entry.py"
 LOOK_SECONDS = 0.15
 PUBLISH_SECONDS = 10.0
-SYMBOLS = {
-    "mock": ("SPY", "AAPL", "MSFT"),
-    "ibkr": ("SPY", "AAPL", "MSFT"),
-    "zerodha": ("INFY", "RELIANCE", "NIFTYBEES"),
-}
-API_KEY_NAME = "TEST_KITE_API_KEY"
-SHORT_FIND_WINDOW: Mapping[str, Sequence[str]] = {"mock": (), "ibkr": (), "zerodha": ("find_window_seconds = 8",)}
-"""For runs with many orders that may not have arrived: Zerodha is asked for each for a minute otherwise, which would be most of the time."""
+
+
+def tells(broker: str, fact: Fact) -> bool:
+    return fact in manifests()[broker].facts
 
 
 class NotPublished(Exception):
     """Pub/Sub did not answer in time: its service has just died, perhaps."""
 
 
-class LaneOfMock(Venue):
-    """One account's view of the mock's book."""
+class LaneOfBook(Venue):
+    """One account's view of a book that the service's own adapter keeps."""
 
-    def __init__(self, book: PaperExchange, account_id: str) -> None:
-        self.broker = "mock"
+    def __init__(self, broker: str, book: PaperExchange, account_id: str) -> None:
+        self.broker = broker
         self.account_id = account_id
-        self.symbol = "SPY"
+        self.symbol = simulator_of(broker).symbols[0]
         self._book = book
 
     def do(self, what: str, **wish: object) -> Mapping[str, Any]:
@@ -198,7 +199,8 @@ class Play:
         """An order with a signal id of its own, not sent yet: LIMIT at 100.25 for the day, unless told otherwise."""
         body = {
             "signal_id": f"f-{uuid.uuid4().hex[:16]}",
-            "symbol": SYMBOLS[self.broker][0],
+            "symbol": simulator_of(self.broker).symbols[0],
+            "product": simulator_of(self.broker).product,
             "side": side,
             "order_type": "LIMIT",
             "limit_price": PRICE,
@@ -407,58 +409,63 @@ def play_side_by_side(
 
 
 def accounts_file(
-    broker: str, account_ids: Sequence[str], port: int, token_file: Path, more_lines: Sequence[str] = ()
+    broker: str, account_ids: Sequence[str], port: int, folder: Path, more: Mapping[str, object] | None = None
 ) -> str:
+    """Every account leads to the gateway at this port; in the sequence of the accounts."""
+    simulator = simulator_of(broker)
     parts = []
     for number, account_id in enumerate(account_ids, start=1):
-        lines = [f"[accounts.{account_id}]", f'broker = "{broker}"']
-        if broker == "ibkr":
-            lines += ['ibkr_account = "DU000001"', 'host = "127.0.0.1"', f"port = {port}", f"client_id = {10 * number}"]
-            lines += ["live = false"]
-        if broker == "zerodha":
-            lines += [f'api_key = {{ env = "{API_KEY_NAME}" }}', f'access_token_file = "{token_file}"']
-            lines += [f'root_url = "http://127.0.0.1:{port}"', "order_calls_per_second = 100"]
-            lines += ["order_calls_per_minute = 5000", "order_calls_per_day = 100000", "other_calls_per_second = 100"]
-            lines += ["live = false"]
-        lines += more_lines
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) + "\n"
+        place = Place(address=simulator.address_at(port), folder=folder, number=number)
+        keys = {"broker": broker, **simulator.account(place), **simulator.hasty, **(more or {})}
+        parts.append(account_table(account_id, keys))
+    return "\n".join(parts)
 
 
 def set_gateway(stack: contextlib.ExitStack, broker: str, folder: Path) -> tuple[list[Venue], int]:
-    """The broker's simulated gateway as a process, and its port; at the mock broker there is none."""
+    """The broker's simulated gateway as a process, and its port; there is none where the adapter keeps the book."""
+    simulator = simulator_of(broker)
     port, control_port = free_port(), free_port()
-    if broker == "ibkr":
-        return [GatewayVenue(broker, stack.enter_context(tws_server(folder, port, control_port)), control_port)], port
-    if broker == "zerodha":
-        return [GatewayVenue(broker, stack.enter_context(kite_server(folder, port)), port)], port
-    return [], port
+    if simulator.program is None:
+        return [], port
+    server, control_port = gateway_server(broker, folder, port, control_port)
+    return [GatewayVenue(broker, stack.enter_context(server), control_port)], port
 
 
-def lanes_of_mock(stack: contextlib.ExitStack, data_dir: Path, account_ids: Sequence[str]) -> list[Venue]:
-    """Each account's view of the mock broker's book in this folder."""
-    books = [PaperExchange(data_dir / "mock_broker.db", account_id=each, market=Market()) for each in account_ids]
+def keeps_its_book(broker: str) -> bool:
+    """The adapter itself does, in DATA_DIR."""
+    return simulator_of(broker).program is None
+
+
+def lanes_of_book(stack: contextlib.ExitStack, broker: str, data_dir: Path, account_ids: Sequence[str]) -> list[Venue]:
+    """Each account's view of the adapter's own book in this folder."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    path = data_dir / simulator_of(broker).book
+    books = [PaperExchange(path, account_id=each, market=Market()) for each in account_ids]
     for book in books:
         stack.callback(book.close)
-    return [LaneOfMock(book, account_id) for book, account_id in zip(books, account_ids, strict=True)]
+    return [LaneOfBook(broker, book, account_id) for book, account_id in zip(books, account_ids, strict=True)]
+
+
+def python_path() -> str:
+    """For processes: the repository, and whatever adds brokers to it in this one."""
+    return os.pathsep.join(dict.fromkeys([str(REPOSITORY), *(str(Path(each).parent) for each in brokers.__path__)]))
 
 
 def service_settings(
-    broker: str, folder: Path, account_ids: Sequence[str], port: int, more_lines: Sequence[str] = ()
+    broker: str, folder: Path, account_ids: Sequence[str], port: int, more: Mapping[str, object] | None = None
 ) -> dict[str, str]:
-    """What every service under test is told. Writes its accounts, its token and its clock into the folder."""
-    token_file, accounts = folder / "access_token", folder / "accounts.toml"
-    token_file.write_text(DEFAULT_ACCESS_TOKEN)
+    """What every service under test is told. Writes its accounts, with whatever these need, and its clock into the folder."""
+    accounts = folder / "accounts.toml"
     (folder / "clock").write_text("0")
-    accounts.write_text(accounts_file(broker, account_ids, port, token_file, more_lines), encoding="utf-8")
+    accounts.write_text(accounts_file(broker, account_ids, port, folder, more), encoding="utf-8")
     return {
         "ACCOUNTS_FILE": str(accounts),
         "USE_MOCK_BROKER": "false",
-        API_KEY_NAME: DEFAULT_API_KEY,
+        **simulator_of(broker).environment,
         "MAX_RETRY_ATTEMPTS": "100",
         "FAULTS_HEARTBEATS": str(folder / "heartbeats"),
         "FAULTS_CLOCK": str(folder / "clock"),
-        "PYTHONPATH": str(REPOSITORY),
+        "PYTHONPATH": python_path(),
     }
 
 
@@ -472,11 +479,11 @@ def set_stage(
     through: Callable[[int], int] | None = None,
     own_pubsub: str | None = None,
     own_store: str | None = None,
-    account_lines: Sequence[str] = (),
+    account_keys: Mapping[str, object] | None = None,
     **settings: str,
 ) -> Iterator[Stage]:
     """Everything started, all of it ended afterwards. `through`: what stands between the service and the gateway, by its port.
-    `account_lines`: what else each account's table says.
+    `account_keys`: what else each account's table says.
     `own_pubsub`, `own_store`: where the tests find those that they started themselves."""
     folder.mkdir(parents=True, exist_ok=True)
     account_ids = [f"{broker}_{number}" for number in range(1, lanes + 1)]
@@ -484,14 +491,13 @@ def set_stage(
         venues, port = set_gateway(stack, broker, folder)
         if through is not None and venues:
             port = through(port)
-        chosen = service_settings(broker, folder, account_ids, port, account_lines)
+        chosen = service_settings(broker, folder, account_ids, port, account_keys)
         service = stack.enter_context(Service(folder, program=ENTRY, **(chosen | settings)))
         listener = stack.enter_context(Listener((lambda: own_pubsub) if own_pubsub else embedded_address(service)))
         if starts:
             service.start()
-        if broker == "mock":
-            service.data_dir.mkdir(parents=True, exist_ok=True)
-            venues = lanes_of_mock(stack, service.data_dir, account_ids)
+        if keeps_its_book(broker):
+            venues = lanes_of_book(stack, broker, service.data_dir, account_ids)
         pairs = zip(account_ids, itertools.cycle(venues), strict=False)
         stage = Stage(broker, service, [Lane(account_id, venue) for account_id, venue in pairs], listener, folder)
         stage.pubsub_address, stage.mongodb_uri = own_pubsub, own_store

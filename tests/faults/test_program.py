@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from simulators.catalogue import simulator_of
 from tests.external.venues import BROKERS
 from tests.faults import table
 from tests.faults.__main__ import jobs, parsed
@@ -61,7 +62,7 @@ def test_the_same_seed_plans_the_same_kills() -> None:
 @pytest.mark.parametrize("broker", BROKERS)
 def test_every_part_meets_every_trouble_and_every_pair_is_cut_off(broker: str) -> None:
     outages = all_outages(broker)
-    parts = set(Part) - ({Part.BROKER} if broker == "mock" else set())
+    parts = set(Part) - (set() if simulator_of(broker).has_connections else {Part.BROKER})
     for trouble in (Trouble.CUT_OFF, Trouble.SLOW, Trouble.HALF_OPEN, Trouble.FLAPPING, Trouble.RESTARTED):
         for at_start in (False, True):
             assert {o.parts for o in outages if o.trouble is trouble and o.at_start is at_start} >= {

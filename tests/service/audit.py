@@ -6,7 +6,7 @@ from collections import defaultdict
 from decimal import Decimal
 
 from brokers.base import ReportStatus
-from brokers.paper_words import PaperFill, PaperOrder
+from brokers.paper.words import PaperFill, PaperOrder
 from execution_service.core import alerts
 from execution_service.core.confirmation import attributes
 from execution_service.core.effects import happenings

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from brokers.base import AssetClass, Capabilities, OptionRight
-from brokers.paper_words import Market
+from brokers.paper.words import Market
 from execution_service.adopting import plan_of_undoing, records_named
 from execution_service.core.adoption import Refused, adoption_id
 from execution_service.core.order import Purpose, Status

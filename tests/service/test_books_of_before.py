@@ -189,7 +189,7 @@ def test_what_a_person_says_must_be_whole(arguments: list[str], capsys: pytest.C
 
 
 async def test_what_the_broker_tells_of_a_later_order_is_said_of_those_of_before(tmp_path: Path) -> None:
-    tells = Capabilities(needs_reservation=True, refuses_repeated_client_id=True)
+    tells = Capabilities(fits_tickets=True, needs_reservation=True, refuses_repeated_client_id=True)
     async with world_of(tmp_path, capabilities=tells) as world:
         load(world)
         await world.restart()
@@ -260,7 +260,7 @@ async def test_an_order_that_was_perhaps_sent_before_keeps_the_holding_of_that_s
 async def test_an_exit_is_of_the_size_of_its_holding_where_the_broker_does_not_tell_it_again(
     tmp_path: Path, is_sent_twice: bool
 ) -> None:
-    tells = Capabilities(needs_reservation=True, refuses_repeated_client_id=True)
+    tells = Capabilities(fits_tickets=True, needs_reservation=True, refuses_repeated_client_id=True)
     known = ContractTerms(multiplier=Decimal(100), currency="INR", is_one_size=True)
     async with world_of(tmp_path, capabilities=tells) as world:
         terms = known

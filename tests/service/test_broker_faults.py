@@ -25,7 +25,7 @@ from brokers.errors import (
     ReservationLost,
     WordsAlone,
 )
-from brokers.paper_words import Action, Fault, Market, Operation
+from brokers.paper.words import Action, Fault, Market, Operation
 from execution_service.core.order import Noted, NothingSent, ReasonCode, Status, SubmitStarted
 from execution_service.trader import TradingRules
 from execution_service.trading import placing

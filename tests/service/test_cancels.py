@@ -11,7 +11,7 @@ import pytest
 
 from brokers.base import Capabilities, OrderRef
 from brokers.errors import BrokerUnavailable, OrderRefused, OutcomeUnknown
-from brokers.paper_words import Action, Fault, Market, Operation
+from brokers.paper.words import Action, Fault, Market, Operation
 from execution_service.commands import _came_after
 from execution_service.core.order import Purpose, ReasonCode, Status
 from execution_service.ports import Command

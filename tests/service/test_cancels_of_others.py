@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from brokers.paper_words import Market
+from brokers.paper.words import Market
 from execution_service.core.order import Status
 from execution_service.trader import TradingRules
 from tests.fakes import World, two_worlds, world_of

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from brokers.errors import BrokerUnavailable
-from brokers.paper_words import Market
+from brokers.paper.words import Market
 from execution_service.clock import SystemClock
 from execution_service.core.order import Status
 from tests.fakes import world_of

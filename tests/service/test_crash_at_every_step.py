@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from brokers.base import Capabilities
-from brokers.paper_words import Action, Fault, Market, Operation
+from brokers.paper.words import Action, Fault, Market, Operation
 from execution_service.core.order import Order, Purpose, Status
 from execution_service.trader import TradingRules
 from tests.fakes import Gate, Moment, World, world_of

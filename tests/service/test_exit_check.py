@@ -12,7 +12,7 @@ import pytest
 
 from brokers.base import BrokerPosition, Capabilities, Instrument
 from brokers.errors import BrokerUnavailable, NotAnswered, OutcomeUnknown
-from brokers.paper_words import Market
+from brokers.paper.words import Market
 from execution_service.core.exit_bound import ExitPositionCheck
 from execution_service.core.order import Capped, Noted, Order, Purpose, ReasonCode, Status
 from execution_service.core.reconcile import Kind, State
@@ -329,7 +329,7 @@ async def test_exit_is_not_overtaken_while_it_is_looked_at(tmp_path: Path) -> No
 # --- when the broker does not tell ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("failure", [NotAnswered("busy"), NotImplementedError("no positions here"), TimeoutError()])
+@pytest.mark.parametrize("failure", [NotAnswered("busy"), ValueError("not to be read"), TimeoutError()])
 async def test_exit_leaves_by_the_last_known_difference_where_positions_are_not_told(
     tmp_path: Path, failure: Exception
 ) -> None:
@@ -370,12 +370,13 @@ async def test_answer_that_never_comes_holds_an_exit_for_ten_seconds_at_most(tmp
 
 
 async def test_exit_leaves_by_our_books_where_nothing_was_ever_told(tmp_path: Path) -> None:
-    async with world_of(tmp_path, rules=ALWAYS, starts=False) as world:
-        world.broker_faults.errors["positions"] = [NotImplementedError("no positions here")] * 1000
+    never = Capabilities(tells_positions=False)
+    async with world_of(tmp_path, rules=ALWAYS, starts=False, capabilities=never) as world:
         await world.start()
         await holding(world)
         world.exit("out", "sig")
-        await world.run(12)
+        await world.run(2)
+        assert world.calls("positions") == []
         assert world.exit_record("out").filled_quantity == 100
         assert any("measured by what our own books hold" in text for text in world.notifier.titled("Attention"))
 
@@ -781,6 +782,7 @@ async def test_split_is_named_and_an_exit_sells_what_its_author_named(tmp_path: 
 PRODUCTS = Capabilities(
     refuses_repeated_client_id=False,
     needs_reservation=True,
+    fits_tickets=True,
     share_products=("CNC", "MIS", "NRML"),
     derivative_products=("NRML", "MIS"),
 )

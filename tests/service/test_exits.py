@@ -10,7 +10,7 @@ import pytest
 
 from brokers.base import Capabilities, Instrument
 from brokers.errors import BrokerUnavailable, CallsSpent, NotAnswered
-from brokers.paper_words import Market
+from brokers.paper.words import Market
 from execution_service.core.order import Purpose, ReasonCode, Status
 from execution_service.trader import TradingRules
 from tests.fakes import World, world_of

@@ -11,7 +11,7 @@ import pytest
 
 from brokers.base import Instrument, OrderRef, ReportStatus
 from brokers.errors import NotAnswered
-from brokers.paper_words import Market
+from brokers.paper.words import Market
 from execution_service.core.exit_bound import ExitPositionCheck
 from execution_service.core.order import Order, Purpose
 from execution_service.trader import TradingRules

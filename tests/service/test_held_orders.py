@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from brokers.base import Report, ReportStatus
-from brokers.paper_words import Action, Fault, Market, Operation
+from brokers.paper.words import Action, Fault, Market, Operation
 from execution_service.core.order import Held, Released, Status
 from execution_service.trader import TradingRules
 from tests.fakes import ACCOUNT, World, two_worlds, world_of

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from brokers.errors import BrokerUnavailable, OrderRefused
-from brokers.paper_words import Action, Fault, Operation
+from brokers.paper.words import Action, Fault, Operation
 from execution_service.core.order import Status
 from execution_service.log import JOURNEY_LOG, SERVICE_LOG, start_logging
 from notifications.telegram import LONGEST_TEXT, cut_html

@@ -14,7 +14,9 @@ from execution_service.core.order import Purpose, ReasonCode, Status
 from tests.fakes import World, world_of
 from tests.service.audit import audit
 
-TOGETHER = Capabilities(needs_reservation=True, refuses_repeated_client_id=True, splits_option_combinations=False)
+TOGETHER = Capabilities(
+    fits_tickets=True, needs_reservation=True, refuses_repeated_client_id=True, splits_option_combinations=False
+)
 CALL = {"instrument_type": "OPTION", "strike": 190, "right": "CALL", "expiry": "20270115"}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from brokers.base import Capabilities, Report
-from brokers.paper_words import Action, Fault, Operation
+from brokers.paper.words import Action, Fault, Operation
 from execution_service.core.order import Event, Order, Status
 from execution_service.live import LiveOrder
 from execution_service.service import UNNAMED_ACCOUNT_IDLE_SECONDS

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import pytest
 from pymongo.errors import AutoReconnect, OperationFailure
 
-from brokers.paper_words import Market
+from brokers.paper.words import Market
 from execution_service.calls import Calls
 from execution_service.core.order import Status
 from execution_service.intake import HELD_SECONDS, RELAPSE_SECONDS

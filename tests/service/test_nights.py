@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from brokers.base import Capabilities, Report, ReportStatus
-from brokers.paper_words import Action, Fault, Market, Operation
+from brokers.paper.words import Action, Fault, Market, Operation
 from execution_service import commands, service
 from execution_service.core.order import Status
 from tests.fakes import ACCOUNT, World, world_of

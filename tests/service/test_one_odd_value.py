@@ -19,7 +19,7 @@ from brokers.base import (
     ReportStatus,
     Unreadable,
 )
-from brokers.paper_words import Market
+from brokers.paper.words import Market
 from execution_service.core.exit_bound import ExitPositionCheck
 from execution_service.core.order import Identity, Purpose, ReasonCode, Status
 from execution_service.desk_view import DeskView
@@ -93,7 +93,7 @@ async def test_a_report_with_an_odd_value_holds_up_no_other_order(
 
 
 async def test_an_exit_whose_contract_makes_the_adapter_stumble_holds_up_no_other_order(tmp_path: Path) -> None:
-    one_by_one = Capabilities(refuses_repeated_client_id=True, needs_reservation=True)
+    one_by_one = Capabilities(refuses_repeated_client_id=True, fits_tickets=True, needs_reservation=True)
     async with world_of(tmp_path, rules=RULES, capabilities=one_by_one) as world:
         world.send("in")
         await world.run(1)

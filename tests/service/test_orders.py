@@ -10,7 +10,7 @@ import pytest
 
 from brokers.base import Capabilities
 from brokers.errors import OrderRefused, OutcomeUnknown
-from brokers.paper_words import Action, Fault, Market, Operation
+from brokers.paper.words import Action, Fault, Market, Operation
 from execution_service.core.errors import InvalidTransition
 from execution_service.core.order import Accepted, ReasonCode, Status
 from execution_service.live import LiveOrder
@@ -329,6 +329,32 @@ async def test_what_is_recorded_between_a_decision_and_its_recording_is_noticed(
         await world.run(12)
         assert news
         assert "Rejected" not in [type(event).__name__ for event in world.record().events]
+
+
+async def test_a_broker_that_fits_tickets_and_gives_no_ids_is_asked_for_the_one_alone(tmp_path: Path) -> None:
+    fits = Capabilities(fits_tickets=True)
+    async with world_of(tmp_path, capabilities=fits) as world:
+        world.broker_faults.unfitting["NVDA"] = [OrderRefused("no contract")]
+        world.send("fit")
+        world.send("unfit", symbol="NVDA")
+        await world.run(2)
+        assert world.record("fit").status is Status.FILLED
+        refused = world.record("unfit")
+        assert refused.reason is not None
+        assert (refused.status, refused.reason.message) == (Status.REJECTED, "no contract")
+        assert world.calls("reserve") == []
+        assert len(world.calls("place_order")) == 1
+
+
+async def test_a_broker_that_gives_ids_and_fits_nothing_is_asked_for_the_other_alone(tmp_path: Path) -> None:
+    reserves = Capabilities(needs_reservation=True)
+    async with world_of(tmp_path, capabilities=reserves) as world:
+        world.broker_faults.unfitting["AAPL"] = [OrderRefused("nobody asks")]
+        world.send()
+        await world.run(2)
+        assert world.record().status is Status.FILLED
+        assert len(world.calls("reserve")) == 1
+        assert len(world.broker_faults.unfitting["AAPL"]) == 1
 
 
 async def test_the_log_says_why_an_order_was_refused_at_the_door(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from brokers.base import Capabilities
 from brokers.errors import BrokerUnavailable
-from brokers.paper_words import Action, Fault, Market, Operation
+from brokers.paper.words import Action, Fault, Market, Operation
 from execution_service.core.order import Status
 from execution_service.live import LiveOrder
 from execution_service.ports import Strike

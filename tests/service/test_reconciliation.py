@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from brokers import mock
 from brokers.base import Capabilities, Instrument, OrderRef, OrderType, Side, Ticket
 from brokers.errors import AnswerUnclear, BrokerUnavailable, NotAnswered, OutcomeUnknown
-from brokers.paper_words import Action, Fault, Market, Operation
+from brokers.paper import adapter as mock
+from brokers.paper.words import Action, Fault, Market, Operation
 from execution_service import reconciliation
 from execution_service.core.order import Noted, Status
 from execution_service.core.reconcile import Kind, State
@@ -299,18 +299,18 @@ async def test_resting_order_of_somebody_else_is_shown_and_not_touched(tmp_path:
 
 
 async def test_broker_that_does_not_tell_positions_is_said_once_and_not_alarmed_about(tmp_path: Path) -> None:
-    async with world_of(tmp_path, starts=False) as world:
-        world.broker_faults.errors["positions"] = [NotImplementedError("no positions here")] * 15
+    async with world_of(tmp_path, starts=False, capabilities=Capabilities(tells_positions=False)) as world:
         await world.start()
         await holding(world)
         trade_by_hand(world, 50)
         await world.run(5 * MINUTE)
         assert [e["event"] for e in world.logs if e.get("action") == "positions_not_told"] == [
-            "The broker does not tell positions, they are not compared: no positions here"
+            "The broker does not tell positions, they are not compared: this broker tells no positions"
         ]
         assert rows(world, None) == []
         assert world.notifier.titled("Discrepancy") == []
         assert "positions not told" in outcomes(world)[0]
+        assert world.calls("positions") == []
 
 
 async def test_failing_question_for_positions_does_not_close_what_is_open(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from brokers.base import Capabilities
 from brokers.errors import BrokerUnavailable, CallsSpent, HeldBack, NotAnswered, OrderRefused
-from brokers.paper_words import Market
+from brokers.paper.words import Market
 from execution_service.commands import Commands
 from execution_service.core.ledger import LedgerEntry
 from execution_service.core.order import Noted, Order, Status

@@ -15,7 +15,7 @@ from pymongo.errors import WriteError
 
 from brokers.base import Capabilities, Instrument
 from brokers.errors import BrokerUnavailable, OutcomeUnknown
-from brokers.paper_words import Market
+from brokers.paper.words import Market
 from execution_service.core.decide import news
 from execution_service.core.order import Event, Identity, Order, ReasonCode, Status
 from execution_service.ports import Strike, Told

@@ -14,14 +14,14 @@ import pytest
 from brokers.factory import BrokerFactory
 from execution_service.settings import (
     REPOSITORY_ROOT,
-    SECRET_NAMES,
-    SETTING_NAMES,
     ConfigurationError,
     Environment,
     LogFormat,
     LogLevel,
     Settings,
     load_settings,
+    secret_names,
+    setting_names,
 )
 from tests.external.service_process import Service
 
@@ -45,17 +45,12 @@ def accounts_file(root: Path, text: str) -> None:
     (root / "accounts.toml").write_text(text, encoding="utf-8")
 
 
-@pytest.fixture
-def later_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(BrokerFactory, "supported", staticmethod(lambda: ("mock", "ibkr", "zerodha")))
-
-
 def test_nothing_configured_gives_the_defaults(tmp_path: Path) -> None:
     settings = load(tmp_path)
     assert settings.google_cloud_project == "mathematricks-trader"
     assert settings.order_timeout_seconds == 60
     assert settings.mongodb_uri is None
-    assert settings.mock_commission_per_order == Decimal("1.00")
+    assert settings.value("MOCK_COMMISSION_PER_ORDER") == Decimal("1.00")
     assert dict(settings.accounts) == {}
     assert settings.warnings == ()
 
@@ -63,12 +58,12 @@ def test_nothing_configured_gives_the_defaults(tmp_path: Path) -> None:
 def test_environment_comes_before_the_env_file_and_that_before_the_default(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("API_PORT=1111\nMAX_RETRY_ATTEMPTS=7\n")
     settings = load(tmp_path, API_PORT="2222")
-    assert (settings.api_port, settings.max_retry_attempts, settings.ibkr_port) == (2222, 7, 4002)
+    assert (settings.api_port, settings.max_retry_attempts, settings.value("IBKR_PORT")) == (2222, 7, 4002)
 
 
 def test_process_environment_is_read_when_none_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOCK_SEED", "42")
-    assert load_settings(root=tmp_path).mock_seed == 42
+    assert load_settings(root=tmp_path).value("MOCK_SEED") == 42
 
 
 def test_google_credentials_are_seen_where_googles_client_looks(
@@ -117,7 +112,7 @@ def test_relative_paths_start_from_the_root_wherever_we_are(tmp_path: Path, monk
     settings = load(tmp_path, LOG_DIR="elsewhere", KITE_ACCESS_TOKEN_FILE="token")
     assert settings.data_dir == tmp_path / "data"
     assert settings.log_dir == tmp_path / "elsewhere"
-    assert settings.kite_access_token_file == tmp_path / "token"
+    assert settings.value("KITE_ACCESS_TOKEN_FILE") == tmp_path / "token"
     assert load(tmp_path, DATA_DIR="/srv/data").data_dir == Path("/srv/data")
     assert Path(__file__).resolve().parents[2] == REPOSITORY_ROOT
 
@@ -181,7 +176,7 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
 
 
 def test_amounts_are_exact_decimals(tmp_path: Path) -> None:
-    assert load(tmp_path, MOCK_COMMISSION_PER_ORDER="0.10").mock_commission_per_order == Decimal("0.10")
+    assert load(tmp_path, MOCK_COMMISSION_PER_ORDER="0.10").value("MOCK_COMMISSION_PER_ORDER") == Decimal("0.10")
 
 
 def test_telegram_without_token_or_chat_is_a_problem_only_when_enabled(tmp_path: Path) -> None:
@@ -193,10 +188,10 @@ def test_telegram_without_token_or_chat_is_a_problem_only_when_enabled(tmp_path:
     assert load(tmp_path, TELEGRAM_ENABLED="false").telegram_bot_token is None
 
 
-@pytest.mark.parametrize("name", sorted(set(SECRET_NAMES) - {"KITE_ACCESS_TOKEN"}))
+@pytest.mark.parametrize("name", sorted(set(secret_names()) - {"KITE_ACCESS_TOKEN"}))
 def test_secret_comes_from_a_file_too(tmp_path: Path, name: str) -> None:
     (tmp_path / "secret").write_text("  mongodb://hidden-value\n")
-    secret = getattr(load(tmp_path, **ON_MOCK, **{f"{name}_FILE": "secret"}), name.lower())
+    secret = load(tmp_path, **ON_MOCK, **{f"{name}_FILE": "secret"}).value(name)
     assert secret.get_secret_value() == "mongodb://hidden-value"
 
 
@@ -205,9 +200,9 @@ def test_secret_file_that_is_missing_empty_or_not_text_is_a_problem(tmp_path: Pa
     (tmp_path / "binary").write_bytes(b"\xff\xfe\xfd")
     told = problems(tmp_path, API_TOKEN_FILE="absent", TELEGRAM_BOT_TOKEN_FILE="empty", KITE_API_SECRET_FILE="binary")
     assert [sentence.split()[0] for sentence in told] == [
-        "KITE_API_SECRET_FILE",
         "TELEGRAM_BOT_TOKEN_FILE",
         "API_TOKEN_FILE",
+        "KITE_API_SECRET_FILE",
     ]
 
 
@@ -221,12 +216,12 @@ def test_secret_and_its_file_together_are_a_problem(tmp_path: Path) -> None:
 
 def test_access_token_file_stays_a_path_and_may_come_later(tmp_path: Path) -> None:
     settings = load(tmp_path, KITE_ACCESS_TOKEN_FILE="later")
-    assert settings.kite_access_token is None
-    assert settings.kite_access_token_file == tmp_path / "later"
+    assert settings.value("KITE_ACCESS_TOKEN") is None
+    assert settings.value("KITE_ACCESS_TOKEN_FILE") == tmp_path / "later"
 
 
-def test_no_secret_shows_in_repr_printable_or_problems(tmp_path: Path, later_version: None) -> None:
-    secrets = {name: f"s3cret-{number}" for number, name in enumerate(SECRET_NAMES)}
+def test_no_secret_shows_in_repr_printable_or_problems(tmp_path: Path) -> None:
+    secrets = {name: f"s3cret-{number}" for number, name in enumerate(secret_names())}
     secrets["MONGODB_URI"] = "mongodb://trader:s3cret-p%40ss@db.example:27017/x?authSource=admin"
     accounts_file(
         tmp_path,
@@ -311,7 +306,7 @@ def test_near_miss_in_the_env_file_is_a_warning_and_a_stranger_is_not(tmp_path: 
     assert "ORDER_TIMEOUT_SECONDS" in warnings[0]
 
 
-def test_variable_that_an_account_refers_to_is_no_near_miss(tmp_path: Path, later_version: None) -> None:
+def test_variable_that_an_account_refers_to_is_no_near_miss(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("KITE_API_KEY_2=abcdef\n")
     accounts_file(tmp_path, '[accounts.z]\nbroker = "zerodha"\napi_key = { env = "KITE_API_KEY_2" }\n')
     assert load(tmp_path, **MONGODB, **TOKEN).warnings == ()
@@ -376,14 +371,16 @@ def test_mock_account_s_own_values_are_exact_and_typed(tmp_path: Path) -> None:
         tmp_path,
         '[accounts.m]\nbroker = "mock"\ncommission_per_order = 0.12345678901234567890\nseed = "3"\nopening_cash = 0.10\n',
     )
-    config = load(tmp_path).accounts["m"].config
-    assert (config["commission_per_order"], config["seed"]) == (Decimal("0.12345678901234567890"), 3)
-    assert str(config["opening_cash"]) == "0.10"
+    configuration = BrokerFactory.configuration_of("mock")
+    assert configuration is not None
+    read = configuration.of(load(tmp_path).accounts["m"].config, broker="mock").model_dump()
+    assert (read["commission_per_order"], read["seed"]) == (Decimal("0.12345678901234567890"), 3)
+    assert str(read["opening_cash"]) == "0.10"
 
 
 def test_mock_account_s_own_values_have_the_settings_bounds(tmp_path: Path) -> None:
     accounts_file(tmp_path, '[accounts.m]\nbroker = "mock"\nrejection_rate = 2\n')
-    assert problems(tmp_path) == ("Account 'm': rejection_rate is '2'; allowed: a number from 0 to 1.",)
+    assert problems(tmp_path) == ("Account 'm': rejection_rate must be 1 or less, not 2.",)
 
 
 def test_broker_builds_from_the_config_that_an_account_carries(tmp_path: Path) -> None:
@@ -487,13 +484,13 @@ def test_loading_for_the_mock_broker_imports_no_broker_library(tmp_path: Path) -
     code = (
         "import sys, pathlib; from execution_service.settings import load_settings;"
         f"load_settings({{}}, use_mock_broker=True, root=pathlib.Path({str(tmp_path)!r})).account('i');"
-        "print(sorted({'ib_insync', 'ib_async', 'kiteconnect', 'brokers.ibkr', 'brokers.zerodha'} & set(sys.modules)))"
+        "print(sorted({'ib_insync', 'ib_async', 'kiteconnect', 'brokers.ibkr.adapter', 'brokers.zerodha.adapter'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY_ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_ibkr_account_takes_what_it_does_not_say_from_the_variables(tmp_path: Path, later_version: None) -> None:
+def test_ibkr_account_takes_what_it_does_not_say_from_the_variables(tmp_path: Path) -> None:
     accounts_file(tmp_path, '[accounts.a]\nbroker = "ibkr"\nibkr_account = "DU000001"\nport = 7497\nlive = false\n')
     config = load(tmp_path, IBKR_HOST="gateway", IBKR_CLIENT_ID="12", IBKR_LIBRARY="ib_insync").accounts["a"].config
     assert dict(config) == {
@@ -507,7 +504,7 @@ def test_ibkr_account_takes_what_it_does_not_say_from_the_variables(tmp_path: Pa
     }
 
 
-def test_zerodha_account_takes_what_it_does_not_say_from_the_variables(tmp_path: Path, later_version: None) -> None:
+def test_zerodha_account_takes_what_it_does_not_say_from_the_variables(tmp_path: Path) -> None:
     accounts_file(tmp_path, '[accounts.z]\nbroker = "zerodha"\naccess_token_file = "mine"\n')
     config = load(tmp_path, **MONGODB, KITE_API_KEY="key", KITE_ACCESS_TOKEN="another's").accounts["z"].config
     assert dict(config) == {
@@ -518,9 +515,7 @@ def test_zerodha_account_takes_what_it_does_not_say_from_the_variables(tmp_path:
     }
 
 
-def test_reference_to_a_missing_variable_is_a_problem_and_one_by_file_is_not(
-    tmp_path: Path, later_version: None
-) -> None:
+def test_reference_to_a_missing_variable_is_a_problem_and_one_by_file_is_not(tmp_path: Path) -> None:
     accounts_file(tmp_path, '[accounts.z]\nbroker = "zerodha"\napi_key = { env = "MY_KEY" }\n')
     assert problems(tmp_path, **MONGODB, **TOKEN) == (
         "Account 'z': api_key refers to the variable MY_KEY, which is not set.",
@@ -529,7 +524,7 @@ def test_reference_to_a_missing_variable_is_a_problem_and_one_by_file_is_not(
     assert load(tmp_path, **MONGODB, **TOKEN, MY_KEY_FILE="key").accounts["z"].config["api_key"] == "abcdef"
 
 
-def test_secret_in_the_accounts_file_is_refused_without_being_repeated(tmp_path: Path, later_version: None) -> None:
+def test_secret_in_the_accounts_file_is_refused_without_being_repeated(tmp_path: Path) -> None:
     accounts_file(tmp_path, '[accounts.z]\nbroker = "zerodha"\napi_secret = "hush-hush"\n')
     (told,) = problems(tmp_path, **MONGODB, **KITE)
     assert "api_secret must not stand in the file" in told
@@ -540,7 +535,7 @@ def test_secret_in_the_accounts_file_is_refused_without_being_repeated(tmp_path:
     "keys",
     ['broker = "ibkr"\nibkr_account = "U1234567"', 'broker = "ibkr"', 'broker = "zerodha"\napi_key = { env = "K" }'],
 )
-def test_live_account_is_refused_on_the_embedded_store(tmp_path: Path, later_version: None, keys: str) -> None:
+def test_live_account_is_refused_on_the_embedded_store(tmp_path: Path, keys: str) -> None:
     accounts_file(tmp_path, f"[accounts.a]\n{keys}\n")
     (told,) = problems(tmp_path, **TOKEN, K="abcdef")
     assert "is live, but MONGODB_URI is not set" in told
@@ -559,7 +554,7 @@ def test_live_account_is_refused_on_the_embedded_store(tmp_path: Path, later_ver
         'broker = "zerodha"\nroot_url = "http://[::1]:5000"\nticker_url = "ws://localhost:1"',
     ],
 )
-def test_not_live_is_believed_of_paper_accounts_and_loopback(tmp_path: Path, later_version: None, keys: str) -> None:
+def test_not_live_is_believed_of_paper_accounts_and_loopback(tmp_path: Path, keys: str) -> None:
     accounts_file(tmp_path, f"[accounts.a]\nlive = false\n{keys}\n")
     assert load(tmp_path, **KITE).accounts["a"].live is False
 
@@ -577,13 +572,13 @@ def test_not_live_is_believed_of_paper_accounts_and_loopback(tmp_path: Path, lat
         'broker = "zerodha"\nroot_url = "http://["',
     ],
 )
-def test_not_live_is_not_believed_of_what_may_be_real(tmp_path: Path, later_version: None, keys: str) -> None:
+def test_not_live_is_not_believed_of_what_may_be_real(tmp_path: Path, keys: str) -> None:
     accounts_file(tmp_path, f"[accounts.a]\nlive = false\n{keys}\n")
     (told,) = problems(tmp_path, **KITE)
     assert "live is false, but nothing shows" in told
 
 
-def test_ibkr_variables_make_an_account_where_there_is_no_file(tmp_path: Path, later_version: None) -> None:
+def test_ibkr_variables_make_an_account_where_there_is_no_file(tmp_path: Path) -> None:
     settings = load(tmp_path, **MONGODB, **KITE, IBKR_PORT="7497")
     assert list(settings.accounts) == ["IBKR_Main", "Zerodha_Main"]
     assert settings.accounts["IBKR_Main"].config["port"] == 7497
@@ -625,8 +620,9 @@ def example_values() -> Mapping[str, str]:
 
 
 def test_env_example_lists_every_setting_in_order_and_nothing_else() -> None:
-    assert list(example_values()) == list(SETTING_NAMES)
-    assert len(SETTING_NAMES) == len(Environment.model_fields)
+    assert list(example_values()) == list(setting_names())
+    assert setting_names()[: len(Environment.model_fields)] == Environment.names()
+    assert len(set(setting_names())) == len(setting_names())
 
 
 def test_env_example_shows_the_defaults(tmp_path: Path) -> None:
@@ -645,7 +641,7 @@ def test_accounts_example_loads(tmp_path: Path) -> None:
     assert list(load(tmp_path).accounts) == ["Mock_Paper"]
 
 
-def test_accounts_example_loads_with_its_comments_taken_away(tmp_path: Path, later_version: None) -> None:
+def test_accounts_example_loads_with_its_comments_taken_away(tmp_path: Path) -> None:
     text = (REPOSITORY_ROOT / "accounts.example.toml").read_text(encoding="utf-8")
     accounts_file(tmp_path, re.sub(r"^#(?! )", "", text, flags=re.MULTILINE))
     settings = load(tmp_path, **MONGODB, **KITE, KITE_API_SECRET="ghijkl")
@@ -654,4 +650,4 @@ def test_accounts_example_loads_with_its_comments_taken_away(tmp_path: Path, lat
 
 def test_documentation_names_every_setting() -> None:
     text = (REPOSITORY_ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-    assert [name for name in SETTING_NAMES if f"`{name}`" not in text] == []
+    assert [name for name in setting_names() if f"`{name}`" not in text] == []

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from brokers.errors import BrokerUnavailable
-from brokers.paper_words import Action, Fault, Market, Operation
+from brokers.paper.words import Action, Fault, Market, Operation
 from execution_service.core.order import ReasonCode, Status
 from execution_service.trader import TradingRules
 from tests.fakes import world_of

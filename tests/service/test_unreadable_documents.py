@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from pymongo.errors import DuplicateKeyError
 
-from brokers.paper_words import Market
+from brokers.paper.words import Market
 from execution_service import store as names
 from execution_service.core.ledger import LedgerKey
 from execution_service.core.order import Identity, Order, Purpose, Status

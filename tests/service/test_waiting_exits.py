@@ -11,7 +11,7 @@ import pytest
 
 from brokers.base import Capabilities, Report, Ticket
 from brokers.errors import AuthRequired, BrokerUnavailable, CallsSpent, HeldBack, OrderRefused
-from brokers.paper_words import Action, Fault, Market, Operation
+from brokers.paper.words import Action, Fault, Market, Operation
 from execution_service.core.order import CancelRefused, Noted, Status
 from tests.fakes import ACCOUNT, World, two_worlds, world_of
 

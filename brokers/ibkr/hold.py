@@ -10,7 +10,7 @@ import re
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
-from brokers.ibkr_blotter import Hold
+from brokers.ibkr.blotter import Hold
 
 _WORDS = re.compile(r"will not be placed at the exchange until\s*([^.\r\n]*)", re.IGNORECASE)
 _MOMENT = re.compile(r"(\d{4})-?(\d{2})-?(\d{2})[ -]+(\d{2}):(\d{2})(?::(\d{2}))?\s+([A-Za-z][A-Za-z0-9_+/-]*)")

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from brokers import ibkr_codes as codes
-from brokers import ibkr_times
-from brokers.ibkr_library import Library
-from brokers.ibkr_times import GatewayZone, Moment
-from brokers.ibkr_wire import EXECUTION_TIME, OF_ORDERS, MessageKind, Unreadable, execution_to_decode, unreadable
+from brokers.ibkr import codes
+from brokers.ibkr import times as ibkr_times
+from brokers.ibkr.library import Library
+from brokers.ibkr.times import GatewayZone, Moment
+from brokers.ibkr.wire import EXECUTION_TIME, OF_ORDERS, MessageKind, Unreadable, execution_to_decode, unreadable
 
 _log = logging.getLogger(__name__)
 _IN_USE = "Client id in use"

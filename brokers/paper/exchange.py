@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
-from brokers import paper_book, paper_faults, paper_market
 from brokers.base import (
     Balance,
     BrokerPosition,
@@ -23,8 +22,11 @@ from brokers.base import (
     Ticket,
 )
 from brokers.errors import BrokerError, BrokerUnavailable, OrderRefused, OutcomeUnknown
-from brokers.paper_file import BookFile
-from brokers.paper_words import (
+from brokers.paper import book as paper_book
+from brokers.paper import faults as paper_faults
+from brokers.paper import market as paper_market
+from brokers.paper.file import BookFile
+from brokers.paper.words import (
     LIMITED,
     Action,
     Execution,

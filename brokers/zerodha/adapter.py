@@ -33,7 +33,8 @@ from brokers.base import (
 )
 from brokers.configuration import Calls, MeteredConfiguration, TimeOut, Whole, Wrong, not_a_flag
 from brokers.errors import AnswerUnclear, AuthRequired, BrokerError, BrokerUnavailable, HeldBack, OrderRefused
-from brokers.zerodha_calls import (
+from brokers.manifest import Fact
+from brokers.zerodha.calls import (
     ANSWER_SECONDS,
     AUTH_REQUIRED,
     CONNECT_SECONDS,
@@ -43,8 +44,9 @@ from brokers.zerodha_calls import (
     CallKind,
     KiteCalls,
 )
-from brokers.zerodha_feed import OrderFeed
-from brokers.zerodha_rows import (
+from brokers.zerodha.feed import OrderFeed
+from brokers.zerodha.manifest import MANIFEST
+from brokers.zerodha.rows import (
     IST,
     ListedRow,
     Odd,
@@ -56,7 +58,7 @@ from brokers.zerodha_rows import (
     read_profile,
     read_trades,
 )
-from brokers.zerodha_words import (
+from brokers.zerodha.words import (
     CURRENCY,
     EXCHANGES,
     IN_LOTS,
@@ -228,8 +230,9 @@ class ZerodhaBroker:
             order_types=frozenset(OrderType),
             tifs=frozenset({Tif.DAY, Tif.IOC}),
             asset_classes=asset_classes(exchanges),
-            refuses_repeated_client_id=False,
+            refuses_repeated_client_id=Fact.REFUSES_REPEATED_IDS in MANIFEST.facts,
             needs_reservation=True,
+            fits_tickets=True,
             commission_currency=CURRENCY,
             concurrent_calls=_CONCURRENT_CALLS,
             find_window_seconds=self._configuration.find_window_seconds,

@@ -28,9 +28,9 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError
 
-from brokers import zerodha_codes as codes
 from brokers.errors import AuthRequired, BrokerError, BrokerUnavailable, CallsSpent, OrderRefused, OutcomeUnknown
 from brokers.rate import BudgetSpent, Claim, RateBudget, RateLimit, limits
+from brokers.zerodha import codes
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")

@@ -30,7 +30,7 @@ from brokers.base import (
 )
 from brokers.errors import OrderRefused
 from brokers.ticks import limit_on_tick, stop_on_tick
-from brokers.zerodha_rows import AMO, IST, ListedRow, Odd, OddRow, OrderRow, Row, TradeRow, number, read_listing, text
+from brokers.zerodha.rows import AMO, IST, ListedRow, Odd, OddRow, OrderRow, Row, TradeRow, number, read_listing, text
 
 CURRENCY = "INR"
 EXCHANGES = ("NSE", "BSE", "NFO", "BFO", "CDS", "BCD", "MCX")

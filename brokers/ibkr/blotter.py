@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -160,6 +160,9 @@ class Commission:
 class Blotter:
     """The entries of one account, through all reconnections. Every statement may come late, twice, out of order or in part.
 
+    What an entry costs does not depend on how many there are: entries are found by their ids, their tags, their executions and their last
+    change; only a round, which reads all of them anyway, and a mark of before the first look at all of them.
+
     A round is one reading of all lists of orders. An order that the last whole round did not mention, nor anything since, is not reported:
     what was said of it earlier is still known, but it is not what the gateway says now.
     """
@@ -170,6 +173,11 @@ class Blotter:
         self._by_perm_id: dict[int, Entry] = {}
         self._by_order_id: dict[tuple[int, int], Entry] = {}
         self._by_exec_base: dict[str, Entry] = {}
+        self._by_tag: dict[str, list[Entry]] = {}
+        self._by_change: dict[int, Entry] = {}
+        """In the sequence of their last changes."""
+        self._unclear: dict[int, Entry] = {}
+        """Those of which something could not be read, by identity."""
         self._commissions: dict[str, Commission] = {}
         self._holes: dict[str, Hole] = {}
         self._round = 0
@@ -183,12 +191,13 @@ class Blotter:
     def end_round(self) -> None:
         """All lists were answered. An order that was said to be cancelled, and that two of them in succession do not have, is: its status was
         lost. One that they have was not, and of one that may be among what could not be read nothing is concluded."""
-        were_unclear = [entry for entry in self.entries if self.is_unclear(entry)]
+        were_unclear = [entry for entry in self._unclear.values() if self.is_unclear(entry)]
         self._round = self._reading
         self._holes = {words: hole for words, hole in self._holes.items() if hole.mentioned >= self._round}
         for entry in were_unclear:
             if not self.is_unclear(entry):
                 self._changed(entry)
+        self._unclear = {key: entry for key, entry in self._unclear.items() if self.is_unclear(entry)}
         for entry in self.entries:
             said, is_shown = entry.cancel_said, entry.mentioned > entry.cancel_said
             if said and is_shown:
@@ -204,13 +213,24 @@ class Blotter:
         return entry.mentioned >= self._round
 
     def forget_old(self) -> None:
-        """Drops finished orders that the last round did not mention: they are of an earlier day."""
+        """Drops finished orders that the last round did not mention, and commissions of no execution that is known: they are of an earlier
+        day."""
         kept = [entry for entry in self.entries if self.is_mentioned(entry) or not entry.is_final]
         if len(kept) < len(self.entries):
             self.entries = kept
             self._by_perm_id = {entry.perm_id: entry for entry in kept if entry.perm_id}
             self._by_order_id = {(entry.client_id, entry.order_id): entry for entry in kept if entry.order_id}
             self._by_exec_base = {base: entry for entry in kept for base in entry.executions}
+            self._by_change = {entry.change: entry for entry in sorted(kept, key=lambda entry: entry.change)}
+            self._unclear = {id(entry): entry for entry in kept if self.is_unclear(entry)}
+            self._by_tag = {}
+            for entry in kept:
+                if entry.client_order_id:
+                    self._by_tag.setdefault(entry.client_order_id, []).append(entry)
+        # One that came before its execution is told again with the next round.
+        self._commissions = {
+            exec_id: told for exec_id, told in self._commissions.items() if base_of(exec_id) in self._by_exec_base
+        }
 
     # Statements
 
@@ -226,7 +246,7 @@ class Blotter:
         """An open order, from a list or pushed."""
         entry = self._entry(client_id, order_id, perm_id)
         before = entry._state
-        entry.client_order_id = client_order_id or entry.client_order_id
+        self._tag(entry, client_order_id)
         entry.is_completed = False
         if status not in _NO_STATUS_OF_THE_SERVER:
             entry.take_status(status)
@@ -261,7 +281,7 @@ class Blotter:
         """An order of the list of completed ones, which has no ids but the permanent one."""
         entry = self._entry(0, 0, perm_id)
         before = (entry.client_order_id, entry.report_status, entry.filled_quantity, entry.reason)
-        entry.client_order_id = client_order_id or entry.client_order_id
+        self._tag(entry, client_order_id)
         entry.is_completed = True
         entry.status = status
         entry.told_filled = filled if entry.busted else max(entry.told_filled, filled)
@@ -278,7 +298,7 @@ class Blotter:
         """An execution, or a later version of one, which takes its place."""
         entry = self._entry(client_id, order_id, perm_id)
         changed = bool(client_order_id) and entry.client_order_id != client_order_id
-        entry.client_order_id = client_order_id or entry.client_order_id
+        self._tag(entry, client_order_id)
         first = entry.first_said.get(execution.base)
         if first is None or execution.version < first.version:
             entry.first_said[execution.base] = execution
@@ -317,7 +337,8 @@ class Blotter:
             return
         was_clear = not self.is_unclear(entry)
         entry.unclear, entry.unclear_words = max(self._reading, self._round), words
-        entry.client_order_id = entry.client_order_id or client_order_id or ""
+        self._unclear[id(entry)] = entry
+        self._tag(entry, entry.client_order_id or client_order_id or "")
         self._mentioned(entry, was_clear)
 
     def is_unclear(self, entry: Entry) -> bool:
@@ -331,7 +352,7 @@ class Blotter:
         """What is unclear by the last whole round, or since: of orders that may be ours."""
         of_entries = [
             Unreadable(client_order_id=entry.client_order_id, words=entry.unclear_words)
-            for entry in self.entries
+            for entry in self._unclear.values()
             if entry.client_order_id and self.is_unclear(entry)
         ]
         return of_entries + [
@@ -359,16 +380,18 @@ class Blotter:
     def reports(self, since: int | None) -> list[Report]:
         """What was mentioned in the last round or after it, and changed after the mark `since`; in the sequence of the last change."""
         after = since if since is not None and 0 <= since <= self.mark else 0
-        found = [entry for entry in self.entries if entry.change > after and self.is_mentioned(entry)]
-        tags = Counter(entry.client_order_id for entry in self.entries)
-        return [
-            self.report(entry, is_alone=not entry.client_order_id or tags[entry.client_order_id] == 1)
-            for entry in sorted(found, key=lambda entry: entry.change)
-        ]
+        found = [entry for entry in self._changed_after(after) if self.is_mentioned(entry)]
+        return [self.report(entry) for entry in reversed(found)]
 
-    def report(self, entry: Entry, *, is_alone: bool = False) -> Report:
-        """`is_alone`: it is known that no other order bears its tag."""
-        twins = [] if is_alone else self.twins(entry.client_order_id)
+    def _changed_after(self, mark: int) -> Iterator[Entry]:
+        """The latest first."""
+        for change, entry in reversed(self._by_change.items()):
+            if change <= mark:
+                return
+            yield entry
+
+    def report(self, entry: Entry) -> Report:
+        twins = self.twins(entry.client_order_id)
         return Report(
             client_order_id=entry.client_order_id,
             broker_order_id=entry.broker_order_id,
@@ -393,7 +416,7 @@ class Blotter:
 
     def tagged(self, client_order_id: str) -> list[Entry]:
         """Every order under our tag, in the sequence in which they became known."""
-        return [entry for entry in self.entries if client_order_id and entry.client_order_id == client_order_id]
+        return list(self._by_tag.get(client_order_id, ()))
 
     def of_ids(self, client_id: int, order_id: int) -> Entry | None:
         return self._by_order_id.get((client_id, order_id))
@@ -402,7 +425,13 @@ class Blotter:
         return max((order_id for owner, order_id in self._by_order_id if owner == client_id), default=0)
 
     def named(self, broker_order_id: str) -> Entry | None:
-        return next((entry for entry in self.entries if entry.broker_order_id == broker_order_id), None)
+        client_id, _, order_id = broker_order_id.partition(":")
+        if client_id.isdecimal() and order_id.isdecimal():
+            found = self._by_order_id.get((int(client_id), int(order_id)))
+        else:
+            perm_id = broker_order_id.removeprefix("p")
+            found = self._by_perm_id.get(int(perm_id)) if perm_id.isdecimal() else None
+        return found if found is not None and found.broker_order_id == broker_order_id else None
 
     def _fill(self, execution: Execution) -> Fill:
         commission = self._commissions.get(execution.exec_id)
@@ -424,7 +453,19 @@ class Blotter:
 
     def _changed(self, entry: Entry) -> None:
         self.mark += 1
+        self._by_change.pop(entry.change, None)
         entry.change = self.mark
+        self._by_change[self.mark] = entry
+
+    def _tag(self, entry: Entry, client_order_id: str) -> None:
+        """Under this tag from now on; an empty one takes none away."""
+        before = entry.client_order_id
+        if not client_order_id or client_order_id == before:
+            return
+        if before:
+            self._by_tag[before] = [each for each in self._by_tag[before] if each is not entry]
+        entry.client_order_id = client_order_id
+        self._by_tag.setdefault(client_order_id, []).append(entry)
 
     def _known(self, client_id: int, order_id: int, perm_id: int) -> Entry | None:
         entry = self._by_perm_id.get(perm_id) if perm_id else None

@@ -1,4 +1,4 @@
-"""The mock broker: the Broker protocol over a paper exchange; the exchange itself is in `paper_exchange`."""
+"""The mock broker: the Broker protocol over a paper exchange; the exchange itself is in `exchange`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from pydantic import Field, field_validator
 from brokers.base import Balance, BrokerPosition, Capabilities, OrderRef, Report, Reports, Ticket
 from brokers.configuration import AccountConfiguration, Amount, Number, Whole
 from brokers.errors import BrokerError, BrokerUnavailable, OrderRefused, OutcomeUnknown
-from brokers.paper_exchange import PaperExchange
-from brokers.paper_file import BookFile
-from brokers.paper_words import Action, Fault, Market, Operation
+from brokers.paper.exchange import PaperExchange
+from brokers.paper.file import BookFile
+from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.variables import YEAR_SECONDS
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -37,7 +38,7 @@ class Configuration(AccountConfiguration):
 
     path: Path
     """Where the book is kept."""
-    fill_delay_seconds: Number = Field(0.0, ge=0)
+    fill_delay_seconds: Number = Field(0.0, ge=0, le=YEAR_SECONDS)
     rejection_rate: Number = Field(0.0, ge=0, le=1)
     partial_fill_rate: Number = Field(0.0, ge=0, le=1)
     slippage_bps: Amount = Field(_MARKET.slippage_bps, le=10_000)

@@ -9,7 +9,7 @@ from typing import Any
 
 from brokers.base import DERIVATIVES, ONE, AssetClass, ContractTerms, Instrument, OptionRight, OrderType, Side, Ticket
 from brokers.errors import OrderRefused
-from brokers.ibkr_library import UNSET, Library
+from brokers.ibkr.library import UNSET, Library
 from brokers.ticks import limit_on_tick, stop_on_tick
 
 _SEC_TYPES = {

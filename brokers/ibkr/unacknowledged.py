@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from brokers import ibkr_codes as codes
 from brokers.base import Report, ReportStatus
-from brokers.ibkr_blotter import Hold
+from brokers.ibkr import codes
+from brokers.ibkr.blotter import Hold
 
 LOOKS = 2
 """So many whole looks without the order, all begun after the words."""
@@ -124,6 +124,11 @@ class Unacknowledged:
             if sent.words and begun_at > sent.said_at:
                 sent.looks += 1
                 sent.looked_at = begun_at
+
+    def id_of(self, client_order_id: str) -> str:
+        """Under which it left; empty: no such order."""
+        sent = self._sent.get(client_order_id)
+        return "" if sent is None else sent.broker_order_id
 
     def words_of(self, client_order_id: str) -> str:
         """All that was said of it; empty: nothing."""

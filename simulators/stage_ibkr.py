@@ -1,4 +1,4 @@
-"""What the IBKR adapter is shown on: a simulated gateway on loopback, and a configuration that reaches it; no test."""
+"""What the IBKR adapter is shown on: a simulated gateway on loopback, in this process or in one of its own, and what reaches it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 
-from brokers.paper_words import Market
+from brokers.paper.words import Market
+from simulators.ibkr import DEFAULT_ACCOUNT
 from simulators.ibkr.book import TwsBook
 from simulators.ibkr.gateway import TwsSimulator
+from simulators.simulator import Place, Simulator, Stage
 
 SYMBOL = "SPY"
 LAST_PRICE = Decimal("100.25")
@@ -40,3 +42,27 @@ async def serving_tws(folder: Path, account: str, market: Market) -> AsyncIterat
     finally:
         await gateway.stop()
         book.close()
+
+
+@asynccontextmanager
+async def open_stage(folder: Path, account: str, market: Market) -> AsyncIterator[Stage]:
+    async with serving_tws(folder, account, market) as gateway:
+        yield Stage(exchange=gateway.book, config=config_for(gateway))
+
+
+def account_at(place: Place) -> Mapping[str, object]:
+    host, _, port = place.address.rpartition(":")
+    client_id = 1 if place.number == 1 else 10 * place.number
+    return {"ibkr_account": DEFAULT_ACCOUNT, "host": host, "port": int(port), "client_id": client_id, "live": False}
+
+
+SIMULATOR = Simulator(
+    open_stage=open_stage,
+    symbols=(SYMBOL, "AAPL", "MSFT"),
+    program="simulators.ibkr",
+    has_connections=True,
+    has_own_control_port=True,
+    account=account_at,
+    demo_account_id="IBKR_Demo",
+    samples=("equity_simple_signal_1.json --account IBKR_Demo",),
+)

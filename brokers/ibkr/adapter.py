@@ -17,7 +17,6 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from brokers import ibkr_codes as codes
 from brokers.base import (
     DERIVATIVES,
     ONE,
@@ -48,8 +47,9 @@ from brokers.errors import (
     ReservationLost,
     WordsAlone,
 )
-from brokers.ibkr_blotter import Blotter, Commission, Entry, Execution, Hold, Hole
-from brokers.ibkr_contracts import (
+from brokers.ibkr import codes
+from brokers.ibkr.blotter import Blotter, Commission, Entry, Execution, Hold, Hole
+from brokers.ibkr.contracts import (
     TRADED,
     Qualified,
     amount,
@@ -64,12 +64,14 @@ from brokers.ibkr_contracts import (
     rule_number,
     the_one,
 )
-from brokers.ibkr_hold import hold_in
-from brokers.ibkr_library import Library, choose
-from brokers.ibkr_session import ClientIdInUse, NotConnected, QuestionFailed, Session
-from brokers.ibkr_times import Moment
-from brokers.ibkr_unacknowledged import Unacknowledged, worded
-from brokers.ibkr_wire import Unreadable
+from brokers.ibkr.hold import hold_in
+from brokers.ibkr.library import Library, choose
+from brokers.ibkr.manifest import MANIFEST, is_paper
+from brokers.ibkr.session import ClientIdInUse, NotConnected, QuestionFailed, Session
+from brokers.ibkr.times import Moment
+from brokers.ibkr.unacknowledged import Unacknowledged, worded
+from brokers.ibkr.wire import Unreadable
+from brokers.manifest import Fact
 from brokers.rate import BudgetSpent, Claim, RateBudget
 
 _log = logging.getLogger(__name__)
@@ -80,7 +82,6 @@ _ORDER_TYPES = {
     OrderType.STOP: "STP",
     OrderType.STOP_LIMIT: "STP LMT",
 }
-_PAPER_ACCOUNTS = ("DU", "DF")
 _CLIENT_ID_PAUSE_SECONDS = 0.25
 _CLIENT_ID_PATIENCE = 2
 """How often the same client id is tried again before the next one: a gateway takes a moment to notice that a socket is gone."""
@@ -109,6 +110,9 @@ with whoever has them, where they can still be cancelled and grow too old."""
 _OTHER_PATIENCE_SECONDS = 5.0
 _AFTER_TOO_MANY_SECONDS = 1.0
 _ESTIMATES_REMEMBERED = 20_000
+_SENT_REMEMBERED = 20_000
+"""Of the latest orders, the ids under which they left. Older ones are known by what the gateway shows of them, and an id that was passed over
+does not leave again."""
 _DAY_SECONDS = 86_400.0
 _BETWEEN_DOUBTS_SECONDS = 2.0
 _ORDER_IDS_END = 2**31 - 1
@@ -298,8 +302,12 @@ class IbkrBroker:
         self._next_order_id = 1
         self._highest_sent = 0
         self._last_client_id: int | None = None
-        self._sent: dict[str, str] = {}
-        """The ids under which tags have left, and perhaps arrived."""
+        self._sent: OrderedDict[str, str] = OrderedDict()
+        """The ids under which tags have left, and perhaps arrived, the latest last."""
+        self._last_sent = ("", "")
+        """The id and the tag of the last sending."""
+        self._forgotten_on: date | None = None
+        """The day (UTC) on which orders of the days before were last forgotten."""
         self._unacknowledged = Unacknowledged()
         self._contracts: dict[Instrument, _Known] = {}
         """By all that an order says: what tells two contracts apart tells two memories apart."""
@@ -327,14 +335,15 @@ class IbkrBroker:
     def capabilities(self) -> Capabilities:
         return Capabilities(
             asset_classes=TRADED,
-            refuses_repeated_client_id=True,
+            refuses_repeated_client_id=Fact.REFUSES_REPEATED_IDS in MANIFEST.facts,
             needs_reservation=True,
+            fits_tickets=True,
             splits_option_combinations=False,
             commission_currency="USD",
             concurrent_calls=1,
             find_window_seconds=10.0,
             send_again_seconds=_SEND_AGAIN_SECONDS,
-            is_paper=self._account.upper().startswith(_PAPER_ACCOUNTS) if self._account else None,
+            is_paper=is_paper({"ibkr_account": self._account}) if self._account else None,
             concern=self._concern(),
             notes=self._notes(),
         )
@@ -360,11 +369,16 @@ class IbkrBroker:
             except BrokerUnavailable:
                 self._drop_session()
                 raise
-            self._blotter.forget_old()
-            self._unacknowledged.forget_before(time.monotonic() - _DAY_SECONDS)
+            self._forget_old()
             own = self._blotter.highest_order_id(session.client_id)
             self._next_order_id = max(session.next_order_id, own + 1, self._highest_sent + 1)
             self._is_ready = True
+
+    def _forget_old(self) -> None:
+        """What is of an earlier day, by lists that were just read whole."""
+        self._blotter.forget_old()
+        self._unacknowledged.forget_before(time.monotonic() - _DAY_SECONDS)
+        self._forgotten_on = self._clock().date()
 
     async def close(self) -> None:
         """Calls that wait for an answer end with OutcomeUnknown or BrokerUnavailable."""
@@ -510,7 +524,7 @@ class IbkrBroker:
             raise WordsAlone(words)
         if self._blotter.tagged(tag) or any(wait.client_order_id == tag for wait in self._waits.placing.values()):
             raise OrderAlreadyExists(f"IBKR has an order {tag} already")
-        reserved = ticket.reserved_order_id or self._sent.get(tag) or await self.reserve(ticket)
+        reserved = ticket.reserved_order_id or self._left_as(tag) or await self.reserve(ticket)
         contract = await self._contract(session, ticket.instrument)
         order = self._order(fitted(ticket, contract))
         await self._order_call(_claim_of(ticket))
@@ -521,9 +535,11 @@ class IbkrBroker:
         self._waits.placing[order_id] = wait
         try:
             session.place(order_id, contract.contract, order)
-            is_repetition = ticket.is_repetition or tag in self._sent
-            self._highest_sent, self._sent[tag] = order_id, f"{session.client_id}:{order_id}"
-            self._unacknowledged.sent(tag, self._sent[tag], is_repetition=is_repetition, now=time.monotonic())
+            is_repetition = ticket.is_repetition or bool(self._left_as(tag))
+            named = f"{session.client_id}:{order_id}"
+            self._highest_sent, self._last_sent = order_id, (named, tag)
+            self._remember_sent(tag, named)
+            self._unacknowledged.sent(tag, named, is_repetition=is_repetition, now=time.monotonic())
             self._next_order_id = max(self._next_order_id, order_id + 1)
             patience = self._configuration.answer_seconds
             return await self._placed(
@@ -533,11 +549,22 @@ class IbkrBroker:
             raise self._unavailable(str(exc)) from exc
         except BrokerUnavailable:
             self._sent.pop(tag, None)
+            if self._last_sent[1] == tag:
+                self._last_sent = ("", "")
             self._unacknowledged.forget(tag)
             raise
         finally:
             wait.stop()
             self._waits.placing.pop(order_id, None)
+
+    def _left_as(self, tag: str) -> str:
+        return self._sent.get(tag) or self._unacknowledged.id_of(tag)
+
+    def _remember_sent(self, tag: str, order_id: str) -> None:
+        self._sent[tag] = order_id
+        self._sent.move_to_end(tag)
+        while len(self._sent) > _SENT_REMEMBERED:
+            self._sent.popitem(last=False)
 
     async def cancel_order(self, ref: OrderRef, *, again: bool = False) -> None:
         session = self._ready_session()
@@ -623,7 +650,8 @@ class IbkrBroker:
             raise ReservationLost(f"The order id {reserved} was passed over by a later one; nothing was sent")
         holder = self._blotter.of_ids(session.client_id, int(order_id))
         is_taken = holder is not None and holder.client_order_id not in ("", tag)
-        if is_taken or any(sent == reserved and other != tag for other, sent in self._sent.items()):
+        last_id, last_tag = self._last_sent  # ids before it were passed over
+        if is_taken or (last_id == reserved and last_tag != tag):
             # Reserved before a death, and given to another order since: sent again, it would change that one.
             raise ReservationLost(f"The order id {reserved} is another order's by now; nothing was sent")
         return int(order_id)
@@ -928,6 +956,8 @@ class IbkrBroker:
                 await asyncio.gather(*questions, return_exceptions=True)
             self._blotter.end_round()
             self._unacknowledged.looked(begun_at)
+            if self._is_ready and self._forgotten_on != self._clock().date():
+                self._forget_old()
             self._last_whole_round = self._rounds_begun
             self._read_at = time.monotonic()
 

@@ -1,0 +1,118 @@
+"""A broker's environment variables as typed fields, and the types that variables have; who reads the environment is somebody else."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, ClassVar, get_args
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo
+
+YEAR_SECONDS = 31_536_000
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """Says in words what a setting may be, for the sentence about a wrong one."""
+
+    words: str
+
+
+def _flag(given: object) -> object:
+    if isinstance(given, str):
+        return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(given.lower(), given)
+    return given
+
+
+def upper(given: object) -> object:
+    return given.upper() if isinstance(given, str) else given
+
+
+def lower(given: object) -> object:
+    return given.lower() if isinstance(given, str) else given
+
+
+def rooted(path: Path, root: Path) -> Path:
+    return root / path.expanduser()
+
+
+def _under_root(path: Path, info: ValidationInfo) -> Path:
+    context: Mapping[str, Path] = info.context or {}
+    return rooted(path, context["root"])
+
+
+def _web_address(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("not a web address")
+    return text.rstrip("/")
+
+
+def _socket_address(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in {"ws", "wss"} or not parts.hostname:
+        raise ValueError("not a WebSocket address")
+    return text
+
+
+WEB_ADDRESS = Allowed("an address that begins with http:// or https://")
+SOCKET_ADDRESS = Allowed("an address that begins with ws:// or wss://")
+
+Flag = Annotated[bool, BeforeValidator(_flag), Allowed("true or false")]
+Seconds = Annotated[
+    float,
+    Field(ge=0, le=YEAR_SECONDS, allow_inf_nan=False),
+    Allowed(f"a number of seconds from 0 to {YEAR_SECONDS}"),
+]
+Rate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), Allowed("a number from 0 to 1")]
+Port = Annotated[int, Field(ge=0, le=65535), Allowed("a whole number from 0 to 65535")]
+RootedPath = Annotated[Path, AfterValidator(_under_root), Allowed("a path")]
+"""Relative ones start from the `root` of the validation's context."""
+Host = Annotated[str, Field(pattern=r"^[^\s/@]+$"), Allowed("a host name or address, without a scheme")]
+Name = Annotated[str, Field(pattern=r"^[^\s]+$"), Allowed("a name without spaces")]
+WebAddress = Annotated[str, AfterValidator(_web_address)]
+SocketAddress = Annotated[str, AfterValidator(_socket_address)]
+Amount = Annotated[Decimal, Field(ge=0, allow_inf_nan=False), Allowed("a decimal number, 0 or more")]
+
+
+class Variables(BaseModel):
+    """Environment variables, one field each: the variable's name in lower case. A field of type SecretStr is a secret: it may come from the
+    file that `NAME_FILE` names and is shown nowhere; where `NAME_FILE` is a field itself, only the path is kept, for the adapter to read."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", validate_default=True, hide_input_in_errors=True)
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        return tuple(name.upper() for name in cls.model_fields)
+
+    @classmethod
+    def secret_names(cls) -> tuple[str, ...]:
+        return tuple(name.upper() for name, field in cls.model_fields.items() if _is_secret(field.annotation))
+
+
+class BrokerVariables(Variables):
+    """A broker's own variables: what they say holds for each of its accounts that does not say it itself."""
+
+    prefix: ClassVar[str] = ""
+    """`PREFIX_KEY` stands for the key `key` of an account."""
+
+    def account_keys(self, own: Collection[str], data_dir: Path) -> dict[str, object]:
+        """The keys, in plain values, of an account whose table has `own`; a key that the table has too is overruled by the table."""
+        keys = {name.removeprefix(self.prefix): _plain(getattr(self, name)) for name in type(self).model_fields}
+        return {key: value for key, value in keys.items() if value is not None}
+
+
+def _is_secret(annotation: object) -> bool:
+    return annotation is SecretStr or any(_is_secret(part) for part in get_args(annotation))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, Path):
+        return str(value)
+    return value.value if isinstance(value, Enum) else value

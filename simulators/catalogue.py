@@ -1,0 +1,25 @@
+"""From a broker's name to its simulator, loaded when asked for."""
+
+from __future__ import annotations
+
+from brokers.registry import manifests, named
+from simulators.simulator import Simulator
+
+
+def simulator_of(broker: str) -> Simulator:
+    """Raises KeyError for a broker that there is not, or that has none."""
+    reference = manifests()[broker].simulator
+    if reference is None:
+        raise KeyError(broker)
+    found = named(reference)
+    assert isinstance(found, Simulator)
+    return found
+
+
+def programs() -> tuple[str, ...]:
+    """The brokers that a program on this machine can pretend to be."""
+    return tuple(
+        name
+        for name, manifest in manifests().items()
+        if manifest.simulator is not None and simulator_of(name).program is not None
+    )
