@@ -126,9 +126,8 @@ def currency_of(order: Order) -> str:
         return order.terms.currency
     if order.instrument is not None and order.instrument.currency is not None:
         return order.instrument.currency
-    of_fills = next((f.commission_currency for f in order.fills if f.commission_currency), None)
-    if of_fills is not None:
-        return of_fills
+    if order.commission_currency is not None:
+        return order.commission_currency
     is_indian = isinstance(request, OrderRequest) and request.product in _INDIAN_PRODUCTS
     return "INR" if is_indian else "USD"
 
@@ -221,9 +220,9 @@ def order_alert(
     if order.adoption is not None:
         return _adoption_text(event, order, account)
     match event:
-        case Filled() if order.fills != order_before.fills:
+        case Filled() if len(order.fills) != len(order_before.fills):
             return _fill_text(order_before, event, order, account)
-        case Busted() if order.fills != order_before.fills:
+        case Busted() if len(order.fills) != len(order_before.fills):
             annulled = order_before.fill_of(event.fill_id)
             words = UNKNOWN if annulled is None else _execution(order_before, annulled.quantity, annulled.price)
             now = (("Filled now", _progress(order)), ("Status", order.status.value))
@@ -873,7 +872,7 @@ def wants_a_person(event: Event) -> bool:
 
 
 def _fill_line(before: Order, event: Filled, order: Order) -> tuple[str, str] | None:
-    if order.fills == before.fills:
+    if len(order.fills) == len(before.fills):
         return None
     if _is_overfilled(order):
         return f"Order overfilled: {_progress(order)}", "order_overfilled"
