@@ -317,14 +317,14 @@ class LiveOrders:
 
     def _say(self, before: Order, events: Sequence[Event]) -> None:
         for event in events:
-            after = apply(before, event)
             try:
+                after = apply(before, event)
                 line = log_line(before, event, after)
             except Exception as exc:
-                log.exception(
-                    f"No words for a {type(event).__name__}: {exc}", action="no_words", signal_id=after.signal_id
-                )
-                line = None
+                # It is recorded; that there are no words for it changes nothing of that.
+                name = type(event).__name__
+                log.exception(f"No words for a {name}: {exc}", action="no_words", signal_id=before.signal_id)
+                continue
             if line is not None:
                 sentence, action = line
                 say = log.warning if wants_a_person(event) else log.info
