@@ -17,6 +17,9 @@ from execution_service.ports import Clock, Store, Stored, Told, VersionConflict
 
 log = structlog.get_logger(__name__)
 
+PERHAPS_SENT = "perhaps sent "
+"""How the remark begins that an order may be alive and the broker cannot be asked."""
+
 
 class LiveOrder:
     """One unsettled record with what this process knows beyond it: when things happened by the monotonic clock."""
@@ -135,6 +138,9 @@ class LiveOrder:
         known."""
         self.is_busy = self.is_set_aside = self.is_answer_unclear = False
         self.due_at = self.finding_from = self.asked_at = None
+        # Whatever was about to be recorded of these may not be; that it was not, or was, the record tells.
+        self.missing_from = None
+        self.is_silence_told = any(note.message.startswith(PERHAPS_SENT) for note in self.order.notes)
 
     def elapsed(self, now: float) -> Elapsed:
         def since(moment: float | None) -> float | None:
@@ -251,7 +257,14 @@ class LiveOrders:
                     continue
                 break
             if events:
-                self._take_note(live, before, events)
+                try:
+                    self._take_note(live, before, events)
+                except Exception as exc:
+                    log.exception(
+                        f"What follows from a record could not be noted: {exc}",
+                        action="record_not_heeded",
+                        signal_id=before.signal_id,
+                    )
         if events or is_overtaken:
             # Also where somebody else had recorded the very same: the world has to be told of it, and that is ours to do.
             self._tell_recorded(live)

@@ -13,7 +13,7 @@ from execution_service.core import alerts
 from execution_service.core.alerts import Mentioned
 from execution_service.core.decide import Elapsed, StepKind, next_step
 from execution_service.core.order import CancelRefused, Doubted, Event, Noted, Order, Status
-from execution_service.live import LiveOrder, LiveOrders
+from execution_service.live import PERHAPS_SENT, LiveOrder, LiveOrders
 from execution_service.ports import Clock
 from execution_service.trading.appointments import Appointments
 from execution_service.trading.bulletins import Bulletins
@@ -89,9 +89,8 @@ class Following:
             return
         if self._is_unanswered(live, now):
             live.is_silence_told = True
-            words = (
-                f"perhaps sent {now - (live.sent_at or now):.0f} s ago, and the broker cannot be asked; it may be alive"
-            )
+            ago = f"{now - (live.sent_at or now):.0f} s ago"
+            words = f"{PERHAPS_SENT}{ago}, and the broker cannot be asked; it may be alive"
             note = Noted(at=self._clock.now(), message=words, alert=True)
             self._begin(live, lambda: self._live.record_unless_changed(live, (note,), since=order))
             return

@@ -286,7 +286,7 @@ class Hearing:
         unheard: list[Report] = []
         for start in range(0, len(reports), LOOKED_THROUGH_AT_ONCE):
             some = reports[start : start + LOOKED_THROUGH_AT_ONCE]
-            unheard += [r for r in some if not self._finished.is_known(name_of(r), _gist(r))]
+            unheard += [r for r in some if not self._is_known(r)]
             await asyncio.sleep(0)  # a whole day's answer must not hold up everybody else
         for start in range(0, len(unheard), LOOKED_UP_AT_ONCE):
             some = unheard[start : start + LOOKED_UP_AT_ONCE]
@@ -306,6 +306,13 @@ class Hearing:
                     continue
                 self._finished.note(name_of(report), _gist(report))
         return failed
+
+    def _is_known(self, report: Report) -> bool:
+        """Whether the latest word about an order that is not in hand is the same; one of which that cannot be told is looked at."""
+        try:
+            return self._finished.is_known(name_of(report), _gist(report))
+        except Exception:  # noqa: BLE001  what is wrong with it is said when it is recorded
+            return False
 
     async def _hear_late(self, record: Stored, report: Report) -> None:
         if not news(record.order, report, self._clock.now()):

@@ -205,3 +205,20 @@ async def test_an_account_that_stumbles_again_and_again_keeps_what_it_knows_of_e
         assert world.record().status is Status.CANCELLED
         assert world.record().reason is not None
         assert "20 s" in world.record().reason.message  # type: ignore[union-attr]
+
+
+async def test_that_an_order_may_be_alive_is_told_though_the_first_try_to_record_it_was_ended(tmp_path: Path) -> None:
+    lost = Capabilities(refuses_repeated_client_id=False, find_window_seconds=3.0)
+    async with world_of(tmp_path, capabilities=lost, is_unique=False) as world:
+        world.broker_faults.errors["place_order"] = [OutcomeUnknown("lost")]
+        world.broker_faults.errors["find"] = [OutcomeUnknown("silent")] * 1000
+        world.send()
+        await world.run(55)
+        world.store_faults.is_away = True
+        await world.run(10)
+        stumble(world)
+        await world.run(3)
+        world.store_faults.is_away = False
+        await world.run(20)
+        assert times_begun_anew(world) == 1
+        assert len([text for text in world.notifier.texts if "cannot be asked" in text]) == 1
