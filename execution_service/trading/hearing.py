@@ -108,9 +108,11 @@ class Hearing:
         self._is_wanted = True
 
     def is_due(self, now: float) -> bool:
+        if self.is_asking:
+            return False  # what comes due meanwhile may be answered by that
         if self.answered_at is None or now >= self.answered_at + IDLE_CHECK_SECONDS:
             self._is_wanted = True
-        return self._is_wanted and not self.is_asking and now >= self._pause_until
+        return self._is_wanted and now >= self._pause_until
 
     @property
     def next_at(self) -> float | None:
