@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
 
+import structlog
+
 from brokers.base import Instrument
 from execution_service.core.effects import happenings
 from execution_service.core.errors import UnreadableRecord
-from execution_service.core.ledger import LedgerEntry, key_of, with_unbooked
-from execution_service.core.order import ZERO, OrderRequest
+from execution_service.core.ledger import LedgerEntry, LedgerKey, key_of, with_unbooked
+from execution_service.core.order import ZERO, Order, OrderRequest
 from execution_service.core.reconcile import Holding, by_product
 from execution_service.live import LiveOrders
 from execution_service.ports import Store
+
+log = structlog.get_logger(__name__)
 
 
 async def holdings(
@@ -33,16 +37,41 @@ async def holdings(
         and live.order.fills
     ]
     entries = {e.key: e for e in await store.ledgers_of_account(account_id, sorted(set(symbols)))}
-    unread = {key for live, _ in recorded if (key := key_of(live.order)) not in entries}
+    unread = {key for live, _ in recorded if (key := booked_to(live.order)) not in entries and key is not None}
     for key in sorted(unread, key=lambda key: key.ledger_id):
         with contextlib.suppress(UnreadableRecord):  # which the store has said, and tells below
             entries |= await store.ledgers([key])
-    for live, world in recorded:
-        key = key_of(live.order)
-        entry = entries.get(key) or LedgerEntry(key=key, instrument=live.order.accepted_request.instrument)
-        entries[key] = with_unbooked(entry, [(live.order, happenings(live.order, world), live.told.lines)])
     unclear = store.spoilt_ledgers(account_id)
+    for live, world in recorded:
+        try:
+            key = key_of(live.order)
+            entry = entries.get(key) or LedgerEntry(key=key, instrument=live.order.accepted_request.instrument)
+            entries[key] = with_unbooked(entry, [(live.order, happenings(live.order, world), live.told.lines)])
+        except Exception as exc:
+            # Nothing is concluded of this one's instrument; about the others all is known.
+            log.exception(
+                f"What an order has filled cannot be worked out: {exc}",
+                action="holding_unknown",
+                signal_id=live.order.signal_id,
+            )
+            unclear = [*unclear, *(() if live.order.instrument is None else (live.order.instrument,))]
     return [
         *(each for entry in entries.values() for each in by_product(entry, products_of(entry.instrument))),
         *(Holding(instrument=each, quantity=ZERO, is_unclear=True) for each in unclear if each.symbol),
     ]
+
+
+def is_booked_to(order: Order, key: LedgerKey) -> bool:
+    """Whether the order's fills are booked to this entry; False too where that cannot be told."""
+    return booked_to(order) == key
+
+
+def booked_to(order: Order) -> LedgerKey | None:
+    """The entry that the order's fills are booked to; None where that cannot be told."""
+    try:
+        return key_of(order)
+    except Exception as exc:
+        log.exception(
+            f"Where an order is booked cannot be told: {exc}", action="holding_unknown", signal_id=order.signal_id
+        )
+        return None

@@ -17,6 +17,9 @@ from execution_service.ports import Clock, Store, Stored, Told, VersionConflict
 
 log = structlog.get_logger(__name__)
 
+PERHAPS_SENT = "perhaps sent "
+"""How the remark begins that an order may be alive and the broker cannot be asked."""
+
 
 class LiveOrder:
     """One unsettled record with what this process knows beyond it: when things happened by the monotonic clock."""
@@ -27,6 +30,8 @@ class LiveOrder:
         "cancel_not_before",
         "cancels",
         "due_at",
+        "failed_at",
+        "failures",
         "finding_from",
         "finds",
         "heard",
@@ -34,10 +39,13 @@ class LiveOrder:
         "is_answered",
         "is_busy",
         "is_cancel_commanded",
+        "is_isolation_told",
         "is_late_allowed",
         "is_let_go",
         "is_passed_over",
+        "is_set_aside",
         "is_silence_told",
+        "isolated_until",
         "known_from",
         "last_failure",
         "lettered",
@@ -108,6 +116,14 @@ class LiveOrder:
         self.missing_from: float | None = None
         self.due_at: float | None = None
         self.not_before = 0.0
+        self.isolated_until = 0.0
+        """Nothing is begun for it before then: its own work has failed by something that nobody foresaw."""
+        self.failures = 0
+        """How often in succession it has."""
+        self.failed_at = float("-inf")
+        self.is_isolation_told = False
+        self.is_set_aside = False
+        """It is to be sent and in no lane while it is isolated."""
         self.sending_failures = 0
         self.last_failure = ""
         """Why it could not be sent the last time."""
@@ -116,6 +132,15 @@ class LiveOrder:
         self.viewed = told.world
         """The last event that the views reflect; they are brought up to date again after a restart."""
         self.waits_in_outbox = False
+
+    def begin_anew(self) -> None:
+        """Nobody is at work for it, and nobody has looked for it at this broker yet: whoever was has ended. What happened to it, and when, stays
+        known."""
+        self.is_busy = self.is_set_aside = self.is_answer_unclear = False
+        self.due_at = self.finding_from = self.asked_at = None
+        # Whatever was about to be recorded of these may not be; that it was not, or was, the record tells.
+        self.missing_from = None
+        self.is_silence_told = any(note.message.startswith(PERHAPS_SENT) for note in self.order.notes)
 
     def elapsed(self, now: float) -> Elapsed:
         def since(moment: float | None) -> float | None:
@@ -232,12 +257,30 @@ class LiveOrders:
                     continue
                 break
             if events:
-                self._take_note(live, before, events)
+                try:
+                    self._take_note(live, before, events)
+                except Exception as exc:
+                    log.exception(
+                        f"What follows from a record could not be noted: {exc}",
+                        action="record_not_heeded",
+                        signal_id=before.signal_id,
+                    )
         if events or is_overtaken:
             # Also where somebody else had recorded the very same: the world has to be told of it, and that is ours to do.
-            for callback in self.on_recorded:
-                callback(live)
+            self._tell_recorded(live)
         return events
+
+    def _tell_recorded(self, live: LiveOrder) -> None:
+        """All who want to know of it, whatever becomes of one of them: it is recorded."""
+        for callback in tuple(self.on_recorded):
+            try:
+                callback(live)
+            except Exception as exc:
+                log.exception(
+                    f"What was recorded of an order could not be heeded by a part: {exc}",
+                    action="record_not_heeded",
+                    signal_id=live.order.signal_id,
+                )
 
     async def record_unless_changed(self, live: LiveOrder, events: Iterable[Event], *, since: Order) -> Sequence[Event]:
         """As `record`, with events that follow from the order as it was in `since`; if it has changed when they could be recorded, nothing
@@ -287,8 +330,14 @@ class LiveOrders:
 
     def _say(self, before: Order, events: Sequence[Event]) -> None:
         for event in events:
-            after = apply(before, event)
-            line = log_line(before, event, after)
+            try:
+                after = apply(before, event)
+                line = log_line(before, event, after)
+            except Exception as exc:
+                # It is recorded; that there are no words for it changes nothing of that.
+                name = type(event).__name__
+                log.exception(f"No words for a {name}: {exc}", action="no_words", signal_id=before.signal_id)
+                continue
             if line is not None:
                 sentence, action = line
                 say = log.warning if wants_a_person(event) else log.info

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import structlog
 
-from brokers.base import BrokerPosition, Instrument, Report, ReportStatus
+from brokers.base import UNNAMED_POSITION, BrokerPosition, Instrument, Report, ReportStatus
 from brokers.errors import BrokerError
 from execution_service.core import alerts
 from execution_service.core.heard import Heard, name_of
@@ -24,6 +24,7 @@ from execution_service.core.reconcile import (
     Discrepancy,
     Finding,
     Group,
+    Holding,
     Judgement,
     Key,
     Kind,
@@ -63,6 +64,7 @@ LOOKED_UP_AT_ONCE = 50
 LOOKED_THROUGH_AT_ONCE = 2000
 CLEAN_REMEMBERED = 50_000
 STRANGERS_REMEMBERED = 20_000
+INCOMPARABLE_REMEMBERED = 5000
 NAMED_AT_MOST = 5
 _LISTED = frozenset({Status.SUBMITTED, Status.PARTIALLY_FILLED})
 _OF_CHANGES = OF_POSITIONS | {Kind.IN_DOUBT}
@@ -185,6 +187,10 @@ class Reconciliation:
         self._said_not_ours: tuple[str, ...] = ()
         self._unclear: set[str] = set()
         """Positions that cannot be read, by the latest answer."""
+        self._incomparable: set[str] = set()
+        """Orders, instruments and rows that could not be compared by something that nobody foresaw, and that was said."""
+        self._untold: dict[str, str] = {}
+        """Of these what people are still to be told, and why."""
         self._is_hurried = False
         self._traded_at = self._compared_at = self._told_at = float("-inf")
         """When somebody else's trade was heard of, when the broker was last asked for its positions, and when asked as it last told them."""
@@ -217,8 +223,36 @@ class Reconciliation:
     def ended(self, order: Order, report: Report) -> None:
         """An order has ended, and its record has all that the report tells: if they agree, it need not be looked up for the comparison."""
         is_all = order.client_order_ids == (report.client_order_id,) and order.broker_order_id == report.broker_order_id
-        if is_all and not order_findings(order, (report,), was_asked=False):
+        if is_all and self._findings(order, (report,)) == []:
             self._note_clean((report,))
+
+    def _findings(self, order: Order, shown: Sequence[Report], *, was_asked: bool = False) -> list[Finding] | None:
+        """None: this order cannot be compared, by something that nobody foresaw; people are told once, and the others are."""
+        try:
+            return order_findings(order, shown, was_asked=was_asked)
+        except Exception as exc:  # noqa: BLE001  said, and told to people
+            self._cannot_compare(order.order_id, order.signal_id, exc)
+            return None
+
+    def _cannot_compare(self, name: str, what: str, exc: Exception) -> None:
+        if name not in self._incomparable:
+            log.exception(
+                f"Not compared with the broker: {what}: {exc}",
+                action="not_compared",
+                account_id=self._account.account_id,
+            )
+            if len(self._incomparable) >= INCOMPARABLE_REMEMBERED:
+                self._incomparable.clear()
+            self._incomparable.add(name)
+            self._untold[what] = f"{type(exc).__name__}: {exc}"
+
+    async def _tell_incomparable(self) -> None:
+        untold, self._untold = self._untold, {}
+        if untold:
+            words = alerts.not_compared(
+                account_name=self._account.account_name, broker=self._account.broker_name, why=untold
+            )
+            await self._raise_alarm(f"not_compared:{self._account.account_id}", words)
 
     def _heed_record(self, live: LiveOrder) -> None:
         request = live.order.request
@@ -354,13 +388,14 @@ class Reconciliation:
         )
         self._suspect(judgement)
         await self._record(judgement)
+        await self._tell_incomparable()
         self._watch = judgement.watch
         return judgement, self._told(orders, positions, judgement, is_whole=is_whole)
 
     async def _read_changes(self) -> _OrdersCompared:
         """What our own records say after the latest news; nothing is known of what the broker does not mention."""
         await self._account.read_book(whole=False)
-        findings = [f for live in self._in_hand() for f in order_findings(live.order, (), was_asked=False)]
+        findings = [f for live in self._in_hand() for f in self._findings(live.order, ()) or ()]
         return _OrdersCompared(findings=tuple(f for f in findings if f.kind is Kind.IN_DOUBT))
 
     async def _compare_orders(self) -> _OrdersCompared:
@@ -380,7 +415,7 @@ class Reconciliation:
         # perhaps, and of the other orders everything is known.
         missing = await self._account.look_for_all([live for live in unlisted if live.order.status in _LISTED])
         now = self._clock.now()
-        missing -= {live.order.order_id for live in unlisted if may_be_unlisted(live.order, now)}
+        missing -= {live.order.order_id for live in unlisted if self._may_be_unlisted(live.order, now)}
         in_hand = {tag: live.order for live in self._in_hand() for tag in live.order.client_order_ids}
         await self._heed_finished(read, {tag: some for tag, some in read.in_hand.items() if tag not in in_hand})
         shown: dict[str, list[Report]] = {order.order_id: [] for order in in_hand.values()}
@@ -391,7 +426,7 @@ class Reconciliation:
             read.executions += sum(len(report.fills) for report in of_tag)
         findings = list(read.unknown.values())
         for order_id, of_order in shown.items():
-            findings += order_findings(orders[order_id], of_order, was_asked=order_id in missing)
+            findings += self._findings(orders[order_id], of_order, was_asked=order_id in missing) or ()
         findings += await self._compare_suspects(read, in_hand=orders.keys())
         self._uncounted = frozenset(f.instrument for f in findings if f.kind is Kind.FILLS_MISSING and f.instrument)
         return _OrdersCompared(
@@ -400,6 +435,13 @@ class Reconciliation:
             findings=tuple(findings),
             not_ours=tuple(read.not_ours),
         )
+
+    def _may_be_unlisted(self, order: Order, now: datetime) -> bool:
+        try:
+            return may_be_unlisted(order, now)
+        except Exception as exc:  # noqa: BLE001  one order must not hold up the comparison of the others
+            self._cannot_compare(order.order_id, order.signal_id, exc)
+            return True
 
     def _in_hand(self) -> list[LiveOrder]:
         return [
@@ -453,9 +495,9 @@ class Reconciliation:
                     r.broker_order_id != order.broker_order_id for r in by_tag[tag]
                 ):
                     read.suspects.update(order.client_order_ids)
-                elif order_findings(order, by_tag[tag], was_asked=False):
+                elif found := self._findings(order, by_tag[tag]):
                     read.suspects.add(tag)
-                else:
+                elif found is not None:
                     self._note_clean(by_tag[tag])
         while len(self._strangers) > STRANGERS_REMEMBERED:
             self._strangers.popitem(last=False)
@@ -491,9 +533,9 @@ class Reconciliation:
                 if order.order_id in in_hand:
                     continue
                 shown = [report for tag in order.client_order_ids for report in by_tag.get(tag, ())]
-                found = order_findings(order, shown, was_asked=False)
-                findings += [f for f in found if f not in findings]
-                if not found:
+                found = self._findings(order, shown)
+                findings += [f for f in found or () if f not in findings]
+                if found == []:
                     self._note_clean(shown)
         return findings
 
@@ -520,7 +562,7 @@ class Reconciliation:
         symbols = [position.instrument.symbol for position in theirs]
         account = self._account
         ours = await holdings(self._live, self._store, account.account_id, symbols, account.products_of)
-        compared = self._explained(compare_positions(ours, theirs), theirs)
+        compared = self._explained(self._compared(ours, theirs), theirs)
         await self._tell_unclear(theirs)
         unclear = frozenset((Kind.POSITION_DIFFERS, subject) for subject in compared.unclear)
         if not compared.findings:
@@ -536,6 +578,33 @@ class Reconciliation:
             if mine.key in self._uncounted or any(mine.could_be(other) for other in moving)
         }
         return compared, unclear | keys
+
+    def _compared(self, ours: Sequence[Holding], theirs: Sequence[BrokerPosition]) -> PositionsCompared:
+        """Where one of them cannot be compared, by something that nobody foresaw, the others are: nothing is concluded of what it may be."""
+        try:
+            return compare_positions(ours, theirs)
+        except Exception:
+            mine = [each for each in ours if self._is_comparable(each.instrument, (each,), ())]
+            other = [each if self._is_comparable(each.instrument, (), (each,)) else UNNAMED_POSITION for each in theirs]
+            if len(mine) == len(ours) and other == list(theirs):
+                raise
+            compared = compare_positions(mine, other)
+            odd = {each.instrument.symbol for each in ours if all(each is not one for one in mine)}
+            doubtful = {
+                finding.subject
+                for finding in compared.findings
+                if odd & {each.symbol for each in compared.instruments[finding.subject]}
+            }
+            known = tuple(finding for finding in compared.findings if finding.subject not in doubtful)
+            return replace(compared, findings=known, unclear=compared.unclear | doubtful)
+
+    def _is_comparable(self, instrument: Instrument, ours: Sequence[Holding], theirs: Sequence[BrokerPosition]) -> bool:
+        try:
+            compare_positions(ours, theirs)
+        except Exception as exc:  # noqa: BLE001  said, and told to people
+            self._cannot_compare(f"position {instrument.symbol}", f"the position in {instrument.symbol}", exc)
+            return False
+        return True
 
     async def _tell_unclear(self, theirs: Sequence[BrokerPosition]) -> None:
         """Once for as long as the same positions cannot be read."""
@@ -560,10 +629,15 @@ class Reconciliation:
         today = self._clock.now().date()
         findings = []
         for finding in compared.findings:
-            came = arrivals(compared, self._earlier[finding.key])
-            group = compared.groups[finding.subject]
-            exits = [live.order for live in self._in_hand() if self._is_exit_at_work(live.order, group)]
-            findings.append(replace(explained(finding, group, came, today), resting=resting_exits(group, exits)))
+            try:
+                came = arrivals(compared, self._earlier[finding.key])
+                group = compared.groups[finding.subject]
+                exits = [live.order for live in self._in_hand() if self._is_exit_at_work(live.order, group)]
+                told = replace(explained(finding, group, came, today), resting=resting_exits(group, exits))
+            except Exception as exc:  # noqa: BLE001  that it differs is known without an explanation
+                self._cannot_compare(finding.subject, f"what explains the difference in {finding.subject}", exc)
+                told = finding
+            findings.append(told)
         return replace(compared, findings=tuple(findings))
 
     def _is_exit_at_work(self, order: Order, group: Group) -> bool:
@@ -591,12 +665,12 @@ class Reconciliation:
                 opened_at=now,
                 updated_at=now,
                 owner=owner_of(finding.kind),
-                next_step=alerts.next_step(finding),
+                next_step=self._worded(finding, alerts.next_step),
                 is_alerted=finding.is_alerted,
             )
             if await self._store.insert_discrepancy(row):
                 self._open[row.key] = row
-                self._say(f"Discrepancy opened: {alerts.difference(finding)}", "discrepancy_opened", row)
+                self._say(f"Discrepancy opened: {self._difference(finding)}", "discrepancy_opened", row)
             else:
                 # By a write whose answer was lost, or by another process.
                 rows = await self._store.open_discrepancies(self._account.account_id)
@@ -605,7 +679,7 @@ class Reconciliation:
             changed = replace(self._open[finding.key], finding=finding, updated_at=now)
             await self._save(changed)
             log.info(
-                f"Discrepancy changed: {alerts.difference(finding)}",
+                f"Discrepancy changed: {self._difference(finding)}",
                 action="discrepancy_changed",
                 account_id=self._account.account_id,
             )
@@ -613,9 +687,7 @@ class Reconciliation:
             await self._close(self._open[key], now)
         for row in tuple(self._open.values()):
             if not row.is_alerted:
-                words = alerts.discrepancy_opened(
-                    row, account_name=self._account.account_name, broker=self._account.broker_name
-                )
+                words = self._opened_words(row)
                 kind = f"discrepancy:{self._account.account_id}"
                 await self._raise_alarm_once(f"discrepancy:{row.discrepancy_id}", kind, words)
                 await self._save(replace(row, is_alerted=True))
@@ -625,12 +697,32 @@ class Reconciliation:
         closed = replace(row, state=State.CLOSED, closed_at=now)
         await self._store.save_discrepancy(closed)
         del self._open[row.key]
-        self._say(f"Discrepancy closed: {alerts.difference(closed.finding)}", "discrepancy_closed", closed)
+        self._say(f"Discrepancy closed: {self._difference(closed.finding)}", "discrepancy_closed", closed)
 
     async def _save(self, row: Discrepancy) -> None:
         assert self._open is not None
         await self._store.save_discrepancy(row)
         self._open[row.key] = row
+
+    def _opened_words(self, row: Discrepancy) -> str:
+        try:
+            return alerts.discrepancy_opened(
+                row, account_name=self._account.account_name, broker=self._account.broker_name
+            )
+        except Exception as exc:
+            log.exception(f"No words for a discrepancy: {exc}", action="no_words", account_id=row.account_id)
+            return alerts.without_words("discrepancy", [row.finding.signal_id or row.finding.subject])
+
+    def _difference(self, finding: Finding) -> str:
+        return self._worded(finding, alerts.difference)
+
+    def _worded(self, finding: Finding, words: Callable[[Finding], str]) -> str:
+        """Where there are no words for one, it is named, and the others have theirs."""
+        try:
+            return words(finding)
+        except Exception as exc:
+            log.exception(f"No words for a difference: {exc}", action="no_words", account_id=self._account.account_id)
+            return f"{finding.kind} {finding.subject}"
 
     def _say(self, sentence: str, action: str, row: Discrepancy) -> None:
         about = {} if row.finding.signal_id is None else {"signal_id": row.finding.signal_id}
@@ -661,8 +753,8 @@ class Reconciliation:
             self._wants_telling = bool(judgement.unconfirmed) or bool(looked_for)
             self._said_untold = positions is None
             self._said_not_ours = not_ours
-        details = [f"open: {alerts.difference(row.finding)}. {row.next_step}" for row in self._open.values()]
-        details += [f"to be confirmed: {alerts.difference(finding)}" for finding in judgement.unconfirmed]
+        details = [f"open: {self._difference(row.finding)}. {row.next_step}" for row in self._open.values()]
+        details += [f"to be confirmed: {self._difference(finding)}" for finding in judgement.unconfirmed]
         details += [f"not ours: {each}" for each in not_ours]
         is_clean = positions is not None and not (self._open or judgement.unconfirmed or looked_for)
         return Outcome(is_compared=True, is_clean=is_clean, words="\n".join([line, *details]))

@@ -23,6 +23,7 @@ from execution_service.trading.exit_check import ExitCheck
 from execution_service.trading.following import Following
 from execution_service.trading.hearing import Hearing
 from execution_service.trading.holding_choice import HoldingChoice
+from execution_service.trading.isolation import Isolation
 from execution_service.trading.lanes import Lanes
 from execution_service.trading.last_look import LastLook
 from execution_service.trading.placing import Placing
@@ -72,10 +73,10 @@ class Trader:
         self._live = live_orders
         self._clock = clock
         self._holds_desk = holds_desk
+        self._has_run = False
         self._is_draining = False
         self._appointments = Appointments(clock)
         self._tasks = Tasks(account_id, ended=self._appointments.wake)
-        self._lanes = Lanes(appointments=self._appointments, clock=clock, tasks=self._tasks)
         bulletins = Bulletins(account_id=account_id, clock=clock, tasks=self._tasks, raise_alarm=raise_alarm)
         self._connection = Connection(
             account_id=account_id,
@@ -96,6 +97,13 @@ class Trader:
             reject_pending=lambda message: self._sending.reject_pending(message),
             hinted=self._hinted,
         )
+        isolation = Isolation(
+            connection=self._connection,
+            appointments=self._appointments,
+            bulletins=bulletins,
+            clock=clock,
+        )
+        self._lanes = Lanes(appointments=self._appointments, isolation=isolation, clock=clock, tasks=self._tasks)
         self._hearing = Hearing(
             connection=self._connection,
             lanes=self._lanes,
@@ -104,6 +112,7 @@ class Trader:
             clock=clock,
             raise_alarm=raise_alarm,
             bulletins=bulletins,
+            isolation=isolation,
             answered=self._appointments.wake,
             ended=lambda order, report: self.on_ended(order, report),
             traded_past_us=lambda: self.on_traded_past_us(),
@@ -146,6 +155,7 @@ class Trader:
             last_look=last_look,
             holding_choice=holding_choice,
             placing=placing,
+            isolation=isolation,
             live_orders=live_orders,
             clock=clock,
             tasks=self._tasks,
@@ -159,6 +169,7 @@ class Trader:
             bulletins=bulletins,
             clock=clock,
         )
+        self._isolation, self._bulletins = isolation, bulletins
         self._following = Following(
             connection=self._connection,
             appointments=self._appointments,
@@ -168,6 +179,7 @@ class Trader:
             placing=placing,
             waiting=waiting,
             bulletins=bulletins,
+            isolation=isolation,
             live_orders=live_orders,
             clock=clock,
             tasks=self._tasks,
@@ -214,17 +226,22 @@ class Trader:
 
     def take(self, live: LiveOrder) -> None:
         """An unfinished order of this account, new or found in the store at start."""
-        self._sending.take(live.order)
-        self._lanes.take(live)
+        try:
+            self._sending.take(live.order)
+            self._lanes.take(live)
+        except Exception as exc:  # noqa: BLE001  one order must not hold up the others
+            self._isolation.failed(live, exc, doing="taking it in hand")
 
     def look_again(self, live: LiveOrder) -> None:
         """The order was changed by somebody else's word (a fill, a resolution): step it now."""
+        live.isolated_until = 0.0
         self._lanes.look_again(live)
 
     async def cancel(self, live: LiveOrder, reason: Reason, requested_by: str) -> None:
         """Records the wish; a PENDING order ends by it at once, any other is cancelled at the broker next."""
         await self._live.record(live, lambda order: cancel_wish(order, reason, requested_by, self._clock.now()))
         live.is_cancel_commanded = True
+        live.isolated_until = 0.0  # what somebody commands is tried at once
         live.take_news()  # asked for once more, it is asked for at the broker soon again
         self._appointments.make(live, 0.0)
 
@@ -269,7 +286,11 @@ class Trader:
     # --- life ---------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Until cancelled. Working orders stay at the broker."""
+        """Until cancelled. Working orders stay at the broker. After a failure it may be called again: then recovery is the ordinary path, all of
+        the account's orders are taken in hand as after a start of the service."""
+        if self._has_run:
+            self._begin_anew()
+        self._has_run = True
         self._live.on_recorded.append(self._exit_check.heed_record)
         connection = self._tasks.begin(self._connection.keep(), "connection")
         for work in self.alongside:
@@ -284,6 +305,20 @@ class Trader:
             self._live.on_recorded.remove(self._exit_check.heed_record)
             await self._tasks.cancel()
             await self._connection.close()
+
+    def _begin_anew(self) -> None:
+        """No state of a queue outlives the task that would have reset it: every queue is made from the orders in hand."""
+        self._appointments.begin_anew()
+        self._lanes.begin_anew()
+        self._sending.begin_anew()
+        self._hearing.begin_anew()
+        self._exit_check.begin_anew()
+        for live in tuple(self._live.by_id.values()):
+            if live.order.request.account_id == self.account_id:
+                live.begin_anew()
+                if not live.order.status.is_final:
+                    self.take(live)
+        self._bulletins.begin_anew()
 
     async def drain(self) -> None:
         """Sends nothing new and returns when no order is on its way to the broker any more."""

@@ -87,12 +87,24 @@ ARROWS: Mapping[str, set[str]] = {
     },
     "execution_service.trading.bulletins": {CORE, "execution_service.ports", "execution_service.trading.tasks"},
     "execution_service.trading.connection": {*VOCABULARY, "brokers.errors", "execution_service.ports"},
+    "execution_service.trading.pauses": set(),
+    "execution_service.trading.isolation": {
+        CORE,
+        "execution_service.live",
+        "execution_service.ports",
+        "execution_service.trading.appointments",
+        "execution_service.trading.bulletins",
+        "execution_service.trading.connection",
+        "execution_service.trading.pauses",
+    },
     "execution_service.trading.lanes": {
         *VOCABULARY,
         "execution_service.live",
         "execution_service.ports",
         "execution_service.trading.appointments",
         "execution_service.trading.tasks",
+        "execution_service.trading.isolation",
+        "execution_service.trading.pauses",
     },
     "execution_service.trading.hearing": {
         *VOCABULARY,
@@ -102,6 +114,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.bulletins",
         "execution_service.trading.connection",
         "execution_service.trading.lanes",
+        "execution_service.trading.isolation",
     },
     "execution_service.trading.waiting": {
         CORE,
@@ -123,7 +136,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.lanes",
         "execution_service.trading.tasks",
     },
-    "execution_service.trading.holding_choice": {*VOCABULARY, "execution_service.live"},
+    "execution_service.trading.holding_choice": {*VOCABULARY, "execution_service.live", "execution_service.holdings"},
     "execution_service.trading.last_look": {
         *VOCABULARY,
         "brokers.errors",
@@ -133,6 +146,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.connection",
         "execution_service.trading.holding_choice",
         "execution_service.trading.lanes",
+        "execution_service.holdings",
     },
     "execution_service.trading.placing": {
         *VOCABULARY,
@@ -143,6 +157,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.hearing",
         "execution_service.trading.lanes",
         "execution_service.trading.tasks",
+        "execution_service.trading.pauses",
     },
     "execution_service.trading.sending": {
         *VOCABULARY,
@@ -155,6 +170,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.last_look",
         "execution_service.trading.placing",
         "execution_service.trading.tasks",
+        "execution_service.trading.isolation",
     },
     "execution_service.trading.following": {
         *VOCABULARY,
@@ -170,6 +186,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.placing",
         "execution_service.trading.tasks",
         "execution_service.trading.waiting",
+        "execution_service.trading.isolation",
     },
     "execution_service.holdings": {*VOCABULARY, "execution_service.live", "execution_service.ports"},
     "execution_service.reconciliation": {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal
@@ -50,6 +50,7 @@ CONFIRMATION_PUBLISHED = "Published execution confirmation"
 UNKNOWN = "?"
 LONGEST_VALUE = 600
 LONGEST_OF_LINE = 80
+LONGEST_OF_CAUSE = 200
 """Characters of each name and reason where many orders share a message."""
 PRICE_DECIMALS = 8
 LONGEST_OF_FINDINGS = 2500
@@ -126,9 +127,8 @@ def currency_of(order: Order) -> str:
         return order.terms.currency
     if order.instrument is not None and order.instrument.currency is not None:
         return order.instrument.currency
-    of_fills = next((f.commission_currency for f in order.fills if f.commission_currency), None)
-    if of_fills is not None:
-        return of_fills
+    if order.commission_currency is not None:
+        return order.commission_currency
     is_indian = isinstance(request, OrderRequest) and request.product in _INDIAN_PRODUCTS
     return "INR" if is_indian else "USD"
 
@@ -221,9 +221,9 @@ def order_alert(
     if order.adoption is not None:
         return _adoption_text(event, order, account)
     match event:
-        case Filled() if order.fills != order_before.fills:
+        case Filled() if len(order.fills) != len(order_before.fills):
             return _fill_text(order_before, event, order, account)
-        case Busted() if order.fills != order_before.fills:
+        case Busted() if len(order.fills) != len(order_before.fills):
             annulled = order_before.fill_of(event.fill_id)
             words = UNKNOWN if annulled is None else _execution(order_before, annulled.quantity, annulled.price)
             now = (("Filled now", _progress(order)), ("Status", order.status.value))
@@ -632,6 +632,8 @@ class Mentioned:
 
     order: Order
     moment: datetime | None
+    words: str = ""
+    """About this one alone, where the message has some for each."""
 
 
 def held_for_opening(orders: Sequence[Mentioned], *, account_name: str, broker: str, words: str) -> str:
@@ -660,6 +662,44 @@ def exits_waiting(orders: Sequence[Mentioned], *, account_name: str, broker: str
         ("Exits", _named_orders(named)),
         ("Reason", reason),
         ("To do", to_do),
+    )
+
+
+def orders_isolated(orders: Sequence[Mentioned], *, account_name: str) -> str:
+    """Something that nobody foresaw has failed for them; the `words` of each say what."""
+    named = [(each.order, f": {_cut(each.words, LONGEST_OF_CAUSE)}") for each in orders]
+    return _text(
+        "🚧 Order Set Aside" if len(orders) == 1 else f"🚧 {len(orders)} Orders Set Aside",
+        ("Account", account_name),
+        ("Orders" if len(orders) > 1 else "Order", _named_orders(named)),
+        ("Meanwhile", "it is tried again, with longer and longer pauses; the account's other orders go on"),
+        ("To do", "see how it stands with execctl order and in the broker's own screen, and tell the maintainers"),
+    )
+
+
+def not_compared(*, account_name: str, broker: str, why: Mapping[str, str]) -> str:
+    """These cannot be compared with what the broker shows, by something that nobody foresaw; others are. `why`: by signal or position."""
+    named = [f"{_cut(what, LONGEST_OF_LINE)}: {_cut(reason, LONGEST_OF_CAUSE)}" for what, reason in why.items()]
+    more = f"; and {len(named) - NAMED_AT_MOST} more" if len(named) > NAMED_AT_MOST else ""
+    return _text(
+        "⚠️ Not Compared",
+        ("Account", account_name),
+        ("Broker", broker),
+        ("What", f"{'; '.join(named[:NAMED_AT_MOST])}{more}"),
+        ("Meanwhile", "nothing is concluded of it; everything else is compared as ever"),
+        ("To do", "compare it by hand with the broker's own screen, and tell the maintainers"),
+    )
+
+
+def without_words(subject: str, signal_ids: Sequence[str]) -> str:
+    """Of orders whose message could not be put together: that there is one, and about which."""
+    named = ", ".join(_cut(signal_id, LONGEST_OF_LINE) for signal_id in signal_ids[:NAMED_AT_MOST])
+    more = f" and {len(signal_ids) - NAMED_AT_MOST} more" if len(signal_ids) > NAMED_AT_MOST else ""
+    return _text(
+        "⚠️ Attention",
+        ("About", subject.replace("_", " ")),
+        ("Orders", f"{named}{more}"),
+        ("Note", "the message about them could not be put together; see execctl order and the log"),
     )
 
 
@@ -884,7 +924,7 @@ def wants_a_person(event: Event) -> bool:
 
 
 def _fill_line(before: Order, event: Filled, order: Order) -> tuple[str, str] | None:
-    if order.fills == before.fills:
+    if len(order.fills) == len(before.fills):
         return None
     if _is_overfilled(order):
         return f"Order overfilled: {_progress(order)}", "order_overfilled"

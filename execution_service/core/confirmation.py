@@ -110,7 +110,7 @@ def fill_body(fill: Fill) -> dict[str, object]:
 
 def commission_currency(order: Order) -> str | None:
     """The currency of the first fill that names one."""
-    return next((f.commission_currency for f in order.fills if f.commission_currency is not None), None)
+    return order.commission_currency
 
 
 def _names(request: OrderRequest | RefusedRequest) -> dict[str, object]:

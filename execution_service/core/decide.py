@@ -31,7 +31,6 @@ from execution_service.core.order import (
     Capped,
     CommissionReported,
     Completed,
-    DeclaredPlaced,
     Doubted,
     Event,
     Expired,
@@ -186,13 +185,12 @@ def _names_another(order: Order, report: Report) -> bool:
         order.broker_order_id,
     )
     is_working = order.status in (Status.SUBMITTED, Status.PARTIALLY_FILLED)
-    latest = next((e for e in reversed(order.events) if isinstance(e, Accepted | DeclaredPlaced)), None)
-    return is_shown and is_working and isinstance(latest, DeclaredPlaced)
+    return is_shown and is_working and order.is_named_by_person
 
 
 def was_noted(order: Order, words: str) -> bool:
     """Whether the record has this very remark already, so that it is not made, nor told to people, again."""
-    return any(isinstance(event, Noted) and event.message == words for event in order.events)
+    return any(note.message == words for note in order.notes)
 
 
 UNREADABLE = "cannot be read at the broker: "
@@ -200,7 +198,7 @@ UNREADABLE = "cannot be read at the broker: "
 
 def unreadable_note(order: Order, words: str, now: datetime) -> tuple[Event, ...]:
     """What is recorded, once for an order, when something that the broker says of it cannot be read."""
-    if any(isinstance(event, Noted) and event.message.startswith(UNREADABLE) for event in order.events):
+    if any(note.message.startswith(UNREADABLE) for note in order.notes):
         return ()
     return (Noted(at=now, message=f"{UNREADABLE}{words}; nothing is concluded from it", alert=True),)
 

@@ -29,8 +29,10 @@ from execution_service.core.order import (
     Released,
     SubmitStarted,
     apply,
-    new_order,
+    bare,
 )
+
+__all__ = ["Happening", "bare", "happenings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Happening:
     @property
     def moves_position(self) -> bool:
         """A fill that was new, or the annulment of one that had been booked."""
-        return isinstance(self.event, Filled | Busted) and self.before.fills != self.after.fills
+        return isinstance(self.event, Filled | Busted) and len(self.before.fills) != len(self.after.fills)
 
     @property
     def is_correction(self) -> bool:
@@ -88,23 +90,13 @@ class Happening:
         return not isinstance(self.event, silent)
 
 
-def bare(order: Order) -> Order:
-    """The order before its first event."""
-    return new_order(
-        order.identity,
-        order.request,
-        received_at=order.received_at,
-        published_at=order.published_at,
-        message_id=order.message_id,
-        raw=order.raw,
-    )
-
-
 def happenings(order: Order, after_number: int = 0) -> Iterator[Happening]:
-    """The order's story from event `after_number` + 1 on, each with the order as it was then."""
-    state = bare(order)
-    for number, event in enumerate(order.events, 1):
+    """The order's story from event `after_number` + 1 on, each with the order as it was then. Costs some steps for each event that it
+    tells of and a few more, however long the order's history is."""
+    if after_number >= order.version:
+        return
+    state = order.as_of(after_number)
+    for number, event in enumerate(order.events[after_number:], after_number + 1):
         then = apply(state, event)
-        if number > after_number:
-            yield Happening(number, state, event, then)
+        yield Happening(number, state, event, then)
         state = then

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from hashlib import blake2b
 
 from brokers.base import Report
 
-_BITS = (1 << 60) - 1
-"""Numbers up to this take half the memory of the next larger ones."""
+_BYTES = 15
+"""120 bits, which an int holds in 40 bytes: two different things have the same digest as good as never, whoever chose them."""
 
 
 class Heard:
-    """Remembers at least the latest `at_least` names and at most twice as many, each with the last thing said of it: both as numbers of 60
-    bits, some 120 bytes a name. That two things are taken for one is as good as impossible."""
+    """Remembers at least the latest `at_least` names and at most twice as many, each with the last thing said of it: both as digests of
+    an exact text, less than 200 bytes a name however much was said. What differs in any way, in a sign, a type or a trailing zero, is
+    another thing: the worst that comes of it is that something equal is looked at once more."""
 
     def __init__(self, at_least: int) -> None:
         self._at_least = at_least
@@ -24,21 +26,37 @@ class Heard:
 
     def is_known(self, name: str, said: Hashable) -> bool:
         """Whether this is what was said of it last; then it is remembered as if it had been noted now."""
-        key, number = hash(name) & _BITS, hash(said) & _BITS
-        if self._fresh.get(key) == number:
-            return True
-        if key in self._fresh or self._stale.get(key) != number:
+        key = _digest(str(name))
+        if key in self._fresh:
+            return self._fresh[key] == _digest(_text(said))
+        if key not in self._stale:
+            return False
+        number = _digest(_text(said))
+        if self._stale[key] != number:
             return False
         self._note(key, number)
         return True
 
     def note(self, name: str, said: Hashable) -> None:
-        self._note(hash(name) & _BITS, hash(said) & _BITS)
+        self._note(_digest(str(name)), _digest(_text(said)))
 
     def _note(self, key: int, number: int) -> None:
         self._fresh[key] = number
         if len(self._fresh) >= self._at_least:
             self._fresh, self._stale = {}, self._fresh
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_BYTES).digest(), "big")
+
+
+def _text(said: object) -> str:
+    """Equal only for what is equal in value and in type; the elements of a set in a sequence of their own."""
+    if isinstance(said, tuple):
+        return f"({','.join(map(_text, said))})"
+    if isinstance(said, frozenset):
+        return f"{{{','.join(sorted(map(_text, said)))}}}"
+    return f"{type(said).__name__} {said!r}"
 
 
 def name_of(report: Report) -> str:

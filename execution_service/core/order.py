@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Context, Decimal
 from enum import StrEnum
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import takewhile
 from types import MappingProxyType
 from typing import TypeAlias
@@ -555,6 +555,29 @@ class Order:
     """The contract's own facts, as the broker told them; None: it has not been asked or tells none."""
     booked_as: str | None = None
     """The key of the holding that its fills are booked to; None: the instrument's own."""
+    # What follows from the events above, carried along so that it need not be worked out from all of them each time.
+    paid: Decimal = field(default=ZERO, repr=False, compare=False)
+    """Price times quantity of the fills that stand, added up exactly."""
+    commission: Decimal = field(default=ZERO, repr=False, compare=False)
+    """What the fills that stand cost, as far as it is known; not converted."""
+    commission_currency: str | None = field(default=None, repr=False, compare=False)
+    """Of the first of these fills that names one."""
+    declared_at: datetime | None = field(default=None, repr=False, compare=False)
+    """When a person last said that it was placed."""
+    is_named_by_person: bool = field(default=False, repr=False, compare=False)
+    """The broker's id for it is the one that a person read off the screen."""
+    notes: tuple[Noted, ...] = field(default=(), repr=False, compare=False)
+    """The remarks among its events."""
+    places: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
+    """An index of `fills` by id, so that none is searched for. It is shared with what the order was and may become, only ever added to, and
+    right for each: an id whose place differs makes a new index (`__post_init__`), and what is found is compared."""
+    checkpoints: tuple[Order, ...] = field(default=(), repr=False, compare=False)
+    """Some of its earlier states, from which any other is near; the farther back the fewer, so that there are about ten of them."""
+
+    def __post_init__(self) -> None:
+        last = len(self.fills) - 1
+        if last >= 0 and self.places.get(self.fills[last].fill_id) != last:
+            object.__setattr__(self, "places", {fill.fill_id: place for place, fill in enumerate(self.fills)})
 
     @property
     def words_alone(self) -> str | None:
@@ -591,11 +614,7 @@ class Order:
         """Quantity-weighted over the fills that stand; None without one."""
         if not self.filled_quantity:
             return None
-        return sum((f.price * f.quantity for f in self.fills), ZERO) / self.filled_quantity
-
-    @property
-    def commission(self) -> Decimal:
-        return sum((f.commission for f in self.fills if f.commission is not None), ZERO)
+        return self.paid / self.filled_quantity
 
     @property
     def symbol(self) -> str | None:
@@ -635,16 +654,12 @@ class Order:
         worth = self.money_per_point
         if not self.fills or worth is None:
             return None
-        total = ZERO
-        for fill in self.fills:
-            total = EXACT.add(total, EXACT.multiply(fill.price, fill.quantity))
-        return EXACT.multiply(total, worth)
+        return EXACT.multiply(self.paid, worth)
 
     @property
     def working_since(self) -> datetime | None:
         """From when its time-out counts: a person's word that it was placed, else its sending; and not before the market had it."""
-        declared = [event.at for event in self.events if isinstance(event, DeclaredPlaced)]
-        since = declared[-1] if declared else self.submitted_at
+        since = self.submitted_at if self.declared_at is None else self.declared_at
         return since if since is None or self.released_at is None else max(since, self.released_at)
 
     @property
@@ -661,7 +676,17 @@ class Order:
         raise TypeError(f"order {self.order_id} was refused as unreadable")
 
     def fill_of(self, fill_id: str) -> Fill | None:
-        return next((f for f in self.fills if f.fill_id == fill_id), None)
+        place = self.places.get(fill_id)
+        if place is None or place >= len(self.fills):
+            return None
+        fill = self.fills[place]
+        return fill if fill.fill_id == fill_id else None
+
+    def as_of(self, number: int) -> Order:
+        """The order as it was after its event of this number (from 1; 0: before its first). Costs some steps for each event that lies
+        between, and a few more."""
+        begun = next((kept for kept in reversed(self.checkpoints) if kept.version <= number), None) or bare(self)
+        return apply_all(begun, self.events[begun.version : number])
 
     def ticket(self) -> Ticket:
         """What the broker is asked to do."""
@@ -709,8 +734,46 @@ def new_order(
     )
 
 
+def bare(order: Order) -> Order:
+    """The order before its first event."""
+    return new_order(
+        order.identity,
+        order.request,
+        received_at=order.received_at,
+        published_at=order.published_at,
+        message_id=order.message_id,
+        raw=order.raw,
+    )
+
+
+CHECKPOINT = 16
+"""Every so many events an earlier state is kept, of which `_kept` says how long."""
+
+
 def apply(order: Order, event: Event) -> Order:
-    """The order after the event. Raises InvalidTransition for what the table does not know, FillsDoNotAddUp for an end without its fills."""
+    """The order after the event. Raises InvalidTransition for what the table does not know, FillsDoNotAddUp for an end without its fills.
+
+    The work does not grow with the history, but for copying references to it."""
+    after = _applied(order, event)
+    return after if after.version % CHECKPOINT else replace(after, checkpoints=_kept(after))
+
+
+def _kept(order: Order) -> tuple[Order, ...]:
+    """The checkpoints with this state as the newest: each is kept for twice the distance to the next that is as round as it, so that some
+    state is near that of any event, measured by how far that lies back."""
+    states = (*order.checkpoints, replace(order, checkpoints=()))
+    return tuple(state for state in states if order.version - state.version <= 2 * _roundness(state.version))
+
+
+def _roundness(version: int) -> int:
+    """The largest of 16, 128, 1024 ... that divides it."""
+    step = CHECKPOINT
+    while version % (step * 8) == 0:
+        step *= 8
+    return step
+
+
+def _applied(order: Order, event: Event) -> Order:
     grown = replace(order, events=(*order.events, event))
     match event:
         case Filled():
@@ -718,11 +781,11 @@ def apply(order: Order, event: Event) -> Order:
         case Busted():
             return _without_fill(grown, event)
         case CommissionReported():
-            return replace(grown, fills=tuple(_commissioned(f, event) for f in order.fills))
+            return _with_commission(grown, event)
         case ContractDeclared():
             return replace(grown, terms=event.terms)
         case Noted():
-            return grown
+            return replace(grown, notes=(*order.notes, event))
     target = TRANSITIONS.get((order.status, type(event)))
     if (isinstance(event, AdoptionUndone) and order.adoption is None) or (isinstance(event, Adopted) and order.events):
         target = None
@@ -752,8 +815,16 @@ def _moved(order: Order, event: Event, target: Status) -> Order:
             return replace(after, reserved_order_id=event.reserved_order_id, submitted_at=event.at)
         case NothingSent():
             return replace(after, reserved_order_id=None, submitted_at=None)
-        case Accepted() | DeclaredPlaced():
-            return replace(after, broker_order_id=event.broker_order_id, reason=None)
+        case Accepted():
+            return replace(after, broker_order_id=event.broker_order_id, reason=None, is_named_by_person=False)
+        case DeclaredPlaced():
+            return replace(
+                after,
+                broker_order_id=event.broker_order_id,
+                is_named_by_person=True,
+                declared_at=event.at,
+                reason=None,
+            )
         case Doubted():
             return replace(after, reason=Reason(ReasonCode.OUTCOME_UNKNOWN, event.message))
         case Capped():
@@ -806,10 +877,14 @@ def _with_fill(order: Order, event: Filled) -> Order:
     if fill.fill_id in order.busted_fill_ids or order.fill_of(fill.fill_id) is not None:
         return order
     filled = order.filled_quantity + fill.quantity
+    order.places.setdefault(fill.fill_id, len(order.fills))
     return replace(
         order,
         fills=(*order.fills, fill),
         filled_quantity=filled,
+        paid=_paid(order.paid, fill),
+        commission=order.commission if fill.commission is None else order.commission + fill.commission,
+        commission_currency=order.commission_currency or fill.commission_currency or None,
         filled_at=fill.time if order.filled_at is None else max(order.filled_at, fill.time),
         status=(status := _status_by_quantity(order, filled)),
         finished_at=(order.finished_at or event.at) if status.is_final else None,
@@ -830,6 +905,9 @@ def _without_fill(order: Order, event: Busted) -> Order:
         fills=fills,
         busted_fill_ids=order.busted_fill_ids | {event.fill_id},
         filled_quantity=filled,
+        paid=reduce(_paid, fills, ZERO),
+        commission=_commission(fills),
+        commission_currency=_commission_currency(fills),
         filled_at=max((f.time for f in fills), default=None),
         status=status,
         finished_at=order.finished_at if status.is_final else None,
@@ -847,7 +925,29 @@ def _status_by_quantity(order: Order, filled: Decimal) -> Status:
     return Status.PARTIALLY_FILLED
 
 
-def _commissioned(fill: Fill, event: CommissionReported) -> Fill:
-    if fill.fill_id != event.fill_id:
-        return fill
-    return replace(fill, commission=event.commission, commission_currency=event.currency)
+def _paid(before: Decimal, fill: Fill) -> Decimal:
+    return EXACT.add(before, EXACT.multiply(fill.price, fill.quantity))
+
+
+def _commission(fills: Iterable[Fill]) -> Decimal:
+    return sum((fill.commission for fill in fills if fill.commission is not None), ZERO)
+
+
+def _commission_currency(fills: Iterable[Fill]) -> str | None:
+    return next((fill.commission_currency for fill in fills if fill.commission_currency), None)
+
+
+def _with_commission(order: Order, event: CommissionReported) -> Order:
+    before = order.fill_of(event.fill_id)
+    if before is None:
+        return order
+    fill = replace(before, commission=event.commission, commission_currency=event.currency)
+    place = order.places[event.fill_id]
+    fills = (*order.fills[:place], fill, *order.fills[place + 1 :])
+    is_first = before.commission is None
+    return replace(
+        order,
+        fills=fills,
+        commission=order.commission + event.commission if is_first else _commission(fills),
+        commission_currency=_commission_currency(fills) if order.commission_currency else event.currency or None,
+    )

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
-from execution_service.core.effects import Happening, bare, happenings
+from execution_service.core.effects import Happening, happenings
 from execution_service.core.ledger import LedgerEntry, Line, fold
-from execution_service.core.order import Order, apply_all
+from execution_service.core.order import Order
 from execution_service.core.position import Position
 from execution_service.core.views import Booked
 
@@ -26,7 +26,7 @@ def as_told(booking: Booking, told: int) -> Booked | None:
     if not told:
         return None
     order = booking.order
-    then = order if order.version <= told else apply_all(bare(order), order.events[:told])
+    then = order if order.version <= told else order.as_of(told)
     realized = sum((line.realized for number, line in booking.lines.items() if number <= told), Decimal(0))
     return Booked(then, realized)
 

@@ -38,6 +38,11 @@ class Appointments:
             heapq.heappush(self._due, (due_at, next(self._number), live))
             self._news.tell()
 
+    def begin_anew(self) -> None:
+        """Without any; whoever had one says so himself (`LiveOrder.begin_anew`)."""
+        self._due.clear()
+        self._missed = 0
+
     def cancel(self, live: LiveOrder) -> None:
         """Left in the heap until its time, it would keep every order of the last minutes in memory."""
         if live.due_at is None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 import tenacity
@@ -25,6 +25,8 @@ UNUSABLE_TOLERATED = 3
 QUERY_SECONDS = 30.0
 CONNECT_SECONDS = 60.0
 CLOSE_SECONDS = 5.0
+CANCELLED_SECONDS = 1.0
+"""How long a call that was cancelled may take to end."""
 AFTER_FAILURE_SECONDS = 1.0
 """Before what failed is tried again."""
 LOGIN_LOOK_SECONDS = 2.0
@@ -83,6 +85,8 @@ class Connection:
         self._told_concern: str | None = None
         self._unusable_answers = 0
         self._lost = asyncio.Event()
+        self._left_behind: set[asyncio.Future[Any]] = set()
+        """Calls that nobody waits for any more; kept, so that they are not collected while they run."""
 
     # --- questions ----------------------------------------------------------------------------------------------
 
@@ -98,10 +102,44 @@ class Connection:
         assert self._broker is not None
         return self._broker
 
-    async def ask(self, question: Awaitable[T], timeout_seconds: float = QUERY_SECONDS) -> T:
-        """Every call to the broker ends in bounded time, whatever the adapter does. Raises TimeoutError."""
-        async with asyncio.timeout(timeout_seconds):
-            return await question
+    async def ask(self, question: Awaitable[T], timeout_seconds: float | None = None) -> T:
+        """Every call to the broker ends in bounded time, whatever the adapter does, even one that heeds no cancellation. None: QUERY_SECONDS.
+        Raises TimeoutError."""
+        return await self._bounded(question, QUERY_SECONDS if timeout_seconds is None else timeout_seconds)
+
+    async def _bounded(self, call: Awaitable[T], timeout_seconds: float) -> T:
+        """What has not ended in time is cancelled, and left behind where it does not end by that either."""
+        under_way = asyncio.ensure_future(call)
+        try:
+            await asyncio.wait({under_way}, timeout=timeout_seconds)
+            if not under_way.done():
+                raise TimeoutError(f"no answer within {timeout_seconds:g} s")
+            if under_way.cancelled():
+                raise TimeoutError("the call was given up, and not by us")
+            return under_way.result()
+        finally:
+            if not under_way.done():
+                under_way.cancel()
+                await asyncio.wait({under_way}, timeout=CANCELLED_SECONDS)
+                self._leave_behind(under_way)
+
+    def _leave_behind(self, call: asyncio.Future[Any]) -> None:
+        if call.done():
+            if not call.cancelled():
+                call.exception()  # it is over, and whoever asked has been told that there was no answer
+            return
+        log.error(
+            "A call to the broker ends neither in time nor when it is cancelled, and is left behind",
+            action="call_left_behind",
+            account_id=self.account_id,
+        )
+        self._left_behind.add(call)
+        call.add_done_callback(self._ended_late)
+
+    def _ended_late(self, call: asyncio.Future[Any]) -> None:
+        self._left_behind.discard(call)
+        if not call.cancelled():
+            call.exception()
 
     def was_usable(self) -> None:
         """An answer could be taken in."""
@@ -130,6 +168,7 @@ class Connection:
 
     async def keep(self) -> None:
         """Until cancelled."""
+        self.is_connected = False
         while True:
             await self._connect()
             await self._lost.wait()
@@ -142,10 +181,9 @@ class Connection:
 
     async def close(self) -> None:
         if self._broker is not None:
-            self._broker.on_hint(None)
             try:
-                async with asyncio.timeout(CLOSE_SECONDS):
-                    await self._broker.close()
+                self._broker.on_hint(None)
+                await self._bounded(self._broker.close(), CLOSE_SECONDS)
             except Exception as exc:  # noqa: BLE001  it is the end all the same
                 log.warning(
                     f"Broker connection could not be closed: {str(exc) or type(exc).__name__}",
@@ -167,8 +205,7 @@ class Connection:
                 if self._broker is None:
                     self._broker = self._create_broker()
                     self._broker.on_hint(self._hinted)
-                async with asyncio.timeout(CONNECT_SECONDS):
-                    await self._broker.connect()
+                await self._bounded(self._broker.connect(), CONNECT_SECONDS)
                 if not self._is_live and self._broker.capabilities.is_paper is False:
                     raise BrokerUnavailable(
                         "live = false, but the broker's account is a real one: nothing is sent to it"

@@ -125,6 +125,11 @@ class ExitCheck:
         self._moved: dict[str, tuple[Instrument, float]] = {}
         """By instrument key: when something was last recorded of an order of it that has filled."""
 
+    def begin_anew(self) -> None:
+        """Nobody is looking: whoever was has ended."""
+        self._looking.clear()
+        self._looks.clear()
+
     def heed_record(self, live: LiveOrder) -> None:
         """Called after each record."""
         request = live.order.request
@@ -178,8 +183,10 @@ class ExitCheck:
             waiting.cancel()
             looking.is_over = True  # a question that is on its way ends by itself, in bounded time
             self._looking.discard(order.order_id)
-            self._keep(order, self._result(order, binding, looking, number))
-            self._lanes.release(live.order)
+            try:
+                self._keep(order, self._result(order, binding, looking, number))
+            finally:
+                self._lanes.release(live.order)
 
     def _keep(self, order: Order, look: _Look) -> None:
         self._looks = {key: kept for key, kept in self._looks.items() if look.at - kept.at <= FORGOTTEN_SECONDS}
@@ -330,8 +337,13 @@ class ExitCheck:
             other = live.order
             if other.status not in AT_WORK or other.order_id == order.order_id:
                 continue
-            request = other.accepted_request
-            is_alike = group.is_about(request.instrument, self._product(other))
+            try:
+                request = other.accepted_request
+                is_alike = group.is_about(request.instrument, self._product(other))
+            except Exception:
+                if other.symbol == order.symbol:
+                    raise  # it may take of the same: what is left is not known
+                continue
             if (
                 is_alike
                 and request.account_id == self._connection.account_id

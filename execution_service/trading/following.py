@@ -13,12 +13,13 @@ from execution_service.core import alerts
 from execution_service.core.alerts import Mentioned
 from execution_service.core.decide import Elapsed, StepKind, next_step
 from execution_service.core.order import CancelRefused, Doubted, Event, Noted, Order, Status
-from execution_service.live import LiveOrder, LiveOrders
+from execution_service.live import PERHAPS_SENT, LiveOrder, LiveOrders
 from execution_service.ports import Clock
 from execution_service.trading.appointments import Appointments
 from execution_service.trading.bulletins import Bulletins
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
 from execution_service.trading.hearing import Hearing
+from execution_service.trading.isolation import Isolation
 from execution_service.trading.lanes import LEAST_WAIT_SECONDS, WAITING_SECONDS, Lanes
 from execution_service.trading.last_look import LastLook
 from execution_service.trading.placing import Placing
@@ -46,6 +47,7 @@ class Following:
         placing: Placing,
         waiting: Waiting,
         bulletins: Bulletins,
+        isolation: Isolation,
         live_orders: LiveOrders,
         clock: Clock,
         tasks: Tasks,
@@ -60,13 +62,24 @@ class Following:
         self._placing = placing
         self._waiting = waiting
         self._bulletins = bulletins
+        self._isolation = isolation
         self._live = live_orders
         self._clock = clock
         self._tasks = tasks
         self._holds_desk = holds_desk
 
     def step(self, live: LiveOrder, now: float) -> None:
-        """Begins it, or makes the next appointment. `now` by the monotonic clock. Waits for nothing."""
+        """Begins it, or makes the next appointment. `now` by the monotonic clock. Waits for nothing, and raises nothing: an order whose step
+        fails is isolated."""
+        if live.isolated_until > now:
+            self._appointments.make(live, max(live.isolated_until - now, LEAST_WAIT_SECONDS))
+            return
+        try:
+            self._step(live, now)
+        except Exception as exc:  # noqa: BLE001  one order must not hold up the others
+            self._isolation.failed(live, exc, doing="deciding its next step")
+
+    def _step(self, live: LiveOrder, now: float) -> None:
         order = live.order
         if order.status.is_final:
             self._lanes.settle(live)  # it ended by somebody else's word, and others may wait for that
@@ -76,9 +89,8 @@ class Following:
             return
         if self._is_unanswered(live, now):
             live.is_silence_told = True
-            words = (
-                f"perhaps sent {now - (live.sent_at or now):.0f} s ago, and the broker cannot be asked; it may be alive"
-            )
+            ago = f"{now - (live.sent_at or now):.0f} s ago"
+            words = f"{PERHAPS_SENT}{ago}, and the broker cannot be asked; it may be alive"
             note = Noted(at=self._clock.now(), message=words, alert=True)
             self._begin(live, lambda: self._live.record_unless_changed(live, (note,), since=order))
             return
@@ -96,6 +108,7 @@ class Following:
             step = replace(step, events=tuple(map(_as_unclear, step.events)))
         match step.kind:
             case StepKind.SUBMIT:
+                self._lanes.bring_in(live)
                 limit = limits.max_order_age_seconds
                 if self._lanes.is_waiting(live.order):
                     # What it waits for may have happened where nobody here hears of it: refused at the door, or worked by another process.
@@ -131,9 +144,8 @@ class Following:
         async def step() -> None:
             try:
                 await work()
-            except Exception:
-                live.not_before = self._clock.monotonic() + AFTER_FAILURE_SECONDS
-                raise
+            except Exception as exc:  # noqa: BLE001  one order must not hold up the others
+                self._isolation.failed(live, exc, doing="its next step")
             finally:
                 live.is_busy = False
                 self._lanes.settle(live)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
 import structlog
 
@@ -28,9 +29,11 @@ from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock, Store, Stored, StoreUnavailable
 from execution_service.trading.bulletins import Bulletins
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
+from execution_service.trading.isolation import Isolation
 from execution_service.trading.lanes import Lanes
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 MISSING_FILLS_ALERT_SECONDS = 30.0
 """After so long the broker's count is taken at its word: fills that it has not shown are missing, and an order that it calls complete with
@@ -58,6 +61,7 @@ class Hearing:
         clock: Clock,
         raise_alarm: Callable[[str, str], Awaitable[None]],
         bulletins: Bulletins,
+        isolation: Isolation,
         answered: Callable[[], None],
         ended: Callable[[Order, Report], None],
         traded_past_us: Callable[[], None],
@@ -72,6 +76,7 @@ class Hearing:
         self._clock = clock
         self._raise_alarm = raise_alarm
         self._bulletins = bulletins
+        self._isolation = isolation
         self._tell_answered = answered
         self._tell_ended = ended
         self._tell_traded_past_us = traded_past_us
@@ -91,14 +96,23 @@ class Hearing:
 
     # --- when ---------------------------------------------------------------------------------------------------
 
+    def begin_anew(self) -> None:
+        """Nothing was asked of this broker yet: another one's mark means nothing to it, and whoever was asking has ended."""
+        self.answered_at = self._mark = None
+        self.is_asking = self._is_wanted = False
+        self._pause_until = 0.0
+        self._missing.clear()
+
     def want(self) -> None:
         """The broker is to be asked about all orders as soon as may be."""
         self._is_wanted = True
 
     def is_due(self, now: float) -> bool:
+        if self.is_asking:
+            return False  # what comes due meanwhile may be answered by that
         if self.answered_at is None or now >= self.answered_at + IDLE_CHECK_SECONDS:
             self._is_wanted = True
-        return self._is_wanted and not self.is_asking and now >= self._pause_until
+        return self._is_wanted and now >= self._pause_until
 
     @property
     def next_at(self) -> float | None:
@@ -143,6 +157,8 @@ class Hearing:
             since, goes_on, is_recorded = None if whole else self._mark, True, True
             while goes_on:
                 answer = await self._connection.ask(broker.reports(since))
+                if answer.goes_on and answer.mark == since:
+                    raise AnswerUnclear("the broker says that its answer goes on, and it does not")
                 since, goes_on = answer.mark, answer.goes_on
                 reports, odd = await self._sound(answer.reports)
                 is_recorded = await self._hear_all(reports, [*answer.unreadable, *odd]) and is_recorded
@@ -166,6 +182,9 @@ class Hearing:
             if number % LOOKED_THROUGH_AT_ONCE == 0:
                 await asyncio.sleep(0)  # a whole day's answer must not hold up everybody else
             try:
+                if not isinstance(report.client_order_id, str):
+                    odd.append(Unreadable(words=f"an order's tag is {report.client_order_id!r}"[:200]))
+                    continue
                 each, problem = sound(report, now)
                 good.append(each)
             except Exception as exc:  # noqa: BLE001  whatever it is made of, the others are heard
@@ -182,21 +201,20 @@ class Hearing:
         # Two accounts of ours may be one at the broker: each hears of its own orders only, or both would step them.
         own = {tag: live for tag, live in known.items() if live.order.request.account_id == account_id}
         in_hand = [(own[r.client_order_id], r) for r in reports if r.client_order_id in own]
-        heard = await asyncio.gather(*(self._hear(live, r) for live, r in in_hand), return_exceptions=True)
+        heard = await asyncio.gather(*(self._is_heard(live, r) for live, r in in_hand))
         self._hear_of_strangers([r for r in reports if r.filled_quantity and not r.client_order_id])
-        failed = [(r, failure) for (_, r), failure in zip(in_hand, heard, strict=True) if failure is not None]
-        failed += await self._hear_of_finished(
+        failed = await self._hear_of_finished(
             [r for r in reports if r.client_order_id and r.client_order_id not in known]
         )
         lasting = [(r, exc) for r, exc in failed if not isinstance(exc, StoreUnavailable)]
         for report, failure in lasting:
             self._say_failure(report, failure)
         cannot = [
-            Unreadable(client_order_id=r.client_order_id, words=f"the report cannot be recorded: {exc}")
+            Unreadable(client_order_id=r.client_order_id, words=f"its news cannot be recorded: {exc}")
             for r, exc in lasting
         ]
         await self._tell_unreadable([*unreadable, *cannot])
-        return not failed
+        return all(heard) and not failed
 
     def _say_failure(self, report: Report, failure: BaseException) -> None:
         """Once for each order: what cannot be recorded is told again and again."""
@@ -243,9 +261,18 @@ class Hearing:
             return False
         return True
 
-    async def _hear(self, live: LiveOrder, report: Report) -> None:
-        if not live.is_let_go:  # else another process hears of it
-            await self.learn(live, report)
+    async def _is_heard(self, live: LiveOrder, report: Report) -> bool:
+        """False: its news could not be recorded, and must be told again; not while the order is isolated."""
+        if live.is_let_go:
+            return True  # another process hears of it
+        if self._isolation.holds(live):
+            return False
+        try:
+            await self._learn(live, report)
+        except Exception as exc:  # noqa: BLE001  one order must not hold up the news of the others
+            self._isolation.failed(live, exc, doing="recording what the broker reports of it")
+            return False
+        return True
 
     def _hear_of_strangers(self, reports: Sequence[Report]) -> None:
         fresh = [r for r in reports if not self._strange.is_known(name_of(r), r.filled_quantity)]
@@ -261,7 +288,7 @@ class Hearing:
         unheard: list[Report] = []
         for start in range(0, len(reports), LOOKED_THROUGH_AT_ONCE):
             some = reports[start : start + LOOKED_THROUGH_AT_ONCE]
-            unheard += [r for r in some if not self._finished.is_known(name_of(r), _gist(r))]
+            unheard += [r for r in some if not self._is_known(r)]
             await asyncio.sleep(0)  # a whole day's answer must not hold up everybody else
         for start in range(0, len(unheard), LOOKED_UP_AT_ONCE):
             some = unheard[start : start + LOOKED_UP_AT_ONCE]
@@ -281,6 +308,13 @@ class Hearing:
                     continue
                 self._finished.note(name_of(report), _gist(report))
         return failed
+
+    def _is_known(self, report: Report) -> bool:
+        """Whether the latest word about an order that is not in hand is the same; one of which that cannot be told is looked at."""
+        try:
+            return self._finished.is_known(name_of(report), _gist(report))
+        except Exception:  # noqa: BLE001  what is wrong with it is said when it is recorded
+            return False
 
     async def _hear_late(self, record: Stored, report: Report) -> None:
         if not news(record.order, report, self._clock.now()):
@@ -331,16 +365,19 @@ class Hearing:
             self._connection.query_failed(exc)
 
     async def look_for_all(self, some: Sequence[LiveOrder]) -> set[str]:
-        """Looks for these orders under all of their ids, and records what the broker says of them. Returns our ids of those that it surely
-        does not show. Raises BrokerError, TimeoutError."""
+        """Looks for these orders under all of their ids, and records what the broker says of them; one of which that cannot be recorded is
+        isolated. Returns our ids of those that it surely does not show. Raises BrokerError, TimeoutError."""
         tags = {tag: live for live in some for tag in live.order.client_order_ids}
         if not tags:
             return set()
-        found = await self._connection.ask(self._connection.broker.find_all(tuple(tags)))
+        found = await self._looked(self._connection.broker.find_all(tuple(tags)))
         shown = {live.order.order_id for tag, live in tags.items() if tag not in found or found[tag] is not None}
         for tag, report in found.items():
             if report is not None:
-                await self.learn(tags[tag], report)
+                try:
+                    await self.learn(tags[tag], report)
+                except Exception as exc:  # noqa: BLE001  one order must not hold up the news of the others
+                    self._isolation.failed(tags[tag], exc, doing="recording what the broker reports of it")
         return {live.order.order_id for live in some} - shown
 
     async def look_for(self, live: LiveOrder) -> bool:
@@ -348,17 +385,35 @@ class Hearing:
         broker = self._connection.broker
         is_found = False
         for client_order_id in live.order.client_order_ids:
-            report = await self._connection.ask(broker.find(client_order_id))
+            report = await self._looked(broker.find(client_order_id))
             if report is not None:
                 is_found = True
                 await self.learn(live, report)
         return is_found
+
+    async def _looked(self, question: Awaitable[T]) -> T:
+        """What an adapter raises that nobody foresaw is no answer, and no fault of the order's. Raises BrokerError, TimeoutError."""
+        try:
+            return await self._connection.ask(question)
+        except (BrokerError, TimeoutError):
+            raise
+        except Exception as exc:
+            log.exception(
+                f"The adapter stumbled over a look for orders: {exc}",
+                action="look_failed",
+                account_id=self._connection.account_id,
+            )
+            raise BrokerError(f"no answer to a look for orders: {type(exc).__name__}: {exc}") from exc
 
     async def learn(self, live: LiveOrder, report: Report) -> None:
         """Records what a report tells that is new."""
         report, problem = sound(report, self._clock.now())
         if problem is not None:
             await self._live.record(live, partial(unreadable_note, words=problem, now=self._clock.now()))
+        await self._learn(live, report)
+
+    async def _learn(self, live: LiveOrder, report: Report) -> None:
+        """Of a report that is `sound`."""
         events = await self._live.record(live, lambda order: news(order, report, self._clock.now()))
         is_news = bool(events)
         live.asked_at = now = self._clock.monotonic()
@@ -405,12 +460,14 @@ class Hearing:
         with less than was ordered; a broker that tells only what is new does not repeat the report."""
         now = self._clock.monotonic()
         for live, report in tuple(self._missing.values()):
+            if self._isolation.holds(live):
+                continue
             try:
                 await self._heed_lasting_count(live, report, now)
             except (BrokerError, TimeoutError, StoreUnavailable):
                 raise
             except Exception as exc:  # noqa: BLE001  one order must not hold up the news of the others
-                self._say_failure(report, exc)
+                self._isolation.failed(live, exc, doing="recording what the broker reports of it")
 
     async def _heed_lasting_count(self, live: LiveOrder, report: Report, now: float) -> None:
         if live.is_let_go or live.order.status.is_final:

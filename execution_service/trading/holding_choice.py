@@ -9,7 +9,7 @@ from typing import Protocol
 
 from brokers.base import DERIVATIVES, ContractTerms
 from execution_service.core.contracts import Contract
-from execution_service.core.ledger import LedgerEntry, LedgerKey, SeveralHoldings, holding_for, key_of
+from execution_service.core.ledger import LedgerEntry, LedgerKey, SeveralHoldings, holding_for
 from execution_service.core.order import (
     ContractTold,
     Event,
@@ -20,6 +20,7 @@ from execution_service.core.order import (
     Rejected,
     SubmitStarted,
 )
+from execution_service.holdings import booked_to
 from execution_service.live import LiveOrders
 
 
@@ -83,8 +84,8 @@ class HoldingChoice:
             other = live.order
             is_unbooked = other.submitted_at is not None and (not other.status.is_final or live.owes_world)
             if is_unbooked and other.order_id != order.order_id:
-                key = key_of(other)
-                if (key.account_id, key.strategy) == (request.account_id, request.strategy):
+                key = booked_to(other)
+                if key is not None and (key.account_id, key.strategy) == (request.account_id, request.strategy):
                     held[key.instrument_key] = Contract(other.accepted_request.instrument, other.terms)
         entries = await self._store.ledgers_of_account(request.account_id, ())
         held.update(

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from execution_service.core.order import Order, OrderRequest, Purpose, Status
 from execution_service.live import LiveOrder
 from execution_service.ports import Clock
 from execution_service.trading.appointments import Appointments
+from execution_service.trading.isolation import Isolation
+from execution_service.trading.pauses import growing_pause
 from execution_service.trading.tasks import Tasks
 
 WAITING_SECONDS = 2.0
 """How often an order that waits for another one is looked at all the same."""
 SOON_SECONDS = 0.02
-LONGEST_PAUSE_SECONDS = 30.0
 LONGEST_REST_SECONDS = 5.0
 """How long a lane rests at once when the account's calls are spent: an exit that may leave all the same can have come to its front."""
 LEAST_WAIT_SECONDS = 0.001
@@ -61,8 +62,8 @@ class Lane:
         if self.held_words and self.is_for_calls:
             self.orders = deque(sorted(self.orders, key=lambda live: not _names_its_entry(live.order)))
 
-    def next_batch(self, limit: int) -> list[LiveOrder]:
-        """The first orders that may leave together, taken out of the lane."""
+    def next_batch(self, limit: int, is_isolated: Callable[[LiveOrder], bool]) -> list[LiveOrder]:
+        """The first orders that may leave together, taken out of the lane; those that are isolated step out of it."""
         batch: list[LiveOrder] = []
         while self.orders and len(batch) < limit:
             live = self.orders[0]
@@ -70,7 +71,9 @@ class Lane:
             if is_pending and live.is_busy:
                 break  # it is being looked at; after that the lane goes on with it
             self.orders.popleft()
-            if is_pending:
+            if is_pending and is_isolated(live):
+                live.is_set_aside = True
+            elif is_pending:
                 live.is_busy = True
                 batch.append(live)
         return batch
@@ -79,8 +82,9 @@ class Lane:
 class Lanes:
     """The lanes of one account; exits go ahead of entries of other instruments."""
 
-    def __init__(self, *, appointments: Appointments, clock: Clock, tasks: Tasks) -> None:
+    def __init__(self, *, appointments: Appointments, isolation: Isolation, clock: Clock, tasks: Tasks) -> None:
         self._appointments = appointments
+        self._isolation = isolation
         self._clock = clock
         self._tasks = tasks
         self._lanes: dict[str, Lane] = {}
@@ -105,6 +109,14 @@ class Lanes:
 
     # --- in and out ---------------------------------------------------------------------------------------------
 
+    def begin_anew(self) -> None:
+        """Without any order, pause or hold: who begins anew takes all orders in hand again, and nothing is left waiting for a task that has
+        ended."""
+        self._lanes.clear()
+        self._ready_exits.clear()
+        self._ready_entries.clear()
+        self._waiting.clear()
+
     def take(self, live: LiveOrder) -> None:
         """An order that has come in hand; those of its signal that wait may have waited for it."""
         if live.order.status is Status.PENDING:
@@ -117,15 +129,22 @@ class Lanes:
 
     def look_again(self, live: LiveOrder) -> None:
         """The order was changed by somebody else's word: it may be pending again."""
-        if live.order.status is Status.PENDING and live not in self.of(live.order).orders:
+        is_out = live.order.status is Status.PENDING and live not in self.of(live.order).orders
+        if is_out and not live.is_set_aside:
             self._enqueue(live)
         self._appointments.make(live, 0.0)
 
     def settle(self, live: LiveOrder) -> None:
-        """After any step: the lane goes on if this order held it up, and exits that waited for it are looked at again."""
+        """After any step: the lane goes on if this order held it up, and exits that waited for it are looked at again. Raises nothing."""
+        try:
+            self._settle(live)
+        except Exception as exc:  # noqa: BLE001  one order must not hold up the others
+            self._isolation.failed(live, exc, doing="looking at who waits for it")
+
+    def _settle(self, live: LiveOrder) -> None:
         order = live.order
         lane = self.of(order)
-        if order.status is Status.SUBMITTING:
+        if order.status is Status.SUBMITTING and not self._isolation.holds(live):
             if not live.is_busy:
                 lane.unresolved.add(order.order_id)
         else:
@@ -145,14 +164,24 @@ class Lanes:
         self.make_ready(lane)
 
     def put_back(self, lane: Lane, batch: Sequence[LiveOrder]) -> None:
-        """A batch has gone its way: whoever of it is still to be sent, and waits for no other order, comes to the front again."""
+        """A batch has gone its way: whoever of it is still to be sent, and waits for no other order, comes to the front again; one that is
+        isolated steps out, so that the others of its instrument go on."""
         for live in reversed(batch):
             live.is_busy = False
             if live.order.status is Status.PENDING and not self.is_waiting(live.order):
-                lane.orders.appendleft(live)
+                if self._isolation.holds(live):
+                    live.is_set_aside = True
+                else:
+                    lane.orders.appendleft(live)
         lane.let_exits_pass()
         for live in batch:
             self.settle(live)
+
+    def bring_in(self, live: LiveOrder) -> None:
+        """Its pause alone is over: it is in its lane again, behind those that have come meanwhile."""
+        if live.is_set_aside:
+            live.is_set_aside = False
+            self._enqueue(live)
 
     # --- waiting for another order ------------------------------------------------------------------------------
 
@@ -246,11 +275,6 @@ class Lanes:
 def _names_its_entry(order: Order) -> bool:
     request = order.request
     return order.identity.purpose is Purpose.EXIT and isinstance(request, OrderRequest) and bool(request.entry_refs)
-
-
-def growing_pause(failures: int) -> float:
-    """Seconds, longer after each failure in succession."""
-    return min(LONGEST_PAUSE_SECONDS, 0.25 * (1 << min(failures, 10)))
 
 
 def _key(order: Order) -> str:

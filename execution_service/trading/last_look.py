@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 
+import structlog
+
 from brokers.errors import OrderRefused
 from execution_service.core.decide import (
     UNKNOWN_ENTRY_SECONDS,
@@ -22,7 +24,7 @@ from execution_service.core.decide import (
 )
 from execution_service.core.effects import happenings
 from execution_service.core.errors import UnreadableRecord
-from execution_service.core.ledger import LedgerEntry, key_of, with_unbooked
+from execution_service.core.ledger import LedgerEntry, with_unbooked
 from execution_service.core.order import (
     Cancelled,
     CancelRequested,
@@ -37,12 +39,15 @@ from execution_service.core.order import (
     apply_all,
 )
 from execution_service.core.reconcile import Holding, by_product
+from execution_service.holdings import is_booked_to
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock, Store
 from execution_service.trading.connection import Connection, reason_of
 from execution_service.trading.exit_check import AT_WORK, ExitCheck
 from execution_service.trading.holding_choice import HoldingChoice
 from execution_service.trading.lanes import Lanes
+
+log = structlog.get_logger(__name__)
 
 
 class LastLook:
@@ -206,7 +211,7 @@ class LastLook:
             # Nothing to reduce, unless the broker, who cannot be asked now, has filled what is at work.
             return not self._connection.is_connected and any(
                 live.order.status in AT_WORK
-                and key_of(live.order) == key
+                and is_booked_to(live.order, key)
                 and live.order.accepted_request.side is request.side.opposite
                 for live in self._live.by_id.values()
             )
@@ -242,7 +247,8 @@ class LastLook:
 
     async def _held_by_product(self, order: Order) -> Sequence[Holding]:
         """What the order's strategy holds, with the fills that are recorded and not booked yet; without a product where the broker knows none, or
-        it is not known in which. Nothing where the ledger's entry cannot be read: what is not known reduces nothing."""
+        it is not known in which. Nothing where the ledger's entry cannot be read, or what was not booked yet cannot be worked out: what is not
+        known reduces nothing."""
         key = await self._holding_choice.key_for(order)
         try:
             entry = (await self._store.ledgers([key])).get(key)
@@ -252,7 +258,11 @@ class LastLook:
         recorded = [
             (live.order, happenings(live.order, live.told.world), live.told.lines)
             for live in self._live.by_id.values()
-            if live.order.fills and key_of(live.order) == key
+            if live.order.fills and is_booked_to(live.order, key)
         ]
         products = self._connection.capabilities.products_of(order.accepted_request.instrument)
-        return by_product(with_unbooked(entry, recorded), products)
+        try:
+            return by_product(with_unbooked(entry, recorded), products)
+        except Exception as exc:
+            log.exception(f"What is held of {key.ledger_id} is not known: {exc}", action="holding_unknown")
+            return ()

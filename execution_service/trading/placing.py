@@ -36,7 +36,8 @@ from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock
 from execution_service.trading.connection import Connection, reason_of
 from execution_service.trading.hearing import Hearing
-from execution_service.trading.lanes import Lanes, growing_pause
+from execution_service.trading.lanes import Lanes
+from execution_service.trading.pauses import growing_pause
 from execution_service.trading.tasks import Tasks
 
 log = structlog.get_logger(__name__)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeAlias
 
 import structlog
 
@@ -30,6 +31,7 @@ from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock, StoreUnavailable
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection, reason_of
 from execution_service.trading.holding_choice import HoldingChoice
+from execution_service.trading.isolation import Isolation
 from execution_service.trading.lanes import Lane, Lanes
 from execution_service.trading.last_look import LastLook
 from execution_service.trading.placing import Placing
@@ -41,6 +43,10 @@ LANE = "lane"
 LANE_BATCH = 64
 RESENDINGS_WAITED_FOR = 2
 """So many times an order was to be sent again without a clear answer, or could not be, and later ids no longer wait for it."""
+
+
+Answers: TypeAlias = Sequence[tuple[LiveOrder, asyncio.Task[None]]]
+"""What is being written down about orders that were handed over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,7 @@ class Sending:
         last_look: LastLook,
         holding_choice: HoldingChoice,
         placing: Placing,
+        isolation: Isolation,
         live_orders: LiveOrders,
         clock: Clock,
         tasks: Tasks,
@@ -74,6 +81,7 @@ class Sending:
         self._last_look = last_look
         self._holding_choice = holding_choice
         self._placing = placing
+        self._isolation = isolation
         self._live = live_orders
         self._clock = clock
         self._tasks = tasks
@@ -84,6 +92,10 @@ class Sending:
         """Held by each exit from the last look on until its intent is written, and by whoever changes what exits may take."""
         self._left_reserved: set[str] = set()
         """The broker's ids under which other processes, or earlier lives of this one, have perhaps sent."""
+
+    def begin_anew(self) -> None:
+        """No lane is under way: what was has ended."""
+        self._lanes_under_way = 0
 
     def take(self, order: Order) -> None:
         """An order that has come in hand: one that was perhaps sent keeps the id that the broker gave it."""
@@ -98,7 +110,11 @@ class Sending:
                 return ()
             return (Rejected(at=self._clock.now(), reason=Reason(ReasonCode.BROKER_UNAVAILABLE, message)),)
 
-        await asyncio.gather(*(self._live.record(live, reject) for live in self._lanes.pending()))
+        pending = self._lanes.pending()
+        done = await asyncio.gather(*(self._live.record(live, reject) for live in pending), return_exceptions=True)
+        for live, outcome in zip(pending, done, strict=True):
+            if isinstance(outcome, Exception):
+                self._isolation.failed(live, outcome, doing="its rejection")
 
     async def drain(self) -> None:
         """Until no order is on its way to the broker any more."""
@@ -117,7 +133,7 @@ class Sending:
             # Where the broker does not itself refuse a repeated id, each order whose sending was begun and not finished when we die
             # is in doubt; and where it gives the ids beforehand, one that a later one has passed over can never be sent again. There the
             # intent is written one by one.
-            batch = lane.next_batch(LANE_BATCH if self._can_go_together else 1)
+            batch = lane.next_batch(LANE_BATCH if self._can_go_together else 1, self._isolation.holds)
             if batch:
                 lane.is_busy = True
                 self._lanes_under_way += 1
@@ -140,15 +156,25 @@ class Sending:
         live = self._live.by_id.get(order_id)
         if live is None or live.order.status is not Status.SUBMITTING or live.order.reserved_order_id is None:
             return False
+        if self._isolation.holds(live):
+            return False  # the others do not wait for it; passed over, it is looked for, and then in doubt
         is_refused = live.is_passed_over or live.refusal is not None
         is_settled = live.is_answered or is_refused or live.unclear_resendings >= RESENDINGS_WAITED_FOR
         is_in_time = not is_stale(live.elapsed(self._clock.monotonic()), self._connection.limits)
         return live.order.cancel_wish is None and is_in_time and not is_settled
 
     async def _run_lane(self, lane: Lane, batch: Sequence[LiveOrder]) -> None:
-        answers: Sequence[asyncio.Task[None]] = ()
+        answers: Answers = ()
         try:
             answers = await self._submit(lane, batch)
+        except Exception as exc:
+            # Of no order by itself: the lane makes a pause, and others go on.
+            log.exception(
+                f"Orders of an instrument not sent: {exc}",
+                action="lane_failed",
+                account_id=self._connection.account_id,
+            )
+            self._lanes.slow_down(batch[0].order)
         finally:
             lane.is_busy = False
             self._lanes_under_way -= 1
@@ -158,15 +184,20 @@ class Sending:
                 self._lanes.put_back(lane, batch)
             self._lanes.make_ready(lane)
 
-    async def _record_answers(
-        self, lane: Lane, batch: Sequence[LiveOrder], answers: Sequence[asyncio.Task[None]]
-    ) -> None:
+    async def _record_answers(self, lane: Lane, batch: Sequence[LiveOrder], answers: Answers) -> None:
         try:
-            await asyncio.gather(*answers)
+            await self._recorded(answers)
         finally:
             self._lanes.put_back(lane, batch)
 
-    async def _submit(self, lane: Lane, batch: Sequence[LiveOrder]) -> Sequence[asyncio.Task[None]]:
+    async def _recorded(self, answers: Answers) -> None:
+        """When each is written down, or its order isolated."""
+        outcomes = await asyncio.gather(*(writing for _, writing in answers), return_exceptions=True)
+        for (live, _), outcome in zip(answers, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                self._isolation.failed(live, outcome, doing="recording what the broker answered")
+
+    async def _submit(self, lane: Lane, batch: Sequence[LiveOrder]) -> Answers:
         """Writes down the intent for all, hands them over one after the other, and writes down the answers as they come. Returns the
         writing that is still going on where the lane need not wait for it."""
         try:
@@ -179,7 +210,7 @@ class Sending:
         now = self._clock.now()  # one moment for all, so that the store can write their intents as one statement
         intents = await asyncio.gather(*(self._intend(live, now) for live in batch), return_exceptions=True)
         intended = [live.order for live in batch]
-        answers: list[asyncio.Task[None]] = []
+        answers: list[tuple[LiveOrder, asyncio.Task[None]]] = []
         clear: list[bool] = []
         is_clear = is_held = False
         try:
@@ -188,19 +219,24 @@ class Sending:
                 if is_leaving is True and (lane.unresolved or is_held or lane.not_before != rested_until):
                     why = "is being looked for" if lane.unresolved else "has to wait"
                     held = self._placing.nothing_was_sent(live, f"the order before it {why}", counts=False, sent=order)
-                    answers.append(asyncio.create_task(held))
+                    answers.append((live, asyncio.create_task(held)))
                 elif is_leaving is True:
-                    handed = await self._placing.place(live)
-                    answers.append(asyncio.create_task(handed.recording))
+                    try:
+                        handed = await self._placing.place(live)
+                    except Exception as exc:  # noqa: BLE001  it may have left, and is looked for; the others are still to leave
+                        self._isolation.failed(live, exc, doing="handing it over to the broker")
+                        clear.append(False)
+                        continue
+                    answers.append((live, asyncio.create_task(handed.recording)))
                     clear.append(handed.is_clear)
             is_clear = self._can_go_together and len(clear) == len(batch) and all(clear)
         except asyncio.CancelledError:
-            for answer in answers:
+            for _, answer in answers:
                 answer.cancel()  # the store may be away; what is not recorded now is asked for by whoever works the order next
             raise
         finally:
             if not is_clear:
-                await asyncio.gather(*answers)
+                await self._recorded(answers)
         failed = [(live, got) for live, got in zip(batch, intents, strict=True) if isinstance(got, BaseException)]
         # Those orders are PENDING as before; the others of the batch have gone their way.
         for live, failure in failed:
@@ -274,16 +310,9 @@ class Sending:
         return None
 
     def _intent_failed(self, live: LiveOrder, why: BaseException) -> None:
-        """By something that nobody foresaw, of this order or its instrument: it makes a pause like one that the broker cannot take, and holds up
-        no other lane."""
-        log.error(
-            f"Order not sent: {why}",
-            action="intent_failed",
-            account_id=self._connection.account_id,
-            signal_id=live.order.signal_id,
-            exc_info=why,
-        )
-        self._lanes.slow_down(live.order)
+        """By something that nobody foresaw, of this order or its instrument: it counts like one that the broker cannot take, and holds up no
+        other order."""
+        self._isolation.failed(live, why, doing="preparing it for the broker")
         live.sending_failures += 1
         live.last_failure = str(why) or type(why).__name__
 
@@ -292,7 +321,9 @@ class Sending:
         if isinstance(exc, HeldBack):
             self._placing.rest(live.order, exc)
             return
-        if not isinstance(exc, NotAnswered):
+        if isinstance(exc, TimeoutError):
+            self._connection.query_failed(exc)
+        elif not isinstance(exc, NotAnswered):
             self._connection.lose(exc)
         self._lanes.slow_down(live.order)
         if not (isinstance(exc, BrokerUnavailable) and exc.known_pause):

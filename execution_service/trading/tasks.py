@@ -32,10 +32,12 @@ class Tasks:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def cancel(self) -> None:
-        """All of them, and returns when they have ended."""
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """All of them, those too that they begin while they end, and returns when they have ended."""
+        while self._tasks:
+            for task in tuple(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.sleep(0)  # for what is called at their end
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -8,6 +8,7 @@ from functools import partial
 
 from execution_service.core import alerts
 from execution_service.core.alerts import Mentioned
+from execution_service.core.decide import was_noted
 from execution_service.core.order import Noted, Purpose, Status
 from execution_service.live import LiveOrder
 from execution_service.ports import Clock
@@ -69,7 +70,7 @@ class Waiting:
             return None
         live.told_waits.add(cause.name)
         note = f"cannot leave: {cause.name}"
-        if any(isinstance(event, Noted) and event.message == note for event in order.events):
+        if was_noted(order, note):
             return None  # people were told by an earlier life of the service
         since = self._clock.now() - timedelta(seconds=now - live.known_from)
         words = partial(

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
+from collections.abc import Hashable
+from dataclasses import dataclass
+from decimal import Decimal
+
+import pytest
+
 from execution_service.core.heard import Heard
 
 
@@ -41,3 +49,73 @@ def test_what_is_heard_again_and_again_is_not_forgotten() -> None:
         heard.note(f"name-{number}", number)
         if number % 5 == 0:
             assert heard.is_known("steady", 1)
+
+
+@dataclass(frozen=True)
+class Unprintable:
+    """Two of these are equal to `hash`, and different."""
+
+    number: int
+
+    def __hash__(self) -> int:
+        return 7
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (Decimal(-1), Decimal(-2)),
+        (-1, -2),
+        (Decimal("1"), Decimal("1.0")),
+        (Decimal("1"), True),
+        (1, True),
+        (1, 1.0),
+        (("a", "b"), ("a, b",)),
+        (("a",), "a"),
+        ((None,), ("None",)),
+        (Unprintable(1), Unprintable(2)),
+        ((frozenset({"a", "b"}),), (frozenset({"a", "c"}),)),
+        (frozenset({("f1", Decimal(-1))}), frozenset({("f1", Decimal(-2))})),
+    ],
+)
+def test_what_differs_in_any_way_is_no_repetition(before: Hashable, after: Hashable) -> None:
+    heard = Heard(10)
+    heard.note("a", before)
+    assert heard.is_known("a", before)
+    assert not heard.is_known("a", after)
+
+
+def test_sets_of_the_same_things_are_the_same_whatever_was_put_in_first() -> None:
+    heard = Heard(10)
+    names = [f"fill-{number}" for number in range(200)]
+    heard.note("a", frozenset(names))
+    assert heard.is_known("a", frozenset(reversed(names)))
+
+
+def test_names_that_are_equal_to_hash_are_two_names() -> None:
+    class Name(str):
+        def __hash__(self) -> int:
+            return 7
+
+    heard = Heard(10)
+    heard.note(Name("a"), 1)
+    heard.note(Name("b"), 2)
+    assert heard.is_known("a", 1)
+    assert heard.is_known("b", 2)
+
+
+def test_an_order_takes_at_most_two_hundred_bytes_however_much_is_said_of_it() -> None:
+    count = 4000
+    said = tuple(Decimal(number) for number in range(100))
+    tracemalloc.start()
+    try:
+        heard = Heard(count)
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(count):
+            heard.note(f"x{number:018d} broker-{number}", (said, number))
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(heard) == count
+    assert (after - before) / count < 200

@@ -1,0 +1,73 @@
+"""Orders whose own work has failed by something that nobody foresaw: each rests alone, longer each time, people are told, and the account goes on;
+not what the work was."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import structlog
+
+from execution_service.core import alerts
+from execution_service.core.alerts import Mentioned
+from execution_service.live import LiveOrder
+from execution_service.ports import Clock, StoreUnavailable
+from execution_service.trading.appointments import Appointments
+from execution_service.trading.bulletins import Bulletins
+from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
+from execution_service.trading.pauses import LONGEST_PAUSE_SECONDS, growing_pause
+
+log = structlog.get_logger(__name__)
+
+FORGIVEN_SECONDS = 2 * LONGEST_PAUSE_SECONDS
+"""After so long without another failure the pauses are short again."""
+
+
+class Isolation:
+    """Takes what comes out of the work for one order of the account, wherever that is done, so that it ends there."""
+
+    def __init__(
+        self, *, connection: Connection, appointments: Appointments, bulletins: Bulletins, clock: Clock
+    ) -> None:
+        self._connection = connection
+        self._appointments = appointments
+        self._bulletins = bulletins
+        self._clock = clock
+
+    def holds(self, live: LiveOrder) -> bool:
+        """Whether nothing is begun for the order now."""
+        return live.isolated_until > self._clock.monotonic()
+
+    def failed(self, live: LiveOrder, why: BaseException, *, doing: str) -> None:
+        """The order rests, and is looked at again after its pause. People are told once for each order; not of a store that is away, which all
+        orders wait for. Raises nothing, and waits for nothing."""
+        now = self._clock.monotonic()
+        if isinstance(why, StoreUnavailable):
+            pause = AFTER_FAILURE_SECONDS
+            log.info(f"An order waits for the store: {why}", action="order_waits", signal_id=live.order.signal_id)
+        else:
+            live.failures = 1 if now - live.failed_at > FORGIVEN_SECONDS else live.failures + 1
+            live.failed_at = now
+            pause = growing_pause(live.failures)
+            log.error(
+                f"Order set aside for {pause:g} s, the others go on: {doing} failed: {_words(why)}",
+                action="order_isolated",
+                account_id=self._connection.account_id,
+                signal_id=live.order.signal_id,
+                order_id=live.order.order_id,
+                exc_info=why,
+            )
+            self._tell(live, f"{doing}: {_words(why)}")
+        live.isolated_until = max(live.isolated_until, now + pause)
+        if not live.is_let_go:
+            self._appointments.make(live, pause)
+
+    def _tell(self, live: LiveOrder, reason: str) -> None:
+        if live.is_isolation_told:
+            return
+        live.is_isolation_told = True
+        words = partial(alerts.orders_isolated, account_name=self._connection.account_name)
+        self._bulletins.mention("order_isolated", Mentioned(live.order, None, reason), words)
+
+
+def _words(why: BaseException) -> str:
+    return f"{type(why).__name__}: {why}" if str(why) else type(why).__name__
