@@ -19,6 +19,7 @@ STANDARD_LIBRARY = set(sys.stdlib_module_names)
 
 CORE = "execution_service.core"
 TRADING = "execution_service.trading"
+APP = "execution_service.app"
 VOCABULARY = {CORE, "brokers.base"}
 
 ARROWS: Mapping[str, set[str]] = {
@@ -42,6 +43,13 @@ ARROWS: Mapping[str, set[str]] = {
     },
     "execution_service.adopting": {*VOCABULARY, "execution_service.ports", "execution_service.live"},
     "execution_service.news": {"execution_service.ports"},
+    "execution_service.supervision": set(),
+    "execution_service.app.supervisor": {
+        CORE,
+        "execution_service.log",
+        "execution_service.ports",
+        "execution_service.supervision",
+    },
     "execution_service.spoilt": {*VOCABULARY, "execution_service.ports"},
     "execution_service.leases": {"execution_service.news", "execution_service.ports"},
     "execution_service.desks": {
@@ -363,7 +371,7 @@ def room_of(name: str) -> str:
 
 @pytest.mark.parametrize("source", of("execution_service"), ids=lambda s: s.path)
 def test_a_room_of_the_service_imports_only_the_rooms_below_it(source: Source) -> None:
-    if source.name in ("execution_service", TRADING):
+    if source.name in ("execution_service", APP, TRADING):
         assert not source.tree.body
         return
     assert room_of(source.name) in ARROWS, f"{source.path} is a new room: say in ARROWS what it may import"
