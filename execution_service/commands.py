@@ -30,7 +30,7 @@ from execution_service.core.order import (
 from execution_service.core.reconcile import Outcome
 from execution_service.core.record import positions_to_documents
 from execution_service.core.wire import CancelCommand, RefusedCommand, Unusable, parse_command
-from execution_service.intake import take_until_stored
+from execution_service.intake import put_back_unless_taken, take_until_stored
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import (
     Clock,
@@ -43,6 +43,7 @@ from execution_service.ports import (
     StoreUnavailable,
     View,
 )
+from execution_service.supervision import Part
 
 log = structlog.get_logger(__name__)
 
@@ -140,19 +141,24 @@ class Commands:
         self._asking: set[str] = set()
         """Other commands for which a broker is asked."""
 
+    def parts(self, messages: asyncio.Queue[Message]) -> Sequence[Part]:
+        """What runs for as long as the process."""
+        return Part("commands in", lambda: self.run(messages)), Part("commands left in the store", self._poll)
+
     async def run(self, messages: asyncio.Queue[Message]) -> None:
         """Until cancelled."""
-        poll = asyncio.create_task(self._poll())
-        try:
-            while True:
-                batch = [await messages.get()]
-                while not messages.empty():
-                    batch.append(messages.get_nowait())
+        while True:
+            batch = [await messages.get()]
+            while not messages.empty():
+                batch.append(messages.get_nowait())
+            with put_back_unless_taken(messages, batch):
                 await take_until_stored(self.take, batch, self._clock)
-        finally:
-            for task in (poll, *self._tasks):
-                task.cancel()
-            await asyncio.gather(poll, *self._tasks, return_exceptions=True)
+
+    async def end(self) -> None:
+        """Ends what is being carried out; a command that is not done is left to the next life."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _poll(self) -> None:
         while True:

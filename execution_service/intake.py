@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -68,7 +69,8 @@ class Intake:
             batch = [await messages.get()]
             while len(batch) < BATCH and not messages.empty():
                 batch.append(messages.get_nowait())
-            await take_until_stored(self.take, batch, self._clock)
+            with put_back_unless_taken(messages, batch):
+                await take_until_stored(self.take, batch, self._clock)
 
     async def take(self, messages: Sequence[Message]) -> list[str]:
         """Stores what the messages mean and acknowledges them; returns our ids of the orders meant, also of repeated ones.
@@ -222,6 +224,18 @@ def _means_the_same(order: Order, first: Order) -> bool:
     if isinstance(mine, RefusedRequest) and isinstance(theirs, RefusedRequest):
         return mine.fingerprint == theirs.fingerprint
     return False
+
+
+@contextlib.contextmanager
+def put_back_unless_taken(messages: asyncio.Queue[Message], batch: Sequence[Message]) -> Iterator[None]:
+    """Whoever ends in the middle of a batch leaves it to who takes next: Pub/Sub, to which it is in our hands, would not bring it again for
+    a day. To take one twice is harmless."""
+    try:
+        yield
+    except BaseException:
+        for message in batch:
+            messages.put_nowait(message)
+        raise
 
 
 async def take_until_stored(

@@ -68,6 +68,7 @@ from execution_service.ports import (
     ViewWrite,
 )
 from execution_service.spoilt import SpoiltDocuments
+from execution_service.supervision import Keeper
 from execution_service.threads import Blocking
 
 log = structlog.get_logger(__name__)
@@ -174,6 +175,9 @@ class MongoStore:
         hello = await self._calls.ask(self._prepare)
         self._commits.open(has_transactions=self._is_private and "setName" in hello)
 
+    async def be_kept(self, keeper: Keeper) -> None:
+        await self._commits.be_kept(keeper)
+
     async def close(self) -> None:
         """Ends after the commit under way; waiting ones are dropped, their callers are cancelled by then."""
         await self._commits.close()
@@ -181,7 +185,10 @@ class MongoStore:
         self._client.close()
 
     def newly_spoilt(self) -> list[Spoilt]:
-        return self._spoilt.take_fresh()
+        return self._spoilt.fresh()
+
+    def spoilt_told(self, some: Collection[Spoilt]) -> None:
+        self._spoilt.told(some)
 
     def spoilt(self, names: Collection[str]) -> list[str]:
         return self._spoilt.named(names)

@@ -32,7 +32,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.log": set(),
     "execution_service.settings": {"brokers.factory"},
     "execution_service.embedded": {"execution_service.guardian"},
-    "execution_service.ports": VOCABULARY,
+    "execution_service.ports": {*VOCABULARY, "execution_service.supervision"},
     "execution_service.live": {*VOCABULARY, "execution_service.ports"},
     "execution_service.intake": {*VOCABULARY, "execution_service.ports", "execution_service.live"},
     "execution_service.commands": {
@@ -40,6 +40,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.ports",
         "execution_service.live",
         "execution_service.intake",
+        "execution_service.supervision",
     },
     "execution_service.adopting": {*VOCABULARY, "execution_service.ports", "execution_service.live"},
     "execution_service.news": {"execution_service.ports"},
@@ -51,12 +52,13 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.supervision",
     },
     "execution_service.spoilt": {*VOCABULARY, "execution_service.ports"},
-    "execution_service.leases": {"execution_service.news", "execution_service.ports"},
+    "execution_service.leases": {"execution_service.news", "execution_service.ports", "execution_service.supervision"},
     "execution_service.desks": {
         *VOCABULARY,
         "execution_service.leases",
         "execution_service.live",
         "execution_service.ports",
+        "execution_service.supervision",
     },
     "execution_service.trader": {
         *VOCABULARY,
@@ -64,6 +66,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.live",
         "execution_service.ports",
         TRADING,
+        "execution_service.supervision",
     },
     # The trader's rooms, from the ground up; none but the trader comes in by another door.
     "execution_service.trading.tasks": set(),
@@ -72,7 +75,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.news",
         "execution_service.ports",
     },
-    "execution_service.trading.bulletins": {CORE, "execution_service.ports", "execution_service.trading.tasks"},
+    "execution_service.trading.bulletins": {CORE, "execution_service.news", "execution_service.ports"},
     "execution_service.trading.connection": {*VOCABULARY, "brokers.errors", "execution_service.ports"},
     "execution_service.trading.lanes": {
         *VOCABULARY,
@@ -177,6 +180,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.ports",
         "execution_service.live",
         "notifications.base",
+        "execution_service.supervision",
     },
     "execution_service.reach": {"execution_service.ports"},
     # The store's rooms, from the ground up.
@@ -187,6 +191,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.calls",
         "execution_service.ports",
         "execution_service.turns",
+        "execution_service.supervision",
     },
     "execution_service.documents": {*VOCABULARY, "execution_service.ports"},
     "execution_service.store": {
@@ -197,6 +202,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.ports",
         "execution_service.spoilt",
         "execution_service.threads",
+        "execution_service.supervision",
     },
     "execution_service.pubsub": {"execution_service.ports", "execution_service.reach"},
     "execution_service.service": {
@@ -223,6 +229,8 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.store",
         "execution_service.threads",
         "execution_service.trader",
+        "execution_service.supervision",
+        "execution_service.app.supervisor",
     },
     "execution_service.check": {
         "brokers.errors",

@@ -3,48 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from execution_service.core.alerts import Mentioned
+from execution_service.news import News
 from execution_service.ports import Clock
-from execution_service.trading.tasks import Tasks
 
 GATHER_SECONDS = 2.0
 PAUSE_SECONDS = 60.0
-"""Between two messages about the same: alarms of one kind come no more often."""
+"""Between two messages about the same: alerts of one kind come no more often."""
 
 Words: TypeAlias = Callable[[Sequence[Mentioned]], str]
 
 
-class Bulletins:
-    """One message about each subject, however many orders it is about."""
+@dataclass(slots=True)
+class _Gathered:
+    """What the next message about one subject will name, and when it is due by the monotonic clock."""
 
-    def __init__(
-        self,
-        *,
-        account_id: str,
-        clock: Clock,
-        tasks: Tasks,
-        raise_alarm: Callable[[str, str], Awaitable[None]],
-    ) -> None:
+    words: Words
+    due_at: float
+    about: list[Mentioned] = field(default_factory=list)
+
+
+class Bulletins:
+    """One message about each subject, however many orders it is about. What was mentioned is forgotten when the alert has been raised,
+    so that a run that fails, or is ended with the trader, leaves it to the next."""
+
+    def __init__(self, *, account_id: str, clock: Clock, raise_alarm: Callable[[str, str], Awaitable[None]]) -> None:
         self._account_id = account_id
         self._clock = clock
-        self._tasks = tasks
         self._raise_alarm = raise_alarm
-        self._gathered: dict[str, list[Mentioned]] = {}
+        self._gathered: dict[str, _Gathered] = {}
         self._sent_at: dict[str, float] = {}
+        self._wake_up = News(clock)
 
     def mention(self, subject: str, about: Mentioned, words: Words) -> None:
         """The order will be named in the next message about the subject, which `words` puts together. Waits for nothing."""
         gathered = self._gathered.get(subject)
-        if gathered is not None:
-            gathered.append(about)
-            return
-        self._gathered[subject] = [about]
-        self._tasks.begin(self._send(subject, words), "bulletin")
+        if gathered is None:
+            now, sent_at = self._clock.monotonic(), self._sent_at.get(subject, float("-inf"))
+            due_at = max(now + GATHER_SECONDS, sent_at + PAUSE_SECONDS)
+            gathered = self._gathered[subject] = _Gathered(words, due_at)
+            self._wake_up.tell()
+        gathered.about.append(about)
 
-    async def _send(self, subject: str, words: Words) -> None:
-        sent_at = self._sent_at.get(subject, float("-inf"))
-        await self._clock.sleep(max(GATHER_SECONDS, sent_at + PAUSE_SECONDS - self._clock.monotonic()))
-        self._sent_at[subject] = self._clock.monotonic()
-        await self._raise_alarm(f"{subject}:{self._account_id}", words(self._gathered.pop(subject)))
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            now = self._clock.monotonic()
+            for subject in [subject for subject, each in self._gathered.items() if each.due_at <= now]:
+                await self._send(subject, now)
+            due = [each.due_at - self._clock.monotonic() for each in self._gathered.values()]
+            await self._wake_up.wait(max(0.0, min(due)) if due else None)
+
+    async def send_all(self) -> None:
+        """What was gathered until now, since nobody will be here to send it later."""
+        for subject in tuple(self._gathered):
+            await self._send(subject, self._clock.monotonic())
+
+    async def _send(self, subject: str, now: float) -> None:
+        gathered = self._gathered.get(subject)
+        if gathered is None:
+            return  # sent meanwhile
+        about = tuple(gathered.about)
+        gathered.due_at = now + GATHER_SECONDS  # should it fail, the other subjects come before it
+        await self._raise_alarm(f"{subject}:{self._account_id}", gathered.words(about))
+        self._sent_at[subject] = now
+        gathered.about = gathered.about[len(about) :]
+        gathered.due_at = now + PAUSE_SECONDS
+        if not gathered.about:
+            del self._gathered[subject]
