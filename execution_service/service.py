@@ -783,9 +783,9 @@ async def serve(
             ]
             reason = ""
             try:
-                _write_endpoints(endpoints, settings, world, service)
                 for each in around:
                     service.supervisor.keep(each)
+                _write_endpoints(endpoints, settings, world, service)
                 log.info("Execution service ready", action="ready")
                 say(_what_next(settings, world))
                 reason = await _until_it_ends(service, stop)
