@@ -235,11 +235,11 @@ class ExecutionService:
                 await self.outbox.drain()
         renewing = [] if self.desks is None else self._names_of(self.desks.parts())
         await self.supervisor.end(*(name for name in self.supervisor.names if name not in renewing))
-        await self.supervisor.end_alerts()
         if self.desks is not None:
             # Renewed to the last: the others are to begin when nothing of ours is at the broker any more.
             await self.supervisor.end(*renewing)
             await self.desks.end()
+        await self.supervisor.end_all()
 
     async def has_to_end(self) -> str:
         """Waits until a part cannot be kept alive, and people have been told as far as that can be; why. The service is then to be stopped."""
@@ -641,11 +641,14 @@ class World:
     publisher: GooglePublisher
     mongodb_uri: str
     pubsub_host: str | None
+    revivals: Sequence[Part]
+    """What starts the embedded parts again, should they end."""
 
 
 @contextlib.asynccontextmanager
 async def real_world(settings: Settings) -> AsyncIterator[World]:
     """Starts what is embedded and opens the rest; connects nothing that is not ours yet. Raises EmbeddedPartFailed, CannotStart."""
+    revivals: list[Part] = []
     async with contextlib.AsyncExitStack() as stack:
         is_embedded = settings.mongodb_uri is None
         has_local_pubsub = settings.pubsub_emulator_host is None and not settings.has_google_credentials
@@ -654,11 +657,13 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
         make_private(settings.data_dir)
         pubsub_host = settings.pubsub_emulator_host
         if has_local_pubsub:
-            pubsub_host = await stack.enter_async_context(local_pubsub(settings.data_dir, _topic_plan(settings)))
+            pubsub_host = await stack.enter_async_context(
+                local_pubsub(settings.data_dir, _topic_plan(settings), revivals.append)
+            )
         if pubsub_host is not None:
             os.environ["PUBSUB_EMULATOR_HOST"] = pubsub_host  # Google's client looks there and nowhere else
         if settings.mongodb_uri is None:
-            uri = await stack.enter_async_context(embedded_store(settings.data_dir))
+            uri = await stack.enter_async_context(embedded_store(settings.data_dir, revivals.append))
         else:
             uri = settings.mongodb_uri.get_secret_value()
         clock = SystemClock()
@@ -720,7 +725,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             lease_seconds=None if is_embedded else settings.lease_seconds,
             uses_ordering_keys=settings.publish_ordering_keys,
         )
-        yield World(parts, orders, commands, publisher, uri, pubsub_host)
+        yield World(parts, orders, commands, publisher, uri, pubsub_host, revivals)
 
 
 @contextlib.contextmanager
@@ -762,9 +767,14 @@ async def serve(
     stop = asyncio.Event()
     endpoints = settings.data_dir / ENDPOINTS
     with _signals(stop, at_stop):
-        async with real_world(settings) as world:
+        async with real_world(settings) as world, contextlib.AsyncExitStack() as at_end:
             _withdraw_endpoints(endpoints)
             service = ExecutionService(world.parts)
+            at_end.push_async_callback(
+                service.supervisor.end_all
+            )  # whatever ends the start, nothing revives what is stopped
+            for revival in world.revivals:
+                service.supervisor.keep(revival)
             await world.parts.notifier.start()
             await _patiently("the store", world.parts.store.open, stop)
             for part in (world.orders, world.commands, world.publisher):

@@ -31,7 +31,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.own_python": set(),
     "execution_service.log": set(),
     "execution_service.settings": {"brokers.factory"},
-    "execution_service.embedded": {"execution_service.guardian"},
+    "execution_service.embedded": {"execution_service.guardian", "execution_service.supervision"},
     "execution_service.ports": {*VOCABULARY, "execution_service.supervision"},
     "execution_service.live": {*VOCABULARY, "execution_service.ports"},
     "execution_service.intake": {*VOCABULARY, "execution_service.ports", "execution_service.live"},

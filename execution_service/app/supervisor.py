@@ -100,8 +100,9 @@ class Supervisor:
         for kept in ending:
             self._forget(kept)
 
-    async def end_alerts(self) -> None:
-        """Gives up what could not be told until now; it stands in the log."""
+    async def end_all(self) -> None:
+        """Ends every part, and gives up the alerts that could not be raised until now; they stand in the log."""
+        await self.end(*self._kept)
         for task in tuple(self._alerts):
             task.cancel()
         await asyncio.gather(*self._alerts, return_exceptions=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pymongo.errors import AutoReconnect
@@ -12,6 +14,7 @@ from pymongo.errors import AutoReconnect
 from brokers.base import Capabilities
 from brokers.errors import BrokerUnavailable, CallsSpent
 from brokers.paper_words import Market
+from execution_service import embedded
 from execution_service.core.order import Status
 from execution_service.ports import Command
 from execution_service.trader import TradingRules
@@ -420,3 +423,42 @@ async def test_alerts_that_wait_for_the_store_survive_one_that_cannot_be_stored(
         await world.service.outbox.raise_alarm("other", "Other")
         await world.run(30)
         assert sorted(text for text in world.notifier.texts if text in ("One", "Other")) == ["One", "Other"]
+
+
+# --- embedded parts -------------------------------------------------------------------------------------------------
+
+
+async def test_an_embedded_part_is_started_again_though_that_failed_at_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk, for example, on which the new process cannot have its log."""
+    tries = 0
+
+    class Ended:
+        async def wait(self) -> int:
+            return 1
+
+    class Running:
+        async def wait(self) -> int:
+            await asyncio.get_running_loop().create_future()
+            return 0
+
+    @contextlib.asynccontextmanager
+    async def child(command: object, output: object, name: object) -> AsyncIterator[Running]:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise embedded.EmbeddedPartFailed("no space left on device")
+        yield Running()
+
+    monkeypatch.setattr(embedded, "_child", child)
+    async with world_of(tmp_path) as world:
+        keep = world.service.supervisor.keep
+        ended: Any = Ended()
+        async with embedded._kept_alive(ended, ["store"], tmp_path / "log", "embedded store", keep):
+            await world.run(2)
+            assert tries == 2
+            assert restarted(world) == ["embedded store"] * 2
+            (text,) = world.notifier.titled(RESTARTED)
+            assert "has ended by itself" in text
+            await world.service.supervisor.end("embedded store")

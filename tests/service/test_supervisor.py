@@ -90,8 +90,7 @@ class Stage:
 async def stage() -> AsyncIterator[Stage]:
     stage = Stage()
     yield stage
-    await stage.supervisor.end(*stage.supervisor.names)
-    await stage.supervisor.end_alerts()
+    await stage.supervisor.end_all()
 
 
 @pytest.fixture
@@ -275,8 +274,8 @@ async def test_an_alert_that_hangs_delays_no_restart(stage: Stage) -> None:
     await stage.run(2)
     assert len(part.begun_at) == 3
     assert supervisor.is_telling
-    await supervisor.end("part")
-    await supervisor.end_alerts()
+    await supervisor.end_all()
+    assert not supervisor.states()
     assert not supervisor.is_telling
 
 
