@@ -203,6 +203,7 @@ async def _kept_alive(
             await process.wait()
             was_first = True
         else:
+            log.warning(f"The {name} is started again", action="embedded_restarted")
             async with _child(command, output, name) as another:
                 await another.wait()
         raise EmbeddedPartFailed(f"the {name} has ended by itself; see {output}")
