@@ -23,7 +23,7 @@ class _Gathered:
 
     words: Words
     due_at: float
-    about: list[Mentioned] = field(default_factory=list)
+    about: list[tuple[Mentioned, Callable[[], None] | None]] = field(default_factory=list)
 
 
 class Bulletins:
@@ -38,15 +38,16 @@ class Bulletins:
         self._sent_at: dict[str, float] = {}
         self._wake_up = News(clock)
 
-    def mention(self, subject: str, about: Mentioned, words: Words) -> None:
-        """The order will be named in the next message about the subject, which `words` puts together. Waits for nothing."""
+    def mention(self, subject: str, about: Mentioned, words: Words, raised: Callable[[], None] | None = None) -> None:
+        """The order will be named in the next message about the subject, which `words` puts together. `raised` is called when the alert has
+        been raised. Waits for nothing."""
         gathered = self._gathered.get(subject)
         if gathered is None:
             now, sent_at = self._clock.monotonic(), self._sent_at.get(subject, float("-inf"))
             due_at = max(now + GATHER_SECONDS, sent_at + PAUSE_SECONDS)
             gathered = self._gathered[subject] = _Gathered(words, due_at)
             self._wake_up.tell()
-        gathered.about.append(about)
+        gathered.about.append((about, raised))
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -68,7 +69,10 @@ class Bulletins:
             return  # sent meanwhile
         about = tuple(gathered.about)
         gathered.due_at = now + GATHER_SECONDS  # should it fail, the other subjects come before it
-        await self._raise_alarm(f"{subject}:{self._account_id}", gathered.words(about))
+        await self._raise_alarm(f"{subject}:{self._account_id}", gathered.words([each for each, _ in about]))
+        for _, raised in about:
+            if raised is not None:
+                raised()
         self._sent_at[subject] = now
         gathered.about = gathered.about[len(about) :]
         gathered.due_at = now + PAUSE_SECONDS
