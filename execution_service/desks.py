@@ -167,7 +167,8 @@ class Desks:
 
     async def _taken(self, lease: Lease, dead: Lease | None) -> None:
         # Else a lease that is renewed for ever would keep everybody else from an account that nobody works.
-        opening = Part(f"opening of {lease.desk}", lambda: self._begin(lease, dead))
+        account_id = None if lease.desk == UNASSIGNED else lease.desk
+        opening = Part(f"opening of {lease.desk}", lambda: self._begin(lease, dead), account_id)
         self._move(lease.desk, lambda: self._keeper.see_through(opening))
 
     def _lost(self, desk: str, why: str) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pymongo.errors import AutoReconnect
 
-from brokers.base import Capabilities
-from brokers.errors import BrokerUnavailable, CallsSpent
+from brokers.base import BrokerPosition, Capabilities, Instrument, Unreadable
+from brokers.errors import AuthRequired, BrokerUnavailable, CallsSpent
 from brokers.paper_words import Market
 from execution_service import embedded
 from execution_service.core.order import Status
@@ -412,6 +413,59 @@ async def test_exits_that_cannot_leave_are_told_though_the_trader_was_begun_anew
         assert len(world.notifier.titled("Cannot Leave")) == 1
 
 
+async def test_people_hear_that_a_login_is_needed_though_the_alert_failed_at_first(tmp_path: Path) -> None:
+    async with world_of(tmp_path, starts=False) as world:
+        world.broker_faults.unavailable = AuthRequired("log in")
+        world.store_faults.breaks["execution_alerts.update_one"] = [broken()]
+        await world.start()
+        await world.run(60)
+        assert len(world.notifier.titled("Login Required")) == 1
+
+
+async def test_people_hear_of_a_limited_session_though_the_alert_failed_at_first(tmp_path: Path) -> None:
+    async with world_of(tmp_path, starts=False, capabilities=Capabilities(concern="another client id")) as world:
+        world.store_faults.breaks["execution_alerts.update_one"] = [broken()]
+        await world.start()
+        await world.run(60)
+        assert len(world.notifier.titled("Limited Session")) == 1
+
+
+async def test_people_hear_of_a_report_that_cannot_be_read_though_the_alert_failed_at_first(tmp_path: Path) -> None:
+    async with world_of(tmp_path, starts=False) as world:
+        world.broker_faults.unreadable = (Unreadable(words="a row"),)
+        world.store_faults.breaks["execution_alerts.update_one"] = [broken()]
+        await world.start()
+        await world.run(60)
+        assert len(world.notifier.titled("Cannot Be Read")) == 1
+
+
+async def test_people_hear_of_a_position_that_cannot_be_read_though_the_alert_failed_at_first(tmp_path: Path) -> None:
+    rules = TradingRules(reconcile_interval_seconds=10.0)
+    async with world_of(tmp_path, starts=False, rules=rules) as world:
+        unclear = BrokerPosition(instrument=Instrument(symbol="AAPL"), quantity=Decimal(0), is_unclear=True)
+        world.broker_faults.held = lambda told: [unclear]
+        world.store_faults.breaks["execution_alerts.update_one"] = [broken()]
+        await world.start()
+        await world.run(60)
+        assert len(world.notifier.titled("Cannot Be Read")) == 1
+
+
+async def test_people_do_not_hear_of_orders_that_another_process_has_ended_meanwhile(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path, market=BY_HAND) as (one, other):
+        one.send()
+        await one.run(2)
+        other.unname_accounts()
+        await other.start()
+        other.service._hand_over((await other.store_beside().load([one.record().order_id]))[0])
+        await other.run(5)
+        one.fill("sig")
+        await one.run(5)
+        await one.stop()
+        await other.run(200)
+        assert not other.notifier.titled("Account Not Configured")
+        assert other.service._orphans == {}
+
+
 async def test_alerts_that_wait_for_the_store_survive_one_that_cannot_be_stored(tmp_path: Path) -> None:
     async with world_of(tmp_path) as world:
         world.store_faults.breaks["execution_alerts.update_one"] = [
@@ -423,6 +477,36 @@ async def test_alerts_that_wait_for_the_store_survive_one_that_cannot_be_stored(
         await world.service.outbox.raise_alarm("other", "Other")
         await world.run(30)
         assert sorted(text for text in world.notifier.texts if text in ("One", "Other")) == ["One", "Other"]
+
+
+# --- outages are no failures ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("lease_seconds", [None, 8.0], ids=["alone", "sharing"])
+async def test_what_is_away_for_a_quarter_of_an_hour_makes_no_part_fail(
+    tmp_path: Path, lease_seconds: float | None
+) -> None:
+    rules = TradingRules(reconcile_interval_seconds=30.0)
+    async with world_of(tmp_path, market=BY_HAND, lease_seconds=lease_seconds, rules=rules) as world:
+        world.send("at work")
+        world.send("to be cancelled", symbol="MSFT")
+        await world.run(2)
+        world.store_faults.is_away = world.publisher.is_away = world.notifier.is_away = True
+        world.broker_faults.unavailable = BrokerUnavailable("the line is cut", known_pause=True)
+        world.send("meanwhile", symbol="IBM")
+        world.send_raw(b"not an order")
+        world.cancel(signal_id="to be cancelled")
+        await world.run(450)
+        world.broker_faults.unavailable = None
+        await world.run(450)
+        assert restarted(world) == []
+        assert {state["state"] for state in world.service.part_states().values()} == {"RUNNING"}
+        world.store_faults.is_away = world.publisher.is_away = world.notifier.is_away = False
+        await world.run(120)
+        assert world.record("to be cancelled").status is Status.CANCELLED
+        assert world.record("meanwhile").status is Status.REJECTED
+        assert restarted(world) == []
 
 
 # --- embedded parts -------------------------------------------------------------------------------------------------
