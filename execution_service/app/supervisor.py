@@ -70,6 +70,7 @@ class Supervisor:
         self._clock = clock
         self._raise_alert = raise_alert
         self._kept: dict[str, _Kept] = {}
+        self._ending: dict[str, asyncio.Task[None]] = {}
         self._alerts: set[asyncio.Task[None]] = set()
         self._reason = ""
         self._has_given_up = asyncio.Event()
@@ -77,9 +78,10 @@ class Supervisor:
     # --- what is kept -------------------------------------------------------------------------------------------
 
     def keep(self, part: Part) -> asyncio.Task[None]:
-        """Runs the part from now on, and again each time it has failed. Raises ValueError for a name that is kept already."""
-        kept = self._begin(part)
-        kept.task = asyncio.create_task(self._run(kept, is_done_by_return=False), name=part.name)
+        """Runs the part from now on, and again each time it has failed; where one of its name is being ended, when that has ended. Raises
+        ValueError for a name that is kept already."""
+        kept, predecessor = self._begin(part), self._ending.get(part.name)
+        kept.task = asyncio.create_task(self._run_after(predecessor, kept), name=part.name)
         return kept.task
 
     async def see_through(self, part: Part) -> None:
@@ -91,14 +93,18 @@ class Supervisor:
             self._forget(kept)
 
     async def end(self, *names: str) -> None:
-        """Cancels these parts, as far as they are kept, and returns when they have ended. To be ended is no failure."""
-        ending = [self._kept[name] for name in names if name in self._kept]
-        tasks = [kept.task for kept in ending if kept.task is not None]
-        for task in tasks:
+        """Cancels these parts, as far as they are kept, and returns when they have ended, also where somebody else ends them already. To be
+        ended is no failure."""
+        ending = [self._kept.pop(name) for name in names if name in self._kept]
+        tasks = {kept.part.name: kept.task for kept in ending if kept.task is not None}
+        for task in tasks.values():
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for kept in ending:
-            self._forget(kept)
+        others = {self._ending[name] for name in names if name in self._ending and name not in tasks}
+        self._ending |= tasks
+        await asyncio.gather(*tasks.values(), *others, return_exceptions=True)
+        for name, task in tasks.items():
+            if self._ending.get(name) is task:
+                del self._ending[name]
 
     async def end_all(self) -> None:
         """Ends every part, and gives up the alerts that could not be raised until now; they stand in the log."""
@@ -140,6 +146,11 @@ class Supervisor:
     def _forget(self, kept: _Kept) -> None:
         if self._kept.get(kept.part.name) is kept:
             del self._kept[kept.part.name]
+
+    async def _run_after(self, predecessor: asyncio.Task[None] | None, kept: _Kept) -> None:
+        if predecessor is not None:
+            await asyncio.wait({predecessor})
+        await self._run(kept, is_done_by_return=False)
 
     async def _run(self, kept: _Kept, *, is_done_by_return: bool) -> None:
         while True:

@@ -13,7 +13,7 @@ import pytest
 from pymongo.errors import AutoReconnect
 
 from brokers.base import BrokerPosition, Capabilities, Instrument, Unreadable
-from brokers.errors import AuthRequired, BrokerUnavailable, CallsSpent
+from brokers.errors import AuthRequired, BrokerUnavailable, CallsSpent, HeldBack
 from brokers.paper_words import Market
 from execution_service import embedded
 from execution_service.core.order import Status
@@ -411,6 +411,16 @@ async def test_exits_that_cannot_leave_are_told_though_the_trader_was_begun_anew
         trader._appointments.wake()
         await world.run(100)
         assert len(world.notifier.titled("Cannot Leave")) == 1
+
+
+async def test_people_hear_of_orders_that_are_held_though_the_alert_failed_at_first(tmp_path: Path) -> None:
+    async with world_of(tmp_path, capabilities=RESERVING) as world:
+        held = HeldBack("the instruments list cannot be had", wait_seconds=10.0)
+        world.broker_faults.errors["reserve"] = [held] * 10_000
+        world.store_faults.breaks["execution_alerts.update_one"] = [broken()]
+        world.send()
+        await world.run(60)
+        assert len(world.notifier.titled("Orders Held")) == 1
 
 
 async def test_people_hear_that_a_login_is_needed_though_the_alert_failed_at_first(tmp_path: Path) -> None:

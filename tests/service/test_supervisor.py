@@ -305,6 +305,33 @@ async def test_a_name_is_kept_once(stage: Stage) -> None:
     stage.keep("part", None)
 
 
+async def test_a_part_that_is_kept_again_while_it_is_being_ended_begins_when_that_has_ended(stage: Stage) -> None:
+    events: list[str] = []
+
+    async def ends_slowly() -> None:
+        events.append("begun")
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            await stage.clock.sleep(3)
+            events.append("ended")
+
+    stage.supervisor.keep(Part("part", ends_slowly))
+    await settle()
+    ending = asyncio.create_task(stage.supervisor.end("part"))
+    await settle()
+    stage.supervisor.keep(Part("part", ends_slowly))
+    await settle()
+    assert events == ["begun"]
+    await stage.run(3)
+    assert events == ["begun", "ended", "begun"]
+    assert ending.done()
+    again = asyncio.create_task(stage.supervisor.end("part"))
+    await stage.run(3)
+    assert again.done()
+    assert stage.supervisor.states() == {}
+
+
 def test_the_pauses_have_a_bound_however_often_it_failed() -> None:
     assert pause_seconds(1) == 0.5
     assert pause_seconds(10**6) == LONGEST_PAUSE_SECONDS
