@@ -79,7 +79,6 @@ UNNAMED_ACCOUNT_IDLE_SECONDS = 120.0
 ORPHANS_GATHERED_SECONDS = 2.0
 ORPHANS_AGAIN_SECONDS = 60.0
 """After which it is looked again whether somebody works the orders of accounts that another process held."""
-AFTER_FAILURE_SECONDS = 1.0
 LAST_ALERT_SECONDS = 3.0
 """So long a service that has to end waits until people have been told why."""
 SPOILT_SECONDS = 2.0
@@ -228,11 +227,15 @@ class ExecutionService:
         await self.commands.end()
         if self.desks is not None:
             self.desks.take_no_more()
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(DRAIN_SECONDS):
                 for trader in tuple(self.traders.values()):
                     await trader.drain()
                 await self.outbox.drain()
+        except TimeoutError:
+            log.info(f"What was on its way has not ended within {DRAIN_SECONDS:g} s", action="drain_ended")
+        except Exception as exc:
+            log.error(f"What was on its way is left to the next start: {exc}", action="drain_failed", exc_info=exc)
         renewing = [] if self.desks is None else self._names_of(self.desks.parts())
         await self.supervisor.end(*(name for name in self.supervisor.names if name not in renewing))
         if self.desks is not None:
@@ -245,12 +248,14 @@ class ExecutionService:
         """Waits until a part cannot be kept alive, and people have been told as far as that can be; why. The service is then to be stopped."""
         reason = await self.supervisor.given_up()
         end = self._clock.monotonic() + LAST_ALERT_SECONDS
-        with contextlib.suppress(TimeoutError, StoreUnavailable):
+        try:
             async with asyncio.timeout(LAST_ALERT_SECONDS):  # a store that hangs must not keep it
                 while self.supervisor.is_telling or await self._store.unsent_alarms():
                     if self._clock.monotonic() >= end:
                         break
                     await self._clock.sleep(LAST_ALERT_SECONDS / 30)
+        except Exception as exc:  # noqa: BLE001  whatever it was, the service ends
+            log.warning(f"Perhaps nobody was told: {str(exc) or type(exc).__name__}", action="last_alert_not_sent")
         return reason
 
     def _keep(self, *parts: Part) -> None:
@@ -770,9 +775,8 @@ async def serve(
         async with real_world(settings) as world, contextlib.AsyncExitStack() as at_end:
             _withdraw_endpoints(endpoints)
             service = ExecutionService(world.parts)
-            at_end.push_async_callback(
-                service.supervisor.end_all
-            )  # whatever ends the start, nothing revives what is stopped
+            # Whatever ends the start: nothing may revive what is stopped.
+            at_end.push_async_callback(service.supervisor.end_all)
             for revival in world.revivals:
                 service.supervisor.keep(revival)
             await world.parts.notifier.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -37,6 +38,7 @@ class Bulletins:
         self._gathered: dict[str, _Gathered] = {}
         self._sent_at: dict[str, float] = {}
         self._wake_up = News(clock)
+        self._sending = asyncio.Lock()
 
     def mention(self, subject: str, about: Mentioned, words: Words, raised: Callable[[], None] | None = None) -> None:
         """The order will be named in the next message about the subject, which `words` puts together. `raised` is called when the alert has
@@ -64,6 +66,10 @@ class Bulletins:
             await self._send(subject, self._clock.monotonic())
 
     async def _send(self, subject: str, now: float) -> None:
+        async with self._sending:
+            await self._send_gathered(subject, now)
+
+    async def _send_gathered(self, subject: str, now: float) -> None:
         gathered = self._gathered.get(subject)
         if gathered is None:
             return  # sent meanwhile

@@ -519,6 +519,26 @@ async def test_what_is_away_for_a_quarter_of_an_hour_makes_no_part_fail(
         assert restarted(world) == []
 
 
+# --- the end --------------------------------------------------------------------------------------------------------
+
+
+async def test_the_service_stops_in_order_though_the_last_alert_fails(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, capabilities=RESERVING, lease_seconds=8.0) as world:
+        world.send("in")
+        await world.run(1)
+        world.fill("in")
+        await world.run(2)
+        spent = CallsSpent("the rate budget is spent", wait_seconds=86_128.0)
+        world.broker_faults.errors["reserve"] = [spent] * 10_000
+        world.exit("out", "in")
+        await world.run(5.5)
+        world.store_faults.breaks["execution_alerts.update_one"] = [broken()]
+        service = world.service
+        await world.stop()
+        assert service.part_states() == {}
+        assert {lease["holder"] for lease in world.documents("execution_leases")} == {""}
+
+
 # --- embedded parts -------------------------------------------------------------------------------------------------
 
 
