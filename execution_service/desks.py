@@ -202,7 +202,11 @@ class Desks:
                 found = await self._read([u for u in unsettled if self._is_at(u, {desk})])
                 if self._leases.has(lease):
                     self._open.add(desk)
-                    self._opens(desk, [stored for stored in found if stored.is_unsettled])
+                    try:
+                        self._opens(desk, [stored for stored in found if stored.is_unsettled])
+                    except BaseException:
+                        self._open.discard(desk)  # opened in part: the next try opens it whole
+                        raise
                 break
             await self._clock.sleep(AFTER_FAILURE_SECONDS)
         if dead is not None:

@@ -309,6 +309,26 @@ async def test_an_account_is_opened_though_the_first_try_failed_and_people_hear_
         assert other.record("a").status is Status.FILLED
 
 
+async def test_an_account_whose_opening_failed_in_the_middle_is_opened_by_the_next_try(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path) as (one, other):
+        await other.start()
+        desks: Any = other.service.desks
+        opens = desks._opens
+
+        def opens_once_broken(desk: str, *arguments: object) -> None:
+            if desk == ACCOUNT:
+                desks._opens = opens
+                raise broken()
+            opens(desk, *arguments)
+
+        desks._opens = opens_once_broken
+        await one.stop()
+        other.send("a")
+        await other.run(10)
+        assert other.record("a").status is Status.FILLED
+        assert restarted(other) == [f"opening of {ACCOUNT}"]
+
+
 # --- what is said is said when it is durable ------------------------------------------------------------------------
 
 
