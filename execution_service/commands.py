@@ -44,6 +44,7 @@ from execution_service.ports import (
     StoreUnavailable,
     View,
 )
+from execution_service.supervision import Part
 from execution_service.transport.inbox import Inbox
 
 log = structlog.get_logger(__name__)
@@ -169,18 +170,22 @@ class Commands:
         self._asking: set[str] = set()
         """Other commands for which a broker is asked."""
 
+    def parts(self, inbox: Inbox) -> Sequence[Part]:
+        """What runs for as long as the process."""
+        return Part("commands in", lambda: self.run(inbox)), Part("commands left in the store", self._poll)
+
     async def run(self, inbox: Inbox) -> None:
         """Until cancelled."""
         receiver = Receiver(
             what="Commands", take=self.take, store=self._store, clock=self._clock, raise_alarm=self._raise_alarm
         )
-        poll = asyncio.create_task(self._poll())
-        try:
-            await receiver.run(inbox)
-        finally:
-            for task in (poll, *self._tasks):
-                task.cancel()
-            await asyncio.gather(poll, *self._tasks, return_exceptions=True)
+        await receiver.run(inbox)
+
+    async def end(self) -> None:
+        """Ends what is being carried out; a command that is not done is left to the next life."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _poll(self) -> None:
         while True:

@@ -20,6 +20,7 @@ from execution_service.calls import Calls
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.record import Document
 from execution_service.ports import Clock, Stored, StoreUnavailable, VersionConflict
+from execution_service.supervision import Keeper, Part
 from execution_service.turns import Turns
 
 log = structlog.get_logger(__name__)
@@ -65,22 +66,34 @@ class Commits:
         self._read = read
         self._turns: Turns[_Commit] = Turns(clock)
         self._news, self._hurry = asyncio.Event(), asyncio.Event()
+        self._put_back: list[_Commit] = []
+        """What a writer that has ended had taken, and not settled."""
         self._writers: list[asyncio.Task[None]] = []
         self._has_transactions = False
 
     def open(self, *, has_transactions: bool) -> None:
-        """From now on what waits is written. `has_transactions`: a batch is one transaction, which is one flush to disk for all of it."""
+        """From now on what waits is written, until `be_kept` by writers that nobody watches, which do for scripts. `has_transactions`: a
+        batch is one transaction, which is one flush to disk for all of it."""
         self._has_transactions = has_transactions
-        self._writers = [
-            asyncio.create_task(self._write_for_ever(), name="store-commits"),
-            asyncio.create_task(self._write_hurry_for_ever(), name="store-commits-hurry"),
-        ]
+        self._writers = [asyncio.create_task(part.run(), name=part.name) for part in self._parts()]
+
+    async def be_kept(self, keeper: Keeper) -> None:
+        """From now on the keeper's are the writers: to begin, to begin anew and to end."""
+        await self.close()
+        for part in self._parts():
+            keeper.keep(part)
+
+    def _parts(self) -> Sequence[Part]:
+        return Part("record updates", self._write_for_ever), Part(
+            "record updates that hurry", self._write_hurry_for_ever
+        )
 
     async def close(self) -> None:
         """Ends after the commit under way; waiting ones are dropped, their callers are cancelled by then."""
-        for writer in self._writers:
+        writers, self._writers = self._writers, []
+        for writer in writers:
             writer.cancel()
-        await asyncio.gather(*self._writers, return_exceptions=True)
+        await asyncio.gather(*writers, return_exceptions=True)
 
     async def make(
         self,
@@ -110,22 +123,42 @@ class Commits:
     async def _write_for_ever(self) -> None:
         while True:
             await self._news.wait()
-            if self._turns:
-                await self._write_until_answered(self._take)
+            if self._put_back or self._turns:
+                await self._write_waiting(self._take)
             else:
                 self._news.clear()
 
     def _take(self) -> Sequence[_Commit]:
         self._hurry.set()  # who has less to write than the busiest is another question after this
+        if self._put_back:
+            batch, self._put_back = self._put_back, []
+            return batch
         return self._turns.take()
 
     async def _write_hurry_for_ever(self) -> None:
         while True:
             await self._hurry.wait()
             if self._turns.has_hurry:
-                await self._write_until_answered(self._turns.take_hurry, hurries=True)
+                await self._write_waiting(self._turns.take_hurry, hurries=True)
             else:
                 self._hurry.clear()
+
+    async def _write_waiting(self, take: Callable[[], Sequence[_Commit]], *, hurries: bool = False) -> None:
+        """A writer that ends in the middle leaves what it had taken to whoever writes next, or its callers would wait for ever. What was
+        written all the same is found by its mark, and not written again."""
+        taken: Sequence[_Commit] = ()
+
+        def take_some() -> Sequence[_Commit]:
+            nonlocal taken
+            taken = take()
+            return taken
+
+        try:
+            await self._write_until_answered(take_some, hurries=hurries)
+        except BaseException:
+            self._put_back += [commit for commit in taken if not commit.done.done()]
+            self._news.set()
+            raise
 
     async def _write_until_answered(
         self, take: Callable[[], Sequence[_Commit]], *, urgent: bool = False, hurries: bool = False

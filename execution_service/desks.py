@@ -16,6 +16,7 @@ from execution_service.core.order import Order
 from execution_service.leases import Leases, Predecessor, Self
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock, Lease, Processes, Store, Stored, StoreUnavailable, Unsettled
+from execution_service.supervision import Keeper, Part
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +50,7 @@ class Desks:
         lets_go: Callable[[str], None],
         closes: Callable[[str], Coroutine[Any, Any, None]],
         raise_alarm: Callable[[str, str], Awaitable[None]],
+        keeper: Keeper,
         processes: Processes | None = None,
     ) -> None:
         """`opens` begins the work at a desk with the orders that were found; `lets_go` takes all of them out of our hands at once, and
@@ -63,6 +65,7 @@ class Desks:
         self._lets_go = lets_go
         self._closes = closes
         self._raise_alarm = raise_alarm
+        self._keeper = keeper
         self._open: set[str] = set()
         self._unreadable: set[Unsettled] = set()
         """Records that were asked for and did not come: said once, by the store, and left alone until they change."""
@@ -127,12 +130,10 @@ class Desks:
         await self._leases.renew()
         await asyncio.gather(*self._moves.values())
 
-    async def run(self) -> None:
-        """Until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._leases.run())
-            group.create_task(self._poll_for_ever())
-            group.create_task(self._sweep_for_ever())
+    def parts(self) -> Sequence[Part]:
+        """What runs for as long as the process. Each is begun anew by itself: whatever a look at others' records meets, leases are renewed."""
+        looks = Part("records left by others", self._poll_for_ever), Part("unsettled records", self._sweep_for_ever)
+        return *self._leases.parts(), *looks
 
     def take_no_more(self) -> None:
         """What is held stays held; nothing is taken any more."""
@@ -167,7 +168,10 @@ class Desks:
     # --- taking over and letting go -----------------------------------------------------------------------------
 
     async def _taken(self, lease: Lease, before: Predecessor | None) -> None:
-        self._move(lease.desk, lambda: self._begin(lease, before))
+        # Else a lease that is renewed for ever would keep everybody else from an account that nobody works.
+        account_id = None if lease.desk == UNASSIGNED else lease.desk
+        opening = Part(f"opening of {lease.desk}", lambda: self._begin(lease, before), account_id)
+        self._move(lease.desk, lambda: self._keeper.see_through(opening))
 
     def _lost(self, desk: str, why: str) -> None:
         self._open.discard(desk)
@@ -194,13 +198,17 @@ class Desks:
     async def _begin(self, lease: Lease, before: Predecessor | None) -> None:
         """Reads what the desk has, and opens it with that."""
         desk = lease.desk
-        while self._leases.has(lease):
+        while self._leases.has(lease) and desk not in self._open:
             with contextlib.suppress(StoreUnavailable):
                 unsettled = await self._store.unsettled(None if desk == UNASSIGNED else desk)
                 found = await self._read([u for u in unsettled if self._is_at(u, {desk})])
                 if self._leases.has(lease):
                     self._open.add(desk)
-                    self._opens(desk, [stored for stored in found if stored.is_unsettled])
+                    try:
+                        self._opens(desk, [stored for stored in found if stored.is_unsettled])
+                    except BaseException:
+                        self._open.discard(desk)  # opened in part: the next try opens it whole
+                        raise
                 break
             await self._clock.sleep(AFTER_FAILURE_SECONDS)
         if before is not None:

@@ -10,20 +10,20 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from execution_service import guardian
+from execution_service.supervision import Part
 
 log = structlog.get_logger(__name__)
 
 START_SECONDS = 45.0
 STOP_SECONDS = 6.0
 LET_GO_SECONDS = 10.0
-REVIVAL_PAUSE_SECONDS = 0.5
 LISTENING_POLL_SECONDS = 0.01
 STORE_PROGRAM = "secantusd-py"
 _CHILDS_VARIABLES = frozenset({"HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ", "VIRTUAL_ENV"})
@@ -84,8 +84,9 @@ def _writable(folder: Path) -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def embedded_store(data_dir: Path) -> AsyncIterator[str]:
-    """A private MongoDB-protocol server on loopback, durable at each commit; yields its URI. Raises EmbeddedPartFailed."""
+async def embedded_store(data_dir: Path, keep: Callable[[Part], object] | None = None) -> AsyncIterator[str]:
+    """A private MongoDB-protocol server on loopback, durable at each commit; yields its URI. `keep` is given what starts it again should it
+    end; without it nobody does, which is enough for scripts. Raises EmbeddedPartFailed."""
     program = shutil.which(STORE_PROGRAM, path=str(Path(sys.executable).parent)) or shutil.which(STORE_PROGRAM)
     if program is None:
         raise EmbeddedPartFailed(
@@ -101,13 +102,15 @@ async def embedded_store(data_dir: Path) -> AsyncIterator[str]:
     output, name = data_dir / "store.log", "embedded store"
     async with _child(guarded, output, name) as process:
         await _until_listening(process, port, name, output)
-        async with _kept_alive(process, guarded, output, name):
+        async with _kept_alive(process, guarded, output, name, keep):
             yield f"mongodb://127.0.0.1:{port}/?directConnection=true"
 
 
 @contextlib.asynccontextmanager
-async def local_pubsub(data_dir: Path, plan: TopicPlan) -> AsyncIterator[str]:
-    """The local Pub/Sub server with these topics and subscriptions; yields `host:port`. Raises EmbeddedPartFailed."""
+async def local_pubsub(
+    data_dir: Path, plan: TopicPlan, keep: Callable[[Part], object] | None = None
+) -> AsyncIterator[str]:
+    """The local Pub/Sub server with these topics and subscriptions; yields `host:port`. `keep` as for the store. Raises EmbeddedPartFailed."""
     command = [sys.executable, "-m", "simulators.pubsub", "--data", str(data_dir / "pubsub.db")]
     command += ["--exit-with-stdin", "--project", plan.project]
     for topic in plan.topics:
@@ -122,7 +125,7 @@ async def local_pubsub(data_dir: Path, plan: TopicPlan) -> AsyncIterator[str]:
             if line.startswith("Pub/Sub listening on "):
                 address = line.rpartition(" ")[2]
                 again = [*command, "--port", address.rpartition(":")[2]]
-                async with _kept_alive(process, again, output, name):
+                async with _kept_alive(process, again, output, name, keep):
                     yield address
                 return
         # The server of a life that was just killed may still be letting go of its file.
@@ -187,27 +190,30 @@ async def _child(
 
 @contextlib.asynccontextmanager
 async def _kept_alive(
-    process: asyncio.subprocess.Process, command: Sequence[str], output: Path, name: str
+    process: asyncio.subprocess.Process,
+    command: Sequence[str],
+    output: Path,
+    name: str,
+    keep: Callable[[Part], object] | None,
 ) -> AsyncIterator[None]:
-    """Should the process end by itself, the command is run in its place, as often as that happens."""
+    """Should the process end by itself, the part that `keep` is given fails, and runs the command in its place when it is begun anew, as
+    often as that happens. It is to be ended before this is left."""
+    was_first = False
 
     async def revive() -> None:
-        await process.wait()
-        while True:
-            log.error(f"The {name} has ended by itself and is started again", action="embedded_restarted")
-            await asyncio.sleep(REVIVAL_PAUSE_SECONDS)
-            try:
-                async with _child(command, output, name) as another:
-                    await another.wait()
-            except OSError as exc:
-                log.error(f"The {name} cannot be started: {exc}", action="embedded_restart_failed")
+        nonlocal was_first
+        if not was_first:
+            await process.wait()
+            was_first = True
+        else:
+            log.warning(f"The {name} is started again", action="embedded_restarted")
+            async with _child(command, output, name) as another:
+                await another.wait()
+        raise EmbeddedPartFailed(f"the {name} has ended by itself; see {output}")
 
-    revival = asyncio.create_task(revive(), name=f"keep {name}")
-    try:
-        yield
-    finally:
-        revival.cancel()
-        await asyncio.gather(revival, return_exceptions=True)
+    if keep is not None:
+        keep(Part(name, revive))
+    yield
 
 
 async def _until_listening(process: asyncio.subprocess.Process, port: int, name: str, output: Path) -> None:

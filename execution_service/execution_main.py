@@ -29,7 +29,7 @@ from execution_service.check import check
 from execution_service.embedded import EmbeddedPartFailed
 from execution_service.log import Logging, start_logging
 from execution_service.log_lines import redact, safe
-from execution_service.service import CannotStart, serve
+from execution_service.service import CannotGoOn, CannotStart, serve
 from execution_service.settings import ConfigurationError, load_settings
 
 EXIT_FAILED = 1
@@ -59,23 +59,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if asyncio.run(check(settings)) else EXIT_CONFIGURATION
     logging = start_logging(settings.log_dir, settings.log_level, settings.log_format.value, leaky=quiet_loggers())
     try:
-        asyncio.run(serve(settings, lambda text: print(text, flush=True), lambda: _end_in_time(logging)))
+        asyncio.run(
+            serve(
+                settings,
+                lambda text: print(text, flush=True),
+                lambda reason: _end_in_time(logging, EXIT_FAILED if reason else 0),
+            )
+        )
     except (CannotStart, EmbeddedPartFailed) as exc:
         logging.flush()
         print(safe(f"Execution service cannot start: {exc}"), file=sys.stderr)
+        return EXIT_FAILED
+    except CannotGoOn as exc:
+        logging.flush()
+        print(safe(f"Execution service cannot go on: {exc}"), file=sys.stderr)
         return EXIT_FAILED
     finally:
         logging.stop()
     return 0
 
 
-def _end_in_time(logging: Logging) -> None:
+def _end_in_time(logging: Logging, status: int) -> None:
     """Ends the process though a store or Pub/Sub that hangs would hold it up: what counts is durable, the next start takes it up."""
 
     def end() -> None:
         logging.flush(1.0)
         print("Execution service stopped without waiting for what hangs", flush=True)
-        os._exit(0)
+        os._exit(status)
 
     timer = threading.Timer(STOP_SECONDS, end)
     timer.daemon = True

@@ -266,10 +266,14 @@ class Receiver:
         self._least_rest = 0.0
 
     async def run(self, inbox: Inbox) -> None:
-        """Until cancelled."""
+        """Until cancelled. Begun anew after a failure, it loses nothing: what it had in hand is in the inbox again."""
+        if inbox.is_refusing:
+            inbox.accept()
         while True:
             batch = await inbox.next_batch(BATCH)
-            if not await self._is_taken(batch):
+            with inbox.put_back_unless_taken(batch):
+                is_taken = await self._is_taken(batch)
+            if not is_taken:
                 await self._rest(inbox, len(batch) + inbox.qsize())
 
     async def _is_taken(self, batch: Sequence[Message]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import structlog
 
 from execution_service.news import News
 from execution_service.ports import Clock, Lease, Processes, ProcessIdentity, Store, StoreUnavailable
+from execution_service.supervision import Part
 
 log = structlog.get_logger(__name__)
 
@@ -98,19 +98,18 @@ class Leases:
 
     # --- life ---------------------------------------------------------------------------------------------------
 
+    def parts(self) -> Sequence[Part]:
+        """What runs for as long as the process. The watch is one of its own: it lets go in time, whatever becomes of the renewals."""
+        return Part("leases", self.run), Part("lease watch", self._watch)
+
     async def run(self) -> None:
         """Until cancelled."""
-        watch = asyncio.create_task(self._watch(), name="lease-watch")
-        try:
-            while True:
-                await self._news.wait(self._pause())
-                try:
-                    await self.renew()
-                except StoreUnavailable as exc:
-                    log.warning(f"Leases wait for the store: {exc}", action="leases_waiting")
-        finally:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
+        while True:
+            await self._news.wait(self._pause())
+            try:
+                await self.renew()
+            except StoreUnavailable as exc:
+                log.warning(f"Leases wait for the store: {exc}", action="leases_waiting")
 
     async def renew(self) -> None:
         """Renews what is held, and takes what is wanted and free. Raises StoreUnavailable."""

@@ -168,12 +168,12 @@ class Letters:
         """Until cancelled. Tries on while the channel fails, each text for an hour after what it tells of."""
         while True:
             await self._news.wait()
-            self._news.clear()
             while self._waiting:
                 await self._give_up_old()
                 mail = self._next()
                 if mail is not None and await self._channel.is_sent(mail.text):
                     await self._sent(mail)
+            self._news.clear()  # not before: a run that fails in between leaves the rest to the next
 
     def _next(self) -> _Mail | None:
         """None: nothing is left to be told."""

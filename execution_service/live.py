@@ -64,6 +64,7 @@ class LiveOrder:
         "unclear_resendings",
         "viewed",
         "waits_in_outbox",
+        "waits_to_note",
     )
 
     def __init__(self, order: Order, told: Told, *, age_from: float, known_from: float, sent_at: float | None) -> None:
@@ -80,7 +81,9 @@ class LiveOrder:
         """Another process works it now, or may: nothing is done about it here any more, and it does not come back in hand."""
         self.is_silence_told = False
         self.told_waits: set[str] = set()
-        """Of an exit: what people have been told that it waits for."""
+        """Of an exit: what people have been told that it waits for, or will be with the next message."""
+        self.waits_to_note: list[str] = []
+        """Of these, what they have been told and the record does not say yet."""
         self.resendings = 0
         words = order.words_alone
         self.refusal: Reason | None = None if words is None else Reason(ReasonCode.BROKER_REJECTED, words)

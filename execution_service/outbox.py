@@ -42,6 +42,7 @@ from execution_service.ports import (
     ViewWrite,
 )
 from execution_service.signals import Relations, related_names, trading_order_write
+from execution_service.supervision import Part
 from notifications.base import Notifier
 
 log = structlog.get_logger(__name__)
@@ -156,9 +157,17 @@ class Outbox:
         is_told = stored.order.status.is_final and stored.told.world >= stored.order.version
         return is_told and self._letters.awaits(stored.order.order_id)
 
+    def parts(self) -> Sequence[Part]:
+        """What runs for as long as the process."""
+        parts = [
+            Part("ledger, views and confirmations", self.run),
+            Part("notifications of orders", self._letters.run),
+            Part("notifications of alerts", self._send_alarms),
+        ]
+        return parts if self._sends_alarms is None else [*parts, Part("alerts of others", self._look_for_alarms)]
+
     async def run(self) -> None:
         """Until cancelled; what has not been delivered by then is delivered after the next start."""
-        others = [self._spawn(self._letters.run()), self._spawn(self._send_alarms())]
         self._begin_anew()
         try:
             while True:
@@ -172,9 +181,6 @@ class Outbox:
                 await self._deliver(batch)
                 self._delivered_at = self._clock.monotonic()
                 await asyncio.sleep(0)  # thousands of orders at a start owe nothing, and then nothing above waits
-                for task in others:
-                    if task.done():
-                        task.result()
         finally:
             for task in tuple(self._tasks):
                 task.cancel()
@@ -564,33 +570,48 @@ class Outbox:
                 return
 
     async def raise_alarm(self, kind: str, text: str, count: int = 1) -> None:
-        """An alert that belongs to no order: stored, then sent at most once a minute for each kind, with a count."""
+        """An alert that belongs to no order: stored, then sent at most once a minute for each kind, with a count. While the store is away
+        it is kept in memory, and stored as soon as that is back."""
+        await self._store_alarm(self._alarm(kind, text, count))
+        self._alarm_news.tell()
+
+    async def raise_alarm_durably(self, kind: str, text: str, count: int = 1) -> None:
+        """The same, durable when it returns. Raises StoreUnavailable: it may not be stored, and is to be raised again."""
+        await self._store.raise_alarm(self._alarm(kind, text, count))
+        self._alarm_news.tell()
+
+    def _alarm(self, kind: str, text: str, count: int) -> Alarm:
         log.warning(alerts.one_line(text), action="alarm", kind=kind)
         now = self._clock.now()
         if self._sends_alarms is not None:
             self._alarm_generation += 1  # another process may be sending the last one at this moment
         # With a series of each life: one that was sent in an earlier life must not be added to.
         alarm_id = f"{kind}:{now:%Y%m%dT%H%M}:{self._alarm_series}:{self._alarm_generation}"
-        alarm = Alarm(alarm_id=alarm_id, kind=kind, text=text, count=count, first_at=now)
-        await self._store_alarm(alarm)
-        self._alarm_news.tell()
+        return Alarm(alarm_id=alarm_id, kind=kind, text=text, count=count, first_at=now)
 
     async def _store_alarm(self, alarm: Alarm) -> None:
         try:
             await self._store.raise_alarm(alarm)
         except StoreUnavailable as exc:
             log.warning(f"Alarm waits for the store: {exc}", action="alarm_waiting", kind=alarm.kind)
-            earlier = self._unstored_alarms.get(alarm.kind)
-            if earlier is not None:
-                first, last = sorted((earlier, alarm), key=lambda a: a.first_at)
-                alarm = replace(last, first_at=first.first_at, count=first.count + last.count)
-            self._unstored_alarms[alarm.kind] = alarm
+            self._keep_unstored(alarm)
+
+    def _keep_unstored(self, alarm: Alarm) -> None:
+        earlier = self._unstored_alarms.get(alarm.kind)
+        if earlier is not None:
+            first, last = sorted((earlier, alarm), key=lambda a: a.first_at)
+            alarm = replace(last, first_at=first.first_at, count=first.count + last.count)
+        self._unstored_alarms[alarm.kind] = alarm
 
     async def _store_waiting_alarms(self) -> bool:
         """False: the store is still away."""
-        waiting, self._unstored_alarms = self._unstored_alarms, {}
-        for alarm in waiting.values():
-            await self._store_alarm(alarm)
+        for kind in tuple(self._unstored_alarms):
+            alarm = self._unstored_alarms.pop(kind)
+            try:
+                await self._store_alarm(alarm)
+            except BaseException:
+                self._keep_unstored(alarm)  # its turn comes again, after the others'
+                raise
         return not self._unstored_alarms
 
     async def raise_alarm_once(self, alarm_id: str, kind: str, text: str) -> None:
@@ -603,8 +624,6 @@ class Outbox:
     async def _send_alarms(self) -> None:
         last_sent: dict[str, float] = {}
         self._alarm_news.tell()  # those of before the start
-        if self._sends_alarms is not None:
-            self._spawn(self._look_for_alarms())
         pause: float | None = None
         while True:
             await self._alarm_news.wait(pause)

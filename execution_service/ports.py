@@ -15,6 +15,7 @@ from execution_service.core.errors import UnreadableRecord
 from execution_service.core.ledger import LedgerEntry, LedgerKey, Line
 from execution_service.core.order import Event, Order
 from execution_service.core.reconcile import Discrepancy
+from execution_service.supervision import Keeper
 
 NOTHING_LEFT: Mapping[str, str] = MappingProxyType({})
 
@@ -220,6 +221,9 @@ class Store(Protocol):
 
     async def open(self) -> None: ...
 
+    async def be_kept(self, keeper: Keeper) -> None:
+        """What the store runs is the keeper's from now on; to be called once it is open, and to be ended before it is closed."""
+
     async def close(self) -> None: ...
 
     async def check(self) -> None:
@@ -266,7 +270,10 @@ class Store(Protocol):
         """What cannot be read of the records so called, as far as they have been met: to be asked after `find` or `load`."""
 
     def newly_spoilt(self) -> list[Spoilt]:
-        """Documents that cannot be read and have not been told by this method before."""
+        """Documents that cannot be read, and of which people have not been told."""
+
+    def spoilt_told(self, some: Collection[Spoilt]) -> None:
+        """People will be told of these, whatever happens to the process now."""
 
     async def insert_command(self, command: Command) -> bool:
         """False if it is there already."""

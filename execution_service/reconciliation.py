@@ -284,6 +284,8 @@ class Reconciliation:
         wait: float | None = None
         turned_at = float("-inf")
         self._live.on_recorded.append(self._heed_record)
+        if self._account.is_connected:
+            self._news.tell()  # the run before has failed: nobody else will say that it is time to compare
         try:
             while True:
                 await self._news.wait(wait)
@@ -615,12 +617,13 @@ class Reconciliation:
             for position in theirs
             if position.is_unclear
         }
-        fresh, self._unclear = sorted(names - self._unclear), names
+        fresh = sorted(names - self._unclear)
         if fresh:
             words = alerts.cannot_be_read(
                 account_name=self._account.account_name, broker=self._account.broker_name, what=fresh
             )
             await self._raise_alarm(f"positions_cannot_be_read:{self._account.account_id}", words)
+        self._unclear = names  # now that it is told: else it is told with the next comparison
 
     def _explained(self, compared: PositionsCompared, theirs: Sequence[BrokerPosition]) -> PositionsCompared:
         """With what is likely of how each difference came about: of what came since the position was last as we hold it."""

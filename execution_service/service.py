@@ -10,7 +10,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -22,6 +22,7 @@ import structlog
 from brokers.base import Broker, BrokerPosition, Fill
 from brokers.factory import BrokerFactory
 from execution_service.adopting import Adopting
+from execution_service.app.supervisor import Supervisor
 from execution_service.clock import SystemClock
 from execution_service.commands import Commands
 from execution_service.core import alerts
@@ -53,6 +54,7 @@ from execution_service.ports import (
     Processes,
     Publisher,
     PublishFailed,
+    Spoilt,
     Store,
     Stored,
     StoreUnavailable,
@@ -64,6 +66,7 @@ from execution_service.reconciliation import CONNECTING_LOOKS, CONNECTING_SECOND
 from execution_service.settings import Account, Settings
 from execution_service.signals import trading_order_write
 from execution_service.store import MongoStore, connect
+from execution_service.supervision import Part
 from execution_service.threads import ThreadPool
 from execution_service.trader import Trader, TradingRules
 from execution_service.transport.inbox import Inbox
@@ -78,16 +81,25 @@ DRAIN_SECONDS = 4.0
 UNNAMED_ACCOUNT_IDLE_SECONDS = 120.0
 """An account that no file names (the mock broker takes any) keeps its trader so long after its last order."""
 ORPHANS_GATHERED_SECONDS = 2.0
+ORPHANS_AGAIN_SECONDS = 60.0
+"""After which it is looked again whether somebody works the orders of accounts that another process held."""
+LAST_ALERT_SECONDS = 3.0
+"""So long a service that has to end waits until people have been told why."""
 SPOILT_SECONDS = 2.0
 """How often it is looked whether documents were met that cannot be read."""
 STORE_THREADS = 2
 ENDPOINTS = "endpoints.json"
+ORDERS_IN = "orders in"
 STATES_SECONDS = 0.5
 """How often the accounts' states are looked at for the notice."""
 
 
 class CannotStart(Exception):
     """Something the service needs could not be had within a minute; the message names it."""
+
+
+class CannotGoOn(Exception):
+    """A part of the service could not be kept alive, and the service has stopped in order; the message names it and says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,10 +138,12 @@ class ExecutionService:
         self.traders: dict[str, Trader] = {}
         self.reconciliations: dict[str, Reconciliation] = {}
         self._last_seen_busy: dict[str, float] = {}
-        self._orphans: dict[str, list[str]] = {}
-        """By account that is not configured: the signals of its unfinished orders."""
+        self._orphans: dict[str, dict[str, str]] = {}
+        """By account that is not configured: the signals of its unfinished orders of which people have not been told, by our id."""
         self._orphan_news = News(parts.clock)
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._leases_seen: dict[str, tuple[object, float]] = {}
+        """By account: the mark of its lease when that was last seen to move, and when that was."""
+        self._is_begun = False
         self.outbox = Outbox(
             live_orders=self.live_orders,
             store=parts.store,
@@ -142,6 +156,7 @@ class ExecutionService:
             is_ours=lambda order: self.desks is None or self.desks.is_ours(order),
             sends_alarms=None if parts.lease_seconds is None else lambda: self._holds(UNASSIGNED),
         )
+        self.supervisor = Supervisor(parts.clock, self.outbox.raise_alarm)
         self.desks = None if parts.lease_seconds is None else self._new_desks(parts.lease_seconds)
         self.adopting = Adopting(
             store=parts.store,
@@ -179,7 +194,7 @@ class ExecutionService:
             is_cancelled=self.commands.is_cancelled,
             look_for_cancels=self.commands.look_for_cancels if parts.shares_store else _nothing,
             hand_over=self._hand_over,
-            raise_alarm=self.outbox.raise_alarm,
+            raise_alarm=self.outbox.raise_alarm_durably,
             foreign_desk=_nobody_elses if self.desks is None else self.desks.foreign_desk,
         )
 
@@ -190,10 +205,13 @@ class ExecutionService:
 
         Raises StoreUnavailable; may then be called again.
         """
+        if not self._is_begun:
+            await self._store.be_kept(self.supervisor)
+            self._is_begun = True
         if self.desks is not None:
             await self.commands.start()
             await self.desks.start()
-            self._keep("desks", self.desks.run)
+            self._keep(*self.desks.parts())
         else:
             unsettled = await self._store.open_orders()
             for stored in unsettled:
@@ -204,51 +222,65 @@ class ExecutionService:
             for trader in self.traders.values():
                 self._keep_trading(trader)
             _say_recovered(unsettled)
-        self._keep("intake", lambda: self.intake.run(self._parts.orders))
-        self._keep("commands", lambda: self.commands.run(self._parts.commands))
-        self._keep("outbox", self.outbox.run)
-        self._keep("idle-traders", self._let_idle_traders_go)
-        self._keep("orphans", self._tell_of_orphans)
-        self._keep("spoilt-documents", self._tell_of_spoilt)
+        self._keep(Part(ORDERS_IN, lambda: self.intake.run(self._parts.orders)))
+        self._keep(*self.commands.parts(self._parts.commands))
+        self._keep(*self.outbox.parts())
+        self._keep(Part("traders without orders", self._let_idle_traders_go))
+        self._keep(Part("orders that nobody works", self._tell_of_orphans))
+        self._keep(Part("records that cannot be read", self._tell_of_spoilt))
 
     async def take_no_more(self) -> None:
         """No message is stored any more: whoever pulls them can hand back what was not."""
-        await self._end("intake", "commands")
+        await self.supervisor.end(ORDERS_IN, *self._names_of(self.commands.parts(self._parts.commands)))
 
     async def stop(self) -> None:
         """Takes nothing new, lets what is on its way finish for a few seconds, and ends. Working orders stay at the broker."""
         await self.take_no_more()
+        await self.commands.end()
         if self.desks is not None:
             self.desks.take_no_more()
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(DRAIN_SECONDS):
                 for trader in tuple(self.traders.values()):
                     await trader.drain()
                 await self.outbox.drain()
-        await self._end(*(name for name in self._tasks if name != "desks"))
+        except TimeoutError:
+            log.info(f"What was on its way has not ended within {DRAIN_SECONDS:g} s", action="drain_ended")
+        except Exception as exc:
+            log.error(f"What was on its way is left to the next start: {exc}", action="drain_failed", exc_info=exc)
+        renewing = [] if self.desks is None else self._names_of(self.desks.parts())
+        await self.supervisor.end(*(name for name in self.supervisor.names if name not in renewing))
         if self.desks is not None:
             # Renewed to the last: the others are to begin when nothing of ours is at the broker any more.
-            await self._end("desks")
+            await self.supervisor.end(*renewing)
             await self.desks.end()
+        await self.supervisor.end_all()
 
-    def _keep(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Runs a part for ever: what it did not expect is said and it begins anew, so that no input can stop the service."""
+    async def has_to_end(self) -> str:
+        """Waits until a part cannot be kept alive, and people have been told as far as that can be; why. The service is then to be stopped."""
+        reason = await self.supervisor.given_up()
+        end = self._clock.monotonic() + LAST_ALERT_SECONDS
+        try:
+            async with asyncio.timeout(LAST_ALERT_SECONDS):  # a store that hangs must not keep it
+                while self.supervisor.is_telling or await self._store.unsent_alarms():
+                    if self._clock.monotonic() >= end:
+                        break
+                    await self._clock.sleep(LAST_ALERT_SECONDS / 30)
+        except Exception as exc:  # noqa: BLE001  whatever it was, the service ends
+            log.warning(f"Perhaps nobody was told: {str(exc) or type(exc).__name__}", action="last_alert_not_sent")
+        return reason
 
-        async def run() -> None:
-            while True:
-                try:
-                    await work()
-                except Exception as exc:
-                    log.exception(f"The {name} stumbled and begins anew: {exc}", action="part_restarted", part=name)
-                    await self._clock.sleep(1.0)
+    def _keep(self, *parts: Part) -> None:
+        for part in parts:
+            self.supervisor.keep(part)
 
-        self._tasks[name] = asyncio.create_task(run(), name=name)
+    @staticmethod
+    def _names_of(parts: Sequence[Part]) -> Sequence[str]:
+        return [part.name for part in parts]
 
-    async def _end(self, *names: str) -> None:
-        tasks = [self._tasks.pop(name) for name in names if name in self._tasks]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    def part_states(self) -> Mapping[str, Mapping[str, str | int]]:
+        """How each long-running part stands, by name, as `Supervisor.states` tells it."""
+        return self.supervisor.states()
 
     # --- wiring -------------------------------------------------------------------------------------------------
 
@@ -261,7 +293,7 @@ class ExecutionService:
         account = None if trader is not None or self.desks is not None else self._parts.account_of(account_id)
         if account is not None:
             trader = self.traders[account_id] = self._new_trader(account)
-            if self._tasks:
+            if ORDERS_IN in self.supervisor.names:
                 self._keep_trading(trader)
         return trader
 
@@ -283,7 +315,7 @@ class ExecutionService:
                         await self._close_desk(account_id)
 
     def _keep_trading(self, trader: Trader) -> None:
-        self._keep(_task_of(trader.account_id), trader.run)
+        self._keep(Part(_trader_name(trader.account_id), trader.run, trader.account_id))
 
     def _new_desks(self, lease_seconds: float) -> Desks:
         processes = self._parts.processes
@@ -303,6 +335,7 @@ class ExecutionService:
             lets_go=self._let_go,
             closes=self._close_desk,
             raise_alarm=self.outbox.raise_alarm,
+            keeper=self.supervisor,
         )
 
     def _open_desk(self, desk: str, unsettled: Sequence[Stored]) -> None:
@@ -326,7 +359,7 @@ class ExecutionService:
     async def _close_desk(self, desk: str) -> None:
         self.traders.pop(desk, None)
         self.reconciliations.pop(desk, None)
-        await self._end(_task_of(desk))
+        await self.supervisor.end(_trader_name(desk))
 
     def _holds(self, desk: str) -> bool:
         return self.desks is None or self.desks.holds(desk)
@@ -345,6 +378,7 @@ class ExecutionService:
             raise_alarm=self.outbox.raise_alarm,
             is_cancelled=self.commands.is_cancelled,
             look_for_cancels=self.commands.look_for_cancels if self._parts.shares_store else _nothing,
+            keeper=self.supervisor,
             is_live=account.live,
             holds_desk=lambda: self._holds(account.account_id),
         )
@@ -361,7 +395,7 @@ class ExecutionService:
         trader.on_ended = reconciliation.ended
         trader.on_traded_past_us = reconciliation.traded_past_us
         trader.binding = reconciliation.binding
-        trader.alongside.append(reconciliation.run)
+        trader.alongside.append(Part(f"comparison {account.account_id}", reconciliation.run, account.account_id))
         return trader
 
     def account_states(self) -> dict[str, dict[str, str]]:
@@ -389,34 +423,64 @@ class ExecutionService:
                 action="orphaned_order",
                 signal_id=live.order.signal_id,
             )
-            self._orphans.setdefault(str(live.order.request.account_id), []).append(live.order.signal_id)
+            orphans = self._orphans.setdefault(str(live.order.request.account_id), {})
+            orphans[live.order.order_id] = live.order.signal_id
             self._orphan_news.tell()
 
     async def _tell_of_orphans(self) -> None:
         """People learn of the accounts whose unfinished orders nobody works, of all that are met at the same moment at once."""
         while True:
-            await self._orphan_news.wait(None)
             await self._clock.sleep(ORPHANS_GATHERED_SECONDS)
-            for account_id in sorted(self._orphans.keys() - await self._worked_elsewhere()):
-                words = alerts.account_not_configured(account_id, self._orphans.pop(account_id))
+            try:
+                await self._forget_ended_orphans()
+                nobodys = sorted(self._orphans.keys() - await self._worked_elsewhere()) if self._orphans else []
+            except StoreUnavailable as exc:
+                log.warning(f"Who works unfinished orders waits for the store: {exc}", action="orphans_waiting")
+                continue
+            for account_id in nobodys:
+                about = dict(self._orphans[account_id])
+                words = alerts.account_not_configured(account_id, tuple(about.values()))
                 await self.outbox.raise_alarm(f"not_configured:{account_id}", words)
+                self._forget_orphans(about)  # not before: who fails in between tells of them when begun anew
+            await self._orphan_news.wait(ORPHANS_AGAIN_SECONDS if self._orphans else None)
+
+    async def _forget_ended_orphans(self) -> None:
+        """Those that another process, which knew their account, has brought to their end. Raises StoreUnavailable."""
+        order_ids = [order_id for orphans in self._orphans.values() for order_id in orphans]
+        found = await self._store.load(order_ids) if order_ids else []
+        self._forget_orphans({stored.order.order_id for stored in found if stored.order.status.is_final})
+
+    def _forget_orphans(self, order_ids: Iterable[str]) -> None:
+        gone = set(order_ids)
+        kept = {
+            account_id: {order_id: signal for order_id, signal in orphans.items() if order_id not in gone}
+            for account_id, orphans in self._orphans.items()
+        }
+        self._orphans = {account_id: orphans for account_id, orphans in kept.items() if orphans}
 
     async def _tell_of_spoilt(self) -> None:
         """People learn of documents that cannot be read: those met in the same seconds at once, by account."""
         while True:
             await self._clock.sleep(SPOILT_SECONDS)
-            by_account: dict[str | None, list[str]] = {}
+            by_account: dict[str | None, list[Spoilt]] = {}
             for spoilt in self._store.newly_spoilt():
-                by_account.setdefault(spoilt.account_id, []).append(spoilt.words)
-            for account_id, what in by_account.items():
-                words = alerts.record_cannot_be_read(account_name=account_id, what=what)
+                by_account.setdefault(spoilt.account_id, []).append(spoilt)
+            for account_id, some in by_account.items():
+                words = alerts.record_cannot_be_read(account_name=account_id, what=[spoilt.words for spoilt in some])
                 await self.outbox.raise_alarm(f"record_cannot_be_read:{account_id or ''}", words)
+                self._store.spoilt_told(some)
 
     async def _worked_elsewhere(self) -> set[str]:
-        """Accounts that another process holds: its settings may know what ours do not."""
+        """Accounts that another process holds, and has not been silent at for its term: its settings may know what ours do not."""
         if self.desks is None:
             return set()
-        return {lease.desk for lease in await self._store.leases() if lease.holder}
+        now, before = self._clock.monotonic(), self._leases_seen
+        held = [lease for lease in await self._store.leases() if lease.holder]
+        self._leases_seen = {
+            lease.desk: known if (known := before.get(lease.desk, (None, now)))[0] == lease.mark else (lease.mark, now)
+            for lease in held
+        }
+        return {lease.desk for lease in held if now - self._leases_seen[lease.desk][1] < lease.term_seconds}
 
     def _desk_of(self, account_id: str | None) -> Trader | None:
         return self.trader_of(account_id)
@@ -535,8 +599,8 @@ class ExecutionService:
             trader.look_again(live)
 
 
-def _task_of(account_id: str) -> str:
-    return f"trader-{account_id}"
+def _trader_name(account_id: str) -> str:
+    return f"trader {account_id}"
 
 
 def _say_recovered(unsettled: Sequence[Stored]) -> None:
@@ -597,22 +661,27 @@ class World:
     publisher: GooglePublisher
     mongodb_uri: str
     pubsub_host: str | None
+    revivals: Sequence[Part]
+    """What starts the embedded parts again, should they end."""
 
 
 @contextlib.asynccontextmanager
 async def real_world(settings: Settings) -> AsyncIterator[World]:
     """Starts what is embedded and opens the rest; connects nothing that is not ours yet. Raises EmbeddedPartFailed, CannotStart."""
+    revivals: list[Part] = []
     async with contextlib.AsyncExitStack() as stack:
         is_embedded = settings.mongodb_uri is None
         has_local_pubsub = settings.pubsub_emulator_host is None and not settings.has_google_credentials
         if is_embedded or has_local_pubsub:
             stack.enter_context(owned(settings.data_dir))
         make_private(settings.data_dir)
-        own = {}
+        own: dict[str, Coroutine[Any, Any, str]] = {}
         if has_local_pubsub:
-            own["pubsub"] = stack.enter_async_context(local_pubsub(settings.data_dir, _topic_plan(settings)))
+            own["pubsub"] = stack.enter_async_context(
+                local_pubsub(settings.data_dir, _topic_plan(settings), revivals.append)
+            )
         if is_embedded:
-            own["store"] = stack.enter_async_context(embedded_store(settings.data_dir))
+            own["store"] = stack.enter_async_context(embedded_store(settings.data_dir, revivals.append))
         addresses = dict(zip(own, await _side_by_side(*own.values()), strict=True))
         pubsub_host = addresses.get("pubsub", settings.pubsub_emulator_host)
         if pubsub_host is not None:
@@ -678,7 +747,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             lease_seconds=None if is_embedded else settings.lease_seconds,
             uses_ordering_keys=settings.publish_ordering_keys,
         )
-        yield World(parts, orders, commands, publisher, uri, pubsub_host)
+        yield World(parts, orders, commands, publisher, uri, pubsub_host, revivals)
 
 
 @contextlib.contextmanager
@@ -710,14 +779,23 @@ def _topic_plan(settings: Settings) -> TopicPlan:
     )
 
 
-async def serve(settings: Settings, say: Callable[[str], None], at_stop: Callable[[], None] = lambda: None) -> None:
-    """Runs the service until SIGTERM or SIGINT, at the first of which `at_stop` is called. Raises CannotStart or EmbeddedPartFailed."""
+async def serve(
+    settings: Settings, say: Callable[[str], None], at_stop: Callable[[str], None] = lambda reason: None
+) -> None:
+    """Runs the service until SIGTERM or SIGINT. When it begins to stop, `at_stop` is called with why; empty: it was told to.
+
+    Raises CannotStart, EmbeddedPartFailed, or CannotGoOn, when it has stopped in order because a part of it could not be kept alive.
+    """
     stop = asyncio.Event()
     endpoints = settings.data_dir / ENDPOINTS
     with _signals(stop, at_stop):
-        async with real_world(settings) as world:
+        async with real_world(settings) as world, contextlib.AsyncExitStack() as at_end:
             _withdraw_endpoints(endpoints)
             service = ExecutionService(world.parts)
+            # Whatever ends the start: nothing may revive what is stopped.
+            at_end.push_async_callback(service.supervisor.end_all)
+            for revival in world.revivals:
+                service.supervisor.keep(revival)
             await world.parts.notifier.start()
             pubsub = (world.orders, world.commands, world.publisher)
             checks = {"the store": world.parts.store.open} | {f"Pub/Sub ({part.path})": part.check for part in pubsub}
@@ -725,25 +803,48 @@ async def serve(settings: Settings, say: Callable[[str], None], at_stop: Callabl
             if stop.is_set():
                 return
             await _patiently({"the store": service.start}, stop)
-            pulls = [asyncio.create_task(part.run()) for part in (world.orders, world.commands)]
-            pulls.append(asyncio.create_task(world.orders.watch()))
+            pulls = [
+                Part("pull of orders", world.orders.run),
+                Part("pull of commands", world.commands.run),
+            ]
+            around = [
+                Part("watch over Pub/Sub", world.orders.watch),
+                Part("notice for scripts", lambda: _keep_endpoints(endpoints, settings, world, service)),
+            ]
+            reason = ""
             try:
+                for each in (*pulls, *around):
+                    service.supervisor.keep(each)
                 _write_endpoints(endpoints, settings, world, service)
-                pulls.append(asyncio.create_task(_keep_endpoints(endpoints, settings, world, service)))
                 log.info("Execution service ready", action="ready")
                 say(_what_next(settings, world))
-                await stop.wait()
+                reason = await _until_it_ends(service, stop)
+                if reason and not stop.is_set():
+                    at_stop(reason)
                 log.info("Execution service stops", action="stopping")
             finally:
                 _withdraw_endpoints(endpoints)
+                await service.supervisor.end(*(each.name for each in around))
                 await service.take_no_more()
-                for pull in pulls:
-                    pull.cancel()
                 # What was received and not stored goes back while the rest of the service ends.
-                handed_back = asyncio.gather(*pulls, return_exceptions=True)
+                handed_back = asyncio.create_task(service.supervisor.end(*(each.name for each in pulls)))
                 await service.stop()
                 await handed_back
     log.info("Execution service stopped", action="stopped")
+    if reason:
+        raise CannotGoOn(reason)
+
+
+async def _until_it_ends(service: ExecutionService, stop: asyncio.Event) -> str:
+    """Why the service has to end; empty where it was told to stop."""
+    told, has_to = asyncio.create_task(stop.wait()), asyncio.create_task(service.has_to_end())
+    try:
+        await asyncio.wait({told, has_to}, return_when=asyncio.FIRST_COMPLETED)
+        return has_to.result() if has_to.done() else ""
+    finally:
+        told.cancel()
+        has_to.cancel()
+        await asyncio.gather(told, has_to, return_exceptions=True)
 
 
 async def _load_ahead(settings: Settings) -> None:
@@ -800,7 +901,7 @@ async def _patiently(calls: Mapping[str, Callable[[], Awaitable[None]]], stop: a
 
 
 @contextlib.contextmanager
-def _signals(stop: asyncio.Event, at_stop: Callable[[], None]) -> Any:
+def _signals(stop: asyncio.Event, at_stop: Callable[[str], None]) -> Any:
     """SIGTERM and SIGINT set `stop`; a second one ends the process at once."""
     loop = asyncio.get_running_loop()
 
@@ -808,7 +909,7 @@ def _signals(stop: asyncio.Event, at_stop: Callable[[], None]) -> Any:
         if stop.is_set():
             os._exit(1)
         stop.set()
-        at_stop()
+        at_stop("")
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, received)
@@ -820,11 +921,11 @@ def _signals(stop: asyncio.Event, at_stop: Callable[[], None]) -> Any:
 
 
 async def _keep_endpoints(path: Path, settings: Settings, world: World, service: ExecutionService) -> None:
-    """Writes them anew whenever an account's state has changed."""
-    told = service.account_states()
+    """Writes them anew whenever the state of an account or of a part has changed."""
+    told: object = None
     while True:
         await asyncio.sleep(STATES_SECONDS)
-        states = service.account_states()
+        states = service.account_states(), service.part_states()
         if states != told:
             try:
                 _write_endpoints(path, settings, world, service)
@@ -844,6 +945,7 @@ def _write_endpoints(path: Path, settings: Settings, world: World, service: Exec
         "pubsub_emulator_host": world.pubsub_host,
         "google_cloud_project": settings.google_cloud_project,
         "accounts": service.account_states(),
+        "parts": service.part_states(),
     }
     # Services that share the folder write theirs at the same time.
     temporary = path.with_suffix(f".{os.getpid()}.tmp")

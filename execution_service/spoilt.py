@@ -66,8 +66,12 @@ class SpoiltDocuments:
             known = list(self._known.values())
         return [each.instrument for each in known if each.instrument is not None and each.account_id == account_id]
 
-    def take_fresh(self) -> list[Spoilt]:
-        """Those that this method has not told before."""
+    def fresh(self) -> list[Spoilt]:
+        """Those that people have not been told of."""
         with self._lock:
-            fresh, self._fresh = self._fresh, []
-        return fresh
+            return list(self._fresh)
+
+    def told(self, some: Collection[Spoilt]) -> None:
+        """People have been told of these."""
+        with self._lock:
+            self._fresh = [each for each in self._fresh if not any(each is one for one in some)]

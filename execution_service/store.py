@@ -78,6 +78,7 @@ from execution_service.ports import (
     ViewWrite,
 )
 from execution_service.spoilt import SpoiltDocuments
+from execution_service.supervision import Keeper
 from execution_service.threads import Blocking
 
 log = structlog.get_logger(__name__)
@@ -242,6 +243,9 @@ class MongoStore:
         )
         self._commits.open(has_transactions=self._is_private and "setName" in hello)
 
+    async def be_kept(self, keeper: Keeper) -> None:
+        await self._commits.be_kept(keeper)
+
     async def close(self) -> None:
         """Ends after the commit under way; waiting ones are dropped, their callers are cancelled by then."""
         await self._commits.close()
@@ -256,7 +260,10 @@ class MongoStore:
         return self._calls.silent_seconds()
 
     def newly_spoilt(self) -> list[Spoilt]:
-        return self._spoilt.take_fresh()
+        return self._spoilt.fresh()
+
+    def spoilt_told(self, some: Collection[Spoilt]) -> None:
+        self._spoilt.told(some)
 
     def spoilt(self, names: Collection[str]) -> list[str]:
         return self._spoilt.named(names)

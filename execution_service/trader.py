@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from brokers.base import Broker, BrokerPosition, Instrument, Report
 from brokers.errors import BrokerError, NotAnswered
@@ -16,6 +15,7 @@ from execution_service.core.reconcile import Binding
 from execution_service.core.soundness import sound_position
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock, Store, StoreUnavailable
+from execution_service.supervision import Keeper, Part
 from execution_service.trading.appointments import Appointments
 from execution_service.trading.bulletins import Bulletins
 from execution_service.trading.connection import AccountState, Connection
@@ -66,6 +66,7 @@ class Trader:
         raise_alarm: Callable[[str, str], Awaitable[None]],
         is_cancelled: Callable[[Order], Reason | None],
         look_for_cancels: Callable[[Sequence[Order]], Awaitable[None]],
+        keeper: Keeper,
         is_live: bool = True,
         holds_desk: Callable[[], bool] = lambda: True,
     ) -> None:
@@ -77,7 +78,7 @@ class Trader:
         self._is_draining = False
         self._appointments = Appointments(clock)
         self._tasks = Tasks(account_id, ended=self._appointments.wake)
-        bulletins = Bulletins(account_id=account_id, clock=clock, tasks=self._tasks, raise_alarm=raise_alarm)
+        self._bulletins = bulletins = Bulletins(account_id=account_id, clock=clock, raise_alarm=raise_alarm)
         self._connection = Connection(
             account_id=account_id,
             account_name=account_name,
@@ -169,7 +170,7 @@ class Trader:
             bulletins=bulletins,
             clock=clock,
         )
-        self._isolation, self._bulletins = isolation, bulletins
+        self._isolation = isolation
         self._following = Following(
             connection=self._connection,
             appointments=self._appointments,
@@ -193,8 +194,12 @@ class Trader:
         """Called when an order of somebody else has filled in the account."""
         self.binding: Callable[[Instrument, str | None], Awaitable[Binding | None]] = _nothing_differs
         """The difference between our books and the broker's that binds the exits of an instrument in a product. Raises StoreUnavailable."""
-        self.alongside: list[Callable[[], Coroutine[Any, Any, None]]] = []
-        """What runs for as long as the account is traded here."""
+        self.alongside = [
+            Part(f"connection {account_id}", self._connection.keep, account_id),
+            Part(f"messages about many orders {account_id}", bulletins.run, account_id),
+        ]
+        """What runs for as long as the account is traded here, each begun anew by itself where it fails."""
+        self._keeper = keeper
 
     # --- who it is and how it stands ----------------------------------------------------------------------------
 
@@ -292,17 +297,15 @@ class Trader:
             self._begin_anew()
         self._has_run = True
         self._live.on_recorded.append(self._exit_check.heed_record)
-        connection = self._tasks.begin(self._connection.keep(), "connection")
-        for work in self.alongside:
-            self._tasks.begin(work(), "alongside")
+        for part in self.alongside:
+            self._keeper.keep(part)
         try:
             while True:
                 timeout = self._turn()
                 await self._appointments.wait(timeout)
-                if connection.done():
-                    connection.result()
         finally:
             self._live.on_recorded.remove(self._exit_check.heed_record)
+            await self._keeper.end(*(part.name for part in self.alongside))
             await self._tasks.cancel()
             await self._connection.close()
 
@@ -318,12 +321,12 @@ class Trader:
                 live.begin_anew()
                 if not live.order.status.is_final:
                     self.take(live)
-        self._bulletins.begin_anew()
 
     async def drain(self) -> None:
         """Sends nothing new and returns when no order is on its way to the broker any more."""
         self._is_draining = True
         await self._sending.drain()
+        await self._bulletins.send_all()
 
     def _turn(self) -> float | None:
         """Starts whatever is due and can be started; returns the seconds until something is due next. Waits for nothing."""

@@ -14,6 +14,8 @@ from scripts.display import counted
 
 GRACE = timedelta(seconds=30)
 """For a take-over, for a notice that is about to be written anew, and for the clocks of two machines."""
+RUNNING = "RUNNING"
+"""What a service says of a part that runs."""
 MOST_SHOWN = 5
 MOST_ACCOUNTS_SHOWN = 20
 
@@ -49,6 +51,27 @@ class Part:
 
 def up_or_down(is_up: bool) -> State:
     return State.UP if is_up else State.DOWN
+
+
+def of_parts(told: Mapping[str, Mapping[str, object]]) -> list[Part]:
+    """One row for all long-running parts of a service, as it tells them, and one for each that has failed: down while it does not run. No
+    rows for a service that does not tell them."""
+    if not told:
+        return []
+    rows = [_part_row(name, said) for name, said in sorted(told.items()) if said.get("last_failure")]
+    running = sum(said.get("state") == RUNNING for said in told.values())
+    return [Part("parts", up_or_down(running == len(told)), f"{running} of {len(told)} run"), *rows]
+
+
+def _part_row(name: str, said: Mapping[str, object]) -> Part:
+    """One that runs again wants a look: why it failed is worth to be known, though nothing was lost by it."""
+    state, restarts, since = str(said.get("state")), said.get("restarts"), said.get("since")
+    counted_restarts = "restarted once" if restarts == 1 else f"restarted {restarts} times"
+    if state == RUNNING:
+        words = f"{counted_restarts}, runs since {since}; the last failure"
+    else:
+        words = f"{state} since {since}, {counted_restarts} before; why"
+    return Part(f"part {name}", State.LOOK if state == RUNNING else State.DOWN, f"{words}: {said.get('last_failure')}")
 
 
 def of_orders(by_status: Mapping[str, int]) -> Part:

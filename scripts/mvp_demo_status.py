@@ -38,6 +38,7 @@ from scripts.health import (
     of_alerts,
     of_discrepancies,
     of_orders,
+    of_parts,
     of_telegram,
     of_untended,
     up_or_down,
@@ -71,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stored, waiting = _store(settings, notice)
     parts = [
         _process(settings, notice),
+        *of_parts({} if notice is None else notice.parts),
         *_gateway(settings),
         *accounts_shown(notice),
         *stored,

@@ -38,6 +38,8 @@ class Notice:
     google_cloud_project: str
     accounts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Each account's broker, state and trouble."""
+    parts: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    """Each long-running part's state, restarts, last_failure and since; none of a service that does not tell them."""
 
 
 def settings_or_exit() -> Settings:
@@ -63,6 +65,7 @@ def running_service(settings: Settings) -> Notice | None:
         pubsub_emulator_host=body["pubsub_emulator_host"],
         google_cloud_project=body["google_cloud_project"],
         accounts=body.get("accounts", {}),
+        parts=body.get("parts", {}),
     )
     return notice if is_service(notice.pid) else None
 

@@ -152,6 +152,14 @@ class StoreFaults:
         """By `collection.method`, so far."""
         self.documents_read: Counter[str] = Counter()
         """By collection: how many came back from `find` and were looked at."""
+        self.breaks: dict[str, list[BaseException]] = {}
+        """By `collection.method`: raised by the next calls, one after the other, before they are carried out."""
+        self.breaks_after: dict[str, list[BaseException]] = {}
+        """The same of writes, when they have been carried out."""
+
+    def pass_or_break(self, name: str) -> None:
+        if self.breaks.get(name):
+            raise self.breaks[name].pop(0)
 
 
 class _Collection:
@@ -169,7 +177,12 @@ class _Collection:
             return self._create_index
         if method not in self.WRITES:
             self._faults.reads[name] += 1
-            return lambda *args, **kwargs: self._counted(self._reachable(call)(*args, **kwargs))
+
+            def read(*args: Any, **kwargs: Any) -> Any:
+                self._faults.pass_or_break(name)
+                return self._counted(self._reachable(call)(*args, **kwargs))
+
+            return read
 
         def write(*args: Any, **kwargs: Any) -> Any:
             number = self._gate.enter(name)
@@ -177,8 +190,11 @@ class _Collection:
                 call(args[0][: len(args[0]) // 2], **kwargs)
                 self._gate.is_dead = True
                 raise Died
+            self._faults.pass_or_break(name)
             answer = self._reachable(call)(*args, **kwargs)
             self._gate.leave(number)
+            if self._faults.breaks_after.get(name):
+                raise self._faults.breaks_after[name].pop(0)
             if self._faults.lost_answers[name]:
                 self._faults.lost_answers[name] -= 1
                 raise AutoReconnect("connection closed before the answer")
@@ -364,6 +380,8 @@ class RecordingNotifier:
         self._gate, self._clock = gate, clock
         self.enabled = True
         self.is_away = False
+        self.breaks: list[BaseException] = []
+        """Raised by the next calls, one after the other; nothing is sent by them."""
         self.sent: list[tuple[datetime, str]] = []
 
     async def start(self) -> None:
@@ -374,6 +392,8 @@ class RecordingNotifier:
         await asyncio.sleep(0)
         if self.is_away:
             raise NotificationFailed("no route to Telegram")
+        if self.breaks:
+            raise self.breaks.pop(0)
         self.sent.append((self._clock.now(), text))
         self._gate.leave(number)
 
@@ -436,7 +456,7 @@ class BrokerFaults:
     def __init__(self) -> None:
         self.unavailable: BrokerUnavailable | None = None
         """Raised by every call while it is set."""
-        self.errors: dict[str, list[Exception]] = {}
+        self.errors: dict[str, list[BaseException]] = {}
         """By operation: raised by the next calls, one after the other, before the book hears of them."""
         self.unfitting: dict[str, list[Exception]] = {}
         """By symbol: raised by the next calls that fit a ticket to its market."""

@@ -24,6 +24,7 @@ STANDARD_LIBRARY = set(sys.stdlib_module_names)
 CORE = "execution_service.core"
 TRADING = "execution_service.trading"
 OWNERSHIP = "execution_service.ownership"
+APP = "execution_service.app"
 VOCABULARY = {CORE, "brokers.base"}
 
 ARROWS: Mapping[str, set[str]] = {
@@ -43,8 +44,8 @@ ARROWS: Mapping[str, set[str]] = {
         "brokers.registry",
         "brokers.variables",
     },
-    "execution_service.embedded": {"execution_service.guardian"},
-    "execution_service.ports": VOCABULARY,
+    "execution_service.embedded": {"execution_service.guardian", "execution_service.supervision"},
+    "execution_service.ports": {*VOCABULARY, "execution_service.supervision"},
     "execution_service.live": {*VOCABULARY, "execution_service.ports"},
     "execution_service.transport.inbox": {"execution_service.ports"},
     "execution_service.intake": {
@@ -59,17 +60,26 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.live",
         "execution_service.intake",
         "execution_service.transport.inbox",
+        "execution_service.supervision",
     },
     "execution_service.adopting": {*VOCABULARY, "execution_service.ports", "execution_service.live"},
     "execution_service.news": {"execution_service.ports"},
+    "execution_service.supervision": set(),
+    "execution_service.app.supervisor": {
+        CORE,
+        "execution_service.log_lines",
+        "execution_service.ports",
+        "execution_service.supervision",
+    },
     "execution_service.spoilt": {*VOCABULARY, "execution_service.ports"},
     "execution_service.ownership.process_table": {"execution_service.ports"},
-    "execution_service.leases": {"execution_service.news", "execution_service.ports"},
+    "execution_service.leases": {"execution_service.news", "execution_service.ports", "execution_service.supervision"},
     "execution_service.desks": {
         *VOCABULARY,
         "execution_service.leases",
         "execution_service.live",
         "execution_service.ports",
+        "execution_service.supervision",
     },
     "execution_service.trader": {
         *VOCABULARY,
@@ -77,6 +87,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.live",
         "execution_service.ports",
         TRADING,
+        "execution_service.supervision",
     },
     # The trader's rooms, from the ground up; none but the trader comes in by another door.
     "execution_service.trading.tasks": set(),
@@ -85,7 +96,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.news",
         "execution_service.ports",
     },
-    "execution_service.trading.bulletins": {CORE, "execution_service.ports", "execution_service.trading.tasks"},
+    "execution_service.trading.bulletins": {CORE, "execution_service.news", "execution_service.ports"},
     "execution_service.trading.connection": {*VOCABULARY, "brokers.errors", "execution_service.ports"},
     "execution_service.trading.pauses": set(),
     "execution_service.trading.isolation": {
@@ -207,6 +218,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.ports",
         "execution_service.live",
         "notifications.base",
+        "execution_service.supervision",
     },
     "execution_service.reach": {"execution_service.ports"},
     # The store's rooms, from the ground up.
@@ -217,6 +229,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.calls",
         "execution_service.ports",
         "execution_service.turns",
+        "execution_service.supervision",
     },
     "execution_service.documents": {*VOCABULARY, "execution_service.ports"},
     "execution_service.store": {
@@ -227,6 +240,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.ports",
         "execution_service.spoilt",
         "execution_service.threads",
+        "execution_service.supervision",
     },
     "execution_service.pubsub": {
         "execution_service.ports",
@@ -259,6 +273,8 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.threads",
         "execution_service.trader",
         "execution_service.transport.inbox",
+        "execution_service.supervision",
+        "execution_service.app.supervisor",
     },
     "execution_service.check": {
         "brokers.errors",
@@ -413,7 +429,7 @@ def room_of(name: str) -> str:
 
 @pytest.mark.parametrize("source", of("execution_service"), ids=lambda s: s.path)
 def test_a_room_of_the_service_imports_only_the_rooms_below_it(source: Source) -> None:
-    if source.name in ("execution_service", TRADING, OWNERSHIP, "execution_service.transport"):
+    if source.name in ("execution_service", APP, TRADING, OWNERSHIP, "execution_service.transport"):
         assert not source.tree.body
         return
     assert room_of(source.name) in ARROWS, f"{source.path} is a new room: say in ARROWS what it may import"

@@ -623,6 +623,43 @@ def record_cannot_be_read(*, account_name: str | None, what: Sequence[str]) -> s
     )
 
 
+def part_failed(*, part: str, reason: str) -> str:
+    """A long-running part of the service has failed and is begun anew."""
+    return _text(
+        "🔧 Part Restarted",
+        ("Part", part),
+        ("Reason", reason),
+        ("Orders", "it is begun anew by itself and takes up what it had in hand; nothing is lost or done twice"),
+    )
+
+
+def part_failing_on(*, part: str, account_id: str | None, failures: int, reason: str) -> str:
+    """An account's part cannot be kept alive, and the service goes on for the others."""
+    return _text(
+        "🚨 Account Not Worked",
+        ("Account", account_id or UNKNOWN),
+        ("Part", part),
+        ("Failed", f"{failures} times in succession"),
+        ("Reason", reason),
+        (
+            "To do",
+            "its orders may not be followed: look at them at the broker, and at the log; it is tried on meanwhile",
+        ),
+    )
+
+
+def service_ends(*, part: str, failures: int, reason: str) -> str:
+    """A part that the service cannot do without cannot be kept alive."""
+    return _text(
+        "🛑 Service Ends",
+        ("Part", part),
+        ("Failed", f"{failures} times in succession"),
+        ("Reason", reason),
+        ("Orders", "those at work stay at the broker, and nobody follows them here until a service is started"),
+        ("To do", "see the log, mend it, and start the service again; it takes up where it was"),
+    )
+
+
 # --- many orders of an account in one message ---------------------------------------------------------------------------
 
 

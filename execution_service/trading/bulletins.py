@@ -2,62 +2,95 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import structlog
 
 from execution_service.core import alerts
 from execution_service.core.alerts import Mentioned
+from execution_service.news import News
 from execution_service.ports import Clock
-from execution_service.trading.tasks import Tasks
 
 log = structlog.get_logger(__name__)
 
 GATHER_SECONDS = 2.0
 PAUSE_SECONDS = 60.0
-"""Between two messages about the same: alarms of one kind come no more often."""
+"""Between two messages about the same: alerts of one kind come no more often."""
 
 Words: TypeAlias = Callable[[Sequence[Mentioned]], str]
 
 
-class Bulletins:
-    """One message about each subject, however many orders it is about."""
+@dataclass(slots=True)
+class _Gathered:
+    """What the next message about one subject will name, and when it is due by the monotonic clock."""
 
-    def __init__(
-        self,
-        *,
-        account_id: str,
-        clock: Clock,
-        tasks: Tasks,
-        raise_alarm: Callable[[str, str], Awaitable[None]],
-    ) -> None:
+    words: Words
+    due_at: float
+    about: list[tuple[Mentioned, Callable[[], None] | None]] = field(default_factory=list)
+
+
+class Bulletins:
+    """One message about each subject, however many orders it is about. What was mentioned is forgotten when the alert has been raised,
+    so that a run that fails, or is ended with the trader, leaves it to the next."""
+
+    def __init__(self, *, account_id: str, clock: Clock, raise_alarm: Callable[[str, str], Awaitable[None]]) -> None:
         self._account_id = account_id
         self._clock = clock
-        self._tasks = tasks
         self._raise_alarm = raise_alarm
-        self._gathered: dict[str, tuple[Words, list[Mentioned]]] = {}
+        self._gathered: dict[str, _Gathered] = {}
         self._sent_at: dict[str, float] = {}
+        self._wake_up = News(clock)
+        self._sending = asyncio.Lock()
 
-    def mention(self, subject: str, about: Mentioned, words: Words) -> None:
-        """The order will be named in the next message about the subject, which `words` puts together. Waits for nothing."""
-        if subject in self._gathered:
-            self._gathered[subject][1].append(about)
-            return
-        self._gathered[subject] = (words, [about])
-        self._tasks.begin(self._send(subject), "bulletin")
+    def mention(self, subject: str, about: Mentioned, words: Words, raised: Callable[[], None] | None = None) -> None:
+        """The order will be named in the next message about the subject, which `words` puts together. `raised` is called when the alert has
+        been raised. Waits for nothing."""
+        gathered = self._gathered.get(subject)
+        if gathered is None:
+            now, sent_at = self._clock.monotonic(), self._sent_at.get(subject, float("-inf"))
+            due_at = max(now + GATHER_SECONDS, sent_at + PAUSE_SECONDS)
+            gathered = self._gathered[subject] = _Gathered(words, due_at)
+            self._wake_up.tell()
+        gathered.about.append((about, raised))
 
-    def begin_anew(self) -> None:
-        """What was gathered and not sent when the tasks were ended is sent by new ones."""
-        for subject in self._gathered:
-            self._tasks.begin(self._send(subject), "bulletin")
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            now = self._clock.monotonic()
+            for subject in [subject for subject, each in self._gathered.items() if each.due_at <= now]:
+                await self._send(subject, now)
+            due = [each.due_at - self._clock.monotonic() for each in self._gathered.values()]
+            await self._wake_up.wait(max(0.0, min(due)) if due else None)
 
-    async def _send(self, subject: str) -> None:
-        sent_at = self._sent_at.get(subject, float("-inf"))
-        await self._clock.sleep(max(GATHER_SECONDS, sent_at + PAUSE_SECONDS - self._clock.monotonic()))
-        self._sent_at[subject] = self._clock.monotonic()
-        words, about = self._gathered.pop(subject)
-        await self._raise_alarm(f"{subject}:{self._account_id}", _text(subject, words, about))
+    async def send_all(self) -> None:
+        """What was gathered until now, since nobody will be here to send it later."""
+        for subject in tuple(self._gathered):
+            await self._send(subject, self._clock.monotonic())
+
+    async def _send(self, subject: str, now: float) -> None:
+        async with self._sending:
+            await self._send_gathered(subject, now)
+
+    async def _send_gathered(self, subject: str, now: float) -> None:
+        gathered = self._gathered.get(subject)
+        if gathered is None:
+            return  # sent meanwhile
+        about = tuple(gathered.about)
+        gathered.due_at = now + GATHER_SECONDS  # should it fail, the other subjects come before it
+        await self._raise_alarm(
+            f"{subject}:{self._account_id}", _text(subject, gathered.words, [each for each, _ in about])
+        )
+        for _, raised in about:
+            if raised is not None:
+                raised()
+        self._sent_at[subject] = now
+        gathered.about = gathered.about[len(about) :]
+        gathered.due_at = now + PAUSE_SECONDS
+        if not gathered.about:
+            del self._gathered[subject]
 
 
 def _text(subject: str, words: Words, about: Sequence[Mentioned]) -> str:

@@ -83,6 +83,7 @@ class Connection:
         self._hinted = hinted
         self._broker: Broker | None = None
         self._told_concern: str | None = None
+        self._is_login_told = False
         self._unusable_answers = 0
         self._lost = asyncio.Event()
         self._left_behind: set[asyncio.Future[Any]] = set()
@@ -167,8 +168,8 @@ class Connection:
     # --- life ---------------------------------------------------------------------------------------------------
 
     async def keep(self) -> None:
-        """Until cancelled."""
-        self.is_connected = False
+        """Until cancelled. Called again after a failure, it connects again as after any loss."""
+        self.lose(BrokerUnavailable("the connection is made anew"))
         while True:
             await self._connect()
             await self._lost.wait()
@@ -215,7 +216,7 @@ class Connection:
                 await self._catch_up()
         was_down = attempts.statistics.get("attempt_number", 1) > self._max_attempts
         was_down = was_down or self.is_login_needed
-        self.is_connected, self.trouble, self.is_login_needed = True, "", False
+        self.is_connected, self.trouble, self.is_login_needed, self._is_login_told = True, "", False, False
         log.info(
             f"Broker connected: {self.broker_name} for account {self.account_id}",
             action="broker_connected",
@@ -234,10 +235,12 @@ class Connection:
         self.trouble = str(exc) or type(exc).__name__
         if isinstance(exc, StoreUnavailable):
             return  # the broker is there; what it told waits to be recorded
-        needed_before, self.is_login_needed = self.is_login_needed, isinstance(exc, AuthRequired)
-        if self.is_login_needed and not needed_before:
+        is_login_needed = isinstance(exc, AuthRequired)
+        if is_login_needed and not self._is_login_told:
             words = alerts.auth_required(account_name=self.account_name, broker=self.broker_name, reason=self.trouble)
+            self.is_login_needed = True
             await self._raise_alarm(f"auth_required:{self.account_id}", words)
+        self.is_login_needed = self._is_login_told = is_login_needed
         number = state.attempt_number
         if number <= self._max_attempts or number % 20 == 0:
             log.warning(
@@ -267,11 +270,11 @@ class Connection:
 
     async def _tell_of_concern(self) -> None:
         """Once for as long as each session has the same."""
-        concern, told = self.capabilities.concern, self._told_concern
-        self._told_concern = concern
-        if concern is not None and concern != told:
+        concern = self.capabilities.concern
+        if concern is not None and concern != self._told_concern:
             words = alerts.session_concern(account_name=self.account_name, broker=self.broker_name, concern=concern)
             await self._raise_alarm(f"session_concern:{self.account_id}", words)
+        self._told_concern = concern
 
     async def tell_of_hold(self, reason: str) -> None:
         """Orders are held for something that the broker lacks."""

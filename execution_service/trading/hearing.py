@@ -248,7 +248,11 @@ class Hearing:
             words = alerts.cannot_be_read(
                 account_name=self._connection.account_name, broker=self._connection.broker_name, what=told
             )
-            await self._raise_alarm(f"cannot_be_read:{self._connection.account_id}", words)
+            try:
+                await self._raise_alarm(f"cannot_be_read:{self._connection.account_id}", words)
+            except BaseException:
+                self._unreadable.clear()  # told with the next answer, then
+                raise
 
     async def _is_noted(self, live: LiveOrder, words: str) -> bool:
         """False: the order's record cannot tell it, and people have to be told otherwise."""

@@ -36,7 +36,7 @@ from execution_service.live import LiveOrder, LiveOrders
 from execution_service.ports import Clock
 from execution_service.trading.connection import Connection, reason_of
 from execution_service.trading.hearing import Hearing
-from execution_service.trading.lanes import Lanes
+from execution_service.trading.lanes import Lane, Lanes
 from execution_service.trading.pauses import growing_pause
 from execution_service.trading.tasks import Tasks
 
@@ -154,7 +154,14 @@ class Placing:
         lane = self._lanes.of(order)
         if not is_for_calls and not lane.is_hold_told:
             lane.is_hold_told = True
-            self._tasks.begin(self._connection.tell_of_hold(str(held)), "held")
+            self._tasks.begin(self._tell_of_hold(lane, str(held)), "held")
+
+    async def _tell_of_hold(self, lane: Lane, reason: str) -> None:
+        try:
+            await self._connection.tell_of_hold(reason)
+        except BaseException:
+            lane.is_hold_told = False  # told with the next hold, then
+            raise
 
     # --- what became of it --------------------------------------------------------------------------------------
 

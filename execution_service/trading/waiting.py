@@ -54,11 +54,13 @@ class Waiting:
         self._clock = clock
 
     def heed(self, live: LiveOrder, now: float) -> Noted | None:
-        """Sees to it that people hear of an exit that cannot leave; what is to be recorded of that. Makes the appointment for the next look.
-        `now` by the monotonic clock."""
+        """Sees to it that people hear of an exit that cannot leave; what is to be recorded of that, once they do: a life that ends before leaves
+        it to the next. Makes the appointment for the next look. `now` by the monotonic clock."""
         order = live.order
         if order.status is not Status.PENDING or order.identity.purpose is not Purpose.EXIT:
             return None
+        if live.waits_to_note:
+            return Noted(at=self._clock.now(), message=_note(live.waits_to_note.pop(0)))
         cause = self._cause(live)
         is_told = cause.name in live.told_waits
         due_in = live.known_from + cause.alert_seconds - now
@@ -69,7 +71,7 @@ class Waiting:
                 self._appointments.make(live, due_in + 0.001)  # each look costs a question to the store
             return None
         live.told_waits.add(cause.name)
-        note = f"cannot leave: {cause.name}"
+        note = _note(cause.name)
         if was_noted(order, note):
             return None  # people were told by an earlier life of the service
         since = self._clock.now() - timedelta(seconds=now - live.known_from)
@@ -80,8 +82,14 @@ class Waiting:
             reason=cause.words,
             to_do=cause.to_do,
         )
-        self._bulletins.mention(f"exit_waits:{cause.name}", Mentioned(order, since), words)
-        return Noted(at=self._clock.now(), message=note)
+
+        def raised() -> None:
+            if live.order.status is Status.PENDING:
+                live.waits_to_note.append(cause.name)
+                self._appointments.make(live, 0.0)
+
+        self._bulletins.mention(f"exit_waits:{cause.name}", Mentioned(order, since), words, raised)
+        return None
 
     def _cause(self, live: LiveOrder) -> _Cause:
         order = live.order
@@ -109,6 +117,10 @@ class Waiting:
         return _Cause(
             "its turn has not come", "orders before it are on their way to the broker", _TO_DO, TURN_ALERT_SECONDS
         )
+
+
+def _note(cause: str) -> str:
+    return f"cannot leave: {cause}"
 
 
 _TO_DO = "it leaves by itself as soon as it may; to be out at once, close the position in the broker's own screen and cancel the exit"

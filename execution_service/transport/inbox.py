@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterator, Sequence
 
 from execution_service.ports import Message
 
@@ -44,6 +46,17 @@ class Inbox(asyncio.Queue[Message]):
         while len(batch) < at_most and not self.empty():
             batch.append(self.get_nowait())
         return batch
+
+    @contextlib.contextmanager
+    def put_back_unless_taken(self, batch: Sequence[Message]) -> Iterator[None]:
+        """Whoever ends in the middle of a batch leaves it to who takes next: Pub/Sub, to which it is in our hands, would not bring it again
+        soon. To take one twice is harmless."""
+        try:
+            yield
+        except BaseException:
+            for message in batch:
+                self.put_nowait(message)
+            raise
 
     def discard(self) -> None:
         """Forgets the messages that wait: they were handed back."""

@@ -427,6 +427,9 @@ def test_outside_values_can_forge_neither_tags_nor_lines_nor_terminal_commands()
         alerts.conflict(count=2, signal_id=NASTY, detail=NASTY),
         alerts.discrepancy(count=1, account_name=NASTY, broker=NASTY, detail=NASTY),
         alerts.publish_failing(waiting=3, attempts=3, reason=NASTY),
+        alerts.part_failed(part=NASTY, reason=NASTY),
+        alerts.part_failing_on(part=NASTY, account_id=NASTY, failures=10, reason=NASTY),
+        alerts.service_ends(part=NASTY, failures=10, reason=NASTY),
     ],
 )
 def test_texts_without_an_order_are_as_safe(text: str) -> None:
@@ -434,6 +437,22 @@ def test_texts_without_an_order_are_as_safe(text: str) -> None:
     assert "\n" not in title
     assert all(": " in line and line.isprintable() and "<" not in line for line in body.split("\n"))
     assert "\nFAKE" not in text
+
+
+def test_texts_about_parts_say_which_and_why_and_what_to_do() -> None:
+    assert alerts.part_failed(part="leases", reason="odd").startswith(
+        "🔧 Part Restarted\n\nPart: leases\nReason: odd\nOrders: it is begun anew by itself"
+    )
+    text = alerts.part_failing_on(part="trader A", account_id="A", failures=10, reason="odd")
+    assert (
+        "🚨 Account Not Worked\n\nAccount: A\nPart: trader A\nFailed: 10 times in succession\nReason: odd\nTo do:"
+        in text
+    )
+    text = alerts.service_ends(part="leases", failures=10, reason="odd")
+    assert (
+        "🛑 Service Ends\n\nPart: leases\nFailed: 10 times in succession\nReason: odd\nOrders: those at work stay"
+        in text
+    )
 
 
 def test_texts_without_an_order_say_what_happened() -> None:

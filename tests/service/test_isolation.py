@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers.paper.words import Market
 
 from brokers.base import Capabilities, Report
 from brokers.errors import BrokerUnavailable, OutcomeUnknown
+from brokers.paper.words import Market
 from execution_service import reconciliation
 from execution_service.core.exit_bound import ExitPositionCheck
 from execution_service.core.order import Order, Purpose, Status

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers.paper.words import Market
 
+from brokers.paper.words import Market
 from execution_service.core import order as order_words
 from execution_service.core.order import Status, apply_all
 from tests.builders import accepted, commission_reported, filled_by, order, submit_started

@@ -9,7 +9,7 @@ import pytest
 
 from execution_service import store as collections
 from execution_service.core.order import Status
-from scripts.health import Part, State, of_accounts_at_rest, of_discrepancies, of_orders, of_telegram
+from scripts.health import Part, State, of_accounts_at_rest, of_discrepancies, of_orders, of_parts, of_telegram
 from scripts.mvp_demo_status import stored_parts
 from scripts.whereabouts import Notice
 from tests.builders import NOW, identity, order, order_in
@@ -75,6 +75,31 @@ def test_news_of_orders_that_people_were_not_told_are_counted_as_not_sent(record
     found = records.parts()["alerts not sent"]
     assert (found.state, found.is_up) == (State.WAITING, True)
     assert found.detail.startswith("2: 1 about orders, 1 of no order")
+
+
+def said_of_part(state: str = "RUNNING", restarts: int = 0, why: str = "") -> dict[str, object]:
+    return {"state": state, "restarts": restarts, "last_failure": why, "since": "2026-11-29T22:00:00+00:00"}
+
+
+def test_parts_that_all_run_are_one_row() -> None:
+    assert of_parts({"outbox": said_of_part(), "leases": said_of_part()}) == [Part("parts", State.UP, "2 of 2 run")]
+    assert of_parts({}) == []
+
+
+def test_a_part_that_was_restarted_and_runs_wants_a_look_and_says_why() -> None:
+    whole, row = of_parts({"outbox": said_of_part(), "leases": said_of_part(restarts=3, why="of nobody's making")})
+    assert whole.state is State.UP
+    assert (row.name, row.state) == ("part leases", State.LOOK)
+    assert row.detail == "restarted 3 times, runs since 2026-11-29T22:00:00+00:00; the last failure: of nobody's making"
+
+
+@pytest.mark.parametrize("state", ["RESTARTING", "GIVEN_UP"])
+def test_a_part_that_does_not_run_is_down(state: str) -> None:
+    whole, row = of_parts({"outbox": said_of_part(), "leases": said_of_part(state, 1, "of nobody's making")})
+    assert whole == Part("parts", State.DOWN, "1 of 2 run")
+    assert (row.name, row.state) == ("part leases", State.DOWN)
+    assert state in row.detail
+    assert "of nobody's making" in row.detail
 
 
 def test_telegram_says_what_waits_for_it(records: Table) -> None:

@@ -308,3 +308,32 @@ async def test_a_refusal_is_noted_three_times_and_no_more(tmp_path: Path) -> Non
         await world.run(3600)
         assert len(world.calls("cancel_order")) == 8
         assert [e.message for e in world.record().events if isinstance(e, CancelRefused)] == ["being processed"] * 3
+
+
+async def test_an_exit_that_people_were_about_to_be_told_of_is_told_by_the_next_life(tmp_path: Path) -> None:
+    """Alerts about the same come no more often than once a minute: the process may die in between."""
+    async with world_of(tmp_path, market=BY_HAND, capabilities=RESERVING) as world:
+        await entered(world, "AAPL", "MSFT")
+        spend_calls(world)
+        world.exit("first", "in-AAPL", symbol="AAPL")
+        await world.run(12)
+        assert len(world.notifier.titled(TELLING)) == 1
+        world.exit("second", "in-MSFT", symbol="MSFT")
+        await world.run(12)
+        await world.restart()
+        await world.run(100)
+        told = world.notifier.titled(TELLING)
+        assert ["first" in text for text in told] == [True, False]
+        assert ["second" in text for text in told] == [False, True]
+
+
+async def test_an_exit_that_people_were_about_to_be_told_of_is_told_before_the_service_stops(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, capabilities=RESERVING) as world:
+        await entered(world, "AAPL")
+        spend_calls(world)
+        world.exit("out", "in-AAPL", symbol="AAPL")
+        await world.run(5.5)
+        await world.stop()
+        assert [alert["kind"] for alert in world.documents("execution_alerts")] == [
+            f"exit_waits:calls are spent:{ACCOUNT}"
+        ]

@@ -1,0 +1,598 @@
+"""A part of the service that ends is begun anew, what it had in hand is done, once, and people learn of it; by a hand-moved clock."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo.errors import AutoReconnect
+
+from brokers.base import BrokerPosition, Capabilities, Instrument, Unreadable
+from brokers.errors import AuthRequired, BrokerUnavailable, CallsSpent, HeldBack
+from brokers.paper.words import Market
+from execution_service import embedded
+from execution_service.core.order import Status
+from execution_service.ports import Command
+from execution_service.trader import TradingRules
+from tests.builders import identity, order
+from tests.fakes import ACCOUNT, World, two_worlds, world_of
+from tests.service.audit import audit
+
+BY_HAND = Market(fill_delay_seconds=None)
+RESERVING = Capabilities(needs_reservation=True, refuses_repeated_client_id=False)
+RESTARTED = "Part Restarted"
+
+
+def cut() -> asyncio.CancelledError:
+    """What a library raises whose own future was cancelled: no `except Exception` sees it, and it ends a task without a word."""
+    return asyncio.CancelledError()
+
+
+def broken() -> RuntimeError:
+    return RuntimeError("of nobody's making")
+
+
+def restarted(world: World) -> list[str]:
+    """The parts that failed, as the log says."""
+    return [str(line["part"]) for line in world.logs if line.get("action") == "part_restarted"]
+
+
+# --- what writes to the store ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_written", [False, True], ids=["before the write", "after the write"])
+async def test_a_writer_that_ends_in_the_middle_of_a_batch_loses_nothing_and_writes_nothing_twice(
+    tmp_path: Path, is_written: bool
+) -> None:
+    async with world_of(tmp_path) as world:
+        faults = world.store_faults.breaks_after if is_written else world.store_faults.breaks
+        for method in ("bulk_write", "update_one"):
+            faults[f"execution_orders.{method}"] = [cut()]
+        for number in range(5):
+            world.send(f"sig-{number}", symbol=f"S{number}")
+        await world.run(20)
+        assert {order.status for order in world.records()} == {Status.FILLED}
+        assert len(world.placed()) == 5
+        assert restarted(world)
+        audit(world)
+
+
+async def test_updates_that_wait_while_a_writer_is_begun_anew_are_written_then(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.store_faults.breaks["execution_orders.update_one"] = [cut(), cut()]
+        world.send()
+        await world.run(0.4)
+        assert world.record().status is Status.PENDING
+        world.send("later", symbol="MSFT")
+        await world.run(5)
+        assert world.record().status is Status.FILLED
+        assert world.record("later").status is Status.FILLED
+
+
+@pytest.mark.parametrize("hurries", [False, True])
+async def test_each_writer_puts_back_what_it_had_taken(tmp_path: Path, hurries: bool) -> None:
+    async with world_of(tmp_path) as world:
+        store = world.store_beside()
+        await store.open()
+        commits = store._commits
+        mine = order(of=identity("mine"))
+        await store.insert_orders([mine])
+        taken: list[object] = []
+
+        def breaks() -> list[object]:
+            taken.extend(commits._turns.take())
+            return taken
+
+        outcome = asyncio.ensure_future(commits.make(mine.order_id, {}, {"$set": {"mark": 1}}, lambda found: False))
+        await asyncio.sleep(0)
+
+        async def fails(batch: object, *, urgent: bool) -> list[None]:
+            raise cut()
+
+        commits._outcomes = fails  # type: ignore[method-assign, assignment]
+        with pytest.raises(asyncio.CancelledError):
+            await commits._write_waiting(breaks, hurries=hurries)  # type: ignore[arg-type]
+        del commits._outcomes  # type: ignore[attr-defined]
+        await asyncio.wait_for(outcome, 5)
+        assert world.documents("execution_orders", _id=mine.order_id)[0]["mark"] == 1
+        await store.close()
+
+
+async def test_people_learn_of_a_part_that_was_begun_anew_and_the_state_tells_it(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.store_faults.breaks["execution_orders.update_one"] = [cut(), cut()]
+        world.send()
+        await world.run(10)
+        (text,) = world.notifier.titled(RESTARTED)
+        assert "record updates" in text
+        found = world.service.part_states()["record updates"]
+        assert (found["state"], found["restarts"]) == ("RUNNING", 2)
+        assert "cancelled" in str(found["last_failure"])
+
+
+async def test_a_service_whose_writer_cannot_be_kept_alive_ends(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.store_faults.breaks["execution_orders.update_one"] = [cut() for _ in range(1000)]
+        ends = asyncio.ensure_future(world.service.has_to_end())
+        world.send()
+        await world.run(60)
+        assert not ends.done()
+        await world.run(120)
+        assert "record updates cannot be kept alive" in await ends
+        assert world.notifier.titled("Service Ends")
+        assert world.service.part_states()["record updates"]["state"] == "GIVEN_UP"
+        await world.stop()
+        world.store_faults.breaks.clear()
+        await world.start()
+        await world.run(5)
+        assert world.record().status is Status.FILLED
+        assert len(world.placed()) == 1
+
+
+# --- what tells the world -------------------------------------------------------------------------------------------
+
+
+async def test_people_are_told_of_orders_though_the_part_that_tells_them_ended(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.notifier.breaks = [cut()]
+        world.send()
+        await world.run(5)
+        assert len(world.notifier.titled("Order Filled")) == 1
+        assert restarted(world)
+
+
+async def test_an_alert_is_sent_though_the_part_that_sends_alerts_ended(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.notifier.breaks = [cut()]
+        world.send_raw(b"not an order")
+        await world.run(5)
+        assert len(world.notifier.titled("Dead Letter")) == 1
+        assert len(world.notifier.titled(RESTARTED)) == 1
+
+
+async def test_the_alert_of_a_part_that_cannot_be_raised_is_raised_later(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.notifier.breaks = [cut()]
+        world.store_faults.breaks["execution_alerts.update_one"] = [broken(), broken()]
+        world.send()
+        await world.run(10)
+        assert len(world.notifier.titled("Order Filled")) == 1
+        assert len(world.notifier.titled(RESTARTED)) == 1
+        assert [line for line in world.logs if line.get("action") == "alert_failed"]
+
+
+async def test_views_and_confirmations_follow_though_the_part_that_writes_them_ended(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.store_faults.breaks["execution_positions.find"] = [cut()]
+        world.send()
+        await world.run(10)
+        assert world.publisher.statuses("sig") == ["FILLED"]
+        assert len(world.documents("positions")) == 1
+        audit(world)
+
+
+# --- what takes in --------------------------------------------------------------------------------------------------
+
+
+async def test_orders_are_taken_in_though_the_intake_ended(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.store_faults.breaks["execution_orders.insert_many"] = [cut()]
+        world.send("first")
+        await world.run(2)
+        world.send("second", symbol="MSFT")
+        await world.run(5)
+        assert world.record("second").status is Status.FILLED
+        assert restarted(world) == ["orders in"]
+
+
+async def test_what_is_left_in_the_store_is_found_though_the_look_for_it_ended(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.store_faults.breaks["execution_commands.find"] = [cut()]
+        world.send()
+        await world.run(5)
+        now = world.clock.now()
+        cancel = Command(
+            command_id="ctl-1", kind="CANCEL", body={"signal_id": "sig"}, published_at=now, received_at=now
+        )
+        await world.store_beside().insert_command(cancel)
+        await world.run(10)
+        assert world.record().status is Status.CANCELLED
+
+
+# --- accounts -------------------------------------------------------------------------------------------------------
+
+
+async def test_an_account_is_connected_though_the_part_that_connects_it_ended(tmp_path: Path) -> None:
+    async with world_of(tmp_path, starts=False) as world:
+        world.broker_faults.errors["connect"] = [cut()]
+        await world.start()
+        world.send()
+        await world.run(5)
+        assert world.record().status is Status.FILLED
+        assert restarted(world) == [f"connection {ACCOUNT}"]
+        (text,) = world.notifier.titled(RESTARTED)
+        assert ACCOUNT in text
+
+
+async def test_an_account_that_cannot_be_connected_at_all_is_tried_more_and_more_rarely(tmp_path: Path) -> None:
+    async with world_of(tmp_path, starts=False, accounts=(ACCOUNT, "acct-2")) as world:
+        world.broker_faults.errors["connect"] = [cut() for _ in range(12)]
+        await world.start()
+        await world.run(20)
+        assert len(world.calls("connect")) <= 12
+        world.broker_faults.errors.clear()
+        await world.run(60)
+        assert {state["state"] for state in world.service.account_states().values()} == {"CONNECTED"}
+
+
+async def test_a_trader_that_stumbles_is_begun_anew_after_pauses_that_grow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world_of(tmp_path) as world:
+        trader = world.service.traders[ACCOUNT]
+        turn = trader._turn
+
+        def stumbles() -> float | None:
+            if trader.is_connected:
+                raise broken()
+            return turn()
+
+        monkeypatch.setattr(trader, "_turn", stumbles)
+        before = len(world.calls("connect"))
+        trader._appointments.wake()
+        await world.run(20)
+        assert 4 <= len(world.calls("connect")) - before <= 6
+        assert set(restarted(world)) == {f"trader {ACCOUNT}"}
+        monkeypatch.undo()
+        world.send()
+        await world.run(20)
+        assert world.record().status is Status.FILLED
+
+
+async def test_books_are_compared_though_the_comparison_ended(tmp_path: Path) -> None:
+    rules = TradingRules(reconcile_interval_seconds=10.0)
+    async with world_of(tmp_path, starts=False, rules=rules) as world:
+        world.broker_faults.errors["positions"] = [cut()]
+        await world.start()
+        await world.run(5)
+        assert restarted(world) == [f"comparison {ACCOUNT}"]
+        asked = len(world.calls("positions"))
+        assert asked >= 2
+        await world.run(25)
+        assert len(world.calls("positions")) > asked
+
+
+async def test_an_account_that_is_let_go_leaves_no_part_behind(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path) as (one, other):
+        await other.start()
+        assert [name for name in one.service.part_states() if name.endswith(ACCOUNT)]
+        one.store_faults.is_away = True
+        await one.run(12)
+        assert not [name for name in one.service.part_states() if name.endswith(ACCOUNT)]
+        assert not restarted(one)
+
+
+# --- several processes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [cut, broken])
+async def test_leases_are_renewed_though_the_part_that_does_it_ended(
+    tmp_path: Path, fault: Callable[[], BaseException]
+) -> None:
+    async with two_worlds(tmp_path) as (one, other):
+        await other.start()
+        one.store_faults.breaks["execution_leases.find"] = [fault()]
+        await one.run(20)
+        assert one.service.desks is not None
+        assert one.service.desks.holds(ACCOUNT)
+        assert restarted(one) == ["leases"]
+
+
+async def test_an_account_is_opened_though_the_first_try_failed_and_people_hear_whose_it_was(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path, market=BY_HAND) as (one, other):
+        await other.start()
+        one.send("a")
+        await one.run(2)
+        await one.kill()
+        other.store_faults.breaks["execution_alerts.update_one"] = [broken(), broken()]
+        await other.run_until(lambda: other.service.desks is not None and other.service.desks.holds(ACCOUNT))
+        await other.run(30)
+        assert len(other.notifier.titled("Taken Over")) >= 1
+        assert len([name for name in other.service.traders if name == ACCOUNT]) == 1
+        other.fill("a", 100, "10")
+        await other.run(5)
+        assert other.record("a").status is Status.FILLED
+
+
+async def test_an_account_whose_opening_failed_in_the_middle_is_opened_by_the_next_try(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path) as (one, other):
+        await other.start()
+        desks: Any = other.service.desks
+        opens = desks._opens
+
+        def opens_once_broken(desk: str, *arguments: object) -> None:
+            if desk == ACCOUNT:
+                desks._opens = opens
+                raise broken()
+            opens(desk, *arguments)
+
+        desks._opens = opens_once_broken
+        await one.stop()
+        other.send("a")
+        await other.run(10)
+        assert other.record("a").status is Status.FILLED
+        assert restarted(other) == [f"opening of {ACCOUNT}"]
+
+
+# --- what is said is said when it is durable ------------------------------------------------------------------------
+
+
+async def test_people_hear_of_orders_that_nobody_works_though_the_store_failed_in_that_moment(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, lease_seconds=8.0) as world:
+        world.send()
+        await world.run(2)
+        await world.stop()
+        world.unname_accounts()
+        await world.start()
+        assert not world.notifier.titled("Account Not Configured")
+        world.store_faults.is_away = True
+        await world.run(3)
+        world.store_faults.is_away = False
+        await world.run(90)
+        assert len(world.notifier.titled("Account Not Configured")) == 1
+
+
+async def test_people_hear_of_orders_whose_holder_is_dead_and_that_nobody_works(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, lease_seconds=8.0) as world:
+        world.send()
+        await world.run(2)
+        await world.kill()
+        world.unname_accounts()
+        await world.start()
+        await world.run(180)
+        assert len(world.notifier.titled("Account Not Configured")) == 1
+
+
+async def test_people_hear_of_orders_that_nobody_works_though_the_alert_failed_at_first(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send()
+        await world.run(2)
+        await world.kill()
+        world.unname_accounts()
+        await world.start()
+        world.store_faults.breaks["execution_alerts.update_one"] = [broken()]
+        await world.run(90)
+        assert len(world.notifier.titled("Account Not Configured")) == 1
+
+
+async def test_people_hear_of_a_record_that_cannot_be_read_though_the_alert_failed_at_first(tmp_path: Path) -> None:
+    async with world_of(tmp_path, starts=False) as world:
+        world.mongo["trading"]["execution_orders"].insert_one(
+            {"_id": "odd", "account_id": ACCOUNT, "lookup": ["unsettled"], "version": "x"}
+        )
+        world.store_faults.breaks["execution_alerts.update_one"] = [broken()]
+        await world.start()
+        await world.run(90)
+        assert len(world.notifier.titled("Record Cannot Be Read")) == 1
+
+
+async def test_a_dead_letter_is_acknowledged_when_its_alert_is_stored(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        away = [AutoReconnect("connection refused")] * 100
+        world.store_faults.breaks["execution_alerts.update_one"] = list(away)
+        world.send_raw(b"not an order")
+        await world.run(3)
+        await world.restart()
+        world.store_faults.breaks.clear()
+        await world.run(90)
+        assert len(world.notifier.titled("Dead Letter")) == 1
+        assert world.orders.unacknowledged == []
+
+
+async def test_exits_that_cannot_leave_are_told_though_the_alert_failed_at_first(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, capabilities=RESERVING) as world:
+        world.send("in")
+        await world.run(1)
+        world.fill("in")
+        await world.run(2)
+        spent = CallsSpent("the rate budget is spent", wait_seconds=86_128.0)
+        world.broker_faults.errors["reserve"] = [spent] * 10_000
+        world.exit("out", "in")
+        await world.run(5.5)
+        world.store_faults.breaks["execution_alerts.update_one"] = [broken()]
+        await world.run(200)
+        assert len(world.notifier.titled("Cannot Leave")) == 1
+
+
+async def test_exits_that_cannot_leave_are_told_though_the_trader_was_begun_anew_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send("in")
+        await world.run(1)
+        world.fill("in")
+        await world.run(2)
+        world.broker_faults.unavailable = BrokerUnavailable("the line is cut", known_pause=True)
+        world.exit("out", "in")
+        await world.run(5.5)
+        trader = world.service.traders[ACCOUNT]
+        turn = trader._turn
+
+        def stumbles_once() -> float | None:
+            monkeypatch.setattr(trader, "_turn", turn)
+            raise broken()
+
+        monkeypatch.setattr(trader, "_turn", stumbles_once)
+        trader._appointments.wake()
+        await world.run(100)
+        assert len(world.notifier.titled("Cannot Leave")) == 1
+
+
+async def test_people_hear_of_orders_that_are_held_though_the_alert_failed_at_first(tmp_path: Path) -> None:
+    async with world_of(tmp_path, capabilities=RESERVING) as world:
+        held = HeldBack("the instruments list cannot be had", wait_seconds=10.0)
+        world.broker_faults.errors["reserve"] = [held] * 10_000
+        world.store_faults.breaks["execution_alerts.update_one"] = [broken()]
+        world.send()
+        await world.run(60)
+        assert len(world.notifier.titled("Orders Held")) == 1
+
+
+async def test_people_hear_that_a_login_is_needed_though_the_alert_failed_at_first(tmp_path: Path) -> None:
+    async with world_of(tmp_path, starts=False) as world:
+        world.broker_faults.unavailable = AuthRequired("log in")
+        world.store_faults.breaks["execution_alerts.update_one"] = [broken()]
+        await world.start()
+        await world.run(60)
+        assert len(world.notifier.titled("Login Required")) == 1
+
+
+async def test_people_hear_of_a_limited_session_though_the_alert_failed_at_first(tmp_path: Path) -> None:
+    async with world_of(tmp_path, starts=False, capabilities=Capabilities(concern="another client id")) as world:
+        world.store_faults.breaks["execution_alerts.update_one"] = [broken()]
+        await world.start()
+        await world.run(60)
+        assert len(world.notifier.titled("Limited Session")) == 1
+
+
+async def test_people_hear_of_a_report_that_cannot_be_read_though_the_alert_failed_at_first(tmp_path: Path) -> None:
+    async with world_of(tmp_path, starts=False) as world:
+        world.broker_faults.unreadable = (Unreadable(words="a row"),)
+        world.store_faults.breaks["execution_alerts.update_one"] = [broken()]
+        await world.start()
+        await world.run(60)
+        assert len(world.notifier.titled("Cannot Be Read")) == 1
+
+
+async def test_people_hear_of_a_position_that_cannot_be_read_though_the_alert_failed_at_first(tmp_path: Path) -> None:
+    rules = TradingRules(reconcile_interval_seconds=10.0)
+    async with world_of(tmp_path, starts=False, rules=rules) as world:
+        unclear = BrokerPosition(instrument=Instrument(symbol="AAPL"), quantity=Decimal(0), is_unclear=True)
+        world.broker_faults.held = lambda told: [unclear]
+        world.store_faults.breaks["execution_alerts.update_one"] = [broken()]
+        await world.start()
+        await world.run(60)
+        assert len(world.notifier.titled("Cannot Be Read")) == 1
+
+
+async def test_people_do_not_hear_of_orders_that_another_process_has_ended_meanwhile(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path, market=BY_HAND) as (one, other):
+        one.send()
+        await one.run(2)
+        other.unname_accounts()
+        await other.start()
+        other.service._hand_over((await other.store_beside().load([one.record().order_id]))[0])
+        await other.run(5)
+        one.fill("sig")
+        await one.run(5)
+        await one.stop()
+        await other.run(200)
+        assert not other.notifier.titled("Account Not Configured")
+        assert other.service._orphans == {}
+
+
+async def test_alerts_that_wait_for_the_store_survive_one_that_cannot_be_stored(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.store_faults.breaks["execution_alerts.update_one"] = [
+            AutoReconnect("connection refused"),
+            AutoReconnect("connection refused"),
+            broken(),
+        ]
+        await world.service.outbox.raise_alarm("one", "One")
+        await world.service.outbox.raise_alarm("other", "Other")
+        await world.run(30)
+        assert sorted(text for text in world.notifier.texts if text in ("One", "Other")) == ["One", "Other"]
+
+
+# --- outages are no failures ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("lease_seconds", [None, 8.0], ids=["alone", "sharing"])
+async def test_what_is_away_for_a_quarter_of_an_hour_makes_no_part_fail(
+    tmp_path: Path, lease_seconds: float | None
+) -> None:
+    rules = TradingRules(reconcile_interval_seconds=30.0)
+    async with world_of(tmp_path, market=BY_HAND, lease_seconds=lease_seconds, rules=rules) as world:
+        world.send("at work")
+        world.send("to be cancelled", symbol="MSFT")
+        await world.run(2)
+        world.store_faults.is_away = world.publisher.is_away = world.notifier.is_away = True
+        world.broker_faults.unavailable = BrokerUnavailable("the line is cut", known_pause=True)
+        world.send("meanwhile", symbol="IBM")
+        world.send_raw(b"not an order")
+        world.cancel(signal_id="to be cancelled")
+        await world.run(450)
+        world.broker_faults.unavailable = None
+        await world.run(450)
+        assert restarted(world) == []
+        assert {state["state"] for state in world.service.part_states().values()} == {"RUNNING"}
+        world.store_faults.is_away = world.publisher.is_away = world.notifier.is_away = False
+        await world.run(120)
+        assert world.record("to be cancelled").status is Status.CANCELLED
+        assert world.record("meanwhile").status is Status.REJECTED
+        assert restarted(world) == []
+
+
+# --- the end --------------------------------------------------------------------------------------------------------
+
+
+async def test_the_service_stops_in_order_though_the_last_alert_fails(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, capabilities=RESERVING, lease_seconds=8.0) as world:
+        world.send("in")
+        await world.run(1)
+        world.fill("in")
+        await world.run(2)
+        spent = CallsSpent("the rate budget is spent", wait_seconds=86_128.0)
+        world.broker_faults.errors["reserve"] = [spent] * 10_000
+        world.exit("out", "in")
+        await world.run(5.5)
+        world.store_faults.breaks["execution_alerts.update_one"] = [broken()]
+        service = world.service
+        await world.stop()
+        assert service.part_states() == {}
+        assert {lease["holder"] for lease in world.documents("execution_leases")} == {""}
+
+
+# --- embedded parts -------------------------------------------------------------------------------------------------
+
+
+async def test_an_embedded_part_is_started_again_though_that_failed_at_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk, for example, on which the new process cannot have its log."""
+    tries = 0
+
+    class Ended:
+        async def wait(self) -> int:
+            return 1
+
+    class Running:
+        async def wait(self) -> int:
+            await asyncio.get_running_loop().create_future()
+            return 0
+
+    @contextlib.asynccontextmanager
+    async def child(command: object, output: object, name: object) -> AsyncIterator[Running]:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise embedded.EmbeddedPartFailed("no space left on device")
+        yield Running()
+
+    monkeypatch.setattr(embedded, "_child", child)
+    async with world_of(tmp_path) as world:
+        keep = world.service.supervisor.keep
+        ended: Any = Ended()
+        async with embedded._kept_alive(ended, ["store"], tmp_path / "log", "embedded store", keep):
+            await world.run(2)
+            assert tries == 2
+            assert restarted(world) == ["embedded store"] * 2
+            (text,) = world.notifier.titled(RESTARTED)
+            assert "has ended by itself" in text
+            await world.service.supervisor.end("embedded store")
