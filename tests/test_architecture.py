@@ -19,6 +19,7 @@ STANDARD_LIBRARY = set(sys.stdlib_module_names)
 
 CORE = "execution_service.core"
 TRADING = "execution_service.trading"
+DELIVERY = "execution_service.delivery"
 VOCABULARY = {CORE, "brokers.base"}
 
 ARROWS: Mapping[str, set[str]] = {
@@ -160,14 +161,71 @@ ARROWS: Mapping[str, set[str]] = {
         "brokers.errors",
     },
     "execution_service.signals": {*VOCABULARY, "execution_service.ports"},
-    "execution_service.letters": {*VOCABULARY, "execution_service.ports", "notifications.base"},
-    "execution_service.outbox": {
-        *VOCABULARY,
-        "execution_service.letters",
-        "execution_service.news",
-        "execution_service.signals",
-        "execution_service.ports",
+    # The delivery's rooms, from the ground up.
+    "execution_service.delivery.party": set(),
+    "execution_service.delivery.cursor": {
+        CORE,
         "execution_service.live",
+        "execution_service.news",
+        "execution_service.ports",
+    },
+    "execution_service.delivery.channel": {"execution_service.ports", "notifications.base"},
+    "execution_service.delivery.stream": {
+        CORE,
+        "execution_service.delivery.cursor",
+        "execution_service.news",
+        "execution_service.ports",
+    },
+    "execution_service.delivery.ledger": {
+        CORE,
+        "execution_service.delivery.cursor",
+        "execution_service.live",
+        "execution_service.ports",
+    },
+    "execution_service.delivery.views": {
+        CORE,
+        "execution_service.delivery.ledger",
+        "execution_service.delivery.party",
+        "execution_service.live",
+        "execution_service.ports",
+        "execution_service.signals",
+    },
+    "execution_service.delivery.books": {
+        CORE,
+        "execution_service.delivery.cursor",
+        "execution_service.delivery.ledger",
+        "execution_service.delivery.views",
+        "execution_service.news",
+        "execution_service.ports",
+    },
+    "execution_service.delivery.confirmations": {
+        CORE,
+        "execution_service.delivery.cursor",
+        "execution_service.delivery.party",
+        "execution_service.delivery.stream",
+        "execution_service.ports",
+    },
+    "execution_service.delivery.notifications": {
+        CORE,
+        "execution_service.delivery.channel",
+        "execution_service.delivery.cursor",
+        "execution_service.delivery.party",
+        "execution_service.news",
+        "execution_service.ports",
+        "notifications.base",
+    },
+    "execution_service.delivery.alerts": {
+        CORE,
+        "execution_service.delivery.channel",
+        "execution_service.delivery.cursor",
+        "execution_service.news",
+        "execution_service.ports",
+        "notifications.base",
+    },
+    "execution_service.delivery.dispatch": {
+        "execution_service.delivery",
+        "execution_service.live",
+        "execution_service.ports",
         "notifications.base",
     },
     "execution_service.reach": {"execution_service.ports"},
@@ -205,7 +263,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.live",
         "execution_service.log",
         "execution_service.news",
-        "execution_service.outbox",
+        "execution_service.delivery",
         "execution_service.ports",
         "execution_service.pubsub",
         "execution_service.reach",
@@ -363,7 +421,7 @@ def room_of(name: str) -> str:
 
 @pytest.mark.parametrize("source", of("execution_service"), ids=lambda s: s.path)
 def test_a_room_of_the_service_imports_only_the_rooms_below_it(source: Source) -> None:
-    if source.name in ("execution_service", TRADING):
+    if source.name in ("execution_service", TRADING, DELIVERY):
         assert not source.tree.body
         return
     assert room_of(source.name) in ARROWS, f"{source.path} is a new room: say in ARROWS what it may import"
