@@ -293,6 +293,7 @@ class ExecutionService:
             opens=self._open_desk,
             hand_over=self._hand_over,
             look_again=self._looked_at,
+            has_taken=self.outbox.has_taken,
             lets_go=self._let_go,
             closes=self._close_desk,
             raise_alarm=self.outbox.raise_alarm,
@@ -368,7 +369,7 @@ class ExecutionService:
         }
 
     def _hand_over(self, stored: Stored) -> None:
-        if self.outbox.has_taken(stored):
+        if self.outbox.has_taken(stored.order.order_id, stored.order.version):
             return
         live = self.live_orders.adopt(stored)
         self.outbox.wake(live)

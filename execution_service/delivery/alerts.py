@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 import structlog
 
@@ -28,8 +29,6 @@ class Alerts:
     """An alert is durable before its cause may be forgotten, but for the time in which the store is away: then it is kept here. One message a
     minute goes out for each kind, with a count."""
 
-    name = "alerts"
-
     def __init__(
         self, *, store: Store, notifier: Notifier, clock: Clock, sends: Callable[[], bool] | None = None
     ) -> None:
@@ -46,6 +45,11 @@ class Alerts:
         self._unstored: dict[str, Alarm] = {}
         """Raised while the store was away, one of each kind for all of it."""
         self._last_sent: dict[str, float] = {}
+
+    def parts(self) -> Sequence[tuple[str, Callable[[], Coroutine[Any, Any, None]]]]:
+        """What has to run for ever, by name."""
+        of_others = [("alerts of others", self.look_for_ever)] if self._shares else []
+        return [("alerts to store", self.store_for_ever), *of_others, ("alerts", self.send_for_ever)]
 
     # --- raising ------------------------------------------------------------------------------------------------
 
@@ -111,7 +115,7 @@ class Alerts:
 
     async def look_for_ever(self) -> None:
         """Other processes store theirs without a word."""
-        while self._shares:
+        while True:
             await self._clock.sleep(POLL_SECONDS)
             self._wake_up.tell()
 

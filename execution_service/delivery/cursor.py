@@ -15,7 +15,7 @@ from execution_service.core import alerts
 from execution_service.core.ledger import LedgerKey, Line
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.news import News
-from execution_service.ports import LEDGER, PEOPLE, WORLD, Clock, Store, Stored, StoreUnavailable, Strike, Told
+from execution_service.ports import LEDGER, PEOPLE, WORLD, Clock, Store, StoreUnavailable, Strike, Told
 
 log = structlog.get_logger(__name__)
 
@@ -204,15 +204,10 @@ class Cursors:
             progress.see(live)
         return progress
 
-    def has_taken(self, stored: Stored) -> bool:
-        """The sinks hold all that is still to be delivered of this finished order: nobody needs it in memory for that."""
-        progress = self._by_order.get(stored.order.order_id)
-        return (
-            progress is not None
-            and progress.live is None
-            and progress.version >= stored.order.version
-            and stored.order.status.is_final
-        )
+    def has_taken(self, order_id: str, version: int) -> bool:
+        """The order is finished, and the sinks hold all that is still to be delivered of it up to that version."""
+        progress = self._by_order.get(order_id)
+        return progress is not None and progress.live is None and progress.version >= version
 
     @property
     def accounts_in_hand(self) -> set[str | None]:

@@ -17,7 +17,7 @@ from execution_service.delivery.party import Party
 from execution_service.delivery.stream import Sink, Stream
 from execution_service.delivery.views import Views
 from execution_service.live import LiveOrder, LiveOrders
-from execution_service.ports import LEDGER, PEOPLE, Clock, Store, Stored
+from execution_service.ports import LEDGER, PEOPLE, Clock, Store
 from notifications.base import Notifier
 
 log = structlog.get_logger(__name__)
@@ -96,16 +96,18 @@ class Delivery:
             (f"{self.notifications.name} to write", self.notifications.write_for_ever),
             (self.notifications.name, self.notifications.send_for_ever),
             ("delivery cursors", self._cursors.run),
-            (f"{self.alerts.name} to store", self.alerts.store_for_ever),
-            (f"{self.alerts.name} of others", self.alerts.look_for_ever),
-            (self.alerts.name, self.alerts.send_for_ever),
+            *self.alerts.parts(),
         ]
 
     async def run(self) -> None:
         """All parts until cancelled; one that fails says so and begins anew, and the others go on."""
-        async with asyncio.TaskGroup() as group:
-            for name, part in self.parts():
-                group.create_task(self._keep(name, part), name=name)
+        tasks = [asyncio.create_task(self._keep(name, part), name=name) for name, part in self.parts()]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _keep(self, name: str, part: Callable[[], Coroutine[Any, Any, None]]) -> None:
         while True:
@@ -137,9 +139,10 @@ class Delivery:
         for stream in self.streams:
             stream.wake(progress)
 
-    def has_taken(self, stored: Stored) -> bool:
-        """The sinks hold all that is still to be delivered of this finished order: nobody needs it in memory for that."""
-        return self._cursors.has_taken(stored)
+    def has_taken(self, order_id: str, version: int) -> bool:
+        """The order is finished, and the sinks hold all that is still to be delivered of it up to that version: nobody needs it in memory for
+        that."""
+        return self._cursors.has_taken(order_id, version)
 
     def let_go(self, is_theirs: Callable[[str | None], bool]) -> None:
         """Others deliver for those accounts from now on."""

@@ -124,8 +124,8 @@ class Stream:
         self._raise_alarm = raise_alarm
         self._wake_up = News(clock)
         self._to_look_at: dict[str, Progress] = {}
-        self._held_since: dict[str, float] = {}
-        """Orders with events that have not been taken yet, since when."""
+        self._held: dict[str, tuple[float, Progress]] = {}
+        """Orders with events that have not been taken yet, and since when."""
         self._head_starts: deque[tuple[float, Progress]] = deque()
         self._waiting: dict[str, _Waiting] = {}
         self._ready: deque[_Waiting] = deque()
@@ -135,7 +135,7 @@ class Stream:
         self._count = itertools.count()
         self._under_way: set[_Waiting] = set()
         self._rounds = self._rounds_failed = self._successes = 0
-        self._pause_until = self._probed_at = float("-inf")
+        self._pause_until = self._probed_at = self._overdue_looked_at = float("-inf")
 
     @property
     def name(self) -> str:
@@ -157,6 +157,8 @@ class Stream:
             del self._waiting[waiting.progress.order_id]
             if waiting.task is not None:
                 waiting.task.cancel()
+        for progress in [p for _, p in self._held.values() if p.is_let_go]:
+            del self._held[progress.order_id]
 
     async def run(self) -> None:
         """Until cancelled; what is under way then is delivered again."""
@@ -198,7 +200,7 @@ class Stream:
         now = self._clock.monotonic()
         while self._head_starts and self._head_starts[0][0] <= now:
             _, progress = self._head_starts.popleft()
-            if progress.order_id in self._held_since:
+            if progress.order_id in self._held:
                 self.wake(progress)
         while self._later and self._later[0][0] <= now:
             what = heapq.heappop(self._later)[2]
@@ -206,6 +208,9 @@ class Stream:
                 self.wake(what)
             elif self._waiting.get(what.progress.order_id) is what:
                 self._ready.append(what)
+        if now < self._overdue_looked_at + OVERDUE_LOOK_SECONDS:
+            return
+        self._overdue_looked_at = now
         for waiting in self._under_way:
             if waiting.task is not None and now - waiting.began_at >= ANSWER_SECONDS:
                 waiting.is_overdue = True
@@ -218,7 +223,7 @@ class Stream:
             order_id = next(iter(self._to_look_at))
             progress = self._to_look_at.pop(order_id)
             if progress.is_let_go or progress.live is None:
-                self._held_since.pop(order_id, None)
+                self._held.pop(order_id, None)
                 continue
             try:
                 self._look_at(progress, progress.live.order)
@@ -229,7 +234,7 @@ class Stream:
     def _look_at(self, progress: Progress, order: Order) -> None:
         cursor, order_id = self._sink.cursor, order.order_id
         now = self._clock.monotonic()
-        since = self._held_since.setdefault(order_id, now)
+        since, _ = self._held.setdefault(order_id, (now, progress))
         taken = progress.taken[cursor]
         until = order.version
         if now - since < self._sink.head_start_seconds:
@@ -240,7 +245,7 @@ class Stream:
             messages, until = self._sink.owed(order, progress, taken, until)
             self._take(progress, messages, until)
         if progress.taken[cursor] >= order.version:
-            self._held_since.pop(order_id, None)
+            self._held.pop(order_id, None)
 
     def _take(self, progress: Progress, messages: Iterable[Owed], until: int) -> None:
         waiting = self._waiting.get(progress.order_id)
@@ -288,6 +293,9 @@ class Stream:
         try:
             while waiting.messages and not progress.is_let_go and self._is_ours(progress.account_id):
                 owed = waiting.messages[0]
+                if owed.number <= progress.delivered[self._sink.cursor]:
+                    waiting.messages.popleft()  # by somebody else, meanwhile
+                    continue
                 await self._sink.deliver(owed.body)
                 waiting.messages.popleft()
                 delivered, waiting.attempts, waiting.has_failed = owed.number, 0, False
