@@ -18,6 +18,7 @@ from execution_service.core.ledger import LedgerEntry
 from execution_service.core.order import Noted, Status
 from execution_service.desks import UNASSIGNED
 from execution_service.ports import Strike
+from execution_service.trader import TradingRules
 from tests.builders import filled_by, submit_started
 from tests.fakes import ACCOUNT, Died, Moment, World, two_worlds, world_of
 from tests.service.audit import audit
@@ -439,6 +440,27 @@ async def test_deliveries_of_a_dead_process_are_finished_by_the_next(tmp_path: P
         await one.kill()
         await other.run_until(lambda: other.publisher.statuses("a") == ["FILLED"], limit_seconds=TAKE_OVER_SECONDS)
         await other.run(3)
+        audit(other)
+
+
+async def test_confirmations_of_orders_that_were_let_go_are_left_to_the_next(tmp_path: Path) -> None:
+    """The calls that hung when the lease was lost come back after the next holder has published everything."""
+    async with two_worlds(tmp_path, market=BY_HAND, rules=TradingRules(order_timeout_seconds=0)) as (one, other):
+        await other.start()
+        one.publisher.hold = asyncio.Event()
+        one.send("a")
+        await one.run(2)
+        for part in (40, 60):
+            one.fill("a", part)
+            await one.run(3)
+        one.store_faults.is_away = True
+        await other.run_until(is_held_by(other))
+        await other.run(5)
+        assert other.publisher.statuses("a") == ["PARTIALLY_FILLED", "FILLED"]
+        one.store_faults.is_away = False
+        one.publisher.hold.set()
+        await other.run(120)
+        assert other.publisher.statuses("a") == ["PARTIALLY_FILLED", "FILLED"]
         audit(other)
 
 
