@@ -289,18 +289,10 @@ class Stream:
         waiting.task = asyncio.create_task(self._deliver(waiting))
 
     async def _deliver(self, waiting: _Waiting) -> None:
-        progress, delivered = waiting.progress, 0
+        progress = waiting.progress
         try:
             while waiting.messages and not progress.is_let_go and self._is_ours(progress.account_id):
-                owed = waiting.messages[0]
-                if owed.number <= progress.delivered[self._sink.cursor]:
-                    waiting.messages.popleft()  # by somebody else, meanwhile
-                    continue
-                await self._sink.deliver(owed.body)
-                waiting.messages.popleft()
-                delivered, waiting.attempts, waiting.has_failed = owed.number, 0, False
-                waiting.began_at = self._clock.monotonic()
-                self._succeeded()
+                await self._deliver_one(waiting, waiting.messages[0])
         except NotDelivered as exc:
             await self._failed(waiting, exc)
         except asyncio.CancelledError:
@@ -313,16 +305,23 @@ class Stream:
         else:
             if waiting.messages:  # not ours at this moment, or let go
                 self._again_at(self._clock.monotonic() + AFTER_FAILURE_SECONDS, waiting)
-            else:
-                delivered = waiting.until
-                if self._waiting.get(progress.order_id) is waiting:
-                    del self._waiting[progress.order_id]
+            elif self._waiting.get(progress.order_id) is waiting:
+                del self._waiting[progress.order_id]
         finally:
             self._under_way.discard(waiting)
             waiting.task = None
-            if delivered:
-                self._cursors.advance(progress, self._sink.cursor, delivered, is_seen=True)
             self._wake_up.tell()
+
+    async def _deliver_one(self, waiting: _Waiting, owed: Owed) -> None:
+        progress, cursor = waiting.progress, self._sink.cursor
+        if owed.number > progress.delivered[cursor]:  # else somebody else has, meanwhile
+            await self._sink.deliver(owed.body)
+            waiting.attempts, waiting.has_failed = 0, False
+            waiting.began_at = self._clock.monotonic()
+            self._succeeded()
+        waiting.messages.popleft()
+        number = owed.number if waiting.messages else waiting.until
+        self._cursors.advance(progress, cursor, number, is_seen=True)
 
     def _again_at(self, moment: float, what: _Waiting | Progress) -> None:
         heapq.heappush(self._later, (moment, next(self._count), what))
