@@ -47,13 +47,15 @@ class Desks:
         opens: Callable[[str, Sequence[Stored]], None],
         hand_over: Callable[[Stored], None],
         look_again: Callable[[LiveOrder], None],
+        has_taken: Callable[[str, int], bool],
         lets_go: Callable[[str], None],
         closes: Callable[[str], Coroutine[Any, Any, None]],
         raise_alarm: Callable[[str, str], Awaitable[None]],
         keeper: Keeper,
         processes: Processes | None = None,
     ) -> None:
-        """`opens` begins the work at a desk with the orders that were found; `lets_go` takes all of them out of our hands at once, and
+        """`opens` begins the work at a desk with the orders that were found; `has_taken`: whether the order of that id is finished, and all that is
+        still to be delivered of it up to that version needs no reading; `lets_go` takes all of them out of our hands at once, and
         `closes` then ends the work."""
         self._store = store
         self._live = live_orders
@@ -62,6 +64,7 @@ class Desks:
         self._opens = opens
         self._hand_over = hand_over
         self._look_again = look_again
+        self._has_taken = has_taken
         self._lets_go = lets_go
         self._closes = closes
         self._raise_alarm = raise_alarm
@@ -275,7 +278,7 @@ class Desks:
         return self.desk_of(unsettled.account_id) in desks
 
     def _is_news(self, unsettled: Unsettled) -> bool:
-        if unsettled in self._unreadable:
+        if unsettled in self._unreadable or self._has_taken(unsettled.order_id, unsettled.version):
             return False
         live = self._live.by_id.get(unsettled.order_id)
         return live is None or live.order.version < unsettled.version

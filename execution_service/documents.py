@@ -15,6 +15,8 @@ from execution_service.core.errors import UnreadableRecord
 from execution_service.core.record import Document, lines_from_document, order_from_document
 from execution_service.core.views import HexId
 from execution_service.ports import (
+    PEOPLE,
+    WORLD,
     Alarm,
     Command,
     CommandStatus,
@@ -63,7 +65,7 @@ def _count(value: Any) -> int:
 def stored_from_document(document: Mapping[str, Any], lines: Any) -> Stored:
     """A record, with what its order has of its own in the ledger: `lines` as they are stored. Raises UnreadableRecord."""
     told = document.get("told")
-    if not isinstance(told, Mapping) or not all(isinstance(told.get(name), int) for name in ("world", "people")):
+    if not isinstance(told, Mapping) or not {WORLD, PEOPLE} <= told.keys() or not all(map(_is_count, told.values())):
         raise UnreadableRecord(f"order {document['_id']!r}: what was told of it is {told!r}")
     try:
         own = lines_from_document(lines)
@@ -78,10 +80,15 @@ def stored_from_document(document: Mapping[str, Any], lines: Any) -> Stored:
         raise UnreadableRecord(
             f"order {document['_id']!r}: version {document.get('version')!r} with {order.version} events"
         )
-    if not all(0 <= told[name] <= order.version for name in ("world", "people")):
+    if not all(0 <= number <= order.version for number in told.values()):
         # What came after it would never be told, or what came before it again.
         raise UnreadableRecord(f"order {document['_id']!r}: what was told of {order.version} events is {told!r}")
-    return Stored(order, Told(world=told["world"], people=told["people"], lines=own))
+    others = {name: number for name, number in told.items() if name not in (WORLD, PEOPLE)}
+    return Stored(order, Told(world=told[WORLD], people=told[PEOPLE], lines=own, others=others))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def command_to_document(command: Command) -> Document:

@@ -117,13 +117,14 @@ class Facts:
             after = await self._store.append(order, [event])
         except VersionConflict:
             return False
-        if order.status.is_final and told.world == told.people == order.version:
+        if order.status.is_final and told.lowest == order.version:
             struck = Strike(
                 order_id=order.order_id,
                 version=after.version,
                 is_settled=True,
                 world=after.version,
                 people=after.version,
+                others=dict.fromkeys(told.others, after.version),
             )
             await self._store.strike([struck])
         return True

@@ -25,6 +25,7 @@ class LiveOrder:
     """One unsettled record with what this process knows beyond it: when things happened by the monotonic clock."""
 
     __slots__ = (
+        "__weakref__",
         "age_from",
         "asked_at",
         "cancel_not_before",
@@ -48,7 +49,6 @@ class LiveOrder:
         "isolated_until",
         "known_from",
         "last_failure",
-        "lettered",
         "lock",
         "missing_from",
         "must_read_lines",
@@ -62,8 +62,6 @@ class LiveOrder:
         "told",
         "told_waits",
         "unclear_resendings",
-        "viewed",
-        "waits_in_outbox",
         "waits_to_note",
     )
 
@@ -89,8 +87,6 @@ class LiveOrder:
         self.refusal: Reason | None = None if words is None else Reason(ReasonCode.BROKER_REJECTED, words)
         """What the broker said when it was sent again, or in an earlier life when it was sent: no end of it before it has been looked for, since a
         sending may be alive. It is not sent again."""
-        self.lettered = told.people
-        """The last event that people have been written a letter about."""
         self.is_answered = False
         """The broker has said that it has an order of this id, though it may not show it yet, or has answered it with words alone: sending again
         would tell nothing new."""
@@ -132,9 +128,6 @@ class LiveOrder:
         """Why it could not be sent the last time."""
         self.must_read_lines = bool(order.fills)
         """Its ledger lines may have been kept since it was read from the store: they are asked for before anything is booked."""
-        self.viewed = told.world
-        """The last event that the views reflect; they are brought up to date again after a restart."""
-        self.waits_in_outbox = False
 
     def begin_anew(self) -> None:
         """Nobody is at work for it, and nobody has looked for it at this broker yet: whoever was has ended. What happened to it, and when, stays
@@ -166,7 +159,8 @@ class LiveOrder:
 
     @property
     def owes_world(self) -> bool:
-        return self.told.world < self.order.version
+        """The ledger may not know all of it yet."""
+        return self.told.ledger < self.order.version
 
 
 class LiveOrders:
@@ -228,13 +222,13 @@ class LiveOrders:
         """The record as it is now, and with it what somebody else has booked and delivered: our own reading may be older than that."""
         mine, theirs = live.told, stored.told
         live.order = stored.order
+        names = mine.others.keys() | theirs.others.keys()
         live.told = Told(
             world=max(mine.world, theirs.world),
             people=max(mine.people, theirs.people),
             lines={**theirs.lines, **mine.lines},
+            others={name: max(mine.at(name), theirs.at(name)) for name in names},
         )
-        live.viewed = max(live.viewed, theirs.world)
-        live.lettered = max(live.lettered, theirs.people)
         self._index(live)
         self._note_hold(live)
 

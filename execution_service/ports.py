@@ -1,4 +1,4 @@
-"""What intake, trader and outbox need from the outside: protocols of the store, the publisher, the clock, and their errors."""
+"""What intake, trader and delivery need from the outside: protocols of the store, the publisher, the clock, and their errors."""
 
 from __future__ import annotations
 
@@ -40,16 +40,38 @@ class TopicMissing(Exception):
     """A topic or subscription does not exist, or we may not use it; the message names it."""
 
 
+WORLD, PEOPLE, LEDGER = "world", "people", "ledger"
+"""The delivery cursors of confirmations, of notifications, and of ledger and views, by their names in the record. Earlier versions had no
+`ledger`, and moved `world` when all three of ledger, views and confirmations were done: so one of them that takes an order over delivers
+again what it does not know of, and loses nothing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """How far the world has been told of an order: numbers of the last event delivered."""
+    """How far an order was delivered: for each sink's cursor the number of the last event delivered."""
 
     world: int = 0
-    """Ledger, views and `execution-confirmations`."""
+    """`execution-confirmations`."""
     people: int = 0
     """Telegram."""
     lines: Mapping[int, Line] = field(default_factory=dict)
     """The ledger's lines for this order's events."""
+    others: Mapping[str, int] = field(default_factory=dict)
+    """The cursors of the other sinks, by name."""
+
+    def at(self, cursor: str) -> int:
+        """One that is not in the record stands where `world` does: the record was last delivered by a version that did not have it."""
+        return self.people if cursor == PEOPLE else self.others.get(cursor, self.world)
+
+    @property
+    def ledger(self) -> int:
+        """Ledger and views."""
+        return self.at(LEDGER)
+
+    @property
+    def lowest(self) -> int:
+        """Up to here every sink is done."""
+        return min(self.world, self.people, *self.others.values())
 
     @property
     def realized_pnl(self) -> Decimal:
@@ -65,20 +87,29 @@ class Stored:
 
     @property
     def is_unsettled(self) -> bool:
-        """Unfinished, or something about it is still to be told."""
-        return not self.order.status.is_final or min(self.told.world, self.told.people) < self.order.version
+        """Unfinished, or something about it is still to be delivered."""
+        return not self.order.status.is_final or self.told.lowest < self.order.version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Strike:
-    """Strikes out what was delivered. `version` is the order's at that time: if it is still the same and final, the record is settled."""
+    """Moves the delivery cursors of one order. `version` is the order's at that time: if it is still the same and final (`is_settled`), and all
+    cursors have reached it, the record is settled. A cursor that is not stated stays where it is; none goes back."""
 
     order_id: str
     version: int
     is_settled: bool
     world: int | None = None
     people: int | None = None
+    others: Mapping[str, int] = field(default_factory=dict)
     lines: Mapping[int, Line] = field(default_factory=dict)
+    """Kept before any cursor moves."""
+
+    @property
+    def cursors(self) -> Mapping[str, int]:
+        """Those stated, by their names in the record."""
+        stated = {WORLD: self.world, PEOPLE: self.people, **self.others}
+        return {name: number for name, number in stated.items() if number is not None}
 
 
 class CommandStatus(StrEnum):
@@ -242,7 +273,8 @@ class Store(Protocol):
         """Adds events to the record, if nobody else has; an urgent one does not wait for others to be written with it.
         Raises VersionConflict; InvalidTransition before anything is written."""
 
-    async def strike(self, strikes: Sequence[Strike]) -> None: ...
+    async def strike(self, strikes: Sequence[Strike]) -> None:
+        """Raises what any one of them meets, once all have ended; each may be made again."""
 
     async def open_orders(self) -> list[Stored]:
         """All records that are unfinished or owe the world something, oldest first."""

@@ -1,4 +1,4 @@
-"""Writes the shared collections anew from the service's own; the words of each document are made elsewhere, as for the outbox."""
+"""Writes the shared collections anew from the service's own; the words of each document are made elsewhere, as for the delivery."""
 
 from __future__ import annotations
 
@@ -92,9 +92,9 @@ class Rebuild:
         )
 
     async def _moved(self, stored: Sequence[Stored]) -> list[str]:
-        before = {s.order.order_id: (s.order.version, s.told.world) for s in stored}
+        before = {s.order.order_id: (s.order.version, s.told.ledger) for s in stored}
         now = await self._store.load(list(before))
-        return [s.order.order_id for s in now if before[s.order.order_id] != (s.order.version, s.told.world)]
+        return [s.order.order_id for s in now if before[s.order.order_id] != (s.order.version, s.told.ledger)]
 
     async def _show(self, stored: Sequence[Stored], applied: Mapping[str, Iterable[Line]]) -> None:
         told = [b for s in stored if (b := _as_told(s, applied)) is not None]
@@ -182,7 +182,7 @@ class Rebuild:
 
 def _as_told(stored: Stored, applied: Mapping[str, Iterable[Line]]) -> Booked | None:
     """As the world was last told of it, but for what its contract is worth: that is as is known now."""
-    told = as_told(_booking(stored, applied), stored.told.world)
+    told = as_told(_booking(stored, applied), stored.told.ledger)
     terms = stored.order.terms
     return told if told is None or terms is None else replace(told, order=replace(told.order, terms=terms))
 

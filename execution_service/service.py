@@ -39,13 +39,16 @@ from execution_service.core.order import (
 )
 from execution_service.core.reconcile import Outcome
 from execution_service.core.wire import Unusable, parse_order_fields
+from execution_service.delivery.confirmations import Confirmations
+from execution_service.delivery.dispatch import Delivery
+from execution_service.delivery.party import Party
+from execution_service.delivery.stream import Sink
 from execution_service.desks import UNASSIGNED, Desks
 from execution_service.embedded import TopicPlan, embedded_store, local_pubsub, make_private, owned
 from execution_service.intake import Intake
 from execution_service.leases import Self
 from execution_service.live import LiveOrder, LiveOrders
 from execution_service.news import News
-from execution_service.outbox import Outbox, Party
 from execution_service.ownership.process_table import ProcessTable
 from execution_service.ports import (
     Clock,
@@ -125,6 +128,8 @@ class Parts:
     lease_seconds: float | None = None
     """The term of the leases by which processes that share the store share out the accounts; None: this process is alone."""
     uses_ordering_keys: bool = False
+    more_sinks: Sequence[Sink] = ()
+    """Where events of orders go besides `execution-confirmations`."""
 
 
 class ExecutionService:
@@ -144,17 +149,19 @@ class ExecutionService:
         self._leases_seen: dict[str, tuple[object, float]] = {}
         """By account: the mark of its lease when that was last seen to move, and when that was."""
         self._is_begun = False
-        self.outbox = Outbox(
+        confirmations = Confirmations(
+            publisher=parts.publisher, party_of=self._party_of, uses_ordering_keys=parts.uses_ordering_keys
+        )
+        self.outbox = Delivery(
             live_orders=self.live_orders,
             store=parts.store,
-            publisher=parts.publisher,
             notifier=parts.notifier,
             clock=parts.clock,
+            sinks=[confirmations, *parts.more_sinks],
             party_of=self._party_of,
-            max_publish_attempts=parts.rules.max_retry_attempts,
-            uses_ordering_keys=parts.uses_ordering_keys,
-            is_ours=lambda order: self.desks is None or self.desks.is_ours(order),
-            sends_alarms=None if parts.lease_seconds is None else lambda: self._holds(UNASSIGNED),
+            max_attempts=parts.rules.max_retry_attempts,
+            is_ours=lambda account_id: self._holds(self._desk_name(account_id)),
+            sends_alerts=None if parts.lease_seconds is None else lambda: self._holds(UNASSIGNED),
         )
         self.supervisor = Supervisor(parts.clock, self.outbox.raise_alarm)
         self.desks = None if parts.lease_seconds is None else self._new_desks(parts.lease_seconds)
@@ -303,6 +310,7 @@ class ExecutionService:
             await self._clock.sleep(UNNAMED_ACCOUNT_IDLE_SECONDS / 4)
             now = self._clock.monotonic()
             in_hand = {live.order.request.account_id for live in self.live_orders.by_id.values()}
+            in_hand |= self.outbox.accounts_in_hand
             for account_id in self.traders.keys() - set(self._parts.accounts):
                 since = self._last_seen_busy.setdefault(account_id, now)
                 if account_id in in_hand:
@@ -332,6 +340,7 @@ class ExecutionService:
             opens=self._open_desk,
             hand_over=self._hand_over,
             look_again=self._looked_at,
+            has_taken=self.outbox.has_taken,
             lets_go=self._let_go,
             closes=self._close_desk,
             raise_alarm=self.outbox.raise_alarm,
@@ -360,6 +369,9 @@ class ExecutionService:
         self.traders.pop(desk, None)
         self.reconciliations.pop(desk, None)
         await self.supervisor.end(_trader_name(desk))
+
+    def _desk_name(self, account_id: str | None) -> str:
+        return UNASSIGNED if self.desks is None else self.desks.desk_of(account_id)
 
     def _holds(self, desk: str) -> bool:
         return self.desks is None or self.desks.holds(desk)
@@ -406,7 +418,7 @@ class ExecutionService:
         }
 
     def _hand_over(self, stored: Stored) -> None:
-        if self.outbox.is_written(stored):
+        if self.outbox.has_taken(stored.order.order_id, stored.order.version):
             return
         live = self.live_orders.adopt(stored)
         self.outbox.wake(live)

@@ -62,6 +62,8 @@ from execution_service.documents import (
 )
 from execution_service.ports import (
     NOTHING_LEFT,
+    PEOPLE,
+    WORLD,
     Alarm,
     Clock,
     Command,
@@ -363,7 +365,10 @@ class MongoStore:
 
     async def strike(self, strikes: Sequence[Strike]) -> None:
         await self.keep_lines({strike.order_id: strike.lines for strike in strikes if strike.lines})
-        await asyncio.gather(*(self._strike_alone(strike) for strike in strikes))
+        outcomes = await asyncio.gather(*(self._strike_alone(strike) for strike in strikes), return_exceptions=True)
+        for outcome in outcomes:
+            if outcome is not None:
+                raise outcome
 
     async def _strike_alone(self, strike: Strike) -> None:
         """A record that is gone, or cannot be read any more, is said and holds up no other's: they would be delivered again for ever."""
@@ -390,39 +395,21 @@ class MongoStore:
                 collection.update_one({"_id": document["_id"]}, {"$set": fields})
 
     async def _strike(self, strike: Strike) -> None:
-        told: Document = {}
-        if strike.world is not None:
-            told["told.world"] = strike.world
-        if strike.people is not None:
-            told["told.people"] = strike.people
-        if strike.is_settled:
-            guard: Document = {"version": strike.version}
-            if strike.world is None:
-                guard["told.world"] = strike.version
-            if strike.people is None:
-                guard["told.people"] = strike.version
+        cursors = {f"told.{name}": number for name, number in strike.cursors.items()}
+        if strike.is_settled and min(strike.cursors.values()) >= strike.version:
+            others = {f"told.{name}": strike.version for name in (WORLD, PEOPLE) if name not in strike.cursors}
             with contextlib.suppress(VersionConflict):
                 await self._commits.make(
                     strike.order_id,
-                    guard,
-                    {"$set": told, "$pull": {"lookup": UNSETTLED}},
+                    {"version": strike.version, **others},
+                    {"$max": cursors, "$pull": {"lookup": UNSETTLED}},
                     lambda document: UNSETTLED not in document["lookup"] and _covers(document["told"], strike),
                 )
                 return
-        # The order has moved on, or something else is still owed: what was delivered is struck, the record stays unsettled.
+        # The order has moved on, or something else is still owed: the record stays unsettled.
         await self._commits.make(
-            strike.order_id, {}, {"$max": told}, lambda document: _covers(document["told"], strike)
+            strike.order_id, {}, {"$max": cursors}, lambda document: _covers(document["told"], strike)
         )
-        if strike.is_settled:
-            # The other delivery may have been struck out between our two writes, seeing ours not done yet.
-            version = strike.version
-            with contextlib.suppress(VersionConflict):
-                await self._commits.make(
-                    strike.order_id,
-                    {"version": version, "told.world": version, "told.people": version},
-                    {"$pull": {"lookup": UNSETTLED}},
-                    lambda document: UNSETTLED not in document["lookup"],
-                )
 
     async def open_orders(self) -> list[Stored]:
         return await self._find({"lookup": UNSETTLED})
@@ -765,10 +752,7 @@ def _as_stored(document: Document) -> Document:
 
 
 def _covers(told: Mapping[str, Any], strike: Strike) -> bool:
-    return all(
-        number is None or told.get(name, 0) >= number
-        for name, number in (("world", strike.world), ("people", strike.people))
-    )
+    return all(told.get(name, 0) >= number for name, number in strike.cursors.items())
 
 
 def _signal_document(document: Mapping[str, Any]) -> tuple[str, Any]:

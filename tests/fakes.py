@@ -32,6 +32,7 @@ from brokers.paper.exchange import PaperExchange
 from brokers.paper.words import Fault, Market, PaperOrder
 from execution_service.core.order import Identity, Order, Purpose
 from execution_service.core.record import order_from_document
+from execution_service.delivery.stream import Sink
 from execution_service.ports import Message, Processes, PublishFailed
 from execution_service.service import ExecutionService, Parts
 from execution_service.settings import Account
@@ -148,6 +149,10 @@ class StoreFaults:
         self.is_away = False
         self.lost_answers: Counter[str] = Counter()
         """By `collection.method`: so many of the next such calls are carried out, and then the connection breaks."""
+        self.refused: set[str] = set()
+        """Collections that take no write."""
+        self.writes: Counter[str] = Counter()
+        """By collection: updates of one document each, so far; also those that matched none."""
         self.reads: Counter[str] = Counter()
         """By `collection.method`, so far."""
         self.documents_read: Counter[str] = Counter()
@@ -186,6 +191,9 @@ class _Collection:
 
         def write(*args: Any, **kwargs: Any) -> Any:
             number = self._gate.enter(name)
+            if self._inner.name in self._faults.refused:
+                raise AutoReconnect("not writable")
+            self._faults.writes[self._inner.name] += _documents_in(method, args[0])
             if method == "bulk_write" and self._gate.is_halved(number):
                 call(args[0][: len(args[0]) // 2], **kwargs)
                 self._gate.is_dead = True
@@ -241,6 +249,15 @@ class _Collection:
         if self._faults.is_away:
             raise AutoReconnect("connection refused")
         return call
+
+
+def _documents_in(method: str, written: Any) -> int:
+    if method == "insert_many":
+        return len(written)
+    if method != "bulk_write":
+        return 1
+    ids = [request._filter.get("_id") for request in written]
+    return sum(len(each["$in"]) if isinstance(each, dict) and "$in" in each else 1 for each in ids)
 
 
 class _Database:
@@ -345,11 +362,13 @@ class Subscription:
 
 
 class RecordingPublisher:
-    """Keeps what was published; fails while `is_away`, and with an error of nobody's making where `breaks_on` finds its text."""
+    """Keeps what was published; fails while `is_away`, and with an error of nobody's making where `breaks_on` finds its text; does not answer
+    while `hold` is there and not set."""
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
         self.is_away = False
+        self.hold: asyncio.Event | None = None
         self.breaks_on: str | None = None
         self.tries = 0
         self.messages: list[tuple[dict[str, Any], Mapping[str, str], str]] = []
@@ -358,6 +377,8 @@ class RecordingPublisher:
         number = self._gate.enter("publish")
         await asyncio.sleep(0)
         self.tries += 1
+        if self.hold is not None:
+            await self.hold.wait()
         if self.is_away:
             raise PublishFailed("no route to Pub/Sub")
         if self.breaks_on is not None and self.breaks_on in data.decode():
@@ -374,7 +395,7 @@ class RecordingPublisher:
 
 
 class RecordingNotifier:
-    """Keeps what people were told, with the time; fails while `is_away`."""
+    """Keeps what people were told, with the time; fails while `is_away`, does not answer while `hold` is there and not set."""
 
     def __init__(self, gate: Gate, clock: HandClock) -> None:
         self._gate, self._clock = gate, clock
@@ -382,6 +403,7 @@ class RecordingNotifier:
         self.is_away = False
         self.breaks: list[BaseException] = []
         """Raised by the next calls, one after the other; nothing is sent by them."""
+        self.hold: asyncio.Event | None = None
         self.sent: list[tuple[datetime, str]] = []
 
     async def start(self) -> None:
@@ -390,6 +412,8 @@ class RecordingNotifier:
     async def send(self, text: str) -> None:
         number = self._gate.enter("telegram")
         await asyncio.sleep(0)
+        if self.hold is not None:
+            await self.hold.wait()
         if self.is_away:
             raise NotificationFailed("no route to Telegram")
         if self.breaks:
@@ -651,6 +675,7 @@ class World:
         lease_seconds: float | None = None,
         processes: Processes | None = None,
         beside: World | None = None,
+        more_sinks: Sequence[Sink] = (),
     ) -> None:
         """`beside`: another process's world, with which this one shares time, store and the broker's book; it has its own way to each, its
         own messages in, and what it told. With `lease_seconds` they share the accounts out."""
@@ -677,6 +702,7 @@ class World:
         self._uses_ordering_keys = uses_ordering_keys
         self._lease_seconds = lease_seconds
         self.processes = processes
+        self._more_sinks = more_sinks
         self._accounts = {
             a: Account(account_id=a, name=f"{a} by name", broker="mock", live=False, config={"account_id": a})
             for a in (*accounts, *unnamed_accounts)
@@ -735,6 +761,7 @@ class World:
                 shares_store=self._lease_seconds is not None,
                 lease_seconds=self._lease_seconds,
                 processes=self.processes,
+                more_sinks=self._more_sinks,
             )
         )
         await self._service.start()

@@ -25,6 +25,7 @@ CORE = "execution_service.core"
 TRADING = "execution_service.trading"
 OWNERSHIP = "execution_service.ownership"
 APP = "execution_service.app"
+DELIVERY = "execution_service.delivery"
 VOCABULARY = {CORE, "brokers.base"}
 
 ARROWS: Mapping[str, set[str]] = {
@@ -209,14 +210,72 @@ ARROWS: Mapping[str, set[str]] = {
         "brokers.errors",
     },
     "execution_service.signals": {*VOCABULARY, "execution_service.ports"},
-    "execution_service.letters": {*VOCABULARY, "execution_service.ports", "notifications.base"},
-    "execution_service.outbox": {
-        *VOCABULARY,
-        "execution_service.letters",
-        "execution_service.news",
-        "execution_service.signals",
-        "execution_service.ports",
+    # The delivery's rooms, from the ground up.
+    "execution_service.delivery.party": set(),
+    "execution_service.delivery.cursor": {
+        CORE,
         "execution_service.live",
+        "execution_service.news",
+        "execution_service.ports",
+    },
+    "execution_service.delivery.channel": {"execution_service.ports", "notifications.base"},
+    "execution_service.delivery.stream": {
+        CORE,
+        "execution_service.delivery.cursor",
+        "execution_service.news",
+        "execution_service.ports",
+    },
+    "execution_service.delivery.ledger": {
+        CORE,
+        "execution_service.delivery.cursor",
+        "execution_service.live",
+        "execution_service.ports",
+    },
+    "execution_service.delivery.views": {
+        CORE,
+        "execution_service.delivery.ledger",
+        "execution_service.delivery.party",
+        "execution_service.live",
+        "execution_service.ports",
+        "execution_service.signals",
+    },
+    "execution_service.delivery.books": {
+        CORE,
+        "execution_service.delivery.cursor",
+        "execution_service.delivery.ledger",
+        "execution_service.delivery.views",
+        "execution_service.news",
+        "execution_service.ports",
+    },
+    "execution_service.delivery.confirmations": {
+        CORE,
+        "execution_service.delivery.cursor",
+        "execution_service.delivery.party",
+        "execution_service.delivery.stream",
+        "execution_service.ports",
+    },
+    "execution_service.delivery.notifications": {
+        CORE,
+        "execution_service.delivery.channel",
+        "execution_service.delivery.cursor",
+        "execution_service.delivery.party",
+        "execution_service.news",
+        "execution_service.ports",
+        "notifications.base",
+    },
+    "execution_service.delivery.alerts": {
+        CORE,
+        "execution_service.supervision",
+        "execution_service.delivery.channel",
+        "execution_service.delivery.cursor",
+        "execution_service.news",
+        "execution_service.ports",
+        "notifications.base",
+    },
+    "execution_service.delivery.dispatch": {
+        "execution_service.delivery",
+        "execution_service.live",
+        "execution_service.ports",
         "notifications.base",
         "execution_service.supervision",
     },
@@ -261,8 +320,8 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.live",
         "execution_service.log",
         "execution_service.news",
-        "execution_service.outbox",
         "execution_service.ownership.process_table",
+        "execution_service.delivery",
         "execution_service.ports",
         "execution_service.pubsub",
         "execution_service.reach",
@@ -429,7 +488,7 @@ def room_of(name: str) -> str:
 
 @pytest.mark.parametrize("source", of("execution_service"), ids=lambda s: s.path)
 def test_a_room_of_the_service_imports_only_the_rooms_below_it(source: Source) -> None:
-    if source.name in ("execution_service", APP, TRADING, OWNERSHIP, "execution_service.transport"):
+    if source.name in ("execution_service", APP, DELIVERY, TRADING, OWNERSHIP, "execution_service.transport"):
         assert not source.tree.body
         return
     assert room_of(source.name) in ARROWS, f"{source.path} is a new room: say in ARROWS what it may import"

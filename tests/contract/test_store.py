@@ -645,6 +645,37 @@ async def test_world_and_people_may_be_told_in_either_order(store: MongoStore, f
     assert await told(store, about) == Told(world=3, people=3)
 
 
+async def test_a_record_is_settled_when_every_cursor_has_reached_its_version(store: MongoStore) -> None:
+    about = await stored_after(store, *DONE)
+    await store.strike([strike(about, world=3, people=3, others={"ledger": 2})])
+    assert await is_unsettled(store, about)
+    assert await told(store, about) == Told(world=3, people=3, others={"ledger": 2})
+    await store.strike([strike(about, world=1, people=1, others={"ledger": 3})])
+    assert await is_unsettled(store, about), "one commit has to find all of them there"
+    assert await told(store, about) == Told(world=3, people=3, others={"ledger": 3})
+    await store.strike([strike(about, world=3, people=3, others={"ledger": 3})])
+    assert not await is_unsettled(store, about)
+
+
+async def test_a_cursor_that_a_record_does_not_have_stands_where_world_does(store: MongoStore) -> None:
+    """Of a version that did not know it; the first commit of one that does states it."""
+    about = await stored_after(store, *DONE)
+    await store.strike([strike(about, is_settled=False, world=2, people=1)])
+    before = await told(store, about)
+    assert (before.at("ledger"), before.at("people"), before.lowest) == (2, 1, 1)
+    await store.strike([strike(about, is_settled=False, world=2, people=1, others={"ledger": 2})])
+    await store.strike([strike(about, is_settled=False, world=3, people=1)])
+    assert (await told(store, about)).at("ledger") == 2
+
+
+async def test_one_strike_that_fails_leaves_the_others_made(store: MongoStore) -> None:
+    about = await stored_after(store, *DONE)
+    missing = replace(strike(about, world=3, people=3), order_id="nowhere")
+    with pytest.raises(KeyError):
+        await store.strike([missing, strike(about, world=3, people=3)])
+    assert not await is_unsettled(store, about)
+
+
 async def test_an_order_that_has_moved_on_stays_unsettled(store: MongoStore) -> None:
     about = await stored_after(store, *DONE)
     moved = await store.append(about, [busted("f1")])

@@ -1093,7 +1093,7 @@ async def test_intents_are_written_one_by_one_where_they_cannot_be_sent_again_in
 async def test_report_of_an_order_that_is_let_out_of_hand_meanwhile_is_heard(tmp_path: Path) -> None:
     """Between the answer and its recording the last delivery of a finished order may end."""
     async with world_of(tmp_path) as world:
-        world.publisher.is_away = True
+        world.store_faults.refused.add("execution_confirmations")  # so that it stays in hand
         world.send()
         await world.run(2)
         live = world.service.live_orders.by_client_id[world.client_id("sig")]
@@ -1112,7 +1112,7 @@ async def test_report_of_an_order_that_is_let_out_of_hand_meanwhile_is_heard(tmp
         await world.service.traders[ACCOUNT].read_book(whole=True)
         broker.reports = reports
         assert world.record().commission == 7
-        world.publisher.is_away = False
+        world.store_faults.refused.clear()
 
 
 # --- complete, with less than was ordered -----------------------------------------------------------------------------

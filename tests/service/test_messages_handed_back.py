@@ -15,6 +15,8 @@ from execution_service.calls import Calls
 from execution_service.core.order import Status
 from execution_service.intake import HELD_SECONDS, RELAPSE_SECONDS
 from execution_service.ports import StoreUnavailable
+from execution_service.service import ORDERS_IN
+from execution_service.supervision import Part
 from execution_service.trader import TradingRules
 from tests.fakes import HandClock, World, two_worlds, world_of
 
@@ -141,8 +143,8 @@ async def test_one_message_that_cannot_be_taken_is_no_reason_to_hand_the_others_
             return await take(messages)
 
         intake.take = stumbling  # type: ignore[method-assign]
-        await world.service._end("intake")
-        world.service._keep("intake", lambda: intake.run(world.orders.queue))
+        await world.service.supervisor.end(ORDERS_IN)
+        world.service.supervisor.keep(Part(ORDERS_IN, lambda: intake.run(world.orders.queue)))
         for name in ("one", "odd", "two"):
             world.send(name)
         await world.run(20)

@@ -215,20 +215,20 @@ async def test_news_without_words_while_a_letter_is_being_struck_out_leaves_noth
 ) -> None:
     """The commission, of which people are not told, comes between the sending of the letter and the record of that."""
     async with world_of(tmp_path) as world:
-        letters, may_strike = world.service.outbox._letters, asyncio.Event()
-        strike_out = letters._strike_out
+        store, may_commit = world.service._store, asyncio.Event()
+        strike = store.strike
 
         async def late(strikes: Sequence[Strike]) -> None:
-            await may_strike.wait()
-            await strike_out(strikes)
+            await may_commit.wait()
+            await strike(strikes)
 
-        monkeypatch.setattr(letters, "_strike_out", late)
+        monkeypatch.setattr(store, "strike", late)
         world.send()
         await world.run_until(lambda: bool(world.notifier.titled("Order Filled")))
         world.book().set_commission(world.placed()[0].fills[0].fill_id, Decimal(7))
         await world.run_until(lambda: len(world.publisher.of("sig")) == 2)
         await world.run(1)
-        may_strike.set()
+        may_commit.set()
         await world.run(1)
         assert not world.unsettled()
         assert len(world.notifier.texts) == 1
@@ -420,7 +420,7 @@ async def test_what_waits_to_be_told_keeps_no_order_in_memory(tmp_path: Path) ->
             world.send(f"untold-{n}")
         await world.run(60)
         gc.collect()
-        assert world.service.outbox.unsent_letters == 150
+        assert world.service.outbox.unsent_notifications == 150
         # By name: tests before this one may have left some of theirs.
         held = [thing for thing in gc.get_objects() if type(thing) is LiveOrder]
         assert sum(thing.order.signal_id.startswith("untold-") for thing in held) < 75

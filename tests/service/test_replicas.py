@@ -17,6 +17,8 @@ from execution_service.commands import Commands
 from execution_service.core.ledger import LedgerEntry
 from execution_service.core.order import Noted, Order, Status
 from execution_service.desks import UNASSIGNED
+from execution_service.ports import Strike
+from execution_service.trader import TradingRules
 from tests.builders import filled_by, submit_started
 from tests.fakes import ACCOUNT, Died, Moment, World, two_worlds, world_of
 from tests.service.audit import audit
@@ -441,6 +443,27 @@ async def test_deliveries_of_a_dead_process_are_finished_by_the_next(tmp_path: P
         audit(other)
 
 
+async def test_confirmations_of_orders_that_were_let_go_are_left_to_the_next(tmp_path: Path) -> None:
+    """The calls that hung when the lease was lost come back after the next holder has published everything."""
+    async with two_worlds(tmp_path, market=BY_HAND, rules=TradingRules(order_timeout_seconds=0)) as (one, other):
+        await other.start()
+        one.publisher.hold = asyncio.Event()
+        one.send("a")
+        await one.run(2)
+        for part in (40, 60):
+            one.fill("a", part)
+            await one.run(3)
+        one.store_faults.is_away = True
+        await other.run_until(is_held_by(other))
+        await other.run(5)
+        assert other.publisher.statuses("a") == ["PARTIALLY_FILLED", "FILLED"]
+        one.store_faults.is_away = False
+        one.publisher.hold.set()
+        await other.run(120)
+        assert other.publisher.statuses("a") == ["PARTIALLY_FILLED", "FILLED"]
+        audit(other)
+
+
 async def test_letters_of_orders_that_were_let_go_are_left_to_the_next(tmp_path: Path) -> None:
     async with two_worlds(tmp_path) as (one, other):
         await other.start()
@@ -476,14 +499,19 @@ async def test_a_letter_that_waits_for_telegram_is_written_once(tmp_path: Path) 
 async def test_a_booking_is_not_forgotten_by_a_process_that_does_not_know_its_order(tmp_path: Path) -> None:
     """Two that both book on one key, as when one wakes late: neither may take away what the other has not durably taken over."""
     async with world_of(tmp_path) as one:
-        one.publisher.is_away = True  # nothing is struck out, so that only the ledger's entry knows what was booked
+        # Nothing is committed, so that only the ledger's entry knows what was booked.
+        one.service._store.strike = _never_ends  # type: ignore[method-assign]
+        one.publisher.is_away = True
         one.send("a")
         await one.run(1)
         other = World(tmp_path, beside=one)
         try:
             other.publisher.is_away = True
             await other.start()
-            other.service.live_orders.let_go(other.service.live_orders.by_id[one.record("a").order_id])
+            for live in tuple(other.service.live_orders.by_id.values()):
+                other.service.live_orders.let_go(live)
+            other.service.outbox.let_go(lambda account_id: True)
+            other.service._store.strike = _never_ends  # type: ignore[method-assign]
             other.send("b")
             await other.run(1)
             await other.kill()
@@ -497,18 +525,22 @@ async def test_a_booking_is_not_forgotten_by_a_process_that_does_not_know_its_or
             await other.close()
 
 
+async def _never_ends(strikes: Sequence[Strike]) -> None:
+    await asyncio.Event().wait()
+
+
 async def test_a_process_that_was_frozen_while_booking_a_fill_does_not_book_it_again(tmp_path: Path) -> None:
     async with two_worlds(tmp_path) as (one, other):
         await other.start()
-        outbox = one.service.outbox
+        store = one.service._store
         wakes = asyncio.Event()
-        save = outbox._store.save_ledgers
+        save = store.save_ledgers
 
         async def frozen_save(entries: Sequence[LedgerEntry]) -> list[bool]:
             await wakes.wait()
             return await save(entries)
 
-        outbox._store.save_ledgers = frozen_save  # type: ignore[method-assign]
+        store.save_ledgers = frozen_save  # type: ignore[method-assign]
         one.send("a")
         await one.run(1)
         assert one.record("a").status is Status.FILLED

@@ -1,0 +1,174 @@
+"""Alerts that belong to no order: raised, stored, sent; their words are in core/alerts."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+import structlog
+
+from execution_service.core import alerts as words
+from execution_service.delivery.channel import TEXT_LIFETIME, Channel
+from execution_service.delivery.cursor import AFTER_FAILURE_SECONDS
+from execution_service.news import News
+from execution_service.ports import Alarm, Clock, Store, StoreUnavailable
+from execution_service.supervision import Part
+from notifications.base import Notifier
+
+log = structlog.get_logger(__name__)
+
+KIND_PAUSE_SECONDS = 60.0
+POLL_SECONDS = 2.0
+DISCREPANCIES = "discrepancy:"
+"""What the kinds of alerts about discrepancies begin with: of many each is named."""
+
+
+class Alerts:
+    """An alert is durable before its cause may be forgotten, but for the time in which the store is away: then it is kept here. One message a
+    minute goes out for each kind, with a count."""
+
+    def __init__(
+        self, *, store: Store, notifier: Notifier, clock: Clock, sends: Callable[[], bool] | None = None
+    ) -> None:
+        """`sends`: whether this process is the one that sends the alerts of all that share the store; None: it is alone."""
+        self._store = store
+        self._channel = Channel(notifier, clock)
+        self._clock = clock
+        self._shares = sends is not None
+        self._sends = sends or _always
+        self._wake_up = News(clock)
+        self._unstored_wake_up = News(clock)
+        self._generation = 0
+        self._series = secrets.token_hex(4)
+        self._unstored: dict[str, Alarm] = {}
+        """Raised while the store was away, one of each kind for all of it."""
+        self._last_sent: dict[str, float] = {}
+
+    def parts(self) -> Sequence[Part]:
+        """What runs for as long as the process."""
+        of_others = [Part("alerts of others", self.look_for_ever)] if self._shares else []
+        return [Part("alerts to store", self.store_for_ever), *of_others, Part("alerts", self.send_for_ever)]
+
+    # --- raising ------------------------------------------------------------------------------------------------
+
+    async def raise_alarm(self, kind: str, text: str, count: int = 1) -> None:
+        """Stored, then sent at most once a minute for each kind, with a count. While the store is away it is kept in memory, and stored as soon
+        as that is back."""
+        await self._keep(self._alert(kind, text, count))
+
+    async def raise_alarm_durably(self, kind: str, text: str, count: int = 1) -> None:
+        """The same, durable when it returns. Raises StoreUnavailable: it may not be stored, and is to be raised again."""
+        await self._store.raise_alarm(self._alert(kind, text, count))
+        self._wake_up.tell()
+
+    def _alert(self, kind: str, text: str, count: int) -> Alarm:
+        log.warning(words.one_line(text), action="alarm", kind=kind)
+        now = self._clock.now()
+        if self._shares:
+            self._generation += 1  # another process may be sending the last one at this moment
+        # With a series of each life: one that was sent in an earlier life must not be added to.
+        alarm_id = f"{kind}:{now:%Y%m%dT%H%M}:{self._series}:{self._generation}"
+        return Alarm(alarm_id=alarm_id, kind=kind, text=text, count=count, first_at=now)
+
+    async def raise_alarm_once(self, alarm_id: str, kind: str, text: str) -> None:
+        """Never sent twice, however often it is raised under its id. Raises StoreUnavailable: it may not be stored."""
+        log.warning(words.one_line(text), action="alarm", kind=kind)
+        alarm = Alarm(alarm_id=alarm_id, kind=kind, text=text, count=1, first_at=self._clock.now())
+        await self._store.raise_alarm(alarm)
+        self._wake_up.tell()
+
+    async def _keep(self, alarm: Alarm) -> None:
+        try:
+            await self._store.raise_alarm(alarm)
+        except StoreUnavailable as exc:
+            log.warning(f"Alert waits for the store: {exc}", action="alarm_waiting", kind=alarm.kind)
+            self._hold(alarm)
+        else:
+            self._wake_up.tell()
+
+    def _hold(self, alarm: Alarm) -> None:
+        earlier = self._unstored.get(alarm.kind)
+        if earlier is not None:
+            first, last = sorted((earlier, alarm), key=lambda a: a.first_at)
+            alarm = replace(last, first_at=first.first_at, count=first.count + last.count)
+        self._unstored[alarm.kind] = alarm
+        self._unstored_wake_up.tell()
+
+    async def store_for_ever(self) -> None:
+        """Until cancelled: what was raised while the store was away. By itself, so that no channel that hangs keeps it from being durable."""
+        while True:
+            if self._unstored:
+                await self._clock.sleep(AFTER_FAILURE_SECONDS)
+            else:
+                await self._unstored_wake_up.wait()
+            for kind in tuple(self._unstored):
+                alarm = self._unstored.pop(kind)
+                is_ended = False
+                try:
+                    await self._keep(alarm)
+                    is_ended = True
+                finally:
+                    if not is_ended:
+                        self._hold(alarm)
+
+    # --- sending ------------------------------------------------------------------------------------------------
+
+    async def send_for_ever(self) -> None:
+        """Until cancelled; what was being sent then is sent again."""
+        pause: float | None = 0.0  # those of before the start
+        while True:
+            await self._wake_up.wait(pause)
+            pause = await self._send_stored() if self._sends() else None
+
+    async def look_for_ever(self) -> None:
+        """Other processes store theirs without a word."""
+        while True:
+            await self._clock.sleep(POLL_SECONDS)
+            self._wake_up.tell()
+
+    async def _send_stored(self) -> float | None:
+        self._generation += 1
+        try:
+            return await self._send_due(await self._store.unsent_alarms())
+        except StoreUnavailable as exc:
+            log.warning(f"Alerts wait for the store: {exc}", action="alarms_waiting")
+            return AFTER_FAILURE_SECONDS
+
+    async def _send_due(self, alarms: Sequence[Alarm]) -> float | None:
+        """Sends one message a kind, for all its alerts; returns the seconds until a held-back kind may be sent."""
+        by_kind: dict[str, list[Alarm]] = {}
+        for alarm in alarms:
+            by_kind.setdefault(alarm.kind, []).append(alarm)
+        waits = []
+        for kind, some in by_kind.items():
+            since = self._clock.monotonic() - self._last_sent.get(kind, float("-inf"))
+            if since < KIND_PAUSE_SECONDS:
+                waits.append(KIND_PAUSE_SECONDS - since)
+                continue
+            count = sum(alarm.count for alarm in some)
+            if kind.startswith(DISCREPANCIES):
+                text = words.discrepancies([alarm.text for alarm in some], count)
+            else:
+                text = words.with_count(some[-1].text, count)
+            await self._send(text, some[-1].first_at)
+            if not self._sends():
+                return None
+            self._last_sent[kind] = self._clock.monotonic()
+            for alarm in some:
+                await self._store.alarm_sent(alarm, self._clock.now())
+        return min(waits, default=None)
+
+    async def _send(self, text: str, at: datetime) -> None:
+        """Tries on for an hour after what it tells of, and for as long as telling it is ours."""
+        while self._sends():
+            if self._clock.now() - at >= TEXT_LIFETIME:
+                log.error("Telegram message given up after an hour", action="telegram_given_up")
+                return
+            if await self._channel.is_sent(text):
+                return
+
+
+def _always() -> bool:
+    return True

@@ -1,0 +1,173 @@
+"""The first sink: brings ledger and views up to date with what was recorded, many orders at once; what is written is told in its parts."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from execution_service.core.effects import happenings
+from execution_service.core.order import OrderRequest, Purpose
+from execution_service.delivery.cursor import (
+    AFTER_FAILURE_SECONDS,
+    SLOW_PACE_SECONDS,
+    Cursors,
+    Failures,
+    Progress,
+)
+from execution_service.delivery.ledger import Ledger, Parcel
+from execution_service.delivery.views import Views
+from execution_service.news import News
+from execution_service.ports import LEDGER, Clock, StoreUnavailable
+
+log = structlog.get_logger(__name__)
+
+BATCH = 64
+BUSY_SECONDS = 0.02
+LINGER_SECONDS = 0.01
+
+
+class Books:
+    """Ledger first, then views, in batches. While the ledger cannot be written, the views of orders that move no position go on."""
+
+    name = "ledger and views"
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        views: Views,
+        cursors: Cursors,
+        clock: Clock,
+        failures: Failures,
+        is_ours: Callable[[str | None], bool],
+        moved: Callable[[Progress], None],
+    ) -> None:
+        """`moved`: called when an order's lines are known, and when its views are written."""
+        self._ledger = ledger
+        self._views = views
+        self._cursors = cursors
+        self._clock = clock
+        self._failures = failures
+        self._is_ours = is_ours
+        self._moved = moved
+        self._wake_up = News(clock)
+        self._queue: dict[str, Progress] = {}
+        self._later: list[tuple[float, int, Progress]] = []
+        self._count = itertools.count()
+        self._delivered_at = float("-inf")
+
+    def wake(self, progress: Progress) -> None:
+        """The order has events."""
+        if progress.shown < progress.version:
+            self._queue.setdefault(progress.order_id, progress)
+            self._wake_up.tell()
+
+    async def run(self) -> None:
+        """Until cancelled; what is under way then is done again."""
+        self._queue.clear()
+        self._later.clear()
+        for progress in self._cursors.in_hand:
+            self.wake(progress)
+        while True:
+            now = self._clock.monotonic()
+            while self._later and self._later[0][0] <= now:
+                self.wake(heapq.heappop(self._later)[2])
+            if not self._queue:
+                await self._wake_up.wait(self._later[0][0] - now if self._later else None)
+                continue
+            if len(self._queue) < BATCH and now - self._delivered_at < BUSY_SECONDS:
+                # More is coming: one larger batch costs the store less than two small ones.
+                await self._clock.sleep(LINGER_SECONDS)
+            await self._deliver(self._next_batch())
+            self._delivered_at = self._clock.monotonic()
+            await asyncio.sleep(0)  # thousands of orders at a start owe nothing, and then nothing above waits
+
+    def _next_batch(self) -> list[Progress]:
+        """The oldest news, and with an exit that of its entry: the ledger must not book the way out before the way in."""
+        batch = [self._queue.pop(order_id) for order_id in list(itertools.islice(self._queue, BATCH))]
+        batch = [progress for progress in batch if not progress.is_let_go and progress.live is not None]
+        refs = {ref for progress in batch for ref in _entries_of_exit(progress)}
+        if refs and self._queue:
+            for progress in [p for p in self._queue.values() if not p.is_let_go and refs & _names(p)]:
+                batch.append(self._queue.pop(progress.order_id))
+        return batch
+
+    async def _deliver(self, batch: Sequence[Progress]) -> None:
+        try:
+            await self._bring_up_to_date(batch)
+        except StoreUnavailable as exc:
+            log.warning(f"Views wait for the store: {exc}", action="views_waiting")
+            self._again(batch, AFTER_FAILURE_SECONDS)
+        except Exception as exc:  # noqa: BLE001  one order must not hold up the others
+            if len(batch) > 1:
+                for progress in batch:
+                    await self._deliver([progress])
+            else:
+                self._again(batch, SLOW_PACE_SECONDS)
+                await self._failures.report(batch[0], exc)
+
+    def _again(self, batch: Sequence[Progress], after_seconds: float) -> None:
+        for progress in batch:
+            heapq.heappush(self._later, (self._clock.monotonic() + after_seconds, next(self._count), progress))
+
+    async def _bring_up_to_date(self, batch: Sequence[Progress]) -> None:
+        parcels = [parcel for progress in batch if (parcel := self._parcel(progress)) is not None]
+        moving = [parcel for parcel in parcels if parcel.moves_position]
+        touched = []
+        if moving:
+            try:
+                touched = await self._ledger.book(moving)
+            except StoreUnavailable as exc:
+                log.warning(f"Bookings wait for the store: {exc}", action="bookings_waiting")
+                self._again([parcel.progress for parcel in moving], AFTER_FAILURE_SECONDS)
+                parcels = [parcel for parcel in parcels if not parcel.moves_position]
+            for parcel in moving:
+                self._moved(parcel.progress)
+        if not parcels:
+            return
+        writes = await self._views.prepare(parcels, touched)
+        theirs = [p.progress for p in parcels if not self._is_ours(p.progress.account_id)]
+        if theirs:
+            # Frozen meanwhile, perhaps: not every view knows which of two writers is behind.
+            self._again([progress for progress in theirs if not progress.is_let_go], AFTER_FAILURE_SECONDS)
+            await self._bring_up_to_date([p.progress for p in parcels if self._is_ours(p.progress.account_id)])
+            return
+        await self._views.write(writes, touched)
+        self._ledger.shown(touched)
+        for parcel in parcels:
+            parcel.progress.has_document = True
+            self._cursors.advance(parcel.progress, LEDGER, parcel.order.version, is_seen=False, is_shown=True)
+            self._moved(parcel.progress)
+            self.wake(parcel.progress)  # if it has moved on meanwhile
+
+    def _parcel(self, progress: Progress) -> Parcel | None:
+        """None: an order that is merely being sent is shown to nobody yet."""
+        live = progress.live
+        if live is None or progress.is_let_go:
+            return None
+        order = live.order
+        if progress.shown >= order.version:
+            return None
+        parcel = Parcel(live, progress, order, tuple(happenings(order, progress.shown)))
+        if order.status.is_final or any(happening.is_shown for happening in parcel.happenings):
+            return parcel
+        self._cursors.advance(progress, LEDGER, order.version, is_seen=False)
+        self._moved(progress)
+        return None
+
+
+def _entries_of_exit(progress: Progress) -> Sequence[str]:
+    if progress.live is None:
+        return ()
+    order = progress.live.order
+    is_exit = isinstance(order.request, OrderRequest) and order.identity.purpose is Purpose.EXIT
+    return order.request.entry_refs if is_exit and isinstance(order.request, OrderRequest) else ()
+
+
+def _names(progress: Progress) -> set[str | None]:
+    request = None if progress.live is None else progress.live.order.request
+    return set() if request is None else {progress.signal_id, request.mathematricks_signal_id}

@@ -1,0 +1,64 @@
+"""One sender's way to people: one text at a time, with a pause after each failure; what is said and for how long it is tried is the sender's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from datetime import timedelta
+
+import structlog
+
+from execution_service.ports import Clock
+from notifications.base import NotificationFailed, Notifier
+
+log = structlog.get_logger(__name__)
+
+TEXT_LIFETIME = timedelta(hours=1)
+"""For so long after what it tells of a text is tried."""
+SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
+SAID_AT_SECONDS = (1.0, 8.0)
+"""The pauses at which a failure is said: the first, and one that shows that it lasts."""
+ANSWER_SECONDS = 120.0
+"""Longer than a sending takes that ends at all."""
+
+
+class Channel:
+    """After each failure it waits longer, and it says that it fails and that it is back."""
+
+    def __init__(self, notifier: Notifier, clock: Clock) -> None:
+        self._notifier = notifier
+        self._clock = clock
+        self._pause = SHORTEST_PAUSE_SECONDS
+
+    async def is_sent(self, text: str) -> bool:
+        """Tries once, for a bounded time. False: it was not surely sent, and now it is time to try again."""
+        try:
+            await self._in_time(self._notifier.send(text))
+        except NotificationFailed as exc:
+            least = exc.retry_after_seconds or 0.0
+            if self._pause in SAID_AT_SECONDS:
+                log.warning(f"Telegram message not sent, tried again: {exc}", action="telegram_failed")
+        except Exception as exc:
+            least = 0.0
+            log.error(f"Telegram message not sent: {exc}", action="telegram_failed", exc_info=exc)
+        else:
+            if self._pause > SHORTEST_PAUSE_SECONDS:
+                log.info("Telegram message sent after all", action="telegram_answers")
+            self._pause = SHORTEST_PAUSE_SECONDS
+            return True
+        await self._clock.sleep(max(self._pause, least))
+        self._pause = min(LONGEST_PAUSE_SECONDS, self._pause * 2)
+        return False
+
+    async def _in_time(self, sending: Awaitable[None]) -> None:
+        """Raises NotificationFailed for one that does not end."""
+        work = asyncio.ensure_future(sending)
+        end = asyncio.ensure_future(self._clock.sleep(ANSWER_SECONDS))
+        try:
+            await asyncio.wait((work, end), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise NotificationFailed(f"no answer within {ANSWER_SECONDS:g} s")
+            work.result()
+        finally:
+            work.cancel()
+            end.cancel()

@@ -1,0 +1,90 @@
+"""Confirmations: what is published of each event on `execution-confirmations`; when and how often it is tried is the stream's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+import structlog
+
+from execution_service.core import alerts
+from execution_service.core.confirmation import attributes, confirmation_json
+from execution_service.core.effects import Happening, happenings
+from execution_service.core.ledger import Line
+from execution_service.core.order import Order
+from execution_service.delivery.cursor import Progress
+from execution_service.delivery.party import Party
+from execution_service.delivery.stream import NotDelivered, Owed
+from execution_service.ports import WORLD, Publisher, PublishFailed
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """One message, ready to be published."""
+
+    data: bytes
+    attributes: Mapping[str, str]
+    ordering_key: str
+    signal_id: str
+    status: str
+
+
+class Confirmations:
+    """The sink. Of the other sinks it needs one thing: an event that moves a position is not confirmed before its line is in the ledger, for
+    the profit stands there. The events after it keep their sequence behind it."""
+
+    name = "confirmations"
+    cursor = WORLD
+    head_start_seconds = 1.0
+
+    def __init__(
+        self, *, publisher: Publisher, party_of: Callable[[str | None], Party], uses_ordering_keys: bool = False
+    ) -> None:
+        self._publisher = publisher
+        self._party_of = party_of
+        self._uses_ordering_keys = uses_ordering_keys
+
+    def owed(self, order: Order, progress: Progress, after: int, until: int) -> tuple[Sequence[Owed], int]:
+        broker = self._party_of(order.request.account_id).broker
+        key = order.order_id if self._uses_ordering_keys else ""
+        messages: list[Owed] = []
+        for happening in happenings(order, after):
+            if happening.number > until or (happening.moves_position and happening.number > progress.booked):
+                return messages, happening.number - 1
+            if happening.is_published:
+                body = confirmation_json(
+                    happening.after,
+                    event=happening.event,
+                    broker=broker,
+                    realized_pnl=_realized_until(progress.told.lines, happening),
+                    correction=happening.is_correction,
+                )
+                confirmation = Confirmation(
+                    body, attributes(happening.after), key, order.signal_id, happening.after.status.value
+                )
+                messages.append(Owed(happening.number, confirmation))
+        return messages, order.version
+
+    async def deliver(self, body: Confirmation) -> None:
+        try:
+            await self._publisher.publish(body.data, body.attributes, body.ordering_key)
+        except PublishFailed as exc:
+            raise NotDelivered(str(exc)) from exc
+        log.info(
+            alerts.CONFIRMATION_PUBLISHED,
+            action="confirmation_published",
+            signal_id=body.signal_id,
+            status=body.status,
+        )
+
+    def outage_words(self, waiting: int, attempts: int, reason: str) -> tuple[str, str]:
+        return "publish_failing", alerts.publish_failing(waiting=waiting, attempts=attempts, reason=reason)
+
+
+def _realized_until(lines: Mapping[int, Line], happening: Happening) -> Decimal | None:
+    """The order's booked profit as it was after the event; None while nothing has filled."""
+    until = [line for number, line in lines.items() if number <= happening.number]
+    return sum((line.realized for line in until), Decimal(0)) if until else None

@@ -1,0 +1,147 @@
+"""The front of the delivery: takes each order with news to every sink, and holds what is common to them; delivers nothing itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from execution_service.delivery.alerts import Alerts
+from execution_service.delivery.books import Books
+from execution_service.delivery.cursor import Cursors, Failures, Progress
+from execution_service.delivery.ledger import Ledger
+from execution_service.delivery.notifications import Notifications
+from execution_service.delivery.party import Party
+from execution_service.delivery.stream import Sink, Stream
+from execution_service.delivery.views import Views
+from execution_service.live import LiveOrder, LiveOrders
+from execution_service.ports import LEDGER, PEOPLE, Clock, Store
+from execution_service.supervision import Part
+from notifications.base import Notifier
+
+log = structlog.get_logger(__name__)
+
+
+class Delivery:
+    """Delivers what the events owe, in order per order; each delivery may be repeated without harm.
+
+    Each sink has a cursor of its own and waits for no other: ledger and views, people, and the streams of messages.
+    """
+
+    def __init__(
+        self,
+        *,
+        live_orders: LiveOrders,
+        store: Store,
+        notifier: Notifier,
+        clock: Clock,
+        sinks: Sequence[Sink],
+        party_of: Callable[[str | None], Party],
+        max_attempts: int,
+        is_ours: Callable[[str | None], bool] = lambda account_id: True,
+        sends_alerts: Callable[[], bool] | None = None,
+    ) -> None:
+        """`sinks`: the streams of messages, confirmations among them. `is_ours`: whether an account's orders are surely this process's to
+        deliver for at this moment. `sends_alerts`: as in `Alerts`. `max_attempts`: as in `Stream`."""
+        self._clock = clock
+        self.alerts = Alerts(store=store, notifier=notifier, clock=clock, sends=sends_alerts)
+        self.raise_alarm = self.alerts.raise_alarm
+        self.raise_alarm_durably = self.alerts.raise_alarm_durably
+        self.raise_alarm_once = self.alerts.raise_alarm_once
+        failures = Failures(self.raise_alarm)
+        self._cursors = Cursors(
+            names=(LEDGER, PEOPLE, *(sink.cursor for sink in sinks)),
+            live_orders=live_orders,
+            store=store,
+            clock=clock,
+            failures=failures,
+            kept=lambda key, order_id, number: ledger.kept(key, order_id, number),
+        )
+        ledger = Ledger(store=store, cursors=self._cursors)
+        self.books = Books(
+            ledger=ledger,
+            views=Views(store=store, live_orders=live_orders, clock=clock, party_of=party_of),
+            cursors=self._cursors,
+            clock=clock,
+            failures=failures,
+            is_ours=is_ours,
+            moved=self._books_moved,
+        )
+        self.notifications = Notifications(
+            notifier=notifier, clock=clock, cursors=self._cursors, failures=failures, party_of=party_of
+        )
+        self.streams = [
+            Stream(
+                sink,
+                cursors=self._cursors,
+                clock=clock,
+                failures=failures,
+                is_ours=is_ours,
+                max_attempts=max_attempts,
+                raise_alarm=self.raise_alarm,
+            )
+            for sink in sinks
+        ]
+        live_orders.on_recorded.append(self.wake)
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    def parts(self) -> Sequence[Part]:
+        """What runs for as long as the process. Each may be cancelled and begun anew at any time: what it had in hand is looked at again."""
+        return [
+            Part(self.books.name, self.books.run),
+            *(Part(stream.name, stream.run) for stream in self.streams),
+            Part(f"{self.notifications.name} to write", self.notifications.write_for_ever),
+            Part(self.notifications.name, self.notifications.send_for_ever),
+            Part("delivery cursors", self._cursors.run),
+            *self.alerts.parts(),
+        ]
+
+    async def drain(self) -> None:
+        """Returns when nothing is on its way any more but to people, and what was delivered is committed."""
+        await self._cursors.drain()
+
+    # --- orders -------------------------------------------------------------------------------------------------
+
+    def wake(self, live: LiveOrder) -> None:
+        """The order has events, or may owe something from before. A finished one of which nothing is owed leaves memory."""
+        if live.is_let_go:
+            return
+        progress = self._cursors.of(live)
+        self.books.wake(progress)
+        self.notifications.wake(progress)
+        for stream in self.streams:
+            stream.wake(progress)
+        self._cursors.let_out(progress)
+        self._cursors.reckon(progress)
+
+    def _books_moved(self, progress: Progress) -> None:
+        for stream in self.streams:
+            stream.wake(progress)
+
+    def has_taken(self, order_id: str, version: int) -> bool:
+        """The order is finished, and the sinks hold all that is still to be delivered of it up to that version: nobody needs it in memory for
+        that."""
+        return self._cursors.has_taken(order_id, version)
+
+    def let_go(self, is_theirs: Callable[[str | None], bool]) -> None:
+        """Others deliver for those accounts from now on."""
+        self._cursors.let_go(is_theirs)
+        self.notifications.let_go()
+        for stream in self.streams:
+            stream.let_go()
+
+    @property
+    def waiting(self) -> int:
+        """Orders of which something is still to be delivered to others than people."""
+        return self._cursors.waiting
+
+    @property
+    def unsent_notifications(self) -> int:
+        """Orders of which people are still to be told something."""
+        return len(self.notifications)
+
+    @property
+    def accounts_in_hand(self) -> set[str | None]:
+        """Accounts for which something is still to be delivered."""
+        return self._cursors.accounts_in_hand

@@ -1,0 +1,153 @@
+"""The position ledger: fills folded in and written, each exactly once, whoever else writes to it; when and for whom is told elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from execution_service.core.effects import Happening
+from execution_service.core.ledger import LedgerEntry, LedgerKey, Line, fold, key_of, settled
+from execution_service.core.order import Filled, Order, Purpose
+from execution_service.delivery.cursor import Cursors, Progress
+from execution_service.live import LiveOrder
+from execution_service.ports import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """One order as it was when its delivery began, with what has happened since the ledger and the views last knew it."""
+
+    live: LiveOrder
+    progress: Progress
+    order: Order
+    happenings: tuple[Happening, ...]
+
+    @property
+    def moves_position(self) -> bool:
+        return any(happening.moves_position for happening in self.happenings)
+
+
+class Ledger:
+    """Entries that were read or written are trusted until a write of theirs fails; then they are read anew."""
+
+    def __init__(self, *, store: Store, cursors: Cursors) -> None:
+        self._store = store
+        self._cursors = cursors
+        self._entries: dict[LedgerKey, LedgerEntry] = {}
+        self._kept: dict[LedgerKey, dict[str, int]] = {}
+        """Of orders that the ledger's entry still has lines of: the last event whose line they durably have of their own."""
+        self._shown: dict[LedgerKey, int] = {}
+        """The versions of entries that the views are known to show."""
+
+    def kept(self, key: LedgerKey, order_id: str, number: int) -> None:
+        """The order durably has its lines up to that event: the entry may forget them."""
+        self._kept.setdefault(key, {})[order_id] = number
+
+    def shown(self, entries: Sequence[LedgerEntry]) -> None:
+        """The views show these: they may forget the episodes that have ended."""
+        for entry in entries:
+            self._shown[entry.key] = entry.version
+
+    async def book(self, parcels: Sequence[Parcel]) -> list[LedgerEntry]:
+        """Applies the fills; returns the entries that these orders touch, as stored. The orders' lines are known then. Raises StoreUnavailable,
+        UnreadableRecord; what was booked until then is found again."""
+        groups: dict[LedgerKey, list[Parcel]] = {}
+        for parcel in parcels:
+            if parcel.moves_position:
+                groups.setdefault(key_of(parcel.order), []).append(parcel)
+        await self._read_lines([p for group in groups.values() for p in group if p.live.must_read_lines])
+        touched: dict[LedgerKey, LedgerEntry] = {}
+        while len(touched) < len(groups):
+            left = [key for key in groups if key not in touched]
+            unknown = [key for key in left if key not in self._entries]
+            if unknown:
+                await self._read_entries(unknown, [p for key in unknown for p in groups[key]])
+            changed: dict[LedgerKey, LedgerEntry] = {}
+            lines: dict[LedgerKey, list[Mapping[int, Line]]] = {}
+            for key in left:
+                changed[key], lines[key] = self._folded(key, groups[key])
+            to_save = [entry for key, entry in changed.items() if entry.version != self._version_of(key)]
+            for key in left:
+                # Not trusted again before the write is known to have arrived.
+                self._entries.pop(key, None)
+            saved = await self._store.save_ledgers(to_save)
+            lost = {entry.key for entry, was_saved in zip(to_save, saved, strict=True) if not was_saved}
+            for key, entry in changed.items():
+                if key not in lost:
+                    self._entries[key] = touched[key] = entry
+                    kept = self._kept.get(key, {})
+                    self._kept[key] = {o: number for o, number in kept.items() if o in entry.applied}
+                    for parcel, known in zip(groups[key], lines[key], strict=True):
+                        self._cursors.booked(parcel.progress, parcel.order.version, known, key)
+        return list(touched.values())
+
+    async def _read_lines(self, parcels: Sequence[Parcel]) -> None:
+        """What was booked of orders that were taken in hand with fills, by a reading that may be older than that."""
+        if not parcels:
+            return
+        lines = await self._store.ledger_lines(sorted(p.order.order_id for p in parcels))
+        for parcel in parcels:
+            progress = parcel.progress
+            progress.knows({**lines.get(progress.order_id, {}), **progress.told.lines})
+            parcel.live.must_read_lines = False
+
+    async def _read_entries(self, keys: Sequence[LedgerKey], booking: Sequence[Parcel]) -> None:
+        """The entries, and after them the lines that the orders have of their own: an entry loses a line only when its order has it, so
+        that nothing is missed, whoever else writes to either. `booking`: orders that may have been let go while they were being booked, by
+        a process that was frozen meanwhile; others have booked them since."""
+        entries = await self._store.ledgers(keys)
+        if not entries:
+            return
+        in_hand = [p for p in self._cursors.in_hand if p.live is not None]
+        all_hands = {id(p): p for p in (*in_hand, *(parcel.progress for parcel in booking))}.values()
+        ours = [p for p in all_hands if (o := _order_of(p)) is not None and o.fills and key_of(o) in entries]
+        names = {p.order_id for p in ours} | {o for entry in entries.values() for o in entry.applied}
+        lines = await self._store.ledger_lines(sorted(names))
+        for progress in ours:
+            own = lines.get(progress.order_id, {})
+            if not own.keys() <= progress.told.lines.keys():
+                progress.knows({**progress.told.lines, **own})
+        for key, entry in entries.items():
+            self._entries[key] = entry
+            kept = self._kept.get(key, {})
+            self._kept[key] = {o: max(lines.get(o, ()), default=0) for o in entry.applied} | kept
+
+    def _version_of(self, key: LedgerKey) -> int:
+        entry = self._entries.get(key)
+        return 0 if entry is None else entry.version
+
+    def _folded(self, key: LedgerKey, parcels: Sequence[Parcel]) -> tuple[LedgerEntry, list[Mapping[int, Line]]]:
+        """The entry with these orders' fills, one version on if that changes it, and each order's lines."""
+        before = self._entries.get(key)
+        entry = before or LedgerEntry(key=key, instrument=parcels[0].order.accepted_request.instrument)
+        is_shown = self._shown.get(key) == entry.version
+        entry = settled(entry, self._kept.get(key, {}), ended_are_shown=is_shown)
+        sequence = entry.sequence
+        known: dict[str, Mapping[int, Line]] = {p.order.order_id: p.progress.told.lines for p in parcels}
+        for parcel, happening in _in_order_of_execution(parcels):
+            order_id = parcel.order.order_id
+            entry, known[order_id] = fold(entry, parcel.order, (happening,), known[order_id])
+        lines = [known[p.order.order_id] for p in parcels]
+        if entry.sequence == sequence and before is not None:
+            return before, lines
+        return replace(entry, version=entry.version + 1), lines
+
+
+def _order_of(progress: Progress) -> Order | None:
+    return None if progress.live is None else progress.live.order
+
+
+def _in_order_of_execution(parcels: Sequence[Parcel]) -> list[tuple[Parcel, Happening]]:
+    """What moves a position, by the broker's time, so that profit is booked to the order that closed and not to the one it closed; at the
+    same moment entries come first. What happened to one order stays in its sequence."""
+    moments: list[tuple[datetime, bool, Parcel, Happening]] = []
+    for parcel in parcels:
+        is_exit, latest = parcel.order.identity.purpose is Purpose.EXIT, None
+        for happening in parcel.happenings:
+            if happening.moves_position:
+                event = happening.event
+                moment = event.fill.time if isinstance(event, Filled) else event.at
+                latest = moment if latest is None else max(latest, moment)
+                moments.append((latest, is_exit, parcel, happening))
+    return [(parcel, happening) for _, _, parcel, happening in sorted(moments, key=lambda m: m[:2])]

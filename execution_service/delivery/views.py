@@ -1,0 +1,113 @@
+"""The documents of the shared collections that an order's events change; the words of each are made in core/views."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from execution_service.core.ledger import LedgerEntry, LedgerKey
+from execution_service.core.views import (
+    Booked,
+    confirmation_fields,
+    confirmation_id,
+    open_position_element,
+    position_documents,
+    signal_document_id,
+)
+from execution_service.delivery.ledger import Parcel
+from execution_service.delivery.party import Party
+from execution_service.live import LiveOrders
+from execution_service.ports import Clock, Store, View, ViewWrite
+from execution_service.signals import Relations, related_names, trading_order_write
+
+REMEMBERED_ABSENCE_SECONDS = 30.0
+
+
+class Views:
+    """Each document carries the number that it reflects and only moves forward, so that writing it again does no harm."""
+
+    def __init__(
+        self, *, store: Store, live_orders: LiveOrders, clock: Clock, party_of: Callable[[str | None], Party]
+    ) -> None:
+        self._store = store
+        self._live = live_orders
+        self._clock = clock
+        self._party_of = party_of
+        self._shown_episodes: dict[LedgerKey, int] = {}
+        self._absent_accounts: dict[str, float] = {}
+
+    async def write(self, writes: Sequence[ViewWrite], touched: Sequence[LedgerEntry]) -> None:
+        """Raises StoreUnavailable; some may have been written then."""
+        await self._store.write_views(writes)
+        for entry in touched:
+            self._shown_episodes[entry.key] = entry.position.episode
+
+    async def prepare(self, parcels: Sequence[Parcel], touched: Sequence[LedgerEntry]) -> list[ViewWrite]:
+        """What is to be written for these orders, whose lines are known, and for the entries that they touched. Raises StoreUnavailable."""
+        now = self._clock.now()
+        relations = await self._relations(parcels)
+        writes = []
+        for parcel in parcels:
+            order = parcel.order
+            fields = confirmation_fields(
+                order,
+                broker=self._party_of(order.request.account_id).broker,
+                realized_pnl=parcel.progress.told.realized_pnl,
+                now=now,
+            )
+            writes.append(
+                ViewWrite(
+                    View.CONFIRMATIONS,
+                    confirmation_id(order),
+                    fields,
+                    "event_number",
+                    order.version,
+                    is_probably_new=not parcel.progress.has_document,
+                )
+            )
+            if order.request.request_order_id is not None:
+                writes.append(trading_order_write(order, now))
+            writes += relations.signal_writes(parcel.order, now)
+        for entry in touched:
+            shown = self._shown_episodes.get(entry.key)
+            for episode, (document_id, fields) in position_documents(entry):
+                is_new = shown is not None and episode > shown
+                writes.append(
+                    ViewWrite(View.POSITIONS, document_id, fields, "sequence", entry.sequence, is_probably_new=is_new)
+                )
+        for account_id in {entry.key.account_id for entry in touched}:
+            writes += await self._account_write(account_id)
+        return writes
+
+    async def _account_write(self, account_id: str) -> list[ViewWrite]:
+        """The whole array of open positions, if the account has a document; that it has none is remembered for a while."""
+        now = self._clock.monotonic()
+        absent_since = self._absent_accounts.get(account_id)
+        if absent_since is not None and now - absent_since < REMEMBERED_ABSENCE_SECONDS:
+            return []
+        if not await self._store.has_trading_account(account_id):
+            self._absent_accounts[account_id] = now
+            return []
+        self._absent_accounts.pop(account_id, None)
+        entries = await self._store.open_ledgers(account_id)
+        if entries is None:
+            return []  # what is shown stays as it is: a part would pass for the whole
+        elements = [open_position_element(e) for e in sorted(entries, key=lambda e: e.key.ledger_id)]
+        return [ViewWrite(View.TRADING_ACCOUNTS, account_id, {"open_positions": elements}, creates=False)]
+
+    async def _relations(self, parcels: Sequence[Parcel]) -> Relations:
+        """Reads what the signals' documents need beyond the orders at hand: other legs, entries of exits, exits of entries."""
+        names = sorted({n for p in parcels for n in related_names(p.order, was_told=p.progress.has_document)})
+        found = (
+            {s.order.order_id: Booked(s.order, s.told.realized_pnl) for s in await self._store.find(names)}
+            if names
+            else {}
+        )
+        for order_id in found:
+            live = self._live.by_id.get(order_id)
+            if live is not None:
+                found[order_id] = Booked(live.order, live.told.realized_pnl)
+        for parcel in parcels:
+            found[parcel.order.order_id] = Booked(parcel.order, parcel.progress.told.realized_pnl)
+        unnamed = {b.order.signal_id for b in found.values() if signal_document_id(b.order) is None}
+        documents = await self._store.signal_documents(sorted(unnamed)) if unnamed else {}
+        return Relations(found.values(), documents)

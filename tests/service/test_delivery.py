@@ -1,0 +1,639 @@
+"""Each sink has a cursor of its own and waits for nobody: what goes on while one of them hangs, fails or is slow; by a hand-moved clock."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from brokers.paper_words import Market
+
+from execution_service.core.effects import happenings
+from execution_service.core.ledger import LedgerEntry, LedgerKey, Line
+from execution_service.core.order import Order, Purpose, Status, apply_all
+from execution_service.core.views import confirmation_id
+from execution_service.delivery.confirmations import Confirmations
+from execution_service.delivery.cursor import Progress
+from execution_service.delivery.dispatch import Delivery
+from execution_service.delivery.party import Party
+from execution_service.delivery.stream import ANSWER_SECONDS, NotDelivered, Owed
+from execution_service.live import LiveOrder, LiveOrders
+from execution_service.ports import Alarm, Stored, Strike, Told, View, ViewWrite
+from execution_service.trader import TradingRules
+from tests.builders import accepted, filled_by, identity, instrument, order, submit_started
+from tests.fakes import Gate, HandClock, RecordingNotifier, RecordingPublisher, World, world_of
+from tests.service.audit import audit
+
+BY_HAND = Market(fill_delay_seconds=None)
+NO_TIMEOUT = TradingRules(order_timeout_seconds=0)
+MANY = 2000
+
+
+def quantities(world: World) -> dict[str, str]:
+    """The ledger's positions, by symbol."""
+    found = world.documents("execution_positions")
+    return {d["instrument"]["symbol"]: d["position"]["quantity"] for d in found}
+
+
+def shown(world: World, signal_id: str = "sig") -> tuple[str, float]:
+    (document,) = world.documents("execution_confirmations", signal_id=signal_id)
+    return document["status"], document["filled_quantity"]
+
+
+def cursors(world: World, signal_id: str = "sig") -> dict[str, int]:
+    (document,) = world.documents("execution_orders", signal_id=signal_id)
+    told: dict[str, int] = document["told"]
+    return told
+
+
+# --- confirmations that do not go out -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trouble", ["hangs", "raises", "is slow"])
+async def test_next_events_of_an_order_reach_ledger_views_and_people_whatever_its_publisher_does(
+    tmp_path: Path, trouble: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=NO_TIMEOUT) as world:
+        publish = world.publisher.publish
+
+        async def slow(*about: Any) -> None:
+            await world.clock.sleep(50.0)
+            await publish(*about)
+
+        world.send()
+        await world.run(1)
+        world.publisher.hold = asyncio.Event() if trouble == "hangs" else None
+        world.publisher.breaks_on = "sig" if trouble == "raises" else None
+        if trouble == "is slow":
+            monkeypatch.setattr(world.publisher, "publish", slow)
+        world.fill("sig", 40)
+        await world.run(3)
+        assert quantities(world) == {"AAPL": "40"}
+        world.fill("sig", 60)
+        await world.run(3)
+        assert quantities(world) == {"AAPL": "100"}
+        assert shown(world) == ("FILLED", 100.0)
+        (position,) = world.documents("positions")
+        assert position["quantity"] == 100.0
+        assert len(world.notifier.titled("Partial Fill")) == len(world.notifier.titled("Order Filled")) == 1
+        assert not world.publisher.messages
+        if world.publisher.hold is not None:
+            world.publisher.hold.set()
+        world.publisher.breaks_on = None
+        await world.run(200)
+        assert world.publisher.statuses("sig") == ["PARTIALLY_FILLED", "FILLED"]
+        audit(world)
+
+
+async def test_two_thousand_orders_behind_a_publisher_that_hangs_are_booked_shown_and_told() -> None:
+    """On a store of plain dictionaries: mongomock looks at every record for each that it writes."""
+    clock = HandClock()
+    store, publisher, notifier = PlainStore(), RecordingPublisher(Gate()), RecordingNotifier(Gate(), clock)
+    live_orders = LiveOrders(store, clock)  # type: ignore[arg-type]
+    party = Party("acct-1 by name", "MOCK")
+    delivery = Delivery(
+        live_orders=live_orders,
+        store=store,  # type: ignore[arg-type]
+        notifier=notifier,
+        clock=clock,
+        sinks=[Confirmations(publisher=publisher, party_of=lambda _: party)],
+        party_of=lambda _: party,
+        max_attempts=3,
+    )
+    running = [asyncio.create_task(part.run()) for part in delivery.parts()]
+    publisher.hold = asyncio.Event()
+    symbols = [instrument(symbol=f"S{n}") for n in range(20)]
+    halves = (filled_by("f1", 40), filled_by("f2", 60))
+    orders = {}
+    for n in range(MANY):
+        begun = order(
+            of=identity(f"sig-{n:04d}"),
+            instrument=symbols[n % 20],
+            events=(submit_started(), accepted(f"B-{n}"), halves[0]),
+        )
+        orders[begun.order_id] = begun
+        delivery.wake(live_orders.adopt(Stored(begun, Told())))
+    await passes(clock, 5)
+    for live in list(live_orders.by_id.values()):
+        live.order = orders[live.order.order_id] = apply_all(live.order, [halves[1]])
+        delivery.wake(live)
+    await passes(clock, 30)
+    assert {d.key.instrument_key: str(d.position.quantity) for d in store.entries.values()} == {
+        each.key: "10000" for each in symbols
+    }
+    assert {store.views[View.CONFIRMATIONS, confirmation_id(o)] for o in orders.values()} == {4}
+    lines = [line for text in notifier.titled("Orders") for line in text.splitlines()[2:]]
+    alone = notifier.titled("Order Filled") + notifier.titled("Partial Fill")
+    assert {o.signal_id for o in orders.values()} == {
+        o.signal_id for o in orders.values() if any(o.signal_id in text for text in (*lines, *alone))
+    }
+    assert not publisher.messages
+    assert not live_orders.by_id, "what waits keeps no order in memory"
+    assert set(store.cursors.values()) == {(0, 4, 4)}
+    publisher.hold.set()
+    await passes(clock, 60)
+    by_order: dict[str, list[str]] = {}
+    for body, _, _ in publisher.messages:
+        by_order.setdefault(body["signal_id"], []).append(body["status"])
+    assert by_order == {o.signal_id: ["PARTIALLY_FILLED", "FILLED"] for o in orders.values()}
+    assert set(store.cursors.values()) == {(4, 4, 4)}
+    assert delivery.waiting == 0
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+
+
+class PlainStore:
+    """As much of a store as the delivery needs, in dictionaries."""
+
+    def __init__(self) -> None:
+        self.entries: dict[LedgerKey, LedgerEntry] = {}
+        self.views: dict[tuple[View, Any], int] = {}
+        self.cursors: dict[str, tuple[int | None, int, int | None]] = {}
+        self.lines: dict[str, Mapping[int, Line]] = {}
+
+    async def ledgers(self, keys: Sequence[LedgerKey]) -> dict[LedgerKey, LedgerEntry]:
+        return {key: self.entries[key] for key in keys if key in self.entries}
+
+    async def save_ledgers(self, entries: Sequence[LedgerEntry]) -> list[bool]:
+        self.entries.update((entry.key, entry) for entry in entries)
+        return [True] * len(entries)
+
+    async def ledger_lines(self, order_ids: Sequence[str]) -> dict[str, Mapping[int, Line]]:
+        return {order_id: self.lines[order_id] for order_id in order_ids if order_id in self.lines}
+
+    async def write_views(self, writes: Sequence[ViewWrite]) -> None:
+        for write in writes:
+            self.views[write.view, write.document_id] = write.number
+
+    async def strike(self, strikes: Sequence[Strike]) -> None:
+        for each in strikes:
+            self.lines.setdefault(each.order_id, each.lines)
+            assert each.people is not None
+            self.cursors[each.order_id] = (each.world, each.people, each.others.get("ledger"))
+
+    async def find(self, names: Sequence[str]) -> list[Stored]:
+        return []
+
+    async def signal_documents(self, signal_ids: Sequence[str]) -> dict[str, Any]:
+        return {}
+
+    async def has_trading_account(self, account_id: str) -> bool:
+        return False
+
+    async def raise_alarm(self, alarm: Alarm) -> None:
+        return None
+
+    async def unsent_alarms(self) -> list[Alarm]:
+        return []
+
+
+async def passes(clock: HandClock, seconds: float) -> None:
+    """So much time, in steps short enough for everybody to do what is due."""
+    end = clock.monotonic() + seconds
+    while clock.monotonic() < end:
+        for _ in range(100):
+            await asyncio.sleep(0)
+        wake = clock.next_wake()
+        clock.move_to(min(end, max(wake or end, clock.monotonic() + 0.001)))
+
+
+async def test_a_publisher_that_never_answers_some_messages_gets_them_again_in_order(tmp_path: Path) -> None:
+    """The calls that hang never return; later ones are answered."""
+    async with world_of(tmp_path, market=BY_HAND, rules=NO_TIMEOUT) as world:
+        for n in range(30):
+            world.send(f"sig-{n}", symbol=f"S{n}")
+        await world.run(2)
+        world.publisher.hold = asyncio.Event()
+        for part in (40, 60):
+            for n in range(30):
+                world.fill(f"sig-{n}", part)
+            await world.run(3)
+        world.publisher.hold = None  # whoever waits for it waits for ever
+        assert not world.publisher.messages
+        await world.run(ANSWER_SECONDS + 60)
+        for n in range(30):
+            assert world.publisher.statuses(f"sig-{n}") == ["PARTIALLY_FILLED", "FILLED"]
+        audit(world)
+
+
+async def test_an_order_that_cannot_be_published_holds_up_no_other_and_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The publisher says of it what it says when it is away."""
+    async with world_of(tmp_path) as world:
+        publish, is_broken = world.publisher.publish, [True]
+
+        async def picky(data: bytes, *about: Any) -> None:
+            if is_broken and b"poison" in data:
+                world.publisher.is_away = True
+            try:
+                await publish(data, *about)
+            finally:
+                world.publisher.is_away = False
+
+        monkeypatch.setattr(world.publisher, "publish", picky)
+        world.send("poison")
+        await world.run(3)
+        for n in range(20):
+            world.send(f"sig-{n}", symbol=f"S{n}")
+            await world.run(10)
+            assert world.publisher.statuses(f"sig-{n}") == ["FILLED"], n
+        await world.run(300)
+        told = world.notifier.titled("Delivery Failing") + world.notifier.titled("Not Published")
+        assert len(told) <= 2
+        is_broken.clear()
+        await world.run(60)
+        assert world.publisher.statuses("poison") == ["FILLED"]
+        audit(world)
+
+
+async def test_what_waits_to_be_published_keeps_no_order_in_memory(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.publisher.is_away = True
+        for n in range(150):
+            world.send(f"unpublished-{n}")
+        await world.run(60)
+        assert world.service.outbox.waiting == 150
+        assert not world.service.live_orders.by_id
+        gc.collect()
+        # By name: tests before this one may have left some of theirs.
+        held = [thing for thing in gc.get_objects() if type(thing) is LiveOrder]
+        assert sum(thing.order.signal_id.startswith("unpublished-") for thing in held) < 75
+        world.publisher.is_away = False
+        await world.run(60)
+        assert len(world.publisher.messages) == 150
+        assert not world.unsettled()
+
+
+async def test_a_late_event_of_an_order_that_waits_to_be_published_comes_behind_the_others(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.publisher.is_away = True
+        world.send()
+        await world.run(5)
+        assert not world.service.live_orders.by_id
+        world.book().set_commission(world.placed()[0].fills[0].fill_id, Decimal(7))
+        await world.run_until(lambda: world.record().version > 3 and shown(world) == ("FILLED", 100.0))
+        world.publisher.is_away = False
+        await world.run(120)
+        assert [body.get("correction", False) for body in world.publisher.of("sig")] == [False, True]
+        audit(world)
+
+
+async def test_a_publisher_that_hangs_lets_the_service_stop_and_is_served_by_the_next_life(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.publisher.hold = asyncio.Event()
+        world.send()
+        await world.run(2)
+        stopping = asyncio.ensure_future(
+            world.service.supervisor.end(*(part.name for part in world.service.outbox.parts()))
+        )
+        await world.run(1)
+        assert stopping.done()
+        world.publisher.hold = None
+        await world.restart()
+        await world.run(5)
+        assert world.publisher.statuses("sig") == ["FILLED"]
+        audit(world)
+
+
+# --- a ledger or views that take no writes ---------------------------------------------------------------------------
+
+
+async def test_while_the_ledger_takes_no_write_people_and_what_moves_no_position_go_on(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=NO_TIMEOUT) as world:
+        world.send("in")
+        world.send("working", symbol="NVDA")
+        await world.run(1)
+        world.fill("in", 100, price="10")
+        await world.run(1)
+        world.exit("out", "in")
+        await world.run(1)
+        world.store_faults.refused.add("execution_positions")
+        world.fill("out", 60, price="11", purpose=Purpose.EXIT)
+        await world.run(1)
+        world.fill("out", 40, price="12", purpose=Purpose.EXIT)
+        world.send("refused", account_id="nobody")
+        world.cancel(signal_id="working")
+        await world.run(30)
+        assert world.exit_record("out").status is Status.FILLED
+        assert (
+            len([t for t in world.notifier.titled("Partial Fill") + world.notifier.titled("Filled") if "out" in t]) == 2
+        )
+        assert world.publisher.statuses("refused") == ["REJECTED"]
+        assert world.publisher.statuses("working") == ["CANCELLED"]
+        assert shown(world, "refused")[0] == "REJECTED"
+        assert shown(world, "working")[0] == "CANCELLED"
+        assert world.publisher.statuses("out") == []
+        world.store_faults.refused.clear()
+        await world.run(10)
+        told = [(body["status"], body["realized_pnl"]) for body in world.publisher.of("out")]
+        assert told == [("PARTIALLY_FILLED", 60.0), ("FILLED", 140.0)]
+        audit(world)
+
+
+async def test_confirmations_go_on_while_no_view_can_be_written(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.store_faults.refused.add("execution_confirmations")
+        world.send()
+        await world.run(5)
+        assert world.publisher.statuses("sig") == ["FILLED"]
+        assert len(world.notifier.titled("Order Filled")) == 1
+        assert quantities(world) == {"AAPL": "100"}
+        world.store_faults.refused.clear()
+        await world.run(5)
+        assert len(world.publisher.messages) == 1
+        audit(world)
+
+
+async def test_documents_are_written_before_the_message_where_nothing_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        publish, seen = world.publisher.publish, []
+
+        async def looks(*about: Any) -> None:
+            seen.append((shown(world)[1], [d["quantity"] for d in world.documents("positions")]))
+            await publish(*about)
+
+        monkeypatch.setattr(world.publisher, "publish", looks)
+        world.send()
+        await world.run(1)
+        for part in (40, 60):
+            world.fill("sig", part)
+            await world.run(3)
+        assert seen == [(40.0, [40.0]), (100.0, [100.0])]
+
+
+# --- people who are not reached ---------------------------------------------------------------------------------------
+
+
+async def test_while_telegram_hangs_everything_else_goes_on_and_all_is_told_when_it_answers(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=NO_TIMEOUT) as world:
+        world.notifier.hold = asyncio.Event()
+        for n in range(30):
+            world.send(f"sig-{n:02d}", symbol=f"S{n}")
+        await world.run(2)
+        for part in (40, 60):
+            for n in range(30):
+                world.fill(f"sig-{n:02d}", part)
+            await world.run(3)
+        for n in range(30):
+            assert world.publisher.statuses(f"sig-{n:02d}") == ["PARTIALLY_FILLED", "FILLED"]
+        assert set(quantities(world).values()) == {"100"}
+        assert not world.service.live_orders.by_id
+        world.notifier.hold = None  # whoever waits for it waits for ever
+        await world.run(300)
+        assert not world.unsettled()
+        audit(world)
+
+
+async def test_an_alert_is_durable_while_telegram_hangs_and_the_store_was_away(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.notifier.hold = asyncio.Event()
+        await world.service.outbox.raise_alarm("broker_down:acct-1", "🔌 *Broker Down*")
+        await world.run(1)
+        world.store_faults.is_away = True
+        await world.service.outbox.raise_alarm("dead_letter", "📭 *Unusable Message*")
+        await world.run(2)
+        world.store_faults.is_away = False
+        await world.run(5)
+        assert {d["kind"] for d in world.documents("execution_alerts")} == {"broker_down:acct-1", "dead_letter"}
+        world.notifier.hold = None
+        await world.run(300)
+        assert len(world.notifier.texts) == 2
+
+
+# --- the cursors in the record ----------------------------------------------------------------------------------------
+
+
+async def test_every_sink_has_a_cursor_of_its_own_in_the_record(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.publisher.is_away = True
+        world.send()
+        await world.run(5)
+        version = world.record().version
+        assert cursors(world) == {"world": version - 2, "people": version, "ledger": version}
+        assert world.unsettled() == ["sig"]
+        world.publisher.is_away = False
+        await world.run(60)
+        assert cursors(world) == {"world": version, "people": version, "ledger": version}
+        assert not world.unsettled()
+
+
+@pytest.mark.parametrize(
+    ("told", "confirmed"),
+    [
+        ({"world": 0, "people": 0}, True),
+        ({"world": "all", "people": 0}, False),
+        ({"world": 0, "people": 0, "ledger": "all"}, True),
+    ],
+    ids=["nothing", "of an earlier version", "of a death before the confirmation"],
+)
+async def test_a_record_is_delivered_from_where_its_cursors_stand(
+    tmp_path: Path, told: dict[str, Any], confirmed: bool
+) -> None:
+    async with world_of(tmp_path) as world:
+        world.send()
+        await world.run(5)
+        version, published = world.record().version, list(world.publisher.messages)
+        world.notifier.sent.clear()
+        world.publisher.messages.clear()
+        await world.kill()
+        stored = {name: version if number == "all" else number for name, number in told.items()}
+        orders = world.mongo["trading"]["execution_orders"]
+        orders.update_one({}, {"$set": {"told": stored}, "$addToSet": {"lookup": "unsettled"}})
+        await world.start()
+        await world.run(10)
+        assert world.publisher.messages == (published if confirmed else [])
+        assert len(world.notifier.titled("Order Filled")) == 1
+        assert cursors(world) == {"world": version, "people": version, "ledger": version}
+        assert not world.unsettled()
+
+
+async def test_cursors_that_advance_together_are_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Telegram answers later than Pub/Sub. Of the order's own record: stored, about to be sent, filled, and delivered."""
+    async with world_of(tmp_path) as world:
+        send, publish = world.notifier.send, world.publisher.publish
+
+        async def slow_send(text: str) -> None:
+            await world.clock.sleep(0.2)
+            await send(text)
+
+        async def slow_publish(*about: Any) -> None:
+            await world.clock.sleep(0.02)
+            await publish(*about)
+
+        monkeypatch.setattr(world.notifier, "send", slow_send)
+        monkeypatch.setattr(world.publisher, "publish", slow_publish)
+        world.send()
+        await world.run(60)
+        assert not world.unsettled()
+        assert world.store_faults.writes["execution_orders"] == 4
+        assert world.store_faults.writes["execution_ledger_lines"] == 1
+
+
+async def test_a_cursor_that_cannot_be_committed_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world_of(tmp_path) as world:
+        store, is_broken = world.service._store, [True]
+        strike = store.strike
+
+        async def breaks(strikes: Sequence[Any]) -> None:
+            poison = world.record("poison").order_id
+            if is_broken and any(each.order_id == poison for each in strikes):
+                raise RuntimeError("this one cannot be written")
+            await strike(strikes)
+
+        monkeypatch.setattr(store, "strike", breaks)
+        for name in ("poison", *(f"sig-{n}" for n in range(10))):
+            world.send(name)
+        await world.run(60)
+        assert world.unsettled() == ["poison"]
+        assert len(world.notifier.titled("Delivery Failing")) == 1
+        is_broken.clear()
+        await world.run(60)
+        assert not world.unsettled()
+        audit(world)
+
+
+# --- life -------------------------------------------------------------------------------------------------------------
+
+
+PARTS = [
+    "ledger and views",
+    "confirmations",
+    "notifications to write",
+    "notifications",
+    "delivery cursors",
+    "alerts to store",
+    "alerts",
+]
+
+
+@pytest.mark.parametrize("name", PARTS)
+async def test_a_part_that_is_cancelled_at_any_time_and_begun_anew_loses_nothing(tmp_path: Path, name: str) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=NO_TIMEOUT) as world:
+        parts = {part.name: part.run for part in world.service.outbox.parts()}
+        await world.service.supervisor.end(*parts)
+        assert name in parts
+        others = [asyncio.create_task(part()) for other, part in parts.items() if other != name]
+        rounds = 0
+        for n in range(12):
+            world.send(f"sig-{n}", symbol=f"S{n}")
+        await world.run(1)
+        for part in (40, 60):
+            for n in range(12):
+                world.fill(f"sig-{n}", part)
+            for wait in (0, 0.01, 0.1, 0.5):
+                for turns in (1, 2, 3, 5, 8, 13):
+                    task = asyncio.create_task(parts[name]())
+                    rounds += 1
+                    for _ in range(turns):
+                        await asyncio.sleep(0)
+                    if wait:
+                        await world.run(wait)
+                    task.cancel()
+                    await asyncio.gather(task, return_exceptions=True)
+        assert rounds == 48
+        others.append(asyncio.create_task(parts[name]()))
+        await world.service.outbox.raise_alarm("dead_letter", "📭 *Unusable Message*")
+        await world.run(60)
+        for n in range(12):
+            statuses = world.publisher.statuses(f"sig-{n}")
+            assert list(dict.fromkeys(statuses)) == ["PARTIALLY_FILLED", "FILLED"]
+        assert len(world.notifier.titled("Unusable Message")) == 1
+        audit(world)
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+
+async def test_a_part_that_fails_begins_anew_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world_of(tmp_path) as world:
+        books = world.service.outbox.books
+
+        def breaks() -> Any:
+            monkeypatch.undo()
+            raise RuntimeError("the part broke")
+
+        monkeypatch.setattr(books, "_next_batch", breaks)
+        world.send()
+        await world.run(10)
+        assert [line["part"] for line in world.logs if line.get("action") == "part_restarted"] == ["ledger and views"]
+        audit(world)
+
+
+# --- a sink that is added ---------------------------------------------------------------------------------------------
+
+
+class Diary:
+    """A sink of a test: one line for each event."""
+
+    name = cursor = "diary"
+    head_start_seconds = 0.0
+
+    def __init__(self) -> None:
+        self.is_away = False
+        self.lines: list[tuple[str, int, str]] = []
+
+    def owed(self, order: Order, progress: Progress, after: int, until: int) -> tuple[Sequence[Owed], int]:
+        lines = [
+            Owed(each.number, (order.signal_id, each.number, type(each.event).__name__))
+            for each in happenings(order, after)
+        ]
+        return lines, order.version
+
+    async def deliver(self, body: tuple[str, int, str]) -> None:
+        if self.is_away:
+            raise NotDelivered("the diary is shut")
+        self.lines.append(body)
+
+    def outage_words(self, waiting: int, attempts: int, reason: str) -> tuple[str, str]:
+        return "diary_failing", f"📓 *Diary Shut*\n{waiting} orders wait: {reason}"
+
+
+async def test_a_new_sink_is_one_class_and_one_place_in_the_list(tmp_path: Path) -> None:
+    diary = Diary()
+    async with world_of(tmp_path, more_sinks=[diary]) as world:
+        diary.is_away = True
+        for n in range(20):
+            world.send(f"sig-{n}", symbol=f"S{n}")
+        await world.run(30)
+        assert all(world.publisher.statuses(f"sig-{n}") == ["FILLED"] for n in range(20))
+        assert len(world.notifier.titled("Diary Shut")) == 1
+        assert len(world.unsettled()) == 20
+        await world.restart()
+        diary.is_away = False
+        await world.run(60)
+        for n in range(20):
+            order = world.record(f"sig-{n}")
+            expected = [(f"sig-{n}", number, type(e).__name__) for number, e in enumerate(order.events, 1)]
+            assert [line for line in diary.lines if line[0] == f"sig-{n}"] == expected
+            assert cursors(world, f"sig-{n}")["diary"] == order.version
+        assert len(world.publisher.messages) == 20
+        assert not world.unsettled()
+
+
+async def test_records_of_before_a_sink_was_there_owe_it_only_what_is_new(tmp_path: Path) -> None:
+    diary = Diary()
+    async with world_of(tmp_path, market=BY_HAND, rules=NO_TIMEOUT) as world:
+        world.send()
+        await world.run(1)
+        world.fill("sig", 40)
+        await world.run(10)
+        before = world.record().version
+        assert "diary" not in cursors(world)
+        world._more_sinks = [diary]
+        await world.restart()
+        world.fill("sig", 60)
+        await world.run(10)
+        assert [number for _, number, _ in diary.lines] == list(range(before + 1, world.record().version + 1))
+        assert not world.unsettled()
