@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers.paper_words import Market
 
+from brokers.paper.words import Market
 from execution_service.core.effects import happenings
 from execution_service.core.ledger import LedgerEntry, LedgerKey, Line
 from execution_service.core.order import Order, Purpose, Status, apply_all

@@ -256,7 +256,9 @@ def test_a_question_that_the_kernel_refuses_proves_nothing(kernel: Kernel, refus
 
 
 @pytest.mark.parametrize(
-    "missing", ["sys/kernel/random/boot_id", "self/ns/pid", "self/status", f"{os.getpid()}/stat"], ids=str
+    "missing",
+    ["sys/kernel/random/boot_id", "self/ns/pid", "self/status", f"{os.getpid()}/stat"],
+    ids=["boot", "pid namespace", "status", "own process"],
 )
 def test_who_cannot_say_who_it_is_proves_nothing_of_others(kernel: Kernel, missing: str) -> None:
     (kernel.proc / missing).unlink()
