@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.simulation.life import Life
     from tests.simulation.world import Replica
 
-UNHEARD_SECONDS = 40.0
+UNHEARD_SECONDS = 25.0
 """A message that nobody acknowledges for so long, while a replica is well, is kept from it."""
 UNSHOWN_SECONDS = 15.0
 """So long after a durable event its views and its telegram may be missing while everything that they need is well."""
@@ -94,7 +94,7 @@ def _kept_messages(life: Life) -> Iterator[str]:
 def _unshown(life: Life) -> Iterator[str]:
     """The views follow the record, whatever Pub/Sub and Telegram do."""
     ports = ("store", "inside")
-    if not all(_is_well(life, r, *ports, seconds=45.0) for r in life.replicas):
+    if not all(_is_well(life, r, *ports, seconds=20.0) for r in life.replicas):
         return
     now = life.outside.clock.now()
     shown = {(d["signal_id"], d["leg_index"], d["purpose"]): d for d in _documents(life, "execution_confirmations")}

@@ -28,11 +28,11 @@ from tests.simulation.loop import OWNER, NothingLeft, SimulatedLoop, Spins, run
 from tests.simulation.steps import ODD_VALUES, STEPS, VENUE_REFUSES, History, draw, ref_of
 from tests.simulation.world import Outside, Replica
 
-WELL_AT = 130.0
+WELL_AT = 80.0
 """Seconds from the beginning: from here on nothing goes wrong any more."""
-MOVES_WITHIN = 60.0
+MOVES_WITHIN = 45.0
 """Seconds of health within which everything that can go on has gone on."""
-ENDS_WITHIN = 330.0
+ENDS_WITHIN = 300.0
 """Seconds of health within which everything has ended."""
 WATCH_SECONDS = 5.0
 

@@ -24,7 +24,7 @@ from tests.simulation.mongo import BEYOND_TIME
 if TYPE_CHECKING:
     from tests.simulation.life import Life
 
-LIVES_SECONDS = 100.0
+LIVES_SECONDS = 60.0
 """Everything begins within this time."""
 SYMBOLS = ("AAPL", "MSFT")
 
@@ -354,7 +354,7 @@ def draw(seed: int) -> History:
         "is_unique": luck.random() < 0.8,
         "uses_ordering_keys": luck.random() < 0.2,
         "order_timeout_seconds": luck.choice([30.0, 60.0]),
-        "max_order_age_seconds": luck.choice([240.0, 300.0]),
+        "max_order_age_seconds": luck.choice([200.0, 300.0]),
         "shuffles": luck.choice([0.0, 0.5, 1.0]),
         "passes_over": luck.choice([0.0, 0.0, 0.1, 0.3]),
         "market": {
