@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import argparse
 import logging
-import multiprocessing
 import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 
 from tests.simulation.judge import without_numbers
 from tests.simulation.life import replay
+from tests.simulation.many import all_of
 from tests.simulation.shrink import smallest
 from tests.simulation.steps import History, draw
 
 SAID_EVERY_SECONDS = 10.0
-AT_ONCE = 20
 SHOWN_SEEDS = 8
 
 
@@ -59,32 +57,19 @@ def _show(history: History) -> int:
     return 0 if verdict.is_sound else 1
 
 
-def _live(seed: int) -> tuple[int, tuple[str, ...], int]:
-    logging.disable(logging.CRITICAL)
-    try:
-        verdict = replay(seed)
-    except Exception as exc:  # noqa: BLE001  what breaks the simulation is a finding like any other
-        return seed, (f"simulation broke: {type(exc).__name__}: {exc}",), 0
-    return seed, verdict.complaints, verdict.steps
-
-
-def _all(seeds: range, processes: int) -> Iterator[tuple[int, tuple[str, ...], int]]:
-    if processes == 1:
-        yield from map(_live, seeds)
-        return
-    with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=2000) as pool:
-        yield from pool.imap_unordered(_live, seeds, chunksize=AT_ONCE)
-
-
 def _many(seeds: range, processes: int, shortest: int) -> int:
     failures: dict[str, list[int]] = defaultdict(list)
     failed = 0
     began = said = time.monotonic()
     done = 0
-    for seed, complaints, _ in _all(seeds, processes):
+    for seed, complaints, _ in all_of(
+        seeds, processes
+    ):  # each kind is said when it is met first, for the rest takes its time
         done += 1
         failed += bool(complaints)
         for kind in sorted({without_numbers(c) for c in complaints}):
+            if kind not in failures:
+                print(f"seed {seed}: {kind}", flush=True)
             failures[kind].append(seed)
         if time.monotonic() - said > SAID_EVERY_SECONDS:
             said = time.monotonic()

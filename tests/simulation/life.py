@@ -243,8 +243,17 @@ class Life:
         self.outside.plan.end()
         for mend in self._mends:
             mend()
-        for account in self.replicas[0].account_ids:
-            self.book(account).clear_faults()
+        for account in self.history.options["accounts"]:
+            book = self.book(account)
+            book.clear_faults()
+            for placed in book.orders():
+                if not placed.open_quantity or account in self.unconfigured:
+                    continue
+                # The session ends: what would rest for ever is executed, or cancelled by the venue.
+                if self.outside.luck.random() < 0.5:
+                    self.venue(placed, lambda book, ref: book.fill_order(ref))
+                else:
+                    self.venue(placed, lambda book, ref: book.cancel_unasked(ref, "the session ends"))
 
     async def _watch(self) -> None:
         while True:

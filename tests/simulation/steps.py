@@ -371,6 +371,8 @@ def draw(seed: int) -> History:
         steps.append(_drawn_event(luck, luck.choice(signals), times, accounts))
     for _ in range(luck.choice([0, 1, 1, 2, 3, 4, 6])):
         steps.append(_drawn_trouble(luck, replicas, accounts, signals))
+    if luck.random() < 0.08:
+        steps += _drawn_restart_in_a_pause(luck, times)
     if options["has_leases"] and luck.random() < 0.06:
         steps += _drawn_unconfigured(luck)
         options["accounts"] = [*accounts, "acct-3"]
@@ -551,6 +553,17 @@ def _drawn_book_fault(luck: random.Random, at: float, account: str) -> Step:
         ]
     )
     return Step(at, "at_the_book", {"account": account, "operation": operation, "action": action, **more})
+
+
+def _drawn_restart_in_a_pause(luck: random.Random, times: Mapping[str, float]) -> list[Step]:
+    """An order cannot leave, its lane makes a pause, and in that the account's part is begun anew."""
+    signal, at = luck.choice(sorted(times.items()))
+    intend = {"pattern": "inside.intend", "action": "break", "about": signal, "times": luck.choice([1, 2, 3])}
+    restart = {"pattern": luck.choice(["inside.start_lanes", "inside.next_step"]), "action": "break", "times": 1}
+    return [
+        Step(round(max(0.0, at - 0.1), 3), "fault", intend),
+        Step(round(at + luck.choice([0.1, 0.4, 0.8, 1.5]), 3), "fault", restart),
+    ]
 
 
 def _drawn_unconfigured(luck: random.Random) -> list[Step]:
