@@ -93,8 +93,10 @@ def _kept_messages(life: Life) -> Iterator[str]:
 
 def _unshown(life: Life) -> Iterator[str]:
     """The views follow the record, whatever Pub/Sub and Telegram do."""
-    ports = ("store", "inside")
-    if not all(_is_well(life, r, *ports, seconds=20.0) for r in life.replicas):
+    # What was not foreseen is tried again after half a minute.
+    if not all(
+        _is_well(life, r, "store", seconds=20.0) and _is_well(life, r, "inside", seconds=45.0) for r in life.replicas
+    ):
         return
     now = life.outside.clock.now()
     shown = {(d["signal_id"], d["leg_index"], d["purpose"]): d for d in _documents(life, "execution_confirmations")}

@@ -246,14 +246,17 @@ class Life:
         for account in self.history.options["accounts"]:
             book = self.book(account)
             book.clear_faults()
-            for placed in book.orders():
-                if not placed.open_quantity or account in self.unconfigured:
-                    continue
-                # The session ends: what would rest for ever is executed, or cancelled by the venue.
-                if self.outside.luck.random() < 0.5:
-                    self.venue(placed, lambda book, ref: book.fill_order(ref))
-                else:
-                    self.venue(placed, lambda book, ref: book.cancel_unasked(ref, "the session ends"))
+            for number, placed in enumerate(book.orders()):
+                if placed.open_quantity and account not in self.unconfigured:
+                    # One after the other: of two executions at one moment nobody could say which was first.
+                    self.outside.loop.call_later(0.05 * number, self._end_session, placed)
+
+    def _end_session(self, placed: PaperOrder) -> None:
+        """What would rest for ever is executed, or cancelled by the venue."""
+        if self.outside.luck.random() < 0.5:
+            self.venue(placed, lambda book, ref: book.fill_order(ref))
+        else:
+            self.venue(placed, lambda book, ref: book.cancel_unasked(ref, "the session ends"))
 
     async def _watch(self) -> None:
         while True:
