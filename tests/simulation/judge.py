@@ -63,9 +63,13 @@ def _orders(life: Life) -> list[Order]:
     return found
 
 
-def _is_well(life: Life, replica: Replica, *ports: str, seconds: float) -> bool:
+EVERYTHING = ("store", "broker", "inside", "messages", "orders", "commands")
+
+
+def _is_well(life: Life, replica: Replica, *ports: str, seconds: float, heeds_documents: bool = True) -> bool:
     """It has been up, and nothing of these ports has gone wrong for it, for so long."""
-    names = [f"{port}{replica.number}" for port in (*ports, "process", "documents")]
+    documents = ("documents",) if heeds_documents else ()
+    names = [f"{port}{replica.number}" for port in (*ports, "process", *documents)]
     return replica.is_up and not replica.gate.is_dead and life.outside.quiet_for(*names) >= seconds
 
 
@@ -75,6 +79,7 @@ def _is_well(life: Life, replica: Replica, *ports: str, seconds: float) -> bool:
 def as_it_goes(life: Life) -> Iterator[str]:
     yield from _kept_messages(life)
     yield from _unshown(life)
+    yield from _stuck(life)
 
 
 def _kept_messages(life: Life) -> Iterator[str]:
@@ -89,6 +94,25 @@ def _kept_messages(life: Life) -> Iterator[str]:
                 for r in life.replicas
             ):
                 yield f"unheard: {message_id} waits while a replica is well"
+
+
+def _stuck(life: Life) -> Iterator[str]:
+    """A document of another account, or of none, that cannot be read keeps no order from leaving."""
+    if not any(_is_well(life, r, *EVERYTHING, seconds=UNHEARD_SECONDS, heeds_documents=False) for r in life.replicas):
+        return
+    now = life.outside.clock.now()
+    records = [d for d in _documents(life, "execution_orders") if d.get("status") not in FINAL]
+    for record in records:
+        others = [d for d in records if d["account_id"] == record["account_id"]]
+        if (
+            record.get("status") == Status.PENDING
+            and record["purpose"] == Purpose.ENTRY
+            and record["account_id"] not in life.spoilt_accounts | life.unconfigured
+            and len(others) == 1  # else it may wait for one of those
+            and '"total_legs"' not in str(record.get("raw"))
+            and (now - record["received_at"]).total_seconds() >= UNHEARD_SECONDS
+        ):
+            yield f"stuck: {record['signal_id']} is PENDING, and all that it needs is well"
 
 
 def _unshown(life: Life) -> Iterator[str]:

@@ -17,6 +17,7 @@ NOT_MENDED: Mapping[str, str] = {
     "lost": "follows from a message that is kept for ever",
     "owing": "a task of the store or of the notifications has ended, and nobody notices",
     "stands still": "a lane that pauses while its account begins anew is not taken up; a task of the store has ended",
+    "stuck": "a lease that cannot be read stops the work of all accounts",
     "unacknowledged": "a command that cannot be read ends the taking of commands",
     "unfinished": "a task of the store has ended, and nobody notices",
     "unheard": "a replica that alone has lost the store keeps its messages",

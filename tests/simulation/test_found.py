@@ -75,25 +75,6 @@ FOUND: dict[str, tuple[dict[str, Any], list[tuple[float, str, dict[str, Any]]]]]
                 },
             ),
             order(10.0, "s0", quantity=10),
-            (20.0, "fill", {"signal": "s0", "part": 0.5}),
-        ],
-    ),
-    "a ledger entry that cannot be read": (
-        AT_ONCE,
-        [
-            order(5.0, "s0"),
-            (
-                10.0,
-                "spoil",
-                {
-                    "collection": "execution_positions",
-                    "pick": 0,
-                    "field": "instrument",
-                    "value": "beyond",
-                    "mends_after": 30.0,
-                },
-            ),
-            order(12.0, "s1"),
         ],
     ),
     "an exception out of one order's step restarts the account": (
