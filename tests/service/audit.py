@@ -70,6 +70,9 @@ def _audit_book(world: World, records: list[Order]) -> None:
         elif truth.status is ReportStatus.FILLED:
             # An execution was annulled, which the venue's status does not say: the order is done with less than was ordered.
             assert order.status is Status.CANCELLED, f"{order.signal_id}: {order.status}, and an execution was annulled"
+        elif truth.status is ReportStatus.REJECTED and order.fills:
+            # The venue's late no to the rest: an order of which something was executed is not told to have been rejected.
+            assert order.status is Status.CANCELLED, f"{order.signal_id}: {order.status}, rejected after a part"
         else:
             assert order.status in TRUE_STATUS[truth.status], f"{order.signal_id}: {order.status}, not {truth.status}"
         held = {(f.fill_id, f.quantity, f.price, f.commission) for f in order.fills}
