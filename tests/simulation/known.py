@@ -8,7 +8,7 @@ NOT_MENDED: Mapping[str, str] = {
     "account restarted": "an exception out of one order's step restarts its whole account",
     "alert lost": "the alert about orders of an account that is not configured is lost with the store",
     "alert unsent": "a document among the alerts that cannot be read ends the sending of all",
-    "audit": "a commission that changes between -1 and -2 is taken for known",
+    "audit": "a commission that changes between -1 and -2, or what comes while a record cannot be read, is taken for known",
     "doubt untold": "a task of the notifications has ended, and nobody notices",
     "down": "a command that cannot be read keeps a replica from starting",
     "command": "a command that cannot be read ends the looking for commands",

@@ -124,6 +124,24 @@ FOUND: dict[str, tuple[dict[str, Any], list[tuple[float, str, dict[str, Any]]]]]
             (8.0, "stop", {"replica": 0, "down": 2.0}),
         ],
     ),
+    "an execution that is annulled while the order's record cannot be read": (
+        AT_ONCE,
+        [
+            order(5.0, "s0"),
+            (
+                15.0,
+                "spoil",
+                {
+                    "collection": "execution_ledger_lines",
+                    "pick": 0,
+                    "field": "lines",
+                    "value": "list",
+                    "mends_after": 30.0,
+                },
+            ),
+            (20.0, "bust", {"signal": "s0"}),
+        ],
+    ),
     "a commission that changes from -1 to -2": (
         AT_ONCE,
         [
