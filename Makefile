@@ -12,7 +12,7 @@ WORKERS ?= 3
 IBKR_TESTS := tests/contract/test_ibkr.py tests/contract/test_ibkr_contracts.py tests/contract/test_ibkr_odd.py tests/contract/test_ibkr_times.py tests/contract/test_ibkr_long_session.py \
 	tests/contract/test_tws_simulator.py tests/contract/test_broker.py
 
-.PHONY: help setup run test check format bench faults soak fuzz mutants lock clean
+.PHONY: help setup run test check format bench faults soak simulate fuzz mutants lock clean
 .DEFAULT_GOAL := help
 
 NEEDS_PYTHON = @test -n '$(PYTHON)' || \
@@ -25,6 +25,7 @@ help:
 	@echo 'make bench   print the figures beside a floor measured in the same run'
 	@echo 'make faults  everything that can go wrong, at each broker, judged by its own book (half an hour); ARGS=--help shows the options'
 	@echo 'make soak    20 orders a second and random faults for SOAK_SECONDS (600): nothing grows, no order is lost'
+	@echo 'make simulate  SEEDS (1000) whole lives, each drawn from a seed, in virtual time on all cores; ARGS=--help shows the options'
 	@echo 'make fuzz    hostile messages for FUZZ_SECONDS (60), read a second time naively'
 	@echo 'make mutants every small change of the state machine must be noticed by a test (about 10 minutes)'
 	@echo 'make setup   only install'
@@ -75,6 +76,9 @@ faults: .venv/installed
 
 soak: .venv/installed
 	@$(BIN)/python -W ignore -m tests.external.soak
+
+simulate: .venv/installed
+	@$(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
 fuzz: .venv/installed
 	@$(BIN)/python -m tests.fuzz

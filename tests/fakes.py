@@ -676,14 +676,17 @@ class World:
         processes: Processes | None = None,
         beside: World | None = None,
         more_sinks: Sequence[Sink] = (),
+        clock: Any = None,
+        mongo: Any = None,
     ) -> None:
         """`beside`: another process's world, with which this one shares time, store and the broker's book; it has its own way to each, its
-        own messages in, and what it told. With `lease_seconds` they share the accounts out."""
-        self.clock = HandClock() if beside is None else beside.clock
+        own messages in, and what it told. With `lease_seconds` they share the accounts out. `clock` and `mongo`: others than the
+        hand-moved clock and mongomock."""
+        self.clock = clock or (HandClock() if beside is None else beside.clock)
         self.gate = Gate()
         self.store_faults = StoreFaults()
         self.broker_faults = BrokerFaults()
-        self.mongo: Any = mongomock.MongoClient(tz_aware=True) if beside is None else beside.mongo
+        self.mongo: Any = mongo or (mongomock.MongoClient(tz_aware=True) if beside is None else beside.mongo)
         self.orders = Subscription("orders", self.gate)
         self.commands = Subscription("commands", self.gate)
         self.publisher = RecordingPublisher(self.gate)
@@ -709,6 +712,8 @@ class World:
         }
         self._named_accounts = tuple(accounts)
         self._lives = 0
+        self._mark: object = id(self)
+        """Tells its processes from those of other worlds."""
         self._service: ExecutionService | None = None
         self._inner: list[BookInPlace] = []
         self.brokers: dict[str, GatedBroker] = {}
@@ -740,9 +745,8 @@ class World:
     async def _begin(self) -> None:
         self.orders.redeliver()
         self.commands.redeliver()
-        nonce = f"life-{self._lives}-{id(self)}"
-        client: Any = _Client(self.mongo, self.gate, self.store_faults)
-        store = MongoStore(client, DATABASE, nonce=nonce, clock=self.clock, threads=InPlace())
+        nonce = f"life-{self._lives}-{self._mark}"
+        store = self._make_store(nonce)
         await store.open()
         self._service = ExecutionService(
             Parts(
@@ -765,6 +769,10 @@ class World:
             )
         )
         await self._service.start()
+
+    def _make_store(self, nonce: str) -> MongoStore:
+        client: Any = _Client(self.mongo, self.gate, self.store_faults)
+        return MongoStore(client, DATABASE, nonce=nonce, clock=self.clock, threads=InPlace())
 
     async def kill(self) -> None:
         """The process is gone, whatever it was doing; what the outside world has, it has."""
@@ -937,6 +945,11 @@ class World:
 
     def unsettled(self) -> list[str]:
         return [d["signal_id"] for d in self.documents("execution_orders", lookup="unsettled")]
+
+    @property
+    def account_ids(self) -> tuple[str, ...]:
+        """Of all accounts that are configured."""
+        return tuple(self._accounts)
 
     def account_name(self, account_id: str | None) -> str | None:
         account = None if account_id is None else self._accounts.get(account_id)

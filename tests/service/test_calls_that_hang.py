@@ -22,7 +22,9 @@ from tests.fakes import ACCOUNT, World, world_of
 
 BY_HAND = Market(fill_delay_seconds=None)
 TAG = Capabilities(refuses_repeated_client_id=False, find_window_seconds=3.0, concurrent_calls=8)
-ONE_BY_ONE = Capabilities(refuses_repeated_client_id=True, needs_reservation=True, find_window_seconds=3.0)
+ONE_BY_ONE = Capabilities(
+    refuses_repeated_client_id=True, fits_tickets=True, needs_reservation=True, find_window_seconds=3.0
+)
 SIDE_BY_SIDE = replace(ONE_BY_ONE, concurrent_calls=8)
 
 

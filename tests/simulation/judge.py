@@ -1,0 +1,305 @@
+"""Judges a life by what every party outside the service holds; knows what may be explained, and why."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from brokers.base import ReportStatus
+from execution_service.core.decide import Limits, timeout_seconds
+from execution_service.core.errors import UnreadableRecord
+from execution_service.core.order import Order, Purpose, Status
+from execution_service.core.record import order_from_document
+from tests.fakes import DATABASE
+from tests.service.audit import audit
+
+if TYPE_CHECKING:
+    from tests.simulation.life import Life
+    from tests.simulation.world import Replica
+
+UNHEARD_SECONDS = 25.0
+"""A message that nobody acknowledges for so long, while a replica is well, is kept from it."""
+UNSHOWN_SECONDS = 15.0
+"""So long after a durable event its views and its telegram may be missing while everything that they need is well."""
+
+
+FINAL = {status.value for status in Status if status.is_final}
+OF_ONE_ORDER = ("inside.next_step", "inside.learn", "inside.intend")
+
+
+def kind_of(complaint: str) -> str:
+    return complaint.partition(":")[0]
+
+
+def heed_log(life: Life, replica: Replica | None, method: str, event: dict[str, Any]) -> None:
+    """Some things the service itself says of its health."""
+    action = event.get("action")
+    if action == "part_restarted":
+        life.outside.trace.say(f"r{replica and replica.number} part_restarted {event.get('part')}")
+        if _is_of_one_order(event):
+            life.complain(f"account restarted: {event.get('part')} by what belongs to one order ({event.get('event')})")
+
+
+def _is_of_one_order(event: dict[str, Any]) -> bool:
+    is_trader = str(event.get("part", "")).startswith("trader-")
+    return is_trader and any(f"{name} broke" in str(event.get("event")) for name in OF_ONE_ORDER)
+
+
+def _documents(life: Life, collection: str) -> list[dict[str, Any]]:
+    known = life.outside.mongo[DATABASE][collection].documents.values()
+    return [d for d in known if (collection, d["_id"]) not in life.strange]
+
+
+def _orders(life: Life) -> list[Order]:
+    found = []
+    for document in _documents(life, "execution_orders"):
+        try:
+            found.append(order_from_document(document))
+        except UnreadableRecord:
+            continue
+    return found
+
+
+EVERYTHING = ("store", "broker", "inside", "messages", "orders", "commands")
+
+
+def _is_well(life: Life, replica: Replica, *ports: str, seconds: float, heeds_documents: bool = True) -> bool:
+    """It has been up, and nothing of these ports has gone wrong for it, for so long."""
+    documents = ("documents",) if heeds_documents else ()
+    names = [f"{port}{replica.number}" for port in (*ports, "process", *documents)]
+    return replica.is_up and not replica.gate.is_dead and life.outside.quiet_for(*names) >= seconds
+
+
+# --- while it lives -------------------------------------------------------------------------------------------------
+
+
+def as_it_goes(life: Life) -> Iterator[str]:
+    yield from _kept_messages(life)
+    yield from _unshown(life)
+    yield from _stuck(life)
+
+
+def _kept_messages(life: Life) -> Iterator[str]:
+    now = life.outside.loop.time()
+    for topic in (life.outside.orders, life.outside.commands):
+        for message_id in topic.messages:
+            age = now - topic.published_at[message_id]
+            if age < UNHEARD_SECONDS:
+                continue
+            if any(
+                _is_well(life, r, "store", "messages", topic.name, "inside", seconds=UNHEARD_SECONDS)
+                for r in life.replicas
+            ):
+                yield f"unheard: {message_id} waits while a replica is well"
+
+
+def _stuck(life: Life) -> Iterator[str]:
+    """A document of another account, or of none, that cannot be read keeps no order from leaving."""
+    if not any(_is_well(life, r, *EVERYTHING, seconds=UNHEARD_SECONDS, heeds_documents=False) for r in life.replicas):
+        return
+    now = life.outside.clock.now()
+    records = [d for d in _documents(life, "execution_orders") if d.get("status") not in FINAL]
+    for record in records:
+        others = [d for d in records if d["account_id"] == record["account_id"]]
+        if (
+            record.get("status") == Status.PENDING
+            and record["purpose"] == Purpose.ENTRY
+            and record["account_id"] not in life.spoilt_accounts | life.unconfigured
+            and len(others) == 1  # else it may wait for one of those
+            and '"total_legs"' not in str(record.get("raw"))
+            and (now - record["received_at"]).total_seconds() >= UNHEARD_SECONDS
+        ):
+            yield f"stuck: {record['signal_id']} is PENDING, and all that it needs is well"
+
+
+def _unshown(life: Life) -> Iterator[str]:
+    """The views follow the record, whatever Pub/Sub and Telegram do."""
+    # What was not foreseen is tried again after half a minute.
+    if not all(
+        _is_well(life, r, "store", seconds=20.0) and _is_well(life, r, "inside", seconds=45.0) for r in life.replicas
+    ):
+        return
+    now = life.outside.clock.now()
+    shown = {(d["signal_id"], d["leg_index"], d["purpose"]): d for d in _documents(life, "execution_confirmations")}
+    for record in _documents(life, "execution_orders"):
+        if record.get("filled_quantity", "0") == "0" or record["account_id"] in life.unconfigured:
+            continue
+        if (now - record["events"][-1]["at"]).total_seconds() < UNSHOWN_SECONDS:
+            continue
+        view = shown.get((record["signal_id"], record["leg_index"], record["purpose"]))
+        if view is None or view["filled_quantity"] != float(record["filled_quantity"]):
+            yield f"unshown: {record['signal_id']} has filled, and its view has not followed"
+
+
+# --- when all has been well for a while -----------------------------------------------------------------------------
+
+
+def stands_still(life: Life) -> Iterator[str]:
+    """An order that could leave has left."""
+    orders = _orders(life)
+    for order in orders:
+        if order.status is not Status.PENDING or order.request.account_id in life.unconfigured:
+            continue
+        if _waits_for_its_entry(order, orders):
+            continue
+        if order.request.total_legs > 1:
+            continue  # the other leg may not have come
+        yield f"stands still: {order.signal_id} is PENDING although all is well"
+
+
+def _waits_for_its_entry(order: Order, orders: list[Order]) -> bool:
+    """An exit whose entry is not over: that may still fill, and the exit is for all of it."""
+    entries = _entries_of(order)
+    return order.identity.purpose is Purpose.EXIT and any(
+        not o.status.is_final and o.signal_id in entries and o.identity.purpose is Purpose.ENTRY for o in orders
+    )
+
+
+def _entries_of(order: Order) -> tuple[str, ...]:
+    return tuple(getattr(order.request, "entry_refs", ()))
+
+
+def is_at_rest(life: Life) -> bool:
+    """Whether there is nothing to complain of; else it is waited for some more."""
+    return next(_owed(life), None) is None
+
+
+def at_the_end(life: Life) -> Iterator[str]:
+    yield from _owed(life)
+    if not life.outside.complaints and not life.unconfigured:
+        for collection, document_id in life.strange:  # a person throws them away
+            life.outside.mongo[DATABASE][collection].documents.pop(document_id)
+        orders = _orders(life)
+        try:
+            audit(life.replicas[0], may_wait={o.order_id for o in orders if _waits_for_its_entry(o, orders)})
+        except AssertionError as exc:
+            yield f"audit: {str(exc).splitlines()[0] if str(exc) else _where(exc)}"
+        except UnreadableRecord as exc:
+            yield f"unreadable: {exc}"
+
+
+def _owed(life: Life) -> Iterator[str]:
+    orders = _orders(life)
+    for topic in (life.outside.orders, life.outside.commands):
+        for message_id in topic.messages:
+            yield f"unacknowledged: {message_id}"
+    yield from _unfinished(life, orders)
+    yield from _lost(life, orders)
+    yield from _placed_twice(life, orders)
+    yield from _exits_that_open(life, orders)
+    for document in _documents(life, "execution_commands"):
+        if document.get("status") == "NEW":
+            yield f"command: {document['_id']} {document.get('kind')} was never ended"
+    yield from _alerts(life, orders)
+    yield from _in_hand(life)
+    for document in _documents(life, "execution_orders"):
+        if (
+            "unsettled" in document["lookup"]
+            and document["status"] in FINAL
+            and document["account_id"] not in life.unconfigured
+        ):
+            yield f"owing: {document['signal_id']} is over and something is still to be told of it"
+
+
+def _where(exc: BaseException) -> str:
+    trace = exc.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return "?"
+    return f"{trace.tb_frame.f_code.co_name} line {trace.tb_lineno}"
+
+
+def _rests(life: Life, order: Order) -> bool:
+    """It works at the broker and has no time-out: by its own words it rests there until it fills or is cancelled."""
+    is_working = order.status in (Status.SUBMITTED, Status.PARTIALLY_FILLED)
+    limits = Limits(order_timeout_seconds=life.history.options["order_timeout_seconds"])
+    if not is_working or order.cancel_wish is not None or timeout_seconds(order, limits) is not None:
+        return False
+    placed = life.book(str(order.request.account_id)).orders(order.client_order_id)
+    return any(p.status is ReportStatus.WORKING and p.filled_quantity == order.filled_quantity for p in placed)
+
+
+def _unfinished(life: Life, orders: list[Order]) -> Iterator[str]:
+    for order in orders:
+        if order.status.is_final or order.request.account_id in life.unconfigured or _rests(life, order):
+            continue
+        if order.status is Status.PENDING and _waits_for_its_entry(order, orders):
+            continue
+        if order.status is Status.IN_DOUBT:
+            # A person has to decide; what counts is that people were told.
+            told = [t for t in life.replicas[0].notifier.texts if "In Doubt" in t or "in doubt" in t]
+            if not any(order.signal_id in text for text in told):
+                yield f"doubt untold: {order.signal_id}"
+            continue
+        yield f"unfinished: {order.signal_id} is {order.status}"
+
+
+def _lost(life: Life, orders: list[Order]) -> Iterator[str]:
+    known = {f"{o.signal_id}/{o.identity.leg_index}" for o in orders}
+    for key in life.outside.sent:
+        if key not in known:
+            yield f"lost: {key} was published and is in no record"
+
+
+def _placed_twice(life: Life, orders: list[Order]) -> Iterator[str]:
+    for account in life.history.options["accounts"]:
+        count = Counter(p.ticket.client_order_id for p in life.book(account).orders())
+        for order in orders:
+            times = sum(count[tag] for tag in order.client_order_ids)
+            if order.request.account_id == account and times > 1:
+                yield f"placed twice: {order.signal_id}"
+
+
+def _exits_that_open(life: Life, orders: list[Order]) -> Iterator[str]:
+    """By the broker's executions, in lives in which none was annulled or came beyond the order: what all exits of an entry took is no more
+    than what the entry had."""
+    words = {s.do for s in life.history.steps} | {str(s.args.get("action")) for s in life.history.steps}
+    if words & {"bust", "correct", "overfill"}:
+        return
+    by_signal: dict[str, Decimal] = {}
+    taken: dict[str, Decimal] = {}
+    for order in orders:
+        if order.request.account_id not in life.history.options["accounts"]:
+            continue
+        book = life.book(str(order.request.account_id))
+        placed = [p for c in order.client_order_ids for p in book.orders(c)]
+        # What the venue executes beyond an order, nobody here has asked for.
+        filled = sum((min(p.filled_quantity, p.ticket.quantity) for p in placed), Decimal(0))
+        if order.identity.purpose is Purpose.ENTRY:
+            by_signal[order.signal_id] = filled
+        else:
+            for entry in _entries_of(order):
+                taken[entry] = taken.get(entry, Decimal(0)) + filled
+    for entry, quantity in taken.items():
+        if quantity > by_signal.get(entry, Decimal(0)):
+            yield f"exit opened: exits of {entry} took {quantity}, it had {by_signal.get(entry, 0)}"
+
+
+def _alerts(life: Life, orders: list[Order]) -> Iterator[str]:
+    for document in _documents(life, "execution_alerts"):
+        if document.get("sent_at") is None:
+            yield f"alert unsent: {document.get('kind')}"
+    for account in sorted(life.unconfigured):
+        is_left = any(o.request.account_id == account and not o.status.is_final for o in orders)
+        told = life.replicas[0].notifier.titled("Account Not Configured")
+        if is_left and not any(account in text for text in told):
+            yield f"alert lost: nobody was told that {account} is not configured"
+
+
+def _in_hand(life: Life) -> Iterator[str]:
+    for replica in life.replicas:
+        if replica._service is None:
+            yield f"down: replica {replica.number} does not live at the end"
+            continue
+        for live in replica._service.live_orders.by_id.values():
+            if live.order.status.is_final:
+                yield f"in hand: {live.order.signal_id} is over and still in hand"
+
+
+def without_numbers(complaint: str) -> str:
+    """For counting kinds of complaints."""
+    return re.sub(r"[a-z]*\d[\w.:-]*", "…", complaint)

@@ -1,0 +1,334 @@
+"""One life from its history: the replicas live, the steps happen, the outside becomes well, and what is left is judged."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import structlog
+from brokers.paper_exchange import PaperExchange
+from brokers.paper_words import PaperOrder
+
+from brokers.base import OrderRef
+from execution_service.core.order import Identity, Purpose
+from tests.fakes import DATABASE, Died
+from tests.simulation import judge
+from tests.simulation.faults import open_inside
+from tests.simulation.loop import OWNER, NothingLeft, SimulatedLoop, Spins, run
+from tests.simulation.steps import ODD_VALUES, STEPS, VENUE_REFUSES, History, draw, ref_of
+from tests.simulation.world import Outside, Replica
+
+WELL_AT = 80.0
+"""Seconds from the beginning: from here on nothing goes wrong any more."""
+MOVES_WITHIN = 45.0
+"""Seconds of health within which everything that can go on has gone on."""
+ENDS_WITHIN = 300.0
+"""Seconds of health within which everything has ended."""
+WATCH_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of a life."""
+
+    seed: int
+    complaints: tuple[str, ...]
+    trace: tuple[str, ...]
+    steps: int
+    """Of the event loop."""
+
+    @property
+    def is_sound(self) -> bool:
+        return not self.complaints
+
+    @property
+    def fingerprint(self) -> str:
+        return sha256("\n".join((*self.trace, *self.complaints)).encode()).hexdigest()
+
+    @property
+    def kind(self) -> str:
+        """Of the first complaint: its words without what differs from life to life."""
+        return judge.kind_of(self.complaints[0]) if self.complaints else ""
+
+
+class Life:
+    """The life that runs, as the steps see it."""
+
+    def __init__(self, history: History, loop: SimulatedLoop, folder: Path) -> None:
+        self.history = history
+        self.outside = Outside(loop, random.Random(f"answers:{history.seed}"), folder, history.options)
+        self.replicas: list[Replica] = []
+        for number in range(history.options["replicas"]):
+            self.replicas.append(Replica(number, self.outside, self.replicas[0] if self.replicas else None))
+        for replica in self.replicas[1:]:
+            replica.reservations = self.replicas[0].reservations
+        self.down_seconds = dict.fromkeys(range(len(self.replicas)), 2.0)
+        self.unconfigured: set[str] = set()
+        self.strange: set[tuple[str, Any]] = set()
+        self.spoilt_accounts: set[str] = set()
+        """Of which a document cannot be read, or could not at some time."""
+        self._mends: list[Callable[[], None]] = []
+        self._stops: list[asyncio.Task[None]] = []
+
+    # --- for the steps --------------------------------------------------------------------------------------------
+
+    def publish_order(self, fields: Mapping[str, Any], age: float) -> None:
+        key = f"{fields['signal_id']}/{fields.get('leg_index', 0)}"
+        if key not in self.outside.sent:
+            self.outside.sent[key] = dict(fields)
+        self.outside.orders.publish(json.dumps(fields).encode(), self.outside.clock.now())
+
+    def identities(self, signal: str) -> list[tuple[Identity, str]]:
+        """Of the orders published under this signal, each with its account."""
+        found = []
+        for fields in self.outside.sent.values():
+            if fields["signal_id"] == signal:
+                purpose = Purpose.EXIT if fields.get("signal_type") == "EXIT" else Purpose.ENTRY
+                found.append(
+                    (
+                        Identity(signal_id=signal, leg_index=fields.get("leg_index", 0), purpose=purpose),
+                        fields["account_id"],
+                    )
+                )
+        return found
+
+    def book(self, account: str) -> PaperExchange:
+        return self.replicas[0].book(account)
+
+    def placed_as(self, signal: str) -> list[PaperOrder]:
+        return [p for i, account in self.identities(signal) for p in self.book(account).orders(i.client_order_id(1))]
+
+    def last_fills(self, signal: str) -> list[tuple[PaperOrder, str]]:
+        found = []
+        for placed in self.placed_as(signal):
+            standing = [f.fill_id for f in placed.fills if not f.busted]
+            if standing:
+                found.append((placed, standing[-1]))
+        return found
+
+    def venue(self, placed: PaperOrder, do: Callable[[PaperExchange, OrderRef], object]) -> None:
+        try:
+            do(self.book(placed.account_id), ref_of(placed))
+        except VENUE_REFUSES as exc:
+            self.outside.trace.say(f"venue: {type(exc).__name__}")
+
+    def begin_stop(self, number: int, down: float) -> None:
+        self._stops.append(self.outside.loop.create_task(self._stop(number, down)))
+
+    async def _stop(self, number: int, down: float) -> None:
+        replica = self.replicas[number]
+        if not replica.is_up:
+            return
+        kept = await replica.end_in_order()
+        if kept:
+            self.complain(f"kept: a stopped replica did not hand back {', '.join(kept)}")
+        await asyncio.sleep(down)
+        await replica.live()
+
+    def spoil(self, collection: str, pick: int, field: str, value: str, mends_after: float) -> None:
+        documents = self.outside.mongo[DATABASE][collection].documents
+        if not documents:
+            return
+        document = list(documents.values())[pick % len(documents)]
+        document_id, before = document["_id"], document.get(field)
+        self._make_odd(document, field, value)
+        whose = document_id if collection == "execution_leases" else document.get("account_id")
+        # An order's own lines in the ledger do not say whose they are: then it may be anybody's.
+        self.spoilt_accounts |= {str(whose)} if whose else set(self.history.options["accounts"])
+        self.outside.trace.say(f"spoilt: {collection} {document_id} {field} {value}")
+        for each in self.replicas:
+            self.outside.trouble("documents", each.number)
+        odd = document.get(field)
+
+        def mend() -> None:
+            now = documents.get(document_id)
+            if now is not None and now.get(field) == odd:
+                now[field] = before
+                self.outside.trace.say(f"mended: {collection} {document_id} {field}")
+                for each in self.replicas:
+                    self.outside.trouble("documents", each.number)
+
+        self._mends.append(mend)
+        self.outside.loop.call_later(mends_after, mend)
+
+    def leave_strange(
+        self, collection: str, document_id: str, field: str, value: str, fields: Mapping[str, Any]
+    ) -> None:
+        now = self.outside.clock.now()
+        usual: dict[str, dict[str, Any]] = {
+            "execution_commands": {
+                "kind": "CANCEL",
+                "body": {"signal_id": "nobody", "account_id": "acct-1"},
+                "published_at": now,
+                "received_at": now,
+                "status": "NEW",
+                "outcome": "",
+                "active_until": None,
+            },
+            "execution_alerts": {
+                "kind": "strange",
+                "text": "strange",
+                "count": 1,
+                "first_at": now,
+                "sent_at": None,
+                "sent_count": 0,
+            },
+            "execution_orders": {
+                "lookup": ["unsettled"],
+                "account_id": "acct-1",
+                "client_order_id": document_id,
+                "signal_id": document_id,
+                "version": 0,
+                "told": {"world": 0, "people": 0},
+                "received_at": now,
+                "leg_index": 0,
+                "purpose": "ENTRY",
+            },
+        }
+        document: dict[str, Any] = {"_id": document_id, **usual[collection], **fields}
+        self._make_odd(document, field, value)
+        documents = self.outside.mongo[DATABASE][collection].documents
+        if document_id not in documents:
+            documents[document_id] = document
+            self.strange.add((collection, document_id))
+
+    def _make_odd(self, document: dict[str, Any], field: str, value: str) -> None:
+        if value == "gone":
+            document.pop(field, None)
+        else:
+            odd = ODD_VALUES[value]
+            document[field] = odd.copy() if isinstance(odd, list | dict) else odd
+
+    # --- the course of it -----------------------------------------------------------------------------------------
+
+    def complain(self, words: str) -> None:
+        if words not in self.outside.complaints:
+            self.outside.complaints.append(words)
+            self.outside.trace.say(f"COMPLAINT {words}")
+
+    async def live(self) -> None:
+        loop = self.outside.loop
+        keepers = [
+            loop.create_task(replica.watch_over(lambda n=number: self.down_seconds[n]))
+            for number, replica in enumerate(self.replicas)
+        ]
+        for replica in self.replicas:
+            await replica.live()
+        watch = loop.create_task(self._watch())
+        for each in self.history.steps:
+            await asyncio.sleep(max(0.0, each.at - loop.time()))
+            self.outside.trace.say(f"step {each.do} {json.dumps(dict(each.args), sort_keys=True)}")
+            STEPS[each.do](self, **each.args)
+        await asyncio.sleep(max(0.0, WELL_AT - loop.time()))
+        self._heal()
+        self.outside.trace.say("all is well")
+        await asyncio.sleep(MOVES_WITHIN)
+        for words in judge.stands_still(self):
+            self.complain(words)
+        while loop.time() < WELL_AT + ENDS_WITHIN and not judge.is_at_rest(self):  # noqa: ASYNC110  the time is the loop's
+            await asyncio.sleep(10.0)
+        for words in judge.at_the_end(self):
+            self.complain(words)
+        for task in (watch, *keepers, *self._stops):
+            task.cancel()
+        for replica in self.replicas:
+            await replica.kill()
+
+    def _heal(self) -> None:
+        self.outside.plan.end()
+        for mend in self._mends:
+            mend()
+        for account in self.history.options["accounts"]:
+            book = self.book(account)
+            book.clear_faults()
+            for number, placed in enumerate(book.orders()):
+                if placed.open_quantity and account not in self.unconfigured:
+                    # One after the other: of two executions at one moment nobody could say which was first.
+                    self.outside.loop.call_later(0.05 * number, self._end_session, placed)
+
+    def _end_session(self, placed: PaperOrder) -> None:
+        """What would rest for ever is executed, or cancelled by the venue."""
+        if self.outside.luck.random() < 0.5:
+            self.venue(placed, lambda book, ref: book.fill_order(ref))
+        else:
+            self.venue(placed, lambda book, ref: book.cancel_unasked(ref, "the session ends"))
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            for words in judge.as_it_goes(self):
+                self.complain(words)
+
+    def close(self) -> None:
+        for replica in self.replicas:
+            for book in replica._books.values():
+                book.close()
+
+
+_FOLDER: list[Path] = []
+
+
+def _folder() -> Path:
+    """One for all lives of this process, in memory where the machine has that."""
+    if not _FOLDER:
+        memory = Path("/dev/shm")
+        _FOLDER.append(Path(tempfile.mkdtemp(prefix="lives-", dir=memory if memory.is_dir() else None)))
+        import atexit
+
+        atexit.register(shutil.rmtree, _FOLDER[0], ignore_errors=True)
+    return _FOLDER[0]
+
+
+def replay(life: int | History) -> Verdict:
+    """The life of a seed, or of a history: the same each time."""
+    history = draw(life) if isinstance(life, int) else life
+    folder = _folder()
+    for file in folder.iterdir():
+        file.unlink()
+    options = history.options
+    loop = SimulatedLoop(
+        random.Random(f"sequence:{history.seed}"), shuffles=options["shuffles"], passes_over=options["passes_over"]
+    )
+    loop.set_exception_handler(_said_nowhere)
+    world = Life(history, loop, folder)
+    luck = random.Random(f"chance:{history.seed}")
+    state = random.getstate()
+    random.seed(f"chance:{history.seed}")
+
+    def log(logger: Any, method: str, event: dict[str, Any]) -> Any:
+        judge.heed_log(world, OWNER.get(), method, event)
+        raise structlog.DropEvent
+
+    old = structlog.get_config()
+    structlog.configure(processors=[log], cache_logger_on_first_use=False)
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        with open_inside(), mock.patch("secrets.token_hex", lambda n: f"{luck.getrandbits(8 * n):0{2 * n}x}"):
+            try:
+                run(loop, world.live())
+            except (Spins, NothingLeft) as exc:
+                world.complain(f"{type(exc).__name__}: {exc}")
+            except Died:
+                world.complain("died: a death came out of the world")
+    finally:
+        structlog.configure(**old)
+        random.setstate(state)
+        world.close()
+        if was_on:
+            gc.enable()
+    return Verdict(history.seed, tuple(world.outside.complaints), tuple(world.outside.trace.lines), loop.steps)
+
+
+def _said_nowhere(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What a task left unsaid that was killed; the judge looks at what the outside holds."""

@@ -1,0 +1,172 @@
+"""What simulated lives have found, each as the smallest history that shows it. Those that are not mended yet are expected to fail: who mends one
+takes its mark away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.simulation.life import Verdict, replay
+from tests.simulation.steps import History, Step
+
+ALONE: dict[str, Any] = {
+    "replicas": 1,
+    "has_leases": False,
+    "accounts": ["acct-1"],
+    "is_unique": True,
+    "uses_ordering_keys": False,
+    "order_timeout_seconds": 60.0,
+    "max_order_age_seconds": 300.0,
+    "shuffles": 0.0,
+    "passes_over": 0.0,
+    "market": {"fill_delay_seconds": None, "partial_fill_rate": 0.0, "rejection_rate": 0.0, "seed": 1},
+}
+BY_LEASES = ALONE | {"has_leases": True}
+TWO = ALONE | {"has_leases": True, "replicas": 2}
+AT_ONCE = ALONE | {"market": ALONE["market"] | {"fill_delay_seconds": 0.0}}
+
+
+def order(at: float, signal: str, **fields: Any) -> tuple[float, str, dict[str, Any]]:
+    return at, "order", {"signal": signal, "account_id": "acct-1"} | fields
+
+
+def broken(at: float, pattern: str, **more: Any) -> tuple[float, str, dict[str, Any]]:
+    return at, "fault", {"pattern": pattern, "action": "break", **more}
+
+
+FOUND: dict[str, tuple[dict[str, Any], list[tuple[float, str, dict[str, Any]]]]] = {
+    "a command that cannot be read keeps the service from starting": (
+        ALONE,
+        [
+            (
+                5.0,
+                "strange",
+                {"collection": "execution_commands", "document_id": "c", "field": "body", "value": "beyond"},
+            ),
+            (6.0, "kill", {"replica": 0, "down": 0.5}),
+            order(10.0, "s0"),
+        ],
+    ),
+    "an alert that cannot be read ends the sending of all": (
+        ALONE,
+        [
+            (
+                5.0,
+                "strange",
+                {"collection": "execution_alerts", "document_id": "a", "field": "text", "value": "beyond"},
+            ),
+            order(10.0, "s0", order_type="STOP", stop_price=10),
+            order(10.0, "x0", signal_type="EXIT", entry_signal_id="s0", side="SELL"),
+        ],
+    ),
+    "a lease that cannot be read stops everything while it is there": (
+        BY_LEASES,
+        [
+            (
+                1.0,
+                "spoil",
+                {
+                    "collection": "execution_leases",
+                    "pick": 0,
+                    "field": "taken_at",
+                    "value": "beyond",
+                    "mends_after": 70.0,
+                },
+            ),
+            order(10.0, "s0", quantity=10),
+        ],
+    ),
+    "an exception out of one order's step restarts the account": (
+        ALONE,
+        [broken(1.0, "inside.next_step", about="s0", times=3), order(5.0, "s0"), order(5.5, "s1", symbol="MSFT")],
+    ),
+    "a lane that pauses while the account begins anew": (
+        ALONE,
+        [
+            broken(1.0, "inside.intend", about="s0", times=3),
+            order(5.0, "s0"),
+            broken(5.8, "inside.start_lanes"),
+            order(5.9, "s1", symbol="MSFT"),
+        ],
+    ),
+    "a replica that alone has lost the store keeps its messages": (
+        TWO,
+        [
+            (5.0, "away", {"port": "store", "replica": 0, "seconds": 70.0}),
+            *(order(6.0 + number, f"s{number}") for number in range(6)),
+        ],
+    ),
+    "a publisher that hangs holds up the views": (
+        ALONE,
+        [
+            order(5.0, "s0"),
+            (6.0, "fault", {"pattern": "publish", "action": "hang", "seconds": 40.0, "times": 1}),
+            (25.0, "fill", {"signal": "s0", "part": 0.2}),
+            (31.0, "fill", {"signal": "s0", "part": 1.0}),
+        ],
+    ),
+    "the alert about an account that is not configured any more": (
+        BY_LEASES | {"accounts": ["acct-1", "acct-3"]},
+        [
+            (5.0, "at_the_book", {"account": "acct-3", "operation": "place", "action": "hold"}),
+            order(5.1, "u0", account_id="acct-3", order_type="LIMIT", limit_price=9, timeout_seconds=0),
+            (10.0, "unconfigure", {"account": "acct-3", "down": 2.0, "store_away_after": 1.5}),
+        ],
+    ),
+    "a writer of the store that ends": (ALONE, [broken(5.0, "inside.take_turns"), order(6.0, "s0")]),
+    "the notifications that end": (ALONE, [broken(5.0, "inside.next_letter"), order(6.0, "s0")]),
+    "a replica that stops keeps what it received": (
+        ALONE,
+        [
+            (5.0, "away", {"port": "store", "replica": 0, "seconds": 20.0}),
+            order(6.0, "s0"),
+            (8.0, "stop", {"replica": 0, "down": 2.0}),
+        ],
+    ),
+    "an execution that is annulled while the order's record cannot be read": (
+        AT_ONCE,
+        [
+            order(5.0, "s0"),
+            (
+                15.0,
+                "spoil",
+                {
+                    "collection": "execution_ledger_lines",
+                    "pick": 0,
+                    "field": "lines",
+                    "value": "list",
+                    "mends_after": 30.0,
+                },
+            ),
+            (20.0, "bust", {"signal": "s0"}),
+        ],
+    ),
+    "a commission that changes from -1 to -2": (
+        AT_ONCE,
+        [
+            order(5.0, "s0"),
+            (20.0, "commission", {"signal": "s0", "amount": "-1"}),
+            (40.0, "commission", {"signal": "s0", "amount": "-2"}),
+        ],
+    ),
+}
+
+
+def verdict(name: str) -> Verdict:
+    options, steps = FOUND[name]
+    return replay(History(1, options, tuple(Step(*step) for step in steps)))
+
+
+NOT_MENDED = frozenset(FOUND)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.xfail(strict=False, reason="not mended yet") if name in NOT_MENDED else ())
+        for name in FOUND
+    ],
+)
+def test_it_is_mended(name: str) -> None:
+    assert not verdict(name).complaints
