@@ -239,6 +239,10 @@ def _means_the_same(order: Order, first: Order) -> bool:
     return False
 
 
+class GivenUp(Exception):
+    """Something within ended as if it had been cancelled, and nobody had."""
+
+
 class Receiver:
     """Has the messages of one inbox stored and acknowledged, or hands them back.
 
@@ -312,12 +316,15 @@ class Receiver:
         try:
             await asyncio.wait({attempt, silence}, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            is_silent = not attempt.done()
             silence.cancel()
-            if not attempt.done():
+            if is_silent:
                 attempt.cancel()
                 await asyncio.wait({attempt})
         if attempt.cancelled():
-            return False
+            if is_silent:
+                return False
+            raise GivenUp("taking it was given up, and not by us")
         attempt.result()
         return True
 

@@ -18,7 +18,9 @@ from brokers.paper.words import Market
 from execution_service import embedded
 from execution_service.core.order import Status
 from execution_service.ports import Command
+from execution_service.reconciliation import Reconciliation
 from execution_service.trader import TradingRules
+from execution_service.trading.connection import Connection
 from tests.builders import identity, order
 from tests.fakes import ACCOUNT, World, two_worlds, world_of
 from tests.service.audit import audit
@@ -179,14 +181,36 @@ async def test_views_and_confirmations_follow_though_the_part_that_writes_them_e
 # --- what takes in --------------------------------------------------------------------------------------------------
 
 
-async def test_orders_are_taken_in_though_the_intake_ended(tmp_path: Path) -> None:
+async def test_an_intake_that_ends_amid_a_message_takes_the_next_and_hands_that_one_back(tmp_path: Path) -> None:
     async with world_of(tmp_path) as world:
         world.store_faults.breaks["execution_orders.insert_many"] = [cut()]
+        world.send("first")
+        await world.run(0.1)
+        world.send("second", symbol="MSFT")
+        await world.run(5)
+        assert world.record("second").status is Status.FILLED
+        world.orders.deliver_again()
+        await world.run(5)
+        assert world.record("first").status is Status.FILLED
+        assert not world.orders.unacknowledged
+
+
+async def test_orders_are_taken_in_though_the_intake_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world_of(tmp_path) as world:
+        inbox = world.orders.queue
+
+        def ends(at_most: int) -> Any:
+            monkeypatch.undo()
+            raise cut()
+
+        monkeypatch.setattr(inbox, "next_batch", ends)
         world.send("first")
         await world.run(2)
         world.send("second", symbol="MSFT")
         await world.run(5)
-        assert world.record("second").status is Status.FILLED
+        world.send("third", symbol="IBM")
+        await world.run(5)
+        assert [world.record(name).status for name in ("first", "second", "third")] == [Status.FILLED] * 3
         assert restarted(world) == ["orders in"]
 
 
@@ -207,9 +231,19 @@ async def test_what_is_left_in_the_store_is_found_though_the_look_for_it_ended(t
 # --- accounts -------------------------------------------------------------------------------------------------------
 
 
-async def test_an_account_is_connected_though_the_part_that_connects_it_ended(tmp_path: Path) -> None:
+async def test_an_account_is_connected_though_the_part_that_connects_it_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with world_of(tmp_path, starts=False) as world:
-        world.broker_faults.errors["connect"] = [cut()]
+        attempt = Connection._connect
+        cuts = [cut()]
+
+        async def ends(self: Connection) -> None:
+            if cuts:
+                raise cuts.pop()
+            await attempt(self)
+
+        monkeypatch.setattr(Connection, "_connect", ends)
         await world.start()
         world.send()
         await world.run(5)
@@ -254,15 +288,23 @@ async def test_a_trader_that_stumbles_is_begun_anew_after_pauses_that_grow(
         assert world.record().status is Status.FILLED
 
 
-async def test_books_are_compared_though_the_comparison_ended(tmp_path: Path) -> None:
+async def test_books_are_compared_though_the_comparison_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rules = TradingRules(reconcile_interval_seconds=10.0)
     async with world_of(tmp_path, starts=False, rules=rules) as world:
-        world.broker_faults.errors["positions"] = [cut()]
+        compare = Reconciliation._compare
+        cuts = [cut()]
+
+        async def ends(self: Reconciliation, *, is_whole: bool) -> Any:
+            if cuts:
+                raise cuts.pop()
+            return await compare(self, is_whole=is_whole)
+
+        monkeypatch.setattr(Reconciliation, "_compare", ends)
         await world.start()
         await world.run(5)
         assert restarted(world) == [f"comparison {ACCOUNT}"]
         asked = len(world.calls("positions"))
-        assert asked >= 2
+        assert asked >= 1
         await world.run(25)
         assert len(world.calls("positions")) > asked
 

@@ -119,7 +119,9 @@ async def test_whenever_it_stumbles_every_order_comes_to_its_end(
     """Among these moments are those at which a task has been begun and has not run yet: ended then, it resets nothing."""
     rules = TradingRules(exit_position_check=ExitPositionCheck.ALWAYS, reconcile_interval_seconds=10.0)
     async with world_of(tmp_path, capabilities=capabilities, rules=rules) as world:
-        world.broker_faults.errors["place_order"] = [CallsSpent("spent", wait_seconds=1.0), OutcomeUnknown("lost")]
+        # One id after the other: an order that was lost twice may be passed over, and is then rightly in doubt.
+        spent = [] if capabilities is ONE_BY_ONE else [CallsSpent("spent", wait_seconds=1.0)]
+        world.broker_faults.errors["place_order"] = [*spent, OutcomeUnknown("lost")]
         has_stumbled = stumble(world, in_turn=in_turn, is_after=is_after)
         for name, symbol in (("a", "AAPL"), ("b", "AAPL"), ("c", "MSFT")):
             world.send(name, symbol=symbol)
@@ -187,7 +189,7 @@ async def test_what_is_told_by_another_life_of_the_adapter_is_asked_for_from_the
         await world.run(0.01)
         assert _trader(world)._hearing._mark is not None
         world.broker_faults.errors["reports"] = [OutcomeUnknown("silent")]
-        await world.run(1.2)
+        await world.run(0.7)
         assert _trader(world)._hearing._mark is None
         world.fill("sig")
         await world.run(10)
