@@ -100,9 +100,9 @@ def local_links(page: Path) -> Iterator[str]:
             yield target.partition("#")[0] or page.name
 
 
-def test_every_decision_is_listed_and_has_a_number_of_its_own() -> None:
+def test_every_decision_is_listed_and_numbered_without_a_gap() -> None:
     records = sorted(path.name for path in (DOCS / "adr").glob("[0-9]*.md"))
-    assert len({name[:4] for name in records}) == len(records)
+    assert [int(name[:4]) for name in records] == list(range(1, len(records) + 1))
     listed = re.findall(r"\]\((\d{4}-[^)]+)\)", (DOCS / "adr" / "README.md").read_text(encoding="utf-8"))
     assert listed == records
 

@@ -114,8 +114,8 @@ INSIDE: dict[str, tuple[str, str, Callable[..., str]]] = {
     # name: module, what of it raises, whom a call is about
     "inside.next_step": ("execution_service.trading.following", "next_step", lambda *a: _signal_of(a[0])),
     "inside.take_turns": ("execution_service.turns", "Turns.take", lambda *a: ""),
-    "inside.next_letter": ("execution_service.letters", "Letters._next", lambda *a: ""),
-    "inside.confirmation": ("execution_service.outbox", "confirmation_fields", lambda *a: _signal_of(a[0])),
+    "inside.next_letter": ("execution_service.delivery.notifications", "Notifications._next", lambda *a: ""),
+    "inside.confirmation": ("execution_service.delivery.views", "confirmation_fields", lambda *a: _signal_of(a[0])),
     "inside.learn": ("execution_service.trading.hearing", "Hearing.learn", lambda *a: _signal_of(a[1])),
     "inside.intend": ("execution_service.trading.sending", "Sending._write_intent", lambda *a: _signal_of(a[1])),
     "inside.start_lanes": ("execution_service.trading.sending", "Sending.start_lanes", lambda *a: ""),

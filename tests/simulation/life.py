@@ -16,10 +16,10 @@ from typing import Any
 from unittest import mock
 
 import structlog
-from brokers.paper_exchange import PaperExchange
-from brokers.paper_words import PaperOrder
 
 from brokers.base import OrderRef
+from brokers.paper.exchange import PaperExchange
+from brokers.paper.words import PaperOrder
 from execution_service.core.order import Identity, Purpose
 from tests.fakes import DATABASE, Died
 from tests.simulation import judge

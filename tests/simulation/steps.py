@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from brokers.paper_words import Action as BookAction
-from brokers.paper_words import Fault, Operation, PaperOrder
-
 from brokers.base import OrderRef
 from brokers.errors import BrokerError
+from brokers.paper.words import Action as BookAction
+from brokers.paper.words import Fault, Operation, PaperOrder
 from execution_service.core.order import Identity, Purpose
 from tests.simulation.faults import INSIDE, Action, Armed
 from tests.simulation.mongo import BEYOND_TIME

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers.paper_exchange import PaperExchange
 from execution_service.letters import Letters
 
+from brokers.paper.exchange import PaperExchange
 from tests.simulation import judge
 from tests.simulation.known import NOT_MENDED
 from tests.simulation.life import replay

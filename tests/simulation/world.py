@@ -10,11 +10,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from brokers.paper_words import Market
 from pymongo.errors import AutoReconnect
 
 from brokers.base import Capabilities, OrderRef
 from brokers.errors import BrokerError, BrokerUnavailable, OutcomeUnknown
+from brokers.paper.words import Market
 from execution_service.ports import Message, PublishFailed
 from execution_service.settings import Account
 from execution_service.store import MongoStore
