@@ -16,7 +16,7 @@ from benchmarks.figures import Figure, machine, print_figures, write_json
 from benchmarks.suite import MEASUREMENTS, Plan
 from benchmarks.traffic import MeasurementFailed
 from benchmarks.worlds import REPOSITORY, refuse_real_places
-from execution_service.embedded import make_private
+from execution_service.app.embedded import make_private
 
 FINISHED_ORDERS = 4000
 FINISHED_ORDERS_IN_FULL = 20_000

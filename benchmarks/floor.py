@@ -26,7 +26,7 @@ from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 
 from benchmarks import CONFIRMATIONS_TOPIC, ORDERS_TOPIC, PROJECT
-from execution_service.embedded import TopicPlan, embedded_store, local_pubsub, make_private
+from execution_service.app.embedded import TopicPlan, embedded_store, local_pubsub, make_private
 
 READY = "Floor ready"
 DATABASE = "floor"

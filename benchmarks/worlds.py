@@ -27,8 +27,8 @@ from benchmarks import COMMANDS_TOPIC, CONFIRMATIONS_TOPIC, ORDERS_TOPIC, PROJEC
 from benchmarks.traffic import MeasurementFailed, OrderMessage, Traffic
 from brokers.paper.exchange import PaperExchange
 from brokers.paper.words import Action, Fault, Operation
-from execution_service.embedded import STORE_PROGRAM
-from execution_service.settings import ConfigurationError, load_settings, secret_names, setting_names
+from execution_service.app.embedded import STORE_PROGRAM
+from execution_service.app.settings import ConfigurationError, load_settings, secret_names, setting_names
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 START_SECONDS = 90.0

@@ -9,13 +9,13 @@ from pathlib import Path
 if __package__ in (None, ""):  # started by its path, as the specification does
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     sys.path = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
-    from execution_service.own_python import stop_at_once, use_own_python
+    from execution_service.app.own_python import stop_at_once, use_own_python
 
     stop_at_once(is_question="--check" in sys.argv)
     use_own_python()
 
 if __name__ == "__main__":  # not where it is imported: other programs have a way of their own to stop
-    from execution_service.own_python import stop_at_once
+    from execution_service.app.own_python import stop_at_once
 
     stop_at_once(is_question="--check" in sys.argv)
 
@@ -25,12 +25,12 @@ import threading
 from collections.abc import Sequence
 
 from brokers.registry import quiet_loggers
-from execution_service.check import check
-from execution_service.embedded import EmbeddedPartFailed
-from execution_service.log import Logging, start_logging
-from execution_service.log_lines import redact, safe
-from execution_service.service import CannotGoOn, CannotStart, serve
-from execution_service.settings import ConfigurationError, load_settings
+from execution_service.app.check import check
+from execution_service.app.embedded import EmbeddedPartFailed
+from execution_service.app.log import Logging, start_logging
+from execution_service.app.log_lines import redact, safe
+from execution_service.app.service import CannotGoOn, CannotStart, serve
+from execution_service.app.settings import ConfigurationError, load_settings
 
 EXIT_FAILED = 1
 EXIT_CONFIGURATION = 2

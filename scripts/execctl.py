@@ -20,18 +20,24 @@ from typing import Any, TypeAlias
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from execution_service.own_python import use_own_python
+    from execution_service.app.own_python import use_own_python
 
     use_own_python()
 
 from rich.console import Console
 
 from brokers.base import BrokerPosition, ContractTerms, Fill
-from execution_service.adopting import plan_of_undoing, read_books, records_named
-from execution_service.clock import SystemClock
-from execution_service.core.adoption import Refused, read_wish
-from execution_service.core.adoption_plan import plan
-from execution_service.core.alerts import (
+from execution_service.app.clock import SystemClock
+from execution_service.app.embedded import EmbeddedPartFailed
+from execution_service.app.settings import Settings
+from execution_service.control.adopting import plan_of_undoing, read_books, records_named
+from execution_service.core.adoption.plan import plan
+from execution_service.core.adoption.records import Refused, read_wish
+from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.order import Hold, Order, OrderRequest, Purpose, Status
+from execution_service.core.positions.ledger import LedgerEntry
+from execution_service.core.reconcile import Discrepancy, Kind
+from execution_service.core.texts import (
     contract_words,
     currency_of,
     difference,
@@ -42,20 +48,14 @@ from execution_service.core.alerts import (
     quantity,
     quoted,
 )
-from execution_service.core.effects import happenings
-from execution_service.core.ledger import LedgerEntry
-from execution_service.core.order import Hold, Order, OrderRequest, Purpose, Status
-from execution_service.core.reconcile import Discrepancy, Kind
-from execution_service.core.record import plan_to_document, positions_from_documents
-from execution_service.core.views import confirmation_id
-from execution_service.desk_view import DeskView
-from execution_service.embedded import EmbeddedPartFailed
-from execution_service.facts import Facts, Mended, Said
-from execution_service.ports import Command, CommandStatus, DeadLetter, Lease, Stored, StoreUnavailable
-from execution_service.rebuild import Rebuild
-from execution_service.settings import Settings
-from execution_service.store import MongoStore, connect
-from execution_service.threads import InPlace
+from execution_service.core.views.record import plan_to_document, positions_from_documents
+from execution_service.core.views.shared import confirmation_id
+from execution_service.delivery.rebuild import Rebuild
+from execution_service.runtime.threads import InPlace
+from execution_service.storage.contract_facts import Facts, Mended, Said
+from execution_service.storage.mongo.store import MongoStore, connect
+from execution_service.storage.ports import Command, CommandStatus, DeadLetter, Lease, Stored, StoreUnavailable
+from execution_service.storage.reader import DeskView
 from scripts import adopt
 from scripts.display import cell, counted, new_console, print_json, print_table, table_time
 from scripts.waits import waits_for

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from execution_service.core.order import Status
-from execution_service.desk_view import Unfinished, Waiting
-from execution_service.ports import Lease
+from execution_service.core.orders.order import Status
+from execution_service.storage.ports import Lease
+from execution_service.storage.reader import Unfinished, Waiting
 from scripts.display import counted
 
 GRACE = timedelta(seconds=30)

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from execution_service.own_python import use_own_python
+    from execution_service.app.own_python import use_own_python
 
     use_own_python()
 
@@ -19,7 +19,7 @@ import requests
 from kiteconnect import KiteConnect
 from kiteconnect.exceptions import KiteException
 
-from execution_service.settings import Account, Settings
+from execution_service.app.settings import Account, Settings
 from scripts.whereabouts import settings_or_exit
 
 CALL_SECONDS = 15

@@ -13,14 +13,14 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from execution_service.own_python import use_own_python
+    from execution_service.app.own_python import use_own_python
 
     use_own_python()
 
 from rich.console import Console
 
 from brokers.registry import stand_in
-from execution_service.settings import REPOSITORY_ROOT, Settings
+from execution_service.app.settings import REPOSITORY_ROOT, Settings
 from scripts.demo_gateway import (
     Gateway,
     GatewayFailed,

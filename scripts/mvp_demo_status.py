@@ -13,19 +13,19 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from execution_service.own_python import use_own_python
+    from execution_service.app.own_python import use_own_python
 
     use_own_python()
 
 from google.api_core.exceptions import GoogleAPICallError, RetryError
 from google.cloud import pubsub_v1
 
-from execution_service.clock import SystemClock
-from execution_service.core.ledger import LedgerEntry
-from execution_service.desk_view import DeskView, Waiting
-from execution_service.ports import Lease, StoreUnavailable
-from execution_service.service import notifier_of
-from execution_service.settings import Settings
+from execution_service.app.clock import SystemClock
+from execution_service.app.service import notifier_of
+from execution_service.app.settings import Settings
+from execution_service.core.positions.ledger import LedgerEntry
+from execution_service.storage.ports import Lease, StoreUnavailable
+from execution_service.storage.reader import DeskView, Waiting
 from notifications.base import NotificationFailed
 from notifications.telegram import TelegramNotifier
 from scripts.demo_gateway import GatewayFailed, left_gateway

@@ -22,7 +22,7 @@ from typing import Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from execution_service.own_python import use_own_python
+    from execution_service.app.own_python import use_own_python
 
     use_own_python()
 
@@ -30,15 +30,15 @@ from google.api_core.exceptions import GoogleAPICallError, NotFound, RetryError
 from google.cloud import pubsub_v1
 from rich.console import Console
 
-from execution_service.core.alerts import log_line, plain, quantity, quoted
-from execution_service.core.effects import happenings
-from execution_service.core.ledger import key_of
-from execution_service.core.order import FINAL, Order, OrderRequest, Status
-from execution_service.core.views import confirmation_id
-from execution_service.core.wire import ParsedOrder, Unusable, parse_order
-from execution_service.desk_view import DeskView
-from execution_service.ports import StoreUnavailable
-from execution_service.settings import REPOSITORY_ROOT, Settings
+from execution_service.app.settings import REPOSITORY_ROOT, Settings
+from execution_service.core.messages.wire import ParsedOrder, Unusable, parse_order
+from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.order import FINAL, Order, OrderRequest, Status
+from execution_service.core.positions.ledger import key_of
+from execution_service.core.texts import log_line, plain, quantity, quoted
+from execution_service.core.views.shared import confirmation_id
+from execution_service.storage.ports import StoreUnavailable
+from execution_service.storage.reader import DeskView
 from scripts.display import counted, new_console, print_json, shown_time
 from scripts.whereabouts import (
     HOW_TO_START,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from execution_service.core.decide import exit_allowance
-from execution_service.core.order import Order, OrderRequest, Purpose, Status
-from execution_service.desk_view import DeskView
+from execution_service.core.orders.decide import exit_allowance
+from execution_service.core.orders.order import Order, OrderRequest, Purpose, Status
+from execution_service.storage.reader import DeskView
 
 
 def waits_for(view: DeskView, order: Order, now: datetime) -> list[str]:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from pymongo.errors import PyMongoError
 
-from execution_service.desk_view import DeskView
-from execution_service.embedded import EmbeddedPartFailed, embedded_store, owned
-from execution_service.settings import ConfigurationError, Settings, load_settings
-from execution_service.store import connect
+from execution_service.app.embedded import EmbeddedPartFailed, embedded_store, owned
+from execution_service.app.settings import ConfigurationError, Settings, load_settings
+from execution_service.storage.mongo.store import connect
+from execution_service.storage.reader import DeskView
 
 HOW_TO_START = "start it: python scripts/mvp_demo_start.py"
 LOCK_SECONDS = 15.0

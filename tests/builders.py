@@ -9,8 +9,8 @@ from decimal import Decimal
 from typing import Any, TypeAlias
 
 from brokers.base import ContractTerms, Fill, Instrument, OrderType, Report, ReportStatus, Side
-from execution_service.core.decide import Elapsed, Limits
-from execution_service.core.order import (
+from execution_service.core.orders.decide import Elapsed, Limits
+from execution_service.core.orders.order import (
     Accepted,
     Adopted,
     AdoptionUndone,

@@ -30,16 +30,17 @@ from brokers.errors import AnswerUnclear, BrokerUnavailable, ReservationLost
 from brokers.paper.adapter import MockBroker, Venue
 from brokers.paper.exchange import PaperExchange
 from brokers.paper.words import Fault, Market, PaperOrder
-from execution_service.core.order import Identity, Order, Purpose
-from execution_service.core.record import order_from_document
+from execution_service.app.service import ExecutionService, Parts
+from execution_service.app.settings import Account
+from execution_service.core.orders.order import Identity, Order, Purpose
+from execution_service.core.views.record import order_from_document
 from execution_service.delivery.stream import Sink
-from execution_service.ports import Message, Processes, PublishFailed
-from execution_service.service import ExecutionService, Parts
-from execution_service.settings import Account
-from execution_service.store import MongoStore
-from execution_service.threads import InPlace
-from execution_service.trader import TradingRules
+from execution_service.ownership.processes import Processes
+from execution_service.runtime.threads import InPlace
+from execution_service.storage.mongo.store import MongoStore
+from execution_service.trading.trader import TradingRules
 from execution_service.transport.inbox import Inbox
+from execution_service.transport.ports import Message, PublishFailed
 from notifications.base import NotificationFailed
 from tests.builders import NOW
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from execution_service.core import decide
-from execution_service.core.asking import CANCELS, FINDS
-from execution_service.core.order import TRANSITIONS, ReasonCode, Status
+from execution_service.app.settings import setting_names
+from execution_service.core.orders import decide
+from execution_service.core.orders.asking import CANCELS, FINDS
+from execution_service.core.orders.order import TRANSITIONS, ReasonCode, Status
 from execution_service.core.reconcile import Kind
-from execution_service.settings import setting_names
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

@@ -11,10 +11,10 @@ from enum import StrEnum
 
 import structlog
 
-from execution_service.core import alerts
-from execution_service.log_lines import safe
-from execution_service.ports import Clock
-from execution_service.supervision import Part, pause_seconds
+from execution_service.app.log_lines import safe
+from execution_service.core import texts
+from execution_service.runtime.clock import Clock
+from execution_service.runtime.supervision import Part, pause_seconds
 
 log = structlog.get_logger(__name__)
 
@@ -190,9 +190,9 @@ class Supervisor:
             exc_info=failure,
         )
         if kept.failures == 1:
-            self._tell(f"part_failed:{name}", alerts.part_failed(part=name, reason=kept.last_failure))
+            self._tell(f"part_failed:{name}", texts.part_failed(part=name, reason=kept.last_failure))
         elif kept.failures == FAILURES_AT_MOST:
-            words = alerts.part_failing_on(
+            words = texts.part_failing_on(
                 part=name, account_id=kept.part.account_id, failures=kept.failures, reason=kept.last_failure
             )
             self._tell(f"part_failing_on:{name}", words)
@@ -204,7 +204,7 @@ class Supervisor:
         log.critical(f"{words}; the service ends", action="part_given_up", part=name, exc_info=failure)
         self._tell(
             f"part_given_up:{name}",
-            alerts.service_ends(part=name, failures=kept.failures, reason=kept.last_failure),
+            texts.service_ends(part=name, failures=kept.failures, reason=kept.last_failure),
         )
         self._reason = self._reason or words
         self._has_given_up.set()

@@ -24,10 +24,10 @@ from brokers.base import (
     ReportStatus,
     Side,
 )
-from execution_service.core.contracts import Contract
-from execution_service.core.decide import fills_are_missing
-from execution_service.core.ledger import LedgerEntry
-from execution_service.core.order import ZERO, Order, Status
+from execution_service.core.orders.contracts import Contract
+from execution_service.core.orders.decide import fills_are_missing
+from execution_service.core.orders.order import ZERO, Order, Status
+from execution_service.core.positions.ledger import LedgerEntry
 
 READINGS = 2
 """So many readings in succession must show a difference before it is opened, and must not show it before it is closed."""

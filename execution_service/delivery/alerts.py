@@ -9,12 +9,13 @@ from datetime import datetime
 
 import structlog
 
-from execution_service.core import alerts as words
+from execution_service.core import texts as words
 from execution_service.delivery.channel import TEXT_LIFETIME, Channel
 from execution_service.delivery.cursor import AFTER_FAILURE_SECONDS
-from execution_service.news import News
-from execution_service.ports import Alarm, Clock, Store, StoreUnavailable
-from execution_service.supervision import Part
+from execution_service.runtime.clock import Clock
+from execution_service.runtime.news import News
+from execution_service.runtime.supervision import Part
+from execution_service.storage.ports import Alarm, Store, StoreUnavailable
 from notifications.base import Notifier
 
 log = structlog.get_logger(__name__)

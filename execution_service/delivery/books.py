@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from execution_service.core.effects import happenings
-from execution_service.core.order import OrderRequest, Purpose
+from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.order import OrderRequest, Purpose
 from execution_service.delivery.cursor import (
     AFTER_FAILURE_SECONDS,
     SLOW_PACE_SECONDS,
@@ -20,8 +20,9 @@ from execution_service.delivery.cursor import (
 )
 from execution_service.delivery.ledger import Ledger, Parcel
 from execution_service.delivery.views import Views
-from execution_service.news import News
-from execution_service.ports import LEDGER, Clock, StoreUnavailable
+from execution_service.runtime.clock import Clock
+from execution_service.runtime.news import News
+from execution_service.storage.ports import LEDGER, StoreUnavailable
 
 log = structlog.get_logger(__name__)
 

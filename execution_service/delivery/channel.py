@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import structlog
 
-from execution_service.ports import Clock
+from execution_service.runtime.clock import Clock
 from notifications.base import NotificationFailed, Notifier
 
 log = structlog.get_logger(__name__)

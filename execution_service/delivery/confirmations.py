@@ -8,15 +8,16 @@ from decimal import Decimal
 
 import structlog
 
-from execution_service.core import alerts
-from execution_service.core.confirmation import attributes, confirmation_json
-from execution_service.core.effects import Happening, happenings
-from execution_service.core.ledger import Line
-from execution_service.core.order import Order
+from execution_service.core import texts
+from execution_service.core.messages.confirmation import attributes, confirmation_json
+from execution_service.core.orders.effects import Happening, happenings
+from execution_service.core.orders.order import Order
+from execution_service.core.positions.ledger import Line
 from execution_service.delivery.cursor import Progress
 from execution_service.delivery.party import Party
 from execution_service.delivery.stream import NotDelivered, Owed
-from execution_service.ports import WORLD, Publisher, PublishFailed
+from execution_service.storage.ports import WORLD
+from execution_service.transport.ports import Publisher, PublishFailed
 
 log = structlog.get_logger(__name__)
 
@@ -74,14 +75,14 @@ class Confirmations:
         except PublishFailed as exc:
             raise NotDelivered(str(exc)) from exc
         log.info(
-            alerts.CONFIRMATION_PUBLISHED,
+            texts.CONFIRMATION_PUBLISHED,
             action="confirmation_published",
             signal_id=body.signal_id,
             status=body.status,
         )
 
     def outage_words(self, waiting: int, attempts: int, reason: str) -> tuple[str, str]:
-        return "publish_failing", alerts.publish_failing(waiting=waiting, attempts=attempts, reason=reason)
+        return "publish_failing", texts.publish_failing(waiting=waiting, attempts=attempts, reason=reason)
 
 
 def _realized_until(lines: Mapping[int, Line], happening: Happening) -> Decimal | None:

@@ -11,11 +11,12 @@ from dataclasses import replace
 
 import structlog
 
-from execution_service.core import alerts
-from execution_service.core.ledger import LedgerKey, Line
-from execution_service.live import LiveOrder, LiveOrders
-from execution_service.news import News
-from execution_service.ports import LEDGER, PEOPLE, WORLD, Clock, Store, StoreUnavailable, Strike, Told
+from execution_service.core import texts
+from execution_service.core.positions.ledger import LedgerKey, Line
+from execution_service.recording.live import LiveOrder, LiveOrders
+from execution_service.runtime.clock import Clock
+from execution_service.runtime.news import News
+from execution_service.storage.ports import LEDGER, PEOPLE, WORLD, Store, StoreUnavailable, Strike, Told
 
 log = structlog.get_logger(__name__)
 
@@ -151,7 +152,7 @@ class Failures:
         )
         if progress.order_id not in self._told:
             self._told.add(progress.order_id)
-            words = alerts.delivery_failing(signal_id=progress.signal_id, reason=str(exc) or type(exc).__name__)
+            words = texts.delivery_failing(signal_id=progress.signal_id, reason=str(exc) or type(exc).__name__)
             await self._raise_alarm("delivery_failing", words)
 
     def are_over(self, order_id: str) -> None:

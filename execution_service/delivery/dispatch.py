@@ -14,9 +14,10 @@ from execution_service.delivery.notifications import Notifications
 from execution_service.delivery.party import Party
 from execution_service.delivery.stream import Sink, Stream
 from execution_service.delivery.views import Views
-from execution_service.live import LiveOrder, LiveOrders
-from execution_service.ports import LEDGER, PEOPLE, Clock, Store
-from execution_service.supervision import Part
+from execution_service.recording.live import LiveOrder, LiveOrders
+from execution_service.runtime.clock import Clock
+from execution_service.runtime.supervision import Part
+from execution_service.storage.ports import LEDGER, PEOPLE, Store
 from notifications.base import Notifier
 
 log = structlog.get_logger(__name__)

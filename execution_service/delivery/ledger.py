@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from execution_service.core.effects import Happening
-from execution_service.core.ledger import LedgerEntry, LedgerKey, Line, fold, key_of, settled
-from execution_service.core.order import Filled, Order, Purpose
+from execution_service.core.orders.effects import Happening
+from execution_service.core.orders.order import Filled, Order, Purpose
+from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line, fold, key_of, settled
 from execution_service.delivery.cursor import Cursors, Progress
-from execution_service.live import LiveOrder
-from execution_service.ports import Store
+from execution_service.recording.live import LiveOrder
+from execution_service.storage.ports import Store
 
 
 @dataclass(frozen=True, slots=True)

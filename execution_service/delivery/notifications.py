@@ -10,14 +10,15 @@ from datetime import datetime
 
 import structlog
 
-from execution_service.core import alerts
-from execution_service.core.effects import happenings
-from execution_service.core.order import Order, Status
+from execution_service.core import texts
+from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.order import Order, Status
 from execution_service.delivery.channel import TEXT_LIFETIME, Channel
 from execution_service.delivery.cursor import SLOW_PACE_SECONDS, Cursors, Failures, Progress
 from execution_service.delivery.party import Party
-from execution_service.news import News
-from execution_service.ports import PEOPLE, Clock
+from execution_service.runtime.clock import Clock
+from execution_service.runtime.news import News
+from execution_service.storage.ports import PEOPLE
 from notifications.base import Notifier
 
 log = structlog.get_logger(__name__)
@@ -145,15 +146,15 @@ class Notifications:
     def _write(self, progress: Progress, order: Order) -> None:
         """What people are owed of the events that are not written yet, into the notification that waits if there is one."""
         waiting = self._waiting.get(order.order_id)
-        texts, outcomes = self._texts(order, progress.taken[PEOPLE], is_crowded=len(self._waiting) >= ALONE_AT_MOST)
-        if waiting is None and not (texts or outcomes):
+        alone, outcomes = self._texts(order, progress.taken[PEOPLE], is_crowded=len(self._waiting) >= ALONE_AT_MOST)
+        if waiting is None and not (alone or outcomes):
             self._cursors.advance(progress, PEOPLE, order.version, is_seen=False)
             return
         if waiting is None:
             waiting = self._waiting[order.order_id] = _Notification(progress, order.version)
         waiting.version, waiting.is_in_doubt = order.version, order.status is Status.IN_DOUBT
-        waiting.alerts += texts
-        self._urgent += [waiting] * len(texts)
+        waiting.alerts += alone
+        self._urgent += [waiting] * len(alone)
         if outcomes:
             waiting.outcomes = outcomes[-1:] if outcomes[-1].text is None else waiting.outcomes + outcomes
         self._cursors.take(progress, PEOPLE, order.version)
@@ -162,22 +163,22 @@ class Notifications:
     def _texts(
         self, order: Order, after: int, *, is_crowded: bool
     ) -> tuple[list[tuple[datetime, str]], list[_Outcome]]:
-        texts: list[tuple[datetime, str]] = []
+        alone: list[tuple[datetime, str]] = []
         outcomes: list[_Outcome] = []
         if not self._notifier.enabled:
-            return texts, outcomes
+            return alone, outcomes
         party = self._party_of(order.request.account_id)
         for happening in happenings(order, after):
             before, event, now = happening.before, happening.event, happening.after
-            text = alerts.order_alert(before, event, now, account_name=party.account_name, broker=party.broker)
+            text = texts.order_alert(before, event, now, account_name=party.account_name, broker=party.broker)
             if text is None:
                 continue
-            line = alerts.outcome_line(before, event, now, account_name=party.account_name)
+            line = texts.outcome_line(before, event, now, account_name=party.account_name)
             if line is None:
-                texts.append((event.at, text))
+                alone.append((event.at, text))
             else:
                 outcomes.append(_Outcome(event.at, None if is_crowded else text, line))
-        return texts, outcomes
+        return alone, outcomes
 
     # --- sending ------------------------------------------------------------------------------------------------
 
@@ -215,7 +216,7 @@ class Notifications:
                 break
             lines.append(line)
             shared += [(notification, outcome) for outcome in notification.outcomes]
-        return _Message(alerts.digest(lines, waiting=len(waiting) - len(lines)), outcomes=shared)
+        return _Message(texts.digest(lines, waiting=len(waiting) - len(lines)), outcomes=shared)
 
     def _sent(self, message: _Message) -> None:
         concerned: dict[str, _Notification] = {}

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 
 import structlog
 
-from execution_service.core.order import Order
+from execution_service.core.orders.order import Order
 from execution_service.delivery.cursor import AFTER_FAILURE_SECONDS, SLOW_PACE_SECONDS, Cursors, Failures, Progress
-from execution_service.news import News
-from execution_service.ports import Clock
+from execution_service.runtime.clock import Clock
+from execution_service.runtime.news import News
 
 log = structlog.get_logger(__name__)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from execution_service.core.ledger import LedgerEntry, LedgerKey
-from execution_service.core.views import (
+from execution_service.core.positions.ledger import LedgerEntry, LedgerKey
+from execution_service.core.views.shared import (
     Booked,
     confirmation_fields,
     confirmation_id,
@@ -15,9 +15,10 @@ from execution_service.core.views import (
 )
 from execution_service.delivery.ledger import Parcel
 from execution_service.delivery.party import Party
-from execution_service.live import LiveOrders
-from execution_service.ports import Clock, Store, View, ViewWrite
-from execution_service.signals import Relations, related_names, trading_order_write
+from execution_service.delivery.signals import Relations, related_names, trading_order_write
+from execution_service.recording.live import LiveOrders
+from execution_service.runtime.clock import Clock
+from execution_service.storage.ports import Store, View, ViewWrite
 
 REMEMBERED_ABSENCE_SECONDS = 30.0
 

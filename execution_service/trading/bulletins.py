@@ -9,10 +9,10 @@ from typing import TypeAlias
 
 import structlog
 
-from execution_service.core import alerts
-from execution_service.core.alerts import Mentioned
-from execution_service.news import News
-from execution_service.ports import Clock
+from execution_service.core import texts
+from execution_service.core.texts import Mentioned
+from execution_service.runtime.clock import Clock
+from execution_service.runtime.news import News
 
 log = structlog.get_logger(__name__)
 
@@ -108,5 +108,5 @@ def _text(subject: str, words: Words, about: Sequence[Mentioned]) -> str:
         else:
             tellable.append(each)
     parts = [words(tellable)] if tellable else []
-    parts.append(alerts.without_words(subject, [each.order.signal_id for each in others]))
+    parts.append(texts.without_words(subject, [each.order.signal_id for each in others]))
     return "\n\n".join(parts)

@@ -13,10 +13,11 @@ import tenacity
 
 from brokers.base import Broker, Capabilities
 from brokers.errors import AuthRequired, BrokerError, BrokerUnavailable, HeldBack, OrderRefused
-from execution_service.core import alerts
-from execution_service.core.decide import Limits
-from execution_service.core.order import Reason, ReasonCode
-from execution_service.ports import Clock, StoreUnavailable
+from execution_service.core import texts
+from execution_service.core.orders.decide import Limits
+from execution_service.core.orders.order import Reason, ReasonCode
+from execution_service.runtime.clock import Clock
+from execution_service.storage.ports import StoreUnavailable
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -225,7 +226,7 @@ class Connection:
         if was_down:
             await self._raise_alarm(
                 f"broker_up:{self.account_id}",
-                alerts.broker_up(account_name=self.account_name, broker=self.broker_name),
+                texts.broker_up(account_name=self.account_name, broker=self.broker_name),
             )
         await self._tell_of_concern()
         self._stands()
@@ -237,7 +238,7 @@ class Connection:
             return  # the broker is there; what it told waits to be recorded
         is_login_needed = isinstance(exc, AuthRequired)
         if is_login_needed and not self._is_login_told:
-            words = alerts.auth_required(account_name=self.account_name, broker=self.broker_name, reason=self.trouble)
+            words = texts.auth_required(account_name=self.account_name, broker=self.broker_name, reason=self.trouble)
             self.is_login_needed = True
             await self._raise_alarm(f"auth_required:{self.account_id}", words)
         self.is_login_needed = self._is_login_told = is_login_needed
@@ -249,7 +250,7 @@ class Connection:
                 account_id=self.account_id,
             )
         if number == self._max_attempts and not self.is_login_needed:
-            words = alerts.broker_down(account_name=self.account_name, broker=self.broker_name, reason=self.trouble)
+            words = texts.broker_down(account_name=self.account_name, broker=self.broker_name, reason=self.trouble)
             await self._raise_alarm(f"broker_down:{self.account_id}", words)
         is_pause = isinstance(exc, BrokerUnavailable) and exc.known_pause
         if number >= self._max_attempts and not is_pause:
@@ -272,13 +273,13 @@ class Connection:
         """Once for as long as each session has the same."""
         concern = self.capabilities.concern
         if concern is not None and concern != self._told_concern:
-            words = alerts.session_concern(account_name=self.account_name, broker=self.broker_name, concern=concern)
+            words = texts.session_concern(account_name=self.account_name, broker=self.broker_name, concern=concern)
             await self._raise_alarm(f"session_concern:{self.account_id}", words)
         self._told_concern = concern
 
     async def tell_of_hold(self, reason: str) -> None:
         """Orders are held for something that the broker lacks."""
-        words = alerts.orders_held(account_name=self.account_name, broker=self.broker_name, reason=reason)
+        words = texts.orders_held(account_name=self.account_name, broker=self.broker_name, reason=reason)
         await self._raise_alarm(f"orders_held:{self.account_id}", words)
 
 

@@ -11,9 +11,9 @@ from decimal import Decimal
 
 from brokers.base import Instrument, Side
 from brokers.errors import BrokerError
-from execution_service.core.decide import was_noted
-from execution_service.core.exit_bound import ZERO, ExitPositionCheck, Standing, may_take
-from execution_service.core.order import (
+from execution_service.core.orders.decide import was_noted
+from execution_service.core.orders.exit_bound import ZERO, ExitPositionCheck, Standing, may_take
+from execution_service.core.orders.order import (
     Capped,
     Event,
     Noted,
@@ -25,13 +25,14 @@ from execution_service.core.order import (
     Rejected,
     Status,
 )
+from execution_service.core.orders.soundness import sound_position
 from execution_service.core.reconcile import Binding, Group, Holding, group_of
-from execution_service.core.soundness import sound_position
-from execution_service.holdings import holdings
-from execution_service.live import LiveOrder, LiveOrders
-from execution_service.ports import Clock, Store
+from execution_service.recording.live import LiveOrder, LiveOrders
+from execution_service.runtime.clock import Clock
+from execution_service.storage.ports import Store
 from execution_service.trading.connection import Connection
 from execution_service.trading.hearing import Hearing
+from execution_service.trading.holdings import holdings
 from execution_service.trading.lanes import Lanes
 from execution_service.trading.tasks import Tasks
 

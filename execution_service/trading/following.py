@@ -9,12 +9,12 @@ from typing import Any
 
 from brokers.base import OrderRef
 from brokers.errors import BrokerError, BrokerUnavailable, HeldBack, NotAnswered, OrderRefused
-from execution_service.core import alerts
-from execution_service.core.alerts import Mentioned
-from execution_service.core.decide import Elapsed, StepKind, next_step
-from execution_service.core.order import CancelRefused, Doubted, Event, Noted, Order, Status
-from execution_service.live import PERHAPS_SENT, LiveOrder, LiveOrders
-from execution_service.ports import Clock
+from execution_service.core import texts
+from execution_service.core.orders.decide import Elapsed, StepKind, next_step
+from execution_service.core.orders.order import CancelRefused, Doubted, Event, Noted, Order, Status
+from execution_service.core.texts import Mentioned
+from execution_service.recording.live import PERHAPS_SENT, LiveOrder, LiveOrders
+from execution_service.runtime.clock import Clock
 from execution_service.trading.appointments import Appointments
 from execution_service.trading.bulletins import Bulletins
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
@@ -218,7 +218,7 @@ class Following:
 
     def _told_of_cancels(self, live: LiveOrder) -> Noted:
         words = partial(
-            alerts.cancels_unconfirmed,
+            texts.cancels_unconfirmed,
             account_name=self._connection.account_name,
             broker=self._connection.broker_name,
             times=CANCEL_ALERT_AFTER,

@@ -11,10 +11,9 @@ import structlog
 
 from brokers.base import Report, Unreadable
 from brokers.errors import AnswerUnclear, BrokerError, BrokerUnavailable, NotAnswered
-from execution_service.core import alerts
-from execution_service.core.alerts import Mentioned
-from execution_service.core.asking import FINDS
-from execution_service.core.decide import (
+from execution_service.core import texts
+from execution_service.core.orders.asking import FINDS
+from execution_service.core.orders.decide import (
     fills_are_missing,
     is_of_another,
     is_short,
@@ -22,11 +21,13 @@ from execution_service.core.decide import (
     unreadable_note,
     was_noted,
 )
-from execution_service.core.heard import Heard, name_of
-from execution_service.core.order import Event, Held, Noted, Order, Status
-from execution_service.core.soundness import sound
-from execution_service.live import LiveOrder, LiveOrders
-from execution_service.ports import Clock, Store, Stored, StoreUnavailable
+from execution_service.core.orders.heard import Heard, name_of
+from execution_service.core.orders.order import Event, Held, Noted, Order, Status
+from execution_service.core.orders.soundness import sound
+from execution_service.core.texts import Mentioned
+from execution_service.recording.live import LiveOrder, LiveOrders
+from execution_service.runtime.clock import Clock
+from execution_service.storage.ports import Store, Stored, StoreUnavailable
 from execution_service.trading.bulletins import Bulletins
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
 from execution_service.trading.isolation import Isolation
@@ -245,7 +246,7 @@ class Hearing:
             if live is None or not await self._is_noted(live, each.words):
                 told.append(f"{each.client_order_id}: {each.words}" if each.client_order_id else each.words)
         if told:
-            words = alerts.cannot_be_read(
+            words = texts.cannot_be_read(
                 account_name=self._connection.account_name, broker=self._connection.broker_name, what=told
             )
             try:
@@ -451,7 +452,7 @@ class Hearing:
 
     def _tell_of_hold(self, order: Order) -> None:
         words = partial(
-            alerts.held_for_opening,
+            texts.held_for_opening,
             account_name=self._connection.account_name,
             broker=self._connection.broker_name,
             words="" if order.hold is None else order.hold.message,

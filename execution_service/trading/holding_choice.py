@@ -8,9 +8,8 @@ from datetime import datetime
 from typing import Protocol
 
 from brokers.base import DERIVATIVES, ContractTerms
-from execution_service.core.contracts import Contract
-from execution_service.core.ledger import LedgerEntry, LedgerKey, SeveralHoldings, holding_for
-from execution_service.core.order import (
+from execution_service.core.orders.contracts import Contract
+from execution_service.core.orders.order import (
     ContractTold,
     Event,
     Order,
@@ -20,8 +19,9 @@ from execution_service.core.order import (
     Rejected,
     SubmitStarted,
 )
-from execution_service.holdings import booked_to
-from execution_service.live import LiveOrders
+from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, SeveralHoldings, holding_for
+from execution_service.recording.live import LiveOrders
+from execution_service.trading.holdings import booked_to
 
 
 class Books(Protocol):

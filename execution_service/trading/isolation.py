@@ -7,10 +7,11 @@ from functools import partial
 
 import structlog
 
-from execution_service.core import alerts
-from execution_service.core.alerts import Mentioned
-from execution_service.live import LiveOrder
-from execution_service.ports import Clock, StoreUnavailable
+from execution_service.core import texts
+from execution_service.core.texts import Mentioned
+from execution_service.recording.live import LiveOrder
+from execution_service.runtime.clock import Clock
+from execution_service.storage.ports import StoreUnavailable
 from execution_service.trading.appointments import Appointments
 from execution_service.trading.bulletins import Bulletins
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
@@ -65,7 +66,7 @@ class Isolation:
         if live.is_isolation_told:
             return
         live.is_isolation_told = True
-        words = partial(alerts.orders_isolated, account_name=self._connection.account_name)
+        words = partial(texts.orders_isolated, account_name=self._connection.account_name)
         self._bulletins.mention("order_isolated", Mentioned(live.order, None, reason), words)
 
 

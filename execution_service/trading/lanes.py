@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from execution_service.core.order import Order, OrderRequest, Purpose, Status
-from execution_service.live import LiveOrder
-from execution_service.ports import Clock
+from execution_service.core.orders.order import Order, OrderRequest, Purpose, Status
+from execution_service.recording.live import LiveOrder
+from execution_service.runtime.clock import Clock
 from execution_service.trading.appointments import Appointments
 from execution_service.trading.isolation import Isolation
 from execution_service.trading.pauses import growing_pause

@@ -8,7 +8,8 @@ from decimal import Decimal
 import structlog
 
 from brokers.errors import OrderRefused
-from execution_service.core.decide import (
+from execution_service.core.errors import UnreadableRecord
+from execution_service.core.orders.decide import (
     UNKNOWN_ENTRY_SECONDS,
     UNKNOWN_LEG_SECONDS,
     ExitAllowance,
@@ -22,10 +23,8 @@ from execution_service.core.decide import (
     stale,
     unsupported_reason,
 )
-from execution_service.core.effects import happenings
-from execution_service.core.errors import UnreadableRecord
-from execution_service.core.ledger import LedgerEntry, with_unbooked
-from execution_service.core.order import (
+from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.order import (
     Cancelled,
     CancelRequested,
     Event,
@@ -38,13 +37,15 @@ from execution_service.core.order import (
     Rejected,
     apply_all,
 )
+from execution_service.core.positions.ledger import LedgerEntry, with_unbooked
 from execution_service.core.reconcile import Holding, by_product
-from execution_service.holdings import is_booked_to
-from execution_service.live import LiveOrder, LiveOrders
-from execution_service.ports import Clock, Store
+from execution_service.recording.live import LiveOrder, LiveOrders
+from execution_service.runtime.clock import Clock
+from execution_service.storage.ports import Store
 from execution_service.trading.connection import Connection, reason_of
 from execution_service.trading.exit_check import AT_WORK, ExitCheck
 from execution_service.trading.holding_choice import HoldingChoice
+from execution_service.trading.holdings import is_booked_to
 from execution_service.trading.lanes import Lanes
 
 log = structlog.get_logger(__name__)

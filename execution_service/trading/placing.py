@@ -20,8 +20,8 @@ from brokers.errors import (
     ReservationLost,
     WordsAlone,
 )
-from execution_service.core.decide import is_stale, was_noted
-from execution_service.core.order import (
+from execution_service.core.orders.decide import is_stale, was_noted
+from execution_service.core.orders.order import (
     CancelRequested,
     Event,
     Noted,
@@ -32,8 +32,8 @@ from execution_service.core.order import (
     Rejected,
     Status,
 )
-from execution_service.live import LiveOrder, LiveOrders
-from execution_service.ports import Clock
+from execution_service.recording.live import LiveOrder, LiveOrders
+from execution_service.runtime.clock import Clock
 from execution_service.trading.connection import Connection, reason_of
 from execution_service.trading.hearing import Hearing
 from execution_service.trading.lanes import Lane, Lanes

@@ -12,8 +12,8 @@ import structlog
 
 from brokers.base import ContractTerms, Ticket
 from brokers.errors import BrokerError, BrokerUnavailable, HeldBack, NotAnswered, OrderRefused
-from execution_service.core.decide import fitting, is_stale
-from execution_service.core.order import (
+from execution_service.core.orders.decide import fitting, is_stale
+from execution_service.core.orders.order import (
     Capped,
     Event,
     InstrumentMatched,
@@ -27,8 +27,9 @@ from execution_service.core.order import (
     SubmitStarted,
     apply_all,
 )
-from execution_service.live import LiveOrder, LiveOrders
-from execution_service.ports import Clock, StoreUnavailable
+from execution_service.recording.live import LiveOrder, LiveOrders
+from execution_service.runtime.clock import Clock
+from execution_service.storage.ports import StoreUnavailable
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection, reason_of
 from execution_service.trading.holding_choice import HoldingChoice
 from execution_service.trading.isolation import Isolation

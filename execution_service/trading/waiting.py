@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
-from execution_service.core import alerts
-from execution_service.core.alerts import Mentioned
-from execution_service.core.decide import was_noted
-from execution_service.core.order import Noted, Purpose, Status
-from execution_service.live import LiveOrder
-from execution_service.ports import Clock
+from execution_service.core import texts
+from execution_service.core.orders.decide import was_noted
+from execution_service.core.orders.order import Noted, Purpose, Status
+from execution_service.core.texts import Mentioned
+from execution_service.recording.live import LiveOrder
+from execution_service.runtime.clock import Clock
 from execution_service.trading.appointments import Appointments
 from execution_service.trading.bulletins import Bulletins
 from execution_service.trading.connection import Connection
@@ -76,7 +76,7 @@ class Waiting:
             return None  # people were told by an earlier life of the service
         since = self._clock.now() - timedelta(seconds=now - live.known_from)
         words = partial(
-            alerts.exits_waiting,
+            texts.exits_waiting,
             account_name=self._connection.account_name,
             broker=self._connection.broker_name,
             reason=cause.words,

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterator, Sequence
 
-from execution_service.ports import Message
+from execution_service.transport.ports import Message
 
 
 class Inbox(asyncio.Queue[Message]):

@@ -20,9 +20,9 @@ from pymongo import UpdateMany, UpdateOne
 from pymongo.errors import AutoReconnect, BulkWriteError, DuplicateKeyError
 from pymongo.results import BulkWriteResult
 
-from execution_service.clock import SystemClock
-from execution_service.store import MongoStore, connect
-from execution_service.threads import Blocking, InPlace, ThreadPool
+from execution_service.app.clock import SystemClock
+from execution_service.runtime.threads import Blocking, InPlace, ThreadPool
+from execution_service.storage.mongo.store import MongoStore, connect
 
 T = TypeVar("T")
 MONGODB_VARIABLE = "TEST_MONGODB_URI"

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from brokers.paper.words import Action, Fault, Market, Operation
-from execution_service.check import Finding, account_finding
-from execution_service.settings import Account
+from execution_service.app.check import Finding, account_finding
+from execution_service.app.settings import Account
 from simulators import stage_ibkr, stage_zerodha
 
 

@@ -17,16 +17,17 @@ from bson.datetime_ms import DatetimeMS
 from pymongo.errors import BulkWriteError, OperationFailure
 from structlog.testing import capture_logs
 
-from execution_service import store as names
-from execution_service.core.effects import happenings
 from execution_service.core.errors import InvalidTransition, UnreadableRecord
-from execution_service.core.ledger import LedgerEntry, Line, fold, key_of
-from execution_service.core.order import Event, Identity, Noted, Order, Purpose, Status, apply_all
-from execution_service.core.position import Position
+from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.order import Event, Identity, Noted, Order, Purpose, Status, apply_all
+from execution_service.core.positions.ledger import LedgerEntry, Line, fold, key_of
+from execution_service.core.positions.position import Position
 from execution_service.core.reconcile import Discrepancy, Finding, Kind, Owner, State
-from execution_service.core.views import HexId
-from execution_service.documents import command_from_document, with_ids
-from execution_service.ports import (
+from execution_service.core.views.shared import HexId
+from execution_service.storage.mongo import store as names
+from execution_service.storage.mongo.documents import command_from_document, with_ids
+from execution_service.storage.mongo.store import MongoStore, connect
+from execution_service.storage.ports import (
     Alarm,
     Command,
     CommandStatus,
@@ -41,7 +42,6 @@ from execution_service.ports import (
     View,
     ViewWrite,
 )
-from execution_service.store import MongoStore, connect
 from tests.builders import (
     NOW,
     accepted,

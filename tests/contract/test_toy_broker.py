@@ -16,9 +16,9 @@ import brokers
 from brokers.factory import BrokerFactory
 from brokers.paper.words import Market
 from brokers.registry import manifests, quiet_loggers
-from execution_service.check import account_finding
-from execution_service.log import start_logging
-from execution_service.settings import ConfigurationError, Settings, load_settings, secret_names, setting_names
+from execution_service.app.check import account_finding
+from execution_service.app.log import start_logging
+from execution_service.app.settings import ConfigurationError, Settings, load_settings, secret_names, setting_names
 from scripts.adopt import products
 from simulators.catalogue import programs, simulator_of
 

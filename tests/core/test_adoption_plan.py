@@ -13,29 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brokers.base import AssetClass, BrokerPosition, OptionRight, Side
-from execution_service.core.adoption import (
-    Books,
-    Plan,
-    Refused,
-    Wish,
-    adoption_id,
-    read_wish,
-    records_of,
-)
-from execution_service.core.adoption_plan import Recorded, plan, plan_undoing, undoing
-from execution_service.core.alerts import log_line, order_alert, outcome_line
-from execution_service.core.decide import exit_allowance
-from execution_service.core.effects import Happening, happenings
-from execution_service.core.ledger import LedgerEntry, LedgerKey, Line, fold, key_of
-from execution_service.core.order import Capped, Order, Purpose, Rejected, Status, apply_all
+from execution_service.core.adoption.plan import Recorded, plan, plan_undoing, undoing
+from execution_service.core.adoption.records import Books, Plan, Refused, Wish, adoption_id, read_wish, records_of
+from execution_service.core.orders.decide import exit_allowance
+from execution_service.core.orders.effects import Happening, happenings
+from execution_service.core.orders.order import Capped, Order, Purpose, Rejected, Status, apply_all
+from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line, fold, key_of
 from execution_service.core.reconcile import Discrepancy, Finding, Kind, Owner, State
-from execution_service.core.record import (
+from execution_service.core.texts import log_line, order_alert, outcome_line
+from execution_service.core.views.record import (
     order_from_document,
     order_to_document,
     plan_from_document,
     plan_to_document,
 )
-from execution_service.core.views import confirmation_fields
+from execution_service.core.views.shared import confirmation_fields
 from tests.builders import NOW, accepted, amount, at, filled_by, identity, instrument, order, submit_started
 
 THOROUGH = settings(max_examples=80, deadline=None)

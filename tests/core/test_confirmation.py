@@ -9,8 +9,14 @@ from decimal import Decimal
 import pytest
 
 from brokers.base import Fill, Instrument, OrderType, Side
-from execution_service.core.confirmation import attributes, confirmation, confirmation_json, iso_time, json_number
-from execution_service.core.order import (
+from execution_service.core.messages.confirmation import (
+    attributes,
+    confirmation,
+    confirmation_json,
+    iso_time,
+    json_number,
+)
+from execution_service.core.orders.order import (
     Accepted,
     Busted,
     Cancelled,

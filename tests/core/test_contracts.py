@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from brokers.base import AssetClass, ContractTerms, Instrument, Side
-from execution_service.core.contracts import Contract, may_be_of_one_contract
-from execution_service.core.effects import happenings
-from execution_service.core.ledger import LedgerEntry, fold, holding_for, key_of
-from execution_service.core.order import ContractTold, Order
-from execution_service.core.record import ledger_from_document, ledger_to_document, order_from_document
+from execution_service.core.orders.contracts import Contract, may_be_of_one_contract
+from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.order import ContractTold, Order
+from execution_service.core.positions.ledger import LedgerEntry, fold, holding_for, key_of
+from execution_service.core.views.record import ledger_from_document, ledger_to_document, order_from_document
 from tests.builders import NOW, accepted, filled_by, identity, order, submit_started
 
 SILVER = Instrument(symbol="SI", asset_class=AssetClass.FUTURE, expiry="202612")

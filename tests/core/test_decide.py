@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brokers.base import AssetClass, Capabilities, Fill, FillsShown, OrderType, Report, ReportStatus, Tif
-from execution_service.core.asking import CANCELS, FINDS, Asked
-from execution_service.core.decide import (
+from execution_service.core.errors import InvalidTransition
+from execution_service.core.orders.asking import CANCELS, FINDS, Asked
+from execution_service.core.orders.decide import (
     NEVER,
     Elapsed,
     Limits,
@@ -32,8 +33,7 @@ from execution_service.core.decide import (
     timeout_seconds,
     unsupported_reason,
 )
-from execution_service.core.errors import InvalidTransition
-from execution_service.core.order import (
+from execution_service.core.orders.order import (
     FINAL,
     Accepted,
     Busted,

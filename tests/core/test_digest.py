@@ -8,8 +8,8 @@ from decimal import Decimal
 import pytest
 
 from brokers.base import Side
-from execution_service.core import alerts
-from execution_service.core.order import (
+from execution_service.core import texts
+from execution_service.core.orders.order import (
     Cancelled,
     Event,
     Order,
@@ -38,7 +38,7 @@ from tests.builders import (
 
 
 def line_of(event: Event, before: Order) -> str | None:
-    return alerts.outcome_line(before, event, apply(before, event), account_name="Main & Co")
+    return texts.outcome_line(before, event, apply(before, event), account_name="Main & Co")
 
 
 def test_an_outcome_is_one_line_with_order_signal_and_account() -> None:
@@ -69,8 +69,8 @@ def test_a_line_stays_one_whatever_the_broker_says_and_is_cut() -> None:
 
 
 def test_a_message_about_many_counts_them_and_what_is_still_to_come() -> None:
-    assert alerts.digest(["one", "two"], waiting=0) == "📋 2 Orders\n\none\ntwo"
-    assert alerts.digest(["one"], waiting=7).startswith("📋 1 Order (7 more to come)\n\none")
+    assert texts.digest(["one", "two"], waiting=0) == "📋 2 Orders\n\none\ntwo"
+    assert texts.digest(["one"], waiting=7).startswith("📋 1 Order (7 more to come)\n\none")
 
 
 # --- exits that fail ------------------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ def test_exit_that_ends_with_something_left_is_told_alone_with_what_remains(
     before = exit_in(status)
     after = apply(before, event)
     assert line_of(event, before) is None
-    text = alerts.order_alert(before, event, after, account_name="Main", broker="IBKR")
+    text = texts.order_alert(before, event, after, account_name="Main", broker="IBKR")
     assert text is not None
     assert text.startswith("🚨 Exit Failed\n")
     assert f"Remaining: {left} not closed by it\n" in text
@@ -119,7 +119,7 @@ def test_exit_that_ends_with_something_left_is_told_alone_with_what_remains(
 )  # fmt: skip
 def test_exit_that_somebody_ended_or_that_had_nothing_to_exit_has_not_failed(event: Event, status: Status) -> None:
     before = exit_in(status)
-    text = alerts.order_alert(before, event, apply(before, event), account_name="Main", broker="IBKR")
+    text = texts.order_alert(before, event, apply(before, event), account_name="Main", broker="IBKR")
     assert text is not None
     assert "Exit Failed" not in text
     assert line_of(event, before) is not None
@@ -128,7 +128,7 @@ def test_exit_that_somebody_ended_or_that_had_nothing_to_exit_has_not_failed(eve
 def test_exit_that_could_not_even_be_read_has_failed_too_and_an_entry_never_has() -> None:
     unread = order(of=EXIT, asked=refused_request())
     event = Rejected(at=NOW, reason=Reason(ReasonCode.INVALID_ORDER, "quantity: missing"))
-    text = alerts.order_alert(unread, event, apply(unread, event), account_name=None, broker="NONE")
+    text = texts.order_alert(unread, event, apply(unread, event), account_name=None, broker="NONE")
     assert text is not None
     assert "Exit Failed" in text
     assert line_of(cancelled(40), order_in(Status.PARTIALLY_FILLED)) is not None

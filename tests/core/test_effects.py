@@ -6,9 +6,9 @@ import itertools
 
 import pytest
 
-from execution_service.core.effects import Happening, bare, happenings
 from execution_service.core.errors import CoreError
-from execution_service.core.order import (
+from execution_service.core.orders.effects import Happening, bare, happenings
+from execution_service.core.orders.order import (
     FINAL,
     Busted,
     Cancelled,

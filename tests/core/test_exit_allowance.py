@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from brokers.base import AssetClass, Capabilities, OrderType, Side, Tif
-from execution_service.core.decide import ExitAllowance, as_its_entry_says, exit_allowance, unsupported_reason
-from execution_service.core.order import (
+from execution_service.core.orders.decide import ExitAllowance, as_its_entry_says, exit_allowance, unsupported_reason
+from execution_service.core.orders.order import (
     Capped,
     InstrumentMatched,
     Order,

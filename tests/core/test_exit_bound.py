@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brokers.base import Side
-from execution_service.core.exit_bound import ZERO, Standing, may_take
+from execution_service.core.orders.exit_bound import ZERO, Standing, may_take
 
 THOROUGH = settings(max_examples=500, deadline=None)
 STRATEGIES = ("A", "B", "C")

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brokers.base import Side
-from execution_service.core.effects import happenings
-from execution_service.core.ledger import LedgerEntry, LedgerKey, Line, fold, key_of, settled
-from execution_service.core.order import Event, Order, apply_all
+from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.order import Event, Order, apply_all
+from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line, fold, key_of, settled
 from execution_service.core.reconcile import Holding, by_product
-from execution_service.core.record import ledger_from_document, ledger_to_document
+from execution_service.core.views.record import ledger_from_document, ledger_to_document
 from tests.builders import (
     accepted,
     at,

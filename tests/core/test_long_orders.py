@@ -12,11 +12,11 @@ from types import FrameType
 import pytest
 
 from brokers.base import FillsShown
-from execution_service.core.alerts import log_line, order_alert
-from execution_service.core.decide import fills_are_missing, news
-from execution_service.core.effects import happenings
-from execution_service.core.order import Event, Filled, Order, apply, apply_all, bare
-from execution_service.core.record import event_to_document, state_of
+from execution_service.core.orders.decide import fills_are_missing, news
+from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.order import Event, Filled, Order, apply, apply_all, bare
+from execution_service.core.texts import log_line, order_alert
+from execution_service.core.views.record import event_to_document, state_of
 from tests.builders import (
     NOW,
     accepted,

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brokers.base import OrderType
-from execution_service.core.effects import bare
 from execution_service.core.errors import FillsDoNotAddUp, InvalidTransition
-from execution_service.core.order import (
+from execution_service.core.orders.effects import bare
+from execution_service.core.orders.order import (
     FINAL,
     TRANSITIONS,
     Accepted,
@@ -53,7 +53,7 @@ from execution_service.core.order import (
     apply,
     apply_all,
 )
-from execution_service.core.record import event_from_document, event_to_document
+from execution_service.core.views.record import event_from_document, event_to_document
 from tests.builders import (
     NOW,
     accepted,

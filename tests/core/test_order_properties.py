@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from brokers.base import Fill, Report, ReportStatus
-from execution_service.core.decide import news
-from execution_service.core.effects import bare, happenings
-from execution_service.core.order import (
+from execution_service.core.orders.decide import news
+from execution_service.core.orders.effects import bare, happenings
+from execution_service.core.orders.order import (
     FINAL,
     Busted,
     Event,

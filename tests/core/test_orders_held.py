@@ -7,13 +7,23 @@ from dataclasses import replace
 import pytest
 
 from brokers.base import ReportStatus, Tif
-from execution_service.core import alerts
-from execution_service.core.alerts import Mentioned
-from execution_service.core.decide import Limits, Step, StepKind, news, next_step
-from execution_service.core.effects import happenings
-from execution_service.core.order import CancelRequested, Event, Held, Hold, Order, Released, Status, apply, apply_all
+from execution_service.core import texts
+from execution_service.core.orders.decide import Limits, Step, StepKind, news, next_step
+from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.order import (
+    CancelRequested,
+    Event,
+    Held,
+    Hold,
+    Order,
+    Released,
+    Status,
+    apply,
+    apply_all,
+)
 from execution_service.core.reconcile import HELD_UNLISTED_AT_MOST, may_be_unlisted
-from execution_service.core.record import order_from_document, order_to_document
+from execution_service.core.texts import Mentioned
+from execution_service.core.views.record import order_from_document, order_to_document
 from tests.builders import (
     NOW,
     accepted,
@@ -200,34 +210,34 @@ def test_only_a_hold_without_a_told_end_explains_an_absence_and_not_for_ever() -
 
 
 def test_the_log_has_a_line_for_each() -> None:
-    assert alerts.log_line(WORKING, held(at(60)), HELD) == (
+    assert texts.log_line(WORKING, held(at(60)), HELD) == (
         "Order held for the opening until 2025-03-03 15:01:00 UTC: not at the exchange before the opening",
         "order_held",
     )
-    line = alerts.log_line(HELD, released(), WORKING)
+    line = texts.log_line(HELD, released(), WORKING)
     assert line == ("Order released to the market: Submitted", "order_released")
-    assert alerts.order_alert(WORKING, held(), HELD, account_name="A", broker="B") is None, "told together"
+    assert texts.order_alert(WORKING, held(), HELD, account_name="A", broker="B") is None, "told together"
 
 
 def test_one_message_tells_of_many_held_orders() -> None:
-    text = alerts.held_for_opening(
+    text = texts.held_for_opening(
         [Mentioned(HELD, at(60))] * 30, account_name="Evening", broker="IBKR", words="not before nine"
     )
     assert "Held: 30 orders of Evening are held until 2025-03-03 15:01:00 UTC: BUY 100 AAPL (signal-1); " in text
     assert "; and 25 more" in text
     assert "Broker's words: not before nine" in text
-    one = alerts.held_for_opening([Mentioned(HELD, None)], account_name="Evening", broker="IBKR", words="")
+    one = texts.held_for_opening([Mentioned(HELD, None)], account_name="Evening", broker="IBKR", words="")
     assert "1 order of Evening is held until the opening: " in one
 
 
 def test_one_message_tells_of_exits_and_of_cancels() -> None:
     about = order()
-    several = alerts.exits_waiting(
+    several = texts.exits_waiting(
         [Mentioned(about, NOW), Mentioned(about, None)], account_name="A", broker="B", reason="no calls", to_do="wait"
     )
     assert several.startswith("🚨 2 Exits Cannot Leave")
     assert "BUY 100 AAPL (signal-1) since 2025-03-03 15:00:00 UTC; BUY 100 AAPL (signal-1)\n" in several
-    one = alerts.exits_waiting([Mentioned(about, NOW)], account_name="A", broker="B", reason="no calls", to_do="wait")
+    one = texts.exits_waiting([Mentioned(about, NOW)], account_name="A", broker="B", reason="no calls", to_do="wait")
     assert one.startswith("🚨 Exit Cannot Leave")
-    cancels = alerts.cancels_unconfirmed([Mentioned(about, None)], account_name="A", broker="B", times=3)
+    cancels = texts.cancels_unconfirmed([Mentioned(about, None)], account_name="A", broker="B", times=3)
     assert "asked 3 times" in cancels

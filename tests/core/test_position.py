@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brokers.base import Side
-from execution_service.core.position import ORDER_IDS_KEPT, Booked, Position, apply_fill, reverse_fill
+from execution_service.core.positions.position import ORDER_IDS_KEPT, Booked, Position, apply_fill, reverse_fill
 from tests.builders import NOW, at
 
 THOROUGH = settings(max_examples=400, deadline=None)

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brokers.base import AssetClass, BrokerPosition, Instrument, OptionRight, ReportStatus, Side
-from execution_service.core import alerts
+from execution_service.core import texts
 from execution_service.core.errors import UnreadableRecord
-from execution_service.core.order import Fitted, Identity, Order, Purpose, Status, apply_all
+from execution_service.core.orders.order import Fitted, Identity, Order, Purpose, Status, apply_all
 from execution_service.core.reconcile import (
     OF_POSITIONS,
     OF_REPORTS,
@@ -38,7 +38,7 @@ from execution_service.core.reconcile import (
     resting_exits,
     unknown_order,
 )
-from execution_service.core.record import discrepancy_from_document, discrepancy_to_document
+from execution_service.core.views.record import discrepancy_from_document, discrepancy_to_document
 from tests.builders import (
     NOW,
     accepted,
@@ -540,7 +540,7 @@ def row(finding: Finding = DIFFERS, **changes: Any) -> Discrepancy:
         opened_at=NOW,
         updated_at=NOW,
         owner=owner_of(finding.kind),
-        next_step=alerts.next_step(finding),
+        next_step=texts.next_step(finding),
     )
     return replace(usual, **changes)
 
@@ -562,13 +562,13 @@ def test_rows_of_one_account_about_one_thing_have_one_place_and_ids_of_their_own
 def test_every_kind_has_words_a_next_step_and_an_owner() -> None:
     for kind in Kind:
         about = replace(DIFFERS, kind=kind, order_id="ord_1", client_order_id="xabc", signal_id="sig")
-        assert "sig" in alerts.difference(about)
-        assert alerts.next_step(about)
+        assert "sig" in texts.difference(about)
+        assert texts.next_step(about)
         assert owner_of(kind) in Owner
 
 
 def test_alert_says_both_sides_and_what_to_do() -> None:
-    text = alerts.discrepancy_opened(row(), account_name="Main", broker="MOCK")
+    text = texts.discrepancy_opened(row(), account_name="Main", broker="MOCK")
     assert text.startswith(
         "⚠️ Discrepancy\n\nAccount: Main\nBroker: MOCK\nFound: Position differs: AAPL|STOCK: ours 100"
     )
@@ -584,14 +584,14 @@ def test_outcome_line_says_reconciled_only_when_nothing_differs() -> None:
         "orders_not_ours": 0,
         "positions_not_ours": 0,
     }
-    assert alerts.reconciled(**counts, **none) == "Reconciled: 2 open orders, 5 executions, 3 positions agree"
-    untold = alerts.reconciled(**counts | {"positions": None}, **none)
+    assert texts.reconciled(**counts, **none) == "Reconciled: 2 open orders, 5 executions, 3 positions agree"
+    untold = texts.reconciled(**counts | {"positions": None}, **none)
     assert untold == "Not reconciled: 2 open orders, 5 executions agree; positions not told"
-    foreign = alerts.reconciled(**counts, **none | {"orders_not_ours": 1, "positions_not_ours": 2})
+    foreign = texts.reconciled(**counts, **none | {"orders_not_ours": 1, "positions_not_ours": 2})
     assert foreign.startswith("Reconciled: ")
     assert foreign.endswith("not ours and left alone: 1 order and 2 positions")
     for wrong in ("discrepancies", "unconfirmed", "looked_for"):
-        assert alerts.reconciled(**counts, **none | {wrong: 1}).startswith("Not reconciled: ")
+        assert texts.reconciled(**counts, **none | {wrong: 1}).startswith("Not reconciled: ")
 
 
 # --- products, and exits that rest ----------------------------------------------------------------------------------

@@ -16,10 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from brokers.base import Fill, Instrument, Side
-from execution_service.core import order as order_words
 from execution_service.core.errors import CoreError, UnreadableRecord
-from execution_service.core.ledger import LedgerEntry, LedgerKey, Line
-from execution_service.core.order import (
+from execution_service.core.orders import order as order_words
+from execution_service.core.orders.order import (
     Event,
     Identity,
     Order,
@@ -32,8 +31,9 @@ from execution_service.core.order import (
     apply,
     new_order,
 )
-from execution_service.core.position import Position
-from execution_service.core.record import (
+from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line
+from execution_service.core.positions.position import Position
+from execution_service.core.views.record import (
     Document,
     as_stored,
     event_from_document,

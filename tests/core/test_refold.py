@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brokers.base import Side
-from execution_service.core.effects import happenings
-from execution_service.core.ledger import LedgerEntry, Line, fold, key_of
-from execution_service.core.order import Order, apply_all
-from execution_service.core.position import Position
-from execution_service.core.refold import Booking, as_told, corrected, refolded
+from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.order import Order, apply_all
+from execution_service.core.positions.ledger import LedgerEntry, Line, fold, key_of
+from execution_service.core.positions.position import Position
+from execution_service.core.views.refold import Booking, as_told, corrected, refolded
 from tests.builders import accepted, busted, contract_declared, filled_by, identity, order, submit_started
 
 

@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 
 from brokers.base import OrderType, ReportStatus, Side, Tif
-from execution_service.core.decide import (
+from execution_service.core.orders.decide import (
     StepKind,
     cancel_wish,
     fills_are_missing,
@@ -20,7 +20,7 @@ from execution_service.core.decide import (
     next_step,
     pending_legs,
 )
-from execution_service.core.order import (
+from execution_service.core.orders.order import (
     Accepted,
     Busted,
     Cancelled,
@@ -38,7 +38,7 @@ from execution_service.core.order import (
     apply,
     apply_all,
 )
-from execution_service.core.position import Position, apply_fill, reverse_fill
+from execution_service.core.positions.position import Position, apply_fill, reverse_fill
 from tests.builders import (
     NOW,
     accepted,

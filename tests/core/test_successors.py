@@ -9,8 +9,8 @@ from decimal import Decimal
 import pytest
 
 from brokers.base import AssetClass, BrokerPosition, Instrument, OptionRight
+from execution_service.core.adoption.successors import arrivals, explained, quantities_of
 from execution_service.core.reconcile import Finding, Holding, compare_positions
-from execution_service.core.successors import arrivals, explained, quantities_of
 from tests.builders import instrument
 
 PUT = Instrument(

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from brokers.base import UNNAMED_POSITION, BrokerPosition, Fill, FillsShown, Instrument, Report, ReportStatus
-from execution_service.core.confirmation import fill_body
-from execution_service.core.decide import is_short, news, unreadable_note
-from execution_service.core.order import Accepted, Filled, Noted, Order, apply_all
+from execution_service.core.messages.confirmation import fill_body
+from execution_service.core.orders.decide import is_short, news, unreadable_note
+from execution_service.core.orders.order import Accepted, Filled, Noted, Order, apply_all
+from execution_service.core.orders.soundness import sound, sound_position
 from execution_service.core.reconcile import Holding, compare_positions
-from execution_service.core.record import event_from_document, event_to_document, instrument_of_ledger
-from execution_service.core.soundness import sound, sound_position
-from execution_service.core.views import fill_fields
+from execution_service.core.views.record import event_from_document, event_to_document, instrument_of_ledger
+from execution_service.core.views.shared import fill_fields
 from tests.builders import NOW, fill, order, submit_started
 
 LATER = NOW + timedelta(seconds=5)

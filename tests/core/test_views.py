@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from brokers.base import AssetClass, OrderType, Side
-from execution_service.core.effects import happenings
-from execution_service.core.ledger import LedgerEntry, fold, key_of
-from execution_service.core.order import Event, Order, Purpose, Reason, ReasonCode, Rejected, Status, apply_all
-from execution_service.core.views import (
+from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.order import Event, Order, Purpose, Reason, ReasonCode, Rejected, Status, apply_all
+from execution_service.core.positions.ledger import LedgerEntry, fold, key_of
+from execution_service.core.views.shared import (
     Booked,
     confirmation_fields,
     confirmation_id,

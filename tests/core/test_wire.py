@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from brokers.base import AssetClass, OptionRight, OrderType, Side, Tif
-from execution_service.core.order import Identity, OrderRequest, Purpose, RefusedRequest
-from execution_service.core.wire import (
+from execution_service.core.messages.wire import (
     CancelCommand,
     ParsedOrder,
     RefusedCommand,
@@ -23,6 +22,7 @@ from execution_service.core.wire import (
     parse_order,
     parse_order_fields,
 )
+from execution_service.core.orders.order import Identity, OrderRequest, Purpose, RefusedRequest
 
 SAMPLES = Path(__file__).parent.parent / "signals_testing"
 

@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brokers.base import OrderType, Side
-from execution_service.core.fields import MAX_DIGITS, exact_decimal, written
-from execution_service.core.order import Identity, OrderRequest, Purpose, RefusedRequest
-from execution_service.core.wire import (
+from execution_service.core.messages.fields import MAX_DIGITS, exact_decimal, written
+from execution_service.core.messages.wire import (
     CancelCommand,
     ParsedOrder,
     RefusedCommand,
@@ -22,6 +21,7 @@ from execution_service.core.wire import (
     parse_order,
     parse_order_fields,
 )
+from execution_service.core.orders.order import Identity, OrderRequest, Purpose, RefusedRequest
 
 FIELD_NAMES = (
     "signal_id leg_index total_legs order_id symbol instrument instrument_type secType side action direction signal_type account_id account "

@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from execution_service import execution_main
 from execution_service.app import supervisor
-from execution_service.commits import Commits
-from execution_service.pubsub import GoogleSubscriber
+from execution_service.storage.mongo.commits import Commits
+from execution_service.transport.pubsub import GoogleSubscriber
 
 PAUSE_SECONDS = 0.1
 

@@ -18,11 +18,11 @@ import psutil
 import pytest
 from rich.console import Console
 
-from execution_service import embedded
-from execution_service import service as service_room
-from execution_service.check import check
-from execution_service.service import CannotStart, serve
-from execution_service.settings import load_settings
+from execution_service.app import embedded
+from execution_service.app import service as service_room
+from execution_service.app.check import check
+from execution_service.app.service import CannotStart, serve
+from execution_service.app.settings import load_settings
 from tests.external.service_process import (
     COMMANDS_TOPIC,
     CONFIRMATIONS_TOPIC,

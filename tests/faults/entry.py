@@ -29,10 +29,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from brokers.factory import BrokerFactory
-from execution_service import execution_main, pubsub, service
-from execution_service.clock import SystemClock
-from execution_service.pubsub import GooglePublisher
-from execution_service.store import MongoStore
+from execution_service import execution_main
+from execution_service.app import service
+from execution_service.app.clock import SystemClock
+from execution_service.storage.mongo.store import MongoStore
+from execution_service.transport import pubsub
+from execution_service.transport.pubsub import GooglePublisher
 
 BEAT_SECONDS = 0.02
 WRITE_SECONDS = 0.5

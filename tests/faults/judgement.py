@@ -10,8 +10,8 @@ from typing import Any
 
 from brokers.manifest import Fact
 from brokers.registry import manifests
-from execution_service.core.order import DeclaredNotPlaced, Doubted, Order, Status
-from execution_service.core.record import order_from_document
+from execution_service.core.orders.order import DeclaredNotPlaced, Doubted, Order, Status
+from execution_service.core.views.record import order_from_document
 from tests.external.service_process import Confirmation
 
 ZERO = Decimal(0)

@@ -11,8 +11,16 @@ import bson
 from bson.codec_options import CodecOptions
 
 from brokers.base import AssetClass, OrderType
-from execution_service.core.confirmation import attributes, confirmation_json
-from execution_service.core.order import (
+from execution_service.core.messages.confirmation import attributes, confirmation_json
+from execution_service.core.messages.wire import (
+    CancelCommand,
+    ParsedOrder,
+    RefusedCommand,
+    Unusable,
+    parse_command,
+    parse_order,
+)
+from execution_service.core.orders.order import (
     Identity,
     Order,
     OrderRequest,
@@ -24,15 +32,7 @@ from execution_service.core.order import (
     apply,
     new_order,
 )
-from execution_service.core.record import order_from_document, order_to_document
-from execution_service.core.wire import (
-    CancelCommand,
-    ParsedOrder,
-    RefusedCommand,
-    Unusable,
-    parse_command,
-    parse_order,
-)
+from execution_service.core.views.record import order_from_document, order_to_document
 
 NOW = datetime(2025, 3, 3, 15, 0, tzinfo=UTC)
 _TZ_AWARE: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)

@@ -6,12 +6,12 @@ import itertools
 from typing import Any
 
 from brokers.base import Instrument, OrderType, Side, Ticket
-from execution_service.adopting import plan_of_undoing, read_books, records_named
-from execution_service.core.adoption import Plan, Refused, Wish, adoption_id, read_wish
-from execution_service.core.adoption_plan import plan
-from execution_service.core.order import Order
-from execution_service.core.record import plan_to_document
-from execution_service.ports import Command
+from execution_service.control.adopting import plan_of_undoing, read_books, records_named
+from execution_service.core.adoption.plan import plan
+from execution_service.core.adoption.records import Plan, Refused, Wish, adoption_id, read_wish
+from execution_service.core.orders.order import Order
+from execution_service.core.views.record import plan_to_document
+from execution_service.storage.ports import Command
 from tests.builders import amount
 from tests.fakes import ACCOUNT, World
 

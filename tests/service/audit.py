@@ -8,13 +8,13 @@ from decimal import Decimal
 
 from brokers.base import ReportStatus
 from brokers.paper.words import PaperFill, PaperOrder
-from execution_service.core import alerts
-from execution_service.core.confirmation import attributes
-from execution_service.core.effects import happenings
-from execution_service.core.ledger import key_of
-from execution_service.core.order import Busted, Order, Purpose, Status
+from execution_service.core import texts
+from execution_service.core.messages.confirmation import attributes
+from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.order import Busted, Order, Purpose, Status
+from execution_service.core.positions.ledger import key_of
 from execution_service.core.reconcile import is_our_tag
-from execution_service.core.record import ledger_from_document
+from execution_service.core.views.record import ledger_from_document
 from tests.fakes import World
 
 ZERO = Decimal(0)
@@ -198,8 +198,8 @@ def _audit_people(world: World, order: Order) -> None:
     is_told = False
     for happening in reversed(tuple(happenings(order))):
         before, event, after = happening.before, happening.event, happening.after
-        text = alerts.order_alert(before, event, after, account_name=name, broker="MOCK")
-        line = alerts.outcome_line(before, event, after, account_name=name)
+        text = texts.order_alert(before, event, after, account_name=name, broker="MOCK")
+        line = texts.outcome_line(before, event, after, account_name=name)
         # A line among others' tells what the earlier ones would have told, too.
         is_told = is_told or line in together
         is_covered = text is None or text in world.notifier.texts or (line is not None and is_told)

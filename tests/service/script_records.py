@@ -8,14 +8,14 @@ from typing import Any
 
 import mongomock
 
-from execution_service import store as collections
-from execution_service.core.ledger import LedgerEntry, LedgerKey
-from execution_service.core.order import Order
-from execution_service.core.position import Position
-from execution_service.core.record import ledger_to_document, order_to_document
-from execution_service.desk_view import DeskView
-from execution_service.documents import lease_to_document
-from execution_service.ports import Lease
+from execution_service.core.orders.order import Order
+from execution_service.core.positions.ledger import LedgerEntry, LedgerKey
+from execution_service.core.positions.position import Position
+from execution_service.core.views.record import ledger_to_document, order_to_document
+from execution_service.storage.mongo import store as collections
+from execution_service.storage.mongo.documents import lease_to_document
+from execution_service.storage.ports import Lease
+from execution_service.storage.reader import DeskView
 from tests.builders import NOW, instrument
 
 

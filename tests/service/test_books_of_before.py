@@ -13,16 +13,16 @@ from bson import json_util
 
 from brokers.base import AssetClass, Capabilities, ContractTerms, Instrument, Ticket
 from brokers.errors import NotAnswered
-from execution_service.core.exit_bound import ExitPositionCheck
-from execution_service.core.ledger import LedgerEntry
-from execution_service.core.order import ContractTold, Order, Status
-from execution_service.facts import Facts, Mended, Said
-from execution_service.live import LiveOrders
-from execution_service.rebuild import Rebuild, Rebuilt
-from execution_service.store import MongoStore
-from execution_service.threads import InPlace
-from execution_service.trader import TradingRules
+from execution_service.core.orders.exit_bound import ExitPositionCheck
+from execution_service.core.orders.order import ContractTold, Order, Status
+from execution_service.core.positions.ledger import LedgerEntry
+from execution_service.delivery.rebuild import Rebuild, Rebuilt
+from execution_service.recording.live import LiveOrders
+from execution_service.runtime.threads import InPlace
+from execution_service.storage.contract_facts import Facts, Mended, Said
+from execution_service.storage.mongo.store import MongoStore
 from execution_service.trading.holding_choice import HoldingChoice
+from execution_service.trading.trader import TradingRules
 from scripts import execctl
 from tests.builders import NOW, nothing_sent, order, submit_started
 from tests.fakes import DATABASE, Gate, HandClock, World, _Client, world_of

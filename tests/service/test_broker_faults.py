@@ -26,10 +26,10 @@ from brokers.errors import (
     WordsAlone,
 )
 from brokers.paper.words import Action, Fault, Market, Operation
-from execution_service.core.order import Noted, NothingSent, ReasonCode, Status, SubmitStarted
-from execution_service.trader import TradingRules
+from execution_service.core.orders.order import Noted, NothingSent, ReasonCode, Status, SubmitStarted
 from execution_service.trading import placing
 from execution_service.trading.connection import LOGIN_LOOK_SECONDS, AccountState
+from execution_service.trading.trader import TradingRules
 from tests.fakes import ACCOUNT, World, world_of
 from tests.service.audit import audit
 

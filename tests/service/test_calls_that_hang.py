@@ -14,10 +14,10 @@ import pytest
 from brokers.base import Capabilities
 from brokers.errors import OutcomeUnknown
 from brokers.paper.words import Market
-from execution_service.core.exit_bound import ExitPositionCheck
-from execution_service.core.order import Purpose, Status
-from execution_service.trader import TradingRules
+from execution_service.core.orders.exit_bound import ExitPositionCheck
+from execution_service.core.orders.order import Purpose, Status
 from execution_service.trading import connection
+from execution_service.trading.trader import TradingRules
 from tests.fakes import ACCOUNT, World, world_of
 
 BY_HAND = Market(fill_delay_seconds=None)

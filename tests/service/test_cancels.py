@@ -12,10 +12,10 @@ import pytest
 from brokers.base import Capabilities, OrderRef
 from brokers.errors import BrokerUnavailable, OrderRefused, OutcomeUnknown
 from brokers.paper.words import Action, Fault, Market, Operation
-from execution_service.commands import _came_after
-from execution_service.core.order import Purpose, ReasonCode, Status
-from execution_service.ports import Command
-from execution_service.trader import TradingRules
+from execution_service.control.commands import _came_after
+from execution_service.core.orders.order import Purpose, ReasonCode, Status
+from execution_service.storage.ports import Command
+from execution_service.trading.trader import TradingRules
 from tests.builders import order
 from tests.fakes import ACCOUNT, World, world_of
 

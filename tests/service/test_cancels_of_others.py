@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from brokers.paper.words import Market
-from execution_service.core.order import Status
-from execution_service.trader import TradingRules
+from execution_service.core.orders.order import Status
+from execution_service.trading.trader import TradingRules
 from tests.fakes import World, two_worlds, world_of
 
 BY_HAND = Market(fill_delay_seconds=None)

@@ -9,8 +9,8 @@ import pytest
 
 from brokers.errors import BrokerUnavailable
 from brokers.paper.words import Market
-from execution_service.clock import SystemClock
-from execution_service.core.order import Status
+from execution_service.app.clock import SystemClock
+from execution_service.core.orders.order import Status
 from tests.fakes import world_of
 
 BY_HAND = Market(fill_delay_seconds=None)

@@ -15,8 +15,8 @@ import pytest
 
 from brokers.base import Capabilities
 from brokers.paper.words import Action, Fault, Market, Operation
-from execution_service.core.order import Order, Purpose, Status
-from execution_service.trader import TradingRules
+from execution_service.core.orders.order import Order, Purpose, Status
+from execution_service.trading.trader import TradingRules
 from tests.fakes import Gate, Moment, World, world_of
 from tests.service import adoptions
 from tests.service.audit import audit

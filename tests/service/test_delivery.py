@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 
 from brokers.paper.words import Market
-from execution_service.core.effects import happenings
-from execution_service.core.ledger import LedgerEntry, LedgerKey, Line
-from execution_service.core.order import Order, Purpose, Status, apply_all
-from execution_service.core.views import confirmation_id
+from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.order import Order, Purpose, Status, apply_all
+from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line
+from execution_service.core.views.shared import confirmation_id
 from execution_service.delivery.confirmations import Confirmations
 from execution_service.delivery.cursor import Progress
 from execution_service.delivery.dispatch import Delivery
 from execution_service.delivery.party import Party
 from execution_service.delivery.stream import ANSWER_SECONDS, NotDelivered, Owed
-from execution_service.live import LiveOrder, LiveOrders
-from execution_service.ports import Alarm, Stored, Strike, Told, View, ViewWrite
-from execution_service.trader import TradingRules
+from execution_service.recording.live import LiveOrder, LiveOrders
+from execution_service.storage.ports import Alarm, Stored, Strike, Told, View, ViewWrite
+from execution_service.trading.trader import TradingRules
 from tests.builders import accepted, filled_by, identity, instrument, order, submit_started
 from tests.fakes import Gate, HandClock, RecordingNotifier, RecordingPublisher, World, world_of
 from tests.service.audit import audit

@@ -13,11 +13,11 @@ import pytest
 from brokers.base import BrokerPosition, Capabilities, Instrument
 from brokers.errors import BrokerUnavailable, NotAnswered, OutcomeUnknown
 from brokers.paper.words import Market
-from execution_service.core.exit_bound import ExitPositionCheck
-from execution_service.core.order import Capped, Noted, Order, Purpose, ReasonCode, Status
+from execution_service.core.orders.exit_bound import ExitPositionCheck
+from execution_service.core.orders.order import Capped, Noted, Order, Purpose, ReasonCode, Status
 from execution_service.core.reconcile import Kind, State
-from execution_service.core.record import discrepancy_from_document
-from execution_service.trader import TradingRules
+from execution_service.core.views.record import discrepancy_from_document
+from execution_service.trading.trader import TradingRules
 from tests.fakes import ACCOUNT, World, two_worlds, world_of
 from tests.service.audit import audit
 

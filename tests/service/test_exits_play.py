@@ -12,9 +12,9 @@ import pytest
 from brokers.base import Instrument, OrderRef, ReportStatus
 from brokers.errors import NotAnswered
 from brokers.paper.words import Market
-from execution_service.core.exit_bound import ExitPositionCheck
-from execution_service.core.order import Order, Purpose
-from execution_service.trader import TradingRules
+from execution_service.core.orders.exit_bound import ExitPositionCheck
+from execution_service.core.orders.order import Order, Purpose
+from execution_service.trading.trader import TradingRules
 from tests.fakes import ACCOUNT, World, world_of
 
 BY_HAND = Market(fill_delay_seconds=None)

@@ -11,8 +11,8 @@ import pytest
 
 from brokers.base import Report, ReportStatus
 from brokers.paper.words import Action, Fault, Market, Operation
-from execution_service.core.order import Held, Released, Status
-from execution_service.trader import TradingRules
+from execution_service.core.orders.order import Held, Released, Status
+from execution_service.trading.trader import TradingRules
 from tests.fakes import ACCOUNT, World, two_worlds, world_of
 
 BY_HAND = Market(fill_delay_seconds=None)

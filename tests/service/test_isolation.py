@@ -14,11 +14,11 @@ import pytest
 from brokers.base import Capabilities, Report
 from brokers.errors import BrokerUnavailable, OutcomeUnknown
 from brokers.paper.words import Market
-from execution_service import reconciliation
-from execution_service.core.exit_bound import ExitPositionCheck
-from execution_service.core.order import Order, Purpose, Status
-from execution_service.live import LiveOrder
-from execution_service.trader import TradingRules
+from execution_service.core.orders.exit_bound import ExitPositionCheck
+from execution_service.core.orders.order import Order, Purpose, Status
+from execution_service.recording.live import LiveOrder
+from execution_service.trading import reconciliation
+from execution_service.trading.trader import TradingRules
 from tests.fakes import ACCOUNT, World, world_of
 from tests.service.audit import audit
 

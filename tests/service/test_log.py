@@ -24,8 +24,8 @@ import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from execution_service.log import Logging, silence, start_logging
-from execution_service.log_lines import redact
+from execution_service.app.log import Logging, silence, start_logging
+from execution_service.app.log_lines import redact
 
 REPOSITORY_ROOT = Path(__file__).resolve().parents[2]
 LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \| \[EXECUTION\] \| ")
@@ -90,7 +90,7 @@ def test_the_five_lines_of_the_specification_have_its_very_words(
     start: Start, log_dir: Path, console: Terminal
 ) -> None:
     running = start()
-    log = structlog.get_logger("execution_service.trader").bind(signal_id="sig_1732450800_5678")
+    log = structlog.get_logger("execution_service.trading.trader").bind(signal_id="sig_1732450800_5678")
     log.info("Received order: sig_1732450800_5678", action="order_received")
     log.info("Placing order: BUY 100 SPY MARKET", action="order_placing")
     log.info("Order submitted: ord_broker_12345", action="order_submitted")
@@ -191,7 +191,7 @@ def test_libraries_are_quiet_and_http_clients_even_at_debug(
 
 def test_json_has_one_object_a_line(start: Start, log_dir: Path) -> None:
     running = start(format="json")
-    structlog.get_logger("execution_service.trader").info(
+    structlog.get_logger("execution_service.trading.trader").info(
         "Order filled: 100 @ ₹235.15",
         action="order_filled",
         signal_id="s1",
@@ -210,7 +210,7 @@ def test_json_has_one_object_a_line(start: Start, log_dir: Path) -> None:
         "message": "Order filled: 100 @ ₹235.15",
         "action": "order_filled",
         "signal_id": "s1",
-        "logger": "execution_service.trader",
+        "logger": "execution_service.trading.trader",
         "quantity": 100,
         "time_": "mine",
         "folder": "/x",
@@ -400,7 +400,7 @@ def test_file_is_left_alone_until_the_time_to_try_again(
     start: Start, log_dir: Path, console: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moment = [1000.0]
-    monkeypatch.setattr("execution_service.log_places.time.monotonic", lambda: moment[0])
+    monkeypatch.setattr("execution_service.app.log_places.time.monotonic", lambda: moment[0])
     log_dir.write_text("")
     running = start(retry_seconds=30.0)
     log = structlog.get_logger()
@@ -490,7 +490,7 @@ def test_log_can_be_stopped_twice_and_started_again(start: Start, log_dir: Path)
 
 def test_logging_costs_the_caller_little(start: Start) -> None:
     running = start()
-    log = structlog.get_logger("execution_service.trader")
+    log = structlog.get_logger("execution_service.trading.trader")
     began = time.thread_time()
     for number in range(5000):
         log.info("Order filled: 100 @ $235.15", action="order_filled", signal_id="sig_1732450800_5678", fill_id=number)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 from pathlib import Path
 
-from execution_service.core.order import Order
-from execution_service.live import LiveOrder
+from execution_service.core.orders.order import Order
+from execution_service.recording.live import LiveOrder
 from tests.fakes import world_of
 
 SOME = 400

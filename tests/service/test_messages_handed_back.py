@@ -11,13 +11,13 @@ import pytest
 from pymongo.errors import AutoReconnect, OperationFailure
 
 from brokers.paper.words import Market
-from execution_service.calls import Calls
-from execution_service.core.order import Status
-from execution_service.intake import HELD_SECONDS, RELAPSE_SECONDS
-from execution_service.ports import StoreUnavailable
-from execution_service.service import ORDERS_IN
-from execution_service.supervision import Part
-from execution_service.trader import TradingRules
+from execution_service.app.service import ORDERS_IN
+from execution_service.core.orders.order import Status
+from execution_service.intake.intake import HELD_SECONDS, RELAPSE_SECONDS
+from execution_service.runtime.supervision import Part
+from execution_service.storage.mongo.calls import Calls
+from execution_service.storage.ports import StoreUnavailable
+from execution_service.trading.trader import TradingRules
 from tests.fakes import HandClock, World, two_worlds, world_of
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from execution_service.service import _write_endpoints
+from execution_service.app.service import _write_endpoints
 
 SETTINGS: Any = SimpleNamespace(
     mongodb_uri="mongodb://elsewhere", mongodb_database="db", google_cloud_project="project"

@@ -20,10 +20,10 @@ from brokers.base import (
     Unreadable,
 )
 from brokers.paper.words import Market
-from execution_service.core.exit_bound import ExitPositionCheck
-from execution_service.core.order import Identity, Purpose, ReasonCode, Status
-from execution_service.desk_view import DeskView
-from execution_service.trader import TradingRules
+from execution_service.core.orders.exit_bound import ExitPositionCheck
+from execution_service.core.orders.order import Identity, Purpose, ReasonCode, Status
+from execution_service.storage.reader import DeskView
+from execution_service.trading.trader import TradingRules
 from tests.builders import NOW
 from tests.fakes import ACCOUNT, World, world_of
 from tests.service.audit import audit

@@ -12,11 +12,11 @@ from brokers.base import Capabilities
 from brokers.errors import OrderRefused, OutcomeUnknown
 from brokers.paper.words import Action, Fault, Market, Operation
 from execution_service.core.errors import InvalidTransition
-from execution_service.core.order import Accepted, ReasonCode, Status
-from execution_service.live import LiveOrder
-from execution_service.ports import StoreUnavailable
-from execution_service.trader import TradingRules
+from execution_service.core.orders.order import Accepted, ReasonCode, Status
+from execution_service.recording.live import LiveOrder
+from execution_service.storage.ports import StoreUnavailable
 from execution_service.trading.following import Following
+from execution_service.trading.trader import TradingRules
 from tests.fakes import World, world_of
 from tests.service.audit import audit
 

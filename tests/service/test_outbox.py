@@ -13,10 +13,10 @@ import pytest
 from brokers.base import Capabilities
 from brokers.errors import BrokerUnavailable
 from brokers.paper.words import Action, Fault, Market, Operation
-from execution_service.core.order import Status
-from execution_service.live import LiveOrder
-from execution_service.ports import Strike
-from execution_service.trader import TradingRules
+from execution_service.core.orders.order import Status
+from execution_service.recording.live import LiveOrder
+from execution_service.storage.ports import Strike
+from execution_service.trading.trader import TradingRules
 from tests.fakes import World, world_of
 from tests.service.audit import audit
 

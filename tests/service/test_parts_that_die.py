@@ -15,12 +15,12 @@ from pymongo.errors import AutoReconnect
 from brokers.base import BrokerPosition, Capabilities, Instrument, Unreadable
 from brokers.errors import AuthRequired, BrokerUnavailable, CallsSpent, HeldBack
 from brokers.paper.words import Market
-from execution_service import embedded
-from execution_service.core.order import Status
-from execution_service.ports import Command
-from execution_service.reconciliation import Reconciliation
-from execution_service.trader import TradingRules
+from execution_service.app import embedded
+from execution_service.core.orders.order import Status
+from execution_service.storage.ports import Command
 from execution_service.trading.connection import Connection
+from execution_service.trading.reconciliation import Reconciliation
+from execution_service.trading.trader import TradingRules
 from tests.builders import identity, order
 from tests.fakes import ACCOUNT, World, two_worlds, world_of
 from tests.service.audit import audit

@@ -15,10 +15,11 @@ import pytest
 from google.iam.v1 import iam_policy_pb2
 from structlog.testing import capture_logs
 
-from execution_service.clock import SystemClock
-from execution_service.ports import Clock, TopicMissing
-from execution_service.pubsub import KEEP_ALIVE, GooglePublisher, GoogleSubscriber
-from execution_service.reach import Reach
+from execution_service.app.clock import SystemClock
+from execution_service.runtime.clock import Clock
+from execution_service.runtime.reach import Reach
+from execution_service.transport.ports import TopicMissing
+from execution_service.transport.pubsub import KEEP_ALIVE, GooglePublisher, GoogleSubscriber
 from tests.external.proxy import Mood, Proxy
 from tests.external.service_process import ORDERS_SUBSCRIPTION, ORDERS_TOPIC, PROJECT, pubsub_server
 from tests.fakes import HandClock, world_of
@@ -81,7 +82,7 @@ async def test_pubsub_that_is_gone_is_noticed_without_any_message(
     server = pubsub_server(tmp_path)
     host = f"127.0.0.1:{server.port}"
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", host)
-    monkeypatch.setattr("execution_service.pubsub.WATCH_SECONDS", 0.05)
+    monkeypatch.setattr("execution_service.transport.pubsub.WATCH_SECONDS", 0.05)
     clock = SystemClock()
     heard = Heard("Pub/Sub", clock)
     subscriber = GoogleSubscriber(PROJECT, ORDERS_SUBSCRIPTION, emulator_host=host, clock=clock, reach=heard)
@@ -101,9 +102,9 @@ async def test_pubsub_that_is_gone_is_noticed_without_any_message(
 async def test_a_connection_to_pubsub_that_died_in_silence_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("execution_service.pubsub.WATCH_SECONDS", 0.05)
+    monkeypatch.setattr("execution_service.transport.pubsub.WATCH_SECONDS", 0.05)
     swift = [(name, 500) for name, _ in KEEP_ALIVE]
-    monkeypatch.setattr("execution_service.pubsub.KEEP_ALIVE", swift)
+    monkeypatch.setattr("execution_service.transport.pubsub.KEEP_ALIVE", swift)
     clock = SystemClock()
     heard = Heard("Pub/Sub", clock)
     with pubsub_server(tmp_path) as server, Proxy(server.port) as proxy:
@@ -198,7 +199,7 @@ async def test_the_right_to_use_a_subscription_and_a_topic_suffices_without_the_
 
 
 async def test_a_subscription_that_may_no_longer_be_used_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("execution_service.pubsub.WATCH_SECONDS", 0.01)
+    monkeypatch.setattr("execution_service.transport.pubsub.WATCH_SECONDS", 0.01)
     clock = SystemClock()
     with strict_pubsub() as (host, grants), capture_logs() as logs:
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", host)

@@ -14,12 +14,12 @@ from brokers.base import Capabilities, Instrument, OrderRef, OrderType, Side, Ti
 from brokers.errors import AnswerUnclear, BrokerUnavailable, NotAnswered, OutcomeUnknown
 from brokers.paper import adapter as mock
 from brokers.paper.words import Action, Fault, Market, Operation
-from execution_service import reconciliation
-from execution_service.core.order import Noted, Status
+from execution_service.core.orders.order import Noted, Status
 from execution_service.core.reconcile import Kind, State
-from execution_service.core.record import discrepancy_from_document
-from execution_service.ports import Command, CommandStatus
-from execution_service.trader import TradingRules
+from execution_service.core.views.record import discrepancy_from_document
+from execution_service.storage.ports import Command, CommandStatus
+from execution_service.trading import reconciliation
+from execution_service.trading.trader import TradingRules
 from tests.builders import identity
 from tests.fakes import ACCOUNT, Moment, World, two_worlds, world_of
 from tests.service.audit import audit

@@ -13,12 +13,12 @@ import pytest
 from brokers.base import Capabilities
 from brokers.errors import BrokerUnavailable, CallsSpent, HeldBack, NotAnswered, OrderRefused
 from brokers.paper.words import Market
-from execution_service.commands import Commands
-from execution_service.core.ledger import LedgerEntry
-from execution_service.core.order import Noted, Order, Status
-from execution_service.desks import UNASSIGNED
-from execution_service.ports import Strike
-from execution_service.trader import TradingRules
+from execution_service.control.commands import Commands
+from execution_service.core.orders.order import Noted, Order, Status
+from execution_service.core.positions.ledger import LedgerEntry
+from execution_service.ownership.desks import UNASSIGNED
+from execution_service.storage.ports import Strike
+from execution_service.trading.trader import TradingRules
 from tests.builders import filled_by, submit_started
 from tests.fakes import ACCOUNT, Died, Moment, World, two_worlds, world_of
 from tests.service.audit import audit

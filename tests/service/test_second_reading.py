@@ -16,10 +16,10 @@ from pymongo.errors import WriteError
 from brokers.base import Capabilities, Instrument
 from brokers.errors import BrokerUnavailable, OutcomeUnknown
 from brokers.paper.words import Market
-from execution_service.core.decide import news
-from execution_service.core.order import Event, Identity, Order, ReasonCode, Status
-from execution_service.ports import Strike, Told
-from execution_service.trader import TradingRules
+from execution_service.core.orders.decide import news
+from execution_service.core.orders.order import Event, Identity, Order, ReasonCode, Status
+from execution_service.storage.ports import Strike, Told
+from execution_service.trading.trader import TradingRules
 from tests.fakes import ACCOUNT, world_of
 from tests.service.audit import audit
 

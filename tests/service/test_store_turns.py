@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 import mongomock
 import pytest
 
-from execution_service.core.ledger import LedgerEntry, key_of
-from execution_service.core.order import Event, Order
-from execution_service.ports import DeadLetter
-from execution_service.store import MongoStore
-from execution_service.turns import SHORT_COMMIT
+from execution_service.core.orders.order import Event, Order
+from execution_service.core.positions.ledger import LedgerEntry, key_of
+from execution_service.storage.mongo.store import MongoStore
+from execution_service.storage.mongo.turns import SHORT_COMMIT
+from execution_service.storage.ports import DeadLetter
 from tests.builders import NOW, identity, noted, order, submit_started
 from tests.contract.stores import Faults, FaultyClient
 from tests.fakes import HandClock

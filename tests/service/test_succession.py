@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from execution_service.core.order import Status
-from execution_service.desks import UNASSIGNED
-from execution_service.ports import ProcessIdentity
+from execution_service.core.orders.order import Status
+from execution_service.ownership.desks import UNASSIGNED
+from execution_service.storage.ports import ProcessIdentity
 from tests.fakes import ACCOUNT, World, world_of
 from tests.service.audit import audit
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import structlog
 
+from execution_service.app.log_lines import redact
 from execution_service.app.supervisor import FAILURES_AT_MOST, WELL_AFTER_SECONDS, Supervisor
-from execution_service.log_lines import redact
-from execution_service.supervision import LONGEST_PAUSE_SECONDS, Part, pause_seconds
+from execution_service.runtime.supervision import LONGEST_PAUSE_SECONDS, Part, pause_seconds
 from tests.fakes import HandClock
 
 

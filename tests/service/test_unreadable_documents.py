@@ -16,18 +16,18 @@ import pytest
 from pymongo.errors import DuplicateKeyError
 
 from brokers.paper.words import Market
-from execution_service import store as names
-from execution_service.core.ledger import LedgerKey
-from execution_service.core.order import Identity, Order, Purpose, Status
-from execution_service.core.record import (
+from execution_service.core.orders.order import Identity, Order, Purpose, Status
+from execution_service.core.positions.ledger import LedgerKey
+from execution_service.core.views.record import (
     discrepancy_from_document,
     discrepancy_to_document,
     ledger_from_document,
     ledger_to_document,
 )
-from execution_service.core.views import confirmation_id
-from execution_service.desk_view import DeskView
-from execution_service.trader import TradingRules
+from execution_service.core.views.shared import confirmation_id
+from execution_service.storage.mongo import store as names
+from execution_service.storage.reader import DeskView
+from execution_service.trading.trader import TradingRules
 from tests.builders import identity, order
 from tests.fakes import ACCOUNT, World, world_of
 

@@ -6,7 +6,7 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError, ServerSelectionTimeoutError
 
-from execution_service.calls import in_short
+from execution_service.storage.mongo.calls import in_short
 
 REFUSED = "127.0.0.1:1: [Errno 111] Connection refused"
 

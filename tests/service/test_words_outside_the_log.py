@@ -6,9 +6,9 @@ import io
 
 from rich.console import Console
 
-from execution_service.check import Finding, _show
-from execution_service.embedded import _without_credentials
-from execution_service.log_lines import redact, safe
+from execution_service.app.check import Finding, _show
+from execution_service.app.embedded import _without_credentials
+from execution_service.app.log_lines import redact, safe
 
 SECRET = "canary-of-the-check-4411"
 

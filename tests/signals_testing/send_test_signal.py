@@ -7,7 +7,7 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    from execution_service.own_python import use_own_python
+    from execution_service.app.own_python import use_own_python
 
     use_own_python()
 

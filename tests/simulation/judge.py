@@ -9,10 +9,10 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from brokers.base import ReportStatus
-from execution_service.core.decide import Limits, timeout_seconds
 from execution_service.core.errors import UnreadableRecord
-from execution_service.core.order import Order, Purpose, Status
-from execution_service.core.record import order_from_document
+from execution_service.core.orders.decide import Limits, timeout_seconds
+from execution_service.core.orders.order import Order, Purpose, Status
+from execution_service.core.views.record import order_from_document
 from tests.fakes import DATABASE
 from tests.service.audit import audit
 

@@ -15,10 +15,10 @@ from pymongo.errors import AutoReconnect
 from brokers.base import Capabilities, OrderRef
 from brokers.errors import BrokerError, BrokerUnavailable, OutcomeUnknown
 from brokers.paper.words import Market
-from execution_service.ports import Message, PublishFailed
-from execution_service.settings import Account
-from execution_service.store import MongoStore
-from execution_service.trader import TradingRules
+from execution_service.app.settings import Account
+from execution_service.storage.mongo.store import MongoStore
+from execution_service.trading.trader import TradingRules
+from execution_service.transport.ports import Message, PublishFailed
 from notifications.base import NotificationFailed
 from tests.fakes import DATABASE, Died, GatedBroker, RecordingNotifier, RecordingPublisher, World
 from tests.simulation.faults import Action, Armed, Broken, Plan

@@ -1,0 +1,425 @@
+"""What a person tells of a position that changed past this service, and the records that our book follows it by; which movements those are is
+decided in core/adoption_plan.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime, timedelta
+from decimal import Context, Decimal, localcontext
+from hashlib import sha256
+
+from brokers.base import AssetClass, BrokerPosition, ContractTerms, Fill, Instrument, OrderType, Side
+from execution_service.core.messages.fields import Fields
+from execution_service.core.messages.wire import ParsedOrder, parse_order_fields
+from execution_service.core.orders.order import (
+    ZERO,
+    Adopted,
+    ContractTold,
+    Filled,
+    Identity,
+    Occasion,
+    Order,
+    OrderRequest,
+    Purpose,
+    apply_all,
+    new_order,
+)
+from execution_service.core.positions.ledger import LedgerEntry
+from execution_service.core.reconcile import Discrepancy
+from execution_service.core.texts import plain, quantity
+
+ALL_OF_IT = frozenset({Occasion.SPLIT, Occasion.RENAME, Occasion.MERGE})
+"""What happens to the whole of a holding."""
+OPENING = frozenset({Occasion.TRADE, Occasion.TRANSFER_IN})
+INTO_SHARES = frozenset({Occasion.ASSIGNMENT, Occasion.EXERCISE})
+_STEP = timedelta(milliseconds=1)
+"""Between the records of one adoption, so that what left is booked before what came."""
+_EXACT = Context(prec=80)
+_OCCASIONS = {occasion.value.upper().replace("-", "_"): occasion for occasion in Occasion}
+_PRODUCTS = {word: word for word in ("MIS", "NRML", "CNC")}
+_SIDES = {side.value: side for side in Side}
+
+
+# --- what the person says -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """One adoption as it was asked for; every field is valid by itself."""
+
+    occasion: Occasion
+    account_id: str
+    strategy: str
+    by: str
+    reason: str
+    instrument: Instrument | None = None
+    holding: str | None = None
+    """The instrument by its key in our book; else it is named by `instrument`."""
+    product: str | None = None
+    """Of what opens, where the broker holds positions apart by product."""
+    quantity: Decimal | None = None
+    """None: all that is held."""
+    price: Decimal | None = None
+    side: Side | None = None
+    successor: Mapping[str, object] | None = None
+    """What came in the instrument's place, in an order's fields; what is not said is as it was."""
+    ratio: tuple[Decimal, Decimal] | None = None
+    """So many old ones became so many new ones."""
+    new_quantity: Decimal | None = None
+    new_price: Decimal | None = None
+    cash: Decimal = ZERO
+    """Money that came besides, in the instrument's currency; negative: was paid."""
+    entries: tuple[str, ...] = ()
+    """The entries that it belongs to, by their signals."""
+    discrepancy_id: str | None = None
+    happened_at: datetime | None = None
+    is_new: bool = False
+    """It may open a position where the strategy has none."""
+    is_forced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why nothing is adopted: all that is wrong."""
+
+    problems: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        return "; ".join(self.problems)
+
+
+def read_wish(body: Mapping[str, object]) -> Wish | Refused:
+    """A wish from the fields of a command. Amounts are decimal text; the instruments' fields are those of an order, `instrument` and
+    `successor` being objects of them."""
+    fields = Fields(body)
+    occasion = fields.word("occasion", _OCCASIONS)
+    texts = {name: fields.text(name) for name in ("account_id", "strategy", "by", "reason")}
+    for name in ("occasion", *texts):
+        if not fields.has(name):
+            fields.problems.append(f"{name} is missing")
+    instrument = _named_instrument(fields) if fields.has("instrument") or not fields.has("holding") else None
+    if fields.has("instrument") and fields.has("holding"):
+        fields.problems.append("holding does not go with instrument: either names it")
+    successor = fields.get("successor") or None
+    if successor is not None and not isinstance(successor, Mapping):
+        fields.wrong("successor", "an instrument's fields")
+    wish = {
+        "holding": fields.text("holding"),
+        "product": fields.word("product", _PRODUCTS),
+        "quantity": fields.positive("quantity"),
+        "price": fields.number("price"),
+        "side": fields.word("side", _SIDES),
+        "ratio": _ratio(fields),
+        "new_quantity": fields.positive("new_quantity"),
+        "new_price": fields.number("new_price"),
+        "cash": fields.number("cash") or ZERO,
+        "discrepancy_id": fields.text("discrepancy_id"),
+        "happened_at": _moment(fields),
+    }
+    entries = fields.get("entries") or ()
+    if not isinstance(entries, list | tuple) or not all(isinstance(each, str) and each.strip() for each in entries):
+        fields.wrong("entries", "a list of signals")
+        entries = ()
+    if fields.problems:
+        return Refused(tuple(fields.problems))
+    assert occasion is not None
+    made = Wish(
+        occasion=occasion,
+        account_id=str(texts["account_id"]),
+        strategy=str(texts["strategy"]),
+        instrument=instrument,
+        by=str(texts["by"]),
+        reason=str(texts["reason"]),
+        successor=successor if isinstance(successor, Mapping) else None,
+        entries=tuple(str(each) for each in entries),
+        is_new=body.get("is_new") is True,
+        is_forced=body.get("is_forced") is True,
+        **wish,  # type: ignore[arg-type]
+    )
+    problems = _contradictions(made)
+    return Refused(problems) if problems else made
+
+
+def negative_prices(wish: Wish, instrument: Instrument) -> list[str]:
+    """Some futures have traded below zero; nothing else does."""
+    if instrument.asset_class is AssetClass.FUTURE:
+        return []
+    prices = {"price": wish.price, "new_price": wish.new_price}
+    return [f"{name} must not be negative" for name, price in prices.items() if price is not None and price < 0]
+
+
+def _named_instrument(fields: Fields) -> Instrument | None:
+    given = fields.get("instrument")
+    if not isinstance(given, Mapping):
+        fields.problems.append("instrument is missing")
+        return None
+    found = read_instrument(given)
+    if isinstance(found, Refused):
+        fields.problems += found.problems
+        return None
+    return found
+
+
+def read_instrument(given: Mapping[str, object]) -> Instrument | Refused:
+    """By the rules by which an order's is read."""
+    order = {"signal_id": "-", "account_id": "-", "strategy_name": "-", "side": "BUY", "quantity": "1"}
+    parsed = parse_order_fields({**given, **order, "order_type": "MARKET"})
+    if isinstance(parsed, ParsedOrder) and isinstance(parsed.request, OrderRequest):
+        return parsed.request.instrument
+    return Refused(parsed.problems if isinstance(parsed, ParsedOrder) else (parsed.reason,))
+
+
+def instrument_fields(instrument: Instrument) -> dict[str, str]:
+    """As an order names it."""
+    names = {each.name: getattr(instrument, each.name) for each in fields(Instrument)}
+    return {
+        "instrument_type" if name == "asset_class" else name: str(value)
+        for name, value in names.items()
+        if value is not None
+    }
+
+
+def _ratio(fields: Fields) -> tuple[Decimal, Decimal] | None:
+    given = fields.get("ratio")
+    if given is None:
+        return None
+    old, colon, new = str(given).partition(":")
+    parts = Fields({"ratio": old, "new": new})
+    numbers = parts.positive("ratio"), parts.positive("new")
+    if not colon or parts.problems or None in numbers:
+        fields.wrong("ratio", "OLD:NEW, such as 1:2 where one became two")
+        return None
+    return numbers[0] or ZERO, numbers[1] or ZERO
+
+
+def _moment(fields: Fields) -> datetime | None:
+    given = fields.get("happened_at")
+    if given is None:
+        return None
+    if isinstance(given, datetime):
+        return given
+    try:
+        moment = datetime.fromisoformat(str(given))
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        fields.wrong("happened_at", "a time such as 2026-11-24T15:30:00+05:30, or a date")
+        return None
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+def _contradictions(wish: Wish) -> tuple[str, ...]:
+    """What of one kind of occasion must be said, and what may not."""
+    occasion, problems = wish.occasion, []
+
+    def needs(name: str, value: object) -> None:
+        if value is None:
+            problems.append(f"{occasion} needs {name}")
+
+    def excludes(name: str, value: object) -> None:
+        if value is not None:
+            problems.append(f"{name} does not go with {occasion}")
+
+    if occasion in (Occasion.SQUARE_OFF, Occasion.TRADE, Occasion.TRANSFER_IN):
+        needs("price", wish.price)
+    if occasion in OPENING:
+        needs("quantity", wish.quantity)
+    if occasion is Occasion.TRADE:
+        needs("side", wish.side)
+    elif occasion is not Occasion.TRANSFER_IN:
+        excludes("side", wish.side)
+    if occasion in (Occasion.RENAME, Occasion.MERGE):
+        needs("a successor (new_symbol)", wish.successor)
+    has_successor = occasion in ALL_OF_IT | INTO_SHARES
+    if not has_successor:
+        excludes("new_symbol", wish.successor)
+        excludes("new_quantity", wish.new_quantity)
+        excludes("new_price", wish.new_price)
+    if occasion in ALL_OF_IT:
+        excludes("quantity (it is about all that is held)", wish.quantity)
+    if occasion in (Occasion.SPLIT, Occasion.MERGE) and wish.ratio is None:
+        needs("ratio or new_quantity", wish.new_quantity)
+    if occasion not in ALL_OF_IT:
+        excludes("ratio", wish.ratio)
+        excludes("cash", wish.cash or None)
+    if wish.ratio is not None:
+        excludes("ratio beside new_quantity", wish.new_quantity)
+    if occasion is Occasion.TRANSFER_IN and wish.entries:
+        problems.append("entries does not go with transfer-in: it is an entry of its own")
+    if occasion not in OPENING:
+        excludes("product", wish.product)
+    if wish.holding is not None and occasion is Occasion.TRANSFER_IN:
+        needs("the instrument's own fields (symbol)", wish.instrument)
+    return tuple(problems)
+
+
+# --- what there is ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Books:
+    """What a plan is made from: both books at one moment."""
+
+    ledgers: tuple[LedgerEntry, ...] = ()
+    """Of the account, open ones and those that the wish may mean, with every fill that is recorded."""
+    orders: tuple[Order, ...] = ()
+    """Those that built what is held, their exits, and those that the wish names."""
+    at_work: tuple[Order, ...] = ()
+    """Of the account, not finished."""
+    theirs: Sequence[BrokerPosition] | None = None
+    """The broker's; None: not told."""
+    discrepancy: Discrepancy | None = None
+    """The one that the wish names."""
+    closing_it: tuple[str, ...] = ()
+    """Adoptions that are to close it already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deal:
+    """Part of a movement at one price."""
+
+    quantity: Decimal
+    price: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Movement:
+    """One record of the adoption: what leaves or comes, for at most one entry."""
+
+    instrument: Instrument
+    holding: str
+    """The key, in our book, of the holding that it moves."""
+    side: Side
+    purpose: Purpose
+    deals: tuple[Deal, ...]
+    """More than one where the price of all is no decimal number, so that no money is lost or made."""
+    entry_refs: tuple[str, ...] = ()
+    stands_for: tuple[str, ...] = ()
+    product: str | None = None
+    terms: ContractTerms | None = None
+    """What the broker told of the contract that the holding is of."""
+
+    @property
+    def quantity(self) -> Decimal:
+        return sum((deal.quantity for deal in self.deals), ZERO)
+
+    @property
+    def value(self) -> Decimal:
+        """Quantity times price, exactly."""
+        with localcontext(_EXACT):
+            return sum((deal.quantity * deal.price for deal in self.deals), ZERO)
+
+    @property
+    def words(self) -> str:
+        """SELL 4 INFY|STOCK at 1510."""
+        with localcontext(_EXACT):
+            price = quantity((self.value / self.quantity).quantize(Decimal("1e-8")))
+        return f"{self.side} {quantity(self.quantity)} {plain(self.holding)} at {price}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Before:
+    """One holding of our book as it was when the plan was made."""
+
+    ledger_id: str
+    quantity: Decimal
+    cost: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class After:
+    """One holding of our book beside what it was, for people."""
+
+    strategy: str
+    holding: str
+    instrument: Instrument
+    before: Decimal
+    after: Decimal
+    before_average: Decimal | None
+    after_average: Decimal | None
+    realized: Decimal
+    """By the adoption alone, in the instrument's currency."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What would be recorded, and how the books would stand then."""
+
+    movements: tuple[Movement, ...]
+    before: tuple[Before, ...]
+    """Of every holding that it touches: if one of them is another when it is to be carried out, it is not."""
+    holdings: tuple[After, ...]
+    warnings: tuple[str, ...] = ()
+    """Why it should not be done without another look."""
+
+
+def _contract(movement: Movement, at: datetime) -> tuple[ContractTold, ...]:
+    """By which the record moves the holding that was shown, whatever its own name for the instrument is."""
+    booked_as = None if movement.holding == movement.instrument.key else movement.holding
+    told = ContractTold(at=at, terms=movement.terms, booked_as=booked_as)
+    return () if (told.terms, told.booked_as) == (None, None) else (told,)
+
+
+# --- the records -----------------------------------------------------------------------------------------------------
+
+
+def adoption_id(command_id: str) -> str:
+    """What the records of one adoption have in place of a signal: always the same for one command."""
+    return "adopt-" + sha256(command_id.encode()).hexdigest()[:16]
+
+
+def records_of(
+    wish: Wish, movements: Sequence[Movement], *, command_id: str, received_at: datetime, text: str
+) -> tuple[Order, ...]:
+    """The adoption as records, each of them filled; what left before what came. The same command always makes the same. `text`: the command as
+    it came."""
+    left = "; ".join(m.words for m in movements if m.purpose is Purpose.EXIT)
+    came = "; ".join(m.words for m in movements if m.purpose is Purpose.ENTRY)
+    made = []
+    for number, movement in enumerate(movements):
+        identity = Identity(signal_id=adoption_id(command_id), leg_index=number, purpose=movement.purpose)
+        at = received_at + number * _STEP
+        bare = new_order(
+            identity,
+            OrderRequest(
+                account_id=wish.account_id,
+                strategy=wish.strategy,
+                instrument=movement.instrument,
+                side=movement.side,
+                quantity=movement.quantity,
+                order_type=OrderType.MARKET,
+                product=movement.product,
+                entry_refs=movement.entry_refs,
+                stands_for=movement.stands_for,
+            ),
+            received_at=at,
+            published_at=at,
+            message_id=command_id,
+            raw=text,
+        )
+        told = Adopted(
+            at=at,
+            command_id=command_id,
+            occasion=wish.occasion,
+            by=wish.by,
+            message=wish.reason,
+            left="" if number else left,
+            came="" if number else came,
+            discrepancy_id=wish.discrepancy_id,
+        )
+        moment = at if wish.happened_at is None else wish.happened_at + number * _STEP
+        fills = [
+            Filled(
+                at=at,
+                fill=Fill(
+                    fill_id=f"{identity.signal_id}-{number}-{place}",
+                    quantity=deal.quantity,
+                    price=deal.price,
+                    time=moment,
+                ),
+            )
+            for place, deal in enumerate(movement.deals, 1)
+        ]
+        made.append(apply_all(bare, (told, *_contract(movement, at), *fills)))
+    return tuple(made)

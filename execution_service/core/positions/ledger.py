@@ -1,0 +1,232 @@
+"""The position ledger's entry for one key: applies an order's fills exactly once, however often they are delivered; no store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from hashlib import sha256
+from types import MappingProxyType
+from typing import Any
+
+from brokers.base import ONE, ContractTerms, Instrument
+from execution_service.core.errors import CoreError
+from execution_service.core.orders.contracts import Contract
+from execution_service.core.orders.effects import Happening
+from execution_service.core.orders.order import Busted, Filled, Order, Purpose
+from execution_service.core.positions.position import Booked, Position, apply_fill, reverse_fill
+
+ZERO = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerKey:
+    account_id: str
+    strategy: str
+    instrument_key: str
+
+    @property
+    def ledger_id(self) -> str:
+        text = f"{len(self.account_id)}:{self.account_id}|{len(self.strategy)}:{self.strategy}|{self.instrument_key}"
+        return "led_" + sha256(text.encode()).hexdigest()[:24]
+
+
+def key_of(order: Order) -> LedgerKey:
+    """The holding that the order's fills are booked to: as was decided before it was sent, else by the name of its instrument."""
+    request = order.accepted_request
+    return LedgerKey(request.account_id, request.strategy, order.booked_as or request.instrument.key)
+
+
+class SeveralHoldings(CoreError):
+    """An exit leaves open what tells the holdings apart that it may mean; `keys` are theirs."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self.keys = tuple(sorted(keys))
+        super().__init__(f"it may mean any of {len(self.keys)} holdings: {'; '.join(self.keys)}")
+
+
+def holding_for(order: Order, terms: ContractTerms | None, held: Mapping[str, Contract]) -> str:
+    """The instrument's key in the ledger to which the order's fills are to be booked, `terms` being what the broker told of its contract. Raises
+    SeveralHoldings.
+
+    Two contracts that differ by multiplier or trading class have two keys. One contract has one, however much an order says of it: where
+    exactly one of the holdings that are open or being built (`held`, of the same account and strategy) is of this contract, it is that one's,
+    also where that was named in another way or by an earlier version, which kept the multiplier out of its keys.
+    """
+    mine = Contract(order.accepted_request.instrument, terms)
+    same = {key for key, other in held.items() if mine.is_same_as(other)}
+    if len(same) == 1:
+        return same.pop()
+    own = mine.holding_name
+    if same and own not in same and order.identity.purpose is Purpose.EXIT:
+        raise SeveralHoldings(same)
+    return own
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What the ledger did for one event of one order."""
+
+    event_number: int
+    sequence: int
+    """The place among all lines of the key, from 1: replaying in this order gives the same ledger."""
+    episode: int
+    realized: Decimal
+    closed: Decimal = ZERO
+    """How much of a fill closed what was held; needed should it be annulled."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerEntry:
+    """One document for ever per key. `applied` holds the lines of orders whose own record does not hold them yet."""
+
+    key: LedgerKey
+    instrument: Instrument
+    terms: ContractTerms | None = None
+    """What the broker told of the contract when the latest order was sent; None: it told none."""
+    version: int = 0
+    sequence: int = 0
+    position: Position = field(default_factory=Position)
+    ended: tuple[Position, ...] = ()
+    """Episodes that ended and may not have reached the view yet."""
+    applied: Mapping[str, tuple[Line, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    products: Mapping[str, Decimal] = field(default_factory=lambda: MappingProxyType({}))
+    """The position's quantity by the product that the orders named (empty: none); signed, without those that are 0."""
+
+    @property
+    def known_products(self) -> Mapping[str, Decimal] | None:
+        """As `products`; None where they do not add up to the position: it was begun before they were kept, or changed by another hand. Of
+        such a one nothing is known until it is flat."""
+        return _known(self.products, self.position)
+
+    @property
+    def contract(self) -> Contract:
+        return Contract(self.instrument, self.terms)
+
+    @property
+    def currency(self) -> str | None:
+        """Of its amounts; None where neither a broker nor an order has told it."""
+        return self.instrument.currency if self.terms is None else self.terms.currency or self.instrument.currency
+
+    @property
+    def money_per_point(self) -> Decimal | None:
+        """As of an order (`Order.money_per_point`)."""
+        return (self.instrument.multiplier or ONE) if self.terms is None else self.terms.money_per_point
+
+
+def fold(
+    entry: LedgerEntry, order: Order, happenings: Iterable[Happening], known: Mapping[int, Line]
+) -> tuple[LedgerEntry, dict[int, Line]]:
+    """Applies those of the order's happenings that move a position and have no line yet, in `known` (the order's own) or in the entry.
+
+    Returns the entry and all lines of the order.
+    """
+    lines = dict(known)
+    lines.update((line.event_number, line) for line in entry.applied.get(order.order_id, ()))
+    position, sequence, ended = entry.position, entry.sequence, list(entry.ended)
+    products = entry.products
+    fresh: list[Line] = []
+    for happening in happenings:
+        if not happening.moves_position or happening.number in lines:
+            continue
+        booked = _book(position, order, happening, lines)
+        products = _by_product(products, position, booked.position, order.accepted_request.product or "")
+        position, sequence = booked.position, sequence + 1
+        if booked.ended is not None:
+            ended.append(booked.ended)
+        # A flip belongs to both episodes; the one it opens is where the order is found later.
+        line = Line(happening.number, sequence, position.episode, booked.realized, booked.closed)
+        lines[happening.number] = line
+        fresh.append(line)
+    if not fresh:
+        return entry, lines
+    applied = dict(entry.applied)
+    applied[order.order_id] = (*entry.applied.get(order.order_id, ()), *fresh)
+    changes: dict[str, Any] = {"position": position, "sequence": sequence, "ended": tuple(ended), "applied": applied}
+    terms = _better_known(entry.terms, order.terms)
+    return replace(entry, products=products, terms=terms, **changes), lines
+
+
+def _better_known(before: ContractTerms | None, told: ContractTerms | None) -> ContractTerms | None:
+    """The later of the two, unless it knows less."""
+    if told is None or (before is not None and told.is_size_unknown):
+        return before
+    return told
+
+
+def _by_product(
+    products: Mapping[str, Decimal], before: Position, after: Position, product: str
+) -> Mapping[str, Decimal]:
+    known = _known(products, before)
+    if known is None:
+        return {}
+    changed = {**known, product: known.get(product, ZERO) + after.quantity - before.quantity}
+    return {name: quantity for name, quantity in changed.items() if quantity}
+
+
+def _known(products: Mapping[str, Decimal], position: Position) -> Mapping[str, Decimal] | None:
+    if sum(products.values(), ZERO) == position.quantity:
+        return products
+    return None if position.quantity else {}
+
+
+def with_unbooked(
+    entry: LedgerEntry, orders: Iterable[tuple[Order, Iterable[Happening], Mapping[int, Line]]]
+) -> LedgerEntry:
+    """The entry as it will be once the fills of these orders that are recorded and not booked yet are. Each order comes with its happenings
+    that may not be booked and the lines that it has been told; of these, what the entry does not know yet does not count."""
+    booked = entry.sequence
+    for order, happenings, told in orders:
+        known = {number: line for number, line in told.items() if line.sequence <= booked}
+        entry, _ = fold(entry, order, happenings, known)
+    return entry
+
+
+def settled(entry: LedgerEntry, kept: Mapping[str, int], *, ended_are_shown: bool) -> LedgerEntry:
+    """The entry without what its readers have durably taken over: lines that orders have of their own, up to the event `kept` names
+    by our order id, and episodes that are in the view."""
+    applied = {
+        order_id: lines for order_id, lines in entry.applied.items() if lines[-1].event_number > kept.get(order_id, 0)
+    }
+    ended = () if ended_are_shown else entry.ended
+    if len(applied) == len(entry.applied) and ended == entry.ended:
+        return entry
+    return replace(entry, applied=applied, ended=ended)
+
+
+def _book(position: Position, order: Order, happening: Happening, lines: Mapping[int, Line]) -> Booked:
+    request = order.accepted_request
+    multiplier = order.money_per_point or ONE
+    event = happening.event
+    if isinstance(event, Filled):
+        return apply_fill(
+            position,
+            side=request.side,
+            quantity=event.fill.quantity,
+            price=event.fill.price,
+            multiplier=multiplier,
+            at=event.fill.time,
+            order_id=_shown_id(happening.after),
+        )
+    assert isinstance(event, Busted)
+    annulled = happening.before.fill_of(event.fill_id)
+    assert annulled is not None
+    line = lines[
+        next(n for n, e in enumerate(order.events, 1) if isinstance(e, Filled) and e.fill.fill_id == event.fill_id)
+    ]
+    return reverse_fill(
+        position,
+        side=request.side,
+        quantity=annulled.quantity,
+        price=annulled.price,
+        realized=line.realized,
+        closed=line.closed,
+        episode=line.episode,
+        multiplier=multiplier,
+        at=event.at,
+        order_id=_shown_id(happening.after),
+    )
+
+
+def _shown_id(order: Order) -> str:
+    return order.broker_order_id or order.order_id

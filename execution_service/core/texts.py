@@ -1,0 +1,1018 @@
+"""The words for people: Telegram texts (HTML) and the sentences of the log; who is told, when and how often is decided elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal
+from html import escape, unescape
+
+from brokers.base import ONE, ContractTerms, OrderType, Side
+from execution_service.core.orders.order import (
+    Accepted,
+    Adopted,
+    AdoptionUndone,
+    Busted,
+    Cancelled,
+    CancelRefused,
+    CancelRequested,
+    Capped,
+    CommissionReported,
+    Completed,
+    ContractDeclared,
+    ContractTold,
+    DeclaredCancelled,
+    DeclaredNotPlaced,
+    DeclaredPlaced,
+    Doubted,
+    Event,
+    Expired,
+    Filled,
+    Fitted,
+    Held,
+    InstrumentMatched,
+    Noted,
+    NothingSent,
+    Order,
+    OrderRequest,
+    Purpose,
+    ReasonCode,
+    Rejected,
+    Released,
+    SendAgainOrdered,
+    Status,
+    SubmitStarted,
+)
+from execution_service.core.reconcile import Discrepancy, Finding, Kind
+
+CONFIRMATION_PUBLISHED = "Published execution confirmation"
+UNKNOWN = "?"
+LONGEST_VALUE = 600
+LONGEST_OF_LINE = 80
+LONGEST_OF_CAUSE = 200
+"""Characters of each name and reason where many orders share a message."""
+PRICE_DECIMALS = 8
+LONGEST_OF_FINDINGS = 2500
+"""Characters of all that is named in one message about discrepancies; Telegram takes 4096 in a message."""
+NAMED_AT_MOST = 5
+"""Orders that a message about many names one by one."""
+
+_SIGNS = {"USD": "$", "INR": "₹", "EUR": "€", "GBP": "£"}
+_INDIAN_PRODUCTS = frozenset({"MIS", "NRML", "CNC"})
+# Wide enough for any product of two numbers of 18 digits: sums for people must not raise.
+_EXACT = Context(prec=60)
+
+
+def order_received(signal_id: str) -> str:
+    """The log's sentence for an order that has been stored."""
+    return f"Received order: {plain(signal_id)}"
+
+
+# --- values ---------------------------------------------------------------------------------------------------------
+
+
+def plain(text: str) -> str:
+    """The text on one line, cut, without anything that a terminal or a bidirectional display would obey."""
+    if len(text) > LONGEST_VALUE:
+        text = text[:LONGEST_VALUE] + "…"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in text)
+
+
+def quantity(amount: Decimal | None) -> str:
+    """Units without needless zeros: 100, 0.25."""
+    return UNKNOWN if amount is None else format(_short(amount), "f")
+
+
+def price(amount: Decimal | None, currency: str) -> str:
+    """At least two decimals and as many more as it has: $235.15, $0.9123. An average's endless tail is rounded."""
+    return UNKNOWN if amount is None else _with_sign(amount, currency, ".{}f")
+
+
+def money(amount: Decimal, currency: str) -> str:
+    """As `price`, with separators of thousands: $23,515.00."""
+    return _with_sign(amount, currency, ",.{}f")
+
+
+def _with_sign(amount: Decimal, currency: str, form: str) -> str:
+    rounded = _short(_rounded(amount))
+    digits = format(rounded.copy_abs(), form.format(_decimals(rounded)))
+    sign = _SIGNS.get(currency) or f"{plain(currency)} "
+    return f"{'-' if rounded < 0 else ''}{sign}{digits}"
+
+
+def _decimals(amount: Decimal) -> int:
+    return max(2, -int(amount.as_tuple().exponent))
+
+
+def _rounded(amount: Decimal) -> Decimal:
+    """To 8 decimals, or to 8 significant digits where a price is so small that these would be fewer."""
+    if -int(amount.as_tuple().exponent) <= PRICE_DECIMALS:
+        return amount
+    decimals = max(PRICE_DECIMALS, PRICE_DECIMALS - 1 - amount.adjusted())
+    return amount.quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_EVEN, _EXACT)
+
+
+def _short(amount: Decimal) -> Decimal:
+    return amount.normalize(_EXACT) if amount else Decimal(0)
+
+
+def currency_of(order: Order) -> str:
+    """What the order's amounts are in: the contract's currency as the broker told it, else the instrument's, else that of its commissions, else
+    rupees for an Indian product, else dollars."""
+    request = order.request
+    if order.terms is not None and order.terms.currency is not None:
+        return order.terms.currency
+    if order.instrument is not None and order.instrument.currency is not None:
+        return order.instrument.currency
+    if order.commission_currency is not None:
+        return order.commission_currency
+    is_indian = isinstance(request, OrderRequest) and request.product in _INDIAN_PRODUCTS
+    return "INR" if is_indian else "USD"
+
+
+def quoted(amount: Decimal | None, order: Order) -> str:
+    """A price of the order as its market quotes it: $235.15, or 450.25 (in 1/100 USD) where that is not in the currency itself."""
+    currency = currency_of(order)
+    magnifier = ONE if order.terms is None else order.terms.price_magnifier
+    if amount is None or magnifier == ONE:
+        return price(amount, currency)
+    rounded = _short(_rounded(amount))
+    digits = format(rounded, f".{_decimals(rounded)}f")
+    return f"{digits} (in 1/{quantity(magnifier)} {plain(currency)})"
+
+
+def duration(seconds: Decimal) -> str:
+    """Whole seconds from one on, one decimal below: 2 seconds, 1 second, 0.3 seconds."""
+    tenths = max(Decimal(0), seconds).quantize(Decimal("0.1"), ROUND_HALF_UP)
+    if tenths < 1:
+        return f"{tenths} seconds"
+    whole = int(seconds.quantize(Decimal(1), ROUND_HALF_UP))
+    return "1 second" if whole == 1 else f"{whole} seconds"
+
+
+def _total(order: Order) -> str:
+    worth = order.money_per_point
+    if worth is None:
+        return f"{UNKNOWN} (the broker does not tell what one contract is worth)"
+    return money(order.value or Decimal(0), currency_of(order))
+
+
+def _size(order: Order) -> tuple[tuple[str, str], ...]:
+    """What the total follows from, where that is not price times quantity."""
+    if order.money_per_point in (None, ONE):
+        return ()
+    told = order.terms
+    if told is None or told.multiplier is None:
+        return (("Contract", f"{money(order.money_per_point or ONE, currency_of(order))} a point"),)
+    quotes = (
+        "" if told.price_magnifier == ONE else f", quoted in 1/{quantity(told.price_magnifier)} {currency_of(order)}"
+    )
+    return (("Contract", f"multiplier {quantity(told.multiplier)}{quotes}"),)
+
+
+def _commission(order: Order) -> str:
+    sums: dict[str, Decimal] = {}
+    for fill in order.fills:
+        if fill.commission is not None:
+            currency = fill.commission_currency or currency_of(order)
+            sums[currency] = sums.get(currency, Decimal(0)) + fill.commission
+    return " + ".join(money(amount, currency) for currency, amount in sums.items()) or "not reported yet"
+
+
+def _taken(order: Order) -> str:
+    """From the sending, or the arrival, to the last fill."""
+    begun = order.submitted_at or order.received_at
+    if order.filled_at is None:
+        return UNKNOWN
+    taken = order.filled_at - begun
+    return duration(Decimal(taken.days * 86400 + taken.seconds) + Decimal(taken.microseconds).scaleb(-6))
+
+
+def _side(side: Side | None) -> str:
+    return UNKNOWN if side is None else side.value
+
+
+def _what(order: Order) -> str:
+    """BUY 100 SPY."""
+    return f"{_side(order.request.side)} {quantity(order.quantity)} {plain(order.symbol or UNKNOWN)}"
+
+
+def _progress(order: Order) -> str:
+    """50/100 @ $235.20."""
+    counts = f"{quantity(order.filled_quantity)}/{quantity(order.quantity)}"
+    return f"{counts} @ {quoted(order.average_price, order)}" if order.filled_quantity else counts
+
+
+def _reason(order: Order) -> str:
+    return plain(order.reason.message) if order.reason is not None and order.reason.message else "no reason given"
+
+
+# --- Telegram -------------------------------------------------------------------------------------------------------
+
+
+def order_alert(
+    order_before: Order, event: Event, order: Order, *, account_name: str | None, broker: str
+) -> str | None:
+    """The Telegram text about one event of an order, `order` being the state after it; None: people are not told of this event."""
+    account = ("Account", _account(order, account_name))
+    if order.adoption is not None:
+        return _adoption_text(event, order, account)
+    match event:
+        case Filled() if len(order.fills) != len(order_before.fills):
+            return _fill_text(order_before, event, order, account)
+        case Busted() if len(order.fills) != len(order_before.fills):
+            annulled = order_before.fill_of(event.fill_id)
+            words = UNKNOWN if annulled is None else _execution(order_before, annulled.quantity, annulled.price)
+            now = (("Filled now", _progress(order)), ("Status", order.status.value))
+            return _about(order, "🔧 Correction: Execution Annulled", ("Annulled", words), *now, account)
+        case Rejected() | Cancelled() | Expired() if is_failed_exit(order_before, event, order):
+            return _failed_exit_text(order, account)
+        case Rejected() | Cancelled() | Expired() | CancelRequested() | DeclaredNotPlaced() | DeclaredCancelled():
+            return _end_text(order, account) if order.status.is_final else None
+        case Doubted():
+            return _about(
+                order,
+                "❓ Order In Doubt",
+                ("Reason", _reason(order)),
+                ("Broker", broker),
+                account,
+                (
+                    "To do",
+                    "look for it at the broker, then decide with execctl resolve; it is not sent again by itself",
+                ),
+            )
+        case Completed():
+            return _filled_text(order)
+        case Fitted(quantity=Decimal() as rounded):
+            words = f"{quantity(rounded)} of {quantity(order_before.quantity)}"
+            return _about(order_before, "✂️ Order Rounded", ("Executing", words), ("Reason", event.message), account)
+        case Capped():
+            words = f"{quantity(event.quantity)} of {quantity(order_before.quantity)}"
+            return _about(order_before, "✂️ Exit Capped", ("Executing", words), ("Reason", event.message), account)
+        case Noted(alert=True):
+            return _about(order, "⚠️ Attention", ("Note", event.message), account)
+    return None
+
+
+def _adoption_text(event: Event, order: Order, account: tuple[str, str]) -> str | None:
+    """One message for all records of an adoption, with the first of them."""
+    told, strategy = order.adoption, ("Strategy", order.request.strategy or UNKNOWN)
+    if told is None or order.identity.leg_index:
+        return None
+    facts = [(name, words) for name, words in (("Left", told.left), ("Came", told.came)) if words]
+    match event:
+        case Adopted():
+            closes = [] if told.discrepancy_id is None else [("Closes", told.discrepancy_id)]
+            by = (("By", told.by), ("Reason", told.message))
+            about = (account, strategy, ("What", told.occasion.value), *facts, *by, *closes)
+            return _text("📒 Position Adopted", *about, ("Adoption", order.signal_id))
+        case AdoptionUndone():
+            by = (("By", event.by), ("Reason", event.message))
+            undone = [(f"{name}, annulled", words) for name, words in facts]
+            about = (account, strategy, ("What", told.occasion.value), *undone, *by)
+            return _text("📒 Adoption Undone", *about, ("Adoption", order.signal_id))
+    return None
+
+
+def outcome_line(order_before: Order, event: Event, order: Order, *, account_name: str | None) -> str | None:
+    """What `order_alert` tells, in one line of a message about many orders; None where it deserves a message of its own."""
+    if order.adoption is not None:
+        return None
+    match event:
+        case Filled() if order_before.status.is_final or _is_overfilled(order):
+            return None
+        case Filled() | Completed() if order.status is Status.FILLED:
+            sign, words = "✅", f"{_what(order)} @ {quoted(order.average_price, order)}"
+        case Filled():
+            sign, words = "⚠️", f"{_what(order)}: {_progress(order)} so far"
+        case Rejected() | Cancelled() | Expired() if is_failed_exit(order_before, event, order):
+            return None
+        case Rejected() | Cancelled() | Expired() | CancelRequested() | DeclaredNotPlaced() | DeclaredCancelled():
+            sign, ended = _ending(order)
+            why = _cut(_reason(order), LONGEST_OF_LINE)
+            filled = f", filled {_progress(order)}" if order.filled_quantity else ""
+            words = f"{_what(order)} {ended}{filled}: {why}"
+        case _:
+            return None
+    about = (words, _cut(_signal(order), LONGEST_OF_LINE), _cut(_account(order, account_name), LONGEST_OF_LINE))
+    return f"{sign} {' · '.join(escape(plain(each), quote=False) for each in about)}"
+
+
+_NO_FAILURE = frozenset({ReasonCode.CANCEL_REQUESTED, ReasonCode.NOTHING_TO_EXIT})
+"""Why an exit ends with something left that nobody need be woken for: somebody asked for it, or nothing is there to exit."""
+
+
+def is_failed_exit(before: Order, event: Event, order: Order) -> bool:
+    """Whether an exit has ended by this event with something left to exit, and nobody wanted that: what it was to close is still held."""
+    if order.identity.purpose is not Purpose.EXIT or before.status.is_final or not order.status.is_final:
+        return False
+    is_left = not isinstance(order.request, OrderRequest) or order.quantity is None or order.remaining_quantity > 0
+    reason = event.reason if isinstance(event, Rejected | Cancelled | Expired) else None
+    return is_left and reason is not None and reason.code not in _NO_FAILURE
+
+
+def _failed_exit_text(order: Order, account: tuple[str, str]) -> str:
+    _, ended = _ending(order)
+    remaining = order.remaining_quantity if isinstance(order.request, OrderRequest) else order.quantity
+    left = f"{quantity(remaining)} not closed by it"
+    to_do = "it is not tried again by itself: send another exit, or close what is left in the broker's own screen"
+    return _about(
+        order,
+        "🚨 Exit Failed",
+        ("Ended", ended),
+        ("Filled", _progress(order)),
+        ("Remaining", left),
+        ("Reason", _reason(order)),
+        account,
+        ("To do", to_do),
+    )
+
+
+def _ending(order: Order) -> tuple[str, str]:
+    if order.status is Status.REJECTED:
+        return "❌", "rejected"
+    if order.status is Status.EXPIRED:
+        return "⌛", "expired"
+    is_timeout = order.reason is not None and order.reason.code is ReasonCode.TIMEOUT
+    return ("⏱️", "timed out") if is_timeout else ("🚫", "cancelled")
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def digest(lines: Sequence[str], *, waiting: int) -> str:
+    """One Telegram text of many outcomes, each a line of `outcome_line`; `waiting`: how many orders are still to be told of."""
+    title = "📋 1 Order" if len(lines) == 1 else f"📋 {len(lines)} Orders"
+    rest = f" ({waiting} more to come)" if waiting else ""
+    return "\n".join((f"{title}{rest}", "", *lines))
+
+
+def _is_overfilled(order: Order) -> bool:
+    """An amount of money may buy more than it was expected to."""
+    return order.cash_quantity is None and order.quantity is not None and order.filled_quantity > order.quantity
+
+
+def _fill_text(before: Order, event: Filled, order: Order, account: tuple[str, str]) -> str:
+    if _is_overfilled(order) and order.quantity is not None:
+        excess = order.filled_quantity - order.quantity
+        values = (("Filled", _progress(order)), ("Too many", quantity(excess)), account)
+        return _about(order, "🚨 Overfill", *values)
+    if before.status.is_final:
+        words = _execution(order, event.fill.quantity, event.fill.price)
+        story = (("Late fill", words), ("Filled now", _progress(order)))
+        status = f"{order.status.value} (was {before.status.value})"
+        return _about(order, "🔧 Correction: Late Fill", *story, ("Status", status), account)
+    if order.status is Status.FILLED:
+        return _filled_text(order)
+    return _text(
+        "⚠️ Partial Fill",
+        ("Signal", _signal(order)),
+        ("Order", _what(order)),
+        ("Filled", _progress(order)),
+        ("Remaining", quantity(order.remaining_quantity)),
+    )
+
+
+def _filled_text(order: Order) -> str:
+    return _text(
+        "✅ Order Filled",
+        ("Signal", _signal(order)),
+        ("Strategy", order.request.strategy or UNKNOWN),
+        ("Order", f"{_what(order)} @ {quoted(order.average_price, order)}"),
+        ("Total", _total(order)),
+        *_size(order),
+        ("Commission", _commission(order)),
+        ("Time", _taken(order)),
+    )
+
+
+def _end_text(order: Order, account: tuple[str, str]) -> str:
+    reason = ("Reason", _reason(order))
+    if order.status is Status.REJECTED:
+        return _about(order, "❌ Order Rejected", reason, account)
+    filled = ("Filled", _progress(order))
+    if order.status is Status.EXPIRED:
+        return _about(order, "⌛ Order Expired", filled, reason, account)
+    timed_out = order.reason is not None and order.reason.code is ReasonCode.TIMEOUT
+    return _about(order, "⏱️ Order Timeout" if timed_out else "🚫 Order Cancelled", filled, reason, account)
+
+
+# --- reconciliation ---------------------------------------------------------------------------------------------------
+
+_DIFFERENCES = {
+    Kind.ORDER_NOT_SHOWN: "Working order not shown by the broker",
+    Kind.ORDER_UNKNOWN: "Order at the broker with a tag of ours and no record",
+    Kind.ORDER_ALIVE: "Order working at the broker against our record",
+    Kind.ORDER_TWICE: "Several orders at the broker under one tag",
+    Kind.EARLIER_ATTEMPT_FILLED: "Earlier sending filled after the order was sent again",
+    Kind.FILLS_MISSING: "Broker's count and executions differ",
+    Kind.OVERFILLED: "More filled than ordered",
+    Kind.IN_DOUBT: "Order in doubt",
+    Kind.POSITION_DIFFERS: "Position differs",
+}
+
+
+def difference(finding: Finding) -> str:
+    """One difference in one sentence: what it is, about what, and both sides."""
+    about = plain(finding.signal_id or finding.instrument or finding.client_order_id or finding.subject)
+    about += f" in {plain(finding.product)}" if finding.product else ""
+    sides = f"ours {plain(finding.ours)}; the broker's {plain(finding.theirs)}"
+    more = known(finding)
+    return f"{_DIFFERENCES[finding.kind]}: {about}: {sides}{'; ' if more else ''}{more}"
+
+
+def known(finding: Finding) -> str:
+    """What is known of a difference beside its two sides."""
+    said = [f"before: {plain(finding.before)}"] if finding.before else []
+    said += [plain(finding.note)] if finding.note else []
+    if finding.resting:
+        said.append(
+            f"exits at the broker that may take more than it holds, to be cancelled if so: {plain(finding.resting)}"
+        )
+    return "; ".join(said)
+
+
+def next_step(finding: Finding) -> str:
+    """What a person should do about a difference; docs/operations.md has more."""
+    order, tag = plain(finding.order_id or ""), plain(finding.client_order_id or "")
+    match finding.kind:
+        case Kind.ORDER_NOT_SHOWN:
+            return (
+                f"Look for {tag} in the broker's own screen, finished orders and earlier days too. Dead with the fills that we hold: "
+                f"execctl resolve {order} --as cancelled. Alive: nothing, it is asked on."
+            )
+        case Kind.ORDER_UNKNOWN:
+            return (
+                f"Find out who placed {tag}: another installation on this account, or this one before its store was restored. "
+                "Until then cancel it at the broker if it is not wanted; this service does not touch it."
+            )
+        case Kind.ORDER_ALIVE:
+            return f"Cancel it in the broker's own screen if it is not wanted; see execctl order {order}. What it fills is recorded."
+        case Kind.ORDER_TWICE:
+            return "Cancel the one too many in the broker's own screen, and undo by hand what it has filled."
+        case Kind.EARLIER_ATTEMPT_FILLED:
+            return f"See execctl order {order}: cancel it if it still works, and undo by hand what has filled twice."
+        case Kind.FILLS_MISSING:
+            return (
+                f"Compare the executions of {tag} in the broker's own screen with execctl order {order}. They are asked for on; "
+                "no fill is made up."
+            )
+        case Kind.OVERFILLED:
+            return f"See execctl order {order}, and undo by hand what is too much; a correction by the broker is recorded by itself."
+        case Kind.IN_DOUBT:
+            return f"Look for {tag} at the broker among open, finished and rejected orders, then decide: execctl resolve {order}."
+        case Kind.POSITION_DIFFERS:
+            return (
+                "Compare the broker's trades with execctl orders: a square-off, a trade by hand, an assignment or expiry, a transfer, or an order "
+                "in doubt. Undo it at the broker, have our books follow it (see execctl adopt --help), or leave it if it is meant. "
+                "Until it is resolved, exits of it take no more than the broker holds."
+            )
+
+
+def discrepancy_opened(opened: Discrepancy, *, account_name: str, broker: str) -> str:
+    """The Telegram text at its opening; there is no other."""
+    return discrepancy(
+        count=1,
+        account_name=account_name,
+        broker=broker,
+        detail=difference(opened.finding),
+        to_do=opened.next_step,
+    )
+
+
+def reconciled(
+    *,
+    open_orders: int,
+    executions: int,
+    positions: int | None,
+    discrepancies: int,
+    unconfirmed: int,
+    looked_for: int,
+    orders_not_ours: int,
+    positions_not_ours: int,
+) -> str:
+    """The outcome of a whole comparison for the log. `positions` that agree, None where the broker does not tell them."""
+    counts = f"{_counted_things(open_orders, 'open order')}, {_counted_things(executions, 'execution')}"
+    agree = f"{counts} agree" if positions is None else f"{counts}, {_counted_things(positions, 'position')} agree"
+    differ = ["positions not told"] if positions is None else []
+    if discrepancies:
+        differ.append(f"{_counted_things(discrepancies, 'discrepancy')} open, see execctl discrepancies")
+    if unconfirmed:
+        differ.append(f"{_counted_things(unconfirmed, 'difference')} to be confirmed by the next reading")
+    if looked_for:
+        differ.append(f"{_counted_things(looked_for, 'order')} perhaps sent and still looked for")
+    foreign = []
+    if orders_not_ours:
+        foreign.append(_counted_things(orders_not_ours, "order"))
+    if positions_not_ours:
+        foreign.append(_counted_things(positions_not_ours, "position"))
+    said = [f"{'Not reconciled' if differ else 'Reconciled'}: {agree}", *differ]
+    if foreign:
+        said.append(f"not ours and left alone: {' and '.join(foreign)}")
+    return "; ".join(said)
+
+
+def _counted_things(count: int, name: str) -> str:
+    if count == 1:
+        return f"1 {name}"
+    return f"{count} {name.removesuffix('y')}ies" if name.endswith("y") else f"{count} {name}s"
+
+
+def one_line(text: str) -> str:
+    """An alert for the log: its tags and line breaks taken out."""
+    return unescape(" | ".join(line for line in text.splitlines() if line))
+
+
+def with_count(text: str, count: int) -> str:
+    """An alert that stands for `count` of its kind: the count is shown behind the title."""
+    title, _, rest = text.partition("\n")
+    return text if count == 1 else f"{_counted(title, count)}\n{rest}"
+
+
+def discrepancies(texts: Sequence[str], count: int) -> str:
+    """Several openings of discrepancies of one account in one message that names each, as long as there is room."""
+    if len(texts) == 1:
+        return with_count(texts[0], count)
+    lines = [dict(line.partition(": ")[::2] for line in text.split("\n")[2:]) for text in texts]
+    found = list(dict.fromkeys(each["Found"] for each in lines if "Found" in each))
+    named = [words for place, words in enumerate(found) if sum(map(len, found[: place + 1])) <= LONGEST_OF_FINDINGS]
+    if len(named) < len(found):
+        named.append(f"and {len(found) - len(named)} more: see execctl discrepancies")
+    steps = {each["To do"] for each in lines if "To do" in each}
+    to_do = steps.pop() if len(steps) == 1 else "execctl discrepancies says for each what to do"
+    told = lines[-1] | {"Found": "".join(f"\n- {words}" for words in named), "To do": to_do}
+    title = texts[-1].partition("\n")[0]
+    body = "\n".join(f"{name}:{value}" if name == "Found" else f"{name}: {value}" for name, value in told.items())
+    return f"{_counted(title, count)}\n\n{body}"
+
+
+def broker_down(*, account_name: str, broker: str, reason: str, count: int = 1) -> str:
+    """`count`: how often it went away since people were last told."""
+    return _text(_counted("🔌 Broker Down", count), ("Account", account_name), ("Broker", broker), ("Reason", reason))
+
+
+def broker_up(*, account_name: str, broker: str, down_seconds: Decimal | None = None) -> str:
+    after = () if down_seconds is None else (("Down for", duration(down_seconds)),)
+    return _text("✅ Broker Up", ("Account", account_name), ("Broker", broker), *after)
+
+
+def session_concern(*, account_name: str, broker: str, concern: str, count: int = 1) -> str:
+    """The account is traded, but not as it should be. `count`: how often since people were last told."""
+    return _text(
+        _counted("🔌 Limited Session", count), ("Account", account_name), ("Broker", broker), ("Concern", concern)
+    )
+
+
+def auth_required(*, account_name: str, broker: str, reason: str, count: int = 1) -> str:
+    """`count`: how often since people were last told."""
+    return _text(
+        _counted("🔑 Login Required", count),
+        ("Account", account_name),
+        ("Broker", broker),
+        ("Reason", reason),
+        ("Orders", "held until then, and rejected when they are too old"),
+    )
+
+
+def orders_held(*, account_name: str, broker: str, reason: str) -> str:
+    return _text(
+        "⏸ Orders Held",
+        ("Account", account_name),
+        ("Broker", broker),
+        ("Reason", reason),
+        ("Orders", "those that need it are held, and rejected when they are too old; others go on"),
+    )
+
+
+def cannot_be_read(*, account_name: str, broker: str, what: Sequence[str]) -> str:
+    """Parts of a broker's answers, or records of the account, that belong to no order that could be told."""
+    more = f" (and {len(what) - 1} more)" if len(what) > 1 else ""
+    return _text(
+        "❓ Cannot Be Read",
+        ("Account", account_name),
+        ("Broker", broker),
+        ("What", f"{what[0]}{more}" if what else UNKNOWN),
+        ("Orders", "what it is about is unclear, and nothing is concluded from it; everything else goes on"),
+        ("To do", "look at it at the broker, and compare"),
+    )
+
+
+def delivery_failing(*, signal_id: str, reason: str) -> str:
+    """Something about one order cannot be booked, shown or published, for a reason of its own."""
+    return _text(
+        "📤 Delivery Failing",
+        ("Order", signal_id),
+        ("Reason", reason),
+        ("Orders", "this one's ledger, views or confirmation wait, and it is tried on; others go on"),
+    )
+
+
+def record_cannot_be_read(*, account_name: str | None, what: Sequence[str]) -> str:
+    """Documents of our own."""
+    more = f" (and {len(what) - 1} more)" if len(what) > 1 else ""
+    return _text(
+        "❓ Record Cannot Be Read",
+        ("Account", account_name or UNKNOWN),
+        ("What", f"{what[0]}{more}" if what else UNKNOWN),
+        ("Orders", "what it is about is left alone; everything else goes on"),
+        ("To do", "look at it in the store and at the broker; whatever it was at work on is not followed"),
+    )
+
+
+def part_failed(*, part: str, reason: str) -> str:
+    """A long-running part of the service has failed and is begun anew."""
+    return _text(
+        "🔧 Part Restarted",
+        ("Part", part),
+        ("Reason", reason),
+        ("Orders", "it is begun anew by itself and takes up what it had in hand; nothing is lost or done twice"),
+    )
+
+
+def part_failing_on(*, part: str, account_id: str | None, failures: int, reason: str) -> str:
+    """An account's part cannot be kept alive, and the service goes on for the others."""
+    return _text(
+        "🚨 Account Not Worked",
+        ("Account", account_id or UNKNOWN),
+        ("Part", part),
+        ("Failed", f"{failures} times in succession"),
+        ("Reason", reason),
+        (
+            "To do",
+            "its orders may not be followed: look at them at the broker, and at the log; it is tried on meanwhile",
+        ),
+    )
+
+
+def service_ends(*, part: str, failures: int, reason: str) -> str:
+    """A part that the service cannot do without cannot be kept alive."""
+    return _text(
+        "🛑 Service Ends",
+        ("Part", part),
+        ("Failed", f"{failures} times in succession"),
+        ("Reason", reason),
+        ("Orders", "those at work stay at the broker, and nobody follows them here until a service is started"),
+        ("To do", "see the log, mend it, and start the service again; it takes up where it was"),
+    )
+
+
+# --- many orders of an account in one message ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Mentioned:
+    """An order among those of one message; `moment` is since or until when, as the message says."""
+
+    order: Order
+    moment: datetime | None
+    words: str = ""
+    """About this one alone, where the message has some for each."""
+
+
+def held_for_opening(orders: Sequence[Mentioned], *, account_name: str, broker: str, words: str) -> str:
+    """The broker holds them until the moments named; `words` are its own about the latest."""
+    untils = sorted({each.moment for each in orders if each.moment is not None})
+    until = " or ".join(map(_clock_time, untils[:NAMED_AT_MOST])) or "the opening"
+    held = f"{_counted_orders(len(orders))} of {account_name} {'is' if len(orders) == 1 else 'are'} held until {until}"
+    return _text(
+        "⏸ Held for the Opening",
+        ("Account", account_name),
+        ("Broker", broker),
+        ("Held", f"{held}: {_named_orders([(each.order, '') for each in orders])}"),
+        ("Broker's words", words),
+        ("To do", "nothing, if they are meant; their time-out runs from the opening on. Else cancel them"),
+    )
+
+
+def exits_waiting(orders: Sequence[Mentioned], *, account_name: str, broker: str, reason: str, to_do: str) -> str:
+    """They cannot leave, since the moments named."""
+    named = [(each.order, f" since {_clock_time(each.moment)}" if each.moment else "") for each in orders]
+    title = "🚨 Exit Cannot Leave" if len(orders) == 1 else f"🚨 {len(orders)} Exits Cannot Leave"
+    return _text(
+        title,
+        ("Account", account_name),
+        ("Broker", broker),
+        ("Exits", _named_orders(named)),
+        ("Reason", reason),
+        ("To do", to_do),
+    )
+
+
+def orders_isolated(orders: Sequence[Mentioned], *, account_name: str) -> str:
+    """Something that nobody foresaw has failed for them; the `words` of each say what."""
+    named = [(each.order, f": {_cut(each.words, LONGEST_OF_CAUSE)}") for each in orders]
+    return _text(
+        "🚧 Order Set Aside" if len(orders) == 1 else f"🚧 {len(orders)} Orders Set Aside",
+        ("Account", account_name),
+        ("Orders" if len(orders) > 1 else "Order", _named_orders(named)),
+        ("Meanwhile", "it is tried again, with longer and longer pauses; the account's other orders go on"),
+        ("To do", "see how it stands with execctl order and in the broker's own screen, and tell the maintainers"),
+    )
+
+
+def not_compared(*, account_name: str, broker: str, why: Mapping[str, str]) -> str:
+    """These cannot be compared with what the broker shows, by something that nobody foresaw; others are. `why`: by signal or position."""
+    named = [f"{_cut(what, LONGEST_OF_LINE)}: {_cut(reason, LONGEST_OF_CAUSE)}" for what, reason in why.items()]
+    more = f"; and {len(named) - NAMED_AT_MOST} more" if len(named) > NAMED_AT_MOST else ""
+    return _text(
+        "⚠️ Not Compared",
+        ("Account", account_name),
+        ("Broker", broker),
+        ("What", f"{'; '.join(named[:NAMED_AT_MOST])}{more}"),
+        ("Meanwhile", "nothing is concluded of it; everything else is compared as ever"),
+        ("To do", "compare it by hand with the broker's own screen, and tell the maintainers"),
+    )
+
+
+def without_words(subject: str, signal_ids: Sequence[str]) -> str:
+    """Of orders whose message could not be put together: that there is one, and about which."""
+    named = ", ".join(_cut(signal_id, LONGEST_OF_LINE) for signal_id in signal_ids[:NAMED_AT_MOST])
+    more = f" and {len(signal_ids) - NAMED_AT_MOST} more" if len(signal_ids) > NAMED_AT_MOST else ""
+    return _text(
+        "⚠️ Attention",
+        ("About", subject.replace("_", " ")),
+        ("Orders", f"{named}{more}"),
+        ("Note", "the message about them could not be put together; see execctl order and the log"),
+    )
+
+
+def cancels_unconfirmed(orders: Sequence[Mentioned], *, account_name: str, broker: str, times: int) -> str:
+    """Their cancellation was asked for so often, and the broker has confirmed none."""
+    return _text(
+        "⚠️ Cancel Not Confirmed",
+        ("Account", account_name),
+        ("Broker", broker),
+        ("Orders", _named_orders([(each.order, "") for each in orders])),
+        ("Reason", f"cancellation asked {times} times and not confirmed by the broker; they may be alive"),
+        ("To do", "see them in the broker's own screen; they are asked for again, more and more rarely"),
+    )
+
+
+def _named_orders(orders: Sequence[tuple[Order, str]]) -> str:
+    named = [
+        f"{_what(order)} ({_cut(_signal(order), LONGEST_OF_LINE)}){more}" for order, more in orders[:NAMED_AT_MOST]
+    ]
+    rest = len(orders) - NAMED_AT_MOST
+    return "; ".join(named) + (f"; and {rest} more" if rest > 0 else "")
+
+
+def _counted_orders(count: int) -> str:
+    return _counted_things(count, "order")
+
+
+def _clock_time(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def take_over(*, desk: str, host: str, pid: int, has_died: bool = False) -> str:
+    """An account's orders are worked by another process now, because the one that held them was silent or, `has_died`, is provably dead."""
+    why = "which died and gave nothing back" if has_died else "which did not renew its lease"
+    to_do = "see why it died" if has_died else "see whether that process is dead, frozen or cut off from the store"
+    return _text("🔁 Taken Over", ("Account", desk), ("From", f"{host}, process {pid}, {why}"), ("To do", to_do))
+
+
+def messages_handed_back(*, what: str, count: int, seconds: float) -> str:
+    """Said when the store is back. `what` the messages are; `seconds` from the first failure on."""
+    return _text(
+        "↩️ Messages Handed Back",
+        ("What", f"{what}, {count} messages at least"),
+        (
+            "Why",
+            f"a process could not reach the store for {seconds:.0f} s; others could take them from Pub/Sub meanwhile",
+        ),
+        ("Now", "the store answers, and messages are taken again"),
+        ("To do", "see what kept that process from the store"),
+    )
+
+
+def dead_letters(*, count: int, reason: str) -> str:
+    """`count` messages since people were last told; `reason` of the latest."""
+    return _text(
+        _counted("📭 Dead Letter", count),
+        ("Reason", reason),
+        ("To do", "see execctl dead-letters; nothing was placed for it"),
+    )
+
+
+def conflict(*, count: int, signal_id: str, detail: str) -> str:
+    """The same order came again with different content and was not placed; `signal_id` and `detail` of the latest."""
+    return _text(
+        _counted("⚠️ Conflicting Order", count),
+        ("Signal", signal_id),
+        ("Reason", detail),
+        ("To do", "see execctl dead-letters; the first order stands, the second was not placed"),
+    )
+
+
+def discrepancy(*, count: int, account_name: str, broker: str, detail: str, to_do: str = "") -> str:
+    """The broker's books and ours differ."""
+    where = (("Account", account_name), ("Broker", broker))
+    then = (("To do", to_do),) if to_do else ()
+    return _text(_counted("⚠️ Discrepancy", count), *where, ("Found", detail), *then)
+
+
+def account_not_configured(account_id: str, signal_ids: Sequence[str]) -> str:
+    """Unfinished orders of an account that this service does not trade any more: nobody watches them."""
+    named = ", ".join(signal_ids[:5]) + (f" and {len(signal_ids) - 5} more" if len(signal_ids) > 5 else "")
+    return _text(
+        "⚠️ Account Not Configured",
+        ("Account", account_id),
+        ("Unfinished", named),
+        (
+            "To do",
+            "this service does not watch these orders: configure the account again, then end them or let them end",
+        ),
+    )
+
+
+def fills_missing(order: Order, *, broker_filled: Decimal, seconds: Decimal, account_name: str | None) -> str:
+    """The broker counts other fills than the executions that it has shown us, and has done so for `seconds`."""
+    counts = f"{quantity(broker_filled)} by the broker's count, {quantity(order.filled_quantity)} shown as executions"
+    account = ("Account", _account(order, account_name))
+    return _about(order, "⚠️ Fills Missing", ("Filled", counts), ("For", duration(seconds)), account)
+
+
+def publish_failing(*, waiting: int, attempts: int, reason: str) -> str:
+    """`waiting`: confirmations not yet delivered."""
+    return _text(
+        "📡 Confirmations Not Published",
+        ("Waiting", str(waiting)),
+        ("Attempts", str(attempts)),
+        ("Reason", reason),
+        ("To do", "nothing is lost: they are tried for ever, in order"),
+    )
+
+
+def late_exit_note(age_seconds: Decimal) -> str:
+    """The remark on an exit that was executed in spite of its age."""
+    return f"late exit executed: first published {duration(age_seconds)} ago; it reduces a position that is held"
+
+
+def _about(order: Order, title: str, *lines: tuple[str, str]) -> str:
+    strategy = order.request.strategy or UNKNOWN
+    return _text(title, ("Signal", _signal(order)), ("Strategy", strategy), ("Order", _what(order)), *lines)
+
+
+def _text(title: str, *lines: tuple[str, str]) -> str:
+    body = "\n".join(f"{name}: {escape(plain(value), quote=False)}" for name, value in lines)
+    return f"{title}\n\n{body}"
+
+
+def _counted(title: str, count: int) -> str:
+    return title if count == 1 else f"{title} (×{count})"
+
+
+def _signal(order: Order) -> str:
+    legs = order.request.total_legs
+    return order.signal_id if legs == 1 else f"{order.signal_id} (leg {order.identity.leg_index + 1} of {legs})"
+
+
+def _account(order: Order, account_name: str | None) -> str:
+    return account_name or order.request.account_id or UNKNOWN
+
+
+def _execution(order: Order, amount: Decimal, at: Decimal) -> str:
+    return f"{quantity(amount)} @ {quoted(at, order)}"
+
+
+# --- the log --------------------------------------------------------------------------------------------------------
+
+
+def log_line(order_before: Order, event: Event, order: Order) -> tuple[str, str] | None:
+    """The sentence and the action's name for the log, `order` being the state after the event; None: nothing happened by it."""
+    match event:
+        case SubmitStarted():
+            return f"Placing order: {_what(order)} {_type(order)}", "order_placing"
+        case NothingSent():
+            return f"Order not sent: {plain(event.message)}", "order_not_sent"
+        case Accepted():
+            return f"Order submitted: {plain(event.broker_order_id)}", "order_submitted"
+        case Adopted():
+            words = f"{event.occasion}, {_what(order_before)}, by {plain(event.by)}: {plain(event.message)}"
+            return f"Position adopted: {words}", "position_adopted"
+        case AdoptionUndone():
+            return f"Adoption undone by {plain(event.by)}: {plain(event.message)}", "adoption_undone"
+        case Filled() if order.adoption is not None:
+            return f"Booked: {_execution(order, event.fill.quantity, event.fill.price)}", "adoption_booked"
+        case Filled():
+            return _fill_line(order_before, event, order)
+        case Busted():
+            return (f"Execution annulled: {plain(event.fill_id)}; {_progress(order)} stand", "fill_busted")
+        case CommissionReported():
+            amount = money(event.commission, event.currency or currency_of(order))
+            return f"Commission reported: {amount} for execution {plain(event.fill_id)}", "commission_reported"
+        case CancelRefused():
+            return f"Cancel refused: {plain(event.message)}", "cancel_refused"
+        case Capped():
+            words = f"{quantity(event.quantity)} of {quantity(order_before.quantity)}"
+            return f"Exit capped: {words}: {plain(event.message)}", "exit_capped"
+        case InstrumentMatched():
+            product = "" if event.product is None else f" in {plain(event.product)}"
+            return f"Exit closes its entry's instrument: {plain(event.instrument.key)}{product}", "exit_matched"
+        case ContractTold():
+            return _contract_line(event, order)
+        case ContractDeclared():
+            return (
+                f"Contract declared by {plain(event.by)}: {contract_words(event.terms)}; {plain(event.message)}",
+                "contract_declared",
+            )
+        case Fitted():
+            return f"Order fitted: {plain(event.message)}", "order_fitted"
+        case Held():
+            until = "" if event.until is None else f" until {_clock_time(event.until)}"
+            return f"Order held for the opening{until}: {plain(event.message)}", "order_held"
+        case Released():
+            return f"Order released to the market: {plain(event.message)}", "order_released"
+        case Completed():
+            return f"Order filled: {_execution_of_all(order)}", "order_filled"
+        case Noted():
+            return f"Note: {plain(event.message)}", "order_noted"
+    return _end_line(order_before, event, order)
+
+
+def _contract_line(event: ContractTold, order: Order) -> tuple[str, str]:
+    words = [] if event.terms is None else [contract_words(event.terms)]
+    if event.booked_as is not None:
+        words.append(f"booked as {plain(event.booked_as)}")
+    return f"Contract: {', '.join(words) or plain(order.symbol or UNKNOWN)}", "contract_told"
+
+
+def contract_words(told: ContractTerms) -> str:
+    """What the broker told of a contract, on one line."""
+    words = (
+        told.local_symbol,
+        None if told.trading_class is None else f"class {told.trading_class}",
+        None if told.multiplier is None else f"multiplier {quantity(told.multiplier)}",
+        None if told.price_magnifier == ONE else f"quoted in 1/{quantity(told.price_magnifier)}",
+        told.currency,
+        None if told.con_id is None else f"number {told.con_id}",
+        "what one contract is worth is not told" if told.is_size_unknown else None,
+    )
+    return plain(", ".join(word for word in words if word is not None) or "nothing told")
+
+
+def wants_a_person(event: Event) -> bool:
+    """Whether the line of it is a warning: somebody should look."""
+    return isinstance(event, Doubted) or (isinstance(event, Noted) and event.alert)
+
+
+def _fill_line(before: Order, event: Filled, order: Order) -> tuple[str, str] | None:
+    if len(order.fills) == len(before.fills):
+        return None
+    if _is_overfilled(order):
+        return f"Order overfilled: {_progress(order)}", "order_overfilled"
+    if before.status.is_final:
+        execution = _execution(order, event.fill.quantity, event.fill.price)
+        return f"Late fill: {execution}; {_progress(order)}, now {order.status.value}", "late_fill"
+    if order.status is Status.FILLED:
+        return f"Order filled: {_execution_of_all(order)}", "order_filled"
+    return f"Order partially filled: {_progress(order)}", "order_partially_filled"
+
+
+def _end_line(before: Order, event: Event, order: Order) -> tuple[str, str] | None:
+    match event:
+        case CancelRequested() if order.status.is_final:
+            return f"Order cancelled: {plain(event.reason.message)}", "order_cancelled"
+        case CancelRequested() if event.reason.code is ReasonCode.TIMEOUT:
+            return f"Order timeout: {plain(event.reason.message)}; cancelling", "order_timeout"
+        case CancelRequested():
+            words = f"{plain(event.reason.message)} (by {plain(event.requested_by)})"
+            return f"Cancelling order: {words}", "cancel_requested"
+        case Rejected() if order.status is Status.REJECTED:
+            return f"Order rejected: {_reason(order)}", "order_rejected"
+        case Rejected() | Cancelled():
+            return f"Order cancelled: {_reason(order)}; filled {_progress(order)}", "order_cancelled"
+        case Expired():
+            return f"Order expired: {_reason(order)}; filled {_progress(order)}", "order_expired"
+        case Doubted():
+            return f"Order in doubt: {plain(event.message)}", "order_in_doubt"
+        case DeclaredNotPlaced():
+            return f"Order declared not placed by {plain(event.by)}: {plain(event.message)}", "order_resolved"
+        case DeclaredPlaced():
+            found = f"Order declared placed as {plain(event.broker_order_id)} by {plain(event.by)}"
+            return f"{found}: {plain(event.message)}", "order_resolved"
+        case DeclaredCancelled():
+            return f"Order declared cancelled by {plain(event.by)}: {plain(event.message)}", "order_resolved"
+        case SendAgainOrdered():
+            words = f"Sending again ordered by {plain(event.by)}: {plain(event.message)}"
+            return f"{words}; attempt {order.attempt}", "order_resolved"
+    return None
+
+
+def _execution_of_all(order: Order) -> str:
+    return f"{quantity(order.filled_quantity)} @ {quoted(order.average_price, order)}"
+
+
+def _type(order: Order) -> str:
+    request = order.request
+    if not isinstance(request, OrderRequest):
+        return UNKNOWN
+    stop = f" stop {quoted(order.stop_price, order)}" if order.stop_price is not None else ""
+    limit = f" @ {quoted(order.limit_price, order)}" if order.limit_price is not None else ""
+    if request.order_type is OrderType.STOP:
+        stop = f" @ {quoted(order.stop_price, order)}"
+    return f"{request.order_type.value}{stop}{limit}"

@@ -1,0 +1,398 @@
+"""Orders and ledger entries as plain documents and back: exact decimals as text, times as datetimes; knows no database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, fields, is_dataclass, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import Enum
+from types import NoneType, UnionType
+from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from brokers.base import AssetClass, BrokerPosition, ContractTerms, Fill, Instrument
+from execution_service.core.adoption.records import Before, Movement, Plan
+from execution_service.core.errors import CoreError, UnreadableRecord
+from execution_service.core.orders import order as order_words
+from execution_service.core.orders.order import (
+    Event,
+    Identity,
+    Order,
+    OrderRequest,
+    Reason,
+    RefusedRequest,
+    apply_all,
+    new_order,
+)
+from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line
+from execution_service.core.positions.position import Position
+from execution_service.core.reconcile import Discrepancy
+
+Document: TypeAlias = dict[str, Any]
+T = TypeVar("T")
+
+RECORD_FORMAT = 1
+_EVENTS: Mapping[str, type[Event]] = {cls.__name__: cls for cls in get_args(Event)}
+
+
+def order_to_document(order: Order) -> Document:
+    """The part of an order's record that never changes, plus what its events so far make of it."""
+    refused = isinstance(order.request, RefusedRequest)
+    document: Document = {
+        "_id": order.order_id,
+        "format": RECORD_FORMAT,
+        "signal_id": order.signal_id,
+        "leg_index": order.identity.leg_index,
+        "purpose": order.identity.purpose.value,
+        "account_id": order.request.account_id,
+        "refused_request" if refused else "request": _encode(order.request),
+        "received_at": order.received_at,
+        "published_at": order.published_at,
+        "message_id": order.message_id,
+        "raw": order.raw,
+        "events": [event_to_document(event) for event in order.events],
+    }
+    document.update(state_of(order))
+    return document
+
+
+def state_of(order: Order) -> Document:
+    """The fields that follow from the events, for people and queries; the events remain the truth."""
+    return {
+        "version": order.version,
+        "status": order.status.value,
+        "client_order_id": order.client_order_id,
+        "broker_order_id": order.broker_order_id,
+        "filled_quantity": str(order.filled_quantity),
+        "lookup": lookup_keys(order),
+    }
+
+
+def lookup_keys(order: Order) -> list[str]:
+    """Everything that somebody may name this order by, in one indexed list."""
+    request = order.request
+    keys = [f"client:{c}" for c in order.client_order_ids]
+    if order.broker_order_id is not None:
+        keys.append(f"broker:{order.broker_order_id}")
+    if request.request_order_id is not None:
+        keys.append(f"request:{request.request_order_id}")
+    keys += [f"signal:{name}" for name in reversed(order.names)]
+    if order.adoption is not None and order.adoption.discrepancy_id is not None:
+        keys.append(f"discrepancy:{order.adoption.discrepancy_id}")
+    if isinstance(request, OrderRequest):
+        keys += [f"exit_of:{ref}" for ref in request.entry_refs]
+    return keys
+
+
+def event_to_document(event: Event) -> Document:
+    return {"type": type(event).__name__, **_encode(event)}
+
+
+def event_from_document(document: Mapping[str, Any]) -> Event:
+    cls = _EVENTS.get(str(document.get("type")))
+    if cls is None:
+        raise UnreadableRecord(f"unknown event type {document.get('type')!r}")
+    return _decode(cls, document)
+
+
+def order_from_document(document: Mapping[str, Any]) -> Order:
+    """The fold of the stored events. Raises UnreadableRecord if the document is not one that `order_to_document` wrote."""
+    try:
+        if document["format"] != RECORD_FORMAT:
+            raise UnreadableRecord(f"record format {document['format']!r} is not known here")
+        taken = document.get("request")
+        request = (
+            _decode(RefusedRequest, document["refused_request"]) if taken is None else _decode(OrderRequest, taken)
+        )
+        identity = Identity(
+            signal_id=_text(document["signal_id"]),
+            leg_index=_whole(document["leg_index"]),
+            purpose=order_words.Purpose(document["purpose"]),
+        )
+        order = new_order(
+            identity,
+            request,
+            received_at=_aware(document["received_at"]),
+            published_at=_aware(document["published_at"]),
+            message_id=_text(document["message_id"]),
+            raw=_text(document["raw"]),
+        )
+        return apply_all(order, (event_from_document(d) for d in document["events"]))
+    except (CoreError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as exc:
+        raise UnreadableRecord(f"order {document.get('_id')!r}: {type(exc).__name__}: {exc}") from exc
+
+
+# --- dataclasses <-> documents, by their own annotations -----------------------------------------------------------
+
+
+def _encode(value: Any) -> Any:
+    match value:
+        case None | bool() | int() | datetime():
+            return value
+        case Enum():
+            return value.value
+        case str():
+            return _storable(value)
+        case Decimal():
+            return str(value)
+        case tuple() | frozenset():
+            return [_encode(item) for item in (sorted(value) if isinstance(value, frozenset) else value)]
+    cls = type(value)
+    names = _FIELD_NAMES.get(cls)
+    if names is None:
+        names = _FIELD_NAMES[cls] = tuple(f.name for f in fields(value))
+    return {name: _encode(v) for name in names if (v := getattr(value, name)) is not None}
+
+
+_FIELD_NAMES: dict[type, tuple[str, ...]] = {}
+
+
+def as_stored(event: T) -> T:
+    """The event as its record gives it back: what is told of it is then the same before and after a restart, and can be told at all."""
+    changes = {}
+    for part in fields(event):  # type: ignore[arg-type]
+        value = getattr(event, part.name)
+        kept = (
+            _storable(value)
+            if type(value) is str
+            else as_stored(value)
+            if isinstance(value, Reason | Fill | ContractTerms)
+            else value
+        )
+        if kept != value:
+            changes[part.name] = kept
+    return replace(event, **changes) if changes else event  # type: ignore[type-var]
+
+
+def _storable(text: str) -> str:
+    """A broker's words may hold half a character (a lone surrogate), which no database takes; it is kept in its backslash form."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+_Reader: TypeAlias = Callable[[Any], Any]
+_READERS: dict[Any, _Reader] = {}
+
+
+def _decode(cls: type[T], document: Mapping[str, Any]) -> T:
+    readers = _READERS.get(cls)
+    if readers is None:
+        readers = _READERS[cls] = _class_reader(cls)
+    return readers(document)  # type: ignore[no-any-return]
+
+
+def _class_reader(cls: type[Any]) -> _Reader:
+    hints = get_type_hints(cls)
+    by_name = [(f.name, _reader(hints[f.name])) for f in fields(cls)]
+    # None is not written; where the class has no default for it, it is put back here.
+    unwritten = {f.name: None for f in fields(cls) if NoneType in get_args(hints[f.name]) and f.default is MISSING}
+
+    def read(document: Mapping[str, Any]) -> Any:
+        return cls(**unwritten | {name: reader(document[name]) for name, reader in by_name if name in document})
+
+    return read
+
+
+def _reader(hint: Any) -> _Reader:
+    if get_origin(hint) in (Union, UnionType):
+        (inner,) = (arg for arg in get_args(hint) if arg is not NoneType)
+        read = _reader(inner)
+        return lambda value: None if value is None else read(value)
+    if get_origin(hint) is tuple:
+        read_item = _reader(get_args(hint)[0])
+        return lambda value: tuple(read_item(item) for item in value)
+    if hint is datetime:
+        return _aware
+    if hint is Decimal:
+        return _decimal
+    if hint is str:
+        return _text
+    if hint is int:
+        return _whole
+    if hint is bool:
+        return _truth
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return hint
+    if isinstance(hint, type) and is_dataclass(hint):
+        return lambda value: _decode(hint, value)
+    return lambda value: value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is no whole number")
+    return value
+
+
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r} is neither true nor false")
+    return value
+
+
+def _decimal(value: Any) -> Decimal:
+    number = Decimal(_text(value))
+    if not number.is_finite():
+        raise ValueError(f"{value!r} is no number")
+    return number
+
+
+def _aware(value: datetime) -> datetime:
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+# --- the ledger ------------------------------------------------------------------------------------------------------
+
+
+def ledger_to_document(entry: LedgerEntry) -> Document:
+    position = entry.position
+    return {
+        "_id": entry.key.ledger_id,
+        "format": RECORD_FORMAT,
+        "account_id": entry.key.account_id,
+        "strategy": entry.key.strategy,
+        "instrument_key": entry.key.instrument_key,
+        "instrument": _encode(entry.instrument),
+        "terms": None if entry.terms is None else _encode(entry.terms),
+        "version": entry.version,
+        "sequence": entry.sequence,
+        "is_open": position.is_open,
+        "position": _encode(position),
+        "ended": [_encode(p) for p in entry.ended],
+        "applied": [{"order_id": o, "lines": lines_to_document(_by_number(ls))} for o, ls in entry.applied.items()],
+        "products": [{"product": name, "quantity": str(quantity)} for name, quantity in entry.products.items()],
+    }
+
+
+def ledger_from_document(document: Mapping[str, Any]) -> LedgerEntry:
+    """Raises UnreadableRecord if the document is not one that `ledger_to_document` wrote."""
+    try:
+        if document["format"] != RECORD_FORMAT:
+            raise UnreadableRecord(f"record format {document['format']!r} is not known here")
+        entry = LedgerEntry(
+            key=LedgerKey(*(_text(document[name]) for name in ("account_id", "strategy", "instrument_key"))),
+            instrument=_decode(Instrument, document["instrument"]),
+            terms=None if document.get("terms") is None else _decode(ContractTerms, document["terms"]),
+            version=_whole(document["version"]),
+            sequence=_whole(document["sequence"]),
+            position=_decode(Position, document["position"]),
+            ended=tuple(_decode(Position, d) for d in document["ended"]),
+            applied={
+                _text(d["order_id"]): tuple(lines_from_document(d["lines"]).values()) for d in document["applied"]
+            },
+            products={_text(d["product"]): _decimal(d["quantity"]) for d in document.get("products", ())},
+        )
+        if document["_id"] != entry.key.ledger_id:
+            raise UnreadableRecord(f"it says that it is {entry.key.ledger_id}")
+        return entry
+    except (CoreError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as exc:
+        raise UnreadableRecord(f"ledger {document.get('_id')!r}: {type(exc).__name__}: {exc}") from exc
+
+
+def instrument_of_ledger(document: Mapping[str, Any]) -> Instrument:
+    """What a ledger entry that cannot be read is about, as far as it tells; without a symbol where it does not."""
+    try:
+        return _decode(Instrument, document["instrument"])
+    except (CoreError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError):
+        symbol, _, rest = str(document.get("instrument_key", "")).partition("|")
+        kind = rest.partition("|")[0]
+        return (
+            Instrument(symbol=symbol, asset_class=AssetClass(kind))
+            if kind in tuple(AssetClass)
+            else Instrument(symbol=symbol)
+        )
+
+
+def lines_to_document(lines: Mapping[int, Line]) -> Document:
+    return {str(number): _line_to_document(line) for number, line in lines.items()}
+
+
+def _line_to_document(line: Line) -> Document:
+    document: Document = {"sequence": line.sequence, "episode": line.episode, "realized": str(line.realized)}
+    if line.closed:
+        document["closed"] = str(line.closed)
+    return document
+
+
+def lines_from_document(document: Mapping[str, Any]) -> dict[int, Line]:
+    """Raises UnreadableRecord."""
+    try:
+        return {
+            int(n): Line(
+                int(n),
+                _whole(d["sequence"]),
+                _whole(d["episode"]),
+                _decimal(d["realized"]),
+                _decimal(d.get("closed", "0")),
+            )
+            for n, d in document.items()
+        }
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as exc:
+        raise UnreadableRecord(f"ledger lines: {type(exc).__name__}: {exc}") from exc
+
+
+def _by_number(lines: tuple[Line, ...]) -> dict[int, Line]:
+    return {line.event_number: line for line in lines}
+
+
+# --- adoptions -------------------------------------------------------------------------------------------------------
+
+
+def plan_to_document(plan: Plan) -> Document:
+    """As much of it as the command carries that is to do what was shown."""
+    return {
+        "movements": [_encode(movement) for movement in plan.movements],
+        "before": [_encode(before) for before in plan.before],
+        "warnings": list(plan.warnings),
+    }
+
+
+def plan_from_document(document: Mapping[str, Any]) -> Plan:
+    """What was shown, without what was for people only. Raises UnreadableRecord."""
+    try:
+        return Plan(
+            movements=tuple(_decode(Movement, each) for each in document["movements"]),
+            before=tuple(_decode(Before, each) for each in document["before"]),
+            holdings=(),
+            warnings=tuple(map(str, document["warnings"])),
+        )
+    except (CoreError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as exc:
+        raise UnreadableRecord(f"plan of an adoption: {type(exc).__name__}: {exc}") from exc
+
+
+def positions_to_documents(positions: Iterable[BrokerPosition]) -> list[Document]:
+    """A broker's positions as one process tells them another."""
+    return [_encode(position) for position in positions]
+
+
+def positions_from_documents(documents: Iterable[Mapping[str, Any]]) -> list[BrokerPosition]:
+    """Raises UnreadableRecord."""
+    try:
+        told = [_decode(BrokerPosition, document) for document in documents]
+        return [replace(position, also_called=frozenset(position.also_called)) for position in told]
+    except (CoreError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as exc:
+        raise UnreadableRecord(f"a broker's positions: {type(exc).__name__}: {exc}") from exc
+
+
+# --- discrepancies ---------------------------------------------------------------------------------------------------
+
+
+def discrepancy_to_document(discrepancy: Discrepancy) -> Document:
+    document: Document = {"_id": discrepancy.discrepancy_id, "format": RECORD_FORMAT, "place": discrepancy.place}
+    document.update(_encode(discrepancy))
+    return document
+
+
+def discrepancy_from_document(document: Mapping[str, Any]) -> Discrepancy:
+    """Raises UnreadableRecord if the document is not one that `discrepancy_to_document` wrote."""
+    try:
+        if document["format"] != RECORD_FORMAT:
+            raise UnreadableRecord(f"record format {document['format']!r} is not known here")
+        return _decode(Discrepancy, document)
+    except (CoreError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as exc:
+        raise UnreadableRecord(f"discrepancy {document.get('_id')!r}: {type(exc).__name__}: {exc}") from exc

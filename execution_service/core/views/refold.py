@@ -1,0 +1,115 @@
+"""What the views are made from, worked out again from the records alone: orders as they were told, positions from their first fill on; no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+from execution_service.core.orders.effects import Happening, happenings
+from execution_service.core.orders.order import Order
+from execution_service.core.positions.ledger import LedgerEntry, Line, fold
+from execution_service.core.positions.position import Position
+from execution_service.core.views.shared import Booked
+
+
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """An order with its lines in the ledger."""
+
+    order: Order
+    lines: Mapping[int, Line]
+
+
+def as_told(booking: Booking, told: int) -> Booked | None:
+    """The order as the world was last told of it, with the profit booked until then; None if it never was."""
+    if not told:
+        return None
+    order = booking.order
+    then = order if order.version <= told else order.as_of(told)
+    realized = sum((line.realized for number, line in booking.lines.items() if number <= told), Decimal(0))
+    return Booked(then, realized)
+
+
+@dataclass(frozen=True, slots=True)
+class Corrected:
+    """A ledger entry, one version on, and the lines of its orders, with the profits that its orders' contracts make of them."""
+
+    entry: LedgerEntry
+    lines: Mapping[str, Mapping[int, Line]]
+    """By our order id; only those that changed."""
+
+
+def corrected(entry: LedgerEntry, bookings: Sequence[Booking]) -> Corrected | None:
+    """The entry after what a contract is worth was said of some of its orders; None if that changes nothing. Only profits change: where anything
+    else comes out in another way the records contradict the entry, which `refolded` says, and nothing is corrected."""
+    folded, known = _folded(entry, bookings)
+    stored, fresh = entry.position, replace(folded.position, realized_pnl=entry.position.realized_pnl)
+    if fresh != stored or folded.sequence != entry.sequence:
+        return None
+    changed: dict[str, dict[int, Line]] = {}
+    for booking in bookings:
+        order_id = booking.order.order_id
+        for number, line in known.get(order_id, {}).items():
+            before = booking.lines[number]
+            if replace(line, realized=before.realized) != before:
+                return None
+            if line != before:
+                changed.setdefault(order_id, {})[number] = line
+    if not changed and folded.position == stored and folded.terms == entry.terms:
+        return None
+    applied = {
+        order_id: tuple(changed.get(order_id, {}).get(line.event_number, line) for line in lines)
+        for order_id, lines in entry.applied.items()
+    }
+    whole = replace(entry, version=entry.version + 1, position=folded.position, terms=folded.terms, applied=applied)
+    return Corrected(whole, changed)
+
+
+def _folded(entry: LedgerEntry, bookings: Iterable[Booking]) -> tuple[LedgerEntry, dict[str, dict[int, Line]]]:
+    """The entry made anew from all its orders' fills, and the lines that this gives each."""
+    steps = sorted((s for s in _steps(bookings) if s[0].sequence <= entry.sequence), key=lambda step: step[0].sequence)
+    folded = LedgerEntry(key=entry.key, instrument=entry.instrument)
+    known: dict[str, dict[int, Line]] = {}
+    for _, order, happening in steps:
+        folded, known[order.order_id] = fold(folded, order, (happening,), known.get(order.order_id, {}))
+        folded = replace(folded, ended=(), applied={})
+    return folded, known
+
+
+def refolded(entry: LedgerEntry, bookings: Iterable[Booking]) -> tuple[LedgerEntry, tuple[str, ...]]:
+    """The entry with every episode that ever ended, folded again from all its orders' fills in the order of their lines.
+
+    Also says, one sentence each, where the records contradict the entry; its present position is then left as it is stored. Lines
+    beyond the entry's sequence are of later: they came after it was read.
+    """
+    steps = sorted((s for s in _steps(bookings) if s[0].sequence <= entry.sequence), key=lambda step: step[0].sequence)
+    folded = LedgerEntry(key=entry.key, instrument=entry.instrument)
+    known: dict[str, dict[int, Line]] = {}
+    ended: dict[int, Position] = {}
+    contradictions = []
+    for line, order, happening in steps:
+        folded, lines = fold(folded, order, (happening,), known.get(order.order_id, {}))
+        known[order.order_id] = lines
+        ended.update((position.episode, position) for position in folded.ended)
+        if lines[happening.number] != line:
+            contradictions.append(
+                f"{entry.key.ledger_id}: line {line.sequence} (order {order.order_id}, event {happening.number}) "
+                f"realised {line.realized} in episode {line.episode}, folded again {lines[happening.number].realized} "
+                f"in episode {lines[happening.number].episode}"
+            )
+        folded = replace(folded, ended=(), applied={})
+    if folded.position != entry.position or folded.sequence != entry.sequence:
+        contradictions.append(
+            f"{entry.key.ledger_id}: {entry.position.quantity} after {entry.sequence} lines as stored, "
+            f"{folded.position.quantity} after {folded.sequence} lines folded again"
+        )
+    return replace(entry, ended=tuple(ended[episode] for episode in sorted(ended))), tuple(contradictions)
+
+
+def _steps(bookings: Iterable[Booking]) -> Iterable[tuple[Line, Order, Happening]]:
+    for booking in bookings:
+        for happening in happenings(booking.order):
+            line = booking.lines.get(happening.number)
+            if line is not None:
+                yield line, booking.order, happening

@@ -1,0 +1,366 @@
+"""From a Pub/Sub message to a stored order, a stored refusal or a dead letter, and only then the acknowledgement."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import structlog
+
+from execution_service.core import texts
+from execution_service.core.errors import UnreadableRecord
+from execution_service.core.messages.wire import ParsedOrder, Unusable, parse_order
+from execution_service.core.orders.order import (
+    CancelRequested,
+    Event,
+    Noted,
+    Order,
+    OrderRequest,
+    Reason,
+    ReasonCode,
+    RefusedRequest,
+    Rejected,
+    apply_all,
+    new_order,
+)
+from execution_service.recording.live import LiveOrders
+from execution_service.runtime.clock import Clock
+from execution_service.storage.ports import DeadLetter, Store, Stored, StoreUnavailable, Told
+from execution_service.transport.inbox import Inbox
+from execution_service.transport.ports import Message
+
+log = structlog.get_logger(__name__)
+
+BATCH = 50
+AFTER_FAILURE_SECONDS = 1.0
+HELD_SECONDS = 10.0
+"""How long messages are held for a store that is away, before others are given the chance to store them."""
+PROBE_SECONDS = 5.0
+"""The longest pause between two questions whether the store is back."""
+RELAPSE_SECONDS = 60.0
+"""A store that fails again so soon is not trusted at its first answer."""
+LONGEST_REST_SECONDS = 60.0
+
+
+class RaiseAlarm(Protocol):
+    def __call__(self, kind: str, text: str, count: int = 1) -> Coroutine[Any, Any, None]: ...
+
+
+class Intake:
+    """Takes orders in; many messages that are there at once are stored by one write."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        live_orders: LiveOrders,
+        clock: Clock,
+        is_known_account: Callable[[str], bool],
+        is_cancelled: Callable[[Order], Reason | None],
+        look_for_cancels: Callable[[Sequence[Order]], Awaitable[None]],
+        hand_over: Callable[[Stored], None],
+        raise_alarm: RaiseAlarm,
+        foreign_desk: Callable[[Order], str | None] = lambda order: None,
+    ) -> None:
+        """`look_for_cancels`: after it `is_cancelled` knows what others stored about these orders. `foreign_desk` names the desk of an
+        order that another process works."""
+        self._store = store
+        self._live = live_orders
+        self._clock = clock
+        self._is_known_account = is_known_account
+        self._is_cancelled = is_cancelled
+        self._look_for_cancels = look_for_cancels
+        self._hand_over = hand_over
+        self._raise_alarm = raise_alarm
+        self._foreign_desk = foreign_desk
+
+    async def run(self, inbox: Inbox) -> None:
+        """Until cancelled."""
+        receiver = Receiver(
+            what="Orders", take=self.take, store=self._store, clock=self._clock, raise_alarm=self._raise_alarm
+        )
+        await receiver.run(inbox)
+
+    async def take(self, messages: Sequence[Message]) -> list[str]:
+        """Stores what the messages mean and acknowledges them; returns our ids of the orders meant, also of repeated ones.
+
+        Raises StoreUnavailable: then nothing was acknowledged, and doing it again is harmless.
+        """
+        letters: list[DeadLetter] = []
+        received: list[tuple[Message, ParsedOrder, Order]] = []
+        for message in messages:
+            parsed = parse_order(message.data)
+            if isinstance(parsed, Unusable):
+                letters.append(self._dead_letter(message, parsed.reason))
+            else:
+                received.append((message, parsed, self._order(parsed, message)))
+        if received:
+            await self._look_for_cancels([order for _, _, order in received])
+        meant = [(message, self._at_the_door(parsed, order)) for message, parsed, order in received]
+        unusable = len(letters)
+        conflicts = await self._store_orders(meant)
+        letters += [letter for _, letter in conflicts]
+        if letters:
+            await self._store.insert_dead_letters(letters)
+        # Before the acknowledgement: what is acknowledged does not come again, and then nobody would tell people.
+        if unusable:
+            words = texts.dead_letters(count=1, reason=letters[unusable - 1].reason)
+            await self._raise_alarm("dead_letter", words, unusable)
+        if conflicts:
+            signal_id, letter = conflicts[-1]
+            words = texts.conflict(count=1, signal_id=signal_id, detail=letter.reason)
+            await self._raise_alarm("conflict", words, len(conflicts))
+        for message in messages:
+            message.ack()
+        return [order.order_id for _, order in meant]
+
+    def _order(self, parsed: ParsedOrder, message: Message) -> Order:
+        return new_order(
+            parsed.identity,
+            parsed.request,
+            received_at=self._clock.now(),
+            published_at=message.publish_time,
+            message_id=message.message_id,
+            raw=parsed.raw,
+        )
+
+    def _at_the_door(self, parsed: ParsedOrder, order: Order) -> Order:
+        """The order as it is first recorded: PENDING, or ended at the door."""
+        now = self._clock.now()
+        first: tuple[Event, ...] = ()
+        cancelled = self._is_cancelled(order)
+        if parsed.problems:
+            first = (Rejected(at=now, reason=Reason(ReasonCode.INVALID_ORDER, "; ".join(parsed.problems))),)
+        elif not self._is_known_account(str(parsed.request.account_id)):
+            words = f"account {parsed.request.account_id} is not configured"
+            first = (Rejected(at=now, reason=Reason(ReasonCode.UNKNOWN_ACCOUNT, words)),)
+        elif cancelled is not None:
+            first = (CancelRequested(at=now, reason=cancelled, requested_by="order-commands"),)
+        if parsed.warning is not None:
+            first = (Noted(at=now, message=parsed.warning), *first)
+        return apply_all(order, first)
+
+    async def _store_orders(self, meant: Sequence[tuple[Message, Order]]) -> list[tuple[str, DeadLetter]]:
+        """Inserts the new ones and hands them over; returns dead letters, with their signal, for those that contradict what is stored, or
+        cannot be compared with it."""
+        first_of: dict[str, Order] = {}
+        repeated: list[tuple[Message, Order, Order]] = []
+        for message, order in meant:
+            first = first_of.setdefault(order.order_id, order)
+            if first is not order:
+                repeated.append((message, order, first))
+        left = self._left(first_of.values())
+        present = await self._store.insert_orders(list(first_of.values()), left) if first_of else []
+        stored = dict(zip(first_of, present, strict=True))
+        fresh: list[Stored] = []
+        spoilt: list[tuple[str, DeadLetter]] = []
+        for message, order in meant:
+            found = stored[order.order_id]
+            if first_of[order.order_id] is not order:
+                continue
+            if found is None:
+                log.info(
+                    texts.order_received(order.signal_id),
+                    action="order_received",
+                    signal_id=order.signal_id,
+                    order_id=order.order_id,
+                )
+                self._say_first(order)
+                fresh.append(Stored(order, Told()))
+            elif isinstance(found, UnreadableRecord):
+                words = f"{order.signal_id} is stored already, and its record cannot be read: {found}"
+                spoilt.append((order.signal_id, self._dead_letter(message, words)))
+            else:
+                repeated.append((message, order, found))
+        await self._pass_on(fresh, left)
+        await self._take_up([found.order_id for _, _, found in repeated if found.order_id not in self._live.by_id])
+        conflicts = [(r[1].signal_id, letter) for r in repeated if (letter := self._repetition(*r)) is not None]
+        return spoilt + conflicts
+
+    def _say_first(self, order: Order) -> None:
+        """What ended the order at the door, if anything did, and what of it is not read."""
+        for event in order.events:
+            line = texts.log_line(order, event, order)
+            if line is not None:
+                sentence, action = line
+                say = log.warning if isinstance(event, Noted) else log.info
+                say(sentence, action=action, signal_id=order.signal_id, order_id=order.order_id)
+
+    async def _take_up(self, order_ids: Sequence[str]) -> None:
+        """What looks like a repetition may be our own insertion, whose answer was lost: stored, and in nobody's hands."""
+        found = await self._store.load(order_ids) if order_ids else []
+        await self._pass_on([s for s in found if s.is_unsettled], {})
+
+    async def _pass_on(self, some: Sequence[Stored], left: Mapping[str, str]) -> None:
+        """To whoever works them: here at once, elsewhere by a word in the record, unless that was `left` with it."""
+        foreign = self._left(stored.order for stored in some)
+        for stored in some:
+            if stored.order.order_id not in foreign:
+                self._hand_over(stored)
+        unsaid = {order_id: desk for order_id, desk in foreign.items() if order_id not in left}
+        if unsaid:
+            await self._store.leave(unsaid)
+
+    def _left(self, orders: Iterable[Order]) -> dict[str, str]:
+        """The desks of those that are not ours, by our id."""
+        return {o.order_id: desk for o in orders if (desk := self._foreign_desk(o)) is not None}
+
+    def _repetition(self, message: Message, order: Order, first: Order) -> DeadLetter | None:
+        if _means_the_same(order, first):
+            log.info(
+                f"Duplicate of order {order.signal_id} ignored", action="duplicate_ignored", signal_id=order.signal_id
+            )
+            return None
+        words = (
+            f"{ReasonCode.DUPLICATE_CONFLICT}: {order.signal_id} came again with different content and was not placed"
+        )
+        log.warning(words, action="duplicate_conflict", signal_id=order.signal_id, order_id=order.order_id)
+        return self._dead_letter(message, words)
+
+    def _dead_letter(self, message: Message, reason: str) -> DeadLetter:
+        return DeadLetter(
+            message_id=message.message_id,
+            payload=message.data,
+            reason=reason,
+            publish_time=message.publish_time,
+            attributes=message.attributes,
+            received_at=self._clock.now(),
+        )
+
+
+def _means_the_same(order: Order, first: Order) -> bool:
+    mine, theirs = order.request, first.request
+    if order.raw == first.raw:
+        # Also where an earlier version read less of it.
+        return True
+    if isinstance(mine, OrderRequest) and isinstance(theirs, OrderRequest):
+        return mine.content == theirs.content
+    if isinstance(mine, RefusedRequest) and isinstance(theirs, RefusedRequest):
+        return mine.fingerprint == theirs.fingerprint
+    return False
+
+
+class GivenUp(Exception):
+    """Something within ended as if it had been cancelled, and nobody had."""
+
+
+class Receiver:
+    """Has the messages of one inbox stored and acknowledged, or hands them back.
+
+    While the store is away nothing is acknowledged. If that lasts, this process may be the only one that cannot reach it: all it has
+    received goes back to Pub/Sub, where others find it, and no more is pulled until the store answers again. What was handed back may
+    have been stored all the same: it is known by its identity when it comes again.
+    """
+
+    def __init__(
+        self,
+        *,
+        what: str,
+        take: Callable[[Sequence[Message]], Coroutine[Any, Any, Any]],
+        store: Store,
+        clock: Clock,
+        raise_alarm: RaiseAlarm,
+    ) -> None:
+        """`what` the messages are, for people. `take` stores and acknowledges; it raises StoreUnavailable, and may then be called again."""
+        self._what = what
+        self._take = take
+        self._store = store
+        self._clock = clock
+        self._raise_alarm = raise_alarm
+        self._accepted_at = float("-inf")
+        self._least_rest = 0.0
+
+    async def run(self, inbox: Inbox) -> None:
+        """Until cancelled. Begun anew after a failure, it loses nothing: what it had in hand is in the inbox again."""
+        if inbox.is_refusing:
+            inbox.accept()
+        while True:
+            batch = await inbox.next_batch(BATCH)
+            with inbox.put_back_unless_taken(batch):
+                is_taken = await self._is_taken(batch)
+            if not is_taken:
+                await self._rest(inbox, len(batch) + inbox.qsize())
+
+    async def _is_taken(self, batch: Sequence[Message]) -> bool:
+        """Tries on for a while; False: the store is away. A batch that fails otherwise is taken apart, so that one message cannot stop
+        the others."""
+        failing_since: float | None = None
+        while True:
+            try:
+                return await self._is_answered(batch)
+            except StoreUnavailable as exc:
+                now = self._clock.monotonic()
+                failing_since = now if failing_since is None else failing_since
+                if now - failing_since >= HELD_SECONDS:
+                    return False
+                log.warning(f"Messages wait for the store: {exc}", action="intake_waiting")
+                await self._clock.sleep(AFTER_FAILURE_SECONDS)
+            except Exception as exc:
+                if len(batch) == 1:
+                    log.error(
+                        f"Message {batch[0].message_id} could not be taken; Pub/Sub will deliver it again: {exc}",
+                        action="intake_failed",
+                        exc_info=exc,
+                    )
+                    await self._clock.sleep(AFTER_FAILURE_SECONDS)
+                    batch[0].nack()
+                    return True
+                for message in batch:
+                    if not await self._is_taken([message]):
+                        return False
+                return True
+
+    async def _is_answered(self, batch: Sequence[Message]) -> bool:
+        """Takes the batch. False: the store answers nobody, and whether it was stored is not known. Raises what `take` raises."""
+        attempt = asyncio.ensure_future(self._take(batch))
+        silence = asyncio.ensure_future(self._until_silent())
+        try:
+            await asyncio.wait({attempt, silence}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            is_silent = not attempt.done()
+            silence.cancel()
+            if is_silent:
+                attempt.cancel()
+                await asyncio.wait({attempt})
+        if attempt.cancelled():
+            if is_silent:
+                return False
+            raise GivenUp("taking it was given up, and not by us")
+        attempt.result()
+        return True
+
+    async def _until_silent(self) -> None:
+        """Returns when the store has been asked in vain, by anybody here, for as long as messages are held."""
+        while True:
+            await self._clock.sleep(AFTER_FAILURE_SECONDS)  # a write that is answered sooner says that it answers
+            if self._store.silent_seconds() >= HELD_SECONDS:
+                return
+
+    async def _rest(self, inbox: Inbox, count: int) -> None:
+        """Hands everything back, and takes messages again when the store answers; longer each time if it soon fails anew."""
+        began = self._clock.monotonic()
+        is_relapse = began - self._accepted_at < RELAPSE_SECONDS
+        self._least_rest = min(LONGEST_REST_SECONDS, max(PROBE_SECONDS, 2 * self._least_rest)) if is_relapse else 0.0
+        inbox.refuse()
+        log.error(
+            f"{self._what}: the store has been away for {HELD_SECONDS:.0f} s; what was received is handed back to Pub/Sub, "
+            f"{count} at least, and none are taken until it answers",
+            action="messages_handed_back",
+            count=count,
+        )
+        pause = AFTER_FAILURE_SECONDS
+        while True:
+            await self._clock.sleep(max(pause, began + self._least_rest - self._clock.monotonic()))
+            try:
+                await self._store.check()
+                break
+            except StoreUnavailable:
+                pause = min(2 * pause, PROBE_SECONDS)
+        inbox.accept()
+        self._accepted_at = self._clock.monotonic()
+        seconds = self._accepted_at - began + HELD_SECONDS
+        log.info(f"{self._what}: taken again", action="messages_taken_again")
+        # Only now: the alerts are kept in the store too.
+        words = texts.messages_handed_back(what=self._what.lower(), count=count, seconds=seconds)
+        await self._raise_alarm("messages_handed_back", words)

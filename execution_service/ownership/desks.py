@@ -1,0 +1,305 @@
+"""Which accounts this process works where several share a store: takes desks over, notices what others left for them, lets them go; not
+what is done with an order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from typing import Any
+
+import structlog
+
+from execution_service.core import texts
+from execution_service.core.orders.order import Order
+from execution_service.ownership.leases import Leases, Predecessor, Self
+from execution_service.ownership.processes import Processes
+from execution_service.recording.live import LiveOrder, LiveOrders
+from execution_service.runtime.clock import Clock
+from execution_service.runtime.supervision import Keeper, Part
+from execution_service.storage.ports import Lease, Store, Stored, StoreUnavailable, Unsettled
+
+log = structlog.get_logger(__name__)
+
+UNASSIGNED = "(unassigned)"
+"""The desk of everything that belongs to no account: what was refused at the door, alarms."""
+POLL_SECONDS = 0.5
+SWEEP_SECONDS = 10.0
+SWEEP_SHARE = 20
+"""A sweep is followed by a pause of so many times what it took."""
+READ_AT_ONCE = 200
+AFTER_FAILURE_SECONDS = 1.0
+RELEASE_SECONDS = 2.0
+
+
+class Desks:
+    """An order is in hand only where its desk is open; a desk is open only where its lease is held."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        live_orders: LiveOrders,
+        clock: Clock,
+        me: Self,
+        term_seconds: float,
+        accounts: Iterable[str],
+        is_known_account: Callable[[str], bool],
+        opens: Callable[[str, Sequence[Stored]], None],
+        hand_over: Callable[[Stored], None],
+        look_again: Callable[[LiveOrder], None],
+        has_taken: Callable[[str, int], bool],
+        lets_go: Callable[[str], None],
+        closes: Callable[[str], Coroutine[Any, Any, None]],
+        raise_alarm: Callable[[str, str], Awaitable[None]],
+        keeper: Keeper,
+        processes: Processes | None = None,
+    ) -> None:
+        """`opens` begins the work at a desk with the orders that were found; `has_taken`: whether the order of that id is finished, and all that is
+        still to be delivered of it up to that version needs no reading; `lets_go` takes all of them out of our hands at once, and
+        `closes` then ends the work."""
+        self._store = store
+        self._live = live_orders
+        self._clock = clock
+        self._is_known_account = functools.cache(is_known_account)
+        self._opens = opens
+        self._hand_over = hand_over
+        self._look_again = look_again
+        self._has_taken = has_taken
+        self._lets_go = lets_go
+        self._closes = closes
+        self._raise_alarm = raise_alarm
+        self._keeper = keeper
+        self._open: set[str] = set()
+        self._unreadable: set[Unsettled] = set()
+        """Records that were asked for and did not come: said once, by the store, and left alone until they change."""
+        self._moves: dict[str, asyncio.Task[None]] = {}
+        """The last opening or closing of a desk: each waits for the one before."""
+        self._leases = Leases(
+            store=store,
+            clock=clock,
+            me=me,
+            term_seconds=term_seconds,
+            is_wanted=lambda lease: lease.desk == UNASSIGNED or is_known_account(lease.desk),
+            taken=self._taken,
+            lost=self._lost,
+            processes=processes,
+        )
+        self._leases.want([UNASSIGNED, *accounts])
+
+    # --- questions ----------------------------------------------------------------------------------------------
+
+    def desk_of(self, account_id: str | None) -> str:
+        return account_id if account_id is not None and self._is_known_account(account_id) else UNASSIGNED
+
+    def holds(self, desk: str) -> bool:
+        """Surely, at this moment."""
+        return desk in self._open and self._leases.holds(desk)
+
+    def is_ours(self, order: Order) -> bool:
+        return self.holds(self.desk_of(order.request.account_id))
+
+    def foreign_desk(self, order: Order) -> str | None:
+        """The desk of an order that is not ours to work; None if it is. One that nobody holds is contended for from now on."""
+        desk = self.desk_of(order.request.account_id)
+        if self.holds(desk):
+            return None
+        self._leases.want([desk])
+        return desk
+
+    def is_elsewhere(self, account_id: str) -> bool:
+        """An account of ours that another process works, or nobody yet: then it is contended for from now on."""
+        if not self._is_known_account(account_id) or self.holds(account_id):
+            return False
+        self._leases.want([account_id])
+        return True
+
+    def belongs_elsewhere(self, account_id: str) -> bool:
+        """As `is_elsewhere`, for what is recorded and told of any account, one that no file names too."""
+        desk = self.desk_of(account_id)
+        if self.holds(desk):
+            return False
+        self._leases.want([desk])
+        return True
+
+    async def tell_holder(self, order: Order) -> None:
+        """What was written to the record of another process's order is looked at there. Raises StoreUnavailable."""
+        await self._store.leave({order.order_id: self.desk_of(order.request.account_id)})
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Takes what is free, and returns when that is open. Raises StoreUnavailable; may then be called again."""
+        self._want_all(await self._store.unsettled())
+        await self._leases.renew()
+        await asyncio.gather(*self._moves.values())
+
+    def parts(self) -> Sequence[Part]:
+        """What runs for as long as the process. Each is begun anew by itself: whatever a look at others' records meets, leases are renewed."""
+        looks = Part("records left by others", self._poll_for_ever), Part("unsettled records", self._sweep_for_ever)
+        return *self._leases.parts(), *looks
+
+    def take_no_more(self) -> None:
+        """What is held stays held; nothing is taken any more."""
+        self._leases.is_leaving = True
+
+    async def end(self) -> None:
+        """Gives the leases back, for others to take at once; whoever worked the desks has ended by now."""
+        for move in self._moves.values():
+            move.cancel()
+        await asyncio.gather(*self._moves.values(), return_exceptions=True)
+        self._open.clear()
+        try:
+            async with asyncio.timeout(RELEASE_SECONDS):
+                await self._leases.release_all()
+        except (StoreUnavailable, TimeoutError) as exc:
+            log.warning(f"Leases not given back, they run out by themselves: {exc}", action="leases_not_released")
+
+    def give_back(self, desk: str) -> None:
+        """There is nothing to do at it: whoever comes to have an order for it takes it again."""
+        self._open.discard(desk)
+        self._lets_go(desk)
+
+        async def close() -> None:
+            await self._closes(desk)
+            with contextlib.suppress(StoreUnavailable):
+                await self._leases.release(desk)
+                if await self._store.left_for([desk]):
+                    self._leases.want([desk])  # one came in the meantime
+
+        self._move(desk, close)
+
+    # --- taking over and letting go -----------------------------------------------------------------------------
+
+    async def _taken(self, lease: Lease, before: Predecessor | None) -> None:
+        # Else a lease that is renewed for ever would keep everybody else from an account that nobody works.
+        account_id = None if lease.desk == UNASSIGNED else lease.desk
+        opening = Part(f"opening of {lease.desk}", lambda: self._begin(lease, before), account_id)
+        self._move(lease.desk, lambda: self._keeper.see_through(opening))
+
+    def _lost(self, desk: str, why: str) -> None:
+        self._open.discard(desk)
+        self._lets_go(desk)
+        self._move(desk, lambda: self._closes(desk))
+
+    def _move(self, desk: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        before = self._moves.get(desk)
+
+        async def move() -> None:
+            if before is not None:
+                await asyncio.wait({before})
+            await work()
+
+        task = self._moves[desk] = asyncio.create_task(move(), name=f"desk-{desk}")
+        task.add_done_callback(lambda done: self._moved(desk, done))
+
+    def _moved(self, desk: str, task: asyncio.Task[None]) -> None:
+        if self._moves.get(desk) is task:
+            del self._moves[desk]
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            log.error(f"{desk}: could not be taken over or closed: {exc}", action="desk_failed", exc_info=exc)
+
+    async def _begin(self, lease: Lease, before: Predecessor | None) -> None:
+        """Reads what the desk has, and opens it with that."""
+        desk = lease.desk
+        while self._leases.has(lease) and desk not in self._open:
+            with contextlib.suppress(StoreUnavailable):
+                unsettled = await self._store.unsettled(None if desk == UNASSIGNED else desk)
+                found = await self._read([u for u in unsettled if self._is_at(u, {desk})])
+                if self._leases.has(lease):
+                    self._open.add(desk)
+                    try:
+                        self._opens(desk, [stored for stored in found if stored.is_unsettled])
+                    except BaseException:
+                        self._open.discard(desk)  # opened in part: the next try opens it whole
+                        raise
+                break
+            await self._clock.sleep(AFTER_FAILURE_SECONDS)
+        if before is not None:
+            held = before.lease
+            words = texts.take_over(desk=desk, host=held.host, pid=held.pid, has_died=before.has_died)
+            await self._raise_alarm("take_over", words)
+
+    # --- what others wrote --------------------------------------------------------------------------------------
+
+    async def _poll_for_ever(self) -> None:
+        while True:
+            await self._clock.sleep(POLL_SECONDS)
+            try:
+                await self._poll()
+            except StoreUnavailable as exc:
+                log.debug(f"Orders left by others wait for the store: {exc}", action="poll_waiting")
+
+    async def _poll(self) -> None:
+        """What was left for us, by a process that took an order or a command in and does not hold its desk."""
+        desks = sorted(self._open)
+        left = await self._store.left_for(desks) if desks else []
+        for start in range(0, len(left), READ_AT_ONCE):
+            await self._pick_up(left[start : start + READ_AT_ONCE], desks)
+
+    async def _pick_up(self, left: Sequence[Unsettled], desks: Sequence[str]) -> None:
+        elsewhere = {}
+        for stored in await self._read(left):
+            desk = self.desk_of(stored.order.request.account_id)
+            if desk not in desks:
+                elsewhere[stored.order.order_id] = desk  # whoever left it knows other accounts than we do
+            await self._look_at(stored, was_left=True)
+        if elsewhere:
+            self._leases.want(elsewhere.values())
+            await self._store.leave(elsewhere)
+        await self._store.picked_up(left, desks)
+
+    async def _sweep_for_ever(self) -> None:
+        """Everything unsettled is compared with what is in hand now and then, for a word may be lost with the process that would have left it."""
+        took = 0.0
+        while True:
+            await self._clock.sleep(max(SWEEP_SECONDS, SWEEP_SHARE * took))
+            began = self._clock.monotonic()
+            try:
+                await self._sweep()
+            except StoreUnavailable as exc:
+                log.debug(f"The look at unsettled orders waits for the store: {exc}", action="sweep_waiting")
+            took = self._clock.monotonic() - began
+
+    async def _sweep(self) -> None:
+        unsettled = await self._store.unsettled()
+        self._want_all(unsettled)
+        behind = [u for u in unsettled if self._is_at(u, self._open) and self._is_news(u)]
+        found = await self._read(behind)
+        readable = {stored.order.order_id for stored in found}
+        still_there = self._unreadable.intersection(unsettled)
+        self._unreadable = still_there | {u for u in behind if u.order_id not in readable}
+        for stored in found:
+            await self._look_at(stored)
+
+    def _want_all(self, unsettled: Iterable[Unsettled]) -> None:
+        self._leases.want({self.desk_of(u.account_id) for u in unsettled})
+
+    def _is_at(self, unsettled: Unsettled, desks: set[str]) -> bool:
+        return self.desk_of(unsettled.account_id) in desks
+
+    def _is_news(self, unsettled: Unsettled) -> bool:
+        if unsettled in self._unreadable or self._has_taken(unsettled.order_id, unsettled.version):
+            return False
+        live = self._live.by_id.get(unsettled.order_id)
+        return live is None or live.order.version < unsettled.version
+
+    async def _read(self, unsettled: Sequence[Unsettled]) -> list[Stored]:
+        """The records whole, oldest first."""
+        found: list[Stored] = []
+        for start in range(0, len(unsettled), READ_AT_ONCE):
+            found += await self._store.load([u.order_id for u in unsettled[start : start + READ_AT_ONCE]])
+        return sorted(found, key=lambda s: (s.order.received_at, s.order.order_id))
+
+    async def _look_at(self, stored: Stored, *, was_left: bool = False) -> None:
+        """`was_left`: somebody wants it looked at, for a cancel that was asked for once more changes nothing of the record."""
+        live = self._live.by_id.get(stored.order.order_id)
+        if live is not None:
+            is_news = await self._live.catch_up(live, stored)
+            if was_left:
+                live.take_news()
+            if is_news or was_left:
+                self._look_again(live)
+        elif self.holds(self.desk_of(stored.order.request.account_id)) and stored.is_unsettled:
+            self._hand_over(stored)

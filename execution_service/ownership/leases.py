@@ -1,0 +1,226 @@
+"""Which desks this process holds, by leases that it renews in the store; not what is done at a desk."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from execution_service.ownership.processes import Processes
+from execution_service.runtime.clock import Clock
+from execution_service.runtime.news import News
+from execution_service.runtime.supervision import Part
+from execution_service.storage.ports import Lease, ProcessIdentity, Store, StoreUnavailable
+
+log = structlog.get_logger(__name__)
+
+RENEWALS = 4
+"""A lease is renewed so many times in its term."""
+CERTAIN_PART = 0.75
+"""The holder gives up after this part of the term without a renewal, so that it has stopped before anybody else may begin."""
+LEAST_PAUSE_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Self:
+    """This process as others see it. `holder` is of this life alone; host and pid are for people."""
+
+    holder: str
+    host: str
+    pid: int
+    process: ProcessIdentity | None = None
+    """By which others may prove that it is dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Predecessor:
+    """Whose lease was taken over."""
+
+    lease: Lease
+    has_died: bool
+    """Provably; else it was silent for its term."""
+
+
+class Leases:
+    """Takes, renews and gives back.
+
+    No two machines' clocks are compared: a contender takes a lease over when that has not moved for its term by the contender's own monotonic clock,
+    or at once when its holder is provably dead. Either way by compare-and-set on what it saw: of two contenders one has it.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        clock: Clock,
+        me: Self,
+        term_seconds: float,
+        is_wanted: Callable[[Lease], bool],
+        taken: Callable[[Lease, Predecessor | None], Awaitable[None]],
+        lost: Callable[[str, str], None],
+        processes: Processes | None = None,
+    ) -> None:
+        """`is_wanted`: whether this process would work the desk of a lease that somebody has left. `taken` is told the new lease and the
+        one it replaced, if that had a holder; `lost` the desk and why. Without `processes` nobody is ever proven dead."""
+        self._store = store
+        self._clock = clock
+        self._me = me
+        self._term = term_seconds
+        self._is_wanted = is_wanted
+        self._taken = taken
+        self._lost = lost
+        self._processes = processes
+        self._wanted: set[str] = set()
+        self._held: dict[str, Lease] = {}
+        self._renewed_at: dict[str, float] = {}
+        """By the monotonic clock, before the write left: nobody can have begun to count later than that and be early."""
+        self._seen: dict[str, tuple[Lease, float]] = {}
+        self._news = News(clock)
+        self.is_leaving = False
+        """Nothing is taken any more."""
+
+    # --- questions ----------------------------------------------------------------------------------------------
+
+    def has(self, lease: Lease) -> bool:
+        """It was not lost since it was taken."""
+        return self._held.get(lease.desk) is lease
+
+    def holds(self, desk: str) -> bool:
+        """Surely, at this moment: nobody else can have taken it yet."""
+        renewed_at = self._renewed_at.get(desk)
+        return renewed_at is not None and self._clock.monotonic() < renewed_at + self._term * CERTAIN_PART
+
+    def want(self, desks: Iterable[str]) -> None:
+        """There is work at these: they are contended for from now on, and taken at once where nobody holds them."""
+        fresh = set(desks) - self._wanted
+        if fresh:
+            self._wanted |= fresh
+            self._news.tell()
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    def parts(self) -> Sequence[Part]:
+        """What runs for as long as the process. The watch is one of its own: it lets go in time, whatever becomes of the renewals."""
+        return Part("leases", self.run), Part("lease watch", self._watch)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self._news.wait(self._pause())
+            try:
+                await self.renew()
+            except StoreUnavailable as exc:
+                log.warning(f"Leases wait for the store: {exc}", action="leases_waiting")
+
+    async def renew(self) -> None:
+        """Renews what is held, and takes what is wanted and free. Raises StoreUnavailable."""
+        began = self._clock.monotonic()
+        if self._held:
+            await self._store.renew_leases(self._me.holder, list(self._held), self._clock.now())
+        leases = {lease.desk: lease for lease in await self._store.leases()}
+        for desk, mine in tuple(self._held.items()):
+            found = leases.get(desk)
+            if found is not None and (found.holder, found.epoch) == (mine.holder, mine.epoch):
+                self._renewed_at[desk] = began
+            else:
+                who = "nobody" if found is None else f"{found.host} (process {found.pid})"
+                self._lose(desk, f"it is held by {who} now")
+        if self.is_leaving:
+            return
+        wanted = self._wanted | {lease.desk for lease in leases.values() if lease.holder and self._is_wanted(lease)}
+        for desk in sorted(wanted - self._held.keys()):
+            found = leases.get(desk)
+            if self._is_free(found):
+                await self._take(desk, found)
+
+    async def release_all(self) -> None:
+        """Gives everything back, for others to take at once. Raises StoreUnavailable: then it runs out by itself."""
+        await self._release(list(self._held))
+
+    async def release(self, desk: str) -> None:
+        """Gives this one back, until it is wanted again. Raises StoreUnavailable: then it runs out by itself."""
+        await self._release([desk])
+
+    async def _release(self, desks: Sequence[str]) -> None:
+        for desk in desks:
+            self._wanted.discard(desk)
+            self._held.pop(desk, None)
+            self._renewed_at.pop(desk, None)
+        await self._store.release_leases(self._me.holder, desks)
+
+    # --- the parts ----------------------------------------------------------------------------------------------
+
+    def _is_free(self, found: Lease | None) -> bool:
+        """Given back, or our own (the answer to our taking was lost), or a dead process's, or still for the whole term by our own clock."""
+        if found is None or found.holder in ("", self._me.holder) or self._has_died(found):
+            return True
+        now = self._clock.monotonic()
+        seen = self._seen.get(found.desk)
+        if seen is None or seen[0].mark != found.mark:
+            self._seen[found.desk] = (found, now)
+            if seen is None or (seen[0].holder, seen[0].epoch) != (found.holder, found.epoch):
+                log.info(
+                    f"{found.desk}: held by {found.host} (process {found.pid})",
+                    action="lease_elsewhere",
+                    account_id=found.desk,
+                )
+            return False
+        return now - seen[1] >= found.term_seconds
+
+    def _has_died(self, found: Lease) -> bool:
+        """Provably. What was proven of this holder stays true: its name is of one life of one process."""
+        return (
+            self._processes is not None
+            and found.process is not None
+            and found.host == self._me.host
+            and self._processes.is_gone(found.process)
+        )
+
+    async def _take(self, desk: str, found: Lease | None) -> None:
+        began, now = self._clock.monotonic(), self._clock.now()
+        lease = Lease(
+            desk=desk,
+            holder=self._me.holder,
+            epoch=1 if found is None else found.epoch + 1,
+            beat=0,
+            term_seconds=self._term,
+            host=self._me.host,
+            pid=self._me.pid,
+            taken_at=now,
+            renewed_at=now,
+            process=self._me.process,
+        )
+        if not await self._store.take_lease(lease, found):
+            return
+        self._seen.pop(desk, None)
+        self._held[desk], self._renewed_at[desk] = lease, began
+        before, words = None, "taken"
+        if found is not None and found.holder not in ("", self._me.holder):
+            before = Predecessor(found, self._has_died(found))
+            why = "has died" if before.has_died else "is silent"
+            words = f"taken over from {found.host} (process {found.pid}), which {why}"
+        log.info(f"{desk}: {words}", action="lease_taken", account_id=desk, epoch=lease.epoch)
+        await self._taken(lease, before)
+
+    def _lose(self, desk: str, why: str) -> None:
+        self._held.pop(desk, None)
+        self._renewed_at.pop(desk, None)
+        log.warning(f"{desk}: let go, {why}", action="lease_lost", account_id=desk)
+        self._lost(desk, why)
+
+    async def _watch(self) -> None:
+        """Lets go what could not be renewed in time, whatever the store is doing."""
+        while True:
+            for desk in tuple(self._held):
+                if not self.holds(desk):
+                    self._lose(desk, f"it could not be renewed for {self._term * CERTAIN_PART:g} s")
+            now = self._clock.monotonic()
+            ends = [at + self._term * CERTAIN_PART for desk, at in self._renewed_at.items()]
+            await self._clock.sleep(max(LEAST_PAUSE_SECONDS, min(ends, default=now + self._term / RENEWALS) - now))
+
+    def _pause(self) -> float:
+        """Seconds to the next renewal, or to the moment when a silent lease may be taken, if that is sooner."""
+        now = self._clock.monotonic()
+        ends = [at + seen.term_seconds - now for seen, at in self._seen.values()]
+        return min([self._term / RENEWALS, *(max(LEAST_PAUSE_SECONDS, left) for left in ends if left > 0)])

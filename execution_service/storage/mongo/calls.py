@@ -1,0 +1,137 @@
+"""Calls of the store's server: in which thread, whose turn it is to write, and what the driver's errors mean; knows no collection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from typing import TypeVar
+
+from pymongo.errors import (
+    BulkWriteError,
+    ConnectionFailure,
+    DuplicateKeyError,
+    ExecutionTimeout,
+    OperationFailure,
+    PyMongoError,
+    WTimeoutError,
+)
+
+from execution_service.runtime.clock import Clock
+from execution_service.runtime.reach import Reach
+from execution_service.runtime.threads import Blocking, Gate
+from execution_service.storage.ports import StoreUnavailable
+
+T = TypeVar("T")
+
+DUPLICATE_KEY = 11000
+_CONFIGURED_TIMEOUTS = re.compile(r" \(configured timeouts: [^)]*\)")
+_PICTURE = (", Timeout: ", ", Topology Description: ", ", full error: ")
+_WORDS_LENGTH = 300
+
+
+class Calls:
+    """Each raises StoreUnavailable when the server cannot be reached or is not fit to answer now; what belongs to one document alone (a
+    duplicate key, the errors of a bulk write) passes as the driver raised it."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        threads: Blocking,
+        commit_threads: Blocking | None = None,
+        urgent_threads: Blocking | None = None,
+        is_private: bool = False,
+    ) -> None:
+        """`is_private`: the server is our own, and makes one write at a time sooner than several at once."""
+        self._threads = threads
+        self._commit_threads = commit_threads or threads
+        self._urgent_threads = urgent_threads or threads
+        self._is_private = is_private
+        self._gate = Gate()
+        self._clock = clock
+        self._reach = Reach("The store", clock)
+        self._under_way = 0
+        self._unanswered_since: float | None = None
+        """Since when the server has been asked and has answered nobody (monotonic)."""
+
+    def close(self) -> None:
+        self._threads.close()
+        self._commit_threads.close()
+        self._urgent_threads.close()
+
+    def silent_seconds(self) -> float:
+        """How long the server has been asked in vain, whether the calls fail or hang; 0 while it answers, or nobody asks."""
+        return 0.0 if self._unanswered_since is None else self._clock.monotonic() - self._unanswered_since
+
+    async def ask(self, call: Callable[[], T]) -> T:
+        """A question, or a write that nothing waits for."""
+        return await self._run(self._threads, call)
+
+    async def urgent(self, call: Callable[[], T]) -> T:
+        """For commands, wishes to cancel and leases: in threads of their own, and it waits for no other write."""
+        return await self._run(self._urgent_threads, call)
+
+    async def write(self, call: Callable[[], T]) -> T:
+        """For writes that come with every order: where the server is our own, one at a time."""
+        if not self._is_private:
+            return await self.ask(call)
+        async with self.turn():
+            # In the thread of the commits: whose turn it is waits for no question.
+            return await self.commit(call)
+
+    async def commit(self, call: Callable[[], T]) -> T:
+        """For record updates; whoever makes it has its turn already."""
+        return await self._run(self._commit_threads, call)
+
+    def turn(self, *, hurries: bool = False) -> AbstractAsyncContextManager[None]:
+        """One write at a time, for as long as it is entered; what hurries goes before what waits."""
+        return self._gate.turn(hurries=hurries)
+
+    async def _run(self, threads: Blocking, call: Callable[[], T]) -> T:
+        self._under_way += 1
+        if self._unanswered_since is None:
+            self._unanswered_since = self._clock.monotonic()
+        try:
+            with self._watched():
+                return await threads.run(call)
+        except asyncio.CancelledError:
+            if self._under_way == 1:
+                self._unanswered_since = None  # nobody waits for an answer any more
+            raise
+        finally:
+            self._under_way -= 1
+
+    def _answered(self) -> None:
+        self._unanswered_since = self._clock.monotonic() if self._under_way > 1 else None
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except (ConnectionFailure, ExecutionTimeout, WTimeoutError) as exc:
+            self._reach.fails(in_short(exc))
+            raise StoreUnavailable(in_short(exc)) from exc
+        except OperationFailure as exc:
+            self._answered()
+            if isinstance(exc, DuplicateKeyError | BulkWriteError):
+                raise
+            raise StoreUnavailable(in_short(exc)) from exc
+        self._answered()
+        self._reach.answers()
+
+
+def raise_unless_duplicates(exc: BulkWriteError) -> None:
+    details = exc.details
+    if any(e.get("code") != DUPLICATE_KEY for e in details.get("writeErrors", ())) or details.get("writeConcernErrors"):
+        raise StoreUnavailable(in_short(exc)) from exc
+
+
+def in_short(exc: PyMongoError) -> str:
+    """What the driver says first, without its time-outs and its picture of all servers."""
+    words = _CONFIGURED_TIMEOUTS.sub("", str(exc)).partition("\n")[0]
+    words = min((words.partition(mark)[0] for mark in _PICTURE), key=len)
+    return textwrap.shorten(words, _WORDS_LENGTH, placeholder=" …") or type(exc).__name__

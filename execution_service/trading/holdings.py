@@ -1,0 +1,77 @@
+"""What we hold by our records, all strategies of an account: the ledger, and the fills that are recorded and not booked yet."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+
+import structlog
+
+from brokers.base import Instrument
+from execution_service.core.errors import UnreadableRecord
+from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.order import ZERO, Order, OrderRequest
+from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, key_of, with_unbooked
+from execution_service.core.reconcile import Holding, by_product
+from execution_service.recording.live import LiveOrders
+from execution_service.storage.ports import Store
+
+log = structlog.get_logger(__name__)
+
+
+async def holdings(
+    live_orders: LiveOrders,
+    store: Store,
+    account_id: str,
+    symbols: Iterable[str],
+    products_of: Callable[[Instrument], Sequence[str]],
+) -> list[Holding]:
+    """What is held now, and what was once of these symbols and is flat; by product where the broker holds these apart (`products_of`, the
+    usual one first). Raises StoreUnavailable."""
+    # From before the question: an order may be booked, told and let go of while the store answers.
+    recorded = [
+        (live, live.told.world)
+        for live in live_orders.by_id.values()
+        if isinstance(live.order.request, OrderRequest)
+        and live.order.request.account_id == account_id
+        and live.order.fills
+    ]
+    entries = {e.key: e for e in await store.ledgers_of_account(account_id, sorted(set(symbols)))}
+    unread = {key for live, _ in recorded if (key := booked_to(live.order)) not in entries and key is not None}
+    for key in sorted(unread, key=lambda key: key.ledger_id):
+        with contextlib.suppress(UnreadableRecord):  # which the store has said, and tells below
+            entries |= await store.ledgers([key])
+    unclear = store.spoilt_ledgers(account_id)
+    for live, world in recorded:
+        try:
+            key = key_of(live.order)
+            entry = entries.get(key) or LedgerEntry(key=key, instrument=live.order.accepted_request.instrument)
+            entries[key] = with_unbooked(entry, [(live.order, happenings(live.order, world), live.told.lines)])
+        except Exception as exc:
+            # Nothing is concluded of this one's instrument; about the others all is known.
+            log.exception(
+                f"What an order has filled cannot be worked out: {exc}",
+                action="holding_unknown",
+                signal_id=live.order.signal_id,
+            )
+            unclear = [*unclear, *(() if live.order.instrument is None else (live.order.instrument,))]
+    return [
+        *(each for entry in entries.values() for each in by_product(entry, products_of(entry.instrument))),
+        *(Holding(instrument=each, quantity=ZERO, is_unclear=True) for each in unclear if each.symbol),
+    ]
+
+
+def is_booked_to(order: Order, key: LedgerKey) -> bool:
+    """Whether the order's fills are booked to this entry; False too where that cannot be told."""
+    return booked_to(order) == key
+
+
+def booked_to(order: Order) -> LedgerKey | None:
+    """The entry that the order's fills are booked to; None where that cannot be told."""
+    try:
+        return key_of(order)
+    except Exception as exc:
+        log.exception(
+            f"Where an order is booked cannot be told: {exc}", action="holding_unknown", signal_id=order.signal_id
+        )
+        return None

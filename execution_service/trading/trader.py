@@ -1,0 +1,361 @@
+"""One account's trader: its parts wired together, their life, and what others may tell it or ask of it; each part has its room in trading/."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from brokers.base import Broker, BrokerPosition, Instrument, Report
+from brokers.errors import BrokerError, NotAnswered
+from execution_service.core.orders.decide import Limits, cancel_wish
+from execution_service.core.orders.exit_bound import ExitPositionCheck
+from execution_service.core.orders.order import Order, Reason
+from execution_service.core.orders.soundness import sound_position
+from execution_service.core.reconcile import Binding
+from execution_service.recording.live import LiveOrder, LiveOrders
+from execution_service.runtime.clock import Clock
+from execution_service.runtime.supervision import Keeper, Part
+from execution_service.storage.ports import Store, StoreUnavailable
+from execution_service.trading.appointments import Appointments
+from execution_service.trading.bulletins import Bulletins
+from execution_service.trading.connection import AccountState, Connection
+from execution_service.trading.exit_check import ExitCheck
+from execution_service.trading.following import Following
+from execution_service.trading.hearing import Hearing
+from execution_service.trading.holding_choice import HoldingChoice
+from execution_service.trading.isolation import Isolation
+from execution_service.trading.lanes import Lanes
+from execution_service.trading.last_look import LastLook
+from execution_service.trading.placing import Placing
+from execution_service.trading.sending import Sending
+from execution_service.trading.tasks import Tasks
+from execution_service.trading.waiting import Waiting
+
+LEASE_PAUSE_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TradingRules:
+    """The settings that a trader obeys; times in seconds."""
+
+    order_timeout_seconds: float = 60.0
+    counts_while_held: bool = False
+    """Whether an order's time-out runs while the broker holds it for the opening."""
+    max_order_age_seconds: float = 300.0
+    max_retry_attempts: int = 3
+    reconcile_interval_seconds: float = 60.0
+    """0: only after each connection and when asked."""
+    exit_position_check: ExitPositionCheck = ExitPositionCheck.WHEN_DIFFERS
+
+
+class Trader:
+    """Owns the conversation with one broker about one account."""
+
+    def __init__(
+        self,
+        *,
+        account_id: str,
+        account_name: str,
+        broker_name: str,
+        create_broker: Callable[[], Broker],
+        live_orders: LiveOrders,
+        store: Store,
+        clock: Clock,
+        rules: TradingRules,
+        nonce: str,
+        raise_alarm: Callable[[str, str], Awaitable[None]],
+        is_cancelled: Callable[[Order], Reason | None],
+        look_for_cancels: Callable[[Sequence[Order]], Awaitable[None]],
+        keeper: Keeper,
+        is_live: bool = True,
+        holds_desk: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`holds_desk`: whether this process surely holds the account at this moment. Nothing new is begun at the broker otherwise."""
+        self._live = live_orders
+        self._clock = clock
+        self._holds_desk = holds_desk
+        self._has_run = False
+        self._is_draining = False
+        self._appointments = Appointments(clock)
+        self._tasks = Tasks(account_id, ended=self._appointments.wake)
+        self._bulletins = bulletins = Bulletins(account_id=account_id, clock=clock, raise_alarm=raise_alarm)
+        self._connection = Connection(
+            account_id=account_id,
+            account_name=account_name,
+            broker_name=broker_name,
+            create_broker=create_broker,
+            is_live=is_live,
+            limits=Limits(
+                order_timeout_seconds=rules.order_timeout_seconds,
+                max_order_age_seconds=rules.max_order_age_seconds,
+                counts_while_held=rules.counts_while_held,
+            ),
+            max_attempts=rules.max_retry_attempts,
+            clock=clock,
+            raise_alarm=raise_alarm,
+            catch_up=lambda: self._hearing.ask_all(whole=True),
+            stands=self._connected,
+            reject_pending=lambda message: self._sending.reject_pending(message),
+            hinted=self._hinted,
+        )
+        isolation = Isolation(
+            connection=self._connection,
+            appointments=self._appointments,
+            bulletins=bulletins,
+            clock=clock,
+        )
+        self._lanes = Lanes(appointments=self._appointments, isolation=isolation, clock=clock, tasks=self._tasks)
+        self._hearing = Hearing(
+            connection=self._connection,
+            lanes=self._lanes,
+            live_orders=live_orders,
+            store=store,
+            clock=clock,
+            raise_alarm=raise_alarm,
+            bulletins=bulletins,
+            isolation=isolation,
+            answered=self._appointments.wake,
+            ended=lambda order, report: self.on_ended(order, report),
+            traded_past_us=lambda: self.on_traded_past_us(),
+        )
+        self._exit_check = ExitCheck(
+            mode=rules.exit_position_check,
+            connection=self._connection,
+            hearing=self._hearing,
+            lanes=self._lanes,
+            live_orders=live_orders,
+            store=store,
+            clock=clock,
+            tasks=self._tasks,
+            binding=lambda instrument, product: self.binding(instrument, product),
+        )
+        holding_choice = HoldingChoice(store, live_orders)
+        last_look = LastLook(
+            connection=self._connection,
+            lanes=self._lanes,
+            holding_choice=holding_choice,
+            live_orders=live_orders,
+            store=store,
+            clock=clock,
+            max_attempts=rules.max_retry_attempts,
+            is_cancelled=is_cancelled,
+            exit_check=self._exit_check,
+        )
+        placing = Placing(
+            connection=self._connection,
+            lanes=self._lanes,
+            hearing=self._hearing,
+            live_orders=live_orders,
+            clock=clock,
+            tasks=self._tasks,
+            holds_desk=holds_desk,
+        )
+        self._sending = Sending(
+            connection=self._connection,
+            lanes=self._lanes,
+            last_look=last_look,
+            holding_choice=holding_choice,
+            placing=placing,
+            isolation=isolation,
+            live_orders=live_orders,
+            clock=clock,
+            tasks=self._tasks,
+            nonce=nonce,
+            look_for_cancels=look_for_cancels,
+        )
+        waiting = Waiting(
+            connection=self._connection,
+            appointments=self._appointments,
+            lanes=self._lanes,
+            bulletins=bulletins,
+            clock=clock,
+        )
+        self._isolation = isolation
+        self._following = Following(
+            connection=self._connection,
+            appointments=self._appointments,
+            lanes=self._lanes,
+            last_look=last_look,
+            hearing=self._hearing,
+            placing=placing,
+            waiting=waiting,
+            bulletins=bulletins,
+            isolation=isolation,
+            live_orders=live_orders,
+            clock=clock,
+            tasks=self._tasks,
+            holds_desk=holds_desk,
+        )
+        self.on_connected: Callable[[], None] = lambda: None
+        """Called when a connection stands and everything of before it has been read."""
+        self.on_ended: Callable[[Order, Report], None] = lambda order, report: None
+        """Called with an ended order whose record has all that the report tells."""
+        self.on_traded_past_us: Callable[[], None] = lambda: None
+        """Called when an order of somebody else has filled in the account."""
+        self.binding: Callable[[Instrument, str | None], Awaitable[Binding | None]] = _nothing_differs
+        """The difference between our books and the broker's that binds the exits of an instrument in a product. Raises StoreUnavailable."""
+        self.alongside = [
+            Part(f"connection {account_id}", self._connection.keep, account_id),
+            Part(f"messages about many orders {account_id}", bulletins.run, account_id),
+        ]
+        """What runs for as long as the account is traded here, each begun anew by itself where it fails."""
+        self._keeper = keeper
+
+    # --- who it is and how it stands ----------------------------------------------------------------------------
+
+    @property
+    def account_id(self) -> str:
+        return self._connection.account_id
+
+    @property
+    def account_name(self) -> str:
+        return self._connection.account_name
+
+    @property
+    def broker_name(self) -> str:
+        return self._connection.broker_name
+
+    @property
+    def is_connected(self) -> bool:
+        return self._connection.is_connected
+
+    @property
+    def state(self) -> AccountState:
+        return self._connection.state
+
+    @property
+    def trouble(self) -> str:
+        return self._connection.trouble
+
+    # --- what others tell the trader ----------------------------------------------------------------------------
+
+    def take(self, live: LiveOrder) -> None:
+        """An unfinished order of this account, new or found in the store at start."""
+        try:
+            self._sending.take(live.order)
+            self._lanes.take(live)
+        except Exception as exc:  # noqa: BLE001  one order must not hold up the others
+            self._isolation.failed(live, exc, doing="taking it in hand")
+
+    def look_again(self, live: LiveOrder) -> None:
+        """The order was changed by somebody else's word (a fill, a resolution): step it now."""
+        live.isolated_until = 0.0
+        self._lanes.look_again(live)
+
+    async def cancel(self, live: LiveOrder, reason: Reason, requested_by: str) -> None:
+        """Records the wish; a PENDING order ends by it at once, any other is cancelled at the broker next."""
+        await self._live.record(live, lambda order: cancel_wish(order, reason, requested_by, self._clock.now()))
+        live.is_cancel_commanded = True
+        live.isolated_until = 0.0  # what somebody commands is tried at once
+        live.take_news()  # asked for once more, it is asked for at the broker soon again
+        self._appointments.make(live, 0.0)
+
+    @property
+    def exits_in_turn(self) -> asyncio.Lock:
+        """While it is held, no exit is between its last look and its sending."""
+        return self._sending.exits_in_turn
+
+    # --- what the reconciliation asks ---------------------------------------------------------------------------
+
+    async def read_book(
+        self, *, whole: bool, heed: Callable[[Sequence[Report]], Awaitable[None]] | None = None
+    ) -> None:
+        """Everything that the broker shows of the account's orders, or what has changed, recorded like any other answer, and then
+        `heed`ed, part by part. Raises BrokerError, TimeoutError, StoreUnavailable."""
+        try:
+            await self._hearing.ask_all(whole=whole, heed=heed)
+        except (BrokerError, TimeoutError, StoreUnavailable) as exc:
+            self._connection.query_failed(exc)
+            raise
+
+    async def read_positions(self) -> Sequence[BrokerPosition]:
+        """Raises BrokerError, TimeoutError, NotAnswered where the broker never tells them: the connection is not judged by it."""
+        if not self.tells_positions:
+            raise NotAnswered("this broker tells no positions")
+        told = await self._connection.ask(self._connection.broker.positions())
+        return [sound_position(position) for position in told]
+
+    @property
+    def tells_positions(self) -> bool:
+        return self._connection.capabilities.tells_positions
+
+    def products_of(self, instrument: Instrument) -> Sequence[str]:
+        """In which the broker holds it apart, the usual one first; none where it knows no products."""
+        return self._connection.capabilities.products_of(instrument)
+
+    async def look_for_all(self, some: Sequence[LiveOrder]) -> set[str]:
+        """Our ids of those, of orders that the broker did not list, that it does not find either; what it says of the others is recorded.
+        Raises BrokerError, TimeoutError."""
+        return await self._hearing.look_for_all(some)
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until cancelled. Working orders stay at the broker. After a failure it may be called again: then recovery is the ordinary path, all of
+        the account's orders are taken in hand as after a start of the service."""
+        if self._has_run:
+            self._begin_anew()
+        self._has_run = True
+        self._live.on_recorded.append(self._exit_check.heed_record)
+        for part in self.alongside:
+            self._keeper.keep(part)
+        try:
+            while True:
+                timeout = self._turn()
+                await self._appointments.wait(timeout)
+        finally:
+            self._live.on_recorded.remove(self._exit_check.heed_record)
+            await self._keeper.end(*(part.name for part in self.alongside))
+            await self._tasks.cancel()
+            await self._connection.close()
+
+    def _begin_anew(self) -> None:
+        """No state of a queue outlives the task that would have reset it: every queue is made from the orders in hand."""
+        self._appointments.begin_anew()
+        self._lanes.begin_anew()
+        self._sending.begin_anew()
+        self._hearing.begin_anew()
+        self._exit_check.begin_anew()
+        for live in tuple(self._live.by_id.values()):
+            if live.order.request.account_id == self.account_id:
+                live.begin_anew()
+                if not live.order.status.is_final:
+                    self.take(live)
+
+    async def drain(self) -> None:
+        """Sends nothing new and returns when no order is on its way to the broker any more."""
+        self._is_draining = True
+        await self._sending.drain()
+        await self._bulletins.send_all()
+
+    def _turn(self) -> float | None:
+        """Starts whatever is due and can be started; returns the seconds until something is due next. Waits for nothing."""
+        if not self._holds_desk():
+            return LEASE_PAUSE_SECONDS
+        now = self._clock.monotonic()
+        for live in self._appointments.due(now):
+            if not live.is_busy:  # else whoever is busy with it looks at it again at the end
+                self._following.step(live, now)
+        moments = []
+        if self._connection.is_connected:
+            if self._hearing.is_due(now):
+                self._tasks.begin(self._hearing.check(), "check")
+            if not self._is_draining:
+                self._sending.start_lanes()
+            moments.append(self._hearing.next_at)
+        moments.append(self._appointments.next_at)
+        due = [moment for moment in moments if moment is not None]
+        return max(0.0, min(due) - now) if due else None
+
+    def _connected(self) -> None:
+        self.on_connected()
+        self._appointments.wake()
+
+    def _hinted(self) -> None:
+        self._hearing.want()
+        self._appointments.wake()
+
+
+async def _nothing_differs(instrument: Instrument, product: str | None) -> Binding | None:
+    return None

@@ -1,0 +1,323 @@
+"""Google Pub/Sub: the subscriber, whose threads hop to the event loop, and the publisher; the only room that names a topic path."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import functools
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import grpc
+import structlog
+from google.api_core.exceptions import GoogleAPICallError, NotFound, PermissionDenied, RetryError, ServerError
+from google.auth.exceptions import GoogleAuthError
+from google.cloud import pubsub_v1
+from google.cloud.pubsub_v1.subscriber.message import Message as GoogleMessage
+from google.cloud.pubsub_v1.subscriber.scheduler import Scheduler
+from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
+from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
+
+from execution_service.runtime.clock import Clock
+from execution_service.runtime.reach import Reach
+from execution_service.transport.inbox import Inbox
+from execution_service.transport.ports import Message, PublishFailed, TopicMissing
+
+log = structlog.get_logger(__name__)
+
+OUTSTANDING_MESSAGES = 1000
+OUTSTANDING_BYTES = 64 * 1024 * 1024
+LEASE_EXTENSION_SECONDS = 15
+"""What was sent to us on a connection that is dead, and nobody knows it yet, comes again after so long; the library's own choice is a minute."""
+LONGEST_LEASE_SECONDS = 600
+"""A message that we neither acknowledge nor hand back in this time is no longer kept from others, whatever holds us up."""
+HAND_BACK_SECONDS = 3.0
+"""How long the end of a stream may take: its acknowledgements sent, and all other messages handed back."""
+PUBLISH_SECONDS = 20.0
+QUERY_SECONDS = 5.0
+WATCH_SECONDS = 5.0
+"""Between two questions whether Pub/Sub is there."""
+CLOSE_SECONDS = 2.0
+KEEP_ALIVE = (
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
+)
+"""The questions of `watch` go between these pings, so that no server counts them as too many."""
+SOON_AGAIN = (("grpc.max_reconnect_backoff_ms", 5_000),)
+"""Left to itself a connection is tried less and less often, in the end every two minutes: so late would orders come after a long outage."""
+ANY_SIZE = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
+"""As to Google. A channel's own limit is 4 MiB: one larger message, or many small ones in one answer, would end the stream each time anew."""
+SILENCE = (TimeoutError, RetryError, ServerError)
+"""What says that Pub/Sub was not reached, or could not answer; anything else is an answer."""
+
+
+def _transport(kind: Any, emulator_host: str | None) -> dict[str, Any]:
+    """How a client of Google's is to reach an emulator. Left to itself it would not keep that connection alive, as it does those to Google:
+    one that a router forgot would look quiet for ever."""
+    if emulator_host is None:
+        return {}
+    return {"transport": kind(channel=grpc.insecure_channel(emulator_host, (*KEEP_ALIVE, *SOON_AGAIN, *ANY_SIZE)))}
+
+
+class GooglePublisher:
+    """Publishes to one topic. Messages that are there at the same time travel together."""
+
+    def __init__(
+        self, project: str, topic: str, *, emulator_host: str | None, reach: Reach, uses_ordering_keys: bool
+    ) -> None:
+        with _usable_credentials():
+            self._client = pubsub_v1.PublisherClient(
+                **_transport(PublisherGrpcTransport, emulator_host),
+                batch_settings=pubsub_v1.types.BatchSettings(max_messages=100, max_latency=0.002),
+                publisher_options=pubsub_v1.types.PublisherOptions(enable_message_ordering=uses_ordering_keys),
+            )
+        self._reach = reach
+        self._uses_ordering_keys = uses_ordering_keys
+        self.path = self._client.topic_path(project, topic)
+
+    async def check(self) -> None:
+        """Raises TopicMissing, naming what is not there or may not be used, or PublishFailed when Pub/Sub cannot be asked."""
+        await asyncio.to_thread(
+            _ask,
+            self._client,
+            self.path,
+            "pubsub.topics.publish",
+            lambda: self._client.get_topic(topic=self.path, timeout=QUERY_SECONDS, retry=None),
+        )
+
+    async def publish(self, data: bytes, attributes: Mapping[str, str], ordering_key: str) -> None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future = self._client.publish(
+            self.path, data, ordering_key=ordering_key, timeout=PUBLISH_SECONDS, **dict(attributes)
+        )
+        future.add_done_callback(_hop(done))
+        try:
+            async with asyncio.timeout(2 * PUBLISH_SECONDS):
+                await done
+        except Exception as exc:
+            if isinstance(exc, SILENCE):
+                self._reach.fails(str(exc) or type(exc).__name__)
+            if self._uses_ordering_keys:
+                # After a failure the client holds a key back until it is told that publishing again in order is our affair.
+                self._client.resume_publish(self.path, ordering_key)
+            raise PublishFailed(str(exc) or type(exc).__name__) from exc
+        self._reach.answers()
+
+    async def close(self) -> None:
+        """Sends what is waiting, for a bounded time; what is not sent by then is owed still, and told after the next start."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.to_thread(self._client.stop), CLOSE_SECONDS)
+
+
+@contextlib.contextmanager
+def _usable_credentials() -> Iterator[None]:
+    """Raises PublishFailed where Google's client finds no credentials that it can use."""
+    try:
+        yield
+    except GoogleAuthError as exc:
+        raise PublishFailed(f"Google's credentials cannot be used: {exc}") from exc
+
+
+def _hop(done: asyncio.Future[None]) -> Callable[[Any], None]:
+    """A callback for Google's thread that settles `done` on the event loop's."""
+    loop = done.get_loop()
+
+    def settle(future: Any) -> None:
+        exc = future.exception()
+        loop.call_soon_threadsafe(_settle, done, exc)
+
+    return settle
+
+
+def _settle(done: asyncio.Future[None], exc: BaseException | None) -> None:
+    if done.done():
+        return
+    if exc is None:
+        done.set_result(None)
+    else:
+        done.set_exception(exc)
+
+
+class _Held(Scheduler):  # type: ignore[misc]
+    """The messages of one stream that were received and are neither acknowledged nor handed back.
+
+    Google's client asks it where a callback is to run: on the thread that received the message, for ours only hands it to the event loop.
+    When the stream ends, the client asks it for what is left, hands that back and then sends everything that waits to be sent, so that
+    an acknowledgement given before is not lost, and none given after that undoes a handing back.
+    """
+
+    def __init__(self) -> None:
+        self._queue: queue.Queue[Any] = queue.Queue()
+        self._lock = threading.Lock()
+        self._messages: dict[str, GoogleMessage] = {}
+
+    @property
+    def queue(self) -> queue.Queue[Any]:
+        return self._queue
+
+    def schedule(self, callback: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        callback(*args, **kwargs)
+
+    def add(self, message: GoogleMessage) -> None:
+        with self._lock:
+            self._messages[message.ack_id] = message
+
+    def settle(self, message: GoogleMessage, answer: Callable[[], None]) -> None:
+        """Gives the answer, unless one was given."""
+        with self._lock:
+            if self._messages.pop(message.ack_id, None) is not None:
+                answer()
+
+    def shutdown(self, await_msg_callbacks: bool = False) -> list[GoogleMessage]:
+        with self._lock:
+            left, self._messages = list(self._messages.values()), {}
+        return left
+
+
+class GoogleSubscriber:
+    """Pulls one subscription into an inbox for as long as it lives and the inbox accepts, whatever happens to the stream.
+
+    A message that is not acknowledged when the pulling ends is handed back, so that another process has it at once.
+    """
+
+    def __init__(
+        self, project: str, subscription: str, *, emulator_host: str | None, clock: Clock, reach: Reach
+    ) -> None:
+        with _usable_credentials():
+            self._client = pubsub_v1.SubscriberClient(**_transport(SubscriberGrpcTransport, emulator_host))
+        self._clock = clock
+        self._reach = reach
+        self.path = self._client.subscription_path(project, subscription)
+        self.messages = Inbox()
+        self.trouble = ""
+
+    async def check(self) -> None:
+        """Raises TopicMissing, naming what is not there or may not be used, or PublishFailed when Pub/Sub cannot be asked."""
+        await asyncio.to_thread(
+            _ask,
+            self._client,
+            self.path,
+            "pubsub.subscriptions.consume",
+            lambda: self._client.get_subscription(subscription=self.path, timeout=QUERY_SECONDS, retry=None),
+        )
+
+    async def watch(self) -> None:
+        """Until cancelled. A stream without messages looks the same whether Pub/Sub has none or is away: only a question can tell."""
+        refusal = ""
+        while True:
+            await self._clock.sleep(WATCH_SECONDS)
+            try:
+                await self.check()
+            except PublishFailed as exc:
+                self._reach.fails(str(exc))
+            except TopicMissing as exc:
+                self._reach.answers()
+                if str(exc) != refusal:
+                    refusal = str(exc)
+                    log.error(f"Pub/Sub refuses: {exc}", action="pubsub_refuses")
+            else:
+                refusal = ""
+                self._reach.answers()
+
+    async def run(self) -> None:
+        """Until cancelled. The client reconnects by itself; a stream that ended for good is opened again."""
+        loop = asyncio.get_running_loop()
+
+        def receive(held: _Held, message: GoogleMessage) -> None:
+            held.add(message)
+            loop.call_soon_threadsafe(self.messages.put_nowait, _message(message, held))
+
+        flow = pubsub_v1.types.FlowControl(
+            max_messages=OUTSTANDING_MESSAGES,
+            max_bytes=OUTSTANDING_BYTES,
+            max_lease_duration=LONGEST_LEASE_SECONDS,
+            max_duration_per_lease_extension=LEASE_EXTENSION_SECONDS,
+        )
+        while True:
+            await self.messages.until_accepting()
+            held = _Held()
+            pull = self._client.subscribe(
+                self.path,
+                functools.partial(receive, held),
+                flow_control=flow,
+                scheduler=held,
+                await_callbacks_on_shutdown=False,
+            )
+            ended = asyncio.wrap_future(_watched(pull))
+            refusing = asyncio.ensure_future(self.messages.until_refusing())
+            try:
+                await asyncio.wait({ended, refusing}, return_when=asyncio.FIRST_COMPLETED)
+                is_broken = ended.done()
+            finally:
+                refusing.cancel()
+                await self._hand_back(pull, ended)
+            if is_broken:
+                exc = ended.exception()
+                self.trouble = str(exc) or type(exc).__name__
+                log.error(f"Pulling {self.path} ended, tried again: {self.trouble}", action="pull_ended")
+                await self._clock.sleep(2.0)
+                self.trouble = ""
+
+    async def _hand_back(self, pull: Any, ended: asyncio.Future[None]) -> None:
+        """Ends the stream. What was not acknowledged goes back to Pub/Sub, and what was is told to it, in bounded time; of what could not be
+        said by then Pub/Sub learns when the leases run out, some seconds later."""
+        pull.cancel()
+        await asyncio.wait({ended}, timeout=HAND_BACK_SECONDS)
+        if ended.done():
+            ended.exception()  # looked at, so that nobody complains that it was not
+        else:
+            ended.cancel()
+            log.warning(f"{self.path}: Pub/Sub does not take back what was not stored yet", action="hand_back_unsaid")
+        self.messages.discard()
+
+    async def close(self) -> None:
+        """Within a bounded time; a connection that hangs ends with the process."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.to_thread(self._client.close), CLOSE_SECONDS)
+
+
+def _watched(pull: Any) -> concurrent.futures.Future[None]:
+    """The pull's end as a future that can be cancelled without touching the pull."""
+    ended: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+    def done(future: Any) -> None:
+        if ended.set_running_or_notify_cancel():
+            exc = future.exception()
+            if exc is None:
+                ended.set_exception(ConnectionError("the stream was closed"))
+            else:
+                ended.set_exception(exc)
+
+    pull.add_done_callback(done)
+    return ended
+
+
+def _message(message: GoogleMessage, held: _Held) -> Message:
+    return Message(
+        message_id=message.message_id,
+        data=message.data,
+        publish_time=message.publish_time,
+        attributes=dict(message.attributes),
+        ack=functools.partial(held.settle, message, message.ack),
+        nack=functools.partial(held.settle, message, message.nack),
+    )
+
+
+def _ask(client: Any, name: str, permission: str, question: Callable[[], Any]) -> None:
+    """Whether it is there, and where we may not see that, whether we may use it: the least rights that suffice do not include looking."""
+    try:
+        try:
+            question()
+        except PermissionDenied:
+            request = {"resource": name, "permissions": [permission]}
+            granted = client.test_iam_permissions(request=request, timeout=QUERY_SECONDS, retry=None).permissions
+            if permission not in granted:
+                raise
+    except (NotFound, PermissionDenied) as exc:
+        raise TopicMissing(f"{name}: {exc.message}") from exc
+    except (GoogleAPICallError, RetryError) as exc:
+        raise PublishFailed(f"{name}: {exc}") from exc
