@@ -34,7 +34,9 @@ from execution_service.control.adopting import plan_of_undoing, read_books, reco
 from execution_service.core.adoption.plan import plan
 from execution_service.core.adoption.records import Refused, read_wish
 from execution_service.core.orders.effects import happenings
-from execution_service.core.orders.order import Hold, Order, OrderRequest, Purpose, Status
+from execution_service.core.orders.order import Hold, Order
+from execution_service.core.orders.request import OrderRequest, Purpose
+from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.core.reconcile import Discrepancy, Kind
 from execution_service.core.texts import (

@@ -33,7 +33,9 @@ from rich.console import Console
 from execution_service.app.settings import REPOSITORY_ROOT, Settings
 from execution_service.core.messages.wire import ParsedOrder, Unusable, parse_order
 from execution_service.core.orders.effects import happenings
-from execution_service.core.orders.order import FINAL, Order, OrderRequest, Status
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.request import OrderRequest
+from execution_service.core.orders.status import FINAL, Status
 from execution_service.core.positions.ledger import key_of
 from execution_service.core.texts import log_line, plain, quantity, quoted
 from execution_service.core.views.shared import confirmation_id

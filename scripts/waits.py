@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from execution_service.core.orders.decide import exit_allowance
-from execution_service.core.orders.order import Order, OrderRequest, Purpose, Status
+from execution_service.core.orders.exits import exit_allowance
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.request import OrderRequest, Purpose
+from execution_service.core.orders.status import Status
 from execution_service.storage.reader import DeskView
 
 

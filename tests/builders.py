@@ -9,8 +9,7 @@ from decimal import Decimal
 from typing import Any, TypeAlias
 
 from brokers.base import ContractTerms, Fill, Instrument, OrderType, Report, ReportStatus, Side
-from execution_service.core.orders.decide import Elapsed, Limits
-from execution_service.core.orders.order import (
+from execution_service.core.orders.events import (
     Accepted,
     Adopted,
     AdoptionUndone,
@@ -32,25 +31,19 @@ from execution_service.core.orders.order import (
     Filled,
     Fitted,
     Held,
-    Identity,
     InstrumentMatched,
     Noted,
     NothingSent,
     Occasion,
-    Order,
-    OrderRequest,
-    Purpose,
-    Reason,
-    ReasonCode,
-    RefusedRequest,
     Rejected,
     Released,
     SendAgainOrdered,
-    Status,
     SubmitStarted,
-    apply_all,
-    new_order,
 )
+from execution_service.core.orders.next_step import Elapsed, Limits
+from execution_service.core.orders.order import Order, apply_all, new_order
+from execution_service.core.orders.request import Identity, OrderRequest, Purpose, RefusedRequest
+from execution_service.core.orders.status import Reason, ReasonCode, Status
 
 Amount: TypeAlias = Decimal | str | int
 

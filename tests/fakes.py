@@ -32,7 +32,8 @@ from brokers.paper.exchange import PaperExchange
 from brokers.paper.words import Fault, Market, PaperOrder
 from execution_service.app.service import ExecutionService, Parts
 from execution_service.app.settings import Account
-from execution_service.core.orders.order import Identity, Order, Purpose
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.views.record import order_from_document
 from execution_service.delivery.stream import Sink
 from execution_service.ownership.processes import Processes

@@ -30,7 +30,8 @@ ARROWS: Mapping[str, set[str]] = {
     # What is decided from values alone, from the ground up.
     "execution_service.core.errors": set(),
     "execution_service.core.backoff": set(),
-    "execution_service.core.orders": {"brokers.base", "execution_service.core.errors"},
+    "execution_service.core.exact": set(),
+    "execution_service.core.orders": {"brokers.base", "execution_service.core.errors", "execution_service.core.exact"},
     "execution_service.core.positions": {
         "brokers.base",
         "execution_service.core.errors",
@@ -38,6 +39,7 @@ ARROWS: Mapping[str, set[str]] = {
     },
     "execution_service.core.reconcile": {
         "brokers.base",
+        "execution_service.core.exact",
         "execution_service.core.orders",
         "execution_service.core.positions",
     },
@@ -49,6 +51,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.core.messages": {"brokers.base", "execution_service.core.orders"},
     "execution_service.core.adoption": {
         "brokers.base",
+        "execution_service.core.exact",
         "execution_service.core.messages",
         "execution_service.core.orders",
         "execution_service.core.positions",
@@ -498,6 +501,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.app.settings",
     },
 }
+
 
 PAPER_BROKER = {"brokers.paper.adapter", "brokers.paper.manifest"}
 

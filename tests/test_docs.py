@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from execution_service.app.settings import setting_names
-from execution_service.core.orders import decide
 from execution_service.core.orders.asking import CANCELS, FINDS
-from execution_service.core.orders.order import TRANSITIONS, ReasonCode, Status
+from execution_service.core.orders.exits import UNKNOWN_ENTRY_SECONDS
+from execution_service.core.orders.legs import UNKNOWN_LEG_SECONDS
+from execution_service.core.orders.status import ReasonCode, Status
+from execution_service.core.orders.transitions import TRANSITIONS
 from execution_service.core.reconcile import Kind
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,9 +63,9 @@ def test_every_kind_of_discrepancy_is_explained_and_no_other() -> None:
 
 def test_how_long_an_exit_waits_for_its_entry_and_a_leg_for_the_others_is_as_the_pages_say() -> None:
     operations = (DOCS / "operations.md").read_text(encoding="utf-8")
-    assert f"whose entry nobody has heard of waits {decide.UNKNOWN_ENTRY_SECONDS:g} s for it" in operations
+    assert f"whose entry nobody has heard of waits {UNKNOWN_ENTRY_SECONDS:g} s for it" in operations
     messages = (DOCS / "messages.md").read_text(encoding="utf-8")
-    assert f"a leg waits up to {decide.UNKNOWN_LEG_SECONDS:g} s for the others" in messages
+    assert f"a leg waits up to {UNKNOWN_LEG_SECONDS:g} s for the others" in messages
 
 
 def test_how_often_things_are_asked_again_is_as_the_page_says() -> None:

@@ -29,8 +29,11 @@ from execution_service.control.adopting import Adopting
 from execution_service.control.commands import Commands
 from execution_service.core import texts
 from execution_service.core.messages.wire import Unusable, parse_order_fields
+from execution_service.core.orders.events import Event, Filled, Rejected
 from execution_service.core.orders.exit_bound import ExitPositionCheck
-from execution_service.core.orders.order import Event, Filled, Order, OrderRequest, Reason, ReasonCode, Rejected, Status
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.request import OrderRequest
+from execution_service.core.orders.status import Reason, ReasonCode, Status
 from execution_service.core.reconcile import Outcome
 from execution_service.delivery.confirmations import Confirmations
 from execution_service.delivery.dispatch import Delivery

@@ -17,7 +17,8 @@ from execution_service.core.adoption.plan import Recorded, is_entry_of, plan, pl
 from execution_service.core.adoption.records import Books, Plan, Refused, Wish, adoption_id, read_wish, records_of
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.orders.effects import happenings
-from execution_service.core.orders.order import Order, OrderRequest
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.request import OrderRequest
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, key_of, with_unbooked
 from execution_service.core.reconcile import Discrepancy
 from execution_service.core.texts import log_line

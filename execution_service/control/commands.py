@@ -16,18 +16,17 @@ import structlog
 from brokers.base import BrokerPosition
 from execution_service.core.errors import InvalidTransition
 from execution_service.core.messages.wire import CancelCommand, RefusedCommand, Unusable, parse_command
-from execution_service.core.orders.decide import cancel_wish
-from execution_service.core.orders.order import (
+from execution_service.core.orders.events import (
     DeclaredCancelled,
     DeclaredNotPlaced,
     DeclaredPlaced,
     Event,
-    Order,
-    Purpose,
-    Reason,
-    ReasonCode,
     SendAgainOrdered,
 )
+from execution_service.core.orders.next_step import cancel_wish
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.request import Purpose
+from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.core.reconcile import Outcome
 from execution_service.core.texts import plain
 from execution_service.core.views.record import positions_to_documents

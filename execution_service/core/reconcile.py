@@ -24,9 +24,11 @@ from brokers.base import (
     ReportStatus,
     Side,
 )
+from execution_service.core.exact import ZERO
 from execution_service.core.orders.contracts import Contract
-from execution_service.core.orders.decide import fills_are_missing
-from execution_service.core.orders.order import ZERO, Order, Status
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.report_events import fills_are_missing
+from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry
 
 READINGS = 2

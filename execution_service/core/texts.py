@@ -9,7 +9,7 @@ from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal
 from html import escape, unescape
 
 from brokers.base import ONE, ContractTerms, OrderType, Side
-from execution_service.core.orders.order import (
+from execution_service.core.orders.events import (
     Accepted,
     Adopted,
     AdoptionUndone,
@@ -34,16 +34,14 @@ from execution_service.core.orders.order import (
     InstrumentMatched,
     Noted,
     NothingSent,
-    Order,
-    OrderRequest,
-    Purpose,
-    ReasonCode,
     Rejected,
     Released,
     SendAgainOrdered,
-    Status,
     SubmitStarted,
 )
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.request import OrderRequest, Purpose
+from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.core.reconcile import Discrepancy, Finding, Kind
 
 CONFIRMATION_PUBLISHED = "Published execution confirmation"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from execution_service.core.orders.effects import happenings
-from execution_service.core.orders.order import OrderRequest, Purpose
+from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.delivery.cursor import (
     AFTER_FAILURE_SECONDS,
     SLOW_PACE_SECONDS,

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from execution_service.core.orders.effects import Happening
-from execution_service.core.orders.order import Filled, Order, Purpose
+from execution_service.core.orders.events import Filled
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.request import Purpose
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line, fold, key_of, settled
 from execution_service.delivery.cursor import Cursors, Progress
 from execution_service.recording.live import LiveOrder

@@ -12,7 +12,8 @@ import structlog
 
 from execution_service.core import texts
 from execution_service.core.orders.effects import happenings
-from execution_service.core.orders.order import Order, Status
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.status import Status
 from execution_service.delivery.channel import TEXT_LIFETIME, Channel
 from execution_service.delivery.cursor import SLOW_PACE_SECONDS, Cursors, Failures, Progress
 from execution_service.delivery.party import Party

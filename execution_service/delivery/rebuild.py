@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from execution_service.core.orders.order import OrderRequest
+from execution_service.core.orders.request import OrderRequest
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line, key_of
 from execution_service.core.views.refold import Booking, as_told, refolded
 from execution_service.core.views.shared import (

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from execution_service.core.orders.order import Order, OrderRequest, Purpose
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.views.shared import (
     Booked,
     HexId,

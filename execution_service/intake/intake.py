@@ -11,19 +11,10 @@ import structlog
 from execution_service.core import texts
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.messages.wire import ParsedOrder, Unusable, parse_order
-from execution_service.core.orders.order import (
-    CancelRequested,
-    Event,
-    Noted,
-    Order,
-    OrderRequest,
-    Reason,
-    ReasonCode,
-    RefusedRequest,
-    Rejected,
-    apply_all,
-    new_order,
-)
+from execution_service.core.orders.events import CancelRequested, Event, Noted, Rejected
+from execution_service.core.orders.order import Order, apply_all, new_order
+from execution_service.core.orders.request import OrderRequest, RefusedRequest
+from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.recording.live import LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports import DeadLetter, Store, Stored, StoreUnavailable, Told

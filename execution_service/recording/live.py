@@ -9,8 +9,10 @@ from datetime import datetime, timedelta
 import structlog
 
 from execution_service.core.orders.asking import CANCELS, FINDS, Asked
-from execution_service.core.orders.decide import Elapsed
-from execution_service.core.orders.order import CancelRequested, Event, Order, Reason, ReasonCode, apply
+from execution_service.core.orders.events import CancelRequested, Event
+from execution_service.core.orders.next_step import Elapsed
+from execution_service.core.orders.order import Order, apply
+from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.core.texts import log_line, wants_a_person
 from execution_service.core.views.record import as_stored
 from execution_service.runtime.clock import Clock

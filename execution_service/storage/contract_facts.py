@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from brokers.base import DERIVATIVES, ContractTerms
 from execution_service.core.orders.contracts import Contract
-from execution_service.core.orders.order import ContractDeclared, Order, OrderRequest
+from execution_service.core.orders.events import ContractDeclared
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.request import OrderRequest
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, key_of
 from execution_service.core.views.refold import Booking, corrected
 from execution_service.runtime.clock import Clock

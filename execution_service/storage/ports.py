@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 from brokers.base import Instrument
 from execution_service.core.errors import UnreadableRecord
-from execution_service.core.orders.order import Event, Order
+from execution_service.core.orders.events import Event
+from execution_service.core.orders.order import Order
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line
 from execution_service.core.reconcile import Discrepancy
 from execution_service.runtime.supervision import Keeper

@@ -13,7 +13,7 @@ import pymongo
 from pymongo.errors import PyMongoError
 
 from execution_service.core.errors import UnreadableRecord
-from execution_service.core.orders.order import FINAL, Status
+from execution_service.core.orders.status import FINAL, Status
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.core.reconcile import Discrepancy, State
 from execution_service.core.views.record import Document, discrepancy_from_document, ledger_from_document

@@ -14,8 +14,8 @@ import tenacity
 from brokers.base import Broker, Capabilities
 from brokers.errors import AuthRequired, BrokerError, BrokerUnavailable, HeldBack, OrderRefused
 from execution_service.core import texts
-from execution_service.core.orders.decide import Limits
-from execution_service.core.orders.order import Reason, ReasonCode
+from execution_service.core.orders.next_step import Limits
+from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports import StoreUnavailable
 

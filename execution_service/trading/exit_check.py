@@ -11,21 +11,13 @@ from decimal import Decimal
 
 from brokers.base import Instrument, Side
 from brokers.errors import BrokerError
-from execution_service.core.orders.decide import was_noted
+from execution_service.core.orders.events import Capped, Event, Noted, Rejected
 from execution_service.core.orders.exit_bound import ZERO, ExitPositionCheck, Standing, may_take
-from execution_service.core.orders.order import (
-    Capped,
-    Event,
-    Noted,
-    Order,
-    OrderRequest,
-    Purpose,
-    Reason,
-    ReasonCode,
-    Rejected,
-    Status,
-)
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.report_events import was_noted
+from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.soundness import sound_position
+from execution_service.core.orders.status import Reason, ReasonCode, Status
 from execution_service.core.reconcile import Binding, Group, Holding, group_of
 from execution_service.recording.live import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock

@@ -10,8 +10,10 @@ from typing import Any
 from brokers.base import OrderRef
 from brokers.errors import BrokerError, BrokerUnavailable, HeldBack, NotAnswered, OrderRefused
 from execution_service.core import texts
-from execution_service.core.orders.decide import Elapsed, StepKind, next_step
-from execution_service.core.orders.order import CancelRefused, Doubted, Event, Noted, Order, Status
+from execution_service.core.orders.events import CancelRefused, Doubted, Event, Noted
+from execution_service.core.orders.next_step import Elapsed, StepKind, next_step
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.status import Status
 from execution_service.core.texts import Mentioned
 from execution_service.recording.live import PERHAPS_SENT, LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock

@@ -13,7 +13,10 @@ from brokers.base import Report, Unreadable
 from brokers.errors import AnswerUnclear, BrokerError, BrokerUnavailable, NotAnswered
 from execution_service.core import texts
 from execution_service.core.orders.asking import FINDS
-from execution_service.core.orders.decide import (
+from execution_service.core.orders.events import Event, Held, Noted
+from execution_service.core.orders.heard import Heard, name_of
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.report_events import (
     fills_are_missing,
     is_of_another,
     is_short,
@@ -21,9 +24,8 @@ from execution_service.core.orders.decide import (
     unreadable_note,
     was_noted,
 )
-from execution_service.core.orders.heard import Heard, name_of
-from execution_service.core.orders.order import Event, Held, Noted, Order, Status
 from execution_service.core.orders.soundness import sound
+from execution_service.core.orders.status import Status
 from execution_service.core.texts import Mentioned
 from execution_service.recording.live import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock

@@ -9,16 +9,10 @@ from typing import Protocol
 
 from brokers.base import DERIVATIVES, ContractTerms
 from execution_service.core.orders.contracts import Contract
-from execution_service.core.orders.order import (
-    ContractTold,
-    Event,
-    Order,
-    Purpose,
-    Reason,
-    ReasonCode,
-    Rejected,
-    SubmitStarted,
-)
+from execution_service.core.orders.events import ContractTold, Event, Rejected, SubmitStarted
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.request import Purpose
+from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, SeveralHoldings, holding_for
 from execution_service.recording.live import LiveOrders
 from execution_service.trading.holdings import booked_to

@@ -9,8 +9,10 @@ import structlog
 
 from brokers.base import Instrument
 from execution_service.core.errors import UnreadableRecord
+from execution_service.core.exact import ZERO
 from execution_service.core.orders.effects import happenings
-from execution_service.core.orders.order import ZERO, Order, OrderRequest
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.request import OrderRequest
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, key_of, with_unbooked
 from execution_service.core.reconcile import Holding, by_product
 from execution_service.recording.live import LiveOrders

@@ -6,7 +6,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from execution_service.core.orders.order import Order, OrderRequest, Purpose, Status
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.request import OrderRequest, Purpose
+from execution_service.core.orders.status import Status
 from execution_service.recording.live import LiveOrder
 from execution_service.runtime.clock import Clock
 from execution_service.trading.appointments import Appointments

@@ -9,34 +9,15 @@ import structlog
 
 from brokers.errors import OrderRefused
 from execution_service.core.errors import UnreadableRecord
-from execution_service.core.orders.decide import (
-    UNKNOWN_ENTRY_SECONDS,
-    UNKNOWN_LEG_SECONDS,
-    ExitAllowance,
-    about_leg,
-    as_its_entry_says,
-    exit_allowance,
-    is_stale,
-    missing_legs,
-    pending_legs,
-    refusing_leg,
-    stale,
-    unsupported_reason,
-)
 from execution_service.core.orders.effects import happenings
-from execution_service.core.orders.order import (
-    Cancelled,
-    CancelRequested,
-    Event,
-    InstrumentMatched,
-    Noted,
-    Order,
-    Purpose,
-    Reason,
-    ReasonCode,
-    Rejected,
-    apply_all,
-)
+from execution_service.core.orders.events import Cancelled, CancelRequested, Event, InstrumentMatched, Noted, Rejected
+from execution_service.core.orders.exits import UNKNOWN_ENTRY_SECONDS, ExitAllowance, as_its_entry_says, exit_allowance
+from execution_service.core.orders.legs import UNKNOWN_LEG_SECONDS, about_leg, missing_legs, pending_legs, refusing_leg
+from execution_service.core.orders.next_step import is_stale, stale
+from execution_service.core.orders.order import Order, apply_all
+from execution_service.core.orders.request import Purpose
+from execution_service.core.orders.status import Reason, ReasonCode
+from execution_service.core.orders.tickets import unsupported_reason
 from execution_service.core.positions.ledger import LedgerEntry, with_unbooked
 from execution_service.core.reconcile import Holding, by_product
 from execution_service.recording.live import LiveOrder, LiveOrders

@@ -20,18 +20,11 @@ from brokers.errors import (
     ReservationLost,
     WordsAlone,
 )
-from execution_service.core.orders.decide import is_stale, was_noted
-from execution_service.core.orders.order import (
-    CancelRequested,
-    Event,
-    Noted,
-    NothingSent,
-    Order,
-    Reason,
-    ReasonCode,
-    Rejected,
-    Status,
-)
+from execution_service.core.orders.events import CancelRequested, Event, Noted, NothingSent, Rejected
+from execution_service.core.orders.next_step import is_stale
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.report_events import was_noted
+from execution_service.core.orders.status import Reason, ReasonCode, Status
 from execution_service.recording.live import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.trading.connection import Connection, reason_of

@@ -16,8 +16,11 @@ from brokers.base import UNNAMED_POSITION, BrokerPosition, Instrument, Report, R
 from brokers.errors import BrokerError
 from execution_service.core import texts
 from execution_service.core.adoption.successors import arrivals, explained, quantities_of
+from execution_service.core.orders.events import Doubted
 from execution_service.core.orders.heard import Heard, name_of
-from execution_service.core.orders.order import Doubted, Order, OrderRequest, Purpose, Status
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.request import OrderRequest, Purpose
+from execution_service.core.orders.status import Status
 from execution_service.core.reconcile import (
     OF_POSITIONS,
     OF_REPORTS,

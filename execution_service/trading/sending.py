@@ -12,21 +12,12 @@ import structlog
 
 from brokers.base import ContractTerms, Ticket
 from brokers.errors import BrokerError, BrokerUnavailable, HeldBack, NotAnswered, OrderRefused
-from execution_service.core.orders.decide import fitting, is_stale
-from execution_service.core.orders.order import (
-    Capped,
-    Event,
-    InstrumentMatched,
-    Noted,
-    Order,
-    Purpose,
-    Reason,
-    ReasonCode,
-    Rejected,
-    Status,
-    SubmitStarted,
-    apply_all,
-)
+from execution_service.core.orders.events import Capped, Event, InstrumentMatched, Noted, Rejected, SubmitStarted
+from execution_service.core.orders.next_step import is_stale
+from execution_service.core.orders.order import Order, apply_all
+from execution_service.core.orders.request import Purpose
+from execution_service.core.orders.status import Reason, ReasonCode, Status
+from execution_service.core.orders.tickets import fitting
 from execution_service.recording.live import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports import StoreUnavailable

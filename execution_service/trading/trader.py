@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from brokers.base import Broker, BrokerPosition, Instrument, Report
 from brokers.errors import BrokerError, NotAnswered
-from execution_service.core.orders.decide import Limits, cancel_wish
 from execution_service.core.orders.exit_bound import ExitPositionCheck
-from execution_service.core.orders.order import Order, Reason
+from execution_service.core.orders.next_step import Limits, cancel_wish
+from execution_service.core.orders.order import Order
 from execution_service.core.orders.soundness import sound_position
+from execution_service.core.orders.status import Reason
 from execution_service.core.reconcile import Binding
 from execution_service.recording.live import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock

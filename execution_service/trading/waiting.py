@@ -7,8 +7,10 @@ from datetime import timedelta
 from functools import partial
 
 from execution_service.core import texts
-from execution_service.core.orders.decide import was_noted
-from execution_service.core.orders.order import Noted, Purpose, Status
+from execution_service.core.orders.events import Noted
+from execution_service.core.orders.report_events import was_noted
+from execution_service.core.orders.request import Purpose
+from execution_service.core.orders.status import Status
 from execution_service.core.texts import Mentioned
 from execution_service.recording.live import LiveOrder
 from execution_service.runtime.clock import Clock

@@ -19,7 +19,10 @@ from structlog.testing import capture_logs
 
 from execution_service.core.errors import InvalidTransition, UnreadableRecord
 from execution_service.core.orders.effects import happenings
-from execution_service.core.orders.order import Event, Identity, Noted, Order, Purpose, Status, apply_all
+from execution_service.core.orders.events import Event, Noted
+from execution_service.core.orders.order import Order, apply_all
+from execution_service.core.orders.request import Identity, Purpose
+from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry, Line, fold, key_of
 from execution_service.core.positions.position import Position
 from execution_service.core.reconcile import Discrepancy, Finding, Kind, Owner, State

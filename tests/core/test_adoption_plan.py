@@ -15,9 +15,12 @@ from hypothesis import strategies as st
 from brokers.base import AssetClass, BrokerPosition, OptionRight, Side
 from execution_service.core.adoption.plan import Recorded, plan, plan_undoing, undoing
 from execution_service.core.adoption.records import Books, Plan, Refused, Wish, adoption_id, read_wish, records_of
-from execution_service.core.orders.decide import exit_allowance
 from execution_service.core.orders.effects import Happening, happenings
-from execution_service.core.orders.order import Capped, Order, Purpose, Rejected, Status, apply_all
+from execution_service.core.orders.events import Capped, Rejected
+from execution_service.core.orders.exits import exit_allowance
+from execution_service.core.orders.order import Order, apply_all
+from execution_service.core.orders.request import Purpose
+from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line, fold, key_of
 from execution_service.core.reconcile import Discrepancy, Finding, Kind, Owner, State
 from execution_service.core.texts import log_line, order_alert, outcome_line

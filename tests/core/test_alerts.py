@@ -11,7 +11,7 @@ import pytest
 
 from brokers.base import AssetClass, Fill, Instrument, OrderType, Side
 from execution_service.core import texts
-from execution_service.core.orders.order import (
+from execution_service.core.orders.events import (
     Accepted,
     Busted,
     Cancelled,
@@ -29,22 +29,16 @@ from execution_service.core.orders.order import (
     Expired,
     Filled,
     Fitted,
-    Identity,
     InstrumentMatched,
     Noted,
     NothingSent,
-    Order,
-    OrderRequest,
-    Reason,
-    ReasonCode,
-    RefusedRequest,
     Rejected,
     SendAgainOrdered,
     SubmitStarted,
-    apply,
-    apply_all,
-    new_order,
 )
+from execution_service.core.orders.order import Order, apply, apply_all, new_order
+from execution_service.core.orders.request import Identity, OrderRequest, RefusedRequest
+from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.core.texts import Mentioned, log_line, money, order_alert, plain, price, quantity
 from tests.builders import contract_told
 

@@ -16,7 +16,7 @@ from execution_service.core.messages.confirmation import (
     iso_time,
     json_number,
 )
-from execution_service.core.orders.order import (
+from execution_service.core.orders.events import (
     Accepted,
     Busted,
     Cancelled,
@@ -24,17 +24,12 @@ from execution_service.core.orders.order import (
     Doubted,
     Event,
     Filled,
-    Identity,
-    Order,
-    OrderRequest,
-    Reason,
-    ReasonCode,
-    RefusedRequest,
     Rejected,
     SubmitStarted,
-    apply_all,
-    new_order,
 )
+from execution_service.core.orders.order import Order, apply_all, new_order
+from execution_service.core.orders.request import Identity, OrderRequest, RefusedRequest
+from execution_service.core.orders.status import Reason, ReasonCode
 
 AT = datetime(2024, 11, 24, 10, 30, 10, tzinfo=UTC)
 AGREED = (

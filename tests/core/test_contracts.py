@@ -11,7 +11,8 @@ import pytest
 from brokers.base import AssetClass, ContractTerms, Instrument, Side
 from execution_service.core.orders.contracts import Contract, may_be_of_one_contract
 from execution_service.core.orders.effects import happenings
-from execution_service.core.orders.order import ContractTold, Order
+from execution_service.core.orders.events import ContractTold
+from execution_service.core.orders.order import Order
 from execution_service.core.positions.ledger import LedgerEntry, fold, holding_for, key_of
 from execution_service.core.views.record import ledger_from_document, ledger_to_document, order_from_document
 from tests.builders import NOW, accepted, filled_by, identity, order, submit_started

@@ -16,25 +16,7 @@ from hypothesis import strategies as st
 from brokers.base import AssetClass, Capabilities, Fill, FillsShown, OrderType, Report, ReportStatus, Tif
 from execution_service.core.errors import InvalidTransition
 from execution_service.core.orders.asking import CANCELS, FINDS, Asked
-from execution_service.core.orders.decide import (
-    NEVER,
-    Elapsed,
-    Limits,
-    Step,
-    StepKind,
-    fills_are_missing,
-    fitting,
-    is_stale,
-    missing_legs,
-    news,
-    next_step,
-    refusing_leg,
-    stale,
-    timeout_seconds,
-    unsupported_reason,
-)
-from execution_service.core.orders.order import (
-    FINAL,
+from execution_service.core.orders.events import (
     Accepted,
     Busted,
     Cancelled,
@@ -47,15 +29,25 @@ from execution_service.core.orders.order import (
     Filled,
     Fitted,
     Noted,
-    Order,
-    Purpose,
-    Reason,
-    ReasonCode,
     Rejected,
-    Status,
-    apply,
-    apply_all,
 )
+from execution_service.core.orders.legs import missing_legs, refusing_leg
+from execution_service.core.orders.next_step import (
+    NEVER,
+    Elapsed,
+    Limits,
+    Step,
+    StepKind,
+    is_stale,
+    next_step,
+    stale,
+    timeout_seconds,
+)
+from execution_service.core.orders.order import Order, apply, apply_all
+from execution_service.core.orders.report_events import fills_are_missing, news
+from execution_service.core.orders.request import Purpose
+from execution_service.core.orders.status import FINAL, Reason, ReasonCode, Status
+from execution_service.core.orders.tickets import fitting, unsupported_reason
 from tests.builders import (
     NOW,
     accepted,

@@ -9,17 +9,10 @@ import pytest
 
 from brokers.base import Side
 from execution_service.core import texts
-from execution_service.core.orders.order import (
-    Cancelled,
-    Event,
-    Order,
-    Purpose,
-    Reason,
-    ReasonCode,
-    Rejected,
-    Status,
-    apply,
-)
+from execution_service.core.orders.events import Cancelled, Event, Rejected
+from execution_service.core.orders.order import Order, apply
+from execution_service.core.orders.request import Purpose
+from execution_service.core.orders.status import Reason, ReasonCode, Status
 from tests.builders import (
     NOW,
     cancel_requested,

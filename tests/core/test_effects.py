@@ -8,8 +8,7 @@ import pytest
 
 from execution_service.core.errors import CoreError
 from execution_service.core.orders.effects import Happening, bare, happenings
-from execution_service.core.orders.order import (
-    FINAL,
+from execution_service.core.orders.events import (
     Busted,
     Cancelled,
     CancelRequested,
@@ -21,12 +20,10 @@ from execution_service.core.orders.order import (
     Event,
     Expired,
     Filled,
-    Order,
     Rejected,
-    Status,
-    apply,
-    apply_all,
 )
+from execution_service.core.orders.order import Order, apply, apply_all
+from execution_service.core.orders.status import FINAL, Status
 from tests.builders import (
     accepted,
     busted,

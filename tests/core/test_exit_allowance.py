@@ -8,18 +8,12 @@ from typing import Any
 import pytest
 
 from brokers.base import AssetClass, Capabilities, OrderType, Side, Tif
-from execution_service.core.orders.decide import ExitAllowance, as_its_entry_says, exit_allowance, unsupported_reason
-from execution_service.core.orders.order import (
-    Capped,
-    InstrumentMatched,
-    Order,
-    Purpose,
-    Reason,
-    ReasonCode,
-    Rejected,
-    Status,
-    apply_all,
-)
+from execution_service.core.orders.events import Capped, InstrumentMatched, Rejected
+from execution_service.core.orders.exits import ExitAllowance, as_its_entry_says, exit_allowance
+from execution_service.core.orders.order import Order, apply_all
+from execution_service.core.orders.request import Purpose
+from execution_service.core.orders.status import Reason, ReasonCode, Status
+from execution_service.core.orders.tickets import unsupported_reason
 from tests.builders import (
     NOW,
     accepted,

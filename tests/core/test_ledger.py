@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from brokers.base import Side
 from execution_service.core.orders.effects import happenings
-from execution_service.core.orders.order import Event, Order, apply_all
+from execution_service.core.orders.events import Event
+from execution_service.core.orders.order import Order, apply_all
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line, fold, key_of, settled
 from execution_service.core.reconcile import Holding, by_product
 from execution_service.core.views.record import ledger_from_document, ledger_to_document

@@ -12,9 +12,10 @@ from types import FrameType
 import pytest
 
 from brokers.base import FillsShown
-from execution_service.core.orders.decide import fills_are_missing, news
 from execution_service.core.orders.effects import happenings
-from execution_service.core.orders.order import Event, Filled, Order, apply, apply_all, bare
+from execution_service.core.orders.events import Event, Filled
+from execution_service.core.orders.order import Order, apply, apply_all, bare
+from execution_service.core.orders.report_events import fills_are_missing, news
 from execution_service.core.texts import log_line, order_alert
 from execution_service.core.views.record import event_to_document, state_of
 from tests.builders import (

@@ -14,9 +14,7 @@ from hypothesis import strategies as st
 from brokers.base import OrderType
 from execution_service.core.errors import FillsDoNotAddUp, InvalidTransition
 from execution_service.core.orders.effects import bare
-from execution_service.core.orders.order import (
-    FINAL,
-    TRANSITIONS,
+from execution_service.core.orders.events import (
     Accepted,
     Adopted,
     AdoptionUndone,
@@ -38,21 +36,18 @@ from execution_service.core.orders.order import (
     Filled,
     Fitted,
     Held,
-    Identity,
     InstrumentMatched,
     Noted,
     NothingSent,
-    Order,
-    Purpose,
-    ReasonCode,
     Rejected,
     Released,
     SendAgainOrdered,
-    Status,
     SubmitStarted,
-    apply,
-    apply_all,
 )
+from execution_service.core.orders.order import Order, apply, apply_all
+from execution_service.core.orders.request import Identity, Purpose
+from execution_service.core.orders.status import FINAL, ReasonCode, Status
+from execution_service.core.orders.transitions import TRANSITIONS
 from execution_service.core.views.record import event_from_document, event_to_document
 from tests.builders import (
     NOW,

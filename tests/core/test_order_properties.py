@@ -9,19 +9,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from brokers.base import Fill, Report, ReportStatus
-from execution_service.core.orders.decide import news
 from execution_service.core.orders.effects import bare, happenings
-from execution_service.core.orders.order import (
-    FINAL,
-    Busted,
-    Event,
-    Filled,
-    Order,
-    ReasonCode,
-    Status,
-    apply,
-    apply_all,
-)
+from execution_service.core.orders.events import Busted, Event, Filled
+from execution_service.core.orders.order import Order, apply, apply_all
+from execution_service.core.orders.report_events import news
+from execution_service.core.orders.status import FINAL, ReasonCode, Status
 from tests.builders import (
     NOW,
     at,

@@ -8,19 +8,12 @@ import pytest
 
 from brokers.base import ReportStatus, Tif
 from execution_service.core import texts
-from execution_service.core.orders.decide import Limits, Step, StepKind, news, next_step
 from execution_service.core.orders.effects import happenings
-from execution_service.core.orders.order import (
-    CancelRequested,
-    Event,
-    Held,
-    Hold,
-    Order,
-    Released,
-    Status,
-    apply,
-    apply_all,
-)
+from execution_service.core.orders.events import CancelRequested, Event, Held, Released
+from execution_service.core.orders.next_step import Limits, Step, StepKind, next_step
+from execution_service.core.orders.order import Hold, Order, apply, apply_all
+from execution_service.core.orders.report_events import news
+from execution_service.core.orders.status import Status
 from execution_service.core.reconcile import HELD_UNLISTED_AT_MOST, may_be_unlisted
 from execution_service.core.texts import Mentioned
 from execution_service.core.views.record import order_from_document, order_to_document

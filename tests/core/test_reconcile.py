@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from brokers.base import AssetClass, BrokerPosition, Instrument, OptionRight, ReportStatus, Side
 from execution_service.core import texts
 from execution_service.core.errors import UnreadableRecord
-from execution_service.core.orders.order import Fitted, Identity, Order, Purpose, Status, apply_all
+from execution_service.core.orders.events import Fitted
+from execution_service.core.orders.order import Order, apply_all
+from execution_service.core.orders.request import Identity, Purpose
+from execution_service.core.orders.status import Status
 from execution_service.core.reconcile import (
     OF_POSITIONS,
     OF_REPORTS,

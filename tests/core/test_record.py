@@ -17,20 +17,10 @@ from hypothesis import strategies as st
 
 from brokers.base import Fill, Instrument, Side
 from execution_service.core.errors import CoreError, UnreadableRecord
-from execution_service.core.orders import order as order_words
-from execution_service.core.orders.order import (
-    Event,
-    Identity,
-    Order,
-    OrderRequest,
-    Purpose,
-    Reason,
-    ReasonCode,
-    RefusedRequest,
-    Rejected,
-    apply,
-    new_order,
-)
+from execution_service.core.orders.events import Cancelled, Event, Rejected
+from execution_service.core.orders.order import Order, apply, new_order
+from execution_service.core.orders.request import Identity, OrderRequest, Purpose, RefusedRequest
+from execution_service.core.orders.status import Reason, ReasonCode, Status
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line
 from execution_service.core.positions.position import Position
 from execution_service.core.views.record import (
@@ -138,7 +128,7 @@ def test_any_event_survives_the_store(event: Event) -> None:
 
 @pytest.mark.parametrize("kind", get_args(Event), ids=lambda kind: kind.__name__)
 def test_every_kind_of_event_survives_the_store(kind: type[Event]) -> None:
-    event = one_event_of_each_kind(order_in(order_words.Status.PARTIALLY_FILLED))[kind]
+    event = one_event_of_each_kind(order_in(Status.PARTIALLY_FILLED))[kind]
     document = stored(event_to_document(event) | {"write": "process-7"})
     assert document["type"] == kind.__name__
     assert event_from_document(document) == event
@@ -312,7 +302,7 @@ def test_a_fill_is_stored_by_its_own_field_names() -> None:
 
 
 def test_a_reason_is_stored_as_code_and_words() -> None:
-    event = order_words.Cancelled(at=NOW, reason=Reason(ReasonCode.TIMEOUT, "60 s"), filled_quantity=Decimal(0))
+    event = Cancelled(at=NOW, reason=Reason(ReasonCode.TIMEOUT, "60 s"), filled_quantity=Decimal(0))
     assert event_to_document(event)["reason"] == {"code": "TIMEOUT", "message": "60 s"}
 
 

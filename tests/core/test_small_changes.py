@@ -9,18 +9,7 @@ from decimal import Decimal
 import pytest
 
 from brokers.base import OrderType, ReportStatus, Side, Tif
-from execution_service.core.orders.decide import (
-    StepKind,
-    cancel_wish,
-    fills_are_missing,
-    is_of_another,
-    is_short,
-    is_stale,
-    news,
-    next_step,
-    pending_legs,
-)
-from execution_service.core.orders.order import (
+from execution_service.core.orders.events import (
     Accepted,
     Busted,
     Cancelled,
@@ -30,14 +19,13 @@ from execution_service.core.orders.order import (
     Filled,
     Fitted,
     Noted,
-    Order,
-    Reason,
-    ReasonCode,
     Rejected,
-    Status,
-    apply,
-    apply_all,
 )
+from execution_service.core.orders.legs import pending_legs
+from execution_service.core.orders.next_step import StepKind, cancel_wish, is_stale, next_step
+from execution_service.core.orders.order import Order, apply, apply_all
+from execution_service.core.orders.report_events import fills_are_missing, is_of_another, is_short, news
+from execution_service.core.orders.status import Reason, ReasonCode, Status
 from execution_service.core.positions.position import Position, apply_fill, reverse_fill
 from tests.builders import (
     NOW,

@@ -11,8 +11,9 @@ import pytest
 
 from brokers.base import UNNAMED_POSITION, BrokerPosition, Fill, FillsShown, Instrument, Report, ReportStatus
 from execution_service.core.messages.confirmation import fill_body
-from execution_service.core.orders.decide import is_short, news, unreadable_note
-from execution_service.core.orders.order import Accepted, Filled, Noted, Order, apply_all
+from execution_service.core.orders.events import Accepted, Filled, Noted
+from execution_service.core.orders.order import Order, apply_all
+from execution_service.core.orders.report_events import is_short, news, unreadable_note
 from execution_service.core.orders.soundness import sound, sound_position
 from execution_service.core.reconcile import Holding, compare_positions
 from execution_service.core.views.record import event_from_document, event_to_document, instrument_of_ledger

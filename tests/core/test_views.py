@@ -11,7 +11,10 @@ import pytest
 
 from brokers.base import AssetClass, OrderType, Side
 from execution_service.core.orders.effects import happenings
-from execution_service.core.orders.order import Event, Order, Purpose, Reason, ReasonCode, Rejected, Status, apply_all
+from execution_service.core.orders.events import Event, Rejected
+from execution_service.core.orders.order import Order, apply_all
+from execution_service.core.orders.request import Purpose
+from execution_service.core.orders.status import Reason, ReasonCode, Status
 from execution_service.core.positions.ledger import LedgerEntry, fold, key_of
 from execution_service.core.views.shared import (
     Booked,

@@ -22,7 +22,7 @@ from execution_service.core.messages.wire import (
     parse_order,
     parse_order_fields,
 )
-from execution_service.core.orders.order import Identity, OrderRequest, Purpose, RefusedRequest
+from execution_service.core.orders.request import Identity, OrderRequest, Purpose, RefusedRequest
 
 SAMPLES = Path(__file__).parent.parent / "signals_testing"
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from brokers.base import Side, Tif
 from execution_service.core.messages.wire import ParsedOrder, Unusable, parse_order
-from execution_service.core.orders.order import OrderRequest
+from execution_service.core.orders.request import OrderRequest
 from tests.fuzz import oracle
 from tests.fuzz.mutations import COMMANDS, Mutator, sample_messages, text_of
 from tests.fuzz.oracle import MeaningChanged, check_command, check_order

@@ -21,7 +21,7 @@ from execution_service.core.messages.wire import (
     parse_order,
     parse_order_fields,
 )
-from execution_service.core.orders.order import Identity, OrderRequest, Purpose, RefusedRequest
+from execution_service.core.orders.request import Identity, OrderRequest, Purpose, RefusedRequest
 
 FIELD_NAMES = (
     "signal_id leg_index total_legs order_id symbol instrument instrument_type secType side action direction signal_type account_id account "

@@ -10,7 +10,9 @@ from typing import Any
 
 from brokers.manifest import Fact
 from brokers.registry import manifests
-from execution_service.core.orders.order import DeclaredNotPlaced, Doubted, Order, Status
+from execution_service.core.orders.events import DeclaredNotPlaced, Doubted
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.status import Status
 from execution_service.core.views.record import order_from_document
 from tests.external.service_process import Confirmation
 

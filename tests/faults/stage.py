@@ -23,7 +23,7 @@ from brokers.manifest import Fact
 from brokers.paper.exchange import PaperExchange
 from brokers.paper.words import Market
 from brokers.registry import manifests
-from execution_service.core.orders.order import Identity, Purpose
+from execution_service.core.orders.request import Identity, Purpose
 from simulators import control
 from simulators.catalogue import simulator_of
 from simulators.simulator import Place, account_table

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from google.pubsub_v1 import PubsubMessage
 
-from execution_service.core.orders.order import Status
+from execution_service.core.orders.status import Status
 from tests.fakes import world_of
 from tests.fuzz.mutations import FIELD_NAMES, text_of, texts
 

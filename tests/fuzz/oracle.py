@@ -20,18 +20,10 @@ from execution_service.core.messages.wire import (
     parse_command,
     parse_order,
 )
-from execution_service.core.orders.order import (
-    Identity,
-    Order,
-    OrderRequest,
-    Purpose,
-    Reason,
-    ReasonCode,
-    RefusedRequest,
-    Rejected,
-    apply,
-    new_order,
-)
+from execution_service.core.orders.events import Rejected
+from execution_service.core.orders.order import Order, apply, new_order
+from execution_service.core.orders.request import Identity, OrderRequest, Purpose, RefusedRequest
+from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.core.views.record import order_from_document, order_to_document
 
 NOW = datetime(2025, 3, 3, 15, 0, tzinfo=UTC)

@@ -11,7 +11,10 @@ from brokers.paper.words import PaperFill, PaperOrder
 from execution_service.core import texts
 from execution_service.core.messages.confirmation import attributes
 from execution_service.core.orders.effects import happenings
-from execution_service.core.orders.order import Busted, Order, Purpose, Status
+from execution_service.core.orders.events import Busted
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.request import Purpose
+from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import key_of
 from execution_service.core.reconcile import is_our_tag
 from execution_service.core.views.record import ledger_from_document

@@ -14,7 +14,8 @@ from brokers.base import AssetClass, Capabilities, OptionRight
 from brokers.paper.words import Market
 from execution_service.control.adopting import plan_of_undoing, records_named
 from execution_service.core.adoption.records import Refused, adoption_id
-from execution_service.core.orders.order import Purpose, Status
+from execution_service.core.orders.request import Purpose
+from execution_service.core.orders.status import Status
 from execution_service.core.views.record import discrepancy_from_document, ledger_from_document, plan_to_document
 from execution_service.delivery.rebuild import Rebuild
 from tests.fakes import ACCOUNT, World, two_worlds, world_of

@@ -13,8 +13,10 @@ from bson import json_util
 
 from brokers.base import AssetClass, Capabilities, ContractTerms, Instrument, Ticket
 from brokers.errors import NotAnswered
+from execution_service.core.orders.events import ContractTold
 from execution_service.core.orders.exit_bound import ExitPositionCheck
-from execution_service.core.orders.order import ContractTold, Order, Status
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.delivery.rebuild import Rebuild, Rebuilt
 from execution_service.recording.live import LiveOrders

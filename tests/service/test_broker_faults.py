@@ -26,7 +26,8 @@ from brokers.errors import (
     WordsAlone,
 )
 from brokers.paper.words import Action, Fault, Market, Operation
-from execution_service.core.orders.order import Noted, NothingSent, ReasonCode, Status, SubmitStarted
+from execution_service.core.orders.events import Noted, NothingSent, SubmitStarted
+from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.trading import placing
 from execution_service.trading.connection import LOGIN_LOOK_SECONDS, AccountState
 from execution_service.trading.trader import TradingRules

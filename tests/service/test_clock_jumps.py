@@ -10,7 +10,7 @@ import pytest
 from brokers.errors import BrokerUnavailable
 from brokers.paper.words import Market
 from execution_service.app.clock import SystemClock
-from execution_service.core.orders.order import Status
+from execution_service.core.orders.status import Status
 from tests.fakes import world_of
 
 BY_HAND = Market(fill_delay_seconds=None)

@@ -15,7 +15,9 @@ import pytest
 
 from brokers.base import Capabilities
 from brokers.paper.words import Action, Fault, Market, Operation
-from execution_service.core.orders.order import Order, Purpose, Status
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.request import Purpose
+from execution_service.core.orders.status import Status
 from execution_service.trading.trader import TradingRules
 from tests.fakes import Gate, Moment, World, world_of
 from tests.service import adoptions

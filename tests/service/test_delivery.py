@@ -13,7 +13,9 @@ import pytest
 
 from brokers.paper.words import Market
 from execution_service.core.orders.effects import happenings
-from execution_service.core.orders.order import Order, Purpose, Status, apply_all
+from execution_service.core.orders.order import Order, apply_all
+from execution_service.core.orders.request import Purpose
+from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line
 from execution_service.core.views.shared import confirmation_id
 from execution_service.delivery.confirmations import Confirmations

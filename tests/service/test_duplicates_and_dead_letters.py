@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
-from execution_service.core.orders.order import ReasonCode, Status
+from execution_service.core.orders.status import ReasonCode, Status
 from tests.fakes import World, world_of
 from tests.service.audit import audit
 

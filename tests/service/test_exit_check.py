@@ -13,8 +13,11 @@ import pytest
 from brokers.base import BrokerPosition, Capabilities, Instrument
 from brokers.errors import BrokerUnavailable, NotAnswered, OutcomeUnknown
 from brokers.paper.words import Market
+from execution_service.core.orders.events import Capped, Noted
 from execution_service.core.orders.exit_bound import ExitPositionCheck
-from execution_service.core.orders.order import Capped, Noted, Order, Purpose, ReasonCode, Status
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.request import Purpose
+from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.core.reconcile import Kind, State
 from execution_service.core.views.record import discrepancy_from_document
 from execution_service.trading.trader import TradingRules

@@ -11,7 +11,8 @@ import pytest
 from brokers.base import Capabilities, Instrument
 from brokers.errors import BrokerUnavailable, CallsSpent, NotAnswered
 from brokers.paper.words import Market
-from execution_service.core.orders.order import Purpose, ReasonCode, Status
+from execution_service.core.orders.request import Purpose
+from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.trading.trader import TradingRules
 from tests.fakes import World, world_of
 from tests.service.audit import audit

@@ -13,7 +13,8 @@ from brokers.base import Instrument, OrderRef, ReportStatus
 from brokers.errors import NotAnswered
 from brokers.paper.words import Market
 from execution_service.core.orders.exit_bound import ExitPositionCheck
-from execution_service.core.orders.order import Order, Purpose
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.request import Purpose
 from execution_service.trading.trader import TradingRules
 from tests.fakes import ACCOUNT, World, world_of
 

@@ -11,7 +11,8 @@ import pytest
 
 from brokers.base import Report, ReportStatus
 from brokers.paper.words import Action, Fault, Market, Operation
-from execution_service.core.orders.order import Held, Released, Status
+from execution_service.core.orders.events import Held, Released
+from execution_service.core.orders.status import Status
 from execution_service.trading.trader import TradingRules
 from tests.fakes import ACCOUNT, World, two_worlds, world_of
 

@@ -13,7 +13,7 @@ import pytest
 from brokers.errors import BrokerUnavailable, OrderRefused
 from brokers.paper.words import Action, Fault, Operation
 from execution_service.app.log import JOURNEY_LOG, SERVICE_LOG, start_logging
-from execution_service.core.orders.order import Status
+from execution_service.core.orders.status import Status
 from notifications.telegram import LONGEST_TEXT, cut_html
 from simulators.telegram import read_html
 from tests.fakes import ACCOUNT, world_of

@@ -15,7 +15,9 @@ from brokers.base import Capabilities, Report
 from brokers.errors import BrokerUnavailable, OutcomeUnknown
 from brokers.paper.words import Market
 from execution_service.core.orders.exit_bound import ExitPositionCheck
-from execution_service.core.orders.order import Order, Purpose, Status
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.request import Purpose
+from execution_service.core.orders.status import Status
 from execution_service.recording.live import LiveOrder
 from execution_service.trading import reconciliation
 from execution_service.trading.trader import TradingRules

@@ -9,8 +9,9 @@ import pytest
 
 from brokers.base import Capabilities
 from brokers.errors import BrokerError, NotAnswered, OrderRefused
-from execution_service.core.orders.decide import UNKNOWN_LEG_SECONDS
-from execution_service.core.orders.order import Purpose, ReasonCode, Status
+from execution_service.core.orders.legs import UNKNOWN_LEG_SECONDS
+from execution_service.core.orders.request import Purpose
+from execution_service.core.orders.status import ReasonCode, Status
 from tests.fakes import World, world_of
 from tests.service.audit import audit
 

@@ -516,7 +516,7 @@ def test_console_whose_reader_left_is_given_up_for_good(start: Start, log_dir: P
 
 PROGRAM = """
 import sys, pathlib, structlog
-from execution_service.log import start_logging
+from execution_service.app.log import start_logging
 running = start_logging(pathlib.Path(sys.argv[1]), "INFO", "text")
 log = structlog.get_logger()
 for number in range(int(sys.argv[2])):

@@ -11,7 +11,9 @@ import pytest
 from brokers.base import Capabilities, Report
 from brokers.paper.words import Action, Fault, Operation
 from execution_service.app.service import UNNAMED_ACCOUNT_IDLE_SECONDS
-from execution_service.core.orders.order import Event, Order, Status
+from execution_service.core.orders.events import Event
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.status import Status
 from execution_service.recording.live import LiveOrder
 from tests.fakes import ACCOUNT, World, world_of
 from tests.service.audit import audit

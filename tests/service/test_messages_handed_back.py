@@ -12,7 +12,7 @@ from pymongo.errors import AutoReconnect, OperationFailure
 
 from brokers.paper.words import Market
 from execution_service.app.service import ORDERS_IN
-from execution_service.core.orders.order import Status
+from execution_service.core.orders.status import Status
 from execution_service.intake.intake import HELD_SECONDS, RELAPSE_SECONDS
 from execution_service.runtime.supervision import Part
 from execution_service.storage.mongo.calls import Calls

@@ -13,7 +13,7 @@ from brokers.base import Capabilities, Report, ReportStatus
 from brokers.paper.words import Action, Fault, Market, Operation
 from execution_service.app import service
 from execution_service.control import commands
-from execution_service.core.orders.order import Status
+from execution_service.core.orders.status import Status
 from tests.fakes import ACCOUNT, World, world_of
 
 NIGHT_HOURS = 14

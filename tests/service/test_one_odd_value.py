@@ -21,7 +21,8 @@ from brokers.base import (
 )
 from brokers.paper.words import Market
 from execution_service.core.orders.exit_bound import ExitPositionCheck
-from execution_service.core.orders.order import Identity, Purpose, ReasonCode, Status
+from execution_service.core.orders.request import Identity, Purpose
+from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.storage.reader import DeskView
 from execution_service.trading.trader import TradingRules
 from tests.builders import NOW

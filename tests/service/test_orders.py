@@ -12,7 +12,8 @@ from brokers.base import Capabilities
 from brokers.errors import OrderRefused, OutcomeUnknown
 from brokers.paper.words import Action, Fault, Market, Operation
 from execution_service.core.errors import InvalidTransition
-from execution_service.core.orders.order import Accepted, ReasonCode, Status
+from execution_service.core.orders.events import Accepted
+from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.recording.live import LiveOrder
 from execution_service.storage.ports import StoreUnavailable
 from execution_service.trading.following import Following

@@ -10,7 +10,8 @@ import pytest
 
 from brokers.paper.words import Market
 from execution_service.core.orders import order as order_words
-from execution_service.core.orders.order import Status, apply_all
+from execution_service.core.orders.order import apply_all
+from execution_service.core.orders.status import Status
 from tests.builders import accepted, commission_reported, filled_by, order, submit_started
 from tests.fakes import world_of
 from tests.service.audit import audit

@@ -13,7 +13,7 @@ import pytest
 from brokers.base import Capabilities
 from brokers.errors import BrokerUnavailable
 from brokers.paper.words import Action, Fault, Market, Operation
-from execution_service.core.orders.order import Status
+from execution_service.core.orders.status import Status
 from execution_service.recording.live import LiveOrder
 from execution_service.storage.ports import Strike
 from execution_service.trading.trader import TradingRules

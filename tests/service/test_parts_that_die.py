@@ -16,7 +16,7 @@ from brokers.base import BrokerPosition, Capabilities, Instrument, Unreadable
 from brokers.errors import AuthRequired, BrokerUnavailable, CallsSpent, HeldBack
 from brokers.paper.words import Market
 from execution_service.app import embedded
-from execution_service.core.orders.order import Status
+from execution_service.core.orders.status import Status
 from execution_service.storage.ports import Command
 from execution_service.trading.connection import Connection
 from execution_service.trading.reconciliation import Reconciliation

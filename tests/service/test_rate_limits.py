@@ -9,7 +9,8 @@ import pytest
 from brokers.base import Capabilities
 from brokers.errors import CallsSpent, HeldBack
 from brokers.paper.words import Market
-from execution_service.core.orders.order import Accepted, NothingSent, ReasonCode, Status, SubmitStarted
+from execution_service.core.orders.events import Accepted, NothingSent, SubmitStarted
+from execution_service.core.orders.status import ReasonCode, Status
 from tests.fakes import world_of
 from tests.service.audit import audit
 

@@ -14,7 +14,8 @@ from brokers.base import Capabilities, Instrument, OrderRef, OrderType, Side, Ti
 from brokers.errors import AnswerUnclear, BrokerUnavailable, NotAnswered, OutcomeUnknown
 from brokers.paper import adapter as mock
 from brokers.paper.words import Action, Fault, Market, Operation
-from execution_service.core.orders.order import Noted, Status
+from execution_service.core.orders.events import Noted
+from execution_service.core.orders.status import Status
 from execution_service.core.reconcile import Kind, State
 from execution_service.core.views.record import discrepancy_from_document
 from execution_service.storage.ports import Command, CommandStatus

@@ -14,7 +14,9 @@ from brokers.base import Capabilities
 from brokers.errors import BrokerUnavailable, CallsSpent, HeldBack, NotAnswered, OrderRefused
 from brokers.paper.words import Market
 from execution_service.control.commands import Commands
-from execution_service.core.orders.order import Noted, Order, Status
+from execution_service.core.orders.events import Noted
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.ownership.desks import UNASSIGNED
 from execution_service.storage.ports import Strike

@@ -13,7 +13,7 @@ import pytest
 
 from brokers.base import AssetClass, BrokerPosition, Instrument, OptionRight
 from execution_service.core.adoption.records import Wish, read_wish
-from execution_service.core.orders.order import Occasion
+from execution_service.core.orders.events import Occasion
 from scripts import adopt, execctl
 
 OPERATIONS = Path(__file__).resolve().parent.parent.parent / "docs" / "operations.md"

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from execution_service.core.orders.order import Status
+from execution_service.core.orders.status import Status
 from execution_service.storage.mongo import store as collections
 from scripts.health import Part, State, of_accounts_at_rest, of_discrepancies, of_orders, of_parts, of_telegram
 from scripts.mvp_demo_status import stored_parts

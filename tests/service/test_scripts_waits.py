@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from brokers.base import Side
-from execution_service.core.orders.order import Order, Purpose, Status
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.request import Purpose
+from execution_service.core.orders.status import Status
 from scripts.waits import waits_for
 from tests.builders import NOW, identity, instrument, order, order_in
 from tests.service.script_records import Records

@@ -16,8 +16,11 @@ from pymongo.errors import WriteError
 from brokers.base import Capabilities, Instrument
 from brokers.errors import BrokerUnavailable, OutcomeUnknown
 from brokers.paper.words import Market
-from execution_service.core.orders.decide import news
-from execution_service.core.orders.order import Event, Identity, Order, ReasonCode, Status
+from execution_service.core.orders.events import Event
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.report_events import news
+from execution_service.core.orders.request import Identity
+from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.storage.ports import Strike, Told
 from execution_service.trading.trader import TradingRules
 from tests.fakes import ACCOUNT, world_of

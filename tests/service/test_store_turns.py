@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import mongomock
 import pytest
 
-from execution_service.core.orders.order import Event, Order
+from execution_service.core.orders.events import Event
+from execution_service.core.orders.order import Order
 from execution_service.core.positions.ledger import LedgerEntry, key_of
 from execution_service.storage.mongo.store import MongoStore
 from execution_service.storage.mongo.turns import SHORT_COMMIT

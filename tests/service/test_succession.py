@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from execution_service.core.orders.order import Status
+from execution_service.core.orders.status import Status
 from execution_service.ownership.desks import UNASSIGNED
 from execution_service.storage.ports import ProcessIdentity
 from tests.fakes import ACCOUNT, World, world_of

@@ -10,7 +10,7 @@ import pytest
 
 from brokers.errors import BrokerUnavailable
 from brokers.paper.words import Action, Fault, Market, Operation
-from execution_service.core.orders.order import ReasonCode, Status
+from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.trading.trader import TradingRules
 from tests.fakes import world_of
 from tests.service.audit import audit

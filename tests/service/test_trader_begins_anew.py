@@ -13,7 +13,8 @@ from brokers.base import Capabilities
 from brokers.errors import CallsSpent, HeldBack, NotAnswered, OutcomeUnknown
 from brokers.paper.words import Market
 from execution_service.core.orders.exit_bound import ExitPositionCheck
-from execution_service.core.orders.order import Purpose, Status
+from execution_service.core.orders.request import Purpose
+from execution_service.core.orders.status import Status
 from execution_service.trading.trader import Trader, TradingRules
 from tests.fakes import ACCOUNT, World, world_of
 from tests.service.audit import audit

@@ -16,7 +16,9 @@ import pytest
 from pymongo.errors import DuplicateKeyError
 
 from brokers.paper.words import Market
-from execution_service.core.orders.order import Identity, Order, Purpose, Status
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.request import Identity, Purpose
+from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerKey
 from execution_service.core.views.record import (
     discrepancy_from_document,

@@ -12,7 +12,8 @@ import pytest
 from brokers.base import Capabilities, Report, Ticket
 from brokers.errors import AuthRequired, BrokerUnavailable, CallsSpent, HeldBack, OrderRefused
 from brokers.paper.words import Action, Fault, Market, Operation
-from execution_service.core.orders.order import CancelRefused, Noted, Status
+from execution_service.core.orders.events import CancelRefused, Noted
+from execution_service.core.orders.status import Status
 from tests.fakes import ACCOUNT, World, two_worlds, world_of
 
 BY_HAND = Market(fill_delay_seconds=None)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from brokers.base import ReportStatus
 from execution_service.core.errors import UnreadableRecord
-from execution_service.core.orders.decide import Limits, timeout_seconds
-from execution_service.core.orders.order import Order, Purpose, Status
+from execution_service.core.orders.next_step import Limits, timeout_seconds
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.request import Purpose
+from execution_service.core.orders.status import Status
 from execution_service.core.views.record import order_from_document
 from tests.fakes import DATABASE
 from tests.service.audit import audit

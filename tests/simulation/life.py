@@ -20,7 +20,7 @@ import structlog
 from brokers.base import OrderRef
 from brokers.paper.exchange import PaperExchange
 from brokers.paper.words import PaperOrder
-from execution_service.core.orders.order import Identity, Purpose
+from execution_service.core.orders.request import Identity, Purpose
 from tests.fakes import DATABASE, Died
 from tests.simulation import judge
 from tests.simulation.faults import open_inside

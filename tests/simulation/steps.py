@@ -17,7 +17,7 @@ from brokers.base import OrderRef
 from brokers.errors import BrokerError
 from brokers.paper.words import Action as BookAction
 from brokers.paper.words import Fault, Operation, PaperOrder
-from execution_service.core.orders.order import Identity, Purpose
+from execution_service.core.orders.request import Identity, Purpose
 from tests.simulation.faults import INSIDE, Action, Armed
 from tests.simulation.mongo import BEYOND_TIME
 

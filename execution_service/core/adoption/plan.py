@@ -23,25 +23,14 @@ from execution_service.core.adoption.records import (
     negative_prices,
     read_instrument,
 )
+from execution_service.core.exact import ZERO
 from execution_service.core.orders.contracts import Contract
-from execution_service.core.orders.decide import exit_allowance
 from execution_service.core.orders.effects import happenings
-from execution_service.core.orders.order import (
-    ZERO,
-    AdoptionUndone,
-    Busted,
-    Capped,
-    ContractTold,
-    Event,
-    Identity,
-    Occasion,
-    Order,
-    OrderRequest,
-    Purpose,
-    Status,
-    apply_all,
-    new_order,
-)
+from execution_service.core.orders.events import AdoptionUndone, Busted, Capped, ContractTold, Event, Occasion
+from execution_service.core.orders.exits import exit_allowance
+from execution_service.core.orders.order import Order, apply_all, new_order
+from execution_service.core.orders.request import Identity, OrderRequest, Purpose
+from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line, fold, key_of
 from execution_service.core.positions.position import ORDER_IDS_KEPT, Position, apply_fill
 from execution_service.core.reconcile import Holding, State, compare_positions, may_be_the_same

@@ -7,7 +7,10 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from brokers.base import Fill
-from execution_service.core.orders.order import Event, Filled, Order, OrderRequest, RefusedRequest, Status
+from execution_service.core.orders.events import Event, Filled
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.request import OrderRequest, RefusedRequest
+from execution_service.core.orders.status import Status
 
 SCHEMA_VERSION = "1"
 MAX_ATTRIBUTE_BYTES = 1024

@@ -19,7 +19,7 @@ from execution_service.core.messages.fields import (
     without_not_finite,
     written,
 )
-from execution_service.core.orders.order import Identity, OrderRequest, Purpose, RefusedRequest
+from execution_service.core.orders.request import Identity, OrderRequest, Purpose, RefusedRequest
 
 MOST_LEGS = 1000
 HIGHEST_CON_ID = 2**31 - 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from execution_service.core.orders.order import (
+from execution_service.core.orders.events import (
     Busted,
     Cancelled,
     CancelRequested,
@@ -24,13 +24,11 @@ from execution_service.core.orders.order import (
     InstrumentMatched,
     Noted,
     NothingSent,
-    Order,
     Rejected,
     Released,
     SubmitStarted,
-    apply,
-    bare,
 )
+from execution_service.core.orders.order import Order, apply, bare
 
 __all__ = ["Happening", "bare", "happenings"]
 

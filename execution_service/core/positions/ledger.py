@@ -13,7 +13,9 @@ from brokers.base import ONE, ContractTerms, Instrument
 from execution_service.core.errors import CoreError
 from execution_service.core.orders.contracts import Contract
 from execution_service.core.orders.effects import Happening
-from execution_service.core.orders.order import Busted, Filled, Order, Purpose
+from execution_service.core.orders.events import Busted, Filled
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.request import Purpose
 from execution_service.core.positions.position import Booked, Position, apply_fill, reverse_fill
 
 ZERO = Decimal(0)

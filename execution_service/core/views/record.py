@@ -13,17 +13,10 @@ from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_typ
 from brokers.base import AssetClass, BrokerPosition, ContractTerms, Fill, Instrument
 from execution_service.core.adoption.records import Before, Movement, Plan
 from execution_service.core.errors import CoreError, UnreadableRecord
-from execution_service.core.orders import order as order_words
-from execution_service.core.orders.order import (
-    Event,
-    Identity,
-    Order,
-    OrderRequest,
-    Reason,
-    RefusedRequest,
-    apply_all,
-    new_order,
-)
+from execution_service.core.orders.events import Event
+from execution_service.core.orders.order import Order, apply_all, new_order
+from execution_service.core.orders.request import Identity, OrderRequest, Purpose, RefusedRequest
+from execution_service.core.orders.status import Reason
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line
 from execution_service.core.positions.position import Position
 from execution_service.core.reconcile import Discrepancy
@@ -107,7 +100,7 @@ def order_from_document(document: Mapping[str, Any]) -> Order:
         identity = Identity(
             signal_id=_text(document["signal_id"]),
             leg_index=_whole(document["leg_index"]),
-            purpose=order_words.Purpose(document["purpose"]),
+            purpose=Purpose(document["purpose"]),
         )
         order = new_order(
             identity,

@@ -11,7 +11,10 @@ from typing import Any, TypeAlias
 
 from brokers.base import ContractTerms, Fill, Instrument
 from execution_service.core.orders.contracts import may_be_of_one_contract
-from execution_service.core.orders.order import Adopted, Order, OrderRequest, Purpose, Status
+from execution_service.core.orders.events import Adopted
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.request import OrderRequest, Purpose
+from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.core.positions.position import Position
 

@@ -28,7 +28,8 @@ from pymongo.errors import (
 
 from brokers.base import Instrument
 from execution_service.core.errors import UnreadableRecord
-from execution_service.core.orders.order import Event, Order, SubmitStarted, apply_all
+from execution_service.core.orders.events import Event, SubmitStarted
+from execution_service.core.orders.order import Order, apply_all
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line
 from execution_service.core.reconcile import Discrepancy, State
 from execution_service.core.views.record import (

@@ -1,0 +1,134 @@
+"""How much an exit may take of what its entry filled, and what its entry tells of the instrument; decided from values alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import Decimal
+
+from brokers.base import (
+    Instrument,
+)
+from execution_service.core.exact import ZERO
+from execution_service.core.orders.contracts import may_be_of_one_contract
+from execution_service.core.orders.events import (
+    Capped,
+    Event,
+    InstrumentMatched,
+    Rejected,
+)
+from execution_service.core.orders.order import Order, apply_all
+from execution_service.core.orders.request import OrderRequest, Purpose
+from execution_service.core.orders.status import Reason, ReasonCode, Status
+
+UNKNOWN_ENTRY_SECONDS = 5.0
+"""How long an exit waits for an entry that nobody has heard of: the queue may deliver the two in either order."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExitAllowance:
+    """What must be recorded before an exit is sent: nothing, its instrument, a reduction, or its rejection."""
+
+    events: tuple[Event, ...] = ()
+    is_unbound: bool = False
+    """The entry that it names is not ours: nothing limits it."""
+    products: frozenset[str | None] = frozenset()
+    """In which entries of it were traded, other than what the exit is to be traded in; None: the usual one."""
+
+
+def exit_allowance(
+    order: Order, entries: Sequence[Order], exits: Sequence[Order], now: datetime, *, may_entry_come: bool = False
+) -> ExitAllowance | None:
+    """How much of an exit its entry allows: what that filled and no other exit has taken. None: the entry has not finished, or come.
+
+    `entries` are orders called what the exit names, `exits` those that name the same. An entry that is not ours allows everything, once
+    it is no longer to be expected (`may_entry_come`).
+    """
+    named = [e for e in entries if e.identity.purpose is Purpose.ENTRY]
+    if not named:
+        return None if may_entry_come else ExitAllowance(is_unbound=True)
+    own = [e for e in named if _is_entry_of(order, e)]
+    if not own and len(named) < max(e.request.total_legs for e in named):
+        return None  # the leg that it closes may still come
+    if not all(e.status.is_final for e in own):
+        return None
+    wanted = order.ticket().quantity
+    filled = sum((e.filled_quantity for e in own), ZERO)
+    takers = [x for x in exits if x.order_id != order.order_id and _takes_from_same(order, x)]
+    taken = sum(map(_taken, takers), ZERO)
+    left = max(ZERO, filled - taken)
+    matched = _matched(order, own, now)
+    products = frozenset(e.accepted_request.product for e in own) - {apply_all(order, matched).accepted_request.product}
+    if left >= wanted:
+        return ExitAllowance(matched, products=products)
+    words = f"the entry filled {filled}, other exits have taken {taken}{_of_that_adopted(takers)}"
+    if not own:
+        words = "the entry that it names was refused, or is of another account, instrument or side"
+    if not left:
+        return ExitAllowance((Rejected(at=now, reason=Reason(ReasonCode.NOTHING_TO_EXIT, words)),))
+    capped = Capped(at=now, quantity=left, message=f"reduced from {wanted} to {left}: {words}")
+    return ExitAllowance((*matched, capped), products=products)
+
+
+def _of_that_adopted(takers: Sequence[Order]) -> str:
+    told = [(x.filled_quantity, x.adoption.occasion, x.signal_id) for x in takers if x.adoption and x.filled_quantity]
+    return "".join(f", of that {quantity} by {occasion} ({name})" for quantity, occasion, name in told)
+
+
+def as_its_entry_says(order: Order, entries: Sequence[Order], now: datetime) -> Order:
+    """The exit with the instrument that would be traded for it, were it sent now."""
+    return apply_all(order, _matched(order, [e for e in entries if _is_entry_of(order, e)], now))
+
+
+def _matched(order: Order, own: Sequence[Order], now: datetime) -> tuple[Event, ...]:
+    """The exit is booked against its entry's position, so it takes that one's name for the instrument, and its product where it names none;
+    unless entries differ in it."""
+    request = order.accepted_request
+    instruments = {e.accepted_request.instrument for e in own}
+    products = {e.accepted_request.product for e in own}
+    named = request.instrument
+    instrument = _said_more_fully(instruments.pop(), named) if len(instruments) == 1 else named
+    product = products.pop() if request.product is None and len(products) == 1 else None
+    if instrument == named and product is None:
+        return ()
+    return (InstrumentMatched(at=now, instrument=instrument, product=product),)
+
+
+def _said_more_fully(entrys: Instrument, named: Instrument) -> Instrument:
+    """What the exit alone says of the contract stays said: the broker has to confirm it."""
+    return replace(
+        entrys,
+        multiplier=entrys.multiplier or named.multiplier,
+        trading_class=entrys.trading_class or named.trading_class,
+        isin=entrys.isin or named.isin,
+    )
+
+
+def _takes_from_same(order: Order, other: Order) -> bool:
+    """What adds to a position names its entry too, but takes nothing of it."""
+    return _same_line(order, other) and other.request.side is order.request.side
+
+
+def _same_line(order: Order, other: Order) -> bool:
+    """Same account, and an instrument that may be the same: some senders name the exchange or currency in the entry only."""
+    is_taken = isinstance(other.request, OrderRequest)
+    return is_taken and is_of_same_account(order, other) and may_be_of_one_contract(order, other)
+
+
+def _is_entry_of(order: Order, other: Order) -> bool:
+    return (
+        other.identity.purpose is Purpose.ENTRY
+        and _same_line(order, other)
+        and other.accepted_request.side is order.accepted_request.side.opposite
+    )
+
+
+def _taken(order: Order) -> Decimal:
+    """What an exit has taken or may still take. One that has not been sent will be measured in its turn."""
+    is_at_work = order.status is not Status.PENDING and not order.status.is_final
+    return order.filled_quantity + (order.remaining_quantity if is_at_work else ZERO)
+
+
+def is_of_same_account(order: Order, other: Order) -> bool:
+    return order.request.account_id == other.request.account_id

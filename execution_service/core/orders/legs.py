@@ -1,0 +1,61 @@
+"""What the legs of one signal are to each other: which are missing, which wait, and which refusal takes all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from brokers.base import (
+    Capabilities,
+)
+from execution_service.core.orders.exits import is_of_same_account
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.status import Reason, ReasonCode, Status
+from execution_service.core.orders.tickets import unsupported_reason
+
+UNKNOWN_LEG_SECONDS = 30.0
+"""How long a leg waits for the others of its signal, where none may be placed alone; then it is refused."""
+
+
+def refusing_leg(order: Order, legs: Sequence[Order], capabilities: Capabilities, broker: str) -> Reason | None:
+    """Why the signal that the order is a leg of cannot be carried out whole, as far as the records of `legs` tell: one has ended without a
+    fill, is to be cancelled, or is of no kind that the broker takes. None: nothing is against it."""
+    for leg in other_legs(order, legs):
+        why: Reason | None = None
+        if leg.status.is_final and not leg.filled_quantity:
+            why = leg.reason or Reason(ReasonCode.BROKER_REJECTED, f"it is {leg.status}")
+        elif leg.status is Status.PENDING:
+            why = leg.cancel_wish
+            unsupported = unsupported_reason(leg, capabilities, broker) if is_of_same_account(order, leg) else None
+            if unsupported is not None:
+                why = Reason(ReasonCode.UNSUPPORTED_ORDER, unsupported)
+        if why is not None:
+            return about_leg(leg, why)
+    return None
+
+
+def about_leg(leg: Order, why: Reason) -> Reason:
+    """A leg's reason as one for the others of its signal."""
+    place = f"leg {leg.identity.leg_index + 1} of {leg.request.total_legs}"
+    return Reason(why.code, f"not placed without {place}: {why.message}")
+
+
+def other_legs(order: Order, legs: Sequence[Order]) -> list[Order]:
+    """The entries among them that are other legs of the order's signal."""
+    mine = order.identity
+    return [
+        leg
+        for leg in legs
+        if (leg.signal_id, leg.identity.purpose) == (mine.signal_id, mine.purpose)
+        and leg.identity.leg_index != mine.leg_index
+    ]
+
+
+def pending_legs(order: Order, legs: Sequence[Order]) -> list[Order]:
+    """The other legs that the same account has still to send."""
+    return [leg for leg in other_legs(order, legs) if leg.status is Status.PENDING and is_of_same_account(order, leg)]
+
+
+def missing_legs(order: Order, legs: Sequence[Order]) -> list[int]:
+    """The numbers, from 1, of the legs that have not come."""
+    present = {order.identity.leg_index, *(leg.identity.leg_index for leg in other_legs(order, legs))}
+    return [number + 1 for number in range(order.request.total_legs) if number not in present]

@@ -1,0 +1,209 @@
+"""What to do next with one order, from its record and the time that has passed; nothing is done here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from brokers.base import (
+    OrderType,
+    Tif,
+)
+from execution_service.core.orders.events import (
+    Cancelled,
+    CancelRequested,
+    Doubted,
+    Event,
+    Rejected,
+)
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.request import OrderRequest
+from execution_service.core.orders.status import Reason, ReasonCode, Status
+
+
+class StepKind(StrEnum):
+    SUBMIT = "SUBMIT"
+    SUBMIT_AGAIN = "SUBMIT_AGAIN"
+    """The same ticket under the same client id, to a broker that refuses a repeated one."""
+    FIND = "FIND"
+    CHECK = "CHECK"
+    CANCEL = "CANCEL"
+    RECORD = "RECORD"
+    """Nothing to ask anybody: the events follow from what is known."""
+    NONE = "NONE"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    kind: StepKind
+    events: tuple[Event, ...] = ()
+    wait_seconds: float | None = None
+    """With NONE: look again after so long; None: only when there is news."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Times in seconds."""
+
+    order_timeout_seconds: float = 60.0
+    max_order_age_seconds: float = 300.0
+    find_window_seconds: float = 30.0
+    send_again_seconds: float | None = None
+    """How long an order is looked for before it is sent again, where it may be; None: the find window."""
+    refuses_repeated_client_id: bool = False
+    poll_seconds: float = 0.0
+    counts_while_held: bool = False
+    """Whether the time-out runs while the broker holds an order for the opening, too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Elapsed:
+    """How long things have lasted, in seconds of a clock that never jumps; None: has not happened in this process."""
+
+    age: float
+    """Since the first publication."""
+    sent: float | None = None
+    """Since the sending, or the release of an order that was held for the opening."""
+    opened: float | None = None
+    """Since the moment until which the broker says that it holds the order; negative: still to come; None: it has told none."""
+    finding: float | None = None
+    """Since the order was first looked for."""
+    asked: float | None = None
+    """Since the broker was last asked about this order."""
+    cancel_sent: float | None = None
+    """Since the last request to cancel."""
+    cancel_wait: float = 0.0
+    """Until the next request to cancel may be sent; 0: now."""
+    find_wait: float = 0.0
+    """Until an order in doubt is looked for again; 0: now."""
+
+
+NEVER = Step(StepKind.NONE)
+SLOWEST_CHECK_SECONDS = 60.0
+"""How often an order makes the broker be asked about all orders while nothing is expected of it for long; others do so meanwhile."""
+
+
+def next_step(
+    order: Order,
+    now: datetime,
+    elapsed: Elapsed,
+    limits: Limits,
+    *,
+    refusal: Reason | None = None,
+) -> Step:
+    """The one thing to do for the order. `refusal` is what the broker said when the order was sent again, and it has been looked for
+    (`elapsed.finding`) since then."""
+    match order.status:
+        case Status.PENDING:
+            return _step_of_pending(order, now, elapsed, limits)
+        case Status.SUBMITTING:
+            return _step_of_submitting(order, now, elapsed, limits, refusal)
+        case Status.IN_DOUBT:
+            if elapsed.find_wait > 0:
+                return Step(StepKind.NONE, wait_seconds=elapsed.find_wait)
+            return Step(StepKind.FIND)
+        case Status.SUBMITTED | Status.PARTIALLY_FILLED:
+            return _step_of_working(order, now, elapsed, limits)
+    return NEVER
+
+
+def is_stale(elapsed: Elapsed, limits: Limits) -> bool:
+    return 0 < limits.max_order_age_seconds < elapsed.age
+
+
+def _step_of_pending(order: Order, now: datetime, elapsed: Elapsed, limits: Limits) -> Step:
+    if order.cancel_wish is not None:
+        return Step(
+            StepKind.RECORD, (Cancelled(at=now, reason=order.cancel_wish, filled_quantity=order.filled_quantity),)
+        )
+    if is_stale(elapsed, limits):
+        return Step(StepKind.RECORD, (stale(elapsed, limits, now),))
+    return Step(StepKind.SUBMIT)
+
+
+def stale(elapsed: Elapsed, limits: Limits, now: datetime) -> Rejected:
+    words = (
+        f"first published {elapsed.age:.0f} s ago, the limit is {limits.max_order_age_seconds:.0f} s; it was not sent"
+    )
+    return Rejected(at=now, reason=Reason(ReasonCode.STALE_ORDER, words))
+
+
+def _step_of_submitting(order: Order, now: datetime, elapsed: Elapsed, limits: Limits, refusal: Reason | None) -> Step:
+    finding, window = elapsed.finding, limits.find_window_seconds
+    is_fresh = order.cancel_wish is None and not is_stale(elapsed, limits)
+    may_leave_again = refusal is None and is_fresh and limits.refuses_repeated_client_id
+    if may_leave_again and limits.send_again_seconds is not None:
+        window = limits.send_again_seconds
+    if finding is None or elapsed.asked is None or finding < window:
+        return _ask(StepKind.FIND, elapsed, _slower(finding, (0.1, 0.5, 2.0)))
+    if refusal is not None:
+        return Step(StepKind.RECORD, (Rejected(at=now, reason=refusal),))
+    if may_leave_again:
+        if elapsed.sent is not None and elapsed.sent < window:
+            return _ask(StepKind.FIND, elapsed, _slower(elapsed.sent, (0.1, 0.5, 2.0)))
+        return Step(StepKind.SUBMIT_AGAIN)
+    words = f"sent or perhaps sent, and not found at the broker for {finding:.0f} s"
+    return Step(StepKind.RECORD, (Doubted(at=now, message=words),))
+
+
+def _step_of_working(order: Order, now: datetime, elapsed: Elapsed, limits: Limits) -> Step:
+    timeout, worked = timeout_seconds(order, limits), _worked_seconds(order, elapsed, limits)
+    left = None if timeout is None or worked is None else timeout - worked
+    if order.cancel_wish is None and left is not None and left <= 0:
+        reason = Reason(ReasonCode.TIMEOUT, f"not filled within {timeout:g} s")
+        return Step(StepKind.RECORD, (CancelRequested(at=now, reason=reason, requested_by="execution-service"),))
+    if order.cancel_wish is not None:
+        if elapsed.cancel_wait <= 0:
+            return Step(StepKind.CANCEL)
+        left, pause = elapsed.cancel_wait, _slower(elapsed.cancel_sent, (0.1, 0.5, SLOWEST_CHECK_SECONDS))
+    else:
+        pause = _slower(elapsed.sent, (0.2, 1.0, 5.0 if order.hold is None else SLOWEST_CHECK_SECONDS))
+    check = _ask(StepKind.CHECK, elapsed, max(limits.poll_seconds, pause))
+    if check.wait_seconds is not None and left is not None:
+        return Step(StepKind.NONE, wait_seconds=min(check.wait_seconds, left))
+    return check
+
+
+def _worked_seconds(order: Order, elapsed: Elapsed, limits: Limits) -> float | None:
+    """How much of its time-out has passed, less than nothing where the opening is still to come; None: that is not known, or it does not run,
+    since the broker holds the order and has not said until when."""
+    if order.hold is None or limits.counts_while_held or elapsed.sent is None:
+        return elapsed.sent
+    return None if elapsed.opened is None else min(elapsed.sent, elapsed.opened)
+
+
+def timeout_seconds(order: Order, limits: Limits) -> float | None:
+    """How long the order may work before it is cancelled; None: it rests.
+
+    The order's own `timeout_seconds` comes first (0: none); an explicit DAY or GTC means that it rests; stops rest until triggered.
+    """
+    request = order.request
+    if not isinstance(request, OrderRequest):
+        return None
+    if request.timeout_seconds is not None:
+        return float(request.timeout_seconds) or None
+    if request.tif in (Tif.DAY, Tif.GTC) or request.order_type in (OrderType.STOP, OrderType.STOP_LIMIT):
+        return None
+    return limits.order_timeout_seconds or None
+
+
+def cancel_wish(order: Order, reason: Reason, requested_by: str, now: datetime) -> tuple[Event, ...]:
+    """The wish to cancel an order that has not ended and has not been asked to."""
+    if order.status.is_final or order.cancel_wish is not None:
+        return ()
+    return (CancelRequested(at=now, reason=reason, requested_by=requested_by),)
+
+
+def _slower(since: float | None, pauses: Sequence[float]) -> float:
+    """The pause between two questions: short while a thing is young (2 s), longer later (30 s), then the last."""
+    if since is None or since < 2.0:
+        return pauses[0]
+    return pauses[1] if since < 30.0 else pauses[2]
+
+
+def _ask(kind: StepKind, elapsed: Elapsed, pause: float) -> Step:
+    if elapsed.asked is None or elapsed.asked >= pause:
+        return Step(kind)
+    return Step(StepKind.NONE, wait_seconds=pause - elapsed.asked)
