@@ -67,6 +67,22 @@ class Outside:
         """By signal id: the first order published under it, as fields."""
         self.complaints: list[str] = []
         """What the watch over the running life found."""
+        self._on_their_way = 0
+
+    @property
+    def is_nothing_on_its_way(self) -> bool:
+        """No call that somebody has given up is still to arrive."""
+        return not self._on_their_way
+
+    async def arrives_later(self, call: Callable[[], Awaitable[Any]], seconds: float) -> None:
+        self._on_their_way += 1
+        try:
+            await asyncio.sleep(seconds)
+            await call()
+        except (BrokerError, PublishFailed, NotificationFailed, Died):
+            return  # it arrived where nobody was
+        finally:
+            self._on_their_way -= 1
 
     def trouble(self, port: str, replica: int) -> None:
         self.troubles[port] = self.troubles[f"{port}{replica}"] = self.loop.time()
@@ -516,7 +532,7 @@ class Replica(World):
             case Action.DIE_BEFORE:
                 self.dies()
             case Action.ARRIVES_LATER:
-                outside.loop.create_task(_arrives_later(call, armed.seconds))
+                outside.loop.create_task(outside.arrives_later(call, armed.seconds))
                 raise unclear("no answer")
         answer = await call()
         match armed.action:
@@ -668,14 +684,6 @@ class Replica(World):
 
     def ref_of(self, client_order_id: str) -> OrderRef:
         return OrderRef(client_order_id=client_order_id)
-
-
-async def _arrives_later(call: Callable[[], Awaitable[Any]], seconds: float) -> None:
-    await asyncio.sleep(seconds)
-    try:
-        await call()
-    except (BrokerError, PublishFailed, NotificationFailed, Died):
-        return  # it arrived where nobody was
 
 
 def _with(replica: Replica, port: Any, shared: list[Any] | None) -> Any:
