@@ -239,22 +239,8 @@ class Spoilt:
     words: str
 
 
-class Store(Protocol):
-    """Every write is durable when its coroutine returns. While the store is away the record's writes wait and go on by themselves;
-    reads and the other writes raise StoreUnavailable."""
-
-    async def open(self) -> None: ...
-
-    async def be_kept(self, keeper: Keeper) -> None:
-        """What the store runs is the keeper's from now on; to be called once it is open, and to be ended before it is closed."""
-
-    async def close(self) -> None: ...
-
-    async def check(self) -> None:
-        """A question that costs next to nothing. Raises StoreUnavailable."""
-
-    def silent_seconds(self) -> float:
-        """How long the server has been asked in vain, whether calls fail or hang; 0 while it answers, or nobody asks."""
+class OrderStore(Protocol):
+    """The order records, with the delivery cursors of each."""
 
     async def insert_orders(
         self, orders: Sequence[Order], left: Mapping[str, str] = NOTHING_LEFT
@@ -263,11 +249,12 @@ class Store(Protocol):
         the desk, by our id, of those that are left for its holder to find."""
 
     async def append(self, order: Order, events: Sequence[Event], *, urgent: bool = False) -> Order:
-        """Adds events to the record, if nobody else has; an urgent one does not wait for others to be written with it.
-        Raises VersionConflict; InvalidTransition before anything is written."""
+        """Adds events to the record, if nobody else has; an urgent one does not wait for others to be written with it. While the store is
+        away it waits, and goes on by itself. Raises VersionConflict; InvalidTransition before anything is written."""
 
     async def strike(self, strikes: Sequence[Strike]) -> None:
-        """Raises what any one of them meets, once all have ended; each may be made again."""
+        """Raises what any one of them meets, once all have ended; each may be made again. While the store is away it waits, and goes on by
+        itself."""
 
     async def open_orders(self) -> list[Stored]:
         """All records that are unfinished or owe the world something, oldest first."""
@@ -284,7 +271,8 @@ class Store(Protocol):
     async def picked_up(self, looked_at: Sequence[Unsettled], desks: Sequence[str]) -> None:
         """These were looked at, as they were in brief; what was written since stays left."""
 
-    async def load(self, order_ids: Sequence[str]) -> list[Stored]: ...
+    async def load(self, order_ids: Sequence[str]) -> list[Stored]:
+        """Records by our id, oldest first; without those that cannot be read."""
 
     async def find(self, names: Sequence[str]) -> list[Stored]:
         """Records by what they may be called: `client:…`, `broker:…`, `request:…`, `signal:…` (what was adopted in the place of that
@@ -294,41 +282,12 @@ class Store(Protocol):
     def spoilt(self, names: Collection[str]) -> list[str]:
         """What cannot be read of the records so called, as far as they have been met: to be asked after `find` or `load`."""
 
-    def newly_spoilt(self) -> list[Spoilt]:
-        """Documents that cannot be read, and of which people have not been told."""
 
-    def spoilt_told(self, some: Collection[Spoilt]) -> None:
-        """People will be told of these, whatever happens to the process now."""
+class LedgerStore(Protocol):
+    """The exact positions, and the ledger's lines that each order has of its own."""
 
-    async def insert_command(self, command: Command) -> bool:
-        """False if it is there already."""
-
-    async def finish_command(
-        self, command_id: str, status: CommandStatus, outcome: str, active_until: datetime | None
-    ) -> None: ...
-
-    async def commands(self, *, now: datetime) -> list[Command]:
-        """Those that are NEW, or still active."""
-
-    async def new_commands(self) -> list[Command]:
-        """Those that nobody has carried out yet, oldest first."""
-
-    async def cancels_naming(self, names: Collection[str]) -> list[Command]:
-        """Cancels that name an order or a signal so and are NEW, or held for a while when they were carried out. No clock is asked: whoever
-        asks compares the times."""
-
-    async def insert_dead_letters(self, letters: Sequence[DeadLetter]) -> None: ...
-
-    async def dead_letter(self, message_id: str) -> DeadLetter | None: ...
-
-    async def raise_alarm(self, alarm: Alarm) -> None:
-        """Adds to the alarm of this id, or makes it."""
-
-    async def unsent_alarms(self) -> list[Alarm]: ...
-
-    async def alarm_sent(self, alarm: Alarm, at: datetime) -> None: ...
-
-    async def ledgers(self, keys: Sequence[LedgerKey]) -> dict[LedgerKey, LedgerEntry]: ...
+    async def ledgers(self, keys: Sequence[LedgerKey]) -> dict[LedgerKey, LedgerEntry]:
+        """Raises UnreadableRecord where one of them is there and cannot be read."""
 
     async def ledger_lines(self, order_ids: Sequence[str]) -> dict[str, Mapping[int, Line]]:
         """The ledger's lines that these orders have of their own, by our id."""
@@ -348,9 +307,56 @@ class Store(Protocol):
     async def save_ledgers(self, entries: Sequence[LedgerEntry]) -> list[bool]:
         """Each entry replaces the stored one of the version before; False where that was no longer the one."""
 
-    async def open_discrepancies(self, account_id: str) -> list[Discrepancy]: ...
 
-    async def discrepancy(self, discrepancy_id: str) -> Discrepancy | None: ...
+class CommandStore(Protocol):
+    """Commands, and messages that could not be taken for anything."""
+
+    async def insert_command(self, command: Command) -> bool:
+        """False if it is there already."""
+
+    async def finish_command(
+        self, command_id: str, status: CommandStatus, outcome: str, active_until: datetime | None
+    ) -> None:
+        """Says what came of it, unless somebody has."""
+
+    async def commands(self, *, now: datetime) -> list[Command]:
+        """Those that are NEW, or still active."""
+
+    async def new_commands(self) -> list[Command]:
+        """Those that nobody has carried out yet, oldest first."""
+
+    async def cancels_naming(self, names: Collection[str]) -> list[Command]:
+        """Cancels that name an order or a signal so and are NEW, or held for a while when they were carried out. No clock is asked: whoever
+        asks compares the times."""
+
+    async def insert_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
+        """Those that are there already stay as they are."""
+
+    async def dead_letter(self, message_id: str) -> DeadLetter | None:
+        """Raises UnreadableRecord."""
+
+
+class AlertStore(Protocol):
+    """Alerts that belong to no order."""
+
+    async def raise_alarm(self, alarm: Alarm) -> None:
+        """Adds to the alarm of this id, or makes it."""
+
+    async def unsent_alarms(self) -> list[Alarm]:
+        """The oldest first."""
+
+    async def alarm_sent(self, alarm: Alarm, at: datetime) -> None:
+        """People have been told of it, as often as it counts now."""
+
+
+class DiscrepancyStore(Protocol):
+    """Where our books and a broker's differ."""
+
+    async def open_discrepancies(self, account_id: str) -> list[Discrepancy]:
+        """The oldest first."""
+
+    async def discrepancy(self, discrepancy_id: str) -> Discrepancy | None:
+        """Raises UnreadableRecord."""
 
     async def insert_discrepancy(self, discrepancy: Discrepancy) -> bool:
         """False if the same one of this account is open already."""
@@ -358,9 +364,12 @@ class Store(Protocol):
     async def save_discrepancy(self, discrepancy: Discrepancy) -> None:
         """Brings the stored one of this id up to date, unless it is closed: what is closed stays as it was."""
 
-    async def write_views(self, writes: Sequence[ViewWrite]) -> None: ...
 
-    async def leases(self) -> list[Lease]: ...
+class LeaseStore(Protocol):
+    """Which process works which account."""
+
+    async def leases(self) -> list[Lease]:
+        """One that cannot be read is left out: nobody's to take, and nobody's to keep."""
 
     async def take_lease(self, lease: Lease, seen: Lease | None) -> bool:
         """Puts this lease in the place of the one that was seen; False if somebody has moved that since."""
@@ -371,7 +380,57 @@ class Store(Protocol):
     async def release_leases(self, holder: str, desks: Sequence[str]) -> None:
         """Gives back those of these that the holder has."""
 
+
+class ViewStore(Protocol):
+    """The shared collections: ours to write in part, others' to read."""
+
+    async def write_views(self, writes: Sequence[ViewWrite]) -> None:
+        """May be made again: what is further on already stays."""
+
     async def signal_documents(self, signal_ids: Sequence[str]) -> dict[str, Any]:
         """The `_id` of the `signal_store` document of each signal that has one."""
 
-    async def has_trading_account(self, account_id: str) -> bool: ...
+    async def has_trading_account(self, account_id: str) -> bool:
+        """Whether the shared collection of accounts has it."""
+
+
+class UnreadableDocuments(Protocol):
+    """What was met in the store and cannot be read."""
+
+    def newly_spoilt(self) -> list[Spoilt]:
+        """Documents that cannot be read, and of which people have not been told."""
+
+    def spoilt_told(self, some: Collection[Spoilt]) -> None:
+        """People will be told of these, whatever happens to the process now."""
+
+
+class Store(
+    OrderStore,
+    LedgerStore,
+    CommandStore,
+    AlertStore,
+    DiscrepancyStore,
+    LeaseStore,
+    ViewStore,
+    UnreadableDocuments,
+    Protocol,
+):
+    """All that is kept, for whoever opens it and hands it on; a part asks for no more of it than it needs.
+
+    Every write is durable when its coroutine returns. While the store is away the records' updates wait and go on by themselves; reads and
+    the other writes raise StoreUnavailable."""
+
+    async def open(self) -> None:
+        """Raises StoreUnavailable where the server cannot be reached, or is not fit to be used."""
+
+    async def be_kept(self, keeper: Keeper) -> None:
+        """What the store runs is the keeper's from now on; to be called once it is open, and to be ended before it is closed."""
+
+    async def close(self) -> None:
+        """Ends after the write under way."""
+
+    async def check(self) -> None:
+        """A question that costs next to nothing. Raises StoreUnavailable."""
+
+    def silent_seconds(self) -> float:
+        """How long the server has been asked in vain, whether calls fail or hang; 0 while it answers, or nobody asks."""

@@ -16,6 +16,7 @@ import pymongo
 import structlog
 from bson.codec_options import CodecOptions
 from pymongo import UpdateMany, UpdateOne
+from pymongo.database import Database
 from pymongo.errors import (
     BulkWriteError,
     DuplicateKeyError,
@@ -196,80 +197,45 @@ def connect(uri: str) -> pymongo.MongoClient[Document]:
         raise StoreUnavailable(f"MONGODB_URI cannot be used: {str(exc).splitlines()[0]}") from exc
 
 
-class MongoStore:
-    """The Store on any server that speaks MongoDB's protocol.
+def ensure_indexes(db: Database[Document], name: str) -> None:
+    """Makes what is missing. One that keeps records unique must be there: without it the store is not fit to be used. Without another the
+    service is slow, and says so."""
+    collection = db[name]
+    there = list(collection.list_indexes())
+    for wanted in INDEXES[name]:
+        if any(wanted.is_served_by(found) for found in there):
+            continue
+        try:
+            collection.create_index(wanted.keys, **wanted.options)
+        except (ExecutionTimeout, WTimeoutError):
+            raise
+        except OperationFailure as exc:
+            words = f"the index of {name} on {wanted.fields} cannot be made: {in_short(exc)}"
+            if wanted.is_unique:
+                raise StoreUnavailable(words) from exc
+            log.error(f"Slower than need be, {words}", action="index_missing", collection=name)
 
-    A record is changed by compare-and-set on `version`, through `Commits`; its events bear this process's mark, `nonce`.
-    """
 
-    def __init__(
-        self,
-        client: pymongo.MongoClient[Document],
-        database: str,
-        *,
-        nonce: str,
-        clock: Clock,
-        threads: Blocking,
-        commit_threads: Blocking | None = None,
-        urgent_threads: Blocking | None = None,
-        is_private: bool = False,
-    ) -> None:
-        """`commit_threads` write the record updates, for which orders wait on their way to the broker. `urgent_threads` serve commands
-        and wishes to cancel, which must not wait behind a burst of orders.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where documents are kept and how that is reached: what all ports have in common."""
 
-        `is_private`: the server dies with this process. Only then are transactions used: elsewhere one that was open when we were killed
-        would hold its records locked until the server's own limit, up to a minute.
-        """
-        self._client = client
-        self._db = client[database]
-        self._nonce = nonce
-        self._clock = clock
-        self._is_private = is_private
-        self._calls = Calls(
-            clock,
-            threads=threads,
-            commit_threads=commit_threads,
-            urgent_threads=urgent_threads,
-            is_private=is_private,
-        )
-        self._spoilt = SpoiltDocuments()
-        self._clashes: Counter[tuple[str, str]] = Counter()
-        self._commits = Commits(client, self._db[ORDERS], self._calls, clock, read=self._with_lines)
+    client: pymongo.MongoClient[Document]
+    db: Database[Document]
+    calls: Calls
+    clock: Clock
+    spoilt: SpoiltDocuments
+    nonce: str
+    """This process's mark on the events that it writes."""
 
-    # --- life ---------------------------------------------------------------------------------------------------
 
-    async def open(self) -> None:
-        """Finds out what the server can do and makes the indexes that are missing. Raises StoreUnavailable."""
-        hello, *_ = await asyncio.gather(
-            self._calls.ask(lambda: self._client.admin.command("hello")),
-            *(self._calls.ask(partial(self._ensure_indexes, name)) for name in INDEXES),
-        )
-        self._commits.open(has_transactions=self._is_private and "setName" in hello)
+class MongoPort:
+    """Some collections of one database."""
 
-    async def be_kept(self, keeper: Keeper) -> None:
-        await self._commits.be_kept(keeper)
-
-    async def close(self) -> None:
-        """Ends after the commit under way; waiting ones are dropped, their callers are cancelled by then."""
-        await self._commits.close()
-        self._calls.close()
-        self._client.close()
-
-    async def check(self) -> None:
-        # Of the primary, as all that matters: a ping would be answered by a server that can store nothing.
-        await self._calls.urgent(lambda: self._db[COMMANDS].find_one({"_id": ""}, {"_id": 1}))
-
-    def silent_seconds(self) -> float:
-        return self._calls.silent_seconds()
-
-    def newly_spoilt(self) -> list[Spoilt]:
-        return self._spoilt.fresh()
-
-    def spoilt_told(self, some: Collection[Spoilt]) -> None:
-        self._spoilt.told(some)
-
-    def spoilt(self, names: Collection[str]) -> list[str]:
-        return self._spoilt.named(names)
+    def __init__(self, place: Place) -> None:
+        self._db = place.db
+        self._calls = place.calls
+        self._spoilt = place.spoilt
 
     def _readable(self, collection: str, documents: Iterable[Document], read: Callable[[Document], T]) -> list[T]:
         """What can be read. The rest is left alone and said: one document that cannot be read must not keep the others from being worked."""
@@ -283,25 +249,117 @@ class MongoStore:
                 self._spoilt.read(collection, document["_id"])
         return readable
 
-    def _ensure_indexes(self, name: str) -> None:
-        """Makes what is missing. One that keeps records unique must be there: without it the store is not fit to be used. Without another the
-        service is slow, and says so."""
-        collection = self._db[name]
-        there = list(collection.list_indexes())
-        for wanted in INDEXES[name]:
-            if any(wanted.is_served_by(found) for found in there):
-                continue
-            try:
-                collection.create_index(wanted.keys, **wanted.options)
-            except (ExecutionTimeout, WTimeoutError):
-                raise
-            except OperationFailure as exc:
-                words = f"the index of {name} on {wanted.fields} cannot be made: {in_short(exc)}"
-                if wanted.is_unique:
-                    raise StoreUnavailable(words) from exc
-                log.error(f"Slower than need be, {words}", action="index_missing", collection=name)
+    def _insert_new(self, collection: str, documents: list[Document]) -> int:
+        """Inserts what is not there yet; how many that was."""
+        try:
+            return len(self._db[collection].insert_many(documents, ordered=False).inserted_ids)
+        except BulkWriteError as exc:
+            raise_unless_duplicates(exc)
+            return int(exc.details["nInserted"])
 
-    # --- the record ---------------------------------------------------------------------------------------------
+
+class LedgerLines:
+    """The ledger's lines that an order has of its own: read with its record, and kept before its delivery is struck out."""
+
+    def __init__(self, place: Place) -> None:
+        self._collection = place.db[LEDGER_LINES]
+        self._calls = place.calls
+
+    def found(self, order_ids: Sequence[str]) -> dict[str, Any]:
+        """As they are stored, by our order id. A blocking call."""
+        found = self._collection.find({"_id": {"$in": list(order_ids)}})
+        return {d["_id"]: d.get("lines") for d in found}
+
+    async def keep(self, lines: Mapping[str, Mapping[int, Line]]) -> None:
+        """By our order id, in place of those of the same numbers."""
+        if lines:
+            await self._calls.write(lambda: self._keep(lines))
+
+    def _keep(self, lines: Mapping[str, Mapping[int, Line]]) -> None:
+        documents = [{"_id": order_id, "lines": lines_to_document(some)} for order_id, some in lines.items()]
+        try:
+            self._collection.insert_many(documents, ordered=False)
+        except BulkWriteError as exc:
+            raise_unless_duplicates(exc)
+            for error in exc.details["writeErrors"]:
+                document = documents[error["index"]]
+                fields = {f"lines.{number}": line for number, line in document["lines"].items()}
+                self._collection.update_one({"_id": document["_id"]}, {"$set": fields})
+
+
+class MongoLedger(MongoPort):
+    """The exact positions, and the ledger's lines of each order."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self._ledger_lines = LedgerLines(place)
+
+    async def ledgers(self, keys: Sequence[LedgerKey]) -> dict[LedgerKey, LedgerEntry]:
+        def read() -> list[LedgerEntry]:
+            found = list(self._db[POSITIONS].find({"_id": {"$in": [key.ledger_id for key in keys]}}))
+            entries = self._readable(POSITIONS, found, ledger_from_document)
+            if len(entries) < len(found):
+                # To whoever asked for it by name a missing entry would be an empty one.
+                spoilt = self._spoilt.named([key.ledger_id for key in keys])
+                raise UnreadableRecord("; ".join(spoilt))
+            return entries
+
+        return {entry.key: entry for entry in await self._calls.ask(read)}
+
+    async def ledger_lines(self, order_ids: Sequence[str]) -> dict[str, Mapping[int, Line]]:
+        def read() -> dict[str, Mapping[int, Line]]:
+            return {
+                order_id: lines_from_document(some) for order_id, some in self._ledger_lines.found(order_ids).items()
+            }
+
+        return await self._calls.ask(read)
+
+    async def open_ledgers(self, account_id: str) -> list[LedgerEntry] | None:
+        def read() -> list[LedgerEntry] | None:
+            found = list(self._db[POSITIONS].find({"account_id": account_id, "is_open": True}))
+            entries = self._readable(POSITIONS, found, ledger_from_document)
+            return entries if len(entries) == len(found) else None
+
+        return await self._calls.ask(read)
+
+    async def ledgers_of_account(self, account_id: str, symbols: Sequence[str]) -> list[LedgerEntry]:
+        wanted = {"account_id": account_id, "$or": [{"is_open": True}, {"instrument.symbol": {"$in": list(symbols)}}]}
+
+        def read() -> list[LedgerEntry]:
+            return self._readable(POSITIONS, self._db[POSITIONS].find(wanted), ledger_from_document)
+
+        return await self._calls.ask(read)
+
+    def spoilt_ledgers(self, account_id: str) -> list[Instrument]:
+        return self._spoilt.ledgers_of(account_id)
+
+    async def save_ledgers(self, entries: Sequence[LedgerEntry]) -> list[bool]:
+        return [await self._calls.write(partial(self._save_ledger, entry)) for entry in entries]
+
+    def _save_ledger(self, entry: LedgerEntry) -> bool:
+        document = ledger_to_document(entry)
+        collection = self._db[POSITIONS]
+        if entry.version == 1:
+            try:
+                collection.insert_one(document)
+            except DuplicateKeyError:
+                return False
+            return True
+        guard = {"_id": document["_id"], "version": entry.version - 1}
+        return collection.replace_one(guard, document).matched_count == 1
+
+    async def keep_lines(self, lines: Mapping[str, Mapping[int, Line]]) -> None:
+        await self._ledger_lines.keep(lines)
+
+
+class MongoOrders(MongoPort):
+    """The order records. One is changed by compare-and-set on `version`, through `Commits`; its events bear this process's mark, `nonce`."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self._nonce = place.nonce
+        self._ledger_lines = LedgerLines(place)
+        self._commits = Commits(place.client, self._db[ORDERS], place.calls, place.clock, read=self._with_lines)
 
     async def insert_orders(
         self, orders: Sequence[Order], left: Mapping[str, str] = NOTHING_LEFT
@@ -365,7 +423,7 @@ class MongoStore:
         return after
 
     async def strike(self, strikes: Sequence[Strike]) -> None:
-        await self.keep_lines({strike.order_id: strike.lines for strike in strikes if strike.lines})
+        await self._ledger_lines.keep({strike.order_id: strike.lines for strike in strikes if strike.lines})
         outcomes = await asyncio.gather(*(self._strike_alone(strike) for strike in strikes), return_exceptions=True)
         for outcome in outcomes:
             if outcome is not None:
@@ -378,22 +436,6 @@ class MongoStore:
         except (KeyError, UnreadableRecord, WriteError) as exc:
             words = f"order {strike.order_id!r}: what was told of it cannot be struck out: {exc}"
             self._spoilt.note(STRIKES, {"_id": strike.order_id}, words)
-
-    async def keep_lines(self, lines: Mapping[str, Mapping[int, Line]]) -> None:
-        if lines:
-            await self._calls.write(lambda: self._keep_lines(lines))
-
-    def _keep_lines(self, lines: Mapping[str, Mapping[int, Line]]) -> None:
-        collection = self._db[LEDGER_LINES]
-        documents = [{"_id": order_id, "lines": lines_to_document(some)} for order_id, some in lines.items()]
-        try:
-            collection.insert_many(documents, ordered=False)
-        except BulkWriteError as exc:
-            raise_unless_duplicates(exc)
-            for error in exc.details["writeErrors"]:
-                document = documents[error["index"]]
-                fields = {f"lines.{number}": line for number, line in document["lines"].items()}
-                collection.update_one({"_id": document["_id"]}, {"$set": fields})
 
     async def _strike(self, strike: Strike) -> None:
         cursors = {f"told.{name}": number for name, number in strike.cursors.items()}
@@ -457,13 +499,17 @@ class MongoStore:
     def _with_lines(self, documents: Sequence[Document]) -> list[Stored]:
         # A process that was killed or superseded may have kept an order's lines and not have struck out its delivery any more.
         told = [d["_id"] for d in documents if _may_have_lines(d)]
-        found = self._db[LEDGER_LINES].find({"_id": {"$in": told}}) if told else ()
-        lines: dict[Any, Any] = {d["_id"]: d.get("lines") for d in found}
+        lines = self._ledger_lines.found(told) if told else {}
         return self._readable(
             ORDERS, documents, lambda document: stored_from_document(document, lines.get(document["_id"], {}))
         )
 
-    # --- commands, dead letters, alarms -------------------------------------------------------------------------
+    def spoilt(self, names: Collection[str]) -> list[str]:
+        return self._spoilt.named(names)
+
+
+class MongoCommands(MongoPort):
+    """Commands and dead letters."""
 
     async def insert_command(self, command: Command) -> bool:
         return await self._calls.urgent(partial(self._insert_new, COMMANDS, [command_to_document(command)])) == 1
@@ -514,13 +560,9 @@ class MongoStore:
         document = await self._calls.ask(lambda: self._db[DEAD_LETTERS].find_one({"_id": message_id}))
         return None if document is None else dead_letter_from_document(document)
 
-    def _insert_new(self, collection: str, documents: list[Document]) -> int:
-        """Inserts what is not there yet; how many that was."""
-        try:
-            return len(self._db[collection].insert_many(documents, ordered=False).inserted_ids)
-        except BulkWriteError as exc:
-            raise_unless_duplicates(exc)
-            return int(exc.details["nInserted"])
+
+class MongoAlerts(MongoPort):
+    """Alerts that belong to no order."""
 
     async def raise_alarm(self, alarm: Alarm) -> None:
         update = {
@@ -545,62 +587,9 @@ class MongoStore:
         update = {"$set": {"sent_at": at, "sent_count": alarm.count}}
         await self._calls.ask(lambda: self._db[ALERTS].update_one({"_id": alarm.alarm_id}, update))
 
-    # --- the ledger ---------------------------------------------------------------------------------------------
 
-    async def ledgers(self, keys: Sequence[LedgerKey]) -> dict[LedgerKey, LedgerEntry]:
-        def read() -> list[LedgerEntry]:
-            found = list(self._db[POSITIONS].find({"_id": {"$in": [key.ledger_id for key in keys]}}))
-            entries = self._readable(POSITIONS, found, ledger_from_document)
-            if len(entries) < len(found):
-                # To whoever asked for it by name a missing entry would be an empty one.
-                spoilt = self._spoilt.named([key.ledger_id for key in keys])
-                raise UnreadableRecord("; ".join(spoilt))
-            return entries
-
-        return {entry.key: entry for entry in await self._calls.ask(read)}
-
-    async def ledger_lines(self, order_ids: Sequence[str]) -> dict[str, Mapping[int, Line]]:
-        def read() -> dict[str, Mapping[int, Line]]:
-            found = self._db[LEDGER_LINES].find({"_id": {"$in": list(order_ids)}})
-            return {d["_id"]: lines_from_document(d.get("lines")) for d in found}  # type: ignore[arg-type]
-
-        return await self._calls.ask(read)
-
-    async def open_ledgers(self, account_id: str) -> list[LedgerEntry] | None:
-        def read() -> list[LedgerEntry] | None:
-            found = list(self._db[POSITIONS].find({"account_id": account_id, "is_open": True}))
-            entries = self._readable(POSITIONS, found, ledger_from_document)
-            return entries if len(entries) == len(found) else None
-
-        return await self._calls.ask(read)
-
-    async def ledgers_of_account(self, account_id: str, symbols: Sequence[str]) -> list[LedgerEntry]:
-        wanted = {"account_id": account_id, "$or": [{"is_open": True}, {"instrument.symbol": {"$in": list(symbols)}}]}
-
-        def read() -> list[LedgerEntry]:
-            return self._readable(POSITIONS, self._db[POSITIONS].find(wanted), ledger_from_document)
-
-        return await self._calls.ask(read)
-
-    def spoilt_ledgers(self, account_id: str) -> list[Instrument]:
-        return self._spoilt.ledgers_of(account_id)
-
-    async def save_ledgers(self, entries: Sequence[LedgerEntry]) -> list[bool]:
-        return [await self._calls.write(partial(self._save_ledger, entry)) for entry in entries]
-
-    def _save_ledger(self, entry: LedgerEntry) -> bool:
-        document = ledger_to_document(entry)
-        collection = self._db[POSITIONS]
-        if entry.version == 1:
-            try:
-                collection.insert_one(document)
-            except DuplicateKeyError:
-                return False
-            return True
-        guard = {"_id": document["_id"], "version": entry.version - 1}
-        return collection.replace_one(guard, document).matched_count == 1
-
-    # --- discrepancies ------------------------------------------------------------------------------------------
+class MongoDiscrepancies(MongoPort):
+    """Where our books and a broker's differ."""
 
     async def open_discrepancies(self, account_id: str) -> list[Discrepancy]:
         def read() -> list[Discrepancy]:
@@ -622,7 +611,9 @@ class MongoStore:
         guard = {"_id": document["_id"], "state": State.OPEN.value}
         await self._calls.ask(lambda: self._db[DISCREPANCIES].replace_one(guard, document))
 
-    # --- leases -------------------------------------------------------------------------------------------------
+
+class MongoLeases(MongoPort):
+    """Which process works which account."""
 
     async def leases(self) -> list[Lease]:
         """One that cannot be read is nobody's to take, for there is a document, and nobody's to keep."""
@@ -653,7 +644,13 @@ class MongoStore:
         mine = {"_id": {"$in": list(desks)}, "holder": holder}
         await self._calls.urgent(lambda: self._db[LEASES].update_many(mine, update))
 
-    # --- views --------------------------------------------------------------------------------------------------
+
+class MongoViews(MongoPort):
+    """The shared collections."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self._clashes: Counter[tuple[str, str]] = Counter()
 
     async def write_views(self, writes: Sequence[ViewWrite]) -> None:
         groups: dict[tuple[str, bool], list[ViewWrite]] = {}
@@ -745,6 +742,72 @@ class MongoStore:
             return self._db[TRADING_ACCOUNTS_VIEW].find_one({"_id": account_id}, {"_id": 1}) is not None
 
         return await self._calls.ask(read)
+
+
+class MongoStore(MongoOrders, MongoLedger, MongoCommands, MongoAlerts, MongoDiscrepancies, MongoLeases, MongoViews):
+    """The Store on any server that speaks MongoDB's protocol: all ports on one database."""
+
+    def __init__(
+        self,
+        client: pymongo.MongoClient[Document],
+        database: str,
+        *,
+        nonce: str,
+        clock: Clock,
+        threads: Blocking,
+        commit_threads: Blocking | None = None,
+        urgent_threads: Blocking | None = None,
+        is_private: bool = False,
+    ) -> None:
+        """`commit_threads` write the record updates, for which orders wait on their way to the broker. `urgent_threads` serve commands
+        and wishes to cancel, which must not wait behind a burst of orders.
+
+        `is_private`: the server dies with this process. Only then are transactions used: elsewhere one that was open when we were killed
+        would hold its records locked until the server's own limit, up to a minute.
+        """
+        calls = Calls(
+            clock,
+            threads=threads,
+            commit_threads=commit_threads,
+            urgent_threads=urgent_threads,
+            is_private=is_private,
+        )
+        place = Place(
+            client=client, db=client[database], calls=calls, clock=clock, spoilt=SpoiltDocuments(), nonce=nonce
+        )
+        super().__init__(place)
+        self._client = client
+        self._is_private = is_private
+
+    async def open(self) -> None:
+        """Finds out what the server can do and makes the indexes that are missing. Raises StoreUnavailable."""
+        hello, *_ = await asyncio.gather(
+            self._calls.ask(lambda: self._client.admin.command("hello")),
+            *(self._calls.ask(partial(ensure_indexes, self._db, name)) for name in INDEXES),
+        )
+        self._commits.open(has_transactions=self._is_private and "setName" in hello)
+
+    async def be_kept(self, keeper: Keeper) -> None:
+        await self._commits.be_kept(keeper)
+
+    async def close(self) -> None:
+        """Ends after the commit under way; waiting ones are dropped, their callers are cancelled by then."""
+        await self._commits.close()
+        self._calls.close()
+        self._client.close()
+
+    async def check(self) -> None:
+        # Of the primary, as all that matters: a ping would be answered by a server that can store nothing.
+        await self._calls.urgent(lambda: self._db[COMMANDS].find_one({"_id": ""}, {"_id": 1}))
+
+    def silent_seconds(self) -> float:
+        return self._calls.silent_seconds()
+
+    def newly_spoilt(self) -> list[Spoilt]:
+        return self._spoilt.fresh()
+
+    def spoilt_told(self, some: Collection[Spoilt]) -> None:
+        self._spoilt.told(some)
 
 
 def _as_stored(document: Document) -> Document:
