@@ -55,8 +55,12 @@ from execution_service.core.views.shared import confirmation_id
 from execution_service.delivery.rebuild import Rebuild
 from execution_service.runtime.threads import InPlace
 from execution_service.storage.contract_facts import Facts, Mended, Said
-from execution_service.storage.mongo.store import MongoStore, connect
-from execution_service.storage.ports import Command, CommandStatus, DeadLetter, Lease, Stored, StoreUnavailable
+from execution_service.storage.mongo.opening import connect
+from execution_service.storage.mongo.store import MongoStore
+from execution_service.storage.ports.commands import Command, CommandStatus, DeadLetter
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.leases import Lease
+from execution_service.storage.ports.orders import Stored
 from execution_service.storage.reader import DeskView
 from scripts import adopt
 from scripts.display import cell, counted, new_console, print_json, print_table, table_time

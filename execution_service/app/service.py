@@ -51,8 +51,13 @@ from execution_service.runtime.news import News
 from execution_service.runtime.reach import Reach
 from execution_service.runtime.supervision import Part
 from execution_service.runtime.threads import ThreadPool
-from execution_service.storage.mongo.store import MongoStore, connect
-from execution_service.storage.ports import DeadLetter, Spoilt, Store, Stored, StoreUnavailable
+from execution_service.storage.mongo.opening import connect
+from execution_service.storage.mongo.store import MongoStore
+from execution_service.storage.ports.commands import DeadLetter
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.orders import Stored
+from execution_service.storage.ports.store import Store
+from execution_service.storage.ports.unreadable import Spoilt
 from execution_service.trading.reconciliation import CONNECTING_LOOKS, CONNECTING_SECONDS, Reconciliation
 from execution_service.trading.trader import Trader, TradingRules
 from execution_service.transport.inbox import Inbox

@@ -34,7 +34,11 @@ from execution_service.intake.intake import RaiseAlarm, Receiver
 from execution_service.recording.live import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Part
-from execution_service.storage.ports import Command, CommandStatus, DeadLetter, Store, Stored, StoreUnavailable, View
+from execution_service.storage.ports.commands import Command, CommandStatus, DeadLetter
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.orders import Stored
+from execution_service.storage.ports.store import Store
+from execution_service.storage.ports.views import View
 from execution_service.transport.inbox import Inbox
 from execution_service.transport.ports import Message
 

@@ -15,7 +15,9 @@ from execution_service.delivery.cursor import AFTER_FAILURE_SECONDS
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.news import News
 from execution_service.runtime.supervision import Part
-from execution_service.storage.ports import Alarm, Store, StoreUnavailable
+from execution_service.storage.ports.alerts import Alarm
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.store import Store
 from notifications.base import Notifier
 
 log = structlog.get_logger(__name__)

@@ -16,7 +16,9 @@ from execution_service.core.positions.ledger import LedgerKey, Line
 from execution_service.recording.live import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.news import News
-from execution_service.storage.ports import LEDGER, PEOPLE, WORLD, Store, StoreUnavailable, Strike, Told
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.orders import LEDGER, PEOPLE, WORLD, Strike, Told
+from execution_service.storage.ports.store import Store
 
 log = structlog.get_logger(__name__)
 

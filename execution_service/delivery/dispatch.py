@@ -17,7 +17,8 @@ from execution_service.delivery.views import Views
 from execution_service.recording.live import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Part
-from execution_service.storage.ports import LEDGER, PEOPLE, Store
+from execution_service.storage.ports.orders import LEDGER, PEOPLE
+from execution_service.storage.ports.store import Store
 from notifications.base import Notifier
 
 log = structlog.get_logger(__name__)

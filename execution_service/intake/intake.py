@@ -17,7 +17,10 @@ from execution_service.core.orders.request import OrderRequest, RefusedRequest
 from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.recording.live import LiveOrders
 from execution_service.runtime.clock import Clock
-from execution_service.storage.ports import DeadLetter, Store, Stored, StoreUnavailable, Told
+from execution_service.storage.ports.commands import DeadLetter
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.orders import Stored, Told
+from execution_service.storage.ports.store import Store
 from execution_service.transport.inbox import Inbox
 from execution_service.transport.ports import Message
 

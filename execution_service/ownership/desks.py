@@ -18,7 +18,10 @@ from execution_service.ownership.processes import Processes
 from execution_service.recording.live import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Keeper, Part
-from execution_service.storage.ports import Lease, Store, Stored, StoreUnavailable, Unsettled
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.leases import Lease
+from execution_service.storage.ports.orders import Stored, Unsettled
+from execution_service.storage.ports.store import Store
 
 log = structlog.get_logger(__name__)
 

@@ -14,7 +14,8 @@ from execution_service.core.orders.request import OrderRequest
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, key_of
 from execution_service.core.views.refold import Booking, corrected
 from execution_service.runtime.clock import Clock
-from execution_service.storage.ports import Store, Stored, Strike, VersionConflict
+from execution_service.storage.ports.orders import Stored, Strike, VersionConflict
+from execution_service.storage.ports.store import Store
 
 CHUNK = 200
 OURSELVES = "rebuild-views"

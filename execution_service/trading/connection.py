@@ -17,7 +17,7 @@ from execution_service.core import texts
 from execution_service.core.orders.next_step import Limits
 from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.runtime.clock import Clock
-from execution_service.storage.ports import StoreUnavailable
+from execution_service.storage.ports.errors import StoreUnavailable
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")

@@ -22,7 +22,7 @@ from execution_service.core.positions.ledger import LedgerEntry, with_unbooked
 from execution_service.core.reconcile import Holding, by_product
 from execution_service.recording.live import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
-from execution_service.storage.ports import Store
+from execution_service.storage.ports.store import Store
 from execution_service.trading.connection import Connection, reason_of
 from execution_service.trading.exit_check import AT_WORK, ExitCheck
 from execution_service.trading.holding_choice import HoldingChoice

@@ -48,7 +48,8 @@ from execution_service.core.reconcile import (
 from execution_service.recording.live import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.news import News
-from execution_service.storage.ports import Store, StoreUnavailable
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.store import Store
 from execution_service.trading.holdings import holdings
 
 log = structlog.get_logger(__name__)

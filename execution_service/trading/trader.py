@@ -17,7 +17,8 @@ from execution_service.core.reconcile import Binding
 from execution_service.recording.live import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Keeper, Part
-from execution_service.storage.ports import Store, StoreUnavailable
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.store import Store
 from execution_service.trading.appointments import Appointments
 from execution_service.trading.bulletins import Bulletins
 from execution_service.trading.connection import AccountState, Connection

@@ -27,24 +27,27 @@ from execution_service.core.positions.ledger import LedgerEntry, Line, fold, key
 from execution_service.core.positions.position import Position
 from execution_service.core.reconcile import Discrepancy, Finding, Kind, Owner, State
 from execution_service.core.views.shared import HexId
-from execution_service.storage.mongo import store as names
 from execution_service.storage.mongo.documents import command_from_document, with_ids
-from execution_service.storage.mongo.store import MongoStore, connect
-from execution_service.storage.ports import (
-    Alarm,
-    Command,
-    CommandStatus,
-    DeadLetter,
-    Lease,
-    ProcessIdentity,
-    StoreUnavailable,
-    Strike,
-    Told,
-    Unsettled,
-    VersionConflict,
-    View,
-    ViewWrite,
+from execution_service.storage.mongo.names import (
+    ALERTS,
+    COMMANDS,
+    CONFIRMATIONS_VIEW,
+    DEAD_LETTERS,
+    DISCREPANCIES,
+    ORDERS,
+    POSITIONS_VIEW,
+    SIGNALS_VIEW,
+    TRADING_ACCOUNTS_VIEW,
+    TRADING_ORDERS_VIEW,
 )
+from execution_service.storage.mongo.opening import connect
+from execution_service.storage.mongo.store import MongoStore
+from execution_service.storage.ports.alerts import Alarm
+from execution_service.storage.ports.commands import Command, CommandStatus, DeadLetter
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.leases import Lease, ProcessIdentity
+from execution_service.storage.ports.orders import Strike, Told, Unsettled, VersionConflict
+from execution_service.storage.ports.views import View, ViewWrite
 from tests.builders import (
     NOW,
     accepted,
@@ -135,33 +138,33 @@ async def test_the_indexes_are_those_of_the_contract(store: MongoStore, server: 
         return {tuple(name for name, _ in index["key"]): index for index in found.values()}
 
     by_identity = ("signal_id", "leg_index", "purpose")
-    orders, confirmations = indexes(names.ORDERS), indexes(names.CONFIRMATIONS_VIEW)
+    orders, confirmations = indexes(ORDERS), indexes(CONFIRMATIONS_VIEW)
     assert orders[by_identity]["unique"]
     assert orders[("account_id", "client_order_id")]["unique"]
     assert "lookup" in {key[0] for key in orders}
     assert confirmations[by_identity]["unique"]
     assert {("submitted_at",), ("timestamp",)} <= set(confirmations)
-    of_positions = indexes(names.POSITIONS_VIEW)[("ledger_id",)]
+    of_positions = indexes(POSITIONS_VIEW)[("ledger_id",)]
     assert of_positions["unique"]
     assert dict(of_positions["partialFilterExpression"]) == {"status": "OPEN"}
-    of_discrepancies = indexes(names.DISCREPANCIES)[("place",)]
+    of_discrepancies = indexes(DISCREPANCIES)[("place",)]
     assert of_discrepancies["unique"]
     assert dict(of_discrepancies["partialFilterExpression"]) == {"state": "OPEN"}
-    assert ("signal_id",) in indexes(names.SIGNALS_VIEW)
-    assert ("order_id",) in indexes(names.TRADING_ORDERS_VIEW)
+    assert ("signal_id",) in indexes(SIGNALS_VIEW)
+    assert ("order_id",) in indexes(TRADING_ORDERS_VIEW)
 
 
 async def test_an_index_that_is_missing_is_made_at_the_next_opening(server: Server) -> None:
     await server.store("process-1")
-    server.collection(names.ORDERS).drop_index([("lookup", 1)])
-    server.collection(names.CONFIRMATIONS_VIEW).drop_indexes()
+    server.collection(ORDERS).drop_index([("lookup", 1)])
+    server.collection(CONFIRMATIONS_VIEW).drop_indexes()
     await server.store("process-2")
     orders, confirmations = (
         {
             tuple(field for field, _ in index["key"]): index
             for index in server.collection(n).index_information().values()
         }
-        for n in (names.ORDERS, names.CONFIRMATIONS_VIEW)
+        for n in (ORDERS, CONFIRMATIONS_VIEW)
     )
     assert ("lookup",) in orders
     assert confirmations[("signal_id", "leg_index", "purpose")]["unique"]
@@ -170,22 +173,22 @@ async def test_an_index_that_is_missing_is_made_at_the_next_opening(server: Serv
 
 async def test_indexes_that_are_there_are_not_made_again_whatever_their_names(server: Server, faults: Faults) -> None:
     await server.store("process-1")
-    server.collection(names.SIGNALS_VIEW).drop_indexes()
-    server.collection(names.SIGNALS_VIEW).create_index("signal_id", name="upstream")
+    server.collection(SIGNALS_VIEW).drop_indexes()
+    server.collection(SIGNALS_VIEW).create_index("signal_id", name="upstream")
     faults.refuse("create_index", times=99)
     await server.store("process-2", faults=faults)
 
 
 async def test_a_store_whose_records_cannot_be_kept_unique_is_not_used_and_says_why(server: Server) -> None:
     twins = [{"_id": n, "signal_id": "s", "leg_index": 0, "purpose": "ENTRY"} for n in (1, 2)]
-    server.collection(names.ORDERS).insert_many(twins)
+    server.collection(ORDERS).insert_many(twins)
     with pytest.raises(StoreUnavailable, match=r"execution_orders on .*signal_id.* cannot be made"):
         await server.store()
 
 
 async def test_an_index_for_speed_that_cannot_be_made_is_reported_and_missed(server: Server, faults: Faults) -> None:
     await server.store("process-1")
-    server.collection(names.ALERTS).drop_indexes()
+    server.collection(ALERTS).drop_indexes()
     faults.fail("create_index", OperationFailure("not authorized on trading", 13))
     with capture_logs() as logs:
         await server.store("process-2", faults=faults)
@@ -282,7 +285,7 @@ async def test_events_are_added_to_the_record(store: MongoStore) -> None:
 
 async def test_the_state_beside_the_events_follows_them(store: MongoStore, server: Server) -> None:
     about = await stored_after(store, submit_started(), accepted("B-7"), filled_by("f1", 40))
-    document = server.collection(names.ORDERS).find_one({"_id": about.order_id})
+    document = server.collection(ORDERS).find_one({"_id": about.order_id})
     assert (document["version"], len(document["events"])) == (3, 3)
     assert (document["status"], document["broker_order_id"]) == ("PARTIALLY_FILLED", "B-7")
     assert (document["filled_quantity"], document["account_id"]) == ("40", "acct-1")
@@ -540,7 +543,7 @@ async def test_a_foreign_record_in_the_way_is_reported_and_the_writer_goes_on(
     store: MongoStore, server: Server
 ) -> None:
     about = await stored_after(store)
-    server.collection(names.ORDERS).update_one({"_id": about.order_id}, {"$set": {"format": 99, "version": 5}})
+    server.collection(ORDERS).update_one({"_id": about.order_id}, {"$set": {"format": 99, "version": 5}})
     with pytest.raises(UnreadableRecord):
         await store.append(about, [submit_started()])
     (other,) = [numbered(9)]
@@ -554,7 +557,7 @@ async def test_a_client_id_that_another_order_has_is_refused_and_the_writer_goes
 ) -> None:
     about = await stored_after(store, submit_started(), doubted())
     clash = {"account_id": "acct-1", "client_order_id": about.identity.client_order_id(2)}
-    server.collection(names.ORDERS).insert_one({"_id": "foreign", "signal_id": "x", "lookup": [], **clash})
+    server.collection(ORDERS).insert_one({"_id": "foreign", "signal_id": "x", "lookup": [], **clash})
     outcomes = await asyncio.gather(
         store.append(about, [send_again_ordered()]), store.insert_orders([numbered(4)]), return_exceptions=True
     )
@@ -926,7 +929,7 @@ async def test_a_finished_cancel_holds_until_its_time_is_over(store: MongoStore)
 async def test_a_refused_command_is_kept_but_does_not_come_back(store: MongoStore, server: Server) -> None:
     await store.insert_command(command(status=CommandStatus.REFUSED, outcome="unreadable"))
     assert await store.commands(now=NOW) == []
-    assert server.collection(names.COMMANDS).find_one({"_id": "msg-1"})["outcome"] == "unreadable"
+    assert server.collection(COMMANDS).find_one({"_id": "msg-1"})["outcome"] == "unreadable"
 
 
 async def test_commands_come_in_the_order_of_their_arrival(store: MongoStore) -> None:
@@ -993,7 +996,7 @@ async def test_a_repeated_dead_letter_is_one(store: MongoStore, server: Server) 
 
     await store.insert_dead_letters([letter("1", "first"), letter("1", "again"), letter("2", "other")])
     await store.insert_dead_letters([letter("2", "again"), letter("3", "new")])
-    found = {d["_id"]: d["reason"] for d in server.collection(names.DEAD_LETTERS).find()}
+    found = {d["_id"]: d["reason"] for d in server.collection(DEAD_LETTERS).find()}
     assert found == {"1": "first", "2": "other", "3": "new"}
     assert await store.dead_letter("4") is None
 
@@ -1018,7 +1021,7 @@ async def test_a_sent_alarm_does_not_come_back(store: MongoStore, server: Server
     assert [first.alarm_id, second.alarm_id] == ["a1", "a0"]
     await store.alarm_sent(first, at(9))
     assert await store.unsent_alarms() == [second]
-    assert server.collection(names.ALERTS).find_one({"_id": "a1"})["sent_count"] == 1
+    assert server.collection(ALERTS).find_one({"_id": "a1"})["sent_count"] == 1
 
 
 async def test_alarms_of_two_processes_at_once_are_counted_together(server: Server) -> None:
@@ -1093,24 +1096,24 @@ def seen(server: Server, collection: str) -> dict[Any, Any]:
 async def test_a_view_is_made_and_only_moves_forward(store: MongoStore, server: Server, is_probably_new: bool) -> None:
     for number in (3, 2, 5, 5, 4):
         await store.write_views([confirmation("e1", number, is_probably_new=is_probably_new)])
-    assert seen(server, names.CONFIRMATIONS_VIEW) == {"e1": 5}
-    assert server.collection(names.CONFIRMATIONS_VIEW).find_one()["event_number"] == 5
+    assert seen(server, CONFIRMATIONS_VIEW) == {"e1": 5}
+    assert server.collection(CONFIRMATIONS_VIEW).find_one()["event_number"] == 5
 
 
 async def test_the_same_number_changes_nothing_unless_it_is_a_repair(store: MongoStore, server: Server) -> None:
     await store.write_views([confirmation("e1", 3)])
     other = {**confirmation("e1", 3).changes, "seen": "again"}
     await store.write_views([replace(confirmation("e1", 3), changes=other)])
-    assert seen(server, names.CONFIRMATIONS_VIEW) == {"e1": 3}
+    assert seen(server, CONFIRMATIONS_VIEW) == {"e1": 3}
     await store.write_views([replace(confirmation("e1", 3), changes=other, rewrites=True)])
-    assert seen(server, names.CONFIRMATIONS_VIEW) == {"e1": "again"}
+    assert seen(server, CONFIRMATIONS_VIEW) == {"e1": "again"}
 
 
 async def test_old_and_new_documents_may_be_written_together(store: MongoStore, server: Server) -> None:
     await store.write_views([confirmation(f"e{n}", 5) for n in range(4)])
     mixed = [confirmation(f"e{n}", 4 + n % 3, is_probably_new=n % 2 == 0) for n in range(8)]
     await store.write_views(mixed)
-    assert seen(server, names.CONFIRMATIONS_VIEW) == {f"e{n}": max(5 if n < 4 else 0, 4 + n % 3) for n in range(8)}
+    assert seen(server, CONFIRMATIONS_VIEW) == {f"e{n}": max(5 if n < 4 else 0, 4 + n % 3) for n in range(8)}
 
 
 async def test_a_view_written_by_two_at_once_ends_with_the_later_number(server: Server) -> None:
@@ -1118,7 +1121,7 @@ async def test_a_view_written_by_two_at_once_ends_with_the_later_number(server: 
     for round_ in range(10):
         writes = [confirmation(f"e{round_}", number) for number in (1, 2)]
         await asyncio.gather(*(s.write_views([w]) for s, w in zip(stores, writes, strict=True)))
-    assert seen(server, names.CONFIRMATIONS_VIEW) == {f"e{n}": 2 for n in range(10)}
+    assert seen(server, CONFIRMATIONS_VIEW) == {f"e{n}": 2 for n in range(10)}
 
 
 async def test_a_document_made_at_the_same_moment_with_an_older_number_is_overtaken(
@@ -1130,7 +1133,7 @@ async def test_a_document_made_at_the_same_moment_with_an_older_number_is_overta
     faults.fail("bulk_write", BulkWriteError({"writeErrors": refusals, "writeConcernErrors": []}))
     await store.write_views([confirmation("e1", 2), confirmation("e2", 2)])
     assert faults.left == 0
-    assert seen(server, names.CONFIRMATIONS_VIEW) == {"e1": 2, "e2": 9}
+    assert seen(server, CONFIRMATIONS_VIEW) == {"e1": 2, "e2": 9}
 
 
 @pytest.mark.parametrize("is_probably_new", [False, True])
@@ -1138,28 +1141,28 @@ async def test_a_clash_with_another_document_is_not_swallowed_and_hinders_no_oth
     store: MongoStore, server: Server, is_probably_new: bool
 ) -> None:
     foreign = {"_id": "theirs", "signal_id": "s", "leg_index": 0, "purpose": "ENTRY"}
-    server.collection(names.CONFIRMATIONS_VIEW).insert_one(foreign)
+    server.collection(CONFIRMATIONS_VIEW).insert_one(foreign)
     clash = confirmation("ours", 1, of=identity("s"), is_probably_new=is_probably_new)
     with pytest.raises(BulkWriteError):
         await store.write_views([confirmation("e1", 1), clash, confirmation("e2", 1)])
-    assert seen(server, names.CONFIRMATIONS_VIEW) == {"theirs": None, "e1": 1, "e2": 1}
+    assert seen(server, CONFIRMATIONS_VIEW) == {"theirs": None, "e1": 1, "e2": 1}
 
 
 async def test_a_clash_that_lasts_is_left_as_it_is_and_said_once(store: MongoStore, server: Server) -> None:
     foreign = {"_id": "theirs", "signal_id": "s", "leg_index": 0, "purpose": "ENTRY"}
-    server.collection(names.CONFIRMATIONS_VIEW).insert_one(foreign)
+    server.collection(CONFIRMATIONS_VIEW).insert_one(foreign)
     clash = confirmation("ours", 1, of=identity("s"))
     for _ in range(4):
         with pytest.raises(BulkWriteError):
             await store.write_views([clash])
     for number in range(3):
         await store.write_views([confirmation(f"e{number}", 1), clash])
-    assert seen(server, names.CONFIRMATIONS_VIEW) == {"theirs": None, "e0": 1, "e1": 1, "e2": 1}
+    assert seen(server, CONFIRMATIONS_VIEW) == {"theirs": None, "e0": 1, "e1": 1, "e2": 1}
     (spoilt,) = store.newly_spoilt()
     assert "execution_confirmations ours" in spoilt.words
-    server.collection(names.CONFIRMATIONS_VIEW).delete_one({"_id": "theirs"})
+    server.collection(CONFIRMATIONS_VIEW).delete_one({"_id": "theirs"})
     await store.write_views([clash])
-    assert seen(server, names.CONFIRMATIONS_VIEW)["ours"] == 1
+    assert seen(server, CONFIRMATIONS_VIEW)["ours"] == 1
 
 
 @pytest.mark.parametrize("theirs", ["text", [1], 5])
@@ -1175,17 +1178,17 @@ async def test_a_document_of_others_that_takes_no_update_holds_up_no_other(
         "execution_reflects": theirs,
         "exit_signals": theirs,
     }
-    server.collection(names.SIGNALS_VIEW).insert_one(document)
+    server.collection(SIGNALS_VIEW).insert_one(document)
     sound = replace(write, document_id=HexId("a" * 24))
     for _ in range(2):
         await store.write_views([write, sound])
         await store.write_views([replace(write, number_field=None, adds_to_sets={"exit_signals": HexId("b" * 24)})])
-    assert server.collection(names.SIGNALS_VIEW).find_one({"_id": with_ids(sound.document_id)})["execution_reflects"]
+    assert server.collection(SIGNALS_VIEW).find_one({"_id": with_ids(sound.document_id)})["execution_reflects"]
     assert len(store.newly_spoilt()) == 1
 
 
 async def test_signals_of_others_that_make_no_sense_hide_none_that_do(store: MongoStore, server: Server) -> None:
-    server.collection(names.SIGNALS_VIEW).insert_many(
+    server.collection(SIGNALS_VIEW).insert_many(
         [{"_id": 1, "signal_id": ["a", "b"]}, {"_id": {"x": 1}, "signal_id": "b"}, {"_id": "mine", "signal_id": "a"}]
     )
     assert await store.signal_documents(["a", "b"]) == {"a": "mine"}
@@ -1207,7 +1210,7 @@ async def test_there_is_one_open_position_of_a_key(store: MongoStore, server: Se
     with pytest.raises(BulkWriteError):
         await store.write_views([position("pos_2", 2)])
     await store.write_views([position("pos_3", 1, ledger_id="led_2")])
-    assert seen(server, names.POSITIONS_VIEW) == {"pos_1": 1, "pos_3": 1}
+    assert seen(server, POSITIONS_VIEW) == {"pos_1": 1, "pos_3": 1}
 
 
 @pytest.mark.parametrize("is_probably_new", [False, True])
@@ -1216,7 +1219,7 @@ async def test_a_flip_closes_before_it_opens_in_whatever_order_it_is_given(
 ) -> None:
     await store.write_views([position("pos_1", 1)])
     await store.write_views([position("pos_2", 2, is_probably_new=is_probably_new), position("pos_1", 2, "CLOSED")])
-    found = {d["_id"]: d["status"] for d in server.collection(names.POSITIONS_VIEW).find()}
+    found = {d["_id"]: d["status"] for d in server.collection(POSITIONS_VIEW).find()}
     assert found == {"pos_1": "CLOSED", "pos_2": "OPEN"}
 
 
@@ -1226,19 +1229,19 @@ async def test_an_old_open_position_that_offends_against_both_indexes_is_benign(
     """It clashes with its own `_id` and with the open position of today, and servers name either."""
     await store.write_views([position("pos_1", 5, "CLOSED"), position("pos_2", 5)])
     await store.write_views([position("pos_1", 3), position("pos_2", 4)])
-    assert seen(server, names.POSITIONS_VIEW) == {"pos_1": 5, "pos_2": 5}
+    assert seen(server, POSITIONS_VIEW) == {"pos_1": 5, "pos_2": 5}
 
 
 async def test_a_closed_position_may_be_open_again(store: MongoStore, server: Server) -> None:
     for number, status in ((1, "OPEN"), (2, "CLOSED"), (3, "OPEN")):
         await store.write_views([position("pos_1", number, status)])
-    assert server.collection(names.POSITIONS_VIEW).find_one()["status"] == "OPEN"
+    assert server.collection(POSITIONS_VIEW).find_one()["status"] == "OPEN"
 
 
 async def test_what_belongs_to_others_is_changed_but_never_made(store: MongoStore, server: Server) -> None:
     write = ViewWrite(View.TRADING_ORDERS, "up-1", {"status": "FILLED"}, creates=False, match_field="order_id")
     await store.write_views([write])
-    orders = server.collection(names.TRADING_ORDERS_VIEW)
+    orders = server.collection(TRADING_ORDERS_VIEW)
     assert list(orders.find()) == []
     orders.insert_one({"_id": 7, "order_id": "up-1", "status": "PENDING", "price": 1.5})
     await store.write_views([write])
@@ -1246,7 +1249,7 @@ async def test_what_belongs_to_others_is_changed_but_never_made(store: MongoStor
 
 
 async def test_an_accounts_positions_are_replaced_as_a_whole(store: MongoStore, server: Server) -> None:
-    accounts = server.collection(names.TRADING_ACCOUNTS_VIEW)
+    accounts = server.collection(TRADING_ACCOUNTS_VIEW)
     assert not await store.has_trading_account("acct-1")
     write = ViewWrite(View.TRADING_ACCOUNTS, "acct-1", {"open_positions": [{"quantity": 1.0}]}, creates=False)
     await store.write_views([write])
@@ -1264,7 +1267,7 @@ def signal(execution: Any, number: int, cause: str = "ord_a", **changes: Any) ->
 
 
 async def test_a_signals_execution_that_is_null_takes_the_whole_object(store: MongoStore, server: Server) -> None:
-    signals = server.collection(names.SIGNALS_VIEW)
+    signals = server.collection(SIGNALS_VIEW)
     write = signal({"status": "FILLED"}, 3)
     theirs = with_ids(write.document_id)
     signals.insert_one({"_id": theirs, "signal_id": "s", "execution": None, "exit_signals": [], "own": 1})
@@ -1281,13 +1284,13 @@ async def test_a_signal_keeps_one_number_for_each_order_that_it_reflects(
     await store.write_views([signal(1, 5, is_probably_new=is_probably_new)])
     await store.write_views([signal(2, 2, "ord_b", is_probably_new=is_probably_new)])
     await store.write_views([signal(3, 4, is_probably_new=is_probably_new)])
-    (found,) = server.collection(names.SIGNALS_VIEW).find()
+    (found,) = server.collection(SIGNALS_VIEW).find()
     assert (found["execution"], found["execution_reflects"]) == (2, {"ord_a": 5, "ord_b": 2})
 
 
 async def test_two_legs_that_make_one_signals_document_together_both_get_in(store: MongoStore, server: Server) -> None:
     await store.write_views([signal(1, 1, is_probably_new=True), signal(1, 1, "ord_b", is_probably_new=True)])
-    (found,) = server.collection(names.SIGNALS_VIEW).find()
+    (found,) = server.collection(SIGNALS_VIEW).find()
     assert found["execution_reflects"] == {"ord_a": 1, "ord_b": 1}
 
 
@@ -1295,7 +1298,7 @@ async def test_an_exits_signal_is_named_once_in_its_entry(store: MongoStore, ser
     adds = {"exit_signals": HexId("f" * 24)}
     for number in (1, 2):
         await store.write_views([signal(number, number, "ord_exit", adds_to_sets=adds)])
-    (found,) = server.collection(names.SIGNALS_VIEW).find()
+    (found,) = server.collection(SIGNALS_VIEW).find()
     assert found["exit_signals"] == [with_ids(HexId("f" * 24))]
 
 
@@ -1314,7 +1317,7 @@ async def test_views_whose_answer_was_lost_may_be_written_again(
     with pytest.raises(StoreUnavailable):
         await store.write_views(writes)
     await store.write_views(writes)
-    assert seen(server, names.CONFIRMATIONS_VIEW) == {"e1": 1, "e2": 1}
+    assert seen(server, CONFIRMATIONS_VIEW) == {"e1": 1, "e2": 1}
 
 
 # --- durability -----------------------------------------------------------------------------------------------------
@@ -1345,8 +1348,8 @@ async def test_what_was_acknowledged_is_there_after_the_server_was_killed(tmp_pa
         assert not await is_unsettled(store, after[1])
         assert await told(store, after[1]) == Told(world=3, people=3, lines=lines)
         assert await store.ledgers([ledger().key]) == {ledger().key: ledger()}
-        assert seen(reopened, names.CONFIRMATIONS_VIEW) == {"e1": 1}
-        assert seen(reopened, names.POSITIONS_VIEW) == {"pos_1": 1}
+        assert seen(reopened, CONFIRMATIONS_VIEW) == {"e1": 1}
+        assert seen(reopened, POSITIONS_VIEW) == {"pos_1": 1}
         assert await store.commands(now=NOW) == [command()]
         assert await store.unsent_alarms() == [alarm()]
         await reopened.close()
@@ -1411,7 +1414,7 @@ async def test_discrepancy_is_brought_up_to_date_and_closed_for_good(store: Mong
     assert await store.open_discrepancies("acct-1") == []
     await store.save_discrepancy(changed)
     assert await store.open_discrepancies("acct-1") == []
-    (document,) = server.collection(names.DISCREPANCIES).find()
+    (document,) = server.collection(DISCREPANCIES).find()
     assert document["state"] == "CLOSED"
 
 
@@ -1421,13 +1424,13 @@ async def test_closed_discrepancy_that_comes_back_is_a_new_one(store: MongoStore
     again = differing(seconds=3600)
     assert await store.insert_discrepancy(again)
     assert await store.open_discrepancies("acct-1") == [again]
-    assert server.collection(names.DISCREPANCIES).count_documents({}) == 2
+    assert server.collection(DISCREPANCIES).count_documents({}) == 2
 
 
 async def test_discrepancy_that_cannot_be_read_does_not_hide_the_others(store: MongoStore, server: Server) -> None:
     await store.insert_discrepancy(differing())
     await store.insert_discrepancy(differing(subject="SPY"))
-    server.collection(names.DISCREPANCIES).update_one({"finding.subject": "AAPL"}, {"$set": {"format": 99}})
+    server.collection(DISCREPANCIES).update_one({"finding.subject": "AAPL"}, {"$set": {"format": 99}})
     assert await store.open_discrepancies("acct-1") == [differing(subject="SPY")]
 
 

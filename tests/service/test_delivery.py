@@ -24,7 +24,9 @@ from execution_service.delivery.dispatch import Delivery
 from execution_service.delivery.party import Party
 from execution_service.delivery.stream import ANSWER_SECONDS, NotDelivered, Owed
 from execution_service.recording.live import LiveOrder, LiveOrders
-from execution_service.storage.ports import Alarm, Stored, Strike, Told, View, ViewWrite
+from execution_service.storage.ports.alerts import Alarm
+from execution_service.storage.ports.orders import Stored, Strike, Told
+from execution_service.storage.ports.views import View, ViewWrite
 from execution_service.trading.trader import TradingRules
 from tests.builders import accepted, filled_by, identity, instrument, order, submit_started
 from tests.fakes import Gate, HandClock, RecordingNotifier, RecordingPublisher, World, world_of

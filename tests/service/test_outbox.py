@@ -15,7 +15,7 @@ from brokers.errors import BrokerUnavailable
 from brokers.paper.words import Action, Fault, Market, Operation
 from execution_service.core.orders.status import Status
 from execution_service.recording.live import LiveOrder
-from execution_service.storage.ports import Strike
+from execution_service.storage.ports.orders import Strike
 from execution_service.trading.trader import TradingRules
 from tests.fakes import World, world_of
 from tests.service.audit import audit

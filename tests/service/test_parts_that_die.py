@@ -17,7 +17,7 @@ from brokers.errors import AuthRequired, BrokerUnavailable, CallsSpent, HeldBack
 from brokers.paper.words import Market
 from execution_service.app import embedded
 from execution_service.core.orders.status import Status
-from execution_service.storage.ports import Command
+from execution_service.storage.ports.commands import Command
 from execution_service.trading.connection import Connection
 from execution_service.trading.reconciliation import Reconciliation
 from execution_service.trading.trader import TradingRules

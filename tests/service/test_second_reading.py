@@ -21,7 +21,7 @@ from execution_service.core.orders.order import Order
 from execution_service.core.orders.report_events import news
 from execution_service.core.orders.request import Identity
 from execution_service.core.orders.status import ReasonCode, Status
-from execution_service.storage.ports import Strike, Told
+from execution_service.storage.ports.orders import Strike, Told
 from execution_service.trading.trader import TradingRules
 from tests.fakes import ACCOUNT, world_of
 from tests.service.audit import audit

@@ -15,8 +15,8 @@ from execution_service.core.orders.events import Event
 from execution_service.core.orders.order import Order
 from execution_service.core.positions.ledger import LedgerEntry, key_of
 from execution_service.storage.mongo.store import MongoStore
-from execution_service.storage.mongo.turns import SHORT_COMMIT
-from execution_service.storage.ports import DeadLetter
+from execution_service.storage.mongo.write_queue import SHORT_COMMIT
+from execution_service.storage.ports.commands import DeadLetter
 from tests.builders import NOW, identity, noted, order, submit_started
 from tests.contract.stores import Faults, FaultyClient
 from tests.fakes import HandClock

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from execution_service.storage.mongo.turns import COMMIT, SHORT_COMMIT, SHORT_COMMITS_SECONDS, Turns
+from execution_service.storage.mongo.write_queue import COMMIT, SHORT_COMMIT, SHORT_COMMITS_SECONDS, Turns
 from tests.fakes import HandClock
 
 

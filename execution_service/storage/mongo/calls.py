@@ -23,7 +23,7 @@ from pymongo.errors import (
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.reach import Reach
 from execution_service.runtime.threads import Blocking, Gate
-from execution_service.storage.ports import StoreUnavailable
+from execution_service.storage.ports.errors import StoreUnavailable
 
 T = TypeVar("T")
 

@@ -21,8 +21,9 @@ from execution_service.core.views.record import Document
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Keeper, Part
 from execution_service.storage.mongo.calls import Calls
-from execution_service.storage.mongo.turns import Turns
-from execution_service.storage.ports import Stored, StoreUnavailable, VersionConflict
+from execution_service.storage.mongo.write_queue import Turns
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.orders import Stored, VersionConflict
 
 log = structlog.get_logger(__name__)
 

@@ -14,19 +14,11 @@ from pymongo import UpdateOne
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.views.record import Document, lines_from_document, order_from_document
 from execution_service.core.views.shared import HexId
-from execution_service.storage.ports import (
-    PEOPLE,
-    WORLD,
-    Alarm,
-    Command,
-    CommandStatus,
-    DeadLetter,
-    Lease,
-    ProcessIdentity,
-    Stored,
-    Told,
-    ViewWrite,
-)
+from execution_service.storage.ports.alerts import Alarm
+from execution_service.storage.ports.commands import Command, CommandStatus, DeadLetter
+from execution_service.storage.ports.leases import Lease, ProcessIdentity
+from execution_service.storage.ports.orders import PEOPLE, WORLD, Stored, Told
+from execution_service.storage.ports.views import ViewWrite
 
 
 @contextlib.contextmanager

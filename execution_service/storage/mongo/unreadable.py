@@ -11,7 +11,7 @@ import structlog
 
 from brokers.base import Instrument
 from execution_service.core.views.record import instrument_of_ledger
-from execution_service.storage.ports import Spoilt
+from execution_service.storage.ports.unreadable import Spoilt
 
 log = structlog.get_logger(__name__)
 
