@@ -129,7 +129,7 @@ async def _desk(settings: Settings, options: argparse.Namespace) -> AsyncIterato
         try:
             yield Desk(view, store, settings, new_console(), options)
         finally:
-            for words in sorted(view.spoilt):
+            for words in sorted(view.unreadable):
                 print(f"Left out, it cannot be read: {plain(words)}", file=sys.stderr)
             view.close()
             await store.close()
@@ -957,7 +957,7 @@ async def _rebuild_views(desk: Desk) -> int:
     rebuild = Rebuild(desk.store, SystemClock(), broker_of=broker_of, broker_shown=broker_shown)
     rebuilt = await rebuild.run(desk.view.order_ids(), entries)
     # What the view cannot read is told at the end, of each verb.
-    left = sorted({spoilt.words for spoilt in desk.store.newly_spoilt()} - desk.view.spoilt)
+    left = sorted({unreadable.words for unreadable in desk.store.newly_unreadable()} - desk.view.unreadable)
     for words in left:
         print(f"Left as it is: {plain(words)}", file=sys.stderr)
     if desk.wants_json:

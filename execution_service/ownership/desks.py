@@ -55,7 +55,7 @@ class Desks:
         has_taken: Callable[[str, int], bool],
         lets_go: Callable[[str], None],
         closes: Callable[[str], Coroutine[Any, Any, None]],
-        raise_alarm: Callable[[str, str], Awaitable[None]],
+        raise_alert: Callable[[str, str], Awaitable[None]],
         keeper: Keeper,
         processes: Processes | None = None,
     ) -> None:
@@ -72,7 +72,7 @@ class Desks:
         self._has_taken = has_taken
         self._lets_go = lets_go
         self._closes = closes
-        self._raise_alarm = raise_alarm
+        self._raise_alert = raise_alert
         self._keeper = keeper
         self._open: set[str] = set()
         self._unreadable: set[Unsettled] = set()
@@ -222,7 +222,7 @@ class Desks:
         if before is not None:
             held = before.lease
             words = texts.take_over(desk=desk, host=held.host, pid=held.pid, has_died=before.has_died)
-            await self._raise_alarm("take_over", words)
+            await self._raise_alert("take_over", words)
 
     # --- what others wrote --------------------------------------------------------------------------------------
 

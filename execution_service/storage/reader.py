@@ -72,7 +72,7 @@ class Unfinished:
 
 class DeskView:
     """Blocking reads. Every method raises StoreUnavailable when the server does not answer. What cannot be read is left out, and named in
-    `spoilt`.
+    `unreadable`.
 
     Orders come without their lines in the ledger; whoever needs the profit they booked asks MongoStore for them.
     """
@@ -80,7 +80,7 @@ class DeskView:
     def __init__(self, client: pymongo.MongoClient[Document], database: str) -> None:
         self._client = client
         self._db = client[database]
-        self.spoilt: set[str] = set()
+        self.unreadable: set[str] = set()
         """What is wrong with the documents that have been met and cannot be read."""
 
     def _readable(self, documents: Iterable[Document], read: Callable[[Document], T]) -> list[T]:
@@ -89,7 +89,7 @@ class DeskView:
             try:
                 found.append(read(document))
             except UnreadableRecord as exc:
-                self.spoilt.add(str(exc))
+                self.unreadable.add(str(exc))
         return found
 
     def _readable_one(self, document: Document | None, read: Callable[[Document], T]) -> T | None:

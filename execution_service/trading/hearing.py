@@ -64,7 +64,7 @@ class Hearing:
         live_orders: LiveOrders,
         store: Store,
         clock: Clock,
-        raise_alarm: Callable[[str, str], Awaitable[None]],
+        raise_alert: Callable[[str, str], Awaitable[None]],
         bulletins: Bulletins,
         isolation: Isolation,
         answered: Callable[[], None],
@@ -79,7 +79,7 @@ class Hearing:
         self._live = live_orders
         self._store = store
         self._clock = clock
-        self._raise_alarm = raise_alarm
+        self._raise_alert = raise_alert
         self._bulletins = bulletins
         self._isolation = isolation
         self._tell_answered = answered
@@ -254,7 +254,7 @@ class Hearing:
                 account_name=self._connection.account_name, broker=self._connection.broker_name, what=told
             )
             try:
-                await self._raise_alarm(f"cannot_be_read:{self._connection.account_id}", words)
+                await self._raise_alert(f"cannot_be_read:{self._connection.account_id}", words)
             except BaseException:
                 self._unreadable.clear()  # told with the next answer, then
                 raise

@@ -43,7 +43,7 @@ async def holdings(
     for key in sorted(unread, key=lambda key: key.ledger_id):
         with contextlib.suppress(UnreadableRecord):  # which the store has said, and tells below
             entries |= await store.ledgers([key])
-    unclear = store.spoilt_ledgers(account_id)
+    unclear = store.unreadable_ledgers(account_id)
     for live, world in recorded:
         try:
             key = key_of(live.order)

@@ -152,9 +152,9 @@ class LastLook:
         refs = order.accepted_request.entry_refs
         exits = await self._store.find([f"exit_of:{ref}" for ref in refs])
         entries = await self._store.find([f"signal:{ref}" for ref in refs])
-        spoilt = self._store.spoilt([f"signal:{ref}" for ref in refs])
-        if spoilt:
-            return await self._allowed_without_its_entry(order, "; ".join(spoilt))
+        unreadable = self._store.unreadable([f"signal:{ref}" for ref in refs])
+        if unreadable:
+            return await self._allowed_without_its_entry(order, "; ".join(unreadable))
         return exit_allowance(
             order,
             [self._live.latest(s) for s in entries],

@@ -42,11 +42,11 @@ from execution_service.storage.mongo.names import (
 )
 from execution_service.storage.mongo.opening import connect
 from execution_service.storage.mongo.store import MongoStore
-from execution_service.storage.ports.alerts import Alarm
+from execution_service.storage.ports.alerts import Alert
 from execution_service.storage.ports.commands import Command, CommandStatus, DeadLetter
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.leases import Lease, ProcessIdentity
-from execution_service.storage.ports.orders import Strike, Told, Unsettled, VersionConflict
+from execution_service.storage.ports.orders import CursorCommit, Told, Unsettled, VersionConflict
 from execution_service.storage.ports.views import View, ViewWrite
 from tests.builders import (
     NOW,
@@ -310,7 +310,9 @@ async def test_an_old_version_is_refused_with_the_present_record(store: MongoSto
 async def test_the_record_shown_in_a_conflict_has_its_ledger_lines(store: MongoStore) -> None:
     about = await stored_after(store, filled_by("f1", 40))
     lines = {1: Line(1, 1, 1, Decimal("2.5"), Decimal(40))}
-    await store.strike([Strike(order_id=about.order_id, version=1, is_settled=False, world=1, lines=lines)])
+    await store.commit_cursors(
+        [CursorCommit(order_id=about.order_id, version=1, is_settled=False, world=1, lines=lines)]
+    )
     with pytest.raises(VersionConflict) as caught:
         await store.append(order(), [noted()])
     assert caught.value.current.told == Told(world=1, lines=lines)
@@ -619,8 +621,8 @@ async def test_found_orders_come_in_the_order_of_their_arrival(store: MongoStore
 DONE = (submit_started(), accepted(), filled_by("f1", 100))
 
 
-def strike(about: Order, **changes: Any) -> Strike:
-    usual = Strike(order_id=about.order_id, version=about.version, is_settled=about.status.is_final)
+def cursor_commit(about: Order, **changes: Any) -> CursorCommit:
+    usual = CursorCommit(order_id=about.order_id, version=about.version, is_settled=about.status.is_final)
     return replace(usual, **changes)
 
 
@@ -635,7 +637,7 @@ async def is_unsettled(store: MongoStore, about: Order) -> bool:
 
 async def test_a_final_order_that_owes_nothing_is_settled(store: MongoStore) -> None:
     about = await stored_after(store, *DONE)
-    await store.strike([strike(about, world=3, people=3)])
+    await store.commit_cursors([cursor_commit(about, world=3, people=3)])
     assert not await is_unsettled(store, about)
     assert await told(store, about) == Told(world=3, people=3)
 
@@ -644,48 +646,48 @@ async def test_a_final_order_that_owes_nothing_is_settled(store: MongoStore) -> 
 async def test_world_and_people_may_be_told_in_either_order(store: MongoStore, first: str) -> None:
     second = "people" if first == "world" else "world"
     about = await stored_after(store, *DONE)
-    await store.strike([strike(about, **{first: 3})])
+    await store.commit_cursors([cursor_commit(about, **{first: 3})])
     assert await is_unsettled(store, about)
-    await store.strike([strike(about, **{second: 3})])
+    await store.commit_cursors([cursor_commit(about, **{second: 3})])
     assert not await is_unsettled(store, about)
     assert await told(store, about) == Told(world=3, people=3)
 
 
 async def test_a_record_is_settled_when_every_cursor_has_reached_its_version(store: MongoStore) -> None:
     about = await stored_after(store, *DONE)
-    await store.strike([strike(about, world=3, people=3, others={"ledger": 2})])
+    await store.commit_cursors([cursor_commit(about, world=3, people=3, others={"ledger": 2})])
     assert await is_unsettled(store, about)
     assert await told(store, about) == Told(world=3, people=3, others={"ledger": 2})
-    await store.strike([strike(about, world=1, people=1, others={"ledger": 3})])
+    await store.commit_cursors([cursor_commit(about, world=1, people=1, others={"ledger": 3})])
     assert await is_unsettled(store, about), "one commit has to find all of them there"
     assert await told(store, about) == Told(world=3, people=3, others={"ledger": 3})
-    await store.strike([strike(about, world=3, people=3, others={"ledger": 3})])
+    await store.commit_cursors([cursor_commit(about, world=3, people=3, others={"ledger": 3})])
     assert not await is_unsettled(store, about)
 
 
 async def test_a_cursor_that_a_record_does_not_have_stands_where_world_does(store: MongoStore) -> None:
     """Of a version that did not know it; the first commit of one that does states it."""
     about = await stored_after(store, *DONE)
-    await store.strike([strike(about, is_settled=False, world=2, people=1)])
+    await store.commit_cursors([cursor_commit(about, is_settled=False, world=2, people=1)])
     before = await told(store, about)
     assert (before.at("ledger"), before.at("people"), before.lowest) == (2, 1, 1)
-    await store.strike([strike(about, is_settled=False, world=2, people=1, others={"ledger": 2})])
-    await store.strike([strike(about, is_settled=False, world=3, people=1)])
+    await store.commit_cursors([cursor_commit(about, is_settled=False, world=2, people=1, others={"ledger": 2})])
+    await store.commit_cursors([cursor_commit(about, is_settled=False, world=3, people=1)])
     assert (await told(store, about)).at("ledger") == 2
 
 
 async def test_one_strike_that_fails_leaves_the_others_made(store: MongoStore) -> None:
     about = await stored_after(store, *DONE)
-    missing = replace(strike(about, world=3, people=3), order_id="nowhere")
-    await store.strike([missing, strike(about, world=3, people=3)])
+    missing = replace(cursor_commit(about, world=3, people=3), order_id="nowhere")
+    await store.commit_cursors([missing, cursor_commit(about, world=3, people=3)])
     assert not await is_unsettled(store, about)
-    assert ["'nowhere'" in spoilt.words for spoilt in store.newly_spoilt()] == [True]
+    assert ["'nowhere'" in unreadable.words for unreadable in store.newly_unreadable()] == [True]
 
 
 async def test_an_order_that_has_moved_on_stays_unsettled(store: MongoStore) -> None:
     about = await stored_after(store, *DONE)
     moved = await store.append(about, [busted("f1")])
-    await store.strike([strike(about, world=3, people=3)])
+    await store.commit_cursors([cursor_commit(about, world=3, people=3)])
     assert await is_unsettled(store, about)
     assert await told(store, about) == Told(world=3, people=3)
     assert await loaded(store, about) == moved
@@ -693,32 +695,32 @@ async def test_an_order_that_has_moved_on_stays_unsettled(store: MongoStore) -> 
 
 async def test_a_settled_order_owes_again_after_news(store: MongoStore) -> None:
     about = await stored_after(store, *DONE)
-    await store.strike([strike(about, world=3, people=3)])
+    await store.commit_cursors([cursor_commit(about, world=3, people=3)])
     moved = await store.append(about, [busted("f1")])
     assert await is_unsettled(store, about)
     again = await store.append(moved, [filled_by("f2", 100)])
-    await store.strike([strike(again, world=5, people=5)])
+    await store.commit_cursors([cursor_commit(again, world=5, people=5)])
     assert not await is_unsettled(store, about)
 
 
 async def test_a_note_on_a_settled_order_makes_it_unsettled(store: MongoStore) -> None:
     about = await stored_after(store, *DONE)
-    await store.strike([strike(about, world=3, people=3)])
+    await store.commit_cursors([cursor_commit(about, world=3, people=3)])
     await store.append(about, [noted()])
     assert await is_unsettled(store, about)
 
 
 async def test_a_late_strike_takes_nothing_back(store: MongoStore) -> None:
     about = await stored_after(store, *DONE)
-    await store.strike([strike(about, is_settled=False, world=3)])
-    await store.strike([strike(about, is_settled=False, world=2)])
+    await store.commit_cursors([cursor_commit(about, is_settled=False, world=3)])
+    await store.commit_cursors([cursor_commit(about, is_settled=False, world=2)])
     assert (await told(store, about)).world == 3
 
 
 async def test_a_repeated_settling_is_harmless(store: MongoStore) -> None:
     about = await stored_after(store, *DONE)
     for _ in range(2):
-        await store.strike([strike(about, world=3, people=3)])
+        await store.commit_cursors([cursor_commit(about, world=3, people=3)])
     assert not await is_unsettled(store, about)
 
 
@@ -726,7 +728,7 @@ async def test_a_repeated_settling_is_harmless(store: MongoStore) -> None:
 async def test_a_strike_with_an_unclear_answer_settles(store: MongoStore, faults: Faults, fault: str) -> None:
     about = await stored_after(store, *DONE)
     (faults.lose_answer if fault == "lost" else faults.refuse)("update_one")
-    await store.strike([strike(about, world=3, people=3)])
+    await store.commit_cursors([cursor_commit(about, world=3, people=3)])
     assert faults.left == 0
     assert not await is_unsettled(store, about)
 
@@ -736,7 +738,7 @@ async def test_many_strikes_and_appends_wait_together(store: MongoStore) -> None
     done = await asyncio.gather(*(store.append(o, DONE) for o in orders))
     late = done[::4]
     await asyncio.gather(
-        store.strike([strike(o, world=3, people=3) for o in done]),
+        store.commit_cursors([cursor_commit(o, world=3, people=3) for o in done]),
         *(store.append(o, [noted()]) for o in late),
     )
     assert {s.order.order_id for s in await store.open_orders()} == {o.order_id for o in late}
@@ -747,9 +749,9 @@ async def test_ledger_lines_are_kept_with_the_strike_and_grow(store: MongoStore)
     about = await stored_after(store, submit_started(), accepted(), filled_by("f1", 40), filled_by("f2", 60))
     first = {3: Line(3, 1, 1, Decimal(0))}
     both = first | {4: Line(4, 2, 1, Decimal("-0.10"), Decimal(60))}
-    await store.strike([strike(about, is_settled=False, world=3, lines=first)])
+    await store.commit_cursors([cursor_commit(about, is_settled=False, world=3, lines=first)])
     assert (await told(store, about)).lines == first
-    await store.strike([strike(about, world=4, people=4, lines=both)])
+    await store.commit_cursors([cursor_commit(about, world=4, people=4, lines=both)])
     assert await told(store, about) == Told(world=4, people=4, lines=both)
     assert (await told(store, about)).realized_pnl == Decimal("-0.1")
 
@@ -1004,30 +1006,30 @@ async def test_a_repeated_dead_letter_is_one(store: MongoStore, server: Server) 
 # --- alarms ---------------------------------------------------------------------------------------------------------
 
 
-def alarm(**changes: Any) -> Alarm:
-    return replace(Alarm(alarm_id="a1", kind="dead_letter", text="one", count=1, first_at=NOW), **changes)
+def alert(**changes: Any) -> Alert:
+    return replace(Alert(alert_id="a1", kind="dead_letter", text="one", count=1, first_at=NOW), **changes)
 
 
 async def test_alarms_of_one_id_are_counted_together(store: MongoStore) -> None:
-    await store.raise_alarm(alarm())
-    await store.raise_alarm(alarm(text="two", count=2, first_at=at(5)))
-    assert await store.unsent_alarms() == [alarm(text="two", count=3)]
+    await store.raise_alert(alert())
+    await store.raise_alert(alert(text="two", count=2, first_at=at(5)))
+    assert await store.unsent_alerts() == [alert(text="two", count=3)]
 
 
 async def test_a_sent_alarm_does_not_come_back(store: MongoStore, server: Server) -> None:
-    await store.raise_alarm(alarm())
-    await store.raise_alarm(alarm(alarm_id="a0", first_at=at(1)))
-    first, second = await store.unsent_alarms()
-    assert [first.alarm_id, second.alarm_id] == ["a1", "a0"]
-    await store.alarm_sent(first, at(9))
-    assert await store.unsent_alarms() == [second]
+    await store.raise_alert(alert())
+    await store.raise_alert(alert(alert_id="a0", first_at=at(1)))
+    first, second = await store.unsent_alerts()
+    assert [first.alert_id, second.alert_id] == ["a1", "a0"]
+    await store.alert_sent(first, at(9))
+    assert await store.unsent_alerts() == [second]
     assert server.collection(ALERTS).find_one({"_id": "a1"})["sent_count"] == 1
 
 
 async def test_alarms_of_two_processes_at_once_are_counted_together(server: Server) -> None:
     stores = [await server.store(f"process-{n}") for n in range(2)]
-    await asyncio.gather(*(s.raise_alarm(alarm()) for s in stores for _ in range(5)))
-    assert await stores[0].unsent_alarms() == [alarm(count=10)]
+    await asyncio.gather(*(s.raise_alert(alert()) for s in stores for _ in range(5)))
+    assert await stores[0].unsent_alerts() == [alert(count=10)]
 
 
 # --- the ledger -----------------------------------------------------------------------------------------------------
@@ -1158,8 +1160,8 @@ async def test_a_clash_that_lasts_is_left_as_it_is_and_said_once(store: MongoSto
     for number in range(3):
         await store.write_views([confirmation(f"e{number}", 1), clash])
     assert seen(server, CONFIRMATIONS_VIEW) == {"theirs": None, "e0": 1, "e1": 1, "e2": 1}
-    (spoilt,) = store.newly_spoilt()
-    assert "execution_confirmations ours" in spoilt.words
+    (unreadable,) = store.newly_unreadable()
+    assert "execution_confirmations ours" in unreadable.words
     server.collection(CONFIRMATIONS_VIEW).delete_one({"_id": "theirs"})
     await store.write_views([clash])
     assert seen(server, CONFIRMATIONS_VIEW)["ours"] == 1
@@ -1184,7 +1186,7 @@ async def test_a_document_of_others_that_takes_no_update_holds_up_no_other(
         await store.write_views([write, sound])
         await store.write_views([replace(write, number_field=None, adds_to_sets={"exit_signals": HexId("b" * 24)})])
     assert server.collection(SIGNALS_VIEW).find_one({"_id": with_ids(sound.document_id)})["execution_reflects"]
-    assert len(store.newly_spoilt()) == 1
+    assert len(store.newly_unreadable()) == 1
 
 
 async def test_signals_of_others_that_make_no_sense_hide_none_that_do(store: MongoStore, server: Server) -> None:
@@ -1332,11 +1334,11 @@ async def test_what_was_acknowledged_is_there_after_the_server_was_killed(tmp_pa
         after = await asyncio.gather(*(store.append(o, DONE) for o in orders))
         alone = await store.append(after[0], [noted("alone")])
         lines = {3: Line(3, 1, 1, Decimal("1.5"))}
-        await store.strike([strike(after[1], world=3, people=3, lines=lines)])
+        await store.commit_cursors([cursor_commit(after[1], world=3, people=3, lines=lines)])
         await store.save_ledgers([ledger()])
         await store.write_views([confirmation("e1", 1), position("pos_1", 1)])
         await store.insert_command(command())
-        await store.raise_alarm(alarm())
+        await store.raise_alert(alert())
     finally:
         process.kill()
     again = SecantusProcess(tmp_path / "data")
@@ -1351,7 +1353,7 @@ async def test_what_was_acknowledged_is_there_after_the_server_was_killed(tmp_pa
         assert seen(reopened, CONFIRMATIONS_VIEW) == {"e1": 1}
         assert seen(reopened, POSITIONS_VIEW) == {"pos_1": 1}
         assert await store.commands(now=NOW) == [command()]
-        assert await store.unsent_alarms() == [alarm()]
+        assert await store.unsent_alerts() == [alert()]
         await reopened.close()
     finally:
         again.kill()

@@ -142,7 +142,7 @@ def another(collection: str, document: dict[str, Any], number: int) -> dict[str,
     return document
 
 
-def spoilt(collection: str, document: Mapping[str, Any], junk: Any) -> list[dict[str, Any]]:
+def unreadable(collection: str, document: Mapping[str, Any], junk: Any) -> list[dict[str, Any]]:
     """A copy for each of its places, with the junk there."""
     copies = []
     for number, way in enumerate(places(document)):
@@ -208,7 +208,7 @@ async def test_a_document_that_cannot_be_read_is_set_aside_and_everything_else_g
         await lived(world)
         found = world.documents(collection)
         assert found, f"the first life left nothing in {collection}"
-        documents = spoilt(collection, found[0], junk)
+        documents = unreadable(collection, found[0], junk)
         for document in documents:
             with contextlib.suppress(DuplicateKeyError):  # the same junk in a field that no two may have alike
                 world.mongo["trading"][collection].insert_one(document)

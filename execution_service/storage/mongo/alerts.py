@@ -10,35 +10,35 @@ from pymongo.errors import (
 )
 
 from execution_service.storage.mongo.documents import (
-    alarm_from_document,
+    alert_from_document,
 )
 from execution_service.storage.mongo.names import ALERTS
 from execution_service.storage.mongo.port import MongoPort
-from execution_service.storage.ports.alerts import Alarm
+from execution_service.storage.ports.alerts import Alert
 
 
 class MongoAlerts(MongoPort):
     """Alerts that belong to no order."""
 
-    async def raise_alarm(self, alarm: Alarm) -> None:
+    async def raise_alert(self, alert: Alert) -> None:
         update = {
-            "$inc": {"count": alarm.count},
-            "$set": {"text": alarm.text},
-            "$setOnInsert": {"kind": alarm.kind, "first_at": alarm.first_at, "sent_at": None, "sent_count": 0},
+            "$inc": {"count": alert.count},
+            "$set": {"text": alert.text},
+            "$setOnInsert": {"kind": alert.kind, "first_at": alert.first_at, "sent_at": None, "sent_count": 0},
         }
-        write = partial(self._db[ALERTS].update_one, {"_id": alarm.alarm_id}, update, upsert=True)
+        write = partial(self._db[ALERTS].update_one, {"_id": alert.alert_id}, update, upsert=True)
         try:
             await self._calls.ask(write)
         except DuplicateKeyError:
             # Somebody else made it at the same moment; now it is there to be added to.
             await self._calls.ask(write)
 
-    async def unsent_alarms(self) -> list[Alarm]:
-        def read() -> list[Alarm]:
-            return self._readable(ALERTS, self._db[ALERTS].find({"sent_at": None}), alarm_from_document)
+    async def unsent_alerts(self) -> list[Alert]:
+        def read() -> list[Alert]:
+            return self._readable(ALERTS, self._db[ALERTS].find({"sent_at": None}), alert_from_document)
 
-        return sorted(await self._calls.ask(read), key=lambda a: (a.first_at, a.alarm_id))
+        return sorted(await self._calls.ask(read), key=lambda a: (a.first_at, a.alert_id))
 
-    async def alarm_sent(self, alarm: Alarm, at: datetime) -> None:
-        update = {"$set": {"sent_at": at, "sent_count": alarm.count}}
-        await self._calls.ask(lambda: self._db[ALERTS].update_one({"_id": alarm.alarm_id}, update))
+    async def alert_sent(self, alert: Alert, at: datetime) -> None:
+        update = {"$set": {"sent_at": at, "sent_count": alert.count}}
+        await self._calls.ask(lambda: self._db[ALERTS].update_one({"_id": alert.alert_id}, update))

@@ -21,7 +21,7 @@ from execution_service.core.views.record import Document
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Keeper, Part
 from execution_service.storage.mongo.calls import Calls
-from execution_service.storage.mongo.write_queue import Turns
+from execution_service.storage.mongo.write_queue import WriteQueue
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.orders import Stored, VersionConflict
 
@@ -66,7 +66,7 @@ class Commits:
         self._calls = calls
         self._clock = clock
         self._read = read
-        self._turns: Turns[_Commit] = Turns(clock)
+        self._queue: WriteQueue[_Commit] = WriteQueue(clock)
         self._news, self._hurry = asyncio.Event(), asyncio.Event()
         self._put_back: list[_Commit] = []
         """What a writer that has ended had taken, and not settled."""
@@ -109,7 +109,7 @@ class Commits:
         is_leaving: bool = False,
     ) -> None:
         """Waits until the update is durable, however long the store is away. `has_arrived` tells from the record's document whether this very
-        update is in it; `account_id` and `is_leaving` as in `Turns.put`; an urgent one waits for no turn.
+        update is in it; `account_id` and `is_leaving` as in `WriteQueue.put`; an urgent one waits for no turn.
 
         Raises VersionConflict if the record no longer matches `guard`, and what the server has against this update for ever."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -117,7 +117,7 @@ class Commits:
         if urgent:
             await self._write_until_answered(lambda: [commit], urgent=True)
         else:
-            self._turns.put(commit, account_id, is_leaving=is_leaving)
+            self._queue.put(commit, account_id, is_leaving=is_leaving)
             self._news.set()
             self._hurry.set()
         await done
@@ -125,7 +125,7 @@ class Commits:
     async def _write_for_ever(self) -> None:
         while True:
             await self._news.wait()
-            if self._put_back or self._turns:
+            if self._put_back or self._queue:
                 await self._write_waiting(self._take)
             else:
                 self._news.clear()
@@ -135,13 +135,13 @@ class Commits:
         if self._put_back:
             batch, self._put_back = self._put_back, []
             return batch
-        return self._turns.take()
+        return self._queue.take()
 
     async def _write_hurry_for_ever(self) -> None:
         while True:
             await self._hurry.wait()
-            if self._turns.has_hurry:
-                await self._write_waiting(self._turns.take_hurry, hurries=True)
+            if self._queue.has_hurry:
+                await self._write_waiting(self._queue.take_hurry, hurries=True)
             else:
                 self._hurry.clear()
 

@@ -35,8 +35,8 @@ class MongoLedger(MongoPort):
             entries = self._readable(POSITIONS, found, ledger_from_document)
             if len(entries) < len(found):
                 # To whoever asked for it by name a missing entry would be an empty one.
-                spoilt = self._spoilt.named([key.ledger_id for key in keys])
-                raise UnreadableRecord("; ".join(spoilt))
+                unreadable = self._unreadable.named([key.ledger_id for key in keys])
+                raise UnreadableRecord("; ".join(unreadable))
             return entries
 
         return {entry.key: entry for entry in await self._calls.ask(read)}
@@ -65,8 +65,8 @@ class MongoLedger(MongoPort):
 
         return await self._calls.ask(read)
 
-    def spoilt_ledgers(self, account_id: str) -> list[Instrument]:
-        return self._spoilt.ledgers_of(account_id)
+    def unreadable_ledgers(self, account_id: str) -> list[Instrument]:
+        return self._unreadable.ledgers_of(account_id)
 
     async def save_ledgers(self, entries: Sequence[LedgerEntry]) -> list[bool]:
         return [await self._calls.write(partial(self._save_ledger, entry)) for entry in entries]

@@ -40,15 +40,15 @@ from execution_service.storage.ports.orders import (
     NOTHING_LEFT,
     PEOPLE,
     WORLD,
+    CursorCommit,
     Stored,
-    Strike,
     Unsettled,
     VersionConflict,
 )
 
 BRIEFS = f"{ORDERS} in brief"
-"""Of a record that can be read in brief the whole may be spoilt all the same: what is known of either is kept apart."""
-STRIKES = f"{ORDERS} struck out"
+"""Of a record that can be read in brief the whole may be unreadable all the same: what is known of either is kept apart."""
+CURSOR_COMMITS = f"{ORDERS} struck out"
 """Apart, too: what else is known of the record stays known."""
 CODEC: CodecOptions[Document] = CodecOptions(tz_aware=True, tzinfo=UTC)
 
@@ -94,7 +94,7 @@ class MongoOrders(MongoPort):
             try:
                 outcome.append(None if is_ours else order_from_document(found))
             except UnreadableRecord as exc:
-                self._spoilt.note(ORDERS, found, exc)
+                self._unreadable.note(ORDERS, found, exc)
                 outcome.append(exc)
         return outcome
 
@@ -123,36 +123,38 @@ class MongoOrders(MongoPort):
         )
         return after
 
-    async def strike(self, strikes: Sequence[Strike]) -> None:
-        await self._ledger_lines.keep({strike.order_id: strike.lines for strike in strikes if strike.lines})
-        outcomes = await asyncio.gather(*(self._strike_alone(strike) for strike in strikes), return_exceptions=True)
+    async def commit_cursors(self, commits: Sequence[CursorCommit]) -> None:
+        await self._ledger_lines.keep({commit.order_id: commit.lines for commit in commits if commit.lines})
+        outcomes = await asyncio.gather(
+            *(self._commit_cursors_alone(commit) for commit in commits), return_exceptions=True
+        )
         for outcome in outcomes:
             if outcome is not None:
                 raise outcome
 
-    async def _strike_alone(self, strike: Strike) -> None:
+    async def _commit_cursors_alone(self, commit: CursorCommit) -> None:
         """A record that is gone, or cannot be read any more, is said and holds up no other's: they would be delivered again for ever."""
         try:
-            await self._strike(strike)
+            await self._commit_cursors(commit)
         except (KeyError, UnreadableRecord, WriteError) as exc:
-            words = f"order {strike.order_id!r}: what was told of it cannot be struck out: {exc}"
-            self._spoilt.note(STRIKES, {"_id": strike.order_id}, words)
+            words = f"order {commit.order_id!r}: what was told of it cannot be struck out: {exc}"
+            self._unreadable.note(CURSOR_COMMITS, {"_id": commit.order_id}, words)
 
-    async def _strike(self, strike: Strike) -> None:
-        cursors = {f"told.{name}": number for name, number in strike.cursors.items()}
-        if strike.is_settled and min(strike.cursors.values()) >= strike.version:
-            others = {f"told.{name}": strike.version for name in (WORLD, PEOPLE) if name not in strike.cursors}
+    async def _commit_cursors(self, commit: CursorCommit) -> None:
+        cursors = {f"told.{name}": number for name, number in commit.cursors.items()}
+        if commit.is_settled and min(commit.cursors.values()) >= commit.version:
+            others = {f"told.{name}": commit.version for name in (WORLD, PEOPLE) if name not in commit.cursors}
             with contextlib.suppress(VersionConflict):
                 await self._commits.make(
-                    strike.order_id,
-                    {"version": strike.version, **others},
+                    commit.order_id,
+                    {"version": commit.version, **others},
                     {"$max": cursors, "$pull": {"lookup": UNSETTLED}},
-                    lambda document: UNSETTLED not in document["lookup"] and _covers(document["told"], strike),
+                    lambda document: UNSETTLED not in document["lookup"] and _covers(document["told"], commit),
                 )
                 return
         # The order has moved on, or something else is still owed: the record stays unsettled.
         await self._commits.make(
-            strike.order_id, {}, {"$max": cursors}, lambda document: _covers(document["told"], strike)
+            commit.order_id, {}, {"$max": cursors}, lambda document: _covers(document["told"], commit)
         )
 
     async def open_orders(self) -> list[Stored]:
@@ -205,8 +207,8 @@ class MongoOrders(MongoPort):
             ORDERS, documents, lambda document: stored_from_document(document, lines.get(document["_id"], {}))
         )
 
-    def spoilt(self, names: Collection[str]) -> list[str]:
-        return self._spoilt.named(names)
+    def unreadable(self, names: Collection[str]) -> list[str]:
+        return self._unreadable.named(names)
 
 
 def _as_stored(document: Document) -> Document:
@@ -214,8 +216,8 @@ def _as_stored(document: Document) -> Document:
     return bson.decode(bson.encode(document), CODEC)
 
 
-def _covers(told: Mapping[str, Any], strike: Strike) -> bool:
-    return all(told.get(name, 0) >= number for name, number in strike.cursors.items())
+def _covers(told: Mapping[str, Any], commit: CursorCommit) -> bool:
+    return all(told.get(name, 0) >= number for name, number in commit.cursors.items())
 
 
 def _may_have_lines(document: Mapping[str, Any]) -> bool:

@@ -18,7 +18,7 @@ from execution_service.core.views.record import (
 )
 from execution_service.runtime.clock import Clock
 from execution_service.storage.mongo.calls import Calls, raise_unless_duplicates
-from execution_service.storage.mongo.unreadable import SpoiltDocuments
+from execution_service.storage.mongo.unreadable import UnreadableDocuments
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ class Place:
     db: Database[Document]
     calls: Calls
     clock: Clock
-    spoilt: SpoiltDocuments
+    unreadable: UnreadableDocuments
     nonce: str
     """This process's mark on the events that it writes."""
 
@@ -42,7 +42,7 @@ class MongoPort:
     def __init__(self, place: Place) -> None:
         self._db = place.db
         self._calls = place.calls
-        self._spoilt = place.spoilt
+        self._unreadable = place.unreadable
 
     def _readable(self, collection: str, documents: Iterable[Document], read: Callable[[Document], T]) -> list[T]:
         """What can be read. The rest is left alone and said: one document that cannot be read must not keep the others from being worked."""
@@ -51,9 +51,9 @@ class MongoPort:
             try:
                 readable.append(read(document))
             except UnreadableRecord as exc:
-                self._spoilt.note(collection, document, exc)
+                self._unreadable.note(collection, document, exc)
             else:
-                self._spoilt.read(collection, document["_id"])
+                self._unreadable.read(collection, document["_id"])
         return readable
 
     def _insert_new(self, collection: str, documents: list[Document]) -> int:

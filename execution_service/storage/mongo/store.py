@@ -24,9 +24,9 @@ from execution_service.storage.mongo.names import COMMANDS
 from execution_service.storage.mongo.opening import INDEXES, ensure_indexes
 from execution_service.storage.mongo.orders import MongoOrders
 from execution_service.storage.mongo.port import Place
-from execution_service.storage.mongo.unreadable import SpoiltDocuments
+from execution_service.storage.mongo.unreadable import UnreadableDocuments
 from execution_service.storage.mongo.views import MongoViews
-from execution_service.storage.ports.unreadable import Spoilt
+from execution_service.storage.ports.unreadable import UnreadableDocument
 
 
 class MongoStore(MongoOrders, MongoLedger, MongoCommands, MongoAlerts, MongoDiscrepancies, MongoLeases, MongoViews):
@@ -58,7 +58,7 @@ class MongoStore(MongoOrders, MongoLedger, MongoCommands, MongoAlerts, MongoDisc
             is_private=is_private,
         )
         place = Place(
-            client=client, db=client[database], calls=calls, clock=clock, spoilt=SpoiltDocuments(), nonce=nonce
+            client=client, db=client[database], calls=calls, clock=clock, unreadable=UnreadableDocuments(), nonce=nonce
         )
         super().__init__(place)
         self._client = client
@@ -88,8 +88,8 @@ class MongoStore(MongoOrders, MongoLedger, MongoCommands, MongoAlerts, MongoDisc
     def silent_seconds(self) -> float:
         return self._calls.silent_seconds()
 
-    def newly_spoilt(self) -> list[Spoilt]:
-        return self._spoilt.fresh()
+    def newly_unreadable(self) -> list[UnreadableDocument]:
+        return self._unreadable.fresh()
 
-    def spoilt_told(self, some: Collection[Spoilt]) -> None:
-        self._spoilt.told(some)
+    def unreadable_reported(self, some: Collection[UnreadableDocument]) -> None:
+        self._unreadable.told(some)

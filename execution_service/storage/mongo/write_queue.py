@@ -28,7 +28,7 @@ class Update(Protocol):
 U = TypeVar("U", bound=Update)
 
 
-class Turns(Generic[U]):
+class WriteQueue(Generic[U]):
     """The updates that wait for a commit."""
 
     def __init__(self, clock: Clock) -> None:

@@ -8,10 +8,10 @@ from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Alarm:
-    """An alert that belongs to no order; alarms of one kind within a minute are one, with a count."""
+class Alert:
+    """An alert that belongs to no order; alerts of one kind within a minute are one, with a count."""
 
-    alarm_id: str
+    alert_id: str
     kind: str
     text: str
     count: int
@@ -21,11 +21,11 @@ class Alarm:
 class AlertStore(Protocol):
     """Alerts that belong to no order."""
 
-    async def raise_alarm(self, alarm: Alarm) -> None:
-        """Adds to the alarm of this id, or makes it."""
+    async def raise_alert(self, alert: Alert) -> None:
+        """Adds to the alert of this id, or makes it."""
 
-    async def unsent_alarms(self) -> list[Alarm]:
+    async def unsent_alerts(self) -> list[Alert]:
         """The oldest first."""
 
-    async def alarm_sent(self, alarm: Alarm, at: datetime) -> None:
+    async def alert_sent(self, alert: Alert, at: datetime) -> None:
         """People have been told of it, as often as it counts now."""

@@ -25,9 +25,9 @@ class LedgerStore(Protocol):
         """None: they cannot all be read, and those that can are not the whole."""
 
     async def ledgers_of_account(self, account_id: str, symbols: Sequence[str]) -> list[LedgerEntry]:
-        """The open ones, and those of these symbols that are flat; without those that cannot be read, which `spoilt_ledgers` tells then."""
+        """The open ones, and those of these symbols that are flat; without those that cannot be read, which `unreadable_ledgers` tells then."""
 
-    def spoilt_ledgers(self, account_id: str) -> list[Instrument]:
+    def unreadable_ledgers(self, account_id: str) -> list[Instrument]:
         """What the ledger entries are about that have been met and cannot be read, as far as they tell."""
 
     async def save_ledgers(self, entries: Sequence[LedgerEntry]) -> list[bool]:

@@ -76,7 +76,7 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Strike:
+class CursorCommit:
     """Moves the delivery cursors of one order. `version` is the order's at that time: if it is still the same and final (`is_settled`), and all
     cursors have reached it, the record is settled. A cursor that is not stated stays where it is; none goes back."""
 
@@ -118,7 +118,7 @@ class OrderStore(Protocol):
         """Adds events to the record, if nobody else has; an urgent one does not wait for others to be written with it. While the store is
         away it waits, and goes on by itself. Raises VersionConflict; InvalidTransition before anything is written."""
 
-    async def strike(self, strikes: Sequence[Strike]) -> None:
+    async def commit_cursors(self, commits: Sequence[CursorCommit]) -> None:
         """Raises what any one of them meets, once all have ended; each may be made again. While the store is away it waits, and goes on by
         itself."""
 
@@ -145,5 +145,5 @@ class OrderStore(Protocol):
         signal's entry too), `exit_of:…`, `discrepancy:…` (adoptions that are to close it). Those that cannot be read are left out, as
         everywhere."""
 
-    def spoilt(self, names: Collection[str]) -> list[str]:
+    def unreadable(self, names: Collection[str]) -> list[str]:
         """What cannot be read of the records so called, as far as they have been met: to be asked after `find` or `load`."""

@@ -11,7 +11,7 @@ from execution_service.storage.ports.discrepancies import DiscrepancyStore
 from execution_service.storage.ports.leases import LeaseStore
 from execution_service.storage.ports.ledger import LedgerStore
 from execution_service.storage.ports.orders import OrderStore
-from execution_service.storage.ports.unreadable import UnreadableDocuments
+from execution_service.storage.ports.unreadable import UnreadableStore
 from execution_service.storage.ports.views import ViewStore
 
 
@@ -23,7 +23,7 @@ class Store(
     DiscrepancyStore,
     LeaseStore,
     ViewStore,
-    UnreadableDocuments,
+    UnreadableStore,
     Protocol,
 ):
     """All that is kept, for whoever opens it and hands it on; a part asks for no more of it than it needs.

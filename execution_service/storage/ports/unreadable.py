@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spoilt:
+class UnreadableDocument:
     """A document of ours that cannot be read: it is left alone, and everything else goes on."""
 
     account_id: str | None
@@ -16,11 +16,11 @@ class Spoilt:
     words: str
 
 
-class UnreadableDocuments(Protocol):
+class UnreadableStore(Protocol):
     """What was met in the store and cannot be read."""
 
-    def newly_spoilt(self) -> list[Spoilt]:
+    def newly_unreadable(self) -> list[UnreadableDocument]:
         """Documents that cannot be read, and of which people have not been told."""
 
-    def spoilt_told(self, some: Collection[Spoilt]) -> None:
+    def unreadable_reported(self, some: Collection[UnreadableDocument]) -> None:
         """People will be told of these, whatever happens to the process now."""
