@@ -60,7 +60,9 @@ class MongoOrders(MongoPort):
         super().__init__(place)
         self._nonce = place.nonce
         self._ledger_lines = LedgerLines(place)
-        self._commits = Commits(place.client, self._db[ORDERS], place.calls, place.clock, read=self._with_lines)
+        self._commits = Commits(
+            place.client, self._db[ORDERS], place.calls, place.clock, schedule=place.schedule, read=self._with_lines
+        )
 
     async def insert_orders(
         self, orders: Sequence[Order], left: Mapping[str, str] = NOTHING_LEFT

@@ -18,6 +18,8 @@ from execution_service.core.views.record import (
 )
 from execution_service.runtime.clock import Clock
 from execution_service.storage.mongo.calls import Calls, raise_unless_duplicates
+from execution_service.storage.mongo.commits import Commit
+from execution_service.storage.mongo.schedule import Schedule
 from execution_service.storage.mongo.unreadable import UnreadableDocuments
 
 T = TypeVar("T")
@@ -32,6 +34,8 @@ class Place:
     calls: Calls
     clock: Clock
     unreadable: UnreadableDocuments
+    schedule: Schedule[Commit]
+    """Of the records' updates."""
     nonce: str
     """This process's mark on the events that it writes."""
 

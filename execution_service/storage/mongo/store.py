@@ -17,13 +17,16 @@ from execution_service.runtime.threads import Blocking
 from execution_service.storage.mongo.alerts import MongoAlerts
 from execution_service.storage.mongo.calls import Calls
 from execution_service.storage.mongo.commands import MongoCommands
+from execution_service.storage.mongo.commits import Commit
 from execution_service.storage.mongo.discrepancies import MongoDiscrepancies
+from execution_service.storage.mongo.gate import Gate
 from execution_service.storage.mongo.leases import MongoLeases
 from execution_service.storage.mongo.ledger import MongoLedger
 from execution_service.storage.mongo.names import COMMANDS
 from execution_service.storage.mongo.opening import INDEXES, ensure_indexes
 from execution_service.storage.mongo.orders import MongoOrders
 from execution_service.storage.mongo.port import Place
+from execution_service.storage.mongo.schedule import OneAtATime, Schedule, SideBySide
 from execution_service.storage.mongo.unreadable import UnreadableDocuments
 from execution_service.storage.mongo.views import MongoViews
 from execution_service.storage.ports.unreadable import UnreadableDocument
@@ -50,15 +53,23 @@ class MongoStore(MongoOrders, MongoLedger, MongoCommands, MongoAlerts, MongoDisc
         `is_private`: the server dies with this process. Only then are transactions used: elsewhere one that was open when we were killed
         would hold its records locked until the server's own limit, up to a minute.
         """
+        gate = Gate() if is_private else None
         calls = Calls(
             clock,
             threads=threads,
             commit_threads=commit_threads,
             urgent_threads=urgent_threads,
-            is_private=is_private,
+            gate=gate,
         )
+        schedule: Schedule[Commit] = SideBySide() if gate is None else OneAtATime(clock, gate)
         place = Place(
-            client=client, db=client[database], calls=calls, clock=clock, unreadable=UnreadableDocuments(), nonce=nonce
+            client=client,
+            db=client[database],
+            calls=calls,
+            clock=clock,
+            unreadable=UnreadableDocuments(),
+            nonce=nonce,
+            schedule=schedule,
         )
         super().__init__(place)
         self._client = client
