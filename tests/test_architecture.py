@@ -68,6 +68,7 @@ ARROWS: Mapping[str, set[str]] = {
     },
     # What every room runs on.
     "execution_service.runtime.clock": set(),
+    "execution_service.runtime.concurrency": set(),
     "execution_service.runtime.supervision": set(),
     "execution_service.runtime.threads": set(),
     "execution_service.runtime.news": {"execution_service.runtime.clock"},
@@ -144,7 +145,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.supervision",
         "execution_service.storage.ports",
     },
-    "execution_service.ownership.desks": {
+    "execution_service.ownership.account_ownership": {
         CORE,
         "execution_service.ownership.leases",
         "execution_service.ownership.processes",
@@ -420,7 +421,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.transport.inbox",
         "execution_service.transport.ports",
     },
-    # A process; `service` is the only room that builds parts.
+    # A process; `wiring` is the only room that builds parts.
     "execution_service.app.clock": set(),
     "execution_service.app.guardian": set(),
     "execution_service.app.log_lines": set(),
@@ -441,34 +442,22 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.clock",
         "execution_service.runtime.supervision",
     },
-    "execution_service.app.service": {
+    "execution_service.app.wiring": {
         *VOCABULARY,
         "brokers.factory",
         "execution_service.app.clock",
         "execution_service.app.embedded",
         "execution_service.app.settings",
-        "execution_service.app.supervisor",
-        "execution_service.control.adopting",
-        "execution_service.control.commands",
-        "execution_service.delivery.confirmations",
-        "execution_service.delivery.dispatch",
-        "execution_service.delivery.party",
-        "execution_service.delivery.signals",
         "execution_service.delivery.stream",
-        "execution_service.intake.intake",
-        "execution_service.ownership.desks",
-        "execution_service.ownership.leases",
         "execution_service.ownership.process_table",
         "execution_service.ownership.processes",
-        "execution_service.recording.live",
         "execution_service.runtime.clock",
-        "execution_service.runtime.news",
+        "execution_service.runtime.concurrency",
         "execution_service.runtime.reach",
         "execution_service.runtime.supervision",
         "execution_service.runtime.threads",
         "execution_service.storage.mongo.store",
         "execution_service.storage.ports",
-        "execution_service.trading.reconciliation",
         "execution_service.trading.trader",
         "execution_service.transport.inbox",
         "execution_service.transport.ports",
@@ -476,6 +465,7 @@ ARROWS: Mapping[str, set[str]] = {
         "notifications.base",
         "notifications.telegram",
     },
+    "execution_service.app.notice": {"execution_service.app.settings", "execution_service.app.wiring"},
     "execution_service.app.check": {
         "brokers.errors",
         "brokers.factory",
@@ -483,12 +473,38 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.app.embedded",
         "execution_service.app.log",
         "execution_service.app.log_lines",
-        "execution_service.app.service",
+        "execution_service.app.notice",
         "execution_service.app.settings",
+        "execution_service.app.wiring",
         "execution_service.storage.ports",
         "execution_service.transport.ports",
         "notifications.base",
         "notifications.telegram",
+    },
+    "execution_service.app.service": {
+        *VOCABULARY,
+        "brokers.factory",
+        "execution_service.app.notice",
+        "execution_service.app.settings",
+        "execution_service.app.supervisor",
+        "execution_service.app.wiring",
+        "execution_service.control.adopting",
+        "execution_service.control.commands",
+        "execution_service.delivery.confirmations",
+        "execution_service.delivery.dispatch",
+        "execution_service.delivery.party",
+        "execution_service.delivery.signals",
+        "execution_service.intake.intake",
+        "execution_service.ownership.account_ownership",
+        "execution_service.ownership.leases",
+        "execution_service.recording.live",
+        "execution_service.runtime.concurrency",
+        "execution_service.runtime.news",
+        "execution_service.runtime.supervision",
+        "execution_service.storage.ports",
+        "execution_service.trading.reconciliation",
+        "execution_service.trading.trader",
+        "execution_service.transport.ports",
     },
     "execution_service.execution_main": {
         "brokers.registry",
@@ -499,6 +515,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.app.own_python",
         "execution_service.app.service",
         "execution_service.app.settings",
+        "execution_service.app.wiring",
     },
 }
 
@@ -547,7 +564,7 @@ PURE_LIBRARY = {
 
 ENVIRONMENT_ALLOWED = {
     "execution_service/app/settings.py": "the one room that reads it",
-    "execution_service/app/service.py": "hands the address to Google's client, which looks there and nowhere else",
+    "execution_service/app/wiring.py": "hands the address to Google's client, which looks there and nowhere else",
     "execution_service/app/embedded.py": "hands it on to the servers that it starts, without the credentials in it",
     "scripts/whereabouts.py": "hands the address to Google's client, which looks there and nowhere else",
     "scripts/demo_gateway.py": "hands it on to the service that it starts, with the demo's own accounts",
@@ -790,7 +807,7 @@ def test_only_the_settings_read_the_environment() -> None:
 
 
 def test_the_service_only_sets_what_googles_client_looks_for() -> None:
-    for name in ("execution_service/app/service.py", "scripts/whereabouts.py"):
+    for name in ("execution_service/app/wiring.py", "scripts/whereabouts.py"):
         (source,) = (s for s in sources() if s.path == name)
         touched = [n for n in ast.walk(source.tree) if isinstance(n, ast.Attribute) and n.attr == "environ"]
         written = [
@@ -853,9 +870,9 @@ def test_only_the_clock_asks_the_machine_for_the_time() -> None:
     assert "execution_service/app/clock.py" in found
 
 
-def test_only_the_service_holds_the_real_clock() -> None:
+def test_only_the_wiring_holds_the_real_clock() -> None:
     found = {s.path for s in of("execution_service") if "SystemClock" in _names(s.tree)}
-    assert found == {"execution_service/app/service.py"}
+    assert found == {"execution_service/app/wiring.py"}
 
 
 def _names(tree: ast.AST) -> set[str]:

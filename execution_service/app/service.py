@@ -1,36 +1,32 @@
-"""Builds the parts and runs their life: start, wait for a signal, stop. The only room that wires, and that holds the real clock."""
+"""Starts the service and stops it, in order, and keeps spec 004's three doors; what it is made of is built elsewhere."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import gc
-import json
 import os
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 
-from brokers.base import Broker, BrokerPosition, Fill
+from brokers.base import BrokerPosition, Fill
 from brokers.factory import BrokerFactory
-from execution_service.app.clock import SystemClock
-from execution_service.app.embedded import TopicPlan, embedded_store, local_pubsub, make_private, owned
+from execution_service.app.notice import ENDPOINTS, keep_endpoints, withdraw_endpoints, write_endpoints
 from execution_service.app.settings import Account, Settings
 from execution_service.app.supervisor import Supervisor
+from execution_service.app.wiring import CannotStart, Parts, World, real_world
 from execution_service.control.adopting import Adopting
 from execution_service.control.commands import Commands
 from execution_service.core import texts
 from execution_service.core.messages.wire import Unusable, parse_order_fields
 from execution_service.core.orders.events import Event, Filled, Rejected
-from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest
 from execution_service.core.orders.status import Reason, ReasonCode, Status
@@ -39,30 +35,19 @@ from execution_service.delivery.confirmations import Confirmations
 from execution_service.delivery.dispatch import Delivery
 from execution_service.delivery.party import Party
 from execution_service.delivery.signals import trading_order_write
-from execution_service.delivery.stream import Sink
 from execution_service.intake.intake import Intake
-from execution_service.ownership.desks import UNASSIGNED, Desks
+from execution_service.ownership.account_ownership import UNASSIGNED, Desks
 from execution_service.ownership.leases import Self
-from execution_service.ownership.process_table import ProcessTable
-from execution_service.ownership.processes import Processes
 from execution_service.recording.live import LiveOrder, LiveOrders
-from execution_service.runtime.clock import Clock
+from execution_service.runtime.concurrency import side_by_side
 from execution_service.runtime.news import News
-from execution_service.runtime.reach import Reach
 from execution_service.runtime.supervision import Part
-from execution_service.runtime.threads import ThreadPool
-from execution_service.storage.mongo.store import MongoStore, connect
-from execution_service.storage.ports import DeadLetter, Spoilt, Store, Stored, StoreUnavailable
+from execution_service.storage.ports import DeadLetter, Spoilt, Stored, StoreUnavailable
 from execution_service.trading.reconciliation import CONNECTING_LOOKS, CONNECTING_SECONDS, Reconciliation
-from execution_service.trading.trader import Trader, TradingRules
-from execution_service.transport.inbox import Inbox
-from execution_service.transport.ports import Message, Publisher, PublishFailed, TopicMissing
-from execution_service.transport.pubsub import GooglePublisher, GoogleSubscriber
-from notifications.base import NoNotifier, Notifier
-from notifications.telegram import TelegramNotifier
+from execution_service.trading.trader import Trader
+from execution_service.transport.ports import Message, PublishFailed, TopicMissing
 
 log = structlog.get_logger(__name__)
-T = TypeVar("T")
 
 START_SECONDS = 60.0
 DRAIN_SECONDS = 4.0
@@ -75,46 +60,11 @@ LAST_ALERT_SECONDS = 3.0
 """So long a service that has to end waits until people have been told why."""
 SPOILT_SECONDS = 2.0
 """How often it is looked whether documents were met that cannot be read."""
-STORE_THREADS = 2
-ENDPOINTS = "endpoints.json"
 ORDERS_IN = "orders in"
-STATES_SECONDS = 0.5
-"""How often the accounts' states are looked at for the notice."""
-
-
-class CannotStart(Exception):
-    """Something the service needs could not be had within a minute; the message names it."""
 
 
 class CannotGoOn(Exception):
     """A part of the service could not be kept alive, and the service has stopped in order; the message names it and says why."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """The outside world, real or faked."""
-
-    store: Store
-    publisher: Publisher
-    notifier: Notifier
-    clock: Clock
-    orders: Inbox
-    commands: Inbox
-    account_of: Callable[[str], Account | None]
-    accounts: Sequence[str] = ()
-    """Those whose brokers are listened to from the start: what was finished before it may have filled since."""
-    create_broker: Callable[[Mapping[str, object]], Broker]
-    rules: TradingRules
-    nonce: str
-    shares_store: bool = False
-    """Other processes may write to the store: it is asked for cancels again before each sending."""
-    processes: Processes | None = None
-    """By which the death of another process on this machine can be proven; None: it never is."""
-    lease_seconds: float | None = None
-    """The term of the leases by which processes that share the store share out the accounts; None: this process is alone."""
-    uses_ordering_keys: bool = False
-    more_sinks: Sequence[Sink] = ()
-    """Where events of orders go besides `execution-confirmations`."""
 
 
 class ExecutionService:
@@ -645,137 +595,6 @@ async def _nothing(orders: Sequence[Order]) -> None:
     return None
 
 
-# --- the real world ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """The real parts, connected."""
-
-    parts: Parts
-    orders: GoogleSubscriber
-    commands: GoogleSubscriber
-    publisher: GooglePublisher
-    mongodb_uri: str
-    pubsub_host: str | None
-    revivals: Sequence[Part]
-    """What starts the embedded parts again, should they end."""
-
-
-@contextlib.asynccontextmanager
-async def real_world(settings: Settings) -> AsyncIterator[World]:
-    """Starts what is embedded and opens the rest; connects nothing that is not ours yet. Raises EmbeddedPartFailed, CannotStart."""
-    revivals: list[Part] = []
-    async with contextlib.AsyncExitStack() as stack:
-        is_embedded = settings.mongodb_uri is None
-        has_local_pubsub = settings.pubsub_emulator_host is None and not settings.has_google_credentials
-        if is_embedded or has_local_pubsub:
-            stack.enter_context(owned(settings.data_dir))
-        make_private(settings.data_dir)
-        own: dict[str, Coroutine[Any, Any, str]] = {}
-        if has_local_pubsub:
-            own["pubsub"] = stack.enter_async_context(
-                local_pubsub(settings.data_dir, _topic_plan(settings), revivals.append)
-            )
-        if is_embedded:
-            own["store"] = stack.enter_async_context(embedded_store(settings.data_dir, revivals.append))
-        addresses = dict(zip(own, await _side_by_side(*own.values()), strict=True))
-        pubsub_host = addresses.get("pubsub", settings.pubsub_emulator_host)
-        if pubsub_host is not None:
-            os.environ["PUBSUB_EMULATOR_HOST"] = pubsub_host  # Google's client looks there and nowhere else
-        uri = addresses["store"] if settings.mongodb_uri is None else settings.mongodb_uri.get_secret_value()
-        clock = SystemClock()
-        nonce = secrets.token_hex(6)
-        with _usable():
-            client = connect(uri)
-        store = MongoStore(
-            client,
-            settings.mongodb_database,
-            nonce=nonce,
-            clock=clock,
-            threads=ThreadPool("store", STORE_THREADS),
-            commit_threads=ThreadPool("store-commits", 1),
-            urgent_threads=ThreadPool("store-urgent", 1),
-            is_private=is_embedded,
-        )
-        stack.push_async_callback(store.close)
-        project = settings.google_cloud_project
-        reach = Reach("Pub/Sub", clock)
-        with _usable():
-            publisher = GooglePublisher(
-                project,
-                settings.execution_confirmations_topic,
-                emulator_host=pubsub_host,
-                reach=reach,
-                uses_ordering_keys=settings.publish_ordering_keys,
-            )
-            stack.push_async_callback(publisher.close)
-            orders = GoogleSubscriber(
-                project, settings.trading_orders_subscription, emulator_host=pubsub_host, clock=clock, reach=reach
-            )
-            stack.push_async_callback(orders.close)
-            commands = GoogleSubscriber(
-                project, settings.order_commands_subscription, emulator_host=pubsub_host, clock=clock, reach=reach
-            )
-            stack.push_async_callback(commands.close)
-        notifier = notifier_of(settings)
-        stack.push_async_callback(notifier.close)
-        parts = Parts(
-            store=store,
-            publisher=publisher,
-            notifier=notifier,
-            clock=clock,
-            orders=orders.messages,
-            commands=commands.messages,
-            account_of=settings.account,
-            accounts=tuple(settings.accounts),
-            create_broker=BrokerFactory.create_broker,
-            rules=TradingRules(
-                order_timeout_seconds=settings.order_timeout_seconds,
-                counts_while_held=settings.order_timeout_while_held,
-                max_order_age_seconds=settings.max_order_age_seconds,
-                max_retry_attempts=settings.max_retry_attempts,
-                reconcile_interval_seconds=settings.reconcile_interval_seconds,
-                exit_position_check=ExitPositionCheck(settings.exit_position_check.value),
-            ),
-            nonce=nonce,
-            shares_store=not is_embedded,
-            processes=ProcessTable(),
-            lease_seconds=None if is_embedded else settings.lease_seconds,
-            uses_ordering_keys=settings.publish_ordering_keys,
-        )
-        yield World(parts, orders, commands, publisher, uri, pubsub_host, revivals)
-
-
-@contextlib.contextmanager
-def _usable() -> Iterator[None]:
-    """Addresses and credentials that can never work end the start with a sentence."""
-    try:
-        yield
-    except (StoreUnavailable, PublishFailed) as exc:
-        raise CannotStart(str(exc)) from exc
-
-
-def notifier_of(settings: Settings) -> Notifier:
-    token, chat_id = settings.telegram_bot_token, settings.telegram_chat_id
-    if not settings.telegram_enabled or token is None or chat_id is None:
-        return NoNotifier()
-    return TelegramNotifier(token.get_secret_value(), chat_id, settings.telegram_api_base_url)
-
-
-def _topic_plan(settings: Settings) -> TopicPlan:
-    confirmations = settings.execution_confirmations_topic
-    return TopicPlan(
-        settings.google_cloud_project,
-        ("trading-orders", "order-commands", confirmations),
-        (
-            (settings.trading_orders_subscription, "trading-orders"),
-            (settings.order_commands_subscription, "order-commands"),
-            (f"{confirmations}-sub", confirmations),
-        ),
-    )
-
-
 async def serve(
     settings: Settings, say: Callable[[str], None], at_stop: Callable[[str], None] = lambda reason: None
 ) -> None:
@@ -787,7 +606,7 @@ async def serve(
     endpoints = settings.data_dir / ENDPOINTS
     with _signals(stop, at_stop):
         async with real_world(settings) as world, contextlib.AsyncExitStack() as at_end:
-            _withdraw_endpoints(endpoints)
+            withdraw_endpoints(endpoints)
             service = ExecutionService(world.parts)
             # Whatever ends the start: nothing may revive what is stopped.
             at_end.push_async_callback(service.supervisor.end_all)
@@ -796,7 +615,7 @@ async def serve(
             await world.parts.notifier.start()
             pubsub = (world.orders, world.commands, world.publisher)
             checks = {"the store": world.parts.store.open} | {f"Pub/Sub ({part.path})": part.check for part in pubsub}
-            await _side_by_side(_patiently(checks, stop), _load_ahead(settings))
+            await side_by_side(_patiently(checks, stop), _load_ahead(settings))
             if stop.is_set():
                 return
             await _patiently({"the store": service.start}, stop)
@@ -806,13 +625,13 @@ async def serve(
             ]
             around = [
                 Part("watch over Pub/Sub", world.orders.watch),
-                Part("notice for scripts", lambda: _keep_endpoints(endpoints, settings, world, service)),
+                Part("notice for scripts", lambda: keep_endpoints(endpoints, settings, world, service)),
             ]
             reason = ""
             try:
                 for each in (*pulls, *around):
                     service.supervisor.keep(each)
-                _write_endpoints(endpoints, settings, world, service)
+                write_endpoints(endpoints, settings, world, service)
                 log.info("Execution service ready", action="ready")
                 say(_what_next(settings, world))
                 reason = await _until_it_ends(service, stop)
@@ -820,7 +639,7 @@ async def serve(
                     at_stop(reason)
                 log.info("Execution service stops", action="stopping")
             finally:
-                _withdraw_endpoints(endpoints)
+                withdraw_endpoints(endpoints)
                 await service.supervisor.end(*(each.name for each in around))
                 await service.take_no_more()
                 # What was received and not stored goes back while the rest of the service ends.
@@ -857,19 +676,6 @@ def _set_start_aside() -> None:
     through all of it each time."""
     gc.collect()
     gc.freeze()
-
-
-async def _side_by_side(*calls: Coroutine[Any, Any, T]) -> list[T]:
-    """All of these at once, begun in this sequence; what they return. Raises what the first raises that fails, when the others have ended."""
-    first: BaseException | None = None
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(call) for call in calls]
-    except BaseExceptionGroup as failures:
-        first = failures.exceptions[0]
-    if first is not None:
-        raise first  # out here, as it was: its cause stays what it is
-    return [task.result() for task in tasks]
 
 
 async def _patiently(calls: Mapping[str, Callable[[], Awaitable[None]]], stop: asyncio.Event) -> None:
@@ -915,66 +721,6 @@ def _signals(stop: asyncio.Event, at_stop: Callable[[str], None]) -> Any:
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
-
-
-async def _keep_endpoints(path: Path, settings: Settings, world: World, service: ExecutionService) -> None:
-    """Writes them anew whenever the state of an account or of a part has changed."""
-    told: object = None
-    while True:
-        await asyncio.sleep(STATES_SECONDS)
-        states = service.account_states(), service.part_states()
-        if states != told:
-            try:
-                _write_endpoints(path, settings, world, service)
-            except OSError as exc:
-                log.warning(f"{path} could not be written: {exc}", action="notice_not_written")
-                continue
-            told = states
-
-
-def _write_endpoints(path: Path, settings: Settings, world: World, service: ExecutionService) -> None:
-    """Where scripts find the parts, and how the accounts stand; without credentials, for a configured URI is known to whoever configured it."""
-    is_embedded = settings.mongodb_uri is None
-    body = {
-        "pid": os.getpid(),
-        "mongodb_uri": world.mongodb_uri if is_embedded else None,
-        "mongodb_database": settings.mongodb_database,
-        "pubsub_emulator_host": world.pubsub_host,
-        "google_cloud_project": settings.google_cloud_project,
-        "accounts": service.account_states(),
-        "parts": service.part_states(),
-    }
-    # Services that share the folder write theirs at the same time.
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(body, indent=1), encoding="utf-8")
-    temporary.chmod(0o600)
-    temporary.replace(path)
-
-
-def _withdraw_endpoints(path: Path) -> None:
-    """Removes what this process wrote or a dead one left; a living service that shares the folder keeps its own."""
-    writer = endpoints_writer(path)
-    if writer is None or writer == os.getpid() or not _is_alive(writer):
-        path.unlink(missing_ok=True)
-
-
-def endpoints_writer(path: Path) -> int | None:
-    """The process that the file names, None where nothing readable is there."""
-    try:
-        writer = json.loads(path.read_text(encoding="utf-8")).get("pid")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return writer if isinstance(writer, int) else None
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _what_next(settings: Settings, world: World) -> str:

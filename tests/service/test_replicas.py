@@ -18,7 +18,7 @@ from execution_service.core.orders.events import Noted
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry
-from execution_service.ownership.desks import UNASSIGNED
+from execution_service.ownership.account_ownership import UNASSIGNED
 from execution_service.storage.ports import Strike
 from execution_service.trading.trader import TradingRules
 from tests.builders import filled_by, submit_started

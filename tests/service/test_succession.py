@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from execution_service.core.orders.status import Status
-from execution_service.ownership.desks import UNASSIGNED
+from execution_service.ownership.account_ownership import UNASSIGNED
 from execution_service.storage.ports import ProcessIdentity
 from tests.fakes import ACCOUNT, World, world_of
 from tests.service.audit import audit

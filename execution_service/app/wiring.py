@@ -1,0 +1,197 @@
+"""Chooses and builds the parts of the real world from the settings; starts none of what the service keeps alive."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from brokers.base import Broker
+from brokers.factory import BrokerFactory
+from execution_service.app.clock import SystemClock
+from execution_service.app.embedded import TopicPlan, embedded_store, local_pubsub, make_private, owned
+from execution_service.app.settings import Account, Settings
+from execution_service.core.orders.exit_bound import ExitPositionCheck
+from execution_service.delivery.stream import Sink
+from execution_service.ownership.process_table import ProcessTable
+from execution_service.ownership.processes import Processes
+from execution_service.runtime.clock import Clock
+from execution_service.runtime.concurrency import side_by_side
+from execution_service.runtime.reach import Reach
+from execution_service.runtime.supervision import Part
+from execution_service.runtime.threads import ThreadPool
+from execution_service.storage.mongo.store import MongoStore, connect
+from execution_service.storage.ports import Store, StoreUnavailable
+from execution_service.trading.trader import TradingRules
+from execution_service.transport.inbox import Inbox
+from execution_service.transport.ports import Publisher, PublishFailed
+from execution_service.transport.pubsub import GooglePublisher, GoogleSubscriber
+from notifications.base import NoNotifier, Notifier
+from notifications.telegram import TelegramNotifier
+
+STORE_THREADS = 2
+
+
+class CannotStart(Exception):
+    """Something the service needs could not be had within a minute; the message names it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The outside world, real or faked."""
+
+    store: Store
+    publisher: Publisher
+    notifier: Notifier
+    clock: Clock
+    orders: Inbox
+    commands: Inbox
+    account_of: Callable[[str], Account | None]
+    accounts: Sequence[str] = ()
+    """Those whose brokers are listened to from the start: what was finished before it may have filled since."""
+    create_broker: Callable[[Mapping[str, object]], Broker]
+    rules: TradingRules
+    nonce: str
+    shares_store: bool = False
+    """Other processes may write to the store: it is asked for cancels again before each sending."""
+    processes: Processes | None = None
+    """By which the death of another process on this machine can be proven; None: it never is."""
+    lease_seconds: float | None = None
+    """The term of the leases by which processes that share the store share out the accounts; None: this process is alone."""
+    uses_ordering_keys: bool = False
+    more_sinks: Sequence[Sink] = ()
+    """Where events of orders go besides `execution-confirmations`."""
+
+
+# --- the real world ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The real parts, connected."""
+
+    parts: Parts
+    orders: GoogleSubscriber
+    commands: GoogleSubscriber
+    publisher: GooglePublisher
+    mongodb_uri: str
+    pubsub_host: str | None
+    revivals: Sequence[Part]
+    """What starts the embedded parts again, should they end."""
+
+
+@contextlib.asynccontextmanager
+async def real_world(settings: Settings) -> AsyncIterator[World]:
+    """Starts what is embedded and opens the rest; connects nothing that is not ours yet. Raises EmbeddedPartFailed, CannotStart."""
+    revivals: list[Part] = []
+    async with contextlib.AsyncExitStack() as stack:
+        is_embedded = settings.mongodb_uri is None
+        has_local_pubsub = settings.pubsub_emulator_host is None and not settings.has_google_credentials
+        if is_embedded or has_local_pubsub:
+            stack.enter_context(owned(settings.data_dir))
+        make_private(settings.data_dir)
+        own: dict[str, Coroutine[Any, Any, str]] = {}
+        if has_local_pubsub:
+            own["pubsub"] = stack.enter_async_context(
+                local_pubsub(settings.data_dir, _topic_plan(settings), revivals.append)
+            )
+        if is_embedded:
+            own["store"] = stack.enter_async_context(embedded_store(settings.data_dir, revivals.append))
+        addresses = dict(zip(own, await side_by_side(*own.values()), strict=True))
+        pubsub_host = addresses.get("pubsub", settings.pubsub_emulator_host)
+        if pubsub_host is not None:
+            os.environ["PUBSUB_EMULATOR_HOST"] = pubsub_host  # Google's client looks there and nowhere else
+        uri = addresses["store"] if settings.mongodb_uri is None else settings.mongodb_uri.get_secret_value()
+        clock = SystemClock()
+        nonce = secrets.token_hex(6)
+        with _usable():
+            client = connect(uri)
+        store = MongoStore(
+            client,
+            settings.mongodb_database,
+            nonce=nonce,
+            clock=clock,
+            threads=ThreadPool("store", STORE_THREADS),
+            commit_threads=ThreadPool("store-commits", 1),
+            urgent_threads=ThreadPool("store-urgent", 1),
+            is_private=is_embedded,
+        )
+        stack.push_async_callback(store.close)
+        project = settings.google_cloud_project
+        reach = Reach("Pub/Sub", clock)
+        with _usable():
+            publisher = GooglePublisher(
+                project,
+                settings.execution_confirmations_topic,
+                emulator_host=pubsub_host,
+                reach=reach,
+                uses_ordering_keys=settings.publish_ordering_keys,
+            )
+            stack.push_async_callback(publisher.close)
+            orders = GoogleSubscriber(
+                project, settings.trading_orders_subscription, emulator_host=pubsub_host, clock=clock, reach=reach
+            )
+            stack.push_async_callback(orders.close)
+            commands = GoogleSubscriber(
+                project, settings.order_commands_subscription, emulator_host=pubsub_host, clock=clock, reach=reach
+            )
+            stack.push_async_callback(commands.close)
+        notifier = notifier_of(settings)
+        stack.push_async_callback(notifier.close)
+        parts = Parts(
+            store=store,
+            publisher=publisher,
+            notifier=notifier,
+            clock=clock,
+            orders=orders.messages,
+            commands=commands.messages,
+            account_of=settings.account,
+            accounts=tuple(settings.accounts),
+            create_broker=BrokerFactory.create_broker,
+            rules=TradingRules(
+                order_timeout_seconds=settings.order_timeout_seconds,
+                counts_while_held=settings.order_timeout_while_held,
+                max_order_age_seconds=settings.max_order_age_seconds,
+                max_retry_attempts=settings.max_retry_attempts,
+                reconcile_interval_seconds=settings.reconcile_interval_seconds,
+                exit_position_check=ExitPositionCheck(settings.exit_position_check.value),
+            ),
+            nonce=nonce,
+            shares_store=not is_embedded,
+            processes=ProcessTable(),
+            lease_seconds=None if is_embedded else settings.lease_seconds,
+            uses_ordering_keys=settings.publish_ordering_keys,
+        )
+        yield World(parts, orders, commands, publisher, uri, pubsub_host, revivals)
+
+
+@contextlib.contextmanager
+def _usable() -> Iterator[None]:
+    """Addresses and credentials that can never work end the start with a sentence."""
+    try:
+        yield
+    except (StoreUnavailable, PublishFailed) as exc:
+        raise CannotStart(str(exc)) from exc
+
+
+def notifier_of(settings: Settings) -> Notifier:
+    token, chat_id = settings.telegram_bot_token, settings.telegram_chat_id
+    if not settings.telegram_enabled or token is None or chat_id is None:
+        return NoNotifier()
+    return TelegramNotifier(token.get_secret_value(), chat_id, settings.telegram_api_base_url)
+
+
+def _topic_plan(settings: Settings) -> TopicPlan:
+    confirmations = settings.execution_confirmations_topic
+    return TopicPlan(
+        settings.google_cloud_project,
+        ("trading-orders", "order-commands", confirmations),
+        (
+            (settings.trading_orders_subscription, "trading-orders"),
+            (settings.order_commands_subscription, "order-commands"),
+            (f"{confirmations}-sub", confirmations),
+        ),
+    )
