@@ -765,7 +765,6 @@ class World:
                 rules=self.rules,
                 nonce=nonce,
                 uses_ordering_keys=self._uses_ordering_keys,
-                shares_store=self._lease_seconds is not None,
                 lease_seconds=self._lease_seconds,
                 processes=self.processes,
                 more_sinks=self._more_sinks,

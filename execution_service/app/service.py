@@ -8,58 +8,33 @@ import gc
 import os
 import secrets
 import signal
-import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 import structlog
 
-from brokers.base import BrokerPosition, Fill
+from brokers.base import Fill
 from brokers.factory import BrokerFactory
 from execution_service.app.notice import ENDPOINTS, keep_endpoints, withdraw_endpoints, write_endpoints
-from execution_service.app.settings import Account, Settings
-from execution_service.app.supervisor import Supervisor
-from execution_service.app.wiring import CannotStart, Parts, World, real_world
-from execution_service.control.adopting import Adopting
-from execution_service.control.commands import Commands
-from execution_service.core import texts
+from execution_service.app.settings import Settings
+from execution_service.app.wiring import CannotStart, Parts, World, build, real_world
 from execution_service.core.messages.wire import Unusable, parse_order_fields
 from execution_service.core.orders.events import Event, Filled, Rejected
 from execution_service.core.orders.order import Order
-from execution_service.core.orders.request import OrderRequest
 from execution_service.core.orders.status import Reason, ReasonCode, Status
-from execution_service.core.reconcile import Outcome
-from execution_service.delivery.confirmations import Confirmations
-from execution_service.delivery.dispatch import Delivery
-from execution_service.delivery.party import Party
-from execution_service.delivery.signals import trading_order_write
-from execution_service.intake.intake import Intake
-from execution_service.ownership.account_ownership import UNASSIGNED, Desks
-from execution_service.ownership.leases import Self
-from execution_service.recording.live import LiveOrder, LiveOrders
 from execution_service.runtime.concurrency import side_by_side
-from execution_service.runtime.news import News
 from execution_service.runtime.supervision import Part
-from execution_service.storage.ports import DeadLetter, Spoilt, Stored, StoreUnavailable
-from execution_service.trading.reconciliation import CONNECTING_LOOKS, CONNECTING_SECONDS, Reconciliation
-from execution_service.trading.trader import Trader
+from execution_service.storage.ports import StoreUnavailable
 from execution_service.transport.ports import Message, PublishFailed, TopicMissing
 
 log = structlog.get_logger(__name__)
 
 START_SECONDS = 60.0
 DRAIN_SECONDS = 4.0
-UNNAMED_ACCOUNT_IDLE_SECONDS = 120.0
-"""An account that no file names (the mock broker takes any) keeps its trader so long after its last order."""
-ORPHANS_GATHERED_SECONDS = 2.0
-ORPHANS_AGAIN_SECONDS = 60.0
-"""After which it is looked again whether somebody works the orders of accounts that another process held."""
 LAST_ALERT_SECONDS = 3.0
 """So long a service that has to end waits until people have been told why."""
-SPOILT_SECONDS = 2.0
-"""How often it is looked whether documents were met that cannot be read."""
 ORDERS_IN = "orders in"
 
 
@@ -74,71 +49,17 @@ class ExecutionService:
         self._parts = parts
         self._store = parts.store
         self._clock = parts.clock
-        self.live_orders = LiveOrders(parts.store, parts.clock)
-        self.traders: dict[str, Trader] = {}
-        self.reconciliations: dict[str, Reconciliation] = {}
-        self._last_seen_busy: dict[str, float] = {}
-        self._orphans: dict[str, dict[str, str]] = {}
-        """By account that is not configured: the signals of its unfinished orders of which people have not been told, by our id."""
-        self._orphan_news = News(parts.clock)
-        self._leases_seen: dict[str, tuple[object, float]] = {}
-        """By account: the mark of its lease when that was last seen to move, and when that was."""
+        rooms = build(parts)
+        self.live_orders = rooms.live_orders
+        self.ownership = rooms.ownership
+        self.outbox = rooms.delivery
+        self.supervisor = rooms.supervisor
+        self.accounts = rooms.accounts
+        self.commands = rooms.commands
+        self.intake = rooms.intake
+        self.orphans = rooms.orphans
+        self.unreadable = rooms.unreadable
         self._is_begun = False
-        confirmations = Confirmations(
-            publisher=parts.publisher, party_of=self._party_of, uses_ordering_keys=parts.uses_ordering_keys
-        )
-        self.outbox = Delivery(
-            live_orders=self.live_orders,
-            store=parts.store,
-            notifier=parts.notifier,
-            clock=parts.clock,
-            sinks=[confirmations, *parts.more_sinks],
-            party_of=self._party_of,
-            max_attempts=parts.rules.max_retry_attempts,
-            is_ours=lambda account_id: self._holds(self._desk_name(account_id)),
-            sends_alerts=None if parts.lease_seconds is None else lambda: self._holds(UNASSIGNED),
-        )
-        self.supervisor = Supervisor(parts.clock, self.outbox.raise_alarm)
-        self.desks = None if parts.lease_seconds is None else self._new_desks(parts.lease_seconds)
-        self.adopting = Adopting(
-            store=parts.store,
-            live_orders=self.live_orders,
-            clock=parts.clock,
-            desk_of=self._desk_of,
-            positions_of=self._positions_of,
-            hand_over=self._hand_over,
-            look_again=self._compare_soon,
-            is_known_account=lambda account_id: parts.account_of(account_id) is not None,
-            foreign_desk=_nobody_elses if self.desks is None else self.desks.foreign_desk,
-        )
-        self.commands = Commands(
-            store=parts.store,
-            live_orders=self.live_orders,
-            clock=parts.clock,
-            desk_of=self._desk_of,
-            replay=self._replay,
-            show_again=self._show_again,
-            reconcile=self._reconcile,
-            shares_store=parts.shares_store,
-            max_order_age_seconds=parts.rules.max_order_age_seconds,
-            raise_alarm=self.outbox.raise_alarm,
-            tell_holder=None if self.desks is None else self.desks.tell_holder,
-            adopt=self.adopting.carry_out,
-            positions_of=self._positions_of,
-            is_elsewhere=_not_elsewhere if self.desks is None else self.desks.is_elsewhere,
-            belongs_elsewhere=_not_elsewhere if self.desks is None else self.desks.belongs_elsewhere,
-        )
-        self.intake = Intake(
-            store=parts.store,
-            live_orders=self.live_orders,
-            clock=parts.clock,
-            is_known_account=lambda account_id: parts.account_of(account_id) is not None,
-            is_cancelled=self.commands.is_cancelled,
-            look_for_cancels=self.commands.look_for_cancels if parts.shares_store else _nothing,
-            hand_over=self._hand_over,
-            raise_alarm=self.outbox.raise_alarm_durably,
-            foreign_desk=_nobody_elses if self.desks is None else self.desks.foreign_desk,
-        )
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -150,52 +71,38 @@ class ExecutionService:
         if not self._is_begun:
             await self._store.be_kept(self.supervisor)
             self._is_begun = True
-        if self.desks is not None:
-            await self.commands.start()
-            await self.desks.start()
-            self._keep(*self.desks.parts())
-        else:
-            unsettled = await self._store.open_orders()
-            for stored in unsettled:
-                self._hand_over(stored)
-            for account_id in self._parts.accounts:
-                self.trader_of(account_id)
-            await self.commands.start()
-            for trader in self.traders.values():
-                self._keep_trading(trader)
-            _say_recovered(unsettled)
+        await self.ownership.take_up()
+        await self.commands.start()
+        await self.ownership.start()
+        self._keep(*self.ownership.parts())
         self._keep(Part(ORDERS_IN, lambda: self.intake.run(self._parts.orders)))
         self._keep(*self.commands.parts(self._parts.commands))
         self._keep(*self.outbox.parts())
-        self._keep(Part("traders without orders", self._let_idle_traders_go))
-        self._keep(Part("orders that nobody works", self._tell_of_orphans))
-        self._keep(Part("records that cannot be read", self._tell_of_spoilt))
+        self._keep(*self.accounts.parts(), *self.orphans.parts(), *self.unreadable.parts())
 
     async def take_no_more(self) -> None:
         """No message is stored any more: whoever pulls them can hand back what was not."""
         await self.supervisor.end(ORDERS_IN, *self._names_of(self.commands.parts(self._parts.commands)))
+        self.accounts.begin_no_more()
 
     async def stop(self) -> None:
         """Takes nothing new, lets what is on its way finish for a few seconds, and ends. Working orders stay at the broker."""
         await self.take_no_more()
         await self.commands.end()
-        if self.desks is not None:
-            self.desks.take_no_more()
+        self.ownership.take_no_more()
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
-                for trader in tuple(self.traders.values()):
-                    await trader.drain()
+                await self.accounts.drain()
                 await self.outbox.drain()
         except TimeoutError:
             log.info(f"What was on its way has not ended within {DRAIN_SECONDS:g} s", action="drain_ended")
         except Exception as exc:
             log.error(f"What was on its way is left to the next start: {exc}", action="drain_failed", exc_info=exc)
-        renewing = [] if self.desks is None else self._names_of(self.desks.parts())
+        renewing = self._names_of(self.ownership.parts())
         await self.supervisor.end(*(name for name in self.supervisor.names if name not in renewing))
-        if self.desks is not None:
-            # Renewed to the last: the others are to begin when nothing of ours is at the broker any more.
-            await self.supervisor.end(*renewing)
-            await self.desks.end()
+        # Renewed to the last: the others are to begin when nothing of ours is at the broker any more.
+        await self.supervisor.end(*renewing)
+        await self.ownership.end()
         await self.supervisor.end_all()
 
     async def has_to_end(self) -> str:
@@ -224,263 +131,9 @@ class ExecutionService:
         """How each long-running part stands, by name, as `Supervisor.states` tells it."""
         return self.supervisor.states()
 
-    # --- wiring -------------------------------------------------------------------------------------------------
-
-    def trader_of(self, account_id: str | None) -> Trader | None:
-        """The account's trader; None for an account that is not configured. One that is alone makes it when it is first needed, one that
-        shares its store when it opens the desk."""
-        if account_id is None:
-            return None
-        trader = self.traders.get(account_id)
-        account = None if trader is not None or self.desks is not None else self._parts.account_of(account_id)
-        if account is not None:
-            trader = self.traders[account_id] = self._new_trader(account)
-            if ORDERS_IN in self.supervisor.names:
-                self._keep_trading(trader)
-        return trader
-
-    async def _let_idle_traders_go(self) -> None:
-        """So that a thousand accounts that somebody made up are not asked about for ever; who sends them an order again finds a new trader."""
-        while True:
-            await self._clock.sleep(UNNAMED_ACCOUNT_IDLE_SECONDS / 4)
-            now = self._clock.monotonic()
-            in_hand = {live.order.request.account_id for live in self.live_orders.by_id.values()}
-            in_hand |= self.outbox.accounts_in_hand
-            for account_id in self.traders.keys() - set(self._parts.accounts):
-                since = self._last_seen_busy.setdefault(account_id, now)
-                if account_id in in_hand:
-                    self._last_seen_busy[account_id] = now
-                elif now - since >= UNNAMED_ACCOUNT_IDLE_SECONDS:
-                    del self._last_seen_busy[account_id]
-                    if self.desks is not None:
-                        self.desks.give_back(account_id)
-                    else:
-                        await self._close_desk(account_id)
-
-    def _keep_trading(self, trader: Trader) -> None:
-        self._keep(Part(_trader_name(trader.account_id), trader.run, trader.account_id))
-
-    def _new_desks(self, lease_seconds: float) -> Desks:
-        processes = self._parts.processes
-        identity = None if processes is None else processes.own
-        return Desks(
-            store=self._store,
-            live_orders=self.live_orders,
-            clock=self._clock,
-            me=Self(self._parts.nonce, socket.gethostname(), os.getpid(), identity),
-            processes=processes,
-            term_seconds=lease_seconds,
-            accounts=self._parts.accounts,
-            is_known_account=lambda account_id: self._parts.account_of(account_id) is not None,
-            opens=self._open_desk,
-            hand_over=self._hand_over,
-            look_again=self._looked_at,
-            has_taken=self.outbox.has_taken,
-            lets_go=self._let_go,
-            closes=self._close_desk,
-            raise_alarm=self.outbox.raise_alarm,
-            keeper=self.supervisor,
-        )
-
-    def _open_desk(self, desk: str, unsettled: Sequence[Stored]) -> None:
-        account = self._parts.account_of(desk)
-        if account is not None:
-            self.traders[desk] = self._new_trader(account)
-        for stored in unsettled:
-            self._hand_over(stored)
-        if account is not None:
-            self._keep_trading(self.traders[desk])
-        _say_recovered(unsettled)
-
-    def _let_go(self, desk: str) -> None:
-        desks = self.desks
-        assert desks is not None
-        for live in tuple(self.live_orders.by_id.values()):
-            if desks.desk_of(live.order.request.account_id) == desk:
-                self.live_orders.let_go(live)
-        self.outbox.let_go(lambda account_id: desks.desk_of(account_id) == desk)
-
-    async def _close_desk(self, desk: str) -> None:
-        self.traders.pop(desk, None)
-        self.reconciliations.pop(desk, None)
-        await self.supervisor.end(_trader_name(desk))
-
-    def _desk_name(self, account_id: str | None) -> str:
-        return UNASSIGNED if self.desks is None else self.desks.desk_of(account_id)
-
-    def _holds(self, desk: str) -> bool:
-        return self.desks is None or self.desks.holds(desk)
-
-    def _new_trader(self, account: Account) -> Trader:
-        trader = Trader(
-            account_id=account.account_id,
-            account_name=account.name,
-            broker_name=account.broker.upper(),
-            create_broker=lambda: self._parts.create_broker(account.config),
-            live_orders=self.live_orders,
-            store=self._store,
-            clock=self._clock,
-            rules=self._parts.rules,
-            nonce=self._parts.nonce,
-            raise_alarm=self.outbox.raise_alarm,
-            is_cancelled=self.commands.is_cancelled,
-            look_for_cancels=self.commands.look_for_cancels if self._parts.shares_store else _nothing,
-            keeper=self.supervisor,
-            is_live=account.live,
-            holds_desk=lambda: self._holds(account.account_id),
-        )
-        reconciliation = self.reconciliations[account.account_id] = Reconciliation(
-            account=trader,
-            live_orders=self.live_orders,
-            store=self._store,
-            clock=self._clock,
-            interval_seconds=self._parts.rules.reconcile_interval_seconds,
-            raise_alarm=self.outbox.raise_alarm,
-            raise_alarm_once=self.outbox.raise_alarm_once,
-        )
-        trader.on_connected = reconciliation.connected
-        trader.on_ended = reconciliation.ended
-        trader.on_traded_past_us = reconciliation.traded_past_us
-        trader.binding = reconciliation.binding
-        trader.alongside.append(Part(f"comparison {account.account_id}", reconciliation.run, account.account_id))
-        return trader
-
-    def account_states(self) -> dict[str, dict[str, str]]:
+    def account_states(self) -> Mapping[str, Mapping[str, str]]:
         """Of each account that has a trader: its broker, its state there, and what the trouble is."""
-        return {
-            account_id: {"broker": trader.broker_name, "state": trader.state.value, "trouble": trader.trouble}
-            for account_id, trader in self.traders.items()
-        }
-
-    def _hand_over(self, stored: Stored) -> None:
-        if self.outbox.has_taken(stored.order.order_id, stored.order.version):
-            return
-        live = self.live_orders.adopt(stored)
-        self.outbox.wake(live)
-        if live.order.status.is_final:
-            return
-        trader = self.trader_of(live.order.request.account_id)
-        if trader is not None:
-            trader.take(live)
-        else:
-            # Configured once, and no longer: nobody can say what became of it there.
-            log.error(
-                f"Order {live.order.order_id} is {live.order.status} for account "
-                f"{live.order.request.account_id}, which is not configured any more; it is left alone",
-                action="orphaned_order",
-                signal_id=live.order.signal_id,
-            )
-            orphans = self._orphans.setdefault(str(live.order.request.account_id), {})
-            orphans[live.order.order_id] = live.order.signal_id
-            self._orphan_news.tell()
-
-    async def _tell_of_orphans(self) -> None:
-        """People learn of the accounts whose unfinished orders nobody works, of all that are met at the same moment at once."""
-        while True:
-            await self._clock.sleep(ORPHANS_GATHERED_SECONDS)
-            try:
-                await self._forget_ended_orphans()
-                nobodys = sorted(self._orphans.keys() - await self._worked_elsewhere()) if self._orphans else []
-            except StoreUnavailable as exc:
-                log.warning(f"Who works unfinished orders waits for the store: {exc}", action="orphans_waiting")
-                continue
-            for account_id in nobodys:
-                about = dict(self._orphans[account_id])
-                words = texts.account_not_configured(account_id, tuple(about.values()))
-                await self.outbox.raise_alarm(f"not_configured:{account_id}", words)
-                self._forget_orphans(about)  # not before: who fails in between tells of them when begun anew
-            await self._orphan_news.wait(ORPHANS_AGAIN_SECONDS if self._orphans else None)
-
-    async def _forget_ended_orphans(self) -> None:
-        """Those that another process, which knew their account, has brought to their end. Raises StoreUnavailable."""
-        order_ids = [order_id for orphans in self._orphans.values() for order_id in orphans]
-        found = await self._store.load(order_ids) if order_ids else []
-        self._forget_orphans({stored.order.order_id for stored in found if stored.order.status.is_final})
-
-    def _forget_orphans(self, order_ids: Iterable[str]) -> None:
-        gone = set(order_ids)
-        kept = {
-            account_id: {order_id: signal for order_id, signal in orphans.items() if order_id not in gone}
-            for account_id, orphans in self._orphans.items()
-        }
-        self._orphans = {account_id: orphans for account_id, orphans in kept.items() if orphans}
-
-    async def _tell_of_spoilt(self) -> None:
-        """People learn of documents that cannot be read: those met in the same seconds at once, by account."""
-        while True:
-            await self._clock.sleep(SPOILT_SECONDS)
-            by_account: dict[str | None, list[Spoilt]] = {}
-            for spoilt in self._store.newly_spoilt():
-                by_account.setdefault(spoilt.account_id, []).append(spoilt)
-            for account_id, some in by_account.items():
-                words = texts.record_cannot_be_read(account_name=account_id, what=[spoilt.words for spoilt in some])
-                await self.outbox.raise_alarm(f"record_cannot_be_read:{account_id or ''}", words)
-                self._store.spoilt_told(some)
-
-    async def _worked_elsewhere(self) -> set[str]:
-        """Accounts that another process holds, and has not been silent at for its term: its settings may know what ours do not."""
-        if self.desks is None:
-            return set()
-        now, before = self._clock.monotonic(), self._leases_seen
-        held = [lease for lease in await self._store.leases() if lease.holder]
-        self._leases_seen = {
-            lease.desk: known if (known := before.get(lease.desk, (None, now)))[0] == lease.mark else (lease.mark, now)
-            for lease in held
-        }
-        return {lease.desk for lease in held if now - self._leases_seen[lease.desk][1] < lease.term_seconds}
-
-    def _desk_of(self, account_id: str | None) -> Trader | None:
-        return self.trader_of(account_id)
-
-    def _party_of(self, account_id: str | None) -> Party:
-        trader = None if account_id is None else self.traders.get(account_id)
-        if trader is not None:
-            return Party(trader.account_name, trader.broker_name)
-        account = None if account_id is None else self._parts.account_of(account_id)
-        return Party(None, "NONE") if account is None else Party(account.name, account.broker.upper())
-
-    async def _reconcile(self, account_id: str) -> Outcome | None:
-        """None: the account is not configured."""
-        if self.trader_of(account_id) is not None:
-            return await self.reconciliations[account_id].compare_now()
-        if self._parts.account_of(account_id) is None:
-            return None
-        return Outcome(is_compared=False, words="Not compared: whoever trades the account has not answered")
-
-    def _compare_soon(self, account_id: str) -> None:
-        """What was adopted is to be seen in the comparison now, and not only at the next that is due."""
-        reconciliation = self.reconciliations.get(account_id)
-        if reconciliation is not None:
-            reconciliation.connected()
-
-    async def _positions_of(self, account_id: str) -> Sequence[BrokerPosition] | None:
-        """By its broker; None where that does not tell them now."""
-        trader = self.trader_of(account_id)
-        if trader is None:
-            return None
-        for _ in range(CONNECTING_LOOKS):
-            if trader.is_connected:
-                break
-            await self._clock.sleep(CONNECTING_SECONDS / CONNECTING_LOOKS)
-        if not trader.is_connected:
-            return None
-        try:
-            return await trader.read_positions()
-        except Exception as exc:  # noqa: BLE001  whatever it was, positions are not told
-            log.warning(
-                f"The broker does not tell positions: {str(exc) or type(exc).__name__}",
-                action="positions_not_told",
-                account_id=account_id,
-            )
-            return None
-
-    async def _replay(self, message: Message) -> DeadLetter | None:
-        """The dead letter that it is again; None: it became an order, or was one already."""
-        await self.intake.take([message])
-        return await self._store.dead_letter(message.message_id)
-
-    async def _show_again(self, order: Order) -> None:
-        await self._store.write_views([trading_order_write(order, self._clock.now())])
+        return self.accounts.states()
 
     # --- doors for programs that use the service as a library -----------------------------------------------------
 
@@ -530,37 +183,14 @@ class ExecutionService:
             found = await self._store.load([order_id]) or await self._store.find([f"broker:{order_id}"])
             if len(found) != 1:
                 raise KeyError(order_id)
-            if self.desks is not None and self.desks.foreign_desk(found[0].order) is not None:
+            if self.ownership.elsewhere(found[0].order) is not None:
                 order = await self.live_orders.record_for_holder(found[0].order, decide)
-                await self.desks.tell_holder(order)
+                await self.ownership.leave_to_holder(order)
                 return order
             live = self.live_orders.adopt(found[0])
         await self.live_orders.record(live, decide)
-        self._looked_at(live)
+        self.accounts.look_again(live)
         return live.order
-
-    def _looked_at(self, live: LiveOrder) -> None:
-        self.outbox.wake(live)  # which lets go of it again if nothing is owed
-        trader = self.trader_of(live.order.request.account_id)
-        if trader is not None and isinstance(live.order.request, OrderRequest):
-            trader.look_again(live)
-
-
-def _trader_name(account_id: str) -> str:
-    return f"trader {account_id}"
-
-
-def _say_recovered(unsettled: Sequence[Stored]) -> None:
-    if unsettled:
-        log.info(f"Took up {len(unsettled)} unsettled orders", action="recovered", count=len(unsettled))
-
-
-def _not_elsewhere(account_id: str) -> bool:
-    return False
-
-
-def _nobody_elses(order: Order) -> str | None:
-    return None
 
 
 def _told_fill(fill_data: Mapping[str, Any], now: datetime) -> Fill:
@@ -589,10 +219,6 @@ def _told_fill(fill_data: Mapping[str, Any], now: datetime) -> Fill:
         commission=None if fill_data.get("commission") is None else number("commission", is_positive=False),
         commission_currency=None if currency is None else str(currency),
     )
-
-
-async def _nothing(orders: Sequence[Order]) -> None:
-    return None
 
 
 async def serve(

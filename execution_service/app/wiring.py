@@ -1,10 +1,12 @@
-"""Chooses and builds the parts of the real world from the settings; starts none of what the service keeps alive."""
+"""The only room that builds parts: the real world's from the settings, and the service's own around them; starts none of what the service
+keeps alive."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import secrets
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +16,24 @@ from brokers.factory import BrokerFactory
 from execution_service.app.clock import SystemClock
 from execution_service.app.embedded import TopicPlan, embedded_store, local_pubsub, make_private, owned
 from execution_service.app.settings import Account, Settings
+from execution_service.app.supervisor import Supervisor
+from execution_service.control.adopting import Adopting
+from execution_service.control.commands import Commands
 from execution_service.core.orders.exit_bound import ExitPositionCheck
+from execution_service.delivery.confirmations import Confirmations
+from execution_service.delivery.dispatch import Delivery
+from execution_service.delivery.party import Party
 from execution_service.delivery.stream import Sink
+from execution_service.delivery.unreadable import UnreadableRecords
+from execution_service.intake.intake import Intake
+from execution_service.ownership.account_ownership import AccountOwnership
+from execution_service.ownership.alone import Alone
+from execution_service.ownership.leases import Self
+from execution_service.ownership.orphans import Orphans
+from execution_service.ownership.ownership import Ownership
 from execution_service.ownership.process_table import ProcessTable
 from execution_service.ownership.processes import Processes
+from execution_service.recording.live import LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.concurrency import side_by_side
 from execution_service.runtime.reach import Reach
@@ -25,6 +41,7 @@ from execution_service.runtime.supervision import Part
 from execution_service.runtime.threads import ThreadPool
 from execution_service.storage.mongo.store import MongoStore, connect
 from execution_service.storage.ports import Store, StoreUnavailable
+from execution_service.trading.accounts import Accounts
 from execution_service.trading.trader import TradingRules
 from execution_service.transport.inbox import Inbox
 from execution_service.transport.ports import Publisher, PublishFailed
@@ -55,8 +72,6 @@ class Parts:
     create_broker: Callable[[Mapping[str, object]], Broker]
     rules: TradingRules
     nonce: str
-    shares_store: bool = False
-    """Other processes may write to the store: it is asked for cancels again before each sending."""
     processes: Processes | None = None
     """By which the death of another process on this machine can be proven; None: it never is."""
     lease_seconds: float | None = None
@@ -64,6 +79,146 @@ class Parts:
     uses_ordering_keys: bool = False
     more_sinks: Sequence[Sink] = ()
     """Where events of orders go besides `execution-confirmations`."""
+
+
+class ConfiguredAccounts:
+    """The accounts of the settings, as the other rooms ask about them."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    @property
+    def named(self) -> Sequence[str]:
+        """Those whose brokers are listened to from the start."""
+        return self._parts.accounts
+
+    def account(self, account_id: str) -> ConfiguredAccount | None:
+        """None: it is not configured."""
+        account = self._parts.account_of(account_id)
+        return None if account is None else ConfiguredAccount(account, self._parts.create_broker)
+
+    def is_known(self, account_id: str) -> bool:
+        return self._parts.account_of(account_id) is not None
+
+    def party_of(self, account_id: str | None) -> Party:
+        """Of an account that is not configured: nobody, at no broker."""
+        account = None if account_id is None else self._parts.account_of(account_id)
+        return Party(None, "NONE") if account is None else Party(account.name, account.broker.upper())
+
+
+class ConfiguredAccount:
+    """One of them."""
+
+    def __init__(self, account: Account, create_broker: Callable[[Mapping[str, object]], Broker]) -> None:
+        self.account_id = account.account_id
+        self.name = account.name
+        self.broker_name = account.broker.upper()
+        self.is_live = account.live
+        self._config = account.config
+        self._create_broker = create_broker
+
+    def create_broker(self) -> Broker:
+        return self._create_broker(self._config)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rooms:
+    """The service's own parts, each handed those that it calls; nothing runs yet."""
+
+    live_orders: LiveOrders
+    ownership: Ownership
+    delivery: Delivery
+    supervisor: Supervisor
+    accounts: Accounts
+    commands: Commands
+    intake: Intake
+    orphans: Orphans
+    unreadable: UnreadableRecords
+
+
+def build(parts: Parts) -> Rooms:
+    """An order goes from the intake to the accounts, to its trader and to the broker; what is recorded goes to the delivery."""
+    store, clock, directory = parts.store, parts.clock, ConfiguredAccounts(parts)
+    live_orders = LiveOrders(store, clock)
+    ownership = _ownership(parts, directory, live_orders)
+    confirmations = Confirmations(
+        publisher=parts.publisher, parties=directory, uses_ordering_keys=parts.uses_ordering_keys
+    )
+    delivery = Delivery(
+        live_orders=live_orders,
+        store=store,
+        notifier=parts.notifier,
+        clock=clock,
+        sinks=[confirmations, *parts.more_sinks],
+        parties=directory,
+        max_attempts=parts.rules.max_retry_attempts,
+        ownership=ownership,
+    )
+    alerts = delivery.alerts
+    supervisor = Supervisor(clock, alerts.raise_alarm)
+    orphans = Orphans(store=store, clock=clock, ownership=ownership, alerts=alerts)
+    commands = Commands(
+        store=store,
+        live_orders=live_orders,
+        clock=clock,
+        ownership=ownership,
+        views=delivery,
+        alerts=alerts,
+        max_order_age_seconds=parts.rules.max_order_age_seconds,
+    )
+    accounts = Accounts(
+        directory=directory,
+        ownership=ownership,
+        delivery=delivery,
+        cancels=commands,
+        orphans=orphans,
+        alerts=alerts,
+        live_orders=live_orders,
+        store=store,
+        clock=clock,
+        rules=parts.rules,
+        nonce=parts.nonce,
+        keeper=supervisor,
+    )
+    intake = Intake(
+        store=store,
+        live_orders=live_orders,
+        clock=clock,
+        accounts=accounts,
+        cancels=commands,
+        alerts=alerts,
+        ownership=ownership,
+    )
+    adopting = Adopting(store=store, live_orders=live_orders, clock=clock, accounts=accounts, ownership=ownership)
+    # Each of these two is asked by those that it calls.
+    commands.serve(accounts, intake, adopting)
+    ownership.serve(accounts, alerts, supervisor)
+    return Rooms(
+        live_orders=live_orders,
+        ownership=ownership,
+        delivery=delivery,
+        supervisor=supervisor,
+        accounts=accounts,
+        commands=commands,
+        intake=intake,
+        orphans=orphans,
+        unreadable=UnreadableRecords(store=store, clock=clock, alerts=alerts),
+    )
+
+
+def _ownership(parts: Parts, directory: ConfiguredAccounts, live_orders: LiveOrders) -> Ownership:
+    if parts.lease_seconds is None:
+        return Alone(parts.store)
+    identity = None if parts.processes is None else parts.processes.own
+    return AccountOwnership(
+        store=parts.store,
+        live_orders=live_orders,
+        clock=parts.clock,
+        me=Self(parts.nonce, socket.gethostname(), os.getpid(), identity),
+        term_seconds=parts.lease_seconds,
+        accounts=directory,
+        processes=parts.processes,
+    )
 
 
 # --- the real world ------------------------------------------------------------------------------------------------
@@ -160,7 +315,6 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
                 exit_position_check=ExitPositionCheck(settings.exit_position_check.value),
             ),
             nonce=nonce,
-            shares_store=not is_embedded,
             processes=ProcessTable(),
             lease_seconds=None if is_embedded else settings.lease_seconds,
             uses_ordering_keys=settings.publish_ordering_keys,

@@ -28,12 +28,15 @@ from execution_service.core.orders.soundness import sound
 from execution_service.core.orders.status import Status
 from execution_service.core.texts import Mentioned
 from execution_service.recording.live import LiveOrder, LiveOrders
+from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports import Store, Stored, StoreUnavailable
+from execution_service.trading.appointments import Appointments
 from execution_service.trading.bulletins import Bulletins
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
 from execution_service.trading.isolation import Isolation
 from execution_service.trading.lanes import Lanes
+from execution_service.trading.reconciliation import Reconciliation
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -62,27 +65,25 @@ class Hearing:
         live_orders: LiveOrders,
         store: Store,
         clock: Clock,
-        raise_alarm: Callable[[str, str], Awaitable[None]],
+        alerts: RaisesAlerts,
         bulletins: Bulletins,
         isolation: Isolation,
-        answered: Callable[[], None],
-        ended: Callable[[Order, Report], None],
-        traded_past_us: Callable[[], None],
+        appointments: Appointments,
+        reconciliation: Reconciliation,
     ) -> None:
-        """`answered` is called when the broker may be asked again, whoever had asked; `ended` with an ended order whose record has all that
-        the report tells; `traded_past_us` when an order that is none of this account's records has filled: a person's, or the broker's that
-        squares off."""
+        """`appointments` are woken when the broker may be asked again, whoever had asked. `reconciliation` learns of an ended order whose
+        record has all that the report tells, and when an order that is none of this account's records has filled: a person's, or the
+        broker's that squares off."""
         self._connection = connection
         self._lanes = lanes
         self._live = live_orders
         self._store = store
         self._clock = clock
-        self._raise_alarm = raise_alarm
+        self._alerts = alerts
         self._bulletins = bulletins
         self._isolation = isolation
-        self._tell_answered = answered
-        self._tell_ended = ended
-        self._tell_traded_past_us = traded_past_us
+        self._appointments = appointments
+        self._reconciliation = reconciliation
         self.answered_at: float | None = None
         """When the last question about all orders was asked that was answered, by the monotonic clock."""
         self.is_asking = False
@@ -174,7 +175,7 @@ class Hearing:
             await self._heed_lasting_counts()
         finally:
             self.is_asking = False
-            self._tell_answered()
+            self._appointments.wake()
 
     async def _sound(self, reports: Sequence[Report]) -> tuple[list[Report], list[Unreadable]]:
         """The reports without values that can be none, and what those were."""
@@ -252,7 +253,7 @@ class Hearing:
                 account_name=self._connection.account_name, broker=self._connection.broker_name, what=told
             )
             try:
-                await self._raise_alarm(f"cannot_be_read:{self._connection.account_id}", words)
+                await self._alerts.raise_alarm(f"cannot_be_read:{self._connection.account_id}", words)
             except BaseException:
                 self._unreadable.clear()  # told with the next answer, then
                 raise
@@ -286,7 +287,7 @@ class Hearing:
         for report in fresh:
             self._strange.note(name_of(report), report.filled_quantity)
         if fresh:
-            self._tell_traded_past_us()
+            self._reconciliation.traded_past_us()
 
     async def _hear_of_finished(self, reports: Sequence[Report]) -> list[tuple[Report, BaseException]]:
         """Reports of orders that are not in hand: a late fill, a correction, a commission, or nothing new. Returns those that could not be
@@ -307,7 +308,7 @@ class Hearing:
                     if record is not None and record.order.request.account_id == self._connection.account_id:
                         await self._hear_late(record, report)
                     elif report.filled_quantity:
-                        self._tell_traded_past_us()
+                        self._reconciliation.traded_past_us()
                 except StoreUnavailable:
                     raise
                 except Exception as exc:  # noqa: BLE001  one order must not hold up the news of the others
@@ -434,7 +435,7 @@ class Hearing:
         if live.order.status.is_final:
             # The next answer about all orders tells it again; it need not be read from the store for that.
             self._finished.note(name_of(report), _gist(report))
-            self._tell_ended(live.order, report)
+            self._reconciliation.ended(live.order, report)
         if live.order.status.is_final or not (fills_are_missing(live.order, report) or is_short(live.order, report)):
             live.missing_from = None
             self._missing.pop(live.order.order_id, None)
