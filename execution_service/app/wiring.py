@@ -9,6 +9,7 @@ import secrets
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from brokers.base import Broker
@@ -50,6 +51,9 @@ from notifications.base import NoNotifier, Notifier
 from notifications.telegram import TelegramNotifier
 
 STORE_THREADS = 2
+ACCOUNTS_REMEMBERED = 4096
+"""More than anybody configures; of accounts that somebody made up no more are kept in memory."""
+NOBODY = Party(None, "NONE")
 
 
 class CannotStart(Exception):
@@ -82,28 +86,27 @@ class Parts:
 
 
 class ConfiguredAccounts:
-    """The accounts of the settings, as the other rooms ask about them."""
+    """The accounts of the settings, as the other rooms ask about them, several times for each order."""
 
     def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-
-    @property
-    def named(self) -> Sequence[str]:
+        self.named: Sequence[str] = parts.accounts
         """Those whose brokers are listened to from the start."""
-        return self._parts.accounts
+        self._parts = parts
+        self.account = lru_cache(ACCOUNTS_REMEMBERED)(self._account)
+        """By its id; None: it is not configured."""
 
-    def account(self, account_id: str) -> ConfiguredAccount | None:
-        """None: it is not configured."""
+    def _account(self, account_id: str) -> ConfiguredAccount | None:
         account = self._parts.account_of(account_id)
         return None if account is None else ConfiguredAccount(account, self._parts.create_broker)
 
     def is_known(self, account_id: str) -> bool:
-        return self._parts.account_of(account_id) is not None
+        """Whether it is configured."""
+        return self.account(account_id) is not None
 
     def party_of(self, account_id: str | None) -> Party:
         """Of an account that is not configured: nobody, at no broker."""
-        account = None if account_id is None else self._parts.account_of(account_id)
-        return Party(None, "NONE") if account is None else Party(account.name, account.broker.upper())
+        account = None if account_id is None else self.account(account_id)
+        return NOBODY if account is None else account.party
 
 
 class ConfiguredAccount:
@@ -114,6 +117,7 @@ class ConfiguredAccount:
         self.name = account.name
         self.broker_name = account.broker.upper()
         self.is_live = account.live
+        self.party = Party(self.name, self.broker_name)
         self._config = account.config
         self._create_broker = create_broker
 

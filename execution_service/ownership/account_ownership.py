@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from typing import Any, Protocol
 
@@ -63,7 +62,7 @@ class AccountOwnership:
         self._store = store
         self._live = live_orders
         self._clock = clock
-        self._is_known_account = functools.cache(accounts.is_known)
+        self._is_known_account = accounts.is_known
         self._work: Work
         self._seen_to_move: dict[str, tuple[object, float]] = {}
         """By partition: the mark of its lease when that was last seen to move, and when that was."""
@@ -117,9 +116,9 @@ class AccountOwnership:
         self._leases.want([partition])
         return True
 
-    async def held_elsewhere(self) -> set[str]:
-        """Partitions that another process holds, and has not been silent at for its term: its settings may know accounts that ours do not.
-        Raises StoreUnavailable."""
+    async def held_by_the_living(self) -> set[str]:
+        """Partitions whose lease has moved within its term: its holder's settings may know accounts that ours do not. Raises
+        StoreUnavailable."""
         now, before = self._clock.monotonic(), self._seen_to_move
         held = [lease for lease in await self._store.leases() if lease.holder]
         self._seen_to_move = {

@@ -39,7 +39,7 @@ class Alone:
     def belongs_elsewhere(self, account_id: str) -> bool:
         return False
 
-    async def held_elsewhere(self) -> set[str]:
+    async def held_by_the_living(self) -> set[str]:
         return set()
 
     async def leave_to_holder(self, order: Order) -> None:

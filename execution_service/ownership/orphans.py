@@ -56,13 +56,11 @@ class Orphans:
             await self._clock.sleep(GATHERED_SECONDS)
             try:
                 await self._forget_ended()
-                nobodys = (
-                    sorted(self.by_account.keys() - await self._ownership.held_elsewhere()) if self.by_account else []
-                )
+                worked = await self._ownership.held_by_the_living() if self.by_account else set[str]()
             except StoreUnavailable as exc:
                 log.warning(f"Who works unfinished orders waits for the store: {exc}", action="orphans_waiting")
                 continue
-            for account_id in nobodys:
+            for account_id in sorted(self.by_account.keys() - worked):
                 about = dict(self.by_account[account_id])
                 words = texts.account_not_configured(account_id, tuple(about.values()))
                 await self._alerts.raise_alarm(f"not_configured:{account_id}", words)

@@ -73,8 +73,8 @@ class Ownership(Protocol):
     def belongs_elsewhere(self, account_id: str) -> bool:
         """As `is_worked_elsewhere`, for what is recorded and delivered of any account, one that no file names too."""
 
-    async def held_elsewhere(self) -> set[str]:
-        """Partitions that another process holds, and has not been silent at for its term. Raises StoreUnavailable."""
+    async def held_by_the_living(self) -> set[str]:
+        """Partitions whose holder has not been silent for the term of its lease. Raises StoreUnavailable."""
 
     async def leave_to_holder(self, order: Order) -> None:
         """What was written to the record of another process's order is looked at there. Raises StoreUnavailable."""

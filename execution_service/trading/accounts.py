@@ -131,7 +131,7 @@ class Accounts:
 
     def is_known(self, account_id: str) -> bool:
         """Whether it is configured."""
-        return self._directory.account(account_id) is not None
+        return self._directory.is_known(account_id)
 
     async def positions_of(self, account_id: str) -> Sequence[BrokerPosition] | None:
         """By its broker; None where that does not tell them now."""

@@ -39,3 +39,6 @@ class AccountDirectory(Protocol):
 
     def account(self, account_id: str) -> TradedAccount | None:
         """None: it is not configured."""
+
+    def is_known(self, account_id: str) -> bool:
+        """Whether it is configured."""
