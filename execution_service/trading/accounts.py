@@ -209,6 +209,9 @@ class Accounts:
         if account is not None:
             self.traders[partition] = self._new_trader(account)
         for stored in unsettled:
+            live = self._live.by_id.get(stored.order.order_id)
+            if live is not None:
+                live.begin_anew()  # in hand by a try that failed halfway: what its trader was about to do nobody will
             self.take(stored)
         if account is not None:
             self._keep(self.traders[partition])
