@@ -29,8 +29,9 @@ from execution_service.app.check import check
 from execution_service.app.embedded import EmbeddedPartFailed
 from execution_service.app.log import Logging, start_logging
 from execution_service.app.log_lines import redact, safe
-from execution_service.app.service import CannotGoOn, CannotStart, serve
+from execution_service.app.service import CannotGoOn, serve
 from execution_service.app.settings import ConfigurationError, load_settings
+from execution_service.app.wiring import CannotStart
 
 EXIT_FAILED = 1
 EXIT_CONFIGURATION = 2

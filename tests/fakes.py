@@ -30,8 +30,9 @@ from brokers.errors import AnswerUnclear, BrokerUnavailable, ReservationLost
 from brokers.paper.adapter import MockBroker, Venue
 from brokers.paper.exchange import PaperExchange
 from brokers.paper.words import Fault, Market, PaperOrder
-from execution_service.app.service import ExecutionService, Parts
+from execution_service.app.service import ExecutionService
 from execution_service.app.settings import Account
+from execution_service.app.wiring import Parts
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.views.record import order_from_document
@@ -764,7 +765,6 @@ class World:
                 rules=self.rules,
                 nonce=nonce,
                 uses_ordering_keys=self._uses_ordering_keys,
-                shares_store=self._lease_seconds is not None,
                 lease_seconds=self._lease_seconds,
                 processes=self.processes,
                 more_sinks=self._more_sinks,

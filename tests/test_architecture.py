@@ -67,7 +67,9 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.core.reconcile",
     },
     # What every room runs on.
+    "execution_service.runtime.alerts": set(),
     "execution_service.runtime.clock": set(),
+    "execution_service.runtime.concurrency": set(),
     "execution_service.runtime.supervision": set(),
     "execution_service.runtime.threads": set(),
     "execution_service.runtime.news": {"execution_service.runtime.clock"},
@@ -245,6 +247,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.transport.ports",
     },
     # The orders in hand, and the one place where events are recorded.
+    "execution_service.recording.cancels": {CORE},
     "execution_service.recording.live": {
         CORE,
         "execution_service.runtime.clock",
@@ -254,7 +257,10 @@ ARROWS: Mapping[str, set[str]] = {
     # Whatever arrives.
     "execution_service.intake.intake": {
         CORE,
+        "execution_service.ownership.ownership",
+        "execution_service.recording.cancels",
         "execution_service.recording.live",
+        "execution_service.runtime.alerts",
         "execution_service.runtime.clock",
         "execution_service.storage.ports.commands",
         "execution_service.storage.ports.errors",
@@ -264,8 +270,23 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.transport.ports",
     },
     # Which process works which account.
+    "execution_service.ownership.ownership": {
+        CORE,
+        "execution_service.recording.live",
+        "execution_service.runtime.alerts",
+        "execution_service.runtime.supervision",
+        "execution_service.storage.ports.orders",
+    },
     "execution_service.ownership.process_table": {"execution_service.storage.ports.leases"},
     "execution_service.ownership.processes": {"execution_service.storage.ports.leases"},
+    "execution_service.ownership.alone": {
+        CORE,
+        "execution_service.ownership.ownership",
+        "execution_service.runtime.alerts",
+        "execution_service.runtime.supervision",
+        "execution_service.storage.ports.orders",
+        "execution_service.storage.ports.store",
+    },
     "execution_service.ownership.leases": {
         "execution_service.ownership.processes",
         "execution_service.runtime.clock",
@@ -275,11 +296,23 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.storage.ports.leases",
         "execution_service.storage.ports.store",
     },
-    "execution_service.ownership.desks": {
+    "execution_service.ownership.orphans": {
+        CORE,
+        "execution_service.ownership.ownership",
+        "execution_service.runtime.alerts",
+        "execution_service.runtime.clock",
+        "execution_service.runtime.news",
+        "execution_service.runtime.supervision",
+        "execution_service.storage.ports.errors",
+        "execution_service.storage.ports.store",
+    },
+    "execution_service.ownership.account_ownership": {
         CORE,
         "execution_service.ownership.leases",
+        "execution_service.ownership.ownership",
         "execution_service.ownership.processes",
         "execution_service.recording.live",
+        "execution_service.runtime.alerts",
         "execution_service.runtime.clock",
         "execution_service.runtime.supervision",
         "execution_service.storage.ports.errors",
@@ -293,24 +326,43 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.clock",
         "execution_service.runtime.news",
     },
-    "execution_service.trading.bulletins": {CORE, "execution_service.runtime.clock", "execution_service.runtime.news"},
-    "execution_service.trading.connection": {
-        *VOCABULARY,
-        "brokers.errors",
+    "execution_service.trading.bulletins": {
+        CORE,
+        "execution_service.runtime.alerts",
         "execution_service.runtime.clock",
-        "execution_service.storage.ports.errors",
+        "execution_service.runtime.news",
     },
     "execution_service.trading.holdings": {
         *VOCABULARY,
         "execution_service.recording.live",
         "execution_service.storage.ports.store",
     },
-    "execution_service.trading.tasks": set(),
+    "execution_service.trading.traded_account": {"brokers.base"},
+    "execution_service.trading.connection": {
+        *VOCABULARY,
+        "brokers.errors",
+        "execution_service.runtime.alerts",
+        "execution_service.runtime.clock",
+        "execution_service.storage.ports.errors",
+        "execution_service.trading.traded_account",
+    },
     "execution_service.trading.holding_choice": {
         *VOCABULARY,
         "execution_service.recording.live",
         "execution_service.trading.holdings",
     },
+    "execution_service.trading.reconciliation": {
+        *VOCABULARY,
+        "brokers.errors",
+        "execution_service.recording.live",
+        "execution_service.runtime.alerts",
+        "execution_service.runtime.clock",
+        "execution_service.runtime.news",
+        "execution_service.storage.ports.errors",
+        "execution_service.storage.ports.store",
+        "execution_service.trading.holdings",
+    },
+    "execution_service.trading.tasks": {"execution_service.trading.appointments"},
     "execution_service.trading.isolation": {
         CORE,
         "execution_service.recording.live",
@@ -319,16 +371,6 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.appointments",
         "execution_service.trading.bulletins",
         "execution_service.trading.connection",
-    },
-    "execution_service.trading.reconciliation": {
-        *VOCABULARY,
-        "brokers.errors",
-        "execution_service.recording.live",
-        "execution_service.runtime.clock",
-        "execution_service.runtime.news",
-        "execution_service.storage.ports.errors",
-        "execution_service.storage.ports.store",
-        "execution_service.trading.holdings",
     },
     "execution_service.trading.lanes": {
         CORE,
@@ -342,14 +384,17 @@ ARROWS: Mapping[str, set[str]] = {
         *VOCABULARY,
         "brokers.errors",
         "execution_service.recording.live",
+        "execution_service.runtime.alerts",
         "execution_service.runtime.clock",
         "execution_service.storage.ports.errors",
         "execution_service.storage.ports.orders",
         "execution_service.storage.ports.store",
+        "execution_service.trading.appointments",
         "execution_service.trading.bulletins",
         "execution_service.trading.connection",
         "execution_service.trading.isolation",
         "execution_service.trading.lanes",
+        "execution_service.trading.reconciliation",
     },
     "execution_service.trading.waiting": {
         CORE,
@@ -370,11 +415,13 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.hearing",
         "execution_service.trading.holdings",
         "execution_service.trading.lanes",
+        "execution_service.trading.reconciliation",
         "execution_service.trading.tasks",
     },
     "execution_service.trading.placing": {
         *VOCABULARY,
         "brokers.errors",
+        "execution_service.ownership.ownership",
         "execution_service.recording.live",
         "execution_service.runtime.clock",
         "execution_service.trading.connection",
@@ -385,6 +432,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.trading.last_look": {
         CORE,
         "brokers.errors",
+        "execution_service.recording.cancels",
         "execution_service.recording.live",
         "execution_service.runtime.clock",
         "execution_service.storage.ports.store",
@@ -397,6 +445,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.trading.following": {
         *VOCABULARY,
         "brokers.errors",
+        "execution_service.ownership.ownership",
         "execution_service.recording.live",
         "execution_service.runtime.clock",
         "execution_service.trading.appointments",
@@ -413,6 +462,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.trading.sending": {
         *VOCABULARY,
         "brokers.errors",
+        "execution_service.recording.cancels",
         "execution_service.recording.live",
         "execution_service.runtime.clock",
         "execution_service.storage.ports.errors",
@@ -427,7 +477,10 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.trading.trader": {
         *VOCABULARY,
         "brokers.errors",
+        "execution_service.ownership.ownership",
+        "execution_service.recording.cancels",
         "execution_service.recording.live",
+        "execution_service.runtime.alerts",
         "execution_service.runtime.clock",
         "execution_service.runtime.supervision",
         "execution_service.storage.ports.errors",
@@ -443,15 +496,32 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.lanes",
         "execution_service.trading.last_look",
         "execution_service.trading.placing",
+        "execution_service.trading.reconciliation",
         "execution_service.trading.sending",
         "execution_service.trading.tasks",
+        "execution_service.trading.traded_account",
         "execution_service.trading.waiting",
+    },
+    "execution_service.trading.accounts": {
+        *VOCABULARY,
+        "execution_service.ownership.ownership",
+        "execution_service.recording.cancels",
+        "execution_service.recording.live",
+        "execution_service.runtime.alerts",
+        "execution_service.runtime.clock",
+        "execution_service.runtime.supervision",
+        "execution_service.storage.ports.orders",
+        "execution_service.storage.ports.store",
+        "execution_service.trading.reconciliation",
+        "execution_service.trading.traded_account",
+        "execution_service.trading.trader",
     },
     # What was recorded, to everybody who is owed it, from the ground up.
     "execution_service.delivery.channel": {CORE, "execution_service.runtime.clock", "notifications.base"},
     "execution_service.delivery.cursor": {
         CORE,
         "execution_service.recording.live",
+        "execution_service.runtime.alerts",
         "execution_service.runtime.clock",
         "execution_service.runtime.news",
         "execution_service.storage.ports.errors",
@@ -460,10 +530,19 @@ ARROWS: Mapping[str, set[str]] = {
     },
     "execution_service.delivery.party": set(),
     "execution_service.delivery.signals": {CORE, "execution_service.storage.ports.views"},
+    "execution_service.delivery.unreadable": {
+        CORE,
+        "execution_service.runtime.alerts",
+        "execution_service.runtime.clock",
+        "execution_service.runtime.supervision",
+        "execution_service.storage.ports.store",
+        "execution_service.storage.ports.unreadable",
+    },
     "execution_service.delivery.alerts": {
         CORE,
         "execution_service.delivery.channel",
         "execution_service.delivery.cursor",
+        "execution_service.ownership.ownership",
         "execution_service.runtime.clock",
         "execution_service.runtime.news",
         "execution_service.runtime.supervision",
@@ -499,6 +578,8 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.delivery.stream": {
         CORE,
         "execution_service.delivery.cursor",
+        "execution_service.ownership.ownership",
+        "execution_service.runtime.alerts",
         "execution_service.runtime.clock",
         "execution_service.runtime.news",
     },
@@ -525,20 +606,24 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.delivery.cursor",
         "execution_service.delivery.ledger",
         "execution_service.delivery.views",
+        "execution_service.ownership.ownership",
         "execution_service.runtime.clock",
         "execution_service.runtime.news",
         "execution_service.storage.ports.errors",
         "execution_service.storage.ports.orders",
     },
     "execution_service.delivery.dispatch": {
+        CORE,
         "execution_service.delivery.alerts",
         "execution_service.delivery.books",
         "execution_service.delivery.cursor",
         "execution_service.delivery.ledger",
         "execution_service.delivery.notifications",
         "execution_service.delivery.party",
+        "execution_service.delivery.signals",
         "execution_service.delivery.stream",
         "execution_service.delivery.views",
+        "execution_service.ownership.ownership",
         "execution_service.recording.live",
         "execution_service.runtime.clock",
         "execution_service.runtime.supervision",
@@ -549,6 +634,7 @@ ARROWS: Mapping[str, set[str]] = {
     # The verbs that a person may call.
     "execution_service.control.adopting": {
         *VOCABULARY,
+        "execution_service.ownership.ownership",
         "execution_service.recording.live",
         "execution_service.runtime.clock",
         "execution_service.storage.ports.commands",
@@ -558,7 +644,9 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.control.commands": {
         *VOCABULARY,
         "execution_service.intake.intake",
+        "execution_service.ownership.ownership",
         "execution_service.recording.live",
+        "execution_service.runtime.alerts",
         "execution_service.runtime.clock",
         "execution_service.runtime.supervision",
         "execution_service.storage.ports.commands",
@@ -590,7 +678,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.clock",
         "execution_service.runtime.supervision",
     },
-    "execution_service.app.service": {
+    "execution_service.app.wiring": {
         *VOCABULARY,
         "brokers.factory",
         "execution_service.app.clock",
@@ -602,27 +690,27 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.delivery.confirmations",
         "execution_service.delivery.dispatch",
         "execution_service.delivery.party",
-        "execution_service.delivery.signals",
         "execution_service.delivery.stream",
+        "execution_service.delivery.unreadable",
         "execution_service.intake.intake",
-        "execution_service.ownership.desks",
+        "execution_service.ownership.account_ownership",
+        "execution_service.ownership.alone",
         "execution_service.ownership.leases",
+        "execution_service.ownership.orphans",
+        "execution_service.ownership.ownership",
         "execution_service.ownership.process_table",
         "execution_service.ownership.processes",
         "execution_service.recording.live",
         "execution_service.runtime.clock",
-        "execution_service.runtime.news",
+        "execution_service.runtime.concurrency",
         "execution_service.runtime.reach",
         "execution_service.runtime.supervision",
         "execution_service.runtime.threads",
         "execution_service.storage.mongo.opening",
         "execution_service.storage.mongo.store",
-        "execution_service.storage.ports.commands",
         "execution_service.storage.ports.errors",
-        "execution_service.storage.ports.orders",
         "execution_service.storage.ports.store",
-        "execution_service.storage.ports.unreadable",
-        "execution_service.trading.reconciliation",
+        "execution_service.trading.accounts",
         "execution_service.trading.trader",
         "execution_service.transport.inbox",
         "execution_service.transport.ports",
@@ -630,6 +718,7 @@ ARROWS: Mapping[str, set[str]] = {
         "notifications.base",
         "notifications.telegram",
     },
+    "execution_service.app.notice": {"execution_service.app.settings", "execution_service.app.wiring"},
     "execution_service.app.check": {
         "brokers.errors",
         "brokers.factory",
@@ -637,12 +726,24 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.app.embedded",
         "execution_service.app.log",
         "execution_service.app.log_lines",
-        "execution_service.app.service",
+        "execution_service.app.notice",
         "execution_service.app.settings",
+        "execution_service.app.wiring",
         "execution_service.storage.ports.errors",
         "execution_service.transport.ports",
         "notifications.base",
         "notifications.telegram",
+    },
+    "execution_service.app.service": {
+        *VOCABULARY,
+        "brokers.factory",
+        "execution_service.app.notice",
+        "execution_service.app.settings",
+        "execution_service.app.wiring",
+        "execution_service.runtime.concurrency",
+        "execution_service.runtime.supervision",
+        "execution_service.storage.ports.errors",
+        "execution_service.transport.ports",
     },
     "execution_service.execution_main": {
         "brokers.registry",
@@ -653,6 +754,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.app.own_python",
         "execution_service.app.service",
         "execution_service.app.settings",
+        "execution_service.app.wiring",
     },
 }
 
@@ -701,7 +803,7 @@ PURE_LIBRARY = {
 
 ENVIRONMENT_ALLOWED = {
     "execution_service/app/settings.py": "the one room that reads it",
-    "execution_service/app/service.py": "hands the address to Google's client, which looks there and nowhere else",
+    "execution_service/app/wiring.py": "hands the address to Google's client, which looks there and nowhere else",
     "execution_service/app/embedded.py": "hands it on to the servers that it starts, without the credentials in it",
     "scripts/whereabouts.py": "hands the address to Google's client, which looks there and nowhere else",
     "scripts/demo_gateway.py": "hands it on to the service that it starts, with the demo's own accounts",
@@ -838,9 +940,9 @@ def test_the_words_and_the_market_of_the_paper_exchange_know_no_file() -> None:
 @pytest.mark.parametrize(
     ("room", "doors"),
     [
-        (TRADING, {"reconciliation", "trader"}),
-        ("execution_service.delivery", {"confirmations", "dispatch", "party", "rebuild", "signals", "stream"}),
-        ("execution_service.storage.mongo", {"calls", "documents", "names", "opening", "store"}),
+        (TRADING, {"accounts", "trader"}),
+        ("execution_service.delivery", {"confirmations", "dispatch", "party", "rebuild", "stream", "unreadable"}),
+        ("execution_service.storage.mongo", {"calls", "documents", "store"}),
     ],
 )
 def test_a_room_is_entered_by_its_doors_alone(room: str, doors: set[str]) -> None:
@@ -937,6 +1039,29 @@ def test_only_the_registry_of_the_brokers_loads_modules_by_name() -> None:
     assert found == {"brokers/registry.py"}
 
 
+CALLBACKS_ALLOWED = {
+    "execution_service/delivery/books.py": "`moved` wakes the streams, which are built around the books",
+    "execution_service/delivery/cursor.py": "`kept` is the ledger's, which is built around the cursors",
+    "execution_service/ownership/process_table.py": "`signal` is the operating system's, for tests to stand in for",
+    "execution_service/delivery/rebuild.py": "asked of a script's files, and of nothing that the service has",
+}
+
+
+def test_parts_are_handed_parts_and_no_functions() -> None:
+    """So that who follows one order by the names of the calls does not end in a function that somebody else has put in."""
+    rooms = {f"execution_service.{room}" for room in ("intake", "trading", "delivery", "ownership", "control")}
+    found = {
+        source.path
+        for source in of("execution_service")
+        if is_within(source.name, rooms)
+        for function in ast.walk(source.tree)
+        if isinstance(function, ast.FunctionDef) and function.name == "__init__"
+        for argument in (*function.args.args, *function.args.kwonlyargs)
+        if argument.annotation is not None and "Callable[" in ast.unparse(argument.annotation)
+    }
+    assert found == set(CALLBACKS_ALLOWED)
+
+
 def test_only_the_settings_read_the_environment() -> None:
     found = {s.path for s in of(*PACKAGES) if not is_within(s.name, {"benchmarks"}) and _touches_environment(s)}
     assert found - set(ENVIRONMENT_ALLOWED) == set()
@@ -944,7 +1069,7 @@ def test_only_the_settings_read_the_environment() -> None:
 
 
 def test_the_service_only_sets_what_googles_client_looks_for() -> None:
-    for name in ("execution_service/app/service.py", "scripts/whereabouts.py"):
+    for name in ("execution_service/app/wiring.py", "scripts/whereabouts.py"):
         (source,) = (s for s in sources() if s.path == name)
         touched = [n for n in ast.walk(source.tree) if isinstance(n, ast.Attribute) and n.attr == "environ"]
         written = [
@@ -1006,9 +1131,9 @@ def test_only_the_clock_asks_the_machine_for_the_time() -> None:
     assert "execution_service/app/clock.py" in found
 
 
-def test_only_the_service_holds_the_real_clock() -> None:
+def test_only_the_wiring_holds_the_real_clock() -> None:
     found = {s.path for s in of("execution_service") if "SystemClock" in _names(s.tree)}
-    assert found == {"execution_service/app/service.py"}
+    assert found == {"execution_service/app/wiring.py"}
 
 
 def _names(tree: ast.AST) -> set[str]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, key_
 from execution_service.core.reconcile import Discrepancy
 from execution_service.core.texts import log_line
 from execution_service.core.views.record import plan_from_document
+from execution_service.ownership.ownership import Ownership
 from execution_service.recording.live import LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.commands import Command, CommandStatus
@@ -35,10 +36,27 @@ FOUND_AT_ONCE = 100
 
 
 class Adopter(Protocol):
-    """Where the account is traded."""
+    """Who trades the account."""
 
     @property
     def exits_in_turn(self) -> asyncio.Lock: ...
+
+
+class AdoptingAccounts(Protocol):
+    """The accounts whose positions are adopted."""
+
+    def is_known(self, account_id: str) -> bool: ...
+
+    def trader_of(self, account_id: str | None) -> Adopter | None: ...
+
+    async def positions_of(self, account_id: str) -> Sequence[BrokerPosition] | None:
+        """By its broker; None where that does not tell them now."""
+
+    def take(self, stored: Stored) -> None:
+        """Gives a record to whoever delivers of it here."""
+
+    def compare_soon(self, account_id: str) -> None:
+        """Has the account's books compared now, and not only when that is due."""
 
 
 class Adopting:
@@ -50,26 +68,16 @@ class Adopting:
         store: Store,
         live_orders: LiveOrders,
         clock: Clock,
-        desk_of: Callable[[str | None], Adopter | None],
-        positions_of: Callable[[str], Awaitable[Sequence[BrokerPosition] | None]],
-        hand_over: Callable[[Stored], None],
-        look_again: Callable[[str], None],
-        is_known_account: Callable[[str], bool],
-        foreign_desk: Callable[[Order], str | None] = lambda order: None,
+        accounts: AdoptingAccounts,
+        ownership: Ownership,
     ) -> None:
-        """`positions_of`: an account's at its broker, None where they are not told now. `look_again` has the account's books compared.
-        `foreign_desk`: the desk of a record that is not this process's to tell of."""
-        self._foreign_desk = foreign_desk
-        self._is_known_account = is_known_account
+        self._accounts = accounts
+        self._ownership = ownership
         self._turn = asyncio.Lock()
         """One adoption after the other: each counts on what the one before has made of the books."""
         self._store = store
         self._live = live_orders
         self._clock = clock
-        self._desk_of = desk_of
-        self._positions_of = positions_of
-        self._hand_over = hand_over
-        self._look_again = look_again
 
     async def carry_out(self, command: Command) -> tuple[CommandStatus, str] | None:
         """None: the account has gone to another process meanwhile, which does it. Raises StoreUnavailable: it may be carried out again."""
@@ -82,7 +90,7 @@ class Adopting:
             shown = plan_from_document(command.body["shown"])
         except (KeyError, UnreadableRecord) as exc:
             return CommandStatus.REFUSED, f"it does not say what was shown of it: {exc}"
-        theirs = await self._positions_of(wish.account_id)
+        theirs = await self._accounts.positions_of(wish.account_id)
         async with self._no_exit_leaves(wish.account_id):
             if not await self._is_recorded(command):
                 refusal = await self._refusal(wish, shown, theirs)
@@ -90,17 +98,17 @@ class Adopting:
                 if refusal is not None and not await self._is_recorded(command):
                     return CommandStatus.REFUSED, refusal
             records = _records(wish, shown, command)
-            if self._foreign_desk(records[0]) is not None:
+            if self._ownership.elsewhere(records[0]) is not None:
                 return None
             await self._record(records)
-        self._look_again(wish.account_id)
+        self._accounts.compare_soon(wish.account_id)
         return CommandStatus.DONE, f"{wish.occasion} adopted as {adoption_id(command.command_id)} by {wish.by}"
 
     @contextlib.asynccontextmanager
     async def _no_exit_leaves(self, account_id: str) -> AsyncIterator[None]:
         """An exit that has counted on what it may take has left by now, and what comes later counts on the adoption."""
-        desk = self._desk_of(account_id)
-        async with self._turn, contextlib.nullcontext() if desk is None else desk.exits_in_turn:
+        trader = self._accounts.trader_of(account_id)
+        async with self._turn, contextlib.nullcontext() if trader is None else trader.exits_in_turn:
             yield
 
     async def _is_recorded(self, command: Command) -> bool:
@@ -109,7 +117,7 @@ class Adopting:
 
     async def _refusal(self, wish: Wish, shown: Plan, theirs: Sequence[BrokerPosition] | None) -> str | None:
         books = await read_books(self._store, wish, theirs)
-        if not books.ledgers and not self._is_known_account(wish.account_id):
+        if not books.ledgers and not self._accounts.is_known(wish.account_id):
             return f"account {wish.account_id!r} is not configured, and nothing was ever held in it"
         now = plan(wish, books, self._clock.now())
         if isinstance(now, Refused):
@@ -132,11 +140,11 @@ class Adopting:
 
     async def _pass_on(self, stored: Stored) -> None:
         """To whoever tells of it: the account may have gone to another process while this one was writing."""
-        desk = self._foreign_desk(stored.order)
-        if desk is None:
-            self._hand_over(stored)
+        partition = self._ownership.elsewhere(stored.order)
+        if partition is None:
+            self._accounts.take(stored)
         else:
-            await self._store.leave({stored.order.order_id: desk})
+            await self._store.leave({stored.order.order_id: partition})
 
     # --- taking one back ----------------------------------------------------------------------------------------
 
@@ -149,14 +157,14 @@ class Adopting:
         if not found:
             return CommandStatus.REFUSED, f"there is no adoption {name!r}"
         account_id = str(found[0].order.request.account_id)
-        theirs = await self._positions_of(account_id)
+        theirs = await self._accounts.positions_of(account_id)
         async with self._no_exit_leaves(account_id):
             found = await records_named(self._store, name)
             if not any(_is_undone_by(stored.order, command) for stored in found):
                 refusal = await self._refusal_to_undo(found, body, theirs)
                 if refusal is not None:
                     return CommandStatus.REFUSED, refusal
-            if self._foreign_desk(found[0].order) is not None:
+            if self._ownership.elsewhere(found[0].order) is not None:
                 return None
             for stored in reversed(found):
                 # The moment is the command's own: done again, it is the same event.
@@ -168,7 +176,7 @@ class Adopting:
                     ),
                 )
                 await self._pass_on(Stored(live.order, live.told))
-        self._look_again(account_id)
+        self._accounts.compare_soon(account_id)
         return CommandStatus.DONE, f"{name} undone by {by}"
 
     async def _refusal_to_undo(

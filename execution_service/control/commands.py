@@ -30,11 +30,13 @@ from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.core.reconcile import Outcome
 from execution_service.core.texts import plain
 from execution_service.core.views.record import positions_to_documents
-from execution_service.intake.intake import RaiseAlert, Receiver
+from execution_service.intake.intake import Receiver
+from execution_service.ownership.ownership import Ownership
 from execution_service.recording.live import LiveOrder, LiveOrders
+from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Part
-from execution_service.storage.ports.commands import Command, CommandStatus, DeadLetter
+from execution_service.storage.ports.commands import Command, CommandStatus
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.orders import Stored
 from execution_service.storage.ports.store import Store
@@ -105,12 +107,40 @@ KNOWN_BEFORE = datetime.min.replace(tzinfo=UTC)
 """When an order was received that was known when a cancel was carried out: before whatever comes after that, by whichever clock."""
 
 
-class Desk(Protocol):
-    """Where an account's orders are worked."""
+class WorksOrders(Protocol):
+    """Who works an account's orders."""
 
     async def cancel(self, live: LiveOrder, reason: Reason, requested_by: str) -> None: ...
 
     def look_again(self, live: LiveOrder) -> None: ...
+
+
+class CommandedAccounts(Protocol):
+    """The accounts that commands are about."""
+
+    def trader_of(self, account_id: str | None) -> WorksOrders | None:
+        """None: it is not traded here."""
+
+    async def positions_of(self, account_id: str) -> Sequence[BrokerPosition] | None:
+        """By its broker; None where that does not tell them now."""
+
+    async def compare_now(self, account_id: str) -> Outcome | None:
+        """What a comparison with the broker shows; None: the account is not configured."""
+
+
+class TakesOrders(Protocol):
+    """Who takes orders in; here, those of dead letters once more."""
+
+    async def take(self, messages: Sequence[Message]) -> object: ...
+
+
+class CarriesOutAdoptions(Protocol):
+    async def carry_out(self, command: Command) -> tuple[CommandStatus, str] | None: ...
+
+
+class ShowsOrders(Protocol):
+    async def show_again(self, order: Order) -> None:
+        """Writes what the signal's sender reads of the order once more. Raises StoreUnavailable."""
 
 
 class Commands:
@@ -122,36 +152,22 @@ class Commands:
         store: Store,
         live_orders: LiveOrders,
         clock: Clock,
-        desk_of: Callable[[str | None], Desk | None],
-        replay: Callable[[Message], Awaitable[DeadLetter | None]],
-        show_again: Callable[[Order], Awaitable[None]],
-        reconcile: Callable[[str], Awaitable[Outcome | None]],
+        ownership: Ownership,
+        views: ShowsOrders,
+        alerts: RaisesAlerts,
         max_order_age_seconds: float,
-        raise_alert: RaiseAlert,
-        shares_store: bool = False,
-        adopt: Callable[[Command], Awaitable[tuple[CommandStatus, str] | None]],
-        positions_of: Callable[[str], Awaitable[Sequence[BrokerPosition] | None]],
-        tell_holder: Callable[[Order], Awaitable[None]] | None = None,
-        is_elsewhere: Callable[[str], bool] = lambda account_id: False,
-        belongs_elsewhere: Callable[[str], bool] = lambda account_id: False,
     ) -> None:
-        """`tell_holder`: for a service that shares its store, how the process that works an order learns what was written to its record;
-        `is_elsewhere`: whether another process works an account, and so carries out what is about the whole of it; `belongs_elsewhere`: the
-        same, of accounts that nobody trades any more too."""
-        self._is_elsewhere = is_elsewhere
-        self._belongs_elsewhere = belongs_elsewhere
-        self._adopt = adopt
-        self._positions_of = positions_of
-        self._tell_holder = tell_holder
-        self._raise_alert = raise_alert
+        """By `ownership` it is known which process carries a command out, and how the one that works an order learns what was written to its
+        record."""
+        self._ownership = ownership
+        self._views = views
+        self._alerts = alerts
+        self._accounts: CommandedAccounts
+        self._intake: TakesOrders
+        self._adopting: CarriesOutAdoptions
         self._store = store
         self._live = live_orders
         self._clock = clock
-        self._desk_of = desk_of
-        self._replay = replay
-        self._show_again = show_again
-        self._reconcile = reconcile
-        self._shares_store = shares_store
         self._lifetime = timedelta(
             seconds=max(max_order_age_seconds, REMEMBERED_SECONDS) if max_order_age_seconds else FORGOTTEN_AFTER_SECONDS
         )
@@ -165,15 +181,18 @@ class Commands:
         self._asking: set[str] = set()
         """Other commands for which a broker is asked."""
 
+    def serve(self, accounts: CommandedAccounts, intake: TakesOrders, adopting: CarriesOutAdoptions) -> None:
+        """Whom the commands are carried out on; said once, before anything else is done, for the accounts and the intake ask about cancels
+        here."""
+        self._accounts, self._intake, self._adopting = accounts, intake, adopting
+
     def parts(self, inbox: Inbox) -> Sequence[Part]:
         """What runs for as long as the process."""
         return Part("commands in", lambda: self.run(inbox)), Part("commands left in the store", self._poll)
 
     async def run(self, inbox: Inbox) -> None:
         """Until cancelled."""
-        receiver = Receiver(
-            what="Commands", take=self.take, store=self._store, clock=self._clock, raise_alert=self._raise_alert
-        )
+        receiver = Receiver(what="Commands", taker=self, store=self._store, clock=self._clock, alerts=self._alerts)
         await receiver.run(inbox)
 
     async def end(self) -> None:
@@ -192,7 +211,7 @@ class Commands:
 
     async def start(self) -> None:
         """Takes up what an earlier life left. Raises StoreUnavailable; may then be called again."""
-        if not self._shares_store:
+        if not self._ownership.has_others:
             # Who shares the store asks it for the cancels of each order before that is stored, and before it is sent.
             for command in await self._store.commands(now=self._clock.now()):
                 if command.status is not CommandStatus.NEW and _is_cancel(command):
@@ -211,8 +230,11 @@ class Commands:
         """Learns of the cancels that name these orders. Raises StoreUnavailable.
 
         Whatever was stored before this call, by whichever process and with whichever clock, is known when it returns: the store is asked
-        by the orders' names, and so reads nothing about other orders, however many commands there are.
+        by the orders' names, and so reads nothing about other orders, however many commands there are. Nobody else stores any where this
+        process is alone.
         """
+        if not self._ownership.has_others:
+            return
         names = sorted({name for order in orders for name in _names_of(order)})
         for command in await self._store.cancels_naming(names):
             if command.status is CommandStatus.NEW:
@@ -405,16 +427,16 @@ class Commands:
                 signal_id=order.signal_id,
             )
             return True, f"{order.order_id} is {order.status} already"
-        desk, live = self._desk_of(order.request.account_id), self._live.by_id.get(order.order_id)
+        trader, live = self._accounts.trader_of(order.request.account_id), self._live.by_id.get(order.order_id)
         requested_by = str(body.get("requested_by") or REQUESTED_BY)
-        if desk is not None and live is not None:
-            await desk.cancel(live, _reason(body), requested_by)
-        elif self._tell_holder is not None:
+        if trader is not None and live is not None:
+            await trader.cancel(live, _reason(body), requested_by)
+        elif self._ownership.has_others:
 
             def wish(order: Order) -> tuple[Event, ...]:
                 return cancel_wish(order, _reason(body), requested_by, self._clock.now())
 
-            await self._tell_holder(await self._live.record_for_holder(order, wish))
+            await self._ownership.leave_to_holder(await self._live.record_for_holder(order, wish))
         else:
             account = order.request.account_id
             return (
@@ -432,7 +454,7 @@ class Commands:
                 try:
                     for stored in await self._store.load([order.order_id]):
                         if stored.order.status.is_final:
-                            await self._show_again(stored.order)
+                            await self._views.show_again(stored.order)
                 except StoreUnavailable as exc:
                     log.warning(f"{View.TRADING_ORDERS} not written again: {exc}", action="views_waiting")
 
@@ -455,8 +477,8 @@ class Commands:
 
         async def compare() -> None:
             try:
-                outcome = await self._reconcile(str(command.body.get("account_id")))
-                if self._shares_store and (outcome is None or not outcome.is_compared):
+                outcome = await self._accounts.compare_now(str(command.body.get("account_id")))
+                if self._ownership.has_others and (outcome is None or not outcome.is_compared):
                     # The account may be another process's, whose answer counts more than that we have none.
                     await self._clock.sleep(OTHERS_COMPARE_SECONDS)
                     waiting = await self._store.new_commands()
@@ -468,7 +490,7 @@ class Commands:
             finally:
                 self._comparing.discard(command.command_id)
 
-        if self._is_elsewhere(str(command.body.get("account_id"))):
+        if self._ownership.is_worked_elsewhere(str(command.body.get("account_id"))):
             return
         if command.command_id not in self._comparing:
             self._comparing.add(command.command_id)
@@ -488,7 +510,7 @@ class Commands:
         """Beside everything else, too, and by whoever trades the account."""
         body = command.body if isinstance(command.body, Mapping) else {}
         account_id = str(body.get("account_id"))
-        if command.command_id in self._asking or self._belongs_elsewhere(account_id):
+        if command.command_id in self._asking or self._ownership.belongs_elsewhere(account_id):
             return
 
         async def answer() -> None:
@@ -496,7 +518,7 @@ class Commands:
                 if command.kind == "POSITIONS":
                     status, outcome = await self._tell_positions(command, account_id)
                 else:
-                    done = await self._adopt(command)
+                    done = await self._adopting.carry_out(command)
                     if done is None:
                         return
                     status, outcome = done
@@ -521,7 +543,7 @@ class Commands:
         """What the account holds by its broker, as JSON."""
         if self._live.age_seconds(command.received_at) > ANSWERED_WITHIN_SECONDS:
             return CommandStatus.REFUSED, "whoever asked has gone"
-        theirs = await self._positions_of(account_id)
+        theirs = await self._accounts.positions_of(account_id)
         if theirs is None:
             return CommandStatus.REFUSED, "the broker does not tell its positions now"
         return CommandStatus.DONE, json.dumps(positions_to_documents(theirs))
@@ -561,19 +583,19 @@ class Commands:
                     )
                     return CommandStatus.REFUSED, words
         live = self._live.by_id.get(order_id)
-        desk = None if live is None else self._desk_of(live.order.request.account_id)
+        trader = None if live is None else self._accounts.trader_of(live.order.request.account_id)
 
         def decision(order: Order) -> tuple[Event, ...]:
             return () if event in order.events else (event,)
 
         try:
-            if live is not None and desk is not None:
+            if live is not None and trader is not None:
                 await self._live.record(live, decision)
-                desk.look_again(live)
+                trader.look_again(live)
                 order = live.order
-            elif self._tell_holder is not None and stored and not stored[0].order.status.is_final:
+            elif self._ownership.has_others and stored and not stored[0].order.status.is_final:
                 order = await self._live.record_for_holder(stored[0].order, decision)
-                await self._tell_holder(order)
+                await self._ownership.leave_to_holder(order)
             else:
                 return CommandStatus.REFUSED, f"order {order_id}: {_why_no_decision(stored)}"
         except InvalidTransition as exc:
@@ -589,14 +611,14 @@ class Commands:
         if letter is None:
             return CommandStatus.REFUSED, f"there is no dead letter {message_id!r}"
         marker = sha256(f"{command.command_id}:{message_id}".encode()).hexdigest()[:16]
-        again = await self._replay(
-            Message(
-                message_id=f"replay-{marker}",
-                data=letter.payload,
-                publish_time=letter.publish_time,
-                attributes=letter.attributes,
-            )
+        message = Message(
+            message_id=f"replay-{marker}",
+            data=letter.payload,
+            publish_time=letter.publish_time,
+            attributes=letter.attributes,
         )
+        await self._intake.take([message])
+        again = await self._store.dead_letter(message.message_id)
         if again is not None:
             words = f"dead letter {message_id} was taken again and is a dead letter again: {again.reason}"
             return CommandStatus.REFUSED, words

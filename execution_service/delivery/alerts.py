@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -12,6 +12,7 @@ import structlog
 from execution_service.core import texts as words
 from execution_service.delivery.channel import TEXT_LIFETIME, Channel
 from execution_service.delivery.cursor import AFTER_FAILURE_SECONDS
+from execution_service.ownership.ownership import UNASSIGNED, Ownership
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.news import News
 from execution_service.runtime.supervision import Part
@@ -32,15 +33,12 @@ class Alerts:
     """An alert is durable before its cause may be forgotten, but for the time in which the store is away: then it is kept here. One message a
     minute goes out for each kind, with a count."""
 
-    def __init__(
-        self, *, store: Store, notifier: Notifier, clock: Clock, sends: Callable[[], bool] | None = None
-    ) -> None:
-        """`sends`: whether this process is the one that sends the alerts of all that share the store; None: it is alone."""
+    def __init__(self, *, store: Store, notifier: Notifier, clock: Clock, ownership: Ownership) -> None:
+        """Who holds what belongs to no account sends the alerts of all that share the store."""
         self._store = store
         self._channel = Channel(notifier, clock)
         self._clock = clock
-        self._shares = sends is not None
-        self._sends = sends or _always
+        self._ownership = ownership
         self._wake_up = News(clock)
         self._unstored_wake_up = News(clock)
         self._generation = 0
@@ -51,7 +49,7 @@ class Alerts:
 
     def parts(self) -> Sequence[Part]:
         """What runs for as long as the process."""
-        of_others = [Part("alerts of others", self.look_for_ever)] if self._shares else []
+        of_others = [Part("alerts of others", self.look_for_ever)] if self._ownership.has_others else []
         return [Part("alerts to store", self.store_for_ever), *of_others, Part("alerts", self.send_for_ever)]
 
     # --- raising ------------------------------------------------------------------------------------------------
@@ -69,7 +67,7 @@ class Alerts:
     def _alert(self, kind: str, text: str, count: int) -> Alert:
         log.warning(words.one_line(text), action="alarm", kind=kind)
         now = self._clock.now()
-        if self._shares:
+        if self._ownership.has_others:
             self._generation += 1  # another process may be sending the last one at this moment
         # With a series of each life: one that was sent in an earlier life must not be added to.
         alert_id = f"{kind}:{now:%Y%m%dT%H%M}:{self._series}:{self._generation}"
@@ -125,6 +123,9 @@ class Alerts:
             await self._wake_up.wait(pause)
             pause = await self._send_stored() if self._sends() else None
 
+    def _sends(self) -> bool:
+        return self._ownership.holds(UNASSIGNED)
+
     async def look_for_ever(self) -> None:
         """Other processes store theirs without a word."""
         while True:
@@ -171,7 +172,3 @@ class Alerts:
                 return
             if await self._channel.is_sent(text):
                 return
-
-
-def _always() -> bool:
-    return True

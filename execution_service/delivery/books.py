@@ -20,6 +20,7 @@ from execution_service.delivery.cursor import (
 )
 from execution_service.delivery.ledger import Ledger, Parcel
 from execution_service.delivery.views import Views
+from execution_service.ownership.ownership import Ownership
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.news import News
 from execution_service.storage.ports.errors import StoreUnavailable
@@ -45,7 +46,7 @@ class Books:
         cursors: Cursors,
         clock: Clock,
         failures: Failures,
-        is_ours: Callable[[str | None], bool],
+        ownership: Ownership,
         moved: Callable[[Progress], None],
     ) -> None:
         """`moved`: called when an order's lines are known, and when its views are written."""
@@ -54,7 +55,7 @@ class Books:
         self._cursors = cursors
         self._clock = clock
         self._failures = failures
-        self._is_ours = is_ours
+        self._ownership = ownership
         self._moved = moved
         self._wake_up = News(clock)
         self._queue: dict[str, Progress] = {}
@@ -132,11 +133,13 @@ class Books:
         if not parcels:
             return
         writes = await self._views.prepare(parcels, touched)
-        theirs = [p.progress for p in parcels if not self._is_ours(p.progress.account_id)]
+        theirs = [p.progress for p in parcels if not self._ownership.is_ours(p.progress.account_id)]
         if theirs:
             # Frozen meanwhile, perhaps: not every view knows which of two writers is behind.
             self._again([progress for progress in theirs if not progress.is_let_go], AFTER_FAILURE_SECONDS)
-            await self._bring_up_to_date([p.progress for p in parcels if self._is_ours(p.progress.account_id)])
+            await self._bring_up_to_date(
+                [p.progress for p in parcels if self._ownership.is_ours(p.progress.account_id)]
+            )
             return
         await self._views.write(writes, touched)
         self._ledger.shown(touched)

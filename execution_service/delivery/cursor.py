@@ -6,7 +6,7 @@ import asyncio
 import heapq
 import itertools
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import structlog
@@ -14,6 +14,7 @@ import structlog
 from execution_service.core import texts
 from execution_service.core.positions.ledger import LedgerKey, Line
 from execution_service.recording.live import LiveOrder, LiveOrders
+from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.news import News
 from execution_service.storage.ports.errors import StoreUnavailable
@@ -141,8 +142,8 @@ class Progress:
 class Failures:
     """What went wrong with one order: said each time, and told to people once for each order."""
 
-    def __init__(self, raise_alert: Callable[[str, str], Awaitable[None]]) -> None:
-        self._raise_alert = raise_alert
+    def __init__(self, alerts: RaisesAlerts) -> None:
+        self._alerts = alerts
         self._told: set[str] = set()
 
     async def report(self, progress: Progress, exc: BaseException) -> None:
@@ -155,7 +156,7 @@ class Failures:
         if progress.order_id not in self._told:
             self._told.add(progress.order_id)
             words = texts.delivery_failing(signal_id=progress.signal_id, reason=str(exc) or type(exc).__name__)
-            await self._raise_alert("delivery_failing", words)
+            await self._alerts.raise_alert("delivery_failing", words)
 
     def are_over(self, order_id: str) -> None:
         self._told.discard(order_id)

@@ -6,14 +6,17 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from execution_service.core.orders.order import Order
 from execution_service.delivery.alerts import Alerts
 from execution_service.delivery.books import Books
 from execution_service.delivery.cursor import Cursors, Failures, Progress
 from execution_service.delivery.ledger import Ledger
 from execution_service.delivery.notifications import Notifications
-from execution_service.delivery.party import Party
+from execution_service.delivery.party import Parties
+from execution_service.delivery.signals import trading_order_write
 from execution_service.delivery.stream import Sink, Stream
 from execution_service.delivery.views import Views
+from execution_service.ownership.ownership import Ownership
 from execution_service.recording.live import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Part
@@ -38,19 +41,19 @@ class Delivery:
         notifier: Notifier,
         clock: Clock,
         sinks: Sequence[Sink],
-        party_of: Callable[[str | None], Party],
+        parties: Parties,
         max_attempts: int,
-        is_ours: Callable[[str | None], bool] = lambda account_id: True,
-        sends_alerts: Callable[[], bool] | None = None,
+        ownership: Ownership,
     ) -> None:
-        """`sinks`: the streams of messages, confirmations among them. `is_ours`: whether an account's orders are surely this process's to
-        deliver for at this moment. `sends_alerts`: as in `Alerts`. `max_attempts`: as in `Stream`."""
+        """`sinks`: the streams of messages, confirmations among them. Delivered is only what `ownership` says is
+        surely this process's at that moment. `max_attempts`: as in `Stream`."""
+        self._store = store
         self._clock = clock
-        self.alerts = Alerts(store=store, notifier=notifier, clock=clock, sends=sends_alerts)
+        self.alerts = Alerts(store=store, notifier=notifier, clock=clock, ownership=ownership)
         self.raise_alert = self.alerts.raise_alert
         self.raise_alert_durably = self.alerts.raise_alert_durably
         self.raise_alert_once = self.alerts.raise_alert_once
-        failures = Failures(self.raise_alert)
+        failures = Failures(self.alerts)
         self._cursors = Cursors(
             names=(LEDGER, PEOPLE, *(sink.cursor for sink in sinks)),
             live_orders=live_orders,
@@ -62,15 +65,15 @@ class Delivery:
         ledger = Ledger(store=store, cursors=self._cursors)
         self.books = Books(
             ledger=ledger,
-            views=Views(store=store, live_orders=live_orders, clock=clock, party_of=party_of),
+            views=Views(store=store, live_orders=live_orders, clock=clock, parties=parties),
             cursors=self._cursors,
             clock=clock,
             failures=failures,
-            is_ours=is_ours,
+            ownership=ownership,
             moved=self._books_moved,
         )
         self.notifications = Notifications(
-            notifier=notifier, clock=clock, cursors=self._cursors, failures=failures, party_of=party_of
+            notifier=notifier, clock=clock, cursors=self._cursors, failures=failures, parties=parties
         )
         self.streams = [
             Stream(
@@ -78,9 +81,9 @@ class Delivery:
                 cursors=self._cursors,
                 clock=clock,
                 failures=failures,
-                is_ours=is_ours,
+                ownership=ownership,
                 max_attempts=max_attempts,
-                raise_alert=self.raise_alert,
+                alerts=self.alerts,
             )
             for sink in sinks
         ]
@@ -125,6 +128,10 @@ class Delivery:
         """The order is finished, and the sinks hold all that is still to be delivered of it up to that version: nobody needs it in memory for
         that."""
         return self._cursors.has_taken(order_id, version)
+
+    async def show_again(self, order: Order) -> None:
+        """Writes what the signal's sender reads of the order once more, for somebody else has written over it. Raises StoreUnavailable."""
+        await self._store.write_views([trading_order_write(order, self._clock.now())])
 
     def let_go(self, is_theirs: Callable[[str | None], bool]) -> None:
         """Others deliver for those accounts from now on."""

@@ -4,7 +4,7 @@ alerts that belong to no order in alerts.py."""
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -16,7 +16,7 @@ from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Status
 from execution_service.delivery.channel import TEXT_LIFETIME, Channel
 from execution_service.delivery.cursor import SLOW_PACE_SECONDS, Cursors, Failures, Progress
-from execution_service.delivery.party import Party
+from execution_service.delivery.party import Parties
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.news import News
 from execution_service.storage.ports.orders import PEOPLE
@@ -82,14 +82,14 @@ class Notifications:
         clock: Clock,
         cursors: Cursors,
         failures: Failures,
-        party_of: Callable[[str | None], Party],
+        parties: Parties,
     ) -> None:
         self._notifier = notifier
         self._channel = Channel(notifier, clock)
         self._clock = clock
         self._cursors = cursors
         self._failures = failures
-        self._party_of = party_of
+        self._parties = parties
         self._to_look_at: dict[str, Progress] = {}
         self._failed: dict[str, float] = {}
         """Orders whose texts could not be made, and when that is tried again."""
@@ -168,7 +168,7 @@ class Notifications:
         outcomes: list[_Outcome] = []
         if not self._notifier.enabled:
             return alone, outcomes
-        party = self._party_of(order.request.account_id)
+        party = self._parties.party_of(order.request.account_id)
         for happening in happenings(order, after):
             before, event, now = happening.before, happening.event, happening.after
             text = texts.order_alert(before, event, now, account_name=party.account_name, broker=party.broker)

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
 class Party:
     account_name: str | None
     broker: str
+
+
+class Parties(Protocol):
+    """Who knows the accounts."""
+
+    def party_of(self, account_id: str | None) -> Party:
+        """Of an account that is not configured: nobody, at no broker."""

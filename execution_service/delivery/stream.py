@@ -6,7 +6,7 @@ import asyncio
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,6 +14,8 @@ import structlog
 
 from execution_service.core.orders.order import Order
 from execution_service.delivery.cursor import AFTER_FAILURE_SECONDS, SLOW_PACE_SECONDS, Cursors, Failures, Progress
+from execution_service.ownership.ownership import Ownership
+from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.news import News
 
@@ -110,18 +112,18 @@ class Stream:
         cursors: Cursors,
         clock: Clock,
         failures: Failures,
-        is_ours: Callable[[str | None], bool],
+        ownership: Ownership,
         max_attempts: int,
-        raise_alert: Callable[[str, str], Awaitable[None]],
+        alerts: RaisesAlerts,
     ) -> None:
         """`max_attempts`: after so many failures people are told, and it is tried slowly."""
         self._sink = sink
         self._cursors = cursors
         self._clock = clock
         self._failures = failures
-        self._is_ours = is_ours
+        self._ownership = ownership
         self._max_attempts = max_attempts
-        self._raise_alert = raise_alert
+        self._alerts = alerts
         self._wake_up = News(clock)
         self._to_look_at: dict[str, Progress] = {}
         self._held: dict[str, tuple[float, Progress]] = {}
@@ -278,7 +280,7 @@ class Stream:
     def _begin(self, waiting: _Waiting, now: float, *, is_probe: bool = False) -> None:
         if self._waiting.get(waiting.progress.order_id) is not waiting:
             return  # let go
-        if not self._is_ours(waiting.progress.account_id):
+        if not self._ownership.is_ours(waiting.progress.account_id):
             self._again_at(now + AFTER_FAILURE_SECONDS, waiting)
             return
         waiting.began_at, waiting.is_probe, waiting.is_overdue = now, is_probe, False
@@ -291,7 +293,7 @@ class Stream:
     async def _deliver(self, waiting: _Waiting) -> None:
         progress = waiting.progress
         try:
-            while waiting.messages and not progress.is_let_go and self._is_ours(progress.account_id):
+            while waiting.messages and not progress.is_let_go and self._ownership.is_ours(progress.account_id):
                 await self._deliver_one(waiting, waiting.messages[0])
         except NotDelivered as exc:
             await self._failed(waiting, exc)
@@ -354,7 +356,7 @@ class Stream:
         self._say_failed(failed, exc, progress.signal_id)
         if failed == self._max_attempts:
             kind, text = self._sink.outage_words(len(self._waiting), failed, str(exc))
-            await self._raise_alert(kind, text)
+            await self._alerts.raise_alert(kind, text)
 
     def _pause_after(self, failures: int) -> float:
         return SLOW_PACE_SECONDS if failures >= self._max_attempts else min(SLOW_PACE_SECONDS, 0.5 * 2**failures)

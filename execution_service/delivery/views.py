@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey
 from execution_service.core.views.shared import (
@@ -14,7 +14,7 @@ from execution_service.core.views.shared import (
     signal_document_id,
 )
 from execution_service.delivery.ledger import Parcel
-from execution_service.delivery.party import Party
+from execution_service.delivery.party import Parties
 from execution_service.delivery.signals import Relations, related_names, trading_order_write
 from execution_service.recording.live import LiveOrders
 from execution_service.runtime.clock import Clock
@@ -27,13 +27,11 @@ REMEMBERED_ABSENCE_SECONDS = 30.0
 class Views:
     """Each document carries the number that it reflects and only moves forward, so that writing it again does no harm."""
 
-    def __init__(
-        self, *, store: Store, live_orders: LiveOrders, clock: Clock, party_of: Callable[[str | None], Party]
-    ) -> None:
+    def __init__(self, *, store: Store, live_orders: LiveOrders, clock: Clock, parties: Parties) -> None:
         self._store = store
         self._live = live_orders
         self._clock = clock
-        self._party_of = party_of
+        self._parties = parties
         self._shown_episodes: dict[LedgerKey, int] = {}
         self._absent_accounts: dict[str, float] = {}
 
@@ -52,7 +50,7 @@ class Views:
             order = parcel.order
             fields = confirmation_fields(
                 order,
-                broker=self._party_of(order.request.account_id).broker,
+                broker=self._parties.party_of(order.request.account_id).broker,
                 realized_pnl=parcel.progress.told.realized_pnl,
                 now=now,
             )

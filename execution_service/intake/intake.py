@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import structlog
 
@@ -15,7 +15,10 @@ from execution_service.core.orders.events import CancelRequested, Event, Noted, 
 from execution_service.core.orders.order import Order, apply_all, new_order
 from execution_service.core.orders.request import OrderRequest, RefusedRequest
 from execution_service.core.orders.status import Reason, ReasonCode
+from execution_service.ownership.ownership import Ownership
+from execution_service.recording.cancels import Cancels
 from execution_service.recording.live import LiveOrders
+from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.commands import DeadLetter
 from execution_service.storage.ports.errors import StoreUnavailable
@@ -37,8 +40,21 @@ RELAPSE_SECONDS = 60.0
 LONGEST_REST_SECONDS = 60.0
 
 
-class RaiseAlert(Protocol):
-    def __call__(self, kind: str, text: str, count: int = 1) -> Coroutine[Any, Any, None]: ...
+class Accounts(Protocol):
+    """The accounts that orders are for."""
+
+    def is_known(self, account_id: str) -> bool:
+        """Whether it is configured."""
+
+    def take(self, stored: Stored) -> None:
+        """Gives the order to whoever works its account here."""
+
+
+class TakesMessages(Protocol):
+    """What messages are received for."""
+
+    async def take(self, messages: Sequence[Message]) -> object:
+        """Stores what they mean and acknowledges them. Raises StoreUnavailable: nothing was acknowledged, and it may be called again."""
 
 
 class Intake:
@@ -50,32 +66,22 @@ class Intake:
         store: Store,
         live_orders: LiveOrders,
         clock: Clock,
-        is_known_account: Callable[[str], bool],
-        is_cancelled: Callable[[Order], Reason | None],
-        look_for_cancels: Callable[[Sequence[Order]], Awaitable[None]],
-        hand_over: Callable[[Stored], None],
-        raise_alert: RaiseAlert,
-        raise_alert_durably: RaiseAlert,
-        foreign_desk: Callable[[Order], str | None] = lambda order: None,
+        accounts: Accounts,
+        cancels: Cancels,
+        alerts: RaisesAlerts,
+        ownership: Ownership,
     ) -> None:
-        """`look_for_cancels`: after it `is_cancelled` knows what others stored about these orders. `raise_alert` outlives a store that is
-        away, `raise_alert_durably` raises StoreUnavailable then. `foreign_desk` names the desk of an order that another process works."""
         self._store = store
         self._live = live_orders
         self._clock = clock
-        self._is_known_account = is_known_account
-        self._is_cancelled = is_cancelled
-        self._look_for_cancels = look_for_cancels
-        self._hand_over = hand_over
-        self._raise_alert = raise_alert
-        self._raise_alert_durably = raise_alert_durably
-        self._foreign_desk = foreign_desk
+        self._accounts = accounts
+        self._cancels = cancels
+        self._alerts = alerts
+        self._ownership = ownership
 
     async def run(self, inbox: Inbox) -> None:
         """Until cancelled."""
-        receiver = Receiver(
-            what="Orders", take=self.take, store=self._store, clock=self._clock, raise_alert=self._raise_alert
-        )
+        receiver = Receiver(what="Orders", taker=self, store=self._store, clock=self._clock, alerts=self._alerts)
         await receiver.run(inbox)
 
     async def take(self, messages: Sequence[Message]) -> list[str]:
@@ -92,7 +98,7 @@ class Intake:
             else:
                 received.append((message, parsed, self._order(parsed, message)))
         if received:
-            await self._look_for_cancels([order for _, _, order in received])
+            await self._cancels.look_for_cancels([order for _, _, order in received])
         meant = [(message, self._at_the_door(parsed, order)) for message, parsed, order in received]
         unusable = len(letters)
         conflicts = await self._store_orders(meant)
@@ -102,11 +108,11 @@ class Intake:
         # Before the acknowledgement: what is acknowledged does not come again, and then nobody would tell people.
         if unusable:
             words = texts.dead_letters(count=1, reason=letters[unusable - 1].reason)
-            await self._raise_alert_durably("dead_letter", words, unusable)
+            await self._alerts.raise_alert_durably("dead_letter", words, unusable)
         if conflicts:
             signal_id, letter = conflicts[-1]
             words = texts.conflict(count=1, signal_id=signal_id, detail=letter.reason)
-            await self._raise_alert_durably("conflict", words, len(conflicts))
+            await self._alerts.raise_alert_durably("conflict", words, len(conflicts))
         for message in messages:
             message.ack()
         return [order.order_id for _, order in meant]
@@ -125,10 +131,10 @@ class Intake:
         """The order as it is first recorded: PENDING, or ended at the door."""
         now = self._clock.now()
         first: tuple[Event, ...] = ()
-        cancelled = self._is_cancelled(order)
+        cancelled = self._cancels.is_cancelled(order)
         if parsed.problems:
             first = (Rejected(at=now, reason=Reason(ReasonCode.INVALID_ORDER, "; ".join(parsed.problems))),)
-        elif not self._is_known_account(str(parsed.request.account_id)):
+        elif not self._accounts.is_known(str(parsed.request.account_id)):
             words = f"account {parsed.request.account_id} is not configured"
             first = (Rejected(at=now, reason=Reason(ReasonCode.UNKNOWN_ACCOUNT, words)),)
         elif cancelled is not None:
@@ -193,14 +199,14 @@ class Intake:
         foreign = self._left(stored.order for stored in some)
         for stored in some:
             if stored.order.order_id not in foreign:
-                self._hand_over(stored)
-        unsaid = {order_id: desk for order_id, desk in foreign.items() if order_id not in left}
+                self._accounts.take(stored)
+        unsaid = {order_id: partition for order_id, partition in foreign.items() if order_id not in left}
         if unsaid:
             await self._store.leave(unsaid)
 
     def _left(self, orders: Iterable[Order]) -> dict[str, str]:
-        """The desks of those that are not ours, by our id."""
-        return {o.order_id: desk for o in orders if (desk := self._foreign_desk(o)) is not None}
+        """The partitions of those that are not ours, by our id."""
+        return {o.order_id: partition for o in orders if (partition := self._ownership.elsewhere(o)) is not None}
 
     def _repetition(self, message: Message, order: Order, first: Order) -> DeadLetter | None:
         if _means_the_same(order, first):
@@ -253,18 +259,17 @@ class Receiver:
         self,
         *,
         what: str,
-        take: Callable[[Sequence[Message]], Coroutine[Any, Any, Any]],
+        taker: TakesMessages,
         store: Store,
         clock: Clock,
-        raise_alert: RaiseAlert,
+        alerts: RaisesAlerts,
     ) -> None:
-        """`what` the messages are, for people. `take` stores and acknowledges; it raises StoreUnavailable, and may then be called again.
-        `raise_alert` outlives a store that is away."""
+        """`what` the messages are, for people."""
         self._what = what
-        self._take = take
+        self._taker = taker
         self._store = store
         self._clock = clock
-        self._raise_alert = raise_alert
+        self._alerts = alerts
         self._accepted_at = float("-inf")
         self._least_rest = 0.0
 
@@ -310,7 +315,7 @@ class Receiver:
 
     async def _is_answered(self, batch: Sequence[Message]) -> bool:
         """Takes the batch. False: the store answers nobody, and whether it was stored is not known. Raises what `take` raises."""
-        attempt = asyncio.ensure_future(self._take(batch))
+        attempt = asyncio.ensure_future(self._taker.take(batch))
         silence = asyncio.ensure_future(self._until_silent())
         try:
             await asyncio.wait({attempt, silence}, return_when=asyncio.FIRST_COMPLETED)
@@ -360,4 +365,4 @@ class Receiver:
         log.info(f"{self._what}: taken again", action="messages_taken_again")
         # Only now: the alerts are kept in the store too.
         words = texts.messages_handed_back(what=self._what.lower(), count=count, seconds=seconds)
-        await self._raise_alert("messages_handed_back", words)
+        await self._alerts.raise_alert("messages_handed_back", words)

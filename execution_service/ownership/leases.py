@@ -1,9 +1,10 @@
-"""Which desks this process holds, by leases that it renews in the store; not what is done at a desk."""
+"""Which partitions this process holds, by leases that it renews in the store; not what is done at a partition."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
@@ -44,6 +45,19 @@ class Predecessor:
     """Provably; else it was silent for its term."""
 
 
+class Holder(Protocol):
+    """Who does the work of what is held."""
+
+    def is_wanted(self, lease: Lease) -> bool:
+        """Whether this process would work the partition of a lease that somebody has left."""
+
+    def taken(self, lease: Lease, before: Predecessor | None) -> None:
+        """The lease is held now; `before` held the one that it replaced, if anybody did."""
+
+    def lost(self, partition: str) -> None:
+        """It is not held any more, and its work ends at once."""
+
+
 class Leases:
     """Takes, renews and gives back.
 
@@ -58,20 +72,15 @@ class Leases:
         clock: Clock,
         me: Self,
         term_seconds: float,
-        is_wanted: Callable[[Lease], bool],
-        taken: Callable[[Lease, Predecessor | None], Awaitable[None]],
-        lost: Callable[[str, str], None],
+        holder: Holder,
         processes: Processes | None = None,
     ) -> None:
-        """`is_wanted`: whether this process would work the desk of a lease that somebody has left. `taken` is told the new lease and the
-        one it replaced, if that had a holder; `lost` the desk and why. Without `processes` nobody is ever proven dead."""
+        """Without `processes` nobody is ever proven dead."""
         self._store = store
         self._clock = clock
         self._me = me
         self._term = term_seconds
-        self._is_wanted = is_wanted
-        self._taken = taken
-        self._lost = lost
+        self._holder = holder
         self._processes = processes
         self._wanted: set[str] = set()
         self._held: dict[str, Lease] = {}
@@ -88,14 +97,14 @@ class Leases:
         """It was not lost since it was taken."""
         return self._held.get(lease.desk) is lease
 
-    def holds(self, desk: str) -> bool:
+    def holds(self, partition: str) -> bool:
         """Surely, at this moment: nobody else can have taken it yet."""
-        renewed_at = self._renewed_at.get(desk)
+        renewed_at = self._renewed_at.get(partition)
         return renewed_at is not None and self._clock.monotonic() < renewed_at + self._term * CERTAIN_PART
 
-    def want(self, desks: Iterable[str]) -> None:
+    def want(self, partitions: Iterable[str]) -> None:
         """There is work at these: they are contended for from now on, and taken at once where nobody holds them."""
-        fresh = set(desks) - self._wanted
+        fresh = set(partitions) - self._wanted
         if fresh:
             self._wanted |= fresh
             self._news.tell()
@@ -121,35 +130,37 @@ class Leases:
         if self._held:
             await self._store.renew_leases(self._me.holder, list(self._held), self._clock.now())
         leases = {lease.desk: lease for lease in await self._store.leases()}
-        for desk, mine in tuple(self._held.items()):
-            found = leases.get(desk)
+        for partition, mine in tuple(self._held.items()):
+            found = leases.get(partition)
             if found is not None and (found.holder, found.epoch) == (mine.holder, mine.epoch):
-                self._renewed_at[desk] = began
+                self._renewed_at[partition] = began
             else:
                 who = "nobody" if found is None else f"{found.host} (process {found.pid})"
-                self._lose(desk, f"it is held by {who} now")
+                self._lose(partition, f"it is held by {who} now")
         if self.is_leaving:
             return
-        wanted = self._wanted | {lease.desk for lease in leases.values() if lease.holder and self._is_wanted(lease)}
-        for desk in sorted(wanted - self._held.keys()):
-            found = leases.get(desk)
+        wanted = self._wanted | {
+            lease.desk for lease in leases.values() if lease.holder and self._holder.is_wanted(lease)
+        }
+        for partition in sorted(wanted - self._held.keys()):
+            found = leases.get(partition)
             if self._is_free(found):
-                await self._take(desk, found)
+                await self._take(partition, found)
 
     async def release_all(self) -> None:
         """Gives everything back, for others to take at once. Raises StoreUnavailable: then it runs out by itself."""
         await self._release(list(self._held))
 
-    async def release(self, desk: str) -> None:
+    async def release(self, partition: str) -> None:
         """Gives this one back, until it is wanted again. Raises StoreUnavailable: then it runs out by itself."""
-        await self._release([desk])
+        await self._release([partition])
 
-    async def _release(self, desks: Sequence[str]) -> None:
-        for desk in desks:
-            self._wanted.discard(desk)
-            self._held.pop(desk, None)
-            self._renewed_at.pop(desk, None)
-        await self._store.release_leases(self._me.holder, desks)
+    async def _release(self, partitions: Sequence[str]) -> None:
+        for partition in partitions:
+            self._wanted.discard(partition)
+            self._held.pop(partition, None)
+            self._renewed_at.pop(partition, None)
+        await self._store.release_leases(self._me.holder, partitions)
 
     # --- the parts ----------------------------------------------------------------------------------------------
 
@@ -179,10 +190,10 @@ class Leases:
             and self._processes.is_gone(found.process)
         )
 
-    async def _take(self, desk: str, found: Lease | None) -> None:
+    async def _take(self, partition: str, found: Lease | None) -> None:
         began, now = self._clock.monotonic(), self._clock.now()
         lease = Lease(
-            desk=desk,
+            desk=partition,
             holder=self._me.holder,
             epoch=1 if found is None else found.epoch + 1,
             beat=0,
@@ -195,30 +206,30 @@ class Leases:
         )
         if not await self._store.take_lease(lease, found):
             return
-        self._seen.pop(desk, None)
-        self._held[desk], self._renewed_at[desk] = lease, began
+        self._seen.pop(partition, None)
+        self._held[partition], self._renewed_at[partition] = lease, began
         before, words = None, "taken"
         if found is not None and found.holder not in ("", self._me.holder):
             before = Predecessor(found, self._has_died(found))
             why = "has died" if before.has_died else "is silent"
             words = f"taken over from {found.host} (process {found.pid}), which {why}"
-        log.info(f"{desk}: {words}", action="lease_taken", account_id=desk, epoch=lease.epoch)
-        await self._taken(lease, before)
+        log.info(f"{partition}: {words}", action="lease_taken", account_id=partition, epoch=lease.epoch)
+        self._holder.taken(lease, before)
 
-    def _lose(self, desk: str, why: str) -> None:
-        self._held.pop(desk, None)
-        self._renewed_at.pop(desk, None)
-        log.warning(f"{desk}: let go, {why}", action="lease_lost", account_id=desk)
-        self._lost(desk, why)
+    def _lose(self, partition: str, why: str) -> None:
+        self._held.pop(partition, None)
+        self._renewed_at.pop(partition, None)
+        log.warning(f"{partition}: let go, {why}", action="lease_lost", account_id=partition)
+        self._holder.lost(partition)
 
     async def _watch(self) -> None:
         """Lets go what could not be renewed in time, whatever the store is doing."""
         while True:
-            for desk in tuple(self._held):
-                if not self.holds(desk):
-                    self._lose(desk, f"it could not be renewed for {self._term * CERTAIN_PART:g} s")
+            for partition in tuple(self._held):
+                if not self.holds(partition):
+                    self._lose(partition, f"it could not be renewed for {self._term * CERTAIN_PART:g} s")
             now = self._clock.monotonic()
-            ends = [at + self._term * CERTAIN_PART for desk, at in self._renewed_at.items()]
+            ends = [at + self._term * CERTAIN_PART for partition, at in self._renewed_at.items()]
             await self._clock.sleep(max(LEAST_PAUSE_SECONDS, min(ends, default=now + self._term / RENEWALS) - now))
 
     def _pause(self) -> float:

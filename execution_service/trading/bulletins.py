@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -11,6 +11,7 @@ import structlog
 
 from execution_service.core import texts
 from execution_service.core.texts import Mentioned
+from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.news import News
 
@@ -36,10 +37,10 @@ class Bulletins:
     """One message about each subject, however many orders it is about. What was mentioned is forgotten when the alert has been raised,
     so that a run that fails, or is ended with the trader, leaves it to the next."""
 
-    def __init__(self, *, account_id: str, clock: Clock, raise_alert: Callable[[str, str], Awaitable[None]]) -> None:
+    def __init__(self, *, account_id: str, clock: Clock, alerts: RaisesAlerts) -> None:
         self._account_id = account_id
         self._clock = clock
-        self._raise_alert = raise_alert
+        self._alerts = alerts
         self._gathered: dict[str, _Gathered] = {}
         self._sent_at: dict[str, float] = {}
         self._wake_up = News(clock)
@@ -80,7 +81,7 @@ class Bulletins:
             return  # sent meanwhile
         about = tuple(gathered.about)
         gathered.due_at = now + GATHER_SECONDS  # should it fail, the other subjects come before it
-        await self._raise_alert(
+        await self._alerts.raise_alert(
             f"{subject}:{self._account_id}", _text(subject, gathered.words, [each for each, _ in about])
         )
         for _, raised in about:

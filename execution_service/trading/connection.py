@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import replace
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import structlog
 import tenacity
@@ -16,8 +16,10 @@ from brokers.errors import AuthRequired, BrokerError, BrokerUnavailable, HeldBac
 from execution_service.core import backoff, texts
 from execution_service.core.orders.next_step import Limits
 from execution_service.core.orders.status import Reason, ReasonCode
+from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.trading.traded_account import TradedAccount
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -42,46 +44,52 @@ class AccountState(StrEnum):
     AUTH_REQUIRED = "AUTH_REQUIRED"
 
 
+class Conversation(Protocol):
+    """What is said over the connection."""
+
+    async def catch_up(self) -> None:
+        """Reads everything that happened while there was no connection; the connection stands after it. Raises BrokerError, TimeoutError,
+        StoreUnavailable: then it does not stand."""
+
+    def connected(self) -> None:
+        """The connection stands, and everything of before it has been read."""
+
+    async def reject_pending(self, message: str) -> None:
+        """Ends what could not be sent."""
+
+    def hinted(self) -> None:
+        """The broker has news, and has not said which."""
+
+
 class Connection:
     """How one account stands with its broker, and the way there."""
 
     def __init__(
         self,
         *,
-        account_id: str,
-        account_name: str,
-        broker_name: str,
-        create_broker: Callable[[], Broker],
-        is_live: bool,
+        account: TradedAccount,
         limits: Limits,
         max_attempts: int,
         clock: Clock,
-        raise_alert: Callable[[str, str], Awaitable[None]],
-        catch_up: Callable[[], Awaitable[None]],
-        stands: Callable[[], None],
-        reject_pending: Callable[[str], Awaitable[None]],
-        hinted: Callable[[], None],
+        alerts: RaisesAlerts,
+        conversation: Conversation,
     ) -> None:
-        """`limits`: those of the settings, to which the broker adds its own. `catch_up` reads everything that happened while there was no
-        connection, before it `stands`; `reject_pending` ends what could not be sent in `max_attempts` attempts to connect."""
-        self.account_id = account_id
-        self.account_name = account_name
-        self.broker_name = broker_name
+        """`limits`: those of the settings, to which the broker adds its own. After `max_attempts` attempts to connect in vain the orders that
+        could not be sent are ended."""
+        self.account_id = account.account_id
+        self.account_name = account.name
+        self.broker_name = account.broker_name
         self.limits = limits
         self.capabilities = Capabilities()
         self.is_connected = False
         self.trouble = "not connected yet"
         self.is_login_needed = False
         """A person has to log in at the broker; `trouble` says how."""
-        self._create_broker = create_broker
-        self._is_live = is_live
+        self._account = account
         self._max_attempts = max_attempts
         self._clock = clock
-        self._raise_alert = raise_alert
-        self._catch_up = catch_up
-        self._stands = stands
-        self._reject_pending = reject_pending
-        self._hinted = hinted
+        self._alerts = alerts
+        self._conversation = conversation
         self._broker: Broker | None = None
         self._told_concern: str | None = None
         self._is_login_told = False
@@ -205,16 +213,16 @@ class Connection:
         async for attempt in attempts:
             with attempt:
                 if self._broker is None:
-                    self._broker = self._create_broker()
-                    self._broker.on_hint(self._hinted)
+                    self._broker = self._account.create_broker()
+                    self._broker.on_hint(self._conversation.hinted)
                 await self._bounded(self._broker.connect(), CONNECT_SECONDS)
-                if not self._is_live and self._broker.capabilities.is_paper is False:
+                if not self._account.is_live and self._broker.capabilities.is_paper is False:
                     raise BrokerUnavailable(
                         "live = false, but the broker's account is a real one: nothing is sent to it"
                     )
                 self._take_capabilities(self._broker)
                 # Everything that happened while we were away is read before anything is sent.
-                await self._catch_up()
+                await self._conversation.catch_up()
         was_down = attempts.statistics.get("attempt_number", 1) > self._max_attempts
         was_down = was_down or self.is_login_needed
         self.is_connected, self.trouble, self.is_login_needed, self._is_login_told = True, "", False, False
@@ -224,12 +232,12 @@ class Connection:
             account_id=self.account_id,
         )
         if was_down:
-            await self._raise_alert(
+            await self._alerts.raise_alert(
                 f"broker_up:{self.account_id}",
                 texts.broker_up(account_name=self.account_name, broker=self.broker_name),
             )
         await self._tell_of_concern()
-        self._stands()
+        self._conversation.connected()
 
     async def _failed(self, state: tenacity.RetryCallState) -> None:
         exc = state.outcome.exception() if state.outcome is not None else None
@@ -240,7 +248,7 @@ class Connection:
         if is_login_needed and not self._is_login_told:
             words = texts.auth_required(account_name=self.account_name, broker=self.broker_name, reason=self.trouble)
             self.is_login_needed = True
-            await self._raise_alert(f"auth_required:{self.account_id}", words)
+            await self._alerts.raise_alert(f"auth_required:{self.account_id}", words)
         self.is_login_needed = self._is_login_told = is_login_needed
         number = state.attempt_number
         if number <= self._max_attempts or number % 20 == 0:
@@ -251,10 +259,10 @@ class Connection:
             )
         if number == self._max_attempts and not self.is_login_needed:
             words = texts.broker_down(account_name=self.account_name, broker=self.broker_name, reason=self.trouble)
-            await self._raise_alert(f"broker_down:{self.account_id}", words)
+            await self._alerts.raise_alert(f"broker_down:{self.account_id}", words)
         is_pause = isinstance(exc, BrokerUnavailable) and exc.known_pause
         if number >= self._max_attempts and not is_pause:
-            await self._reject_pending(f"no connection after {number} attempts: {self.trouble}")
+            await self._conversation.reject_pending(f"no connection after {number} attempts: {self.trouble}")
 
     def _take_capabilities(self, broker: Broker) -> None:
         self.broker_name = broker.name
@@ -274,13 +282,13 @@ class Connection:
         concern = self.capabilities.concern
         if concern is not None and concern != self._told_concern:
             words = texts.session_concern(account_name=self.account_name, broker=self.broker_name, concern=concern)
-            await self._raise_alert(f"session_concern:{self.account_id}", words)
+            await self._alerts.raise_alert(f"session_concern:{self.account_id}", words)
         self._told_concern = concern
 
     async def tell_of_hold(self, reason: str) -> None:
         """Orders are held for something that the broker lacks."""
         words = texts.orders_held(account_name=self.account_name, broker=self.broker_name, reason=reason)
-        await self._raise_alert(f"orders_held:{self.account_id}", words)
+        await self._alerts.raise_alert(f"orders_held:{self.account_id}", words)
 
 
 def reason_of(refusal: OrderRefused) -> Reason:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -26,6 +26,7 @@ from execution_service.trading.connection import Connection
 from execution_service.trading.hearing import Hearing
 from execution_service.trading.holdings import holdings
 from execution_service.trading.lanes import Lanes
+from execution_service.trading.reconciliation import Reconciliation
 from execution_service.trading.tasks import Tasks
 
 LOOKING_SECONDS = 10.0
@@ -42,8 +43,6 @@ the more careful of both moments' figures."""
 FORGOTTEN_SECONDS = 60.0
 """A look of before that counts for nothing any more."""
 AT_WORK = frozenset({Status.SUBMITTING, Status.SUBMITTED, Status.PARTIALLY_FILLED, Status.IN_DOUBT})
-
-Binder = Callable[[Instrument, str | None], Awaitable[Binding | None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,9 +99,9 @@ class ExitCheck:
         store: Store,
         clock: Clock,
         tasks: Tasks,
-        binding: Binder,
+        reconciliation: Reconciliation,
     ) -> None:
-        """`binding`: the difference that binds the exits of an instrument; it asks nobody."""
+        """`reconciliation` knows the difference that binds the exits of an instrument, and asks nobody for it."""
         self._mode = mode
         self._connection = connection
         self._hearing = hearing
@@ -111,7 +110,7 @@ class ExitCheck:
         self._store = store
         self._clock = clock
         self._tasks = tasks
-        self._binding = binding
+        self._reconciliation = reconciliation
         self._looking: set[str] = set()
         self._looks: dict[str, _Look] = {}
         """By our id, of exits whose turn comes next."""
@@ -140,7 +139,7 @@ class ExitCheck:
             self._lanes.hold(live.order)
             return None
         must_look = must_look or self._mode is ExitPositionCheck.ALWAYS
-        binding = await self._binding(order.accepted_request.instrument, self._product(order))
+        binding = await self._reconciliation.binding(order.accepted_request.instrument, self._product(order))
         if binding is None and not must_look:
             return ()
         look = self._looks.pop(order.order_id, None)

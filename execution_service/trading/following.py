@@ -15,6 +15,7 @@ from execution_service.core.orders.next_step import Elapsed, StepKind, next_step
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Status
 from execution_service.core.texts import Mentioned
+from execution_service.ownership.ownership import Ownership
 from execution_service.recording.live import PERHAPS_SENT, LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.trading.appointments import Appointments
@@ -53,9 +54,9 @@ class Following:
         live_orders: LiveOrders,
         clock: Clock,
         tasks: Tasks,
-        holds_desk: Callable[[], bool],
+        ownership: Ownership,
     ) -> None:
-        """`holds_desk`: whether this process surely holds the account at this moment."""
+        """`ownership`: whether this process surely holds the account at this moment."""
         self._connection = connection
         self._appointments = appointments
         self._lanes = lanes
@@ -68,7 +69,7 @@ class Following:
         self._live = live_orders
         self._clock = clock
         self._tasks = tasks
-        self._holds_desk = holds_desk
+        self._ownership = ownership
 
     def step(self, live: LiveOrder, now: float) -> None:
         """Begins it, or makes the next appointment. `now` by the monotonic clock. Waits for nothing, and raises nothing: an order whose step
@@ -182,7 +183,7 @@ class Following:
 
     async def _cancel(self, live: LiveOrder) -> None:
         broker = self._connection.broker
-        if not self._holds_desk():
+        if not self._ownership.holds(self._connection.account_id):
             return
         # A command is no repetition of ours, however often it was asked before.
         is_again = live.cancels.latest is not None and not live.is_cancel_commanded

@@ -29,14 +29,17 @@ from execution_service.core.orders.soundness import sound
 from execution_service.core.orders.status import Status
 from execution_service.core.texts import Mentioned
 from execution_service.recording.live import LiveOrder, LiveOrders
+from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.orders import Stored
 from execution_service.storage.ports.store import Store
+from execution_service.trading.appointments import Appointments
 from execution_service.trading.bulletins import Bulletins
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
 from execution_service.trading.isolation import Isolation
 from execution_service.trading.lanes import Lanes
+from execution_service.trading.reconciliation import Reconciliation
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -65,27 +68,25 @@ class Hearing:
         live_orders: LiveOrders,
         store: Store,
         clock: Clock,
-        raise_alert: Callable[[str, str], Awaitable[None]],
+        alerts: RaisesAlerts,
         bulletins: Bulletins,
         isolation: Isolation,
-        answered: Callable[[], None],
-        ended: Callable[[Order, Report], None],
-        traded_past_us: Callable[[], None],
+        appointments: Appointments,
+        reconciliation: Reconciliation,
     ) -> None:
-        """`answered` is called when the broker may be asked again, whoever had asked; `ended` with an ended order whose record has all that
-        the report tells; `traded_past_us` when an order that is none of this account's records has filled: a person's, or the broker's that
-        squares off."""
+        """`appointments` are woken when the broker may be asked again, whoever had asked. `reconciliation` learns of an ended order whose
+        record has all that the report tells, and when an order that is none of this account's records has filled: a person's, or the
+        broker's that squares off."""
         self._connection = connection
         self._lanes = lanes
         self._live = live_orders
         self._store = store
         self._clock = clock
-        self._raise_alert = raise_alert
+        self._alerts = alerts
         self._bulletins = bulletins
         self._isolation = isolation
-        self._tell_answered = answered
-        self._tell_ended = ended
-        self._tell_traded_past_us = traded_past_us
+        self._appointments = appointments
+        self._reconciliation = reconciliation
         self.answered_at: float | None = None
         """When the last question about all orders was asked that was answered, by the monotonic clock."""
         self.is_asking = False
@@ -177,7 +178,7 @@ class Hearing:
             await self._heed_lasting_counts()
         finally:
             self.is_asking = False
-            self._tell_answered()
+            self._appointments.wake()
 
     async def _sound(self, reports: Sequence[Report]) -> tuple[list[Report], list[Unreadable]]:
         """The reports without values that can be none, and what those were."""
@@ -255,7 +256,7 @@ class Hearing:
                 account_name=self._connection.account_name, broker=self._connection.broker_name, what=told
             )
             try:
-                await self._raise_alert(f"cannot_be_read:{self._connection.account_id}", words)
+                await self._alerts.raise_alert(f"cannot_be_read:{self._connection.account_id}", words)
             except BaseException:
                 self._unreadable.clear()  # told with the next answer, then
                 raise
@@ -289,7 +290,7 @@ class Hearing:
         for report in fresh:
             self._strange.note(name_of(report), report.filled_quantity)
         if fresh:
-            self._tell_traded_past_us()
+            self._reconciliation.traded_past_us()
 
     async def _hear_of_finished(self, reports: Sequence[Report]) -> list[tuple[Report, BaseException]]:
         """Reports of orders that are not in hand: a late fill, a correction, a commission, or nothing new. Returns those that could not be
@@ -317,7 +318,7 @@ class Hearing:
                         failed.append((report, UnreadableRecord("; ".join(unreadable))))
                         continue
                     elif report.filled_quantity:
-                        self._tell_traded_past_us()
+                        self._reconciliation.traded_past_us()
                 except StoreUnavailable:
                     raise
                 except Exception as exc:  # noqa: BLE001  one order must not hold up the news of the others
@@ -330,7 +331,7 @@ class Hearing:
         """Of an order whose record cannot be read: what we hold may have changed, and only a comparison would show it."""
         if report.filled_quantity and not self._strange.is_known(name_of(report), _gist(report)):
             self._strange.note(name_of(report), _gist(report))
-            self._tell_traded_past_us()
+            self._reconciliation.traded_past_us()
 
     def _is_known(self, report: Report) -> bool:
         """Whether the latest word about an order that is not in hand is the same; one of which that cannot be told is looked at."""
@@ -450,7 +451,7 @@ class Hearing:
         if live.order.status.is_final:
             # The next answer about all orders tells it again; it need not be read from the store for that.
             self._finished.note(name_of(report), _gist(report))
-            self._tell_ended(live.order, report)
+            self._reconciliation.ended(live.order, report)
         if live.order.status.is_final or not (fills_are_missing(live.order, report) or is_short(live.order, report)):
             live.missing_from = None
             self._missing.pop(live.order.order_id, None)

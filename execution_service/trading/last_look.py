@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 
 import structlog
@@ -20,6 +20,7 @@ from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.core.orders.tickets import unsupported_reason
 from execution_service.core.positions.ledger import LedgerEntry, with_unbooked
 from execution_service.core.reconcile import Holding, by_product
+from execution_service.recording.cancels import Cancels
 from execution_service.recording.live import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.store import Store
@@ -45,10 +46,10 @@ class LastLook:
         store: Store,
         clock: Clock,
         max_attempts: int,
-        is_cancelled: Callable[[Order], Reason | None],
+        cancels: Cancels,
         exit_check: ExitCheck,
     ) -> None:
-        """`max_attempts`: so many times it is tried to send an order. `is_cancelled`: by a command that came before the order."""
+        """`max_attempts`: so many times it is tried to send an order."""
         self._connection = connection
         self._lanes = lanes
         self._holding_choice = holding_choice
@@ -56,7 +57,7 @@ class LastLook:
         self._store = store
         self._clock = clock
         self._max_attempts = max_attempts
-        self._is_cancelled = is_cancelled
+        self._cancels = cancels
         self._exit_check = exit_check
 
     async def before_leaving(self, live: LiveOrder) -> tuple[Event, ...] | None:
@@ -66,7 +67,7 @@ class LastLook:
         order, now = live.order, self._clock.now()
         if order.cancel_wish is not None:
             return (Cancelled(at=now, reason=order.cancel_wish, filled_quantity=order.filled_quantity),)
-        cancelled = self._is_cancelled(order)
+        cancelled = self._cancels.is_cancelled(order)
         if cancelled is not None:
             return (CancelRequested(at=now, reason=cancelled, requested_by="order-commands"),)
         unsupported = unsupported_reason(order, self._connection.capabilities, self._connection.broker_name)

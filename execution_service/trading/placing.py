@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from execution_service.core.orders.next_step import is_stale
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.report_events import was_noted
 from execution_service.core.orders.status import Reason, ReasonCode, Status
+from execution_service.ownership.ownership import Ownership
 from execution_service.recording.live import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.trading.connection import Connection, reason_of
@@ -60,22 +61,22 @@ class Placing:
         live_orders: LiveOrders,
         clock: Clock,
         tasks: Tasks,
-        holds_desk: Callable[[], bool],
+        ownership: Ownership,
     ) -> None:
-        """`holds_desk`: whether this process surely holds the account at this moment."""
+        """`ownership`: whether this process surely holds the account at this moment."""
         self._connection = connection
         self._lanes = lanes
         self._hearing = hearing
         self._live = live_orders
         self._clock = clock
         self._tasks = tasks
-        self._holds_desk = holds_desk
+        self._ownership = ownership
 
     async def place(self, live: LiveOrder, *, again: bool = False) -> Handed:
         """Hands the order over. With `again` it may have left before: then neither that nothing was sent now nor a refusal proves
         anything."""
         order = live.order
-        if not self._holds_desk():
+        if not self._ownership.holds(self._connection.account_id):
             # This process was frozen, or the store away, since the intent was written. Whoever took the account over is looking for the
             # order at the broker by now, and must not be contradicted.
             return Handed(self._was_overtaken(live), is_clear=False)
@@ -123,7 +124,7 @@ class Placing:
 
     async def place_again(self, live: LiveOrder) -> None:
         """Under the same id, where the broker takes it only once."""
-        if not self._holds_desk():
+        if not self._ownership.holds(self._connection.account_id):
             return
         live.resendings += 1
         live.not_before = self._clock.monotonic() + backoff.USUAL.pause_seconds(live.resendings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
@@ -18,6 +18,7 @@ from execution_service.core.orders.order import Order, apply_all
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Reason, ReasonCode, Status
 from execution_service.core.orders.tickets import fitting
+from execution_service.recording.cancels import Cancels
 from execution_service.recording.live import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.errors import StoreUnavailable
@@ -65,9 +66,9 @@ class Sending:
         clock: Clock,
         tasks: Tasks,
         nonce: str,
-        look_for_cancels: Callable[[Sequence[Order]], Awaitable[None]],
+        cancels: Cancels,
     ) -> None:
-        """`nonce`: this process's, by which it knows its own intents. `look_for_cancels` learns which of these orders others have cancelled."""
+        """`nonce`: this process's, by which it knows its own intents. `cancels` is asked once more before orders leave."""
         self._connection = connection
         self._lanes = lanes
         self._last_look = last_look
@@ -78,7 +79,7 @@ class Sending:
         self._clock = clock
         self._tasks = tasks
         self._nonce = nonce
-        self._look_for_cancels = look_for_cancels
+        self._cancels = cancels
         self._lanes_under_way = 0
         self.exits_in_turn = asyncio.Lock()
         """Held by each exit from the last look on until its intent is written, and by whoever changes what exits may take."""
@@ -193,7 +194,7 @@ class Sending:
         """Writes down the intent for all, hands them over one after the other, and writes down the answers as they come. Returns the
         writing that is still going on where the lane need not wait for it."""
         try:
-            await self._look_for_cancels([live.order for live in batch])
+            await self._cancels.look_for_cancels([live.order for live in batch])
         except StoreUnavailable as exc:
             log.info(f"Nothing is sent while the store is away: {exc}", action="sending_waits")
             self._lanes.rest(batch[0].order, AFTER_FAILURE_SECONDS, words="the store is away", is_for_calls=False)

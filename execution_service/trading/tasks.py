@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 import structlog
+
+from execution_service.trading.appointments import Appointments
 
 log = structlog.get_logger(__name__)
 
@@ -14,10 +16,10 @@ log = structlog.get_logger(__name__)
 class Tasks:
     """Keeps each until it has ended, and says why where one failed."""
 
-    def __init__(self, account_id: str, *, ended: Callable[[], None]) -> None:
-        """`ended` is called after each."""
+    def __init__(self, account_id: str, *, appointments: Appointments) -> None:
+        """`appointments` are woken after each."""
         self._account_id = account_id
-        self._tell = ended
+        self._appointments = appointments
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
@@ -43,4 +45,4 @@ class Tasks:
         self._tasks.discard(task)
         if not task.cancelled() and (exc := task.exception()) is not None:
             log.error(f"Step failed: {exc}", action="step_failed", account_id=self._account_id, exc_info=exc)
-        self._tell()
+        self._appointments.wake()

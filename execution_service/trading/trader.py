@@ -6,15 +6,16 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from brokers.base import Broker, BrokerPosition, Instrument, Report
+from brokers.base import BrokerPosition, Instrument, Report
 from brokers.errors import BrokerError, NotAnswered
 from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.core.orders.next_step import Limits, cancel_wish
-from execution_service.core.orders.order import Order
 from execution_service.core.orders.soundness import sound_position
 from execution_service.core.orders.status import Reason
-from execution_service.core.reconcile import Binding
+from execution_service.ownership.ownership import Ownership
+from execution_service.recording.cancels import Cancels
 from execution_service.recording.live import LiveOrder, LiveOrders
+from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Keeper, Part
 from execution_service.storage.ports.errors import StoreUnavailable
@@ -30,8 +31,10 @@ from execution_service.trading.isolation import Isolation
 from execution_service.trading.lanes import Lanes
 from execution_service.trading.last_look import LastLook
 from execution_service.trading.placing import Placing
+from execution_service.trading.reconciliation import Reconciliation
 from execution_service.trading.sending import Sending
 from execution_service.trading.tasks import Tasks
+from execution_service.trading.traded_account import TradedAccount
 from execution_service.trading.waiting import Waiting
 
 LEASE_PAUSE_SECONDS = 0.25
@@ -57,37 +60,29 @@ class Trader:
     def __init__(
         self,
         *,
-        account_id: str,
-        account_name: str,
-        broker_name: str,
-        create_broker: Callable[[], Broker],
+        account: TradedAccount,
         live_orders: LiveOrders,
         store: Store,
         clock: Clock,
         rules: TradingRules,
         nonce: str,
-        raise_alert: Callable[[str, str], Awaitable[None]],
-        is_cancelled: Callable[[Order], Reason | None],
-        look_for_cancels: Callable[[Sequence[Order]], Awaitable[None]],
+        alerts: RaisesAlerts,
+        cancels: Cancels,
+        ownership: Ownership,
         keeper: Keeper,
-        is_live: bool = True,
-        holds_desk: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`holds_desk`: whether this process surely holds the account at this moment. Nothing new is begun at the broker otherwise."""
+        """`ownership`: whether this process surely holds the account at this moment. Nothing new is begun at the broker otherwise."""
+        account_id = account.account_id
         self._live = live_orders
         self._clock = clock
-        self._holds_desk = holds_desk
+        self._ownership = ownership
         self._has_run = False
         self._is_draining = False
         self._appointments = Appointments(clock)
-        self._tasks = Tasks(account_id, ended=self._appointments.wake)
-        self._bulletins = bulletins = Bulletins(account_id=account_id, clock=clock, raise_alert=raise_alert)
+        self._tasks = Tasks(account_id, appointments=self._appointments)
+        self._bulletins = bulletins = Bulletins(account_id=account_id, clock=clock, alerts=alerts)
         self._connection = Connection(
-            account_id=account_id,
-            account_name=account_name,
-            broker_name=broker_name,
-            create_broker=create_broker,
-            is_live=is_live,
+            account=account,
             limits=Limits(
                 order_timeout_seconds=rules.order_timeout_seconds,
                 max_order_age_seconds=rules.max_order_age_seconds,
@@ -95,11 +90,16 @@ class Trader:
             ),
             max_attempts=rules.max_retry_attempts,
             clock=clock,
-            raise_alert=raise_alert,
-            catch_up=lambda: self._hearing.ask_all(whole=True),
-            stands=self._connected,
-            reject_pending=lambda message: self._sending.reject_pending(message),
-            hinted=self._hinted,
+            alerts=alerts,
+            conversation=self,
+        )
+        self.reconciliation = Reconciliation(
+            account=self,
+            live_orders=live_orders,
+            store=store,
+            clock=clock,
+            interval_seconds=rules.reconcile_interval_seconds,
+            alerts=alerts,
         )
         isolation = Isolation(
             connection=self._connection,
@@ -114,12 +114,11 @@ class Trader:
             live_orders=live_orders,
             store=store,
             clock=clock,
-            raise_alert=raise_alert,
+            alerts=alerts,
             bulletins=bulletins,
             isolation=isolation,
-            answered=self._appointments.wake,
-            ended=lambda order, report: self.on_ended(order, report),
-            traded_past_us=lambda: self.on_traded_past_us(),
+            appointments=self._appointments,
+            reconciliation=self.reconciliation,
         )
         self._exit_check = ExitCheck(
             mode=rules.exit_position_check,
@@ -130,7 +129,7 @@ class Trader:
             store=store,
             clock=clock,
             tasks=self._tasks,
-            binding=lambda instrument, product: self.binding(instrument, product),
+            reconciliation=self.reconciliation,
         )
         holding_choice = HoldingChoice(store, live_orders)
         last_look = LastLook(
@@ -141,7 +140,7 @@ class Trader:
             store=store,
             clock=clock,
             max_attempts=rules.max_retry_attempts,
-            is_cancelled=is_cancelled,
+            cancels=cancels,
             exit_check=self._exit_check,
         )
         placing = Placing(
@@ -151,7 +150,7 @@ class Trader:
             live_orders=live_orders,
             clock=clock,
             tasks=self._tasks,
-            holds_desk=holds_desk,
+            ownership=ownership,
         )
         self._sending = Sending(
             connection=self._connection,
@@ -164,7 +163,7 @@ class Trader:
             clock=clock,
             tasks=self._tasks,
             nonce=nonce,
-            look_for_cancels=look_for_cancels,
+            cancels=cancels,
         )
         waiting = Waiting(
             connection=self._connection,
@@ -187,19 +186,12 @@ class Trader:
             live_orders=live_orders,
             clock=clock,
             tasks=self._tasks,
-            holds_desk=holds_desk,
+            ownership=ownership,
         )
-        self.on_connected: Callable[[], None] = lambda: None
-        """Called when a connection stands and everything of before it has been read."""
-        self.on_ended: Callable[[Order, Report], None] = lambda order, report: None
-        """Called with an ended order whose record has all that the report tells."""
-        self.on_traded_past_us: Callable[[], None] = lambda: None
-        """Called when an order of somebody else has filled in the account."""
-        self.binding: Callable[[Instrument, str | None], Awaitable[Binding | None]] = _nothing_differs
-        """The difference between our books and the broker's that binds the exits of an instrument in a product. Raises StoreUnavailable."""
         self.alongside = [
             Part(f"connection {account_id}", self._connection.keep, account_id),
             Part(f"messages about many orders {account_id}", bulletins.run, account_id),
+            Part(f"comparison {account_id}", self.reconciliation.run, account_id),
         ]
         """What runs for as long as the account is traded here, each begun anew by itself where it fails."""
         self._keeper = keeper
@@ -333,7 +325,7 @@ class Trader:
 
     def _turn(self) -> float | None:
         """Starts whatever is due and can be started; returns the seconds until something is due next. Waits for nothing."""
-        if not self._holds_desk():
+        if not self._ownership.holds(self.account_id):
             return LEASE_PAUSE_SECONDS
         now = self._clock.monotonic()
         for live in self._appointments.due(now):
@@ -350,14 +342,18 @@ class Trader:
         due = [moment for moment in moments if moment is not None]
         return max(0.0, min(due) - now) if due else None
 
-    def _connected(self) -> None:
-        self.on_connected()
+    # --- what the connection says -------------------------------------------------------------------------------
+
+    async def catch_up(self) -> None:
+        await self._hearing.ask_all(whole=True)
+
+    def connected(self) -> None:
+        self.reconciliation.connected()
         self._appointments.wake()
 
-    def _hinted(self) -> None:
+    async def reject_pending(self, message: str) -> None:
+        await self._sending.reject_pending(message)
+
+    def hinted(self) -> None:
         self._hearing.want()
         self._appointments.wake()
-
-
-async def _nothing_differs(instrument: Instrument, product: str | None) -> Binding | None:
-    return None

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from execution_service.ownership.desks import UNASSIGNED
+from execution_service.ownership.ownership import UNASSIGNED
 from tests.external.service_process import (
     COMMANDS_TOPIC,
     REPOSITORY,

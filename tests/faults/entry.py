@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from brokers.factory import BrokerFactory
 from execution_service import execution_main
-from execution_service.app import service
+from execution_service.app import service, wiring
 from execution_service.app.clock import SystemClock
 from execution_service.storage.mongo.store import MongoStore
 from execution_service.transport import pubsub
@@ -105,14 +105,14 @@ def strike_ports(crossings: Crossings) -> None:
         return broker
 
     BrokerFactory.create_broker = staticmethod(create_broker)  # type: ignore[method-assign]
-    notifier_made = service.notifier_of
+    notifier_made = wiring.notifier_of
 
     def notifier_of(settings: Any) -> Any:
         notifier = notifier_made(settings)
         crossings.watch(notifier, ("send",), "notifier")
         return notifier
 
-    service.notifier_of = notifier_of
+    wiring.notifier_of = notifier_of
     received = pubsub._message
 
     def message_of(message: Any) -> Any:
@@ -196,7 +196,7 @@ def main() -> int:
     wrong = os.environ.get("FAULTS_CLOCK")
     if wrong:
         WrongClock.path = Path(wrong)
-        service.SystemClock = WrongClock  # type: ignore[misc]
+        wiring.SystemClock = WrongClock  # type: ignore[misc]
     orders, notes = os.environ.get("FAULTS_KILL"), os.environ.get("FAULTS_CROSSINGS")
     if orders and notes:
         strike_ports(Crossings(Path(orders), Path(notes)))

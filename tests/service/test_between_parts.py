@@ -120,8 +120,8 @@ async def test_orders_of_an_account_that_was_opened_by_the_second_try_are_follow
         await other.start()
         one.send("a")
         await one.run(2)
-        service: Any = other.service
-        keep_trading, tries = service._keep_trading, []
+        accounts: Any = other.service.accounts
+        keep_trading, tries = accounts._keep, []
 
         def keep_once_broken(trader: object) -> None:
             tries.append(trader)
@@ -129,7 +129,7 @@ async def test_orders_of_an_account_that_was_opened_by_the_second_try_are_follow
                 raise RuntimeError("of nobody's making")
             keep_trading(trader)
 
-        service._keep_trading = keep_once_broken
+        accounts._keep = keep_once_broken
         await one.stop()
         await other.run(90)
         assert len(tries) == 2

@@ -1110,7 +1110,7 @@ async def test_report_of_an_order_that_is_let_out_of_hand_meanwhile_is_heard(tmp
             return Reports([report])
 
         broker.reports = told_as_it_is_let_go
-        await world.service.traders[ACCOUNT].read_book(whole=True)
+        await world.service.accounts.traders[ACCOUNT].read_book(whole=True)
         broker.reports = reports
         assert world.record().commission == 7
         world.store_faults.refused.clear()

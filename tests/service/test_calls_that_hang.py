@@ -126,7 +126,7 @@ async def test_while_an_order_hangs_on_its_way_out_the_others_leave(
         assert [world.record(f"other-{n}").status for n in range(5)] == [Status.FILLED] * 5
         assert [text for text in world.notifier.texts if "odd" in text]
         assert len({placed.ticket.client_order_id for placed in world.placed()}) == len(world.placed())
-        assert world.service.traders[ACCOUNT].is_connected
+        assert world.service.accounts.traders[ACCOUNT].is_connected
 
 
 async def test_an_order_of_which_the_answer_hangs_is_in_doubt_and_the_others_leave(
@@ -212,7 +212,7 @@ async def test_while_reports_hang_orders_leave_until_the_connection_is_given_up_
         assert world.notifier.titled("Broker Down")
         hanging.end()
         await world.run(40)
-        assert world.service.traders[ACCOUNT].is_connected
+        assert world.service.accounts.traders[ACCOUNT].is_connected
         world.send("later")
         await world.run(3)
         assert world.record("later").status is Status.FILLED
@@ -226,7 +226,7 @@ async def test_while_connecting_or_closing_hangs_it_is_tried_again_and_people_he
         broker = world.brokers[ACCOUNT]
         for operation in ("connect", "close"):
             hanging.over(broker, operation)
-        trader: Any = world.service.traders[ACCOUNT]
+        trader: Any = world.service.accounts.traders[ACCOUNT]
         trader._connection.lose(OutcomeUnknown("gone"))
         await world.run(200)
         world.send("elsewhere", account_id="acct-2")
@@ -277,4 +277,4 @@ async def test_an_answer_that_goes_on_without_end_is_given_up(tmp_path: Path) ->
         assert len(world.calls("reports")) < 40
         broker.reports = whole
         await world.run(10)
-        assert world.service.traders[ACCOUNT].is_connected
+        assert world.service.accounts.traders[ACCOUNT].is_connected

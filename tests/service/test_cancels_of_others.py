@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -86,8 +87,9 @@ async def test_a_cancel_that_is_stored_after_the_order_was_and_before_it_leaves_
                 store(world, cancel_document(world, "c", {"signal_id": "mine"}))
             await look(orders)
 
-        for trader in service.traders.values():
-            trader._sending._look_for_cancels = just_before
+        for trader in service.accounts.traders.values():
+            sending: Any = trader._sending
+            sending._cancels = SimpleNamespace(look_for_cancels=just_before)
         world.send("mine", age_seconds=1)
         await world.run(3)
         assert seen == ["leaves"]

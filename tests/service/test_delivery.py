@@ -23,6 +23,7 @@ from execution_service.delivery.cursor import Progress
 from execution_service.delivery.dispatch import Delivery
 from execution_service.delivery.party import Party
 from execution_service.delivery.stream import ANSWER_SECONDS, NotDelivered, Owed
+from execution_service.ownership.alone import Alone
 from execution_service.recording.live import LiveOrder, LiveOrders
 from execution_service.storage.ports.alerts import Alert
 from execution_service.storage.ports.orders import CursorCommit, Stored, Told
@@ -93,20 +94,26 @@ async def test_next_events_of_an_order_reach_ledger_views_and_people_whatever_it
         audit(world)
 
 
+class OneParty:
+    def party_of(self, account_id: str | None) -> Party:
+        return Party("acct-1 by name", "MOCK")
+
+
 async def test_two_thousand_orders_behind_a_publisher_that_hangs_are_booked_shown_and_told() -> None:
     """On a store of plain dictionaries: mongomock looks at every record for each that it writes."""
     clock = HandClock()
     store, publisher, notifier = PlainStore(), RecordingPublisher(Gate()), RecordingNotifier(Gate(), clock)
     live_orders = LiveOrders(store, clock)  # type: ignore[arg-type]
-    party = Party("acct-1 by name", "MOCK")
+    parties = OneParty()
     delivery = Delivery(
         live_orders=live_orders,
         store=store,  # type: ignore[arg-type]
         notifier=notifier,
         clock=clock,
-        sinks=[Confirmations(publisher=publisher, party_of=lambda _: party)],
-        party_of=lambda _: party,
+        sinks=[Confirmations(publisher=publisher, parties=parties)],
+        parties=parties,
         max_attempts=3,
+        ownership=Alone(store),  # type: ignore[arg-type]
     )
     running = [asyncio.create_task(part.run()) for part in delivery.parts()]
     publisher.hold = asyncio.Event()

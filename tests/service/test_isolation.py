@@ -319,4 +319,4 @@ async def test_orders_that_cannot_be_rejected_end_no_connection(tmp_path: Path, 
         world.send("later")
         await world.run(60)
         assert world.record("later").status is Status.FILLED
-        assert world.service.traders[ACCOUNT].is_connected
+        assert world.service.accounts.traders[ACCOUNT].is_connected

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from brokers.base import Capabilities, Report
 from brokers.paper.words import Action, Fault, Operation
-from execution_service.app.service import UNNAMED_ACCOUNT_IDLE_SECONDS
 from execution_service.core.orders.events import Event
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Status
 from execution_service.recording.live import LiveOrder
+from execution_service.trading.accounts import UNNAMED_ACCOUNT_IDLE_SECONDS
 from tests.fakes import ACCOUNT, World, world_of
 from tests.service.audit import audit
 
@@ -47,10 +48,10 @@ async def test_an_idle_account_that_no_file_names_is_let_go_and_served_again(tmp
     async with world_of(tmp_path, unnamed_accounts=("made-up",)) as world:
         world.send("first", account_id="made-up")
         await world.run(1.0)
-        assert "made-up" in world.service.traders
+        assert "made-up" in world.service.accounts.traders
         await world.run(2 * UNNAMED_ACCOUNT_IDLE_SECONDS)
-        assert "made-up" not in world.service.traders
-        assert ACCOUNT in world.service.traders, "a named account is listened to for ever"
+        assert "made-up" not in world.service.accounts.traders
+        assert ACCOUNT in world.service.accounts.traders, "a named account is listened to for ever"
         world.send("second", account_id="made-up")
         await world.run(1.0)
         assert world.record("second").status is Status.FILLED
@@ -63,7 +64,7 @@ async def test_an_unnamed_account_with_an_order_at_work_keeps_its_trader(tmp_pat
         world.send("rests", account_id="made-up", order_type="LIMIT", limit_price=10, tif="GTC")
         await world.run(4 * UNNAMED_ACCOUNT_IDLE_SECONDS)
         assert world.record("rests").status is Status.SUBMITTED
-        assert "made-up" in world.service.traders
+        assert "made-up" in world.service.accounts.traders
 
 
 async def test_accounts_that_are_one_at_the_broker_hear_only_of_their_own_orders(
@@ -74,12 +75,13 @@ async def test_accounts_that_are_one_at_the_broker_hear_only_of_their_own_orders
     monkeypatch.setattr(World, "_create_broker", lambda world, config: made(world, {**config, "account_id": ACCOUNT}))
     async with world_of(tmp_path, accounts=(ACCOUNT, OTHER)) as world:
         world.publisher.is_away = True  # what has ended stays in hand, for both to find there
-        for account_id, trader in world.service.traders.items():
+        for account_id, trader in world.service.accounts.traders.items():
 
             def ended(order: Order, report: Report, hearer: str = account_id) -> None:
                 heard.add((hearer, order.request.account_id))
 
-            trader.on_ended = ended
+            reconciliation: Any = trader.reconciliation
+            reconciliation.ended = ended
         for account_id in (ACCOUNT, OTHER):
             world.send(account_id, account_id=account_id)
         await world.run(30.0)

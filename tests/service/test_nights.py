@@ -11,7 +11,7 @@ import pytest
 
 from brokers.base import Capabilities, Report, ReportStatus
 from brokers.paper.words import Action, Fault, Market, Operation
-from execution_service.app import service
+from execution_service.app import notice
 from execution_service.control import commands
 from execution_service.core.orders.status import Status
 from tests.fakes import ACCOUNT, World, world_of
@@ -42,7 +42,7 @@ async def test_a_night_costs_a_bounded_number_of_calls(
     tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(commands, "POLL_SECONDS", 600.0)  # what the store is asked is not counted here
-    monkeypatch.setattr(service, "STATES_SECONDS", 600.0)
+    monkeypatch.setattr(notice, "STATES_SECONDS", 600.0)
     each = count // 3
     async with world_of(
         tmp_path, market=Market(fill_delay_seconds=None), capabilities=TAG, is_unique=False, faults=[IGNORED]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from execution_service.app.service import _write_endpoints
+from execution_service.app.notice import write_endpoints
 
 SETTINGS: Any = SimpleNamespace(
     mongodb_uri="mongodb://elsewhere", mongodb_database="db", google_cloud_project="project"
@@ -31,11 +31,11 @@ def test_a_service_that_shares_the_folder_may_write_its_own_at_the_same_moment(
         if os.getpid() == ours:
             # Just before ours is moved into its place, another process writes all of its own.
             monkeypatch.setattr(os, "getpid", lambda: ours + 1)
-            _write_endpoints(path, SETTINGS, WORLD, service)
+            write_endpoints(path, SETTINGS, WORLD, service)
             monkeypatch.setattr(os, "getpid", lambda: ours)
         return moved(source, target)
 
     monkeypatch.setattr(Path, "replace", replace)
-    _write_endpoints(path, SETTINGS, WORLD, service)
+    write_endpoints(path, SETTINGS, WORLD, service)
     assert json.loads(path.read_text())["pid"] == ours
     assert [each.name for each in tmp_path.iterdir()] == ["endpoints.json"]

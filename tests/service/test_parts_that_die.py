@@ -289,7 +289,7 @@ async def test_a_trader_that_stumbles_is_begun_anew_after_pauses_that_grow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with world_of(tmp_path) as world:
-        trader = world.service.traders[ACCOUNT]
+        trader = world.service.accounts.traders[ACCOUNT]
         turn = trader._turn
 
         def stumbles() -> float | None:
@@ -351,8 +351,7 @@ async def test_leases_are_renewed_though_the_part_that_does_it_ended(
         await other.start()
         one.store_faults.breaks["execution_leases.find"] = [fault()]
         await one.run(20)
-        assert one.service.desks is not None
-        assert one.service.desks.holds(ACCOUNT)
+        assert one.service.ownership.holds(ACCOUNT)
         assert restarted(one) == ["leases"]
 
 
@@ -363,10 +362,10 @@ async def test_an_account_is_opened_though_the_first_try_failed_and_people_hear_
         await one.run(2)
         await one.kill()
         other.store_faults.breaks["execution_alerts.update_one"] = [broken(), broken()]
-        await other.run_until(lambda: other.service.desks is not None and other.service.desks.holds(ACCOUNT))
+        await other.run_until(lambda: other.service.ownership.holds(ACCOUNT))
         await other.run(30)
         assert len(other.notifier.titled("Taken Over")) >= 1
-        assert len([name for name in other.service.traders if name == ACCOUNT]) == 1
+        assert len([name for name in other.service.accounts.traders if name == ACCOUNT]) == 1
         other.fill("a", 100, "10")
         await other.run(5)
         assert other.record("a").status is Status.FILLED
@@ -375,16 +374,16 @@ async def test_an_account_is_opened_though_the_first_try_failed_and_people_hear_
 async def test_an_account_whose_opening_failed_in_the_middle_is_opened_by_the_next_try(tmp_path: Path) -> None:
     async with two_worlds(tmp_path) as (one, other):
         await other.start()
-        desks: Any = other.service.desks
-        opens = desks._opens
+        accounts: Any = other.service.accounts
+        opens = accounts.open
 
-        def opens_once_broken(desk: str, *arguments: object) -> None:
-            if desk == ACCOUNT:
-                desks._opens = opens
+        def opens_once_broken(partition: str, *arguments: object) -> None:
+            if partition == ACCOUNT:
+                accounts.open = opens
                 raise broken()
-            opens(desk, *arguments)
+            opens(partition, *arguments)
 
-        desks._opens = opens_once_broken
+        accounts.open = opens_once_broken
         await one.stop()
         other.send("a")
         await other.run(10)
@@ -483,7 +482,7 @@ async def test_exits_that_cannot_leave_are_told_though_the_trader_was_begun_anew
         world.broker_faults.unavailable = BrokerUnavailable("the line is cut", known_pause=True)
         world.exit("out", "in")
         await world.run(5.5)
-        trader = world.service.traders[ACCOUNT]
+        trader = world.service.accounts.traders[ACCOUNT]
         turn = trader._turn
 
         def stumbles_once() -> float | None:
@@ -549,14 +548,14 @@ async def test_people_do_not_hear_of_orders_that_another_process_has_ended_meanw
         await one.run(2)
         other.unname_accounts()
         await other.start()
-        other.service._hand_over((await other.store_beside().load([one.record().order_id]))[0])
+        other.service.accounts.take((await other.store_beside().load([one.record().order_id]))[0])
         await other.run(5)
         one.fill("sig")
         await one.run(5)
         await one.stop()
         await other.run(200)
         assert not other.notifier.titled("Account Not Configured")
-        assert other.service._orphans == {}
+        assert other.service.orphans.by_account == {}
 
 
 async def test_alerts_that_wait_for_the_store_survive_one_that_cannot_be_stored(tmp_path: Path) -> None:

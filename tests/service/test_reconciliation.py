@@ -675,7 +675,7 @@ async def test_lost_answer_to_the_opening_makes_one_row_and_one_alert(tmp_path: 
 
 async def test_answer_that_nobody_foresaw_stops_neither_trading_nor_the_next_comparison(tmp_path: Path) -> None:
     async with world_of(tmp_path) as world:
-        trader: Any = world.service.traders[ACCOUNT]
+        trader: Any = world.service.accounts.traders[ACCOUNT]
         read_book = trader.read_book
 
         async def broken(*, whole: bool, heed: Any = None) -> Any:

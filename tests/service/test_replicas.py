@@ -18,7 +18,7 @@ from execution_service.core.orders.events import Noted
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry
-from execution_service.ownership.desks import UNASSIGNED
+from execution_service.ownership.ownership import UNASSIGNED
 from execution_service.storage.ports.orders import CursorCommit
 from execution_service.trading.trader import TradingRules
 from tests.builders import filled_by, submit_started
@@ -36,7 +36,7 @@ def holder(world: World, desk: str = ACCOUNT) -> str:
 
 
 def is_held_by(world: World, desk: str = ACCOUNT) -> Callable[[], bool]:
-    return lambda: world.service.desks is not None and world.service.desks.holds(desk)
+    return lambda: world.service.ownership.holds(desk)
 
 
 def has(world: World, signal_id: str, status: Status) -> Callable[[], bool]:
@@ -51,8 +51,8 @@ async def seconds_until(world: World, condition: Callable[[], bool]) -> float:
 
 def hold_no_more(world: World) -> None:
     """The lease has run out, and nothing but who asks directly has noticed yet."""
-    desks: Any = world.service.desks
-    desks.holds = lambda desk: False
+    ownership: Any = world.service.ownership
+    ownership.holds = lambda partition: False
 
 
 # --- who works what -------------------------------------------------------------------------------------------------
@@ -322,7 +322,7 @@ async def test_who_is_cut_off_from_the_store_stops_before_another_begins(tmp_pat
         await one.run(2)
         one.store_faults.is_away = True
         stopped_after = await seconds_until(one, lambda: not is_held_by(one)())
-        assert not one.service.traders
+        assert not one.service.accounts.traders
         assert not one.service.live_orders.by_id
         taken_after = await seconds_until(other, is_held_by(other))
         assert stopped_after <= 6.0

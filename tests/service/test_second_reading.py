@@ -217,7 +217,7 @@ async def test_fill_told_by_hand_may_give_its_time_as_text(tmp_path: Path) -> No
         await world.service.handle_order_fill(world.record().order_id, data)
         await world.run(5)
         assert world.record().filled_quantity == Decimal(10)
-        assert world.service.traders[ACCOUNT] is not None
+        assert world.service.accounts.traders[ACCOUNT] is not None
 
 
 async def test_end_that_another_process_recorded_is_delivered_by_the_one_that_stumbles_over_it(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ async def test_order_taken_in_hand_from_an_old_reading_is_booked_once(tmp_path: 
         await world.run(5)
         assert world.record("slow").status is Status.FILLED
         assert not world.unsettled()
-        world.service._hand_over(old)
+        world.service.accounts.take(old)
         await world.run(10)
         assert world.documents("positions", status="OPEN")[0]["quantity"] == 200
         assert world.publisher.statuses("slow") == ["FILLED"]
@@ -266,7 +266,7 @@ async def test_order_taken_in_hand_as_if_nothing_of_it_had_been_booked_is_booked
         store: Any = world.service._store
         reading = asyncio.create_task(store.load([world.record("first").order_id]))
         await world.settle()
-        world.service._hand_over(replace((await reading)[0], told=Told()))
+        world.service.accounts.take(replace((await reading)[0], told=Told()))
         await world.run(10)
         assert world.documents("positions", status="OPEN")[0]["quantity"] == 200
         assert not world.unsettled()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from execution_service.core.orders.status import Status
-from execution_service.ownership.desks import UNASSIGNED
+from execution_service.ownership.ownership import UNASSIGNED
 from execution_service.storage.ports.leases import ProcessIdentity
 from tests.fakes import ACCOUNT, World, world_of
 from tests.service.audit import audit
@@ -80,8 +80,8 @@ async def dies(world: World) -> None:
 
 
 def holds(world: World) -> bool:
-    desks = world.service.desks
-    return desks is not None and desks.holds(ACCOUNT) and desks.holds(UNASSIGNED)
+    ownership = world.service.ownership
+    return ownership.holds(ACCOUNT) and ownership.holds(UNASSIGNED)
 
 
 def epoch(world: World) -> int:

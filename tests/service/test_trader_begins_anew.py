@@ -30,7 +30,7 @@ class Stumbled(Exception):
 
 def stumble(world: World, *, in_turn: int = 1, is_after: bool = False) -> Callable[[], bool]:
     """The account's trader fails once, before or after all that one of its next turns begins. Returns whether it has."""
-    trader: Any = world.service.traders[ACCOUNT]
+    trader: Any = world.service.accounts.traders[ACCOUNT]
     whole, left = trader._turn, in_turn
 
     def turn() -> float | None:
@@ -162,7 +162,7 @@ async def test_what_people_were_about_to_be_told_they_are_told(tmp_path: Path) -
 
 
 def _trader(world: World) -> Trader:
-    return world.service.traders[ACCOUNT]
+    return world.service.accounts.traders[ACCOUNT]
 
 
 async def test_a_record_that_waits_for_the_store_is_made_or_looked_at_again(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from execution_service.storage.mongo.opening import INDEXES, ensure_indexes
 from execution_service.storage.mongo.orders import MongoOrders
 from execution_service.storage.mongo.port import Place
 from execution_service.storage.mongo.schedule import OneAtATime, Schedule, SideBySide
-from execution_service.storage.mongo.unreadable import UnreadableDocuments
+from execution_service.storage.mongo.unreadable import UnreadableStore
 from execution_service.storage.mongo.views import MongoViews
 from execution_service.storage.ports.unreadable import UnreadableDocument
 
@@ -67,7 +67,7 @@ class MongoStore(MongoOrders, MongoLedger, MongoCommands, MongoAlerts, MongoDisc
             db=client[database],
             calls=calls,
             clock=clock,
-            unreadable=UnreadableDocuments(),
+            unreadable=UnreadableStore(),
             nonce=nonce,
             schedule=schedule,
         )

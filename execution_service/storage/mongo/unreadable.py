@@ -24,7 +24,7 @@ class _Known:
     instrument: Instrument | None
 
 
-class UnreadableDocuments:
+class UnreadableStore:
     """May be called from several threads. A document that can be read again is forgotten."""
 
     def __init__(self) -> None:

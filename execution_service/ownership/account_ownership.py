@@ -1,21 +1,22 @@
-"""Which accounts this process works where several share a store: takes desks over, notices what others left for them, lets them go; not
-what is done with an order."""
+"""The ownership of a process that shares its store with others: takes partitions over by leases, notices what others left for them, lets them
+go; not what is done with an order."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from typing import Any, Protocol
 
 import structlog
 
 from execution_service.core import texts
 from execution_service.core.orders.order import Order
 from execution_service.ownership.leases import Leases, Predecessor, Self
+from execution_service.ownership.ownership import UNASSIGNED, Work, say_recovered
 from execution_service.ownership.processes import Processes
-from execution_service.recording.live import LiveOrder, LiveOrders
+from execution_service.recording.live import LiveOrders
+from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Keeper, Part
 from execution_service.storage.ports.errors import StoreUnavailable
@@ -25,8 +26,6 @@ from execution_service.storage.ports.store import Store
 
 log = structlog.get_logger(__name__)
 
-UNASSIGNED = "(unassigned)"
-"""The desk of everything that belongs to no account: what was refused at the door, alarms."""
 POLL_SECONDS = 0.5
 SWEEP_SECONDS = 10.0
 SWEEP_SHARE = 20
@@ -36,8 +35,20 @@ AFTER_FAILURE_SECONDS = 1.0
 RELEASE_SECONDS = 2.0
 
 
-class Desks:
-    """An order is in hand only where its desk is open; a desk is open only where its lease is held."""
+class KnownAccounts(Protocol):
+    """The accounts that this process could work."""
+
+    @property
+    def named(self) -> Collection[str]:
+        """Those that are contended for from the start."""
+
+    def is_known(self, account_id: str) -> bool: ...
+
+
+class AccountOwnership:
+    """An order is in hand only where its partition is open; a partition is open only where its lease is held."""
+
+    has_others = True
 
     def __init__(
         self,
@@ -47,93 +58,94 @@ class Desks:
         clock: Clock,
         me: Self,
         term_seconds: float,
-        accounts: Iterable[str],
-        is_known_account: Callable[[str], bool],
-        opens: Callable[[str, Sequence[Stored]], None],
-        hand_over: Callable[[Stored], None],
-        look_again: Callable[[LiveOrder], None],
-        has_taken: Callable[[str, int], bool],
-        lets_go: Callable[[str], None],
-        closes: Callable[[str], Coroutine[Any, Any, None]],
-        raise_alert: Callable[[str, str], Awaitable[None]],
-        keeper: Keeper,
+        accounts: KnownAccounts,
         processes: Processes | None = None,
     ) -> None:
-        """`opens` begins the work at a desk with the orders that were found; `has_taken`: whether the order of that id is finished, and all that is
-        still to be delivered of it up to that version needs no reading; `lets_go` takes all of them out of our hands at once, and
-        `closes` then ends the work."""
+        """`term_seconds`: the term of a lease. Without `processes` nobody is ever proven dead."""
         self._store = store
         self._live = live_orders
         self._clock = clock
-        self._is_known_account = functools.cache(is_known_account)
-        self._opens = opens
-        self._hand_over = hand_over
-        self._look_again = look_again
-        self._has_taken = has_taken
-        self._lets_go = lets_go
-        self._closes = closes
-        self._raise_alert = raise_alert
-        self._keeper = keeper
+        self._is_known_account = accounts.is_known
+        self._work: Work
+        self._seen_to_move: dict[str, tuple[object, float]] = {}
+        """By partition: the mark of its lease when that was last seen to move, and when that was."""
         self._open: set[str] = set()
         self._unreadable: set[Unsettled] = set()
         """Records that were asked for and did not come: said once, by the store, and left alone until they change."""
         self._moves: dict[str, asyncio.Task[None]] = {}
-        """The last opening or closing of a desk: each waits for the one before."""
+        """The last opening or closing of a partition: each waits for the one before."""
         self._leases = Leases(
             store=store,
             clock=clock,
             me=me,
             term_seconds=term_seconds,
-            is_wanted=lambda lease: lease.desk == UNASSIGNED or is_known_account(lease.desk),
-            taken=self._taken,
-            lost=self._lost,
+            holder=self,
             processes=processes,
         )
-        self._leases.want([UNASSIGNED, *accounts])
+        self._leases.want([UNASSIGNED, *accounts.named])
 
     # --- questions ----------------------------------------------------------------------------------------------
 
-    def desk_of(self, account_id: str | None) -> str:
+    def partition_of(self, account_id: str | None) -> str:
         return account_id if account_id is not None and self._is_known_account(account_id) else UNASSIGNED
 
-    def holds(self, desk: str) -> bool:
+    def holds(self, partition: str) -> bool:
         """Surely, at this moment."""
-        return desk in self._open and self._leases.holds(desk)
+        return partition in self._open and self._leases.holds(partition)
 
-    def is_ours(self, order: Order) -> bool:
-        return self.holds(self.desk_of(order.request.account_id))
+    def is_ours(self, account_id: str | None) -> bool:
+        return self.holds(self.partition_of(account_id))
 
-    def foreign_desk(self, order: Order) -> str | None:
-        """The desk of an order that is not ours to work; None if it is. One that nobody holds is contended for from now on."""
-        desk = self.desk_of(order.request.account_id)
-        if self.holds(desk):
+    def elsewhere(self, order: Order) -> str | None:
+        """The partition of an order that is not ours to work; None if it is. One that nobody holds is contended for from now on."""
+        partition = self.partition_of(order.request.account_id)
+        if self.holds(partition):
             return None
-        self._leases.want([desk])
-        return desk
+        self._leases.want([partition])
+        return partition
 
-    def is_elsewhere(self, account_id: str) -> bool:
-        """An account of ours that another process works, or nobody yet: then it is contended for from now on."""
+    def is_worked_elsewhere(self, account_id: str) -> bool:
+        """A known account that another process works, or nobody yet: then it is contended for from now on."""
         if not self._is_known_account(account_id) or self.holds(account_id):
             return False
         self._leases.want([account_id])
         return True
 
     def belongs_elsewhere(self, account_id: str) -> bool:
-        """As `is_elsewhere`, for what is recorded and told of any account, one that no file names too."""
-        desk = self.desk_of(account_id)
-        if self.holds(desk):
+        """As `is_worked_elsewhere`, for what is recorded and delivered of any account, one that no file names too."""
+        partition = self.partition_of(account_id)
+        if self.holds(partition):
             return False
-        self._leases.want([desk])
+        self._leases.want([partition])
         return True
 
-    async def tell_holder(self, order: Order) -> None:
+    async def held_by_the_living(self) -> set[str]:
+        """Partitions whose lease has moved within its term: its holder's settings may know accounts that ours do not. Raises
+        StoreUnavailable."""
+        now, before = self._clock.monotonic(), self._seen_to_move
+        held = [lease for lease in await self._store.leases() if lease.holder]
+        self._seen_to_move = {
+            lease.desk: known if (known := before.get(lease.desk, (None, now)))[0] == lease.mark else (lease.mark, now)
+            for lease in held
+        }
+        return {lease.desk for lease in held if now - self._seen_to_move[lease.desk][1] < lease.term_seconds}
+
+    async def leave_to_holder(self, order: Order) -> None:
         """What was written to the record of another process's order is looked at there. Raises StoreUnavailable."""
-        await self._store.leave({order.order_id: self.desk_of(order.request.account_id)})
+        await self._store.leave({order.order_id: self.partition_of(order.request.account_id)})
 
     # --- life ---------------------------------------------------------------------------------------------------
 
+    def serve(self, work: Work, alerts: RaisesAlerts, keeper: Keeper) -> None:
+        """Whom the accounts are given to; who has people told that one was taken over, and who sees its opening through."""
+        self._work, self._alerts, self._keeper = work, alerts, keeper
+
+    async def take_up(self) -> None:
+        """Nothing is ours before its lease is."""
+
     async def start(self) -> None:
         """Takes what is free, and returns when that is open. Raises StoreUnavailable; may then be called again."""
+        self._work.begin()
         self._want_all(await self._store.unsettled())
         await self._leases.renew()
         await asyncio.gather(*self._moves.values())
@@ -148,7 +160,7 @@ class Desks:
         self._leases.is_leaving = True
 
     async def end(self) -> None:
-        """Gives the leases back, for others to take at once; whoever worked the desks has ended by now."""
+        """Gives the leases back, for others to take at once; whoever worked the partitions has ended by now."""
         for move in self._moves.values():
             move.cancel()
         await asyncio.gather(*self._moves.values(), return_exceptions=True)
@@ -159,70 +171,75 @@ class Desks:
         except (StoreUnavailable, TimeoutError) as exc:
             log.warning(f"Leases not given back, they run out by themselves: {exc}", action="leases_not_released")
 
-    def give_back(self, desk: str) -> None:
-        """There is nothing to do at it: whoever comes to have an order for it takes it again."""
-        self._open.discard(desk)
-        self._lets_go(desk)
+    async def give_back(self, partition: str) -> None:
+        """There is nothing to do in it: whoever comes to have an order for it takes it again."""
+        self._open.discard(partition)
+        self._work.let_go(partition)
 
         async def close() -> None:
-            await self._closes(desk)
+            await self._work.close(partition)
             with contextlib.suppress(StoreUnavailable):
-                await self._leases.release(desk)
-                if await self._store.left_for([desk]):
-                    self._leases.want([desk])  # one came in the meantime
+                await self._leases.release(partition)
+                if await self._store.left_for([partition]):
+                    self._leases.want([partition])  # one came in the meantime
 
-        self._move(desk, close)
+        self._move(partition, close)
 
     # --- taking over and letting go -----------------------------------------------------------------------------
 
-    async def _taken(self, lease: Lease, before: Predecessor | None) -> None:
+    def is_wanted(self, lease: Lease) -> bool:
+        return lease.desk == UNASSIGNED or self._is_known_account(lease.desk)
+
+    def taken(self, lease: Lease, before: Predecessor | None) -> None:
         # Else a lease that is renewed for ever would keep everybody else from an account that nobody works.
         account_id = None if lease.desk == UNASSIGNED else lease.desk
         opening = Part(f"opening of {lease.desk}", lambda: self._begin(lease, before), account_id)
         self._move(lease.desk, lambda: self._keeper.see_through(opening))
 
-    def _lost(self, desk: str, why: str) -> None:
-        self._open.discard(desk)
-        self._lets_go(desk)
-        self._move(desk, lambda: self._closes(desk))
+    def lost(self, partition: str) -> None:
+        self._open.discard(partition)
+        self._work.let_go(partition)
+        self._move(partition, lambda: self._work.close(partition))
 
-    def _move(self, desk: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        before = self._moves.get(desk)
+    def _move(self, partition: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        before = self._moves.get(partition)
 
         async def move() -> None:
             if before is not None:
                 await asyncio.wait({before})
             await work()
 
-        task = self._moves[desk] = asyncio.create_task(move(), name=f"desk-{desk}")
-        task.add_done_callback(lambda done: self._moved(desk, done))
+        task = self._moves[partition] = asyncio.create_task(move(), name=f"partition-{partition}")
+        task.add_done_callback(lambda done: self._moved(partition, done))
 
-    def _moved(self, desk: str, task: asyncio.Task[None]) -> None:
-        if self._moves.get(desk) is task:
-            del self._moves[desk]
+    def _moved(self, partition: str, task: asyncio.Task[None]) -> None:
+        if self._moves.get(partition) is task:
+            del self._moves[partition]
         if not task.cancelled() and (exc := task.exception()) is not None:
-            log.error(f"{desk}: could not be taken over or closed: {exc}", action="desk_failed", exc_info=exc)
+            log.error(f"{partition}: could not be taken over or closed: {exc}", action="desk_failed", exc_info=exc)
 
     async def _begin(self, lease: Lease, before: Predecessor | None) -> None:
-        """Reads what the desk has, and opens it with that."""
-        desk = lease.desk
-        while self._leases.has(lease) and desk not in self._open:
+        """Reads what the partition has, and opens it with that."""
+        partition = lease.desk
+        while self._leases.has(lease) and partition not in self._open:
             with contextlib.suppress(StoreUnavailable):
-                unsettled = await self._store.unsettled(None if desk == UNASSIGNED else desk)
-                found = await self._read([u for u in unsettled if self._is_at(u, {desk})])
+                unsettled = await self._store.unsettled(None if partition == UNASSIGNED else partition)
+                found = await self._read([u for u in unsettled if self._is_at(u, {partition})])
                 if self._leases.has(lease):
-                    self._open.add(desk)
+                    self._open.add(partition)
                     try:
-                        self._opens(desk, [stored for stored in found if stored.is_unsettled])
+                        taken_up = [stored for stored in found if stored.is_unsettled]
+                        self._work.open(partition, taken_up)
+                        say_recovered(taken_up)
                     except BaseException:
-                        self._open.discard(desk)  # opened in part: the next try opens it whole
+                        self._open.discard(partition)  # opened in part: the next try opens it whole
                         raise
                 break
             await self._clock.sleep(AFTER_FAILURE_SECONDS)
         if before is not None:
             held = before.lease
-            words = texts.take_over(desk=desk, host=held.host, pid=held.pid, has_died=before.has_died)
-            await self._raise_alert("take_over", words)
+            words = texts.take_over(desk=partition, host=held.host, pid=held.pid, has_died=before.has_died)
+            await self._alerts.raise_alert("take_over", words)
 
     # --- what others wrote --------------------------------------------------------------------------------------
 
@@ -235,23 +252,23 @@ class Desks:
                 log.debug(f"Orders left by others wait for the store: {exc}", action="poll_waiting")
 
     async def _poll(self) -> None:
-        """What was left for us, by a process that took an order or a command in and does not hold its desk."""
-        desks = sorted(self._open)
-        left = await self._store.left_for(desks) if desks else []
+        """What was left for us, by a process that took an order or a command in and does not hold its partition."""
+        partitions = sorted(self._open)
+        left = await self._store.left_for(partitions) if partitions else []
         for start in range(0, len(left), READ_AT_ONCE):
-            await self._pick_up(left[start : start + READ_AT_ONCE], desks)
+            await self._pick_up(left[start : start + READ_AT_ONCE], partitions)
 
-    async def _pick_up(self, left: Sequence[Unsettled], desks: Sequence[str]) -> None:
+    async def _pick_up(self, left: Sequence[Unsettled], partitions: Sequence[str]) -> None:
         elsewhere = {}
         for stored in await self._read(left):
-            desk = self.desk_of(stored.order.request.account_id)
-            if desk not in desks:
-                elsewhere[stored.order.order_id] = desk  # whoever left it knows other accounts than we do
+            partition = self.partition_of(stored.order.request.account_id)
+            if partition not in partitions:
+                elsewhere[stored.order.order_id] = partition  # whoever left it knows other accounts than we do
             await self._look_at(stored, was_left=True)
         if elsewhere:
             self._leases.want(elsewhere.values())
             await self._store.leave(elsewhere)
-        await self._store.picked_up(left, desks)
+        await self._store.picked_up(left, partitions)
 
     async def _sweep_for_ever(self) -> None:
         """Everything unsettled is compared with what is in hand now and then, for a word may be lost with the process that would have left it."""
@@ -277,13 +294,13 @@ class Desks:
             await self._look_at(stored)
 
     def _want_all(self, unsettled: Iterable[Unsettled]) -> None:
-        self._leases.want({self.desk_of(u.account_id) for u in unsettled})
+        self._leases.want({self.partition_of(u.account_id) for u in unsettled})
 
-    def _is_at(self, unsettled: Unsettled, desks: set[str]) -> bool:
-        return self.desk_of(unsettled.account_id) in desks
+    def _is_at(self, unsettled: Unsettled, partitions: set[str]) -> bool:
+        return self.partition_of(unsettled.account_id) in partitions
 
     def _is_news(self, unsettled: Unsettled) -> bool:
-        if unsettled in self._unreadable or self._has_taken(unsettled.order_id, unsettled.version):
+        if unsettled in self._unreadable or self._work.has_taken(unsettled.order_id, unsettled.version):
             return False
         live = self._live.by_id.get(unsettled.order_id)
         return live is None or live.order.version < unsettled.version
@@ -303,6 +320,6 @@ class Desks:
             if was_left:
                 live.take_news()
             if is_news or was_left:
-                self._look_again(live)
-        elif self.holds(self.desk_of(stored.order.request.account_id)) and stored.is_unsettled:
-            self._hand_over(stored)
+                self._work.look_again(live)
+        elif self.holds(self.partition_of(stored.order.request.account_id)) and stored.is_unsettled:
+            self._work.take(stored)

@@ -1,0 +1,357 @@
+"""The only room that builds parts: the real world's from the settings, and the service's own around them; starts none of what the service
+keeps alive."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from brokers.base import Broker
+from brokers.factory import BrokerFactory
+from execution_service.app.clock import SystemClock
+from execution_service.app.embedded import TopicPlan, embedded_store, local_pubsub, make_private, owned
+from execution_service.app.settings import Account, Settings
+from execution_service.app.supervisor import Supervisor
+from execution_service.control.adopting import Adopting
+from execution_service.control.commands import Commands
+from execution_service.core.orders.exit_bound import ExitPositionCheck
+from execution_service.delivery.confirmations import Confirmations
+from execution_service.delivery.dispatch import Delivery
+from execution_service.delivery.party import Party
+from execution_service.delivery.stream import Sink
+from execution_service.delivery.unreadable import UnreadableRecords
+from execution_service.intake.intake import Intake
+from execution_service.ownership.account_ownership import AccountOwnership
+from execution_service.ownership.alone import Alone
+from execution_service.ownership.leases import Self
+from execution_service.ownership.orphans import Orphans
+from execution_service.ownership.ownership import Ownership
+from execution_service.ownership.process_table import ProcessTable
+from execution_service.ownership.processes import Processes
+from execution_service.recording.live import LiveOrders
+from execution_service.runtime.clock import Clock
+from execution_service.runtime.concurrency import side_by_side
+from execution_service.runtime.reach import Reach
+from execution_service.runtime.supervision import Part
+from execution_service.runtime.threads import ThreadPool
+from execution_service.storage.mongo.opening import connect
+from execution_service.storage.mongo.store import MongoStore
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.store import Store
+from execution_service.trading.accounts import Accounts
+from execution_service.trading.trader import TradingRules
+from execution_service.transport.inbox import Inbox
+from execution_service.transport.ports import Publisher, PublishFailed
+from execution_service.transport.pubsub import GooglePublisher, GoogleSubscriber
+from notifications.base import NoNotifier, Notifier
+from notifications.telegram import TelegramNotifier
+
+STORE_THREADS = 2
+ACCOUNTS_REMEMBERED = 4096
+"""More than anybody configures; of accounts that somebody made up no more are kept in memory."""
+NOBODY = Party(None, "NONE")
+
+
+class CannotStart(Exception):
+    """Something the service needs could not be had within a minute; the message names it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The outside world, real or faked."""
+
+    store: Store
+    publisher: Publisher
+    notifier: Notifier
+    clock: Clock
+    orders: Inbox
+    commands: Inbox
+    account_of: Callable[[str], Account | None]
+    accounts: Sequence[str] = ()
+    """Those whose brokers are listened to from the start: what was finished before it may have filled since."""
+    create_broker: Callable[[Mapping[str, object]], Broker]
+    rules: TradingRules
+    nonce: str
+    processes: Processes | None = None
+    """By which the death of another process on this machine can be proven; None: it never is."""
+    lease_seconds: float | None = None
+    """The term of the leases by which processes that share the store share out the accounts; None: this process is alone."""
+    uses_ordering_keys: bool = False
+    more_sinks: Sequence[Sink] = ()
+    """Where events of orders go besides `execution-confirmations`."""
+
+
+class ConfiguredAccounts:
+    """The accounts of the settings, as the other rooms ask about them, several times for each order."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.named: Sequence[str] = parts.accounts
+        """Those whose brokers are listened to from the start."""
+        self._parts = parts
+        self.account = lru_cache(ACCOUNTS_REMEMBERED)(self._account)
+        """By its id; None: it is not configured."""
+
+    def _account(self, account_id: str) -> ConfiguredAccount | None:
+        account = self._parts.account_of(account_id)
+        return None if account is None else ConfiguredAccount(account, self._parts.create_broker)
+
+    def is_known(self, account_id: str) -> bool:
+        """Whether it is configured."""
+        return self.account(account_id) is not None
+
+    def party_of(self, account_id: str | None) -> Party:
+        """Of an account that is not configured: nobody, at no broker."""
+        account = None if account_id is None else self.account(account_id)
+        return NOBODY if account is None else account.party
+
+
+class ConfiguredAccount:
+    """One of them."""
+
+    def __init__(self, account: Account, create_broker: Callable[[Mapping[str, object]], Broker]) -> None:
+        self.account_id = account.account_id
+        self.name = account.name
+        self.broker_name = account.broker.upper()
+        self.is_live = account.live
+        self.party = Party(self.name, self.broker_name)
+        self._config = account.config
+        self._create_broker = create_broker
+
+    def create_broker(self) -> Broker:
+        return self._create_broker(self._config)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rooms:
+    """The service's own parts, each handed those that it calls; nothing runs yet."""
+
+    live_orders: LiveOrders
+    ownership: Ownership
+    delivery: Delivery
+    supervisor: Supervisor
+    accounts: Accounts
+    commands: Commands
+    intake: Intake
+    orphans: Orphans
+    unreadable: UnreadableRecords
+
+
+def build(parts: Parts) -> Rooms:
+    """An order goes from the intake to the accounts, to its trader and to the broker; what is recorded goes to the delivery."""
+    store, clock, directory = parts.store, parts.clock, ConfiguredAccounts(parts)
+    live_orders = LiveOrders(store, clock)
+    ownership = _ownership(parts, directory, live_orders)
+    confirmations = Confirmations(
+        publisher=parts.publisher, parties=directory, uses_ordering_keys=parts.uses_ordering_keys
+    )
+    delivery = Delivery(
+        live_orders=live_orders,
+        store=store,
+        notifier=parts.notifier,
+        clock=clock,
+        sinks=[confirmations, *parts.more_sinks],
+        parties=directory,
+        max_attempts=parts.rules.max_retry_attempts,
+        ownership=ownership,
+    )
+    alerts = delivery.alerts
+    supervisor = Supervisor(clock, alerts.raise_alert)
+    orphans = Orphans(store=store, clock=clock, ownership=ownership, alerts=alerts)
+    commands = Commands(
+        store=store,
+        live_orders=live_orders,
+        clock=clock,
+        ownership=ownership,
+        views=delivery,
+        alerts=alerts,
+        max_order_age_seconds=parts.rules.max_order_age_seconds,
+    )
+    accounts = Accounts(
+        directory=directory,
+        ownership=ownership,
+        delivery=delivery,
+        cancels=commands,
+        orphans=orphans,
+        alerts=alerts,
+        live_orders=live_orders,
+        store=store,
+        clock=clock,
+        rules=parts.rules,
+        nonce=parts.nonce,
+        keeper=supervisor,
+    )
+    intake = Intake(
+        store=store,
+        live_orders=live_orders,
+        clock=clock,
+        accounts=accounts,
+        cancels=commands,
+        alerts=alerts,
+        ownership=ownership,
+    )
+    adopting = Adopting(store=store, live_orders=live_orders, clock=clock, accounts=accounts, ownership=ownership)
+    # Each of these two is asked by those that it calls.
+    commands.serve(accounts, intake, adopting)
+    ownership.serve(accounts, alerts, supervisor)
+    return Rooms(
+        live_orders=live_orders,
+        ownership=ownership,
+        delivery=delivery,
+        supervisor=supervisor,
+        accounts=accounts,
+        commands=commands,
+        intake=intake,
+        orphans=orphans,
+        unreadable=UnreadableRecords(store=store, clock=clock, alerts=alerts),
+    )
+
+
+def _ownership(parts: Parts, directory: ConfiguredAccounts, live_orders: LiveOrders) -> Ownership:
+    if parts.lease_seconds is None:
+        return Alone(parts.store)
+    identity = None if parts.processes is None else parts.processes.own
+    return AccountOwnership(
+        store=parts.store,
+        live_orders=live_orders,
+        clock=parts.clock,
+        me=Self(parts.nonce, socket.gethostname(), os.getpid(), identity),
+        term_seconds=parts.lease_seconds,
+        accounts=directory,
+        processes=parts.processes,
+    )
+
+
+# --- the real world ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The real parts, connected."""
+
+    parts: Parts
+    orders: GoogleSubscriber
+    commands: GoogleSubscriber
+    publisher: GooglePublisher
+    mongodb_uri: str
+    pubsub_host: str | None
+    revivals: Sequence[Part]
+    """What starts the embedded parts again, should they end."""
+
+
+@contextlib.asynccontextmanager
+async def real_world(settings: Settings) -> AsyncIterator[World]:
+    """Starts what is embedded and opens the rest; connects nothing that is not ours yet. Raises EmbeddedPartFailed, CannotStart."""
+    revivals: list[Part] = []
+    async with contextlib.AsyncExitStack() as stack:
+        is_embedded = settings.mongodb_uri is None
+        has_local_pubsub = settings.pubsub_emulator_host is None and not settings.has_google_credentials
+        if is_embedded or has_local_pubsub:
+            stack.enter_context(owned(settings.data_dir))
+        make_private(settings.data_dir)
+        own: dict[str, Coroutine[Any, Any, str]] = {}
+        if has_local_pubsub:
+            own["pubsub"] = stack.enter_async_context(
+                local_pubsub(settings.data_dir, _topic_plan(settings), revivals.append)
+            )
+        if is_embedded:
+            own["store"] = stack.enter_async_context(embedded_store(settings.data_dir, revivals.append))
+        addresses = dict(zip(own, await side_by_side(*own.values()), strict=True))
+        pubsub_host = addresses.get("pubsub", settings.pubsub_emulator_host)
+        if pubsub_host is not None:
+            os.environ["PUBSUB_EMULATOR_HOST"] = pubsub_host  # Google's client looks there and nowhere else
+        uri = addresses["store"] if settings.mongodb_uri is None else settings.mongodb_uri.get_secret_value()
+        clock = SystemClock()
+        nonce = secrets.token_hex(6)
+        with _usable():
+            client = connect(uri)
+        store = MongoStore(
+            client,
+            settings.mongodb_database,
+            nonce=nonce,
+            clock=clock,
+            threads=ThreadPool("store", STORE_THREADS),
+            commit_threads=ThreadPool("store-commits", 1),
+            urgent_threads=ThreadPool("store-urgent", 1),
+            is_private=is_embedded,
+        )
+        stack.push_async_callback(store.close)
+        project = settings.google_cloud_project
+        reach = Reach("Pub/Sub", clock)
+        with _usable():
+            publisher = GooglePublisher(
+                project,
+                settings.execution_confirmations_topic,
+                emulator_host=pubsub_host,
+                reach=reach,
+                uses_ordering_keys=settings.publish_ordering_keys,
+            )
+            stack.push_async_callback(publisher.close)
+            orders = GoogleSubscriber(
+                project, settings.trading_orders_subscription, emulator_host=pubsub_host, clock=clock, reach=reach
+            )
+            stack.push_async_callback(orders.close)
+            commands = GoogleSubscriber(
+                project, settings.order_commands_subscription, emulator_host=pubsub_host, clock=clock, reach=reach
+            )
+            stack.push_async_callback(commands.close)
+        notifier = notifier_of(settings)
+        stack.push_async_callback(notifier.close)
+        parts = Parts(
+            store=store,
+            publisher=publisher,
+            notifier=notifier,
+            clock=clock,
+            orders=orders.messages,
+            commands=commands.messages,
+            account_of=settings.account,
+            accounts=tuple(settings.accounts),
+            create_broker=BrokerFactory.create_broker,
+            rules=TradingRules(
+                order_timeout_seconds=settings.order_timeout_seconds,
+                counts_while_held=settings.order_timeout_while_held,
+                max_order_age_seconds=settings.max_order_age_seconds,
+                max_retry_attempts=settings.max_retry_attempts,
+                reconcile_interval_seconds=settings.reconcile_interval_seconds,
+                exit_position_check=ExitPositionCheck(settings.exit_position_check.value),
+            ),
+            nonce=nonce,
+            processes=ProcessTable(),
+            lease_seconds=None if is_embedded else settings.lease_seconds,
+            uses_ordering_keys=settings.publish_ordering_keys,
+        )
+        yield World(parts, orders, commands, publisher, uri, pubsub_host, revivals)
+
+
+@contextlib.contextmanager
+def _usable() -> Iterator[None]:
+    """Addresses and credentials that can never work end the start with a sentence."""
+    try:
+        yield
+    except (StoreUnavailable, PublishFailed) as exc:
+        raise CannotStart(str(exc)) from exc
+
+
+def notifier_of(settings: Settings) -> Notifier:
+    token, chat_id = settings.telegram_bot_token, settings.telegram_chat_id
+    if not settings.telegram_enabled or token is None or chat_id is None:
+        return NoNotifier()
+    return TelegramNotifier(token.get_secret_value(), chat_id, settings.telegram_api_base_url)
+
+
+def _topic_plan(settings: Settings) -> TopicPlan:
+    confirmations = settings.execution_confirmations_topic
+    return TopicPlan(
+        settings.google_cloud_project,
+        ("trading-orders", "order-commands", confirmations),
+        (
+            (settings.trading_orders_subscription, "trading-orders"),
+            (settings.order_commands_subscription, "order-commands"),
+            (f"{confirmations}-sub", confirmations),
+        ),
+    )

@@ -1,0 +1,44 @@
+"""An account as trading sees it: how it is named, and how its broker is made; where that is configured is not known here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol
+
+from brokers.base import Broker
+
+
+class TradedAccount(Protocol):
+    """One account that is configured."""
+
+    @property
+    def account_id(self) -> str: ...
+
+    @property
+    def name(self) -> str:
+        """For people."""
+
+    @property
+    def broker_name(self) -> str:
+        """As long as the broker has not said its own."""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether real money may be traded; else the broker must not say that the account is a real one."""
+
+    def create_broker(self) -> Broker:
+        """A new adapter, not connected yet."""
+
+
+class AccountDirectory(Protocol):
+    """The accounts that are configured."""
+
+    @property
+    def named(self) -> Collection[str]:
+        """Those whose brokers are listened to from the start; others are met only by their orders."""
+
+    def account(self, account_id: str) -> TradedAccount | None:
+        """None: it is not configured."""
+
+    def is_known(self, account_id: str) -> bool:
+        """Whether it is configured."""
