@@ -50,9 +50,7 @@ from execution_service.runtime.clock import Clock
 from execution_service.runtime.news import News
 from execution_service.runtime.reach import Reach
 from execution_service.runtime.supervision import Part
-from execution_service.runtime.threads import ThreadPool
-from execution_service.storage.mongo.opening import connect
-from execution_service.storage.mongo.store import MongoStore
+from execution_service.storage.mongo.store import mongo_store
 from execution_service.storage.ports.commands import DeadLetter
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.orders import Stored
@@ -80,7 +78,6 @@ LAST_ALERT_SECONDS = 3.0
 """So long a service that has to end waits until people have been told why."""
 UNREADABLE_SECONDS = 2.0
 """How often it is looked whether documents were met that cannot be read."""
-STORE_THREADS = 2
 ENDPOINTS = "endpoints.json"
 ORDERS_IN = "orders in"
 STATES_SECONDS = 0.5
@@ -694,17 +691,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
         clock = SystemClock()
         nonce = secrets.token_hex(6)
         with _usable():
-            client = connect(uri)
-        store = MongoStore(
-            client,
-            settings.mongodb_database,
-            nonce=nonce,
-            clock=clock,
-            threads=ThreadPool("store", STORE_THREADS),
-            commit_threads=ThreadPool("store-commits", 1),
-            urgent_threads=ThreadPool("store-urgent", 1),
-            is_private=is_embedded,
-        )
+            store = mongo_store(uri, settings.mongodb_database, nonce=nonce, clock=clock, is_private=is_embedded)
         stack.push_async_callback(store.close)
         project = settings.google_cloud_project
         reach = Reach("Pub/Sub", clock)
