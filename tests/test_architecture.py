@@ -249,7 +249,6 @@ ARROWS: Mapping[str, set[str]] = {
         CORE,
         "execution_service.runtime.clock",
         "execution_service.storage.ports.orders",
-        "execution_service.storage.ports.store",
     },
     # Whatever arrives.
     "execution_service.intake.intake": {
@@ -273,7 +272,6 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.supervision",
         "execution_service.storage.ports.errors",
         "execution_service.storage.ports.leases",
-        "execution_service.storage.ports.store",
     },
     "execution_service.ownership.desks": {
         CORE,
@@ -303,7 +301,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.trading.holdings": {
         *VOCABULARY,
         "execution_service.recording.live",
-        "execution_service.storage.ports.store",
+        "execution_service.storage.ports.ledger",
     },
     "execution_service.trading.pauses": set(),
     "execution_service.trading.tasks": set(),
@@ -348,7 +346,6 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.clock",
         "execution_service.storage.ports.errors",
         "execution_service.storage.ports.orders",
-        "execution_service.storage.ports.store",
         "execution_service.trading.bulletins",
         "execution_service.trading.connection",
         "execution_service.trading.isolation",
@@ -460,7 +457,6 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.news",
         "execution_service.storage.ports.errors",
         "execution_service.storage.ports.orders",
-        "execution_service.storage.ports.store",
     },
     "execution_service.delivery.party": set(),
     "execution_service.delivery.signals": {CORE, "execution_service.storage.ports.views"},
@@ -473,14 +469,13 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.supervision",
         "execution_service.storage.ports.alerts",
         "execution_service.storage.ports.errors",
-        "execution_service.storage.ports.store",
         "notifications.base",
     },
     "execution_service.delivery.ledger": {
         CORE,
         "execution_service.delivery.cursor",
         "execution_service.recording.live",
-        "execution_service.storage.ports.store",
+        "execution_service.storage.ports.ledger",
     },
     "execution_service.delivery.notifications": {
         CORE,
@@ -618,8 +613,6 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.news",
         "execution_service.runtime.reach",
         "execution_service.runtime.supervision",
-        "execution_service.runtime.threads",
-        "execution_service.storage.mongo.opening",
         "execution_service.storage.mongo.store",
         "execution_service.storage.ports.commands",
         "execution_service.storage.ports.errors",

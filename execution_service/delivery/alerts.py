@@ -15,9 +15,8 @@ from execution_service.delivery.cursor import AFTER_FAILURE_SECONDS
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.news import News
 from execution_service.runtime.supervision import Part
-from execution_service.storage.ports.alerts import Alert
+from execution_service.storage.ports.alerts import Alert, AlertStore
 from execution_service.storage.ports.errors import StoreUnavailable
-from execution_service.storage.ports.store import Store
 from notifications.base import Notifier
 
 log = structlog.get_logger(__name__)
@@ -33,7 +32,7 @@ class Alerts:
     minute goes out for each kind, with a count."""
 
     def __init__(
-        self, *, store: Store, notifier: Notifier, clock: Clock, sends: Callable[[], bool] | None = None
+        self, *, store: AlertStore, notifier: Notifier, clock: Clock, sends: Callable[[], bool] | None = None
     ) -> None:
         """`sends`: whether this process is the one that sends the alerts of all that share the store; None: it is alone."""
         self._store = store

@@ -30,8 +30,7 @@ from execution_service.core.texts import Mentioned
 from execution_service.recording.live import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.errors import StoreUnavailable
-from execution_service.storage.ports.orders import Stored
-from execution_service.storage.ports.store import Store
+from execution_service.storage.ports.orders import OrderStore, Stored
 from execution_service.trading.bulletins import Bulletins
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
 from execution_service.trading.isolation import Isolation
@@ -62,7 +61,7 @@ class Hearing:
         connection: Connection,
         lanes: Lanes,
         live_orders: LiveOrders,
-        store: Store,
+        store: OrderStore,
         clock: Clock,
         raise_alert: Callable[[str, str], Awaitable[None]],
         bulletins: Bulletins,
