@@ -252,7 +252,6 @@ ARROWS: Mapping[str, set[str]] = {
         CORE,
         "execution_service.runtime.clock",
         "execution_service.storage.ports.orders",
-        "execution_service.storage.ports.store",
     },
     # Whatever arrives.
     "execution_service.intake.intake": {
@@ -294,7 +293,6 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.supervision",
         "execution_service.storage.ports.errors",
         "execution_service.storage.ports.leases",
-        "execution_service.storage.ports.store",
     },
     "execution_service.ownership.orphans": {
         CORE,
@@ -335,7 +333,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.trading.holdings": {
         *VOCABULARY,
         "execution_service.recording.live",
-        "execution_service.storage.ports.store",
+        "execution_service.storage.ports.ledger",
     },
     "execution_service.trading.traded_account": {"brokers.base"},
     "execution_service.trading.connection": {
@@ -388,7 +386,6 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.clock",
         "execution_service.storage.ports.errors",
         "execution_service.storage.ports.orders",
-        "execution_service.storage.ports.store",
         "execution_service.trading.appointments",
         "execution_service.trading.bulletins",
         "execution_service.trading.connection",
@@ -526,7 +523,6 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.news",
         "execution_service.storage.ports.errors",
         "execution_service.storage.ports.orders",
-        "execution_service.storage.ports.store",
     },
     "execution_service.delivery.party": set(),
     "execution_service.delivery.signals": {CORE, "execution_service.storage.ports.views"},
@@ -548,14 +544,13 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.supervision",
         "execution_service.storage.ports.alerts",
         "execution_service.storage.ports.errors",
-        "execution_service.storage.ports.store",
         "notifications.base",
     },
     "execution_service.delivery.ledger": {
         CORE,
         "execution_service.delivery.cursor",
         "execution_service.recording.live",
-        "execution_service.storage.ports.store",
+        "execution_service.storage.ports.ledger",
     },
     "execution_service.delivery.notifications": {
         CORE,
@@ -705,8 +700,6 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.concurrency",
         "execution_service.runtime.reach",
         "execution_service.runtime.supervision",
-        "execution_service.runtime.threads",
-        "execution_service.storage.mongo.opening",
         "execution_service.storage.mongo.store",
         "execution_service.storage.ports.errors",
         "execution_service.storage.ports.store",

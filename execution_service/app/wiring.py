@@ -39,9 +39,7 @@ from execution_service.runtime.clock import Clock
 from execution_service.runtime.concurrency import side_by_side
 from execution_service.runtime.reach import Reach
 from execution_service.runtime.supervision import Part
-from execution_service.runtime.threads import ThreadPool
-from execution_service.storage.mongo.opening import connect
-from execution_service.storage.mongo.store import MongoStore
+from execution_service.storage.mongo.store import mongo_store
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.store import Store
 from execution_service.trading.accounts import Accounts
@@ -52,7 +50,6 @@ from execution_service.transport.pubsub import GooglePublisher, GoogleSubscriber
 from notifications.base import NoNotifier, Notifier
 from notifications.telegram import TelegramNotifier
 
-STORE_THREADS = 2
 ACCOUNTS_REMEMBERED = 4096
 """More than anybody configures; of accounts that somebody made up no more are kept in memory."""
 NOBODY = Party(None, "NONE")
@@ -269,17 +266,7 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
         clock = SystemClock()
         nonce = secrets.token_hex(6)
         with _usable():
-            client = connect(uri)
-        store = MongoStore(
-            client,
-            settings.mongodb_database,
-            nonce=nonce,
-            clock=clock,
-            threads=ThreadPool("store", STORE_THREADS),
-            commit_threads=ThreadPool("store-commits", 1),
-            urgent_threads=ThreadPool("store-urgent", 1),
-            is_private=is_embedded,
-        )
+            store = mongo_store(uri, settings.mongodb_database, nonce=nonce, clock=clock, is_private=is_embedded)
         stack.push_async_callback(store.close)
         project = settings.google_cloud_project
         reach = Reach("Pub/Sub", clock)

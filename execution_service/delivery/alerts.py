@@ -16,9 +16,8 @@ from execution_service.ownership.ownership import UNASSIGNED, Ownership
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.news import News
 from execution_service.runtime.supervision import Part
-from execution_service.storage.ports.alerts import Alert
+from execution_service.storage.ports.alerts import Alert, AlertStore
 from execution_service.storage.ports.errors import StoreUnavailable
-from execution_service.storage.ports.store import Store
 from notifications.base import Notifier
 
 log = structlog.get_logger(__name__)
@@ -33,7 +32,7 @@ class Alerts:
     """An alert is durable before its cause may be forgotten, but for the time in which the store is away: then it is kept here. One message a
     minute goes out for each kind, with a count."""
 
-    def __init__(self, *, store: Store, notifier: Notifier, clock: Clock, ownership: Ownership) -> None:
+    def __init__(self, *, store: AlertStore, notifier: Notifier, clock: Clock, ownership: Ownership) -> None:
         """Who holds what belongs to no account sends the alerts of all that share the store."""
         self._store = store
         self._channel = Channel(notifier, clock)

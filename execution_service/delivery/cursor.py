@@ -18,8 +18,7 @@ from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.news import News
 from execution_service.storage.ports.errors import StoreUnavailable
-from execution_service.storage.ports.orders import LEDGER, PEOPLE, WORLD, CursorCommit, Told
-from execution_service.storage.ports.store import Store
+from execution_service.storage.ports.orders import LEDGER, PEOPLE, WORLD, CursorCommit, OrderStore, Told
 
 log = structlog.get_logger(__name__)
 
@@ -171,7 +170,7 @@ class Cursors:
         *,
         names: Sequence[str],
         live_orders: LiveOrders,
-        store: Store,
+        store: OrderStore,
         clock: Clock,
         failures: Failures,
         kept: Callable[[LedgerKey, str, int], None],

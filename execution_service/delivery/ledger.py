@@ -13,7 +13,7 @@ from execution_service.core.orders.request import Purpose
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line, fold, key_of, settled
 from execution_service.delivery.cursor import Cursors, Progress
 from execution_service.recording.live import LiveOrder
-from execution_service.storage.ports.store import Store
+from execution_service.storage.ports.ledger import LedgerStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Parcel:
 class Ledger:
     """Entries that were read or written are trusted until a write of theirs fails; then they are read anew."""
 
-    def __init__(self, *, store: Store, cursors: Cursors) -> None:
+    def __init__(self, *, store: LedgerStore, cursors: Cursors) -> None:
         self._store = store
         self._cursors = cursors
         self._entries: dict[LedgerKey, LedgerEntry] = {}

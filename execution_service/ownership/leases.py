@@ -13,8 +13,7 @@ from execution_service.runtime.clock import Clock
 from execution_service.runtime.news import News
 from execution_service.runtime.supervision import Part
 from execution_service.storage.ports.errors import StoreUnavailable
-from execution_service.storage.ports.leases import Lease, ProcessIdentity
-from execution_service.storage.ports.store import Store
+from execution_service.storage.ports.leases import Lease, LeaseStore, ProcessIdentity
 
 log = structlog.get_logger(__name__)
 
@@ -68,7 +67,7 @@ class Leases:
     def __init__(
         self,
         *,
-        store: Store,
+        store: LeaseStore,
         clock: Clock,
         me: Self,
         term_seconds: float,

@@ -16,8 +16,7 @@ from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.core.texts import log_line, wants_a_person
 from execution_service.core.views.record import as_stored
 from execution_service.runtime.clock import Clock
-from execution_service.storage.ports.orders import Stored, Told, VersionConflict
-from execution_service.storage.ports.store import Store
+from execution_service.storage.ports.orders import OrderStore, Stored, Told, VersionConflict
 
 log = structlog.get_logger(__name__)
 
@@ -170,7 +169,7 @@ class LiveOrder:
 class LiveOrders:
     """All orders in hand, by our id and by every tag they were sent under."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: OrderStore, clock: Clock) -> None:
         self._store = store
         self._clock = clock
         self._wall_at_start = clock.now()

@@ -32,8 +32,7 @@ from execution_service.recording.live import LiveOrder, LiveOrders
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.errors import StoreUnavailable
-from execution_service.storage.ports.orders import Stored
-from execution_service.storage.ports.store import Store
+from execution_service.storage.ports.orders import OrderStore, Stored
 from execution_service.trading.appointments import Appointments
 from execution_service.trading.bulletins import Bulletins
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
@@ -66,7 +65,7 @@ class Hearing:
         connection: Connection,
         lanes: Lanes,
         live_orders: LiveOrders,
-        store: Store,
+        store: OrderStore,
         clock: Clock,
         alerts: RaisesAlerts,
         bulletins: Bulletins,

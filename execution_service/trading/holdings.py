@@ -16,14 +16,14 @@ from execution_service.core.orders.request import OrderRequest
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, key_of, with_unbooked
 from execution_service.core.reconcile import Holding, by_product
 from execution_service.recording.live import LiveOrders
-from execution_service.storage.ports.store import Store
+from execution_service.storage.ports.ledger import LedgerStore
 
 log = structlog.get_logger(__name__)
 
 
 async def holdings(
     live_orders: LiveOrders,
-    store: Store,
+    store: LedgerStore,
     account_id: str,
     symbols: Iterable[str],
     products_of: Callable[[Instrument], Sequence[str]],

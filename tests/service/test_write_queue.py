@@ -137,3 +137,21 @@ def test_every_update_is_taken_once_and_those_of_one_account_in_their_order() ->
     for account_id, updates in expected.items():
         assert [u for u in taken if u.account_id == account_id] == updates
     assert len(taken) == 114
+
+
+def test_a_long_commit_has_something_of_every_account_however_much_one_has() -> None:
+    queue: WriteQueue[Update] = WriteQueue()
+    put(queue, "busy", 3 * COMMIT, is_leaving=True)
+    put(queue, "busy", 3 * COMMIT)
+    leaving, happened = put(queue, "quiet", 2, is_leaving=True), put(queue, "quiet", 2)
+    taken = queue.take(COMMIT)
+    assert len(taken) == COMMIT
+    assert {*leaving, *happened} <= set(taken)
+
+
+def test_a_run_of_equal_statements_leaves_room_for_the_other_accounts_in_a_long_commit() -> None:
+    queue: WriteQueue[Update] = WriteQueue()
+    for number in range(3 * COMMIT):
+        queue.put(Update("busy", number, "the start of sending"), "busy", is_leaving=True)
+    (quiet,) = put(queue, "quiet", 1, is_leaving=True)
+    assert quiet in queue.take(COMMIT)

@@ -20,7 +20,7 @@ from execution_service.runtime.clock import Clock
 from execution_service.storage.mongo.calls import Calls, raise_unless_duplicates
 from execution_service.storage.mongo.commits import Commit
 from execution_service.storage.mongo.schedule import Schedule
-from execution_service.storage.mongo.unreadable import UnreadableStore
+from execution_service.storage.mongo.unreadable import UnreadableDocuments
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ class Place:
     db: Database[Document]
     calls: Calls
     clock: Clock
-    unreadable: UnreadableStore
+    unreadable: UnreadableDocuments
     schedule: Schedule[Commit]
     """Of the records' updates."""
     nonce: str

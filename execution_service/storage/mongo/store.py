@@ -13,7 +13,7 @@ from execution_service.core.views.record import (
 )
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Keeper
-from execution_service.runtime.threads import Blocking
+from execution_service.runtime.threads import Blocking, ThreadPool
 from execution_service.storage.mongo.alerts import MongoAlerts
 from execution_service.storage.mongo.calls import Calls
 from execution_service.storage.mongo.commands import MongoCommands
@@ -23,13 +23,16 @@ from execution_service.storage.mongo.gate import Gate
 from execution_service.storage.mongo.leases import MongoLeases
 from execution_service.storage.mongo.ledger import MongoLedger
 from execution_service.storage.mongo.names import COMMANDS
-from execution_service.storage.mongo.opening import INDEXES, ensure_indexes
+from execution_service.storage.mongo.opening import INDEXES, connect, ensure_indexes
 from execution_service.storage.mongo.orders import MongoOrders
 from execution_service.storage.mongo.port import Place
-from execution_service.storage.mongo.schedule import OneAtATime, Schedule, SideBySide
-from execution_service.storage.mongo.unreadable import UnreadableStore
+from execution_service.storage.mongo.schedule import COMMITS_AT_ONCE, OneAtATime, Schedule, SideBySide
+from execution_service.storage.mongo.unreadable import UnreadableDocuments
 from execution_service.storage.mongo.views import MongoViews
 from execution_service.storage.ports.unreadable import UnreadableDocument
+
+THREADS = 2
+"""For questions, and at a server that is not our own for writes beside the record updates."""
 
 
 class MongoStore(MongoOrders, MongoLedger, MongoCommands, MongoAlerts, MongoDiscrepancies, MongoLeases, MongoViews):
@@ -67,7 +70,7 @@ class MongoStore(MongoOrders, MongoLedger, MongoCommands, MongoAlerts, MongoDisc
             db=client[database],
             calls=calls,
             clock=clock,
-            unreadable=UnreadableStore(),
+            unreadable=UnreadableDocuments(),
             nonce=nonce,
             schedule=schedule,
         )
@@ -104,3 +107,18 @@ class MongoStore(MongoOrders, MongoLedger, MongoCommands, MongoAlerts, MongoDisc
 
     def unreadable_reported(self, some: Collection[UnreadableDocument]) -> None:
         self._unreadable.told(some)
+
+
+def mongo_store(uri: str, database: str, *, nonce: str, clock: Clock, is_private: bool) -> MongoStore:
+    """The store of a running service, with a client and threads of its own; not open yet. `is_private` as in MongoStore: the embedded store,
+    which has one writer. Raises StoreUnavailable for an address that is unusable."""
+    return MongoStore(
+        connect(uri),
+        database,
+        nonce=nonce,
+        clock=clock,
+        threads=ThreadPool("store", THREADS),
+        commit_threads=ThreadPool("store-commits", 1 if is_private else COMMITS_AT_ONCE),
+        urgent_threads=ThreadPool("store-urgent", 1),
+        is_private=is_private,
+    )

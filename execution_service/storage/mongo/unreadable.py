@@ -24,7 +24,7 @@ class _Known:
     instrument: Instrument | None
 
 
-class UnreadableStore:
+class UnreadableDocuments:
     """May be called from several threads. A document that can be read again is forgotten."""
 
     def __init__(self) -> None:
