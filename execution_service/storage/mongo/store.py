@@ -49,7 +49,7 @@ from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Keeper
 from execution_service.runtime.threads import Blocking
 from execution_service.storage.mongo.calls import DUPLICATE_KEY, Calls, in_short, raise_unless_duplicates
-from execution_service.storage.mongo.commits import REFUSED_FOR_EVER, Commits
+from execution_service.storage.mongo.commits import REFUSED_FOR_EVER, UNSTORABLE, Commits
 from execution_service.storage.mongo.documents import (
     alarm_from_document,
     command_from_document,
@@ -232,6 +232,7 @@ class MongoStore:
             urgent_threads=urgent_threads,
             is_private=is_private,
         )
+        self._has_transactions = False
         self._spoilt = SpoiltDocuments()
         self._clashes: Counter[tuple[str, str]] = Counter()
         self._commits = Commits(client, self._db[ORDERS], self._calls, clock, read=self._with_lines)
@@ -244,7 +245,8 @@ class MongoStore:
             self._calls.ask(lambda: self._client.admin.command("hello")),
             *(self._calls.ask(partial(self._ensure_indexes, name)) for name in INDEXES),
         )
-        self._commits.open(has_transactions=self._is_private and "setName" in hello)
+        self._has_transactions = self._is_private and "setName" in hello
+        self._commits.open(has_transactions=self._has_transactions)
 
     async def be_kept(self, keeper: Keeper) -> None:
         await self._commits.be_kept(keeper)
@@ -662,8 +664,33 @@ class MongoStore:
             is_open_position = write.view is View.POSITIONS and write.changes["status"] == "OPEN"
             groups.setdefault((COLLECTION_OF[write.view], is_open_position), []).append(write)
 
-        for (name, _), some in sorted(groups.items(), key=lambda item: item[0]):
+        several = [(name, some) for (name, _), some in sorted(groups.items(), key=lambda item: item[0])]
+        if (
+            len(several) > 1
+            and self._has_transactions
+            and await self._calls.write(partial(self._write_views_together, several))
+        ):
+            return
+        for name, some in several:
             await self._calls.write(partial(self._write_view, name, some))
+
+    def _write_views_together(self, several: Sequence[tuple[str, Sequence[ViewWrite]]]) -> bool:
+        """One flush to disk for all collections. False: nothing was written, since something did not go as it mostly does; each collection is
+        to be written by itself."""
+        with self._client.start_session() as session:
+            try:
+                with session.start_transaction():
+                    for name, some in several:
+                        fresh = [view_document(write) for write in some if write.is_probably_new]
+                        others = [view_update(write) for write in some if not write.is_probably_new]
+                        if fresh:
+                            self._db[name].insert_many(fresh, ordered=False, session=session)
+                        if others:
+                            self._db[name].bulk_write(others, ordered=False, session=session)
+            except (OperationFailure, *UNSTORABLE) as exc:
+                log.debug(f"Views are written collection by collection: {exc}", action="views_singly")
+                return False
+        return True
 
     def _write_view(self, name: str, writes: Sequence[ViewWrite]) -> None:
         fresh = [w for w in writes if w.is_probably_new]
