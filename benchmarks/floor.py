@@ -91,15 +91,21 @@ def running(mongodb_uri: str, pubsub_host: str, workers: int) -> Iterator[None]:
         client.close()
 
 
-async def serve(data_dir: Path, workers: int) -> None:
-    """Until SIGTERM or SIGINT. Raises EmbeddedPartFailed."""
+async def serve(data_dir: Path, workers: int, servers: tuple[str, str] | None = None) -> None:
+    """Until SIGTERM or SIGINT. `servers`: the URI of the store and the address of the Pub/Sub that are to be used; None: it starts its own.
+    Raises EmbeddedPartFailed."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     topics = (ORDERS_TOPIC, CONFIRMATIONS_TOPIC)
     plan = TopicPlan(PROJECT, topics, tuple((f"{topic}-sub", topic) for topic in topics))
     make_private(data_dir)
-    async with local_pubsub(data_dir, plan) as pubsub_host, embedded_store(data_dir) as mongodb_uri:
+    async with contextlib.AsyncExitStack() as own:
+        if servers is None:
+            pubsub_host = await own.enter_async_context(local_pubsub(data_dir, plan))
+            mongodb_uri = await own.enter_async_context(embedded_store(data_dir))
+        else:
+            mongodb_uri, pubsub_host = servers
         with running(mongodb_uri, pubsub_host, workers):
             where = {"mongodb_uri": mongodb_uri, "pubsub_emulator_host": pubsub_host, "pid": os.getpid()}
             _tell(data_dir / "endpoints.json", where)
@@ -115,8 +121,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.floor", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the store and of Pub/Sub")
     parser.add_argument("--workers", type=int, default=1, help="threads that handle messages (default: %(default)s)")
+    parser.add_argument("--mongodb-uri", help="a store that is there already (default: it starts its own)")
+    parser.add_argument("--pubsub-host", help="a Pub/Sub that is there already, with --mongodb-uri")
     options = parser.parse_args()
-    asyncio.run(serve(options.data, options.workers))
+    servers = (options.mongodb_uri, options.pubsub_host) if options.mongodb_uri and options.pubsub_host else None
+    asyncio.run(serve(options.data, options.workers, servers))
     sys.stdout.flush()
     # The client library's threads may linger after their pull was cancelled, and nothing is left to be saved.
     os._exit(0)

@@ -180,6 +180,20 @@ class Traffic:
             self._arrived.notify_all()
 
 
+def make_topics(host: str) -> None:
+    """All that a service uses, with a subscription each, at a server that has none yet."""
+    with _emulator(host):
+        publisher, subscriber = pubsub_v1.PublisherClient(), pubsub_v1.SubscriberClient()
+    with subscriber:
+        for name in (ORDERS_TOPIC, COMMANDS_TOPIC, CONFIRMATIONS_TOPIC):
+            topic = publisher.topic_path(PROJECT, name)
+            publisher.create_topic(name=topic, timeout=_CALL_SECONDS)
+            path = subscriber.subscription_path(PROJECT, f"{name}-sub")
+            subscriber.create_subscription(name=path, topic=topic, timeout=_CALL_SECONDS)
+    publisher.stop()
+    publisher.transport.close()
+
+
 @contextlib.contextmanager
 def _emulator(host: str) -> Iterator[None]:
     """Google's clients take the server's address from the environment, at the moment when they are made."""

@@ -13,7 +13,9 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -24,7 +26,7 @@ import pymongo
 from pymongo.database import Database
 
 from benchmarks import COMMANDS_TOPIC, CONFIRMATIONS_TOPIC, ORDERS_TOPIC, PROJECT, floor
-from benchmarks.traffic import MeasurementFailed, OrderMessage, Traffic
+from benchmarks.traffic import MeasurementFailed, OrderMessage, Traffic, make_topics
 from brokers.paper.exchange import PaperExchange
 from brokers.paper.words import Action, Fault, Operation
 from execution_service.app.embedded import STORE_PROGRAM
@@ -38,6 +40,20 @@ _LAST_WORDS = 1500
 _SERVICE_READY = "Execution service ready"
 _DATABASE = "mathematricks_trading"
 NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessorTime:
+    """Seconds of all threads, those of the first thread (which runs the event loop) among them, and those spent in the system's calls."""
+
+    total: float
+    first_thread: float
+    system: float
+
+    def since(self, before: ProcessorTime) -> ProcessorTime:
+        return ProcessorTime(
+            self.total - before.total, self.first_thread - before.first_thread, self.system - before.system
+        )
 
 
 class World(ABC):
@@ -159,6 +175,20 @@ class World(ABC):
         assert self._process is not None
         return float(psutil.Process(self._process.pid).memory_info().rss) / 2**20
 
+    def processor_time(self) -> ProcessorTime:
+        """What the process itself has used so far, without its store and its Pub/Sub."""
+        assert self._process is not None
+        process = psutil.Process(self._process.pid)
+        times = process.cpu_times()
+        first = next(thread for thread in process.threads() if thread.id == process.pid)
+        return ProcessorTime(times.user + times.system, first.user_time + first.system_time, times.system)
+
+    def writes_of_documents(self) -> Counter[str]:
+        """How many times a document of each collection was written so far, by the store's own log of them."""
+        with self.database("local") as local:
+            written = local["oplog.rs"].find({"op": {"$in": ["i", "u", "d"]}}, {"ns": 1})
+            return Counter(str(entry["ns"]).partition(".")[2] for entry in written)
+
     def __enter__(self) -> Self:
         return self
 
@@ -273,26 +303,96 @@ class Service(World):
             yield database["execution_orders"]
 
 
+class ServersApart:
+    """A store and a Pub/Sub that were started by themselves and live on when whoever uses them is killed, as a MongoDB and Google's do. The
+    Pub/Sub is Google's emulator where `wants_google` and it is found, else ours."""
+
+    def __init__(self, folder: Path, *, wants_google: bool = False) -> None:
+        self._folder = folder
+        self._servers = contextlib.ExitStack()
+        self._emulator = emulator_script() if wants_google else None
+        self.mongodb_uri = self.pubsub_host = ""
+
+    @property
+    def pubsub_name(self) -> str:
+        return "the local Pub/Sub" if self._emulator is None else "Google's emulator"
+
+    def start(self) -> None:
+        """Raises MeasurementFailed."""
+        try:
+            store_port = self._start("store", self._store_command)
+            pubsub_port = self._start("pubsub", self._pubsub_command)
+            self.mongodb_uri = f"mongodb://127.0.0.1:{store_port}/?directConnection=true"
+            self.pubsub_host = f"127.0.0.1:{pubsub_port}"
+            if self._emulator is not None:
+                make_topics(self.pubsub_host)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._servers.close()
+
+    def _store_command(self, port: int) -> Sequence[str]:
+        program = shutil.which(STORE_PROGRAM, path=str(Path(sys.executable).parent)) or shutil.which(STORE_PROGRAM)
+        if program is None:
+            raise MeasurementFailed(f"{STORE_PROGRAM} is not installed")
+        where = ["--host", "127.0.0.1", "--port", str(port), "--storage-path", str(self._folder / "store")]
+        return [program, *where, "--sync-on-commit", "--log-level", "WARNING"]
+
+    def _pubsub_command(self, port: int) -> Sequence[str]:
+        if self._emulator is not None:
+            return [self._emulator, "--host=127.0.0.1", f"--port={port}"]
+        command = [sys.executable, "-m", "simulators.pubsub", "--port", str(port), "--project", PROJECT]
+        command += ["--data", str(self._folder / "pubsub.db")]
+        for topic in (ORDERS_TOPIC, COMMANDS_TOPIC, CONFIRMATIONS_TOPIC):
+            command += ["--topic", topic, "--subscription", f"{topic}-sub={topic}"]
+        return command
+
+    def _start(self, name: str, command: Callable[[int], Sequence[str]]) -> int:
+        """Returns the port on which it listens."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        with open(self._folder / f"{name}.log", "ab") as sink:
+            process = psutil.Popen(
+                list(command(port)),
+                cwd=REPOSITORY,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                start_new_session=True,
+            )
+        self._servers.callback(_end_process, process)
+
+        def is_listening() -> bool:
+            with socket.socket() as client:
+                return client.connect_ex(("127.0.0.1", port)) == 0
+
+        wait_until(lambda: is_listening() or process.poll() is not None, f"the {name} listens", START_SECONDS)
+        if process.poll() is not None:
+            raise MeasurementFailed(f"the {name} did not start")
+        return port
+
+
 class SharingService(Service):
-    """The same on a store and a Pub/Sub that were started apart and live on when it is killed, as a MongoDB and Google's do."""
+    """The same on servers of its own that live on when it is killed."""
+
+    wants_google = False
 
     def __init__(self, folder: Path, settings: Mapping[str, str] = NO_SETTINGS) -> None:
         super().__init__(folder, settings)
-        self._apart = contextlib.ExitStack()
+        self.servers = ServersApart(folder, wants_google=self.wants_google)
 
     def __enter__(self) -> Self:
-        store_port = self._start_apart("store", self._store_command, START_SECONDS)
-        pubsub_port = self._start_apart("pubsub", self._pubsub_command, START_SECONDS)
-        self._settings = {
-            **self._settings,
-            "MONGODB_URI": f"mongodb://127.0.0.1:{store_port}/?directConnection=true",
-            "PUBSUB_EMULATOR_HOST": f"127.0.0.1:{pubsub_port}",
-        }
+        self.servers.start()
+        addresses = {"MONGODB_URI": self.servers.mongodb_uri, "PUBSUB_EMULATOR_HOST": self.servers.pubsub_host}
+        self._settings = {**self._settings, **addresses}
         return self
 
     def stop(self) -> None:
         super().stop()
-        self._apart.close()
+        self.servers.close()
 
     def kill_and_launch(self, waiting: Sequence[OrderMessage]) -> float:
         traffic = self.traffic
@@ -303,65 +403,43 @@ class SharingService(Service):
 
     @property
     def pubsub_host(self) -> str:
-        return self._settings["PUBSUB_EMULATOR_HOST"]
+        return self.servers.pubsub_host
 
     @property
     def mongodb_uri(self) -> str:
-        return self._settings["MONGODB_URI"]
+        return self.servers.mongodb_uri
 
-    def _store_command(self, port: int) -> Sequence[str]:
-        program = shutil.which(STORE_PROGRAM, path=str(Path(sys.executable).parent)) or shutil.which(STORE_PROGRAM)
-        if program is None:
-            raise MeasurementFailed(f"{STORE_PROGRAM} is not installed")
-        where = ["--host", "127.0.0.1", "--port", str(port), "--storage-path", str(self.folder / "store")]
-        return [program, *where, "--sync-on-commit", "--log-level", "WARNING"]
 
-    def _pubsub_command(self, port: int) -> Sequence[str]:
-        command = [sys.executable, "-m", "simulators.pubsub", "--port", str(port), "--project", PROJECT]
-        command += ["--data", str(self.folder / "pubsub.db")]
-        for topic in (ORDERS_TOPIC, COMMANDS_TOPIC, CONFIRMATIONS_TOPIC):
-            command += ["--topic", topic, "--subscription", f"{topic}-sub={topic}"]
-        return command
+class ProductionService(SharingService):
+    """As production runs it: `MONGODB_URI`, leases, and Google's emulator where it is found."""
 
-    def _start_apart(self, name: str, command: Callable[[int], Sequence[str]], within_seconds: float) -> int:
-        """Returns the port on which it listens."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        with open(self.folder / f"{name}.log", "ab") as sink:
-            process = psutil.Popen(
-                list(command(port)),
-                cwd=REPOSITORY,
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=sink,
-                start_new_session=True,
-            )
-        self._apart.callback(_end_process, process)
-
-        def is_listening() -> bool:
-            with socket.socket() as client:
-                return client.connect_ex(("127.0.0.1", port)) == 0
-
-        try:
-            wait_until(lambda: is_listening() or process.poll() is not None, f"the {name} listens", within_seconds)
-            if process.poll() is not None:
-                raise MeasurementFailed(f"the {name} did not start")
-        except MeasurementFailed:
-            self._apart.close()
-            raise
-        return port
+    wants_google = True
 
 
 def _end_process(process: psutil.Popen) -> None:
-    process.kill()
+    """With its children: the emulator's script starts a Java."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in process.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        process.kill()
     process.wait(10)
+
+
+def emulator_script() -> str | None:
+    """What starts Google's Pub/Sub emulator: named by the variable that the tests know too, else that of the installed Google Cloud SDK."""
+    named, gcloud = os.environ.get("PUBSUB_EMULATOR_BIN"), shutil.which("gcloud")
+    if named or gcloud is None or shutil.which("java") is None:
+        return named or None
+    script = Path(gcloud).resolve().parent.parent / "platform" / "pubsub-emulator" / "bin" / "cloud-pubsub-emulator"
+    return str(script) if script.is_file() else None
 
 
 class Floor(World):
     """The floor loop with that many threads."""
 
     ready_words = floor.READY
+    _where: Sequence[str] = ()
 
     def __init__(self, folder: Path, workers: int) -> None:
         super().__init__(folder)
@@ -369,12 +447,29 @@ class Floor(World):
 
     def command(self) -> Sequence[str]:
         module = [sys.executable, "-m", "benchmarks.floor"]
-        return [*module, "--data", str(self.data_dir), "--workers", str(self.workers)]
+        return [*module, "--data", str(self.data_dir), "--workers", str(self.workers), *self._where]
 
     def finished(self) -> int:
         """Orders in their last state, each step counted."""
         with self.database(floor.DATABASE) as database:
             return int(database[floor.COLLECTION].count_documents({"state": floor.FINAL_STATE, "version": 3}))
+
+
+class SharingFloor(Floor):
+    """The same on servers that are those of a `ProductionService`, started for it alone."""
+
+    def __init__(self, folder: Path, workers: int) -> None:
+        super().__init__(folder, workers)
+        self.servers = ServersApart(folder, wants_google=True)
+
+    def __enter__(self) -> Self:
+        self.servers.start()
+        self._where = ("--mongodb-uri", self.servers.mongodb_uri, "--pubsub-host", self.servers.pubsub_host)
+        return self
+
+    def stop(self) -> None:
+        super().stop()
+        self.servers.close()
 
 
 def environment(folder: Path) -> dict[str, str]:

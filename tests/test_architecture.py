@@ -593,6 +593,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.delivery.signals",
         "execution_service.recording.live",
         "execution_service.runtime.clock",
+        "execution_service.storage.ports.orders",
         "execution_service.storage.ports.store",
         "execution_service.storage.ports.views",
     },

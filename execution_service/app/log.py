@@ -29,6 +29,8 @@ JOURNEY_LOG = "signal_processing.log"
 
 _STOP_SECONDS = 5.0
 _BATCH_RECORDS = 500
+_TOGETHER_SECONDS = 0.01
+"""So long a line waits for those that come right behind it: they are one write."""
 _CHATTY_LIBRARIES = ("asyncio", "google", "grpc", "pymongo", "telegram", "urllib3")
 # Their INFO lines carry addresses, and Telegram's addresses carry the bot's token. The brokers' own are said by their manifests.
 _LEAKY_LIBRARIES = ("httpx", "httpcore")
@@ -231,10 +233,13 @@ class _Writer(QueueListener):
             target.is_given_up = True
 
     def handle(self, record: Any) -> None:
-        """The record, and what waits behind it."""
+        """The record, and what comes right behind it."""
         lines: list[str] = []
         journey: list[str] = []
         written: list[threading.Event] = []
+        if not isinstance(record, threading.Event):
+            # Woken for every line by itself, this thread would take the processor from the callers all the time.
+            time.sleep(_TOGETHER_SECONDS)
         for item in (record, *self._waiting()):
             if isinstance(item, threading.Event):
                 written.append(item)

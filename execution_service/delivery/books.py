@@ -11,6 +11,7 @@ import structlog
 
 from execution_service.core.orders.effects import happenings
 from execution_service.core.orders.request import OrderRequest, Purpose
+from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.delivery.cursor import (
     AFTER_FAILURE_SECONDS,
     SLOW_PACE_SECONDS,
@@ -62,6 +63,7 @@ class Books:
         self._later: list[tuple[float, int, Progress]] = []
         self._count = itertools.count()
         self._delivered_at = float("-inf")
+        """When something was last written: what merely passes by (an order that is being sent) is no sign that more is coming."""
 
     def wake(self, progress: Progress) -> None:
         """The order has events."""
@@ -86,7 +88,6 @@ class Books:
                 # More is coming: one larger batch costs the store less than two small ones.
                 await self._clock.sleep(LINGER_SECONDS)
             await self._deliver(self._next_batch())
-            self._delivered_at = self._clock.monotonic()
             await asyncio.sleep(0)  # thousands of orders at a start owe nothing, and then nothing above waits
 
     def _next_batch(self) -> list[Progress]:
@@ -120,19 +121,20 @@ class Books:
     async def _bring_up_to_date(self, batch: Sequence[Progress]) -> None:
         parcels = [parcel for progress in batch if (parcel := self._parcel(progress)) is not None]
         moving = [parcel for parcel in parcels if parcel.moves_position]
-        touched = []
-        if moving:
-            try:
-                touched = await self._ledger.book(moving)
-            except StoreUnavailable as exc:
-                log.warning(f"Bookings wait for the store: {exc}", action="bookings_waiting")
-                self._again([parcel.progress for parcel in moving], AFTER_FAILURE_SECONDS)
-                parcels = [parcel for parcel in parcels if not parcel.moves_position]
-            for parcel in moving:
-                self._moved(parcel.progress)
         if not parcels:
             return
-        writes = await self._views.prepare(parcels, touched)
+        # At the same time, since neither needs the other; and both to their end, since a booking must not go on behind the next try.
+        booked, around = await asyncio.gather(
+            self._ledger.book(moving), self._views.look_around(parcels), return_exceptions=True
+        )
+        touched = self._booked(moving, booked)
+        if touched is None:
+            parcels, touched = [parcel for parcel in parcels if not parcel.moves_position], []
+        if not parcels:
+            return
+        if isinstance(around, BaseException):
+            raise around
+        writes = await self._views.prepare(parcels, touched, around)
         theirs = [p.progress for p in parcels if not self._ownership.is_ours(p.progress.account_id)]
         if theirs:
             # Frozen meanwhile, perhaps: not every view knows which of two writers is behind.
@@ -142,12 +144,27 @@ class Books:
             )
             return
         await self._views.write(writes, touched)
+        self._delivered_at = self._clock.monotonic()
         self._ledger.shown(touched)
         for parcel in parcels:
             parcel.progress.has_document = True
             self._cursors.advance(parcel.progress, LEDGER, parcel.order.version, is_seen=False, is_shown=True)
             self._moved(parcel.progress)
             self.wake(parcel.progress)  # if it has moved on meanwhile
+
+    def _booked(
+        self, moving: Sequence[Parcel], outcome: list[LedgerEntry] | BaseException
+    ) -> Sequence[LedgerEntry] | None:
+        """The entries that were touched; None where the store was away, and it is tried again. Raises whatever else the booking raised."""
+        if isinstance(outcome, BaseException) and not isinstance(outcome, StoreUnavailable):
+            raise outcome
+        for parcel in moving:
+            self._moved(parcel.progress)
+        if not isinstance(outcome, BaseException):
+            return outcome
+        log.warning(f"Bookings wait for the store: {outcome}", action="bookings_waiting")
+        self._again([parcel.progress for parcel in moving], AFTER_FAILURE_SECONDS)
+        return None
 
     def _parcel(self, progress: Progress) -> Parcel | None:
         """None: an order that is merely being sent is shown to nobody yet."""

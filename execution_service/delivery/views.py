@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey
 from execution_service.core.views.shared import (
@@ -18,10 +20,19 @@ from execution_service.delivery.party import Parties
 from execution_service.delivery.signals import Relations, related_names, trading_order_write
 from execution_service.recording.live import LiveOrders
 from execution_service.runtime.clock import Clock
+from execution_service.storage.ports.orders import Stored
 from execution_service.storage.ports.store import Store
 from execution_service.storage.ports.views import View, ViewWrite
 
 REMEMBERED_ABSENCE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """The orders around some that are to be shown, and the `_id` of each signal that is known in `signal_store` by its signal id only."""
+
+    orders: Sequence[Stored]
+    documents: Mapping[str, Any]
 
 
 class Views:
@@ -41,10 +52,13 @@ class Views:
         for entry in touched:
             self._shown_episodes[entry.key] = entry.position.episode
 
-    async def prepare(self, parcels: Sequence[Parcel], touched: Sequence[LedgerEntry]) -> list[ViewWrite]:
-        """What is to be written for these orders, whose lines are known, and for the entries that they touched. Raises StoreUnavailable."""
+    async def prepare(
+        self, parcels: Sequence[Parcel], touched: Sequence[LedgerEntry], around: Around
+    ) -> list[ViewWrite]:
+        """What is to be written for these orders, whose lines are known, and for the entries that they touched. `around`: what `look_around`
+        found for these orders, or for more. Raises StoreUnavailable."""
         now = self._clock.now()
-        relations = await self._relations(parcels)
+        relations = self._relations(parcels, around)
         writes = []
         for parcel in parcels:
             order = parcel.order
@@ -94,20 +108,22 @@ class Views:
         elements = [open_position_element(e) for e in sorted(entries, key=lambda e: e.key.ledger_id)]
         return [ViewWrite(View.TRADING_ACCOUNTS, account_id, {"open_positions": elements}, creates=False)]
 
-    async def _relations(self, parcels: Sequence[Parcel]) -> Relations:
-        """Reads what the signals' documents need beyond the orders at hand: other legs, entries of exits, exits of entries."""
+    async def look_around(self, parcels: Sequence[Parcel]) -> Around:
+        """Reads what the signals' documents need beyond the orders at hand: other legs, entries of exits, exits of entries. It needs nothing
+        of what the ledger says of them. Raises StoreUnavailable."""
         names = sorted({n for p in parcels for n in related_names(p.order, was_told=p.progress.has_document)})
-        found = (
-            {s.order.order_id: Booked(s.order, s.told.realized_pnl) for s in await self._store.find(names)}
-            if names
-            else {}
-        )
+        orders = await self._store.find(names) if names else []
+        shown = [*(parcel.order for parcel in parcels), *map(self._live.latest, orders)]
+        unnamed = {order.signal_id for order in shown if signal_document_id(order) is None}
+        return Around(orders, await self._store.signal_documents(sorted(unnamed)) if unnamed else {})
+
+    def _relations(self, parcels: Sequence[Parcel], around: Around) -> Relations:
+        """With the profit that is known now."""
+        found = {s.order.order_id: Booked(s.order, s.told.realized_pnl) for s in around.orders}
         for order_id in found:
             live = self._live.by_id.get(order_id)
             if live is not None:
                 found[order_id] = Booked(live.order, live.told.realized_pnl)
         for parcel in parcels:
             found[parcel.order.order_id] = Booked(parcel.order, parcel.progress.told.realized_pnl)
-        unnamed = {b.order.signal_id for b in found.values() if signal_document_id(b.order) is None}
-        documents = await self._store.signal_documents(sorted(unnamed)) if unnamed else {}
-        return Relations(found.values(), documents)
+        return Relations(found.values(), around.documents)

@@ -301,7 +301,7 @@ class LiveOrders:
                 _say_overtaken(order)
                 order = conflict.current.order
                 continue
-            self._say(order, events)
+            self._say(order, events, after)
             return after
         return order
 
@@ -320,7 +320,7 @@ class LiveOrders:
             self._note_hold(live)
         if live.order.status is not before.status or live.order.attempt != before.attempt:
             live.take_news()
-        self._say(before, events)
+        self._say(before, events, live.order)
 
     def _note_hold(self, live: LiveOrder) -> None:
         """By the wall clock once, and by the monotonic one from then on."""
@@ -328,10 +328,11 @@ class LiveOrders:
         until = None if hold is None else hold.until
         live.opens_at = None if until is None else self._clock.monotonic() + (until - self._clock.now()).total_seconds()
 
-    def _say(self, before: Order, events: Sequence[Event]) -> None:
-        for event in events:
+    def _say(self, before: Order, events: Sequence[Event], latest: Order) -> None:
+        """`latest`: the order after all of them."""
+        for place, event in enumerate(events, 1):
             try:
-                after = apply(before, event)
+                after = latest if place == len(events) else apply(before, event)
                 line = log_line(before, event, after)
             except Exception as exc:
                 # It is recorded; that there are no words for it changes nothing of that.

@@ -20,12 +20,21 @@ class News:
 
     async def wait(self, timeout_seconds: float | None = None) -> None:
         """Until there has been news since the last wait, or so long."""
-        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._told.wait())]
-        if timeout_seconds is not None:
-            waits.append(asyncio.ensure_future(self._clock.sleep(timeout_seconds)))
+        if self._told.is_set():
+            await asyncio.sleep(0)  # others have their turn also where there is always news
+        elif timeout_seconds is None:
+            await self._told.wait()
+        else:
+            await self._wait_so_long(timeout_seconds)
+        self._told.clear()
+
+    async def _wait_so_long(self, seconds: float) -> None:
+        waits: list[asyncio.Future[Any]] = [
+            asyncio.ensure_future(self._told.wait()),
+            asyncio.ensure_future(self._clock.sleep(seconds)),
+        ]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
-        self._told.clear()

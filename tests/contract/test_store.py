@@ -1118,6 +1118,37 @@ async def test_old_and_new_documents_may_be_written_together(store: MongoStore, 
     assert seen(server, CONFIRMATIONS_VIEW) == {f"e{n}": max(5 if n < 4 else 0, 4 + n % 3) for n in range(8)}
 
 
+def signal_view(document_id: str, number: int, **changes: Any) -> ViewWrite:
+    return replace(ViewWrite(View.SIGNALS, document_id, {"seen": number}, "reflects", number), **changes)
+
+
+@pytest.mark.parametrize("is_stale", [False, True], ids=["all new", "one is further on"])
+async def test_views_of_several_collections_are_written_together(
+    store: MongoStore, server: Server, is_stale: bool
+) -> None:
+    if is_stale:
+        await store.write_views([confirmation("e1", 9)])
+    await store.write_views([confirmation("e1", 1, is_probably_new=True), signal_view("s1", 1, is_probably_new=True)])
+    await store.write_views([confirmation("e1", 2), signal_view("s1", 2), signal_view("s2", 1)])
+    assert seen(server, CONFIRMATIONS_VIEW) == {"e1": 9 if is_stale else 2}
+    assert seen(server, SIGNALS_VIEW) == {"s1": 2, "s2": 1}
+
+
+async def test_views_whose_one_commit_gets_no_answer_may_be_written_again(
+    store: MongoStore, server: Server, faults: Faults
+) -> None:
+    if server.kind != "secantus":
+        pytest.skip("only a store of our own writes them in one commit")
+    writes = [confirmation("e1", 1, is_probably_new=True), signal_view("s1", 1, is_probably_new=True)]
+    faults.lose_answer("commit_transaction")
+    with pytest.raises(StoreUnavailable):
+        await store.write_views(writes)
+    assert faults.left == 0
+    await store.write_views(writes)
+    assert seen(server, CONFIRMATIONS_VIEW) == {"e1": 1}
+    assert seen(server, SIGNALS_VIEW) == {"s1": 1}
+
+
 async def test_a_view_written_by_two_at_once_ends_with_the_later_number(server: Server) -> None:
     stores = [await server.store(f"process-{n}") for n in range(2)]
     for round_ in range(10):

@@ -95,7 +95,7 @@ def anything(hint: Any) -> st.SearchStrategy[Any]:
 
 def instances(cls: type[Any]) -> st.SearchStrategy[Any]:
     hints = get_type_hints(cls)
-    return st.builds(cls, **{f.name: anything(hints[f.name]) for f in fields(cls)})
+    return st.builds(cls, **{f.name: anything(hints[f.name]) for f in fields(cls) if f.init})
 
 
 EVENTS = st.one_of([instances(cls) for cls in get_args(Event)])

@@ -18,6 +18,7 @@ from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line
 from execution_service.core.views.shared import confirmation_id
+from execution_service.delivery.books import LINGER_SECONDS
 from execution_service.delivery.confirmations import Confirmations
 from execution_service.delivery.cursor import Progress
 from execution_service.delivery.dispatch import Delivery
@@ -92,6 +93,24 @@ async def test_next_events_of_an_order_reach_ledger_views_and_people_whatever_it
         await world.run(200)
         assert world.publisher.statuses("sig") == ["PARTIALLY_FILLED", "FILLED"]
         audit(world)
+
+
+async def test_an_order_alone_is_booked_without_a_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That it is about to be sent, which is shown to nobody, is no sign that more is coming."""
+    async with world_of(tmp_path, rules=NO_TIMEOUT) as world:
+        pauses: list[float] = []
+        sleep = world.clock.sleep
+
+        async def watched(seconds: float) -> None:
+            pauses.append(seconds)
+            await sleep(seconds)
+
+        monkeypatch.setattr(world.clock, "sleep", watched)
+        world.send()
+        await world.run(1)
+        assert world.publisher.statuses("sig") == ["FILLED"]
+        assert shown(world) == ("FILLED", 100.0)
+        assert LINGER_SECONDS not in pauses
 
 
 class OneParty:

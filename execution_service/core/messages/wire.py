@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from types import MappingProxyType
 
 from brokers.base import AssetClass, Instrument, OptionRight, OrderType, Side, Tif
@@ -115,6 +116,7 @@ _NO_FACTS = frozenset(
     {"contracts", "numcontracts", "expiresat", "expiresin", "exchangetimestamp", "exchangeorderid", "underlyingprice"}
 )
 _MOST_NAMED = 10
+_LONGEST_REMEMBERED_NAME = 64
 _SIDE_OF_DIRECTION = MappingProxyType({"LONG": Side.BUY, "SHORT": Side.SELL})
 
 
@@ -227,9 +229,7 @@ def _order(text: str) -> ParsedOrder | Unusable:
 
 def _ignored_facts(fields: Fields) -> str | None:
     """Names the fields that nobody reads and that look as if they told which contract is meant."""
-    ignored = [
-        name for name in fields.names if name not in _FACTS_READ and _looks_like_a_fact(name) and fields.has(name)
-    ]
+    ignored = [name for name in fields.names if _is_ignored_fact(name) and fields.has(name)]
     if not ignored:
         return None
     named = ", ".join(f"{shown(name)} ({shown(fields.get(name))})" for name in ignored[:_MOST_NAMED])
@@ -237,11 +237,21 @@ def _ignored_facts(fields: Fields) -> str | None:
     return f"not read, though it looks like a fact of the contract: {named}{more}"
 
 
+def _is_ignored_fact(name: str) -> bool:
+    if name in _FACTS_READ:
+        return False
+    # The names of one sender's fields are always the same few; a long one is not worth the memory.
+    return _looks_like_a_known_fact(name) if len(name) <= _LONGEST_REMEMBERED_NAME else _looks_like_a_fact(name)
+
+
 def _looks_like_a_fact(name: str) -> bool:
     bare = "".join(letter for letter in name.lower() if letter.isalnum())
     if bare in _NO_FACTS:
         return False
     return bare in _FACTS_BY_WHOLE_NAME or any(part in bare for part in _LOOK_LIKE_FACTS)
+
+
+_looks_like_a_known_fact = lru_cache(maxsize=1024)(_looks_like_a_fact)
 
 
 class _Draft:

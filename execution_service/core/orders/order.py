@@ -8,6 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 from functools import reduce
 from itertools import takewhile
+from typing import Any
 
 from brokers.base import ONE, ContractTerms, Fill, Instrument, Ticket
 from execution_service.core.errors import FillsDoNotAddUp, InvalidTransition
@@ -322,18 +323,24 @@ def _roundness(version: int) -> int:
 
 
 def _applied(order: Order, event: Event) -> Order:
-    grown = replace(order, events=(*order.events, event))
+    """One copy of the order, whatever the event changes: this is done several times for each event of each order."""
+    changes = _changes(order, event)
+    return replace(order, events=(*order.events, event), **changes)
+
+
+def _changes(order: Order, event: Event) -> dict[str, Any]:
+    """The fields that the event changes, besides the list of events."""
     match event:
         case Filled():
-            return _with_fill(grown, event)
+            return _with_fill(order, event)
         case Busted():
-            return _without_fill(grown, event)
+            return _without_fill(order, event)
         case CommissionReported():
-            return _with_commission(grown, event)
+            return _with_commission(order, event)
         case ContractDeclared():
-            return replace(grown, terms=event.terms)
+            return {"terms": event.terms}
         case Noted():
-            return replace(grown, notes=(*order.notes, event))
+            return {"notes": (*order.notes, event)}
     target = TRANSITIONS.get((order.status, type(event)))
     if (isinstance(event, AdoptionUndone) and order.adoption is None) or (isinstance(event, Adopted) and order.events):
         target = None
@@ -341,7 +348,13 @@ def _applied(order: Order, event: Event) -> Order:
         raise InvalidTransition(order.order_id, order.status, type(event).__name__)
     if isinstance(event, Rejected | Cancelled | Expired | Completed) and event.filled_quantity != order.filled_quantity:
         raise FillsDoNotAddUp(order.order_id, str(order.filled_quantity), str(event.filled_quantity))
-    return _moved(grown, event, target)
+    is_final = target.is_final
+    moved = {
+        "status": target,
+        "finished_at": event.at if is_final else None,
+        "hold": None if is_final else order.hold,
+    }
+    return moved | _by_move(order, event, target)
 
 
 def apply_all(order: Order, events: Iterable[Event]) -> Order:
@@ -350,116 +363,105 @@ def apply_all(order: Order, events: Iterable[Event]) -> Order:
     return order
 
 
-def _moved(order: Order, event: Event, target: Status) -> Order:
-    is_final = target.is_final
-    after = replace(
-        order,
-        status=target,
-        finished_at=event.at if is_final else None,
-        hold=None if is_final else order.hold,
-    )
+def _by_move(order: Order, event: Event, target: Status) -> dict[str, Any]:
+    """What the event changes besides the status and what goes with that."""
     match event:
         case SubmitStarted():
-            return replace(after, reserved_order_id=event.reserved_order_id, submitted_at=event.at)
+            return {"reserved_order_id": event.reserved_order_id, "submitted_at": event.at}
         case NothingSent():
-            return replace(after, reserved_order_id=None, submitted_at=None)
+            return {"reserved_order_id": None, "submitted_at": None}
         case Accepted():
-            return replace(after, broker_order_id=event.broker_order_id, reason=None, is_named_by_person=False)
+            return {"broker_order_id": event.broker_order_id, "reason": None, "is_named_by_person": False}
         case DeclaredPlaced():
-            return replace(
-                after,
-                broker_order_id=event.broker_order_id,
-                is_named_by_person=True,
-                declared_at=event.at,
-                reason=None,
-            )
+            return {
+                "broker_order_id": event.broker_order_id,
+                "is_named_by_person": True,
+                "declared_at": event.at,
+                "reason": None,
+            }
         case Doubted():
-            return replace(after, reason=Reason(ReasonCode.OUTCOME_UNKNOWN, event.message))
+            return {"reason": Reason(ReasonCode.OUTCOME_UNKNOWN, event.message)}
         case Capped():
-            return replace(after, quantity=event.quantity)
+            return {"quantity": event.quantity}
         case InstrumentMatched():
-            return replace(after, matched_instrument=event.instrument, matched_product=event.product)
+            return {"matched_instrument": event.instrument, "matched_product": event.product}
         case ContractTold():
-            return replace(after, terms=event.terms, booked_as=event.booked_as)
+            return {"terms": event.terms, "booked_as": event.booked_as}
         case Fitted():
-            return replace(
-                after,
-                quantity=order.quantity if event.quantity is None else event.quantity,
-                limit_price=order.limit_price if event.limit_price is None else event.limit_price,
-                stop_price=order.stop_price if event.stop_price is None else event.stop_price,
-                cash_quantity=order.cash_quantity if event.cash_quantity is None else event.cash_quantity,
-            )
+            return {
+                "quantity": order.quantity if event.quantity is None else event.quantity,
+                "limit_price": order.limit_price if event.limit_price is None else event.limit_price,
+                "stop_price": order.stop_price if event.stop_price is None else event.stop_price,
+                "cash_quantity": order.cash_quantity if event.cash_quantity is None else event.cash_quantity,
+            }
         case Held():
             since = event.at if order.hold is None else order.hold.since
-            return replace(after, hold=Hold(since=since, until=event.until, message=event.message))
+            return {"hold": Hold(since=since, until=event.until, message=event.message)}
         case Released():
-            return replace(after, hold=None, released_at=event.at)
+            return {"hold": None, "released_at": event.at}
         case Completed():
-            return replace(after, quantity=event.filled_quantity)
+            return {"quantity": event.filled_quantity}
         case CancelRequested():
             reason = event.reason if target.is_final else order.reason
-            return replace(after, cancel_wish=order.cancel_wish or event.reason, reason=reason)
+            return {"cancel_wish": order.cancel_wish or event.reason, "reason": reason}
         case Rejected() | Cancelled() | Expired():
-            return replace(after, reason=event.reason)
+            return {"reason": event.reason}
         case DeclaredNotPlaced() | DeclaredCancelled() | AdoptionUndone():
-            return replace(after, reason=Reason(ReasonCode.RESOLVED_BY_PERSON, event.message))
+            return {"reason": Reason(ReasonCode.RESOLVED_BY_PERSON, event.message)}
         case SendAgainOrdered():
             attempt = order.attempt + 1
-            return replace(
-                after,
-                attempt=attempt,
-                client_order_id=order.identity.client_order_id(attempt),
-                reserved_order_id=None,
-                broker_order_id=None,
-                submitted_at=None,
-                cancel_wish=None,
-                reason=None,
-                hold=None,
-                released_at=None,
-            )
-    return after
+            return {
+                "attempt": attempt,
+                "client_order_id": order.identity.client_order_id(attempt),
+                "reserved_order_id": None,
+                "broker_order_id": None,
+                "submitted_at": None,
+                "cancel_wish": None,
+                "reason": None,
+                "hold": None,
+                "released_at": None,
+            }
+    return {}
 
 
-def _with_fill(order: Order, event: Filled) -> Order:
+def _with_fill(order: Order, event: Filled) -> dict[str, Any]:
     fill = event.fill
     if fill.fill_id in order.busted_fill_ids or order.fill_of(fill.fill_id) is not None:
-        return order
+        return {}
     filled = order.filled_quantity + fill.quantity
     order.places.setdefault(fill.fill_id, len(order.fills))
-    return replace(
-        order,
-        fills=(*order.fills, fill),
-        filled_quantity=filled,
-        paid=_paid(order.paid, fill),
-        commission=order.commission if fill.commission is None else order.commission + fill.commission,
-        commission_currency=order.commission_currency or fill.commission_currency or None,
-        filled_at=fill.time if order.filled_at is None else max(order.filled_at, fill.time),
-        status=(status := _status_by_quantity(order, filled)),
-        finished_at=(order.finished_at or event.at) if status.is_final else None,
-        reason=None if status is Status.FILLED or not status.is_final else order.reason,
-        hold=None,
-        released_at=order.released_at if order.hold is None else event.at,
-    )
+    return {
+        "fills": (*order.fills, fill),
+        "filled_quantity": filled,
+        "paid": _paid(order.paid, fill),
+        "commission": order.commission if fill.commission is None else order.commission + fill.commission,
+        "commission_currency": order.commission_currency or fill.commission_currency or None,
+        "filled_at": fill.time if order.filled_at is None else max(order.filled_at, fill.time),
+        "status": (status := _status_by_quantity(order, filled)),
+        "finished_at": (order.finished_at or event.at) if status.is_final else None,
+        "reason": None if status is Status.FILLED or not status.is_final else order.reason,
+        "hold": None,
+        "released_at": order.released_at if order.hold is None else event.at,
+    }
 
 
-def _without_fill(order: Order, event: Busted) -> Order:
+def _without_fill(order: Order, event: Busted) -> dict[str, Any]:
     fills = tuple(f for f in order.fills if f.fill_id != event.fill_id)
     filled = sum((f.quantity for f in fills), ZERO)
     status = order.status
     if status in (Status.FILLED, Status.PARTIALLY_FILLED) and (order.quantity is None or filled < order.quantity):
         status = Status.PARTIALLY_FILLED if filled else Status.SUBMITTED
-    return replace(
-        order,
-        fills=fills,
-        busted_fill_ids=order.busted_fill_ids | {event.fill_id},
-        filled_quantity=filled,
-        paid=reduce(_paid, fills, ZERO),
-        commission=_commission(fills),
-        commission_currency=_commission_currency(fills),
-        filled_at=max((f.time for f in fills), default=None),
-        status=status,
-        finished_at=order.finished_at if status.is_final else None,
-    )
+    return {
+        "fills": fills,
+        "busted_fill_ids": order.busted_fill_ids | {event.fill_id},
+        "filled_quantity": filled,
+        "paid": reduce(_paid, fills, ZERO),
+        "commission": _commission(fills),
+        "commission_currency": _commission_currency(fills),
+        "filled_at": max((f.time for f in fills), default=None),
+        "status": status,
+        "finished_at": order.finished_at if status.is_final else None,
+    }
 
 
 def _status_by_quantity(order: Order, filled: Decimal) -> Status:
@@ -485,17 +487,16 @@ def _commission_currency(fills: Iterable[Fill]) -> str | None:
     return next((fill.commission_currency for fill in fills if fill.commission_currency), None)
 
 
-def _with_commission(order: Order, event: CommissionReported) -> Order:
+def _with_commission(order: Order, event: CommissionReported) -> dict[str, Any]:
     before = order.fill_of(event.fill_id)
     if before is None:
-        return order
+        return {}
     fill = replace(before, commission=event.commission, commission_currency=event.currency)
     place = order.places[event.fill_id]
     fills = (*order.fills[:place], fill, *order.fills[place + 1 :])
     is_first = before.commission is None
-    return replace(
-        order,
-        fills=fills,
-        commission=order.commission + event.commission if is_first else _commission(fills),
-        commission_currency=_commission_currency(fills) if order.commission_currency else event.currency or None,
-    )
+    return {
+        "fills": fills,
+        "commission": order.commission + event.commission if is_first else _commission(fills),
+        "commission_currency": _commission_currency(fills) if order.commission_currency else event.currency or None,
+    }

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
-from functools import lru_cache
 
 from brokers.base import Instrument, OrderType, Side, Tif
 
@@ -25,29 +24,26 @@ class Identity:
     leg_index: int = 0
     purpose: Purpose = Purpose.ENTRY
 
-    @property
-    def order_id(self) -> str:
-        """Our own id: the same identity always has the same."""
-        return _order_id(self)
+    order_id: str = field(init=False, repr=False, compare=False)
+    """Our own id: the same identity always has the same."""
+    _first_client_order_id: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Asked for at every step of an order, so worked out once.
+        object.__setattr__(self, "order_id", "ord_" + self.digest("order").hex()[:24])
+        object.__setattr__(self, "_first_client_order_id", self._client_order_id(1))
 
     def client_order_id(self, attempt: int) -> str:
         """Our tag at the broker: 19 characters, a letter first, lower-case base 32 of SHA-256 (90 bits), so it fits every broker."""
-        return _client_order_id(self, attempt)
+        return self._first_client_order_id if attempt == 1 else self._client_order_id(attempt)
+
+    def _client_order_id(self, attempt: int) -> str:
+        return "x" + base64.b32encode(self.digest(str(attempt))).decode().lower()[:18]
 
     def digest(self, last: str) -> bytes:
         # Length-prefixed, so that no choice of ids can make two identities look alike.
         text = f"{len(self.signal_id)}:{self.signal_id}|{self.leg_index}|{self.purpose}|{last}"
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-
-
-@lru_cache(maxsize=1024)
-def _order_id(identity: Identity) -> str:
-    return "ord_" + identity.digest("order").hex()[:24]
-
-
-@lru_cache(maxsize=1024)
-def _client_order_id(identity: Identity, attempt: int) -> str:
-    return "x" + base64.b32encode(identity.digest(str(attempt))).decode().lower()[:18]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -84,7 +84,8 @@ class MongoStore(MongoOrders, MongoLedger, MongoCommands, MongoAlerts, MongoDisc
             self._calls.ask(lambda: self._client.admin.command("hello")),
             *(self._calls.ask(partial(ensure_indexes, self._db, name)) for name in INDEXES),
         )
-        self._commits.open(has_transactions=self._is_private and "setName" in hello)
+        self._has_transactions = self._is_private and "setName" in hello
+        self._commits.open(has_transactions=self._has_transactions)
 
     async def be_kept(self, keeper: Keeper) -> None:
         await self._commits.be_kept(keeper)

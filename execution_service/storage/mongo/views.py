@@ -7,13 +7,12 @@ from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from pymongo.errors import (
-    BulkWriteError,
-)
+import structlog
+from pymongo.errors import BulkWriteError, OperationFailure
 
 from execution_service.core.errors import UnreadableRecord
 from execution_service.storage.mongo.calls import DUPLICATE_KEY, in_short, raise_unless_duplicates
-from execution_service.storage.mongo.commits import REFUSED_FOR_EVER
+from execution_service.storage.mongo.commits import REFUSED_FOR_EVER, UNSTORABLE
 from execution_service.storage.mongo.documents import (
     is_further_on,
     view_document,
@@ -29,6 +28,8 @@ from execution_service.storage.mongo.names import (
 )
 from execution_service.storage.mongo.port import MongoPort, Place
 from execution_service.storage.ports.views import View, ViewWrite
+
+log = structlog.get_logger(__name__)
 
 COLLECTION_OF = {
     View.CONFIRMATIONS: CONFIRMATIONS_VIEW,
@@ -51,6 +52,8 @@ class MongoViews(MongoPort):
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
+        self._sessions = place.client
+        self._has_transactions = False
         self._clashes: Counter[tuple[str, str]] = Counter()
 
     async def write_views(self, writes: Sequence[ViewWrite]) -> None:
@@ -60,8 +63,33 @@ class MongoViews(MongoPort):
             is_open_position = write.view is View.POSITIONS and write.changes["status"] == "OPEN"
             groups.setdefault((COLLECTION_OF[write.view], is_open_position), []).append(write)
 
-        for (name, _), some in sorted(groups.items(), key=lambda item: item[0]):
+        several = [(name, some) for (name, _), some in sorted(groups.items(), key=lambda item: item[0])]
+        if (
+            len(several) > 1
+            and self._has_transactions
+            and await self._calls.write(partial(self._write_views_together, several))
+        ):
+            return
+        for name, some in several:
             await self._calls.write(partial(self._write_view, name, some))
+
+    def _write_views_together(self, several: Sequence[tuple[str, Sequence[ViewWrite]]]) -> bool:
+        """One flush to disk for all collections. False: nothing was written, since something did not go as it mostly does; each collection is
+        to be written by itself."""
+        with self._sessions.start_session() as session:
+            try:
+                with session.start_transaction():
+                    for name, some in several:
+                        fresh = [view_document(write) for write in some if write.is_probably_new]
+                        others = [view_update(write) for write in some if not write.is_probably_new]
+                        if fresh:
+                            self._db[name].insert_many(fresh, ordered=False, session=session)
+                        if others:
+                            self._db[name].bulk_write(others, ordered=False, session=session)
+            except (OperationFailure, *UNSTORABLE) as exc:
+                log.debug(f"Views are written collection by collection: {exc}", action="views_singly")
+                return False
+        return True
 
     def _write_view(self, name: str, writes: Sequence[ViewWrite]) -> None:
         fresh = [w for w in writes if w.is_probably_new]
