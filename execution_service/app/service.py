@@ -186,7 +186,8 @@ class ExecutionService:
             is_cancelled=self.commands.is_cancelled,
             look_for_cancels=self.commands.look_for_cancels if parts.shares_store else _nothing,
             hand_over=self._hand_over,
-            raise_alarm=self.outbox.raise_alarm_durably,
+            raise_alarm=self.outbox.raise_alarm,
+            raise_alarm_durably=self.outbox.raise_alarm_durably,
             foreign_desk=_nobody_elses if self.desks is None else self.desks.foreign_desk,
         )
 
@@ -337,6 +338,9 @@ class ExecutionService:
         if account is not None:
             self.traders[desk] = self._new_trader(account)
         for stored in unsettled:
+            live = self.live_orders.by_id.get(stored.order.order_id)
+            if live is not None:
+                live.begin_anew()  # in hand by a try that failed halfway: what its trader was about to do nobody will
             self._hand_over(stored)
         if account is not None:
             self._keep_trading(self.traders[desk])

@@ -52,10 +52,11 @@ class Intake:
         look_for_cancels: Callable[[Sequence[Order]], Awaitable[None]],
         hand_over: Callable[[Stored], None],
         raise_alarm: RaiseAlarm,
+        raise_alarm_durably: RaiseAlarm,
         foreign_desk: Callable[[Order], str | None] = lambda order: None,
     ) -> None:
-        """`look_for_cancels`: after it `is_cancelled` knows what others stored about these orders. `foreign_desk` names the desk of an
-        order that another process works."""
+        """`look_for_cancels`: after it `is_cancelled` knows what others stored about these orders. `raise_alarm` outlives a store that is
+        away, `raise_alarm_durably` raises StoreUnavailable then. `foreign_desk` names the desk of an order that another process works."""
         self._store = store
         self._live = live_orders
         self._clock = clock
@@ -64,6 +65,7 @@ class Intake:
         self._look_for_cancels = look_for_cancels
         self._hand_over = hand_over
         self._raise_alarm = raise_alarm
+        self._raise_alarm_durably = raise_alarm_durably
         self._foreign_desk = foreign_desk
 
     async def run(self, inbox: Inbox) -> None:
@@ -97,11 +99,11 @@ class Intake:
         # Before the acknowledgement: what is acknowledged does not come again, and then nobody would tell people.
         if unusable:
             words = texts.dead_letters(count=1, reason=letters[unusable - 1].reason)
-            await self._raise_alarm("dead_letter", words, unusable)
+            await self._raise_alarm_durably("dead_letter", words, unusable)
         if conflicts:
             signal_id, letter = conflicts[-1]
             words = texts.conflict(count=1, signal_id=signal_id, detail=letter.reason)
-            await self._raise_alarm("conflict", words, len(conflicts))
+            await self._raise_alarm_durably("conflict", words, len(conflicts))
         for message in messages:
             message.ack()
         return [order.order_id for _, order in meant]
@@ -253,7 +255,8 @@ class Receiver:
         clock: Clock,
         raise_alarm: RaiseAlarm,
     ) -> None:
-        """`what` the messages are, for people. `take` stores and acknowledges; it raises StoreUnavailable, and may then be called again."""
+        """`what` the messages are, for people. `take` stores and acknowledges; it raises StoreUnavailable, and may then be called again.
+        `raise_alarm` outlives a store that is away."""
         self._what = what
         self._take = take
         self._store = store

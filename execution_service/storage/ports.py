@@ -291,8 +291,9 @@ class Store(Protocol):
         signal's entry too), `exit_of:…`, `discrepancy:…` (adoptions that are to close it). Those that cannot be read are left out, as
         everywhere."""
 
-    def spoilt(self, names: Collection[str]) -> list[str]:
-        """What cannot be read of the records so called, as far as they have been met: to be asked after `find` or `load`."""
+    def spoilt(self, names: Collection[str], *, may_be_at_work: bool = False) -> list[str]:
+        """What cannot be read of the records so called, as far as they have been met: to be asked after `find` or `load`. `may_be_at_work`:
+        only of those of which it is not known that they have ended and everything was delivered."""
 
     def newly_spoilt(self) -> list[Spoilt]:
         """Documents that cannot be read, and of which people have not been told."""

@@ -152,9 +152,14 @@ class LastLook:
         refs = order.accepted_request.entry_refs
         exits = await self._store.find([f"exit_of:{ref}" for ref in refs])
         entries = await self._store.find([f"signal:{ref}" for ref in refs])
-        spoilt = self._store.spoilt([f"signal:{ref}" for ref in refs])
+        unknown = self._store.spoilt([f"exit_of:{ref}" for ref in refs], may_be_at_work=True)
+        if unknown:
+            words = f"another exit of its entry may be at work, and its record cannot be read ({'; '.join(unknown)})"
+            rejected = Rejected(at=self._clock.now(), reason=Reason(ReasonCode.NOTHING_TO_EXIT, words))
+            return ExitAllowance((rejected,))
+        spoilt = self._store.spoilt([f"{kind}:{ref}" for kind in ("signal", "exit_of") for ref in refs])
         if spoilt:
-            return await self._allowed_without_its_entry(order, "; ".join(spoilt))
+            return await self._allowed_by_the_ledger(order, "; ".join(spoilt))
         return exit_allowance(
             order,
             [self._live.latest(s) for s in entries],
@@ -170,13 +175,15 @@ class LastLook:
         traded_in = apply_all(order, allowed.events).accepted_request.product
         return any((product or products[0]) != (traded_in or products[0]) for product in allowed.products if products)
 
-    async def _allowed_without_its_entry(self, order: Order, why: str) -> ExitAllowance:
-        """Of an exit whose entry's record cannot be read: what reduces a position of our ledger may go, and nothing else."""
+    async def _allowed_by_the_ledger(self, order: Order, why: str) -> ExitAllowance:
+        """Of an exit that cannot be measured by its entry, since the record of that, or of an exit that took from it, cannot be read: what
+        reduces a position of our ledger, beside all that is at work to reduce it already, may go, and nothing else."""
         now = self._clock.now()
+        about = f"the record of its entry cannot be read, or that of another exit of it ({why})"
         if await self._reduces_position(order):
-            words = f"the record of its entry cannot be read ({why}); sent, since it reduces a position that we hold"
+            words = f"{about}; sent, since it reduces a position that we hold"
             return ExitAllowance((Noted(at=now, message=words, alert=True),))
-        words = f"the record of its entry cannot be read ({why}), and it reduces nothing that our ledger holds"
+        words = f"{about}, and it reduces nothing that our ledger holds and no other order is about to take"
         return ExitAllowance((Rejected(at=now, reason=Reason(ReasonCode.NOTHING_TO_EXIT, words)),))
 
     async def may_be_late(self, order: Order) -> bool:
@@ -201,11 +208,25 @@ class LastLook:
         return is_capped or (order.quantity or Decimal(0)) <= abs(held)
 
     async def _reduces_position(self, order: Order) -> bool:
+        """Whether it does, and nothing else that is at work to reduce it may have done so before."""
         if order.identity.purpose is not Purpose.EXIT:
             return False
-        held = await self._held(order)
-        is_other_way = held * order.accepted_request.side.sign < 0
-        return is_other_way and (order.quantity or Decimal(0)) <= abs(held)
+        left = await self._left_to_reduce(order)
+        return left > 0 and (order.quantity or Decimal(0)) <= left
+
+    async def _left_to_reduce(self, order: Order) -> Decimal:
+        """What the strategy holds on the other side, less what other orders of it may still take of that; may be negative."""
+        side, key = order.accepted_request.side, await self._holding_choice.key_for(order)
+        # Before what is held: what fills while the store is being asked counts twice, and not neither way.
+        at_work = sum(
+            live.order.remaining_quantity
+            for live in self._live.by_id.values()
+            if live.order.status in AT_WORK
+            and live.order.order_id != order.order_id
+            and is_booked_to(live.order, key)
+            and live.order.accepted_request.side is side
+        )
+        return -await self._held(order) * side.sign - at_work
 
     async def _held(self, order: Order) -> Decimal:
         """The position that the order would change, in its product where the broker holds these apart; negative: short."""

@@ -56,10 +56,11 @@ class SpoiltDocuments:
             with self._lock:
                 self._known.pop((collection, str(document_id)), None)
 
-    def named(self, names: Collection[str]) -> list[str]:
-        """What is wrong with those that are called by one of these names."""
+    def named(self, names: Collection[str], *, also: str | None = None) -> list[str]:
+        """What is wrong with those that are called by one of these names, and by `also`."""
         with self._lock:
-            return [known.words for known in self._known.values() if not known.names.isdisjoint(names)]
+            known = [each for each in self._known.values() if not each.names.isdisjoint(names)]
+        return [each.words for each in known if also is None or also in each.names]
 
     def ledgers_of(self, account_id: str) -> list[Instrument]:
         with self._lock:

@@ -268,8 +268,8 @@ class MongoStore:
     def spoilt_told(self, some: Collection[Spoilt]) -> None:
         self._spoilt.told(some)
 
-    def spoilt(self, names: Collection[str]) -> list[str]:
-        return self._spoilt.named(names)
+    def spoilt(self, names: Collection[str], *, may_be_at_work: bool = False) -> list[str]:
+        return self._spoilt.named(names, also=UNSETTLED if may_be_at_work else None)
 
     def _readable(self, collection: str, documents: Iterable[Document], read: Callable[[Document], T]) -> list[T]:
         """What can be read. The rest is left alone and said: one document that cannot be read must not keep the others from being worked."""

@@ -1,0 +1,136 @@
+"""What no part does wrong by itself, and two of them did together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pymongo.errors import AutoReconnect
+
+from brokers.paper.words import Market
+from execution_service.core.orders.request import Purpose
+from execution_service.core.orders.status import Status
+from execution_service.intake.intake import HELD_SECONDS
+from execution_service.trading.trader import TradingRules
+from tests.fakes import World, two_worlds, world_of
+
+BY_HAND = Market(fill_delay_seconds=None)
+RESTING = TradingRules(order_timeout_seconds=0.0)
+
+
+def restarted(world: World) -> list[str]:
+    return [str(line["part"]) for line in world.logs if line.get("action") == "part_restarted"]
+
+
+def spoil(world: World, signal_id: str, purpose: Purpose = Purpose.ENTRY) -> None:
+    """Somebody's hand in the record: it cannot be read any more."""
+    order = world.record(signal_id, purpose)
+    world.mongo["trading"]["execution_orders"].update_one({"_id": order.order_id}, {"$set": {"request": "gone"}})
+
+
+# --- messages -------------------------------------------------------------------------------------------------------
+
+
+async def test_people_hear_that_messages_went_back_though_the_store_fails_again_in_that_moment(tmp_path: Path) -> None:
+    async with world_of(tmp_path, rules=RESTING) as world:
+        world.store_faults.is_away = True
+        world.send("one")
+        await world.run(HELD_SECONDS + 2)
+        assert world.orders.queue.is_refusing
+        world.store_faults.breaks["execution_alerts.update_one"] = [AutoReconnect("again")] * 3
+        world.store_faults.is_away = False
+        await world.run(30)
+        assert len(world.notifier.titled("Messages Handed Back")) == 1
+        assert restarted(world) == []
+
+
+# --- exits and records that cannot be read --------------------------------------------------------------------------
+
+
+async def test_an_exit_whose_sibling_cannot_be_read_sells_nothing_that_is_sold(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send("in")
+        await world.run(1)
+        world.fill("in")
+        await world.run(1)
+        world.exit("out-1", "in")
+        await world.run(1)
+        world.fill("out-1", purpose=Purpose.EXIT)
+        await world.run(10)
+        spoil(world, "out-1", Purpose.EXIT)
+        world.exit("out-2", "in")
+        await world.run(20)
+        assert len(world.placed()) == 2
+        assert world.exit_record("out-2").status is Status.REJECTED
+
+
+async def test_two_exits_of_an_entry_that_cannot_be_read_sell_it_once(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send("in")
+        await world.run(1)
+        world.fill("in")
+        await world.run(10)
+        spoil(world, "in")
+        world.exit("out-1", "in")
+        await world.run(5)
+        world.exit("out-2", "in")
+        await world.run(20)
+        assert len(world.placed()) == 2
+
+
+async def test_an_exit_beside_one_that_may_be_at_work_and_cannot_be_read_is_not_sent(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send("in")
+        await world.run(1)
+        world.fill("in")
+        await world.run(1)
+        world.exit("out-1", "in")
+        await world.run(1)
+        await world.kill()
+        spoil(world, "out-1", Purpose.EXIT)
+        await world.start()
+        world.exit("out-2", "in")
+        await world.run(20)
+        assert len(world.placed()) == 2
+        assert world.exit_record("out-2").status is Status.REJECTED
+
+
+async def test_two_exits_that_name_no_entry_sell_what_is_held_once(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send("in")
+        await world.run(1)
+        world.fill("in")
+        await world.run(10)
+        world.send("out-1", signal_type="EXIT", side="SELL", quantity=60)
+        await world.run(5)
+        world.send("out-2", signal_type="EXIT", side="SELL", quantity=60)
+        await world.run(20)
+        world.fill("out-1", purpose=Purpose.EXIT)
+        world.fill("out-2", purpose=Purpose.EXIT)
+        await world.run(20)
+        assert [world.exit_record(name).filled_quantity for name in ("out-1", "out-2")] == [60, 40]
+
+
+# --- accounts -------------------------------------------------------------------------------------------------------
+
+
+async def test_orders_of_an_account_that_was_opened_by_the_second_try_are_followed(tmp_path: Path) -> None:
+    rules = TradingRules(order_timeout_seconds=60.0)
+    async with two_worlds(tmp_path, market=BY_HAND, rules=rules) as (one, other):
+        await other.start()
+        one.send("a")
+        await one.run(2)
+        service: Any = other.service
+        keep_trading, tries = service._keep_trading, []
+
+        def keep_once_broken(trader: object) -> None:
+            tries.append(trader)
+            if len(tries) == 1:
+                raise RuntimeError("of nobody's making")
+            keep_trading(trader)
+
+        service._keep_trading = keep_once_broken
+        await one.stop()
+        await other.run(90)
+        assert len(tries) == 2
+        assert other.record("a").status is Status.CANCELLED
