@@ -92,7 +92,7 @@ def main() -> None:
     control.add_fault_plan_option(parser)
     chosen = parser.parse_args()
     book = PaperExchange(chosen.data, account_id=TOY_ACCOUNT, market=Market())
-    server = control.ControlServer(Toy(book), chosen.port)
+    server = control.control_server(Toy(book), chosen.port)
     stop_asked = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop_asked.set())
