@@ -45,11 +45,12 @@ def heed_log(life: Life, replica: Replica | None, method: str, event: dict[str, 
         life.outside.trace.say(f"r{replica and replica.number} part_restarted {event.get('part')}")
         if _is_of_one_order(event):
             life.complain(f"account restarted: {event.get('part')} by what belongs to one order ({event.get('event')})")
+    elif action == "part_given_up":
+        life.complain(f"given up: {event.get('part')}, and nothing that happens in a life lasts so long")
 
 
 def _is_of_one_order(event: dict[str, Any]) -> bool:
-    is_trader = str(event.get("part", "")).startswith("trader-")
-    return is_trader and any(f"{name} broke" in str(event.get("event")) for name in OF_ONE_ORDER)
+    return any(f"{name} broke" in str(event.get("event")) for name in OF_ONE_ORDER)
 
 
 def _documents(life: Life, collection: str) -> list[dict[str, Any]]:

@@ -105,7 +105,10 @@ class Life:
         return found
 
     def book(self, account: str) -> PaperExchange:
-        return self.replicas[0].book(account)
+        """As it stands at this moment: what the venue would have done by now it has done, though nobody has asked."""
+        book = self.replicas[0].book(account)
+        book.advance()
+        return book
 
     def placed_as(self, signal: str) -> list[PaperOrder]:
         return [p for i, account in self.identities(signal) for p in self.book(account).orders(i.client_order_id(1))]

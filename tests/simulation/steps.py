@@ -571,7 +571,8 @@ def _drawn_unconfigured(luck: random.Random) -> list[Step]:
     at = _moment(luck)
     first = {"signal": "u0", "account_id": "acct-3", "order_type": "LIMIT", "limit_price": 9, "timeout_seconds": 0}
     args: dict[str, Any] = {"account": "acct-3", "down": luck.choice([0.5, 2.0])}
-    args["store_away_after"] = luck.choice([None, round(luck.uniform(1.0, 3.5), 2), 2.2])
+    # The lease of what nobody is configured for is taken when it has run out, and people are told some seconds later.
+    args["store_away_after"] = luck.choice([None, round(luck.uniform(1.0, 3.5), 2), round(luck.uniform(7.0, 11.0), 2)])
     return [
         Step(at, "order", first),
         Step(at, "at_the_book", {"account": "acct-3", "operation": "place", "action": "hold"}),
