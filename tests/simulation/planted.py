@@ -16,6 +16,7 @@ from execution_service.core.orders import heard
 from execution_service.delivery.books import Books
 from execution_service.delivery.stream import Stream
 from execution_service.intake.intake import PROBE_SECONDS, Receiver
+from execution_service.storage.mongo.documents import command_from_document
 from execution_service.storage.mongo.store import ALERTS, COMMANDS, LEASES, MongoStore
 from execution_service.storage.ports import StoreUnavailable
 from execution_service.trading.isolation import Isolation
@@ -175,3 +176,19 @@ def what_cannot_be_recorded_is_taken_for_known(patch: Patch) -> None:
 @plants("a commission that changes from -1 to -2")
 def repetitions_are_known_by_their_hash(patch: Patch) -> None:
     patch.setattr(heard, "_text", lambda said: str(hash(said)))
+
+
+@plants("each order that is stored reads every cancel there ever was")
+def all_cancels_are_read(patch: Patch) -> None:
+    async def cancels_naming(self: MongoStore, names: Collection[str]) -> list[Any]:
+        def read() -> list[Any]:
+            return self._readable(COMMANDS, self._db[COMMANDS].find({"kind": "CANCEL"}), command_from_document)
+
+        found = await self._calls.ask(read)
+        return [
+            c
+            for c in found
+            if isinstance(c.body, dict) and set(names) & {c.body.get("order_id"), c.body.get("signal_id")}
+        ]
+
+    patch.setattr(MongoStore, "cancels_naming", cancels_naming)

@@ -377,6 +377,7 @@ def draw(seed: int) -> History:
         steps += _drawn_unconfigured(luck)
         options["accounts"] = [*accounts, "acct-3"]
     options["well_at"] = luck.choice([62.0, 62.0, 80.0])
+    options["past"] = luck.choice([0, 12])
     return History(seed, options, tuple(sorted(steps, key=lambda s: s.at)))
 
 
