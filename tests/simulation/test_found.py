@@ -150,7 +150,7 @@ FOUND: dict[str, tuple[dict[str, Any], list[tuple[float, str, dict[str, Any]]]]]
             (40.0, "commission", {"signal": "s0", "amount": "-2"}),
         ],
     ),
-    "each order that is stored reads every cancel there ever was": (ALONE | {"past": 12}, [order(5.0, "s0")]),
+    "each order that is stored reads every cancel there ever was": (BY_LEASES | {"past": 12}, [order(5.0, "s0")]),
 }
 
 
