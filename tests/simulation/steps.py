@@ -378,6 +378,8 @@ def draw(seed: int) -> History:
         options["accounts"] = [*accounts, "acct-3"]
     options["well_at"] = luck.choice([62.0, 62.0, 80.0])
     options["past"] = luck.choice([0, 12])
+    if options["has_leases"] and luck.random() < 0.1:
+        steps.append(_drawn_spoilt_lease(luck))
     return History(seed, options, tuple(sorted(steps, key=lambda s: s.at)))
 
 
@@ -566,6 +568,13 @@ def _drawn_restart_in_a_pause(luck: random.Random, times: Mapping[str, float]) -
         Step(round(max(0.0, at - 0.1), 3), "fault", intend),
         Step(round(at + luck.choice([0.1, 0.4, 0.8, 1.5]), 3), "fault", restart),
     ]
+
+
+def _drawn_spoilt_lease(luck: random.Random) -> Step:
+    """Early, and for so long that whatever waits for it is seen to wait; of the account that nobody is configured for, perhaps."""
+    args = {"collection": "execution_leases", "pick": luck.randrange(2), "field": luck.choice(OURS["execution_leases"])}
+    value = luck.choice(["gone", "text", "beyond", "list"])
+    return Step(round(luck.uniform(0.5, 25.0), 3), "spoil", args | {"value": value, "mends_after": 60.0})
 
 
 def _drawn_unconfigured(luck: random.Random) -> list[Step]:
