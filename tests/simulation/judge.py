@@ -30,6 +30,8 @@ UNSHOWN_SECONDS = 15.0
 """So long after a durable event its views and its telegram may be missing while everything that they need is well."""
 
 
+FAILS_ON = 5
+"""A part fails as often in succession only where it is made to: whatever is stored, or away, its work is set aside or waits."""
 FINAL = {status.value for status in Status if status.is_final}
 OF_ONE_ORDER = ("inside.next_step", "inside.learn", "inside.intend")
 
@@ -43,6 +45,10 @@ def heed_log(life: Life, replica: Replica | None, method: str, event: dict[str, 
     action = event.get("action")
     if action == "part_restarted":
         life.outside.trace.say(f"r{replica and replica.number} part_restarted {event.get('part')}")
+        words = str(event.get("event"))
+        failures = re.search(r"\((\d+) in succession\)", words)
+        if failures and int(failures[1]) == FAILS_ON and " broke" not in words:
+            life.complain(f"failing on: {words}")
         if _is_of_one_order(event):
             life.complain(f"account restarted: {event.get('part')} by what belongs to one order ({event.get('event')})")
     elif action == "part_given_up":
