@@ -249,14 +249,14 @@ def _child(work: Callable[[], None], *, seconds: int = LONGEST_SECONDS) -> int:
 
 def _watched(number: int, item: pytest.Item) -> Seen:
     called: set[str] = set()
-    files = {f"{os.sep}{path.replace('.', os.sep)}.py": name for name, path in MODULES.items()}
+    files = {importlib.import_module(path).__file__: name for name, path in MODULES.items()}
 
     def note(frame: types.FrameType, event: str, _: Any) -> None:
         if event == "call":
             code = frame.f_code
-            for ending, name in files.items():
-                if code.co_filename.endswith(ending):
-                    called.add(f"{name}.{code.co_qualname.split('.<locals>')[0]}")
+            name = files.get(code.co_filename)
+            if name is not None:
+                called.add(f"{name}.{code.co_qualname.split('.<locals>')[0]}")
 
     began = time.perf_counter()
     sys.setprofile(note)
