@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from execution_service.core.errors import UnreadableRecord
 from execution_service.core.orders.effects import Happening
 from execution_service.core.orders.events import Filled
 from execution_service.core.orders.order import Order
@@ -14,6 +15,9 @@ from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line
 from execution_service.delivery.cursor import Cursors, Progress
 from execution_service.recording.live import LiveOrder
 from execution_service.storage.ports.ledger import LedgerStore
+
+ROUNDS_AT_MOST = 20
+"""So often an entry is read and folded anew because another process has written it meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,12 @@ class Ledger:
                 groups.setdefault(key_of(parcel.order), []).append(parcel)
         await self._read_lines([p for group in groups.values() for p in group if p.live.must_read_lines])
         touched: dict[LedgerKey, LedgerEntry] = {}
+        rounds = 0
         while len(touched) < len(groups):
+            rounds += 1
+            if rounds > ROUNDS_AT_MOST:
+                names = ", ".join(sorted(key.ledger_id for key in groups if key not in touched))
+                raise UnreadableRecord(f"others have written it each time that it was to be booked: {names}")
             left = [key for key in groups if key not in touched]
             unknown = [key for key in left if key not in self._entries]
             if unknown:

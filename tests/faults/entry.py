@@ -94,6 +94,12 @@ class Crossings:
         return call
 
 
+def put(owner: Any, name: str, value: Any) -> None:
+    """In the place of what the owner has under this name. Raises AttributeError where it has none: then nobody would meet the new one."""
+    getattr(owner, name)
+    setattr(owner, name, value)
+
+
 def strike_ports(crossings: Crossings) -> None:
     crossings.watch(MongoStore, STORE_WRITES, "store")
     crossings.watch(GooglePublisher, ("publish",), "publisher")
@@ -104,7 +110,7 @@ def strike_ports(crossings: Crossings) -> None:
         crossings.watch(broker, BROKER_CALLS, "broker")
         return broker
 
-    BrokerFactory.create_broker = staticmethod(create_broker)  # type: ignore[method-assign]
+    put(BrokerFactory, "create_broker", staticmethod(create_broker))
     notifier_made = wiring.notifier_of
 
     def notifier_of(settings: Any) -> Any:
@@ -112,11 +118,11 @@ def strike_ports(crossings: Crossings) -> None:
         crossings.watch(notifier, ("send",), "notifier")
         return notifier
 
-    wiring.notifier_of = notifier_of
+    put(wiring, "notifier_of", notifier_of)
     received = pubsub._message
 
-    def message_of(message: Any) -> Any:
-        taken = received(message)
+    def message_of(message: Any, held: Any) -> Any:
+        taken = received(message, held)
 
         def ack() -> None:
             crossings.cross("before ack")
@@ -125,7 +131,7 @@ def strike_ports(crossings: Crossings) -> None:
 
         return replace(taken, ack=ack)
 
-    pubsub._message = message_of
+    put(pubsub, "_message", message_of)
 
 
 class WrongClock(SystemClock):
@@ -191,12 +197,12 @@ def main() -> int:
             finally:
                 watch.cancel()
 
-        service._set_start_aside = set_start_aside
-        execution_main.serve = serve  # type: ignore[assignment]
+        put(service, "_set_start_aside", set_start_aside)
+        put(execution_main, "serve", serve)
     wrong = os.environ.get("FAULTS_CLOCK")
     if wrong:
         WrongClock.path = Path(wrong)
-        wiring.SystemClock = WrongClock  # type: ignore[misc]
+        put(wiring, "SystemClock", WrongClock)
     orders, notes = os.environ.get("FAULTS_KILL"), os.environ.get("FAULTS_CROSSINGS")
     if orders and notes:
         strike_ports(Crossings(Path(orders), Path(notes)))

@@ -258,9 +258,9 @@ def _watched(number: int, item: pytest.Item) -> Seen:
     def note(frame: types.FrameType, event: str, _: Any) -> None:
         if event == "call":
             code = frame.f_code
-            for ending, name in files.items():
-                if code.co_filename.endswith(ending):
-                    called.add(f"{name}.{code.co_qualname.split('.<locals>')[0]}")
+            name = files.get(code.co_filename)
+            if name is not None:
+                called.add(f"{name}.{code.co_qualname.split('.<locals>')[0]}")
 
     began = time.perf_counter()
     sys.setprofile(note)

@@ -11,7 +11,7 @@ from brokers.paper.words import PaperFill, PaperOrder
 from execution_service.core import texts
 from execution_service.core.messages.confirmation import attributes
 from execution_service.core.orders.effects import happenings
-from execution_service.core.orders.events import Busted
+from execution_service.core.orders.events import Busted, Filled
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
@@ -100,7 +100,9 @@ def _audit_ledger(world: World, records: list[Order], is_booked_by_time: bool) -
     for order in records:
         if order.adoption is not None:
             expected[key_of(order).ledger_id]  # also where it was taken back
-        if order.adoption is None and any(isinstance(event, Busted) for event in order.events):
+        # Of one that was annulled before anybody here heard of it nothing was ever booked.
+        heard = {event.fill.fill_id for event in order.events if isinstance(event, Filled)}
+        if order.adoption is None and any(isinstance(e, Busted) and e.fill_id in heard for e in order.events):
             expected[key_of(order).ledger_id]
             annulled.add(key_of(order).ledger_id)
     entries = {d["_id"]: ledger_from_document(d) for d in world.documents("execution_positions")}

@@ -531,12 +531,16 @@ async def test_people_see_everything_but_what_cannot_be_read_and_that_it_is_left
         assert len(view.unreadable) >= 8
 
 
-async def test_a_fill_for_a_ledger_entry_that_cannot_be_read_is_booked_once_it_can(tmp_path: Path) -> None:
+@pytest.mark.parametrize("odd", [{"format": 99}, {"version": -1}, {"version": 0}], ids=str)
+async def test_a_fill_for_a_ledger_entry_that_cannot_be_read_is_booked_once_it_can(
+    tmp_path: Path, odd: Mapping[str, int]
+) -> None:
     async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
         await positions_of(world)
         await world.kill()
         ledger = world.mongo["trading"]["execution_positions"]
-        ledger.update_one({"instrument.symbol": "AAPL"}, {"$set": {"format": 99}})
+        usual = ledger.find_one({"instrument.symbol": "AAPL"})
+        ledger.update_one({"instrument.symbol": "AAPL"}, {"$set": odd})
         await world.start()
         for name, symbol in (("odd", "AAPL"), ("sound", "MSFT")):
             world.send(name, symbol=symbol)
@@ -546,7 +550,7 @@ async def test_a_fill_for_a_ledger_entry_that_cannot_be_read_is_booked_once_it_c
         assert world.publisher.statuses("sound") == ["FILLED"]
         assert world.publisher.statuses("odd") == []
         assert len(world.notifier.titled("Delivery Failing")) == 1
-        ledger.update_one({"instrument.symbol": "AAPL"}, {"$set": {"format": 1}})
+        ledger.update_one({"instrument.symbol": "AAPL"}, {"$set": {name: usual[name] for name in odd}})
         await world.run(60)
         assert world.publisher.statuses("odd") == ["FILLED"]
         audit(world)

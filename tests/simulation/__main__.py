@@ -4,6 +4,7 @@ python -m tests.simulation                        the seeds from 0 on
 python -m tests.simulation --replay 4711          one life, with what happened in it
 python -m tests.simulation --history FILE         a history that was written down
 python -m tests.simulation --shrink 4711          its smallest history
+python -m tests.simulation --planted              within how many seeds each fault is found that the service once had
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from tests.simulation.judge import without_numbers
 from tests.simulation.life import replay
-from tests.simulation.many import all_of
+from tests.simulation.many import all_of, found_by
 from tests.simulation.shrink import smallest
 from tests.simulation.steps import History, draw
 
@@ -35,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--replay", type=int, metavar="SEED")
     parser.add_argument("--shrink", type=int, metavar="SEED")
     parser.add_argument("--history", type=Path, metavar="FILE")
+    parser.add_argument("--planted", action="store_true")
     chosen = parser.parse_args(arguments)
     logging.disable(logging.CRITICAL)
     if chosen.shrink is not None:
@@ -44,7 +46,18 @@ def main(arguments: list[str] | None = None) -> int:
         return _show(History.from_json(chosen.history.read_text(encoding="utf-8")))
     if chosen.replay is not None:
         return _show(draw(chosen.replay))
-    return _many(range(chosen.first, chosen.first + chosen.seeds), chosen.processes, chosen.shortest)
+    seeds = range(chosen.first, chosen.first + chosen.seeds)
+    return _planted(seeds, chosen.processes) if chosen.planted else _many(seeds, chosen.processes, chosen.shortest)
+
+
+def _planted(seeds: range, processes: int) -> int:
+    """1 if one of the faults is not found."""
+    missed = 0
+    for name, found in found_by(seeds, processes):
+        missed += found is None
+        words = "found by none" if found is None else f"found by the {found[0] - seeds.start + 1}. seed: {found[1]}"
+        print(f"{name}: {words}", flush=True)
+    return 1 if missed else 0
 
 
 def _show(history: History) -> int:

@@ -30,6 +30,8 @@ UNSHOWN_SECONDS = 15.0
 """So long after a durable event its views and its telegram may be missing while everything that they need is well."""
 
 
+FAILS_ON = 5
+"""A part fails as often in succession only where it is made to: whatever is stored, or away, its work is set aside or waits."""
 FINAL = {status.value for status in Status if status.is_final}
 OF_ONE_ORDER = ("inside.next_step", "inside.learn", "inside.intend")
 
@@ -43,13 +45,18 @@ def heed_log(life: Life, replica: Replica | None, method: str, event: dict[str, 
     action = event.get("action")
     if action == "part_restarted":
         life.outside.trace.say(f"r{replica and replica.number} part_restarted {event.get('part')}")
+        words = str(event.get("event"))
+        failures = re.search(r"\((\d+) in succession\)", words)
+        if failures and int(failures[1]) == FAILS_ON and " broke" not in words:
+            life.complain(f"failing on: {words}")
         if _is_of_one_order(event):
             life.complain(f"account restarted: {event.get('part')} by what belongs to one order ({event.get('event')})")
+    elif action == "part_given_up":
+        life.complain(f"given up: {event.get('part')}, and nothing that happens in a life lasts so long")
 
 
 def _is_of_one_order(event: dict[str, Any]) -> bool:
-    is_trader = str(event.get("part", "")).startswith("trader-")
-    return is_trader and any(f"{name} broke" in str(event.get("event")) for name in OF_ONE_ORDER)
+    return any(f"{name} broke" in str(event.get("event")) for name in OF_ONE_ORDER)
 
 
 def _documents(life: Life, collection: str) -> list[dict[str, Any]]:
@@ -175,6 +182,38 @@ def is_at_rest(life: Life) -> bool:
     return next(_owed(life), None) is None
 
 
+# --- how much work it was -------------------------------------------------------------------------------------------
+
+CALLS = (90, 6.0, 25)
+"""At most so many calls of the store for each start of a replica, each second of each replica, and each event or message."""
+WRITTEN = (40, 1.0, 12)
+"""Documents written, likewise; a lease is one every two seconds."""
+READ = (40, 4.0, 40)
+"""Documents read, likewise; a replica looks at all leases, and at the unsettled records of all."""
+STEPS = (2000, 90.0, 400)
+"""Steps of the event loop, likewise."""
+
+
+def _work(life: Life) -> Iterator[str]:
+    """Bounds that do not grow with what was before: a few times what lives take, to find what is done again for each of all others. And of
+    what is over and told nothing is read at all."""
+    work, events = life.outside.work, life.outside.events
+    for name, count in sorted(work.items()):
+        if name.startswith("past ") and count:
+            yield f"grows: {count} documents of the past were read in {name.removeprefix('past ')}"
+    starts = sum(replica.life for replica in life.replicas)
+    seconds = life.outside.loop.time() * len(life.replicas)
+    for what, count, (of_start, of_second, of_event) in (
+        ("calls of the store", work["calls"], CALLS),
+        ("documents written", work["written"], WRITTEN),
+        ("documents read", work["read"], READ),
+        ("steps of the loop", life.outside.loop.steps, STEPS),
+    ):
+        most = of_start * starts + of_second * seconds + of_event * events
+        if count > most:
+            yield f"grows: {count} {what} in {seconds:.0f} s, at {starts} starts and {events} events, at most {most:.0f}"
+
+
 def is_sound_already(life: Life) -> bool:
     """Whether nothing would change any more, and nothing is to be complained of: then the life may end now."""
     is_calm = not life.outside.complaints and life.outside.is_nothing_on_its_way
@@ -182,6 +221,7 @@ def is_sound_already(life: Life) -> bool:
 
 
 def at_the_end(life: Life) -> Iterator[str]:
+    yield from _work(life)
     yield from _owed(life)
     if not life.outside.complaints and not life.unconfigured:
         for collection, document_id in life.strange:  # a person throws them away

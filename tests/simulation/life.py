@@ -21,6 +21,9 @@ from brokers.base import OrderRef
 from brokers.paper.exchange import PaperExchange
 from brokers.paper.words import PaperOrder
 from execution_service.core.orders.request import Identity, Purpose
+from execution_service.core.orders.status import Status
+from execution_service.core.views.record import order_to_document
+from tests.builders import identity, order_in
 from tests.fakes import DATABASE, Died
 from tests.simulation import judge
 from tests.simulation.faults import open_inside
@@ -79,6 +82,7 @@ class Life:
         self.strange: set[tuple[str, Any]] = set()
         self.unreadable_accounts: set[str] = set()
         """Of which a document cannot be read, or could not at some time."""
+        self._leave_past(history.options.get("past", 0))
         self._mends: list[Callable[[], None]] = []
         self._stops: list[asyncio.Task[None]] = []
 
@@ -105,7 +109,10 @@ class Life:
         return found
 
     def book(self, account: str) -> PaperExchange:
-        return self.replicas[0].book(account)
+        """As it stands at this moment: what the venue would have done by now it has done, though nobody has asked."""
+        book = self.replicas[0].book(account)
+        book.advance()
+        return book
 
     def placed_as(self, signal: str) -> list[PaperOrder]:
         return [p for i, account in self.identities(signal) for p in self.book(account).orders(i.client_order_id(1))]
@@ -139,9 +146,10 @@ class Life:
 
     def spoil(self, collection: str, pick: int, field: str, value: str, mends_after: float) -> None:
         documents = self.outside.mongo[DATABASE][collection].documents
-        if not documents:
+        present = [d for d in documents.values() if (collection, d["_id"]) not in self.outside.past]
+        if not present:
             return
-        document = list(documents.values())[pick % len(documents)]
+        document = present[pick % len(present)]
         document_id, before = document["_id"], document.get(field)
         self._make_odd(document, field, value)
         whose = document_id if collection == "execution_leases" else document.get("account_id")
@@ -203,6 +211,32 @@ class Life:
         if document_id not in documents:
             documents[document_id] = document
             self.strange.add((collection, document_id))
+
+    def _leave_past(self, count: int) -> None:
+        """So many of each kind of document are there from the beginning that are over, and of which nothing is owed."""
+        now = self.outside.clock.now()
+        database = self.outside.mongo[DATABASE]
+        for number in range(count):
+            name = f"past-{number}"
+            cancel = {"_id": name, "kind": "CANCEL", "body": {"signal_id": name, "account_id": "acct-1"}}
+            cancel |= {"published_at": now, "received_at": now, "status": "DONE", "outcome": "", "active_until": None}
+            database["execution_commands"].insert_one(cancel)
+            alert = {
+                "_id": name,
+                "kind": name,
+                "text": name,
+                "count": 1,
+                "first_at": now,
+                "sent_at": now,
+                "sent_count": 1,
+            }
+            database["execution_alerts"].insert_one(alert)
+            order = order_in(Status.REJECTED, of=identity(name))
+            told = {"told": {"world": order.version, "people": order.version}}
+            database["execution_orders"].insert_one(order_to_document(order) | told)
+            past = {("execution_commands", name), ("execution_alerts", name), ("execution_orders", order.order_id)}
+            self.outside.past |= past
+        self.strange |= self.outside.past
 
     def _make_odd(self, document: dict[str, Any], field: str, value: str) -> None:
         if value == "gone":

@@ -377,6 +377,9 @@ def draw(seed: int) -> History:
         steps += _drawn_unconfigured(luck)
         options["accounts"] = [*accounts, "acct-3"]
     options["well_at"] = luck.choice([62.0, 62.0, 80.0])
+    options["past"] = luck.choice([0, 12])
+    if options["has_leases"] and luck.random() < 0.1:
+        steps.append(_drawn_spoilt_lease(luck))
     return History(seed, options, tuple(sorted(steps, key=lambda s: s.at)))
 
 
@@ -558,20 +561,28 @@ def _drawn_book_fault(luck: random.Random, at: float, account: str) -> Step:
 
 def _drawn_restart_in_a_pause(luck: random.Random, times: Mapping[str, float]) -> list[Step]:
     """An order cannot leave, its lane makes a pause, and in that the account's part is begun anew."""
-    signal, at = luck.choice(sorted(times.items()))
-    intend = {"pattern": "inside.intend", "action": "break", "about": signal, "times": luck.choice([1, 2, 3])}
-    restart = {"pattern": luck.choice(["inside.start_lanes", "inside.next_step"]), "action": "break", "times": 1}
+    _, at = luck.choice(sorted(times.items()))
+    refuse = {"pattern": "broker.place_order", "action": "refuse", "times": luck.choice([1, 2, 3])}
+    restart = {"pattern": "inside.start_lanes", "action": "break", "times": 1}
     return [
-        Step(round(max(0.0, at - 0.1), 3), "fault", intend),
+        Step(round(max(0.0, at - 0.1), 3), "fault", refuse),
         Step(round(at + luck.choice([0.1, 0.4, 0.8, 1.5]), 3), "fault", restart),
     ]
+
+
+def _drawn_spoilt_lease(luck: random.Random) -> Step:
+    """Early, and for so long that whatever waits for it is seen to wait; of the account that nobody is configured for, perhaps."""
+    args = {"collection": "execution_leases", "pick": luck.randrange(2), "field": luck.choice(OURS["execution_leases"])}
+    value = luck.choice(["gone", "text", "beyond", "list"])
+    return Step(round(luck.uniform(0.5, 25.0), 3), "spoil", args | {"value": value, "mends_after": 60.0})
 
 
 def _drawn_unconfigured(luck: random.Random) -> list[Step]:
     at = _moment(luck)
     first = {"signal": "u0", "account_id": "acct-3", "order_type": "LIMIT", "limit_price": 9, "timeout_seconds": 0}
     args: dict[str, Any] = {"account": "acct-3", "down": luck.choice([0.5, 2.0])}
-    args["store_away_after"] = luck.choice([None, round(luck.uniform(1.0, 3.5), 2), 2.2])
+    # The lease of what nobody is configured for is taken when it has run out, and people are told some seconds later.
+    args["store_away_after"] = luck.choice([None, round(luck.uniform(1.0, 3.5), 2), round(luck.uniform(7.0, 11.0), 2)])
     return [
         Step(at, "order", first),
         Step(at, "at_the_book", {"account": "acct-3", "operation": "place", "action": "hold"}),

@@ -13,6 +13,7 @@ import pytest
 
 from brokers.paper.exchange import PaperExchange
 from execution_service.delivery.notifications import Notifications
+from tests.fakes import RecordingNotifier
 from tests.simulation import judge
 from tests.simulation.known import NOT_MENDED
 from tests.simulation.life import replay
@@ -76,6 +77,14 @@ def test_a_broker_adapter_that_places_each_order_twice_is_found(monkeypatch: pyt
     assert "placed twice" in complaints(range(3))
 
 
-def test_people_who_are_told_nothing_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notifications_that_are_never_written_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Notifications, "wake", lambda *args, **kwargs: None)
+    assert "owing" in complaints(range(2))
+
+
+def test_people_who_are_told_nothing_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def drops(self: RecordingNotifier, text: str) -> None:
+        """Takes it, and nobody sees it."""
+
+    monkeypatch.setattr(RecordingNotifier, "send", drops)
     assert any("people were not told" in complaint for complaint in complaints(range(4)))

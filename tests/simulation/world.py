@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -68,6 +68,17 @@ class Outside:
         self.complaints: list[str] = []
         """What the watch over the running life found."""
         self._on_their_way = 0
+        self.past: frozenset[tuple[str, Any]] = frozenset()
+        """Documents that were over and told before the life began, by collection and id."""
+        self.work: Counter[str] = Counter()
+        """Calls of the store, documents that it has read and written, and from which collection it has read documents of the past."""
+
+    @property
+    def events(self) -> int:
+        """Of all orders, and of all deliveries of messages."""
+        records = self.mongo[DATABASE]["execution_orders"].documents
+        versions = (d.get("version") for key, d in records.items() if ("execution_orders", key) not in self.past)
+        return self.orders.deliveries + self.commands.deliveries + sum(v for v in versions if isinstance(v, int))
 
     @property
     def is_nothing_on_its_way(self) -> bool:
@@ -99,6 +110,7 @@ class Topic:
         self.name = name
         self._outside = outside
         self._count = 0
+        self.deliveries = 0
         self.messages: dict[str, tuple[bytes, datetime, Mapping[str, str]]] = {}
         """Those that nobody has acknowledged."""
         self.published_at: dict[str, float] = {}
@@ -119,6 +131,7 @@ class Topic:
         self.holder.pop(message_id, None)
         ready = [pull for pull in self.pulls if pull.is_ready]
         if ready:
+            self.deliveries += 1
             pull = self._outside.luck.choice(ready)
             self.holder[message_id] = pull
             delay = self._outside.luck.choice((0.0, 0.005, 0.3))
@@ -326,10 +339,21 @@ class _WireCollection:
                 answer = whole(*args, **kwargs)
                 if method in WRITES:
                     replica.say(name)
+                self._count(method, args, answer)
                 return answer
             return self._meets(armed, whole, args, kwargs)
 
         return call
+
+    def _count(self, method: str, args: tuple[Any, ...], answer: Any) -> None:
+        outside = self._replica.outside
+        outside.work["calls"] += 1
+        if method in WRITES:
+            outside.work["written"] += len(args[0]) if method in ("insert_many", "bulk_write") else 1
+        elif method == "find":
+            outside.work["read"] += len(answer)
+            if outside.past:
+                outside.work[f"past {self.name}"] += sum((self.name, each["_id"]) in outside.past for each in answer)
 
     def _meets(self, armed: Armed, whole: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         replica = self._replica

@@ -282,6 +282,8 @@ def ledger_from_document(document: Mapping[str, Any]) -> LedgerEntry:
         )
         if document["_id"] != entry.key.ledger_id:
             raise UnreadableRecord(f"it says that it is {entry.key.ledger_id}")
+        if entry.version < 1:  # the next one would be taken for a document's first, and never be written
+            raise UnreadableRecord(f"version {entry.version} was never stored")
         return entry
     except (CoreError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as exc:
         raise UnreadableRecord(f"ledger {document.get('_id')!r}: {type(exc).__name__}: {exc}") from exc

@@ -1,0 +1,194 @@
+"""Faults that the service once had, each put back by a patch: what finds faults is held against them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import pytest
+
+from execution_service.app.service import ORPHANS_GATHERED_SECONDS, ExecutionService
+from execution_service.app.supervisor import Supervisor
+from execution_service.core import texts
+from execution_service.core.orders import heard
+from execution_service.delivery.books import Books
+from execution_service.delivery.stream import Stream
+from execution_service.intake.intake import PROBE_SECONDS, Receiver
+from execution_service.storage.mongo.documents import command_from_document
+from execution_service.storage.mongo.store import ALERTS, COMMANDS, LEASES, MongoStore
+from execution_service.storage.ports import StoreUnavailable
+from execution_service.trading.isolation import Isolation
+from execution_service.trading.lanes import Lanes
+from tests.simulation.world import Replica
+
+Patch = pytest.MonkeyPatch
+PLANTED: dict[str, Callable[[Patch], None]] = {}
+"""By the name of the history in `test_found.py` that shows the fault."""
+
+
+def plants(name: str) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
+    def note(plant: Callable[[Patch], None]) -> Callable[[Patch], None]:
+        PLANTED[name] = plant
+        return plant
+
+    return note
+
+
+def _reads_all_or_nothing(patch: Patch, collection: str) -> None:
+    whole = MongoStore._readable
+
+    def readable(self: MongoStore, name: str, documents: Iterable[Any], read: Callable[[Any], Any]) -> list[Any]:
+        return [read(document) for document in documents] if name == collection else whole(self, name, documents, read)
+
+    patch.setattr(MongoStore, "_readable", readable)
+
+
+@plants("a command that cannot be read keeps the service from starting")
+def commands_all_or_nothing(patch: Patch) -> None:
+    _reads_all_or_nothing(patch, COMMANDS)
+
+
+@plants("an alert that cannot be read ends the sending of all")
+def alerts_all_or_nothing(patch: Patch) -> None:
+    _reads_all_or_nothing(patch, ALERTS)
+
+
+@plants("a lease that cannot be read stops everything while it is there")
+def leases_all_or_nothing(patch: Patch) -> None:
+    _reads_all_or_nothing(patch, LEASES)
+
+
+@plants("an exception out of one order's step restarts the account")
+def nothing_is_isolated(patch: Patch) -> None:
+    def failed(self: Isolation, live: Any, why: BaseException, *, doing: str) -> None:
+        raise why
+
+    patch.setattr(Isolation, "failed", failed)
+
+
+@plants("a lane that pauses while the account begins anew")
+def lanes_outlive_their_tasks(patch: Patch) -> None:
+    def begin_anew(self: Lanes) -> None:
+        """What a lane waited for has ended with the task that would have woken it."""
+        for lane in self._lanes.values():
+            lane.is_busy = lane.is_busy or lane.not_before > 0
+
+    patch.setattr(Lanes, "begin_anew", begin_anew)
+
+
+@plants("a replica that alone has lost the store keeps its messages")
+def messages_are_kept(patch: Patch) -> None:
+    async def rest(self: Receiver, inbox: Any, count: int) -> None:
+        """Waits with everything in its hands."""
+        while True:
+            await self._clock.sleep(PROBE_SECONDS)
+            try:
+                await self._store.check()
+                return
+            except StoreUnavailable:
+                continue
+
+    patch.setattr(Receiver, "_rest", rest)
+
+
+@plants("a publisher that hangs holds up the views")
+def views_wait_for_the_publisher(patch: Patch) -> None:
+    publishing: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+    deliver, show = Stream._deliver, Books._deliver
+
+    async def delivers(self: Stream, waiting: Any) -> None:
+        publishing[self._cursors] = publishing.get(self._cursors, 0) + 1
+        try:
+            await deliver(self, waiting)
+        finally:
+            publishing[self._cursors] -= 1
+
+    async def shows(self: Books, batch: Any) -> None:
+        while publishing.get(self._cursors):
+            await self._clock.sleep(0.1)
+        await show(self, batch)
+
+    patch.setattr(Stream, "_deliver", delivers)
+    patch.setattr(Books, "_deliver", shows)
+
+
+@plants("the alert about an account that is not configured any more")
+def orphans_are_told_of_once(patch: Patch) -> None:
+    async def tell(self: ExecutionService) -> None:
+        while True:
+            await self._clock.sleep(ORPHANS_GATHERED_SECONDS)
+            for account_id in sorted(self._orphans):
+                about = dict(self._orphans[account_id])
+                self._forget_orphans(about)
+                try:
+                    await self._store.check()
+                except StoreUnavailable:
+                    continue
+                await self.outbox.raise_alarm(
+                    f"not_configured:{account_id}", texts.account_not_configured(account_id, tuple(about.values()))
+                )
+            await self._orphan_news.wait()
+
+    patch.setattr(ExecutionService, "_tell_of_orphans", tell)
+
+
+def _never_begun_anew(patch: Patch, *names: str) -> None:
+    heed = Supervisor._heed
+
+    async def heeds(self: Supervisor, kept: Any, failure: Exception) -> None:
+        if kept.part.name in names:
+            await asyncio.get_running_loop().create_future()
+        await heed(self, kept, failure)
+
+    patch.setattr(Supervisor, "_heed", heeds)
+
+
+@plants("a writer of the store that ends")
+def writers_end(patch: Patch) -> None:
+    _never_begun_anew(patch, "record updates", "record updates that hurry")
+
+
+@plants("the notifications that end")
+def notifications_end(patch: Patch) -> None:
+    _never_begun_anew(patch, "notifications", "notifications to write")
+
+
+@plants("a replica that stops keeps what it received")
+def nothing_is_handed_back(patch: Patch) -> None:
+    async def end(self: Replica, pulls: Any) -> None:
+        await self.service.stop()
+
+    patch.setattr(Replica, "_end", end)
+
+
+@plants("an execution that is annulled while the order's record cannot be read")
+def what_cannot_be_recorded_is_taken_for_known(patch: Patch) -> None:
+    whole = MongoStore.spoilt
+
+    def spoilt(self: MongoStore, names: Collection[str]) -> list[str]:
+        return whole(self, [name for name in names if not name.startswith("client:")])
+
+    patch.setattr(MongoStore, "spoilt", spoilt)
+
+
+@plants("a commission that changes from -1 to -2")
+def repetitions_are_known_by_their_hash(patch: Patch) -> None:
+    patch.setattr(heard, "_text", lambda said: str(hash(said)))
+
+
+@plants("each order that is stored reads every cancel there ever was")
+def all_cancels_are_read(patch: Patch) -> None:
+    async def cancels_naming(self: MongoStore, names: Collection[str]) -> list[Any]:
+        def read() -> list[Any]:
+            return self._readable(COMMANDS, self._db[COMMANDS].find({"kind": "CANCEL"}), command_from_document)
+
+        found = await self._calls.ask(read)
+        return [
+            c
+            for c in found
+            if isinstance(c.body, dict) and set(names) & {c.body.get("order_id"), c.body.get("signal_id")}
+        ]
+
+    patch.setattr(MongoStore, "cancels_naming", cancels_naming)
