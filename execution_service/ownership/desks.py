@@ -141,7 +141,7 @@ class Desks:
         return *self._leases.parts(), *looks
 
     def take_no_more(self) -> None:
-        """What is held stays held; nothing is taken any more."""
+        """What is held stays held; nothing is taken any more, nor opened that was taken."""
         self._leases.is_leaving = True
 
     async def end(self) -> None:
@@ -207,7 +207,7 @@ class Desks:
             with contextlib.suppress(StoreUnavailable):
                 unsettled = await self._store.unsettled(None if desk == UNASSIGNED else desk)
                 found = await self._read([u for u in unsettled if self._is_at(u, {desk})])
-                if self._leases.has(lease):
+                if self._leases.has(lease) and not self._leases.is_leaving:
                     self._open.add(desk)
                     try:
                         self._opens(desk, [stored for stored in found if stored.is_unsettled])

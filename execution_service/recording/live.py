@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import structlog
 
@@ -12,6 +12,7 @@ from execution_service.core.orders.asking import CANCELS, FINDS, Asked
 from execution_service.core.orders.events import CancelRequested, Event
 from execution_service.core.orders.next_step import Elapsed
 from execution_service.core.orders.order import Order, apply
+from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.core.texts import log_line, wants_a_person
 from execution_service.core.views.record import as_stored
@@ -172,10 +173,13 @@ class LiveOrders:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._wall_at_start = clock.now()
+        self._wall_at_start = clock.now().timestamp()
+        """In seconds since 1970, of which there is no last one."""
         self._monotonic_at_start = clock.monotonic()
         self.by_id: dict[str, LiveOrder] = {}
         self.by_client_id: dict[str, LiveOrder] = {}
+        self.exits_without_entry: dict[str, LiveOrder] = {}
+        """By our id, those that name no entry: what they take, no other exit's entry tells."""
         self.on_recorded: list[Callable[[LiveOrder], None]] = []
 
     def adopt(self, stored: Stored) -> LiveOrder:
@@ -204,6 +208,7 @@ class LiveOrders:
     def forget(self, live: LiveOrder) -> None:
         if self.by_id.get(live.order.order_id) is live:
             del self.by_id[live.order.order_id]
+            self.exits_without_entry.pop(live.order.order_id, None)
         for client_order_id in live.order.client_order_ids:
             if self.by_client_id.get(client_order_id) is live:
                 del self.by_client_id[client_order_id]
@@ -348,20 +353,23 @@ class LiveOrders:
         if live.is_let_go:
             return
         self.by_id.setdefault(live.order.order_id, live)  # a write may outlast `forget`: the order is in hand again
+        request, purpose = live.order.request, live.order.identity.purpose
+        if purpose is Purpose.EXIT and isinstance(request, OrderRequest) and not request.entry_refs:
+            self.exits_without_entry[live.order.order_id] = self.by_id[live.order.order_id]
         for client_order_id in live.order.client_order_ids:
             self.by_client_id[client_order_id] = live
 
     def _heed_publication(self, moment: datetime) -> None:
         """Nothing is published in the future: if it seems so, our wall clock was slow when we started, and we count from what it should
         have shown."""
-        steady_now = self._wall_at_start + timedelta(seconds=self._clock.monotonic() - self._monotonic_at_start)
-        self._wall_at_start += max(timedelta(0), moment - steady_now)
+        steady_now = self._wall_at_start + self._clock.monotonic() - self._monotonic_at_start
+        self._wall_at_start += max(0.0, moment.timestamp() - steady_now)
 
     def _seconds_since(self, moment: datetime) -> float:
         """By the wall clock, or by the wall clock at start carried on with the monotonic one, whichever says less: a wall clock that
         was moved while we ran makes nothing old."""
         wall = (self._clock.now() - moment).total_seconds()
-        steady = (self._wall_at_start - moment).total_seconds() + self._clock.monotonic() - self._monotonic_at_start
+        steady = self._wall_at_start - moment.timestamp() + self._clock.monotonic() - self._monotonic_at_start
         return max(0.0, min(wall, steady))
 
 

@@ -49,7 +49,7 @@ from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Keeper
 from execution_service.runtime.threads import Blocking
 from execution_service.storage.mongo.calls import DUPLICATE_KEY, Calls, in_short, raise_unless_duplicates
-from execution_service.storage.mongo.commits import REFUSED_FOR_EVER, Commits
+from execution_service.storage.mongo.commits import REFUSED_FOR_THIS_DOCUMENT, Commits
 from execution_service.storage.mongo.documents import (
     alarm_from_document,
     command_from_document,
@@ -167,9 +167,6 @@ INDEXES: Mapping[str, Sequence[Index]] = {
 VIEW_ATTEMPTS = 3
 CLASHES_BORNE = 4
 """So often a view may clash with another document before it is left as it is: whoever delivers tries on every half minute."""
-REFUSED_FOR_THIS_DOCUMENT = REFUSED_FOR_EVER | {9, 14, 28, 66}
-"""Codes, too, of an update that does not go with what stands in the document: a field within a text, another type, a field that may not
-change."""
 CODEC: CodecOptions[Document] = CodecOptions(tz_aware=True, tzinfo=UTC)
 
 
@@ -393,7 +390,13 @@ class MongoStore:
             for error in exc.details["writeErrors"]:
                 document = documents[error["index"]]
                 fields = {f"lines.{number}": line for number, line in document["lines"].items()}
-                collection.update_one({"_id": document["_id"]}, {"$set": fields})
+                try:
+                    collection.update_one({"_id": document["_id"]}, {"$set": fields})
+                except WriteError as refused:
+                    if refused.code not in REFUSED_FOR_THIS_DOCUMENT:
+                        raise
+                    words = f"ledger lines of order {document['_id']!r} cannot be added to: {in_short(refused)}"
+                    raise UnreadableRecord(words) from refused
 
     async def _strike(self, strike: Strike) -> None:
         cursors = {f"told.{name}": number for name, number in strike.cursors.items()}
