@@ -171,7 +171,6 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.recording.live",
         "execution_service.storage.ports",
     },
-    "execution_service.trading.pauses": set(),
     "execution_service.trading.tasks": set(),
     "execution_service.trading.holding_choice": {
         *VOCABULARY,
@@ -186,7 +185,6 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.appointments",
         "execution_service.trading.bulletins",
         "execution_service.trading.connection",
-        "execution_service.trading.pauses",
     },
     "execution_service.trading.reconciliation": {
         *VOCABULARY,
@@ -203,7 +201,6 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.runtime.clock",
         "execution_service.trading.appointments",
         "execution_service.trading.isolation",
-        "execution_service.trading.pauses",
         "execution_service.trading.tasks",
     },
     "execution_service.trading.hearing": {
@@ -246,7 +243,6 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.connection",
         "execution_service.trading.hearing",
         "execution_service.trading.lanes",
-        "execution_service.trading.pauses",
         "execution_service.trading.tasks",
     },
     "execution_service.trading.last_look": {
@@ -314,7 +310,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.trading.waiting",
     },
     # What was recorded, to everybody who is owed it, from the ground up.
-    "execution_service.delivery.channel": {"execution_service.runtime.clock", "notifications.base"},
+    "execution_service.delivery.channel": {CORE, "execution_service.runtime.clock", "notifications.base"},
     "execution_service.delivery.cursor": {
         CORE,
         "execution_service.recording.live",

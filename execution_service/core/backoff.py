@@ -28,3 +28,7 @@ class Backoff:
         if failures <= 0:
             return 0.0
         return min(self.longest_seconds, self.first_seconds * 2.0 ** min(failures - 1, _MOST_DOUBLINGS))
+
+
+USUAL = Backoff(first_seconds=0.5, longest_seconds=30.0)
+"""Where nothing speaks for another: connecting, sending again, what was set aside, parts that are begun anew."""

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import structlog
 
+from execution_service.core.backoff import Backoff
 from execution_service.runtime.clock import Clock
 from notifications.base import NotificationFailed, Notifier
 
@@ -15,8 +16,8 @@ log = structlog.get_logger(__name__)
 
 TEXT_LIFETIME = timedelta(hours=1)
 """For so long after what it tells of a text is tried."""
-SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
-SAID_AT_SECONDS = (1.0, 8.0)
+PAUSES = Backoff(first_seconds=1.0, longest_seconds=60.0)
+SAID_AT = (1, 4)
 """The pauses at which a failure is said: the first, and one that shows that it lasts."""
 ANSWER_SECONDS = 120.0
 """Longer than a sending takes that ends at all."""
@@ -28,7 +29,8 @@ class Channel:
     def __init__(self, notifier: Notifier, clock: Clock) -> None:
         self._notifier = notifier
         self._clock = clock
-        self._pause = SHORTEST_PAUSE_SECONDS
+        self._failures = 0
+        """In succession."""
 
     async def is_sent(self, text: str) -> bool:
         """Tries once, for a bounded time. False: it was not surely sent, and now it is time to try again."""
@@ -36,18 +38,18 @@ class Channel:
             await self._in_time(self._notifier.send(text))
         except NotificationFailed as exc:
             least = exc.retry_after_seconds or 0.0
-            if self._pause in SAID_AT_SECONDS:
+            if self._failures + 1 in SAID_AT:
                 log.warning(f"Telegram message not sent, tried again: {exc}", action="telegram_failed")
         except Exception as exc:
             least = 0.0
             log.error(f"Telegram message not sent: {exc}", action="telegram_failed", exc_info=exc)
         else:
-            if self._pause > SHORTEST_PAUSE_SECONDS:
+            if self._failures:
                 log.info("Telegram message sent after all", action="telegram_answers")
-            self._pause = SHORTEST_PAUSE_SECONDS
+            self._failures = 0
             return True
-        await self._clock.sleep(max(self._pause, least))
-        self._pause = min(LONGEST_PAUSE_SECONDS, self._pause * 2)
+        self._failures += 1
+        await self._clock.sleep(max(PAUSES.pause_seconds(self._failures), least))
         return False
 
     async def _in_time(self, sending: Awaitable[None]) -> None:

@@ -7,8 +7,6 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
-
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -35,8 +33,3 @@ class Keeper(Protocol):
 
     async def see_through(self, part: Part) -> None:
         """Runs, in the caller's own task, what is done when it returns; again each time it has failed."""
-
-
-def pause_seconds(failures: int) -> float:
-    """Between a failure, the so manyth in succession from 1 on, and the next try."""
-    return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, 16))

@@ -13,7 +13,7 @@ import tenacity
 
 from brokers.base import Broker, Capabilities
 from brokers.errors import AuthRequired, BrokerError, BrokerUnavailable, HeldBack, OrderRefused
-from execution_service.core import texts
+from execution_service.core import backoff, texts
 from execution_service.core.orders.next_step import Limits
 from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.runtime.clock import Clock
@@ -289,11 +289,8 @@ def reason_of(refusal: OrderRefused) -> Reason:
     return Reason(code, refusal.reason)
 
 
-_BACK_OFF = tenacity.wait_exponential(multiplier=0.5, max=30.0)
-
-
 def _pause_seconds(state: tenacity.RetryCallState) -> float:
     """Between two attempts to connect."""
     exc = state.outcome.exception() if state.outcome is not None else None
-    usual = _BACK_OFF(state)
+    usual = backoff.USUAL.pause_seconds(state.attempt_number)
     return min(usual, LOGIN_LOOK_SECONDS) if isinstance(exc, AuthRequired) else usual

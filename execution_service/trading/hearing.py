@@ -12,6 +12,7 @@ import structlog
 from brokers.base import Report, Unreadable
 from brokers.errors import AnswerUnclear, BrokerError, BrokerUnavailable, NotAnswered
 from execution_service.core import texts
+from execution_service.core.errors import UnreadableRecord
 from execution_service.core.orders.asking import FINDS
 from execution_service.core.orders.events import Event, Held, Noted
 from execution_service.core.orders.heard import Heard, name_of
@@ -94,7 +95,7 @@ class Hearing:
         self._unreadable: set[str] = set()
         """What people were told of that could not be read or recorded, by what it is about."""
         self._strange = Heard(STRANGERS_REMEMBERED)
-        """What orders without a tag had filled."""
+        """What orders without a tag had filled, and what was said of those whose record cannot be read."""
         self._missing: dict[str, tuple[LiveOrder, Report]] = {}
 
     # --- when ---------------------------------------------------------------------------------------------------
@@ -306,6 +307,11 @@ class Hearing:
                 try:
                     if record is not None and record.order.request.account_id == self._connection.account_id:
                         await self._hear_late(record, report)
+                    elif record is None and (spoilt := self._store.spoilt([f"client:{report.client_order_id}"])):
+                        # Not noted as heard: once the record can be read, what was told in the meantime has to be recorded.
+                        self._heed_change_of_unknown(report)
+                        failed.append((report, UnreadableRecord("; ".join(spoilt))))
+                        continue
                     elif report.filled_quantity:
                         self._tell_traded_past_us()
                 except StoreUnavailable:
@@ -315,6 +321,12 @@ class Hearing:
                     continue
                 self._finished.note(name_of(report), _gist(report))
         return failed
+
+    def _heed_change_of_unknown(self, report: Report) -> None:
+        """Of an order whose record cannot be read: what we hold may have changed, and only a comparison would show it."""
+        if report.filled_quantity and not self._strange.is_known(name_of(report), _gist(report)):
+            self._strange.note(name_of(report), _gist(report))
+            self._tell_traded_past_us()
 
     def _is_known(self, report: Report) -> bool:
         """Whether the latest word about an order that is not in hand is the same; one of which that cannot be told is looked at."""

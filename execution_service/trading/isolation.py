@@ -7,7 +7,7 @@ from functools import partial
 
 import structlog
 
-from execution_service.core import texts
+from execution_service.core import backoff, texts
 from execution_service.core.texts import Mentioned
 from execution_service.recording.live import LiveOrder
 from execution_service.runtime.clock import Clock
@@ -15,11 +15,10 @@ from execution_service.storage.ports import StoreUnavailable
 from execution_service.trading.appointments import Appointments
 from execution_service.trading.bulletins import Bulletins
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
-from execution_service.trading.pauses import LONGEST_PAUSE_SECONDS, growing_pause
 
 log = structlog.get_logger(__name__)
 
-FORGIVEN_SECONDS = 2 * LONGEST_PAUSE_SECONDS
+FORGIVEN_SECONDS = 2 * backoff.USUAL.longest_seconds
 """After so long without another failure the pauses are short again."""
 
 
@@ -48,7 +47,7 @@ class Isolation:
         else:
             live.failures = 1 if now - live.failed_at > FORGIVEN_SECONDS else live.failures + 1
             live.failed_at = now
-            pause = growing_pause(live.failures)
+            pause = backoff.USUAL.pause_seconds(live.failures)
             log.error(
                 f"Order set aside for {pause:g} s, the others go on: {doing} failed: {_words(why)}",
                 action="order_isolated",

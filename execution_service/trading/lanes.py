@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from execution_service.core import backoff
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import Status
@@ -13,7 +14,6 @@ from execution_service.recording.live import LiveOrder
 from execution_service.runtime.clock import Clock
 from execution_service.trading.appointments import Appointments
 from execution_service.trading.isolation import Isolation
-from execution_service.trading.pauses import growing_pause
 from execution_service.trading.tasks import Tasks
 
 WAITING_SECONDS = 2.0
@@ -259,7 +259,7 @@ class Lanes:
         """The lane makes a pause, longer each time."""
         lane = self.of(order)
         lane.failures += 1
-        lane.not_before = self._clock.monotonic() + growing_pause(lane.failures)
+        lane.not_before = self._clock.monotonic() + backoff.USUAL.pause_seconds(lane.failures)
 
     def rest(self, order: Order, wait_seconds: float, *, words: str, is_for_calls: bool) -> None:
         """The lane goes on when its orders may leave again."""

@@ -20,6 +20,7 @@ from brokers.errors import (
     ReservationLost,
     WordsAlone,
 )
+from execution_service.core import backoff
 from execution_service.core.orders.events import CancelRequested, Event, Noted, NothingSent, Rejected
 from execution_service.core.orders.next_step import is_stale
 from execution_service.core.orders.order import Order
@@ -30,7 +31,6 @@ from execution_service.runtime.clock import Clock
 from execution_service.trading.connection import Connection, reason_of
 from execution_service.trading.hearing import Hearing
 from execution_service.trading.lanes import Lane, Lanes
-from execution_service.trading.pauses import growing_pause
 from execution_service.trading.tasks import Tasks
 
 log = structlog.get_logger(__name__)
@@ -126,7 +126,7 @@ class Placing:
         if not self._holds_desk():
             return
         live.resendings += 1
-        live.not_before = self._clock.monotonic() + growing_pause(live.resendings)
+        live.not_before = self._clock.monotonic() + backoff.USUAL.pause_seconds(live.resendings)
         words = "not found at the broker; sent again under the same id, which the broker takes only once"
         is_odd = live.resendings == RESENDINGS_ALERT
 

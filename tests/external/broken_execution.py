@@ -17,7 +17,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from execution_service import execution_main
-from execution_service.app import supervisor
+from execution_service.core import backoff
 from execution_service.storage.mongo.commits import Commits
 from execution_service.transport.pubsub import GoogleSubscriber
 
@@ -41,7 +41,7 @@ def break_part(owner: Any, name: str, times: int, fault: Callable[[], BaseExcept
 def main() -> int:
     part, times = sys.argv[1], int(sys.argv[2])
     del sys.argv[1:3]
-    supervisor.pause_seconds = lambda failures: PAUSE_SECONDS
+    backoff.USUAL = backoff.Backoff(first_seconds=PAUSE_SECONDS, longest_seconds=PAUSE_SECONDS)
     if part == "writers":
         break_part(Commits, "_outcomes", times, asyncio.CancelledError)
     else:

@@ -25,7 +25,20 @@ import pytest
 from tests.mutation.changes import Change, changes_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
-MODULES = ("order", "decide", "position")
+ORDERS = (
+    "events",
+    "exits",
+    "legs",
+    "next_step",
+    "order",
+    "report_events",
+    "request",
+    "status",
+    "tickets",
+    "transitions",
+)
+MODULES = {**{name: f"orders.{name}" for name in ORDERS}, "position": "positions.position"}
+"""By its name in a mutant's, the place of each module in core/."""
 TESTS = ("tests/core", "tests/test_docs.py")
 EXPLAINED = Path(__file__).parent / "survivors.toml"
 LONGEST_SECONDS = 120
@@ -45,7 +58,7 @@ class Mutant:
 
 
 def mutants_of(name: str) -> Iterator[Mutant]:
-    module = importlib.import_module(f"execution_service.core.{name}")
+    module = importlib.import_module(f"execution_service.core.{MODULES[name]}")
     assert module.__file__ is not None
     for change in changes_of(Path(module.__file__).read_text(encoding="utf-8")):
         target = _target(module, change.function)
@@ -53,7 +66,7 @@ def mutants_of(name: str) -> Iterator[Mutant]:
             yield Mutant(f"{name}.{change.name}", f"{name}.{change.function}", _with_code(target, change))
         elif not isinstance(target, types.MappingProxyType):
             yield Mutant(f"{name}.{change.name}", None, _with_global(module, change))
-    if name == "order":
+    if name == "transitions":
         yield from _table_mutants(module)
 
 
@@ -96,7 +109,11 @@ def _with_global(module: types.ModuleType, change: Change) -> Callable[[], None]
             and top.targets[0].id == change.function
         )
         made = eval(compile(ast.Expression(value), "<changed>", "eval"), vars(module))
-        setattr(module, change.function, made)
+        plain = vars(module)[change.function]
+        for place, other in tuple(sys.modules.items()):
+            # Those too that imported it by name; not the tests, which must go by what was meant.
+            if place.startswith("execution_service.") and vars(other).get(change.function) is plain:
+                setattr(other, change.function, made)
 
     return apply
 
@@ -109,7 +126,7 @@ def _table_mutants(module: types.ModuleType) -> Iterator[Mutant]:
         for kind in events:
             key, present = (status, kind), table.get((status, kind))
             other = next(s for s in module.Status if s is not present)
-            here = f"order.TRANSITIONS: ({status}, {kind.__name__})"
+            here = f"transitions.TRANSITIONS: ({status}, {kind.__name__})"
             if present is None:
                 yield Mutant(f"{here} let in", None, _entry_set(table, key, other))
             else:
@@ -236,7 +253,7 @@ def _child(work: Callable[[], None], *, seconds: int = LONGEST_SECONDS) -> int:
 
 def _watched(number: int, item: pytest.Item) -> Seen:
     called: set[str] = set()
-    files = {f"{os.sep}core{os.sep}{name}.py": name for name in MODULES}
+    files = {f"{os.sep}core{os.sep}{place.replace('.', os.sep)}.py": name for name, place in MODULES.items()}
 
     def note(frame: types.FrameType, event: str, _: Any) -> None:
         if event == "call":
@@ -291,7 +308,7 @@ def main() -> int:
     """0: every survivor is explained in survivors.toml, and what is explained there survives. 1: not so, or not all could be tried in
     the time given."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
-    parser.add_argument("--modules", nargs="+", choices=MODULES, default=MODULES)
+    parser.add_argument("--modules", nargs="+", choices=tuple(MODULES), default=tuple(MODULES))
     parser.add_argument("--only", default="", help="mutants whose name contains this")
     parser.add_argument("--again", type=Path, metavar="FILE", help="only the mutants named in the file, one a line")
     parser.add_argument("--seconds", type=float, default=3600.0, help="no new one is begun after so long")
@@ -318,12 +335,12 @@ def main() -> int:
         return 1
     explained = explanations()
     survivors = {name for name, outcome in judge.outcome.items() if outcome == "survived"}
-    print(f"{'module':<10}{'mutants':>9}{'killed':>9}{'explained':>11}{'new':>6}")
+    print(f"{'module':<15}{'mutants':>9}{'killed':>9}{'explained':>11}{'new':>6}")
     for module in options.modules:
         of = [name for name in judge.outcome if name.startswith(f"{module}.")]
         left = [name for name in of if name in survivors]
         print(
-            f"{module:<10}{len(of):>9}{len(of) - len(left):>9}{len([n for n in left if n in explained]):>11}"
+            f"{module:<15}{len(of):>9}{len(of) - len(left):>9}{len([n for n in left if n in explained]):>11}"
             f"{len([n for n in left if n not in explained]):>6}"
         )
     print(f"{judge.tried} of {judge.all} tried in {time.monotonic() - began:.0f} s")

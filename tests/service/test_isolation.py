@@ -87,15 +87,15 @@ ENTRIES = {
     "what a report tells": "trading.hearing.news",
     "whether the report is sound": "trading.hearing.sound",
     "whether the report is another's": "trading.hearing.is_of_another",
-    "whether fills are missing": "core.decide.fills_are_missing",
+    "whether fills are missing": "core.orders.report_events.fills_are_missing",
     "what the broker cannot take": "trading.last_look.unsupported_reason",
     "what leaves": "trading.sending.apply_all",
-    "what may be stored": "store.apply_all",
-    "what differs at the broker": "reconciliation.order_findings",
+    "what may be stored": "storage.mongo.store.apply_all",
+    "what differs at the broker": "trading.reconciliation.order_findings",
 }
 WORDS = {
-    "the line of the log": "live.log_line",
-    "the message to people": "core.alerts.order_alert",
+    "the line of the log": "recording.live.log_line",
+    "the message to people": "core.texts.order_alert",
 }
 
 
@@ -202,7 +202,7 @@ async def test_an_order_whose_holding_cannot_be_told_holds_up_no_exit_and_no_com
         for name, symbol in ((ODD, "AAPL"), ("in", "MSFT")):
             world.send(name, symbol=symbol)
         await world.run(1)
-        stumbles.over("holdings.key_of")
+        stumbles.over("trading.holdings.key_of")
         world.fill(ODD, 40)
         world.fill("in")
         await world.run(5)
@@ -264,7 +264,7 @@ async def test_an_alert_about_several_orders_is_sent_though_there_are_no_words_f
 ) -> None:
     stumbles.over("trading.following.next_step", "odd-1")
     stumbles.over("trading.following.next_step", "odd-2")
-    stumbles.over("core.alerts._what", "odd-2")
+    stumbles.over("core.texts._what", "odd-2")
     async with world_of(tmp_path) as world:
         world.send("odd-1")
         world.send("odd-2", symbol="MSFT")
@@ -284,7 +284,7 @@ async def test_a_comparison_goes_on_without_an_order_and_a_position_that_cannot_
             raise Foreseen("a position of AAPL")
         return whole(ours, theirs)
 
-    stumbles.over("reconciliation.order_findings")
+    stumbles.over("trading.reconciliation.order_findings")
     monkeypatch.setattr(reconciliation, "compare_positions", stumbling)
     async with world_of(tmp_path, rules=TradingRules(reconcile_interval_seconds=10.0)) as world:
         for name, symbol in ((ODD, "AAPL"), ("sound", "MSFT")):
@@ -306,7 +306,7 @@ def _of_seven(position: Any) -> Any:
 
 
 async def test_orders_that_cannot_be_rejected_end_no_connection(tmp_path: Path, stumbles: Stumbles) -> None:
-    stumbles.over("store.apply_all")
+    stumbles.over("storage.mongo.store.apply_all")
     async with world_of(tmp_path, starts=False) as world:
         world.broker_faults.unavailable = BrokerUnavailable("no route")
         await world.start()

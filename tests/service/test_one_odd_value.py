@@ -621,3 +621,17 @@ async def test_a_late_exit_whose_ledger_entry_cannot_be_read_is_rejected_and_not
         await world.run(30)
         assert world.exit_record("out").status is Status.REJECTED
         assert world.record("new").status is Status.SUBMITTED
+
+
+async def test_what_is_told_of_an_order_whose_record_cannot_be_read_is_recorded_once_it_can(tmp_path: Path) -> None:
+    async with world_of(tmp_path, rules=RULES) as world:
+        world.send("odd")
+        await world.run(10)
+        assert world.record("odd").filled_quantity == 100
+        orders = world.mongo["trading"]["execution_orders"]
+        orders.update_one({"signal_id": "odd"}, {"$set": {"format": 99}})
+        world.book().bust_fill(world.placed()[0].fills[0].fill_id)
+        await world.run(30)
+        orders.update_one({"signal_id": "odd"}, {"$set": {"format": 1}})
+        await world.run(30)
+        assert world.record("odd").filled_quantity == 0

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 UNHEARD_SECONDS = 25.0
 """A message that nobody acknowledges for so long, while a replica is well, is kept from it."""
+ISOLATED_SECONDS = 45.0
+"""An order whose step fails again and again is tried again after pauses that grow to half a minute."""
 UNSHOWN_SECONDS = 15.0
 """So long after a durable event its views and its telegram may be missing while everything that they need is well."""
 
@@ -100,7 +102,11 @@ def _kept_messages(life: Life) -> Iterator[str]:
 
 def _stuck(life: Life) -> Iterator[str]:
     """A document of another account, or of none, that cannot be read keeps no order from leaving."""
-    if not any(_is_well(life, r, *EVERYTHING, seconds=UNHEARD_SECONDS, heeds_documents=False) for r in life.replicas):
+    if not any(
+        _is_well(life, r, *EVERYTHING, seconds=UNHEARD_SECONDS, heeds_documents=False)
+        and _is_well(life, r, "inside", seconds=ISOLATED_SECONDS, heeds_documents=False)
+        for r in life.replicas
+    ):
         return
     now = life.outside.clock.now()
     records = [d for d in _documents(life, "execution_orders") if d.get("status") not in FINAL]
@@ -119,9 +125,9 @@ def _stuck(life: Life) -> Iterator[str]:
 
 def _unshown(life: Life) -> Iterator[str]:
     """The views follow the record, whatever Pub/Sub and Telegram do."""
-    # What was not foreseen is tried again after half a minute.
     if not all(
-        _is_well(life, r, "store", seconds=20.0) and _is_well(life, r, "inside", seconds=45.0) for r in life.replicas
+        _is_well(life, r, "store", seconds=20.0) and _is_well(life, r, "inside", seconds=ISOLATED_SECONDS)
+        for r in life.replicas
     ):
         return
     now = life.outside.clock.now()
@@ -169,14 +175,26 @@ def is_at_rest(life: Life) -> bool:
     return next(_owed(life), None) is None
 
 
+def is_sound_already(life: Life) -> bool:
+    """Whether nothing would change any more, and nothing is to be complained of: then the life may end now."""
+    is_calm = not life.outside.complaints and life.outside.is_nothing_on_its_way
+    return is_calm and next(stands_still(life), None) is None and next(at_the_end(life), None) is None
+
+
 def at_the_end(life: Life) -> Iterator[str]:
     yield from _owed(life)
     if not life.outside.complaints and not life.unconfigured:
         for collection, document_id in life.strange:  # a person throws them away
-            life.outside.mongo[DATABASE][collection].documents.pop(document_id)
+            life.outside.mongo[DATABASE][collection].documents.pop(document_id, None)
         orders = _orders(life)
         try:
-            audit(life.replicas[0], may_wait={o.order_id for o in orders if _waits_for_its_entry(o, orders)})
+            audit(
+                life.replicas[0],
+                may_wait={o.order_id for o in orders if _waits_for_its_entry(o, orders)},
+                # What one answer tells is recorded by every order at once. Whoever is passed over meanwhile records a moment later, perhaps
+                # with the next write, and the ledger books what is recorded: the sequence within one answer is not promised.
+                is_booked_by_time=not life.history.options["passes_over"],
+            )
         except AssertionError as exc:
             yield f"audit: {str(exc).splitlines()[0] if str(exc) else _where(exc)}"
         except UnreadableRecord as exc:

@@ -29,7 +29,9 @@ from tests.simulation.steps import ODD_VALUES, STEPS, VENUE_REFUSES, History, dr
 from tests.simulation.world import Outside, Replica
 
 WELL_AT = 80.0
-"""Seconds from the beginning: from here on nothing goes wrong any more."""
+"""Seconds from the beginning: from here on nothing goes wrong any more, unless the life's `well_at` says otherwise."""
+RESTS_AT_LEAST = 20.0
+"""Seconds of health before a life may end that is sound and in which nothing is owed any more."""
 MOVES_WITHIN = 45.0
 """Seconds of health within which everything that can go on has gone on."""
 ENDS_WITHIN = 300.0
@@ -229,14 +231,17 @@ class Life:
             await asyncio.sleep(max(0.0, each.at - loop.time()))
             self.outside.trace.say(f"step {each.do} {json.dumps(dict(each.args), sort_keys=True)}")
             STEPS[each.do](self, **each.args)
-        await asyncio.sleep(max(0.0, WELL_AT - loop.time()))
+        well_at = self.history.options.get("well_at", WELL_AT)
+        await asyncio.sleep(max(0.0, well_at - loop.time()))
         self._heal()
         self.outside.trace.say("all is well")
-        await asyncio.sleep(MOVES_WITHIN)
-        for words in judge.stands_still(self):
-            self.complain(words)
-        while loop.time() < WELL_AT + ENDS_WITHIN and not judge.is_at_rest(self):  # noqa: ASYNC110  the time is the loop's
-            await asyncio.sleep(10.0)
+        await asyncio.sleep(RESTS_AT_LEAST)
+        if not judge.is_sound_already(self):
+            await asyncio.sleep(MOVES_WITHIN - RESTS_AT_LEAST)
+            for words in judge.stands_still(self):
+                self.complain(words)
+            while loop.time() < well_at + ENDS_WITHIN and not judge.is_at_rest(self):  # noqa: ASYNC110  the time is the loop's
+                await asyncio.sleep(10.0)
         for words in judge.at_the_end(self):
             self.complain(words)
         for task in (watch, *keepers, *self._stops):

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from bson import ObjectId
-from bson.errors import InvalidBSON
+from bson.datetime_ms import DatetimeMS
 from pymongo import UpdateMany
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
@@ -17,14 +17,8 @@ Document = dict[str, Any]
 MISSING = object()
 
 
-class _BeyondTime:
-    """A date that the server stores and the driver cannot read: whoever reads its document gets an error in place of all documents."""
-
-    def __repr__(self) -> str:
-        return "a date beyond the year 9999"
-
-
-BEYOND_TIME = _BeyondTime()
+BEYOND_TIME = DatetimeMS(2**60)
+"""A date after the year 9999, which the server stores and `datetime` cannot hold: the driver gives it as this, as the store asks it to."""
 
 
 class Mongo:
@@ -59,11 +53,19 @@ class Collection:
         """By `_id`: the plain truth, for judges to look at without a copy."""
         self._unique: list[tuple[tuple[str, ...], Mapping[str, Any] | None, dict[tuple[Any, ...], Any]]] = []
         self._made_ids = itertools.count(1)
+        self._indexes: list[dict[str, Any]] = []
 
     def create_index(self, keys: Any, unique: bool = False, **options: Any) -> None:
-        names = (keys,) if isinstance(keys, str) else tuple(name for name, _ in keys)
-        if unique and all(known != names for known, _, _ in self._unique):
-            self._unique.append((names, options.get("partialFilterExpression"), {}))
+        pairs = [(keys, 1)] if isinstance(keys, str) else list(keys)
+        index = {"key": dict(pairs), **({"unique": True} if unique else {}), **options}
+        if index in self._indexes:
+            return
+        self._indexes.append(index)
+        if unique:
+            self._unique.append((tuple(index["key"]), options.get("partialFilterExpression"), {}))
+
+    def list_indexes(self) -> list[dict[str, Any]]:
+        return [{"key": {"_id": 1}}, *(dict(index) for index in self._indexes)]
 
     # --- reading ------------------------------------------------------------------------------------------------
 
@@ -207,8 +209,6 @@ def _given(value: Any) -> Any:
         return {name: _given(each) for name, each in value.items()}
     if kind is list:
         return [_given(each) for each in value]
-    if value is BEYOND_TIME:
-        raise InvalidBSON("year 292278994 is out of range")
     if kind is datetime and value.tzinfo is None:
         return value.replace(tzinfo=UTC)
     return value
@@ -275,6 +275,8 @@ def _holds(value: Any, operator: str, operand: Any) -> bool:
         return not (value == operand or (isinstance(value, list) and operand in value))
     if operator == "$exists":
         raise NotImplementedError(operator)
+    if isinstance(operand, datetime) and isinstance(value, DatetimeMS):
+        return _ORDERINGS[operator](value, DatetimeMS(operand))
     return _is_comparable(value, operand) and _ORDERINGS[operator](value, operand)
 
 

@@ -376,6 +376,7 @@ def draw(seed: int) -> History:
     if options["has_leases"] and luck.random() < 0.06:
         steps += _drawn_unconfigured(luck)
         options["accounts"] = [*accounts, "acct-3"]
+    options["well_at"] = luck.choice([62.0, 62.0, 80.0])
     return History(seed, options, tuple(sorted(steps, key=lambda s: s.at)))
 
 

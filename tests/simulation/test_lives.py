@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from execution_service.letters import Letters
 
 from brokers.paper.exchange import PaperExchange
+from execution_service.delivery.notifications import Notifications
 from tests.simulation import judge
 from tests.simulation.known import NOT_MENDED
 from tests.simulation.life import replay
@@ -77,5 +77,5 @@ def test_a_broker_adapter_that_places_each_order_twice_is_found(monkeypatch: pyt
 
 
 def test_people_who_are_told_nothing_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Letters, "write", lambda *args, **kwargs: None)
+    monkeypatch.setattr(Notifications, "wake", lambda *args, **kwargs: None)
     assert any("people were not told" in complaint for complaint in complaints(range(4)))

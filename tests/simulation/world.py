@@ -18,6 +18,7 @@ from brokers.paper.words import Market
 from execution_service.app.settings import Account
 from execution_service.storage.mongo.store import MongoStore
 from execution_service.trading.trader import TradingRules
+from execution_service.transport.inbox import Inbox
 from execution_service.transport.ports import Message, PublishFailed
 from notifications.base import NotificationFailed
 from tests.fakes import DATABASE, Died, GatedBroker, RecordingNotifier, RecordingPublisher, World
@@ -27,9 +28,11 @@ from tests.simulation.mongo import Collection, Mongo
 
 T = TypeVar("T")
 WRITES = frozenset({"insert_one", "insert_many", "update_one", "replace_one", "update_many", "bulk_write"})
-READS = frozenset({"find", "find_one"})
+READS = frozenset({"find", "find_one", "list_indexes"})
 REDELIVERY_SECONDS = 15.0
 """After a puller has died Pub/Sub waits so long before it delivers again."""
+HANDED_BACK_SECONDS = 0.1
+"""What was handed back Pub/Sub delivers again so soon."""
 LEASE_SECONDS = 8.0
 
 
@@ -64,6 +67,22 @@ class Outside:
         """By signal id: the first order published under it, as fields."""
         self.complaints: list[str] = []
         """What the watch over the running life found."""
+        self._on_their_way = 0
+
+    @property
+    def is_nothing_on_its_way(self) -> bool:
+        """No call that somebody has given up is still to arrive."""
+        return not self._on_their_way
+
+    async def arrives_later(self, call: Callable[[], Awaitable[Any]], seconds: float) -> None:
+        self._on_their_way += 1
+        try:
+            await asyncio.sleep(seconds)
+            await call()
+        except (BrokerError, PublishFailed, NotificationFailed, Died):
+            return  # it arrived where nobody was
+        finally:
+            self._on_their_way -= 1
 
     def trouble(self, port: str, replica: int) -> None:
         self.troubles[port] = self.troubles[f"{port}{replica}"] = self.loop.time()
@@ -98,7 +117,7 @@ class Topic:
         if message_id not in self.messages:
             return
         self.holder.pop(message_id, None)
-        ready = [pull for pull in self.pulls if pull.is_pulling]
+        ready = [pull for pull in self.pulls if pull.is_ready]
         if ready:
             pull = self._outside.luck.choice(ready)
             self.holder[message_id] = pull
@@ -107,8 +126,11 @@ class Topic:
 
     def deliver_waiting(self) -> None:
         for message_id in list(self.messages):
-            if message_id not in self.holder:
-                self.deliver(message_id)
+            self.deliver_if_free(message_id)
+
+    def deliver_if_free(self, message_id: str) -> None:
+        if message_id not in self.holder:
+            self.deliver(message_id)
 
     def deliver_again(self, pull: Pull, after_seconds: float) -> None:
         """What that one had received and neither acknowledged nor handed back."""
@@ -124,13 +146,29 @@ class Topic:
         self.holder.pop(message_id, None)
 
 
+class _Inbox(Inbox):
+    """Tells its stream whether more is wanted."""
+
+    def __init__(self, pull: Pull) -> None:
+        super().__init__()
+        self._pull = pull
+
+    def refuse(self) -> None:
+        super().refuse()
+        self._pull.hand_back()
+
+    def accept(self) -> None:
+        super().accept()
+        self._pull.topic.deliver_waiting()
+
+
 class Pull:
     """One replica's way to a topic; as much of `tests.fakes.Subscription` as a world uses."""
 
     def __init__(self, topic: Topic, replica: Replica) -> None:
         self.topic = topic
         self._replica = replica
-        self.queue: asyncio.Queue[Message] = asyncio.Queue()
+        self.queue: Inbox = _Inbox(self)
         self.is_pulling = False
         self.stream = 0
         topic.pulls.append(self)
@@ -139,12 +177,16 @@ class Pull:
     def unacknowledged(self) -> list[str]:
         return list(self.topic.messages)
 
+    @property
+    def is_ready(self) -> bool:
+        return self.is_pulling and not self.queue.is_refusing
+
     def publish(self, data: bytes, at: datetime, attributes: Mapping[str, str] | None = None) -> str:
         return self.topic.publish(data, at, attributes)
 
     def redeliver(self) -> None:
         """A new life pulls."""
-        self.queue = asyncio.Queue()
+        self.queue = _Inbox(self)
         self.is_pulling = True
         self.stream += 1
         self.topic.deliver_waiting()
@@ -153,6 +195,14 @@ class Pull:
         self.is_pulling = False
         self.stream += 1
         self.topic.deliver_again(self, redelivered_after)
+
+    def hand_back(self) -> None:
+        """Ends the stream. What it had brought and nobody has acknowledged goes to whoever is ready; to acknowledge that is of no use any more."""
+        self.stream += 1
+        self.queue.discard()
+        for message_id in self.kept:
+            self.topic.holder.pop(message_id)
+            self.topic._outside.loop.call_later(HANDED_BACK_SECONDS, self.topic.deliver_if_free, message_id)
 
     @property
     def kept(self) -> list[str]:
@@ -173,7 +223,9 @@ class Pull:
             armed = self._replica.enters(name, message_id)
             if armed is not None and armed.action is Action.DIE_BEFORE:
                 self._replica.dies()
-            if armed is None or armed.action is not Action.LOST:
+            if stream != self.stream:
+                self._replica.say(f"{name} {message_id} after it was handed back")
+            elif armed is None or armed.action is not Action.LOST:
                 self.topic.acknowledged(message_id)
             else:  # Pub/Sub never heard of it
                 self.topic._outside.loop.call_later(REDELIVERY_SECONDS, self.topic.deliver, message_id)
@@ -184,7 +236,7 @@ class Pull:
             self._replica.enters(f"{self.topic.name}.nack", message_id)
             if self.topic.holder.get(message_id) is self:
                 self.topic.holder.pop(message_id)
-                self.topic._outside.loop.call_later(0.1, self.topic.deliver, message_id)
+                self.topic._outside.loop.call_later(HANDED_BACK_SECONDS, self.topic.deliver_if_free, message_id)
 
         self.queue.put_nowait(
             Message(message_id=message_id, data=data, publish_time=at, attributes=attributes, ack=ack, nack=nack)
@@ -480,7 +532,7 @@ class Replica(World):
             case Action.DIE_BEFORE:
                 self.dies()
             case Action.ARRIVES_LATER:
-                outside.loop.create_task(_arrives_later(call, armed.seconds))
+                outside.loop.create_task(outside.arrives_later(call, armed.seconds))
                 raise unclear("no answer")
         answer = await call()
         match armed.action:
@@ -576,17 +628,23 @@ class Replica(World):
         self.say("stops")
         self.outside.trouble("process", self.number)
         pulls = (self.orders, self.commands)
-        for pull in pulls:
-            pull.is_pulling = False
         token = OWNER.set(self)
         try:
-            await asyncio.wait([self.outside.loop.create_task(self.service.stop())], timeout=60.0)
+            await asyncio.wait([self.outside.loop.create_task(self._end(pulls))], timeout=60.0)
         finally:
             OWNER.reset(token)
         kept = [message_id for pull in pulls for message_id in pull.kept]
         await self.kill()
         self.say("has stopped")
         return kept
+
+    async def _end(self, pulls: tuple[Pull, Pull]) -> None:
+        """In the sequence of `execution_service.app.service.serve`."""
+        await self.service.take_no_more()
+        for pull in pulls:
+            pull.is_pulling = False
+            pull.hand_back()
+        await self.service.stop()
 
     def _make_store(self, nonce: str) -> MongoStore:
         client: Any = _WireClient(self)
@@ -626,14 +684,6 @@ class Replica(World):
 
     def ref_of(self, client_order_id: str) -> OrderRef:
         return OrderRef(client_order_id=client_order_id)
-
-
-async def _arrives_later(call: Callable[[], Awaitable[Any]], seconds: float) -> None:
-    await asyncio.sleep(seconds)
-    try:
-        await call()
-    except (BrokerError, PublishFailed, NotificationFailed, Died):
-        return  # it arrived where nobody was
 
 
 def _with(replica: Replica, port: Any, shared: list[Any] | None) -> Any:
