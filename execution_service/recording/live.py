@@ -87,8 +87,7 @@ class LiveOrder:
         self.waits_to_note: list[str] = []
         """Of these, what they have been told and the record does not say yet."""
         self.resendings = 0
-        words = order.words_alone
-        self.refusal: Reason | None = None if words is None else Reason(ReasonCode.BROKER_REJECTED, words)
+        self.refusal: Reason | None = _refusal(order)
         """What the broker said when it was sent again, or in an earlier life when it was sent: no end of it before it has been looked for, since a
         sending may be alive. It is not sent again."""
         self.is_answered = False
@@ -229,7 +228,12 @@ class LiveOrders:
     def _take_over(self, live: LiveOrder, stored: Stored) -> None:
         """The record as it is now, and with it what somebody else has booked and delivered: our own reading may be older than that."""
         mine, theirs = live.told, stored.told
-        live.order = stored.order
+        before, live.order = live.order, stored.order
+        if live.order.working_since != before.working_since:
+            # Sent, declared placed or ordered to be sent again: its time-out counts from then, and it was not looked for since.
+            since = live.order.working_since
+            live.sent_at = None if since is None else self._clock.monotonic() - self._seconds_since(since)
+            live.finding_from, live.asked_at, live.refusal = None, None, _refusal(live.order)
         names = mine.others.keys() | theirs.others.keys()
         live.told = Told(
             world=max(mine.world, theirs.world),
@@ -371,6 +375,11 @@ class LiveOrders:
         wall = (self._clock.now() - moment).total_seconds()
         steady = self._wall_at_start - moment.timestamp() + self._clock.monotonic() - self._monotonic_at_start
         return max(0.0, min(wall, steady))
+
+
+def _refusal(order: Order) -> Reason | None:
+    words = order.words_alone
+    return None if words is None else Reason(ReasonCode.BROKER_REJECTED, words)
 
 
 def _say_overtaken(order: Order) -> None:

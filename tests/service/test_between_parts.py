@@ -8,9 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pymongo.errors import AutoReconnect
 
+from brokers.base import Capabilities
+from brokers.errors import OutcomeUnknown
 from brokers.paper.words import Market
+from execution_service.core.orders.events import DeclaredPlaced, Event, SendAgainOrdered
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
 from execution_service.intake.intake import HELD_SECONDS
@@ -209,6 +213,34 @@ async def test_nothing_of_a_trader_goes_on_that_is_let_go_while_its_failure_is_p
         assert ACCOUNT not in service.traders
         assert task.done()
         assert trader._connection._broker is None
+
+
+@pytest.mark.parametrize("decision", ["placed", "send-again"])
+async def test_an_order_of_which_another_process_was_told_what_became_of_it_has_its_whole_time(
+    tmp_path: Path, decision: str
+) -> None:
+    rules = TradingRules(order_timeout_seconds=60.0)
+    unsure = Capabilities(refuses_repeated_client_id=False, find_window_seconds=3.0)
+    async with two_worlds(tmp_path, market=BY_HAND, rules=rules, is_unique=False, capabilities=unsure) as (one, other):
+        await other.start()
+        one.broker_faults.errors["place_order"] = [OutcomeUnknown("lost")]
+        one.send("a")
+        await one.run(50)
+        assert one.record("a").status is Status.IN_DOUBT
+        decided: Event = SendAgainOrdered(at=one.clock.now(), by="me", message="")
+        if decision == "placed":
+            decided = DeclaredPlaced(at=one.clock.now(), by="me", broker_order_id="b-7", message="")
+        service: Any = other.service
+        (stored,) = await service._store.load([one.record("a").order_id])
+        after = await service.live_orders.record_for_holder(
+            stored.order, lambda order: (decided,) if order.status is Status.IN_DOUBT else ()
+        )
+        await service.desks.tell_holder(after)
+        await one.run(50)
+        assert one.record("a").status is Status.SUBMITTED
+        assert one.record("a").cancel_wish is None
+        await one.run(30)
+        assert one.record("a").cancel_wish is not None
 
 
 # --- records --------------------------------------------------------------------------------------------------------
