@@ -55,8 +55,12 @@ from execution_service.core.views.shared import confirmation_id
 from execution_service.delivery.rebuild import Rebuild
 from execution_service.runtime.threads import InPlace
 from execution_service.storage.contract_facts import Facts, Mended, Said
-from execution_service.storage.mongo.store import MongoStore, connect
-from execution_service.storage.ports import Command, CommandStatus, DeadLetter, Lease, Stored, StoreUnavailable
+from execution_service.storage.mongo.opening import connect
+from execution_service.storage.mongo.store import MongoStore
+from execution_service.storage.ports.commands import Command, CommandStatus, DeadLetter
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.leases import Lease
+from execution_service.storage.ports.orders import Stored
 from execution_service.storage.reader import DeskView
 from scripts import adopt
 from scripts.display import cell, counted, new_console, print_json, print_table, table_time
@@ -125,7 +129,7 @@ async def _desk(settings: Settings, options: argparse.Namespace) -> AsyncIterato
         try:
             yield Desk(view, store, settings, new_console(), options)
         finally:
-            for words in sorted(view.spoilt):
+            for words in sorted(view.unreadable):
                 print(f"Left out, it cannot be read: {plain(words)}", file=sys.stderr)
             view.close()
             await store.close()
@@ -953,7 +957,7 @@ async def _rebuild_views(desk: Desk) -> int:
     rebuild = Rebuild(desk.store, SystemClock(), broker_of=broker_of, broker_shown=broker_shown)
     rebuilt = await rebuild.run(desk.view.order_ids(), entries)
     # What the view cannot read is told at the end, of each verb.
-    left = sorted({spoilt.words for spoilt in desk.store.newly_spoilt()} - desk.view.spoilt)
+    left = sorted({unreadable.words for unreadable in desk.store.newly_unreadable()} - desk.view.unreadable)
     for words in left:
         print(f"Left as it is: {plain(words)}", file=sys.stderr)
     if desk.wants_json:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from execution_service.core.orders.status import Status
-from execution_service.storage.ports import Lease
+from execution_service.storage.ports.leases import Lease
 from execution_service.storage.reader import Unfinished, Waiting
 from scripts.display import counted
 

@@ -24,7 +24,8 @@ from execution_service.app.clock import SystemClock
 from execution_service.app.service import notifier_of
 from execution_service.app.settings import Settings
 from execution_service.core.positions.ledger import LedgerEntry
-from execution_service.storage.ports import Lease, StoreUnavailable
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.leases import Lease
 from execution_service.storage.reader import DeskView, Waiting
 from notifications.base import NotificationFailed
 from notifications.telegram import TelegramNotifier

@@ -39,7 +39,7 @@ from execution_service.core.orders.status import FINAL, Status
 from execution_service.core.positions.ledger import key_of
 from execution_service.core.texts import log_line, plain, quantity, quoted
 from execution_service.core.views.shared import confirmation_id
-from execution_service.storage.ports import StoreUnavailable
+from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.reader import DeskView
 from scripts.display import counted, new_console, print_json, shown_time
 from scripts.whereabouts import (

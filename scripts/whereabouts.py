@@ -15,7 +15,7 @@ from pymongo.errors import PyMongoError
 
 from execution_service.app.embedded import EmbeddedPartFailed, embedded_store, owned
 from execution_service.app.settings import ConfigurationError, Settings, load_settings
-from execution_service.storage.mongo.store import connect
+from execution_service.storage.mongo.opening import connect
 from execution_service.storage.reader import DeskView
 
 HOW_TO_START = "start it: python scripts/mvp_demo_start.py"

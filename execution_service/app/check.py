@@ -19,7 +19,7 @@ from execution_service.app.log import silence
 from execution_service.app.log_lines import safe
 from execution_service.app.service import ENDPOINTS, CannotStart, World, endpoints_writer, notifier_of, real_world
 from execution_service.app.settings import Account, Settings
-from execution_service.storage.ports import StoreUnavailable
+from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.transport.ports import PublishFailed, TopicMissing
 from notifications.base import NotificationFailed
 from notifications.telegram import TelegramNotifier

@@ -51,8 +51,13 @@ from execution_service.runtime.news import News
 from execution_service.runtime.reach import Reach
 from execution_service.runtime.supervision import Part
 from execution_service.runtime.threads import ThreadPool
-from execution_service.storage.mongo.store import MongoStore, connect
-from execution_service.storage.ports import DeadLetter, Spoilt, Store, Stored, StoreUnavailable
+from execution_service.storage.mongo.opening import connect
+from execution_service.storage.mongo.store import MongoStore
+from execution_service.storage.ports.commands import DeadLetter
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.orders import Stored
+from execution_service.storage.ports.store import Store
+from execution_service.storage.ports.unreadable import UnreadableDocument
 from execution_service.trading.reconciliation import CONNECTING_LOOKS, CONNECTING_SECONDS, Reconciliation
 from execution_service.trading.trader import Trader, TradingRules
 from execution_service.transport.inbox import Inbox
@@ -73,7 +78,7 @@ ORPHANS_AGAIN_SECONDS = 60.0
 """After which it is looked again whether somebody works the orders of accounts that another process held."""
 LAST_ALERT_SECONDS = 3.0
 """So long a service that has to end waits until people have been told why."""
-SPOILT_SECONDS = 2.0
+UNREADABLE_SECONDS = 2.0
 """How often it is looked whether documents were met that cannot be read."""
 STORE_THREADS = 2
 ENDPOINTS = "endpoints.json"
@@ -148,7 +153,7 @@ class ExecutionService:
             is_ours=lambda account_id: self._holds(self._desk_name(account_id)),
             sends_alerts=None if parts.lease_seconds is None else lambda: self._holds(UNASSIGNED),
         )
-        self.supervisor = Supervisor(parts.clock, self.outbox.raise_alarm)
+        self.supervisor = Supervisor(parts.clock, self.outbox.raise_alert)
         self.desks = None if parts.lease_seconds is None else self._new_desks(parts.lease_seconds)
         self.adopting = Adopting(
             store=parts.store,
@@ -171,7 +176,7 @@ class ExecutionService:
             reconcile=self._reconcile,
             shares_store=parts.shares_store,
             max_order_age_seconds=parts.rules.max_order_age_seconds,
-            raise_alarm=self.outbox.raise_alarm,
+            raise_alert=self.outbox.raise_alert,
             tell_holder=None if self.desks is None else self.desks.tell_holder,
             adopt=self.adopting.carry_out,
             positions_of=self._positions_of,
@@ -186,8 +191,8 @@ class ExecutionService:
             is_cancelled=self.commands.is_cancelled,
             look_for_cancels=self.commands.look_for_cancels if parts.shares_store else _nothing,
             hand_over=self._hand_over,
-            raise_alarm=self.outbox.raise_alarm,
-            raise_alarm_durably=self.outbox.raise_alarm_durably,
+            raise_alert=self.outbox.raise_alert,
+            raise_alert_durably=self.outbox.raise_alert_durably,
             foreign_desk=_nobody_elses if self.desks is None else self.desks.foreign_desk,
         )
 
@@ -220,7 +225,7 @@ class ExecutionService:
         self._keep(*self.outbox.parts())
         self._keep(Part("traders without orders", self._let_idle_traders_go))
         self._keep(Part("orders that nobody works", self._tell_of_orphans))
-        self._keep(Part("records that cannot be read", self._tell_of_spoilt))
+        self._keep(Part("records that cannot be read", self._tell_of_unreadable))
 
     async def take_no_more(self) -> None:
         """No message is stored any more: whoever pulls them can hand back what was not."""
@@ -255,7 +260,7 @@ class ExecutionService:
         end = self._clock.monotonic() + LAST_ALERT_SECONDS
         try:
             async with asyncio.timeout(LAST_ALERT_SECONDS):  # a store that hangs must not keep it
-                while self.supervisor.is_telling or await self._store.unsent_alarms():
+                while self.supervisor.is_telling or await self._store.unsent_alerts():
                     if self._clock.monotonic() >= end:
                         break
                     await self._clock.sleep(LAST_ALERT_SECONDS / 30)
@@ -329,7 +334,7 @@ class ExecutionService:
             has_taken=self.outbox.has_taken,
             lets_go=self._let_go,
             closes=self._close_desk,
-            raise_alarm=self.outbox.raise_alarm,
+            raise_alert=self.outbox.raise_alert,
             keeper=self.supervisor,
         )
 
@@ -376,7 +381,7 @@ class ExecutionService:
             clock=self._clock,
             rules=self._parts.rules,
             nonce=self._parts.nonce,
-            raise_alarm=self.outbox.raise_alarm,
+            raise_alert=self.outbox.raise_alert,
             is_cancelled=self.commands.is_cancelled,
             look_for_cancels=self.commands.look_for_cancels if self._parts.shares_store else _nothing,
             keeper=self.supervisor,
@@ -389,8 +394,8 @@ class ExecutionService:
             store=self._store,
             clock=self._clock,
             interval_seconds=self._parts.rules.reconcile_interval_seconds,
-            raise_alarm=self.outbox.raise_alarm,
-            raise_alarm_once=self.outbox.raise_alarm_once,
+            raise_alert=self.outbox.raise_alert,
+            raise_alert_once=self.outbox.raise_alert_once,
         )
         trader.on_connected = reconciliation.connected
         trader.on_ended = reconciliation.ended
@@ -441,7 +446,7 @@ class ExecutionService:
             for account_id in nobodys:
                 about = dict(self._orphans[account_id])
                 words = texts.account_not_configured(account_id, tuple(about.values()))
-                await self.outbox.raise_alarm(f"not_configured:{account_id}", words)
+                await self.outbox.raise_alert(f"not_configured:{account_id}", words)
                 self._forget_orphans(about)  # not before: who fails in between tells of them when begun anew
             await self._orphan_news.wait(ORPHANS_AGAIN_SECONDS if self._orphans else None)
 
@@ -459,17 +464,19 @@ class ExecutionService:
         }
         self._orphans = {account_id: orphans for account_id, orphans in kept.items() if orphans}
 
-    async def _tell_of_spoilt(self) -> None:
+    async def _tell_of_unreadable(self) -> None:
         """People learn of documents that cannot be read: those met in the same seconds at once, by account."""
         while True:
-            await self._clock.sleep(SPOILT_SECONDS)
-            by_account: dict[str | None, list[Spoilt]] = {}
-            for spoilt in self._store.newly_spoilt():
-                by_account.setdefault(spoilt.account_id, []).append(spoilt)
+            await self._clock.sleep(UNREADABLE_SECONDS)
+            by_account: dict[str | None, list[UnreadableDocument]] = {}
+            for unreadable in self._store.newly_unreadable():
+                by_account.setdefault(unreadable.account_id, []).append(unreadable)
             for account_id, some in by_account.items():
-                words = texts.record_cannot_be_read(account_name=account_id, what=[spoilt.words for spoilt in some])
-                await self.outbox.raise_alarm(f"record_cannot_be_read:{account_id or ''}", words)
-                self._store.spoilt_told(some)
+                words = texts.record_cannot_be_read(
+                    account_name=account_id, what=[unreadable.words for unreadable in some]
+                )
+                await self.outbox.raise_alert(f"record_cannot_be_read:{account_id or ''}", words)
+                self._store.unreadable_reported(some)
 
     async def _worked_elsewhere(self) -> set[str]:
         """Accounts that another process holds, and has not been silent at for its term: its settings may know what ours do not."""

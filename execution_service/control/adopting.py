@@ -25,7 +25,9 @@ from execution_service.core.texts import log_line
 from execution_service.core.views.record import plan_from_document
 from execution_service.recording.live import LiveOrders
 from execution_service.runtime.clock import Clock
-from execution_service.storage.ports import Command, CommandStatus, Store, Stored, Told
+from execution_service.storage.ports.commands import Command, CommandStatus
+from execution_service.storage.ports.orders import Stored, Told
+from execution_service.storage.ports.store import Store
 
 log = structlog.get_logger(__name__)
 

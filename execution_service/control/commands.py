@@ -30,11 +30,15 @@ from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.core.reconcile import Outcome
 from execution_service.core.texts import plain
 from execution_service.core.views.record import positions_to_documents
-from execution_service.intake.intake import RaiseAlarm, Receiver
+from execution_service.intake.intake import RaiseAlert, Receiver
 from execution_service.recording.live import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Part
-from execution_service.storage.ports import Command, CommandStatus, DeadLetter, Store, Stored, StoreUnavailable, View
+from execution_service.storage.ports.commands import Command, CommandStatus, DeadLetter
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.orders import Stored
+from execution_service.storage.ports.store import Store
+from execution_service.storage.ports.views import View
 from execution_service.transport.inbox import Inbox
 from execution_service.transport.ports import Message
 
@@ -123,7 +127,7 @@ class Commands:
         show_again: Callable[[Order], Awaitable[None]],
         reconcile: Callable[[str], Awaitable[Outcome | None]],
         max_order_age_seconds: float,
-        raise_alarm: RaiseAlarm,
+        raise_alert: RaiseAlert,
         shares_store: bool = False,
         adopt: Callable[[Command], Awaitable[tuple[CommandStatus, str] | None]],
         positions_of: Callable[[str], Awaitable[Sequence[BrokerPosition] | None]],
@@ -139,7 +143,7 @@ class Commands:
         self._adopt = adopt
         self._positions_of = positions_of
         self._tell_holder = tell_holder
-        self._raise_alarm = raise_alarm
+        self._raise_alert = raise_alert
         self._store = store
         self._live = live_orders
         self._clock = clock
@@ -168,7 +172,7 @@ class Commands:
     async def run(self, inbox: Inbox) -> None:
         """Until cancelled."""
         receiver = Receiver(
-            what="Commands", take=self.take, store=self._store, clock=self._clock, raise_alarm=self._raise_alarm
+            what="Commands", take=self.take, store=self._store, clock=self._clock, raise_alert=self._raise_alert
         )
         await receiver.run(inbox)
 
@@ -372,9 +376,9 @@ class Commands:
             others = [o for o in await self._stored(body) if o.order_id not in known]
             self._remember(command, {order.identity.purpose: KNOWN_BEFORE for order in others})
             outcomes += [await self._cancel_one(order, command) for order in others]
-        spoilt = [] if outcomes else self._store.spoilt(_words_for(body))
-        if spoilt:
-            words = f"{_named(body)} is not cancelled: its record cannot be read; cancel it at the broker ({'; '.join(spoilt)})"
+        unreadable = [] if outcomes else self._store.unreadable(_words_for(body))
+        if unreadable:
+            words = f"{_named(body)} is not cancelled: its record cannot be read; cancel it at the broker ({'; '.join(unreadable)})"
             return CommandStatus.REFUSED, words
         unknown = f"{_named(body)} is not known; it will not be placed if it comes yet"
         if body.get("order_id") is None:

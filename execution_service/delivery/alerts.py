@@ -15,7 +15,9 @@ from execution_service.delivery.cursor import AFTER_FAILURE_SECONDS
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.news import News
 from execution_service.runtime.supervision import Part
-from execution_service.storage.ports import Alarm, Store, StoreUnavailable
+from execution_service.storage.ports.alerts import Alert
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.store import Store
 from notifications.base import Notifier
 
 log = structlog.get_logger(__name__)
@@ -43,7 +45,7 @@ class Alerts:
         self._unstored_wake_up = News(clock)
         self._generation = 0
         self._series = secrets.token_hex(4)
-        self._unstored: dict[str, Alarm] = {}
+        self._unstored: dict[str, Alert] = {}
         """Raised while the store was away, one of each kind for all of it."""
         self._last_sent: dict[str, float] = {}
 
@@ -54,47 +56,47 @@ class Alerts:
 
     # --- raising ------------------------------------------------------------------------------------------------
 
-    async def raise_alarm(self, kind: str, text: str, count: int = 1) -> None:
+    async def raise_alert(self, kind: str, text: str, count: int = 1) -> None:
         """Stored, then sent at most once a minute for each kind, with a count. While the store is away it is kept in memory, and stored as soon
         as that is back."""
         await self._keep(self._alert(kind, text, count))
 
-    async def raise_alarm_durably(self, kind: str, text: str, count: int = 1) -> None:
+    async def raise_alert_durably(self, kind: str, text: str, count: int = 1) -> None:
         """The same, durable when it returns. Raises StoreUnavailable: it may not be stored, and is to be raised again."""
-        await self._store.raise_alarm(self._alert(kind, text, count))
+        await self._store.raise_alert(self._alert(kind, text, count))
         self._wake_up.tell()
 
-    def _alert(self, kind: str, text: str, count: int) -> Alarm:
+    def _alert(self, kind: str, text: str, count: int) -> Alert:
         log.warning(words.one_line(text), action="alarm", kind=kind)
         now = self._clock.now()
         if self._shares:
             self._generation += 1  # another process may be sending the last one at this moment
         # With a series of each life: one that was sent in an earlier life must not be added to.
-        alarm_id = f"{kind}:{now:%Y%m%dT%H%M}:{self._series}:{self._generation}"
-        return Alarm(alarm_id=alarm_id, kind=kind, text=text, count=count, first_at=now)
+        alert_id = f"{kind}:{now:%Y%m%dT%H%M}:{self._series}:{self._generation}"
+        return Alert(alert_id=alert_id, kind=kind, text=text, count=count, first_at=now)
 
-    async def raise_alarm_once(self, alarm_id: str, kind: str, text: str) -> None:
+    async def raise_alert_once(self, alert_id: str, kind: str, text: str) -> None:
         """Never sent twice, however often it is raised under its id. Raises StoreUnavailable: it may not be stored."""
         log.warning(words.one_line(text), action="alarm", kind=kind)
-        alarm = Alarm(alarm_id=alarm_id, kind=kind, text=text, count=1, first_at=self._clock.now())
-        await self._store.raise_alarm(alarm)
+        alert = Alert(alert_id=alert_id, kind=kind, text=text, count=1, first_at=self._clock.now())
+        await self._store.raise_alert(alert)
         self._wake_up.tell()
 
-    async def _keep(self, alarm: Alarm) -> None:
+    async def _keep(self, alert: Alert) -> None:
         try:
-            await self._store.raise_alarm(alarm)
+            await self._store.raise_alert(alert)
         except StoreUnavailable as exc:
-            log.warning(f"Alert waits for the store: {exc}", action="alarm_waiting", kind=alarm.kind)
-            self._hold(alarm)
+            log.warning(f"Alert waits for the store: {exc}", action="alarm_waiting", kind=alert.kind)
+            self._hold(alert)
         else:
             self._wake_up.tell()
 
-    def _hold(self, alarm: Alarm) -> None:
-        earlier = self._unstored.get(alarm.kind)
+    def _hold(self, alert: Alert) -> None:
+        earlier = self._unstored.get(alert.kind)
         if earlier is not None:
-            first, last = sorted((earlier, alarm), key=lambda a: a.first_at)
-            alarm = replace(last, first_at=first.first_at, count=first.count + last.count)
-        self._unstored[alarm.kind] = alarm
+            first, last = sorted((earlier, alert), key=lambda a: a.first_at)
+            alert = replace(last, first_at=first.first_at, count=first.count + last.count)
+        self._unstored[alert.kind] = alert
         self._unstored_wake_up.tell()
 
     async def store_for_ever(self) -> None:
@@ -105,14 +107,14 @@ class Alerts:
             else:
                 await self._unstored_wake_up.wait()
             for kind in tuple(self._unstored):
-                alarm = self._unstored.pop(kind)
+                alert = self._unstored.pop(kind)
                 is_ended = False
                 try:
-                    await self._keep(alarm)
+                    await self._keep(alert)
                     is_ended = True
                 finally:
                     if not is_ended:
-                        self._hold(alarm)
+                        self._hold(alert)
 
     # --- sending ------------------------------------------------------------------------------------------------
 
@@ -132,33 +134,33 @@ class Alerts:
     async def _send_stored(self) -> float | None:
         self._generation += 1
         try:
-            return await self._send_due(await self._store.unsent_alarms())
+            return await self._send_due(await self._store.unsent_alerts())
         except StoreUnavailable as exc:
             log.warning(f"Alerts wait for the store: {exc}", action="alarms_waiting")
             return AFTER_FAILURE_SECONDS
 
-    async def _send_due(self, alarms: Sequence[Alarm]) -> float | None:
+    async def _send_due(self, alerts: Sequence[Alert]) -> float | None:
         """Sends one message a kind, for all its alerts; returns the seconds until a held-back kind may be sent."""
-        by_kind: dict[str, list[Alarm]] = {}
-        for alarm in alarms:
-            by_kind.setdefault(alarm.kind, []).append(alarm)
+        by_kind: dict[str, list[Alert]] = {}
+        for alert in alerts:
+            by_kind.setdefault(alert.kind, []).append(alert)
         waits = []
         for kind, some in by_kind.items():
             since = self._clock.monotonic() - self._last_sent.get(kind, float("-inf"))
             if since < KIND_PAUSE_SECONDS:
                 waits.append(KIND_PAUSE_SECONDS - since)
                 continue
-            count = sum(alarm.count for alarm in some)
+            count = sum(alert.count for alert in some)
             if kind.startswith(DISCREPANCIES):
-                text = words.discrepancies([alarm.text for alarm in some], count)
+                text = words.discrepancies([alert.text for alert in some], count)
             else:
                 text = words.with_count(some[-1].text, count)
             await self._send(text, some[-1].first_at)
             if not self._sends():
                 return None
             self._last_sent[kind] = self._clock.monotonic()
-            for alarm in some:
-                await self._store.alarm_sent(alarm, self._clock.now())
+            for alert in some:
+                await self._store.alert_sent(alert, self._clock.now())
         return min(waits, default=None)
 
     async def _send(self, text: str, at: datetime) -> None:

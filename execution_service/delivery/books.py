@@ -22,7 +22,8 @@ from execution_service.delivery.ledger import Ledger, Parcel
 from execution_service.delivery.views import Views
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.news import News
-from execution_service.storage.ports import LEDGER, StoreUnavailable
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.orders import LEDGER
 
 log = structlog.get_logger(__name__)
 

@@ -16,7 +16,7 @@ from execution_service.core.positions.ledger import Line
 from execution_service.delivery.cursor import Progress
 from execution_service.delivery.party import Party
 from execution_service.delivery.stream import NotDelivered, Owed
-from execution_service.storage.ports import WORLD
+from execution_service.storage.ports.orders import WORLD
 from execution_service.transport.ports import Publisher, PublishFailed
 
 log = structlog.get_logger(__name__)

@@ -16,7 +16,9 @@ from execution_service.core.positions.ledger import LedgerKey, Line
 from execution_service.recording.live import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.news import News
-from execution_service.storage.ports import LEDGER, PEOPLE, WORLD, Store, StoreUnavailable, Strike, Told
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.orders import LEDGER, PEOPLE, WORLD, CursorCommit, Told
+from execution_service.storage.ports.store import Store
 
 log = structlog.get_logger(__name__)
 
@@ -139,8 +141,8 @@ class Progress:
 class Failures:
     """What went wrong with one order: said each time, and told to people once for each order."""
 
-    def __init__(self, raise_alarm: Callable[[str, str], Awaitable[None]]) -> None:
-        self._raise_alarm = raise_alarm
+    def __init__(self, raise_alert: Callable[[str, str], Awaitable[None]]) -> None:
+        self._raise_alert = raise_alert
         self._told: set[str] = set()
 
     async def report(self, progress: Progress, exc: BaseException) -> None:
@@ -153,7 +155,7 @@ class Failures:
         if progress.order_id not in self._told:
             self._told.add(progress.order_id)
             words = texts.delivery_failing(signal_id=progress.signal_id, reason=str(exc) or type(exc).__name__)
-            await self._raise_alarm("delivery_failing", words)
+            await self._raise_alert("delivery_failing", words)
 
     def are_over(self, order_id: str) -> None:
         self._told.discard(order_id)
@@ -335,7 +337,7 @@ class Cursors:
 
     async def _commit(self, batch: Sequence[Progress]) -> None:
         """All or none of it counts as made; what was not is to be committed still."""
-        strikes = [self._strike(progress) for progress in batch]
+        commits = [self._commit_of(progress) for progress in batch]
         keys = [progress.new_lines for progress in batch]
         for progress in batch:
             # What comes while this is under way is another commit's.
@@ -343,20 +345,20 @@ class Cursors:
             progress.is_seen, progress.is_shown, progress.new_lines = False, False, None
         is_made = False
         try:
-            await self._store.strike(strikes)
+            await self._store.commit_cursors(commits)
             is_made = True
         finally:
-            for progress, strike, key in zip(batch, strikes, keys, strict=True):
+            for progress, commit, key in zip(batch, commits, keys, strict=True):
                 progress.is_committing = False
                 if is_made:
-                    self._committed(progress, strike, key)
+                    self._committed(progress, commit, key)
                 else:
                     progress.is_seen, progress.new_lines = True, progress.new_lines or key
                     progress.since = progress.since or self._clock.monotonic()
 
-    def _strike(self, progress: Progress) -> Strike:
+    def _commit_of(self, progress: Progress) -> CursorCommit:
         numbers = dict(progress.delivered)
-        return Strike(
+        return CursorCommit(
             order_id=progress.order_id,
             version=progress.version,
             is_settled=progress.is_final,
@@ -366,11 +368,11 @@ class Cursors:
             lines=progress.told.lines if progress.new_lines is not None else {},
         )
 
-    def _committed(self, progress: Progress, strike: Strike, key: LedgerKey | None) -> None:
-        if key is not None and strike.lines:
-            self._kept(key, progress.order_id, max(strike.lines))
-        is_settled = strike.is_settled and min(strike.cursors.values()) >= strike.version
-        if is_settled and strike.version == progress.version:
+    def _committed(self, progress: Progress, commit: CursorCommit, key: LedgerKey | None) -> None:
+        if key is not None and commit.lines:
+            self._kept(key, progress.order_id, max(commit.lines))
+        is_settled = commit.is_settled and min(commit.cursors.values()) >= commit.version
+        if is_settled and commit.version == progress.version:
             self._failures.are_over(progress.order_id)
             if self._by_order.get(progress.order_id) is progress:
                 del self._by_order[progress.order_id]

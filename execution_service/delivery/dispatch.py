@@ -17,7 +17,8 @@ from execution_service.delivery.views import Views
 from execution_service.recording.live import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Part
-from execution_service.storage.ports import LEDGER, PEOPLE, Store
+from execution_service.storage.ports.orders import LEDGER, PEOPLE
+from execution_service.storage.ports.store import Store
 from notifications.base import Notifier
 
 log = structlog.get_logger(__name__)
@@ -46,10 +47,10 @@ class Delivery:
         deliver for at this moment. `sends_alerts`: as in `Alerts`. `max_attempts`: as in `Stream`."""
         self._clock = clock
         self.alerts = Alerts(store=store, notifier=notifier, clock=clock, sends=sends_alerts)
-        self.raise_alarm = self.alerts.raise_alarm
-        self.raise_alarm_durably = self.alerts.raise_alarm_durably
-        self.raise_alarm_once = self.alerts.raise_alarm_once
-        failures = Failures(self.raise_alarm)
+        self.raise_alert = self.alerts.raise_alert
+        self.raise_alert_durably = self.alerts.raise_alert_durably
+        self.raise_alert_once = self.alerts.raise_alert_once
+        failures = Failures(self.raise_alert)
         self._cursors = Cursors(
             names=(LEDGER, PEOPLE, *(sink.cursor for sink in sinks)),
             live_orders=live_orders,
@@ -79,7 +80,7 @@ class Delivery:
                 failures=failures,
                 is_ours=is_ours,
                 max_attempts=max_attempts,
-                raise_alarm=self.raise_alarm,
+                raise_alert=self.raise_alert,
             )
             for sink in sinks
         ]

@@ -13,7 +13,7 @@ from execution_service.core.orders.request import Purpose
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line, fold, key_of, settled
 from execution_service.delivery.cursor import Cursors, Progress
 from execution_service.recording.live import LiveOrder
-from execution_service.storage.ports import Store
+from execution_service.storage.ports.store import Store
 
 
 @dataclass(frozen=True, slots=True)

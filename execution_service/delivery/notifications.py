@@ -19,7 +19,7 @@ from execution_service.delivery.cursor import SLOW_PACE_SECONDS, Cursors, Failur
 from execution_service.delivery.party import Party
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.news import News
-from execution_service.storage.ports import PEOPLE
+from execution_service.storage.ports.orders import PEOPLE
 from notifications.base import Notifier
 
 log = structlog.get_logger(__name__)

@@ -20,7 +20,9 @@ from execution_service.core.views.shared import (
 )
 from execution_service.delivery.signals import Relations, trading_order_write
 from execution_service.runtime.clock import Clock
-from execution_service.storage.ports import Store, Stored, View, ViewWrite
+from execution_service.storage.ports.orders import Stored
+from execution_service.storage.ports.store import Store
+from execution_service.storage.ports.views import View, ViewWrite
 
 CHUNK = 200
 ROUNDS = 5

@@ -16,7 +16,7 @@ from execution_service.core.views.shared import (
     signal_fields,
     trading_order_fields,
 )
-from execution_service.storage.ports import View, ViewWrite
+from execution_service.storage.ports.views import View, ViewWrite
 
 
 class Relations:

@@ -112,7 +112,7 @@ class Stream:
         failures: Failures,
         is_ours: Callable[[str | None], bool],
         max_attempts: int,
-        raise_alarm: Callable[[str, str], Awaitable[None]],
+        raise_alert: Callable[[str, str], Awaitable[None]],
     ) -> None:
         """`max_attempts`: after so many failures people are told, and it is tried slowly."""
         self._sink = sink
@@ -121,7 +121,7 @@ class Stream:
         self._failures = failures
         self._is_ours = is_ours
         self._max_attempts = max_attempts
-        self._raise_alarm = raise_alarm
+        self._raise_alert = raise_alert
         self._wake_up = News(clock)
         self._to_look_at: dict[str, Progress] = {}
         self._held: dict[str, tuple[float, Progress]] = {}
@@ -358,7 +358,7 @@ class Stream:
         self._say_failed(failed, exc, progress.signal_id)
         if failed == self._max_attempts:
             kind, text = self._sink.outage_words(len(self._waiting), failed, str(exc))
-            await self._raise_alarm(kind, text)
+            await self._raise_alert(kind, text)
 
     def _pause_after(self, failures: int) -> float:
         return SLOW_PACE_SECONDS if failures >= self._max_attempts else min(SLOW_PACE_SECONDS, 0.5 * 2**failures)

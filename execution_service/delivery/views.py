@@ -18,7 +18,8 @@ from execution_service.delivery.party import Party
 from execution_service.delivery.signals import Relations, related_names, trading_order_write
 from execution_service.recording.live import LiveOrders
 from execution_service.runtime.clock import Clock
-from execution_service.storage.ports import Store, View, ViewWrite
+from execution_service.storage.ports.store import Store
+from execution_service.storage.ports.views import View, ViewWrite
 
 REMEMBERED_ABSENCE_SECONDS = 30.0
 

@@ -17,7 +17,10 @@ from execution_service.core.orders.request import OrderRequest, RefusedRequest
 from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.recording.live import LiveOrders
 from execution_service.runtime.clock import Clock
-from execution_service.storage.ports import DeadLetter, Store, Stored, StoreUnavailable, Told
+from execution_service.storage.ports.commands import DeadLetter
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.orders import Stored, Told
+from execution_service.storage.ports.store import Store
 from execution_service.transport.inbox import Inbox
 from execution_service.transport.ports import Message
 
@@ -34,7 +37,7 @@ RELAPSE_SECONDS = 60.0
 LONGEST_REST_SECONDS = 60.0
 
 
-class RaiseAlarm(Protocol):
+class RaiseAlert(Protocol):
     def __call__(self, kind: str, text: str, count: int = 1) -> Coroutine[Any, Any, None]: ...
 
 
@@ -51,12 +54,12 @@ class Intake:
         is_cancelled: Callable[[Order], Reason | None],
         look_for_cancels: Callable[[Sequence[Order]], Awaitable[None]],
         hand_over: Callable[[Stored], None],
-        raise_alarm: RaiseAlarm,
-        raise_alarm_durably: RaiseAlarm,
+        raise_alert: RaiseAlert,
+        raise_alert_durably: RaiseAlert,
         foreign_desk: Callable[[Order], str | None] = lambda order: None,
     ) -> None:
-        """`look_for_cancels`: after it `is_cancelled` knows what others stored about these orders. `raise_alarm` outlives a store that is
-        away, `raise_alarm_durably` raises StoreUnavailable then. `foreign_desk` names the desk of an order that another process works."""
+        """`look_for_cancels`: after it `is_cancelled` knows what others stored about these orders. `raise_alert` outlives a store that is
+        away, `raise_alert_durably` raises StoreUnavailable then. `foreign_desk` names the desk of an order that another process works."""
         self._store = store
         self._live = live_orders
         self._clock = clock
@@ -64,14 +67,14 @@ class Intake:
         self._is_cancelled = is_cancelled
         self._look_for_cancels = look_for_cancels
         self._hand_over = hand_over
-        self._raise_alarm = raise_alarm
-        self._raise_alarm_durably = raise_alarm_durably
+        self._raise_alert = raise_alert
+        self._raise_alert_durably = raise_alert_durably
         self._foreign_desk = foreign_desk
 
     async def run(self, inbox: Inbox) -> None:
         """Until cancelled."""
         receiver = Receiver(
-            what="Orders", take=self.take, store=self._store, clock=self._clock, raise_alarm=self._raise_alarm
+            what="Orders", take=self.take, store=self._store, clock=self._clock, raise_alert=self._raise_alert
         )
         await receiver.run(inbox)
 
@@ -99,11 +102,11 @@ class Intake:
         # Before the acknowledgement: what is acknowledged does not come again, and then nobody would tell people.
         if unusable:
             words = texts.dead_letters(count=1, reason=letters[unusable - 1].reason)
-            await self._raise_alarm_durably("dead_letter", words, unusable)
+            await self._raise_alert_durably("dead_letter", words, unusable)
         if conflicts:
             signal_id, letter = conflicts[-1]
             words = texts.conflict(count=1, signal_id=signal_id, detail=letter.reason)
-            await self._raise_alarm_durably("conflict", words, len(conflicts))
+            await self._raise_alert_durably("conflict", words, len(conflicts))
         for message in messages:
             message.ack()
         return [order.order_id for _, order in meant]
@@ -147,7 +150,7 @@ class Intake:
         present = await self._store.insert_orders(list(first_of.values()), left) if first_of else []
         stored = dict(zip(first_of, present, strict=True))
         fresh: list[Stored] = []
-        spoilt: list[tuple[str, DeadLetter]] = []
+        unreadable: list[tuple[str, DeadLetter]] = []
         for message, order in meant:
             found = stored[order.order_id]
             if first_of[order.order_id] is not order:
@@ -163,13 +166,13 @@ class Intake:
                 fresh.append(Stored(order, Told()))
             elif isinstance(found, UnreadableRecord):
                 words = f"{order.signal_id} is stored already, and its record cannot be read: {found}"
-                spoilt.append((order.signal_id, self._dead_letter(message, words)))
+                unreadable.append((order.signal_id, self._dead_letter(message, words)))
             else:
                 repeated.append((message, order, found))
         await self._pass_on(fresh, left)
         await self._take_up([found.order_id for _, _, found in repeated if found.order_id not in self._live.by_id])
         conflicts = [(r[1].signal_id, letter) for r in repeated if (letter := self._repetition(*r)) is not None]
-        return spoilt + conflicts
+        return unreadable + conflicts
 
     def _say_first(self, order: Order) -> None:
         """What ended the order at the door, if anything did, and what of it is not read."""
@@ -253,15 +256,15 @@ class Receiver:
         take: Callable[[Sequence[Message]], Coroutine[Any, Any, Any]],
         store: Store,
         clock: Clock,
-        raise_alarm: RaiseAlarm,
+        raise_alert: RaiseAlert,
     ) -> None:
         """`what` the messages are, for people. `take` stores and acknowledges; it raises StoreUnavailable, and may then be called again.
-        `raise_alarm` outlives a store that is away."""
+        `raise_alert` outlives a store that is away."""
         self._what = what
         self._take = take
         self._store = store
         self._clock = clock
-        self._raise_alarm = raise_alarm
+        self._raise_alert = raise_alert
         self._accepted_at = float("-inf")
         self._least_rest = 0.0
 
@@ -357,4 +360,4 @@ class Receiver:
         log.info(f"{self._what}: taken again", action="messages_taken_again")
         # Only now: the alerts are kept in the store too.
         words = texts.messages_handed_back(what=self._what.lower(), count=count, seconds=seconds)
-        await self._raise_alarm("messages_handed_back", words)
+        await self._raise_alert("messages_handed_back", words)

@@ -18,7 +18,10 @@ from execution_service.ownership.processes import Processes
 from execution_service.recording.live import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Keeper, Part
-from execution_service.storage.ports import Lease, Store, Stored, StoreUnavailable, Unsettled
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.leases import Lease
+from execution_service.storage.ports.orders import Stored, Unsettled
+from execution_service.storage.ports.store import Store
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +55,7 @@ class Desks:
         has_taken: Callable[[str, int], bool],
         lets_go: Callable[[str], None],
         closes: Callable[[str], Coroutine[Any, Any, None]],
-        raise_alarm: Callable[[str, str], Awaitable[None]],
+        raise_alert: Callable[[str, str], Awaitable[None]],
         keeper: Keeper,
         processes: Processes | None = None,
     ) -> None:
@@ -69,7 +72,7 @@ class Desks:
         self._has_taken = has_taken
         self._lets_go = lets_go
         self._closes = closes
-        self._raise_alarm = raise_alarm
+        self._raise_alert = raise_alert
         self._keeper = keeper
         self._open: set[str] = set()
         self._unreadable: set[Unsettled] = set()
@@ -219,7 +222,7 @@ class Desks:
         if before is not None:
             held = before.lease
             words = texts.take_over(desk=desk, host=held.host, pid=held.pid, has_died=before.has_died)
-            await self._raise_alarm("take_over", words)
+            await self._raise_alert("take_over", words)
 
     # --- what others wrote --------------------------------------------------------------------------------------
 

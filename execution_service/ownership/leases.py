@@ -11,7 +11,9 @@ from execution_service.ownership.processes import Processes
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.news import News
 from execution_service.runtime.supervision import Part
-from execution_service.storage.ports import Lease, ProcessIdentity, Store, StoreUnavailable
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.leases import Lease, ProcessIdentity
+from execution_service.storage.ports.store import Store
 
 log = structlog.get_logger(__name__)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from execution_service.storage.ports import ProcessIdentity
+from execution_service.storage.ports.leases import ProcessIdentity
 
 PROC = Path("/proc")
 _ENDED = frozenset("ZXx")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from execution_service.storage.ports import ProcessIdentity
+from execution_service.storage.ports.leases import ProcessIdentity
 
 
 class Processes(Protocol):

@@ -17,7 +17,8 @@ from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.core.texts import log_line, wants_a_person
 from execution_service.core.views.record import as_stored
 from execution_service.runtime.clock import Clock
-from execution_service.storage.ports import Store, Stored, Told, VersionConflict
+from execution_service.storage.ports.orders import Stored, Told, VersionConflict
+from execution_service.storage.ports.store import Store
 
 log = structlog.get_logger(__name__)
 

@@ -14,7 +14,8 @@ from execution_service.core.orders.request import OrderRequest
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, key_of
 from execution_service.core.views.refold import Booking, corrected
 from execution_service.runtime.clock import Clock
-from execution_service.storage.ports import Store, Stored, Strike, VersionConflict
+from execution_service.storage.ports.orders import CursorCommit, Stored, VersionConflict
+from execution_service.storage.ports.store import Store
 
 CHUNK = 200
 OURSELVES = "rebuild-views"
@@ -121,7 +122,7 @@ class Facts:
         except VersionConflict:
             return False
         if order.status.is_final and told.lowest == order.version:
-            struck = Strike(
+            struck = CursorCommit(
                 order_id=order.order_id,
                 version=after.version,
                 is_settled=True,
@@ -129,7 +130,7 @@ class Facts:
                 people=after.version,
                 others=dict.fromkeys(told.others, after.version),
             )
-            await self._store.strike([struck])
+            await self._store.commit_cursors([struck])
         return True
 
     async def _correct(self, order_ids: Sequence[str], entries: Sequence[LedgerEntry]) -> tuple[int, list[str]]:

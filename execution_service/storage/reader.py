@@ -17,7 +17,6 @@ from execution_service.core.orders.status import FINAL, Status
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.core.reconcile import Discrepancy, State
 from execution_service.core.views.record import Document, discrepancy_from_document, ledger_from_document
-from execution_service.storage.mongo import store as collections
 from execution_service.storage.mongo.calls import in_short
 from execution_service.storage.mongo.documents import (
     command_from_document,
@@ -25,7 +24,21 @@ from execution_service.storage.mongo.documents import (
     lease_from_document,
     stored_from_document,
 )
-from execution_service.storage.ports import Command, CommandStatus, DeadLetter, Lease, Stored, StoreUnavailable
+from execution_service.storage.mongo.names import (
+    ALERTS,
+    COMMANDS,
+    CONFIRMATIONS_VIEW,
+    DEAD_LETTERS,
+    DISCREPANCIES,
+    LEASES,
+    ORDERS,
+    POSITIONS,
+    UNSETTLED,
+)
+from execution_service.storage.ports.commands import Command, CommandStatus, DeadLetter
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.leases import Lease
+from execution_service.storage.ports.orders import Stored
 
 T = TypeVar("T")
 
@@ -59,7 +72,7 @@ class Unfinished:
 
 class DeskView:
     """Blocking reads. Every method raises StoreUnavailable when the server does not answer. What cannot be read is left out, and named in
-    `spoilt`.
+    `unreadable`.
 
     Orders come without their lines in the ledger; whoever needs the profit they booked asks MongoStore for them.
     """
@@ -67,7 +80,7 @@ class DeskView:
     def __init__(self, client: pymongo.MongoClient[Document], database: str) -> None:
         self._client = client
         self._db = client[database]
-        self.spoilt: set[str] = set()
+        self.unreadable: set[str] = set()
         """What is wrong with the documents that have been met and cannot be read."""
 
     def _readable(self, documents: Iterable[Document], read: Callable[[Document], T]) -> list[T]:
@@ -76,7 +89,7 @@ class DeskView:
             try:
                 found.append(read(document))
             except UnreadableRecord as exc:
-                self.spoilt.add(str(exc))
+                self.unreadable.add(str(exc))
         return found
 
     def _readable_one(self, document: Document | None, read: Callable[[Document], T]) -> T | None:
@@ -95,13 +108,13 @@ class DeskView:
         """The latest orders first."""
         query = {k: v for k, v in (("status", status), ("account_id", account_id)) if v is not None}
         with _watched():
-            found = self._db[collections.ORDERS].find(query).sort([("received_at", -1), ("_id", 1)])
+            found = self._db[ORDERS].find(query).sort([("received_at", -1), ("_id", 1)])
             return self._readable(found.limit(limit) if limit else found, _seen)
 
     def order_ids(self) -> list[str]:
         """All of ours, oldest order first."""
         with _watched():
-            found = self._db[collections.ORDERS].find({}, {"received_at": 1}).sort([("received_at", 1), ("_id", 1)])
+            found = self._db[ORDERS].find({}, {"received_at": 1}).sort([("received_at", 1), ("_id", 1)])
             return [document["_id"] for document in found]
 
     def load(self, order_ids: Sequence[str]) -> list[Stored]:
@@ -121,35 +134,35 @@ class DeskView:
 
     def _found(self, query: Mapping[str, Any]) -> list[Stored]:
         with _watched():
-            stored = self._readable(self._db[collections.ORDERS].find(query), _seen)
+            stored = self._readable(self._db[ORDERS].find(query), _seen)
         return sorted(stored, key=lambda s: (s.order.received_at, s.order.order_id))
 
     def ledgers(self, *, only_open: bool = False) -> list[LedgerEntry]:
         """The exact positions, all that ever were or those held now."""
         with _watched():
-            found = self._db[collections.POSITIONS].find({"is_open": True} if only_open else {})
+            found = self._db[POSITIONS].find({"is_open": True} if only_open else {})
             entries = self._readable(found, ledger_from_document)
         return sorted(entries, key=lambda e: (e.key.account_id, e.key.strategy, e.key.instrument_key))
 
     def ledger(self, ledger_id: str) -> LedgerEntry | None:
         with _watched():
-            document = self._db[collections.POSITIONS].find_one({"_id": ledger_id})
+            document = self._db[POSITIONS].find_one({"_id": ledger_id})
         return self._readable_one(document, ledger_from_document)
 
     def confirmation(self, document_id: str) -> Document | None:
         """The order's document in the shared collection."""
         with _watched():
-            return self._db[collections.CONFIRMATIONS_VIEW].find_one({"_id": document_id})
+            return self._db[CONFIRMATIONS_VIEW].find_one({"_id": document_id})
 
     def dead_letters(self, limit: int) -> list[DeadLetter]:
         """The latest first."""
         with _watched():
-            found = self._db[collections.DEAD_LETTERS].find().sort([("received_at", -1), ("_id", 1)]).limit(limit)
+            found = self._db[DEAD_LETTERS].find().sort([("received_at", -1), ("_id", 1)]).limit(limit)
             return self._readable(found, dead_letter_from_document)
 
     def dead_letter(self, message_id: str) -> DeadLetter | None:
         with _watched():
-            document = self._db[collections.DEAD_LETTERS].find_one({"_id": message_id})
+            document = self._db[DEAD_LETTERS].find_one({"_id": message_id})
         return self._readable_one(document, dead_letter_from_document)
 
     def discrepancies(self, *, only_open: bool = True, account_id: str | None = None) -> list[Discrepancy]:
@@ -157,7 +170,7 @@ class DeskView:
         query = {"state": State.OPEN.value} if only_open else {}
         query |= {} if account_id is None else {"account_id": account_id}
         with _watched():
-            found = self._readable(self._db[collections.DISCREPANCIES].find(query), discrepancy_from_document)
+            found = self._readable(self._db[DISCREPANCIES].find(query), discrepancy_from_document)
         return sorted(found, key=lambda d: (d.opened_at, d.discrepancy_id))
 
     def closing(self, discrepancy_ids: Sequence[str]) -> dict[str, list[str]]:
@@ -172,22 +185,22 @@ class DeskView:
 
     def unfinished(self) -> list[Unfinished]:
         """The oldest first."""
-        query = {"lookup": collections.UNSETTLED, "status": {"$nin": [status.value for status in FINAL]}}
+        query = {"lookup": UNSETTLED, "status": {"$nin": [status.value for status in FINAL]}}
         fields = ("account_id", "status", "received_at")
         with _watched():
-            found = self._db[collections.ORDERS].find(query, fields).sort([("received_at", 1), ("_id", 1)])
+            found = self._db[ORDERS].find(query, fields).sort([("received_at", 1), ("_id", 1)])
             return self._readable(found, _unfinished)
 
     def traded_accounts(self) -> list[str]:
         """Those with orders that are not settled, or positions held, by their ids."""
         with _watched():
-            at_work = self._db[collections.ORDERS].distinct("account_id", {"lookup": collections.UNSETTLED})
-            holding = self._db[collections.POSITIONS].distinct("account_id", {"is_open": True})
+            at_work = self._db[ORDERS].distinct("account_id", {"lookup": UNSETTLED})
+            holding = self._db[POSITIONS].distinct("account_id", {"is_open": True})
         return sorted({account_id for account_id in (*at_work, *holding) if isinstance(account_id, str)})
 
     def accounts(self) -> list[str]:
         """Those of which there is any order, position or discrepancy, by their ids."""
-        names = (collections.ORDERS, collections.POSITIONS, collections.DISCREPANCIES)
+        names = (ORDERS, POSITIONS, DISCREPANCIES)
         with _watched():
             found = [account_id for name in names for account_id in self._db[name].distinct("account_id")]
         return sorted({account_id for account_id in found if isinstance(account_id, str)})
@@ -195,41 +208,41 @@ class DeskView:
     def leases(self) -> list[Lease]:
         """Who works which account, by name; none where a service is alone on its embedded store."""
         with _watched():
-            found = self._readable(self._db[collections.LEASES].find(), lease_from_document)
+            found = self._readable(self._db[LEASES].find(), lease_from_document)
         return sorted(found, key=lambda lease: lease.desk)
 
     def command(self, command_id: str) -> Command | None:
         with _watched():
-            document = self._db[collections.COMMANDS].find_one({"_id": command_id})
+            document = self._db[COMMANDS].find_one({"_id": command_id})
         return self._readable_one(document, command_from_document)
 
     def commands_naming(self, names: Sequence[str]) -> list[Command]:
         """Commands that name a signal or an order so."""
         chosen = {"$in": list(names)}
         with _watched():
-            by_order = self._db[collections.COMMANDS].find({"body.order_id": chosen})
-            by_signal = self._db[collections.COMMANDS].find({"body.signal_id": chosen})
+            by_order = self._db[COMMANDS].find({"body.order_id": chosen})
+            by_signal = self._db[COMMANDS].find({"body.signal_id": chosen})
             found = {c.command_id: c for c in self._readable((*by_order, *by_signal), command_from_document)}
         return sorted(found.values(), key=lambda c: (c.received_at, c.command_id))
 
     def waiting(self) -> Waiting:
         with _watched():
-            groups = self._db[collections.ORDERS].aggregate([{"$group": {"_id": "$status", "n": {"$sum": 1}}}])
+            groups = self._db[ORDERS].aggregate([{"$group": {"_id": "$status", "n": {"$sum": 1}}}])
             by_status: Counter[str] = Counter()
             for group in groups:
                 by_status[str(group["_id"])] += group["n"]
             return Waiting(
                 by_status=dict(sorted(by_status.items())),
-                unsettled=self._db[collections.ORDERS].count_documents({"lookup": collections.UNSETTLED}),
-                new_commands=self._db[collections.COMMANDS].count_documents({"status": CommandStatus.NEW.value}),
-                dead_letters=self._db[collections.DEAD_LETTERS].count_documents({}),
-                unsent_alerts=self._db[collections.ALERTS].count_documents({"sent_at": None}),
+                unsettled=self._db[ORDERS].count_documents({"lookup": UNSETTLED}),
+                new_commands=self._db[COMMANDS].count_documents({"status": CommandStatus.NEW.value}),
+                dead_letters=self._db[DEAD_LETTERS].count_documents({}),
+                unsent_alerts=self._db[ALERTS].count_documents({"sent_at": None}),
                 untold_orders=self._untold_orders(),
-                open_discrepancies=self._db[collections.DISCREPANCIES].count_documents({"state": State.OPEN.value}),
+                open_discrepancies=self._db[DISCREPANCIES].count_documents({"state": State.OPEN.value}),
             )
 
     def _untold_orders(self) -> int:
-        found = self._db[collections.ORDERS].find({"lookup": collections.UNSETTLED}, {"version": 1, "told": 1})
+        found = self._db[ORDERS].find({"lookup": UNSETTLED}, {"version": 1, "told": 1})
         return sum(map(_is_untold, found))
 
 

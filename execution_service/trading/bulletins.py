@@ -36,10 +36,10 @@ class Bulletins:
     """One message about each subject, however many orders it is about. What was mentioned is forgotten when the alert has been raised,
     so that a run that fails, or is ended with the trader, leaves it to the next."""
 
-    def __init__(self, *, account_id: str, clock: Clock, raise_alarm: Callable[[str, str], Awaitable[None]]) -> None:
+    def __init__(self, *, account_id: str, clock: Clock, raise_alert: Callable[[str, str], Awaitable[None]]) -> None:
         self._account_id = account_id
         self._clock = clock
-        self._raise_alarm = raise_alarm
+        self._raise_alert = raise_alert
         self._gathered: dict[str, _Gathered] = {}
         self._sent_at: dict[str, float] = {}
         self._wake_up = News(clock)
@@ -80,7 +80,7 @@ class Bulletins:
             return  # sent meanwhile
         about = tuple(gathered.about)
         gathered.due_at = now + GATHER_SECONDS  # should it fail, the other subjects come before it
-        await self._raise_alarm(
+        await self._raise_alert(
             f"{subject}:{self._account_id}", _text(subject, gathered.words, [each for each, _ in about])
         )
         for _, raised in about:

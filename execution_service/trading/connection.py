@@ -17,7 +17,7 @@ from execution_service.core import backoff, texts
 from execution_service.core.orders.next_step import Limits
 from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.runtime.clock import Clock
-from execution_service.storage.ports import StoreUnavailable
+from execution_service.storage.ports.errors import StoreUnavailable
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -56,7 +56,7 @@ class Connection:
         limits: Limits,
         max_attempts: int,
         clock: Clock,
-        raise_alarm: Callable[[str, str], Awaitable[None]],
+        raise_alert: Callable[[str, str], Awaitable[None]],
         catch_up: Callable[[], Awaitable[None]],
         stands: Callable[[], None],
         reject_pending: Callable[[str], Awaitable[None]],
@@ -77,7 +77,7 @@ class Connection:
         self._is_live = is_live
         self._max_attempts = max_attempts
         self._clock = clock
-        self._raise_alarm = raise_alarm
+        self._raise_alert = raise_alert
         self._catch_up = catch_up
         self._stands = stands
         self._reject_pending = reject_pending
@@ -224,7 +224,7 @@ class Connection:
             account_id=self.account_id,
         )
         if was_down:
-            await self._raise_alarm(
+            await self._raise_alert(
                 f"broker_up:{self.account_id}",
                 texts.broker_up(account_name=self.account_name, broker=self.broker_name),
             )
@@ -240,7 +240,7 @@ class Connection:
         if is_login_needed and not self._is_login_told:
             words = texts.auth_required(account_name=self.account_name, broker=self.broker_name, reason=self.trouble)
             self.is_login_needed = True
-            await self._raise_alarm(f"auth_required:{self.account_id}", words)
+            await self._raise_alert(f"auth_required:{self.account_id}", words)
         self.is_login_needed = self._is_login_told = is_login_needed
         number = state.attempt_number
         if number <= self._max_attempts or number % 20 == 0:
@@ -251,7 +251,7 @@ class Connection:
             )
         if number == self._max_attempts and not self.is_login_needed:
             words = texts.broker_down(account_name=self.account_name, broker=self.broker_name, reason=self.trouble)
-            await self._raise_alarm(f"broker_down:{self.account_id}", words)
+            await self._raise_alert(f"broker_down:{self.account_id}", words)
         is_pause = isinstance(exc, BrokerUnavailable) and exc.known_pause
         if number >= self._max_attempts and not is_pause:
             await self._reject_pending(f"no connection after {number} attempts: {self.trouble}")
@@ -274,13 +274,13 @@ class Connection:
         concern = self.capabilities.concern
         if concern is not None and concern != self._told_concern:
             words = texts.session_concern(account_name=self.account_name, broker=self.broker_name, concern=concern)
-            await self._raise_alarm(f"session_concern:{self.account_id}", words)
+            await self._raise_alert(f"session_concern:{self.account_id}", words)
         self._told_concern = concern
 
     async def tell_of_hold(self, reason: str) -> None:
         """Orders are held for something that the broker lacks."""
         words = texts.orders_held(account_name=self.account_name, broker=self.broker_name, reason=reason)
-        await self._raise_alarm(f"orders_held:{self.account_id}", words)
+        await self._raise_alert(f"orders_held:{self.account_id}", words)
 
 
 def reason_of(refusal: OrderRefused) -> Reason:

@@ -21,7 +21,7 @@ from execution_service.core.orders.status import Reason, ReasonCode, Status
 from execution_service.core.reconcile import Binding, Group, Holding, group_of
 from execution_service.recording.live import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
-from execution_service.storage.ports import Store
+from execution_service.storage.ports.store import Store
 from execution_service.trading.connection import Connection
 from execution_service.trading.hearing import Hearing
 from execution_service.trading.holdings import holdings

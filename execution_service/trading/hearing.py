@@ -30,7 +30,9 @@ from execution_service.core.orders.status import Status
 from execution_service.core.texts import Mentioned
 from execution_service.recording.live import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
-from execution_service.storage.ports import Store, Stored, StoreUnavailable
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.orders import Stored
+from execution_service.storage.ports.store import Store
 from execution_service.trading.bulletins import Bulletins
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
 from execution_service.trading.isolation import Isolation
@@ -63,7 +65,7 @@ class Hearing:
         live_orders: LiveOrders,
         store: Store,
         clock: Clock,
-        raise_alarm: Callable[[str, str], Awaitable[None]],
+        raise_alert: Callable[[str, str], Awaitable[None]],
         bulletins: Bulletins,
         isolation: Isolation,
         answered: Callable[[], None],
@@ -78,7 +80,7 @@ class Hearing:
         self._live = live_orders
         self._store = store
         self._clock = clock
-        self._raise_alarm = raise_alarm
+        self._raise_alert = raise_alert
         self._bulletins = bulletins
         self._isolation = isolation
         self._tell_answered = answered
@@ -253,7 +255,7 @@ class Hearing:
                 account_name=self._connection.account_name, broker=self._connection.broker_name, what=told
             )
             try:
-                await self._raise_alarm(f"cannot_be_read:{self._connection.account_id}", words)
+                await self._raise_alert(f"cannot_be_read:{self._connection.account_id}", words)
             except BaseException:
                 self._unreadable.clear()  # told with the next answer, then
                 raise
@@ -307,10 +309,12 @@ class Hearing:
                 try:
                     if record is not None and record.order.request.account_id == self._connection.account_id:
                         await self._hear_late(record, report)
-                    elif record is None and (spoilt := self._store.spoilt([f"client:{report.client_order_id}"])):
+                    elif record is None and (
+                        unreadable := self._store.unreadable([f"client:{report.client_order_id}"])
+                    ):
                         # Not noted as heard: once the record can be read, what was told in the meantime has to be recorded.
                         self._heed_change_of_unknown(report)
-                        failed.append((report, UnreadableRecord("; ".join(spoilt))))
+                        failed.append((report, UnreadableRecord("; ".join(unreadable))))
                         continue
                     elif report.filled_quantity:
                         self._tell_traded_past_us()

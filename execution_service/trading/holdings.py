@@ -16,7 +16,7 @@ from execution_service.core.orders.request import OrderRequest
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, key_of, with_unbooked
 from execution_service.core.reconcile import Holding, by_product
 from execution_service.recording.live import LiveOrders
-from execution_service.storage.ports import Store
+from execution_service.storage.ports.store import Store
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +43,7 @@ async def holdings(
     for key in sorted(unread, key=lambda key: key.ledger_id):
         with contextlib.suppress(UnreadableRecord):  # which the store has said, and tells below
             entries |= await store.ledgers([key])
-    unclear = store.spoilt_ledgers(account_id)
+    unclear = store.unreadable_ledgers(account_id)
     for live, world in recorded:
         try:
             key = key_of(live.order)

@@ -22,7 +22,7 @@ from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, with
 from execution_service.core.reconcile import Holding, by_product
 from execution_service.recording.live import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
-from execution_service.storage.ports import Store
+from execution_service.storage.ports.store import Store
 from execution_service.trading.connection import Connection, reason_of
 from execution_service.trading.exit_check import AT_WORK, ExitCheck
 from execution_service.trading.holding_choice import HoldingChoice
@@ -153,14 +153,14 @@ class LastLook:
         refs = order.accepted_request.entry_refs
         exits = await self._store.find([f"exit_of:{ref}" for ref in refs])
         entries = await self._store.find([f"signal:{ref}" for ref in refs])
-        unknown = self._store.spoilt([f"exit_of:{ref}" for ref in refs], may_be_at_work=True)
+        unknown = self._store.unreadable([f"exit_of:{ref}" for ref in refs], may_be_at_work=True)
         if unknown:
             words = f"another exit of its entry may be at work, and its record cannot be read ({'; '.join(unknown)})"
             rejected = Rejected(at=self._clock.now(), reason=Reason(ReasonCode.NOTHING_TO_EXIT, words))
             return ExitAllowance((rejected,))
-        spoilt = self._store.spoilt([f"{kind}:{ref}" for kind in ("signal", "exit_of") for ref in refs])
-        if spoilt:
-            return await self._allowed_by_the_ledger(order, "; ".join(spoilt))
+        unreadable = self._store.unreadable([f"{kind}:{ref}" for kind in ("signal", "exit_of") for ref in refs])
+        if unreadable:
+            return await self._allowed_by_the_ledger(order, "; ".join(unreadable))
         return exit_allowance(
             order,
             [self._live.latest(s) for s in entries],

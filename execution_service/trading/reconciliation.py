@@ -48,7 +48,8 @@ from execution_service.core.reconcile import (
 from execution_service.recording.live import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.news import News
-from execution_service.storage.ports import Store, StoreUnavailable
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.store import Store
 from execution_service.trading.holdings import holdings
 
 log = structlog.get_logger(__name__)
@@ -156,8 +157,8 @@ class Reconciliation:
         store: Store,
         clock: Clock,
         interval_seconds: float,
-        raise_alarm: Callable[[str, str], Awaitable[None]],
-        raise_alarm_once: Callable[[str, str, str], Awaitable[None]],
+        raise_alert: Callable[[str, str], Awaitable[None]],
+        raise_alert_once: Callable[[str, str, str], Awaitable[None]],
     ) -> None:
         """`interval_seconds`: 0 for no comparison but after a connection and when asked."""
         self._account = account
@@ -165,8 +166,8 @@ class Reconciliation:
         self._store = store
         self._clock = clock
         self._interval = interval_seconds
-        self._raise_alarm = raise_alarm
-        self._raise_alarm_once = raise_alarm_once
+        self._raise_alert = raise_alert
+        self._raise_alert_once = raise_alert_once
         self._news = News(clock)
         self._requests: list[_Request] = []
         self._watch = Watch()
@@ -256,7 +257,7 @@ class Reconciliation:
             words = texts.not_compared(
                 account_name=self._account.account_name, broker=self._account.broker_name, why=untold
             )
-            await self._raise_alarm(f"not_compared:{self._account.account_id}", words)
+            await self._raise_alert(f"not_compared:{self._account.account_id}", words)
 
     def _heed_record(self, live: LiveOrder) -> None:
         request = live.order.request
@@ -626,7 +627,7 @@ class Reconciliation:
             words = texts.cannot_be_read(
                 account_name=self._account.account_name, broker=self._account.broker_name, what=fresh
             )
-            await self._raise_alarm(f"positions_cannot_be_read:{self._account.account_id}", words)
+            await self._raise_alert(f"positions_cannot_be_read:{self._account.account_id}", words)
         self._unclear = names  # now that it is told: else it is told with the next comparison
 
     def _explained(self, compared: PositionsCompared, theirs: Sequence[BrokerPosition]) -> PositionsCompared:
@@ -696,7 +697,7 @@ class Reconciliation:
             if not row.is_alerted:
                 words = self._opened_words(row)
                 kind = f"discrepancy:{self._account.account_id}"
-                await self._raise_alarm_once(f"discrepancy:{row.discrepancy_id}", kind, words)
+                await self._raise_alert_once(f"discrepancy:{row.discrepancy_id}", kind, words)
                 await self._save(replace(row, is_alerted=True))
 
     async def _close(self, row: Discrepancy, now: datetime) -> None:

@@ -20,7 +20,7 @@ from execution_service.core.orders.status import Reason, ReasonCode, Status
 from execution_service.core.orders.tickets import fitting
 from execution_service.recording.live import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
-from execution_service.storage.ports import StoreUnavailable
+from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection, reason_of
 from execution_service.trading.holding_choice import HoldingChoice
 from execution_service.trading.isolation import Isolation

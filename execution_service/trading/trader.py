@@ -17,7 +17,8 @@ from execution_service.core.reconcile import Binding
 from execution_service.recording.live import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Keeper, Part
-from execution_service.storage.ports import Store, StoreUnavailable
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.store import Store
 from execution_service.trading.appointments import Appointments
 from execution_service.trading.bulletins import Bulletins
 from execution_service.trading.connection import AccountState, Connection
@@ -65,7 +66,7 @@ class Trader:
         clock: Clock,
         rules: TradingRules,
         nonce: str,
-        raise_alarm: Callable[[str, str], Awaitable[None]],
+        raise_alert: Callable[[str, str], Awaitable[None]],
         is_cancelled: Callable[[Order], Reason | None],
         look_for_cancels: Callable[[Sequence[Order]], Awaitable[None]],
         keeper: Keeper,
@@ -80,7 +81,7 @@ class Trader:
         self._is_draining = False
         self._appointments = Appointments(clock)
         self._tasks = Tasks(account_id, ended=self._appointments.wake)
-        self._bulletins = bulletins = Bulletins(account_id=account_id, clock=clock, raise_alarm=raise_alarm)
+        self._bulletins = bulletins = Bulletins(account_id=account_id, clock=clock, raise_alert=raise_alert)
         self._connection = Connection(
             account_id=account_id,
             account_name=account_name,
@@ -94,7 +95,7 @@ class Trader:
             ),
             max_attempts=rules.max_retry_attempts,
             clock=clock,
-            raise_alarm=raise_alarm,
+            raise_alert=raise_alert,
             catch_up=lambda: self._hearing.ask_all(whole=True),
             stands=self._connected,
             reject_pending=lambda message: self._sending.reject_pending(message),
@@ -113,7 +114,7 @@ class Trader:
             live_orders=live_orders,
             store=store,
             clock=clock,
-            raise_alarm=raise_alarm,
+            raise_alert=raise_alert,
             bulletins=bulletins,
             isolation=isolation,
             answered=self._appointments.wake,

@@ -406,8 +406,8 @@ class TwsSimulator:
         if message is None:
             self.garbles.clear()
         else:
-            spoilt = wire.Garble(message=int(message), field=int(field), text=text, named=named, times=times)
-            self.garbles.append(spoilt)
+            unreadable = wire.Garble(message=int(message), field=int(field), text=text, named=named, times=times)
+            self.garbles.append(unreadable)
 
     def _hold_inactive(self, order: str, held: bool = True) -> None:
         broker_order_id = self._id_of(order)

@@ -225,7 +225,7 @@ class Garble:
 
 def garbled(data: bytes, garbles: Iterable[Garble]) -> bytes:
     """Whole frames, with their fields spoilt where one of `garbles` says so, which counts that."""
-    spoilt = b""
+    unreadable = b""
     while data:
         size = 4 + int.from_bytes(data[:4], "big")
         fields = data[4:size].decode("utf-8", "backslashreplace").removesuffix("\0").split("\0")
@@ -235,9 +235,9 @@ def garbled(data: bytes, garbles: Iterable[Garble]) -> bytes:
             if is_meant and each.times != 0 and each.field < len(fields):
                 fields[each.field] = each.text
                 each.times = None if each.times is None else each.times - 1
-        spoilt += data[:size] if fields == original else frame(*fields)
+        unreadable += data[:size] if fields == original else frame(*fields)
         data = data[size:]
-    return spoilt
+    return unreadable
 
 
 def next_valid_id(order_id: int) -> bytes:

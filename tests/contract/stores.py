@@ -22,7 +22,8 @@ from pymongo.results import BulkWriteResult
 
 from execution_service.app.clock import SystemClock
 from execution_service.runtime.threads import Blocking, InPlace, ThreadPool
-from execution_service.storage.mongo.store import MongoStore, connect
+from execution_service.storage.mongo.opening import connect
+from execution_service.storage.mongo.store import MongoStore
 
 T = TypeVar("T")
 MONGODB_VARIABLE = "TEST_MONGODB_URI"

@@ -27,24 +27,27 @@ from execution_service.core.positions.ledger import LedgerEntry, Line, fold, key
 from execution_service.core.positions.position import Position
 from execution_service.core.reconcile import Discrepancy, Finding, Kind, Owner, State
 from execution_service.core.views.shared import HexId
-from execution_service.storage.mongo import store as names
 from execution_service.storage.mongo.documents import command_from_document, with_ids
-from execution_service.storage.mongo.store import MongoStore, connect
-from execution_service.storage.ports import (
-    Alarm,
-    Command,
-    CommandStatus,
-    DeadLetter,
-    Lease,
-    ProcessIdentity,
-    StoreUnavailable,
-    Strike,
-    Told,
-    Unsettled,
-    VersionConflict,
-    View,
-    ViewWrite,
+from execution_service.storage.mongo.names import (
+    ALERTS,
+    COMMANDS,
+    CONFIRMATIONS_VIEW,
+    DEAD_LETTERS,
+    DISCREPANCIES,
+    ORDERS,
+    POSITIONS_VIEW,
+    SIGNALS_VIEW,
+    TRADING_ACCOUNTS_VIEW,
+    TRADING_ORDERS_VIEW,
 )
+from execution_service.storage.mongo.opening import connect
+from execution_service.storage.mongo.store import MongoStore
+from execution_service.storage.ports.alerts import Alert
+from execution_service.storage.ports.commands import Command, CommandStatus, DeadLetter
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.leases import Lease, ProcessIdentity
+from execution_service.storage.ports.orders import CursorCommit, Told, Unsettled, VersionConflict
+from execution_service.storage.ports.views import View, ViewWrite
 from tests.builders import (
     NOW,
     accepted,
@@ -135,33 +138,33 @@ async def test_the_indexes_are_those_of_the_contract(store: MongoStore, server: 
         return {tuple(name for name, _ in index["key"]): index for index in found.values()}
 
     by_identity = ("signal_id", "leg_index", "purpose")
-    orders, confirmations = indexes(names.ORDERS), indexes(names.CONFIRMATIONS_VIEW)
+    orders, confirmations = indexes(ORDERS), indexes(CONFIRMATIONS_VIEW)
     assert orders[by_identity]["unique"]
     assert orders[("account_id", "client_order_id")]["unique"]
     assert "lookup" in {key[0] for key in orders}
     assert confirmations[by_identity]["unique"]
     assert {("submitted_at",), ("timestamp",)} <= set(confirmations)
-    of_positions = indexes(names.POSITIONS_VIEW)[("ledger_id",)]
+    of_positions = indexes(POSITIONS_VIEW)[("ledger_id",)]
     assert of_positions["unique"]
     assert dict(of_positions["partialFilterExpression"]) == {"status": "OPEN"}
-    of_discrepancies = indexes(names.DISCREPANCIES)[("place",)]
+    of_discrepancies = indexes(DISCREPANCIES)[("place",)]
     assert of_discrepancies["unique"]
     assert dict(of_discrepancies["partialFilterExpression"]) == {"state": "OPEN"}
-    assert ("signal_id",) in indexes(names.SIGNALS_VIEW)
-    assert ("order_id",) in indexes(names.TRADING_ORDERS_VIEW)
+    assert ("signal_id",) in indexes(SIGNALS_VIEW)
+    assert ("order_id",) in indexes(TRADING_ORDERS_VIEW)
 
 
 async def test_an_index_that_is_missing_is_made_at_the_next_opening(server: Server) -> None:
     await server.store("process-1")
-    server.collection(names.ORDERS).drop_index([("lookup", 1)])
-    server.collection(names.CONFIRMATIONS_VIEW).drop_indexes()
+    server.collection(ORDERS).drop_index([("lookup", 1)])
+    server.collection(CONFIRMATIONS_VIEW).drop_indexes()
     await server.store("process-2")
     orders, confirmations = (
         {
             tuple(field for field, _ in index["key"]): index
             for index in server.collection(n).index_information().values()
         }
-        for n in (names.ORDERS, names.CONFIRMATIONS_VIEW)
+        for n in (ORDERS, CONFIRMATIONS_VIEW)
     )
     assert ("lookup",) in orders
     assert confirmations[("signal_id", "leg_index", "purpose")]["unique"]
@@ -170,22 +173,22 @@ async def test_an_index_that_is_missing_is_made_at_the_next_opening(server: Serv
 
 async def test_indexes_that_are_there_are_not_made_again_whatever_their_names(server: Server, faults: Faults) -> None:
     await server.store("process-1")
-    server.collection(names.SIGNALS_VIEW).drop_indexes()
-    server.collection(names.SIGNALS_VIEW).create_index("signal_id", name="upstream")
+    server.collection(SIGNALS_VIEW).drop_indexes()
+    server.collection(SIGNALS_VIEW).create_index("signal_id", name="upstream")
     faults.refuse("create_index", times=99)
     await server.store("process-2", faults=faults)
 
 
 async def test_a_store_whose_records_cannot_be_kept_unique_is_not_used_and_says_why(server: Server) -> None:
     twins = [{"_id": n, "signal_id": "s", "leg_index": 0, "purpose": "ENTRY"} for n in (1, 2)]
-    server.collection(names.ORDERS).insert_many(twins)
+    server.collection(ORDERS).insert_many(twins)
     with pytest.raises(StoreUnavailable, match=r"execution_orders on .*signal_id.* cannot be made"):
         await server.store()
 
 
 async def test_an_index_for_speed_that_cannot_be_made_is_reported_and_missed(server: Server, faults: Faults) -> None:
     await server.store("process-1")
-    server.collection(names.ALERTS).drop_indexes()
+    server.collection(ALERTS).drop_indexes()
     faults.fail("create_index", OperationFailure("not authorized on trading", 13))
     with capture_logs() as logs:
         await server.store("process-2", faults=faults)
@@ -282,7 +285,7 @@ async def test_events_are_added_to_the_record(store: MongoStore) -> None:
 
 async def test_the_state_beside_the_events_follows_them(store: MongoStore, server: Server) -> None:
     about = await stored_after(store, submit_started(), accepted("B-7"), filled_by("f1", 40))
-    document = server.collection(names.ORDERS).find_one({"_id": about.order_id})
+    document = server.collection(ORDERS).find_one({"_id": about.order_id})
     assert (document["version"], len(document["events"])) == (3, 3)
     assert (document["status"], document["broker_order_id"]) == ("PARTIALLY_FILLED", "B-7")
     assert (document["filled_quantity"], document["account_id"]) == ("40", "acct-1")
@@ -307,7 +310,9 @@ async def test_an_old_version_is_refused_with_the_present_record(store: MongoSto
 async def test_the_record_shown_in_a_conflict_has_its_ledger_lines(store: MongoStore) -> None:
     about = await stored_after(store, filled_by("f1", 40))
     lines = {1: Line(1, 1, 1, Decimal("2.5"), Decimal(40))}
-    await store.strike([Strike(order_id=about.order_id, version=1, is_settled=False, world=1, lines=lines)])
+    await store.commit_cursors(
+        [CursorCommit(order_id=about.order_id, version=1, is_settled=False, world=1, lines=lines)]
+    )
     with pytest.raises(VersionConflict) as caught:
         await store.append(order(), [noted()])
     assert caught.value.current.told == Told(world=1, lines=lines)
@@ -540,7 +545,7 @@ async def test_a_foreign_record_in_the_way_is_reported_and_the_writer_goes_on(
     store: MongoStore, server: Server
 ) -> None:
     about = await stored_after(store)
-    server.collection(names.ORDERS).update_one({"_id": about.order_id}, {"$set": {"format": 99, "version": 5}})
+    server.collection(ORDERS).update_one({"_id": about.order_id}, {"$set": {"format": 99, "version": 5}})
     with pytest.raises(UnreadableRecord):
         await store.append(about, [submit_started()])
     (other,) = [numbered(9)]
@@ -554,7 +559,7 @@ async def test_a_client_id_that_another_order_has_is_refused_and_the_writer_goes
 ) -> None:
     about = await stored_after(store, submit_started(), doubted())
     clash = {"account_id": "acct-1", "client_order_id": about.identity.client_order_id(2)}
-    server.collection(names.ORDERS).insert_one({"_id": "foreign", "signal_id": "x", "lookup": [], **clash})
+    server.collection(ORDERS).insert_one({"_id": "foreign", "signal_id": "x", "lookup": [], **clash})
     outcomes = await asyncio.gather(
         store.append(about, [send_again_ordered()]), store.insert_orders([numbered(4)]), return_exceptions=True
     )
@@ -616,8 +621,8 @@ async def test_found_orders_come_in_the_order_of_their_arrival(store: MongoStore
 DONE = (submit_started(), accepted(), filled_by("f1", 100))
 
 
-def strike(about: Order, **changes: Any) -> Strike:
-    usual = Strike(order_id=about.order_id, version=about.version, is_settled=about.status.is_final)
+def cursor_commit(about: Order, **changes: Any) -> CursorCommit:
+    usual = CursorCommit(order_id=about.order_id, version=about.version, is_settled=about.status.is_final)
     return replace(usual, **changes)
 
 
@@ -632,7 +637,7 @@ async def is_unsettled(store: MongoStore, about: Order) -> bool:
 
 async def test_a_final_order_that_owes_nothing_is_settled(store: MongoStore) -> None:
     about = await stored_after(store, *DONE)
-    await store.strike([strike(about, world=3, people=3)])
+    await store.commit_cursors([cursor_commit(about, world=3, people=3)])
     assert not await is_unsettled(store, about)
     assert await told(store, about) == Told(world=3, people=3)
 
@@ -641,7 +646,7 @@ async def test_a_record_that_no_update_fits_any_more_stops_no_other(store: Mongo
     spoilt, sound = await inserted(store, 2)
     server.collection("execution_orders").update_one({"_id": spoilt.order_id}, {"$set": {"told": "gone"}})
     async with asyncio.timeout(20):
-        await store.strike([strike(spoilt, world=0, people=0), strike(sound, world=0, people=0)])
+        await store.commit_cursors([cursor_commit(spoilt, world=0, people=0), cursor_commit(sound, world=0, people=0)])
         await store.append(sound, (submit_started(),))
     assert (await loaded(store, sound)).version == 1
 
@@ -652,7 +657,7 @@ async def test_lines_that_go_with_nothing_that_stands_there_are_no_outage(store:
     await store.keep_lines({about.order_id: lines})
     faults.fail("update_one", WriteError("Cannot create field '3' in element {lines: \"gone\"}", 28))
     with pytest.raises(UnreadableRecord):
-        await store.strike([strike(about, world=3, people=3, lines=lines)])
+        await store.commit_cursors([cursor_commit(about, world=3, people=3, lines=lines)])
     assert await is_unsettled(store, about)
 
 
@@ -660,49 +665,48 @@ async def test_lines_that_go_with_nothing_that_stands_there_are_no_outage(store:
 async def test_world_and_people_may_be_told_in_either_order(store: MongoStore, first: str) -> None:
     second = "people" if first == "world" else "world"
     about = await stored_after(store, *DONE)
-    await store.strike([strike(about, **{first: 3})])
+    await store.commit_cursors([cursor_commit(about, **{first: 3})])
     assert await is_unsettled(store, about)
-    await store.strike([strike(about, **{second: 3})])
+    await store.commit_cursors([cursor_commit(about, **{second: 3})])
     assert not await is_unsettled(store, about)
     assert await told(store, about) == Told(world=3, people=3)
 
 
 async def test_a_record_is_settled_when_every_cursor_has_reached_its_version(store: MongoStore) -> None:
     about = await stored_after(store, *DONE)
-    await store.strike([strike(about, world=3, people=3, others={"ledger": 2})])
+    await store.commit_cursors([cursor_commit(about, world=3, people=3, others={"ledger": 2})])
     assert await is_unsettled(store, about)
     assert await told(store, about) == Told(world=3, people=3, others={"ledger": 2})
-    await store.strike([strike(about, world=1, people=1, others={"ledger": 3})])
+    await store.commit_cursors([cursor_commit(about, world=1, people=1, others={"ledger": 3})])
     assert await is_unsettled(store, about), "one commit has to find all of them there"
     assert await told(store, about) == Told(world=3, people=3, others={"ledger": 3})
-    await store.strike([strike(about, world=3, people=3, others={"ledger": 3})])
+    await store.commit_cursors([cursor_commit(about, world=3, people=3, others={"ledger": 3})])
     assert not await is_unsettled(store, about)
 
 
 async def test_a_cursor_that_a_record_does_not_have_stands_where_world_does(store: MongoStore) -> None:
     """Of a version that did not know it; the first commit of one that does states it."""
     about = await stored_after(store, *DONE)
-    await store.strike([strike(about, is_settled=False, world=2, people=1)])
+    await store.commit_cursors([cursor_commit(about, is_settled=False, world=2, people=1)])
     before = await told(store, about)
     assert (before.at("ledger"), before.at("people"), before.lowest) == (2, 1, 1)
-    await store.strike([strike(about, is_settled=False, world=2, people=1, others={"ledger": 2})])
-    await store.strike([strike(about, is_settled=False, world=3, people=1)])
+    await store.commit_cursors([cursor_commit(about, is_settled=False, world=2, people=1, others={"ledger": 2})])
+    await store.commit_cursors([cursor_commit(about, is_settled=False, world=3, people=1)])
     assert (await told(store, about)).at("ledger") == 2
 
 
 async def test_one_strike_that_fails_is_said_and_leaves_the_others_made(store: MongoStore) -> None:
     about = await stored_after(store, *DONE)
-    missing = replace(strike(about, world=3, people=3), order_id="nowhere")
-    await store.strike([missing, strike(about, world=3, people=3)])
+    missing = replace(cursor_commit(about, world=3, people=3), order_id="nowhere")
+    await store.commit_cursors([missing, cursor_commit(about, world=3, people=3)])
     assert not await is_unsettled(store, about)
-    (spoilt,) = store.newly_spoilt()
-    assert "'nowhere'" in spoilt.words
+    assert ["'nowhere'" in unreadable.words for unreadable in store.newly_unreadable()] == [True]
 
 
 async def test_an_order_that_has_moved_on_stays_unsettled(store: MongoStore) -> None:
     about = await stored_after(store, *DONE)
     moved = await store.append(about, [busted("f1")])
-    await store.strike([strike(about, world=3, people=3)])
+    await store.commit_cursors([cursor_commit(about, world=3, people=3)])
     assert await is_unsettled(store, about)
     assert await told(store, about) == Told(world=3, people=3)
     assert await loaded(store, about) == moved
@@ -710,32 +714,32 @@ async def test_an_order_that_has_moved_on_stays_unsettled(store: MongoStore) -> 
 
 async def test_a_settled_order_owes_again_after_news(store: MongoStore) -> None:
     about = await stored_after(store, *DONE)
-    await store.strike([strike(about, world=3, people=3)])
+    await store.commit_cursors([cursor_commit(about, world=3, people=3)])
     moved = await store.append(about, [busted("f1")])
     assert await is_unsettled(store, about)
     again = await store.append(moved, [filled_by("f2", 100)])
-    await store.strike([strike(again, world=5, people=5)])
+    await store.commit_cursors([cursor_commit(again, world=5, people=5)])
     assert not await is_unsettled(store, about)
 
 
 async def test_a_note_on_a_settled_order_makes_it_unsettled(store: MongoStore) -> None:
     about = await stored_after(store, *DONE)
-    await store.strike([strike(about, world=3, people=3)])
+    await store.commit_cursors([cursor_commit(about, world=3, people=3)])
     await store.append(about, [noted()])
     assert await is_unsettled(store, about)
 
 
 async def test_a_late_strike_takes_nothing_back(store: MongoStore) -> None:
     about = await stored_after(store, *DONE)
-    await store.strike([strike(about, is_settled=False, world=3)])
-    await store.strike([strike(about, is_settled=False, world=2)])
+    await store.commit_cursors([cursor_commit(about, is_settled=False, world=3)])
+    await store.commit_cursors([cursor_commit(about, is_settled=False, world=2)])
     assert (await told(store, about)).world == 3
 
 
 async def test_a_repeated_settling_is_harmless(store: MongoStore) -> None:
     about = await stored_after(store, *DONE)
     for _ in range(2):
-        await store.strike([strike(about, world=3, people=3)])
+        await store.commit_cursors([cursor_commit(about, world=3, people=3)])
     assert not await is_unsettled(store, about)
 
 
@@ -743,7 +747,7 @@ async def test_a_repeated_settling_is_harmless(store: MongoStore) -> None:
 async def test_a_strike_with_an_unclear_answer_settles(store: MongoStore, faults: Faults, fault: str) -> None:
     about = await stored_after(store, *DONE)
     (faults.lose_answer if fault == "lost" else faults.refuse)("update_one")
-    await store.strike([strike(about, world=3, people=3)])
+    await store.commit_cursors([cursor_commit(about, world=3, people=3)])
     assert faults.left == 0
     assert not await is_unsettled(store, about)
 
@@ -753,7 +757,7 @@ async def test_many_strikes_and_appends_wait_together(store: MongoStore) -> None
     done = await asyncio.gather(*(store.append(o, DONE) for o in orders))
     late = done[::4]
     await asyncio.gather(
-        store.strike([strike(o, world=3, people=3) for o in done]),
+        store.commit_cursors([cursor_commit(o, world=3, people=3) for o in done]),
         *(store.append(o, [noted()]) for o in late),
     )
     assert {s.order.order_id for s in await store.open_orders()} == {o.order_id for o in late}
@@ -764,9 +768,9 @@ async def test_ledger_lines_are_kept_with_the_strike_and_grow(store: MongoStore)
     about = await stored_after(store, submit_started(), accepted(), filled_by("f1", 40), filled_by("f2", 60))
     first = {3: Line(3, 1, 1, Decimal(0))}
     both = first | {4: Line(4, 2, 1, Decimal("-0.10"), Decimal(60))}
-    await store.strike([strike(about, is_settled=False, world=3, lines=first)])
+    await store.commit_cursors([cursor_commit(about, is_settled=False, world=3, lines=first)])
     assert (await told(store, about)).lines == first
-    await store.strike([strike(about, world=4, people=4, lines=both)])
+    await store.commit_cursors([cursor_commit(about, world=4, people=4, lines=both)])
     assert await told(store, about) == Told(world=4, people=4, lines=both)
     assert (await told(store, about)).realized_pnl == Decimal("-0.1")
 
@@ -775,7 +779,7 @@ async def test_lines_of_an_order_are_read_before_its_delivery_is_struck_out(stor
     """As after a death between the two writes of one strike."""
     about = await stored_after(store, submit_started(), accepted(), filled_by("f1", 100))
     lines = {3: Line(3, 1, 1, Decimal(0))}
-    store._keep_lines({about.order_id: lines})
+    await store.keep_lines({about.order_id: lines})
     assert (await told(store, about)) == Told(lines=lines)
     assert await store.ledger_lines([about.order_id, "other"]) == {about.order_id: lines}
 
@@ -946,7 +950,7 @@ async def test_a_finished_cancel_holds_until_its_time_is_over(store: MongoStore)
 async def test_a_refused_command_is_kept_but_does_not_come_back(store: MongoStore, server: Server) -> None:
     await store.insert_command(command(status=CommandStatus.REFUSED, outcome="unreadable"))
     assert await store.commands(now=NOW) == []
-    assert server.collection(names.COMMANDS).find_one({"_id": "msg-1"})["outcome"] == "unreadable"
+    assert server.collection(COMMANDS).find_one({"_id": "msg-1"})["outcome"] == "unreadable"
 
 
 async def test_commands_come_in_the_order_of_their_arrival(store: MongoStore) -> None:
@@ -1013,7 +1017,7 @@ async def test_a_repeated_dead_letter_is_one(store: MongoStore, server: Server) 
 
     await store.insert_dead_letters([letter("1", "first"), letter("1", "again"), letter("2", "other")])
     await store.insert_dead_letters([letter("2", "again"), letter("3", "new")])
-    found = {d["_id"]: d["reason"] for d in server.collection(names.DEAD_LETTERS).find()}
+    found = {d["_id"]: d["reason"] for d in server.collection(DEAD_LETTERS).find()}
     assert found == {"1": "first", "2": "other", "3": "new"}
     assert await store.dead_letter("4") is None
 
@@ -1021,30 +1025,30 @@ async def test_a_repeated_dead_letter_is_one(store: MongoStore, server: Server) 
 # --- alarms ---------------------------------------------------------------------------------------------------------
 
 
-def alarm(**changes: Any) -> Alarm:
-    return replace(Alarm(alarm_id="a1", kind="dead_letter", text="one", count=1, first_at=NOW), **changes)
+def alert(**changes: Any) -> Alert:
+    return replace(Alert(alert_id="a1", kind="dead_letter", text="one", count=1, first_at=NOW), **changes)
 
 
 async def test_alarms_of_one_id_are_counted_together(store: MongoStore) -> None:
-    await store.raise_alarm(alarm())
-    await store.raise_alarm(alarm(text="two", count=2, first_at=at(5)))
-    assert await store.unsent_alarms() == [alarm(text="two", count=3)]
+    await store.raise_alert(alert())
+    await store.raise_alert(alert(text="two", count=2, first_at=at(5)))
+    assert await store.unsent_alerts() == [alert(text="two", count=3)]
 
 
 async def test_a_sent_alarm_does_not_come_back(store: MongoStore, server: Server) -> None:
-    await store.raise_alarm(alarm())
-    await store.raise_alarm(alarm(alarm_id="a0", first_at=at(1)))
-    first, second = await store.unsent_alarms()
-    assert [first.alarm_id, second.alarm_id] == ["a1", "a0"]
-    await store.alarm_sent(first, at(9))
-    assert await store.unsent_alarms() == [second]
-    assert server.collection(names.ALERTS).find_one({"_id": "a1"})["sent_count"] == 1
+    await store.raise_alert(alert())
+    await store.raise_alert(alert(alert_id="a0", first_at=at(1)))
+    first, second = await store.unsent_alerts()
+    assert [first.alert_id, second.alert_id] == ["a1", "a0"]
+    await store.alert_sent(first, at(9))
+    assert await store.unsent_alerts() == [second]
+    assert server.collection(ALERTS).find_one({"_id": "a1"})["sent_count"] == 1
 
 
 async def test_alarms_of_two_processes_at_once_are_counted_together(server: Server) -> None:
     stores = [await server.store(f"process-{n}") for n in range(2)]
-    await asyncio.gather(*(s.raise_alarm(alarm()) for s in stores for _ in range(5)))
-    assert await stores[0].unsent_alarms() == [alarm(count=10)]
+    await asyncio.gather(*(s.raise_alert(alert()) for s in stores for _ in range(5)))
+    assert await stores[0].unsent_alerts() == [alert(count=10)]
 
 
 # --- the ledger -----------------------------------------------------------------------------------------------------
@@ -1113,24 +1117,24 @@ def seen(server: Server, collection: str) -> dict[Any, Any]:
 async def test_a_view_is_made_and_only_moves_forward(store: MongoStore, server: Server, is_probably_new: bool) -> None:
     for number in (3, 2, 5, 5, 4):
         await store.write_views([confirmation("e1", number, is_probably_new=is_probably_new)])
-    assert seen(server, names.CONFIRMATIONS_VIEW) == {"e1": 5}
-    assert server.collection(names.CONFIRMATIONS_VIEW).find_one()["event_number"] == 5
+    assert seen(server, CONFIRMATIONS_VIEW) == {"e1": 5}
+    assert server.collection(CONFIRMATIONS_VIEW).find_one()["event_number"] == 5
 
 
 async def test_the_same_number_changes_nothing_unless_it_is_a_repair(store: MongoStore, server: Server) -> None:
     await store.write_views([confirmation("e1", 3)])
     other = {**confirmation("e1", 3).changes, "seen": "again"}
     await store.write_views([replace(confirmation("e1", 3), changes=other)])
-    assert seen(server, names.CONFIRMATIONS_VIEW) == {"e1": 3}
+    assert seen(server, CONFIRMATIONS_VIEW) == {"e1": 3}
     await store.write_views([replace(confirmation("e1", 3), changes=other, rewrites=True)])
-    assert seen(server, names.CONFIRMATIONS_VIEW) == {"e1": "again"}
+    assert seen(server, CONFIRMATIONS_VIEW) == {"e1": "again"}
 
 
 async def test_old_and_new_documents_may_be_written_together(store: MongoStore, server: Server) -> None:
     await store.write_views([confirmation(f"e{n}", 5) for n in range(4)])
     mixed = [confirmation(f"e{n}", 4 + n % 3, is_probably_new=n % 2 == 0) for n in range(8)]
     await store.write_views(mixed)
-    assert seen(server, names.CONFIRMATIONS_VIEW) == {f"e{n}": max(5 if n < 4 else 0, 4 + n % 3) for n in range(8)}
+    assert seen(server, CONFIRMATIONS_VIEW) == {f"e{n}": max(5 if n < 4 else 0, 4 + n % 3) for n in range(8)}
 
 
 async def test_a_view_written_by_two_at_once_ends_with_the_later_number(server: Server) -> None:
@@ -1138,7 +1142,7 @@ async def test_a_view_written_by_two_at_once_ends_with_the_later_number(server: 
     for round_ in range(10):
         writes = [confirmation(f"e{round_}", number) for number in (1, 2)]
         await asyncio.gather(*(s.write_views([w]) for s, w in zip(stores, writes, strict=True)))
-    assert seen(server, names.CONFIRMATIONS_VIEW) == {f"e{n}": 2 for n in range(10)}
+    assert seen(server, CONFIRMATIONS_VIEW) == {f"e{n}": 2 for n in range(10)}
 
 
 async def test_a_document_made_at_the_same_moment_with_an_older_number_is_overtaken(
@@ -1150,7 +1154,7 @@ async def test_a_document_made_at_the_same_moment_with_an_older_number_is_overta
     faults.fail("bulk_write", BulkWriteError({"writeErrors": refusals, "writeConcernErrors": []}))
     await store.write_views([confirmation("e1", 2), confirmation("e2", 2)])
     assert faults.left == 0
-    assert seen(server, names.CONFIRMATIONS_VIEW) == {"e1": 2, "e2": 9}
+    assert seen(server, CONFIRMATIONS_VIEW) == {"e1": 2, "e2": 9}
 
 
 @pytest.mark.parametrize("is_probably_new", [False, True])
@@ -1158,28 +1162,28 @@ async def test_a_clash_with_another_document_is_not_swallowed_and_hinders_no_oth
     store: MongoStore, server: Server, is_probably_new: bool
 ) -> None:
     foreign = {"_id": "theirs", "signal_id": "s", "leg_index": 0, "purpose": "ENTRY"}
-    server.collection(names.CONFIRMATIONS_VIEW).insert_one(foreign)
+    server.collection(CONFIRMATIONS_VIEW).insert_one(foreign)
     clash = confirmation("ours", 1, of=identity("s"), is_probably_new=is_probably_new)
     with pytest.raises(BulkWriteError):
         await store.write_views([confirmation("e1", 1), clash, confirmation("e2", 1)])
-    assert seen(server, names.CONFIRMATIONS_VIEW) == {"theirs": None, "e1": 1, "e2": 1}
+    assert seen(server, CONFIRMATIONS_VIEW) == {"theirs": None, "e1": 1, "e2": 1}
 
 
 async def test_a_clash_that_lasts_is_left_as_it_is_and_said_once(store: MongoStore, server: Server) -> None:
     foreign = {"_id": "theirs", "signal_id": "s", "leg_index": 0, "purpose": "ENTRY"}
-    server.collection(names.CONFIRMATIONS_VIEW).insert_one(foreign)
+    server.collection(CONFIRMATIONS_VIEW).insert_one(foreign)
     clash = confirmation("ours", 1, of=identity("s"))
     for _ in range(4):
         with pytest.raises(BulkWriteError):
             await store.write_views([clash])
     for number in range(3):
         await store.write_views([confirmation(f"e{number}", 1), clash])
-    assert seen(server, names.CONFIRMATIONS_VIEW) == {"theirs": None, "e0": 1, "e1": 1, "e2": 1}
-    (spoilt,) = store.newly_spoilt()
-    assert "execution_confirmations ours" in spoilt.words
-    server.collection(names.CONFIRMATIONS_VIEW).delete_one({"_id": "theirs"})
+    assert seen(server, CONFIRMATIONS_VIEW) == {"theirs": None, "e0": 1, "e1": 1, "e2": 1}
+    (unreadable,) = store.newly_unreadable()
+    assert "execution_confirmations ours" in unreadable.words
+    server.collection(CONFIRMATIONS_VIEW).delete_one({"_id": "theirs"})
     await store.write_views([clash])
-    assert seen(server, names.CONFIRMATIONS_VIEW)["ours"] == 1
+    assert seen(server, CONFIRMATIONS_VIEW)["ours"] == 1
 
 
 @pytest.mark.parametrize("theirs", ["text", [1], 5])
@@ -1195,17 +1199,17 @@ async def test_a_document_of_others_that_takes_no_update_holds_up_no_other(
         "execution_reflects": theirs,
         "exit_signals": theirs,
     }
-    server.collection(names.SIGNALS_VIEW).insert_one(document)
+    server.collection(SIGNALS_VIEW).insert_one(document)
     sound = replace(write, document_id=HexId("a" * 24))
     for _ in range(2):
         await store.write_views([write, sound])
         await store.write_views([replace(write, number_field=None, adds_to_sets={"exit_signals": HexId("b" * 24)})])
-    assert server.collection(names.SIGNALS_VIEW).find_one({"_id": with_ids(sound.document_id)})["execution_reflects"]
-    assert len(store.newly_spoilt()) == 1
+    assert server.collection(SIGNALS_VIEW).find_one({"_id": with_ids(sound.document_id)})["execution_reflects"]
+    assert len(store.newly_unreadable()) == 1
 
 
 async def test_signals_of_others_that_make_no_sense_hide_none_that_do(store: MongoStore, server: Server) -> None:
-    server.collection(names.SIGNALS_VIEW).insert_many(
+    server.collection(SIGNALS_VIEW).insert_many(
         [{"_id": 1, "signal_id": ["a", "b"]}, {"_id": {"x": 1}, "signal_id": "b"}, {"_id": "mine", "signal_id": "a"}]
     )
     assert await store.signal_documents(["a", "b"]) == {"a": "mine"}
@@ -1227,7 +1231,7 @@ async def test_there_is_one_open_position_of_a_key(store: MongoStore, server: Se
     with pytest.raises(BulkWriteError):
         await store.write_views([position("pos_2", 2)])
     await store.write_views([position("pos_3", 1, ledger_id="led_2")])
-    assert seen(server, names.POSITIONS_VIEW) == {"pos_1": 1, "pos_3": 1}
+    assert seen(server, POSITIONS_VIEW) == {"pos_1": 1, "pos_3": 1}
 
 
 @pytest.mark.parametrize("is_probably_new", [False, True])
@@ -1236,7 +1240,7 @@ async def test_a_flip_closes_before_it_opens_in_whatever_order_it_is_given(
 ) -> None:
     await store.write_views([position("pos_1", 1)])
     await store.write_views([position("pos_2", 2, is_probably_new=is_probably_new), position("pos_1", 2, "CLOSED")])
-    found = {d["_id"]: d["status"] for d in server.collection(names.POSITIONS_VIEW).find()}
+    found = {d["_id"]: d["status"] for d in server.collection(POSITIONS_VIEW).find()}
     assert found == {"pos_1": "CLOSED", "pos_2": "OPEN"}
 
 
@@ -1246,19 +1250,19 @@ async def test_an_old_open_position_that_offends_against_both_indexes_is_benign(
     """It clashes with its own `_id` and with the open position of today, and servers name either."""
     await store.write_views([position("pos_1", 5, "CLOSED"), position("pos_2", 5)])
     await store.write_views([position("pos_1", 3), position("pos_2", 4)])
-    assert seen(server, names.POSITIONS_VIEW) == {"pos_1": 5, "pos_2": 5}
+    assert seen(server, POSITIONS_VIEW) == {"pos_1": 5, "pos_2": 5}
 
 
 async def test_a_closed_position_may_be_open_again(store: MongoStore, server: Server) -> None:
     for number, status in ((1, "OPEN"), (2, "CLOSED"), (3, "OPEN")):
         await store.write_views([position("pos_1", number, status)])
-    assert server.collection(names.POSITIONS_VIEW).find_one()["status"] == "OPEN"
+    assert server.collection(POSITIONS_VIEW).find_one()["status"] == "OPEN"
 
 
 async def test_what_belongs_to_others_is_changed_but_never_made(store: MongoStore, server: Server) -> None:
     write = ViewWrite(View.TRADING_ORDERS, "up-1", {"status": "FILLED"}, creates=False, match_field="order_id")
     await store.write_views([write])
-    orders = server.collection(names.TRADING_ORDERS_VIEW)
+    orders = server.collection(TRADING_ORDERS_VIEW)
     assert list(orders.find()) == []
     orders.insert_one({"_id": 7, "order_id": "up-1", "status": "PENDING", "price": 1.5})
     await store.write_views([write])
@@ -1266,7 +1270,7 @@ async def test_what_belongs_to_others_is_changed_but_never_made(store: MongoStor
 
 
 async def test_an_accounts_positions_are_replaced_as_a_whole(store: MongoStore, server: Server) -> None:
-    accounts = server.collection(names.TRADING_ACCOUNTS_VIEW)
+    accounts = server.collection(TRADING_ACCOUNTS_VIEW)
     assert not await store.has_trading_account("acct-1")
     write = ViewWrite(View.TRADING_ACCOUNTS, "acct-1", {"open_positions": [{"quantity": 1.0}]}, creates=False)
     await store.write_views([write])
@@ -1284,7 +1288,7 @@ def signal(execution: Any, number: int, cause: str = "ord_a", **changes: Any) ->
 
 
 async def test_a_signals_execution_that_is_null_takes_the_whole_object(store: MongoStore, server: Server) -> None:
-    signals = server.collection(names.SIGNALS_VIEW)
+    signals = server.collection(SIGNALS_VIEW)
     write = signal({"status": "FILLED"}, 3)
     theirs = with_ids(write.document_id)
     signals.insert_one({"_id": theirs, "signal_id": "s", "execution": None, "exit_signals": [], "own": 1})
@@ -1301,13 +1305,13 @@ async def test_a_signal_keeps_one_number_for_each_order_that_it_reflects(
     await store.write_views([signal(1, 5, is_probably_new=is_probably_new)])
     await store.write_views([signal(2, 2, "ord_b", is_probably_new=is_probably_new)])
     await store.write_views([signal(3, 4, is_probably_new=is_probably_new)])
-    (found,) = server.collection(names.SIGNALS_VIEW).find()
+    (found,) = server.collection(SIGNALS_VIEW).find()
     assert (found["execution"], found["execution_reflects"]) == (2, {"ord_a": 5, "ord_b": 2})
 
 
 async def test_two_legs_that_make_one_signals_document_together_both_get_in(store: MongoStore, server: Server) -> None:
     await store.write_views([signal(1, 1, is_probably_new=True), signal(1, 1, "ord_b", is_probably_new=True)])
-    (found,) = server.collection(names.SIGNALS_VIEW).find()
+    (found,) = server.collection(SIGNALS_VIEW).find()
     assert found["execution_reflects"] == {"ord_a": 1, "ord_b": 1}
 
 
@@ -1315,7 +1319,7 @@ async def test_an_exits_signal_is_named_once_in_its_entry(store: MongoStore, ser
     adds = {"exit_signals": HexId("f" * 24)}
     for number in (1, 2):
         await store.write_views([signal(number, number, "ord_exit", adds_to_sets=adds)])
-    (found,) = server.collection(names.SIGNALS_VIEW).find()
+    (found,) = server.collection(SIGNALS_VIEW).find()
     assert found["exit_signals"] == [with_ids(HexId("f" * 24))]
 
 
@@ -1334,7 +1338,7 @@ async def test_views_whose_answer_was_lost_may_be_written_again(
     with pytest.raises(StoreUnavailable):
         await store.write_views(writes)
     await store.write_views(writes)
-    assert seen(server, names.CONFIRMATIONS_VIEW) == {"e1": 1, "e2": 1}
+    assert seen(server, CONFIRMATIONS_VIEW) == {"e1": 1, "e2": 1}
 
 
 # --- durability -----------------------------------------------------------------------------------------------------
@@ -1349,11 +1353,11 @@ async def test_what_was_acknowledged_is_there_after_the_server_was_killed(tmp_pa
         after = await asyncio.gather(*(store.append(o, DONE) for o in orders))
         alone = await store.append(after[0], [noted("alone")])
         lines = {3: Line(3, 1, 1, Decimal("1.5"))}
-        await store.strike([strike(after[1], world=3, people=3, lines=lines)])
+        await store.commit_cursors([cursor_commit(after[1], world=3, people=3, lines=lines)])
         await store.save_ledgers([ledger()])
         await store.write_views([confirmation("e1", 1), position("pos_1", 1)])
         await store.insert_command(command())
-        await store.raise_alarm(alarm())
+        await store.raise_alert(alert())
     finally:
         process.kill()
     again = SecantusProcess(tmp_path / "data")
@@ -1365,10 +1369,10 @@ async def test_what_was_acknowledged_is_there_after_the_server_was_killed(tmp_pa
         assert not await is_unsettled(store, after[1])
         assert await told(store, after[1]) == Told(world=3, people=3, lines=lines)
         assert await store.ledgers([ledger().key]) == {ledger().key: ledger()}
-        assert seen(reopened, names.CONFIRMATIONS_VIEW) == {"e1": 1}
-        assert seen(reopened, names.POSITIONS_VIEW) == {"pos_1": 1}
+        assert seen(reopened, CONFIRMATIONS_VIEW) == {"e1": 1}
+        assert seen(reopened, POSITIONS_VIEW) == {"pos_1": 1}
         assert await store.commands(now=NOW) == [command()]
-        assert await store.unsent_alarms() == [alarm()]
+        assert await store.unsent_alerts() == [alert()]
         await reopened.close()
     finally:
         again.kill()
@@ -1431,7 +1435,7 @@ async def test_discrepancy_is_brought_up_to_date_and_closed_for_good(store: Mong
     assert await store.open_discrepancies("acct-1") == []
     await store.save_discrepancy(changed)
     assert await store.open_discrepancies("acct-1") == []
-    (document,) = server.collection(names.DISCREPANCIES).find()
+    (document,) = server.collection(DISCREPANCIES).find()
     assert document["state"] == "CLOSED"
 
 
@@ -1441,13 +1445,13 @@ async def test_closed_discrepancy_that_comes_back_is_a_new_one(store: MongoStore
     again = differing(seconds=3600)
     assert await store.insert_discrepancy(again)
     assert await store.open_discrepancies("acct-1") == [again]
-    assert server.collection(names.DISCREPANCIES).count_documents({}) == 2
+    assert server.collection(DISCREPANCIES).count_documents({}) == 2
 
 
 async def test_discrepancy_that_cannot_be_read_does_not_hide_the_others(store: MongoStore, server: Server) -> None:
     await store.insert_discrepancy(differing())
     await store.insert_discrepancy(differing(subject="SPY"))
-    server.collection(names.DISCREPANCIES).update_one({"finding.subject": "AAPL"}, {"$set": {"format": 99}})
+    server.collection(DISCREPANCIES).update_one({"finding.subject": "AAPL"}, {"$set": {"format": 99}})
     assert await store.open_discrepancies("acct-1") == [differing(subject="SPY")]
 
 

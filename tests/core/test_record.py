@@ -313,5 +313,5 @@ def test_half_a_character_is_kept_in_the_form_in_which_it_is_stored() -> None:
     assert as_stored(filled_by("f\udfff")).fill.fill_id == "f\\udfff"
     clean = Rejected(at=NOW, reason=Reason(ReasonCode.BROKER_REJECTED, "kein Geld für Öl \U0001f600"))
     assert as_stored(clean) is clean
-    spoilt = order(events=(as_stored(Rejected(at=NOW, reason=words)),))
-    assert order_from_document(order_to_document(spoilt)) == spoilt
+    unreadable = order(events=(as_stored(Rejected(at=NOW, reason=words)),))
+    assert order_from_document(order_to_document(unreadable)) == unreadable

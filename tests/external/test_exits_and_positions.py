@@ -88,7 +88,7 @@ def texts_of(people: SimulatedTelegram) -> list[str]:
 def alerted(desk: Desk, *parts: str) -> bool:
     """Whether one alert about a difference says all of it, whenever Telegram lets it pass."""
     with desk.service.database() as db:
-        texts = [str(alarm) for alarm in db["execution_alerts"].find({"kind": {"$regex": "^discrepancy:"}})]
+        texts = [str(alert) for alert in db["execution_alerts"].find({"kind": {"$regex": "^discrepancy:"}})]
     return any(all(part in text for part in parts) for text in texts)
 
 

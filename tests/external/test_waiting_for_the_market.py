@@ -90,7 +90,7 @@ def state(venue: Any) -> dict[str, Any]:
 
 def told(desk: Desk, words: str) -> list[str]:
     with desk.service.database() as db:
-        return [alarm["text"] for alarm in db["execution_alerts"].find() if words in alarm["text"]]
+        return [alert["text"] for alert in db["execution_alerts"].find() if words in alert["text"]]
 
 
 def execctl(desk: Desk, *arguments: str) -> list[dict[str, Any]]:

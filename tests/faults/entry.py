@@ -43,12 +43,12 @@ FIGURES = ("beats", "over_100_ms", "work_over_100_ms", "longest_ms", "longest_wo
 STORE_WRITES = (
     "insert_orders",
     "append",
-    "strike",
+    "commit_cursors",
     "insert_command",
     "finish_command",
     "insert_dead_letters",
-    "raise_alarm",
-    "alarm_sent",
+    "raise_alert",
+    "alert_sent",
     "save_ledgers",
     "write_views",
 )

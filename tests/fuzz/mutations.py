@@ -111,7 +111,7 @@ class Mutator:
         if luck.random() < 0.06:
             text = self._repeated_name(text)
         data = text.encode("utf-8", "surrogatepass")
-        return self._spoilt(data) if luck.random() < 0.25 else data
+        return self._unreadable(data) if luck.random() < 0.25 else data
 
     def value(self) -> Any:
         luck = self._luck
@@ -165,7 +165,7 @@ class Mutator:
         extra = f"{json.dumps(self._luck.choice(FIELD_NAMES))}:{text_of(self.value())}"
         return f"{{{extra},{text[1:]}"
 
-    def _spoilt(self, data: bytes) -> bytes:
+    def _unreadable(self, data: bytes) -> bytes:
         luck = self._luck
         match luck.randrange(9):
             case 0:

@@ -11,7 +11,7 @@ from execution_service.core.adoption.plan import plan
 from execution_service.core.adoption.records import Plan, Refused, Wish, adoption_id, read_wish
 from execution_service.core.orders.order import Order
 from execution_service.core.views.record import plan_to_document
-from execution_service.storage.ports import Command
+from execution_service.storage.ports.commands import Command
 from tests.builders import amount
 from tests.fakes import ACCOUNT, World
 

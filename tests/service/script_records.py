@@ -12,9 +12,9 @@ from execution_service.core.orders.order import Order
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey
 from execution_service.core.positions.position import Position
 from execution_service.core.views.record import ledger_to_document, order_to_document
-from execution_service.storage.mongo import store as collections
 from execution_service.storage.mongo.documents import lease_to_document
-from execution_service.storage.ports import Lease
+from execution_service.storage.mongo.names import LEASES, ORDERS, POSITIONS, UNSETTLED
+from execution_service.storage.ports.leases import Lease
 from execution_service.storage.reader import DeskView
 from tests.builders import NOW, instrument
 
@@ -32,8 +32,8 @@ class Records:
         number = order.version if told is None else told
         is_settled = order.status.is_final and number >= order.version
         document = order_to_document(order)
-        document["lookup"] += [] if is_settled else [collections.UNSETTLED]
-        self.db[collections.ORDERS].insert_one(document | {"told": {"world": number, "people": number}})
+        document["lookup"] += [] if is_settled else [UNSETTLED]
+        self.db[ORDERS].insert_one(document | {"told": {"world": number, "people": number}})
         return order
 
     def lease(self, desk: str, renewed_at: datetime) -> None:
@@ -48,10 +48,10 @@ class Records:
             taken_at=NOW,
             renewed_at=renewed_at,
         )
-        self.db[collections.LEASES].insert_one(lease_to_document(lease))
+        self.db[LEASES].insert_one(lease_to_document(lease))
 
     def hold(self, account_id: str) -> None:
         held = Position(quantity=Decimal(5), cost=Decimal(50))
         key = LedgerKey(account_id=account_id, strategy="momentum", instrument_key="AAPL|STOCK")
         entry = LedgerEntry(key=key, instrument=instrument(), position=held)
-        self.db[collections.POSITIONS].insert_one(ledger_to_document(entry))
+        self.db[POSITIONS].insert_one(ledger_to_document(entry))

@@ -157,7 +157,7 @@ async def test_what_a_person_says_is_kept_and_corrects_every_amount(tmp_path: Pa
         assert (position["status"], position["realized_pnl"]) == ("CLOSED", 1500.0)
 
 
-@pytest.mark.parametrize("point", ["append", "strike", "save_ledgers", "keep_lines", "write_views"])
+@pytest.mark.parametrize("point", ["append", "commit_cursors", "save_ledgers", "keep_lines", "write_views"])
 async def test_a_mending_that_was_broken_off_is_done_by_the_next(tmp_path: Path, point: str) -> None:
     async with world_of(tmp_path) as world:
         load(world)

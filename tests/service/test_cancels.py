@@ -15,7 +15,7 @@ from brokers.paper.words import Action, Fault, Market, Operation
 from execution_service.control.commands import _came_after
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import ReasonCode, Status
-from execution_service.storage.ports import Command
+from execution_service.storage.ports.commands import Command
 from execution_service.trading.trader import TradingRules
 from tests.builders import order
 from tests.fakes import ACCOUNT, World, world_of

@@ -24,7 +24,9 @@ from execution_service.delivery.dispatch import Delivery
 from execution_service.delivery.party import Party
 from execution_service.delivery.stream import ANSWER_SECONDS, NotDelivered, Owed
 from execution_service.recording.live import LiveOrder, LiveOrders
-from execution_service.storage.ports import Alarm, Stored, Strike, Told, View, ViewWrite
+from execution_service.storage.ports.alerts import Alert
+from execution_service.storage.ports.orders import CursorCommit, Stored, Told
+from execution_service.storage.ports.views import View, ViewWrite
 from execution_service.trading.trader import TradingRules
 from tests.builders import accepted, filled_by, identity, instrument, order, submit_started
 from tests.fakes import Gate, HandClock, RecordingNotifier, RecordingPublisher, World, world_of
@@ -172,8 +174,8 @@ class PlainStore:
         for write in writes:
             self.views[write.view, write.document_id] = write.number
 
-    async def strike(self, strikes: Sequence[Strike]) -> None:
-        for each in strikes:
+    async def commit_cursors(self, commits: Sequence[CursorCommit]) -> None:
+        for each in commits:
             self.lines.setdefault(each.order_id, each.lines)
             assert each.people is not None
             self.cursors[each.order_id] = (each.world, each.people, each.others.get("ledger"))
@@ -187,10 +189,10 @@ class PlainStore:
     async def has_trading_account(self, account_id: str) -> bool:
         return False
 
-    async def raise_alarm(self, alarm: Alarm) -> None:
+    async def raise_alert(self, alert: Alert) -> None:
         return None
 
-    async def unsent_alarms(self) -> list[Alarm]:
+    async def unsent_alerts(self) -> list[Alert]:
         return []
 
 
@@ -397,10 +399,10 @@ async def test_while_telegram_hangs_everything_else_goes_on_and_all_is_told_when
 async def test_an_alert_is_durable_while_telegram_hangs_and_the_store_was_away(tmp_path: Path) -> None:
     async with world_of(tmp_path) as world:
         world.notifier.hold = asyncio.Event()
-        await world.service.outbox.raise_alarm("broker_down:acct-1", "🔌 *Broker Down*")
+        await world.service.outbox.raise_alert("broker_down:acct-1", "🔌 *Broker Down*")
         await world.run(1)
         world.store_faults.is_away = True
-        await world.service.outbox.raise_alarm("dead_letter", "📭 *Unusable Message*")
+        await world.service.outbox.raise_alert("dead_letter", "📭 *Unusable Message*")
         await world.run(2)
         world.store_faults.is_away = False
         await world.run(5)
@@ -484,15 +486,15 @@ async def test_a_cursor_that_cannot_be_committed_holds_up_no_other(
 ) -> None:
     async with world_of(tmp_path) as world:
         store, is_broken = world.service._store, [True]
-        strike = store.strike
+        commit = store.commit_cursors
 
-        async def breaks(strikes: Sequence[Any]) -> None:
+        async def breaks(commits: Sequence[Any]) -> None:
             poison = world.record("poison").order_id
-            if is_broken and any(each.order_id == poison for each in strikes):
+            if is_broken and any(each.order_id == poison for each in commits):
                 raise RuntimeError("this one cannot be written")
-            await strike(strikes)
+            await commit(commits)
 
-        monkeypatch.setattr(store, "strike", breaks)
+        monkeypatch.setattr(store, "commit_cursors", breaks)
         for name in ("poison", *(f"sig-{n}" for n in range(10))):
             world.send(name)
         await world.run(60)
@@ -544,7 +546,7 @@ async def test_a_part_that_is_cancelled_at_any_time_and_begun_anew_loses_nothing
                     await asyncio.gather(task, return_exceptions=True)
         assert rounds == 48
         others.append(asyncio.create_task(parts[name]()))
-        await world.service.outbox.raise_alarm("dead_letter", "📭 *Unusable Message*")
+        await world.service.outbox.raise_alert("dead_letter", "📭 *Unusable Message*")
         await world.run(60)
         for n in range(12):
             statuses = world.publisher.statuses(f"sig-{n}")

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from execution_service.runtime.threads import Gate
+from execution_service.storage.mongo.gate import Gate
 
 
 class Users:

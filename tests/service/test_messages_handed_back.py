@@ -17,7 +17,7 @@ from execution_service.core.orders.status import Status
 from execution_service.intake.intake import HELD_SECONDS, RELAPSE_SECONDS
 from execution_service.runtime.supervision import Part
 from execution_service.storage.mongo.calls import Calls
-from execution_service.storage.ports import StoreUnavailable
+from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.trading.trader import TradingRules
 from tests.fakes import HandClock, World, two_worlds, world_of
 

@@ -357,7 +357,7 @@ async def test_a_record_that_cannot_be_read_stays_known_as_one_while_it_is_looke
         await world.start()
         await world.run(100)
         store: Any = world.service._store
-        assert len(store.spoilt(["signal:odd"])) == 1
+        assert len(store.unreadable(["signal:odd"])) == 1
         world.exit("out", "odd")
         await world.run(10)
         assert world.exit_record("out").status is Status.REJECTED
@@ -528,7 +528,7 @@ async def test_people_see_everything_but_what_cannot_be_read_and_that_it_is_left
         ]
         assert view.waiting().dead_letters == 1
         assert set(view.accounts()) == set(view.traded_accounts()) == {ACCOUNT}
-        assert len(view.spoilt) >= 8
+        assert len(view.unreadable) >= 8
 
 
 async def test_a_fill_for_a_ledger_entry_that_cannot_be_read_is_booked_once_it_can(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from brokers.errors import BrokerUnavailable
 from brokers.paper.words import Action, Fault, Market, Operation
 from execution_service.core.orders.status import Status
 from execution_service.recording.live import LiveOrder
-from execution_service.storage.ports import Strike
+from execution_service.storage.ports.orders import CursorCommit
 from execution_service.trading.trader import TradingRules
 from tests.fakes import World, world_of
 from tests.service.audit import audit
@@ -33,8 +33,8 @@ async def test_alarms_raised_while_the_store_is_away_are_told_once_it_is_back(tm
         await world.run(1)
         world.store_faults.is_away = True
         for number in (1, 2, 3):
-            await world.service.outbox.raise_alarm("broker_down:acct-1", f"🔌 *Broker Down* {number}")
-        await world.service.outbox.raise_alarm("dead_letter", "📭 *Unusable Message*", 7)
+            await world.service.outbox.raise_alert("broker_down:acct-1", f"🔌 *Broker Down* {number}")
+        await world.service.outbox.raise_alert("dead_letter", "📭 *Unusable Message*", 7)
         await world.run(30)
         assert not world.notifier.texts
         world.store_faults.is_away = False
@@ -49,9 +49,9 @@ async def test_alarms_raised_while_the_store_is_away_are_told_once_it_is_back(tm
 async def test_an_alarm_does_not_wait_because_one_of_another_kind_has_to(tmp_path: Path) -> None:
     async with world_of(tmp_path) as world:
         for _ in range(2):
-            await world.service.outbox.raise_alarm("broker_down:acct-1", "🔌 *Broker Down*")
+            await world.service.outbox.raise_alert("broker_down:acct-1", "🔌 *Broker Down*")
             await world.run(2)
-        await world.service.outbox.raise_alarm("dead_letter", "📭 *Unusable Message*")
+        await world.service.outbox.raise_alert("dead_letter", "📭 *Unusable Message*")
         await world.run(2)
         assert [text.partition("*")[2] for text in world.notifier.texts] == ["Broker Down*", "Unusable Message*"]
         await world.run(60)
@@ -216,13 +216,13 @@ async def test_news_without_words_while_a_letter_is_being_struck_out_leaves_noth
     """The commission, of which people are not told, comes between the sending of the letter and the record of that."""
     async with world_of(tmp_path) as world:
         store, may_commit = world.service._store, asyncio.Event()
-        strike = store.strike
+        commit = store.commit_cursors
 
-        async def late(strikes: Sequence[Strike]) -> None:
+        async def late(commits: Sequence[CursorCommit]) -> None:
             await may_commit.wait()
-            await strike(strikes)
+            await commit(commits)
 
-        monkeypatch.setattr(store, "strike", late)
+        monkeypatch.setattr(store, "commit_cursors", late)
         world.send()
         await world.run_until(lambda: bool(world.notifier.titled("Order Filled")))
         world.book().set_commission(world.placed()[0].fills[0].fill_id, Decimal(7))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from brokers.errors import AuthRequired, BrokerUnavailable, CallsSpent, HeldBack
 from brokers.paper.words import Market
 from execution_service.app import embedded
 from execution_service.core.orders.status import Status
-from execution_service.storage.ports import Command
+from execution_service.storage.mongo.gate import Gate
+from execution_service.storage.mongo.schedule import OneAtATime, Schedule, SideBySide, Turn
+from execution_service.storage.ports.commands import Command
 from execution_service.trading.connection import Connection
 from execution_service.trading.reconciliation import Reconciliation
 from execution_service.trading.trader import TradingRules
-from tests.builders import identity, order
-from tests.fakes import ACCOUNT, World, two_worlds, world_of
+from tests.fakes import ACCOUNT, HandClock, World, two_worlds, world_of
 from tests.service.audit import audit
 
 BY_HAND = Market(fill_delay_seconds=None)
@@ -76,33 +78,52 @@ async def test_updates_that_wait_while_a_writer_is_begun_anew_are_written_then(t
         assert world.record("later").status is Status.FILLED
 
 
-@pytest.mark.parametrize("hurries", [False, True])
-async def test_each_writer_puts_back_what_it_had_taken(tmp_path: Path, hurries: bool) -> None:
-    async with world_of(tmp_path) as world:
-        store = world.store_beside()
-        await store.open()
-        commits = store._commits
-        mine = order(of=identity("mine"))
-        await store.insert_orders([mine])
-        taken: list[object] = []
+@dataclass(slots=True)
+class Update:
+    """One that waits in a schedule."""
 
-        def breaks() -> list[object]:
-            taken.extend(commits._turns.take())
-            return taken
+    order_id: str
+    account_id: str
+    is_settled: bool = False
 
-        outcome = asyncio.ensure_future(commits.make(mine.order_id, {}, {"$set": {"mark": 1}}, lambda found: False))
-        await asyncio.sleep(0)
+    @property
+    def statement(self) -> str:
+        return self.order_id
 
-        async def fails(batch: object, *, urgent: bool) -> list[None]:
-            raise cut()
 
-        commits._outcomes = fails  # type: ignore[method-assign, assignment]
+SCHEDULES: dict[str, Callable[[], Schedule[Update]]] = {
+    "one at a time": lambda: OneAtATime(HandClock(), Gate()),
+    "side by side": SideBySide,
+}
+
+
+@pytest.mark.parametrize("made", SCHEDULES.values(), ids=SCHEDULES)
+async def test_each_writer_puts_back_what_it_had_taken(made: Callable[[], Schedule[Update]]) -> None:
+    schedule = made()
+    fails, written = True, []
+
+    async def write(take: Callable[[], Sequence[Update]], turn: Turn) -> None:
+        async with turn():
+            for update in take():
+                if fails:
+                    raise cut()
+                written.append(update)
+                update.is_settled = True
+
+    busy = [Update(f"busy-{number}", "busy") for number in range(3)]
+    for update in (*busy, quiet := Update("quiet", "quiet")):
+        schedule.put(update, update.account_id, is_leaving=True)
+    for part in reversed(schedule.parts(write)):  # what hurries first: the other takes everything
         with pytest.raises(asyncio.CancelledError):
-            await commits._write_waiting(breaks, hurries=hurries)  # type: ignore[arg-type]
-        del commits._outcomes  # type: ignore[attr-defined]
-        await asyncio.wait_for(outcome, 5)
-        assert world.documents("execution_orders", _id=mine.order_id)[0]["mark"] == 1
-        await store.close()
+            await asyncio.wait_for(part.run(), 5)
+    fails = False
+    writers = [asyncio.create_task(part.run()) for part in schedule.parts(write)]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert sorted(update.order_id for update in written) == sorted(update.order_id for update in (*busy, quiet))
+    for writer in writers:
+        writer.cancel()
+    await asyncio.gather(*writers, return_exceptions=True)
 
 
 async def test_people_learn_of_a_part_that_was_begun_anew_and_the_state_tells_it(tmp_path: Path) -> None:
@@ -545,8 +566,8 @@ async def test_alerts_that_wait_for_the_store_survive_one_that_cannot_be_stored(
             AutoReconnect("connection refused"),
             broken(),
         ]
-        await world.service.outbox.raise_alarm("one", "One")
-        await world.service.outbox.raise_alarm("other", "Other")
+        await world.service.outbox.raise_alert("one", "One")
+        await world.service.outbox.raise_alert("other", "Other")
         await world.run(30)
         assert sorted(text for text in world.notifier.texts if text in ("One", "Other")) == ["One", "Other"]
 

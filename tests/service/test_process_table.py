@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from execution_service.ownership.process_table import ProcessTable
-from execution_service.storage.ports import ProcessIdentity
+from execution_service.storage.ports.leases import ProcessIdentity
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells by /proc what the proof needs")
 IN_A_NAMESPACE = ("unshare", "--user", "--map-root-user", "--pid", "--fork")

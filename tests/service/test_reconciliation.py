@@ -18,7 +18,7 @@ from execution_service.core.orders.events import Noted
 from execution_service.core.orders.status import Status
 from execution_service.core.reconcile import Kind, State
 from execution_service.core.views.record import discrepancy_from_document
-from execution_service.storage.ports import Command, CommandStatus
+from execution_service.storage.ports.commands import Command, CommandStatus
 from execution_service.trading import reconciliation
 from execution_service.trading.trader import TradingRules
 from tests.builders import identity

@@ -19,7 +19,7 @@ from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.ownership.desks import UNASSIGNED
-from execution_service.storage.ports import Strike
+from execution_service.storage.ports.orders import CursorCommit
 from execution_service.trading.trader import TradingRules
 from tests.builders import filled_by, submit_started
 from tests.fakes import ACCOUNT, Died, Moment, World, two_worlds, world_of
@@ -502,7 +502,7 @@ async def test_a_booking_is_not_forgotten_by_a_process_that_does_not_know_its_or
     """Two that both book on one key, as when one wakes late: neither may take away what the other has not durably taken over."""
     async with world_of(tmp_path) as one:
         # Nothing is committed, so that only the ledger's entry knows what was booked.
-        one.service._store.strike = _never_ends  # type: ignore[method-assign]
+        one.service._store.commit_cursors = _never_ends  # type: ignore[method-assign]
         one.publisher.is_away = True
         one.send("a")
         await one.run(1)
@@ -513,7 +513,7 @@ async def test_a_booking_is_not_forgotten_by_a_process_that_does_not_know_its_or
             for live in tuple(other.service.live_orders.by_id.values()):
                 other.service.live_orders.let_go(live)
             other.service.outbox.let_go(lambda account_id: True)
-            other.service._store.strike = _never_ends  # type: ignore[method-assign]
+            other.service._store.commit_cursors = _never_ends  # type: ignore[method-assign]
             other.send("b")
             await other.run(1)
             await other.kill()
@@ -527,7 +527,7 @@ async def test_a_booking_is_not_forgotten_by_a_process_that_does_not_know_its_or
             await other.close()
 
 
-async def _never_ends(strikes: Sequence[Strike]) -> None:
+async def _never_ends(commits: Sequence[CursorCommit]) -> None:
     await asyncio.Event().wait()
 
 

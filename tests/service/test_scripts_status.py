@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from execution_service.core.orders.status import Status
-from execution_service.storage.mongo import store as collections
+from execution_service.storage.mongo.names import ALERTS
 from scripts.health import Part, State, of_accounts_at_rest, of_discrepancies, of_orders, of_parts, of_telegram
 from scripts.mvp_demo_status import stored_parts
 from scripts.whereabouts import Notice
@@ -71,7 +71,7 @@ def test_news_of_orders_that_people_were_not_told_are_counted_as_not_sent(record
     records.keep(order_in(Status.FILLED, of=identity("told")))
     assert records.parts()["alerts not sent"] == Part("alerts not sent", State.UP, "0")
     records.keep(order_in(Status.FILLED, of=identity("untold")), told=2)
-    records.db[collections.ALERTS].insert_one({"_id": "conflict:1", "sent_at": None})
+    records.db[ALERTS].insert_one({"_id": "conflict:1", "sent_at": None})
     found = records.parts()["alerts not sent"]
     assert (found.state, found.is_up) == (State.WAITING, True)
     assert found.detail.startswith("2: 1 about orders, 1 of no order")

@@ -21,7 +21,7 @@ from execution_service.core.orders.order import Order
 from execution_service.core.orders.report_events import news
 from execution_service.core.orders.request import Identity
 from execution_service.core.orders.status import ReasonCode, Status
-from execution_service.storage.ports import Strike, Told
+from execution_service.storage.ports.orders import CursorCommit, Told
 from execution_service.trading.trader import TradingRules
 from tests.fakes import ACCOUNT, world_of
 from tests.service.audit import audit
@@ -36,12 +36,12 @@ async def test_late_fill_that_is_written_while_its_order_is_put_away_is_booked_o
         await world.run(1)
         order_id = world.record("late").order_id
         store: Any = world.service._store
-        strike, append = store.strike, store.append
+        commit, append = store.commit_cursors, store.append
         struck, written = asyncio.Event(), asyncio.Event()
 
-        async def slow_strike(strikes: Sequence[Strike]) -> None:
-            await strike(strikes)
-            if any(s.order_id == order_id for s in strikes):
+        async def slow_commit(commits: Sequence[CursorCommit]) -> None:
+            await commit(commits)
+            if any(s.order_id == order_id for s in commits):
                 await struck.wait()
 
         async def slow_append(order: Order, events: Sequence[Event], *, urgent: bool = False) -> Order:
@@ -50,21 +50,21 @@ async def test_late_fill_that_is_written_while_its_order_is_put_away_is_booked_o
             done: Order = await append(order, events, urgent=urgent)
             return done
 
-        async def never_strike(strikes: Sequence[Strike]) -> None:
-            if any(s.order_id == order_id for s in strikes):
+        async def never_commit(commits: Sequence[CursorCommit]) -> None:
+            if any(s.order_id == order_id for s in commits):
                 await asyncio.Event().wait()
-            await strike(strikes)
+            await commit(commits)
 
-        store.strike = slow_strike
+        store.commit_cursors = slow_commit
         world.cancel(signal_id="late")
         await world.run(1)
         store.append = slow_append
         world.fill("late", 4, force=True)
         await world.run(6)
-        store.strike = strike
+        store.commit_cursors = commit
         struck.set()
         await world.settle()
-        store.strike = never_strike
+        store.commit_cursors = never_commit
         written.set()
         await world.run(1)
         world.send("next")

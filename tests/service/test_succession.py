@@ -10,7 +10,7 @@ import pytest
 
 from execution_service.core.orders.status import Status
 from execution_service.ownership.desks import UNASSIGNED
-from execution_service.storage.ports import ProcessIdentity
+from execution_service.storage.ports.leases import ProcessIdentity
 from tests.fakes import ACCOUNT, World, world_of
 from tests.service.audit import audit
 

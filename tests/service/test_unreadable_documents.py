@@ -27,7 +27,22 @@ from execution_service.core.views.record import (
     ledger_to_document,
 )
 from execution_service.core.views.shared import confirmation_id
-from execution_service.storage.mongo import store as names
+from execution_service.storage.mongo.names import (
+    ALERTS,
+    COMMANDS,
+    CONFIRMATIONS_VIEW,
+    DEAD_LETTERS,
+    DISCREPANCIES,
+    LEASES,
+    LEDGER_LINES,
+    ORDERS,
+    POSITIONS,
+    POSITIONS_VIEW,
+    SIGNALS_VIEW,
+    TRADING_ACCOUNTS_VIEW,
+    TRADING_ORDERS_VIEW,
+    UNSETTLED,
+)
 from execution_service.storage.reader import DeskView
 from execution_service.trading.trader import TradingRules
 from tests.builders import identity, order
@@ -39,21 +54,21 @@ LEASE_SECONDS = 4.0
 SIGNAL_DOCUMENT = "5" * 24
 
 OURS = (
-    names.ORDERS,
-    names.POSITIONS,
-    names.LEDGER_LINES,
-    names.COMMANDS,
-    names.ALERTS,
-    names.DEAD_LETTERS,
-    names.DISCREPANCIES,
-    names.LEASES,
+    ORDERS,
+    POSITIONS,
+    LEDGER_LINES,
+    COMMANDS,
+    ALERTS,
+    DEAD_LETTERS,
+    DISCREPANCIES,
+    LEASES,
 )
 SHARED = (
-    names.CONFIRMATIONS_VIEW,
-    names.SIGNALS_VIEW,
-    names.POSITIONS_VIEW,
-    names.TRADING_ORDERS_VIEW,
-    names.TRADING_ACCOUNTS_VIEW,
+    CONFIRMATIONS_VIEW,
+    SIGNALS_VIEW,
+    POSITIONS_VIEW,
+    TRADING_ORDERS_VIEW,
+    TRADING_ACCOUNTS_VIEW,
 )
 
 MISSING = object()
@@ -74,17 +89,17 @@ JUNK: dict[str, Any] = {
 
 UNIQUE = {
     # Fields that no two documents may have alike.
-    names.CONFIRMATIONS_VIEW: ("signal_id",),
-    names.POSITIONS_VIEW: ("ledger_id",),
+    CONFIRMATIONS_VIEW: ("signal_id",),
+    POSITIONS_VIEW: ("ledger_id",),
 }
 
 
 async def lived(world: World) -> None:
     """A life that leaves a document in each collection."""
     database = world.mongo["trading"]
-    database[names.TRADING_ACCOUNTS_VIEW].insert_one({"_id": ACCOUNT, "open_positions": []})
-    database[names.TRADING_ORDERS_VIEW].insert_one({"order_id": "up-1", "status": "APPROVED"})
-    database[names.SIGNALS_VIEW].insert_one({"signal_id": "held"})
+    database[TRADING_ACCOUNTS_VIEW].insert_one({"_id": ACCOUNT, "open_positions": []})
+    database[TRADING_ORDERS_VIEW].insert_one({"order_id": "up-1", "status": "APPROVED"})
+    database[SIGNALS_VIEW].insert_one({"signal_id": "held"})
     world.send("held", order_id="up-1")
     await world.run(2)
     world.fill("held", 60)
@@ -95,8 +110,8 @@ async def lived(world: World) -> None:
     await world.run(60)
     world.broker_faults.held = None
     await world.kill()
-    database[names.ALERTS].update_many({}, {"$set": {"sent_at": None}})
-    database[names.COMMANDS].update_many({}, {"$set": {"status": "NEW"}})
+    database[ALERTS].update_many({}, {"$set": {"sent_at": None}})
+    database[COMMANDS].update_many({}, {"$set": {"status": "NEW"}})
 
 
 def places(value: Any, depth: int = 2) -> list[tuple[Any, ...]]:
@@ -111,14 +126,14 @@ def places(value: Any, depth: int = 2) -> list[tuple[Any, ...]]:
 
 def another(collection: str, document: dict[str, Any], number: int) -> dict[str, Any]:
     """As sound as the first, and called otherwise."""
-    if collection == names.ORDERS:
+    if collection == ORDERS:
         of = Identity(signal_id=f"odd-{number}", leg_index=0, purpose=Purpose.ENTRY)
         called = {"_id": of.order_id, "signal_id": of.signal_id, "client_order_id": of.client_order_id(1)}
-        return document | called | {"lookup": [f"signal:{of.signal_id}", names.UNSETTLED]}
-    if collection == names.POSITIONS:
+        return document | called | {"lookup": [f"signal:{of.signal_id}", UNSETTLED]}
+    if collection == POSITIONS:
         entry = ledger_from_document(document)
         return ledger_to_document(replace(entry, key=replace(entry.key, strategy=f"odd-{number}")))
-    if collection == names.DISCREPANCIES:
+    if collection == DISCREPANCIES:
         found = discrepancy_from_document(document)
         return discrepancy_to_document(replace(found, finding=replace(found.finding, subject=f"ODD{number}|STOCK")))
     document["_id"] = f"odd-{number}"
@@ -127,7 +142,7 @@ def another(collection: str, document: dict[str, Any], number: int) -> dict[str,
     return document
 
 
-def spoilt(collection: str, document: Mapping[str, Any], junk: Any) -> list[dict[str, Any]]:
+def unreadable(collection: str, document: Mapping[str, Any], junk: Any) -> list[dict[str, Any]]:
     """A copy for each of its places, with the junk there."""
     copies = []
     for number, way in enumerate(places(document)):
@@ -173,11 +188,11 @@ async def assert_all_goes_on(world: World) -> None:
     assert world.publisher.statuses("new") == ["FILLED"]
     assert world.publisher.statuses("away") == ["CANCELLED"]
     assert world.orders.unacknowledged == world.commands.unacknowledged == []
-    assert [d["status"] for d in world.documents(names.COMMANDS, **{"body.signal_id": "away"})] == ["DONE"]
+    assert [d["status"] for d in world.documents(COMMANDS, **{"body.signal_id": "away"})] == ["DONE"]
     assert world.notifier.titled("Dead Letter")
-    (before,) = world.documents(names.LEASES, _id=ACCOUNT)
+    (before,) = world.documents(LEASES, _id=ACCOUNT)
     await world.run(5)
-    (after,) = world.documents(names.LEASES, _id=ACCOUNT)
+    (after,) = world.documents(LEASES, _id=ACCOUNT)
     assert after["holder"].startswith("life-2")
     assert after["beat"] > before["beat"]
     for look in looks_of_execctl(world):
@@ -193,7 +208,7 @@ async def test_a_document_that_cannot_be_read_is_set_aside_and_everything_else_g
         await lived(world)
         found = world.documents(collection)
         assert found, f"the first life left nothing in {collection}"
-        documents = spoilt(collection, found[0], junk)
+        documents = unreadable(collection, found[0], junk)
         for document in documents:
             with contextlib.suppress(DuplicateKeyError):  # the same junk in a field that no two may have alike
                 world.mongo["trading"][collection].insert_one(document)
@@ -221,20 +236,20 @@ def in_the_way(order: Order) -> dict[str, tuple[str, dict[str, Any]]]:
     own = {"signal_id": order.signal_id, "leg_index": 0, "purpose": "ENTRY"}
     ledger = {"ledger_id": LedgerKey(ACCOUNT, "momentum", "TSLA|STOCK").ledger_id, "status": "OPEN"}
     return {
-        "its confirmation under another id": (names.CONFIRMATIONS_VIEW, {"_id": "theirs"} | own),
+        "its confirmation under another id": (CONFIRMATIONS_VIEW, {"_id": "theirs"} | own),
         "its confirmation with another number": (
-            names.CONFIRMATIONS_VIEW,
+            CONFIRMATIONS_VIEW,
             {"_id": confirmation_id(order), "event_number": {"$gt": "many"}} | own,
         ),
-        "its signal twice": (names.SIGNALS_VIEW, {"_id": {"odd": [1]}, "signal_id": order.signal_id}),
-        "its signal in a list": (names.SIGNALS_VIEW, {"_id": 5, "signal_id": [order.signal_id, 7]}),
+        "its signal twice": (SIGNALS_VIEW, {"_id": {"odd": [1]}, "signal_id": order.signal_id}),
+        "its signal in a list": (SIGNALS_VIEW, {"_id": 5, "signal_id": [order.signal_id, 7]}),
         "its signal, as text": (
-            names.SIGNALS_VIEW,
+            SIGNALS_VIEW,
             {"_id": "t", "signal_id": order.signal_id, "execution": "done", "execution_reflects": "all"},
         ),
-        "an open position": (names.POSITIONS_VIEW, {"_id": "theirs", "quantity": "many"} | ledger),
-        "its row": (names.TRADING_ORDERS_VIEW, {"_id": 5, "order_id": "up-2", "status": [1], "fills": 7}),
-        "its account": (names.TRADING_ACCOUNTS_VIEW, {"_id": ACCOUNT, "open_positions": "none"}),
+        "an open position": (POSITIONS_VIEW, {"_id": "theirs", "quantity": "many"} | ledger),
+        "its row": (TRADING_ORDERS_VIEW, {"_id": 5, "order_id": "up-2", "status": [1], "fills": 7}),
+        "its account": (TRADING_ACCOUNTS_VIEW, {"_id": ACCOUNT, "open_positions": "none"}),
     }
 
 

@@ -115,7 +115,7 @@ def _stuck(life: Life) -> Iterator[str]:
         if (
             record.get("status") == Status.PENDING
             and record["purpose"] == Purpose.ENTRY
-            and record["account_id"] not in life.spoilt_accounts | life.unconfigured
+            and record["account_id"] not in life.unreadable_accounts | life.unconfigured
             and len(others) == 1  # else it may wait for one of those
             and '"total_legs"' not in str(record.get("raw"))
             and (now - record["received_at"]).total_seconds() >= UNHEARD_SECONDS

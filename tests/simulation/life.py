@@ -77,7 +77,7 @@ class Life:
         self.down_seconds = dict.fromkeys(range(len(self.replicas)), 2.0)
         self.unconfigured: set[str] = set()
         self.strange: set[tuple[str, Any]] = set()
-        self.spoilt_accounts: set[str] = set()
+        self.unreadable_accounts: set[str] = set()
         """Of which a document cannot be read, or could not at some time."""
         self._mends: list[Callable[[], None]] = []
         self._stops: list[asyncio.Task[None]] = []
@@ -146,7 +146,7 @@ class Life:
         self._make_odd(document, field, value)
         whose = document_id if collection == "execution_leases" else document.get("account_id")
         # An order's own lines in the ledger do not say whose they are: then it may be anybody's.
-        self.spoilt_accounts |= {str(whose)} if whose else set(self.history.options["accounts"])
+        self.unreadable_accounts |= {str(whose)} if whose else set(self.history.options["accounts"])
         self.outside.trace.say(f"spoilt: {collection} {document_id} {field} {value}")
         for each in self.replicas:
             self.outside.trouble("documents", each.number)

@@ -7,7 +7,6 @@ import contextlib
 import re
 import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
 from pymongo.errors import (
@@ -22,8 +21,9 @@ from pymongo.errors import (
 
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.reach import Reach
-from execution_service.runtime.threads import Blocking, Gate
-from execution_service.storage.ports import StoreUnavailable
+from execution_service.runtime.threads import Blocking
+from execution_service.storage.mongo.gate import Gate
+from execution_service.storage.ports.errors import StoreUnavailable
 
 T = TypeVar("T")
 
@@ -44,14 +44,13 @@ class Calls:
         threads: Blocking,
         commit_threads: Blocking | None = None,
         urgent_threads: Blocking | None = None,
-        is_private: bool = False,
+        gate: Gate | None = None,
     ) -> None:
-        """`is_private`: the server is our own, and makes one write at a time sooner than several at once."""
+        """`gate`: of a server that makes one write at a time sooner than several at once; None of one that serves many."""
         self._threads = threads
         self._commit_threads = commit_threads or threads
         self._urgent_threads = urgent_threads or threads
-        self._is_private = is_private
-        self._gate = Gate()
+        self._gate = gate
         self._clock = clock
         self._reach = Reach("The store", clock)
         self._under_way = 0
@@ -76,20 +75,16 @@ class Calls:
         return await self._run(self._urgent_threads, call)
 
     async def write(self, call: Callable[[], T]) -> T:
-        """For writes that come with every order: where the server is our own, one at a time."""
-        if not self._is_private:
+        """For writes that come with every order: one at a time where there is a gate."""
+        if self._gate is None:
             return await self.ask(call)
-        async with self.turn():
+        async with self._gate.turn():
             # In the thread of the commits: whose turn it is waits for no question.
             return await self.commit(call)
 
     async def commit(self, call: Callable[[], T]) -> T:
         """For record updates; whoever makes it has its turn already."""
         return await self._run(self._commit_threads, call)
-
-    def turn(self, *, hurries: bool = False) -> AbstractAsyncContextManager[None]:
-        """One write at a time, for as long as it is entered; what hurries goes before what waits."""
-        return self._gate.turn(hurries=hurries)
 
     async def _run(self, threads: Blocking, call: Callable[[], T]) -> T:
         self._under_way += 1

@@ -19,10 +19,11 @@ from pymongo.errors import BulkWriteError, DocumentTooLarge, DuplicateKeyError, 
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.views.record import Document
 from execution_service.runtime.clock import Clock
-from execution_service.runtime.supervision import Keeper, Part
+from execution_service.runtime.supervision import Keeper
 from execution_service.storage.mongo.calls import Calls
-from execution_service.storage.mongo.turns import Turns
-from execution_service.storage.ports import Stored, StoreUnavailable, VersionConflict
+from execution_service.storage.mongo.schedule import Schedule, Turn
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.orders import Stored, VersionConflict
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +37,7 @@ UNSTORABLE = (BSONError, DocumentTooLarge, UnicodeError, OverflowError)
 
 
 @dataclass(slots=True)
-class _Commit:
+class Commit:
     """One waiting update of one record."""
 
     order_id: str
@@ -47,6 +48,10 @@ class _Commit:
     done: asyncio.Future[None]
     statement: str
     """Equal where the same statement serves several records."""
+
+    @property
+    def is_settled(self) -> bool:
+        return self.done.done()
 
 
 class Commits:
@@ -60,18 +65,17 @@ class Commits:
         calls: Calls,
         clock: Clock,
         *,
+        schedule: Schedule[Commit],
         read: Callable[[Sequence[Document]], Sequence[Stored]],
     ) -> None:
-        """`read` makes of records' documents those that can be read; called where the update is made, so it may ask the server."""
+        """`schedule` has the updates that wait. `read` makes of records' documents those that can be read; called where the update is made,
+        so it may ask the server."""
         self._client = client
         self._records = records
         self._calls = calls
         self._clock = clock
         self._read = read
-        self._turns: Turns[_Commit] = Turns(clock)
-        self._news, self._hurry = asyncio.Event(), asyncio.Event()
-        self._put_back: list[_Commit] = []
-        """What a writer that has ended had taken, and not settled."""
+        self._schedule = schedule
         self._writers: list[asyncio.Task[None]] = []
         self._has_transactions = False
 
@@ -79,18 +83,15 @@ class Commits:
         """From now on what waits is written, until `be_kept` by writers that nobody watches, which do for scripts. `has_transactions`: a
         batch is one transaction, which is one flush to disk for all of it."""
         self._has_transactions = has_transactions
-        self._writers = [asyncio.create_task(part.run(), name=part.name) for part in self._parts()]
+        self._writers = [
+            asyncio.create_task(part.run(), name=part.name) for part in self._schedule.parts(self._write_until_answered)
+        ]
 
     async def be_kept(self, keeper: Keeper) -> None:
         """From now on the keeper's are the writers: to begin, to begin anew and to end."""
         await self.close()
-        for part in self._parts():
+        for part in self._schedule.parts(self._write_until_answered):
             keeper.keep(part)
-
-    def _parts(self) -> Sequence[Part]:
-        return Part("record updates", self._write_for_ever), Part(
-            "record updates that hurry", self._write_hurry_for_ever
-        )
 
     async def close(self) -> None:
         """Ends after the commit under way; waiting ones are dropped, their callers are cancelled by then."""
@@ -111,65 +112,23 @@ class Commits:
         is_leaving: bool = False,
     ) -> None:
         """Waits until the update is durable, however long the store is away. `has_arrived` tells from the record's document whether this very
-        update is in it; `account_id` and `is_leaving` as in `Turns.put`; an urgent one waits for no turn.
+        update is in it; `account_id` and `is_leaving` as in `WriteQueue.put`; an urgent one waits for no turn.
 
         Raises VersionConflict if the record no longer matches `guard`, and what the server has against this update for ever."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        commit = _Commit(order_id, guard, update, has_arrived, done, repr((guard, update)))
+        commit = Commit(order_id, guard, update, has_arrived, done, repr((guard, update)))
         if urgent:
-            await self._write_until_answered(lambda: [commit], urgent=True)
+            await self._write_until_answered(lambda: [commit], contextlib.nullcontext, urgent=True)
         else:
-            self._turns.put(commit, account_id, is_leaving=is_leaving)
-            self._news.set()
-            self._hurry.set()
+            self._schedule.put(commit, account_id, is_leaving=is_leaving)
         await done
 
-    async def _write_for_ever(self) -> None:
-        while True:
-            await self._news.wait()
-            if self._put_back or self._turns:
-                await self._write_waiting(self._take)
-            else:
-                self._news.clear()
-
-    def _take(self) -> Sequence[_Commit]:
-        self._hurry.set()  # who has less to write than the busiest is another question after this
-        if self._put_back:
-            batch, self._put_back = self._put_back, []
-            return batch
-        return self._turns.take()
-
-    async def _write_hurry_for_ever(self) -> None:
-        while True:
-            await self._hurry.wait()
-            if self._turns.has_hurry:
-                await self._write_waiting(self._turns.take_hurry, hurries=True)
-            else:
-                self._hurry.clear()
-
-    async def _write_waiting(self, take: Callable[[], Sequence[_Commit]], *, hurries: bool = False) -> None:
-        """A writer that ends in the middle leaves what it had taken to whoever writes next, or its callers would wait for ever. What was
-        written all the same is found by its mark, and not written again."""
-        taken: Sequence[_Commit] = ()
-
-        def take_some() -> Sequence[_Commit]:
-            nonlocal taken
-            taken = take()
-            return taken
-
-        try:
-            await self._write_until_answered(take_some, hurries=hurries)
-        except BaseException:
-            self._put_back += [commit for commit in taken if not commit.done.done()]
-            self._news.set()
-            raise
-
     async def _write_until_answered(
-        self, take: Callable[[], Sequence[_Commit]], *, urgent: bool = False, hurries: bool = False
+        self, take: Callable[[], Sequence[Commit]], turn: Turn, *, urgent: bool = False
     ) -> None:
-        """Takes a batch when its turn has come, since two commits at once hold each other up at any server. Tries on while the store is away;
-        then settles every commit of the batch. What nobody waits for any more is not written: whoever was about to act on it has gone."""
-        batch: Sequence[_Commit] | None = None
+        """Takes a batch when its turn has come. Tries on while the store is away; then settles every commit of the batch. What nobody waits for
+        any more is not written: whoever was about to act on it has gone."""
+        batch: Sequence[Commit] | None = None
         async for attempt in tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(StoreUnavailable),
             wait=tenacity.wait_random_exponential(multiplier=0.2, max=5.0),
@@ -177,7 +136,7 @@ class Commits:
             sleep=self._clock.sleep,
         ):
             with attempt:
-                async with contextlib.nullcontext() if urgent else self._calls.turn(hurries=hurries):
+                async with turn():
                     batch = [c for c in (take() if batch is None else batch) if not c.done.cancelled()]
                     outcomes = await self._outcomes(batch, urgent=urgent) if batch else []
         for commit, outcome in zip(batch or (), outcomes, strict=True):
@@ -188,7 +147,7 @@ class Commits:
             else:
                 commit.done.set_exception(outcome)
 
-    async def _outcomes(self, batch: Sequence[_Commit], *, urgent: bool) -> Sequence[Exception | None]:
+    async def _outcomes(self, batch: Sequence[Commit], *, urgent: bool) -> Sequence[Exception | None]:
         try:
             call = self._calls.urgent if urgent else self._calls.commit
             return await call(partial(self._write_batch, batch))
@@ -199,12 +158,12 @@ class Commits:
             log.error(f"Record updates failed: {exc}", action="commit_failed", exc_info=exc)
             return [exc] * len(batch)
 
-    def _write_batch(self, batch: Sequence[_Commit]) -> list[Exception | None]:
+    def _write_batch(self, batch: Sequence[Commit]) -> list[Exception | None]:
         if len(batch) > 1 and self._write_together(batch):
             return [None] * len(batch)
         return [self._write_one(commit) for commit in batch]
 
-    def _write_together(self, batch: Sequence[_Commit]) -> bool:
+    def _write_together(self, batch: Sequence[Commit]) -> bool:
         """True if every update of the batch matched. False: nothing is known, each must be looked at by itself."""
         updates = _merged(batch)
         if not self._has_transactions:
@@ -221,7 +180,7 @@ class Commits:
                 log.info(f"Group commit fell apart and is done singly: {exc}", action="commit_singly")
         return False
 
-    def _write_one(self, commit: _Commit) -> Exception | None:
+    def _write_one(self, commit: Commit) -> Exception | None:
         """None, or the error that belongs to this record alone. Raises what concerns the store as a whole."""
         try:
             if self._records.update_one({"_id": commit.order_id, **commit.guard}, commit.update).matched_count:
@@ -244,10 +203,10 @@ class Commits:
         return VersionConflict(current[0]) if current else UnreadableRecord(f"order {commit.order_id} cannot be read")
 
 
-def _merged(batch: Sequence[_Commit]) -> list[UpdateOne | UpdateMany]:
+def _merged(batch: Sequence[Commit]) -> list[UpdateOne | UpdateMany]:
     """The batch as few statements: what is the same for several records (the start of sending, a delivery struck out) is one, which
     spares the server from planning it anew for each."""
-    alike: dict[str, list[_Commit]] = {}
+    alike: dict[str, list[Commit]] = {}
     for commit in batch:
         alike.setdefault(commit.statement, []).append(commit)
     statements: list[UpdateOne | UpdateMany] = []

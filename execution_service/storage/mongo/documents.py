@@ -1,4 +1,4 @@
-"""Documents: records with what was told of them, commands, alarms, leases, dead letters, and writes of the shared collections; values in and out."""
+"""Documents: records with what was told of them, commands, alerts, leases, dead letters, and writes of the shared collections; values in and out."""
 
 from __future__ import annotations
 
@@ -14,19 +14,11 @@ from pymongo import UpdateOne
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.views.record import Document, lines_from_document, order_from_document
 from execution_service.core.views.shared import HexId
-from execution_service.storage.ports import (
-    PEOPLE,
-    WORLD,
-    Alarm,
-    Command,
-    CommandStatus,
-    DeadLetter,
-    Lease,
-    ProcessIdentity,
-    Stored,
-    Told,
-    ViewWrite,
-)
+from execution_service.storage.ports.alerts import Alert
+from execution_service.storage.ports.commands import Command, CommandStatus, DeadLetter
+from execution_service.storage.ports.leases import Lease, ProcessIdentity
+from execution_service.storage.ports.orders import PEOPLE, WORLD, Stored, Told
+from execution_service.storage.ports.views import ViewWrite
 
 
 @contextlib.contextmanager
@@ -145,11 +137,11 @@ def dead_letter_from_document(document: Mapping[str, Any]) -> DeadLetter:
         )
 
 
-def alarm_from_document(document: Mapping[str, Any]) -> Alarm:
+def alert_from_document(document: Mapping[str, Any]) -> Alert:
     """Raises UnreadableRecord."""
     with _reading("alert", document):
-        return Alarm(
-            alarm_id=_text(document["_id"]),
+        return Alert(
+            alert_id=_text(document["_id"]),
             kind=_text(document["kind"]),
             text=_text(document["text"]),
             count=_count(document["count"]),

@@ -11,7 +11,7 @@ import structlog
 
 from brokers.base import Instrument
 from execution_service.core.views.record import instrument_of_ledger
-from execution_service.storage.ports import Spoilt
+from execution_service.storage.ports.unreadable import UnreadableDocument
 
 log = structlog.get_logger(__name__)
 
@@ -24,13 +24,13 @@ class _Known:
     instrument: Instrument | None
 
 
-class SpoiltDocuments:
+class UnreadableDocuments:
     """May be called from several threads. A document that can be read again is forgotten."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._known: dict[tuple[str, str], _Known] = {}
-        self._fresh: list[Spoilt] = []
+        self._fresh: list[UnreadableDocument] = []
 
     def note(self, collection: str, document: Mapping[str, Any], why: object) -> None:
         """Says it, unless it has been said."""
@@ -47,7 +47,7 @@ class SpoiltDocuments:
             self._known[key] = _Known(words, account_id, frozenset((*names, *identity)), instrument)
             if known is not None:
                 return
-            self._fresh.append(Spoilt(account_id=account_id, words=words))
+            self._fresh.append(UnreadableDocument(account_id=account_id, words=words))
         log.error(f"Left alone, it cannot be read: {words}", action="unreadable_record", account_id=account_id)
 
     def read(self, collection: str, document_id: object) -> None:
@@ -67,12 +67,12 @@ class SpoiltDocuments:
             known = list(self._known.values())
         return [each.instrument for each in known if each.instrument is not None and each.account_id == account_id]
 
-    def fresh(self) -> list[Spoilt]:
+    def fresh(self) -> list[UnreadableDocument]:
         """Those that people have not been told of."""
         with self._lock:
             return list(self._fresh)
 
-    def told(self, some: Collection[Spoilt]) -> None:
+    def told(self, some: Collection[UnreadableDocument]) -> None:
         """People have been told of these."""
         with self._lock:
             self._fresh = [each for each in self._fresh if not any(each is one for one in some)]

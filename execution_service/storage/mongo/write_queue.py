@@ -1,4 +1,4 @@
-"""Which record updates go into the next commit: accounts by turns, and which of them hurry; writes nothing."""
+"""Which record updates are written next, and together: accounts by turns, and which of them hurry; writes nothing."""
 
 from __future__ import annotations
 
@@ -28,27 +28,43 @@ class Update(Protocol):
 U = TypeVar("U", bound=Update)
 
 
-class Turns(Generic[U]):
-    """The updates that wait for a commit."""
+class WriteQueue(Generic[U]):
+    """The updates that wait to be written, each account's in their order."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._leaving: _Queues[U] = _Queues()
         """Of orders that are about to be sent."""
         self._happened: _Queues[U] = _Queues()
-        self._last_writer = ""
-        self._last_wrote_at = self._another_wrote_at = float("-inf")
 
     def __bool__(self) -> bool:
         return bool(self._leaving or self._happened)
 
     def put(self, update: U, account_id: str | None, *, is_leaving: bool = False) -> None:
         """`account_id`: whose turn it takes; None for what nobody's order waits for. `is_leaving`: its order is sent when this is durable."""
+        (self._leaving if is_leaving else self._happened).put(update, account_id)
+
+    def take(self, limit: int) -> list[U]:
+        """At most so many, of every account that has something waiting: one with little to write is not behind one with much."""
+        commit = self._leaving.take(int(limit * LEAVING_SHARE))
+        return commit + self._happened.take(limit - len(commit))
+
+
+class EmbeddedWriteQueue(WriteQueue[U]):
+    """The same for a server that is held up by each update of a commit: commits are short while several accounts are at work, and what an
+    account with little to write is about to send has commits of its own."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+        self._last_writer = ""
+        self._last_wrote_at = self._another_wrote_at = float("-inf")
+
+    def put(self, update: U, account_id: str | None, *, is_leaving: bool = False) -> None:
         if account_id is not None:
             if account_id != self._last_writer:
                 self._last_writer, self._another_wrote_at = account_id, self._last_wrote_at
             self._last_wrote_at = self._clock.monotonic()
-        (self._leaving if is_leaving else self._happened).put(update, account_id)
+        super().put(update, account_id, is_leaving=is_leaving)
 
     @property
     def has_hurry(self) -> bool:
@@ -60,12 +76,10 @@ class Turns(Generic[U]):
         commit = self._leaving.take_from(self._with_less(), STATEMENT)
         return commit + self._happened.take(int(len(commit) * (1 / LEAVING_SHARE - 1)))
 
-    def take(self) -> list[U]:
+    def take_commit(self) -> list[U]:
         """Of everything."""
         are_several = self._clock.monotonic() - self._another_wrote_at < SHORT_COMMITS_SECONDS
-        limit = SHORT_COMMIT if are_several else COMMIT
-        commit = self._leaving.take(int(limit * LEAVING_SHARE))
-        return commit + self._happened.take(limit - len(commit))
+        return self.take(SHORT_COMMIT if are_several else COMMIT)
 
     def _with_less(self) -> list[str]:
         """Of the accounts that are about to send something the one with the least, and the next ones as far as they fit in."""

@@ -14,9 +14,11 @@ import pytest
 from execution_service.core.orders.events import Event
 from execution_service.core.orders.order import Order
 from execution_service.core.positions.ledger import LedgerEntry, key_of
+from execution_service.storage.mongo.schedule import COMMITS_AT_ONCE
 from execution_service.storage.mongo.store import MongoStore
-from execution_service.storage.mongo.turns import SHORT_COMMIT
-from execution_service.storage.ports import DeadLetter
+from execution_service.storage.mongo.write_queue import COMMIT, SHORT_COMMIT
+from execution_service.storage.ports.commands import DeadLetter
+from execution_service.storage.ports.orders import CursorCommit
 from tests.builders import NOW, identity, noted, order, submit_started
 from tests.contract.stores import Faults, FaultyClient
 from tests.fakes import HandClock
@@ -180,19 +182,77 @@ async def test_of_an_account_with_little_to_write_only_what_is_about_to_be_sent_
     assert private.done == ["call under way", second]
 
 
-async def test_at_somebody_elses_server_no_write_waits_for_another_but_one_commit_for_the_other() -> None:
+@pytest.fixture
+async def shared() -> World:
     world = World(is_private=False)
     await world.store.open()
-    busy = await world.orders("busy", 4)
-    (quiet,) = await world.orders("quiet", 1)
-    world.calls.is_held = True
-    await world.begin("letter", world.letters("first"))
+    return world
+
+
+async def test_at_somebody_elses_server_no_write_waits_for_another(shared: World) -> None:
+    orders = await shared.orders("busy", COMMITS_AT_ONCE - 1)
+    (quiet,) = await shared.orders("quiet", 1)
+    shared.calls.is_held = True
+    await shared.begin("letter", shared.letters("first"))
     entry = LedgerEntry(key=key_of(quiet), instrument=quiet.accepted_request.instrument)
-    await world.begin("ledger", world.store.save_ledgers([entry]))
-    for each in busy:
-        await world.begin("busy", world.store.append(each, [submit_started()]))
-    await world.begin("quiet", world.store.append(quiet, [submit_started()]))
-    assert len(world.calls.begun) == 3
+    await shared.begin("ledger", shared.store.save_ledgers([entry]))
+    for each in (*orders, quiet):
+        await shared.begin("note", shared.store.append(each, [noted()]))
+    assert len(shared.calls.begun) == 2 + COMMITS_AT_ONCE
+
+
+async def test_at_somebody_elses_server_what_waits_for_a_free_place_is_one_commit_of_all_accounts(
+    shared: World,
+) -> None:
+    busy = await shared.orders("busy", COMMITS_AT_ONCE + 3 * COMMIT)
+    (quiet,) = await shared.orders("quiet", 1)
+    shared.calls.is_held = True
+    for each in busy[:COMMITS_AT_ONCE]:
+        await shared.begin("under way", shared.store.append(each, [submit_started()]))
+    for each in busy[COMMITS_AT_ONCE:]:
+        await shared.begin("busy", shared.store.append(each, [submit_started()]))
+    await shared.begin("quiet", shared.store.append(quiet, [submit_started()]))
+    assert len(shared.calls.begun) == COMMITS_AT_ONCE
+    await shared.let_one_through()
+    shared.calls.begun.rotate(1)  # the commit that was begun last
+    await shared.let_one_through()
+    assert shared.done.count("busy") > COMMIT // 2
+    assert "quiet" in shared.done
+
+
+async def test_at_somebody_elses_server_the_updates_of_one_record_are_made_in_their_order(shared: World) -> None:
+    (mine,) = await shared.orders("one", 1)
+    shared.calls.is_held = True
+
+    def cursor(number: int) -> Coroutine[Any, Any, None]:
+        return shared.store.commit_cursors(
+            [CursorCommit(order_id=mine.order_id, version=1, is_settled=False, world=number)]
+        )
+
+    await shared.begin("note", shared.store.append(mine, [noted()]))
+    await shared.begin("cursor", cursor(0))
+    await shared.begin("cursor again", cursor(1))
+    for number in range(3):
+        assert (len(shared.calls.begun), len(shared.done)) == (1, number)
+        await shared.let_one_through()
+    assert shared.done == ["note", "cursor", "cursor again"]
+
+
+async def test_an_update_that_is_given_up_at_somebody_elses_server_lets_the_next_of_its_record_pass(
+    shared: World,
+) -> None:
+    others = await shared.orders("busy", COMMITS_AT_ONCE)
+    (mine,) = await shared.orders("one", 1)
+    shared.calls.is_held = True
+    for each in others:
+        await shared.begin("under way", shared.store.append(each, [noted()]))
+    await shared.begin("given up", shared.store.append(mine, [submit_started()]))
+    shared.tasks[-1].cancel()
+    await shared.begin("second", shared.store.append(mine, [noted()]))
+    shared.calls.is_held = False
+    while shared.calls.begun:
+        await shared.let_one_through()
+    assert sorted(shared.done) == ["second", *["under way"] * COMMITS_AT_ONCE]
 
 
 async def test_a_commit_that_is_given_up_while_it_waits_for_its_turn_lets_the_next_one_pass(private: World) -> None:

@@ -1,0 +1,44 @@
+"""Alerts that belong to no order, on MongoDB."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from functools import partial
+
+from pymongo.errors import (
+    DuplicateKeyError,
+)
+
+from execution_service.storage.mongo.documents import (
+    alert_from_document,
+)
+from execution_service.storage.mongo.names import ALERTS
+from execution_service.storage.mongo.port import MongoPort
+from execution_service.storage.ports.alerts import Alert
+
+
+class MongoAlerts(MongoPort):
+    """Alerts that belong to no order."""
+
+    async def raise_alert(self, alert: Alert) -> None:
+        update = {
+            "$inc": {"count": alert.count},
+            "$set": {"text": alert.text},
+            "$setOnInsert": {"kind": alert.kind, "first_at": alert.first_at, "sent_at": None, "sent_count": 0},
+        }
+        write = partial(self._db[ALERTS].update_one, {"_id": alert.alert_id}, update, upsert=True)
+        try:
+            await self._calls.ask(write)
+        except DuplicateKeyError:
+            # Somebody else made it at the same moment; now it is there to be added to.
+            await self._calls.ask(write)
+
+    async def unsent_alerts(self) -> list[Alert]:
+        def read() -> list[Alert]:
+            return self._readable(ALERTS, self._db[ALERTS].find({"sent_at": None}), alert_from_document)
+
+        return sorted(await self._calls.ask(read), key=lambda a: (a.first_at, a.alert_id))
+
+    async def alert_sent(self, alert: Alert, at: datetime) -> None:
+        update = {"$set": {"sent_at": at, "sent_count": alert.count}}
+        await self._calls.ask(lambda: self._db[ALERTS].update_one({"_id": alert.alert_id}, update))

@@ -1,0 +1,87 @@
+"""The ledger on MongoDB: one document for ever per position key, changed by compare-and-set on its version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from pymongo.errors import (
+    DuplicateKeyError,
+)
+
+from brokers.base import Instrument
+from execution_service.core.errors import UnreadableRecord
+from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line
+from execution_service.core.views.record import (
+    ledger_from_document,
+    ledger_to_document,
+    lines_from_document,
+)
+from execution_service.storage.mongo.ledger_lines import LedgerLines
+from execution_service.storage.mongo.names import POSITIONS
+from execution_service.storage.mongo.port import MongoPort, Place
+
+
+class MongoLedger(MongoPort):
+    """The exact positions, and the ledger's lines of each order."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self._ledger_lines = LedgerLines(place)
+
+    async def ledgers(self, keys: Sequence[LedgerKey]) -> dict[LedgerKey, LedgerEntry]:
+        def read() -> list[LedgerEntry]:
+            found = list(self._db[POSITIONS].find({"_id": {"$in": [key.ledger_id for key in keys]}}))
+            entries = self._readable(POSITIONS, found, ledger_from_document)
+            if len(entries) < len(found):
+                # To whoever asked for it by name a missing entry would be an empty one.
+                unreadable = self._unreadable.named([key.ledger_id for key in keys])
+                raise UnreadableRecord("; ".join(unreadable))
+            return entries
+
+        return {entry.key: entry for entry in await self._calls.ask(read)}
+
+    async def ledger_lines(self, order_ids: Sequence[str]) -> dict[str, Mapping[int, Line]]:
+        def read() -> dict[str, Mapping[int, Line]]:
+            return {
+                order_id: lines_from_document(some) for order_id, some in self._ledger_lines.found(order_ids).items()
+            }
+
+        return await self._calls.ask(read)
+
+    async def open_ledgers(self, account_id: str) -> list[LedgerEntry] | None:
+        def read() -> list[LedgerEntry] | None:
+            found = list(self._db[POSITIONS].find({"account_id": account_id, "is_open": True}))
+            entries = self._readable(POSITIONS, found, ledger_from_document)
+            return entries if len(entries) == len(found) else None
+
+        return await self._calls.ask(read)
+
+    async def ledgers_of_account(self, account_id: str, symbols: Sequence[str]) -> list[LedgerEntry]:
+        wanted = {"account_id": account_id, "$or": [{"is_open": True}, {"instrument.symbol": {"$in": list(symbols)}}]}
+
+        def read() -> list[LedgerEntry]:
+            return self._readable(POSITIONS, self._db[POSITIONS].find(wanted), ledger_from_document)
+
+        return await self._calls.ask(read)
+
+    def unreadable_ledgers(self, account_id: str) -> list[Instrument]:
+        return self._unreadable.ledgers_of(account_id)
+
+    async def save_ledgers(self, entries: Sequence[LedgerEntry]) -> list[bool]:
+        return [await self._calls.write(partial(self._save_ledger, entry)) for entry in entries]
+
+    def _save_ledger(self, entry: LedgerEntry) -> bool:
+        document = ledger_to_document(entry)
+        collection = self._db[POSITIONS]
+        if entry.version == 1:
+            try:
+                collection.insert_one(document)
+            except DuplicateKeyError:
+                return False
+            return True
+        guard = {"_id": document["_id"], "version": entry.version - 1}
+        return collection.replace_one(guard, document).matched_count == 1
+
+    async def keep_lines(self, lines: Mapping[str, Mapping[int, Line]]) -> None:
+        await self._ledger_lines.keep(lines)
