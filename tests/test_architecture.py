@@ -186,6 +186,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.storage.mongo.ledger_lines": {
         CORE,
         "execution_service.storage.mongo.calls",
+        "execution_service.storage.mongo.commits",
         "execution_service.storage.mongo.names",
         "execution_service.storage.mongo.port",
     },

@@ -298,9 +298,13 @@ class Stream:
         except NotDelivered as exc:
             await self._failed(waiting, exc)
         except asyncio.CancelledError:
-            if not waiting.is_overdue:
+            task = asyncio.current_task()
+            if waiting.is_overdue:
+                await self._failed(waiting, NotDelivered(f"no answer within {ANSWER_SECONDS:g} s"))
+            elif task is None or task.cancelling():
                 raise
-            await self._failed(waiting, NotDelivered(f"no answer within {ANSWER_SECONDS:g} s"))
+            else:
+                await self._failed(waiting, NotDelivered("it was given up, and not by us"))
         except Exception as exc:  # noqa: BLE001  one order must not hold up the others
             self._again_at(self._clock.monotonic() + SLOW_PACE_SECONDS, waiting)
             await self._failures.report(progress, exc)

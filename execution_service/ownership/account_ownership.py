@@ -156,7 +156,7 @@ class AccountOwnership:
         return *self._leases.parts(), *looks
 
     def take_no_more(self) -> None:
-        """What is held stays held; nothing is taken any more."""
+        """What is held stays held; nothing is taken any more, nor opened that was taken."""
         self._leases.is_leaving = True
 
     async def end(self) -> None:
@@ -225,7 +225,7 @@ class AccountOwnership:
             with contextlib.suppress(StoreUnavailable):
                 unsettled = await self._store.unsettled(None if partition == UNASSIGNED else partition)
                 found = await self._read([u for u in unsettled if self._is_at(u, {partition})])
-                if self._leases.has(lease):
+                if self._leases.has(lease) and not self._leases.is_leaving:
                     self._open.add(partition)
                     try:
                         taken_up = [stored for stored in found if stored.is_unsettled]

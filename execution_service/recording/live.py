@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import structlog
 
@@ -12,6 +12,7 @@ from execution_service.core.orders.asking import CANCELS, FINDS, Asked
 from execution_service.core.orders.events import CancelRequested, Event
 from execution_service.core.orders.next_step import Elapsed
 from execution_service.core.orders.order import Order, apply
+from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.core.texts import log_line, wants_a_person
 from execution_service.core.views.record import as_stored
@@ -86,8 +87,7 @@ class LiveOrder:
         self.waits_to_note: list[str] = []
         """Of these, what they have been told and the record does not say yet."""
         self.resendings = 0
-        words = order.words_alone
-        self.refusal: Reason | None = None if words is None else Reason(ReasonCode.BROKER_REJECTED, words)
+        self.refusal: Reason | None = _refusal(order)
         """What the broker said when it was sent again, or in an earlier life when it was sent: no end of it before it has been looked for, since a
         sending may be alive. It is not sent again."""
         self.is_answered = False
@@ -172,10 +172,13 @@ class LiveOrders:
     def __init__(self, store: OrderStore, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._wall_at_start = clock.now()
+        self._wall_at_start = clock.now().timestamp()
+        """In seconds since 1970, of which there is no last one."""
         self._monotonic_at_start = clock.monotonic()
         self.by_id: dict[str, LiveOrder] = {}
         self.by_client_id: dict[str, LiveOrder] = {}
+        self.exits_without_entry: dict[str, LiveOrder] = {}
+        """By our id, those that name no entry: what they take, no other exit's entry tells."""
         self.on_recorded: list[Callable[[LiveOrder], None]] = []
 
     def adopt(self, stored: Stored) -> LiveOrder:
@@ -204,6 +207,7 @@ class LiveOrders:
     def forget(self, live: LiveOrder) -> None:
         if self.by_id.get(live.order.order_id) is live:
             del self.by_id[live.order.order_id]
+            self.exits_without_entry.pop(live.order.order_id, None)
         for client_order_id in live.order.client_order_ids:
             if self.by_client_id.get(client_order_id) is live:
                 del self.by_client_id[client_order_id]
@@ -224,7 +228,12 @@ class LiveOrders:
     def _take_over(self, live: LiveOrder, stored: Stored) -> None:
         """The record as it is now, and with it what somebody else has booked and delivered: our own reading may be older than that."""
         mine, theirs = live.told, stored.told
-        live.order = stored.order
+        before, live.order = live.order, stored.order
+        if live.order.working_since != before.working_since:
+            # Sent, declared placed or ordered to be sent again: its time-out counts from then, and it was not looked for since.
+            since = live.order.working_since
+            live.sent_at = None if since is None else self._clock.monotonic() - self._seconds_since(since)
+            live.finding_from, live.asked_at, live.refusal = None, None, _refusal(live.order)
         names = mine.others.keys() | theirs.others.keys()
         live.told = Told(
             world=max(mine.world, theirs.world),
@@ -349,21 +358,29 @@ class LiveOrders:
         if live.is_let_go:
             return
         self.by_id.setdefault(live.order.order_id, live)  # a write may outlast `forget`: the order is in hand again
+        request, purpose = live.order.request, live.order.identity.purpose
+        if purpose is Purpose.EXIT and isinstance(request, OrderRequest) and not request.entry_refs:
+            self.exits_without_entry[live.order.order_id] = self.by_id[live.order.order_id]
         for client_order_id in live.order.client_order_ids:
             self.by_client_id[client_order_id] = live
 
     def _heed_publication(self, moment: datetime) -> None:
         """Nothing is published in the future: if it seems so, our wall clock was slow when we started, and we count from what it should
         have shown."""
-        steady_now = self._wall_at_start + timedelta(seconds=self._clock.monotonic() - self._monotonic_at_start)
-        self._wall_at_start += max(timedelta(0), moment - steady_now)
+        steady_now = self._wall_at_start + self._clock.monotonic() - self._monotonic_at_start
+        self._wall_at_start += max(0.0, moment.timestamp() - steady_now)
 
     def _seconds_since(self, moment: datetime) -> float:
         """By the wall clock, or by the wall clock at start carried on with the monotonic one, whichever says less: a wall clock that
         was moved while we ran makes nothing old."""
         wall = (self._clock.now() - moment).total_seconds()
-        steady = (self._wall_at_start - moment).total_seconds() + self._clock.monotonic() - self._monotonic_at_start
+        steady = self._wall_at_start - moment.timestamp() + self._clock.monotonic() - self._monotonic_at_start
         return max(0.0, min(wall, steady))
+
+
+def _refusal(order: Order) -> Reason | None:
+    words = order.words_alone
+    return None if words is None else Reason(ReasonCode.BROKER_REJECTED, words)
 
 
 def _say_overtaken(order: Order) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
 import structlog
@@ -18,7 +18,7 @@ from execution_service.core.orders.order import Order, apply_all
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.core.orders.tickets import unsupported_reason
-from execution_service.core.positions.ledger import LedgerEntry, with_unbooked
+from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, with_unbooked
 from execution_service.core.reconcile import Holding, by_product
 from execution_service.recording.cancels import Cancels
 from execution_service.recording.live import LiveOrder, LiveOrders
@@ -92,7 +92,8 @@ class LastLook:
             self._lanes.cease_waiting(order)
             if allowed.events and isinstance(allowed.events[-1], Rejected):
                 return allowed.events
-            first, is_measured = allowed.events, not allowed.is_unbound
+            first = allowed.events
+            is_measured = not allowed.is_unbound and not await self._is_beside_an_unmeasured(apply_all(order, first))
             is_elsewhere = self._is_elsewhere(order, allowed)
         if order.identity.purpose is Purpose.EXIT:
             if not order.accepted_request.entry_refs:
@@ -215,19 +216,33 @@ class LastLook:
         left = await self._left_to_reduce(order)
         return left > 0 and (order.quantity or Decimal(0)) <= left
 
+    async def _is_beside_an_unmeasured(self, order: Order) -> bool:
+        """Whether an exit that names no entry is at work to take of the same holding: what this one's entry allows does not tell of that."""
+        others = self._live.exits_without_entry
+        return (
+            bool(others) and self._may_be_taken(await self._holding_choice.key_for(order), order, others.values()) > 0
+        )
+
     async def _left_to_reduce(self, order: Order) -> Decimal:
         """What the strategy holds on the other side, less what other orders of it may still take of that; may be negative."""
-        side, key = order.accepted_request.side, await self._holding_choice.key_for(order)
         # Before what is held: what fills while the store is being asked counts twice, and not neither way.
-        at_work = sum(
+        key = await self._holding_choice.key_for(order)
+        at_work = self._may_be_taken(key, order, self._live.by_id.values())
+        return -await self._held(order) * order.accepted_request.side.sign - at_work
+
+    @staticmethod
+    def _may_be_taken(key: LedgerKey, order: Order, some: Iterable[LiveOrder]) -> Decimal:
+        """What others of these, on the order's side, may still fill of what is booked there."""
+        side = order.accepted_request.side
+        at_work = (
             live.order.remaining_quantity
-            for live in self._live.by_id.values()
+            for live in some
             if live.order.status in AT_WORK
             and live.order.order_id != order.order_id
             and is_booked_to(live.order, key)
             and live.order.accepted_request.side is side
         )
-        return -await self._held(order) * side.sign - at_work
+        return sum(at_work, Decimal(0))
 
     async def _held(self, order: Order) -> Decimal:
         """The position that the order would change, in its product where the broker holds these apart; negative: short."""

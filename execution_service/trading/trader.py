@@ -300,9 +300,13 @@ class Trader:
                 await self._appointments.wait(timeout)
         finally:
             self._live.on_recorded.remove(self._exit_check.heed_record)
-            await self._keeper.end(*(part.name for part in self.alongside))
-            await self._tasks.cancel()
-            await self._connection.close()
+            try:
+                await self._keeper.end(*(part.name for part in self.alongside))
+            finally:  # also where it is ended while it puts a failure in order: nothing of it may go on
+                try:
+                    await self._tasks.cancel()
+                finally:
+                    await self._connection.close()
 
     def _begin_anew(self) -> None:
         """No state of a queue outlives the task that would have reset it: every queue is made from the orders in hand."""

@@ -14,7 +14,7 @@ from typing import Any
 import bson
 import pytest
 from bson.datetime_ms import DatetimeMS
-from pymongo.errors import BulkWriteError, OperationFailure
+from pymongo.errors import BulkWriteError, OperationFailure, WriteError
 from structlog.testing import capture_logs
 
 from execution_service.core.errors import InvalidTransition, UnreadableRecord
@@ -640,6 +640,25 @@ async def test_a_final_order_that_owes_nothing_is_settled(store: MongoStore) -> 
     await store.commit_cursors([cursor_commit(about, world=3, people=3)])
     assert not await is_unsettled(store, about)
     assert await told(store, about) == Told(world=3, people=3)
+
+
+async def test_a_record_that_no_update_fits_any_more_stops_no_other(store: MongoStore, server: Server) -> None:
+    spoilt, sound = await inserted(store, 2)
+    server.collection("execution_orders").update_one({"_id": spoilt.order_id}, {"$set": {"told": "gone"}})
+    async with asyncio.timeout(20):
+        await store.commit_cursors([cursor_commit(spoilt, world=0, people=0), cursor_commit(sound, world=0, people=0)])
+        await store.append(sound, (submit_started(),))
+    assert (await loaded(store, sound)).version == 1
+
+
+async def test_lines_that_go_with_nothing_that_stands_there_are_no_outage(store: MongoStore, faults: Faults) -> None:
+    about = await stored_after(store, *DONE)
+    lines = {3: Line(1, 1, 1, Decimal("2.5"), Decimal(100))}
+    await store.keep_lines({about.order_id: lines})
+    faults.fail("update_one", WriteError("Cannot create field '3' in element {lines: \"gone\"}", 28))
+    with pytest.raises(UnreadableRecord):
+        await store.commit_cursors([cursor_commit(about, world=3, people=3, lines=lines)])
+    assert await is_unsettled(store, about)
 
 
 @pytest.mark.parametrize("first", ["world", "people"])

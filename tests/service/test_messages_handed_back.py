@@ -12,6 +12,7 @@ from pymongo.errors import AutoReconnect, OperationFailure
 
 from brokers.paper.words import Market
 from execution_service.app.service import ORDERS_IN
+from execution_service.core.errors import UnreadableRecord
 from execution_service.core.orders.status import Status
 from execution_service.intake.intake import HELD_SECONDS, RELAPSE_SECONDS
 from execution_service.runtime.supervision import Part
@@ -216,6 +217,21 @@ async def test_a_store_that_nobody_waits_for_any_more_is_not_called_silent() -> 
     given_up = await begun(calls, lambda: None)
     given_up.cancel()
     await asyncio.wait({given_up})
+    clock.move(100)
+    assert calls.silent_seconds() == 0
+
+
+async def test_a_store_whose_answer_makes_no_sense_has_answered() -> None:
+    clock, threads = HandClock(), Hanging()
+    calls = Calls(clock, threads=threads)
+
+    def nonsense() -> None:
+        raise UnreadableRecord("what is this?")
+
+    asked = await begun(calls, nonsense)
+    threads.waiting[0].set_result(None)
+    with pytest.raises(UnreadableRecord):
+        await asked
     clock.move(100)
     assert calls.silent_seconds() == 0
 

@@ -115,6 +115,9 @@ class Calls:
             if isinstance(exc, DuplicateKeyError | BulkWriteError):
                 raise
             raise StoreUnavailable(in_short(exc)) from exc
+        except Exception:  # whatever came could not be made use of; but it came
+            self._answered()
+            raise
         self._answered()
         self._reach.answers()
 

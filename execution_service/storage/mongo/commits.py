@@ -29,6 +29,9 @@ log = structlog.get_logger(__name__)
 
 REFUSED_FOR_EVER = frozenset({2, 121, 10334, 17280, 17419})
 """Codes of a server that will never take this document: a bad value, a validator, too large, a key too large."""
+REFUSED_FOR_THIS_DOCUMENT = REFUSED_FOR_EVER | {9, 14, 28, 66}
+"""Codes, too, of an update that does not go with what stands in the document: a field within a text, another type, a field that may not
+change."""
 UNSTORABLE = (BSONError, DocumentTooLarge, UnicodeError, OverflowError)
 """What the driver raises for a document that no server could take."""
 
@@ -185,7 +188,7 @@ class Commits:
         except (DuplicateKeyError, *UNSTORABLE) as exc:
             return exc
         except WriteError as exc:
-            if exc.code in REFUSED_FOR_EVER:
+            if exc.code in REFUSED_FOR_THIS_DOCUMENT:
                 return exc  # this record's own affair: the others go on
             raise
         document = self._records.find_one({"_id": commit.order_id})

@@ -7,13 +7,16 @@ from typing import Any
 
 from pymongo.errors import (
     BulkWriteError,
+    WriteError,
 )
 
+from execution_service.core.errors import UnreadableRecord
 from execution_service.core.positions.ledger import Line
 from execution_service.core.views.record import (
     lines_to_document,
 )
-from execution_service.storage.mongo.calls import raise_unless_duplicates
+from execution_service.storage.mongo.calls import in_short, raise_unless_duplicates
+from execution_service.storage.mongo.commits import REFUSED_FOR_THIS_DOCUMENT
 from execution_service.storage.mongo.names import LEDGER_LINES
 from execution_service.storage.mongo.port import Place
 
@@ -31,7 +34,7 @@ class LedgerLines:
         return {d["_id"]: d.get("lines") for d in found}
 
     async def keep(self, lines: Mapping[str, Mapping[int, Line]]) -> None:
-        """By our order id, in place of those of the same numbers."""
+        """By our order id, in place of those of the same numbers. Raises UnreadableRecord where one's document takes none."""
         if lines:
             await self._calls.write(lambda: self._keep(lines))
 
@@ -44,4 +47,10 @@ class LedgerLines:
             for error in exc.details["writeErrors"]:
                 document = documents[error["index"]]
                 fields = {f"lines.{number}": line for number, line in document["lines"].items()}
-                self._collection.update_one({"_id": document["_id"]}, {"$set": fields})
+                try:
+                    self._collection.update_one({"_id": document["_id"]}, {"$set": fields})
+                except WriteError as refused:
+                    if refused.code not in REFUSED_FOR_THIS_DOCUMENT:
+                        raise
+                    words = f"ledger lines of order {document['_id']!r} cannot be added to: {in_short(refused)}"
+                    raise UnreadableRecord(words) from refused

@@ -12,7 +12,7 @@ from pymongo.errors import BulkWriteError, OperationFailure
 
 from execution_service.core.errors import UnreadableRecord
 from execution_service.storage.mongo.calls import DUPLICATE_KEY, in_short, raise_unless_duplicates
-from execution_service.storage.mongo.commits import REFUSED_FOR_EVER, UNSTORABLE
+from execution_service.storage.mongo.commits import REFUSED_FOR_THIS_DOCUMENT, UNSTORABLE
 from execution_service.storage.mongo.documents import (
     is_further_on,
     view_document,
@@ -42,9 +42,6 @@ COLLECTION_OF = {
 VIEW_ATTEMPTS = 3
 CLASHES_BORNE = 4
 """So often a view may clash with another document before it is left as it is: whoever delivers tries on every half minute."""
-REFUSED_FOR_THIS_DOCUMENT = REFUSED_FOR_EVER | {9, 14, 28, 66}
-"""Codes, too, of an update that does not go with what stands in the document: a field within a text, another type, a field that may not
-change."""
 
 
 class MongoViews(MongoPort):
