@@ -937,7 +937,7 @@ def test_the_words_and_the_market_of_the_paper_exchange_know_no_file() -> None:
     [
         (TRADING, {"accounts", "trader"}),
         ("execution_service.delivery", {"confirmations", "dispatch", "party", "rebuild", "stream", "unreadable"}),
-        ("execution_service.storage.mongo", {"calls", "documents", "store"}),
+        ("execution_service.storage.mongo", {"calls", "documents", "names", "opening", "store"}),
     ],
 )
 def test_a_room_is_entered_by_its_doors_alone(room: str, doors: set[str]) -> None:

@@ -164,7 +164,7 @@ async def test_nothing_is_opened_any_more_by_a_process_that_stops(tmp_path: Path
         service: Any = other.service
         opened: list[str] = []
         open_desk, unsettled, drain, hold = (
-            service.desks._opens,
+            service.accounts.open,
             service._store.unsettled,
             service.outbox.drain,
             asyncio.Event(),
@@ -183,9 +183,9 @@ async def test_nothing_is_opened_any_more_by_a_process_that_stops(tmp_path: Path
             hold.set()
             await drain()
 
-        service.desks._opens, service._store.unsettled, service.outbox.drain = noted, slowly, drained
+        service.accounts.open, service._store.unsettled, service.outbox.drain = noted, slowly, drained
         await other.run(12)
-        assert service.desks._leases.holds(ACCOUNT)
+        assert service.ownership._leases.holds(ACCOUNT)
         await other.stop()
         assert ACCOUNT not in opened
 
@@ -194,7 +194,7 @@ async def test_nothing_of_a_trader_goes_on_that_is_let_go_while_its_failure_is_p
     async with two_worlds(tmp_path, market=BY_HAND, rules=RESTING) as (one, other):
         await other.start()
         service: Any = one.service
-        trader: Any = service.traders[ACCOUNT]
+        trader: Any = service.accounts.traders[ACCOUNT]
         end = service.supervisor.end
         task = trader._tasks.begin(asyncio.Event().wait(), "work")
 
@@ -210,7 +210,7 @@ async def test_nothing_of_a_trader_goes_on_that_is_let_go_while_its_failure_is_p
         trader._appointments.wake()
         one.store_faults.is_away = True
         await one.run(12)
-        assert ACCOUNT not in service.traders
+        assert ACCOUNT not in service.accounts.traders
         assert task.done()
         assert trader._connection._broker is None
 
@@ -235,7 +235,7 @@ async def test_an_order_of_which_another_process_was_told_what_became_of_it_has_
         after = await service.live_orders.record_for_holder(
             stored.order, lambda order: (decided,) if order.status is Status.IN_DOUBT else ()
         )
-        await service.desks.tell_holder(after)
+        await service.ownership.leave_to_holder(after)
         await one.run(50)
         assert one.record("a").status is Status.SUBMITTED
         assert one.record("a").cancel_wish is None

@@ -90,7 +90,7 @@ ENTRIES = {
     "whether fills are missing": "core.orders.report_events.fills_are_missing",
     "what the broker cannot take": "trading.last_look.unsupported_reason",
     "what leaves": "trading.sending.apply_all",
-    "what may be stored": "storage.mongo.store.apply_all",
+    "what may be stored": "storage.mongo.orders.apply_all",
     "what differs at the broker": "trading.reconciliation.order_findings",
 }
 WORDS = {
@@ -306,7 +306,7 @@ def _of_seven(position: Any) -> Any:
 
 
 async def test_orders_that_cannot_be_rejected_end_no_connection(tmp_path: Path, stumbles: Stumbles) -> None:
-    stumbles.over("storage.mongo.store.apply_all")
+    stumbles.over("storage.mongo.orders.apply_all")
     async with world_of(tmp_path, starts=False) as world:
         world.broker_faults.unavailable = BrokerUnavailable("no route")
         await world.start()
