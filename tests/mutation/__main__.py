@@ -241,7 +241,7 @@ def _child(work: Callable[[], None], *, seconds: int = LONGEST_SECONDS) -> int:
         for each in _TOO_LONG:
             signal.signal(each, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_PROF, seconds)
-        signal.alert(10 * seconds)
+        signal.alarm(10 * seconds)
         nowhere = os.open(os.devnull, os.O_RDWR)
         for number in (0, 1, 2):
             os.dup2(nowhere, number)
