@@ -53,5 +53,5 @@ class Records:
     def hold(self, account_id: str) -> None:
         held = Position(quantity=Decimal(5), cost=Decimal(50))
         key = LedgerKey(account_id=account_id, strategy="momentum", instrument_key="AAPL|STOCK")
-        entry = LedgerEntry(key=key, instrument=instrument(), position=held)
+        entry = LedgerEntry(key=key, instrument=instrument(), position=held, version=1)
         self.db[POSITIONS].insert_one(ledger_to_document(entry))
