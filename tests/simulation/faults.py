@@ -113,7 +113,7 @@ def _signal_of(argument: Any) -> str:
 INSIDE: dict[str, tuple[str, str, Callable[..., str]]] = {
     # name: module, what of it raises, whom a call is about
     "inside.next_step": ("execution_service.trading.following", "next_step", lambda *a: _signal_of(a[0])),
-    "inside.take_turns": ("execution_service.storage.mongo.write_queue", "Turns.take", lambda *a: ""),
+    "inside.take_turns": ("execution_service.storage.mongo.write_queue", "WriteQueue.take", lambda *a: ""),
     "inside.next_letter": ("execution_service.delivery.notifications", "Notifications._next", lambda *a: ""),
     "inside.confirmation": ("execution_service.delivery.views", "confirmation_fields", lambda *a: _signal_of(a[0])),
     "inside.learn": ("execution_service.trading.hearing", "Hearing.learn", lambda *a: _signal_of(a[1])),

@@ -9,16 +9,17 @@ from weakref import WeakKeyDictionary
 
 import pytest
 
-from execution_service.app.service import ORPHANS_GATHERED_SECONDS, ExecutionService
 from execution_service.app.supervisor import Supervisor
 from execution_service.core import texts
 from execution_service.core.orders import heard
 from execution_service.delivery.books import Books
 from execution_service.delivery.stream import Stream
 from execution_service.intake.intake import PROBE_SECONDS, Receiver
+from execution_service.ownership.orphans import GATHERED_SECONDS, Orphans
 from execution_service.storage.mongo.documents import command_from_document
-from execution_service.storage.mongo.store import ALERTS, COMMANDS, LEASES, MongoStore
-from execution_service.storage.ports import StoreUnavailable
+from execution_service.storage.mongo.names import ALERTS, COMMANDS, LEASES
+from execution_service.storage.mongo.store import MongoStore
+from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.trading.isolation import Isolation
 from execution_service.trading.lanes import Lanes
 from tests.simulation.world import Replica
@@ -116,22 +117,22 @@ def views_wait_for_the_publisher(patch: Patch) -> None:
 
 @plants("the alert about an account that is not configured any more")
 def orphans_are_told_of_once(patch: Patch) -> None:
-    async def tell(self: ExecutionService) -> None:
+    async def run(self: Orphans) -> None:
         while True:
-            await self._clock.sleep(ORPHANS_GATHERED_SECONDS)
-            for account_id in sorted(self._orphans):
-                about = dict(self._orphans[account_id])
-                self._forget_orphans(about)
+            await self._clock.sleep(GATHERED_SECONDS)
+            for account_id in sorted(self.by_account):
+                about = dict(self.by_account[account_id])
+                self._forget(about)
                 try:
                     await self._store.check()
                 except StoreUnavailable:
                     continue
-                await self.outbox.raise_alarm(
+                await self._alerts.raise_alert(
                     f"not_configured:{account_id}", texts.account_not_configured(account_id, tuple(about.values()))
                 )
-            await self._orphan_news.wait()
+            await self._news.wait()
 
-    patch.setattr(ExecutionService, "_tell_of_orphans", tell)
+    patch.setattr(Orphans, "run", run)
 
 
 def _never_begun_anew(patch: Patch, *names: str) -> None:
@@ -165,12 +166,12 @@ def nothing_is_handed_back(patch: Patch) -> None:
 
 @plants("an execution that is annulled while the order's record cannot be read")
 def what_cannot_be_recorded_is_taken_for_known(patch: Patch) -> None:
-    whole = MongoStore.spoilt
+    whole = MongoStore.unreadable
 
-    def spoilt(self: MongoStore, names: Collection[str]) -> list[str]:
-        return whole(self, [name for name in names if not name.startswith("client:")])
+    def unreadable(self: MongoStore, names: Collection[str], **kinds: Any) -> list[str]:
+        return whole(self, [name for name in names if not name.startswith("client:")], **kinds)
 
-    patch.setattr(MongoStore, "spoilt", spoilt)
+    patch.setattr(MongoStore, "unreadable", unreadable)
 
 
 @plants("a commission that changes from -1 to -2")
