@@ -31,7 +31,7 @@ from google.cloud import pubsub_v1
 from rich.console import Console
 
 from execution_service.app.settings import REPOSITORY_ROOT, Settings
-from execution_service.core.messages.wire import ParsedOrder, Unusable, parse_order
+from execution_service.core.messages.inbound import ParsedOrder, Unusable, parse_order
 from execution_service.core.orders.effects import happenings
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from execution_service.app.settings import setting_names
-from execution_service.core.orders.asking import CANCELS, FINDS
 from execution_service.core.orders.exits import UNKNOWN_ENTRY_SECONDS
 from execution_service.core.orders.legs import UNKNOWN_LEG_SECONDS
+from execution_service.core.orders.repetition import CANCELS, FINDS
 from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.core.orders.transitions import TRANSITIONS
 from execution_service.core.reconcile import Kind

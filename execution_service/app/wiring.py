@@ -18,12 +18,12 @@ from execution_service.app.clock import SystemClock
 from execution_service.app.embedded import TopicPlan, embedded_store, local_pubsub, make_private, owned
 from execution_service.app.settings import Account, Settings
 from execution_service.app.supervisor import Supervisor
-from execution_service.control.adopting import Adopting
+from execution_service.control.adoption import Adopting
 from execution_service.control.commands import Commands
 from execution_service.core.orders.exit_bound import ExitPositionCheck
+from execution_service.delivery.account_names import Party
 from execution_service.delivery.confirmations import Confirmations
 from execution_service.delivery.dispatch import Delivery
-from execution_service.delivery.party import Party
 from execution_service.delivery.stream import Sink
 from execution_service.delivery.unreadable import UnreadableRecords
 from execution_service.intake.intake import Intake
@@ -34,10 +34,10 @@ from execution_service.ownership.orphans import Orphans
 from execution_service.ownership.ownership import Ownership
 from execution_service.ownership.process_table import ProcessTable
 from execution_service.ownership.processes import Processes
-from execution_service.recording.live import LiveOrders
+from execution_service.recording.live_orders import LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.concurrency import side_by_side
-from execution_service.runtime.reach import Reach
+from execution_service.runtime.connectivity import Reach
 from execution_service.runtime.supervision import Part
 from execution_service.storage.mongo.store import mongo_store
 from execution_service.storage.ports.errors import StoreUnavailable

@@ -15,7 +15,7 @@ import structlog
 
 from brokers.base import BrokerPosition
 from execution_service.core.errors import InvalidTransition
-from execution_service.core.messages.wire import CancelCommand, RefusedCommand, Unusable, parse_command
+from execution_service.core.messages.inbound import CancelCommand, RefusedCommand, Unusable, parse_command
 from execution_service.core.orders.events import (
     DeclaredCancelled,
     DeclaredNotPlaced,
@@ -32,7 +32,7 @@ from execution_service.core.texts import plain
 from execution_service.core.views.record import positions_to_documents
 from execution_service.intake.intake import Receiver
 from execution_service.ownership.ownership import Ownership
-from execution_service.recording.live import LiveOrder, LiveOrders
+from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Part

@@ -14,8 +14,8 @@ from execution_service.delivery.channel import TEXT_LIFETIME, Channel
 from execution_service.delivery.cursor import AFTER_FAILURE_SECONDS
 from execution_service.ownership.ownership import UNASSIGNED, Ownership
 from execution_service.runtime.clock import Clock
-from execution_service.runtime.news import News
 from execution_service.runtime.supervision import Part
+from execution_service.runtime.wake_up import News
 from execution_service.storage.ports.alerts import Alert, AlertStore
 from execution_service.storage.ports.errors import StoreUnavailable
 from notifications.base import Notifier

@@ -13,8 +13,8 @@ from execution_service.core.messages.confirmation import attributes, confirmatio
 from execution_service.core.orders.effects import Happening, happenings
 from execution_service.core.orders.order import Order
 from execution_service.core.positions.ledger import Line
+from execution_service.delivery.account_names import Parties
 from execution_service.delivery.cursor import Progress
-from execution_service.delivery.party import Parties
 from execution_service.delivery.stream import NotDelivered, Owed
 from execution_service.storage.ports.orders import WORLD
 from execution_service.transport.ports import Publisher, PublishFailed

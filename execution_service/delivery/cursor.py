@@ -13,10 +13,10 @@ import structlog
 
 from execution_service.core import texts
 from execution_service.core.positions.ledger import LedgerKey, Line
-from execution_service.recording.live import LiveOrder, LiveOrders
+from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
-from execution_service.runtime.news import News
+from execution_service.runtime.wake_up import News
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.orders import LEDGER, PEOPLE, WORLD, CursorCommit, OrderStore, Told
 

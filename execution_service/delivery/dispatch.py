@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from execution_service.core.orders.order import Order
+from execution_service.delivery.account_names import Parties
 from execution_service.delivery.alerts import Alerts
-from execution_service.delivery.books import Books
 from execution_service.delivery.cursor import Cursors, Failures, Progress
 from execution_service.delivery.ledger import Ledger
+from execution_service.delivery.ledger_and_views import Books
 from execution_service.delivery.notifications import Notifications
-from execution_service.delivery.party import Parties
 from execution_service.delivery.signals import trading_order_write
 from execution_service.delivery.stream import Sink, Stream
 from execution_service.delivery.views import Views
 from execution_service.ownership.ownership import Ownership
-from execution_service.recording.live import LiveOrder, LiveOrders
+from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Part
 from execution_service.storage.ports.orders import LEDGER, PEOPLE

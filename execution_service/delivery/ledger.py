@@ -13,7 +13,7 @@ from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line, fold, key_of, settled
 from execution_service.delivery.cursor import Cursors, Progress
-from execution_service.recording.live import LiveOrder
+from execution_service.recording.live_orders import LiveOrder
 from execution_service.storage.ports.ledger import LedgerStore
 
 ROUNDS_AT_MOST = 20

@@ -14,11 +14,11 @@ from execution_service.core import texts
 from execution_service.core.orders.effects import happenings
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Status
+from execution_service.delivery.account_names import Parties
 from execution_service.delivery.channel import TEXT_LIFETIME, Channel
 from execution_service.delivery.cursor import SLOW_PACE_SECONDS, Cursors, Failures, Progress
-from execution_service.delivery.party import Parties
 from execution_service.runtime.clock import Clock
-from execution_service.runtime.news import News
+from execution_service.runtime.wake_up import News
 from execution_service.storage.ports.orders import PEOPLE
 from notifications.base import Notifier
 

@@ -17,7 +17,7 @@ from execution_service.delivery.cursor import AFTER_FAILURE_SECONDS, SLOW_PACE_S
 from execution_service.ownership.ownership import Ownership
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
-from execution_service.runtime.news import News
+from execution_service.runtime.wake_up import News
 
 log = structlog.get_logger(__name__)
 

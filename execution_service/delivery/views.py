@@ -15,10 +15,10 @@ from execution_service.core.views.shared import (
     position_documents,
     signal_document_id,
 )
+from execution_service.delivery.account_names import Parties
 from execution_service.delivery.ledger import Parcel
-from execution_service.delivery.party import Parties
 from execution_service.delivery.signals import Relations, related_names, trading_order_write
-from execution_service.recording.live import LiveOrders
+from execution_service.recording.live_orders import LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.orders import Stored
 from execution_service.storage.ports.store import Store

@@ -10,14 +10,14 @@ import structlog
 
 from execution_service.core import texts
 from execution_service.core.errors import UnreadableRecord
-from execution_service.core.messages.wire import ParsedOrder, Unusable, parse_order
+from execution_service.core.messages.inbound import ParsedOrder, Unusable, parse_order
 from execution_service.core.orders.events import CancelRequested, Event, Noted, Rejected
 from execution_service.core.orders.order import Order, apply_all, new_order
 from execution_service.core.orders.request import OrderRequest, RefusedRequest
 from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.ownership.ownership import Ownership
 from execution_service.recording.cancels import Cancels
-from execution_service.recording.live import LiveOrders
+from execution_service.recording.live_orders import LiveOrders
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.commands import DeadLetter

@@ -15,7 +15,7 @@ from execution_service.core.orders.order import Order
 from execution_service.ownership.leases import Leases, Predecessor, Self
 from execution_service.ownership.ownership import UNASSIGNED, Work, say_recovered
 from execution_service.ownership.processes import Processes
-from execution_service.recording.live import LiveOrders
+from execution_service.recording.live_orders import LiveOrders
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Keeper, Part

@@ -10,8 +10,8 @@ import structlog
 
 from execution_service.ownership.processes import Processes
 from execution_service.runtime.clock import Clock
-from execution_service.runtime.news import News
 from execution_service.runtime.supervision import Part
+from execution_service.runtime.wake_up import News
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.leases import Lease, LeaseStore, ProcessIdentity
 

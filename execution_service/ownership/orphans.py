@@ -11,8 +11,8 @@ from execution_service.core.orders.order import Order
 from execution_service.ownership.ownership import Ownership
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
-from execution_service.runtime.news import News
 from execution_service.runtime.supervision import Part
+from execution_service.runtime.wake_up import News
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.store import Store
 

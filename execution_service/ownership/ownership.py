@@ -8,7 +8,7 @@ from typing import Protocol
 import structlog
 
 from execution_service.core.orders.order import Order
-from execution_service.recording.live import LiveOrder
+from execution_service.recording.live_orders import LiveOrder
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.supervision import Keeper, Part
 from execution_service.storage.ports.orders import Stored

@@ -13,7 +13,7 @@ from execution_service.core.orders.request import OrderRequest
 from execution_service.core.reconcile import Outcome
 from execution_service.ownership.ownership import Ownership
 from execution_service.recording.cancels import Cancels
-from execution_service.recording.live import LiveOrder, LiveOrders
+from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Keeper, Part

@@ -19,14 +19,14 @@ from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.soundness import sound_position
 from execution_service.core.orders.status import Reason, ReasonCode, Status
 from execution_service.core.reconcile import Binding, Group, Holding, group_of
-from execution_service.recording.live import LiveOrder, LiveOrders
+from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.store import Store
 from execution_service.trading.connection import Connection
-from execution_service.trading.hearing import Hearing
 from execution_service.trading.holdings import holdings
-from execution_service.trading.lanes import Lanes
+from execution_service.trading.instrument_queues import Lanes
 from execution_service.trading.reconciliation import Reconciliation
+from execution_service.trading.report_poller import Hearing
 from execution_service.trading.tasks import Tasks
 
 LOOKING_SECONDS = 10.0

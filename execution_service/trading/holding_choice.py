@@ -14,7 +14,7 @@ from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, SeveralHoldings, holding_for
-from execution_service.recording.live import LiveOrders
+from execution_service.recording.live_orders import LiveOrders
 from execution_service.trading.holdings import booked_to
 
 

@@ -9,12 +9,12 @@ import structlog
 
 from execution_service.core import backoff, texts
 from execution_service.core.texts import Mentioned
-from execution_service.recording.live import LiveOrder
+from execution_service.recording.live_orders import LiveOrder
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.errors import StoreUnavailable
-from execution_service.trading.appointments import Appointments
-from execution_service.trading.bulletins import Bulletins
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
+from execution_service.trading.grouped_alerts import Bulletins
+from execution_service.trading.timers import Appointments
 
 log = structlog.get_logger(__name__)
 

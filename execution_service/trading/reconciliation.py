@@ -17,7 +17,7 @@ from brokers.errors import BrokerError
 from execution_service.core import texts
 from execution_service.core.adoption.successors import arrivals, explained, quantities_of
 from execution_service.core.orders.events import Doubted
-from execution_service.core.orders.heard import Heard, name_of
+from execution_service.core.orders.last_reported import Heard, name_of
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import Status
@@ -45,10 +45,10 @@ from execution_service.core.reconcile import (
     resting_exits,
     unknown_order,
 )
-from execution_service.recording.live import LiveOrder, LiveOrders
+from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
-from execution_service.runtime.news import News
+from execution_service.runtime.wake_up import News
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.store import Store
 from execution_service.trading.holdings import holdings

@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from execution_service.trading.appointments import Appointments
+from execution_service.trading.timers import Appointments
 
 log = structlog.get_logger(__name__)
 

@@ -14,28 +14,28 @@ from execution_service.core.orders.soundness import sound_position
 from execution_service.core.orders.status import Reason
 from execution_service.ownership.ownership import Ownership
 from execution_service.recording.cancels import Cancels
-from execution_service.recording.live import LiveOrder, LiveOrders
+from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Keeper, Part
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.store import Store
-from execution_service.trading.appointments import Appointments
-from execution_service.trading.bulletins import Bulletins
+from execution_service.trading.blocked_exits import Waiting
 from execution_service.trading.connection import AccountState, Connection
 from execution_service.trading.exit_check import ExitCheck
-from execution_service.trading.following import Following
-from execution_service.trading.hearing import Hearing
+from execution_service.trading.grouped_alerts import Bulletins
 from execution_service.trading.holding_choice import HoldingChoice
+from execution_service.trading.instrument_queues import Lanes
 from execution_service.trading.isolation import Isolation
-from execution_service.trading.lanes import Lanes
-from execution_service.trading.last_look import LastLook
-from execution_service.trading.placing import Placing
+from execution_service.trading.order_steps import Following
+from execution_service.trading.placement import Placing
+from execution_service.trading.pre_trade_checks import LastLook
 from execution_service.trading.reconciliation import Reconciliation
-from execution_service.trading.sending import Sending
+from execution_service.trading.report_poller import Hearing
+from execution_service.trading.submission import Sending
 from execution_service.trading.tasks import Tasks
+from execution_service.trading.timers import Appointments
 from execution_service.trading.traded_account import TradedAccount
-from execution_service.trading.waiting import Waiting
 
 LEASE_PAUSE_SECONDS = 0.25
 

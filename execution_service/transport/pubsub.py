@@ -22,7 +22,7 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcTranspor
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
 from execution_service.runtime.clock import Clock
-from execution_service.runtime.reach import Reach
+from execution_service.runtime.connectivity import Reach
 from execution_service.transport.inbox import Inbox
 from execution_service.transport.ports import Message, PublishFailed, TopicMissing
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from execution_service.core.orders.asking import CANCELS, DAY_SECONDS, FINDS, HOUR_SECONDS, Asked, Rhythm
+from execution_service.core.orders.repetition import CANCELS, DAY_SECONDS, FINDS, HOUR_SECONDS, Asked, Rhythm
 
 NIGHT_SECONDS = 14 * HOUR_SECONDS
 

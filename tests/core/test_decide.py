@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from brokers.base import AssetClass, Capabilities, Fill, FillsShown, OrderType, Report, ReportStatus, Tif
 from execution_service.core.errors import InvalidTransition
-from execution_service.core.orders.asking import CANCELS, FINDS, Asked
 from execution_service.core.orders.events import (
     Accepted,
     Busted,
@@ -44,6 +43,7 @@ from execution_service.core.orders.next_step import (
     timeout_seconds,
 )
 from execution_service.core.orders.order import Order, apply, apply_all
+from execution_service.core.orders.repetition import CANCELS, FINDS, Asked
 from execution_service.core.orders.report_events import fills_are_missing, news
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import FINAL, Reason, ReasonCode, Status

@@ -10,7 +10,7 @@ from decimal import Decimal
 
 import pytest
 
-from execution_service.core.orders.heard import Heard
+from execution_service.core.orders.last_reported import Heard
 
 
 def test_only_the_last_thing_said_is_a_repetition() -> None:

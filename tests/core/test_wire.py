@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from brokers.base import AssetClass, OptionRight, OrderType, Side, Tif
-from execution_service.core.messages.wire import (
+from execution_service.core.messages.inbound import (
     CancelCommand,
     ParsedOrder,
     RefusedCommand,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brokers.base import Side, Tif
-from execution_service.core.messages.wire import ParsedOrder, Unusable, parse_order
+from execution_service.core.messages.inbound import ParsedOrder, Unusable, parse_order
 from execution_service.core.orders.request import OrderRequest
 from tests.fuzz import oracle
 from tests.fuzz.mutations import COMMANDS, Mutator, sample_messages, text_of

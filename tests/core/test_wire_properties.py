@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from brokers.base import OrderType, Side
 from execution_service.core.messages.fields import MAX_DIGITS, exact_decimal, written
-from execution_service.core.messages.wire import (
+from execution_service.core.messages.inbound import (
     CancelCommand,
     ParsedOrder,
     RefusedCommand,

@@ -88,7 +88,7 @@ def by_coverage(seconds: float, seed: int) -> int:
 def inside_atheris(arguments: Sequence[str]) -> None:
     import atheris
 
-    for name in ("execution_service.core.messages.fields", "execution_service.core.messages.wire"):
+    for name in ("execution_service.core.messages.fields", "execution_service.core.messages.inbound"):
         module = sys.modules[name]
         for thing in vars(module).values():
             _instrument(atheris, module.__name__, thing)

@@ -12,7 +12,7 @@ from bson.codec_options import CodecOptions
 
 from brokers.base import AssetClass, OrderType
 from execution_service.core.messages.confirmation import attributes, confirmation_json
-from execution_service.core.messages.wire import (
+from execution_service.core.messages.inbound import (
     CancelCommand,
     ParsedOrder,
     RefusedCommand,

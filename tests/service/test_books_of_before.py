@@ -19,7 +19,7 @@ from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.delivery.rebuild import Rebuild, Rebuilt
-from execution_service.recording.live import LiveOrders
+from execution_service.recording.live_orders import LiveOrders
 from execution_service.runtime.threads import InPlace
 from execution_service.storage.contract_facts import Facts, Mended, Said
 from execution_service.storage.mongo.store import MongoStore

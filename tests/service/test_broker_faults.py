@@ -28,7 +28,7 @@ from brokers.errors import (
 from brokers.paper.words import Action, Fault, Market, Operation
 from execution_service.core.orders.events import Noted, NothingSent, SubmitStarted
 from execution_service.core.orders.status import ReasonCode, Status
-from execution_service.trading import placing
+from execution_service.trading import placement
 from execution_service.trading.connection import LOGIN_LOOK_SECONDS, AccountState
 from execution_service.trading.trader import TradingRules
 from tests.fakes import ACCOUNT, World, world_of
@@ -387,7 +387,7 @@ async def test_whatever_comes_out_of_placing_may_have_left(tmp_path: Path, error
 
 
 async def test_placing_that_never_answers_ends_in_bounded_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placing, "PLACE_SECONDS", 0.01)
+    monkeypatch.setattr(placement, "PLACE_SECONDS", 0.01)
     async with world_of(tmp_path, market=BY_HAND) as world:
         world.broker_faults.holds_answer["place_order"] = asyncio.Event()
         world.send()

@@ -18,14 +18,14 @@ from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line
 from execution_service.core.views.shared import confirmation_id
-from execution_service.delivery.books import LINGER_SECONDS
+from execution_service.delivery.account_names import Party
 from execution_service.delivery.confirmations import Confirmations
 from execution_service.delivery.cursor import Progress
 from execution_service.delivery.dispatch import Delivery
-from execution_service.delivery.party import Party
+from execution_service.delivery.ledger_and_views import LINGER_SECONDS
 from execution_service.delivery.stream import ANSWER_SECONDS, NotDelivered, Owed
 from execution_service.ownership.alone import Alone
-from execution_service.recording.live import LiveOrder, LiveOrders
+from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.storage.ports.alerts import Alert
 from execution_service.storage.ports.orders import CursorCommit, Stored, Told
 from execution_service.storage.ports.views import View, ViewWrite

@@ -18,7 +18,7 @@ from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
-from execution_service.recording.live import LiveOrder
+from execution_service.recording.live_orders import LiveOrder
 from execution_service.trading import reconciliation
 from execution_service.trading.trader import TradingRules
 from tests.fakes import ACCOUNT, World, world_of
@@ -83,18 +83,18 @@ def is_undisturbed(world: World) -> bool:
 
 
 ENTRIES = {
-    "deciding what is next": "trading.following.next_step",
-    "what a report tells": "trading.hearing.news",
-    "whether the report is sound": "trading.hearing.sound",
-    "whether the report is another's": "trading.hearing.is_of_another",
+    "deciding what is next": "trading.order_steps.next_step",
+    "what a report tells": "trading.report_poller.news",
+    "whether the report is sound": "trading.report_poller.sound",
+    "whether the report is another's": "trading.report_poller.is_of_another",
     "whether fills are missing": "core.orders.report_events.fills_are_missing",
-    "what the broker cannot take": "trading.last_look.unsupported_reason",
-    "what leaves": "trading.sending.apply_all",
+    "what the broker cannot take": "trading.pre_trade_checks.unsupported_reason",
+    "what leaves": "trading.submission.apply_all",
     "what may be stored": "storage.mongo.orders.apply_all",
     "what differs at the broker": "trading.reconciliation.order_findings",
 }
 WORDS = {
-    "the line of the log": "recording.live.log_line",
+    "the line of the log": "recording.live_orders.log_line",
     "the message to people": "core.texts.order_alert",
 }
 
@@ -103,7 +103,7 @@ WORDS = {
     ("path", "capabilities"),
     [
         *((path, None) for path in ENTRIES.values()),
-        *((path, ONE_BY_ONE) for path in (*ENTRIES.values(), "trading.sending.fitting")),
+        *((path, ONE_BY_ONE) for path in (*ENTRIES.values(), "trading.submission.fitting")),
     ],
 )
 async def test_whatever_fails_for_one_order_the_others_trade(
@@ -149,10 +149,10 @@ async def test_an_order_without_words_is_traded_like_any_other(tmp_path: Path, s
 
 
 EXITS = {
-    "how much of its entry it may take": "trading.last_look.exit_allowance",
-    "what it would be like": "trading.last_look.apply_all",
+    "how much of its entry it may take": "trading.pre_trade_checks.exit_allowance",
+    "what it would be like": "trading.pre_trade_checks.apply_all",
     "whether it was told of before": "trading.exit_check.was_noted",
-    "its end": "trading.following.next_step",
+    "its end": "trading.order_steps.next_step",
 }
 
 
@@ -180,7 +180,7 @@ async def test_whatever_fails_for_one_exit_the_others_leave(tmp_path: Path, stum
 async def test_what_fails_for_an_order_that_others_wait_for_holds_up_only_those(
     tmp_path: Path, stumbles: Stumbles
 ) -> None:
-    stumbles.over("trading.hearing.news")
+    stumbles.over("trading.report_poller.news")
     async with world_of(tmp_path, market=BY_HAND) as world:
         world.send(ODD)
         world.exit("its-exit", ODD)
@@ -221,7 +221,7 @@ async def test_pauses_grow_and_a_command_does_not_wait_for_their_end(tmp_path: P
     async with world_of(tmp_path, market=BY_HAND) as world:
         world.send(ODD, tif="DAY")
         await world.run(2)
-        stumbles.over("trading.following.next_step")
+        stumbles.over("trading.order_steps.next_step")
         await world.run(300)
         assert 5 < stumbles.times < 20
         said = [line for line in world.logs if line.get("action") == "order_isolated"]
@@ -237,7 +237,7 @@ async def test_pauses_grow_and_a_command_does_not_wait_for_their_end(tmp_path: P
 async def test_a_thousand_failing_orders_are_told_of_in_few_messages(tmp_path: Path, stumbles: Stumbles) -> None:
     async with world_of(tmp_path, market=BY_HAND) as world:
         for number in range(200):
-            stumbles.over("trading.following.next_step", f"odd-{number}")
+            stumbles.over("trading.order_steps.next_step", f"odd-{number}")
             world.send(f"odd-{number}", symbol=f"S{number}")
         world.send("sound", symbol="MSFT")
         await world.run(10)
@@ -262,8 +262,8 @@ async def test_what_a_part_cannot_heed_is_heeded_by_the_others(tmp_path: Path) -
 async def test_an_alert_about_several_orders_is_sent_though_there_are_no_words_for_one(
     tmp_path: Path, stumbles: Stumbles
 ) -> None:
-    stumbles.over("trading.following.next_step", "odd-1")
-    stumbles.over("trading.following.next_step", "odd-2")
+    stumbles.over("trading.order_steps.next_step", "odd-1")
+    stumbles.over("trading.order_steps.next_step", "odd-2")
     stumbles.over("core.texts._what", "odd-2")
     async with world_of(tmp_path) as world:
         world.send("odd-1")

@@ -14,7 +14,7 @@ from brokers.paper.words import Action, Fault, Operation
 from execution_service.core.orders.events import Event
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Status
-from execution_service.recording.live import LiveOrder
+from execution_service.recording.live_orders import LiveOrder
 from execution_service.trading.accounts import UNNAMED_ACCOUNT_IDLE_SECONDS
 from tests.fakes import ACCOUNT, World, world_of
 from tests.service.audit import audit

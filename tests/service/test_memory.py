@@ -6,7 +6,7 @@ import gc
 from pathlib import Path
 
 from execution_service.core.orders.order import Order
-from execution_service.recording.live import LiveOrder
+from execution_service.recording.live_orders import LiveOrder
 from tests.fakes import world_of
 
 SOME = 400

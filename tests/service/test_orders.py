@@ -14,9 +14,9 @@ from brokers.paper.words import Action, Fault, Market, Operation
 from execution_service.core.errors import InvalidTransition
 from execution_service.core.orders.events import Accepted
 from execution_service.core.orders.status import ReasonCode, Status
-from execution_service.recording.live import LiveOrder
+from execution_service.recording.live_orders import LiveOrder
 from execution_service.storage.ports.errors import StoreUnavailable
-from execution_service.trading.following import Following
+from execution_service.trading.order_steps import Following
 from execution_service.trading.trader import TradingRules
 from tests.fakes import World, world_of
 from tests.service.audit import audit

@@ -14,7 +14,7 @@ from brokers.base import Capabilities
 from brokers.errors import BrokerUnavailable
 from brokers.paper.words import Action, Fault, Market, Operation
 from execution_service.core.orders.status import Status
-from execution_service.recording.live import LiveOrder
+from execution_service.recording.live_orders import LiveOrder
 from execution_service.storage.ports.orders import CursorCommit
 from execution_service.trading.trader import TradingRules
 from tests.fakes import World, world_of

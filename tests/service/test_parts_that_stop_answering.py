@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from execution_service.app.clock import SystemClock
 from execution_service.runtime.clock import Clock
-from execution_service.runtime.reach import Reach
+from execution_service.runtime.connectivity import Reach
 from execution_service.transport.ports import TopicMissing
 from execution_service.transport.pubsub import KEEP_ALIVE, GooglePublisher, GoogleSubscriber
 from tests.external.proxy import Mood, Proxy

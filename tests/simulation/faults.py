@@ -112,13 +112,13 @@ def _signal_of(argument: Any) -> str:
 
 INSIDE: dict[str, tuple[str, str, Callable[..., str]]] = {
     # name: module, what of it raises, whom a call is about
-    "inside.next_step": ("execution_service.trading.following", "next_step", lambda *a: _signal_of(a[0])),
+    "inside.next_step": ("execution_service.trading.order_steps", "next_step", lambda *a: _signal_of(a[0])),
     "inside.take_turns": ("execution_service.storage.mongo.write_queue", "WriteQueue.take", lambda *a: ""),
     "inside.next_letter": ("execution_service.delivery.notifications", "Notifications._next", lambda *a: ""),
     "inside.confirmation": ("execution_service.delivery.views", "confirmation_fields", lambda *a: _signal_of(a[0])),
-    "inside.learn": ("execution_service.trading.hearing", "Hearing.learn", lambda *a: _signal_of(a[1])),
-    "inside.intend": ("execution_service.trading.sending", "Sending._write_intent", lambda *a: _signal_of(a[1])),
-    "inside.start_lanes": ("execution_service.trading.sending", "Sending.start_lanes", lambda *a: ""),
+    "inside.learn": ("execution_service.trading.report_poller", "Hearing.learn", lambda *a: _signal_of(a[1])),
+    "inside.intend": ("execution_service.trading.submission", "Sending._write_intent", lambda *a: _signal_of(a[1])),
+    "inside.start_lanes": ("execution_service.trading.submission", "Sending.start_lanes", lambda *a: ""),
 }
 """Where a part of the service may raise inside. Who moves one of these says here where it is now: a name that is not there fails every life."""
 

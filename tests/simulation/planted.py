@@ -11,8 +11,8 @@ import pytest
 
 from execution_service.app.supervisor import Supervisor
 from execution_service.core import texts
-from execution_service.core.orders import heard
-from execution_service.delivery.books import Books
+from execution_service.core.orders import last_reported
+from execution_service.delivery.ledger_and_views import Books
 from execution_service.delivery.stream import Stream
 from execution_service.intake.intake import PROBE_SECONDS, Receiver
 from execution_service.ownership.orphans import GATHERED_SECONDS, Orphans
@@ -20,8 +20,8 @@ from execution_service.storage.mongo.documents import command_from_document
 from execution_service.storage.mongo.names import ALERTS, COMMANDS, LEASES
 from execution_service.storage.mongo.store import MongoStore
 from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.trading.instrument_queues import Lanes
 from execution_service.trading.isolation import Isolation
-from execution_service.trading.lanes import Lanes
 from tests.simulation.world import Replica
 
 Patch = pytest.MonkeyPatch
@@ -176,7 +176,7 @@ def what_cannot_be_recorded_is_taken_for_known(patch: Patch) -> None:
 
 @plants("a commission that changes from -1 to -2")
 def repetitions_are_known_by_their_hash(patch: Patch) -> None:
-    patch.setattr(heard, "_text", lambda said: str(hash(said)))
+    patch.setattr(last_reported, "_text", lambda said: str(hash(said)))
 
 
 @plants("each order that is stored reads every cancel there ever was")

@@ -12,7 +12,7 @@ from hashlib import sha256
 from brokers.base import AssetClass, BrokerPosition, ContractTerms, Fill, Instrument, OrderType, Side
 from execution_service.core.exact import ZERO
 from execution_service.core.messages.fields import Fields
-from execution_service.core.messages.wire import ParsedOrder, parse_order_fields
+from execution_service.core.messages.inbound import ParsedOrder, parse_order_fields
 from execution_service.core.orders.events import Adopted, ContractTold, Filled, Occasion
 from execution_service.core.orders.order import Order, apply_all, new_order
 from execution_service.core.orders.request import Identity, OrderRequest, Purpose

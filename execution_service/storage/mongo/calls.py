@@ -20,7 +20,7 @@ from pymongo.errors import (
 )
 
 from execution_service.runtime.clock import Clock
-from execution_service.runtime.reach import Reach
+from execution_service.runtime.connectivity import Reach
 from execution_service.runtime.threads import Blocking
 from execution_service.storage.mongo.gate import Gate
 from execution_service.storage.ports.errors import StoreUnavailable

@@ -27,11 +27,11 @@ from execution_service.core.orders.order import Order
 from execution_service.core.orders.report_events import was_noted
 from execution_service.core.orders.status import Reason, ReasonCode, Status
 from execution_service.ownership.ownership import Ownership
-from execution_service.recording.live import LiveOrder, LiveOrders
+from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.trading.connection import Connection, reason_of
-from execution_service.trading.hearing import Hearing
-from execution_service.trading.lanes import Lane, Lanes
+from execution_service.trading.instrument_queues import Lane, Lanes
+from execution_service.trading.report_poller import Hearing
 from execution_service.trading.tasks import Tasks
 
 log = structlog.get_logger(__name__)

@@ -8,10 +8,10 @@ from datetime import datetime
 
 import structlog
 
-from execution_service.core.orders.asking import CANCELS, FINDS, Asked
 from execution_service.core.orders.events import CancelRequested, Event
 from execution_service.core.orders.next_step import Elapsed
 from execution_service.core.orders.order import Order, apply
+from execution_service.core.orders.repetition import CANCELS, FINDS, Asked
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.core.texts import log_line, wants_a_person

@@ -10,11 +10,11 @@ from execution_service.core import backoff
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import Status
-from execution_service.recording.live import LiveOrder
+from execution_service.recording.live_orders import LiveOrder
 from execution_service.runtime.clock import Clock
-from execution_service.trading.appointments import Appointments
 from execution_service.trading.isolation import Isolation
 from execution_service.trading.tasks import Tasks
+from execution_service.trading.timers import Appointments
 
 WAITING_SECONDS = 2.0
 """How often an order that waits for another one is looked at all the same."""

@@ -6,9 +6,9 @@ import heapq
 import itertools
 from collections.abc import Iterator
 
-from execution_service.recording.live import LiveOrder
+from execution_service.recording.live_orders import LiveOrder
 from execution_service.runtime.clock import Clock
-from execution_service.runtime.news import News
+from execution_service.runtime.wake_up import News
 
 KEPT_APPOINTMENTS = 64
 """So many appointments with orders that are over may lie about."""

@@ -16,18 +16,18 @@ from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Status
 from execution_service.core.texts import Mentioned
 from execution_service.ownership.ownership import Ownership
-from execution_service.recording.live import PERHAPS_SENT, LiveOrder, LiveOrders
+from execution_service.recording.live_orders import PERHAPS_SENT, LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
-from execution_service.trading.appointments import Appointments
-from execution_service.trading.bulletins import Bulletins
+from execution_service.trading.blocked_exits import Waiting
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
-from execution_service.trading.hearing import Hearing
+from execution_service.trading.grouped_alerts import Bulletins
+from execution_service.trading.instrument_queues import LEAST_WAIT_SECONDS, WAITING_SECONDS, Lanes
 from execution_service.trading.isolation import Isolation
-from execution_service.trading.lanes import LEAST_WAIT_SECONDS, WAITING_SECONDS, Lanes
-from execution_service.trading.last_look import LastLook
-from execution_service.trading.placing import Placing
+from execution_service.trading.placement import Placing
+from execution_service.trading.pre_trade_checks import LastLook
+from execution_service.trading.report_poller import Hearing
 from execution_service.trading.tasks import Tasks
-from execution_service.trading.waiting import Waiting
+from execution_service.trading.timers import Appointments
 
 SILENCE_ALERT_SECONDS = 60.0
 CANCEL_ALERT_AFTER = 3

@@ -23,7 +23,7 @@ from execution_service.delivery.ledger import Ledger, Parcel
 from execution_service.delivery.views import Views
 from execution_service.ownership.ownership import Ownership
 from execution_service.runtime.clock import Clock
-from execution_service.runtime.news import News
+from execution_service.runtime.wake_up import News
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.orders import LEDGER
 

@@ -12,12 +12,12 @@ from execution_service.core.orders.report_events import was_noted
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.texts import Mentioned
-from execution_service.recording.live import LiveOrder
+from execution_service.recording.live_orders import LiveOrder
 from execution_service.runtime.clock import Clock
-from execution_service.trading.appointments import Appointments
-from execution_service.trading.bulletins import Bulletins
 from execution_service.trading.connection import Connection
-from execution_service.trading.lanes import Lanes
+from execution_service.trading.grouped_alerts import Bulletins
+from execution_service.trading.instrument_queues import Lanes
+from execution_service.trading.timers import Appointments
 
 EXIT_ALERT_SECONDS = 5.0
 ENTRY_ALERT_SECONDS = 30.0

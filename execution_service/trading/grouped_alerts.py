@@ -13,7 +13,7 @@ from execution_service.core import texts
 from execution_service.core.texts import Mentioned
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
-from execution_service.runtime.news import News
+from execution_service.runtime.wake_up import News
 
 log = structlog.get_logger(__name__)
 

@@ -19,15 +19,15 @@ from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Reason, ReasonCode, Status
 from execution_service.core.orders.tickets import fitting
 from execution_service.recording.cancels import Cancels
-from execution_service.recording.live import LiveOrder, LiveOrders
+from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection, reason_of
 from execution_service.trading.holding_choice import HoldingChoice
+from execution_service.trading.instrument_queues import Lane, Lanes
 from execution_service.trading.isolation import Isolation
-from execution_service.trading.lanes import Lane, Lanes
-from execution_service.trading.last_look import LastLook
-from execution_service.trading.placing import Placing
+from execution_service.trading.placement import Placing
+from execution_service.trading.pre_trade_checks import LastLook
 from execution_service.trading.tasks import Tasks
 
 log = structlog.get_logger(__name__)

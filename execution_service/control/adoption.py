@@ -24,7 +24,7 @@ from execution_service.core.reconcile import Discrepancy
 from execution_service.core.texts import log_line
 from execution_service.core.views.record import plan_from_document
 from execution_service.ownership.ownership import Ownership
-from execution_service.recording.live import LiveOrders
+from execution_service.recording.live_orders import LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.commands import Command, CommandStatus
 from execution_service.storage.ports.orders import Stored, Told

@@ -21,14 +21,14 @@ from execution_service.core.orders.tickets import unsupported_reason
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, with_unbooked
 from execution_service.core.reconcile import Holding, by_product
 from execution_service.recording.cancels import Cancels
-from execution_service.recording.live import LiveOrder, LiveOrders
+from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.store import Store
 from execution_service.trading.connection import Connection, reason_of
 from execution_service.trading.exit_check import AT_WORK, ExitCheck
 from execution_service.trading.holding_choice import HoldingChoice
 from execution_service.trading.holdings import is_booked_to
-from execution_service.trading.lanes import Lanes
+from execution_service.trading.instrument_queues import Lanes
 
 log = structlog.get_logger(__name__)
 

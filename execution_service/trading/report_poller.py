@@ -13,10 +13,10 @@ from brokers.base import Report, Unreadable
 from brokers.errors import AnswerUnclear, BrokerError, BrokerUnavailable, NotAnswered
 from execution_service.core import texts
 from execution_service.core.errors import UnreadableRecord
-from execution_service.core.orders.asking import FINDS
 from execution_service.core.orders.events import Event, Held, Noted
-from execution_service.core.orders.heard import Heard, name_of
+from execution_service.core.orders.last_reported import Heard, name_of
 from execution_service.core.orders.order import Order
+from execution_service.core.orders.repetition import FINDS
 from execution_service.core.orders.report_events import (
     fills_are_missing,
     is_of_another,
@@ -28,17 +28,17 @@ from execution_service.core.orders.report_events import (
 from execution_service.core.orders.soundness import sound
 from execution_service.core.orders.status import Status
 from execution_service.core.texts import Mentioned
-from execution_service.recording.live import LiveOrder, LiveOrders
+from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.orders import OrderStore, Stored
-from execution_service.trading.appointments import Appointments
-from execution_service.trading.bulletins import Bulletins
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
+from execution_service.trading.grouped_alerts import Bulletins
+from execution_service.trading.instrument_queues import Lanes
 from execution_service.trading.isolation import Isolation
-from execution_service.trading.lanes import Lanes
 from execution_service.trading.reconciliation import Reconciliation
+from execution_service.trading.timers import Appointments
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
