@@ -96,10 +96,10 @@ async def _measure_ibkr(gateway: Gateway, pairs: int) -> list[Figure]:
     try:
         await broker.connect()
         await bare.connect(host, int(port))
-        placing = await _placing("ibkr", pairs, bare.place, _through(broker, ticket))
+        placement = await _placement("ibkr", pairs, bare.place, _through(broker, ticket))
         book = TwsBook(gateway.book_path, account_id=DEFAULT_ACCOUNT, market=Market(fill_delay_seconds=None))
         placed = [replace(ticket, reserved_order_id=f"99:{number}") for number in range(1, OPEN_ORDERS + 1)]
-        return [placing, await _turn("ibkr", gateway, "messages", broker, book, placed)]
+        return [placement, await _turn("ibkr", gateway, "messages", broker, book, placed)]
     finally:
         bare.close()
         await broker.close()
@@ -138,17 +138,17 @@ async def _measure_zerodha(gateway: Gateway, pairs: int) -> list[Figure]:
 
     try:
         await broker.connect()
-        placing = await _placing("zerodha", pairs, bare, _through(broker, ticket))
+        placement = await _placement("zerodha", pairs, bare, _through(broker, ticket))
         book = KiteBook(gateway.book_path, account_id="AB1234", market=Market(fill_delay_seconds=None))
-        return [placing, await _turn("zerodha", gateway, "calls", broker, book, [ticket] * OPEN_ORDERS)]
+        return [placement, await _turn("zerodha", gateway, "calls", broker, book, [ticket] * OPEN_ORDERS)]
     finally:
         await broker.close()
 
 
-Placing = Callable[[int], Awaitable[None]]
+Placement = Callable[[int], Awaitable[None]]
 
 
-def _through(broker: Broker, ticket: Ticket) -> Placing:
+def _through(broker: Broker, ticket: Ticket) -> Placement:
     """As the service does it: the broker's own id is asked for first, where there is one."""
 
     async def place(number: int) -> None:
@@ -158,7 +158,7 @@ def _through(broker: Broker, ticket: Ticket) -> Placing:
     return place
 
 
-async def _placing(name: str, pairs: int, bare: Placing, adapter: Placing) -> Figure:
+async def _placement(name: str, pairs: int, bare: Placement, adapter: Placement) -> Figure:
     """Each pair is one order placed either way, one right after the other; who goes first changes."""
     for number in range(3):
         await bare(number)

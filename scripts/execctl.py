@@ -61,7 +61,7 @@ from execution_service.storage.ports.commands import Command, CommandStatus, Dea
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.leases import Lease
 from execution_service.storage.ports.orders import Stored
-from execution_service.storage.reader import DeskView
+from execution_service.storage.reader import StoreReader
 from scripts import adopt
 from scripts.display import cell, counted, new_console, print_json, print_table, table_time
 from scripts.waits import waits_for
@@ -89,7 +89,7 @@ class Unknown(Exception):
 class Desk:
     """What every command works with."""
 
-    view: DeskView
+    view: StoreReader
     store: MongoStore
     settings: Settings
     console: Console

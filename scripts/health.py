@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from execution_service.core.orders.status import Status
 from execution_service.storage.ports.leases import Lease
-from execution_service.storage.reader import Unfinished, Waiting
+from execution_service.storage.reader import BlockedExits, Unfinished
 from scripts.display import counted
 
 GRACE = timedelta(seconds=30)
@@ -136,7 +136,7 @@ def of_discrepancies(count: int) -> Part:
     return Part("discrepancies", State.LOOK, f"{count} open; see execctl discrepancies")
 
 
-def of_alerts(waiting: Waiting) -> Part:
+def of_alerts(waiting: BlockedExits) -> Part:
     """Never down: they are sent by themselves, and whether Telegram can be reached is another row."""
     count = _unsent(waiting)
     if not count:
@@ -145,12 +145,12 @@ def of_alerts(waiting: Waiting) -> Part:
     return Part("alerts not sent", State.WAITING, f"{count}: {orders}; of one order execctl order tells it")
 
 
-def of_telegram(said: str, *, is_up: bool, waiting: Waiting | None) -> Part:
+def of_telegram(said: str, *, is_up: bool, waiting: BlockedExits | None) -> Part:
     """`said`: who the bot is, or why it cannot be asked. Without a store nobody knows what waits."""
     count = 0 if waiting is None else _unsent(waiting)
     waits = "" if waiting is None else f"; {count} to be sent" if count else "; nothing waits"
     return Part("Telegram", up_or_down(is_up), said + waits)
 
 
-def _unsent(waiting: Waiting) -> int:
+def _unsent(waiting: BlockedExits) -> int:
     return waiting.unsent_alerts + waiting.untold_orders

@@ -26,7 +26,7 @@ from execution_service.app.wiring import notifier_of
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.leases import Lease
-from execution_service.storage.reader import DeskView, Waiting
+from execution_service.storage.reader import BlockedExits, StoreReader
 from notifications.base import NotificationFailed
 from notifications.telegram import TelegramNotifier
 from scripts.demo_gateway import GatewayFailed, left_gateway
@@ -140,7 +140,7 @@ def _why(trouble: str) -> str:
     return f": {trouble}" if trouble else ""
 
 
-def _store(settings: Settings, notice: Notice | None) -> tuple[list[Part], Waiting | None]:
+def _store(settings: Settings, notice: Notice | None) -> tuple[list[Part], BlockedExits | None]:
     """Its rows, and what waits in it; the latter None where it cannot be read."""
     found = store_of(settings, notice)
     if found is None:
@@ -164,7 +164,7 @@ def _store(settings: Settings, notice: Notice | None) -> tuple[list[Part], Waiti
         view.close()
 
 
-def stored_parts(view: DeskView, waiting: Waiting, notice: Notice | None) -> list[Part]:
+def stored_parts(view: StoreReader, waiting: BlockedExits, notice: Notice | None) -> list[Part]:
     """What the store's records say. Raises StoreUnavailable."""
     positions = view.ledgers(only_open=True)
     unfinished = view.unfinished()
@@ -246,7 +246,7 @@ def _asked(name: str, what: str, ask: Callable[[], object]) -> Part:
     return Part(name, State.UP, what)
 
 
-async def _telegram(settings: Settings, waiting: Waiting | None) -> Part:
+async def _telegram(settings: Settings, waiting: BlockedExits | None) -> Part:
     """Asks Telegram who the bot is; sends nothing."""
     notifier = notifier_of(settings)
     if not isinstance(notifier, TelegramNotifier):

@@ -40,7 +40,7 @@ from execution_service.core.positions.ledger import key_of
 from execution_service.core.texts import log_line, plain, quantity, quoted
 from execution_service.core.views.shared import confirmation_id
 from execution_service.storage.ports.errors import StoreUnavailable
-from execution_service.storage.reader import DeskView
+from execution_service.storage.reader import StoreReader
 from scripts.display import counted, new_console, print_json, shown_time
 from scripts.whereabouts import (
     HOW_TO_START,
@@ -388,7 +388,7 @@ def _heard(body: Mapping[str, Any], followed: Mapping[str, Followed], story: _St
         story.tell(one, plain(f"confirmation {body['status']}, {filled}{why}"))
 
 
-def _look(view: DeskView, open_orders: Sequence[Followed], story: _Story) -> None:
+def _look(view: StoreReader, open_orders: Sequence[Followed], story: _Story) -> None:
     """Reads the records, and tells their new events; a store that does not answer is asked again later."""
     try:
         stored = {s.order.order_id: s for s in view.load([one.order_id for one in open_orders])}

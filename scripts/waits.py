@@ -8,17 +8,17 @@ from execution_service.core.orders.exits import exit_allowance
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import Status
-from execution_service.storage.reader import DeskView
+from execution_service.storage.reader import StoreReader
 
 
-def waits_for(view: DeskView, order: Order, now: datetime) -> list[str]:
+def waits_for(view: StoreReader, order: Order, now: datetime) -> list[str]:
     """A phrase for each order that is waited for; none for an order that is not PENDING. Raises StoreUnavailable."""
     if order.status is not Status.PENDING or not isinstance(order.request, OrderRequest):
         return []
     return [*_being_looked_for(view, order, order.request), *_unfinished_entries(view, order, order.request, now)]
 
 
-def _being_looked_for(view: DeskView, order: Order, request: OrderRequest) -> list[str]:
+def _being_looked_for(view: StoreReader, order: Order, request: OrderRequest) -> list[str]:
     """Those that were perhaps sent: until they are found, nothing follows them."""
     stored = view.orders(status=Status.SUBMITTING.value, account_id=request.account_id)
     same = [s.order for s in stored if _named_instrument(s.order) == request.instrument.key]
@@ -30,7 +30,7 @@ def _named_instrument(order: Order) -> str | None:
     return order.request.instrument.key if isinstance(order.request, OrderRequest) else None
 
 
-def _unfinished_entries(view: DeskView, order: Order, request: OrderRequest, now: datetime) -> list[str]:
+def _unfinished_entries(view: StoreReader, order: Order, request: OrderRequest, now: datetime) -> list[str]:
     if order.identity.purpose is not Purpose.EXIT or not request.entry_refs:
         return []
     called = [stored.order for stored in view.signals(request.entry_refs)]

@@ -16,7 +16,7 @@ from pymongo.errors import PyMongoError
 from execution_service.app.embedded import EmbeddedPartFailed, embedded_store, owned
 from execution_service.app.settings import ConfigurationError, Settings, load_settings
 from execution_service.storage.mongo.opening import connect
-from execution_service.storage.reader import DeskView
+from execution_service.storage.reader import StoreReader
 
 HOW_TO_START = "start it: python scripts/mvp_demo_start.py"
 LOCK_SECONDS = 15.0
@@ -114,10 +114,10 @@ def store_of(settings: Settings, notice: Notice | None) -> tuple[str, str] | Non
     return None
 
 
-def view_of(store: tuple[str, str]) -> DeskView:
+def view_of(store: tuple[str, str]) -> StoreReader:
     """To look into the store of this address and database; not yet connected. Raises NotFound for an address that is none."""
     try:
-        return DeskView(connect(store[0]), store[1])
+        return StoreReader(connect(store[0]), store[1])
     except PyMongoError as exc:
         # The error's own words may hold the address, and that a password.
         raise NotFound(

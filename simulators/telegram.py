@@ -183,7 +183,7 @@ class SimulatedTelegram:
         self._messages: list[ReceivedMessage] = []
         self._last_message_id = 0
         self._calls: Counter[str] = Counter()
-        self._news = threading.Condition()
+        self._wake_up = threading.Condition()
         self._server = LoopbackServer(host, port, self._answer, _refusal)
 
     def __enter__(self) -> Self:
@@ -207,42 +207,42 @@ class SimulatedTelegram:
 
     @property
     def messages(self) -> tuple[ReceivedMessage, ...]:
-        with self._news:
+        with self._wake_up:
             return tuple(self._messages)
 
     @property
     def faults(self) -> tuple[Fault, ...]:
-        with self._news:
+        with self._wake_up:
             return tuple(self._faults)
 
     def calls(self, method: str) -> int:
         """How often the method was called, refused and failed calls included."""
-        with self._news:
+        with self._wake_up:
             return self._calls[method]
 
     def wait_for_messages(self, count: int, timeout_seconds: float = 5.0) -> tuple[ReceivedMessage, ...]:
         """Blocks until so many have been accepted. Raises TimeoutError."""
-        with self._news:
-            if not self._news.wait_for(lambda: len(self._messages) >= count, timeout_seconds):
+        with self._wake_up:
+            if not self._wake_up.wait_for(lambda: len(self._messages) >= count, timeout_seconds):
                 raise TimeoutError(f"{len(self._messages)} of {count} messages after {timeout_seconds:g} s")
             return tuple(self._messages)
 
     def wait_for_calls(self, method: str, count: int, timeout_seconds: float = 5.0) -> None:
         """Blocks until the method was called so often, whatever became of it. Raises TimeoutError."""
-        with self._news:
-            if not self._news.wait_for(lambda: self._calls[method] >= count, timeout_seconds):
+        with self._wake_up:
+            if not self._wake_up.wait_for(lambda: self._calls[method] >= count, timeout_seconds):
                 raise TimeoutError(f"{self._calls[method]} of {count} calls after {timeout_seconds:g} s")
 
     def add_fault(self, *faults: Fault) -> None:
-        with self._news:
+        with self._wake_up:
             self._faults.extend(faults)
 
     def clear_faults(self) -> None:
-        with self._news:
+        with self._wake_up:
             self._faults.clear()
 
     def clear_messages(self) -> None:
-        with self._news:
+        with self._wake_up:
             self._messages.clear()
 
     def start(self) -> None:
@@ -283,9 +283,9 @@ class SimulatedTelegram:
 
     def answer(self, token: str, method: str, fields: dict[str, Any]) -> object:
         """The `result` of one call. Raises _Refused, or Dropped or Trickled where no answer is to be given."""
-        with self._news:
+        with self._wake_up:
             self._calls[method] += 1
-            self._news.notify_all()
+            self._wake_up.notify_all()
             fault = self._next_fault(method, fields)
         if not re.fullmatch(r"\d+:[\w-]+", token) and self._token is None:
             raise _Refused(404, "Not Found")
@@ -405,7 +405,7 @@ class SimulatedTelegram:
         if len(text.encode("utf-16-le", "surrogatepass")) // 2 > LONGEST_TEXT:
             raise _Refused(400, "Bad Request: message is too long")
         now = datetime.now(UTC)
-        with self._news:
+        with self._wake_up:
             self._last_message_id += 1
             message = ReceivedMessage(
                 message_id=self._last_message_id,
@@ -417,7 +417,7 @@ class SimulatedTelegram:
                 received_at=now,
             )
             self._messages.append(message)
-            self._news.notify_all()
+            self._wake_up.notify_all()
         if self._on_message is not None:
             self._on_message(message)
         return {"message_id": message.message_id, "date": int(now.timestamp()), "chat": chat, "text": text}

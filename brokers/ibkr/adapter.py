@@ -260,7 +260,7 @@ class _Wait:
 
 @dataclass(slots=True)
 class _Waits:
-    placing: dict[int, _Wait] = field(default_factory=dict)
+    placement: dict[int, _Wait] = field(default_factory=dict)
     cancelling: dict[int, _Wait] = field(default_factory=dict)
 
 
@@ -522,7 +522,7 @@ class IbkrBroker:
         tag = ticket.client_order_id
         if words := self._unacknowledged.words_of(tag):
             raise WordsAlone(words)
-        if self._blotter.tagged(tag) or any(wait.client_order_id == tag for wait in self._waits.placing.values()):
+        if self._blotter.tagged(tag) or any(wait.client_order_id == tag for wait in self._waits.placement.values()):
             raise OrderAlreadyExists(f"IBKR has an order {tag} already")
         reserved = ticket.reserved_order_id or self._left_as(tag) or await self.reserve(ticket)
         contract = await self._contract(session, ticket.instrument)
@@ -532,7 +532,7 @@ class IbkrBroker:
         session = self._ready_session()
         order_id = self._usable_number(session, reserved, tag)
         wait = _Wait(asyncio.get_running_loop().create_future(), tag)
-        self._waits.placing[order_id] = wait
+        self._waits.placement[order_id] = wait
         try:
             session.place(order_id, contract.contract, order)
             is_repetition = ticket.is_repetition or bool(self._left_as(tag))
@@ -555,7 +555,7 @@ class IbkrBroker:
             raise
         finally:
             wait.stop()
-            self._waits.placing.pop(order_id, None)
+            self._waits.placement.pop(order_id, None)
 
     def _left_as(self, tag: str) -> str:
         return self._sent.get(tag) or self._unacknowledged.id_of(tag)
@@ -1109,11 +1109,11 @@ class IbkrBroker:
         wait = self._waits.cancelling.get(order_id)
         if wait is not None:
             self._answer_cancelling(wait, code, text)
-        placing = self._waits.placing.get(order_id)
-        if placing is not None and entry is None:
-            placing.hold = hold or placing.hold  # it may be said before anything else is told of the order
-        if placing is not None:
-            self._heed_words(placing, code, text, is_shown=is_shown)
+        placement = self._waits.placement.get(order_id)
+        if placement is not None and entry is None:
+            placement.hold = hold or placement.hold  # it may be said before anything else is told of the order
+        if placement is not None:
+            self._heed_words(placement, code, text, is_shown=is_shown)
             return
         if hold is not None or (code == codes.CANCELLED and entry is not None and entry.is_final):
             return  # nothing is open about it
@@ -1133,7 +1133,7 @@ class IbkrBroker:
     def on_lost(self) -> None:
         self._is_ready = False
         lost = OutcomeUnknown("The connection to the gateway broke before it answered")
-        for wait in (*self._waits.placing.values(), *self._waits.cancelling.values()):
+        for wait in (*self._waits.placement.values(), *self._waits.cancelling.values()):
             wait.settle_by_words(lost)
         self._give_hint()
 
@@ -1149,7 +1149,7 @@ class IbkrBroker:
             self._hint()
 
     def _answer_placing(self, entry: Entry, status: str) -> None:
-        wait = self._waits.placing.get(entry.order_id) if self._is_own(entry.client_id) else None
+        wait = self._waits.placement.get(entry.order_id) if self._is_own(entry.client_id) else None
         if wait is None:
             return
         if wait.hold is not None:

@@ -570,7 +570,7 @@ class ZerodhaBroker:
             api_key=access.api_key,
             token=token,
             url=self._configuration.feed_url,
-            on_news=self._heard,
+            on_events=self._heard,
             silence_seconds=self._configuration.feed_silence_seconds,
         )
         try:

@@ -36,7 +36,7 @@ def _run_reactor() -> None:
 
 
 class OrderFeed:
-    """One account's feed. `on_news` is called in the reactor's thread: after each connection, since something may have happened
+    """One account's feed. `on_events` is called in the reactor's thread: after each connection, since something may have happened
     unheard before it, and with every order update.
 
     The library reconnects by itself, but gives up in the end and does not notice a connection that is only half open; both are seen to
@@ -45,12 +45,12 @@ class OrderFeed:
     """
 
     def __init__(
-        self, *, api_key: str, token: str, url: str | None, on_news: Callable[[], None], silence_seconds: float
+        self, *, api_key: str, token: str, url: str | None, on_events: Callable[[], None], silence_seconds: float
     ) -> None:
         self.token = token
         self._api_key = api_key
         self._url = url
-        self._on_news = on_news
+        self._on_news = on_events
         self._silence_seconds = silence_seconds
         self._ticker: KiteTicker | None = None
         self._heard_at = time.monotonic()

@@ -18,10 +18,10 @@ from execution_service.app.clock import SystemClock
 from execution_service.app.embedded import TopicPlan, embedded_store, local_pubsub, make_private, owned
 from execution_service.app.settings import Account, Settings
 from execution_service.app.supervisor import Supervisor
-from execution_service.control.adoption import Adopting
+from execution_service.control.adoption import AdoptionCommands
 from execution_service.control.commands import Commands
 from execution_service.core.orders.exit_bound import ExitPositionCheck
-from execution_service.delivery.account_names import Party
+from execution_service.delivery.account_names import AccountNames
 from execution_service.delivery.confirmations import Confirmations
 from execution_service.delivery.dispatch import Delivery
 from execution_service.delivery.stream import Sink
@@ -37,7 +37,7 @@ from execution_service.ownership.processes import Processes
 from execution_service.recording.live_orders import LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.concurrency import side_by_side
-from execution_service.runtime.connectivity import Reach
+from execution_service.runtime.connectivity import Connectivity
 from execution_service.runtime.supervision import Part
 from execution_service.storage.mongo.store import mongo_store
 from execution_service.storage.ports.errors import StoreUnavailable
@@ -52,7 +52,7 @@ from notifications.telegram import TelegramNotifier
 
 ACCOUNTS_REMEMBERED = 4096
 """More than anybody configures; of accounts that somebody made up no more are kept in memory."""
-NOBODY = Party(None, "NONE")
+NOBODY = AccountNames(None, "NONE")
 
 
 class CannotStart(Exception):
@@ -102,10 +102,10 @@ class ConfiguredAccounts:
         """Whether it is configured."""
         return self.account(account_id) is not None
 
-    def party_of(self, account_id: str | None) -> Party:
+    def account_names_of(self, account_id: str | None) -> AccountNames:
         """Of an account that is not configured: nobody, at no broker."""
         account = None if account_id is None else self.account(account_id)
-        return NOBODY if account is None else account.party
+        return NOBODY if account is None else account.account_names
 
 
 class ConfiguredAccount:
@@ -116,7 +116,7 @@ class ConfiguredAccount:
         self.name = account.name
         self.broker_name = account.broker.upper()
         self.is_live = account.live
-        self.party = Party(self.name, self.broker_name)
+        self.account_names = AccountNames(self.name, self.broker_name)
         self._config = account.config
         self._create_broker = create_broker
 
@@ -192,9 +192,11 @@ def build(parts: Parts) -> Rooms:
         alerts=alerts,
         ownership=ownership,
     )
-    adopting = Adopting(store=store, live_orders=live_orders, clock=clock, accounts=accounts, ownership=ownership)
+    adoption_commands = AdoptionCommands(
+        store=store, live_orders=live_orders, clock=clock, accounts=accounts, ownership=ownership
+    )
     # Each of these two is asked by those that it calls.
-    commands.serve(accounts, intake, adopting)
+    commands.serve(accounts, intake, adoption_commands)
     ownership.serve(accounts, alerts, supervisor)
     return Rooms(
         live_orders=live_orders,
@@ -269,22 +271,30 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             store = mongo_store(uri, settings.mongodb_database, nonce=nonce, clock=clock, is_private=is_embedded)
         stack.push_async_callback(store.close)
         project = settings.google_cloud_project
-        reach = Reach("Pub/Sub", clock)
+        connectivity = Connectivity("Pub/Sub", clock)
         with _usable():
             publisher = GooglePublisher(
                 project,
                 settings.execution_confirmations_topic,
                 emulator_host=pubsub_host,
-                reach=reach,
+                connectivity=connectivity,
                 uses_ordering_keys=settings.publish_ordering_keys,
             )
             stack.push_async_callback(publisher.close)
             orders = GoogleSubscriber(
-                project, settings.trading_orders_subscription, emulator_host=pubsub_host, clock=clock, reach=reach
+                project,
+                settings.trading_orders_subscription,
+                emulator_host=pubsub_host,
+                clock=clock,
+                connectivity=connectivity,
             )
             stack.push_async_callback(orders.close)
             commands = GoogleSubscriber(
-                project, settings.order_commands_subscription, emulator_host=pubsub_host, clock=clock, reach=reach
+                project,
+                settings.order_commands_subscription,
+                emulator_host=pubsub_host,
+                clock=clock,
+                connectivity=connectivity,
             )
             stack.push_async_callback(commands.close)
         notifier = notifier_of(settings)

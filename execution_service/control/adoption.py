@@ -14,7 +14,15 @@ import structlog
 
 from brokers.base import BrokerPosition
 from execution_service.core.adoption.plan import Recorded, is_entry_of, plan, plan_undoing, refs_to, undoing
-from execution_service.core.adoption.records import Books, Plan, Refused, Wish, adoption_id, read_wish, records_of
+from execution_service.core.adoption.records import (
+    LedgerAndViews,
+    Plan,
+    Refused,
+    Wish,
+    adoption_id,
+    read_wish,
+    records_of,
+)
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.orders.effects import happenings
 from execution_service.core.orders.order import Order
@@ -59,7 +67,7 @@ class AdoptingAccounts(Protocol):
         """Has the account's books compared now, and not only when that is due."""
 
 
-class Adopting:
+class AdoptionCommands:
     """Each adoption is recorded once, whoever carries it out and however often: the command tells what was shown, and that is done or nothing."""
 
     def __init__(
@@ -226,7 +234,7 @@ async def records_named(store: Store, name: str) -> list[Stored]:
     return sorted(found, key=lambda s: s.order.identity.leg_index)
 
 
-async def read_books(store: Store, wish: Wish, theirs: Sequence[BrokerPosition] | None) -> Books:
+async def read_books(store: Store, wish: Wish, theirs: Sequence[BrokerPosition] | None) -> LedgerAndViews:
     """What a plan for the wish is made from. Raises StoreUnavailable."""
     named = (wish.successor or {}).get("symbol")
     symbols = {str(named).strip().upper()} if named is not None else set()
@@ -245,7 +253,7 @@ async def read_books(store: Store, wish: Wish, theirs: Sequence[BrokerPosition] 
         discrepancy = await store.discrepancy(wish.discrepancy_id)
         claims = await store.find([f"discrepancy:{wish.discrepancy_id}"])
         closing = tuple(sorted({s.order.signal_id for s in claims if s.order.fills}))
-    return Books(
+    return LedgerAndViews(
         ledgers=tuple(ledgers.values()),
         orders=tuple(orders),
         at_work=tuple(s.order for s in unsettled if not s.order.status.is_final),
@@ -265,7 +273,7 @@ async def plan_of_undoing(
     keys = {key_of(stored.order) for stored in found}
     entries = [ref for stored in found for ref in refs_to(stored.order)]
     around = await _orders_around(store, [e for key, e in ledgers.items() if key in keys], unsettled, entries)
-    books = Books(
+    books = LedgerAndViews(
         ledgers=tuple(ledgers.values()),
         orders=tuple(around),
         at_work=tuple(s.order for s in unsettled if not s.order.status.is_final),

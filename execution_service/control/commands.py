@@ -164,7 +164,7 @@ class Commands:
         self._alerts = alerts
         self._accounts: CommandedAccounts
         self._intake: TakesOrders
-        self._adopting: CarriesOutAdoptions
+        self._adoption_commands: CarriesOutAdoptions
         self._store = store
         self._live = live_orders
         self._clock = clock
@@ -181,10 +181,10 @@ class Commands:
         self._asking: set[str] = set()
         """Other commands for which a broker is asked."""
 
-    def serve(self, accounts: CommandedAccounts, intake: TakesOrders, adopting: CarriesOutAdoptions) -> None:
+    def serve(self, accounts: CommandedAccounts, intake: TakesOrders, adoption_commands: CarriesOutAdoptions) -> None:
         """Whom the commands are carried out on; said once, before anything else is done, for the accounts and the intake ask about cancels
         here."""
-        self._accounts, self._intake, self._adopting = accounts, intake, adopting
+        self._accounts, self._intake, self._adoption_commands = accounts, intake, adoption_commands
 
     def parts(self, inbox: Inbox) -> Sequence[Part]:
         """What runs for as long as the process."""
@@ -518,7 +518,7 @@ class Commands:
                 if command.kind == "POSITIONS":
                     status, outcome = await self._tell_positions(command, account_id)
                 else:
-                    done = await self._adopting.carry_out(command)
+                    done = await self._adoption_commands.carry_out(command)
                     if done is None:
                         return
                     status, outcome = done

@@ -7,13 +7,13 @@ from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
-class Party:
+class AccountNames:
     account_name: str | None
     broker: str
 
 
-class Parties(Protocol):
+class NamesOfAccounts(Protocol):
     """Who knows the accounts."""
 
-    def party_of(self, account_id: str | None) -> Party:
+    def account_names_of(self, account_id: str | None) -> AccountNames:
         """Of an account that is not configured: nobody, at no broker."""

@@ -15,7 +15,7 @@ from execution_service.delivery.cursor import AFTER_FAILURE_SECONDS
 from execution_service.ownership.ownership import UNASSIGNED, Ownership
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Part
-from execution_service.runtime.wake_up import News
+from execution_service.runtime.wake_up import WakeUp
 from execution_service.storage.ports.alerts import Alert, AlertStore
 from execution_service.storage.ports.errors import StoreUnavailable
 from notifications.base import Notifier
@@ -38,8 +38,8 @@ class Alerts:
         self._channel = Channel(notifier, clock)
         self._clock = clock
         self._ownership = ownership
-        self._wake_up = News(clock)
-        self._unstored_wake_up = News(clock)
+        self._wake_up = WakeUp(clock)
+        self._unstored_wake_up = WakeUp(clock)
         self._generation = 0
         self._series = secrets.token_hex(4)
         self._unstored: dict[str, Alert] = {}

@@ -52,9 +52,9 @@ class Channel:
         await self._clock.sleep(max(PAUSES.pause_seconds(self._failures), least))
         return False
 
-    async def _in_time(self, sending: Awaitable[None]) -> None:
+    async def _in_time(self, submission: Awaitable[None]) -> None:
         """Raises NotificationFailed for one that does not end."""
-        work = asyncio.ensure_future(sending)
+        work = asyncio.ensure_future(submission)
         end = asyncio.ensure_future(self._clock.sleep(ANSWER_SECONDS))
         try:
             await asyncio.wait((work, end), return_when=asyncio.FIRST_COMPLETED)

@@ -13,7 +13,7 @@ from execution_service.core.messages.confirmation import attributes, confirmatio
 from execution_service.core.orders.effects import Happening, happenings
 from execution_service.core.orders.order import Order
 from execution_service.core.positions.ledger import Line
-from execution_service.delivery.account_names import Parties
+from execution_service.delivery.account_names import NamesOfAccounts
 from execution_service.delivery.cursor import Progress
 from execution_service.delivery.stream import NotDelivered, Owed
 from execution_service.storage.ports.orders import WORLD
@@ -41,13 +41,13 @@ class Confirmations:
     cursor = WORLD
     head_start_seconds = 1.0
 
-    def __init__(self, *, publisher: Publisher, parties: Parties, uses_ordering_keys: bool = False) -> None:
+    def __init__(self, *, publisher: Publisher, parties: NamesOfAccounts, uses_ordering_keys: bool = False) -> None:
         self._publisher = publisher
         self._parties = parties
         self._uses_ordering_keys = uses_ordering_keys
 
     def owed(self, order: Order, progress: Progress, after: int, until: int) -> tuple[Sequence[Owed], int]:
-        broker = self._parties.party_of(order.request.account_id).broker
+        broker = self._parties.account_names_of(order.request.account_id).broker
         key = order.order_id if self._uses_ordering_keys else ""
         messages: list[Owed] = []
         for happening in happenings(order, after):

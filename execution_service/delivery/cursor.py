@@ -16,7 +16,7 @@ from execution_service.core.positions.ledger import LedgerKey, Line
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
-from execution_service.runtime.wake_up import News
+from execution_service.runtime.wake_up import WakeUp
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.orders import LEDGER, PEOPLE, WORLD, CursorCommit, OrderStore, Told
 
@@ -185,7 +185,7 @@ class Cursors:
         self._by_order: dict[str, Progress] = {}
         self._due: list[tuple[float, int, Progress]] = []
         self._count = itertools.count()
-        self._wake_up = News(clock)
+        self._wake_up = WakeUp(clock)
         self._moved = asyncio.Event()
         self._is_draining = False
 

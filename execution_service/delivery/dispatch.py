@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from execution_service.core.orders.order import Order
-from execution_service.delivery.account_names import Parties
+from execution_service.delivery.account_names import NamesOfAccounts
 from execution_service.delivery.alerts import Alerts
 from execution_service.delivery.cursor import Cursors, Failures, Progress
 from execution_service.delivery.ledger import Ledger
-from execution_service.delivery.ledger_and_views import Books
+from execution_service.delivery.ledger_and_views import LedgerAndViews
 from execution_service.delivery.notifications import Notifications
 from execution_service.delivery.signals import trading_order_write
 from execution_service.delivery.stream import Sink, Stream
@@ -41,7 +41,7 @@ class Delivery:
         notifier: Notifier,
         clock: Clock,
         sinks: Sequence[Sink],
-        parties: Parties,
+        parties: NamesOfAccounts,
         max_attempts: int,
         ownership: Ownership,
     ) -> None:
@@ -63,7 +63,7 @@ class Delivery:
             kept=lambda key, order_id, number: ledger.kept(key, order_id, number),
         )
         ledger = Ledger(store=store, cursors=self._cursors)
-        self.books = Books(
+        self.books = LedgerAndViews(
             ledger=ledger,
             views=Views(store=store, live_orders=live_orders, clock=clock, parties=parties),
             cursors=self._cursors,

@@ -23,7 +23,7 @@ from execution_service.delivery.ledger import Ledger, Parcel
 from execution_service.delivery.views import Views
 from execution_service.ownership.ownership import Ownership
 from execution_service.runtime.clock import Clock
-from execution_service.runtime.wake_up import News
+from execution_service.runtime.wake_up import WakeUp
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.orders import LEDGER
 
@@ -34,7 +34,7 @@ BUSY_SECONDS = 0.02
 LINGER_SECONDS = 0.01
 
 
-class Books:
+class LedgerAndViews:
     """Ledger first, then views, in batches. While the ledger cannot be written, the views of orders that move no position go on."""
 
     name = "ledger and views"
@@ -58,7 +58,7 @@ class Books:
         self._failures = failures
         self._ownership = ownership
         self._moved = moved
-        self._wake_up = News(clock)
+        self._wake_up = WakeUp(clock)
         self._queue: dict[str, Progress] = {}
         self._later: list[tuple[float, int, Progress]] = []
         self._count = itertools.count()

@@ -14,11 +14,11 @@ from execution_service.core import texts
 from execution_service.core.orders.effects import happenings
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Status
-from execution_service.delivery.account_names import Parties
+from execution_service.delivery.account_names import NamesOfAccounts
 from execution_service.delivery.channel import TEXT_LIFETIME, Channel
 from execution_service.delivery.cursor import SLOW_PACE_SECONDS, Cursors, Failures, Progress
 from execution_service.runtime.clock import Clock
-from execution_service.runtime.wake_up import News
+from execution_service.runtime.wake_up import WakeUp
 from execution_service.storage.ports.orders import PEOPLE
 from notifications.base import Notifier
 
@@ -82,7 +82,7 @@ class Notifications:
         clock: Clock,
         cursors: Cursors,
         failures: Failures,
-        parties: Parties,
+        parties: NamesOfAccounts,
     ) -> None:
         self._notifier = notifier
         self._channel = Channel(notifier, clock)
@@ -93,11 +93,11 @@ class Notifications:
         self._to_look_at: dict[str, Progress] = {}
         self._failed: dict[str, float] = {}
         """Orders whose texts could not be made, and when that is tried again."""
-        self._events = News(clock)
+        self._events = WakeUp(clock)
         self._waiting: dict[str, _Notification] = {}
         self._urgent: deque[_Notification] = deque()
         """One place for each alert that waits."""
-        self._wake_up = News(clock)
+        self._wake_up = WakeUp(clock)
 
     def __len__(self) -> int:
         """Orders of which people are still to be told something."""
@@ -168,13 +168,15 @@ class Notifications:
         outcomes: list[_Outcome] = []
         if not self._notifier.enabled:
             return alone, outcomes
-        party = self._parties.party_of(order.request.account_id)
+        account_names = self._parties.account_names_of(order.request.account_id)
         for happening in happenings(order, after):
             before, event, now = happening.before, happening.event, happening.after
-            text = texts.order_alert(before, event, now, account_name=party.account_name, broker=party.broker)
+            text = texts.order_alert(
+                before, event, now, account_name=account_names.account_name, broker=account_names.broker
+            )
             if text is None:
                 continue
-            line = texts.outcome_line(before, event, now, account_name=party.account_name)
+            line = texts.outcome_line(before, event, now, account_name=account_names.account_name)
             if line is None:
                 alone.append((event.at, text))
             else:

@@ -17,7 +17,7 @@ from execution_service.delivery.cursor import AFTER_FAILURE_SECONDS, SLOW_PACE_S
 from execution_service.ownership.ownership import Ownership
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
-from execution_service.runtime.wake_up import News
+from execution_service.runtime.wake_up import WakeUp
 
 log = structlog.get_logger(__name__)
 
@@ -124,7 +124,7 @@ class Stream:
         self._ownership = ownership
         self._max_attempts = max_attempts
         self._alerts = alerts
-        self._wake_up = News(clock)
+        self._wake_up = WakeUp(clock)
         self._to_look_at: dict[str, Progress] = {}
         self._held: dict[str, tuple[float, Progress]] = {}
         """Orders with events that have not been taken yet, and since when."""

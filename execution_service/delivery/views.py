@@ -15,7 +15,7 @@ from execution_service.core.views.shared import (
     position_documents,
     signal_document_id,
 )
-from execution_service.delivery.account_names import Parties
+from execution_service.delivery.account_names import NamesOfAccounts
 from execution_service.delivery.ledger import Parcel
 from execution_service.delivery.signals import Relations, related_names, trading_order_write
 from execution_service.recording.live_orders import LiveOrders
@@ -38,7 +38,7 @@ class Around:
 class Views:
     """Each document carries the number that it reflects and only moves forward, so that writing it again does no harm."""
 
-    def __init__(self, *, store: Store, live_orders: LiveOrders, clock: Clock, parties: Parties) -> None:
+    def __init__(self, *, store: Store, live_orders: LiveOrders, clock: Clock, parties: NamesOfAccounts) -> None:
         self._store = store
         self._live = live_orders
         self._clock = clock
@@ -64,7 +64,7 @@ class Views:
             order = parcel.order
             fields = confirmation_fields(
                 order,
-                broker=self._parties.party_of(order.request.account_id).broker,
+                broker=self._parties.account_names_of(order.request.account_id).broker,
                 realized_pnl=parcel.progress.told.realized_pnl,
                 now=now,
             )

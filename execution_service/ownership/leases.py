@@ -11,7 +11,7 @@ import structlog
 from execution_service.ownership.processes import Processes
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Part
-from execution_service.runtime.wake_up import News
+from execution_service.runtime.wake_up import WakeUp
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.leases import Lease, LeaseStore, ProcessIdentity
 
@@ -86,7 +86,7 @@ class Leases:
         self._renewed_at: dict[str, float] = {}
         """By the monotonic clock, before the write left: nobody can have begun to count later than that and be early."""
         self._seen: dict[str, tuple[Lease, float]] = {}
-        self._news = News(clock)
+        self._wake_up = WakeUp(clock)
         self.is_leaving = False
         """Nothing is taken any more."""
 
@@ -106,7 +106,7 @@ class Leases:
         fresh = set(partitions) - self._wanted
         if fresh:
             self._wanted |= fresh
-            self._news.tell()
+            self._wake_up.tell()
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -117,7 +117,7 @@ class Leases:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            await self._news.wait(self._pause())
+            await self._wake_up.wait(self._pause())
             try:
                 await self.renew()
             except StoreUnavailable as exc:

@@ -12,7 +12,7 @@ from execution_service.ownership.ownership import Ownership
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Part
-from execution_service.runtime.wake_up import News
+from execution_service.runtime.wake_up import WakeUp
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.store import Store
 
@@ -31,7 +31,7 @@ class Orphans:
         self._clock = clock
         self._ownership = ownership
         self._alerts = alerts
-        self._news = News(clock)
+        self._wake_up = WakeUp(clock)
         self.by_account: dict[str, dict[str, str]] = {}
         """The signals of the unfinished orders of which people have not learned yet, by our id, by account."""
 
@@ -49,7 +49,7 @@ class Orphans:
         )
         orphans = self.by_account.setdefault(str(order.request.account_id), {})
         orphans[order.order_id] = order.signal_id
-        self._news.tell()
+        self._wake_up.tell()
 
     async def run(self) -> None:
         """Until cancelled. Of all that are met at the same moment people learn at once."""
@@ -66,7 +66,7 @@ class Orphans:
                 words = texts.account_not_configured(account_id, tuple(about.values()))
                 await self._alerts.raise_alert(f"not_configured:{account_id}", words)
                 self._forget(about)  # not before: who fails in between says it when begun anew
-            await self._news.wait(AGAIN_SECONDS if self.by_account else None)
+            await self._wake_up.wait(AGAIN_SECONDS if self.by_account else None)
 
     async def _forget_ended(self) -> None:
         """Those that another process, which knew their account, has brought to their end. Raises StoreUnavailable."""

@@ -9,7 +9,7 @@ from execution_service.runtime.clock import Clock
 log = structlog.get_logger(__name__)
 
 
-class Reach:
+class Connectivity:
     """Told by whoever asks the part how that went; says only what is new. `name` is the part's, for people."""
 
     def __init__(self, name: str, clock: Clock) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from execution_service.runtime.clock import Clock
 
 
-class News:
+class WakeUp:
     """Told by anybody, waited for by one."""
 
     def __init__(self, clock: Clock) -> None:

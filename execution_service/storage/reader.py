@@ -46,7 +46,7 @@ _NAMES = ("signal", "request", "broker", "client")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
+class BlockedExits:
     """How much of everything there is, and what still waits."""
 
     by_status: Mapping[str, int]
@@ -70,7 +70,7 @@ class Unfinished:
     received_at: datetime
 
 
-class DeskView:
+class StoreReader:
     """Blocking reads. Every method raises StoreUnavailable when the server does not answer. What cannot be read is left out, and named in
     `unreadable`.
 
@@ -225,13 +225,13 @@ class DeskView:
             found = {c.command_id: c for c in self._readable((*by_order, *by_signal), command_from_document)}
         return sorted(found.values(), key=lambda c: (c.received_at, c.command_id))
 
-    def waiting(self) -> Waiting:
+    def waiting(self) -> BlockedExits:
         with _watched():
             groups = self._db[ORDERS].aggregate([{"$group": {"_id": "$status", "n": {"$sum": 1}}}])
             by_status: Counter[str] = Counter()
             for group in groups:
                 by_status[str(group["_id"])] += group["n"]
-            return Waiting(
+            return BlockedExits(
                 by_status=dict(sorted(by_status.items())),
                 unsettled=self._db[ORDERS].count_documents({"lookup": UNSETTLED}),
                 new_commands=self._db[COMMANDS].count_documents({"status": CommandStatus.NEW.value}),

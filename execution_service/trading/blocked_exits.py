@@ -15,9 +15,9 @@ from execution_service.core.texts import Mentioned
 from execution_service.recording.live_orders import LiveOrder
 from execution_service.runtime.clock import Clock
 from execution_service.trading.connection import Connection
-from execution_service.trading.grouped_alerts import Bulletins
+from execution_service.trading.grouped_alerts import GroupedAlerts
 from execution_service.trading.instrument_queues import Lanes
-from execution_service.trading.timers import Appointments
+from execution_service.trading.timers import Timers
 
 EXIT_ALERT_SECONDS = 5.0
 ENTRY_ALERT_SECONDS = 30.0
@@ -37,22 +37,22 @@ class _Cause:
     alert_seconds: float = EXIT_ALERT_SECONDS
 
 
-class Waiting:
+class BlockedExits:
     """Looks at the exits of one account that are still to be sent."""
 
     def __init__(
         self,
         *,
         connection: Connection,
-        appointments: Appointments,
+        timers: Timers,
         lanes: Lanes,
-        bulletins: Bulletins,
+        grouped_alerts: GroupedAlerts,
         clock: Clock,
     ) -> None:
         self._connection = connection
-        self._appointments = appointments
+        self._timers = timers
         self._lanes = lanes
-        self._bulletins = bulletins
+        self._grouped_alerts = grouped_alerts
         self._clock = clock
 
     def heed(self, live: LiveOrder, now: float) -> Noted | None:
@@ -68,9 +68,9 @@ class Waiting:
         due_in = live.known_from + cause.alert_seconds - now
         if is_told or due_in >= 0:
             if not self._lanes.is_waiting(order):
-                self._appointments.make(live, _LOOK_SECONDS)
+                self._timers.make(live, _LOOK_SECONDS)
             elif not is_told:
-                self._appointments.make(live, due_in + 0.001)  # each look costs a question to the store
+                self._timers.make(live, due_in + 0.001)  # each look costs a question to the store
             return None
         live.told_waits.add(cause.name)
         note = _note(cause.name)
@@ -88,9 +88,9 @@ class Waiting:
         def raised() -> None:
             if live.order.status is Status.PENDING:
                 live.waits_to_note.append(cause.name)
-                self._appointments.make(live, 0.0)
+                self._timers.make(live, 0.0)
 
-        self._bulletins.mention(f"exit_waits:{cause.name}", Mentioned(order, since), words, raised)
+        self._grouped_alerts.mention(f"exit_waits:{cause.name}", Mentioned(order, since), words, raised)
         return None
 
     def _cause(self, live: LiveOrder) -> _Cause:

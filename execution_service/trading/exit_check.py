@@ -26,7 +26,7 @@ from execution_service.trading.connection import Connection
 from execution_service.trading.holdings import holdings
 from execution_service.trading.instrument_queues import Lanes
 from execution_service.trading.reconciliation import Reconciliation
-from execution_service.trading.report_poller import Hearing
+from execution_service.trading.report_poller import ReportPoller
 from execution_service.trading.tasks import Tasks
 
 LOOKING_SECONDS = 10.0
@@ -93,7 +93,7 @@ class ExitCheck:
         *,
         mode: ExitPositionCheck,
         connection: Connection,
-        hearing: Hearing,
+        report_poller: ReportPoller,
         lanes: Lanes,
         live_orders: LiveOrders,
         store: Store,
@@ -104,7 +104,7 @@ class ExitCheck:
         """`reconciliation` knows the difference that binds the exits of an instrument, and asks nobody for it."""
         self._mode = mode
         self._connection = connection
-        self._hearing = hearing
+        self._report_poller = report_poller
         self._lanes = lanes
         self._live = live_orders
         self._store = store
@@ -239,7 +239,7 @@ class ExitCheck:
 
     async def _hear(self) -> None:
         try:
-            await self._hearing.ask_all()
+            await self._report_poller.ask_all()
         except (BrokerError, TimeoutError) as exc:
             self._connection.query_failed(exc)
             raise

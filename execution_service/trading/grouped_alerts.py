@@ -13,7 +13,7 @@ from execution_service.core import texts
 from execution_service.core.texts import Mentioned
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
-from execution_service.runtime.wake_up import News
+from execution_service.runtime.wake_up import WakeUp
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +33,7 @@ class _Gathered:
     about: list[tuple[Mentioned, Callable[[], None] | None]] = field(default_factory=list)
 
 
-class Bulletins:
+class GroupedAlerts:
     """One message about each subject, however many orders it is about. What was mentioned is forgotten when the alert has been raised,
     so that a run that fails, or is ended with the trader, leaves it to the next."""
 
@@ -43,8 +43,8 @@ class Bulletins:
         self._alerts = alerts
         self._gathered: dict[str, _Gathered] = {}
         self._sent_at: dict[str, float] = {}
-        self._wake_up = News(clock)
-        self._sending = asyncio.Lock()
+        self._wake_up = WakeUp(clock)
+        self._submission = asyncio.Lock()
 
     def mention(self, subject: str, about: Mentioned, words: Words, raised: Callable[[], None] | None = None) -> None:
         """The order will be named in the next message about the subject, which `words` puts together. `raised` is called when the alert has
@@ -72,7 +72,7 @@ class Bulletins:
             await self._send(subject, self._clock.monotonic())
 
     async def _send(self, subject: str, now: float) -> None:
-        async with self._sending:
+        async with self._submission:
             await self._send_gathered(subject, now)
 
     async def _send_gathered(self, subject: str, now: float) -> None:

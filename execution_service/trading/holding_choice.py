@@ -18,7 +18,7 @@ from execution_service.recording.live_orders import LiveOrders
 from execution_service.trading.holdings import booked_to
 
 
-class Books(Protocol):
+class LedgerAndViews(Protocol):
     """What is asked of the store."""
 
     async def ledgers_of_account(self, account_id: str, symbols: Sequence[str]) -> list[LedgerEntry]: ...
@@ -27,7 +27,7 @@ class Books(Protocol):
 class HoldingChoice:
     """Knows the holdings that are open, or being built by orders in hand."""
 
-    def __init__(self, store: Books, live_orders: LiveOrders) -> None:
+    def __init__(self, store: LedgerAndViews, live_orders: LiveOrders) -> None:
         self._store = store
         self._live = live_orders
 

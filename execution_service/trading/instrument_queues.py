@@ -14,7 +14,7 @@ from execution_service.recording.live_orders import LiveOrder
 from execution_service.runtime.clock import Clock
 from execution_service.trading.isolation import Isolation
 from execution_service.trading.tasks import Tasks
-from execution_service.trading.timers import Appointments
+from execution_service.trading.timers import Timers
 
 WAITING_SECONDS = 2.0
 """How often an order that waits for another one is looked at all the same."""
@@ -84,8 +84,8 @@ class Lane:
 class Lanes:
     """The lanes of one account; exits go ahead of entries of other instruments."""
 
-    def __init__(self, *, appointments: Appointments, isolation: Isolation, clock: Clock, tasks: Tasks) -> None:
-        self._appointments = appointments
+    def __init__(self, *, timers: Timers, isolation: Isolation, clock: Clock, tasks: Tasks) -> None:
+        self._timers = timers
         self._isolation = isolation
         self._clock = clock
         self._tasks = tasks
@@ -127,14 +127,14 @@ class Lanes:
             self.of(live.order).unresolved.add(live.order.order_id)
         for waiting in [each for each in self._waiting.values() if each.order.signal_id == live.order.signal_id]:
             self.bring_back(waiting)
-        self._appointments.make(live, 0.0)
+        self._timers.make(live, 0.0)
 
     def look_again(self, live: LiveOrder) -> None:
         """The order was changed by somebody else's word: it may be pending again."""
         is_out = live.order.status is Status.PENDING and live not in self.of(live.order).orders
         if is_out and not live.is_set_aside:
             self._enqueue(live)
-        self._appointments.make(live, 0.0)
+        self._timers.make(live, 0.0)
 
     def settle(self, live: LiveOrder) -> None:
         """After any step: the lane goes on if this order held it up, and exits that waited for it are looked at again. Raises nothing."""
@@ -152,7 +152,7 @@ class Lanes:
         else:
             lane.unresolved.discard(order.order_id)
         if order.status.is_final:
-            self._appointments.cancel(live)
+            self._timers.cancel(live)
             self.cease_waiting(order)
             instrument = order.accepted_request.instrument
             for waiting in tuple(self._waiting.values()):
@@ -162,7 +162,7 @@ class Lanes:
             if not (lane.orders or lane.is_busy or lane.unresolved or lane.is_queued or lane.held_for):
                 self._lanes.pop(_key(order), None)
         else:
-            self._appointments.make(live, WAITING_SECONDS if self.is_waiting(order) else SOON_SECONDS)
+            self._timers.make(live, WAITING_SECONDS if self.is_waiting(order) else SOON_SECONDS)
         self.make_ready(lane)
 
     def put_back(self, lane: Lane, batch: Sequence[LiveOrder]) -> None:
@@ -240,7 +240,7 @@ class Lanes:
             return
         is_exit = lane.orders[0].order.identity.purpose is Purpose.EXIT
         (self._ready_exits if is_exit else self._ready_entries).append(lane)
-        self._appointments.wake()
+        self._timers.wake()
 
     # --- held for something that is to be known first ------------------------------------------------------------
 

@@ -13,8 +13,8 @@ from execution_service.recording.live_orders import LiveOrder
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
-from execution_service.trading.grouped_alerts import Bulletins
-from execution_service.trading.timers import Appointments
+from execution_service.trading.grouped_alerts import GroupedAlerts
+from execution_service.trading.timers import Timers
 
 log = structlog.get_logger(__name__)
 
@@ -25,12 +25,10 @@ FORGIVEN_SECONDS = 2 * backoff.USUAL.longest_seconds
 class Isolation:
     """Takes what comes out of the work for one order of the account, wherever that is done, so that it ends there."""
 
-    def __init__(
-        self, *, connection: Connection, appointments: Appointments, bulletins: Bulletins, clock: Clock
-    ) -> None:
+    def __init__(self, *, connection: Connection, timers: Timers, grouped_alerts: GroupedAlerts, clock: Clock) -> None:
         self._connection = connection
-        self._appointments = appointments
-        self._bulletins = bulletins
+        self._timers = timers
+        self._grouped_alerts = grouped_alerts
         self._clock = clock
 
     def holds(self, live: LiveOrder) -> bool:
@@ -59,14 +57,14 @@ class Isolation:
             self._tell(live, f"{doing}: {_words(why)}")
         live.isolated_until = max(live.isolated_until, now + pause)
         if not live.is_let_go:
-            self._appointments.make(live, pause)
+            self._timers.make(live, pause)
 
     def _tell(self, live: LiveOrder, reason: str) -> None:
         if live.is_isolation_told:
             return
         live.is_isolation_told = True
         words = partial(texts.orders_isolated, account_name=self._connection.account_name)
-        self._bulletins.mention("order_isolated", Mentioned(live.order, None, reason), words)
+        self._grouped_alerts.mention("order_isolated", Mentioned(live.order, None, reason), words)
 
 
 def _words(why: BaseException) -> str:

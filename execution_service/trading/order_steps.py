@@ -18,16 +18,16 @@ from execution_service.core.texts import Mentioned
 from execution_service.ownership.ownership import Ownership
 from execution_service.recording.live_orders import PERHAPS_SENT, LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
-from execution_service.trading.blocked_exits import Waiting
+from execution_service.trading.blocked_exits import BlockedExits
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
-from execution_service.trading.grouped_alerts import Bulletins
+from execution_service.trading.grouped_alerts import GroupedAlerts
 from execution_service.trading.instrument_queues import LEAST_WAIT_SECONDS, WAITING_SECONDS, Lanes
 from execution_service.trading.isolation import Isolation
-from execution_service.trading.placement import Placing
-from execution_service.trading.pre_trade_checks import LastLook
-from execution_service.trading.report_poller import Hearing
+from execution_service.trading.placement import Placement
+from execution_service.trading.pre_trade_checks import PreTradeChecks
+from execution_service.trading.report_poller import ReportPoller
 from execution_service.trading.tasks import Tasks
-from execution_service.trading.timers import Appointments
+from execution_service.trading.timers import Timers
 
 SILENCE_ALERT_SECONDS = 60.0
 CANCEL_ALERT_AFTER = 3
@@ -36,20 +36,20 @@ LONGEST_CANCEL_REST_SECONDS = 60.0
 LATE_EXIT_SECONDS = 5.0
 
 
-class Following:
+class OrderSteps:
     """Carries out one order's next step; an order whose step is under way is not stepped again."""
 
     def __init__(
         self,
         *,
         connection: Connection,
-        appointments: Appointments,
+        timers: Timers,
         lanes: Lanes,
-        last_look: LastLook,
-        hearing: Hearing,
-        placing: Placing,
-        waiting: Waiting,
-        bulletins: Bulletins,
+        pre_trade_checks: PreTradeChecks,
+        report_poller: ReportPoller,
+        placement: Placement,
+        waiting: BlockedExits,
+        grouped_alerts: GroupedAlerts,
         isolation: Isolation,
         live_orders: LiveOrders,
         clock: Clock,
@@ -58,13 +58,13 @@ class Following:
     ) -> None:
         """`ownership`: whether this process surely holds the account at this moment."""
         self._connection = connection
-        self._appointments = appointments
+        self._timers = timers
         self._lanes = lanes
-        self._last_look = last_look
-        self._hearing = hearing
-        self._placing = placing
+        self._pre_trade_checks = pre_trade_checks
+        self._report_poller = report_poller
+        self._placement = placement
         self._waiting = waiting
-        self._bulletins = bulletins
+        self._grouped_alerts = grouped_alerts
         self._isolation = isolation
         self._live = live_orders
         self._clock = clock
@@ -75,7 +75,7 @@ class Following:
         """Begins it, or makes the next appointment. `now` by the monotonic clock. Waits for nothing, and raises nothing: an order whose step
         fails is isolated."""
         if live.isolated_until > now:
-            self._appointments.make(live, max(live.isolated_until - now, LEAST_WAIT_SECONDS))
+            self._timers.make(live, max(live.isolated_until - now, LEAST_WAIT_SECONDS))
             return
         try:
             self._step(live, now)
@@ -88,7 +88,7 @@ class Following:
             self._lanes.settle(live)  # it ended by somebody else's word, and others may wait for that
             return
         if live.not_before > now:
-            self._appointments.make(live, live.not_before - now)
+            self._timers.make(live, live.not_before - now)
             return
         if self._is_unanswered(live, now):
             live.is_silence_told = True
@@ -116,9 +116,9 @@ class Following:
                 if self._lanes.is_waiting(live.order):
                     # What it waits for may have happened where nobody here hears of it: refused at the door, or worked by another process.
                     self._lanes.bring_back(live)
-                    self._appointments.make(live, WAITING_SECONDS)
+                    self._timers.make(live, WAITING_SECONDS)
                 elif limit:
-                    self._appointments.make(live, max(0.1, limit - (now - live.age_from) + 0.001))
+                    self._timers.make(live, max(0.1, limit - (now - live.age_from) + 0.001))
             case StepKind.RECORD if live.order.status is Status.PENDING:
                 self._begin(live, lambda: self._end_unsent(live))
             case StepKind.RECORD:
@@ -126,20 +126,20 @@ class Following:
             case StepKind.NONE:
                 if step.wait_seconds is not None:
                     # What is left of a pause may be too little for a float to add to the time.
-                    self._appointments.make(live, max(step.wait_seconds, LEAST_WAIT_SECONDS))
+                    self._timers.make(live, max(step.wait_seconds, LEAST_WAIT_SECONDS))
             case _ if not self._connection.is_connected:
-                self._appointments.make(live, 1.0)
+                self._timers.make(live, 1.0)
             case StepKind.CHECK:
-                self._hearing.want()
-                self._appointments.make(live, 1.0 if self._hearing.is_asking else 0.1)
+                self._report_poller.want()
+                self._timers.make(live, 1.0 if self._report_poller.is_asking else 0.1)
             case StepKind.FIND if live.order.status is Status.IN_DOUBT:
-                self._begin(live, lambda: self._hearing.find_doubtful(live))
+                self._begin(live, lambda: self._report_poller.find_doubtful(live))
             case StepKind.FIND:
-                self._begin(live, lambda: self._hearing.find(live))
+                self._begin(live, lambda: self._report_poller.find(live))
             case StepKind.CANCEL:
                 self._begin(live, lambda: self._cancel(live))
             case StepKind.SUBMIT_AGAIN:
-                self._begin(live, lambda: self._placing.place_again(live))
+                self._begin(live, lambda: self._placement.place_again(live))
 
     def _begin(self, live: LiveOrder, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
         live.is_busy = True
@@ -163,7 +163,7 @@ class Following:
 
     def _elapsed(self, live: LiveOrder, now: float) -> Elapsed:
         """With the last answer about all orders counted as an answer about this one, if it was sent before that was asked."""
-        elapsed, answered_at = live.elapsed(now), self._hearing.answered_at
+        elapsed, answered_at = live.elapsed(now), self._report_poller.answered_at
         is_working = live.order.status in (Status.SUBMITTED, Status.PARTIALLY_FILLED)
         if is_working and answered_at is not None and live.sent_at is not None and live.sent_at < answered_at:
             since = now - answered_at
@@ -173,7 +173,7 @@ class Following:
     async def _end_unsent(self, live: LiveOrder) -> None:
         """A pending order that has become too old, or whose cancellation was asked while it was being sent."""
         order = live.order
-        if order.cancel_wish is None and await self._last_look.may_be_late(order):
+        if order.cancel_wish is None and await self._pre_trade_checks.may_be_late(order):
             live.not_before = self._clock.monotonic() + LATE_EXIT_SECONDS
             return
         self._lanes.cease_waiting(order)
@@ -208,7 +208,7 @@ class Following:
             return said if order.status in (Status.SUBMITTED, Status.PARTIALLY_FILLED) else ()
 
         await self._live.record(live, note)
-        self._hearing.want()
+        self._report_poller.want()
 
     def _was_not_sent(self, live: LiveOrder, exc: BrokerUnavailable | NotAnswered) -> None:
         """The request to cancel does not count: it leaves as soon as it may."""
@@ -226,7 +226,7 @@ class Following:
             broker=self._connection.broker_name,
             times=CANCEL_ALERT_AFTER,
         )
-        self._bulletins.mention("cancels_unconfirmed", Mentioned(live.order, None), words)
+        self._grouped_alerts.mention("cancels_unconfirmed", Mentioned(live.order, None), words)
         remark = (
             f"cancellation asked {CANCEL_ALERT_AFTER} times and not confirmed by the broker; the order may be alive"
         )

@@ -31,7 +31,7 @@ from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.trading.connection import Connection, reason_of
 from execution_service.trading.instrument_queues import Lane, Lanes
-from execution_service.trading.report_poller import Hearing
+from execution_service.trading.report_poller import ReportPoller
 from execution_service.trading.tasks import Tasks
 
 log = structlog.get_logger(__name__)
@@ -49,7 +49,7 @@ class Handed:
     """The broker has taken it: the next order of the instrument may follow before that is recorded."""
 
 
-class Placing:
+class Placement:
     """The one place where an order leaves, for the first time or again."""
 
     def __init__(
@@ -57,7 +57,7 @@ class Placing:
         *,
         connection: Connection,
         lanes: Lanes,
-        hearing: Hearing,
+        report_poller: ReportPoller,
         live_orders: LiveOrders,
         clock: Clock,
         tasks: Tasks,
@@ -66,7 +66,7 @@ class Placing:
         """`ownership`: whether this process surely holds the account at this moment."""
         self._connection = connection
         self._lanes = lanes
-        self._hearing = hearing
+        self._report_poller = report_poller
         self._live = live_orders
         self._clock = clock
         self._tasks = tasks
@@ -86,8 +86,8 @@ class Placing:
             held = self.nothing_was_sent(live, "held back before it left", counts=False, again=again, sent=order)
             return Handed(held, is_clear=False)
         try:
-            placing = self._connection.broker.place_order(replace(order.ticket(), is_repetition=again))
-            report = await self._connection.ask(placing, PLACE_SECONDS)
+            placement = self._connection.broker.place_order(replace(order.ticket(), is_repetition=again))
+            report = await self._connection.ask(placement, PLACE_SECONDS)
         except HeldBack as exc:
             self.rest(order, exc)
             live.unclear_resendings += again
@@ -179,7 +179,7 @@ class Placing:
 
     async def _was_taken(self, live: LiveOrder, report: Report) -> None:
         self._lanes.goes(live.order)
-        await self._hearing.learn(live, report)
+        await self._report_poller.learn(live, report)
 
     async def _was_passed_over(self, live: LiveOrder, lost: ReservationLost) -> None:
         """It cannot be told whether it had arrived before: that nobody shows it is looked at for the whole window, and then in doubt."""

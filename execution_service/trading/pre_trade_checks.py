@@ -33,7 +33,7 @@ from execution_service.trading.instrument_queues import Lanes
 log = structlog.get_logger(__name__)
 
 
-class LastLook:
+class PreTradeChecks:
     """Asks the store, the orders in hand and the market what they have to say to an order that is about to be sent."""
 
     def __init__(

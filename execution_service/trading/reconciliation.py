@@ -17,7 +17,7 @@ from brokers.errors import BrokerError
 from execution_service.core import texts
 from execution_service.core.adoption.successors import arrivals, explained, quantities_of
 from execution_service.core.orders.events import Doubted
-from execution_service.core.orders.last_reported import Heard, name_of
+from execution_service.core.orders.last_reported import LastReported, name_of
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import Status
@@ -48,7 +48,7 @@ from execution_service.core.reconcile import (
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
-from execution_service.runtime.wake_up import News
+from execution_service.runtime.wake_up import WakeUp
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.store import Store
 from execution_service.trading.holdings import holdings
@@ -167,11 +167,11 @@ class Reconciliation:
         self._clock = clock
         self._interval = interval_seconds
         self._alerts = alerts
-        self._news = News(clock)
+        self._wake_up = WakeUp(clock)
         self._requests: list[_Request] = []
         self._watch = Watch()
         self._open: dict[Key, Discrepancy] | None = None
-        self._clean = Heard(CLEAN_REMEMBERED)
+        self._clean = LastReported(CLEAN_REMEMBERED)
         """Reports of finished orders that, as they are, agree with the record."""
         self._uncounted: frozenset[str] = frozenset()
         """By the last whole answer, keys of the instruments of orders whose fills are not all known."""
@@ -205,7 +205,7 @@ class Reconciliation:
     def connected(self) -> None:
         """A connection stands: what may have happened without us is looked at now."""
         self._wants_telling, self._whole_from = True, float("-inf")
-        self._news.tell()
+        self._wake_up.tell()
 
     def traded_past_us(self) -> None:
         """Somebody else has traded in the account: a position of ours may have changed. Nobody says which, so until positions have been
@@ -213,7 +213,7 @@ class Reconciliation:
         self._traded_at = self._clock.monotonic()
         if self._interval:
             self._is_hurried = True
-            self._news.tell()
+            self._wake_up.tell()
 
     @property
     def _is_trade_unseen(self) -> bool:
@@ -266,7 +266,7 @@ class Reconciliation:
             instrument = live.order.accepted_request.instrument
             self._moved[instrument.key] = instrument
         if isinstance(live.order.events[-1], Doubted):
-            self._news.tell()  # what people are told of now stands in the list now
+            self._wake_up.tell()  # what people are told of now stands in the list now
 
     async def compare_now(self) -> Outcome:
         """Of a comparison that began after the call; one that shows something for the first time is confirmed or dismissed by another."""
@@ -278,7 +278,7 @@ class Reconciliation:
             return self._unreachable()
         request = _Request(asyncio.get_running_loop().create_future())
         self._requests.append(request)
-        self._news.tell()
+        self._wake_up.tell()
         return await request.answer
 
     async def run(self) -> None:
@@ -289,10 +289,10 @@ class Reconciliation:
         turned_at = float("-inf")
         self._live.on_recorded.append(self._heed_record)
         if self._account.is_connected:
-            self._news.tell()  # the run before has failed: nobody else will say that it is time to compare
+            self._wake_up.tell()  # the run before has failed: nobody else will say that it is time to compare
         try:
             while True:
-                await self._news.wait(wait)
+                await self._wake_up.wait(wait)
                 soon = None
                 if self._is_hurried and not self._requests:
                     await self._clock.sleep(HURRY_SECONDS - (self._clock.monotonic() - turned_at))

@@ -14,7 +14,7 @@ from brokers.errors import AnswerUnclear, BrokerError, BrokerUnavailable, NotAns
 from execution_service.core import texts
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.orders.events import Event, Held, Noted
-from execution_service.core.orders.last_reported import Heard, name_of
+from execution_service.core.orders.last_reported import LastReported, name_of
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.repetition import FINDS
 from execution_service.core.orders.report_events import (
@@ -34,11 +34,11 @@ from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.orders import OrderStore, Stored
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
-from execution_service.trading.grouped_alerts import Bulletins
+from execution_service.trading.grouped_alerts import GroupedAlerts
 from execution_service.trading.instrument_queues import Lanes
 from execution_service.trading.isolation import Isolation
 from execution_service.trading.reconciliation import Reconciliation
-from execution_service.trading.timers import Appointments
+from execution_service.trading.timers import Timers
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -56,7 +56,7 @@ UNREADABLE_REMEMBERED = 5000
 STRANGERS_REMEMBERED = 20_000
 
 
-class Hearing:
+class ReportPoller:
     """Asks one broker about all orders at once, or looks for one."""
 
     def __init__(
@@ -68,12 +68,12 @@ class Hearing:
         store: OrderStore,
         clock: Clock,
         alerts: RaisesAlerts,
-        bulletins: Bulletins,
+        grouped_alerts: GroupedAlerts,
         isolation: Isolation,
-        appointments: Appointments,
+        timers: Timers,
         reconciliation: Reconciliation,
     ) -> None:
-        """`appointments` are woken when the broker may be asked again, whoever had asked. `reconciliation` learns of an ended order whose
+        """`timers` are woken when the broker may be asked again, whoever had asked. `reconciliation` learns of an ended order whose
         record has all that the report tells, and when an order that is none of this account's records has filled: a person's, or the
         broker's that squares off."""
         self._connection = connection
@@ -82,9 +82,9 @@ class Hearing:
         self._store = store
         self._clock = clock
         self._alerts = alerts
-        self._bulletins = bulletins
+        self._grouped_alerts = grouped_alerts
         self._isolation = isolation
-        self._appointments = appointments
+        self._timers = timers
         self._reconciliation = reconciliation
         self.answered_at: float | None = None
         """When the last question about all orders was asked that was answered, by the monotonic clock."""
@@ -92,11 +92,11 @@ class Hearing:
         self._is_wanted = False
         self._pause_until = 0.0
         self._mark: int | None = None
-        self._finished = Heard(FINISHED_REMEMBERED)
+        self._finished = LastReported(FINISHED_REMEMBERED)
         """What the broker has said of orders that are not in hand."""
         self._unreadable: set[str] = set()
         """What people were told of that could not be read or recorded, by what it is about."""
-        self._strange = Heard(STRANGERS_REMEMBERED)
+        self._strange = LastReported(STRANGERS_REMEMBERED)
         """What orders without a tag had filled, and what was said of those whose record cannot be read."""
         self._missing: dict[str, tuple[LiveOrder, Report]] = {}
 
@@ -177,7 +177,7 @@ class Hearing:
             await self._heed_lasting_counts()
         finally:
             self.is_asking = False
-            self._appointments.wake()
+            self._timers.wake()
 
     async def _sound(self, reports: Sequence[Report]) -> tuple[list[Report], list[Unreadable]]:
         """The reports without values that can be none, and what those were."""
@@ -476,7 +476,7 @@ class Hearing:
             words="" if order.hold is None else order.hold.message,
         )
         until = None if order.hold is None else order.hold.until
-        self._bulletins.mention("held_for_opening", Mentioned(order, until), words)
+        self._grouped_alerts.mention("held_for_opening", Mentioned(order, until), words)
 
     async def _heed_lasting_counts(self) -> None:
         """Says once that a broker's count and the executions it has shown have differed for long, and ends what it has long called complete

@@ -26,8 +26,8 @@ from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connecti
 from execution_service.trading.holding_choice import HoldingChoice
 from execution_service.trading.instrument_queues import Lane, Lanes
 from execution_service.trading.isolation import Isolation
-from execution_service.trading.placement import Placing
-from execution_service.trading.pre_trade_checks import LastLook
+from execution_service.trading.placement import Placement
+from execution_service.trading.pre_trade_checks import PreTradeChecks
 from execution_service.trading.tasks import Tasks
 
 log = structlog.get_logger(__name__)
@@ -50,7 +50,7 @@ class _Reservation:
     order_id: str | None
 
 
-class Sending:
+class Submission:
     """Takes the orders of one account from their lanes to the broker."""
 
     def __init__(
@@ -58,9 +58,9 @@ class Sending:
         *,
         connection: Connection,
         lanes: Lanes,
-        last_look: LastLook,
+        pre_trade_checks: PreTradeChecks,
         holding_choice: HoldingChoice,
-        placing: Placing,
+        placement: Placement,
         isolation: Isolation,
         live_orders: LiveOrders,
         clock: Clock,
@@ -71,9 +71,9 @@ class Sending:
         """`nonce`: this process's, by which it knows its own intents. `cancels` is asked once more before orders leave."""
         self._connection = connection
         self._lanes = lanes
-        self._last_look = last_look
+        self._pre_trade_checks = pre_trade_checks
         self._holding_choice = holding_choice
-        self._placing = placing
+        self._placement = placement
         self._isolation = isolation
         self._live = live_orders
         self._clock = clock
@@ -211,11 +211,13 @@ class Sending:
                 is_held = is_held or order.order_id in lane.held_for
                 if is_leaving is True and (lane.unresolved or is_held or lane.not_before != rested_until):
                     why = "is being looked for" if lane.unresolved else "has to wait"
-                    held = self._placing.nothing_was_sent(live, f"the order before it {why}", counts=False, sent=order)
+                    held = self._placement.nothing_was_sent(
+                        live, f"the order before it {why}", counts=False, sent=order
+                    )
                     answers.append((live, asyncio.create_task(held)))
                 elif is_leaving is True:
                     try:
-                        handed = await self._placing.place(live)
+                        handed = await self._placement.place(live)
                     except Exception as exc:  # noqa: BLE001  it may have left, and is looked for; the others are still to leave
                         self._isolation.failed(live, exc, doing="handing it over to the broker")
                         clear.append(False)
@@ -256,7 +258,7 @@ class Sending:
     async def _write_intent(self, live: LiveOrder, now: datetime) -> bool:
         wish = live.order.cancel_wish
         try:
-            first = await self._last_look.before_leaving(live)
+            first = await self._pre_trade_checks.before_leaving(live)
         except (BrokerError, TimeoutError) as exc:
             self._preparation_failed(live, exc)
             return False
@@ -312,7 +314,7 @@ class Sending:
     def _preparation_failed(self, live: LiveOrder, exc: Exception) -> None:
         """Nothing was sent; the lane waits, and a question that got no answer says nothing about the connection."""
         if isinstance(exc, HeldBack):
-            self._placing.rest(live.order, exc)
+            self._placement.rest(live.order, exc)
             return
         if isinstance(exc, TimeoutError):
             self._connection.query_failed(exc)

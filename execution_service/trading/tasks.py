@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from execution_service.trading.timers import Appointments
+from execution_service.trading.timers import Timers
 
 log = structlog.get_logger(__name__)
 
@@ -16,10 +16,10 @@ log = structlog.get_logger(__name__)
 class Tasks:
     """Keeps each until it has ended, and says why where one failed."""
 
-    def __init__(self, account_id: str, *, appointments: Appointments) -> None:
-        """`appointments` are woken after each."""
+    def __init__(self, account_id: str, *, timers: Timers) -> None:
+        """`timers` are woken after each."""
         self._account_id = account_id
-        self._appointments = appointments
+        self._timers = timers
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
@@ -45,4 +45,4 @@ class Tasks:
         self._tasks.discard(task)
         if not task.cancelled() and (exc := task.exception()) is not None:
             log.error(f"Step failed: {exc}", action="step_failed", account_id=self._account_id, exc_info=exc)
-        self._appointments.wake()
+        self._timers.wake()

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 from execution_service.recording.live_orders import LiveOrder
 from execution_service.runtime.clock import Clock
-from execution_service.runtime.wake_up import News
+from execution_service.runtime.wake_up import WakeUp
 
 KEPT_APPOINTMENTS = 64
 """So many appointments with orders that are over may lie about."""
 
 
-class Appointments:
+class Timers:
     """Of the orders of one account: one with each order at most, the earliest that anybody has asked for."""
 
     def __init__(self, clock: Clock) -> None:
@@ -23,7 +23,7 @@ class Appointments:
         self._missed = 0
         """How many of these are not kept: the order has ended, or has an earlier one."""
         self._number = itertools.count()
-        self._news = News(clock)
+        self._wake_up = WakeUp(clock)
 
     @property
     def next_at(self) -> float | None:
@@ -36,7 +36,7 @@ class Appointments:
             self.cancel(live)
             live.due_at = due_at
             heapq.heappush(self._due, (due_at, next(self._number), live))
-            self._news.tell()
+            self._wake_up.tell()
 
     def begin_anew(self) -> None:
         """Without any; whoever had one says so himself (`LiveOrder.begin_anew`)."""
@@ -66,8 +66,8 @@ class Appointments:
 
     def wake(self) -> None:
         """There is news: whoever waits for an appointment waits no longer."""
-        self._news.tell()
+        self._wake_up.tell()
 
     async def wait(self, timeout_seconds: float | None) -> None:
         """Until there is news, or so long."""
-        await self._news.wait(timeout_seconds)
+        await self._wake_up.wait(timeout_seconds)

@@ -20,21 +20,21 @@ from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Keeper, Part
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.store import Store
-from execution_service.trading.blocked_exits import Waiting
+from execution_service.trading.blocked_exits import BlockedExits
 from execution_service.trading.connection import AccountState, Connection
 from execution_service.trading.exit_check import ExitCheck
-from execution_service.trading.grouped_alerts import Bulletins
+from execution_service.trading.grouped_alerts import GroupedAlerts
 from execution_service.trading.holding_choice import HoldingChoice
 from execution_service.trading.instrument_queues import Lanes
 from execution_service.trading.isolation import Isolation
-from execution_service.trading.order_steps import Following
-from execution_service.trading.placement import Placing
-from execution_service.trading.pre_trade_checks import LastLook
+from execution_service.trading.order_steps import OrderSteps
+from execution_service.trading.placement import Placement
+from execution_service.trading.pre_trade_checks import PreTradeChecks
 from execution_service.trading.reconciliation import Reconciliation
-from execution_service.trading.report_poller import Hearing
-from execution_service.trading.submission import Sending
+from execution_service.trading.report_poller import ReportPoller
+from execution_service.trading.submission import Submission
 from execution_service.trading.tasks import Tasks
-from execution_service.trading.timers import Appointments
+from execution_service.trading.timers import Timers
 from execution_service.trading.traded_account import TradedAccount
 
 LEASE_PAUSE_SECONDS = 0.25
@@ -78,9 +78,9 @@ class Trader:
         self._ownership = ownership
         self._has_run = False
         self._is_draining = False
-        self._appointments = Appointments(clock)
-        self._tasks = Tasks(account_id, appointments=self._appointments)
-        self._bulletins = bulletins = Bulletins(account_id=account_id, clock=clock, alerts=alerts)
+        self._timers = Timers(clock)
+        self._tasks = Tasks(account_id, timers=self._timers)
+        self._grouped_alerts = grouped_alerts = GroupedAlerts(account_id=account_id, clock=clock, alerts=alerts)
         self._connection = Connection(
             account=account,
             limits=Limits(
@@ -103,27 +103,27 @@ class Trader:
         )
         isolation = Isolation(
             connection=self._connection,
-            appointments=self._appointments,
-            bulletins=bulletins,
+            timers=self._timers,
+            grouped_alerts=grouped_alerts,
             clock=clock,
         )
-        self._lanes = Lanes(appointments=self._appointments, isolation=isolation, clock=clock, tasks=self._tasks)
-        self._hearing = Hearing(
+        self._lanes = Lanes(timers=self._timers, isolation=isolation, clock=clock, tasks=self._tasks)
+        self._report_poller = ReportPoller(
             connection=self._connection,
             lanes=self._lanes,
             live_orders=live_orders,
             store=store,
             clock=clock,
             alerts=alerts,
-            bulletins=bulletins,
+            grouped_alerts=grouped_alerts,
             isolation=isolation,
-            appointments=self._appointments,
+            timers=self._timers,
             reconciliation=self.reconciliation,
         )
         self._exit_check = ExitCheck(
             mode=rules.exit_position_check,
             connection=self._connection,
-            hearing=self._hearing,
+            report_poller=self._report_poller,
             lanes=self._lanes,
             live_orders=live_orders,
             store=store,
@@ -132,7 +132,7 @@ class Trader:
             reconciliation=self.reconciliation,
         )
         holding_choice = HoldingChoice(store, live_orders)
-        last_look = LastLook(
+        pre_trade_checks = PreTradeChecks(
             connection=self._connection,
             lanes=self._lanes,
             holding_choice=holding_choice,
@@ -143,21 +143,21 @@ class Trader:
             cancels=cancels,
             exit_check=self._exit_check,
         )
-        placing = Placing(
+        placement = Placement(
             connection=self._connection,
             lanes=self._lanes,
-            hearing=self._hearing,
+            report_poller=self._report_poller,
             live_orders=live_orders,
             clock=clock,
             tasks=self._tasks,
             ownership=ownership,
         )
-        self._sending = Sending(
+        self._submission = Submission(
             connection=self._connection,
             lanes=self._lanes,
-            last_look=last_look,
+            pre_trade_checks=pre_trade_checks,
             holding_choice=holding_choice,
-            placing=placing,
+            placement=placement,
             isolation=isolation,
             live_orders=live_orders,
             clock=clock,
@@ -165,23 +165,23 @@ class Trader:
             nonce=nonce,
             cancels=cancels,
         )
-        waiting = Waiting(
+        waiting = BlockedExits(
             connection=self._connection,
-            appointments=self._appointments,
+            timers=self._timers,
             lanes=self._lanes,
-            bulletins=bulletins,
+            grouped_alerts=grouped_alerts,
             clock=clock,
         )
         self._isolation = isolation
-        self._following = Following(
+        self._order_steps = OrderSteps(
             connection=self._connection,
-            appointments=self._appointments,
+            timers=self._timers,
             lanes=self._lanes,
-            last_look=last_look,
-            hearing=self._hearing,
-            placing=placing,
+            pre_trade_checks=pre_trade_checks,
+            report_poller=self._report_poller,
+            placement=placement,
             waiting=waiting,
-            bulletins=bulletins,
+            grouped_alerts=grouped_alerts,
             isolation=isolation,
             live_orders=live_orders,
             clock=clock,
@@ -190,7 +190,7 @@ class Trader:
         )
         self.alongside = [
             Part(f"connection {account_id}", self._connection.keep, account_id),
-            Part(f"messages about many orders {account_id}", bulletins.run, account_id),
+            Part(f"messages about many orders {account_id}", grouped_alerts.run, account_id),
             Part(f"comparison {account_id}", self.reconciliation.run, account_id),
         ]
         """What runs for as long as the account is traded here, each begun anew by itself where it fails."""
@@ -227,7 +227,7 @@ class Trader:
     def take(self, live: LiveOrder) -> None:
         """An unfinished order of this account, new or found in the store at start."""
         try:
-            self._sending.take(live.order)
+            self._submission.take(live.order)
             self._lanes.take(live)
         except Exception as exc:  # noqa: BLE001  one order must not hold up the others
             self._isolation.failed(live, exc, doing="taking it in hand")
@@ -243,12 +243,12 @@ class Trader:
         live.is_cancel_commanded = True
         live.isolated_until = 0.0  # what somebody commands is tried at once
         live.take_news()  # asked for once more, it is asked for at the broker soon again
-        self._appointments.make(live, 0.0)
+        self._timers.make(live, 0.0)
 
     @property
     def exits_in_turn(self) -> asyncio.Lock:
         """While it is held, no exit is between its last look and its sending."""
-        return self._sending.exits_in_turn
+        return self._submission.exits_in_turn
 
     # --- what the reconciliation asks ---------------------------------------------------------------------------
 
@@ -258,7 +258,7 @@ class Trader:
         """Everything that the broker shows of the account's orders, or what has changed, recorded like any other answer, and then
         `heed`ed, part by part. Raises BrokerError, TimeoutError, StoreUnavailable."""
         try:
-            await self._hearing.ask_all(whole=whole, heed=heed)
+            await self._report_poller.ask_all(whole=whole, heed=heed)
         except (BrokerError, TimeoutError, StoreUnavailable) as exc:
             self._connection.query_failed(exc)
             raise
@@ -281,7 +281,7 @@ class Trader:
     async def look_for_all(self, some: Sequence[LiveOrder]) -> set[str]:
         """Our ids of those, of orders that the broker did not list, that it does not find either; what it says of the others is recorded.
         Raises BrokerError, TimeoutError."""
-        return await self._hearing.look_for_all(some)
+        return await self._report_poller.look_for_all(some)
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -297,7 +297,7 @@ class Trader:
         try:
             while True:
                 timeout = self._turn()
-                await self._appointments.wait(timeout)
+                await self._timers.wait(timeout)
         finally:
             self._live.on_recorded.remove(self._exit_check.heed_record)
             try:
@@ -310,10 +310,10 @@ class Trader:
 
     def _begin_anew(self) -> None:
         """No state of a queue outlives the task that would have reset it: every queue is made from the orders in hand."""
-        self._appointments.begin_anew()
+        self._timers.begin_anew()
         self._lanes.begin_anew()
-        self._sending.begin_anew()
-        self._hearing.begin_anew()
+        self._submission.begin_anew()
+        self._report_poller.begin_anew()
         self._exit_check.begin_anew()
         for live in tuple(self._live.by_id.values()):
             if live.order.request.account_id == self.account_id:
@@ -324,40 +324,40 @@ class Trader:
     async def drain(self) -> None:
         """Sends nothing new and returns when no order is on its way to the broker any more."""
         self._is_draining = True
-        await self._sending.drain()
-        await self._bulletins.send_all()
+        await self._submission.drain()
+        await self._grouped_alerts.send_all()
 
     def _turn(self) -> float | None:
         """Starts whatever is due and can be started; returns the seconds until something is due next. Waits for nothing."""
         if not self._ownership.holds(self.account_id):
             return LEASE_PAUSE_SECONDS
         now = self._clock.monotonic()
-        for live in self._appointments.due(now):
+        for live in self._timers.due(now):
             if not live.is_busy:  # else whoever is busy with it looks at it again at the end
-                self._following.step(live, now)
+                self._order_steps.step(live, now)
         moments = []
         if self._connection.is_connected:
-            if self._hearing.is_due(now):
-                self._tasks.begin(self._hearing.check(), "check")
+            if self._report_poller.is_due(now):
+                self._tasks.begin(self._report_poller.check(), "check")
             if not self._is_draining:
-                self._sending.start_lanes()
-            moments.append(self._hearing.next_at)
-        moments.append(self._appointments.next_at)
+                self._submission.start_lanes()
+            moments.append(self._report_poller.next_at)
+        moments.append(self._timers.next_at)
         due = [moment for moment in moments if moment is not None]
         return max(0.0, min(due) - now) if due else None
 
     # --- what the connection says -------------------------------------------------------------------------------
 
     async def catch_up(self) -> None:
-        await self._hearing.ask_all(whole=True)
+        await self._report_poller.ask_all(whole=True)
 
     def connected(self) -> None:
         self.reconciliation.connected()
-        self._appointments.wake()
+        self._timers.wake()
 
     async def reject_pending(self, message: str) -> None:
-        await self._sending.reject_pending(message)
+        await self._submission.reject_pending(message)
 
     def hinted(self) -> None:
-        self._hearing.want()
-        self._appointments.wake()
+        self._report_poller.want()
+        self._timers.wake()

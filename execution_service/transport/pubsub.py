@@ -22,7 +22,7 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcTranspor
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
 from execution_service.runtime.clock import Clock
-from execution_service.runtime.connectivity import Reach
+from execution_service.runtime.connectivity import Connectivity
 from execution_service.transport.inbox import Inbox
 from execution_service.transport.ports import Message, PublishFailed, TopicMissing
 
@@ -67,7 +67,13 @@ class GooglePublisher:
     """Publishes to one topic. Messages that are there at the same time travel together."""
 
     def __init__(
-        self, project: str, topic: str, *, emulator_host: str | None, reach: Reach, uses_ordering_keys: bool
+        self,
+        project: str,
+        topic: str,
+        *,
+        emulator_host: str | None,
+        connectivity: Connectivity,
+        uses_ordering_keys: bool,
     ) -> None:
         with _usable_credentials():
             self._client = pubsub_v1.PublisherClient(
@@ -75,7 +81,7 @@ class GooglePublisher:
                 batch_settings=pubsub_v1.types.BatchSettings(max_messages=100, max_latency=0.002),
                 publisher_options=pubsub_v1.types.PublisherOptions(enable_message_ordering=uses_ordering_keys),
             )
-        self._reach = reach
+        self._connectivity = connectivity
         self._uses_ordering_keys = uses_ordering_keys
         self.path = self._client.topic_path(project, topic)
 
@@ -100,12 +106,12 @@ class GooglePublisher:
                 await done
         except Exception as exc:
             if isinstance(exc, SILENCE):
-                self._reach.fails(str(exc) or type(exc).__name__)
+                self._connectivity.fails(str(exc) or type(exc).__name__)
             if self._uses_ordering_keys:
                 # After a failure the client holds a key back until it is told that publishing again in order is our affair.
                 self._client.resume_publish(self.path, ordering_key)
             raise PublishFailed(str(exc) or type(exc).__name__) from exc
-        self._reach.answers()
+        self._connectivity.answers()
 
     async def close(self) -> None:
         """Sends what is waiting, for a bounded time; what is not sent by then is owed still, and told after the next start."""
@@ -185,12 +191,12 @@ class GoogleSubscriber:
     """
 
     def __init__(
-        self, project: str, subscription: str, *, emulator_host: str | None, clock: Clock, reach: Reach
+        self, project: str, subscription: str, *, emulator_host: str | None, clock: Clock, connectivity: Connectivity
     ) -> None:
         with _usable_credentials():
             self._client = pubsub_v1.SubscriberClient(**_transport(SubscriberGrpcTransport, emulator_host))
         self._clock = clock
-        self._reach = reach
+        self._connectivity = connectivity
         self.path = self._client.subscription_path(project, subscription)
         self.messages = Inbox()
         self.trouble = ""
@@ -213,15 +219,15 @@ class GoogleSubscriber:
             try:
                 await self.check()
             except PublishFailed as exc:
-                self._reach.fails(str(exc))
+                self._connectivity.fails(str(exc))
             except TopicMissing as exc:
-                self._reach.answers()
+                self._connectivity.answers()
                 if str(exc) != refusal:
                     refusal = str(exc)
                     log.error(f"Pub/Sub refuses: {exc}", action="pubsub_refuses")
             else:
                 refusal = ""
-                self._reach.answers()
+                self._connectivity.answers()
 
     async def run(self) -> None:
         """Until cancelled. The client reconnects by itself; a stream that ended for good is opened again."""

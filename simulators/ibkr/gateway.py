@@ -276,13 +276,13 @@ class TwsSimulator:
     def tell_of(self, order: PaperOrder) -> None:
         """Pushes what has not been said of the order yet."""
         client_id, _ = client_and_order_id(order)
-        news = b"".join(self._news(order, self.told.setdefault(order.number, _Told())))
+        news = b"".join(self._wake_up(order, self.told.setdefault(order.number, _Told())))
         for session in self._sessions_of(client_id):
             session.send(news)
 
     def hush(self, order: PaperOrder) -> None:
         """What is so now counts as said."""
-        self._news(order, self.told.setdefault(order.number, _Told()))
+        self._wake_up(order, self.told.setdefault(order.number, _Told()))
 
     def row(self, order: PaperOrder) -> wire.OrderRow:
         """The order in the gateway's words."""
@@ -474,7 +474,7 @@ class TwsSimulator:
             raise ValueError(f"the book has no order {broker_order_id}")
         return order
 
-    def _news(self, order: PaperOrder, told: _Told) -> list[bytes]:
+    def _wake_up(self, order: PaperOrder, told: _Told) -> list[bytes]:
         """The messages that bring `told` up to date, in the sequence of a real gateway: the order, its executions, its end, commissions."""
         row, news = self.row(order), []
         _, order_id = client_and_order_id(order)

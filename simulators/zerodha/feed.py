@@ -38,12 +38,12 @@ class Listener:
 
     async def serve(self) -> None:
         """Sends until the other side leaves; what it asks to subscribe to is not looked at."""
-        sending = asyncio.create_task(self._send_what_comes())
+        submission = asyncio.create_task(self._send_what_comes())
         try:
             while (await self._websocket.receive())["type"] != "websocket.disconnect":
                 pass
         finally:
-            sending.cancel()
+            submission.cancel()
 
     async def _send_what_comes(self) -> None:
         # It has left; the reading side notices too and ends.

@@ -202,7 +202,7 @@ class SimulatedKite:
         self._listeners: set[Listener] = set()
         self._lock = threading.RLock()
         self.stopping = threading.Event()
-        self._news = threading.Event()
+        self._wake_up = threading.Event()
         self._timers: list[threading.Timer] = []
         self._serving = threading.Lock()
         self._feeding: threading.Thread | None = None
@@ -276,7 +276,7 @@ class SimulatedKite:
         waiting = [str(each) for each in self._session["amo"]]
         orders = [order.number for order in self.book.orders() if order.broker_order_id in waiting]
         self._write_session(amo=[], shown_again=[*self._session["shown_again"], *orders])
-        self._news.set()
+        self._wake_up.set()
 
     def set_line(self, *, is_down: bool) -> None:
         """Whether what is placed gets as far as the exchange."""
@@ -309,7 +309,7 @@ class SimulatedKite:
     def stop(self) -> None:
         """Ends every open call and every listener; a second one does nothing."""
         self.stopping.set()
-        self._news.set()
+        self._wake_up.set()
         for timer in self._timers:
             timer.cancel()
         with self._serving:
@@ -541,7 +541,7 @@ class SimulatedKite:
             raise Refused(400, "OrderException", exc.reason) from exc
         if variety == "amo":
             self._write_session(amo=[*self._session["amo"], report.broker_order_id])
-        self._news.set()
+        self._wake_up.set()
         return {"order_id": report.broker_order_id}
 
     def _cancel(self, variety: str, order_id: str) -> dict[str, str]:
@@ -561,7 +561,7 @@ class SimulatedKite:
             self.book.cancel(OrderRef(client_order_id="", broker_order_id=order.broker_order_id))
         except OrderRefused as exc:
             raise Refused(400, "OrderException", f"Order cannot be cancelled. {exc.reason}") from exc
-        self._news.set()
+        self._wake_up.set()
         return {"order_id": order_id}
 
     def _order(self, order_id: str) -> Any:
@@ -716,8 +716,8 @@ class SimulatedKite:
         mark = self.book.mark()
         heartbeat_at = time.monotonic()
         while not self.stopping.is_set():
-            self._news.wait(_LOOK_SECONDS)
-            self._news.clear()
+            self._wake_up.wait(_LOOK_SECONDS)
+            self._wake_up.clear()
             if self.stopping.is_set():
                 return
             try:

@@ -163,17 +163,17 @@ def filled(report: Report) -> Decimal:
 
 async def give_up(bench: Bench, broker: Broker, ticket: Ticket, *, accepted: bool) -> None:
     """Places into an armed NEVER_ANSWER and stops waiting once the book is as far as it will get."""
-    placing = asyncio.create_task(place(broker, ticket))
+    placement = asyncio.create_task(place(broker, ticket))
     async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             spent = not bench.stage.exchange.armed_faults(Operation.PLACE)
             if spent and bench.count()[ticket.client_order_id] == accepted:
                 break
             await asyncio.sleep(0.01)
-    assert not placing.done()
-    placing.cancel()
+    assert not placement.done()
+    placement.cancel()
     with pytest.raises((asyncio.CancelledError, OutcomeUnknown)):
-        await placing
+        await placement
 
 
 # Placing

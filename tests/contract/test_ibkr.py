@@ -814,11 +814,11 @@ async def test_the_gateways_word_of_too_many_messages_holds_all_calls_back(desk:
     began = asyncio.get_running_loop().time()
     if names_the_order:
         desk.gateway.silent.add(Ask.PLACE_ORDER)
-        placing = asyncio.create_task(broker.place_order(ticket))
+        placement = asyncio.create_task(broker.place_order(ticket))
         await until(lambda: bool(desk.heard(Ask.PLACE_ORDER)))
         desk.gateway.sessions[0].send(wire.error(1, 100, text))
         with pytest.raises(CallsSpent):
-            await placing
+            await placement
         desk.gateway.silent.clear()
     else:
         desk.gateway.sessions[0].send(wire.error(-1, 100, text))
@@ -1330,11 +1330,11 @@ async def test_a_code_that_nobody_knows_is_no_refusal_and_the_order_is_looked_fo
     broker = await desk.connect(answer_seconds=0.3)
     ticket = await reserved(broker, desk.ticket())
     desk.gateway.silent.add(Ask.PLACE_ORDER)
-    placing = asyncio.create_task(broker.place_order(ticket))
+    placement = asyncio.create_task(broker.place_order(ticket))
     await until(lambda: bool(desk.heard(Ask.PLACE_ORDER)))
     desk.gateway.sessions[0].send(wire.error(1, 99999, "Something new"))
     with pytest.raises(OutcomeUnknown):
-        await placing
+        await placement
 
 
 # Orders that are answered by words alone
@@ -1468,12 +1468,12 @@ async def test_the_words_outlive_the_session_in_which_they_were_said(desk: Desk,
     answer(desk, 10311, "Directly routed", times=None)
     broker = await desk.connect()
     ticket = await reserved(broker, desk.ticket())
-    placing = asyncio.create_task(broker.place_order(ticket))
+    placement = asyncio.create_task(broker.place_order(ticket))
     await until(lambda: bool(desk.heard(Ask.PLACE_ORDER)))
     await asyncio.sleep(0.05)
     desk.gateway.drop_sessions()
     with pytest.raises(WordsAlone, match="10311"):
-        await placing
+        await placement
     await connected(broker)
     with pytest.raises(WordsAlone, match="10311"):
         await broker.place_order(ticket)

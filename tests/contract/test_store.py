@@ -1022,7 +1022,7 @@ async def test_a_repeated_dead_letter_is_one(store: MongoStore, server: Server) 
     assert await store.dead_letter("4") is None
 
 
-# --- alarms ---------------------------------------------------------------------------------------------------------
+# --- alerts ---------------------------------------------------------------------------------------------------------
 
 
 def alert(**changes: Any) -> Alert:

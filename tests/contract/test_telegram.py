@@ -140,11 +140,11 @@ async def test_a_cancelled_send_is_cancelled_and_the_next_one_works(
     notifier: TelegramNotifier, server: SimulatedTelegram
 ) -> None:
     server.add_fault(Fault(kind=FaultKind.NEVER_ANSWERS))
-    sending = asyncio.create_task(notifier.send("never"))
+    submission = asyncio.create_task(notifier.send("never"))
     await asyncio.to_thread(server.wait_for_calls, "sendMessage", 1)
-    sending.cancel()
+    submission.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await sending
+        await submission
     await notifier.send("next")
     assert [message.text for message in server.messages] == ["next"]
 

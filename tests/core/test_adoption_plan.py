@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from brokers.base import AssetClass, BrokerPosition, OptionRight, Side
 from execution_service.core.adoption.plan import Recorded, plan, plan_undoing, undoing
-from execution_service.core.adoption.records import Books, Plan, Refused, Wish, adoption_id, read_wish, records_of
+from execution_service.core.adoption.records import (
+    LedgerAndViews,
+    Plan,
+    Refused,
+    Wish,
+    adoption_id,
+    read_wish,
+    records_of,
+)
 from execution_service.core.orders.effects import Happening, happenings
 from execution_service.core.orders.events import Capped, Rejected
 from execution_service.core.orders.exits import exit_allowance
@@ -82,8 +90,8 @@ class Desk:
         self.book([made])
         return made
 
-    def books(self, **more: Any) -> Books:
-        return Books(ledgers=tuple(self.entries.values()), orders=tuple(self.orders.values()), **more)
+    def books(self, **more: Any) -> LedgerAndViews:
+        return LedgerAndViews(ledgers=tuple(self.entries.values()), orders=tuple(self.orders.values()), **more)
 
     def held(self) -> dict[str, tuple[Decimal, Decimal]]:
         """By symbol and type: quantity and cost of what is open."""

@@ -10,11 +10,11 @@ from decimal import Decimal
 
 import pytest
 
-from execution_service.core.orders.last_reported import Heard
+from execution_service.core.orders.last_reported import LastReported
 
 
 def test_only_the_last_thing_said_is_a_repetition() -> None:
-    heard = Heard(10)
+    heard = LastReported(10)
     assert not heard.is_known("a", ("FILLED", 1))
     heard.note("a", ("FILLED", 1))
     assert heard.is_known("a", ("FILLED", 1))
@@ -25,7 +25,7 @@ def test_only_the_last_thing_said_is_a_repetition() -> None:
 
 
 def test_what_an_older_memory_has_does_not_outweigh_what_was_said_since() -> None:
-    heard = Heard(2)
+    heard = LastReported(2)
     heard.note("a", 1)
     heard.note("b", 1)
     heard.note("a", 2)
@@ -34,7 +34,7 @@ def test_what_an_older_memory_has_does_not_outweigh_what_was_said_since() -> Non
 
 
 def test_the_latest_are_remembered_and_the_oldest_forgotten() -> None:
-    heard = Heard(100)
+    heard = LastReported(100)
     for number in range(1000):
         heard.note(f"name-{number}", number)
         assert len(heard) <= 200
@@ -43,7 +43,7 @@ def test_the_latest_are_remembered_and_the_oldest_forgotten() -> None:
 
 
 def test_what_is_heard_again_and_again_is_not_forgotten() -> None:
-    heard = Heard(10)
+    heard = LastReported(10)
     heard.note("steady", 1)
     for number in range(500):
         heard.note(f"name-{number}", number)
@@ -79,14 +79,14 @@ class Unprintable:
     ],
 )
 def test_what_differs_in_any_way_is_no_repetition(before: Hashable, after: Hashable) -> None:
-    heard = Heard(10)
+    heard = LastReported(10)
     heard.note("a", before)
     assert heard.is_known("a", before)
     assert not heard.is_known("a", after)
 
 
 def test_sets_of_the_same_things_are_the_same_whatever_was_put_in_first() -> None:
-    heard = Heard(10)
+    heard = LastReported(10)
     names = [f"fill-{number}" for number in range(200)]
     heard.note("a", frozenset(names))
     assert heard.is_known("a", frozenset(reversed(names)))
@@ -97,7 +97,7 @@ def test_names_that_are_equal_to_hash_are_two_names() -> None:
         def __hash__(self) -> int:
             return 7
 
-    heard = Heard(10)
+    heard = LastReported(10)
     heard.note(Name("a"), 1)
     heard.note(Name("b"), 2)
     assert heard.is_known("a", 1)
@@ -109,7 +109,7 @@ def test_an_order_takes_at_most_two_hundred_bytes_however_much_is_said_of_it() -
     said = tuple(Decimal(number) for number in range(100))
     tracemalloc.start()
     try:
-        heard = Heard(count)
+        heard = LastReported(count)
         before, _ = tracemalloc.get_traced_memory()
         for number in range(count):
             heard.note(f"x{number:018d} broker-{number}", (said, number))

@@ -159,14 +159,14 @@ def play_replicas(
         fleets += 1
         with fleet_of(broker, folder / str(fleets), count) as fleet:
             while waiting:
-                following = waiting.pop(0)
-                outcome = Outcome(f"replicas: one of {count} {following.deed}", broker)
+                order_steps = waiting.pop(0)
+                outcome = Outcome(f"replicas: one of {count} {order_steps.deed}", broker)
                 try:
-                    _play(fleet, following, outcome)
+                    _play(fleet, order_steps, outcome)
                 except Exception as exc:  # noqa: BLE001  the other rounds go on
                     outcome.wrong.append(f"{type(exc).__name__}: {exc}"[:1500])
                 if not outcome.agrees:
-                    outcome.wrong.append(str(following))
+                    outcome.wrong.append(str(order_steps))
                 outcomes.append(outcome)
                 done(outcome)
                 if not outcome.agrees:
@@ -176,21 +176,21 @@ def play_replicas(
     return outcomes
 
 
-def _play(fleet: Fleet, following: Round, outcome: Outcome) -> None:
+def _play(fleet: Fleet, order_steps: Round, outcome: Outcome) -> None:
     stage = fleet.stage
     if tells(stage.broker, Fact.IDS_OF_A_CONNECTION) and fleet.woken is not None:
         _end_limited_sessions(fleet, fleet.woken)
     plays = [Play(stage, lane, "replicas") for lane in stage.lanes]
     persons = [Person(play, fleet.phone) for play in plays]
-    expects = expected(stage.broker, following.deed)
+    expects = expected(stage.broker, order_steps.deed)
     resting = [_orders(play, expects) for play in plays]
-    victim = fleet.holder(stage.lanes[following.desk].account_id)
+    victim = fleet.holder(stage.lanes[order_steps.desk].account_id)
     pid = victim.pid
     for play in plays:
         play.send(*play.signals)
-    time.sleep(following.delay_seconds)
+    time.sleep(order_steps.delay_seconds)
     later = [play.order(side, expects=expects) for play in plays for side in ("SELL", "BUY")]
-    if following.deed is Deed.KILLED:
+    if order_steps.deed is Deed.KILLED:
         victim.kill()
     else:
         victim.send(signal.SIGSTOP)
@@ -204,11 +204,11 @@ def _play(fleet: Fleet, following: Round, outcome: Outcome) -> None:
         for play, order in zip(plays, resting, strict=True):
             if wait_until(lambda p=play, o=order: p.at_broker(o) or _is_doubted(p, o), "it is placed", within=60.0):  # type: ignore[misc]
                 _fill(play, order)
-        time.sleep(following.after_seconds)
+        time.sleep(order_steps.after_seconds)
     finally:
-        if following.deed is Deed.FROZEN:
+        if order_steps.deed is Deed.FROZEN:
             victim.send(signal.SIGCONT)
-    if following.deed is Deed.KILLED:
+    if order_steps.deed is Deed.KILLED:
         victim.start()
     back = time.monotonic()
     while True:
@@ -224,7 +224,7 @@ def _play(fleet: Fleet, following: Round, outcome: Outcome) -> None:
         outcome.wrong.append(f"taken over only after {outcome.take_over_seconds:.1f} s")
     ended = [replica.folder.name for replica in fleet.replicas if replica.exit_status() is not None]
     outcome.wrong += [f"{name} has ended" for name in ended]
-    fleet.woken = victim if following.deed is Deed.FROZEN else None
+    fleet.woken = victim if order_steps.deed is Deed.FROZEN else None
 
 
 def _end_limited_sessions(fleet: Fleet, woken: Service) -> None:

@@ -110,7 +110,7 @@ class Stage:
         self.pubsub_address: str | None = None
         """Where the tests find Pub/Sub, if not where the service does."""
         self.mongodb_uri: str | None = None
-        self._sending = threading.Lock()
+        self._submission = threading.Lock()
         self._looking = threading.Lock()
         self._pubsub: tuple[str, PubSub] | None = None
         self._mongo: tuple[str, pymongo.MongoClient[dict[str, Any]]] | None = None
@@ -146,7 +146,7 @@ class Stage:
             for future in [out.publisher.publish(path, payload) for payload in payloads]:
                 self._wait_for(future)
         except (GoogleAPIError, TimeoutError, ValueError) as exc:
-            with self._sending:
+            with self._submission:
                 self._pubsub = None
             raise NotPublished from exc
 
@@ -164,7 +164,7 @@ class Stage:
 
     def _out(self) -> PubSub:
         address = self.pubsub_address or str(self.service.endpoints()["pubsub_emulator_host"])
-        with self._sending:
+        with self._submission:
             if self._pubsub is None or self._pubsub[0] != address:
                 if self._pubsub is not None:
                     self._pubsub[1].close()
@@ -394,10 +394,10 @@ def play_side_by_side(
     def work(lane: Lane) -> None:
         while True:
             with taking:
-                following = next(waiting, None)
-            if following is None:
+                order_steps = next(waiting, None)
+            if order_steps is None:
                 return
-            name, steps, within = following
+            name, steps, within = order_steps
             done(run_play(Play(stage, lane, name), name, steps, within))
 
     with ThreadPoolExecutor(len(stage.lanes)) as pool:

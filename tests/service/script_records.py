@@ -15,7 +15,7 @@ from execution_service.core.views.record import ledger_to_document, order_to_doc
 from execution_service.storage.mongo.documents import lease_to_document
 from execution_service.storage.mongo.names import LEASES, ORDERS, POSITIONS, UNSETTLED
 from execution_service.storage.ports.leases import Lease
-from execution_service.storage.reader import DeskView
+from execution_service.storage.reader import StoreReader
 from tests.builders import NOW, instrument
 
 
@@ -25,7 +25,7 @@ class Records:
     def __init__(self) -> None:
         self.client: Any = mongomock.MongoClient(tz_aware=True)
         self.db = self.client["records"]
-        self.view = DeskView(self.client, "records")
+        self.view = StoreReader(self.client, "records")
 
     def keep(self, order: Order, *, told: int | None = None) -> Order:
         """`told`: the number of the last event that was delivered; all of them unless given."""

@@ -207,7 +207,7 @@ async def test_nothing_of_a_trader_goes_on_that_is_let_go_while_its_failure_is_p
             raise RuntimeError("of nobody's making")
 
         service.supervisor.end, trader._turn = slowly, stumbles
-        trader._appointments.wake()
+        trader._timers.wake()
         one.store_faults.is_away = True
         await one.run(12)
         assert ACCOUNT not in service.accounts.traders

@@ -234,7 +234,7 @@ async def test_while_connecting_or_closing_hangs_it_is_tried_again_and_people_he
         assert world.record("elsewhere").status is Status.FILLED
         assert world.notifier.titled("Broker Down")
         trader._turn = lambda: 1 / 0  # it begins anew, with another connection
-        trader._appointments.wake()
+        trader._timers.wake()
         await world.run(0.01)
         del trader._turn
         await world.run(20)

@@ -88,8 +88,8 @@ async def test_a_cancel_that_is_stored_after_the_order_was_and_before_it_leaves_
             await look(orders)
 
         for trader in service.accounts.traders.values():
-            sending: Any = trader._sending
-            sending._cancels = SimpleNamespace(look_for_cancels=just_before)
+            submission: Any = trader._submission
+            submission._cancels = SimpleNamespace(look_for_cancels=just_before)
         world.send("mine", age_seconds=1)
         await world.run(3)
         assert seen == ["leaves"]

@@ -18,7 +18,7 @@ from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line
 from execution_service.core.views.shared import confirmation_id
-from execution_service.delivery.account_names import Party
+from execution_service.delivery.account_names import AccountNames
 from execution_service.delivery.confirmations import Confirmations
 from execution_service.delivery.cursor import Progress
 from execution_service.delivery.dispatch import Delivery
@@ -114,8 +114,8 @@ async def test_an_order_alone_is_booked_without_a_pause(tmp_path: Path, monkeypa
 
 
 class OneParty:
-    def party_of(self, account_id: str | None) -> Party:
-        return Party("acct-1 by name", "MOCK")
+    def account_names_of(self, account_id: str | None) -> AccountNames:
+        return AccountNames("acct-1 by name", "MOCK")
 
 
 async def test_two_thousand_orders_behind_a_publisher_that_hangs_are_booked_shown_and_told() -> None:

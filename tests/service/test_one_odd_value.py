@@ -23,7 +23,7 @@ from brokers.paper.words import Market
 from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.orders.status import ReasonCode, Status
-from execution_service.storage.reader import DeskView
+from execution_service.storage.reader import StoreReader
 from execution_service.trading.trader import TradingRules
 from tests.builders import NOW
 from tests.fakes import ACCOUNT, World, world_of
@@ -512,7 +512,7 @@ async def test_people_see_everything_but_what_cannot_be_read_and_that_it_is_left
             if not database[collection].find_one({"_id": document["_id"]}):
                 database[collection].insert_one(dict(document))
         database["execution_dead_letters"].insert_one({"_id": "odd"})
-        view = DeskView(world.mongo, "trading")
+        view = StoreReader(world.mongo, "trading")
         assert [each.order.signal_id for each in view.orders() if each.order.signal_id != "shut"] == ["m"]
         assert view.named("a") == []
         assert [each.instrument.symbol for each in view.ledgers()] == ["MSFT"]

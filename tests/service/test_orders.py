@@ -16,7 +16,7 @@ from execution_service.core.orders.events import Accepted
 from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.recording.live_orders import LiveOrder
 from execution_service.storage.ports.errors import StoreUnavailable
-from execution_service.trading.order_steps import Following
+from execution_service.trading.order_steps import OrderSteps
 from execution_service.trading.trader import TradingRules
 from tests.fakes import World, world_of
 from tests.service.audit import audit
@@ -301,10 +301,10 @@ async def test_what_is_recorded_between_a_decision_and_its_recording_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A rejection that was decided for an order that nobody had found must not end one that was found meanwhile."""
-    begin = Following._begin
+    begin = OrderSteps._begin
     news: list[LiveOrder] = []
 
-    def begin_after_news(self: Following, live: LiveOrder, work: Any) -> None:
+    def begin_after_news(self: OrderSteps, live: LiveOrder, work: Any) -> None:
         is_ending = (
             live.refusal is not None and live.order.status is Status.SUBMITTING and live.finding_from is not None
         )
@@ -320,7 +320,7 @@ async def test_what_is_recorded_between_a_decision_and_its_recording_is_noticed(
 
         begin(self, live, later)
 
-    monkeypatch.setattr(Following, "_begin", begin_after_news)
+    monkeypatch.setattr(OrderSteps, "_begin", begin_after_news)
     ids = Capabilities(
         refuses_repeated_client_id=True, needs_reservation=True, find_window_seconds=6.0, send_again_seconds=2.0
     )

@@ -299,7 +299,7 @@ async def test_a_trader_that_stumbles_is_begun_anew_after_pauses_that_grow(
 
         monkeypatch.setattr(trader, "_turn", stumbles)
         before = len(world.calls("connect"))
-        trader._appointments.wake()
+        trader._timers.wake()
         await world.run(20)
         assert 4 <= len(world.calls("connect")) - before <= 6
         assert set(restarted(world)) == {f"trader {ACCOUNT}"}
@@ -490,7 +490,7 @@ async def test_exits_that_cannot_leave_are_told_though_the_trader_was_begun_anew
             raise broken()
 
         monkeypatch.setattr(trader, "_turn", stumbles_once)
-        trader._appointments.wake()
+        trader._timers.wake()
         await world.run(100)
         assert len(world.notifier.titled("Cannot Leave")) == 1
 

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from execution_service.app.clock import SystemClock
 from execution_service.runtime.clock import Clock
-from execution_service.runtime.connectivity import Reach
+from execution_service.runtime.connectivity import Connectivity
 from execution_service.transport.ports import TopicMissing
 from execution_service.transport.pubsub import KEEP_ALIVE, GooglePublisher, GoogleSubscriber
 from tests.external.proxy import Mood, Proxy
@@ -32,14 +32,14 @@ def sentences(logs: Sequence[MutableMapping[str, Any]], *actions: str) -> list[s
 def test_silence_is_said_once_and_the_return_with_its_length() -> None:
     clock = HandClock()
     with capture_logs() as logs:
-        reach = Reach("The store", clock)
-        reach.answers()
-        reach.fails("connection refused")
+        connectivity = Connectivity("The store", clock)
+        connectivity.answers()
+        connectivity.fails("connection refused")
         clock.move_to(clock.monotonic() + 7)
-        reach.fails("timed out")
-        reach.answers()
-        reach.answers()
-        reach.fails("timed out")
+        connectivity.fails("timed out")
+        connectivity.answers()
+        connectivity.answers()
+        connectivity.fails("timed out")
     assert sentences(logs, "part_silent", "part_answers") == [
         "The store does not answer: connection refused",
         "The store answers again, after 7 s",
@@ -60,7 +60,7 @@ async def test_telegrams_return_is_said(tmp_path: Path) -> None:
         assert sentences(logs, "telegram_answers") == ["Telegram message sent after all"]
 
 
-class Heard(Reach):
+class LastReported(Connectivity):
     """Lets a test wait for what is told."""
 
     def __init__(self, name: str, clock: Clock) -> None:
@@ -84,8 +84,8 @@ async def test_pubsub_that_is_gone_is_noticed_without_any_message(
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", host)
     monkeypatch.setattr("execution_service.transport.pubsub.WATCH_SECONDS", 0.05)
     clock = SystemClock()
-    heard = Heard("Pub/Sub", clock)
-    subscriber = GoogleSubscriber(PROJECT, ORDERS_SUBSCRIPTION, emulator_host=host, clock=clock, reach=heard)
+    heard = LastReported("Pub/Sub", clock)
+    subscriber = GoogleSubscriber(PROJECT, ORDERS_SUBSCRIPTION, emulator_host=host, clock=clock, connectivity=heard)
     with capture_logs() as logs:
         watch = asyncio.create_task(subscriber.watch())
         async with asyncio.timeout(60):
@@ -106,11 +106,11 @@ async def test_a_connection_to_pubsub_that_died_in_silence_is_given_up(
     swift = [(name, 500) for name, _ in KEEP_ALIVE]
     monkeypatch.setattr("execution_service.transport.pubsub.KEEP_ALIVE", swift)
     clock = SystemClock()
-    heard = Heard("Pub/Sub", clock)
+    heard = LastReported("Pub/Sub", clock)
     with pubsub_server(tmp_path) as server, Proxy(server.port) as proxy:
         host = f"127.0.0.1:{proxy.port}"
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", host)
-        subscriber = GoogleSubscriber(PROJECT, ORDERS_SUBSCRIPTION, emulator_host=host, clock=clock, reach=heard)
+        subscriber = GoogleSubscriber(PROJECT, ORDERS_SUBSCRIPTION, emulator_host=host, clock=clock, connectivity=heard)
         watch = asyncio.create_task(subscriber.watch())
         async with asyncio.timeout(60):
             await heard.answered.wait()
@@ -131,9 +131,13 @@ async def test_a_message_larger_than_a_channels_own_limit_does_not_stop_those_be
     with pubsub_server(tmp_path) as server:
         host = f"127.0.0.1:{server.port}"
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", host)
-        reach = Reach("Pub/Sub", clock)
-        publisher = GooglePublisher(PROJECT, ORDERS_TOPIC, emulator_host=host, reach=reach, uses_ordering_keys=False)
-        subscriber = GoogleSubscriber(PROJECT, ORDERS_SUBSCRIPTION, emulator_host=host, clock=clock, reach=reach)
+        connectivity = Connectivity("Pub/Sub", clock)
+        publisher = GooglePublisher(
+            PROJECT, ORDERS_TOPIC, emulator_host=host, connectivity=connectivity, uses_ordering_keys=False
+        )
+        subscriber = GoogleSubscriber(
+            PROJECT, ORDERS_SUBSCRIPTION, emulator_host=host, clock=clock, connectivity=connectivity
+        )
         pull = asyncio.create_task(subscriber.run())
         for size in sizes:
             await publisher.publish(b"x" * size, {}, "")
@@ -185,12 +189,16 @@ async def test_the_right_to_use_a_subscription_and_a_topic_suffices_without_the_
     monkeypatch: pytest.MonkeyPatch, is_granted: bool
 ) -> None:
     clock = SystemClock()
-    reach = Reach("Pub/Sub", clock)
+    connectivity = Connectivity("Pub/Sub", clock)
     rights = ("pubsub.subscriptions.consume", "pubsub.topics.publish") if is_granted else ("pubsub.topics.list",)
     with strict_pubsub(*rights) as (host, _):
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", host)
-        publisher = GooglePublisher(PROJECT, ORDERS_TOPIC, emulator_host=host, reach=reach, uses_ordering_keys=False)
-        subscriber = GoogleSubscriber(PROJECT, ORDERS_SUBSCRIPTION, emulator_host=host, clock=clock, reach=reach)
+        publisher = GooglePublisher(
+            PROJECT, ORDERS_TOPIC, emulator_host=host, connectivity=connectivity, uses_ordering_keys=False
+        )
+        subscriber = GoogleSubscriber(
+            PROJECT, ORDERS_SUBSCRIPTION, emulator_host=host, clock=clock, connectivity=connectivity
+        )
         for part in (publisher, subscriber):
             with contextlib.nullcontext() if is_granted else pytest.raises(TopicMissing, match="not authorized"):
                 await part.check()
@@ -203,8 +211,10 @@ async def test_a_subscription_that_may_no_longer_be_used_is_said_once(monkeypatc
     clock = SystemClock()
     with strict_pubsub() as (host, grants), capture_logs() as logs:
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", host)
-        reach = Reach("Pub/Sub", clock)
-        subscriber = GoogleSubscriber(PROJECT, ORDERS_SUBSCRIPTION, emulator_host=host, clock=clock, reach=reach)
+        connectivity = Connectivity("Pub/Sub", clock)
+        subscriber = GoogleSubscriber(
+            PROJECT, ORDERS_SUBSCRIPTION, emulator_host=host, clock=clock, connectivity=connectivity
+        )
         watch = asyncio.create_task(subscriber.watch())
         for _ in range(4):
             assert await asyncio.to_thread(grants.looked.acquire, timeout=30)

@@ -44,7 +44,7 @@ def stumble(world: World, *, in_turn: int = 1, is_after: bool = False) -> Callab
         raise Stumbled
 
     trader._turn = turn
-    trader._appointments.wake()
+    trader._timers.wake()
     return lambda: left <= 0
 
 
@@ -154,7 +154,7 @@ async def test_what_people_were_about_to_be_told_they_are_told(tmp_path: Path) -
     async with world_of(tmp_path, market=BY_HAND) as world:
         world.send("in", tif="DAY")
         world.exit("out", "in")
-        await world.run_until(lambda: bool(_trader(world)._bulletins._gathered), 60)
+        await world.run_until(lambda: bool(_trader(world)._grouped_alerts._gathered), 60)
         stumble(world)
         await world.run(10)
         assert times_begun_anew(world) == 1
@@ -188,10 +188,10 @@ async def test_what_is_told_by_another_life_of_the_adapter_is_asked_for_from_the
         await world.run(10)
         stumble(world)
         await world.run(0.01)
-        assert _trader(world)._hearing._mark is not None
+        assert _trader(world)._report_poller._mark is not None
         world.broker_faults.errors["reports"] = [OutcomeUnknown("silent")]
         await world.run(0.7)
-        assert _trader(world)._hearing._mark is None
+        assert _trader(world)._report_poller._mark is None
         world.fill("sig")
         await world.run(10)
         assert world.record().status is Status.FILLED

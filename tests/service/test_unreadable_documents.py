@@ -43,7 +43,7 @@ from execution_service.storage.mongo.names import (
     TRADING_ORDERS_VIEW,
     UNSETTLED,
 )
-from execution_service.storage.reader import DeskView
+from execution_service.storage.reader import StoreReader
 from execution_service.trading.trader import TradingRules
 from tests.builders import identity, order
 from tests.fakes import ACCOUNT, World, world_of
@@ -159,7 +159,7 @@ def unreadable(collection: str, document: Mapping[str, Any], junk: Any) -> list[
 
 
 def looks_of_execctl(world: World) -> list[Callable[[], object]]:
-    view = DeskView(world.mongo, "trading")
+    view = StoreReader(world.mongo, "trading")
     return [
         view.orders,
         lambda: view.named("held"),

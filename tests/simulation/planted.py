@@ -12,7 +12,7 @@ import pytest
 from execution_service.app.supervisor import Supervisor
 from execution_service.core import texts
 from execution_service.core.orders import last_reported
-from execution_service.delivery.ledger_and_views import Books
+from execution_service.delivery.ledger_and_views import LedgerAndViews
 from execution_service.delivery.stream import Stream
 from execution_service.intake.intake import PROBE_SECONDS, Receiver
 from execution_service.ownership.orphans import GATHERED_SECONDS, Orphans
@@ -97,7 +97,7 @@ def messages_are_kept(patch: Patch) -> None:
 @plants("a publisher that hangs holds up the views")
 def views_wait_for_the_publisher(patch: Patch) -> None:
     publishing: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
-    deliver, show = Stream._deliver, Books._deliver
+    deliver, show = Stream._deliver, LedgerAndViews._deliver
 
     async def delivers(self: Stream, waiting: Any) -> None:
         publishing[self._cursors] = publishing.get(self._cursors, 0) + 1
@@ -106,13 +106,13 @@ def views_wait_for_the_publisher(patch: Patch) -> None:
         finally:
             publishing[self._cursors] -= 1
 
-    async def shows(self: Books, batch: Any) -> None:
+    async def shows(self: LedgerAndViews, batch: Any) -> None:
         while publishing.get(self._cursors):
             await self._clock.sleep(0.1)
         await show(self, batch)
 
     patch.setattr(Stream, "_deliver", delivers)
-    patch.setattr(Books, "_deliver", shows)
+    patch.setattr(LedgerAndViews, "_deliver", shows)
 
 
 @plants("the alert about an account that is not configured any more")
@@ -130,7 +130,7 @@ def orphans_are_told_of_once(patch: Patch) -> None:
                 await self._alerts.raise_alert(
                     f"not_configured:{account_id}", texts.account_not_configured(account_id, tuple(about.values()))
                 )
-            await self._news.wait()
+            await self._wake_up.wait()
 
     patch.setattr(Orphans, "run", run)
 

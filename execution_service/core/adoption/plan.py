@@ -13,8 +13,8 @@ from execution_service.core.adoption.records import (
     INTO_SHARES,
     After,
     Before,
-    Books,
     Deal,
+    LedgerAndViews,
     Movement,
     Plan,
     Refused,
@@ -51,7 +51,7 @@ class _CannotBe(Exception):
     """Nothing can be adopted so; the message says why."""
 
 
-def plan(wish: Wish, books: Books, now: datetime) -> Plan | Refused:
+def plan(wish: Wish, books: LedgerAndViews, now: datetime) -> Plan | Refused:
     """What to record for the wish, or why nothing is."""
     try:
         with localcontext(_EXACT):
@@ -90,7 +90,7 @@ class _Part:
 class _Draft:
     """One plan while it is made: the holdings as they would be after the movements so far."""
 
-    def __init__(self, wish: Wish, books: Books, now: datetime) -> None:
+    def __init__(self, wish: Wish, books: LedgerAndViews, now: datetime) -> None:
         self._wish = wish
         self._books = books
         self._now = now
@@ -669,7 +669,10 @@ def _after(entry: LedgerEntry, position: Position, realized: Decimal) -> After:
 
 
 def _warnings(
-    books: Books, touched: Iterable[LedgerEntry], after: Mapping[LedgerKey, Position], discrepancy_id: str | None
+    books: LedgerAndViews,
+    touched: Iterable[LedgerEntry],
+    after: Mapping[LedgerKey, Position],
+    discrepancy_id: str | None,
 ) -> tuple[str, ...]:
     touched = list(touched)
     warnings = []
@@ -692,7 +695,9 @@ def _warnings(
     return tuple(warnings)
 
 
-def _farther_apart(books: Books, touched: Sequence[LedgerEntry], after: Mapping[LedgerKey, Position]) -> list[str]:
+def _farther_apart(
+    books: LedgerAndViews, touched: Sequence[LedgerEntry], after: Mapping[LedgerKey, Position]
+) -> list[str]:
     """Where our book and the broker's would differ by more than they do."""
     if books.theirs is None:
         return []
@@ -733,7 +738,7 @@ def undoing(order: Order, *, command_id: str, by: str, message: str, at: datetim
     return (AdoptionUndone(at=at, command_id=command_id, by=by, message=message), *annulled)
 
 
-def _adopted_since(orders: Sequence[Order], books: Books) -> list[str]:
+def _adopted_since(orders: Sequence[Order], books: LedgerAndViews) -> list[str]:
     """Later adoptions of the same holdings or entries that stand."""
     keys, refs = {key_of(order) for order in orders}, {ref for order in orders for ref in _entry_of(order)}
     first = orders[0]
@@ -755,7 +760,7 @@ def _entry_of(adopted: Order) -> tuple[str, ...]:
     return (*request.entry_refs, *request.stands_for)
 
 
-def plan_undoing(records: Sequence[Recorded], books: Books, now: datetime) -> Plan | Refused:
+def plan_undoing(records: Sequence[Recorded], books: LedgerAndViews, now: datetime) -> Plan | Refused:
     """How the books would stand without these, or why they cannot be taken back."""
     later = _adopted_since([record.order for record in records], books)
     if later:

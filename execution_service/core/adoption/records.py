@@ -249,7 +249,7 @@ def _contradictions(wish: Wish) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Books:
+class LedgerAndViews:
     """What a plan is made from: both books at one moment."""
 
     ledgers: tuple[LedgerEntry, ...] = ()

@@ -11,7 +11,7 @@ _BYTES = 15
 """120 bits, which an int holds in 40 bytes: two different things have the same digest as good as never, whoever chose them."""
 
 
-class Heard:
+class LastReported:
     """Remembers at least the latest `at_least` names and at most twice as many, each with the last thing said of it: both as digests of
     an exact text, less than 200 bytes a name however much was said. What differs in any way, in a sign, a type or a trailing zero, is
     another thing: the worst that comes of it is that something equal is looked at once more."""

@@ -20,7 +20,7 @@ from pymongo.errors import (
 )
 
 from execution_service.runtime.clock import Clock
-from execution_service.runtime.connectivity import Reach
+from execution_service.runtime.connectivity import Connectivity
 from execution_service.runtime.threads import Blocking
 from execution_service.storage.mongo.gate import Gate
 from execution_service.storage.ports.errors import StoreUnavailable
@@ -52,7 +52,7 @@ class Calls:
         self._urgent_threads = urgent_threads or threads
         self._gate = gate
         self._clock = clock
-        self._reach = Reach("The store", clock)
+        self._connectivity = Connectivity("The store", clock)
         self._under_way = 0
         self._unanswered_since: float | None = None
         """Since when the server has been asked and has answered nobody (monotonic)."""
@@ -108,7 +108,7 @@ class Calls:
         try:
             yield
         except (ConnectionFailure, ExecutionTimeout, WTimeoutError) as exc:
-            self._reach.fails(in_short(exc))
+            self._connectivity.fails(in_short(exc))
             raise StoreUnavailable(in_short(exc)) from exc
         except OperationFailure as exc:
             self._answered()
@@ -119,7 +119,7 @@ class Calls:
             self._answered()
             raise
         self._answered()
-        self._reach.answers()
+        self._connectivity.answers()
 
 
 def raise_unless_duplicates(exc: BulkWriteError) -> None:

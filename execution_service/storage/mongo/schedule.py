@@ -175,7 +175,7 @@ class SideBySide(Schedule[U]):
         for update in settled:
             behind = self._behind[update.order_id]
             if behind:
-                following, account_id, is_leaving = behind.popleft()
-                self._queue.put(following, account_id, is_leaving=is_leaving)
+                order_steps, account_id, is_leaving = behind.popleft()
+                self._queue.put(order_steps, account_id, is_leaving=is_leaving)
             else:
                 del self._behind[update.order_id]
