@@ -936,7 +936,10 @@ def test_the_words_and_the_market_of_the_paper_exchange_know_no_file() -> None:
     ("room", "doors"),
     [
         (TRADING, {"accounts", "trader"}),
-        ("execution_service.delivery", {"account_names", "confirmations", "dispatch", "rebuild", "stream", "unreadable"}),
+        (
+            "execution_service.delivery",
+            {"account_names", "confirmations", "dispatch", "rebuild", "stream", "unreadable"},
+        ),
         ("execution_service.storage.mongo", {"calls", "documents", "names", "opening", "store"}),
     ],
 )
