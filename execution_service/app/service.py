@@ -244,7 +244,13 @@ async def serve(
             await side_by_side(_patiently(checks, stop), _load_ahead(settings))
             if stop.is_set():
                 return
-            await _patiently({"the store": service.start}, stop)
+            starting = asyncio.create_task(_patiently({"the store": service.start}, stop))
+            reason = await _until_it_ends(service, stop, starting)
+            if starting.done():
+                starting.result()
+            else:
+                starting.cancel()
+                await asyncio.gather(starting, return_exceptions=True)
             pulls = [
                 Part("pull of orders", world.orders.run),
                 Part("pull of commands", world.commands.run),
@@ -253,14 +259,14 @@ async def serve(
                 Part("watch over Pub/Sub", world.orders.watch),
                 Part("notice for scripts", lambda: keep_endpoints(endpoints, settings, world, service)),
             ]
-            reason = ""
             try:
-                for each in (*pulls, *around):
-                    service.supervisor.keep(each)
-                write_endpoints(endpoints, settings, world, service)
-                log.info("Execution service ready", action="ready")
-                say(_what_next(settings, world))
-                reason = await _until_it_ends(service, stop)
+                if not (reason or stop.is_set()):
+                    for each in (*pulls, *around):
+                        service.supervisor.keep(each)
+                    write_endpoints(endpoints, settings, world, service)
+                    log.info("Execution service ready", action="ready")
+                    say(_what_next(settings, world))
+                    reason = await _until_it_ends(service, stop)
                 if reason and not stop.is_set():
                     at_stop(reason)
                 log.info("Execution service stops", action="stopping")
@@ -277,11 +283,15 @@ async def serve(
         raise CannotGoOn(reason)
 
 
-async def _until_it_ends(service: ExecutionService, stop: asyncio.Event) -> str:
-    """Why the service has to end; empty where it was told to stop."""
+async def _until_it_ends(
+    service: ExecutionService, stop: asyncio.Event, begun: asyncio.Task[None] | None = None
+) -> str:
+    """Why the service has to end; empty where it was told to stop, or where what was `begun` is done."""
     told, has_to = asyncio.create_task(stop.wait()), asyncio.create_task(service.has_to_end())
     try:
-        await asyncio.wait({told, has_to}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            {told, has_to} | ({begun} if begun is not None else set()), return_when=asyncio.FIRST_COMPLETED
+        )
         return has_to.result() if has_to.done() else ""
     finally:
         told.cancel()

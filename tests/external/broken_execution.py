@@ -3,7 +3,7 @@
     python broken_execution.py PART TIMES [arguments of the program]
 
 `PART` is `writers` (what writes record updates, in the middle of a batch) or `pull` (what pulls orders from Pub/Sub), `TIMES` how often it ends
-before it runs well. Nobody waits long between two tries here.
+before it runs well; or `start`, which says that it hangs, and does, each time. Nobody waits long between two tries here.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from execution_service import execution_main
+from execution_service.app.service import ExecutionService
 from execution_service.core import backoff
 from execution_service.storage.mongo.commits import Commits
 from execution_service.transport.pubsub import GoogleSubscriber
@@ -38,12 +39,19 @@ def break_part(owner: Any, name: str, times: int, fault: Callable[[], BaseExcept
     setattr(owner, name, call)
 
 
+async def hangs(self: ExecutionService) -> None:
+    print("the start hangs", flush=True)
+    await asyncio.get_running_loop().create_future()
+
+
 def main() -> int:
     part, times = sys.argv[1], int(sys.argv[2])
     del sys.argv[1:3]
     backoff.USUAL = backoff.Backoff(first_seconds=PAUSE_SECONDS, longest_seconds=PAUSE_SECONDS)
     if part == "writers":
         break_part(Commits, "_outcomes", times, asyncio.CancelledError)
+    elif part == "start":
+        ExecutionService.start = hangs  # type: ignore[method-assign]
     else:
         break_part(GoogleSubscriber, "run", times, lambda: RuntimeError("the pull broke"), applies="trading-orders")
     return execution_main.main()

@@ -70,3 +70,14 @@ def test_a_part_that_cannot_be_kept_alive_ends_the_process_in_order_and_the_next
             assert {"part_failed:record updates", "part_given_up:record updates"} <= kinds
         assert service.book.placed() == 1
         assert service.stop()[0] == 0
+
+
+def test_a_start_that_never_ends_heeds_the_signal(tmp_path: Path) -> None:
+    with Service(tmp_path, program=ENTRY) as service:
+        service.launch("start", FOR_EVER)
+        wait_until(lambda: "the start hangs" in service.console(), "it starts", within=30, more=service.console)
+        status, seconds = service.stop()
+        assert status == 0, service.console()
+        assert seconds < 5
+        assert "Execution service ready" not in service.console()
+        assert "Execution service stopped" in service.console()
