@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import brokers
 from brokers.paper.words import Action, Fault, Market, Operation
 from execution_service.app.check import Finding, account_finding
 from execution_service.app.settings import Account
@@ -111,6 +112,8 @@ async def test_the_token_of_somebody_else_is_told(tmp_path: Path) -> None:
 async def test_a_missing_library_is_told_with_the_extra_that_brings_it(
     monkeypatch: pytest.MonkeyPatch, broker: str, libraries: tuple[str, ...], extra: str
 ) -> None:
+    # What is imported anew is put into the package, too: afterwards it has the one back of which all others have parts.
+    monkeypatch.setattr(brokers, broker, getattr(brokers, broker))
     for name in [name for name in sys.modules if name.startswith(f"brokers.{broker}")]:
         monkeypatch.delitem(sys.modules, name)
     for library in libraries:

@@ -325,7 +325,7 @@ def test_products_are_kept_apart_and_add_up_to_the_position() -> None:
 
 def test_products_of_a_position_that_was_begun_before_they_were_kept_are_not_known_until_it_is_flat() -> None:
     entry = LedgerEntry(key=key_of(order()), instrument=instrument())
-    old = replace(bought(entry, "a", 10, "MIS"), products={})
+    old = replace(bought(entry, "a", 10, "MIS"), products={}, version=1)
     read = ledger_from_document({k: v for k, v in ledger_to_document(old).items() if k != "products"})
     assert read.known_products is None
     assert [h.product for h in by_product(read, ("CNC", "MIS"))] == [None]
@@ -344,5 +344,5 @@ def test_products_of_a_position_that_another_hand_has_closed_begin_anew() -> Non
 
 
 def test_products_are_stored_with_the_entry() -> None:
-    entry = bought(LedgerEntry(key=key_of(order()), instrument=instrument()), "a", 10, "MIS")
+    entry = bought(LedgerEntry(key=key_of(order()), instrument=instrument(), version=1), "a", 10, "MIS")
     assert ledger_from_document(ledger_to_document(entry)).products == {"MIS": Decimal(10)}

@@ -155,7 +155,7 @@ def test_the_state_beside_the_events_is_that_of_the_events(about: Order) -> None
 
 
 @THOROUGH
-@given(st.integers(0, 9), instances(Position), st.lists(instances(Position), max_size=3), instances(Instrument))
+@given(st.integers(1, 9), instances(Position), st.lists(instances(Position), max_size=3), instances(Instrument))
 def test_any_ledger_entry_survives_the_store(
     number: int, position: Position, ended: list[Position], instrument: Instrument
 ) -> None:
