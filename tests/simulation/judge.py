@@ -327,11 +327,12 @@ def _exits_that_open(life: Life, orders: list[Order]) -> Iterator[str]:
             continue
         book = life.book(str(order.request.account_id))
         placed = [p for c in order.client_order_ids for p in book.orders(c)]
-        # What the venue executes beyond an order, nobody here has asked for.
-        filled = sum((min(p.filled_quantity, p.ticket.quantity) for p in placed), Decimal(0))
         if order.identity.purpose is Purpose.ENTRY:
-            by_signal[order.signal_id] = filled
+            # All of it, also what the venue executed beyond the order: that is held, and an exit may take it.
+            by_signal[order.signal_id] = sum((p.filled_quantity for p in placed), Decimal(0))
         else:
+            # What the venue executes beyond an exit, nobody here has asked for.
+            filled = sum((min(p.filled_quantity, p.ticket.quantity) for p in placed), Decimal(0))
             for entry in _entries_of(order):
                 taken[entry] = taken.get(entry, Decimal(0)) + filled
     for entry, quantity in taken.items():
