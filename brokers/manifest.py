@@ -34,7 +34,7 @@ class ImpliedAccount:
     """One of these has to be set."""
 
 
-def _not_told(config: Mapping[str, object]) -> bool | None:
+def _not_to_be_told_apart(config: Mapping[str, object]) -> bool | None:
     return None
 
 
@@ -62,7 +62,7 @@ class Manifest:
     """Keys of an account that no adapter reads, but a command of this broker's."""
     is_stand_in: bool = False
     """It serves every account, unknown ones too, where the process is told to use no real broker; none of its accounts is live."""
-    is_paper: Callable[[Mapping[str, object]], bool | None] = _not_told
+    is_paper: Callable[[Mapping[str, object]], bool | None] = _not_to_be_told_apart
     """Whether an account's settings name one for practice. False: they name a real one, and an address on this machine is no proof either;
     None: they say neither, and such an address is."""
     paper_words: str = ""

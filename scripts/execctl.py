@@ -116,9 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _run(settings: Settings, options: argparse.Namespace) -> int:
-    async with _desk(settings, options) as desk:
+    async with _desk(settings, options) as partition:
         verb: Verb = options.verb
-        return await verb(desk)
+        return await verb(partition)
 
 
 @contextlib.asynccontextmanager
@@ -231,11 +231,11 @@ def _contract(text: str) -> tuple[str, ContractTerms]:
 # --- looking --------------------------------------------------------------------------------------------------------
 
 
-async def _orders(desk: Desk) -> int:
-    options = desk.options
-    _check_account(desk, options.account)
-    found = desk.view.orders(status=options.status, account_id=options.account, limit=options.limit)
-    if desk.wants_json:
+async def _orders(partition: Desk) -> int:
+    options = partition.options
+    _check_account(partition, options.account)
+    found = partition.view.orders(status=options.status, account_id=options.account, limit=options.limit)
+    if partition.wants_json:
         print_json([_order_fields(stored) for stored in found])
         return 0
     columns = ("Signal", "Leg", "Purpose", "Account", "Order", "Status", "Filled", "Average", "Reason", "Received")
@@ -257,7 +257,7 @@ async def _orders(desk: Desk) -> int:
             )
         )
     print_table(
-        desk.console,
+        partition.console,
         f"{counted(len(rows), 'order')}, the latest first",
         columns,
         rows,
@@ -319,23 +319,23 @@ def _hold_fields(hold: Hold) -> dict[str, object]:
     return {"since": hold.since, "until": hold.until, "message": hold.message}
 
 
-async def _order(desk: Desk) -> int:
-    found = await desk.store.load([stored.order.order_id for stored in _named(desk, desk.options.name)])
-    stories = [_story(desk, stored) for stored in found]
-    if desk.wants_json:
+async def _order(partition: Desk) -> int:
+    found = await partition.store.load([stored.order.order_id for stored in _named(partition, partition.options.name)])
+    stories = [_story(partition, stored) for stored in found]
+    if partition.wants_json:
         print_json(stories)
         return 0
     for stored, story in zip(found, stories, strict=True):
-        _print_story(desk.console, stored, story)
+        _print_story(partition.console, stored, story)
     return 0
 
 
-def _story(desk: Desk, stored: Stored) -> dict[str, Any]:
+def _story(partition: Desk, stored: Stored) -> dict[str, Any]:
     order = stored.order
     names = [n for n in (order.signal_id, order.request.mathematricks_signal_id) if n is not None]
     ids = [n for n in (order.order_id, order.request.request_order_id, order.broker_order_id) if n is not None]
     is_entry = order.identity.purpose is Purpose.ENTRY
-    confirmation = desk.view.confirmation(confirmation_id(order))
+    confirmation = partition.view.confirmation(confirmation_id(order))
     return _order_fields(stored) | {
         "events": [
             {
@@ -351,12 +351,14 @@ def _story(desk: Desk, stored: Stored) -> dict[str, Any]:
             }
             for happening in happenings(order)
         ],
-        "waits_for": waits_for(desk.view, order, SystemClock().now()),
+        "waits_for": waits_for(partition.view, order, SystemClock().now()),
         "fills": [asdict(fill) for fill in order.fills],
         "realized_pnl": stored.told.realized_pnl if order.fills else None,
         "entries": list(order.request.entry_refs) if isinstance(order.request, OrderRequest) else [],
-        "exits": [_order_fields(s) for s in desk.view.exits_of(names)] if is_entry else [],
-        "commands": [_command_fields(c) for c in desk.view.commands_naming([*names, *ids, *order.client_order_ids])],
+        "exits": [_order_fields(s) for s in partition.view.exits_of(names)] if is_entry else [],
+        "commands": [
+            _command_fields(c) for c in partition.view.commands_naming([*names, *ids, *order.client_order_ids])
+        ],
         "confirmation_shown": None if confirmation is None else str(confirmation["status"]),
         "raw": order.raw,
     }
@@ -487,12 +489,12 @@ def _delivery(event: Mapping[str, Any]) -> str:
     return "published" if event["is_delivered"] else "waiting"
 
 
-async def _positions(desk: Desk) -> int:
-    wanted = desk.options.account
-    _check_account(desk, wanted)
-    entries = desk.view.ledgers(only_open=True)
+async def _positions(partition: Desk) -> int:
+    wanted = partition.options.account
+    _check_account(partition, wanted)
+    entries = partition.view.ledgers(only_open=True)
     rows = [_position_fields(entry) for entry in entries if wanted in (None, entry.key.account_id)]
-    if desk.wants_json:
+    if partition.wants_json:
         print_json(rows)
         return 0
     columns = (
@@ -514,7 +516,7 @@ async def _positions(desk: Desk) -> int:
     )
     cells = [[row[name] for name in names] for row in rows]
     print_table(
-        desk.console,
+        partition.console,
         counted(len(cells), "open position"),
         columns,
         cells,
@@ -523,18 +525,20 @@ async def _positions(desk: Desk) -> int:
     return 0
 
 
-async def _leases(desk: Desk) -> int:
+async def _leases(partition: Desk) -> int:
     now = SystemClock().now()
-    rows = [_lease_fields(lease, now) for lease in desk.view.leases()]
-    if desk.wants_json:
+    rows = [_lease_fields(lease, now) for lease in partition.view.leases()]
+    if partition.wants_json:
         print_json(rows)
         return 0
-    if not rows and desk.settings.mongodb_uri is None:
-        desk.console.print("The embedded store has one service, which works every account; there are no leases.")
+    if not rows and partition.settings.mongodb_uri is None:
+        partition.console.print("The embedded store has one service, which works every account; there are no leases.")
         return 0
     names = ("account_id", "state", "host", "pid", "epoch", "taken_at", "renewed_at")
     columns = ("Account", "State", "Host", "Process", "Epoch", "Taken", "Renewed")
-    print_table(desk.console, counted(len(rows), "lease"), columns, [[row[name] for name in names] for row in rows])
+    print_table(
+        partition.console, counted(len(rows), "lease"), columns, [[row[name] for name in names] for row in rows]
+    )
     return 0
 
 
@@ -543,7 +547,7 @@ def _lease_fields(lease: Lease, now: datetime) -> dict[str, object]:
     is_silent = (now - lease.renewed_at).total_seconds() > lease.term_seconds
     state = "given back" if not lease.holder else "silent" if is_silent else "held"
     return {
-        "account_id": lease.desk,
+        "account_id": lease.partition,
         "state": state,
         "host": lease.host,
         "pid": lease.pid,
@@ -574,26 +578,28 @@ def _position_fields(entry: LedgerEntry) -> dict[str, object]:
     }
 
 
-async def _dead_letters(desk: Desk) -> int:
-    message_id = desk.options.message_id
-    letters = desk.view.dead_letters(desk.options.limit) if message_id is None else [_letter(desk, message_id)]
-    if desk.wants_json:
+async def _dead_letters(partition: Desk) -> int:
+    message_id = partition.options.message_id
+    letters = (
+        partition.view.dead_letters(partition.options.limit) if message_id is None else [_letter(partition, message_id)]
+    )
+    if partition.wants_json:
         print_json([_letter_fields(letter) for letter in letters])
         return 0
     if message_id is not None:
         letter = letters[0]
         facts = [(name, value) for name, value in _letter_fields(letter).items() if name != "payload"]
-        print_table(desk.console, f"Dead letter {plain(letter.message_id)}", FACTS, facts, prose=FACTS[1:])
+        print_table(partition.console, f"Dead letter {plain(letter.message_id)}", FACTS, facts, prose=FACTS[1:])
         text = letter.payload.decode("utf-8", "replace")
         rest = (
             f"\n… {counted(len(text) - PAYLOAD_SHOWN, 'character')} more: --json" if len(text) > PAYLOAD_SHOWN else ""
         )
         lines = "\n".join(plain(line) for line in text[:PAYLOAD_SHOWN].splitlines())
-        desk.console.print(lines + rest)
+        partition.console.print(lines + rest)
         return 0
     rows = [(x.received_at, x.message_id, len(x.payload), x.reason) for x in letters]
     print_table(
-        desk.console,
+        partition.console,
         f"{counted(len(rows), 'dead letter')}, the latest first",
         ("Received", "Message", "Bytes", "Reason"),
         rows,
@@ -602,8 +608,8 @@ async def _dead_letters(desk: Desk) -> int:
     return 0
 
 
-def _letter(desk: Desk, message_id: str) -> DeadLetter:
-    letter = desk.view.dead_letter(message_id)
+def _letter(partition: Desk, message_id: str) -> DeadLetter:
+    letter = partition.view.dead_letter(message_id)
     if letter is None:
         raise Unknown(f"There is no dead letter {message_id!r}; execctl dead-letters lists them")
     return letter
@@ -620,11 +626,11 @@ def _letter_fields(letter: DeadLetter) -> dict[str, object]:
     }
 
 
-async def _discrepancies(desk: Desk) -> int:
-    _check_account(desk, desk.options.account)
-    found = desk.view.discrepancies(only_open=not desk.options.all, account_id=desk.options.account)
-    adopted = desk.view.closing([each.discrepancy_id for each in found])
-    if desk.wants_json:
+async def _discrepancies(partition: Desk) -> int:
+    _check_account(partition, partition.options.account)
+    found = partition.view.discrepancies(only_open=not partition.options.all, account_id=partition.options.account)
+    adopted = partition.view.closing([each.discrepancy_id for each in found])
+    if partition.wants_json:
         print_json([_discrepancy_fields(each) | {"adopted_as": adopted.get(each.discrepancy_id, [])} for each in found])
         return 0
     columns = ("Kind", "Account", "About", "Ours", "The broker's", "Known of it", "Age", "State", "Owner", "To do")
@@ -639,10 +645,10 @@ async def _discrepancies(desk: Desk) -> int:
         rows.append(
             (finding.kind, each.account_id, about, *sides, known(finding), age, each.state, each.owner, to_do),
         )
-    kind = "" if desk.options.all else "open "
+    kind = "" if partition.options.all else "open "
     count = counted(len(rows), f"{kind}discrepancy", f"{kind}discrepancies")
     print_table(
-        desk.console,
+        partition.console,
         f"{count}, the oldest first",
         columns,
         rows,
@@ -691,26 +697,26 @@ def _age(lasted: timedelta) -> str:
     return " ".join(parts[:2]) or "0 s"
 
 
-def _check_account(desk: Desk, account_id: str | None) -> None:
+def _check_account(partition: Desk, account_id: str | None) -> None:
     """Raises Unknown for a name that is neither configured nor in any record: nothing found of it would sound as if all were well."""
-    if account_id is None or account_id in _configured(desk):
+    if account_id is None or account_id in _configured(partition):
         return
-    stored = desk.view.accounts()
+    stored = partition.view.accounts()
     if account_id not in stored:
-        known = sorted({*_configured(desk), *stored})
+        known = sorted({*_configured(partition), *stored})
         more = f" and {len(known) - MOST_NAMES_SHOWN} more" if len(known) > MOST_NAMES_SHOWN else ""
         names = ", ".join(plain(name) for name in known[:MOST_NAMES_SHOWN]) or "none"
         raise Unknown(f"No such account: {account_id!r}; known are: {names}{more}")
 
 
-def _configured(desk: Desk) -> set[str]:
+def _configured(partition: Desk) -> set[str]:
     """By our settings or the running service's: the demo with a real adapter has an accounts file of its own."""
-    notice = running_service(desk.settings)
-    return {*desk.settings.accounts, *(() if notice is None else notice.accounts)}
+    notice = running_service(partition.settings)
+    return {*partition.settings.accounts, *(() if notice is None else notice.accounts)}
 
 
-def _named(desk: Desk, name: str) -> list[Stored]:
-    found = desk.view.named(name)
+def _named(partition: Desk, name: str) -> list[Stored]:
+    found = partition.view.named(name)
     if not found:
         raise Unknown(f"No order is called {name!r}: no signal, and no id of ours, upstream's or a broker's")
     return found
@@ -719,16 +725,16 @@ def _named(desk: Desk, name: str) -> list[Stored]:
 # --- commanding -----------------------------------------------------------------------------------------------------
 
 
-async def _replay(desk: Desk) -> int:
-    letter = _letter(desk, desk.options.message_id)
-    return await _command(desk, "REPLAY", {"message_id": letter.message_id})
+async def _replay(partition: Desk) -> int:
+    letter = _letter(partition, partition.options.message_id)
+    return await _command(partition, "REPLAY", {"message_id": letter.message_id})
 
 
-async def _cancel(desk: Desk) -> int:
-    name, leg = desk.options.name, desk.options.leg
-    found = _sent(_named(desk, name), name)
+async def _cancel(partition: Desk) -> int:
+    name, leg = partition.options.name, partition.options.leg
+    found = _sent(_named(partition, name), name)
     is_signal = all(name in (s.order.signal_id, s.order.request.mathematricks_signal_id) for s in found)
-    body: dict[str, object] = {"reason": desk.options.reason, "requested_by": "execctl"}
+    body: dict[str, object] = {"reason": partition.options.reason, "requested_by": "execctl"}
     if is_signal:
         found = [s for s in found if leg is None or s.order.identity.leg_index == leg]
         body |= {"signal_id": name, "leg_index": leg}
@@ -738,31 +744,31 @@ async def _cancel(desk: Desk) -> int:
         raise Unknown(f"{name!r} is an order's id: --leg goes with a signal's")
     else:
         body["order_id"] = _only(found, name).order_id
-    return await _command(desk, "CANCEL", body, [s.order.order_id for s in found])
+    return await _command(partition, "CANCEL", body, [s.order.order_id for s in found])
 
 
-async def _resolve(desk: Desk) -> int:
-    options = desk.options
-    order = _only(_sent(_named(desk, options.name), options.name), options.name)
+async def _resolve(partition: Desk) -> int:
+    options = partition.options
+    order = _only(_sent(_named(partition, options.name), options.name), options.name)
     body = {"order_id": order.order_id, "decision": options.decision, "by": options.by, "note": options.note}
     if options.broker_order_id is not None:
         body["broker_order_id"] = options.broker_order_id
-    return await _command(desk, "RESOLVE", body, [order.order_id])
+    return await _command(partition, "RESOLVE", body, [order.order_id])
 
 
-async def _adopt(desk: Desk) -> int:
+async def _adopt(partition: Desk) -> int:
     """Shows both books before and after, and then has it done, unless something speaks against it."""
-    options, now = desk.options, SystemClock().now()
+    options, now = partition.options, SystemClock().now()
     if options.undo is None:
         body = adopt.wish_of(options)
         wish = read_wish(body)
         if isinstance(wish, Refused):
             raise Unknown(f"ADOPT refused: {wish.words}")
-        _check_account(desk, wish.account_id)
-        theirs = await _brokers_positions(desk, wish.account_id)
-        made = plan(wish, await read_books(desk.store, wish, theirs), now)
+        _check_account(partition, wish.account_id)
+        theirs = await _brokers_positions(partition, wish.account_id)
+        made = plan(wish, await read_books(partition.store, wish, theirs), now)
     else:
-        found = await records_named(desk.store, options.undo)
+        found = await records_named(partition.store, options.undo)
         if not found:
             raise Unknown(f"There is no adoption {options.undo!r}")
         account_id = str(found[0].order.request.account_id)
@@ -770,28 +776,28 @@ async def _adopt(desk: Desk) -> int:
         body["is_forced"] = options.force
         if all(not stored.order.fills for stored in found):
             raise Unknown(f"ADOPT refused: {options.undo} has been undone before")
-        theirs = await _brokers_positions(desk, account_id)
-        made = await plan_of_undoing(desk.store, found, theirs, now)
+        theirs = await _brokers_positions(partition, account_id)
+        made = await plan_of_undoing(partition.store, found, theirs, now)
     if isinstance(made, Refused):
         raise Unknown(f"ADOPT refused: {made.words}")
-    if not desk.wants_json:
+    if not partition.wants_json:
         account_id = str(body["account_id"])
-        adopt.show(desk.console, made, theirs, _last_read(desk, account_id), undoing=options.undo)
+        adopt.show(partition.console, made, theirs, _last_read(partition, account_id), undoing=options.undo)
     shown = adopt.plan_fields(made, theirs)
     if options.dry_run or (made.warnings and not options.force):
-        if desk.wants_json:
+        if partition.wants_json:
             print_json({"plan": shown, "command": None})
         if options.dry_run:
-            if not desk.wants_json:
-                desk.console.print("Nothing was done: --dry-run.")
+            if not partition.wants_json:
+                partition.console.print("Nothing was done: --dry-run.")
             return 0
         raise Unknown("ADOPT refused: see the warnings; --force does it all the same")
-    return await _command(desk, "ADOPT", body | {"shown": plan_to_document(made)}, told={"plan": shown})
+    return await _command(partition, "ADOPT", body | {"shown": plan_to_document(made)}, told={"plan": shown})
 
 
-def _last_read(desk: Desk, account_id: str) -> dict[str, str]:
+def _last_read(partition: Desk, account_id: str) -> dict[str, str]:
     """What the broker held where it differed from our book, by the holding's key."""
-    found = desk.view.discrepancies(account_id=account_id)
+    found = partition.view.discrepancies(account_id=account_id)
     return {
         row.finding.instrument: f"{row.finding.theirs} (read {table_time(row.updated_at)})"
         for row in found
@@ -799,9 +805,9 @@ def _last_read(desk: Desk, account_id: str) -> dict[str, str]:
     }
 
 
-async def _brokers_positions(desk: Desk, account_id: str) -> Sequence[BrokerPosition] | None:
+async def _brokers_positions(partition: Desk, account_id: str) -> Sequence[BrokerPosition] | None:
     """As the service that trades the account reads them now; None where none does, or the broker does not tell them."""
-    if running_service(desk.settings) is None and desk.settings.mongodb_uri is None:
+    if running_service(partition.settings) is None and partition.settings.mongodb_uri is None:
         return None
     now = SystemClock().now()
     question = Command(
@@ -811,8 +817,8 @@ async def _brokers_positions(desk: Desk, account_id: str) -> Sequence[BrokerPosi
         published_at=now,
         received_at=now,
     )
-    await desk.store.insert_command(question)
-    answer = await _outcome(desk, question, POSITIONS_SECONDS)
+    await partition.store.insert_command(question)
+    answer = await _outcome(partition, question, POSITIONS_SECONDS)
     if answer.status is not CommandStatus.DONE:
         return None
     return positions_from_documents(json.loads(answer.outcome))
@@ -833,15 +839,15 @@ def _only(found: Sequence[Stored], name: str) -> Order:
     return found[0].order
 
 
-async def _reconcile(desk: Desk) -> int:
+async def _reconcile(partition: Desk) -> int:
     """0 only if everything was compared and agrees."""
-    wanted = desk.options.account
-    _check_account(desk, wanted)
-    notice = running_service(desk.settings)
+    wanted = partition.options.account
+    _check_account(partition, wanted)
+    notice = running_service(partition.settings)
     # On the embedded store the service alone knows what it works: the demo with a real adapter has an accounts file of its own.
-    known = desk.settings.accounts if notice is None or notice.mongodb_uri is None else notice.accounts
-    accounts = [wanted] if wanted is not None else sorted({*known, *desk.view.traded_accounts()})
-    if notice is None and desk.settings.mongodb_uri is None:
+    known = partition.settings.accounts if notice is None or notice.mongodb_uri is None else notice.accounts
+    accounts = [wanted] if wanted is not None else sorted({*known, *partition.view.traded_accounts()})
+    if notice is None and partition.settings.mongodb_uri is None:
         raise Unknown("The service does not run: nothing was compared. It compares by itself as soon as it is started.")
     if not accounts:
         raise Unknown("No account is configured and none was traded: there is nothing to compare; or name one")
@@ -855,10 +861,10 @@ async def _reconcile(desk: Desk) -> int:
             published_at=now,
             received_at=now,
         )
-        await desk.store.insert_command(command)
+        await partition.store.insert_command(command)
         commands.append(command)
-    outcomes = [await _outcome(desk, command, COMPARE_SECONDS) for command in commands]
-    if desk.wants_json:
+    outcomes = [await _outcome(partition, command, COMPARE_SECONDS) for command in commands]
+    if partition.wants_json:
         print_json(
             [
                 {"account_id": account_id} | _command_fields(each)
@@ -866,16 +872,16 @@ async def _reconcile(desk: Desk) -> int:
             ]
         )
     for account_id, each in zip(accounts, outcomes, strict=True):
-        if not desk.wants_json:
+        if not partition.wants_json:
             unanswered = "No service has answered: nothing was compared"
             lines = unanswered if each.status is CommandStatus.NEW else each.outcome
             first, *others = [plain(line) for line in lines.splitlines()] or ["?"]
-            desk.console.print(f"{plain(account_id)}: {first}", *(f"  {line}" for line in others), sep="\n")
+            partition.console.print(f"{plain(account_id)}: {first}", *(f"  {line}" for line in others), sep="\n")
     return 0 if all(each.outcome.startswith("Reconciled") for each in outcomes) else EXIT_FAILED
 
 
 async def _command(
-    desk: Desk,
+    partition: Desk,
     kind: str,
     body: Mapping[str, object],
     order_ids: Sequence[str] = (),
@@ -884,39 +890,39 @@ async def _command(
     """Stores the command, waits a little for the service to carry it out, and says what came of it. `told`: what goes with it for programs."""
     now = SystemClock().now()
     command = Command(command_id=f"ctl-{uuid.uuid4()}", kind=kind, body=body, published_at=now, received_at=now)
-    await desk.store.insert_command(command)
-    is_here = running_service(desk.settings) is not None
-    may_be_elsewhere = desk.settings.mongodb_uri is not None
-    outcome = await _outcome(desk, command) if is_here or may_be_elsewhere else command
-    orders = await _after(desk, order_ids) if outcome.status is CommandStatus.DONE else []
-    if desk.wants_json:
+    await partition.store.insert_command(command)
+    is_here = running_service(partition.settings) is not None
+    may_be_elsewhere = partition.settings.mongodb_uri is not None
+    outcome = await _outcome(partition, command) if is_here or may_be_elsewhere else command
+    orders = await _after(partition, order_ids) if outcome.status is CommandStatus.DONE else []
+    if partition.wants_json:
         print_json(_command_fields(outcome) | {"orders": [_order_fields(s) for s in orders]} | dict(told or {}))
     elif outcome.status is CommandStatus.NEW:
         who = "by the service at its next start" if not is_here else "as soon as the service comes to it"
-        desk.console.print(f"{kind} stored as {command.command_id}; it will be carried out {who}.")
+        partition.console.print(f"{kind} stored as {command.command_id}; it will be carried out {who}.")
     else:
-        desk.console.print(f"{kind} {outcome.status.value}: {plain(outcome.outcome)}")
+        partition.console.print(f"{kind} {outcome.status.value}: {plain(outcome.outcome)}")
         for stored in orders:
             order = stored.order
             filled = f", filled {quantity(order.filled_quantity)}" if order.filled_quantity else ""
-            desk.console.print(f"  {order.order_id} is now {order.status.value}{filled}")
+            partition.console.print(f"  {order.order_id} is now {order.status.value}{filled}")
     return EXIT_FAILED if outcome.status is CommandStatus.REFUSED else 0
 
 
-async def _outcome(desk: Desk, command: Command, within_seconds: float = OUTCOME_SECONDS) -> Command:
+async def _outcome(partition: Desk, command: Command, within_seconds: float = OUTCOME_SECONDS) -> Command:
     end = asyncio.get_running_loop().time() + within_seconds
     while True:
-        found = desk.view.command(command.command_id) or command
+        found = partition.view.command(command.command_id) or command
         if found.status is not CommandStatus.NEW or asyncio.get_running_loop().time() > end:
             return found
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def _after(desk: Desk, order_ids: Sequence[str]) -> list[Stored]:
+async def _after(partition: Desk, order_ids: Sequence[str]) -> list[Stored]:
     """The orders concerned once they have ended, or as they are after a few seconds."""
     end = asyncio.get_running_loop().time() + OUTCOME_SECONDS / 2
     while True:
-        found = desk.view.load(order_ids)
+        found = partition.view.load(order_ids)
         if all(s.order.status.is_final for s in found) or asyncio.get_running_loop().time() > end:
             return found
         await asyncio.sleep(LOOK_SECONDS)
@@ -925,69 +931,69 @@ async def _after(desk: Desk, order_ids: Sequence[str]) -> list[Stored]:
 # --- repair ---------------------------------------------------------------------------------------------------------
 
 
-async def _rebuild_views(desk: Desk) -> int:
+async def _rebuild_views(partition: Desk) -> int:
     """1 where the records contradict the ledger, or a document could not be brought up to date."""
 
-    notice = running_service(desk.settings)
+    notice = running_service(partition.settings)
     at_work = {} if notice is None else notice.accounts
 
     def broker_of(account_id: str) -> str | None:
         if account_id in at_work:
             return at_work[account_id]["broker"]  # the service may have been started with other settings
-        account = desk.settings.account(account_id)
+        account = partition.settings.account(account_id)
         if account is not None:
             return account.broker.upper()
-        return "MOCK" if desk.options.use_mock_broker else None
+        return "MOCK" if partition.options.use_mock_broker else None
 
     def broker_shown(document_id: str) -> str | None:
-        document = desk.view.confirmation(document_id)
+        document = partition.view.confirmation(document_id)
         return None if document is None else document.get("broker")
 
     def is_of_the_mock(order: Order) -> bool:
         shown = broker_shown(confirmation_id(order)) or broker_of(str(order.request.account_id))
         return shown == "MOCK"
 
-    options = desk.options
+    options = partition.options
     said = [Said(instrument_key=key, terms=terms, by=options.by, note=options.note) for key, terms in options.contract]
-    await desk.store.open()
-    facts = Facts(desk.store, SystemClock(), said=said, is_of_the_mock=is_of_the_mock)
-    entries = desk.view.ledgers()
-    mended = await facts.mend(desk.view.order_ids(), entries)
-    entries = desk.view.ledgers()
-    rebuild = Rebuild(desk.store, SystemClock(), broker_of=broker_of, broker_shown=broker_shown)
-    rebuilt = await rebuild.run(desk.view.order_ids(), entries)
+    await partition.store.open()
+    facts = Facts(partition.store, SystemClock(), said=said, is_of_the_mock=is_of_the_mock)
+    entries = partition.view.ledgers()
+    mended = await facts.mend(partition.view.order_ids(), entries)
+    entries = partition.view.ledgers()
+    rebuild = Rebuild(partition.store, SystemClock(), broker_of=broker_of, broker_shown=broker_shown)
+    rebuilt = await rebuild.run(partition.view.order_ids(), entries)
     # What the view cannot read is told at the end, of each verb.
-    left = sorted({unreadable.words for unreadable in desk.store.newly_unreadable()} - desk.view.unreadable)
+    left = sorted({unreadable.words for unreadable in partition.store.newly_unreadable()} - partition.view.unreadable)
     for words in left:
         print(f"Left as it is: {plain(words)}", file=sys.stderr)
-    if desk.wants_json:
+    if partition.wants_json:
         print_json(asdict(rebuilt) | {"contracts": asdict(mended)})
     else:
-        desk.console.print(
+        partition.console.print(
             f"Shown again: {counted(rebuilt.orders, 'order')}, {counted(rebuilt.positions, 'position')}, "
             f"{counted(rebuilt.accounts, 'trading account')}; "
             f"not told yet, and left to the service: {counted(rebuilt.never_told, 'order')}."
         )
         if rebuilt.unknown_brokers:
             accounts = ", ".join(plain(a) for a in rebuilt.unknown_brokers)
-            desk.console.print(
+            partition.console.print(
                 f"Accounts that are not configured: {accounts}: those of their documents that were lost name no broker now; "
                 "--use-mock-broker says that it was the mock."
             )
-        _print_mended(desk, mended)
+        _print_mended(partition, mended)
         for sentence in rebuilt.contradictions:
             print(f"Contradiction: {sentence}", file=sys.stderr)
     return EXIT_FAILED if rebuilt.contradictions or mended.moved or mended.unheard or left else 0
 
 
-def _print_mended(desk: Desk, mended: Mended) -> None:
+def _print_mended(partition: Desk, mended: Mended) -> None:
     if mended.orders or mended.holdings:
-        desk.console.print(
+        partition.console.print(
             f"What a contract is worth is known now of {counted(mended.orders, 'order')}; the profits of "
             f"{counted(mended.holdings, 'holding')} are corrected."
         )
     for instrument in mended.unknown:
-        desk.console.print(
+        partition.console.print(
             f"Not known what one contract is worth: {plain(instrument)}: its amounts are counted as 1 a point; "
             "--contract INSTRUMENT=MULTIPLIER says it."
         )

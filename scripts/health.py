@@ -120,7 +120,7 @@ def _at_rest(account_id: str, positions: int, is_any_served: bool) -> Part:
 
 def worked_accounts(accounts: Iterable[str], leases: Iterable[Lease], now: datetime) -> set[str]:
     """`accounts`: those that the service which is alone on its store works. Where several share one, whose leases were renewed lately."""
-    fresh = (lease.desk for lease in leases if lease.holder and now - lease.renewed_at <= GRACE)
+    fresh = (lease.partition for lease in leases if lease.holder and now - lease.renewed_at <= GRACE)
     return {*accounts, *fresh}
 
 

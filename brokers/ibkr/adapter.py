@@ -313,7 +313,7 @@ class IbkrBroker:
         """By all that an order says: what tells two contracts apart tells two memories apart."""
         self._by_number: dict[int, _Known] = {}
         """The same by IBKR's number, each as it was named last."""
-        self._not_told: dict[int, date] = {}
+        self._unknown_on: dict[int, date] = {}
         """Contracts by number of which the gateway could not tell what they are worth, and when."""
         self._unanswered: dict[int, float] = {}
         """Those of which it told nothing, and until when (monotonic) they are not asked for again."""
@@ -836,7 +836,7 @@ class IbkrBroker:
         try:
             found = await self._looked_up(session, replace(instrument, con_id=con_id), with_rule=False)
         except OrderRefused as exc:
-            self._not_told[con_id] = today
+            self._unknown_on[con_id] = today
             _log.info("What a position in %s is worth is not known: %s", instrument.full_key, exc)
         except NotAnswered as exc:
             self._put_off(con_id, str(exc))
@@ -853,7 +853,7 @@ class IbkrBroker:
         except ValueError:
             return False  # it is told as unclear
         con_id = int(contract.conId)
-        is_asked = con_id in self._by_number or self._not_told.get(con_id) == self._clock().date()
+        is_asked = con_id in self._by_number or self._unknown_on.get(con_id) == self._clock().date()
         is_put_off = time.monotonic() < self._unanswered.get(con_id, 0.0)
         return bool(con_id) and not (is_asked or is_put_off) and kind in DERIVATIVES
 
@@ -1207,19 +1207,19 @@ def _claim_of(ticket: Ticket) -> Claim:
     return Claim.EXIT if ticket.is_exit else Claim.ORDINARY
 
 
-def _price_of_cost(cost: Decimal | None, told: Instrument, terms: ContractTerms | None) -> Decimal | None:
-    """The cost of one contract as a price of the market; None where what a point of that is worth is not known. A bond's as it is told."""
-    worth = None if told.asset_class in DERIVATIVES else ONE
+def _price_of_cost(cost: Decimal | None, held: Instrument, terms: ContractTerms | None) -> Decimal | None:
+    """The cost of one contract as a price of the market; None where what a point of that is worth is not known. A bond's as it is held."""
+    worth = None if held.asset_class in DERIVATIVES else ONE
     if terms is not None and not terms.is_size_unknown:
         worth = terms.money_per_point
     return None if cost is None or worth is None else cost / worth
 
 
-def _checked_order_id(told: int) -> int:
+def _checked_order_id(order_id: int) -> int:
     """Raises ValueError for what can be none: ids go on above the highest, and the gateway takes no more than 32 bits."""
-    if told >= _ORDER_IDS_END:
-        raise ValueError(f"{told} is no order id")
-    return told
+    if order_id >= _ORDER_IDS_END:
+        raise ValueError(f"{order_id} is no order id")
+    return order_id
 
 
 def _spent(spent: BudgetSpent) -> CallsSpent:

@@ -157,12 +157,12 @@ class ExecutionService:
         """Records a fill told by other means than the broker's adapter. `fill_data`: fill_id, quantity, price, time, and optionally
         commission, commission_currency; a known fill id changes nothing. Raises KeyError for an order that is not in the store, ValueError
         for data that is no fill."""
-        fill = _told_fill(fill_data, self._clock.now())
+        fill = _fill_of(fill_data, self._clock.now())
 
         def fills(order: Order) -> tuple[Filled, ...]:
             return () if order.fill_of(fill.fill_id) else (Filled(at=self._clock.now(), fill=fill),)
 
-        return await self._record_told(order_id, fills)
+        return await self._record_by_hand(order_id, fills)
 
     async def handle_order_rejection(self, order_id: str, rejection_reason: str) -> Order:
         """Records that the broker rejected the order. Raises KeyError for an order that is not in the store, InvalidTransition where a
@@ -174,9 +174,9 @@ class ExecutionService:
             reason = Reason(ReasonCode.BROKER_REJECTED, rejection_reason)
             return (Rejected(at=self._clock.now(), reason=reason, filled_quantity=order.filled_quantity),)
 
-        return await self._record_told(order_id, rejects)
+        return await self._record_by_hand(order_id, rejects)
 
-    async def _record_told(self, order_id: str, decide: Callable[[Order], Sequence[Event]]) -> Order:
+    async def _record_by_hand(self, order_id: str, decide: Callable[[Order], Sequence[Event]]) -> Order:
         """About an order named by our id or the broker's, in hand or not, or in the hands of another process."""
         live = self.live_orders.by_id.get(order_id)
         if live is None:
@@ -193,7 +193,7 @@ class ExecutionService:
         return live.order
 
 
-def _told_fill(fill_data: Mapping[str, Any], now: datetime) -> Fill:
+def _fill_of(fill_data: Mapping[str, Any], now: datetime) -> Fill:
     """`time` may be a datetime or ISO 8601 text, UTC where it names no zone. Raises ValueError, naming what is wrong."""
 
     def number(name: str, *, is_positive: bool) -> Decimal:

@@ -230,11 +230,11 @@ class Supervisor:
         return bool(self._alerts)
 
     def _tell(self, kind: str, text: str) -> None:
-        task = asyncio.create_task(self._until_told(kind, text), name=f"alert {kind}")
+        task = asyncio.create_task(self._until_raised(kind, text), name=f"alert {kind}")
         self._alerts.add(task)
         task.add_done_callback(self._alerts.discard)
 
-    async def _until_told(self, kind: str, text: str) -> None:
+    async def _until_raised(self, kind: str, text: str) -> None:
         """Beside the restart, which waits for no alert: what stores or sends alerts may be the very part that fails."""
         failures = 0
         while True:

@@ -766,11 +766,11 @@ def _clock_time(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def take_over(*, desk: str, host: str, pid: int, has_died: bool = False) -> str:
+def take_over(*, account: str, host: str, pid: int, has_died: bool = False) -> str:
     """An account's orders are worked by another process now, because the one that held them was silent or, `has_died`, is provably dead."""
     why = "which died and gave nothing back" if has_died else "which did not renew its lease"
     to_do = "see why it died" if has_died else "see whether that process is dead, frozen or cut off from the store"
-    return _text("🔁 Taken Over", ("Account", desk), ("From", f"{host}, process {pid}, {why}"), ("To do", to_do))
+    return _text("🔁 Taken Over", ("Account", account), ("From", f"{host}, process {pid}, {why}"), ("To do", to_do))
 
 
 def messages_handed_back(*, what: str, count: int, seconds: float) -> str:

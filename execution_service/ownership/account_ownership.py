@@ -125,10 +125,12 @@ class AccountOwnership:
         now, before = self._clock.monotonic(), self._seen_to_move
         held = [lease for lease in await self._store.leases() if lease.holder]
         self._seen_to_move = {
-            lease.desk: known if (known := before.get(lease.desk, (None, now)))[0] == lease.mark else (lease.mark, now)
+            lease.partition: known
+            if (known := before.get(lease.partition, (None, now)))[0] == lease.mark
+            else (lease.mark, now)
             for lease in held
         }
-        return {lease.desk for lease in held if now - self._seen_to_move[lease.desk][1] < lease.term_seconds}
+        return {lease.partition for lease in held if now - self._seen_to_move[lease.partition][1] < lease.term_seconds}
 
     async def leave_to_holder(self, order: Order) -> None:
         """What was written to the record of another process's order is looked at there. Raises StoreUnavailable."""
@@ -188,13 +190,13 @@ class AccountOwnership:
     # --- taking over and letting go -----------------------------------------------------------------------------
 
     def is_wanted(self, lease: Lease) -> bool:
-        return lease.desk == UNASSIGNED or self._is_known_account(lease.desk)
+        return lease.partition == UNASSIGNED or self._is_known_account(lease.partition)
 
     def taken(self, lease: Lease, before: Predecessor | None) -> None:
         # Else a lease that is renewed for ever would keep everybody else from an account that nobody works.
-        account_id = None if lease.desk == UNASSIGNED else lease.desk
-        opening = Part(f"opening of {lease.desk}", lambda: self._begin(lease, before), account_id)
-        self._move(lease.desk, lambda: self._keeper.see_through(opening))
+        account_id = None if lease.partition == UNASSIGNED else lease.partition
+        opening = Part(f"opening of {lease.partition}", lambda: self._begin(lease, before), account_id)
+        self._move(lease.partition, lambda: self._keeper.see_through(opening))
 
     def lost(self, partition: str) -> None:
         self._open.discard(partition)
@@ -220,7 +222,7 @@ class AccountOwnership:
 
     async def _begin(self, lease: Lease, before: Predecessor | None) -> None:
         """Reads what the partition has, and opens it with that."""
-        partition = lease.desk
+        partition = lease.partition
         while self._leases.has(lease) and partition not in self._open:
             with contextlib.suppress(StoreUnavailable):
                 unsettled = await self._store.unsettled(None if partition == UNASSIGNED else partition)
@@ -238,7 +240,7 @@ class AccountOwnership:
             await self._clock.sleep(AFTER_FAILURE_SECONDS)
         if before is not None:
             held = before.lease
-            words = texts.take_over(desk=partition, host=held.host, pid=held.pid, has_died=before.has_died)
+            words = texts.take_over(account=partition, host=held.host, pid=held.pid, has_died=before.has_died)
             await self._alerts.raise_alert("take_over", words)
 
     # --- what others wrote --------------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ class Leases:
 
     def has(self, lease: Lease) -> bool:
         """It was not lost since it was taken."""
-        return self._held.get(lease.desk) is lease
+        return self._held.get(lease.partition) is lease
 
     def holds(self, partition: str) -> bool:
         """Surely, at this moment: nobody else can have taken it yet."""
@@ -128,7 +128,7 @@ class Leases:
         began = self._clock.monotonic()
         if self._held:
             await self._store.renew_leases(self._me.holder, list(self._held), self._clock.now())
-        leases = {lease.desk: lease for lease in await self._store.leases()}
+        leases = {lease.partition: lease for lease in await self._store.leases()}
         for partition, mine in tuple(self._held.items()):
             found = leases.get(partition)
             if found is not None and (found.holder, found.epoch) == (mine.holder, mine.epoch):
@@ -139,7 +139,7 @@ class Leases:
         if self.is_leaving:
             return
         wanted = self._wanted | {
-            lease.desk for lease in leases.values() if lease.holder and self._holder.is_wanted(lease)
+            lease.partition for lease in leases.values() if lease.holder and self._holder.is_wanted(lease)
         }
         for partition in sorted(wanted - self._held.keys()):
             found = leases.get(partition)
@@ -168,14 +168,14 @@ class Leases:
         if found is None or found.holder in ("", self._me.holder) or self._has_died(found):
             return True
         now = self._clock.monotonic()
-        seen = self._seen.get(found.desk)
+        seen = self._seen.get(found.partition)
         if seen is None or seen[0].mark != found.mark:
-            self._seen[found.desk] = (found, now)
+            self._seen[found.partition] = (found, now)
             if seen is None or (seen[0].holder, seen[0].epoch) != (found.holder, found.epoch):
                 log.info(
-                    f"{found.desk}: held by {found.host} (process {found.pid})",
+                    f"{found.partition}: held by {found.host} (process {found.pid})",
                     action="lease_elsewhere",
-                    account_id=found.desk,
+                    account_id=found.partition,
                 )
             return False
         return now - seen[1] >= found.term_seconds
@@ -192,7 +192,7 @@ class Leases:
     async def _take(self, partition: str, found: Lease | None) -> None:
         began, now = self._clock.monotonic(), self._clock.now()
         lease = Lease(
-            desk=partition,
+            partition=partition,
             holder=self._me.holder,
             epoch=1 if found is None else found.epoch + 1,
             beat=0,

@@ -209,7 +209,7 @@ class StoreReader:
         """Who works which account, by name; none where a service is alone on its embedded store."""
         with _watched():
             found = self._readable(self._db[LEASES].find(), lease_from_document)
-        return sorted(found, key=lambda lease: lease.desk)
+        return sorted(found, key=lambda lease: lease.partition)
 
     def command(self, command_id: str) -> Command | None:
         with _watched():

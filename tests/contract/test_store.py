@@ -827,7 +827,7 @@ async def test_unsettled_records_in_brief_of_all_or_one_account(store: MongoStor
 
 def lease(holder: str = "one", **changes: Any) -> Lease:
     first = Lease(
-        desk="acct-1",
+        partition="acct-1",
         holder=holder,
         epoch=1,
         beat=0,

@@ -36,9 +36,9 @@ class Records:
         self.db[ORDERS].insert_one(document | {"told": {"world": number, "people": number}})
         return order
 
-    def lease(self, desk: str, renewed_at: datetime) -> None:
+    def lease(self, partition: str, renewed_at: datetime) -> None:
         lease = Lease(
-            desk=desk,
+            partition=partition,
             holder="process-1",
             epoch=1,
             beat=1,

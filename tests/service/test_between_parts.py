@@ -170,9 +170,9 @@ async def test_nothing_is_opened_any_more_by_a_process_that_stops(tmp_path: Path
             asyncio.Event(),
         )
 
-        def noted(desk: str, *found: Any) -> None:
-            opened.append(desk)
-            open_desk(desk, *found)
+        def noted(partition: str, *found: Any) -> None:
+            opened.append(partition)
+            open_desk(partition, *found)
 
         async def slowly(*of: Any) -> Any:
             if of == (ACCOUNT,):

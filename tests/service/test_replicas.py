@@ -30,13 +30,13 @@ TAG = Capabilities(refuses_repeated_client_id=False, find_window_seconds=3.0)
 TAKE_OVER_SECONDS = 15.0
 
 
-def holder(world: World, desk: str = ACCOUNT) -> str:
-    (lease,) = world.documents("execution_leases", _id=desk)
+def holder(world: World, partition: str = ACCOUNT) -> str:
+    (lease,) = world.documents("execution_leases", _id=partition)
     return str(lease["holder"])
 
 
-def is_held_by(world: World, desk: str = ACCOUNT) -> Callable[[], bool]:
-    return lambda: world.service.ownership.holds(desk)
+def is_held_by(world: World, partition: str = ACCOUNT) -> Callable[[], bool]:
+    return lambda: world.service.ownership.holds(partition)
 
 
 def has(world: World, signal_id: str, status: Status) -> Callable[[], bool]:

@@ -151,14 +151,14 @@ def alert_from_document(document: Mapping[str, Any]) -> Alert:
 
 def lease_to_document(lease: Lease) -> Document:
     fields = asdict(lease)
-    return {"_id": fields.pop("desk"), **fields}
+    return {"_id": fields.pop("partition"), **fields}
 
 
 def lease_from_document(document: Mapping[str, Any]) -> Lease:
     """Raises UnreadableRecord."""
     with _reading("lease", document):
         return Lease(
-            desk=_text(document["_id"]),
+            partition=_text(document["_id"]),
             holder=_text(document["holder"]),
             epoch=_count(document["epoch"]),
             beat=_count(document["beat"]),

@@ -35,17 +35,17 @@ class MongoLeases(MongoPort):
                 except DuplicateKeyError:
                     return False
                 return True
-            guard = {"_id": seen.desk, "holder": seen.holder, "epoch": seen.epoch, "beat": seen.beat}
+            guard = {"_id": seen.partition, "holder": seen.holder, "epoch": seen.epoch, "beat": seen.beat}
             return self._db[LEASES].replace_one(guard, document).matched_count == 1
 
         return await self._calls.urgent(write)
 
-    async def renew_leases(self, holder: str, desks: Sequence[str], at: datetime) -> None:
+    async def renew_leases(self, holder: str, partitions: Sequence[str], at: datetime) -> None:
         update = {"$inc": {"beat": 1}, "$set": {"renewed_at": at}}
-        mine = {"_id": {"$in": list(desks)}, "holder": holder}
+        mine = {"_id": {"$in": list(partitions)}, "holder": holder}
         await self._calls.urgent(lambda: self._db[LEASES].update_many(mine, update))
 
-    async def release_leases(self, holder: str, desks: Sequence[str]) -> None:
+    async def release_leases(self, holder: str, partitions: Sequence[str]) -> None:
         update = {"$inc": {"beat": 1}, "$set": {"holder": ""}}
-        mine = {"_id": {"$in": list(desks)}, "holder": holder}
+        mine = {"_id": {"$in": list(partitions)}, "holder": holder}
         await self._calls.urgent(lambda: self._db[LEASES].update_many(mine, update))

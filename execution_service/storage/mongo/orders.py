@@ -167,13 +167,13 @@ class MongoOrders(MongoPort):
 
     async def leave(self, left: Mapping[str, str]) -> None:
         def write() -> None:
-            for order_id, desk in left.items():
-                self._db[ORDERS].update_one({"_id": order_id}, {"$addToSet": {"lookup": LEFT + desk}})
+            for order_id, partition in left.items():
+                self._db[ORDERS].update_one({"_id": order_id}, {"$addToSet": {"lookup": LEFT + partition}})
 
         await self._calls.ask(write)
 
-    async def left_for(self, desks: Sequence[str]) -> list[Unsettled]:
-        return await self._in_brief({"lookup": {"$in": [LEFT + desk for desk in desks]}})
+    async def left_for(self, partitions: Sequence[str]) -> list[Unsettled]:
+        return await self._in_brief({"lookup": {"$in": [LEFT + partition for partition in partitions]}})
 
     async def _in_brief(self, query: Document) -> list[Unsettled]:
         def read() -> list[Unsettled]:
@@ -183,8 +183,8 @@ class MongoOrders(MongoPort):
 
         return await self._calls.ask(read)
 
-    async def picked_up(self, looked_at: Sequence[Unsettled], desks: Sequence[str]) -> None:
-        words = {"$in": [LEFT + desk for desk in desks]}
+    async def picked_up(self, looked_at: Sequence[Unsettled], partitions: Sequence[str]) -> None:
+        words = {"$in": [LEFT + partition for partition in partitions]}
         pulls: list[UpdateOne | UpdateMany] = [
             UpdateOne({"_id": brief.order_id, "version": brief.version}, {"$pull": {"lookup": words}})
             for brief in looked_at

@@ -32,7 +32,7 @@ class ProcessIdentity:
 class Lease:
     """Who works a desk: an account's orders, or what belongs to no account. `holder` is empty where it was given back."""
 
-    desk: str
+    partition: str
     holder: str
     epoch: int
     """Rises with each taking."""
@@ -62,8 +62,8 @@ class LeaseStore(Protocol):
     async def take_lease(self, lease: Lease, seen: Lease | None) -> bool:
         """Puts this lease in the place of the one that was seen; False if somebody has moved that since."""
 
-    async def renew_leases(self, holder: str, desks: Sequence[str], at: datetime) -> None:
+    async def renew_leases(self, holder: str, partitions: Sequence[str], at: datetime) -> None:
         """Moves the beat of those of these that the holder still has."""
 
-    async def release_leases(self, holder: str, desks: Sequence[str]) -> None:
+    async def release_leases(self, holder: str, partitions: Sequence[str]) -> None:
         """Gives back those of these that the holder has."""

@@ -131,10 +131,10 @@ class OrderStore(Protocol):
     async def leave(self, left: Mapping[str, str]) -> None:
         """Leaves records, by our id, for the holder of a desk to look at."""
 
-    async def left_for(self, desks: Sequence[str]) -> list[Unsettled]:
+    async def left_for(self, partitions: Sequence[str]) -> list[Unsettled]:
         """Records left for these desks, in brief, oldest first."""
 
-    async def picked_up(self, looked_at: Sequence[Unsettled], desks: Sequence[str]) -> None:
+    async def picked_up(self, looked_at: Sequence[Unsettled], partitions: Sequence[str]) -> None:
         """These were looked at, as they were in brief; what was written since stays left."""
 
     async def load(self, order_ids: Sequence[str]) -> list[Stored]:
