@@ -70,6 +70,11 @@ def mutants_of(name: str) -> Iterator[Mutant]:
         yield from _table_mutants(module)
 
 
+def file_of(name: str) -> str | None:
+    """As the functions of that module name the file that they are from."""
+    return importlib.import_module(f"execution_service.core.{MODULES[name]}").__file__
+
+
 def _target(module: types.ModuleType, qualified: str) -> Any:
     """The function itself, beneath a property or a cache; or the value of the global."""
     found: Any = module
@@ -179,6 +184,11 @@ class Judge:
         running: dict[int, str] = {}
         mutants = [m for name in self.options.modules for m in mutants_of(name)]
         self.names = frozenset(mutant.name for mutant in mutants)
+        watched = {function.partition(".")[0] for test in seen for function in test.functions}
+        unseen = {mutant.function.partition(".")[0] for mutant in mutants if mutant.function} - watched
+        if unseen:
+            # Every mutant of theirs would pass for one that no test notices.
+            raise pytest.UsageError(f"no test is seen to call a function of {', '.join(sorted(unseen))}")
         mutants = [mutant for mutant in mutants if self.options.only in mutant.name]
         if self.options.again is not None:
             named = set(self.options.again.read_text(encoding="utf-8").splitlines())
@@ -253,12 +263,12 @@ def _child(work: Callable[[], None], *, seconds: int = LONGEST_SECONDS) -> int:
 
 def _watched(number: int, item: pytest.Item) -> Seen:
     called: set[str] = set()
-    files = {f"{os.sep}core{os.sep}{place.replace('.', os.sep)}.py": name for name, place in MODULES.items()}
+    names = {file_of(name): name for name in MODULES}
 
     def note(frame: types.FrameType, event: str, _: Any) -> None:
         if event == "call":
             code = frame.f_code
-            name = files.get(code.co_filename)
+            name = names.get(code.co_filename)
             if name is not None:
                 called.add(f"{name}.{code.co_qualname.split('.<locals>')[0]}")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tests.mutation.__main__ import MODULES, complaints, explanations, mutants_of
+from execution_service.core.orders.order import apply
+from tests.mutation.__main__ import MODULES, complaints, explanations, file_of, mutants_of
 
 KNOWN = frozenset({"order.apply: one", "order.apply: other", "position._tidy: third"})
 
@@ -47,3 +48,7 @@ def test_every_explanation_says_why_and_is_of_a_change_of_the_present_code() -> 
     assert all(explained.values())
     names = {mutant.name for module in MODULES for mutant in mutants_of(module)}
     assert complaints({}, names, explained) == []
+
+
+def test_a_call_is_known_by_the_file_that_the_code_of_its_function_names() -> None:
+    assert file_of("order") == apply.__code__.co_filename
