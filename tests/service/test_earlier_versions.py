@@ -30,7 +30,7 @@ from tests.builders import NOW, nothing_sent, order, submit_started
 from tests.fakes import DATABASE, Gate, HandClock, World, _Client, world_of
 from tests.service.audit import audit
 
-WRITTEN = Path(__file__).with_name("books_of_before.json")
+WRITTEN = Path(__file__).with_name("earlier_versions.json")
 """As that version wrote them: 2 SI with the multiplier 1000 at 30, and 2 ES without any at 5000 of which 1 was sold at 5010."""
 SILVER: dict[str, Any] = {"symbol": "SI", "instrument_type": "FUTURE", "expiry": "202612", "quantity": 2, "price": 31}
 UNCHECKED = TradingRules(exit_position_check=ExitPositionCheck.OFF)

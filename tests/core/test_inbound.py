@@ -1,4 +1,4 @@
-"""The rules by which orders and commands are read, one table for each; random messages are in test_wire_properties."""
+"""The rules by which orders and commands are read, one table for each; random messages are in test_inbound_properties."""
 
 from __future__ import annotations
 
