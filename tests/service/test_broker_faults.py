@@ -1194,3 +1194,56 @@ async def test_an_order_that_cannot_be_read_holds_up_neither_the_others_news_nor
         assert world.record("odd").status is Status.PARTIALLY_FILLED
         assert any("the executions it has shown add up to 0" in text for text in world.notifier.texts)
         assert not [line for line in world.logs if line.get("action") in ("check_failed", "reconcile_failed")]
+
+
+async def test_broker_that_answers_nothing_is_called_down_and_people_hear_of_the_order(tmp_path: Path) -> None:
+    async with world_of(tmp_path, capabilities=TAG) as world:
+        for operation in ("place_order", "find", "reports"):
+            world.broker_faults.holds[operation] = asyncio.Event()
+        world.send()
+        # Time-outs run on the loop's own clock: they are brought about by hand.
+        world.broker_faults.holds.clear()
+        world.broker_faults.errors = {name: [TimeoutError()] * 500 for name in ("place_order", "find", "reports")}
+        await world.run(200)
+        assert world.record().status is Status.SUBMITTING
+        assert [text for text in world.notifier.texts if "cannot be asked" in text]
+        assert world.notifier.titled("Broker Down")
+
+
+async def test_order_perhaps_sent_to_a_broker_that_then_goes_down_is_named_to_people(tmp_path: Path) -> None:
+    async with world_of(tmp_path, capabilities=TAG) as world:
+        world.broker_faults.errors = {"place_order": [OutcomeUnknown("lost")], "find": [TimeoutError()] * 50}
+        world.send()
+        await world.settle()
+        world.broker_faults.unavailable = BrokerUnavailable("gone")
+        await world.run(120)
+        assert world.record().status is Status.SUBMITTING
+        assert len([text for text in world.notifier.texts if "cannot be asked" in text]) == 1
+
+
+async def test_broker_in_a_pause_that_still_connects_is_not_asked_without_rest(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.broker_faults.errors["place_order"] = [BrokerUnavailable("token", known_pause=True)] * 400
+        world.send()
+        await world.run(60)
+        assert world.record().status is Status.PENDING
+        assert len(world.calls("place_order")) < 12
+
+
+async def test_three_short_failures_in_a_row_are_spread_over_more_than_an_instant(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.broker_faults.errors["place_order"] = [BrokerUnavailable("blip")] * 2
+        world.send()
+        await world.run(0.1)
+        assert world.record().status is Status.PENDING
+        await world.run(30)
+        assert world.record().status is Status.FILLED
+
+
+async def test_order_sent_again_and_again_without_an_answer_is_slowed_down_and_told(tmp_path: Path) -> None:
+    async with world_of(tmp_path, rules=TradingRules(max_order_age_seconds=0)) as world:
+        world.broker_faults.errors["place_order"] = [OutcomeUnknown("lost")] * 10_000
+        world.send()
+        await world.run(600)
+        assert len(world.calls("place_order")) < 60
+        assert len([text for text in world.notifier.texts if "sent again under the same id" in text]) == 1

@@ -27,6 +27,8 @@ from execution_service.trading.trader import TradingRules
 from tests.fakes import ACCOUNT, HandClock, World, two_worlds, world_of
 from tests.service.audit import audit
 
+RESTING = TradingRules(order_timeout_seconds=0.0)
+
 BY_HAND = Market(fill_delay_seconds=None)
 RESERVING = Capabilities(needs_reservation=True, refuses_repeated_client_id=False)
 RESTARTED = "Part Restarted"
@@ -658,3 +660,58 @@ async def test_an_embedded_part_is_started_again_though_that_failed_at_first(
             (text,) = world.notifier.titled(RESTARTED)
             assert "has ended by itself" in text
             await world.service.supervisor.end("embedded store")
+
+
+async def test_orders_of_an_account_that_was_opened_by_the_second_try_are_followed(tmp_path: Path) -> None:
+    rules = TradingRules(order_timeout_seconds=60.0)
+    async with two_worlds(tmp_path, market=BY_HAND, rules=rules) as (one, other):
+        await other.start()
+        one.send("a")
+        await one.run(2)
+        accounts: Any = other.service.accounts
+        keep_trading, tries = accounts._keep, []
+
+        def keep_once_broken(trader: object) -> None:
+            tries.append(trader)
+            if len(tries) == 1:
+                raise RuntimeError("of nobody's making")
+            keep_trading(trader)
+
+        accounts._keep = keep_once_broken
+        await one.stop()
+        await other.run(90)
+        assert len(tries) == 2
+        assert other.record("a").status is Status.CANCELLED
+
+
+async def test_nothing_is_opened_any_more_by_a_process_that_stops(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path, market=BY_HAND, rules=RESTING) as (one, other):
+        await other.start()
+        await one.kill()
+        service: Any = other.service
+        opened: list[str] = []
+        open_desk, unsettled, drain, hold = (
+            service.accounts.open,
+            service._store.unsettled,
+            service.outbox.drain,
+            asyncio.Event(),
+        )
+
+        def noted(partition: str, *found: Any) -> None:
+            opened.append(partition)
+            open_desk(partition, *found)
+
+        async def slowly(*of: Any) -> Any:
+            if of == (ACCOUNT,):
+                await hold.wait()
+            return await unsettled(*of)
+
+        async def drained() -> None:
+            hold.set()
+            await drain()
+
+        service.accounts.open, service._store.unsettled, service.outbox.drain = noted, slowly, drained
+        await other.run(12)
+        assert service.ownership._leases.holds(ACCOUNT)
+        await other.stop()
+        assert ACCOUNT not in opened

@@ -16,8 +16,10 @@ from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
 from execution_service.trading.trader import Trader, TradingRules
-from tests.fakes import ACCOUNT, World, world_of
+from tests.fakes import ACCOUNT, World, two_worlds, world_of
 from tests.service.audit import audit
+
+RESTING = TradingRules(order_timeout_seconds=0.0)
 
 BY_HAND = Market(fill_delay_seconds=None)
 ONE_BY_ONE = Capabilities(refuses_repeated_client_id=True, needs_reservation=True, find_window_seconds=3.0)
@@ -225,3 +227,28 @@ async def test_that_an_order_may_be_alive_is_told_though_the_first_try_to_record
         await world.run(20)
         assert times_begun_anew(world) == 1
         assert len([text for text in world.notifier.texts if "cannot be asked" in text]) == 1
+
+
+async def test_nothing_of_a_trader_goes_on_that_is_let_go_while_its_failure_is_put_in_order(tmp_path: Path) -> None:
+    async with two_worlds(tmp_path, market=BY_HAND, rules=RESTING) as (one, other):
+        await other.start()
+        service: Any = one.service
+        trader: Any = service.accounts.traders[ACCOUNT]
+        end = service.supervisor.end
+        task = trader._tasks.begin(asyncio.Event().wait(), "work")
+
+        async def slowly(*names: str) -> None:
+            if f"connection {ACCOUNT}" in names:
+                await asyncio.Event().wait()
+            await end(*names)
+
+        def stumbles() -> None:
+            raise RuntimeError("of nobody's making")
+
+        service.supervisor.end, trader._turn = slowly, stumbles
+        trader._timers.wake()
+        one.store_faults.is_away = True
+        await one.run(12)
+        assert ACCOUNT not in service.accounts.traders
+        assert task.done()
+        assert trader._connection._broker is None
