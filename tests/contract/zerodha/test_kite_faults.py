@@ -17,7 +17,7 @@ from kiteconnect import exceptions as kite_errors
 
 from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PATIENCE_SECONDS = 10.0
 READ_SECONDS = 1.0
 

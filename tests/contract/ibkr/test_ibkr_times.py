@@ -16,7 +16,7 @@ from brokers.ibkr.times import GatewayZone, Moment, read
 from brokers.paper.words import Market
 from simulators.ibkr import wire
 from simulators.stage_ibkr import LAST_PRICE, serving_tws
-from tests.contract.test_ibkr import NEVER, Desk, place, reported
+from tests.contract.ibkr.stage import NEVER, Desk, place, reported
 
 NOON = datetime(2026, 11, 24, 15, 0, 12, tzinfo=UTC)
 HEARD = NOON + timedelta(seconds=1)

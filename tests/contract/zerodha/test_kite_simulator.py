@@ -26,7 +26,7 @@ from brokers.zerodha.feed import _run_reactor
 from simulators.zerodha import DEFAULT_API_KEY, DEFAULT_API_SECRET
 from simulators.zerodha.server import FaultKind, HttpFault, SimulatedKite
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PATIENCE_SECONDS = 10.0
 
 

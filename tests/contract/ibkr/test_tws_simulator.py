@@ -22,7 +22,7 @@ from simulators.ibkr.gateway import TwsSimulator
 from simulators.ibkr.wire import FrameReader, frame
 from simulators.stage_ibkr import serving_tws
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LIBRARIES = [library for library in (ib_insync, ib_async) if library is not None]
 
 
