@@ -1,4 +1,4 @@
-"""What is done next with an order, and what a report tells that is new; values in, values out, a clock moved by hand."""
+"""What is done next with an order, by the time that has passed and what was asked; values in, values out, a clock moved by hand."""
 
 from __future__ import annotations
 
@@ -13,24 +13,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brokers.base import AssetClass, Capabilities, Fill, FillsShown, OrderType, Report, ReportStatus, Tif
+from brokers.base import OrderType, Report, ReportStatus, Tif
 from execution_service.core.errors import InvalidTransition
 from execution_service.core.orders.events import (
     Accepted,
-    Busted,
     Cancelled,
     CancelRequested,
-    CommissionReported,
     Completed,
     Doubted,
     Event,
-    Expired,
     Filled,
     Fitted,
-    Noted,
     Rejected,
 )
-from execution_service.core.orders.legs import missing_legs, refusing_leg
 from execution_service.core.orders.next_step import (
     NEVER,
     Elapsed,
@@ -44,23 +39,17 @@ from execution_service.core.orders.next_step import (
 )
 from execution_service.core.orders.order import Order, apply, apply_all
 from execution_service.core.orders.repetition import CANCELS, FINDS, Asked
-from execution_service.core.orders.report_events import fills_are_missing, news
-from execution_service.core.orders.request import Purpose
+from execution_service.core.orders.report_events import news
 from execution_service.core.orders.status import FINAL, Reason, ReasonCode, Status
-from execution_service.core.orders.tickets import fitting, unsupported_reason
+from execution_service.core.orders.tickets import fitting
 from tests.builders import (
     NOW,
     accepted,
     cancel_refused,
     cancel_requested,
-    cancelled,
-    declared_placed,
-    doubted,
     elapsed,
     fill,
     filled_by,
-    identity,
-    instrument,
     limits,
     nothing_sent,
     one_event_of_each_kind,
@@ -74,8 +63,11 @@ from tests.builders import (
 )
 
 WORKING_STATUSES = (Status.SUBMITTED, Status.PARTIALLY_FILLED)
-UNACCEPTED_STATUSES = (Status.PENDING, Status.SUBMITTING, Status.IN_DOUBT)
+
+
 UNFINISHED = tuple(s for s in Status if not s.is_final)
+
+
 REFUSING = limits(refuses_repeated_client_id=True)
 
 
@@ -87,11 +79,6 @@ def recorded(step: Step) -> Event:
     assert step.kind is StepKind.RECORD
     (event,) = step.events
     return event
-
-
-def told(about: Order, by: Report) -> tuple[list[type[Event]], Order]:
-    events = news(about, by, NOW)
-    return [type(event) for event in events], apply_all(about, events)
 
 
 # --- PENDING --------------------------------------------------------------------------------------------------------
@@ -329,8 +316,6 @@ def test_with_a_finished_order_nothing_is_done(status: Status) -> None:
         assert step_of(order_in(status), since) == NEVER
 
 
-# --- every boundary at once -----------------------------------------------------------------------------------------------
-
 BOUNDARIES = (None, 0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 29.999, 30.0, 60.0, 9e9)
 
 
@@ -358,6 +343,9 @@ def assert_sound(about: Order, step: Step) -> None:
         assert step.wait_seconds is None
     assert bool(step.events) == (step.kind is StepKind.RECORD)
     assert apply_all(about, step.events) != about or not step.events
+
+
+# --- every boundary at once -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("under", [limits(), REFUSING, limits(order_timeout_seconds=0.0, find_window_seconds=0.0)])
@@ -399,9 +387,6 @@ def test_no_step_spins_or_forgets_at_any_time(status: Status, wished: bool, sinc
     if wished:
         about = apply(about, cancel_requested())
     assert_sound(about, step_of(about, since, under))
-
-
-# --- a silent broker, a clock moved by hand ---------------------------------------------------------------------------------
 
 
 @dataclass
@@ -448,6 +433,9 @@ class SilentBroker:
         return done
 
 
+# --- a silent broker, a clock moved by hand ---------------------------------------------------------------------------------
+
+
 def test_an_hour_of_silence_about_a_resting_order_is_asked_about_at_a_calm_rate() -> None:
     broker = SilentBroker(order_in(Status.SUBMITTED, tif=Tif.GTC), limits())
     done = broker.run(3600)
@@ -467,262 +455,13 @@ def test_an_hour_of_silence_after_sending_ends_in_doubt_and_in_nothing_else() ->
     )
 
 
-# --- news: each statement of the broker in each status -----------------------------------------------------------------------
-
 ACCEPTANCE, WORK, END = [Accepted], ReportStatus.WORKING, ReportStatus.CANCELLED
-
-
-@pytest.mark.parametrize(
-    ("report_status", "expected", "end"),
-    [
-        (ReportStatus.WORKING, [Accepted], Status.SUBMITTED),
-        (ReportStatus.CANCELLED, [Accepted, Cancelled], Status.CANCELLED),
-        (ReportStatus.EXPIRED, [Accepted, Expired], Status.EXPIRED),
-        (ReportStatus.REJECTED, [Rejected], Status.REJECTED),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-@pytest.mark.parametrize("status", UNACCEPTED_STATUSES)
-def test_news_without_fills_of_an_order_not_yet_accepted(
-    status: Status, report_status: ReportStatus, expected: list[type[Event]], end: Status
-) -> None:
-    before = order_in(status)
-    kinds, after = told(before, report(before, report_status))
-    assert (kinds, after.status) == (expected, end)
-    assert report_status is ReportStatus.REJECTED or after.broker_order_id == "B-1"
-
-
-@pytest.mark.parametrize(
-    ("report_status", "expected", "end"),
-    [
-        (ReportStatus.WORKING, [], None),
-        (ReportStatus.CANCELLED, [Cancelled], Status.CANCELLED),
-        (ReportStatus.EXPIRED, [Expired], Status.EXPIRED),
-        (ReportStatus.REJECTED, [Rejected], None),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-@pytest.mark.parametrize("status", WORKING_STATUSES)
-def test_news_without_new_fills_of_a_working_order(
-    status: Status, report_status: ReportStatus, expected: list[type[Event]], end: Status | None
-) -> None:
-    before = order_in(status)
-    kinds, after = told(before, report(before, report_status, before.fills))
-    assert kinds == expected
-    if report_status is ReportStatus.REJECTED:
-        end = Status.REJECTED if status is Status.SUBMITTED else Status.CANCELLED
-    assert after.status is (end or status)
-
-
-@pytest.mark.parametrize("shown", list(ReportStatus))
-def test_the_broker_corrects_the_id_that_a_person_named(shown: ReportStatus) -> None:
-    before = apply(order_in(Status.IN_DOUBT), declared_placed("B-of-another"))
-    seen = report(before, shown, broker_order_id="B-own")
-    kinds, after = told(before, seen)
-    assert (kinds[0], after.broker_order_id) == (Accepted, "B-own")
-    assert told(after, seen)[0] == []
-    assert told(before, report(before, shown))[1].broker_order_id == "B-of-another"
-
-
-def test_an_id_that_the_broker_gave_itself_is_not_replaced_by_a_report() -> None:
-    before = order_in(Status.SUBMITTED)
-    assert told(before, report(before, broker_order_id="B-own"))[0] == []
-
-
-@pytest.mark.parametrize("status", UNFINISHED)
-def test_done_at_the_broker_with_less_after_an_annulment_is_a_cancel(status: Status) -> None:
-    before = order_in(status, filled=40)
-    _, after = told(before, report(before, ReportStatus.FILLED, before.fills, busted=["gone"]))
-    assert (after.status, after.filled_quantity) == (Status.CANCELLED, before.filled_quantity)
-
-
-@pytest.mark.parametrize("report_status", ReportStatus)
-@pytest.mark.parametrize("status", sorted(FINAL))
-def test_news_without_new_fills_never_changes_what_the_broker_finished(
-    status: Status, report_status: ReportStatus
-) -> None:
-    before = order_in(status)
-    if status is Status.REJECTED:
-        before = apply_all(order_in(Status.SUBMITTED), [rejected()])
-    assert news(before, report(before, report_status, before.fills), NOW) == []
-
-
-@pytest.mark.parametrize("report_status", ReportStatus)
-@pytest.mark.parametrize("status", Status)
-def test_fills_that_add_up_make_the_order_filled_whatever_the_broker_calls_it(
-    status: Status, report_status: ReportStatus
-) -> None:
-    before = order_in(status, filled=40)
-    missing = 100 - before.filled_quantity
-    shown = (*before.fills, fill("f-last", missing)) if missing else before.fills
-    assert told(before, report(before, report_status, shown))[1].status is Status.FILLED
-
-
-@pytest.mark.parametrize(
-    ("report_status", "end"),
-    [
-        (ReportStatus.WORKING, Status.PARTIALLY_FILLED),
-        (ReportStatus.CANCELLED, Status.CANCELLED),
-        (ReportStatus.EXPIRED, Status.EXPIRED),
-        (ReportStatus.REJECTED, Status.CANCELLED),
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("status", UNFINISHED)
-def test_the_missed_fill_and_the_end_are_learned_from_one_report(
-    status: Status, report_status: ReportStatus, end: Status
-) -> None:
-    before = order_in(status, filled=10)
-    _, after = told(before, report(before, report_status, [*before.fills, fill("f-new", 30)]))
-    assert (after.status, after.filled_quantity) == (end, before.filled_quantity + 30)
-
-
-@pytest.mark.parametrize("counted", [0, 39, 41, 100])
-@pytest.mark.parametrize("report_status", [s for s in ReportStatus if s is not ReportStatus.WORKING])
-@pytest.mark.parametrize("status", WORKING_STATUSES)
-def test_no_end_is_taken_over_while_the_count_and_the_fills_differ(
-    status: Status, report_status: ReportStatus, counted: int
-) -> None:
-    before = order_in(status)
-    ahead = report(before, report_status, [fill("f1", 40)], filled_quantity=counted)
-    _, after = told(before, ahead)
-    assert (after.status, after.filled_quantity) == (Status.PARTIALLY_FILLED, Decimal(40))
-    assert fills_are_missing(after, ahead)
-    assert not fills_are_missing(after, report(after, fills=after.fills))
-
-
-def test_fills_are_never_inferred_from_the_count() -> None:
-    before = order_in(Status.SUBMITTED)
-    assert news(before, report(before, ReportStatus.FILLED, filled_quantity=100), NOW) == []
-
-
-@pytest.mark.parametrize("status", Status)
-def test_a_late_commission_is_one_event_and_then_none(status: Status) -> None:
-    before = apply(order_in(status), filled_by("f1", 40))
-    priced = [replace(f, commission=Decimal("1.25"), commission_currency="USD") for f in before.fills]
-    snapshot = report(before, fills=priced)
-    kinds, after = told(before, snapshot)
-    assert kinds.count(CommissionReported) == 1
-    assert after.commission == Decimal("1.25")
-    assert news(after, snapshot, NOW) == []
-
-
-@pytest.mark.parametrize("status", Status)
-def test_a_commission_that_the_broker_changes_is_recorded(status: Status) -> None:
-    before = apply(order_in(status), filled_by("f1", 40))
-    priced = [replace(f, commission=Decimal("1.25"), commission_currency="USD") for f in before.fills]
-    _, before = told(before, report(before, fills=priced))
-    changed = report(before, fills=[replace(f, commission=Decimal("2.35")) for f in priced])
-    kinds, after = told(before, changed)
-    assert kinds.count(CommissionReported) == 1
-    assert after.commission == Decimal("2.35")
-    assert news(after, changed, NOW) == []
-
-
-def test_a_fill_that_comes_twice_in_one_report_counts_once() -> None:
-    before = order_in(Status.SUBMITTED)
-    kinds, after = told(
-        before, report(before, fills=[fill("f1"), fill("f1", commission=Decimal(1))], filled_quantity=40)
-    )
-    assert kinds == [Filled, CommissionReported]
-    assert (after.filled_quantity, after.commission) == (Decimal(40), Decimal(1))
-
-
-@pytest.mark.parametrize("status", Status)
-def test_a_correction_is_taken_from_one_report_in_every_status(status: Status) -> None:
-    before = apply(order_in(status, filled=40), filled_by("f1", 40))
-    corrected = report(before, fills=[*before.fills, fill("f1-corrected", 30, "9.00")], busted=["f1"])
-    kinds, after = told(before, corrected)
-    assert kinds[-2:] == [Busted, Filled] or kinds[-3:-1] == [Busted, Filled]
-    assert (after.filled_quantity, after.average_price) == (Decimal(30), Decimal("9.00"))
-    assert news(after, corrected, NOW) == []
-
-
-def test_a_fill_shown_together_with_its_annulment_never_counts() -> None:
-    before = order_in(Status.SUBMITTED)
-    kinds, after = told(before, report(before, fills=[fill("f1")], busted=["f1"]))
-    assert (kinds, after.status) == ([Busted], Status.SUBMITTED)
-
-
-def test_a_fill_that_a_later_report_leaves_out_is_not_undone() -> None:
-    before = order_in(Status.PARTIALLY_FILLED)
-    assert news(before, report(before, filled_quantity=0), NOW) == []
-
-
-def test_an_old_report_after_a_newer_one_tells_nothing() -> None:
-    before = order_in(Status.SUBMITTED)
-    old, new = report(before, fills=[fill("a", 10)]), report(before, fills=[fill("a", 10), fill("b", 10)])
-    after = told(before, new)[1]
-    assert news(after, old, NOW) == []
-
-
-def test_our_own_wish_explains_a_cancel_and_otherwise_the_brokers_words() -> None:
-    unasked = order_in(Status.SUBMITTED)
-    event = news(unasked, report(unasked, END, reason="halted"), NOW)[-1]
-    assert isinstance(event, Cancelled)
-    assert (event.reason.code, event.reason.message) == (ReasonCode.BROKER_CANCELLED, "halted")
-    asked = apply(unasked, cancel_requested())
-    event = news(asked, report(asked, END, reason="halted"), NOW)[-1]
-    assert isinstance(event, Cancelled)
-    assert event.reason == cancel_requested().reason
-
-
-@pytest.mark.parametrize("report_status", ReportStatus)
-def test_a_report_without_our_tag_is_taken_as_the_present_attempts(report_status: ReportStatus) -> None:
-    before = order_in(Status.SUBMITTED)
-    tagless = report(before, report_status, client_order_id="")
-    assert news(before, tagless, NOW) == news(before, report(before, report_status), NOW)
-
-
-@pytest.mark.parametrize("report_status", ReportStatus)
-@pytest.mark.parametrize("history", [(), (submit_started(),), (submit_started(), accepted("B-2"))], ids=len)
-def test_an_earlier_attempts_report_brings_its_fills_and_never_its_end(
-    history: tuple[Event, ...], report_status: ReportStatus
-) -> None:
-    first = order_in(Status.IN_DOUBT)
-    again = apply_all(first, [send_again_ordered(), *history])
-    kinds, after = told(again, report(first, report_status, [fill("f1", 40)]))
-    assert Filled in kinds
-    assert (after.status, after.filled_quantity) == (Status.PARTIALLY_FILLED, Decimal(40))
-    ended = {Rejected, Cancelled, Expired, Accepted}
-    assert not ended & set(told(again, report(first, report_status))[0])
-
-
-# --- nothing legal makes it raise ---------------------------------------------------------------------------------------------
 
 
 def starting_points() -> Iterator[Order]:
     yield from (order_in(status) for status in Status)
     first = order_in(Status.IN_DOUBT)
     yield apply(first, send_again_ordered())
-
-
-# --- what the market takes -------------------------------------------------------------------------------------------
-
-
-def test_what_fits_as_it_is_needs_no_record() -> None:
-    about = order(order_type=OrderType.LIMIT, limit_price=Decimal("9.95"))
-    assert fitting(about, replace(about.ticket(), limit_price=Decimal("9.950"), reserved_order_id="1:1"), NOW) == ()
-
-
-def test_what_was_changed_to_fit_is_recorded_and_what_was_not_is_not() -> None:
-    about = order(quantity=Decimal("99.5"), order_type=OrderType.LIMIT, limit_price=Decimal("9.957"))
-    ticket = replace(about.ticket(), quantity=Decimal(99), limit_price=Decimal("9.95"))
-    (event,) = fitting(about, ticket, NOW)
-    assert event == Fitted(
-        at=NOW,
-        message="sent with quantity 99 for 99.5, limit price 9.95 for 9.957, as the market takes it",
-        quantity=Decimal(99),
-        limit_price=Decimal("9.95"),
-    )
-    assert fitting(apply(about, event), ticket, NOW) == ()
-
-
-def test_a_stop_price_that_was_changed_to_fit_is_recorded() -> None:
-    about = order(order_type=OrderType.STOP, stop_price=Decimal("9.957"))
-    (event,) = fitting(about, replace(about.ticket(), stop_price=Decimal("9.95")), NOW)
-    words = "sent with stop price 9.95 for 9.957, as the market takes it"
-    assert event == Fitted(at=NOW, message=words, stop_price=Decimal("9.95"))
 
 
 def test_an_order_for_money_is_complete_by_the_brokers_word_whatever_it_bought() -> None:
@@ -738,75 +477,6 @@ def test_an_order_for_money_is_complete_by_the_brokers_word_whatever_it_bought()
     done = apply_all(sent, events)
     assert (done.status, done.quantity) == (Status.FILLED, 98)
     assert news(done, report(done, ReportStatus.FILLED, all_of_it), NOW) == []
-
-
-@pytest.mark.parametrize("purpose", Purpose)
-@pytest.mark.parametrize("asset_class", [AssetClass.OPTION, AssetClass.STOCK])
-@pytest.mark.parametrize("legs", [1, 2])
-@pytest.mark.parametrize("splits", [True, False])
-def test_an_option_that_is_one_leg_of_several_does_not_stand_naked(
-    purpose: Purpose, asset_class: AssetClass, legs: int, splits: bool
-) -> None:
-    leg = order(of=identity(purpose=purpose), instrument=instrument(asset_class=asset_class), total_legs=legs)
-    reason = unsupported_reason(leg, Capabilities(splits_option_combinations=splits), "IBKR")
-    is_naked = (purpose, asset_class, legs, splits) == (Purpose.ENTRY, AssetClass.OPTION, 2, False)
-    assert (reason is not None) == is_naked
-    assert reason is None or "one of 2 legs" in reason
-
-
-def leg(number: int, *events: Event, account: str = "acct-1", kind: AssetClass = AssetClass.STOCK) -> Order:
-    return order(
-        of=identity(leg_index=number),
-        events=events,
-        instrument=instrument(asset_class=kind),
-        account_id=account,
-        total_legs=3,
-    )
-
-
-WHOLE = Capabilities(splits_option_combinations=False)
-
-
-def test_a_leg_is_refused_by_what_the_others_say_and_by_nothing_else() -> None:
-    mine = leg(0)
-    option = leg(1, kind=AssetClass.OPTION)
-    assert refusing_leg(mine, [mine, leg(1), leg(2)], WHOLE, "IBKR") is None
-    assert refusing_leg(mine, [mine, option], Capabilities(), "Zerodha") is None
-    refused = refusing_leg(mine, [mine, option], WHOLE, "IBKR")
-    assert refused is not None
-    assert refused.message.startswith("not placed without leg 2 of 3: IBKR does not take an option alone")
-    assert refusing_leg(mine, [leg(1, account="other", kind=AssetClass.OPTION)], WHOLE, "IBKR") is None
-    for events in ([rejected()], [cancel_requested()]):
-        assert refusing_leg(mine, [leg(2, *events)], WHOLE, "IBKR") is not None
-    filled_in_part = leg(2, submit_started(), filled_by("f1", 40), cancelled(filled_quantity=40))
-    assert refusing_leg(mine, [filled_in_part], WHOLE, "IBKR") is None
-
-
-def test_a_leg_is_refused_with_the_reason_of_the_other() -> None:
-    mine, words = leg(0), "not placed without leg 2 of 3: insufficient margin"
-    assert refusing_leg(mine, [leg(1, rejected())], WHOLE, "IBKR") == Reason(ReasonCode.BROKER_REJECTED, words)
-    asked = Reason(ReasonCode.CANCEL_REQUESTED, "not placed without leg 2 of 3: asked by upstream")
-    assert refusing_leg(mine, [leg(1, cancel_requested())], WHOLE, "IBKR") == asked
-    wished_while_it_was_sent = leg(1, submit_started(), cancel_requested(), nothing_sent())
-    assert refusing_leg(mine, [wished_while_it_was_sent], WHOLE, "IBKR") == asked
-    of_no_kind = refusing_leg(mine, [leg(1, kind=AssetClass.OPTION)], WHOLE, "IBKR")
-    assert of_no_kind is not None
-    assert of_no_kind.code is ReasonCode.UNSUPPORTED_ORDER
-    without_words = replace(leg(1, rejected()), reason=None)
-    said = Reason(ReasonCode.BROKER_REJECTED, "not placed without leg 2 of 3: it is REJECTED")
-    assert refusing_leg(mine, [without_words], WHOLE, "IBKR") == said
-
-
-def test_a_leg_that_has_left_is_not_judged_again_by_what_the_broker_takes() -> None:
-    """It was sent: the others complete it. To refuse them now would leave it alone."""
-    for events in ([submit_started()], [submit_started(), accepted()], [submit_started(), filled_by("f1", 100)]):
-        assert refusing_leg(leg(0), [leg(1, *events, kind=AssetClass.OPTION)], WHOLE, "IBKR") is None
-
-
-def test_legs_that_have_not_come_are_numbered_from_one() -> None:
-    assert missing_legs(leg(1), [leg(1)]) == [1, 3]
-    assert missing_legs(leg(1), [leg(0), leg(1), leg(2)]) == []
-    assert missing_legs(leg(1), [order(of=identity(leg_index=0, purpose=Purpose.EXIT))]) == [1, 3]
 
 
 def reports_about(about: Order) -> Iterator[Report]:
@@ -854,33 +524,6 @@ def test_no_pair_of_events_makes_news_or_next_step_raise() -> None:
     assert seen > 500
 
 
-# --- four failures of a peer --------------------------------------------------------------------------------------------------
-
-
-def test_s1_a_missed_partial_fill_before_a_cancel_is_recorded() -> None:
-    before = order_in(Status.SUBMITTED, quantity=100)
-    counted_only = report(before, ReportStatus.CANCELLED, filled_quantity=40)
-    assert news(before, counted_only, NOW) == [], "the poll tells the count, not the executions: no end yet"
-    assert step_of(before, elapsed(sent=5.0, asked=5.0)) == Step(StepKind.CHECK)
-    _, after = told(before, report(before, ReportStatus.CANCELLED, [fill("f1", 40)]))
-    assert (after.status, after.filled_quantity) == (Status.CANCELLED, Decimal(40))
-
-
-@pytest.mark.parametrize("found_late", [False, True], ids=["within the window", "after the doubt"])
-def test_s2_a_lost_acknowledgement_and_a_later_fill_end_filled(found_late: bool) -> None:
-    before = order(quantity=100, events=[submit_started(), *([doubted()] if found_late else [])])
-    kinds, after = told(before, report(before, ReportStatus.FILLED, [fill("f1", 100)]))
-    assert kinds == [Accepted, Filled]
-    assert (after.status, after.filled_quantity) == (Status.FILLED, Decimal(100))
-
-
-def test_s2_even_an_order_wrongly_rejected_ends_filled_by_one_correction() -> None:
-    before = order_in(Status.REJECTED, quantity=100)
-    kinds, after = told(before, report(before, ReportStatus.FILLED, [fill("f1", 100)]))
-    assert kinds == [Filled]
-    assert (after.status, after.filled_quantity) == (Status.FILLED, Decimal(100))
-
-
 def test_s3_a_cancel_that_is_never_answered_cancels_nothing() -> None:
     broker = SilentBroker(apply(order_in(Status.SUBMITTED), cancel_requested()), limits())
     done = broker.run(3600)
@@ -897,200 +540,6 @@ def test_s4_a_live_order_that_no_answer_mentions_stays_open(status: Status) -> N
     assert broker.about == order_in(status, tif=Tif.DAY), "silence and failing queries are no statements"
 
 
-# --- found wanting --------------------------------------------------------------------------------------------------------------
-
-
-def test_a_second_attempt_can_end_although_the_first_had_fills() -> None:
-    first = order_in(Status.IN_DOUBT)
-    again = apply_all(first, [send_again_ordered(), submit_started(), accepted("B-2")])
-    both = told(again, report(first, ReportStatus.CANCELLED, [fill("first", 40)]))[1]
-    _, after = told(both, report(both, ReportStatus.CANCELLED))
-    assert after.status is Status.CANCELLED
-
-
-def test_lists_of_a_second_attempt_annul_nothing_of_the_first() -> None:
-    first = order_in(Status.IN_DOUBT)
-    again = apply_all(first, [send_again_ordered(), submit_started(), accepted("B-2")])
-    both = told(again, report(first, ReportStatus.CANCELLED, [fill("first", 40)]))[1]
-    (event,) = news(both, shown(both, fill("second", 10)), NOW)
-    assert isinstance(event, Filled)
-    assert event.fill.fill_id == "second"
-
-
-# --- lists that show all executions -----------------------------------------------------------------------------------
-
-
-def shown(about: Order, *fills: Fill, status: ReportStatus = ReportStatus.WORKING, settled: bool = True) -> Report:
-    how = FillsShown.SETTLED if settled else FillsShown.ALL
-    return report(about, status, fills, fills_shown=how)
-
-
-def after(about: Order, *reports: Report) -> Order:
-    for each in reports:
-        about = apply_all(about, news(about, each, NOW))
-        assert news(about, each, NOW) == [], "what is told again is no news"
-    return about
-
-
-def working() -> Order:
-    return order(quantity=20, events=[submit_started(), accepted(), filled_by("1", 6), filled_by("2", 4, "11")])
-
-
-def filled() -> Order:
-    return order(quantity=10, events=[submit_started(), accepted(), filled_by("1", 6), filled_by("2", 4, "11")])
-
-
-def test_an_execution_that_is_gone_from_settled_lists_was_annulled() -> None:
-    done = working()
-    done = after(done, shown(done, fill("2", 4, "11")))
-    assert (done.status, done.filled_quantity, done.busted_fill_ids) == (Status.PARTIALLY_FILLED, 4, {"1"})
-    done = after(done, shown(done, status=ReportStatus.CANCELLED))
-    assert (done.status, done.filled_quantity, done.busted_fill_ids) == (Status.CANCELLED, 0, {"1", "2"})
-
-
-def test_an_execution_that_is_gone_from_lists_that_agree_just_now_is_waited_for_with_those_in_its_place() -> None:
-    done = working()
-    young = shown(done, fill("2", 4, "11"), fill("3", 5), settled=False)
-    assert news(done, young, NOW) == []
-    assert fills_are_missing(done, young), "people are told if that lasts"
-    done = after(done, replace(young, fills_shown=FillsShown.SETTLED))
-    assert (done.filled_quantity, done.busted_fill_ids) == (9, {"1"})
-
-
-def test_an_execution_of_an_ended_order_that_is_gone_from_settled_lists_was_annulled() -> None:
-    done = after(filled(), shown(filled(), fill("2", 4, "11"), status=ReportStatus.FILLED))
-    assert (done.status, done.filled_quantity, done.busted_fill_ids) == (Status.CANCELLED, 4, {"1"})
-
-
-@pytest.mark.parametrize("fills", [(), (fill("1", 6),), (fill("1", 5), fill("2", 4, "11"))])
-def test_settled_lists_that_show_an_ended_order_at_work_are_older_and_annul_nothing(fills: tuple[Fill, ...]) -> None:
-    assert news(filled(), shown(filled(), *fills), NOW) == []
-
-
-@pytest.mark.parametrize("settled", [True, False])
-def test_an_execution_that_lists_show_for_the_first_time_is_no_correction(settled: bool) -> None:
-    about = order(quantity=10, events=[submit_started(), accepted(), filled_by("1", 6)])
-    (event,) = news(about, shown(about, fill("1", 6), fill("2", 4), settled=settled), NOW)
-    assert isinstance(event, Filled)
-    assert (event.fill.fill_id, event.fill.quantity) == ("2", 4)
-
-
-def test_lists_that_do_not_add_up_annul_nothing() -> None:
-    done = working()
-    assert news(done, report(done, fills=[fill("2", 4, "11")], filled_quantity=10), NOW) == []
-    assert news(done, report(done, fills=[fill("2", 4, "11")]), NOW) == []
-
-
-def test_an_execution_with_other_figures_is_corrected_under_its_id() -> None:
-    done = working()
-    done = after(done, shown(done, fill("1", 5), fill("2", 4, "11")))
-    assert (done.filled_quantity, done.busted_fill_ids) == (9, {"1"})
-    done = after(done, shown(done, fill("1", 5, "9.90"), fill("2", 4, "11")))
-    assert [(f.fill_id, f.quantity, f.price) for f in done.fills] == [("2", 4, 11), ("1~3", 5, Decimal("9.90"))]
-
-
-def test_an_execution_that_comes_back_counts_again() -> None:
-    done = working()
-    done = after(done, shown(done, fill("2", 4, "11")))
-    assert news(done, shown(done, fill("1", 6), fill("2", 4, "11"), settled=False), NOW) == []
-    done = after(done, shown(done, fill("1", 6), fill("2", 4, "11")))
-    assert (done.status, done.filled_quantity) == (Status.PARTIALLY_FILLED, 10)
-    done = after(done, shown(done, fill("2", 4, "11")), shown(done, fill("1", 6), fill("2", 4, "11")))
-    assert (done.status, done.filled_quantity) == (Status.PARTIALLY_FILLED, 10)
-
-
-def test_a_commission_reaches_an_execution_under_the_name_that_we_hold_it_by() -> None:
-    done = after(working(), shown(working(), fill("1", 5), fill("2", 4, "11")))
-    done = after(done, shown(done, fill("1", 5, commission=Decimal(3)), fill("2", 4, "11")))
-    held = done.fill_of("1~2")
-    assert held is not None
-    assert held.commission == 3
-
-
-@given(
-    st.lists(
-        st.lists(st.tuples(st.sampled_from("123"), st.integers(1, 4)), max_size=3, unique_by=lambda f: f[0]), max_size=8
-    )
-)
-def test_whatever_settled_lists_show_is_what_we_hold_in_the_end(answers: list[list[tuple[str, int]]]) -> None:
-    held = order(quantity=20, events=[submit_started(), accepted()])
-    for answer in answers:
-        held = after(held, shown(held, *(fill(name, quantity) for name, quantity in answer)))
-        assert held.filled_quantity == sum(quantity for _, quantity in answer)
-        assert sorted(f.quantity for f in held.fills) == sorted(quantity for _, quantity in answer)
-
-
-IDS = ("B-0", "B-1", "B-2")
-
-
-@pytest.mark.parametrize("known", [*IDS, None])
-def test_of_orders_under_one_tag_one_counts_and_people_are_told_once(known: str | None) -> None:
-    """The one whose id we know; else the oldest."""
-    about = order(quantity=10, events=[submit_started(), *([] if known is None else [accepted(broker_order_id=known)])])
-    told = [
-        report(about, ReportStatus.FILLED, [fill(f"f{n}", 10)], broker_order_id=b, orders_under_tag=IDS)
-        for n, b in enumerate(IDS, start=1)
-    ]
-    for order_of_reports in (told, told[::-1], told * 2):
-        after = about
-        for each in order_of_reports:
-            after = apply_all(after, news(after, each, NOW))
-        assert (after.status, after.filled_quantity, after.broker_order_id) == (Status.FILLED, 10, known or IDS[0])
-        (said,) = (event for event in after.events if isinstance(event, Noted))
-        assert said.alert
-        assert "placed twice?" in said.message
-        assert all(each in said.message for each in IDS)
-
-
-def test_another_order_under_the_tag_of_a_finished_one_is_told_and_changes_nothing() -> None:
-    about = order_in(Status.CANCELLED)
-    other = report(
-        about,
-        ReportStatus.FILLED,
-        [fill("f77", 3)],
-        broker_order_id="B-9",
-        orders_under_tag=(about.broker_order_id or "", "B-9"),
-    )
-    (said,) = news(about, other, NOW)
-    assert isinstance(said, Noted)
-    assert news(apply(about, said), other, NOW) == []
-
-
-def test_an_earlier_attempt_that_turns_up_working_is_news() -> None:
-    first = order_in(Status.IN_DOUBT)
-    again = apply_all(first, [send_again_ordered(), submit_started(), accepted("B-2")])
-    assert news(again, report(first, WORK, broker_order_id="B-1"), NOW) != []
-
-
-@pytest.mark.parametrize(
-    "history",
-    [
-        pytest.param((submit_started(), rejected()), id="refused"),
-        pytest.param((submit_started(), nothing_sent(), cancel_requested()), id="cancelled as unsent"),
-    ],
-)
-def test_an_order_that_ended_without_the_broker_and_turns_up_working_is_news(history: tuple[Event, ...]) -> None:
-    ended = order(events=history)
-    assert news(ended, report(ended, WORK), NOW) != []
-
-
-def test_the_broker_id_is_learned_even_when_a_fill_came_first() -> None:
-    ahead = order(events=[submit_started(), filled_by("f1", 40)])
-    assert told(ahead, report(ahead, fills=ahead.fills))[1].broker_order_id == "B-1"
-
-
-def test_a_rejection_whose_fills_are_still_to_come_proves_that_the_broker_has_the_order() -> None:
-    before = order_in(Status.SUBMITTING)
-    _, after = told(before, report(before, ReportStatus.REJECTED, filled_quantity=40))
-    assert after.status is Status.SUBMITTED
-
-
-def test_filled_with_too_small_a_count_and_no_annulment_is_not_taken_for_a_cancel() -> None:
-    before = order_in(Status.SUBMITTED, quantity=100)
-    _, after = told(before, report(before, ReportStatus.FILLED, [fill("f1", 40)]))
-    assert after.status is Status.PARTIALLY_FILLED
-
-
 def test_an_unreadable_order_with_a_fill_has_a_next_step() -> None:
     strange = order(asked=refused_request(quantity=Decimal(100)), events=[rejected(), filled_by("f1", 40)])
     assert_sound(strange, step_of(strange))
@@ -1099,9 +548,3 @@ def test_an_unreadable_order_with_a_fill_has_a_next_step() -> None:
 def test_sending_again_is_not_repeated_without_a_pause() -> None:
     just_asked = elapsed(31, sent=0.0, finding=30.0, asked=0.0)
     assert step_of(order_in(Status.SUBMITTING), just_asked, REFUSING).kind is not StepKind.SUBMIT_AGAIN
-
-
-def test_a_report_about_another_order_tells_nothing_of_this_one() -> None:
-    sent = order_in(Status.SUBMITTING)
-    foreign = report(sent, fills=[fill("f1", 40)], client_order_id="xanotherorderofours")
-    assert news(sent, foreign, NOW) == []
