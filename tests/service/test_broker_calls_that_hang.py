@@ -278,3 +278,55 @@ async def test_an_answer_that_goes_on_without_end_is_given_up(tmp_path: Path) ->
         broker.reports = whole
         await world.run(10)
         assert world.service.accounts.traders[ACCOUNT].is_connected
+
+
+async def test_one_hanging_placement_stops_neither_other_orders_nor_cancels(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send("working", symbol="MSFT")
+        await world.run(1)
+        hold = asyncio.Event()
+        world.broker_faults.holds["place_order"] = hold
+        world.send("hanging")
+        await world.run(0.1)
+        del world.broker_faults.holds["place_order"]
+        world.send("other", symbol="NVDA")
+        world.cancel(signal_id="working")
+        await world.run(1)
+        assert world.record("hanging").status is Status.SUBMITTING
+        assert world.record("other").status is Status.SUBMITTED
+        assert world.record("working").status is Status.CANCELLED
+        hold.set()
+
+
+async def test_one_hanging_question_stops_no_order(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.broker_faults.holds["reports"] = asyncio.Event()
+        await world.run(10)
+        world.send()
+        await world.run(1)
+        assert world.record().status is Status.FILLED
+
+
+async def test_question_that_breaks_changes_no_order_and_is_asked_again(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send()
+        await world.run(1)
+        world.broker_faults.errors["reports"] = [RuntimeError("library broke"), OutcomeUnknown("x"), KeyError("y")]
+        world.fill("sig")
+        await world.run(20)
+        assert world.record().status is Status.FILLED
+
+
+async def test_question_that_breaks_each_time_is_asked_at_a_calm_pace_and_people_are_told(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send()
+        await world.run(1)
+        before = len(world.calls("reports"))
+        world.broker_faults.errors["reports"] = [KeyError("odd") for _ in range(200)]
+        await world.run(10)
+        assert len(world.calls("reports")) - before <= 12
+        assert len(world.notifier.titled("Broker Down")) == 1
+        world.broker_faults.errors.clear()
+        world.fill("sig")
+        await world.run(60)
+        assert world.record().status is Status.FILLED
