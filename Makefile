@@ -9,8 +9,7 @@ BIN := .venv/bin
 IB_ASYNC_BIN := .venv-ib-async/bin
 # So many files of tests at once: most of the long ones wait for processes to start, end and be killed.
 WORKERS ?= 3
-IBKR_TESTS := tests/contract/test_ibkr.py tests/contract/test_ibkr_contracts.py tests/contract/test_ibkr_odd.py tests/contract/test_ibkr_times.py tests/contract/test_ibkr_long_session.py \
-	tests/contract/test_tws_simulator.py tests/contract/test_broker.py
+IBKR_TESTS := tests/contract/ibkr tests/contract/test_broker.py
 
 .PHONY: help setup run test check format bench faults soak simulate fuzz mutants lock clean
 .DEFAULT_GOAL := help

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brokers.base import OrderType
+from brokers.base import OrderType, ReportStatus, Side, Tif
 from execution_service.core.errors import FillsDoNotAddUp, InvalidTransition
 from execution_service.core.orders.effects import bare
 from execution_service.core.orders.events import (
@@ -45,6 +45,7 @@ from execution_service.core.orders.events import (
     SubmitStarted,
 )
 from execution_service.core.orders.order import Order, apply, apply_all
+from execution_service.core.orders.report_events import news
 from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.orders.status import FINAL, ReasonCode, Status
 from execution_service.core.orders.transitions import TRANSITIONS
@@ -64,6 +65,7 @@ from tests.builders import (
     declared_cancelled,
     declared_not_placed,
     declared_placed,
+    doubted,
     expired,
     fill,
     filled_by,
@@ -77,10 +79,13 @@ from tests.builders import (
     order_in,
     refused_request,
     rejected,
+    report,
     request,
     send_again_ordered,
     submit_started,
 )
+
+DONE = ReportStatus.FILLED
 
 EVENT_CLASSES: tuple[type[Event], ...] = get_args(Event)
 TAKEN_EVERYWHERE = frozenset({Filled, Busted, CommissionReported, ContractDeclared, Noted})
@@ -622,3 +627,108 @@ def test_words_alone_are_those_that_answered_the_present_sending() -> None:
     again = apply_all(answered, [nothing_sent(), submit_started()])
     assert again.words_alone is None
     assert event_from_document(event_to_document(answered.events[1])) == answered.events[1]
+
+
+def test_our_order_id_is_the_same_for_ever() -> None:
+    """It is the record's key: another way of making it would orphan everything that is stored."""
+    assert identity("kept for ever", 3).order_id == "ord_3e699109561d36d26b445d1c"
+    assert identity("kept for ever", 3).client_order_id(2) == "xdhanahpviv3nbu3ubx"
+
+
+def test_the_ticket_carries_all_that_was_asked() -> None:
+    asked = order(
+        order_type=OrderType.STOP_LIMIT,
+        limit_price=Decimal(9),
+        stop_price=Decimal(8),
+        reference_price=Decimal(7),
+        tif=Tif.GTC,
+        product="MIS",
+        variety="amo",
+        side=Side.SELL,
+    )
+    ticket = asked.ticket()
+    assert (ticket.limit_price, ticket.stop_price, ticket.reference_price) == (9, 8, 7)
+    assert (ticket.tif, ticket.product, ticket.variety, ticket.side) == (Tif.GTC, "MIS", "amo", Side.SELL)
+    assert replace(asked, quantity=None).ticket().quantity == 100
+    assert replace(asked, quantity=Decimal(3)).ticket().quantity == 3
+
+
+def test_an_exits_instrument_is_the_one_that_its_entry_named() -> None:
+    exact = instrument_matched()
+    asked = order()
+    assert asked.instrument == asked.accepted_request.instrument
+    assert apply(asked, exact).instrument == exact.instrument
+
+
+def test_what_the_market_took_as_asked_stays_as_asked() -> None:
+    asked = order(order_type=OrderType.STOP_LIMIT, limit_price=Decimal(9), stop_price=Decimal(8))
+
+    def sent(**taken: Decimal) -> tuple[Decimal | None, ...]:
+        after = apply(asked, Fitted(at=NOW, message="put on the market's ticks", **taken))
+        return after.quantity, after.limit_price, after.stop_price, after.cash_quantity
+
+    assert sent() == (100, 9, 8, None)
+    assert sent(quantity=Decimal(99)) == (99, 9, 8, None)
+    assert sent(limit_price=Decimal("9.05")) == (100, Decimal("9.05"), 8, None)
+    assert sent(stop_price=Decimal("8.05")) == (100, 9, Decimal("8.05"), None)
+    for_money = apply(asked, Fitted(at=NOW, message="for money", cash_quantity=Decimal(500)))
+    again = apply(for_money, Fitted(at=NOW, message="put on a tick", limit_price=Decimal(7)))
+    assert (again.cash_quantity, again.limit_price) == (500, 7)
+
+
+def test_an_order_for_money_that_is_done_is_in_doubt_no_more() -> None:
+    for_money = Fitted(at=NOW, message="for money", cash_quantity=Decimal(500))
+    bought = order(events=[for_money, submit_started(), doubted(), filled_by("f1", 40)])
+    done = apply(bought, Completed(at=NOW, filled_quantity=Decimal(40)))
+    assert (done.status, done.quantity, done.reason) == (Status.FILLED, 40, None)
+
+
+@pytest.mark.parametrize(
+    ("order_type", "counts_limit", "counts_stop"),
+    [
+        (OrderType.MARKET, False, False),
+        (OrderType.LIMIT, True, False),
+        (OrderType.STOP, False, True),
+        (OrderType.STOP_LIMIT, True, True),
+    ],
+)
+def test_only_the_prices_that_a_type_uses_are_content(
+    order_type: OrderType, counts_limit: bool, counts_stop: bool
+) -> None:
+    asked = request(order_type=order_type, limit_price=Decimal(9), stop_price=Decimal(8))
+    assert (asked.content != replace(asked, limit_price=Decimal(1)).content) is counts_limit
+    assert (asked.content != replace(asked, stop_price=Decimal(1)).content) is counts_stop
+
+
+def test_the_order_type_is_content() -> None:
+    assert request(order_type=OrderType.MARKET).content != request(order_type=OrderType.LIMIT).content
+
+
+def test_sending_again_begins_with_a_clean_sheet() -> None:
+    doubtful = order_in(Status.IN_DOUBT)
+    doubtful = apply(replace(doubtful, reserved_order_id="r1", broker_order_id="b1"), cancel_requested())
+    again = apply(doubtful, send_again_ordered())
+    assert (again.reserved_order_id, again.broker_order_id, again.submitted_at) == (None, None, None)
+    assert (again.cancel_wish, again.reason, again.attempt) == (None, None, 2)
+
+
+def test_a_small_late_fill_of_a_filled_order_leaves_it_filled() -> None:
+    filled = order_in(Status.FILLED)
+    assert apply(filled, filled_by("late", 1)).status is Status.FILLED
+    # Even where an annulment meanwhile had left it with less and some venue's record is short.
+    short = replace(filled, filled_quantity=Decimal(10))
+    assert apply(short, filled_by("late", 1)).status is Status.FILLED
+
+
+def test_after_an_annulment_the_last_fill_left_tells_when_it_filled() -> None:
+    fills = tuple(Filled(at=NOW, fill=fill(f"f{n}", 20, time=at(n))) for n in (1, 2, 3))
+    held = order(events=(submit_started(), accepted(), *fills))
+    assert apply(held, busted("f3")).filled_at == at(2)
+    assert apply(held, busted("f1")).filled_at == at(3)
+
+
+def test_an_amount_of_money_whose_executions_were_all_annulled_is_not_spent() -> None:
+    spends = Fitted(at=NOW, message="an amount of money", cash_quantity=Decimal(500))
+    about = order(events=[spends, submit_started(), accepted(), filled_by("f1", 40), busted("f1")])
+    (end,) = news(about, report(about, DONE, busted=["f1"]), NOW)
+    assert isinstance(end, Cancelled)

@@ -465,3 +465,107 @@ def test_any_annulment_at_any_time_keeps_quantities_and_money(
     standing = [trade for number, trade in enumerate(trades) if number not in annulled]
     assert Fraction(position.quantity) == sum((t.side.sign * Fraction(t.quantity) for t in standing), Fraction(0))
     assert realized - Fraction(position.cost) * Fraction(multiplier) == cash_of(standing, multiplier)
+
+
+def traded(*trades: tuple[Side, str, str]) -> Position:
+    position = Position()
+    for number, (side, quantity, price) in enumerate(trades):
+        position = apply_fill(
+            position,
+            side=side,
+            quantity=Decimal(quantity),
+            price=Decimal(price),
+            multiplier=Decimal(1),
+            at=at(number),
+            order_id=f"o{number}",
+        ).position
+    return position
+
+
+def test_the_average_of_a_holding_and_of_none() -> None:
+    assert traded((Side.BUY, "4", "10"), (Side.BUY, "4", "20")).average_price == 15
+    assert Position().average_price is None
+
+
+def test_the_final_average_is_that_of_an_ended_episode_only() -> None:
+    held = traded((Side.BUY, "4", "10"), (Side.SELL, "1", "12"))
+    assert held.final_average is None
+    assert traded((Side.BUY, "4", "10"), (Side.SELL, "4", "12")).final_average == 10
+
+
+def test_taking_the_only_opening_back_ends_the_episode_and_says_so() -> None:
+    held = traded((Side.BUY, "4", "10"))
+    booked = reverse_fill(
+        held,
+        side=Side.BUY,
+        quantity=Decimal(4),
+        price=Decimal(10),
+        realized=Decimal(0),
+        closed=Decimal(0),
+        episode=1,
+        multiplier=Decimal(1),
+        at=at(9),
+        order_id="o0",
+    )
+    assert booked.ended == booked.position
+    assert not booked.position.is_open
+    partly = reverse_fill(
+        traded((Side.BUY, "4", "10"), (Side.BUY, "1", "10")),
+        side=Side.BUY,
+        quantity=Decimal(1),
+        price=Decimal(10),
+        realized=Decimal(0),
+        closed=Decimal(0),
+        episode=1,
+        multiplier=Decimal(1),
+        at=at(9),
+        order_id="o1",
+    )
+    assert partly.ended is None
+
+
+def test_an_opening_of_an_ended_episode_is_taken_back_as_a_trade() -> None:
+    """Bought, sold, bought anew: annulling the first purchase must not touch the new episode's cost."""
+    held = traded((Side.BUY, "4", "10"), (Side.SELL, "4", "12"), (Side.BUY, "6", "20"))
+    assert held.episode == 2
+    booked = reverse_fill(
+        held,
+        side=Side.BUY,
+        quantity=Decimal(4),
+        price=Decimal(10),
+        realized=Decimal(0),
+        closed=Decimal(0),
+        episode=1,
+        multiplier=Decimal(1),
+        at=at(9),
+        order_id="o0",
+    )
+    assert booked.position.quantity == 2
+    assert booked.position.cost == 40
+    assert booked.realized == (Decimal(10) - Decimal(20)) * 4
+
+
+def test_an_orders_id_is_named_once_however_often_it_fills() -> None:
+    position = Position()
+    for _ in range(3):
+        position = apply_fill(
+            position,
+            side=Side.BUY,
+            quantity=Decimal(1),
+            price=Decimal(1),
+            multiplier=Decimal(1),
+            at=NOW,
+            order_id="same",
+        ).position
+    assert (position.order_ids, position.order_count) == (("same",), 1)
+
+
+def test_no_digit_of_a_cost_is_lost_however_many_there_are() -> None:
+    quantity, price = "123456789.123456789", "987654321.987654321"
+    held = traded((Side.BUY, quantity, price))
+    assert str(held.cost) == "121932631356500531.347203169112635269"
+    closed = traded((Side.BUY, quantity, price), (Side.SELL, quantity, price))
+    assert (closed.cost, closed.realized_pnl, closed.quantity) == (0, 0, 0)
+    small = ("0.000000000000000003", "0.000000000000000007")
+    closed = traded((Side.BUY, *small), (Side.SELL, *small))
+    assert (closed.cost, closed.realized_pnl) == (0, 0)

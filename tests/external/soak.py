@@ -21,7 +21,7 @@ import psutil
 
 from brokers.paper.exchange import PaperExchange
 from brokers.paper.words import Action, Fault, Operation
-from tests.external.ending import ending_with_all
+from tests.external.long_run import ending_with_all
 from tests.external.service_process import (
     Listener,
     Service,

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.external.service_process import PROGRAM, REPOSITORY, Service, is_alive, make_orders, wait_until
 
-ENTRY = REPOSITORY / "tests" / "external" / "broken_execution.py"
+ENTRY = REPOSITORY / "tests" / "external" / "failing_service.py"
 STATUS = REPOSITORY / "scripts" / "mvp_demo_status.py"
 FOR_EVER = "1000000"
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.external.ending import ending_with_all
+from tests.external.long_run import ending_with_all
 from tests.external.venues import BROKERS
 from tests.faults import table
 from tests.faults.crashes import play_kills

@@ -45,7 +45,7 @@ from tests.external.venues import FINAL, GatewayVenue, Venue, gateway_server
 from tests.faults.judgement import Evidence, Placed, disagreements, position_disagreements
 
 PRICE = "100.25"
-ENTRY = Path(__file__).resolve().parent / "entry.py"
+ENTRY = Path(__file__).resolve().parent / "watched_service.py"
 LOOK_SECONDS = 0.15
 PUBLISH_SECONDS = 10.0
 

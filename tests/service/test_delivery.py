@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import mongomock
 import pytest
+from pymongo.errors import WriteError
 
+from brokers.errors import BrokerUnavailable
 from brokers.paper.words import Market
 from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.events import Event
 from execution_service.core.orders.order import Order, apply_all
-from execution_service.core.orders.request import Purpose
+from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line
 from execution_service.core.views.shared import confirmation_id
@@ -667,3 +672,270 @@ async def test_records_of_before_a_sink_was_there_owe_it_only_what_is_new(tmp_pa
         await world.run(10)
         assert [number for _, number, _ in diary.lines] == list(range(before + 1, world.record().version + 1))
         assert not world.unsettled()
+
+
+async def test_late_fill_that_is_written_while_its_order_is_put_away_is_booked_once(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send("late")
+        await world.run(1)
+        order_id = world.record("late").order_id
+        store: Any = world.service._store
+        commit, append = store.commit_cursors, store.append
+        struck, written = asyncio.Event(), asyncio.Event()
+
+        async def slow_commit(commits: Sequence[CursorCommit]) -> None:
+            await commit(commits)
+            if any(s.order_id == order_id for s in commits):
+                await struck.wait()
+
+        async def slow_append(order: Order, events: Sequence[Event], *, urgent: bool = False) -> Order:
+            if order.order_id == order_id:
+                await written.wait()
+            done: Order = await append(order, events, urgent=urgent)
+            return done
+
+        async def never_commit(commits: Sequence[CursorCommit]) -> None:
+            if any(s.order_id == order_id for s in commits):
+                await asyncio.Event().wait()
+            await commit(commits)
+
+        store.commit_cursors = slow_commit
+        world.cancel(signal_id="late")
+        await world.run(1)
+        store.append = slow_append
+        world.fill("late", 4, force=True)
+        await world.run(6)
+        store.commit_cursors = commit
+        struck.set()
+        await world.settle()
+        store.commit_cursors = never_commit
+        written.set()
+        await world.run(1)
+        world.send("next")
+        await world.run(1)
+        world.fill("next")
+        await world.run(3)
+        await world.restart()
+        await world.run(10)
+        (position,) = world.documents("positions")
+        assert position["quantity"] == float(sum(p.quantity for p in world.book().positions()))
+
+
+async def test_people_hear_of_a_fill_though_pubsub_is_away_for_hours(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.publisher.is_away = True
+        world.send()
+        await world.run(120)
+        assert len(world.notifier.titled("Order Filled")) == 1
+        await world.run(3700)
+        world.publisher.is_away = False
+        await world.run(120)
+        assert len(world.notifier.titled("Order Filled")) == 1
+        audit(world)
+
+
+async def test_record_that_the_server_will_never_take_stops_no_other_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world_of(tmp_path) as world:
+        update_one = mongomock.collection.Collection.update_one
+
+        def refusing(self: Any, query: Any, update: Any, *args: Any, **kwargs: Any) -> Any:
+            if str(query.get("_id")) == Identity(signal_id="bad").order_id:
+                raise WriteError("too large", 17419)
+            return update_one(self, query, update, *args, **kwargs)
+
+        monkeypatch.setattr(mongomock.collection.Collection, "update_one", refusing)
+        world.send("bad")
+        world.send("good", symbol="MSFT")
+        await world.run(60)
+        assert world.record("good").status is Status.FILLED
+
+
+async def test_order_taken_in_hand_from_an_old_reading_is_booked_once(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.broker_faults.unavailable = BrokerUnavailable("for a moment", known_pause=True)
+        world.send("slow")
+        await world.run(1)
+        store: Any = world.service._store
+        reading = asyncio.create_task(store.load([world.record("slow").order_id]))
+        await world.settle()
+        (old,) = await reading
+        world.broker_faults.unavailable = None
+        await world.run(60)
+        world.send("next")  # the ledger forgets the first order's line, which that has of its own by now
+        await world.run(5)
+        assert world.record("slow").status is Status.FILLED
+        assert not world.unsettled()
+        world.service.accounts.take(old)
+        await world.run(10)
+        assert world.documents("positions", status="OPEN")[0]["quantity"] == 200
+        assert world.publisher.statuses("slow") == ["FILLED"]
+        audit(world)
+
+
+async def test_order_taken_in_hand_as_if_nothing_of_it_had_been_booked_is_booked_once(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send("first")
+        await world.run(2)
+        world.send("next")
+        await world.run(5)
+        store: Any = world.service._store
+        reading = asyncio.create_task(store.load([world.record("first").order_id]))
+        await world.settle()
+        world.service.accounts.take(replace((await reading)[0], told=Told()))
+        await world.run(10)
+        assert world.documents("positions", status="OPEN")[0]["quantity"] == 200
+        assert not world.unsettled()
+        audit(world)
+
+
+async def test_a_confirmation_whose_delivery_was_cancelled_by_nobody_of_ours_is_delivered_again(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        publish, cuts = world.publisher.publish, [asyncio.CancelledError()]
+
+        async def cut_at_first(data: bytes, attributes: Mapping[str, str], ordering_key: str) -> None:
+            if cuts:
+                raise cuts.pop()
+            await publish(data, attributes, ordering_key)
+
+        world.publisher.publish = cut_at_first  # type: ignore[method-assign]
+        world.send("a")
+        await world.run(5)
+        assert world.publisher.statuses("a") == ["FILLED"]
+
+
+async def test_orders_go_on_while_confirmations_wait_and_all_are_delivered_later_in_order(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.publisher.is_away = True
+        for n in range(5):
+            world.send(f"sig-{n}", symbol=f"S{n}")
+        await world.run(1)
+        for n in range(5):
+            world.fill(f"sig-{n}", 40)
+        await world.run(5)
+        for n in range(5):
+            world.fill(f"sig-{n}", 60)
+        await world.run(300)
+        assert {o.status for o in world.records()} == {Status.FILLED}
+        assert {d["status"] for d in world.documents("execution_confirmations")} == {"FILLED"}
+        assert len(world.documents("positions")) == 5
+        assert not world.publisher.messages
+        world.publisher.is_away = False
+        await world.run(60)
+        for n in range(5):
+            assert world.publisher.statuses(f"sig-{n}") == ["PARTIALLY_FILLED", "FILLED"]
+        audit(world)
+
+
+async def test_people_are_told_after_three_attempts_and_not_at_each(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.publisher.is_away = True
+        world.send()
+        await world.run(1.5)
+        assert not world.notifier.titled("Confirmations Not Published")
+        await world.run(600)
+        assert world.publisher.tries > 10
+        assert len(world.notifier.titled("Confirmations Not Published")) == 1
+
+
+async def test_confirmations_that_wait_survive_a_restart(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.publisher.is_away = True
+        world.send()
+        await world.run(10)
+        await world.restart()
+        world.publisher.is_away = False
+        await world.run(60)
+        assert world.publisher.statuses("sig") == ["FILLED"]
+        audit(world)
+
+
+async def test_confirmation_that_breaks_the_publisher_holds_up_no_other(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.publisher.breaks_on = "poison"
+        for n in range(5):
+            world.send(f"sig-{n}", symbol=f"S{n}")
+        world.send("poison")
+        await world.run(5)
+        for n in range(5):
+            assert world.publisher.statuses(f"sig-{n}") == ["FILLED"]
+        world.publisher.breaks_on = None
+        await world.run(60)
+        assert world.publisher.statuses("poison") == ["FILLED"]
+        audit(world)
+
+
+async def test_ordering_key_is_the_orders_identity_only_where_wanted(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send()
+        await world.run(1)
+        assert [key for _, _, key in world.publisher.messages] == [""]
+    (tmp_path / "keyed").mkdir()
+    async with world_of(tmp_path / "keyed", uses_ordering_keys=True) as world:
+        world.send()
+        await world.run(1)
+        assert [key for _, _, key in world.publisher.messages] == [world.record().order_id]
+
+
+async def test_alert_is_not_lost_by_a_later_event_that_needs_none(tmp_path: Path) -> None:
+    """The cancel wish, of which people are not told, must not strike out the partial fill, of which they were to be."""
+    async with world_of(tmp_path, market=BY_HAND, rules=TradingRules(order_timeout_seconds=0)) as world:
+        world.notifier.is_away = True
+        world.send()
+        await world.run(1)
+        world.fill("sig", 40)
+        await world.run(5)
+        world.broker_faults.holds["cancel_order"] = asyncio.Event()
+        world.cancel(signal_id="sig")
+        await world.run(5)
+        assert world.record().cancel_wish is not None
+        world.broker_faults.holds.clear()
+        await world.restart()
+        world.notifier.is_away = False
+        await world.run(120)
+        assert len(world.notifier.titled("Partial Fill")) == 1
+
+
+async def test_news_without_words_while_a_letter_is_being_struck_out_leaves_nothing_owed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commission, of which people are not told, comes between the sending of the letter and the record of that."""
+    async with world_of(tmp_path) as world:
+        store, may_commit = world.service._store, asyncio.Event()
+        commit = store.commit_cursors
+
+        async def late(commits: Sequence[CursorCommit]) -> None:
+            await may_commit.wait()
+            await commit(commits)
+
+        monkeypatch.setattr(store, "commit_cursors", late)
+        world.send()
+        await world.run_until(lambda: bool(world.notifier.titled("Order Filled")))
+        world.book().set_commission(world.placed()[0].fills[0].fill_id, Decimal(7))
+        await world.run_until(lambda: len(world.publisher.of("sig")) == 2)
+        await world.run(1)
+        may_commit.set()
+        await world.run(1)
+        assert not world.unsettled()
+        assert len(world.notifier.texts) == 1
+
+
+async def test_restart_with_much_owed_delivers_all_of_it(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.publisher.is_away = True
+        for n in range(150):
+            world.send(f"sig-{n}", symbol=f"S{n % 7}", side="BUY" if n % 3 else "SELL")
+        await world.run(5)
+        await world.restart()
+        world.publisher.is_away = False
+        await world.run(120)
+        assert not world.unsettled()
+        assert len(world.publisher.messages) == 150
+        audit(world)
+        assert_all_told(world)
+
+
+def assert_all_told(world: World) -> None:
+    assert not world.service.live_orders.by_id
+    assert world.service.outbox.waiting == 0

@@ -290,3 +290,32 @@ async def test_upstreams_message_fills_every_shared_document(tmp_path: Path) -> 
         assert (way_out["pnl"]["gross_pnl"], way_out["pnl"]["net_pnl"]) == (200.0, 198.0)
         assert world.documents("trading_accounts")[0]["open_positions"] == []
         audit(world)
+
+
+async def test_replayed_dead_letter_is_taken_as_an_order_of_its_first_publication(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        world.send()
+        await world.run(1)
+        letter = world.send(quantity=7)
+        await world.run(1)
+        for command_id in ("cmd-1", "cmd-2"):
+            world.mongo["trading"]["execution_commands"].insert_one(
+                {
+                    "_id": command_id,
+                    "kind": "REPLAY",
+                    "body": {"message_id": letter if command_id == "cmd-1" else "nothing"},
+                    "published_at": world.clock.now(),
+                    "received_at": world.clock.now(),
+                    "status": "NEW",
+                    "outcome": "",
+                    "active_until": None,
+                }
+            )
+        await world.run(3)
+        told = {d["_id"]: (d["status"], d["outcome"]) for d in world.documents("execution_commands")}
+        assert {command_id: status for command_id, (status, _) in told.items()} == {
+            "cmd-1": "REFUSED",
+            "cmd-2": "REFUSED",
+        }
+        assert "is a dead letter again: DUPLICATE_CONFLICT" in told["cmd-1"][1]
+        assert len(world.placed()) == 1

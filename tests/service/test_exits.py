@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,8 @@ from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.trading.trader import TradingRules
 from tests.fakes import World, world_of
 from tests.service.audit import audit
+
+RESTING = TradingRules(order_timeout_seconds=0.0)
 
 BY_HAND = Market(fill_delay_seconds=None)
 RULES = TradingRules(order_timeout_seconds=0.0)
@@ -454,3 +457,66 @@ async def test_an_exit_that_took_its_entrys_exchange_rests_while_the_calls_are_s
         await world.run(20)
         assert world.exit_record("out").status is Status.SUBMITTED
         assert len(world.calls("reserve")) - before <= 6
+
+
+async def test_exit_that_waits_under_another_exchange_goes_on_when_its_entry_ends(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send("entry", exchange="NASDAQ")
+        await world.run(1)
+        world.exit("out", "entry")
+        await world.run(1)
+        world.fill("entry")
+        await world.run(10)
+        assert world.exit_record("out").status is Status.SUBMITTED
+
+
+async def test_exit_whose_intent_waited_out_a_store_outage_is_looked_at_again(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        commits: Any = world.service._store._commits
+        make = commits.make
+
+        async def away_at_first(*args: Any, **kwargs: Any) -> None:
+            commits.make = make
+            world.store_faults.is_away = True
+            await make(*args, **kwargs)
+
+        commits.make = away_at_first
+        world.book().move_position(Instrument(symbol="AAPL"), Decimal(100), Decimal(10))
+        world.exit("out", "", entry_signal_id=None)
+        await world.run(900)
+        world.store_faults.is_away = False
+        await world.run(60)
+        assert not world.placed()
+        reason = world.exit_record("out").reason
+        assert reason is not None
+        assert reason.code is ReasonCode.STALE_ORDER
+
+
+async def test_two_exits_that_name_no_entry_sell_what_is_held_once(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send("in")
+        await world.run(1)
+        world.fill("in")
+        await world.run(10)
+        world.send("out-1", signal_type="EXIT", side="SELL", quantity=60)
+        await world.run(5)
+        world.send("out-2", signal_type="EXIT", side="SELL", quantity=60)
+        await world.run(20)
+        world.fill("out-1", purpose=Purpose.EXIT)
+        world.fill("out-2", purpose=Purpose.EXIT)
+        await world.run(20)
+        assert [world.exit_record(name).filled_quantity for name in ("out-1", "out-2")] == [60, 40]
+
+
+async def test_an_exit_of_an_entry_sells_nothing_that_one_without_an_entry_is_selling(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send("in")
+        await world.run(1)
+        world.fill("in")
+        await world.run(10)
+        world.send("out-1", signal_type="EXIT", side="SELL")
+        await world.run(5)
+        world.exit("out-2", "in")
+        await world.run(20)
+        assert len(world.placed()) == 2
+        assert world.exit_record("out-2").status is Status.REJECTED

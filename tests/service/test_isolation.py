@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from execution_service.trading import reconciliation
 from execution_service.trading.trader import TradingRules
 from tests.fakes import ACCOUNT, World, world_of
 from tests.service.audit import audit
+
+RESTING = TradingRules(order_timeout_seconds=0.0)
 
 ODD = "odd"
 TITLE = "Set Aside"
@@ -320,3 +323,17 @@ async def test_orders_that_cannot_be_rejected_end_no_connection(tmp_path: Path, 
         await world.run(60)
         assert world.record("later").status is Status.FILLED
         assert world.service.accounts.traders[ACCOUNT].is_connected
+
+
+async def test_a_record_of_the_end_of_time_makes_no_other_order_wait(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
+        world.send("odd")
+        await world.run(2)
+        await world.kill()
+        changes = {"$set": {"published_at": datetime(9999, 12, 31, 23, 59, tzinfo=UTC)}}
+        world.mongo["trading"]["execution_orders"].update_one({"_id": world.record("odd").order_id}, changes)
+        await world.start()
+        await world.run(120)
+        world.send("sound", symbol="MSFT")
+        await world.run(5)
+        assert [order.ticket.instrument.symbol for order in world.placed()] == ["AAPL", "MSFT"]

@@ -21,6 +21,8 @@ from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.trading.trader import TradingRules
 from tests.fakes import HandClock, World, two_worlds, world_of
 
+RESTING = TradingRules(order_timeout_seconds=0.0)
+
 T = TypeVar("T")
 BY_HAND = Market(fill_delay_seconds=None)
 RULES = TradingRules(order_timeout_seconds=0.0)
@@ -246,3 +248,20 @@ async def test_what_a_frozen_store_was_given_and_never_answered_is_handed_back(t
         assert world.clock.monotonic() - began <= HELD_SECONDS + 2
         assert world.orders.handed_back == sent
         assert world.records() == []
+
+
+def restarted(world: World) -> list[str]:
+    return [str(line["part"]) for line in world.logs if line.get("action") == "part_restarted"]
+
+
+async def test_people_hear_that_messages_went_back_though_the_store_fails_again_in_that_moment(tmp_path: Path) -> None:
+    async with world_of(tmp_path, rules=RESTING) as world:
+        world.store_faults.is_away = True
+        world.send("one")
+        await world.run(HELD_SECONDS + 2)
+        assert world.orders.queue.is_refusing
+        world.store_faults.breaks["execution_alerts.update_one"] = [AutoReconnect("again")] * 3
+        world.store_faults.is_away = False
+        await world.run(30)
+        assert len(world.notifier.titled("Messages Handed Back")) == 1
+        assert restarted(world) == []

@@ -18,7 +18,7 @@ from execution_service.recording.live_orders import LiveOrder
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.trading.order_steps import OrderSteps
 from execution_service.trading.trader import TradingRules
-from tests.fakes import World, world_of
+from tests.fakes import ACCOUNT, World, world_of
 from tests.service.audit import audit
 
 BY_HAND = Market(fill_delay_seconds=None)
@@ -365,3 +365,29 @@ async def test_the_log_says_why_an_order_was_refused_at_the_door(tmp_path: Path)
         (line,) = [line for line in world.logs if line.get("action") == "order_rejected"]
         assert line["event"] == "Order rejected: account nobody's is not configured"
         assert line["signal_id"] == "sig"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"quantity": "NaN"}, {"quantity": "-5"}, {"quantity": 0}, {"price": "Infinity"}, {"price": None}, {"fill_id": ""}],
+)
+async def test_fill_told_by_hand_that_is_none_is_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send()
+        await world.run(1)
+        with pytest.raises(ValueError, match="fill"):
+            await world.service.handle_order_fill(
+                world.record().order_id, {"fill_id": "f1", "quantity": 10, "price": "10.5"} | wrong
+            )
+        assert world.record().filled_quantity == 0
+
+
+async def test_fill_told_by_hand_may_give_its_time_as_text(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send()
+        await world.run(1)
+        data = {"fill_id": "f1", "quantity": 10, "price": "10.5", "time": "2025-03-03T15:00:01.123456Z"}
+        await world.service.handle_order_fill(world.record().order_id, data)
+        await world.run(5)
+        assert world.record().filled_quantity == Decimal(10)
+        assert world.service.accounts.traders[ACCOUNT] is not None

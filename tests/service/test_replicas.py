@@ -16,6 +16,7 @@ from brokers.paper.words import Market
 from execution_service.control.commands import Commands
 from execution_service.core.orders.events import Noted
 from execution_service.core.orders.order import Order
+from execution_service.core.orders.report_events import news
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.ownership.ownership import UNASSIGNED
@@ -616,3 +617,18 @@ async def test_a_lane_whose_shared_store_fails_at_once_makes_pauses(tmp_path: Pa
         world.store_faults.is_away = False
         await world.run(30)
         assert {world.record(name).status for name in "ab"} == {Status.SUBMITTED}
+
+
+async def test_end_that_another_process_recorded_is_delivered_by_the_one_that_stumbles_over_it(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send()
+        await world.run(1)
+        world.book().cancel(world.ref("sig"))
+        (report,) = world.book().reports().reports
+        store: Any = world.service._store
+        writing = asyncio.create_task(store.append(world.record(), news(world.record(), report, world.clock.now())))
+        await world.settle()
+        await writing
+        await world.run(10)
+        assert world.publisher.statuses("sig") == ["CANCELLED"]
+        assert not world.unsettled()

@@ -1,0 +1,232 @@
+"""What the IBKR adapter remembers of orders, by itself: executions, corrections, commissions, ids, several orders under one tag."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from decimal import Decimal
+from types import SimpleNamespace
+
+import pytest
+
+from brokers.base import OrderType, ReportStatus
+from brokers.errors import WordsAlone
+from brokers.ibkr import codes
+from brokers.ibkr.blotter import Blotter, Commission, Entry, Execution
+from brokers.ibkr.times import Moment
+from simulators.ibkr.gateway import Words
+from tests.contract.ibkr.stage import Desk, answer, reported, reserved
+
+
+def test_an_order_of_an_earlier_day_is_forgotten_and_an_open_one_is_not() -> None:
+    blotter = Blotter()
+    for number, status in ((1, "Filled"), (2, "Submitted")):
+        blotter.begin_round()
+        blotter.order_said(client_id=1, order_id=number, perm_id=number, client_order_id=f"t{number}", status=status)
+        blotter.end_round()
+    blotter.begin_round()
+    blotter.end_round()
+    assert blotter.reports(None) == []
+    blotter.forget_old()
+    assert [entry.client_order_id for entry in blotter.entries] == ["t2"]
+
+
+def a_working_order_said_to_be_cancelled() -> tuple[Blotter, Entry]:
+    blotter = Blotter()
+    blotter.begin_round()
+    entry = blotter.order_said(client_id=1, order_id=7, perm_id=70, client_order_id="a", status="Submitted")
+    blotter.end_round()
+    blotter.reason_said(entry, "Order Canceled (code 202)", rejected=False, cancelled=True)
+    return blotter, entry
+
+
+def read_lists(blotter: Blotter, status: str | None = None) -> None:
+    blotter.begin_round()
+    if status is not None:
+        blotter.order_said(client_id=1, order_id=7, perm_id=70, client_order_id="a", status=status)
+    blotter.end_round()
+
+
+def test_an_order_said_to_be_cancelled_whose_status_was_lost_is_once_two_looks_do_not_have_it() -> None:
+    blotter, entry = a_working_order_said_to_be_cancelled()
+    assert entry.report_status is ReportStatus.WORKING
+    read_lists(blotter)
+    assert entry.report_status is ReportStatus.WORKING
+    mark = blotter.mark
+    read_lists(blotter)
+    (report,) = blotter.reports(mark)
+    assert (report.status, report.reason) == (ReportStatus.CANCELLED, "Order Canceled (code 202)")
+    read_lists(blotter)
+    assert entry.report_status is ReportStatus.CANCELLED
+
+
+def test_an_order_said_to_be_cancelled_that_is_shown_goes_on() -> None:
+    blotter, entry = a_working_order_said_to_be_cancelled()
+    read_lists(blotter, "Submitted")
+    for _ in range(3):
+        read_lists(blotter)
+    assert entry.report_status is ReportStatus.WORKING
+    assert blotter.reports(None) == []
+
+
+def test_one_that_was_said_to_be_cancelled_while_the_lists_were_read_needs_two_more_looks() -> None:
+    blotter, entry = a_working_order_said_to_be_cancelled()
+    blotter.begin_round()
+    blotter.reason_said(entry, "Order Canceled (code 202)", rejected=False, cancelled=True)
+    blotter.end_round()
+    read_lists(blotter)
+    assert entry.report_status is ReportStatus.WORKING
+    read_lists(blotter)
+    assert entry.report_status is ReportStatus.CANCELLED
+
+
+def execution(exec_id: str, quantity: int) -> Execution:
+    return Execution(
+        exec_id=exec_id, quantity=Decimal(quantity), price=Decimal(5), time=datetime(2026, 11, 21, tzinfo=UTC)
+    )
+
+
+def hear(blotter: Blotter, exec_id: str, quantity: int, perm_id: int = 5) -> None:
+    blotter.execution_said(
+        client_id=1, order_id=1, perm_id=perm_id, client_order_id="tag", execution=execution(exec_id, quantity)
+    )
+
+
+@pytest.mark.parametrize("versions", [["a.01", "a.02"], ["a.02", "a.01"], ["a.02"], ["a.02", "a.02", "a.01"]])
+def test_a_corrected_execution_counts_once_in_whatever_order_its_versions_come(versions: list[str]) -> None:
+    blotter = Blotter()
+    for version in versions:
+        hear(blotter, version, {"a.01": 10, "a.02": 7}[version])
+    (report,) = blotter.reports(None)
+    assert [(fill.fill_id, fill.quantity) for fill in report.fills] == [("a.02", Decimal(7))]
+    assert report.busted_fill_ids == {"a.01"}
+    assert report.filled_quantity == 7
+
+
+def count(blotter: Blotter, filled: int) -> Decimal:
+    blotter.status_said(client_id=1, order_id=1, perm_id=5, status="Submitted", filled=Decimal(filled))
+    return blotter.entries[0].filled_quantity
+
+
+def test_after_an_annulment_the_servers_count_still_tells_what_it_has_not_shown() -> None:
+    blotter = Blotter()
+    hear(blotter, "a.01", 6)
+    assert count(blotter, 6) == 6
+    hear(blotter, "a.02", 0)
+    assert blotter.entries[0].filled_quantity == 0  # nothing was said since that counts it
+    assert count(blotter, 0) == 0
+    assert count(blotter, 4) == 4  # an execution of 4 is not shown yet
+    hear(blotter, "b.01", 4)
+    assert count(blotter, 4) == 4
+    assert count(blotter, 10) == 4  # a server that counts what was annulled
+    assert count(blotter, 12) == 12
+
+
+def test_where_what_a_correction_took_away_is_not_known_what_stands_is_the_count() -> None:
+    blotter = Blotter()
+    hear(blotter, "a.02", 3)
+    assert count(blotter, 5) == 3
+    hear(blotter, "a.01", 4)
+    assert count(blotter, 4) == 3
+    assert count(blotter, 5) == 5
+
+
+def test_a_commission_may_come_before_its_execution_and_twice() -> None:
+    blotter = Blotter()
+    charged = Commission(amount=Decimal("1.25"), currency="USD")
+    assert blotter.commission_said("a.01", charged) is None
+    hear(blotter, "a.01", 10)
+    mark = blotter.mark
+    blotter.commission_said("a.01", charged)
+    (report,) = blotter.reports(None)
+    assert report.fills[0].commission == Decimal("1.25")
+    assert blotter.mark == mark
+
+
+def test_an_order_id_used_anew_after_a_restart_is_another_order() -> None:
+    blotter = Blotter()
+    for perm_id in (5, 6):
+        blotter.order_said(client_id=1, order_id=1, perm_id=perm_id, client_order_id=f"t{perm_id}", status="Submitted")
+    assert [report.client_order_id for report in blotter.reports(None)] == ["t5", "t6"]
+
+
+def test_a_status_that_only_the_client_library_sets_is_no_status() -> None:
+    blotter = Blotter()
+    ids = {"client_id": 1, "order_id": 1, "perm_id": 5}
+    blotter.order_said(**ids, client_order_id="tag", status="Submitted")
+    for status in ("PendingSubmit", "ApiPending", "ValidationError", "ApiUpdate", ""):
+        blotter.status_said(**ids, status=status, filled=Decimal(0))
+    assert blotter.reports(None)[0].status is ReportStatus.WORKING
+    blotter.status_said(**ids, status="Filled", filled=Decimal(10))
+    blotter.status_said(**ids, status="Submitted", filled=Decimal(4))
+    (report,) = blotter.reports(None)
+    assert (report.status, report.filled_quantity) == (ReportStatus.FILLED, Decimal(10))
+
+
+def test_orders_that_surely_are_several_under_one_tag_are_named_with_each() -> None:
+    blotter = Blotter()
+    blotter.begin_round()
+    blotter.order_said(client_id=1, order_id=5, perm_id=9, client_order_id="tag", status="Submitted")
+    blotter.completed_said(perm_id=10, client_order_id="tag", status="Cancelled", filled=Decimal(0), words="by hand")
+    blotter.order_said(client_id=1, order_id=6, perm_id=11, client_order_id="other", status="Submitted")
+    blotter.end_round()
+    told = {report.broker_order_id: report.orders_under_tag for report in blotter.reports(None)}
+    assert told == {"1:5": ("1:5", "p10"), "p10": ("1:5", "p10"), "1:6": ()}
+
+
+def test_an_order_whose_permanent_id_is_not_known_may_be_the_other_one() -> None:
+    blotter = Blotter()
+    blotter.begin_round()
+    blotter.order_said(client_id=1, order_id=5, perm_id=0, client_order_id="tag", status="Submitted")
+    blotter.completed_said(perm_id=10, client_order_id="tag", status="Cancelled", filled=Decimal(0), words="by hand")
+    blotter.end_round()
+    assert {report.orders_under_tag for report in blotter.reports(None)} == {()}
+
+
+async def test_a_filled_order_whose_count_is_not_told_is_filled_with_what_was_ordered(desk: Desk) -> None:
+    """Its executions of other days are not shown: what is shown is not all that there was."""
+    broker = await desk.connect()
+    state = SimpleNamespace(status="Filled", completedStatus="Filled")
+    done = SimpleNamespace(
+        account=desk.book.account_id, permId=77, orderRef="tag", filledQuantity=None, totalQuantity=100.0
+    )
+    broker.on_completed_order(done, state)
+    assert [e.filled_quantity for e in broker._blotter.tagged("tag")] == [100]
+
+
+async def test_an_execution_that_names_no_tag_acknowledges_the_order_of_its_id(desk: Desk, soon: None) -> None:
+    """What was said on that id before is then no refusal of it."""
+    broker = await desk.connect()
+    desk.gateway.answer_with(Words(code=10268, text="The 'EtradeOnly' order attribute is not supported."))
+    ticket = await reserved(broker, desk.ticket())
+    with pytest.raises(WordsAlone):
+        await broker.place_order(ticket)
+    client_id, _, order_id = (ticket.reserved_order_id or "").partition(":")
+    execution = SimpleNamespace(
+        acctNumber=desk.book.account_id,
+        clientId=int(client_id),
+        orderId=int(order_id),
+        permId=0,
+        orderRef="",
+        execId="0000e0d5.01.01",
+        shares=10.0,
+        price=100.25,
+    )
+    broker.on_execution(execution, Moment(at=datetime(2026, 11, 27, 15, tzinfo=UTC)))
+    for _ in range(5):
+        assert await broker.find(ticket.client_order_id) is None  # the lists do not have it, which alone is no refusal
+        await asyncio.sleep(0.2)
+
+
+async def test_what_is_said_of_the_opening_before_a_late_acknowledgement_is_kept(desk: Desk, soon: None) -> None:
+    """It is said once. A stop is shown like an order that is held, and here says nothing of it."""
+    words = "Warning: your order will not be placed at the exchange until 2026-11-30 09:30:00 US/Eastern"
+    desk.hold()
+    answer(desk, codes.ORDER_MESSAGE, words, taken_after=0.6)
+    broker = await desk.connect()
+    ticket = await reserved(broker, desk.ticket(OrderType.STOP))
+    with pytest.raises(WordsAlone):
+        await broker.place_order(ticket)
+    report = await reported(broker, ticket)
+    assert (report.status, report.is_held) == (ReportStatus.WORKING, True)
+    assert report.held_until == datetime(2026, 11, 30, 14, 30, tzinfo=UTC)

@@ -1,0 +1,244 @@
+"""Sessions with IBKR's gateway: client ids, lost links, nightly pauses, accounts and the settings of each."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from brokers.base import OrderRef, OrderType, ReportStatus
+from brokers.errors import BrokerUnavailable, OrderRefused, ReservationLost
+from brokers.ibkr import adapter as ibkr
+from brokers.ibkr.adapter import create
+from brokers.ibkr.library import NAMES
+from simulators.ibkr.wire import Ask
+from simulators.stage_ibkr import config_for
+from tests.contract.ibkr.stage import (
+    NEVER,
+    PATIENCE_SECONDS,
+    Desk,
+    _listed_ticket,
+    connected,
+    place,
+    reported,
+    unavailable,
+    until,
+)
+
+
+@pytest.mark.parametrize("level", [logging.INFO, logging.DEBUG])
+async def test_what_the_client_library_logs_of_a_connection_is_for_debugging(
+    caplog: pytest.LogCaptureFixture, level: int
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    caplog.set_level(level)
+    broker = create({"account_id": "acc", "port": port, "client_id_tries": 1})
+    with pytest.raises(BrokerUnavailable, match=str(port)):
+        await broker.connect()
+    await broker.close()
+    told = [record.levelname for record in caplog.records if record.name.partition(".")[0] in NAMES]
+    assert set(told) == ({"DEBUG"} if level == logging.DEBUG else set())
+
+
+async def test_without_a_link_to_its_servers_an_open_socket_is_no_connection(desk: Desk) -> None:
+    broker = await desk.connect(poll_seconds=NEVER)
+    desk.hold()
+    ticket = desk.ticket(OrderType.LIMIT)
+    answer = await place(broker, ticket)
+    desk.gateway.lose_link()
+    await unavailable(broker)
+    with pytest.raises(BrokerUnavailable, match="no connection to IBKR"):
+        await place(broker, desk.ticket())
+    with pytest.raises(BrokerUnavailable):
+        await broker.connect()
+    assert len(desk.heard(Ask.PLACE_ORDER)) == 1
+    desk.book.fill_order(OrderRef(client_order_id="", broker_order_id=answer.broker_order_id))
+
+
+@pytest.mark.parametrize("data_kept", [True, False])
+async def test_what_happened_without_the_link_is_reported_once_it_is_back(desk: Desk, data_kept: bool) -> None:
+    broker = await desk.connect(poll_seconds=NEVER)
+    desk.hold()
+    ticket = desk.ticket(OrderType.LIMIT)
+    answer = await place(broker, ticket)
+    hinted = asyncio.Event()
+    desk.gateway.lose_link()
+    await unavailable(broker)
+    desk.book.fill_order(OrderRef(client_order_id="", broker_order_id=answer.broker_order_id))
+    broker.on_hint(hinted.set)
+    desk.gateway.restore_link(data_kept=data_kept)
+    await asyncio.wait_for(hinted.wait(), PATIENCE_SECONDS)
+    await broker.connect()
+    assert (await reported(broker, ticket)).status is ReportStatus.FILLED
+
+
+async def test_a_client_id_in_use_is_noticed_at_once_and_the_next_one_taken(desk: Desk) -> None:
+    desk.hold()
+    first = await desk.connect()
+    ticket = desk.ticket(OrderType.LIMIT)
+    await place(first, ticket)
+    async with asyncio.timeout(2.0):
+        second = await desk.connect()
+    assert any("Client id 1 is in use" in note for note in second.capabilities.notes)
+    assert (await place(second, desk.ticket(OrderType.LIMIT))).broker_order_id == "2:1"
+    with pytest.raises(OrderRefused, match="client id 1"):
+        await second.cancel_order(OrderRef(client_order_id=ticket.client_order_id))
+    with pytest.raises(ReservationLost, match="not reserved under client id 2"):
+        await second.place_order(replace(desk.ticket(), reserved_order_id="1:77"))
+
+
+async def test_a_socket_that_the_gateway_gives_up_late_costs_no_other_client_id(desk: Desk) -> None:
+    first = await desk.connect()
+    taking_over = asyncio.create_task(desk.connect())
+    await until(lambda: len(desk.heard(Ask.START_API)) == 2)
+    await first.close()
+    second = await taking_over
+    assert not any("in use" in note for note in second.capabilities.notes)
+    assert (await place(second, desk.ticket())).broker_order_id == "1:1"
+
+
+async def test_a_lost_session_waits_for_its_own_client_id_and_can_cancel_what_it_placed(desk: Desk) -> None:
+    desk.hold()
+    broker = await desk.connect()
+    ticket = desk.ticket(OrderType.LIMIT)
+    await place(broker, ticket)
+    await broker.close()
+    stale = await desk.connect()
+    again = asyncio.create_task(broker.connect())
+    await until(lambda: len(desk.heard(Ask.START_API)) == 5)  # longer than a stranger would wait
+    await stale.close()
+    await again
+    assert not any("in use" in note for note in broker.capabilities.notes)
+    await broker.cancel_order(OrderRef(client_order_id=ticket.client_order_id))
+
+
+async def test_client_id_0_is_told_to_receive_what_is_entered_by_hand(desk: Desk) -> None:
+    broker = await desk.connect(client_id=0)
+    assert any("by hand" in note for note in broker.capabilities.notes)
+    desk.book.place(replace(_listed_ticket(desk, 1), client_order_id="", reserved_order_id=None))
+    (report,) = (await broker.reports()).reports
+    assert (report.client_order_id, report.broker_order_id[0]) == ("", "p")
+
+
+async def test_when_all_client_ids_are_in_use_there_is_no_session(desk: Desk) -> None:
+    await desk.connect()
+    with pytest.raises(BrokerUnavailable, match="in use"):
+        await desk.connect(client_id_tries=1)
+
+
+async def test_of_several_accounts_one_must_be_named_and_be_there(desk: Desk) -> None:
+    desk.gateway.accounts.append("DU000002")
+    with pytest.raises(BrokerUnavailable, match="DU000001, DU000002"):
+        await desk.connect(ibkr_account=None)
+    with pytest.raises(BrokerUnavailable, match="no account U7"):
+        await desk.connect(ibkr_account="U7")
+    await place(await desk.connect(), desk.ticket())
+
+
+async def test_the_only_account_need_not_be_named(desk: Desk) -> None:
+    broker = await desk.connect(ibkr_account=None)
+    await place(broker, desk.ticket())
+    assert any("DU000001" in note for note in broker.capabilities.notes)
+
+
+@pytest.mark.parametrize(("clock", "is_pause"), [("2026-11-21T04:45", True), ("2026-11-21T15:00", False)])
+async def test_a_gateway_away_in_its_nightly_hour_is_a_known_pause(desk: Desk, clock: str, is_pause: bool) -> None:
+    broker = desk.broker(clock=lambda: datetime.fromisoformat(clock).replace(tzinfo=UTC))
+    await desk.gateway.stop()
+    with pytest.raises(BrokerUnavailable) as caught:
+        await broker.connect()
+    assert caught.value.known_pause is is_pause
+    await desk.gateway.start()
+    await broker.connect()
+
+
+async def test_connecting_twice_keeps_the_session(desk: Desk) -> None:
+    broker = await desk.connect()
+    await asyncio.gather(broker.connect(), broker.connect())
+    assert len(desk.heard(Ask.START_API)) == 1
+    assert len(desk.heard(Ask.ALL_OPEN_ORDERS)) == 3
+
+
+async def test_wrong_settings_are_all_named(desk: Desk) -> None:
+    config = {"port": "x", "client_id": -1, "restart_from": "25:00", "timezone": "Nowhere/Land", "library": "ib_c"}
+    with pytest.raises(ValueError, match="ibkr account's settings") as caught:
+        create(config)
+    for words in (
+        "account_id is missing",
+        "port must be a whole number, not 'x'",
+        "client_id must be 0 or more, not -1",
+        "restart_from must be a time like 23:45, not '25:00'",
+        "timezone must be a time zone like America/New_York, not 'Nowhere/Land'",
+        "library must be 'auto', 'ib_insync' or 'ib_async', not 'ib_c'",
+    ):
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["connect_seconds", "answer_seconds", "query_seconds"])
+@pytest.mark.parametrize("value", [0, "0.0", -1])
+async def test_a_timeout_of_nothing_is_refused(desk: Desk, key: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{key} must be"):
+        desk.broker(**{key: value})
+    desk.broker(poll_seconds=0)
+
+
+async def test_a_lost_session_does_not_wait_long_for_its_own_client_id(desk: Desk) -> None:
+    broker = await desk.connect()
+    await broker.close()
+    await desk.connect()
+    async with asyncio.timeout(8):
+        await broker.connect()
+    assert any("Client id 1 is in use" in note for note in broker.capabilities.notes)
+
+
+async def test_a_gateway_without_its_servers_is_no_connection_until_they_are_back(desk: Desk) -> None:
+    broker = desk.broker()
+    desk.gateway.is_linked = False
+    with pytest.raises(BrokerUnavailable, match="no connection to IBKR"):
+        await broker.connect()
+    desk.gateway.restore_link()
+    await connected(broker)
+    await place(broker, desk.ticket())
+    assert len(desk.heard(Ask.START_API)) == 1
+
+
+async def test_a_gateway_that_never_says_that_its_servers_are_back_is_asked_for_a_new_session(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ibkr, "_LINK_PATIENCE_SECONDS", 0.1)
+    broker = await desk.connect()
+    desk.gateway.lose_link()
+    await unavailable(broker)
+    desk.gateway.is_linked = True
+    await connected(broker)
+    await place(broker, desk.ticket())
+    assert len(desk.heard(Ask.START_API)) == 2
+
+
+@pytest.mark.parametrize(
+    ("window", "clock", "is_pause"),
+    [
+        (("23:40", "00:50", "America/New_York"), "2026-11-21T04:39:59", False),
+        (("23:40", "00:50", "America/New_York"), "2026-11-21T04:40:00", True),
+        (("23:40", "00:50", "America/New_York"), "2026-11-21T05:49:59", True),
+        (("23:40", "00:50", "America/New_York"), "2026-11-21T05:50:00", False),
+        (("23:40", "00:50", "America/New_York"), "2026-07-21T03:45:00", True),
+        (("05:00", "06:00", "Europe/Zurich"), "2026-11-21T04:30:00", True),
+        (("05:00", "05:00", "Europe/Zurich"), "2026-11-21T04:00:00", False),
+    ],
+)
+async def test_the_nightly_hour_is_the_one_that_the_account_names(
+    desk: Desk, window: tuple[str, str, str], clock: str, is_pause: bool
+) -> None:
+    start, end, zone = window
+    broker = create({**config_for(desk.gateway), "restart_from": start, "restart_until": end, "restart_timezone": zone})
+    broker._clock = lambda: datetime.fromisoformat(clock).replace(tzinfo=UTC)
+    await desk.gateway.stop()
+    with pytest.raises(BrokerUnavailable) as caught:
+        await broker.connect()
+    assert caught.value.known_pause is is_pause

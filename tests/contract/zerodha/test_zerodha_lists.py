@@ -1,0 +1,265 @@
+"""Orders, trades, positions and contract notes as Kite lists them, and what the adapter reports of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from kiteconnect import KiteConnect
+
+from brokers.base import AssetClass, FillsShown, Instrument, OrderRef, Report, ReportStatus
+from brokers.errors import CallsSpent, OrderRefused
+from brokers.zerodha import rows, words
+from brokers.zerodha.adapter import Steadiness, ZerodhaBroker, create
+from brokers.zerodha.calls import CallKind
+from simulators.stage_zerodha import config_for
+from simulators.zerodha.server import FaultKind, HttpFault, SimulatedKite
+from tests.contract.zerodha.stage import INFY, TAG, found, hold, limit, never, order_row, orders_of, ticket
+
+
+def trades_of(told: list[dict[str, Any]]) -> list[rows.TradeRow]:
+    read, odd = rows.read_trades(told)
+    assert odd == []
+    return read
+
+
+def trade_row(**changes: Any) -> dict[str, Any]:
+    return {
+        "trade_id": "10000001",
+        "order_id": "261121000000001",
+        "exchange": "NSE",
+        "quantity": 4,
+        "average_price": Decimal("100.25"),
+        "fill_timestamp": datetime(2026, 11, 23, 9, 16, 39),  # noqa: DTZ001
+    } | changes
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        "OPEN",
+        "TRIGGER PENDING",
+        "OPEN PENDING",
+        "PUT ORDER REQ RECEIVED",
+        "VALIDATION PENDING",
+        "MODIFY VALIDATION PENDING",
+        "MODIFY PENDING",
+        "MODIFIED",
+        "CANCEL PENDING",
+        "AMO REQ RECEIVED",
+        "SOMETHING NEW",
+    ],
+)
+def test_every_status_that_is_not_final_is_working(status: str) -> None:
+    (report,) = words.reports(orders_of([order_row(status=status)]), {})
+    assert report.status is ReportStatus.WORKING
+
+
+def test_a_part_filled_and_then_cancelled_order_keeps_its_fill() -> None:
+    fills = words.fills_by_order(trades_of([trade_row()]), never)
+    (report,) = words.reports(orders_of([order_row(status="CANCELLED", filled_quantity=4)]), fills)
+    assert (report.status, report.filled_quantity, len(report.fills)) == (ReportStatus.CANCELLED, Decimal(4), 1)
+
+
+@pytest.mark.parametrize(("message", "raw"), [("Halted", "RMS:17070"), (None, "Halted"), ("", "Halted")])
+def test_a_rejection_has_the_brokers_words_wherever_they_stand(message: str | None, raw: str) -> None:
+    (report,) = words.reports(
+        orders_of([order_row(status="REJECTED", status_message=message, status_message_raw=raw)]), {}
+    )
+    assert (report.status, report.reason) == (ReportStatus.REJECTED, "Halted")
+
+
+async def test_a_trade_that_was_annulled_is_gone_from_lists_that_then_settle(
+    server: SimulatedKite, broker: ZerodhaBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold(server)
+    placed = await broker.place_order(limit())
+    ref = OrderRef(client_order_id="", broker_order_id=placed.broker_order_id)
+    first, second = (server.book.fill_order(ref, Decimal(quantity)) for quantity in (6, 3))
+    (report,) = (await broker.reports()).reports
+    assert [fill.fill_id for fill in report.fills] == [first.fill_id, second.fill_id]
+    server.book.bust_fill(first.fill_id)
+    (report,) = (await broker.reports()).reports
+    assert (report.filled_quantity, report.fills_shown) == (Decimal(3), FillsShown.ALL)
+    monkeypatch.setattr(broker._steadiness, "_settled_seconds", 0.0)
+    (report,) = (await broker.reports()).reports
+    assert (report.filled_quantity, report.fills_shown) == (Decimal(3), FillsShown.SETTLED)
+
+
+def test_lists_settle_only_while_they_stay_as_they_are() -> None:
+    plain = Report(
+        client_order_id=TAG,
+        broker_order_id="1",
+        status=ReportStatus.WORKING,
+        filled_quantity=Decimal(0),
+        fills_shown=FillsShown.ALL,
+    )
+    moved = replace(plain, filled_quantity=Decimal(1))
+    short = replace(plain, fills_shown=FillsShown.SOME)
+    steadiness = Steadiness(5.0)
+    told = [
+        (plain, 0.0),
+        (plain, 4.9),
+        (plain, 5.0),
+        (moved, 6.0),
+        (plain, 7.0),
+        (plain, 12.0),
+        (short, 13.0),
+        (short, 20.0),
+    ]
+    judged = [steadiness.judge([report], now)[0].fills_shown for report, now in told]
+    settled, fresh, some = FillsShown.SETTLED, FillsShown.ALL, FillsShown.SOME
+    assert judged == [fresh, fresh, settled, fresh, fresh, settled, some, some]
+    steadiness.judge([], 21.0)
+    assert steadiness.judge([plain], 40.0)[0].fills_shown is fresh, "it was gone in between"
+
+
+def test_a_count_that_the_trades_do_not_reach_is_no_full_list() -> None:
+    (report,) = words.reports(
+        orders_of([order_row(filled_quantity=6)]), words.fills_by_order(trades_of([trade_row()]), never)
+    )
+    assert report.fills_shown is FillsShown.SOME
+
+
+def test_trades_that_run_ahead_of_the_order_list_are_counted() -> None:
+    (report,) = words.reports(
+        orders_of([order_row(filled_quantity=0)]), words.fills_by_order(trades_of([trade_row()]), never)
+    )
+    assert report.filled_quantity == Decimal(4)
+
+
+def test_the_same_trade_id_on_two_exchanges_is_two_fills() -> None:
+    trades = [trade_row(), trade_row(exchange="BSE", order_id="261121000000002", quantity=6)]
+    fills = words.fills_by_order(trades_of(trades), never)
+    assert [fill.quantity for own in fills.values() for fill in own] == [Decimal(4), Decimal(6)]
+
+
+def test_a_trade_told_twice_is_one_fill() -> None:
+    assert len(words.fills_by_order(trades_of([trade_row(), trade_row()]), never)["261121000000001"]) == 1
+
+
+def test_times_are_indian_and_those_of_one_second_keep_their_sequence() -> None:
+    trades = [trade_row(trade_id="10000002"), trade_row(trade_id="9999999"), trade_row(trade_id="10000001")]
+    fills = words.fills_by_order(trades_of(trades), never)["261121000000001"]
+    assert [fill.fill_id for fill in fills] == ["9999999", "10000001", "10000002"]
+    assert fills[0].time == datetime(2026, 11, 23, 3, 46, 39, tzinfo=UTC)
+    assert fills[0].time < fills[1].time < fills[2].time
+    assert rows.utc("2026-11-23 09:16:39.250") == datetime(2026, 11, 23, 3, 46, 39, 250_000, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("tag", "tags", "ours"),
+    [(TAG, [], TAG), (None, ["other", TAG], TAG), ("other", ["other"], ""), (None, None, ""), ("", [], "")],
+)
+def test_our_tag_is_known_wherever_it_stands_and_no_other(tag: str | None, tags: list[str] | None, ours: str) -> None:
+    assert rows.tag_of(order_row(tag=tag, tags=tags)) == ours
+
+
+async def test_prices_and_money_are_exact(server: SimulatedKite, broker: ZerodhaBroker) -> None:
+    instrument = Instrument(symbol="USDINR26DECFUT", asset_class=AssetClass.FOREX)
+    await broker.place_order(limit("88.1225", instrument=instrument, quantity=Decimal(3)))
+    report = await found(broker)
+    assert [fill.price for fill in report.fills] == [Decimal("88.1225")]
+    (balance,) = await broker.balances()
+    assert balance.cash == Decimal(1_000_000) - 3 * Decimal("88.1225") - 1
+    (position,) = await broker.positions()
+    assert position.instrument.asset_class is AssetClass.FUTURE
+    assert position.instrument.expiry == "20261229"
+    assert position.average_price == Decimal("88.1225")
+
+
+def test_positions_are_told_by_product_and_settled_shares_belong_to_delivery() -> None:
+    infy = {"exchange": "NSE", "tradingsymbol": "INFY"}
+    net = [
+        {**infy, "product": "MIS", "quantity": -3, "average_price": Decimal(110)},
+        {**infy, "product": "CNC", "quantity": 5, "average_price": Decimal(100)},
+        {"exchange": "NSE", "tradingsymbol": "FLAT", "product": "MIS", "quantity": 0, "average_price": Decimal(0)},
+    ]
+    holdings = [{**infy, "product": "CNC", "quantity": 8, "t1_quantity": 2, "average_price": Decimal(90)}]
+    found = words.positions(net, holdings, {})
+    assert {(p.instrument.symbol, p.product, p.quantity) for p in found} == {
+        ("INFY", "MIS", Decimal(-3)),
+        ("INFY", "CNC", Decimal(15)),
+    }
+
+
+async def test_a_new_day_empties_the_lists_and_nothing_else(server: SimulatedKite, broker: ZerodhaBroker) -> None:
+    placed = await broker.place_order(ticket())
+    await found(broker)
+    server.new_day()
+    assert (await broker.reports()).reports == []
+    assert await broker.find(TAG) is None
+    with pytest.raises(OrderRefused):
+        await broker.cancel_order(OrderRef(client_order_id=TAG, broker_order_id=placed.broker_order_id))
+    with pytest.raises(OrderRefused):
+        await broker.cancel_order(OrderRef(client_order_id=TAG))
+
+
+async def test_an_orders_commission_is_spread_over_its_fills_as_its_notes_grow(
+    server: SimulatedKite, broker: ZerodhaBroker
+) -> None:
+    hold(server)
+    placed = await broker.place_order(limit())
+    order = OrderRef(client_order_id="", broker_order_id=placed.broker_order_id)
+    seen = []
+    for quantity, commission in ((2, "20.50"), (3, "0.75"), (5, "1.25")):
+        server.book.fill_order(order, Decimal(quantity), commission=Decimal(commission))
+        seen.append([fill.commission for fill in (await found(broker)).fills])
+    assert seen[-1] == [Decimal("20.50"), Decimal("0.75"), Decimal("1.25")]
+    assert [each[:1] for each in seen] == [[Decimal("20.50")]] * 3
+    # A session that sees all fills at once says the same.
+    other = create(config_for(server))
+    await other.connect()
+    assert [fill.commission for fill in (await found(other)).fills] == seen[-1]
+    await other.close()
+    assert any("estimate" in note for note in broker.capabilities.notes)
+
+
+@pytest.mark.parametrize("kind", [FaultKind.SERVER_ERROR, FaultKind.HTML, FaultKind.DROP, FaultKind.RATE_LIMITED])
+async def test_a_contract_note_that_fails_hides_no_fill_and_is_asked_for_again(
+    server: SimulatedKite, broker: ZerodhaBroker, kind: FaultKind
+) -> None:
+    server.add_fault(HttpFault(kind=kind, route="POST /charges/orders"))
+    await broker.place_order(ticket())
+    report = await found(broker)
+    assert report.filled_quantity == Decimal(10)
+    assert report.fills[0].commission is None
+    await found(broker, lambda report: report.fills[0].commission == Decimal("1"))
+    assert len(server.calls("POST /charges/orders")) == 2
+
+
+async def test_a_later_session_asks_for_the_notes_of_the_latest_orders_first(server: SimulatedKite) -> None:
+    listed = replace(INFY, exchange="NSE")
+    for number in range(150):
+        server.book.place(ticket(client_order_id=f"t{number:018d}", instrument=listed, product="CNC"))
+    broker = create(config_for(server))
+    await broker.connect()
+    first, second = [
+        {r.client_order_id: r.fills[0].commission for r in (await broker.reports()).reports} for _ in range(2)
+    ]
+    await broker.close()
+    assert first[f"t{149:018d}"] == Decimal(1)
+    assert 0 < sum(commission is None for commission in first.values()) <= 50
+    assert set(second.values()) == {Decimal(1)}
+
+
+async def test_a_contract_note_that_waits_for_the_budget_of_calls_is_asked_for_with_the_next_answer(
+    server: SimulatedKite, broker: ZerodhaBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await broker.place_order(ticket())
+    ask, asked = broker._calls.ask, 0
+
+    async def spent(call: Callable[[KiteConnect], object], kind: CallKind = CallKind.QUERY) -> object:
+        nonlocal asked
+        asked += 1
+        if asked == 3:  # after the lists of orders and trades
+            raise CallsSpent("the calls of this second are spent", wait_seconds=0.1)
+        return await ask(call, kind)
+
+    monkeypatch.setattr(broker._calls, "ask", spent)
+    commissions = [(await broker.reports()).reports[0].fills[0].commission for _ in range(2)]
+    assert commissions == [None, Decimal(1)]
