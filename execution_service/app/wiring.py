@@ -18,8 +18,16 @@ from execution_service.app.clock import SystemClock
 from execution_service.app.embedded import TopicPlan, embedded_store, local_pubsub, make_private, owned
 from execution_service.app.settings import Account, Settings
 from execution_service.app.supervisor import Supervisor
-from execution_service.control.adoption import AdoptionCommands
+from execution_service.control.adopt import AdoptPositions
+from execution_service.control.ask_broker import CompareBooks, ShowPositions
+from execution_service.control.background import Background
+from execution_service.control.cancel import CancelOrders
 from execution_service.control.commands import Commands
+from execution_service.control.remembered_cancels import RememberedCancels
+from execution_service.control.replay import ReplayDeadLetter
+from execution_service.control.resolve import ResolveOrder
+from execution_service.control.runner import CommandRunner
+from execution_service.control.verbs import Verbs
 from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.delivery.account_names import AccountNames
 from execution_service.delivery.confirmations import Confirmations
@@ -39,6 +47,7 @@ from execution_service.runtime.clock import Clock
 from execution_service.runtime.concurrency import side_by_side
 from execution_service.runtime.connectivity import Connectivity
 from execution_service.runtime.supervision import Part
+from execution_service.runtime.wake_up import WakeUp
 from execution_service.storage.mongo.store import mongo_store
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.store import Store
@@ -160,20 +169,20 @@ def build(parts: Parts) -> Rooms:
     alerts = delivery.alerts
     supervisor = Supervisor(clock, alerts.raise_alert)
     orphans = Orphans(store=store, clock=clock, ownership=ownership, alerts=alerts)
-    commands = Commands(
+    commands_wake = WakeUp(clock)
+    cancels = RememberedCancels(
         store=store,
         live_orders=live_orders,
         clock=clock,
         ownership=ownership,
-        views=delivery,
-        alerts=alerts,
+        commands_wake=commands_wake,
         max_order_age_seconds=parts.rules.max_order_age_seconds,
     )
     accounts = Accounts(
         directory=directory,
         ownership=ownership,
         delivery=delivery,
-        cancels=commands,
+        cancels=cancels,
         orphans=orphans,
         alerts=alerts,
         live_orders=live_orders,
@@ -188,15 +197,21 @@ def build(parts: Parts) -> Rooms:
         live_orders=live_orders,
         clock=clock,
         accounts=accounts,
-        cancels=commands,
+        cancels=cancels,
         alerts=alerts,
         ownership=ownership,
     )
-    adoption_commands = AdoptionCommands(
-        store=store, live_orders=live_orders, clock=clock, accounts=accounts, ownership=ownership
+    commands = _commands(
+        parts,
+        live_orders=live_orders,
+        ownership=ownership,
+        delivery=delivery,
+        accounts=accounts,
+        intake=intake,
+        cancels=cancels,
+        wake=commands_wake,
     )
-    # Each of these two is asked by those that it calls.
-    commands.serve(accounts, intake, adoption_commands)
+    # It is asked by those that it calls.
     ownership.serve(accounts, alerts, supervisor)
     return Rooms(
         live_orders=live_orders,
@@ -208,6 +223,48 @@ def build(parts: Parts) -> Rooms:
         intake=intake,
         orphans=orphans,
         unreadable=UnreadableRecords(store=store, clock=clock, alerts=alerts),
+    )
+
+
+def _commands(
+    parts: Parts,
+    *,
+    live_orders: LiveOrders,
+    ownership: Ownership,
+    delivery: Delivery,
+    accounts: Accounts,
+    intake: Intake,
+    cancels: RememberedCancels,
+    wake: WakeUp,
+) -> Commands:
+    store, clock = parts.store, parts.clock
+    background = Background()
+    verbs = Verbs(
+        cancel=CancelOrders(
+            accounts=accounts,
+            cancels=cancels,
+            ownership=ownership,
+            views=delivery,
+            live_orders=live_orders,
+            store=store,
+            clock=clock,
+            background=background,
+        ),
+        resolve=ResolveOrder(accounts=accounts, ownership=ownership, live_orders=live_orders, store=store),
+        replay=ReplayDeadLetter(intake=intake, store=store),
+        compare=CompareBooks(accounts=accounts, ownership=ownership, store=store, clock=clock),
+        positions=ShowPositions(accounts=accounts, ownership=ownership, live_orders=live_orders),
+        adopt=AdoptPositions(accounts=accounts, ownership=ownership, live_orders=live_orders, store=store, clock=clock),
+    )
+    runner = CommandRunner(store=store, verbs=verbs, cancels=cancels, background=background, alerts=delivery.alerts)
+    return Commands(
+        store=store,
+        clock=clock,
+        runner=runner,
+        cancels=cancels,
+        background=background,
+        wake=wake,
+        alerts=delivery.alerts,
     )
 
 
