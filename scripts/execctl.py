@@ -29,7 +29,7 @@ from rich.console import Console
 from brokers.base import BrokerPosition, ContractTerms, Fill
 from execution_service.app.clock import SystemClock
 from execution_service.app.embedded import EmbeddedPartFailed
-from execution_service.app.settings import Settings
+from execution_service.app.settings.loading import Settings
 from execution_service.control.adoption_books import plan_of_undoing, read_books, records_named
 from execution_service.core.adoption.plan import plan
 from execution_service.core.adoption.records import Refused, read_wish

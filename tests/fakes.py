@@ -31,7 +31,7 @@ from brokers.paper.adapter import MockBroker, Venue
 from brokers.paper.exchange import PaperExchange
 from brokers.paper.words import Fault, Market, PaperOrder
 from execution_service.app.service import ExecutionService
-from execution_service.app.settings import Account
+from execution_service.app.settings.accounts import Account
 from execution_service.app.wiring import Parts
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Identity, Purpose

@@ -743,27 +743,48 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.app.log_lines": set(),
     "execution_service.app.log_places": set(),
     "execution_service.app.own_python": set(),
-    "execution_service.app.settings": {
-        "brokers.configuration",
-        "brokers.factory",
-        "brokers.manifest",
-        "brokers.registry",
-        "brokers.variables",
-    },
+    "execution_service.app.settings.model": {"brokers.registry", "brokers.variables"},
+    "execution_service.app.settings.problems": set(),
+    "execution_service.app.settings.secrets": {"brokers.variables"},
     "execution_service.app.embedded": {"execution_service.app.guardian", "execution_service.runtime.supervision"},
     "execution_service.app.log": {"execution_service.app.log_lines", "execution_service.app.log_places"},
+    "execution_service.app.settings.sources": {
+        "brokers.configuration",
+        "brokers.variables",
+        "execution_service.app.settings.model",
+        "execution_service.app.settings.problems",
+    },
     "execution_service.app.supervisor": {
         CORE,
         "execution_service.app.log_lines",
         "execution_service.runtime.clock",
         "execution_service.runtime.supervision",
     },
+    "execution_service.app.settings.accounts": {
+        "brokers.factory",
+        "brokers.manifest",
+        "brokers.registry",
+        "brokers.variables",
+        "execution_service.app.settings.model",
+        "execution_service.app.settings.problems",
+        "execution_service.app.settings.sources",
+    },
+    "execution_service.app.settings.loading": {
+        "brokers.registry",
+        "brokers.variables",
+        "execution_service.app.settings.accounts",
+        "execution_service.app.settings.model",
+        "execution_service.app.settings.problems",
+        "execution_service.app.settings.secrets",
+        "execution_service.app.settings.sources",
+    },
     "execution_service.app.wiring": {
         *VOCABULARY,
         "brokers.factory",
         "execution_service.app.clock",
         "execution_service.app.embedded",
-        "execution_service.app.settings",
+        "execution_service.app.settings.accounts",
+        "execution_service.app.settings.loading",
         "execution_service.app.supervisor",
         "execution_service.control.adopt",
         "execution_service.control.ask_broker",
@@ -805,7 +826,7 @@ ARROWS: Mapping[str, set[str]] = {
         "notifications.base",
         "notifications.telegram",
     },
-    "execution_service.app.notice": {"execution_service.app.settings", "execution_service.app.wiring"},
+    "execution_service.app.notice": {"execution_service.app.settings.loading", "execution_service.app.wiring"},
     "execution_service.app.check": {
         "brokers.errors",
         "brokers.factory",
@@ -814,7 +835,8 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.app.log",
         "execution_service.app.log_lines",
         "execution_service.app.notice",
-        "execution_service.app.settings",
+        "execution_service.app.settings.accounts",
+        "execution_service.app.settings.loading",
         "execution_service.app.wiring",
         "execution_service.storage.ports.errors",
         "execution_service.transport.ports",
@@ -825,7 +847,7 @@ ARROWS: Mapping[str, set[str]] = {
         *VOCABULARY,
         "brokers.factory",
         "execution_service.app.notice",
-        "execution_service.app.settings",
+        "execution_service.app.settings.loading",
         "execution_service.app.wiring",
         "execution_service.runtime.concurrency",
         "execution_service.runtime.supervision",
@@ -840,7 +862,8 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.app.log_lines",
         "execution_service.app.own_python",
         "execution_service.app.service",
-        "execution_service.app.settings",
+        "execution_service.app.settings.loading",
+        "execution_service.app.settings.problems",
         "execution_service.app.wiring",
     },
 }
@@ -889,7 +912,7 @@ PURE_LIBRARY = {
 }
 
 ENVIRONMENT_ALLOWED = {
-    "execution_service/app/settings.py": "the one room that reads it",
+    "execution_service/app/settings/loading.py": "the one room that reads it",
     "execution_service/app/wiring.py": "hands the address to Google's client, which looks there and nowhere else",
     "execution_service/app/embedded.py": "hands it on to the servers that it starts, without the credentials in it",
     "scripts/whereabouts.py": "hands the address to Google's client, which looks there and nowhere else",
@@ -1155,7 +1178,7 @@ def test_parts_are_handed_parts_and_no_functions() -> None:
 def test_only_the_settings_read_the_environment() -> None:
     found = {s.path for s in of(*PACKAGES) if not is_within(s.name, {"benchmarks"}) and _touches_environment(s)}
     assert found - set(ENVIRONMENT_ALLOWED) == set()
-    assert "execution_service/app/settings.py" in found
+    assert "execution_service/app/settings/loading.py" in found
 
 
 def test_the_service_only_sets_what_googles_client_looks_for() -> None:

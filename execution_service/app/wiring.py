@@ -16,7 +16,8 @@ from brokers.base import Broker
 from brokers.factory import BrokerFactory
 from execution_service.app.clock import SystemClock
 from execution_service.app.embedded import TopicPlan, embedded_store, local_pubsub, make_private, owned
-from execution_service.app.settings import Account, Settings
+from execution_service.app.settings.accounts import Account
+from execution_service.app.settings.loading import Settings
 from execution_service.app.supervisor import Supervisor
 from execution_service.control.adopt import AdoptPositions
 from execution_service.control.ask_broker import CompareBooks, ShowPositions

@@ -12,17 +12,16 @@ from pathlib import Path
 import pytest
 
 from brokers.factory import BrokerFactory
-from execution_service.app.settings import (
+from execution_service.app.settings.loading import Settings, load_settings
+from execution_service.app.settings.model import (
     REPOSITORY_ROOT,
-    ConfigurationError,
     Environment,
     LogFormat,
     LogLevel,
-    Settings,
-    load_settings,
     secret_names,
     setting_names,
 )
+from execution_service.app.settings.problems import ConfigurationError
 from tests.external.service_process import Service
 
 MONGODB = {"MONGODB_URI": "mongodb://127.0.0.1:27017"}
@@ -69,7 +68,7 @@ def test_process_environment_is_read_when_none_is_given(tmp_path: Path, monkeypa
 def test_google_credentials_are_seen_where_googles_client_looks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("execution_service.app.settings._MACHINE_NAME", tmp_path / "no-such-machine")
+    monkeypatch.setattr("execution_service.app.settings.sources._MACHINE_NAME", tmp_path / "no-such-machine")
     assert not load(tmp_path, HOME=str(tmp_path)).has_google_credentials
     assert load(tmp_path, HOME=str(tmp_path), GOOGLE_APPLICATION_CREDENTIALS="key.json").has_google_credentials
     gcloud = tmp_path / ".config" / "gcloud"
@@ -482,7 +481,7 @@ def test_mock_broker_serves_unknown_accounts(tmp_path: Path, by_argument: bool, 
 def test_loading_for_the_mock_broker_imports_no_broker_library(tmp_path: Path) -> None:
     accounts_file(tmp_path, '[accounts.i]\nbroker = "ibkr"\n[accounts.z]\nbroker = "zerodha"\n')
     code = (
-        "import sys, pathlib; from execution_service.app.settings import load_settings;"
+        "import sys, pathlib; from execution_service.app.settings.loading import load_settings;"
         f"load_settings({{}}, use_mock_broker=True, root=pathlib.Path({str(tmp_path)!r})).account('i');"
         "print(sorted({'ib_insync', 'ib_async', 'kiteconnect', 'brokers.ibkr.adapter', 'brokers.zerodha.adapter'} & set(sys.modules)))"
     )
