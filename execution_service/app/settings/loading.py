@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -13,27 +12,17 @@ from brokers.registry import manifests, stand_in
 from brokers.variables import (
     BrokerVariables,
 )
-from execution_service.app.settings.accounts import Account, _account_at, _AccountReading
+from execution_service.app.settings.accounts import Account, AccountReading, account_at
 from execution_service.app.settings.model import REPOSITORY_ROOT, Environment, secret_names, setting_names
-from execution_service.app.settings.problems import ConfigurationError
-from execution_service.app.settings.secrets import _secret_values, _without_password
-from execution_service.app.settings.sources import (
-    _CREDENTIALS,
-    _env_file,
-    _has_google_credentials,
-    _near_misses,
-    _non_empty,
-    _read_dotenv,
-    _secrets_from_files,
-    _validated,
-)
+from execution_service.app.settings.problems import Problems
+from execution_service.app.settings.secrets import secret_values, without_password
+from execution_service.app.settings.sources import Sources
 
 
 class Settings(Environment):
-    """The whole configuration, checked. `root` is the folder that relative paths start from, `warnings` what is odd but not wrong,
-    `secret_values` every secret in plain text, for the log to blot out."""
+    """The whole configuration, checked. `warnings` say what is odd but not wrong, `secret_values` are every secret in plain text, for the log to
+    blot out."""
 
-    root: Path
     accounts: Mapping[str, InstanceOf[Account]] = Field(repr=False)
     warnings: tuple[str, ...] = Field(repr=False)
     secret_values: tuple[str, ...] = Field(repr=False)
@@ -46,7 +35,7 @@ class Settings(Environment):
         """The account of that id, None where there is none. On the broker that stands in for all every id has an account."""
         configured = self.accounts.get(account_id)
         if configured is None and self.use_mock_broker:
-            return _account_at(stand_in(), account_id, account_id, self.brokers, self.data_dir, {}, live=False)
+            return account_at(stand_in(), account_id, account_id, self.brokers, self.data_dir, {}, live=False)
         return configured
 
     def value(self, name: str) -> object:
@@ -64,7 +53,7 @@ class Settings(Environment):
         for name in setting_names():
             value = self.value(name)
             if name == "MONGODB_URI" and isinstance(value, SecretStr):
-                shown[name] = _without_password(value.get_secret_value())
+                shown[name] = without_password(value.get_secret_value())
             elif name in secrets:
                 shown[name] = "(unset)" if value is None else "(set)"
             elif value is None:
@@ -86,46 +75,20 @@ def load_settings(
 
     `use_mock_broker` comes from the command line and outranks the variable. Raises ConfigurationError with every problem at once.
     """
-    root = (root or REPOSITORY_ROOT).absolute()
-    problems: list[str] = []
-    own = _non_empty(os.environ if environ is None else environ)
-    from_file = _read_dotenv(_env_file(own, root, problems), problems)
-    given = from_file | own
-    if _CREDENTIALS in from_file and _CREDENTIALS not in own:
-        problems.append(
-            f"{_CREDENTIALS} stands in .env, where Google's client does not look: set it in the environment"
-        )
-    given |= _secrets_from_files(given, root, problems)
-    if use_mock_broker:
-        given["USE_MOCK_BROKER"] = "true"
-
-    environment = _validated(Environment, given, root, problems)
-    brokers = {name: _validated(manifest.variables, given, root, problems) for name, manifest in manifests().items()}
-    problems += _contradictions(environment)
-    reading = _AccountReading(environment, brokers, given, root, problems)
+    problems = Problems()
+    sources = Sources(environ, (root or REPOSITORY_ROOT).absolute(), problems)
+    from_command_line = {"use_mock_broker": True} if use_mock_broker else {}
+    environment = sources.read(Environment, **from_command_line)
+    problems.add(*environment.contradictions())
+    brokers = {name: sources.read(manifest.variables) for name, manifest in manifests().items()}
+    reading = AccountReading(environment, brokers, sources, problems)
     accounts = reading.accounts()
-    if problems:
-        raise ConfigurationError(tuple(dict.fromkeys(problems)))
+    problems.raise_if_any()
     return Settings.model_construct(
         **dict(environment),
-        root=root,
         accounts=MappingProxyType(accounts),
-        warnings=tuple(_near_misses(from_file, reading.references)),
+        warnings=tuple(sources.near_misses(reading.references)),
         brokers=MappingProxyType(brokers),
-        secret_values=_secret_values((environment, *brokers.values()), reading.references.values()),
-        has_google_credentials=_has_google_credentials(given),
+        secret_values=secret_values((environment, *brokers.values()), reading.references.values()),
+        has_google_credentials=sources.has_google_credentials,
     )
-
-
-def _contradictions(environment: Environment) -> list[str]:
-    found = []
-    if environment.telegram_enabled:
-        if environment.telegram_bot_token is None:
-            found.append(
-                "TELEGRAM_ENABLED is true but TELEGRAM_BOT_TOKEN is not set; set it (or TELEGRAM_BOT_TOKEN_FILE)."
-            )
-        if environment.telegram_chat_id is None:
-            found.append(
-                "TELEGRAM_ENABLED is true but TELEGRAM_CHAT_ID is not set; set it to a chat's id or an @channel."
-            )
-    return found

@@ -68,7 +68,11 @@ MongodbAddress = Annotated[SecretStr, AfterValidator(_mongodb_address)]
 
 
 class Environment(Variables):
-    """The service's own variables, one attribute each; those of the brokers stand in their manifests."""
+    """The service's own variables, one attribute each; those of the brokers stand in their manifests.
+
+    A new setting is one field here: its name in lower case, its type, in words what is `Allowed`, and its default. SecretStr makes it a secret, with
+    a `NAME_FILE` of its own. Then `.env.example` and docs/configuration.md; tests compare both with this class. What must not go with another
+    setting is said by `contradictions`."""
 
     google_cloud_project: Name = "mathematricks-trader"
     pubsub_emulator_host: Annotated[EmulatorHost | None, Allowed("host:port, as in 127.0.0.1:8085")] = None
@@ -111,6 +115,19 @@ class Environment(Variables):
     api_host: Host = "127.0.0.1"
     api_port: Port = 8002
     api_token: SecretStr | None = None
+
+    def contradictions(self) -> list[str]:
+        """What cannot be used together, of settings that are right by themselves; a sentence each."""
+        found = []
+        if self.telegram_enabled and self.telegram_bot_token is None:
+            found.append(
+                "TELEGRAM_ENABLED is true but TELEGRAM_BOT_TOKEN is not set; set it (or TELEGRAM_BOT_TOKEN_FILE)."
+            )
+        if self.telegram_enabled and self.telegram_chat_id is None:
+            found.append(
+                "TELEGRAM_ENABLED is true but TELEGRAM_CHAT_ID is not set; set it to a chat's id or an @channel."
+            )
+        return found
 
 
 def setting_names() -> tuple[str, ...]:

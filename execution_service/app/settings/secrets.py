@@ -10,7 +10,8 @@ from brokers.variables import (
 )
 
 
-def _secret_values(models: Iterable[Variables], referenced: Iterable[str]) -> tuple[str, ...]:
+def secret_values(models: Iterable[Variables], referenced: Iterable[str]) -> tuple[str, ...]:
+    """Every secret in plain text, for the log to blot out; `referenced` are those that accounts name by a variable of their own."""
     values = []
     for variables in models:
         for name in type(variables).secret_names():
@@ -18,17 +19,19 @@ def _secret_values(models: Iterable[Variables], referenced: Iterable[str]) -> tu
             if secret is not None:
                 values.append(secret.get_secret_value())
             if secret is not None and name == "MONGODB_URI":
-                password = _password(secret.get_secret_value())
+                password = password_in(secret.get_secret_value())
                 values += [password, unquote(password)]
     return tuple(value for value in dict.fromkeys([*values, *referenced]) if value)
 
 
-def _password(mongodb_uri: str) -> str:
+def password_in(mongodb_uri: str) -> str:
+    """Empty where there is none."""
     credentials = mongodb_uri.partition("://")[2].rpartition("@")[0]
     return credentials.partition(":")[2]
 
 
-def _without_password(mongodb_uri: str) -> str:
+def without_password(mongodb_uri: str) -> str:
+    """The address for people: without its password, and without its options, among which there may be one."""
     scheme, _, rest = mongodb_uri.partition("://")
     address = rest.partition("?")[0]
     if "@" not in rest:
