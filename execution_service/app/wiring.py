@@ -7,10 +7,10 @@ import contextlib
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 from brokers.base import Broker
 from brokers.factory import BrokerFactory
@@ -69,6 +69,24 @@ class CannotStart(Exception):
     """Something the service needs could not be had within a minute; the message names it."""
 
 
+class AccountsOfSettings(Protocol):
+    """The accounts as they are configured."""
+
+    @property
+    def accounts(self) -> Collection[str]:
+        """The ids of those whose brokers are connected from the start: what was finished before it may have filled since."""
+
+    def account(self, account_id: str) -> Account | None:
+        """None: it is not configured."""
+
+
+class MakesBrokers(Protocol):
+    """Where adapters come from."""
+
+    def create_broker(self, config: Mapping[str, object]) -> Broker:
+        """A new adapter for an account of that configuration, not connected yet."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """The outside world, real or faked."""
@@ -79,10 +97,8 @@ class Parts:
     clock: Clock
     orders: Inbox
     commands: Inbox
-    account_of: Callable[[str], Account | None]
-    accounts: Sequence[str] = ()
-    """Those whose brokers are listened to from the start: what was finished before it may have filled since."""
-    create_broker: Callable[[Mapping[str, object]], Broker]
+    accounts: AccountsOfSettings
+    brokers: MakesBrokers
     rules: TradingRules
     nonce: str
     processes: Processes | None = None
@@ -98,15 +114,15 @@ class ConfiguredAccounts:
     """The accounts of the settings, as the other rooms ask about them, several times for each order."""
 
     def __init__(self, parts: Parts) -> None:
-        self.named: Sequence[str] = parts.accounts
-        """Those whose brokers are listened to from the start."""
+        self.named: Sequence[str] = tuple(parts.accounts.accounts)
+        """Those whose brokers are connected from the start."""
         self._parts = parts
         self.account = lru_cache(ACCOUNTS_REMEMBERED)(self._account)
         """By its id; None: it is not configured."""
 
     def _account(self, account_id: str) -> ConfiguredAccount | None:
-        account = self._parts.account_of(account_id)
-        return None if account is None else ConfiguredAccount(account, self._parts.create_broker)
+        account = self._parts.accounts.account(account_id)
+        return None if account is None else ConfiguredAccount(account, self._parts.brokers)
 
     def is_known(self, account_id: str) -> bool:
         """Whether it is configured."""
@@ -121,17 +137,17 @@ class ConfiguredAccounts:
 class ConfiguredAccount:
     """One of them."""
 
-    def __init__(self, account: Account, create_broker: Callable[[Mapping[str, object]], Broker]) -> None:
+    def __init__(self, account: Account, brokers: MakesBrokers) -> None:
         self.account_id = account.account_id
         self.name = account.name
         self.broker_name = account.broker.upper()
         self.is_live = account.live
         self.account_names = AccountNames(self.name, self.broker_name)
         self._config = account.config
-        self._create_broker = create_broker
+        self._brokers = brokers
 
     def create_broker(self) -> Broker:
-        return self._create_broker(self._config)
+        return self._brokers.create_broker(self._config)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +184,7 @@ def build(parts: Parts) -> Rooms:
         ownership=ownership,
     )
     alerts = delivery.alerts
-    supervisor = Supervisor(clock, alerts.raise_alert)
+    supervisor = Supervisor(clock, alerts)
     orphans = Orphans(store=store, clock=clock, ownership=ownership, alerts=alerts)
     commands_wake = WakeUp(clock)
     cancels = RememberedCancels(
@@ -313,11 +329,9 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
         make_private(settings.data_dir)
         own: dict[str, Coroutine[Any, Any, str]] = {}
         if has_local_pubsub:
-            own["pubsub"] = stack.enter_async_context(
-                local_pubsub(settings.data_dir, _topic_plan(settings), revivals.append)
-            )
+            own["pubsub"] = stack.enter_async_context(local_pubsub(settings.data_dir, _topic_plan(settings), revivals))
         if is_embedded:
-            own["store"] = stack.enter_async_context(embedded_store(settings.data_dir, revivals.append))
+            own["store"] = stack.enter_async_context(embedded_store(settings.data_dir, revivals))
         addresses = dict(zip(own, await side_by_side(*own.values()), strict=True))
         pubsub_host = addresses.get("pubsub", settings.pubsub_emulator_host)
         if pubsub_host is not None:
@@ -364,9 +378,8 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             clock=clock,
             orders=orders.messages,
             commands=commands.messages,
-            account_of=settings.account,
-            accounts=tuple(settings.accounts),
-            create_broker=BrokerFactory.create_broker,
+            accounts=settings,
+            brokers=BrokerFactory,
             rules=TradingRules(
                 order_timeout_seconds=settings.order_timeout_seconds,
                 counts_while_held=settings.order_timeout_while_held,

@@ -682,8 +682,8 @@ class Replica(World):
             urgent_threads=_Threads(self, 1),
         )
 
-    def _create_broker(self, config: Mapping[str, object]) -> GatedBroker:
-        plain = super()._create_broker(config)
+    def create_broker(self, config: Mapping[str, object]) -> GatedBroker:
+        plain = super().create_broker(config)
         broker = _Broker(
             plain.inner, self.gate, self.broker_faults, self.broker_calls, self._capabilities, self.reservations
         )
