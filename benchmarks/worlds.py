@@ -30,7 +30,9 @@ from benchmarks.traffic import MeasurementFailed, OrderMessage, Traffic, make_to
 from brokers.paper.exchange import PaperExchange
 from brokers.paper.words import Action, Fault, Operation
 from execution_service.app.embedded import STORE_PROGRAM
-from execution_service.app.settings import ConfigurationError, load_settings, secret_names, setting_names
+from execution_service.app.settings.loading import load_settings
+from execution_service.app.settings.model import secret_names, setting_names
+from execution_service.app.settings.problems import ConfigurationError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 START_SECONDS = 90.0

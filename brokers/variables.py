@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Annotated, ClassVar, get_args
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo
+from pydantic import AfterValidator, AliasGenerator, BeforeValidator, Field, SecretStr, ValidationInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 YEAR_SECONDS = 31_536_000
 
@@ -41,8 +42,7 @@ def rooted(path: Path, root: Path) -> Path:
 
 
 def _under_root(path: Path, info: ValidationInfo) -> Path:
-    context: Mapping[str, Path] = info.context or {}
-    return rooted(path, context["root"])
+    return rooted(path, info.data["root"])
 
 
 def _web_address(text: str) -> str:
@@ -71,7 +71,7 @@ Seconds = Annotated[
 Rate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), Allowed("a number from 0 to 1")]
 Port = Annotated[int, Field(ge=0, le=65535), Allowed("a whole number from 0 to 65535")]
 RootedPath = Annotated[Path, AfterValidator(_under_root), Allowed("a path")]
-"""Relative ones start from the `root` of the validation's context."""
+"""Relative ones start from the variables' `root`."""
 Host = Annotated[str, Field(pattern=r"^[^\s/@]+$"), Allowed("a host name or address, without a scheme")]
 Name = Annotated[str, Field(pattern=r"^[^\s]+$"), Allowed("a name without spaces")]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
@@ -79,19 +79,46 @@ SocketAddress = Annotated[str, AfterValidator(_socket_address)]
 Amount = Annotated[Decimal, Field(ge=0, allow_inf_nan=False), Allowed("a decimal number, 0 or more")]
 
 
-class Variables(BaseModel):
+class Variables(BaseSettings):
     """Environment variables, one field each: the variable's name in lower case. A field of type SecretStr is a secret: it may come from the
-    file that `NAME_FILE` names and is shown nowhere; where `NAME_FILE` is a field itself, only the path is kept, for the adapter to read."""
+    file that `NAME_FILE` names and is shown nowhere; where `NAME_FILE` is a field itself, only the path is kept, for the adapter to read.
 
-    model_config = ConfigDict(frozen=True, extra="ignore", validate_default=True, hide_input_in_errors=True)
+    By itself it reads nothing and has its defaults: whoever reads the environment gives it the sources."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="ignore",
+        validate_default=True,
+        hide_input_in_errors=True,
+        alias_generator=AliasGenerator(validation_alias=str.upper),
+        populate_by_name=True,
+        loc_by_alias=False,
+    )
+
+    root: Annotated[Path, Field(validation_alias="root")]
+    """The folder that relative paths start from; no variable, it is given by whoever reads them. First, since paths are completed with it."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What it is made with, and nothing else."""
+        return (init_settings,)
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        return tuple(name.upper() for name in cls.model_fields)
+        """The variables, in their sequence."""
+        return tuple(name.upper() for name in cls.model_fields if name != "root")
 
     @classmethod
     def secret_names(cls) -> tuple[str, ...]:
-        return tuple(name.upper() for name, field in cls.model_fields.items() if _is_secret(field.annotation))
+        """Those of them that hold secrets."""
+        return tuple(name for name in cls.names() if _is_secret(cls.model_fields[name.lower()].annotation))
 
 
 class BrokerVariables(Variables):
@@ -102,7 +129,8 @@ class BrokerVariables(Variables):
 
     def account_keys(self, own: Collection[str], data_dir: Path) -> dict[str, object]:
         """The keys, in plain values, of an account whose table has `own`; a key that the table has too is overruled by the table."""
-        keys = {name.removeprefix(self.prefix): _plain(getattr(self, name)) for name in type(self).model_fields}
+        names = [name.lower() for name in self.names()]
+        keys = {name.removeprefix(self.prefix): _plain(getattr(self, name)) for name in names}
         return {key: value for key, value in keys.items() if value is not None}
 
 

@@ -30,7 +30,8 @@ from execution_service.app.embedded import EmbeddedPartFailed
 from execution_service.app.log import Logging, start_logging
 from execution_service.app.log_lines import redact, safe
 from execution_service.app.service import CannotGoOn, serve
-from execution_service.app.settings import ConfigurationError, load_settings
+from execution_service.app.settings.loading import load_settings
+from execution_service.app.settings.problems import ConfigurationError
 from execution_service.app.wiring import CannotStart
 
 EXIT_FAILED = 1

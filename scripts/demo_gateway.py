@@ -16,7 +16,8 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 from brokers.registry import manifests
-from execution_service.app.settings import REPOSITORY_ROOT, Settings
+from execution_service.app.settings.loading import Settings
+from execution_service.app.settings.model import REPOSITORY_ROOT
 from simulators.catalogue import programs, simulator_of
 from simulators.simulator import Place, account_table
 

@@ -29,8 +29,8 @@ from rich.console import Console
 from brokers.base import BrokerPosition, ContractTerms, Fill
 from execution_service.app.clock import SystemClock
 from execution_service.app.embedded import EmbeddedPartFailed
-from execution_service.app.settings import Settings
-from execution_service.control.adoption import plan_of_undoing, read_books, records_named
+from execution_service.app.settings.loading import Settings
+from execution_service.control.adoption_books import plan_of_undoing, read_books, records_named
 from execution_service.core.adoption.plan import plan
 from execution_service.core.adoption.records import Refused, read_wish
 from execution_service.core.orders.effects import happenings
@@ -931,36 +931,43 @@ async def _after(partition: Desk, order_ids: Sequence[str]) -> list[Stored]:
 # --- repair ---------------------------------------------------------------------------------------------------------
 
 
+class _Brokers:
+    """At which broker each account is, as far as the service that runs, the settings and the confirmations tell."""
+
+    def __init__(self, partition: Desk) -> None:
+        self._partition = partition
+        notice = running_service(partition.settings)
+        self._at_work = {} if notice is None else notice.accounts
+
+    def broker_of(self, account_id: str) -> str | None:
+        if account_id in self._at_work:
+            return self._at_work[account_id]["broker"]  # the service may have been started with other settings
+        account = self._partition.settings.account(account_id)
+        if account is not None:
+            return account.broker.upper()
+        return "MOCK" if self._partition.options.use_mock_broker else None
+
+    def broker_shown(self, document_id: str) -> str | None:
+        document = self._partition.view.confirmation(document_id)
+        return None if document is None else document.get("broker")
+
+    def is_of_the_mock(self, order: Order) -> bool:
+        shown = self.broker_shown(confirmation_id(order)) or self.broker_of(str(order.request.account_id))
+        return shown == "MOCK"
+
+
 async def _rebuild_views(partition: Desk) -> int:
     """1 where the records contradict the ledger, or a document could not be brought up to date."""
 
-    notice = running_service(partition.settings)
-    at_work = {} if notice is None else notice.accounts
-
-    def broker_of(account_id: str) -> str | None:
-        if account_id in at_work:
-            return at_work[account_id]["broker"]  # the service may have been started with other settings
-        account = partition.settings.account(account_id)
-        if account is not None:
-            return account.broker.upper()
-        return "MOCK" if partition.options.use_mock_broker else None
-
-    def broker_shown(document_id: str) -> str | None:
-        document = partition.view.confirmation(document_id)
-        return None if document is None else document.get("broker")
-
-    def is_of_the_mock(order: Order) -> bool:
-        shown = broker_shown(confirmation_id(order)) or broker_of(str(order.request.account_id))
-        return shown == "MOCK"
-
+    brokers = _Brokers(partition)
     options = partition.options
     said = [Said(instrument_key=key, terms=terms, by=options.by, note=options.note) for key, terms in options.contract]
     await partition.store.open()
-    facts = Facts(partition.store, SystemClock(), said=said, is_of_the_mock=is_of_the_mock)
+    facts = Facts(partition.store, SystemClock(), said=said, practice=brokers)
     entries = partition.view.ledgers()
     mended = await facts.mend(partition.view.order_ids(), entries)
     entries = partition.view.ledgers()
-    rebuild = Rebuild(partition.store, SystemClock(), broker_of=broker_of, broker_shown=broker_shown)
+    rebuild = Rebuild(partition.store, SystemClock(), brokers=brokers)
     rebuilt = await rebuild.run(partition.view.order_ids(), entries)
     # What the view cannot read is told at the end, of each verb.
     left = sorted({unreadable.words for unreadable in partition.store.newly_unreadable()} - partition.view.unreadable)

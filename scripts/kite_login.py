@@ -19,7 +19,8 @@ import requests
 from kiteconnect import KiteConnect
 from kiteconnect.exceptions import KiteException
 
-from execution_service.app.settings import Account, Settings
+from execution_service.app.settings.accounts import Account
+from execution_service.app.settings.loading import Settings
 from scripts.whereabouts import settings_or_exit
 
 CALL_SECONDS = 15

@@ -20,7 +20,8 @@ if __name__ == "__main__":
 from rich.console import Console
 
 from brokers.registry import stand_in
-from execution_service.app.settings import REPOSITORY_ROOT, Settings
+from execution_service.app.settings.loading import Settings
+from execution_service.app.settings.model import REPOSITORY_ROOT
 from scripts.demo_gateway import (
     Gateway,
     GatewayFailed,

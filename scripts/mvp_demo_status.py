@@ -21,7 +21,7 @@ from google.api_core.exceptions import GoogleAPICallError, RetryError
 from google.cloud import pubsub_v1
 
 from execution_service.app.clock import SystemClock
-from execution_service.app.settings import Settings
+from execution_service.app.settings.loading import Settings
 from execution_service.app.wiring import notifier_of
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.storage.ports.errors import StoreUnavailable

@@ -30,7 +30,8 @@ from google.api_core.exceptions import GoogleAPICallError, NotFound, RetryError
 from google.cloud import pubsub_v1
 from rich.console import Console
 
-from execution_service.app.settings import REPOSITORY_ROOT, Settings
+from execution_service.app.settings.loading import Settings
+from execution_service.app.settings.model import REPOSITORY_ROOT
 from execution_service.core.messages.inbound import ParsedOrder, Unusable, parse_order
 from execution_service.core.orders.effects import happenings
 from execution_service.core.orders.order import Order

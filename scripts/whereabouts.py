@@ -14,7 +14,8 @@ from pathlib import Path
 from pymongo.errors import PyMongoError
 
 from execution_service.app.embedded import EmbeddedPartFailed, embedded_store, owned
-from execution_service.app.settings import ConfigurationError, Settings, load_settings
+from execution_service.app.settings.loading import Settings, load_settings
+from execution_service.app.settings.problems import ConfigurationError
 from execution_service.storage.mongo.opening import connect
 from execution_service.storage.reader import StoreReader
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -31,7 +31,7 @@ from brokers.paper.adapter import MockBroker, Venue
 from brokers.paper.exchange import PaperExchange
 from brokers.paper.words import Fault, Market, PaperOrder
 from execution_service.app.service import ExecutionService
-from execution_service.app.settings import Account
+from execution_service.app.settings.accounts import Account
 from execution_service.app.wiring import Parts
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Identity, Purpose
@@ -660,6 +660,34 @@ class GatedBroker:
 # --- all of it ------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class AllAt:
+    """Every account is at one broker, as far as the settings know, and as far as confirmations show."""
+
+    broker: str | None
+    shown: str | None = None
+
+    def broker_of(self, account_id: str) -> str | None:
+        return self.broker
+
+    def broker_shown(self, document_id: str) -> str | None:
+        return self.shown
+
+    def is_of_the_mock(self, order: Order) -> bool:
+        return self.broker == "MOCK"
+
+
+@dataclass(frozen=True)
+class _Configured:
+    """The accounts of a life of the service: those that are named from the start, and all."""
+
+    accounts: Sequence[str]
+    known: Mapping[str, Account]
+
+    def account(self, account_id: str) -> Account | None:
+        return self.known.get(account_id)
+
+
 class World:
     """Everything outside the service's memory. `start` begins a life of the service, `kill` ends it as kill -9 would."""
 
@@ -759,9 +787,8 @@ class World:
                 clock=self.clock,
                 orders=self.orders.queue,
                 commands=self.commands.queue,
-                account_of=self._accounts.get,
-                accounts=self._named_accounts,
-                create_broker=self._create_broker,
+                accounts=_Configured(self._named_accounts, self._accounts),
+                brokers=self,
                 rules=self.rules,
                 nonce=nonce,
                 uses_ordering_keys=self._uses_ordering_keys,
@@ -816,7 +843,7 @@ class World:
         for book in self._books.values():
             book.close()
 
-    def _create_broker(self, config: Mapping[str, object]) -> GatedBroker:
+    def create_broker(self, config: Mapping[str, object]) -> GatedBroker:
         inner = BookInPlace(
             is_unique=self._is_unique,
             account_id=str(config["account_id"]),

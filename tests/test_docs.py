@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from execution_service.app.settings import setting_names
+from execution_service.app.settings.model import setting_names
 from execution_service.core.orders.exits import UNKNOWN_ENTRY_SECONDS
 from execution_service.core.orders.legs import UNKNOWN_LEG_SECONDS
 from execution_service.core.orders.repetition import CANCELS, FINDS

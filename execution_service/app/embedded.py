@@ -10,7 +10,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,9 +84,9 @@ def _writable(folder: Path) -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def embedded_store(data_dir: Path, keep: Callable[[Part], object] | None = None) -> AsyncIterator[str]:
-    """A private MongoDB-protocol server on loopback, durable at each commit; yields its URI. `keep` is given what starts it again should it
-    end; without it nobody does, which is enough for scripts. Raises EmbeddedPartFailed."""
+async def embedded_store(data_dir: Path, revivals: list[Part] | None = None) -> AsyncIterator[str]:
+    """A private MongoDB-protocol server on loopback, durable at each commit; yields its URI. To `revivals` is added what starts it again
+    should it end, for a supervisor to keep; without, nobody starts it again, which is enough for scripts. Raises EmbeddedPartFailed."""
     program = shutil.which(STORE_PROGRAM, path=str(Path(sys.executable).parent)) or shutil.which(STORE_PROGRAM)
     if program is None:
         raise EmbeddedPartFailed(
@@ -102,15 +102,13 @@ async def embedded_store(data_dir: Path, keep: Callable[[Part], object] | None =
     output, name = data_dir / "store.log", "embedded store"
     async with _child(guarded, output, name) as process:
         await _until_listening(process, port, name, output)
-        async with _kept_alive(process, guarded, output, name, keep):
+        async with _kept_alive(process, guarded, output, name, revivals):
             yield f"mongodb://127.0.0.1:{port}/?directConnection=true"
 
 
 @contextlib.asynccontextmanager
-async def local_pubsub(
-    data_dir: Path, plan: TopicPlan, keep: Callable[[Part], object] | None = None
-) -> AsyncIterator[str]:
-    """The local Pub/Sub server with these topics and subscriptions; yields `host:port`. `keep` as for the store. Raises EmbeddedPartFailed."""
+async def local_pubsub(data_dir: Path, plan: TopicPlan, revivals: list[Part] | None = None) -> AsyncIterator[str]:
+    """The local Pub/Sub server with these topics and subscriptions; yields `host:port`. `revivals` as for the store. Raises EmbeddedPartFailed."""
     command = [sys.executable, "-m", "simulators.pubsub", "--data", str(data_dir / "pubsub.db")]
     command += ["--exit-with-stdin", "--project", plan.project]
     for topic in plan.topics:
@@ -125,7 +123,7 @@ async def local_pubsub(
             if line.startswith("Pub/Sub listening on "):
                 address = line.rpartition(" ")[2]
                 again = [*command, "--port", address.rpartition(":")[2]]
-                async with _kept_alive(process, again, output, name, keep):
+                async with _kept_alive(process, again, output, name, revivals):
                     yield address
                 return
         # The server of a life that was just killed may still be letting go of its file.
@@ -194,9 +192,9 @@ async def _kept_alive(
     command: Sequence[str],
     output: Path,
     name: str,
-    keep: Callable[[Part], object] | None,
+    revivals: list[Part] | None,
 ) -> AsyncIterator[None]:
-    """Should the process end by itself, the part that `keep` is given fails, and runs the command in its place when it is begun anew, as
+    """Should the process end by itself, the part that is added to `revivals` fails, and runs the command in its place when it is begun anew, as
     often as that happens. It is to be ended before this is left."""
     was_first = False
 
@@ -211,8 +209,8 @@ async def _kept_alive(
                 await another.wait()
         raise EmbeddedPartFailed(f"the {name} has ended by itself; see {output}")
 
-    if keep is not None:
-        keep(Part(name, revive))
+    if revivals is not None:
+        revivals.append(Part(name, revive))
     yield
 
 

@@ -40,9 +40,10 @@ _LEVELS = {name.lower(): number for name, number in logging.getLevelNamesMapping
 class Logging:
     """The running log. `stop` writes what is queued and puts the process's logging back as it was."""
 
-    def __init__(self, writer: _Writer, restore: Callable[[], None]) -> None:
+    def __init__(self, writer: _Writer, before: contextlib.ExitStack) -> None:
+        """`before`: closed, it puts the process's logging back as it was."""
         self._writer = writer
-        self._restore = restore
+        self._before = before
         self._stopped = False
 
     def flush(self, timeout_seconds: float = _STOP_SECONDS) -> bool:
@@ -57,7 +58,7 @@ class Logging:
             return
         self._stopped = True
         atexit.unregister(self.stop)
-        self._restore()
+        self._before.close()
         if self.flush():
             self._writer.stop()
         else:
@@ -114,23 +115,29 @@ def silence() -> Iterator[None]:
     """Nobody's log lines appear meanwhile: for a program that says itself what it found."""
     disabled_before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
-    restore = _configure_structlog(processors=[_drop])
     try:
-        yield
+        with _structlog_configured(processors=[_drop]):
+            yield
     finally:
         logging.disable(disabled_before)
-        restore()
 
 
 def _drop(logger: object, method: str, keys: object) -> NoReturn:
     raise structlog.DropEvent
 
 
-def _configure_structlog(**configuration: Any) -> Callable[[], None]:
-    """Returns what puts the configuration of before back."""
+@contextlib.contextmanager
+def _structlog_configured(**configuration: Any) -> Iterator[None]:
+    """Meanwhile so, and afterwards as before."""
     before = structlog.get_config() if structlog.is_configured() else None
     structlog.configure(**configuration)
-    return structlog.reset_defaults if before is None else lambda: structlog.configure(**before)
+    try:
+        yield
+    finally:
+        if before is None:
+            structlog.reset_defaults()
+        else:
+            structlog.configure(**before)
 
 
 class _Intake(QueueHandler):
@@ -180,8 +187,8 @@ def _as_record(entry: _Entry, level: str, keys: MutableMapping[str, Any]) -> tup
     return (Record(time.time(), _LEVELS[level], entry.name, keys),), {}
 
 
-def _route_to(intake: _Intake, level: int, leaky: Collection[str]) -> Callable[[], None]:
-    """Points structlog and the root logger at the intake. Returns what undoes it."""
+def _route_to(intake: _Intake, level: int, leaky: Collection[str]) -> contextlib.ExitStack:
+    """Points structlog and the root logger at the intake. Closed, what it returns undoes it."""
     root, google = logging.getLogger(), logging.getLogger("google")
     levels = {name: level if level <= logging.DEBUG else max(level, logging.WARNING) for name in _CHATTY_LIBRARIES}
     levels |= {name: max(level, logging.WARNING) for name in (*_LEAKY_LIBRARIES, *leaky)} | {"": level}
@@ -193,22 +200,22 @@ def _route_to(intake: _Intake, level: int, leaky: Collection[str]) -> Callable[[
     google.propagate = True
     for name, number in levels.items():
         logging.getLogger(name).setLevel(number)
-    restore_structlog = _configure_structlog(
-        processors=[structlog.contextvars.merge_contextvars, _as_record],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *names: _Entry(intake, str(names[0]) if names else "execution_service"),
-        # A cached logger would go on writing to a log that was stopped.
-        cache_logger_on_first_use=False,
+
+    before = contextlib.ExitStack()
+    before.enter_context(
+        _structlog_configured(
+            processors=[structlog.contextvars.merge_contextvars, _as_record],
+            wrapper_class=structlog.make_filtering_bound_logger(level),
+            logger_factory=lambda *names: _Entry(intake, str(names[0]) if names else "execution_service"),
+            # A cached logger would go on writing to a log that was stopped.
+            cache_logger_on_first_use=False,
+        )
     )
-
-    def restore() -> None:
-        root.removeHandler(intake)
-        google.propagate = google_propagated
-        for name, number in levels_before.items():
-            logging.getLogger(name).setLevel(number)
-        restore_structlog()
-
-    return restore
+    for name, number in levels_before.items():
+        before.callback(logging.getLogger(name).setLevel, number)
+    before.callback(setattr, google, "propagate", google_propagated)
+    before.callback(root.removeHandler, intake)
+    return before
 
 
 class _Writer(QueueListener):

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import structlog
 
-from execution_service.app.settings import Settings
+from execution_service.app.settings.loading import Settings
 from execution_service.app.wiring import World
 
 log = structlog.get_logger(__name__)

@@ -18,7 +18,7 @@ import structlog
 from brokers.base import Fill
 from brokers.factory import BrokerFactory
 from execution_service.app.notice import ENDPOINTS, keep_endpoints, withdraw_endpoints, write_endpoints
-from execution_service.app.settings import Settings
+from execution_service.app.settings.loading import Settings
 from execution_service.app.wiring import CannotStart, Parts, World, build, real_world
 from execution_service.core.messages.inbound import Unusable, parse_order_fields
 from execution_service.core.orders.events import Event, Filled, Rejected

@@ -4,10 +4,10 @@ the parts."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Protocol
 
 import structlog
 
@@ -58,6 +58,12 @@ class _Kept:
     task: asyncio.Task[None] | None = None
 
 
+class AlertsPeople(Protocol):
+    """Who stores alerts for people and has them sent."""
+
+    async def raise_alert(self, kind: str, text: str) -> None: ...
+
+
 class Supervisor:
     """Restarts what fails after a growing pause, and tells people once for each trouble: at its first failure, and when it is in vain.
 
@@ -65,10 +71,9 @@ class Supervisor:
     part does so only where no other account is well, since the others' trading must not end for it; it is tried on at the longest pause.
     """
 
-    def __init__(self, clock: Clock, raise_alert: Callable[[str, str], Awaitable[None]]) -> None:
-        """`raise_alert` stores an alert for people, of a kind and with a text."""
+    def __init__(self, clock: Clock, alerts: AlertsPeople) -> None:
         self._clock = clock
-        self._raise_alert = raise_alert
+        self._people = alerts
         self._kept: dict[str, _Kept] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._alerts: set[asyncio.Task[None]] = set()
@@ -239,7 +244,7 @@ class Supervisor:
         failures = 0
         while True:
             try:
-                await self._raise_alert(kind, text)
+                await self._people.raise_alert(kind, text)
                 return
             except Exception as exc:
                 failures += 1

@@ -7,19 +7,28 @@ import contextlib
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 from brokers.base import Broker
 from brokers.factory import BrokerFactory
 from execution_service.app.clock import SystemClock
 from execution_service.app.embedded import TopicPlan, embedded_store, local_pubsub, make_private, owned
-from execution_service.app.settings import Account, Settings
+from execution_service.app.settings.accounts import Account
+from execution_service.app.settings.loading import Settings
 from execution_service.app.supervisor import Supervisor
-from execution_service.control.adoption import AdoptionCommands
+from execution_service.control.adopt import AdoptPositions
+from execution_service.control.ask_broker import CompareBooks, ShowPositions
+from execution_service.control.background import Background
+from execution_service.control.cancel import CancelOrders
 from execution_service.control.commands import Commands
+from execution_service.control.remembered_cancels import RememberedCancels
+from execution_service.control.replay import ReplayDeadLetter
+from execution_service.control.resolve import ResolveOrder
+from execution_service.control.runner import CommandRunner
+from execution_service.control.verbs import Verbs
 from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.delivery.account_names import AccountNames
 from execution_service.delivery.confirmations import Confirmations
@@ -39,6 +48,7 @@ from execution_service.runtime.clock import Clock
 from execution_service.runtime.concurrency import side_by_side
 from execution_service.runtime.connectivity import Connectivity
 from execution_service.runtime.supervision import Part
+from execution_service.runtime.wake_up import WakeUp
 from execution_service.storage.mongo.store import mongo_store
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.store import Store
@@ -59,6 +69,24 @@ class CannotStart(Exception):
     """Something the service needs could not be had within a minute; the message names it."""
 
 
+class AccountsOfSettings(Protocol):
+    """The accounts as they are configured."""
+
+    @property
+    def accounts(self) -> Collection[str]:
+        """The ids of those whose brokers are connected from the start: what was finished before it may have filled since."""
+
+    def account(self, account_id: str) -> Account | None:
+        """None: it is not configured."""
+
+
+class MakesBrokers(Protocol):
+    """Where adapters come from."""
+
+    def create_broker(self, config: Mapping[str, object]) -> Broker:
+        """A new adapter for an account of that configuration, not connected yet."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """The outside world, real or faked."""
@@ -69,10 +97,8 @@ class Parts:
     clock: Clock
     orders: Inbox
     commands: Inbox
-    account_of: Callable[[str], Account | None]
-    accounts: Sequence[str] = ()
-    """Those whose brokers are listened to from the start: what was finished before it may have filled since."""
-    create_broker: Callable[[Mapping[str, object]], Broker]
+    accounts: AccountsOfSettings
+    brokers: MakesBrokers
     rules: TradingRules
     nonce: str
     processes: Processes | None = None
@@ -88,15 +114,15 @@ class ConfiguredAccounts:
     """The accounts of the settings, as the other rooms ask about them, several times for each order."""
 
     def __init__(self, parts: Parts) -> None:
-        self.named: Sequence[str] = parts.accounts
-        """Those whose brokers are listened to from the start."""
+        self.named: Sequence[str] = tuple(parts.accounts.accounts)
+        """Those whose brokers are connected from the start."""
         self._parts = parts
         self.account = lru_cache(ACCOUNTS_REMEMBERED)(self._account)
         """By its id; None: it is not configured."""
 
     def _account(self, account_id: str) -> ConfiguredAccount | None:
-        account = self._parts.account_of(account_id)
-        return None if account is None else ConfiguredAccount(account, self._parts.create_broker)
+        account = self._parts.accounts.account(account_id)
+        return None if account is None else ConfiguredAccount(account, self._parts.brokers)
 
     def is_known(self, account_id: str) -> bool:
         """Whether it is configured."""
@@ -111,17 +137,17 @@ class ConfiguredAccounts:
 class ConfiguredAccount:
     """One of them."""
 
-    def __init__(self, account: Account, create_broker: Callable[[Mapping[str, object]], Broker]) -> None:
+    def __init__(self, account: Account, brokers: MakesBrokers) -> None:
         self.account_id = account.account_id
         self.name = account.name
         self.broker_name = account.broker.upper()
         self.is_live = account.live
         self.account_names = AccountNames(self.name, self.broker_name)
         self._config = account.config
-        self._create_broker = create_broker
+        self._brokers = brokers
 
     def create_broker(self) -> Broker:
-        return self._create_broker(self._config)
+        return self._brokers.create_broker(self._config)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,22 +184,22 @@ def build(parts: Parts) -> Rooms:
         ownership=ownership,
     )
     alerts = delivery.alerts
-    supervisor = Supervisor(clock, alerts.raise_alert)
+    supervisor = Supervisor(clock, alerts)
     orphans = Orphans(store=store, clock=clock, ownership=ownership, alerts=alerts)
-    commands = Commands(
+    commands_wake = WakeUp(clock)
+    cancels = RememberedCancels(
         store=store,
         live_orders=live_orders,
         clock=clock,
         ownership=ownership,
-        views=delivery,
-        alerts=alerts,
+        commands_wake=commands_wake,
         max_order_age_seconds=parts.rules.max_order_age_seconds,
     )
     accounts = Accounts(
         directory=directory,
         ownership=ownership,
         delivery=delivery,
-        cancels=commands,
+        cancels=cancels,
         orphans=orphans,
         alerts=alerts,
         live_orders=live_orders,
@@ -188,15 +214,21 @@ def build(parts: Parts) -> Rooms:
         live_orders=live_orders,
         clock=clock,
         accounts=accounts,
-        cancels=commands,
+        cancels=cancels,
         alerts=alerts,
         ownership=ownership,
     )
-    adoption_commands = AdoptionCommands(
-        store=store, live_orders=live_orders, clock=clock, accounts=accounts, ownership=ownership
+    commands = _commands(
+        parts,
+        live_orders=live_orders,
+        ownership=ownership,
+        delivery=delivery,
+        accounts=accounts,
+        intake=intake,
+        cancels=cancels,
+        wake=commands_wake,
     )
-    # Each of these two is asked by those that it calls.
-    commands.serve(accounts, intake, adoption_commands)
+    # It is asked by those that it calls.
     ownership.serve(accounts, alerts, supervisor)
     return Rooms(
         live_orders=live_orders,
@@ -208,6 +240,48 @@ def build(parts: Parts) -> Rooms:
         intake=intake,
         orphans=orphans,
         unreadable=UnreadableRecords(store=store, clock=clock, alerts=alerts),
+    )
+
+
+def _commands(
+    parts: Parts,
+    *,
+    live_orders: LiveOrders,
+    ownership: Ownership,
+    delivery: Delivery,
+    accounts: Accounts,
+    intake: Intake,
+    cancels: RememberedCancels,
+    wake: WakeUp,
+) -> Commands:
+    store, clock = parts.store, parts.clock
+    background = Background()
+    verbs = Verbs(
+        cancel=CancelOrders(
+            accounts=accounts,
+            cancels=cancels,
+            ownership=ownership,
+            views=delivery,
+            live_orders=live_orders,
+            store=store,
+            clock=clock,
+            background=background,
+        ),
+        resolve=ResolveOrder(accounts=accounts, ownership=ownership, live_orders=live_orders, store=store),
+        replay=ReplayDeadLetter(intake=intake, store=store),
+        compare=CompareBooks(accounts=accounts, ownership=ownership, store=store, clock=clock),
+        positions=ShowPositions(accounts=accounts, ownership=ownership, live_orders=live_orders),
+        adopt=AdoptPositions(accounts=accounts, ownership=ownership, live_orders=live_orders, store=store, clock=clock),
+    )
+    runner = CommandRunner(store=store, verbs=verbs, cancels=cancels, background=background, alerts=delivery.alerts)
+    return Commands(
+        store=store,
+        clock=clock,
+        runner=runner,
+        cancels=cancels,
+        background=background,
+        wake=wake,
+        alerts=delivery.alerts,
     )
 
 
@@ -255,11 +329,9 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
         make_private(settings.data_dir)
         own: dict[str, Coroutine[Any, Any, str]] = {}
         if has_local_pubsub:
-            own["pubsub"] = stack.enter_async_context(
-                local_pubsub(settings.data_dir, _topic_plan(settings), revivals.append)
-            )
+            own["pubsub"] = stack.enter_async_context(local_pubsub(settings.data_dir, _topic_plan(settings), revivals))
         if is_embedded:
-            own["store"] = stack.enter_async_context(embedded_store(settings.data_dir, revivals.append))
+            own["store"] = stack.enter_async_context(embedded_store(settings.data_dir, revivals))
         addresses = dict(zip(own, await side_by_side(*own.values()), strict=True))
         pubsub_host = addresses.get("pubsub", settings.pubsub_emulator_host)
         if pubsub_host is not None:
@@ -306,9 +378,8 @@ async def real_world(settings: Settings) -> AsyncIterator[World]:
             clock=clock,
             orders=orders.messages,
             commands=commands.messages,
-            account_of=settings.account,
-            accounts=tuple(settings.accounts),
-            create_broker=BrokerFactory.create_broker,
+            accounts=settings,
+            brokers=BrokerFactory,
             rules=TradingRules(
                 order_timeout_seconds=settings.order_timeout_seconds,
                 counts_while_held=settings.order_timeout_while_held,

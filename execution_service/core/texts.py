@@ -621,6 +621,18 @@ def record_cannot_be_read(*, account_name: str | None, what: Sequence[str]) -> s
     )
 
 
+def command_set_aside(*, kind: str, command_id: str, about: str, reason: str) -> str:
+    """A command that could be neither carried out nor refused."""
+    return _text(
+        "🚨 Command Not Carried Out",
+        ("Command", f"{kind} {command_id}"),
+        ("About", about or UNKNOWN),
+        ("Reason", reason),
+        ("Orders", "one that it is to cancel and that was not sent is not sent"),
+        ("To do", "look at it in the store; do at the broker what it was to do, or give it again"),
+    )
+
+
 def part_failed(*, part: str, reason: str) -> str:
     """A long-running part of the service has failed and is begun anew."""
     return _text(

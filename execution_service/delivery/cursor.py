@@ -8,6 +8,7 @@ import itertools
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import structlog
 
@@ -161,6 +162,13 @@ class Failures:
         self._told.discard(order_id)
 
 
+class KeptLines(Protocol):
+    """Who needs to know which ledger lines the orders durably have of their own."""
+
+    def are_kept(self, key: LedgerKey, order_id: str, number: int) -> None:
+        """The order has its lines up to the event of that number."""
+
+
 class Cursors:
     """The cursors of all orders in hand. Each commit states all cursors of an order as they are at that moment: so it can be made again,
     made late or overtaken without a cursor going back, and the record is settled by the commit that finds all of them at its version."""
@@ -173,15 +181,15 @@ class Cursors:
         store: OrderStore,
         clock: Clock,
         failures: Failures,
-        kept: Callable[[LedgerKey, str, int], None],
+        kept_lines: KeptLines,
     ) -> None:
-        """`kept`: called when an order durably has its ledger lines of its own, up to the event of that number."""
+        """`kept_lines` learns when an order durably has its ledger lines of its own."""
         self._names = names
         self._live = live_orders
         self._store = store
         self._clock = clock
         self._failures = failures
-        self._kept = kept
+        self._kept_lines = kept_lines
         self._by_order: dict[str, Progress] = {}
         self._due: list[tuple[float, int, Progress]] = []
         self._count = itertools.count()
@@ -370,7 +378,7 @@ class Cursors:
 
     def _committed(self, progress: Progress, commit: CursorCommit, key: LedgerKey | None) -> None:
         if key is not None and commit.lines:
-            self._kept(key, progress.order_id, max(commit.lines))
+            self._kept_lines.are_kept(key, progress.order_id, max(commit.lines))
         is_settled = commit.is_settled and min(commit.cursors.values()) >= commit.version
         if is_settled and commit.version == progress.version:
             self._failures.are_over(progress.order_id)

@@ -9,8 +9,8 @@ import structlog
 from execution_service.core.orders.order import Order
 from execution_service.delivery.account_names import NamesOfAccounts
 from execution_service.delivery.alerts import Alerts
-from execution_service.delivery.cursor import Cursors, Failures, Progress
-from execution_service.delivery.ledger import Ledger
+from execution_service.delivery.cursor import Cursors, Failures
+from execution_service.delivery.ledger import Ledger, LinesOfOrders
 from execution_service.delivery.ledger_and_views import LedgerAndViews
 from execution_service.delivery.notifications import Notifications
 from execution_service.delivery.signals import trading_order_write
@@ -54,26 +54,14 @@ class Delivery:
         self.raise_alert_durably = self.alerts.raise_alert_durably
         self.raise_alert_once = self.alerts.raise_alert_once
         failures = Failures(self.alerts)
+        lines_of_orders = LinesOfOrders()
         self._cursors = Cursors(
             names=(LEDGER, PEOPLE, *(sink.cursor for sink in sinks)),
             live_orders=live_orders,
             store=store,
             clock=clock,
             failures=failures,
-            kept=lambda key, order_id, number: ledger.kept(key, order_id, number),
-        )
-        ledger = Ledger(store=store, cursors=self._cursors)
-        self.books = LedgerAndViews(
-            ledger=ledger,
-            views=Views(store=store, live_orders=live_orders, clock=clock, parties=parties),
-            cursors=self._cursors,
-            clock=clock,
-            failures=failures,
-            ownership=ownership,
-            moved=self._books_moved,
-        )
-        self.notifications = Notifications(
-            notifier=notifier, clock=clock, cursors=self._cursors, failures=failures, parties=parties
+            kept_lines=lines_of_orders,
         )
         self.streams = [
             Stream(
@@ -87,6 +75,19 @@ class Delivery:
             )
             for sink in sinks
         ]
+        ledger = Ledger(store=store, cursors=self._cursors, lines_of_orders=lines_of_orders)
+        self.books = LedgerAndViews(
+            ledger=ledger,
+            views=Views(store=store, live_orders=live_orders, clock=clock, parties=parties),
+            cursors=self._cursors,
+            clock=clock,
+            failures=failures,
+            ownership=ownership,
+            followers=self.streams,
+        )
+        self.notifications = Notifications(
+            notifier=notifier, clock=clock, cursors=self._cursors, failures=failures, parties=parties
+        )
         live_orders.on_recorded.append(self.wake)
 
     # --- life ---------------------------------------------------------------------------------------------------
@@ -119,10 +120,6 @@ class Delivery:
             stream.wake(progress)
         self._cursors.let_out(progress)
         self._cursors.reckon(progress)
-
-    def _books_moved(self, progress: Progress) -> None:
-        for stream in self.streams:
-            stream.wake(progress)
 
     def has_taken(self, order_id: str, version: int) -> bool:
         """The order is finished, and the sinks hold all that is still to be delivered of it up to that version: nobody needs it in memory for

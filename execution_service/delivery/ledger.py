@@ -34,21 +34,40 @@ class Parcel:
         return any(happening.moves_position for happening in self.happenings)
 
 
+class LinesOfOrders:
+    """By the ledger's entries, of the orders that an entry still has lines of: the last event whose line the order durably has of its own."""
+
+    def __init__(self) -> None:
+        self._last: dict[LedgerKey, dict[str, int]] = {}
+
+    def are_kept(self, key: LedgerKey, order_id: str, number: int) -> None:
+        """The order has its lines up to that event: the entry may forget them."""
+        self._last.setdefault(key, {})[order_id] = number
+
+    def of(self, key: LedgerKey) -> Mapping[str, int]:
+        """By the orders of one entry."""
+        return self._last.get(key, {})
+
+    def restrict(self, entry: LedgerEntry) -> None:
+        """To the orders that the entry still has lines of."""
+        self._last[entry.key] = {o: number for o, number in self.of(entry.key).items() if o in entry.applied}
+
+    def read(self, entry: LedgerEntry, lines: Mapping[str, Mapping[int, Line]]) -> None:
+        """The entry was read, and after it the lines that its orders have; what was kept meanwhile counts more."""
+        found = {o: max(lines.get(o, ()), default=0) for o in entry.applied}
+        self._last[entry.key] = found | dict(self.of(entry.key))
+
+
 class Ledger:
     """Entries that were read or written are trusted until a write of theirs fails; then they are read anew."""
 
-    def __init__(self, *, store: LedgerStore, cursors: Cursors) -> None:
+    def __init__(self, *, store: LedgerStore, cursors: Cursors, lines_of_orders: LinesOfOrders) -> None:
         self._store = store
         self._cursors = cursors
         self._entries: dict[LedgerKey, LedgerEntry] = {}
-        self._kept: dict[LedgerKey, dict[str, int]] = {}
-        """Of orders that the ledger's entry still has lines of: the last event whose line they durably have of their own."""
+        self._lines_of_orders = lines_of_orders
         self._shown: dict[LedgerKey, int] = {}
         """The versions of entries that the views are known to show."""
-
-    def kept(self, key: LedgerKey, order_id: str, number: int) -> None:
-        """The order durably has its lines up to that event: the entry may forget them."""
-        self._kept.setdefault(key, {})[order_id] = number
 
     def shown(self, entries: Sequence[LedgerEntry]) -> None:
         """The views show these: they may forget the episodes that have ended."""
@@ -87,8 +106,7 @@ class Ledger:
             for key, entry in changed.items():
                 if key not in lost:
                     self._entries[key] = touched[key] = entry
-                    kept = self._kept.get(key, {})
-                    self._kept[key] = {o: number for o, number in kept.items() if o in entry.applied}
+                    self._lines_of_orders.restrict(entry)
                     for parcel, known in zip(groups[key], lines[key], strict=True):
                         self._cursors.booked(parcel.progress, parcel.order.version, known, key)
         return list(touched.values())
@@ -121,8 +139,7 @@ class Ledger:
                 progress.knows({**progress.told.lines, **own})
         for key, entry in entries.items():
             self._entries[key] = entry
-            kept = self._kept.get(key, {})
-            self._kept[key] = {o: max(lines.get(o, ()), default=0) for o in entry.applied} | kept
+            self._lines_of_orders.read(entry, lines)
 
     def _version_of(self, key: LedgerKey) -> int:
         entry = self._entries.get(key)
@@ -133,7 +150,7 @@ class Ledger:
         before = self._entries.get(key)
         entry = before or LedgerEntry(key=key, instrument=parcels[0].order.accepted_request.instrument)
         is_shown = self._shown.get(key) == entry.version
-        entry = settled(entry, self._kept.get(key, {}), ended_are_shown=is_shown)
+        entry = settled(entry, self._lines_of_orders.of(key), ended_are_shown=is_shown)
         sequence = entry.sequence
         known: dict[str, Mapping[int, Line]] = {p.order.order_id: p.progress.told.lines for p in parcels}
         for parcel, happening in _in_order_of_execution(parcels):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import structlog
 
@@ -34,6 +35,12 @@ BUSY_SECONDS = 0.02
 LINGER_SECONDS = 0.01
 
 
+class FollowsBooks(Protocol):
+    """Who delivers of an order only what ledger and views have."""
+
+    def wake(self, progress: Progress) -> None: ...
+
+
 class LedgerAndViews:
     """Ledger first, then views, in batches. While the ledger cannot be written, the views of orders that move no position go on."""
 
@@ -48,16 +55,16 @@ class LedgerAndViews:
         clock: Clock,
         failures: Failures,
         ownership: Ownership,
-        moved: Callable[[Progress], None],
+        followers: Sequence[FollowsBooks],
     ) -> None:
-        """`moved`: called when an order's lines are known, and when its views are written."""
+        """`followers` are woken when an order's lines are known, and when its views are written."""
         self._ledger = ledger
         self._views = views
         self._cursors = cursors
         self._clock = clock
         self._failures = failures
         self._ownership = ownership
-        self._moved = moved
+        self._followers = followers
         self._wake_up = WakeUp(clock)
         self._queue: dict[str, Progress] = {}
         self._later: list[tuple[float, int, Progress]] = []
@@ -70,6 +77,10 @@ class LedgerAndViews:
         if progress.shown < progress.version:
             self._queue.setdefault(progress.order_id, progress)
             self._wake_up.tell()
+
+    def _wake_followers(self, progress: Progress) -> None:
+        for follower in self._followers:
+            follower.wake(progress)
 
     async def run(self) -> None:
         """Until cancelled; what is under way then is done again."""
@@ -149,7 +160,7 @@ class LedgerAndViews:
         for parcel in parcels:
             parcel.progress.has_document = True
             self._cursors.advance(parcel.progress, LEDGER, parcel.order.version, is_seen=False, is_shown=True)
-            self._moved(parcel.progress)
+            self._wake_followers(parcel.progress)
             self.wake(parcel.progress)  # if it has moved on meanwhile
 
     def _booked(
@@ -159,7 +170,7 @@ class LedgerAndViews:
         if isinstance(outcome, BaseException) and not isinstance(outcome, StoreUnavailable):
             raise outcome
         for parcel in moving:
-            self._moved(parcel.progress)
+            self._wake_followers(parcel.progress)
         if not isinstance(outcome, BaseException):
             return outcome
         log.warning(f"Bookings wait for the store: {outcome}", action="bookings_waiting")
@@ -178,7 +189,7 @@ class LedgerAndViews:
         if order.status.is_final or any(happening.is_shown for happening in parcel.happenings):
             return parcel
         self._cursors.advance(progress, LEDGER, order.version, is_seen=False)
-        self._moved(progress)
+        self._wake_followers(progress)
         return None
 
 

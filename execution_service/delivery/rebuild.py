@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from execution_service.core.orders.request import OrderRequest
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line, key_of
@@ -42,6 +42,16 @@ class Rebuilt:
     contradictions: tuple[str, ...]
 
 
+class BrokersOfAccounts(Protocol):
+    """At which broker an account is, or was."""
+
+    def broker_of(self, account_id: str) -> str | None:
+        """The account's now, for documents that are lost; None: nobody knows."""
+
+    def broker_shown(self, document_id: str) -> str | None:
+        """What the confirmation of that id names, which is kept, since the account may have been at another broker then."""
+
+
 class Rebuild:
     """One pass over all records. Safe beside a running service: a document is never taken back to an older state for good, because
     orders that moved meanwhile are shown once more."""
@@ -51,15 +61,11 @@ class Rebuild:
         store: Store,
         clock: Clock,
         *,
-        broker_of: Callable[[str], str | None],
-        broker_shown: Callable[[str], str | None],
+        brokers: BrokersOfAccounts,
     ) -> None:
-        """`broker_shown`: what the confirmation of that id names, which is kept, since the account may have been at another broker then;
-        `broker_of`: the account's, for documents that are lost."""
         self._store = store
         self._clock = clock
-        self._broker_of = broker_of
-        self._broker_shown = broker_shown
+        self._brokers = brokers
         self._unknown: set[str] = set()
         self._never_told: set[str] = set()
 
@@ -118,9 +124,9 @@ class Rebuild:
     def _confirmation(self, booked: Booked, now: datetime) -> ViewWrite:
         account_id = booked.order.request.account_id
         document_id = confirmation_id(booked.order)
-        broker = self._broker_shown(document_id)
+        broker = self._brokers.broker_shown(document_id)
         if not broker:
-            broker = "NONE" if account_id is None else self._broker_of(account_id)
+            broker = "NONE" if account_id is None else self._brokers.broker_of(account_id)
         fields = confirmation_fields(booked.order, broker=broker or "", realized_pnl=booked.realized_pnl, now=now)
         if broker is None:
             self._unknown.add(str(account_id))

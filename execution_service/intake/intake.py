@@ -98,7 +98,8 @@ class Intake:
             else:
                 received.append((message, parsed, self._order(parsed, message)))
         if received:
-            await self._cancels.look_for_cancels([order for _, _, order in received])
+            # Those that are to be cancelled are stored as well: they stay until that is done.
+            await self._cancels.named_by_cancels([order for _, _, order in received])
         meant = [(message, self._at_the_door(parsed, order)) for message, parsed, order in received]
         unusable = len(letters)
         conflicts = await self._store_orders(meant)

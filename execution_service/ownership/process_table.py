@@ -7,9 +7,9 @@ and nobody is gone. Every doubt is for the living.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from execution_service.storage.ports.leases import ProcessIdentity
 
@@ -18,10 +18,17 @@ _ENDED = frozenset("ZXx")
 """States of a process whose threads run no more: a zombie, of which only the exit status is left, and one that is being removed."""
 
 
+class SendsSignals(Protocol):
+    """As `os.kill` does."""
+
+    def __call__(self, pid: int, number: int, /) -> None:
+        """Signal 0 only asks. Raises ProcessLookupError where there is no such process, PermissionError where it is another user's."""
+
+
 class ProcessTable:
     """The processes of this machine, as far as they can be seen from here."""
 
-    def __init__(self, proc: Path = PROC, signal: Callable[[int, int], None] = os.kill) -> None:
+    def __init__(self, proc: Path = PROC, signal: SendsSignals = os.kill) -> None:
         """`proc` and `signal` are the system's; tests hand in others."""
         self._proc = proc
         self._signal = signal

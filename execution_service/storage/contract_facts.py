@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from brokers.base import DERIVATIVES, ContractTerms
 from execution_service.core.orders.contracts import Contract
@@ -45,18 +46,22 @@ class Mended:
     """Instruments that a person spoke of and no record without facts is about."""
 
 
+class KnowsPractice(Protocol):
+    """Which orders were for practice."""
+
+    def is_of_the_mock(self, order: Order) -> bool:
+        """Its contracts are worth what the orders say, so nothing is missing."""
+
+
 class Facts:
     """One pass over all records. What it writes are events like any others, so that what was said stays said."""
 
-    def __init__(
-        self, store: Store, clock: Clock, *, said: Sequence[Said], is_of_the_mock: Callable[[Order], bool]
-    ) -> None:
-        """`is_of_the_mock`: its contracts are worth what the orders say, so nothing is missing."""
+    def __init__(self, store: Store, clock: Clock, *, said: Sequence[Said], practice: KnowsPractice) -> None:
         self._store = store
         self._clock = clock
         self._said = {each.instrument_key: each for each in said}
         self._heard: set[str] = set()
-        self._is_of_the_mock = is_of_the_mock
+        self._practice = practice
 
     async def mend(self, order_ids: Sequence[str], entries: Sequence[LedgerEntry]) -> Mended:
         """Raises StoreUnavailable; may then be run again. `entries`: the whole ledger, read before `order_ids`."""
@@ -67,7 +72,9 @@ class Facts:
             (stored,) = await self._store.load([order_id])
             event = self._event_for(stored.order, known)
             if event is None:
-                if not (stored.order.accepted_request.instrument.multiplier or self._is_of_the_mock(stored.order)):
+                if not (
+                    stored.order.accepted_request.instrument.multiplier or self._practice.is_of_the_mock(stored.order)
+                ):
                     unknown[stored.order.accepted_request.instrument.key] += 1
             elif await self._declare(stored, event):
                 declared += 1

@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 
 LANE = "lane"
 LANE_BATCH = 64
+CANCELLED_SOON_SECONDS = 0.25
+"""How long orders stay that a stored cancel names, and those behind them; then it is looked whether it has been carried out."""
 RESENDINGS_WAITED_FOR = 2
 """So many times an order was to be sent again without a clear answer, or could not be, and later ids no longer wait for it."""
 
@@ -194,10 +196,13 @@ class Submission:
         """Writes down the intent for all, hands them over one after the other, and writes down the answers as they come. Returns the
         writing that is still going on where the lane need not wait for it."""
         try:
-            await self._cancels.look_for_cancels([live.order for live in batch])
+            named = await self._cancels.named_by_cancels([live.order for live in batch])
         except StoreUnavailable as exc:
             log.info(f"Nothing is sent while the store is away: {exc}", action="sending_waits")
             self._lanes.rest(batch[0].order, AFTER_FAILURE_SECONDS, words="the store is away", is_for_calls=False)
+            return ()
+        if named:
+            self._lanes.rest(batch[0].order, CANCELLED_SOON_SECONDS, words="it is being cancelled", is_for_calls=False)
             return ()
         rested_until = lane.not_before
         now = self._clock.now()  # one moment for all, so that the store can write their intents as one statement

@@ -13,7 +13,7 @@ import pytest
 import brokers
 from brokers.paper.words import Action, Fault, Market, Operation
 from execution_service.app.check import Finding, account_finding
-from execution_service.app.settings import Account
+from execution_service.app.settings.accounts import Account
 from simulators import stage_ibkr, stage_zerodha
 
 

@@ -18,7 +18,9 @@ from brokers.paper.words import Market
 from brokers.registry import manifests, quiet_loggers
 from execution_service.app.check import account_finding
 from execution_service.app.log import start_logging
-from execution_service.app.settings import ConfigurationError, Settings, load_settings, secret_names, setting_names
+from execution_service.app.settings.loading import Settings, load_settings
+from execution_service.app.settings.model import secret_names, setting_names
+from execution_service.app.settings.problems import ConfigurationError
 from scripts.adopt import products
 from simulators.catalogue import programs, simulator_of
 

@@ -25,7 +25,7 @@ import pymongo
 from google.api_core.exceptions import GoogleAPICallError
 from google.cloud import pubsub_v1
 
-from execution_service.app.settings import secret_names, setting_names
+from execution_service.app.settings.model import secret_names, setting_names
 
 T = TypeVar("T")
 

@@ -22,7 +22,7 @@ from execution_service.app import embedded
 from execution_service.app import service as service_room
 from execution_service.app.check import check
 from execution_service.app.service import serve
-from execution_service.app.settings import load_settings
+from execution_service.app.settings.loading import load_settings
 from execution_service.app.wiring import CannotStart
 from tests.external.service_process import (
     COMMANDS_TOPIC,

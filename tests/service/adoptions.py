@@ -6,7 +6,7 @@ import itertools
 from typing import Any
 
 from brokers.base import Instrument, OrderType, Side, Ticket
-from execution_service.control.adoption import plan_of_undoing, read_books, records_named
+from execution_service.control.adoption_books import plan_of_undoing, read_books, records_named
 from execution_service.core.adoption.plan import plan
 from execution_service.core.adoption.records import Plan, Refused, Wish, adoption_id, read_wish
 from execution_service.core.orders.order import Order

@@ -12,13 +12,13 @@ import pytest
 
 from brokers.base import AssetClass, Capabilities, OptionRight
 from brokers.paper.words import Market
-from execution_service.control.adoption import plan_of_undoing, records_named
+from execution_service.control.adoption_books import plan_of_undoing, records_named
 from execution_service.core.adoption.records import Refused, adoption_id
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.views.record import discrepancy_from_document, ledger_from_document, plan_to_document
 from execution_service.delivery.rebuild import Rebuild
-from tests.fakes import ACCOUNT, World, two_worlds, world_of
+from tests.fakes import ACCOUNT, AllAt, World, two_worlds, world_of
 from tests.service.adoptions import adopt, by_hand, give, held, outcome, planned, records, undo, wish_of
 
 MINUTE = 60.0
@@ -230,7 +230,7 @@ async def test_rebuilt_views_say_the_same_of_what_was_adopted(tmp_path: Path) ->
         for name in names:
             world.mongo["trading"][name].delete_many({})
         store = world.store_beside()
-        rebuild = Rebuild(store, world.clock, broker_of=lambda account: "MOCK", broker_shown=lambda document: None)
+        rebuild = Rebuild(store, world.clock, brokers=AllAt("MOCK"))
         keys = [ledger_from_document(d) for d in world.documents("execution_positions")]
         ids = [d["_id"] for d in world.documents("execution_orders")]
         found = await rebuild.run(ids, keys)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,12 +10,9 @@ import pytest
 from brokers.base import Capabilities, OrderRef
 from brokers.errors import BrokerUnavailable, OrderRefused, OutcomeUnknown
 from brokers.paper.words import Action, Fault, Market, Operation
-from execution_service.control.commands import _came_after
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import ReasonCode, Status
-from execution_service.storage.ports.commands import Command
 from execution_service.trading.trader import TradingRules
-from tests.builders import order
 from tests.fakes import ACCOUNT, World, world_of
 
 BY_HAND = Market(fill_delay_seconds=None)
@@ -464,13 +460,3 @@ async def test_a_cancel_that_nobody_can_carry_out_is_not_called_done(tmp_path: P
         assert command["status"] == "REFUSED"
         assert "is not traded here; cancel it at the broker" in command["outcome"]
         assert len(world.notifier.titled("Account Not Configured")) == 1
-
-
-def test_times_of_one_millisecond_are_the_same_moment() -> None:
-    """A command that was read from the store has whole milliseconds only."""
-    moment = datetime(2026, 11, 22, 10, 0, 0, 123_000, tzinfo=UTC)
-    cancel = Command(
-        command_id="msg-1", kind="CANCEL", body={"signal_id": "sig"}, published_at=moment, received_at=moment
-    )
-    assert not _came_after(order(published_at=moment + timedelta(microseconds=900)), cancel)
-    assert _came_after(order(published_at=moment + timedelta(milliseconds=1)), cancel)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence, Set
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pymongo.errors import AutoReconnect
 
 from brokers.paper.words import Market
+from execution_service.control.remembered_cancels import RememberedCancels
+from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Status
+from execution_service.storage.mongo.store import MongoStore
+from execution_service.storage.ports.commands import Command
+from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.trading.trader import TradingRules
 from tests.fakes import World, two_worlds, world_of
 
@@ -18,6 +25,7 @@ BY_HAND = Market(fill_delay_seconds=None)
 RULES = TradingRules(order_timeout_seconds=0.0)
 LIFETIME = timedelta(minutes=10)
 MANY = 100_000
+NOT_CARRIED_OUT = {"status": "NEW", "outcome": "", "active_until": None}
 
 
 def cancel_document(world: World, name: str, body: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -72,29 +80,127 @@ async def test_a_cancel_of_a_process_whose_clock_is_wrong_is_seen(
         assert world.record("mine").status is Status.CANCELLED
 
 
-async def test_a_cancel_that_is_stored_after_the_order_was_and_before_it_leaves_is_seen(tmp_path: Path) -> None:
+@pytest.mark.parametrize("changes", [{}, NOT_CARRIED_OUT], ids=["carried out", "new"])
+async def test_a_cancel_that_is_stored_after_the_order_was_and_before_it_leaves_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
     async with world_of(tmp_path, market=BY_HAND, rules=RULES, lease_seconds=8.0) as world:
         world.broker_faults.unavailable = None
         service = world.service
-        look = service.commands.look_for_cancels
-        held = world.broker_faults.holds
-        assert held == {}
+        look = RememberedCancels.named_by_cancels
         seen: list[str] = []
 
-        async def just_before(orders: Any) -> None:
+        async def just_before(cancels: RememberedCancels, orders: Sequence[Order]) -> Set[str]:
             if any(order.order_id in service.live_orders.by_id for order in orders) and not seen:
                 seen.append("leaves")
-                store(world, cancel_document(world, "c", {"signal_id": "mine"}))
-            await look(orders)
+                store(world, cancel_document(world, "c", {"signal_id": "mine"}, **changes))
+            return await look(cancels, orders)
 
-        for trader in service.accounts.traders.values():
-            submission: Any = trader._submission
-            submission._cancels = SimpleNamespace(look_for_cancels=just_before)
+        monkeypatch.setattr(RememberedCancels, "named_by_cancels", just_before)
         world.send("mine", age_seconds=1)
         await world.run(3)
         assert seen == ["leaves"]
         assert world.placed() == []
         assert world.record("mine").status is Status.CANCELLED
+
+
+@contextlib.contextmanager
+def nobody_carries_commands_out(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The store does not say which commands are new; that a cancel names an order it says."""
+
+    async def away(_: MongoStore) -> list[Command]:
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MongoStore, "new_commands", away)
+        yield
+
+
+async def test_no_command_is_carried_out_by_an_order_that_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order stays, and with it what comes after it; whoever carries commands out ends it."""
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES, lease_seconds=8.0) as world:
+        with nobody_carries_commands_out(monkeypatch):
+            store(world, cancel_document(world, "c", {"signal_id": "mine"}, **NOT_CARRIED_OUT))
+            world.send("mine", age_seconds=1)
+            world.send("next")
+            world.send("beside", symbol="MSFT")
+            await world.run(5)
+            assert world.record("mine").status is Status.PENDING
+            assert world.record("next").status is Status.PENDING
+            assert world.record("beside").status is Status.SUBMITTED
+            assert world.documents("execution_commands")[0]["status"] == "NEW"
+        await world.run(3)
+        assert world.record("mine").status is Status.CANCELLED
+        assert world.record("next").status is Status.SUBMITTED
+        assert world.documents("execution_commands")[0]["status"] == "DONE"
+
+
+async def test_an_order_that_waits_for_a_cancel_ends_as_soon_as_that_is_carried_out(tmp_path: Path) -> None:
+    """Not only when the store is next asked for commands."""
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES, lease_seconds=8.0) as world:
+        await world.run(0.05)  # just after the store was asked
+        store(world, cancel_document(world, "c", {"signal_id": "mine"}, **NOT_CARRIED_OUT))
+        world.send("mine", age_seconds=1)
+        await world.run(0.6)
+        assert world.record("mine").status is Status.CANCELLED
+
+
+async def test_an_order_published_after_a_cancel_that_nobody_has_carried_out_does_not_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES, lease_seconds=8.0) as world:
+        with nobody_carries_commands_out(monkeypatch):
+            earlier = world.clock.now() - timedelta(seconds=5)
+            late = cancel_document(world, "c", {"signal_id": "mine"}, **NOT_CARRIED_OUT)
+            store(world, late | {"published_at": earlier})
+            world.send("mine")
+            await world.run(2)
+            assert world.record("mine").status is Status.SUBMITTED
+
+
+@pytest.mark.parametrize("call", ["find", "update_one"])
+async def test_an_order_that_a_stored_cancel_names_stays_while_the_store_fails(tmp_path: Path, call: str) -> None:
+    """At the question which cancels there are, or when what came of one is written."""
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES, lease_seconds=8.0) as world:
+        store(world, cancel_document(world, "c", {"signal_id": "mine"}, **NOT_CARRIED_OUT))
+        failures = [AutoReconnect("gone") for _ in range(60)]
+        world.store_faults.breaks[f"execution_commands.{call}"] = failures
+        world.send("mine", age_seconds=1)
+        await world.run(3)
+        assert len(failures) < 60
+        assert world.placed() == []
+        failures.clear()
+        await world.run(15)
+        assert world.placed() == []
+        assert world.record("mine").status is Status.CANCELLED
+        assert world.documents("execution_commands")[0]["status"] == "DONE"
+
+
+async def test_what_is_said_of_a_cancel_that_cannot_be_read_names_its_order(tmp_path: Path) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES, lease_seconds=8.0) as world:
+        broken = cancel_document(world, "c", {"order_id": "mine_ORD"}, **NOT_CARRIED_OUT)
+        store(world, broken | {"received_at": "yesterday"})
+        await world.run(5)
+        (said,) = world.notifier.titled("Record Cannot Be Read")
+        assert "CANCEL of mine_ORD" in said
+
+
+async def test_commands_that_could_be_neither_carried_out_nor_refused_are_forgotten_with_their_documents(
+    tmp_path: Path,
+) -> None:
+    async with world_of(tmp_path, market=BY_HAND, rules=RULES, lease_seconds=8.0) as world:
+        documents = [cancel_document(world, f"c{n}", {"signal_id": f"none-{n}"}, **NOT_CARRIED_OUT) for n in range(20)]
+        world.store_faults.breaks["execution_commands.update_one"] = [ValueError("odd") for _ in documents]
+        store(world, *documents)
+        await world.run(3)
+        runner = world.service.commands.runner
+        assert len(runner.set_aside) == 20
+        assert world.notifier.titled("Command Not Carried Out")
+        world.mongo["trading"]["execution_commands"].delete_many({})
+        await world.run(3)
+        assert runner.set_aside == frozenset()
 
 
 async def test_an_order_published_long_after_the_cancel_of_its_id_goes_on(tmp_path: Path) -> None:
@@ -138,10 +244,10 @@ async def test_remembered_cancels_are_forgotten_in_time(tmp_path: Path) -> None:
         for n in range(50):
             world.cancel(signal_id=f"none-{n}")
         await world.run(1)
-        commands = world.service.commands
-        assert len(commands._active) == len(commands._by_name) == 50
+        cancels: Any = world.service.commands.cancels
+        assert len(cancels._active) == len(cancels._by_name) == 50
         await world.run(LIFETIME.total_seconds())
         world.send("one")
         await world.run(1)
-        assert commands._active == {}
-        assert commands._by_name == {}
+        assert cancels._active == {}
+        assert cancels._by_name == {}

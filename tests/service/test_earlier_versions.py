@@ -15,7 +15,6 @@ from brokers.base import AssetClass, Capabilities, ContractTerms, Instrument, Ti
 from brokers.errors import NotAnswered
 from execution_service.core.orders.events import ContractTold
 from execution_service.core.orders.exit_bound import ExitPositionCheck
-from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.delivery.rebuild import Rebuild, Rebuilt
@@ -27,7 +26,7 @@ from execution_service.trading.holding_choice import HoldingChoice
 from execution_service.trading.trader import TradingRules
 from scripts import execctl
 from tests.builders import NOW, nothing_sent, order, submit_started
-from tests.fakes import DATABASE, Gate, HandClock, World, _Client, world_of
+from tests.fakes import DATABASE, AllAt, Gate, HandClock, World, _Client, world_of
 from tests.service.audit import audit
 
 WRITTEN = Path(__file__).with_name("earlier_versions.json")
@@ -70,15 +69,12 @@ async def rebuilt(
     try:
         order_ids = [str(each["_id"]) for each in world.documents("execution_orders")]
 
-        def is_of_the_mock(order: Order) -> bool:
-            return broker == "MOCK"
-
         async def entries() -> Sequence[Any]:
             return await store.ledgers_of_account("acct-1", ["SI", "ES"])
 
-        facts = Facts(store, world.clock, said=said, is_of_the_mock=is_of_the_mock)
+        facts = Facts(store, world.clock, said=said, practice=AllAt(broker))
         mended = await facts.mend(order_ids, await entries())
-        again = Rebuild(store, world.clock, broker_of=lambda _: broker, broker_shown=lambda _: broker)
+        again = Rebuild(store, world.clock, brokers=AllAt(broker, shown=broker))
         return mended, await again.run(order_ids, await entries())
     finally:
         await store.close()

@@ -70,9 +70,9 @@ async def test_an_unnamed_account_with_an_order_at_work_keeps_its_trader(tmp_pat
 async def test_accounts_that_are_one_at_the_broker_hear_only_of_their_own_orders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = World._create_broker
+    made = World.create_broker
     heard: set[tuple[str, str | None]] = set()
-    monkeypatch.setattr(World, "_create_broker", lambda world, config: made(world, {**config, "account_id": ACCOUNT}))
+    monkeypatch.setattr(World, "create_broker", lambda world, config: made(world, {**config, "account_id": ACCOUNT}))
     async with world_of(tmp_path, accounts=(ACCOUNT, OTHER)) as world:
         world.publisher.is_away = True  # what has ended stays in hand, for both to find there
         for account_id, trader in world.service.accounts.traders.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 from brokers.base import Capabilities
 from brokers.errors import BrokerUnavailable, CallsSpent, HeldBack, NotAnswered, OrderRefused
 from brokers.paper.words import Market
-from execution_service.control.commands import Commands
+from execution_service.control.remembered_cancels import RememberedCancels
 from execution_service.core.orders.events import Noted
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.report_events import news
@@ -366,17 +366,17 @@ async def test_who_was_frozen_while_sending_does_not_place_twice(tmp_path: Path,
 
 
 async def test_who_was_frozen_before_sending_does_not_send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    look, looks, frozen = Commands.look_for_cancels, asyncio.Event(), set[Commands]()
+    look, looks, frozen = RememberedCancels.named_by_cancels, asyncio.Event(), set[RememberedCancels]()
 
-    async def slow_look(commands: Commands, orders: Sequence[Order]) -> None:
-        if commands in frozen and orders[0].order_id in one.service.live_orders.by_id:
+    async def slow_look(cancels: RememberedCancels, orders: Sequence[Order]) -> Set[str]:
+        if cancels in frozen and orders[0].order_id in one.service.live_orders.by_id:
             await looks.wait()
-        await look(commands, orders)
+        return await look(cancels, orders)
 
-    monkeypatch.setattr(Commands, "look_for_cancels", slow_look)
+    monkeypatch.setattr(RememberedCancels, "named_by_cancels", slow_look)
     async with two_worlds(tmp_path, market=BY_HAND, capabilities=TAG, is_unique=False) as (one, other):
         await other.start()
-        frozen.add(one.service.commands)
+        frozen.add(one.service.commands.cancels)
         one.send("a")
         await one.run(1)
         one.store_faults.is_away = True

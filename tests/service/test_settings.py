@@ -8,21 +8,24 @@ import sys
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+from pydantic import Field
 
 from brokers.factory import BrokerFactory
-from execution_service.app.settings import (
+from brokers.variables import Allowed, RootedPath
+from execution_service.app.settings.loading import Settings, load_settings
+from execution_service.app.settings.model import (
     REPOSITORY_ROOT,
-    ConfigurationError,
     Environment,
     LogFormat,
     LogLevel,
-    Settings,
-    load_settings,
     secret_names,
     setting_names,
 )
+from execution_service.app.settings.problems import ConfigurationError, Problems
+from execution_service.app.settings.sources import Sources
 from tests.external.service_process import Service
 
 MONGODB = {"MONGODB_URI": "mongodb://127.0.0.1:27017"}
@@ -69,7 +72,7 @@ def test_process_environment_is_read_when_none_is_given(tmp_path: Path, monkeypa
 def test_google_credentials_are_seen_where_googles_client_looks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("execution_service.app.settings._MACHINE_NAME", tmp_path / "no-such-machine")
+    monkeypatch.setattr("execution_service.app.settings.sources._MACHINE_NAME", tmp_path / "no-such-machine")
     assert not load(tmp_path, HOME=str(tmp_path)).has_google_credentials
     assert load(tmp_path, HOME=str(tmp_path), GOOGLE_APPLICATION_CREDENTIALS="key.json").has_google_credentials
     gcloud = tmp_path / ".config" / "gcloud"
@@ -482,7 +485,7 @@ def test_mock_broker_serves_unknown_accounts(tmp_path: Path, by_argument: bool, 
 def test_loading_for_the_mock_broker_imports_no_broker_library(tmp_path: Path) -> None:
     accounts_file(tmp_path, '[accounts.i]\nbroker = "ibkr"\n[accounts.z]\nbroker = "zerodha"\n')
     code = (
-        "import sys, pathlib; from execution_service.app.settings import load_settings;"
+        "import sys, pathlib; from execution_service.app.settings.loading import load_settings;"
         f"load_settings({{}}, use_mock_broker=True, root=pathlib.Path({str(tmp_path)!r})).account('i');"
         "print(sorted({'ib_insync', 'ib_async', 'kiteconnect', 'brokers.ibkr.adapter', 'brokers.zerodha.adapter'} & set(sys.modules)))"
     )
@@ -605,6 +608,29 @@ def test_badly_shaped_accounts_are_told(tmp_path: Path, text: str, told: str) ->
     assert any(told in sentence for sentence in problems(tmp_path))
 
 
+def test_a_new_setting_is_one_field_and_is_read_from_every_source(tmp_path: Path) -> None:
+    class WithRisk(Environment):
+        risk_file: RootedPath = Path("risk.toml")
+        risk_limit: Annotated[int, Field(ge=1), Allowed("a whole number, 1 or more")] = 5
+
+    (tmp_path / ".env").write_text("RISK_FILE=limits.toml\nRISK_LIMIT=none\n")
+    wrong = Problems()
+    read = Sources({"API_PORT": "9000"}, tmp_path, wrong).read(WithRisk)
+    assert (read.risk_file, read.risk_limit, read.api_port) == (tmp_path / "limits.toml", 5, 9000)
+    with pytest.raises(ConfigurationError) as caught:
+        wrong.raise_if_any()
+    assert caught.value.problems == ("RISK_LIMIT is 'none'; allowed: a whole number, 1 or more.",)
+
+
+def test_variables_that_nobody_gave_a_source_have_their_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("API_PORT", "1")
+    monkeypatch.setenv("ROOT", "/elsewhere")
+    assert Environment(root=tmp_path).api_port == 8002
+    assert load_settings(root=tmp_path).data_dir == tmp_path / "data"
+
+
 def test_settings_cannot_be_changed(tmp_path: Path) -> None:
     settings = load(tmp_path)
     with pytest.raises(ValueError, match="frozen"):
@@ -621,7 +647,7 @@ def example_values() -> Mapping[str, str]:
 
 def test_env_example_lists_every_setting_in_order_and_nothing_else() -> None:
     assert list(example_values()) == list(setting_names())
-    assert setting_names()[: len(Environment.model_fields)] == Environment.names()
+    assert setting_names()[: len(Environment.names())] == Environment.names()
     assert len(set(setting_names())) == len(setting_names())
 
 

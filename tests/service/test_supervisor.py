@@ -56,9 +56,9 @@ class Stage:
         self.clock = HandClock()
         self.told: list[tuple[str, str]] = []
         self.alert_errors: list[Exception] = []
-        self.supervisor = Supervisor(self.clock, self._raise_alert)
+        self.supervisor = Supervisor(self.clock, self)
 
-    async def _raise_alert(self, kind: str, text: str) -> None:
+    async def raise_alert(self, kind: str, text: str) -> None:
         if self.alert_errors:
             raise self.alert_errors.pop(0)
         self.told.append((kind, text))
@@ -266,10 +266,11 @@ async def test_the_restart_waits_for_no_alert(stage: Stage, logs: list[Any]) -> 
 
 
 async def test_an_alert_that_hangs_delays_no_restart(stage: Stage) -> None:
-    async def hangs(kind: str, text: str) -> None:
-        await asyncio.get_running_loop().create_future()
+    class Hangs:
+        async def raise_alert(self, kind: str, text: str) -> None:
+            await asyncio.get_running_loop().create_future()
 
-    supervisor = Supervisor(stage.clock, hangs)
+    supervisor = Supervisor(stage.clock, Hangs())
     part = Scripted(stage.clock, *failures(2), None)
     supervisor.keep(Part("part", part.run))
     await stage.run(2)

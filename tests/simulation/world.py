@@ -15,7 +15,7 @@ from pymongo.errors import AutoReconnect
 from brokers.base import Capabilities, OrderRef
 from brokers.errors import BrokerError, BrokerUnavailable, OutcomeUnknown
 from brokers.paper.words import Market
-from execution_service.app.settings import Account
+from execution_service.app.settings.accounts import Account
 from execution_service.storage.mongo.store import MongoStore
 from execution_service.trading.trader import TradingRules
 from execution_service.transport.inbox import Inbox
@@ -682,8 +682,8 @@ class Replica(World):
             urgent_threads=_Threads(self, 1),
         )
 
-    def _create_broker(self, config: Mapping[str, object]) -> GatedBroker:
-        plain = super()._create_broker(config)
+    def create_broker(self, config: Mapping[str, object]) -> GatedBroker:
+        plain = super().create_broker(config)
         broker = _Broker(
             plain.inner, self.gate, self.broker_faults, self.broker_calls, self._capabilities, self.reservations
         )

@@ -98,7 +98,7 @@ def command_to_document(command: Command) -> Document:
 
 def command_from_document(document: Mapping[str, Any]) -> Command:
     """Raises UnreadableRecord."""
-    with _reading("command", document):
+    with _reading(_command_words(document), document):
         return Command(
             command_id=_text(document["_id"]),
             kind=_text(document["kind"]),
@@ -109,6 +109,15 @@ def command_from_document(document: Mapping[str, Any]) -> Command:
             outcome=_text(document["outcome"]),
             active_until=None if document["active_until"] is None else _utc(document["active_until"]),
         )
+
+
+def _command_words(document: Mapping[str, Any]) -> str:
+    """With what can be read of what it is about: a cancel that cannot be read ends no order, and a person has to."""
+    body = document.get("body")
+    named = [body.get(name) for name in ("order_id", "signal_id")] if isinstance(body, Mapping) else []
+    about = next((f" of {name}" for name in named if isinstance(name, str)), "")
+    kind = document.get("kind")
+    return f"command {kind}{about}," if isinstance(kind, str) else f"command{about}"
 
 
 def dead_letter_to_document(letter: DeadLetter) -> Document:

@@ -1,0 +1,94 @@
+"""Everything that the operator decided becomes one frozen `Settings`, or one error that lists all that is wrong; nothing is connected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from pydantic import Field, InstanceOf, SecretStr
+
+from brokers.registry import manifests, stand_in
+from brokers.variables import (
+    BrokerVariables,
+)
+from execution_service.app.settings.accounts import Account, AccountReading, account_at
+from execution_service.app.settings.model import REPOSITORY_ROOT, Environment, secret_names, setting_names
+from execution_service.app.settings.problems import Problems
+from execution_service.app.settings.secrets import secret_values, without_password
+from execution_service.app.settings.sources import Sources
+
+
+class Settings(Environment):
+    """The whole configuration, checked. `warnings` say what is odd but not wrong, `secret_values` are every secret in plain text, for the log to
+    blot out."""
+
+    accounts: Mapping[str, InstanceOf[Account]] = Field(repr=False)
+    warnings: tuple[str, ...] = Field(repr=False)
+    secret_values: tuple[str, ...] = Field(repr=False)
+    brokers: Mapping[str, InstanceOf[BrokerVariables]] = Field(repr=False)
+    """Each broker's own variables, by its name."""
+    has_google_credentials: bool = False
+    """Whether Google's client would find credentials: named by the environment, left by gcloud, or given by Google's own machines."""
+
+    def account(self, account_id: str) -> Account | None:
+        """The account of that id, None where there is none. On the broker that stands in for all every id has an account."""
+        configured = self.accounts.get(account_id)
+        if configured is None and self.use_mock_broker:
+            return account_at(stand_in(), account_id, account_id, self.brokers, self.data_dir, {}, live=False)
+        return configured
+
+    def value(self, name: str) -> object:
+        """A variable's, by its name, whosever it is. Raises KeyError for what is no setting."""
+        attribute = name.lower()
+        for variables in (self, *self.brokers.values()):
+            if attribute in type(variables).model_fields:
+                return getattr(variables, attribute)
+        raise KeyError(name)
+
+    def printable(self) -> dict[str, str]:
+        """Every variable and its value for people: secrets only as set or unset, the MongoDB address without its password."""
+        shown = {}
+        secrets = secret_names()
+        for name in setting_names():
+            value = self.value(name)
+            if name == "MONGODB_URI" and isinstance(value, SecretStr):
+                shown[name] = without_password(value.get_secret_value())
+            elif name in secrets:
+                shown[name] = "(unset)" if value is None else "(set)"
+            elif value is None:
+                shown[name] = "(unset)"
+            elif isinstance(value, bool):
+                shown[name] = str(value).lower()
+            elif isinstance(value, float):
+                shown[name] = f"{value:.15g}"
+            else:
+                shown[name] = str(value)
+        return shown
+
+
+def load_settings(
+    environ: Mapping[str, str] | None = None, *, use_mock_broker: bool = False, root: Path | None = None
+) -> Settings:
+    """The settings of this process: `environ` (default: the process's own) before `root`'s `.env`, or the file that its ENV_FILE names,
+    before the defaults.
+
+    `use_mock_broker` comes from the command line and outranks the variable. Raises ConfigurationError with every problem at once.
+    """
+    problems = Problems()
+    sources = Sources(environ, (root or REPOSITORY_ROOT).absolute(), problems)
+    from_command_line = {"use_mock_broker": True} if use_mock_broker else {}
+    environment = sources.read(Environment, **from_command_line)
+    problems.add(*environment.contradictions())
+    brokers = {name: sources.read(manifest.variables) for name, manifest in manifests().items()}
+    reading = AccountReading(environment, brokers, sources, problems)
+    accounts = reading.accounts()
+    problems.raise_if_any()
+    return Settings.model_construct(
+        **dict(environment),
+        accounts=MappingProxyType(accounts),
+        warnings=tuple(sources.near_misses(reading.references)),
+        brokers=MappingProxyType(brokers),
+        secret_values=secret_values((environment, *brokers.values()), reading.references.values()),
+        has_google_credentials=sources.has_google_credentials,
+    )

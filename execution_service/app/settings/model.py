@@ -1,0 +1,144 @@
+"""The service's own settings: a variable of the environment each, typed, with its default; the brokers' own are in their manifests."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+
+from brokers.registry import manifests
+from brokers.variables import (
+    WEB_ADDRESS,
+    Allowed,
+    Flag,
+    Host,
+    Name,
+    Port,
+    RootedPath,
+    Seconds,
+    Variables,
+    WebAddress,
+    lower,
+    upper,
+)
+
+REPOSITORY_ROOT = Path(__file__).resolve().parents[3]
+
+
+class LogLevel(StrEnum):
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+    CRITICAL = "CRITICAL"
+
+
+class LogFormat(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+
+
+class ExitPositionCheck(StrEnum):
+    """When an exit looks at the broker's positions before it leaves."""
+
+    WHEN_DIFFERS = "when_differs"
+    ALWAYS = "always"
+    OFF = "off"
+
+
+def _mongodb_address(secret: SecretStr) -> SecretStr:
+    if not re.match(r"mongodb(\+srv)?://.", secret.get_secret_value()):
+        raise ValueError("not a MongoDB address")
+    before, _, behind = secret.get_secret_value().partition("://")[2].partition("?")
+    authority, _, path = before.partition("/")
+    if "@" in path or ("@" in behind and "@" not in authority):
+        # The driver would take what stands behind the sign for something else than a password, and repeat it in its complaint.
+        raise ValueError("a / or ? in the user or password")
+    return secret
+
+
+_MONGODB_ADDRESS = Allowed(
+    "an address that begins with mongodb:// or mongodb+srv://, each / ? and @ in its user, password and options written %2F, %3F and %40"
+)
+EmulatorHost = Annotated[str, Field(pattern=r"^[^\s/@]+:\d+$")]
+MongodbAddress = Annotated[SecretStr, AfterValidator(_mongodb_address)]
+
+
+class Environment(Variables):
+    """The service's own variables, one attribute each; those of the brokers stand in their manifests.
+
+    A new setting is one field here: its name in lower case, its type, in words what is `Allowed`, and its default. SecretStr makes it a secret, with
+    a `NAME_FILE` of its own. Then `.env.example` and docs/configuration.md; tests compare both with this class. What must not go with another
+    setting is said by `contradictions`."""
+
+    google_cloud_project: Name = "mathematricks-trader"
+    pubsub_emulator_host: Annotated[EmulatorHost | None, Allowed("host:port, as in 127.0.0.1:8085")] = None
+    trading_orders_subscription: Name = "trading-orders-sub"
+    order_commands_subscription: Name = "order-commands-sub"
+    execution_confirmations_topic: Name = "execution-confirmations"
+
+    mongodb_uri: Annotated[MongodbAddress | None, _MONGODB_ADDRESS] = None
+    mongodb_database: Annotated[
+        str,
+        Field(pattern=r"^[^\s/\\.\"$]{1,63}$"),
+        Allowed('a database name of at most 63 characters without / \\ . " $'),
+    ] = "mathematricks_trading"
+    lease_seconds: Annotated[float, Field(ge=2, le=60), Allowed("seconds from 2 to 60")] = 8
+    data_dir: RootedPath = Path("data")
+    use_mock_broker: Flag = False
+    accounts_file: RootedPath = Path("accounts.toml")
+
+    order_timeout_seconds: Seconds = 60
+    order_timeout_while_held: Flag = False
+    max_retry_attempts: Annotated[int, Field(ge=1, le=1000), Allowed("a whole number from 1 to 1000")] = 3
+    publish_ordering_keys: Flag = False
+    max_order_age_seconds: Seconds = 300
+    reconcile_interval_seconds: Seconds = 60
+    exit_position_check: Annotated[
+        ExitPositionCheck, BeforeValidator(lower), Allowed("when_differs, always or off")
+    ] = ExitPositionCheck.WHEN_DIFFERS
+
+    telegram_enabled: Flag = False
+    telegram_bot_token: SecretStr | None = None
+    telegram_chat_id: Annotated[Name | None, Allowed("a chat's id or an @channel")] = None
+    telegram_api_base_url: Annotated[WebAddress, WEB_ADDRESS] = "https://api.telegram.org"
+
+    log_dir: RootedPath = Path("logs")
+    log_level: Annotated[LogLevel, BeforeValidator(upper), Allowed("DEBUG, INFO, WARNING, ERROR or CRITICAL")] = (
+        LogLevel.INFO
+    )
+    log_format: Annotated[LogFormat, BeforeValidator(lower), Allowed("text or json")] = LogFormat.TEXT
+
+    api_host: Host = "127.0.0.1"
+    api_port: Port = 8002
+    api_token: SecretStr | None = None
+
+    def contradictions(self) -> list[str]:
+        """What cannot be used together, of settings that are right by themselves; a sentence each."""
+        found = []
+        if self.telegram_enabled and self.telegram_bot_token is None:
+            found.append(
+                "TELEGRAM_ENABLED is true but TELEGRAM_BOT_TOKEN is not set; set it (or TELEGRAM_BOT_TOKEN_FILE)."
+            )
+        if self.telegram_enabled and self.telegram_chat_id is None:
+            found.append(
+                "TELEGRAM_ENABLED is true but TELEGRAM_CHAT_ID is not set; set it to a chat's id or an @channel."
+            )
+        return found
+
+
+def setting_names() -> tuple[str, ...]:
+    """Every variable that is a setting: the service's own, then those of each broker there is."""
+    return tuple(name for model in _models() for name in model.names())
+
+
+def secret_names() -> tuple[str, ...]:
+    """Those of them that hold secrets."""
+    return tuple(name for model in _models() for name in model.secret_names())
+
+
+def _models() -> tuple[type[Variables], ...]:
+    return Environment, *(manifest.variables for manifest in manifests().values())

@@ -1,0 +1,115 @@
+"""What stands in the ledger and among the orders around a position: read for the plan of an adoption, or of taking one back; changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from brokers.base import BrokerPosition
+from execution_service.core.adoption.plan import Recorded, is_entry_of, plan_undoing, refs_to
+from execution_service.core.adoption.records import LedgerAndViews, Plan, Refused, Wish
+from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.order import Order
+from execution_service.core.orders.request import OrderRequest
+from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, key_of, with_unbooked
+from execution_service.core.reconcile import Discrepancy
+from execution_service.storage.ports.orders import Stored
+from execution_service.storage.ports.store import Store
+
+FOUND_AT_ONCE = 100
+
+
+async def records_named(store: Store, name: str) -> list[Stored]:
+    """The records of one adoption, in their order."""
+    found = [s for s in await store.find([f"signal:{name}"]) if s.order.signal_id == name and s.order.adoption]
+    return sorted(found, key=lambda s: s.order.identity.leg_index)
+
+
+async def read_books(store: Store, wish: Wish, theirs: Sequence[BrokerPosition] | None) -> LedgerAndViews:
+    """What a plan for the wish is made from. Raises StoreUnavailable."""
+    named = (wish.successor or {}).get("symbol")
+    symbols = {str(named).strip().upper()} if named is not None else set()
+    if wish.instrument is not None:
+        symbols.add(wish.instrument.symbol)
+    ledgers, unsettled = await _ledgers(store, wish.account_id, sorted(symbols))
+    meant = [
+        entry
+        for entry in ledgers.values()
+        if entry.key.strategy == wish.strategy and (entry.position.is_open or entry.instrument.symbol in symbols)
+    ]
+    orders = await _orders_around(store, meant, unsettled, wish.entries)
+    discrepancy: Discrepancy | None = None
+    closing: tuple[str, ...] = ()
+    if wish.discrepancy_id is not None:
+        discrepancy = await store.discrepancy(wish.discrepancy_id)
+        claims = await store.find([f"discrepancy:{wish.discrepancy_id}"])
+        closing = tuple(sorted({s.order.signal_id for s in claims if s.order.fills}))
+    return LedgerAndViews(
+        ledgers=tuple(ledgers.values()),
+        orders=tuple(orders),
+        at_work=tuple(s.order for s in unsettled if not s.order.status.is_final),
+        theirs=theirs,
+        discrepancy=discrepancy,
+        closing_it=closing,
+    )
+
+
+async def plan_of_undoing(
+    store: Store, found: Sequence[Stored], theirs: Sequence[BrokerPosition] | None, now: datetime
+) -> Plan | Refused:
+    """How the books would stand without these records of one adoption. Raises StoreUnavailable."""
+    account_id = str(found[0].order.request.account_id)
+    symbols = sorted({str(stored.order.symbol) for stored in found})
+    ledgers, unsettled = await _ledgers(store, account_id, symbols)
+    keys = {key_of(stored.order) for stored in found}
+    entries = [ref for stored in found for ref in refs_to(stored.order)]
+    around = await _orders_around(store, [e for key, e in ledgers.items() if key in keys], unsettled, entries)
+    books = LedgerAndViews(
+        ledgers=tuple(ledgers.values()),
+        orders=tuple(around),
+        at_work=tuple(s.order for s in unsettled if not s.order.status.is_final),
+        theirs=theirs,
+    )
+    return plan_undoing([Recorded(stored.order, stored.told.lines) for stored in found], books, now)
+
+
+async def _ledgers(
+    store: Store, account_id: str, symbols: Sequence[str]
+) -> tuple[dict[LedgerKey, LedgerEntry], list[Stored]]:
+    """The account's holdings with every fill that is recorded, and its unsettled records."""
+    brief = await store.unsettled(account_id)
+    unsettled: list[Stored] = []
+    for start in range(0, len(brief), FOUND_AT_ONCE):
+        unsettled += await store.load([u.order_id for u in brief[start : start + FOUND_AT_ONCE]])
+    unsettled = [s for s in unsettled if isinstance(s.order.request, OrderRequest)]
+    entries = {e.key: e for e in await store.ledgers_of_account(account_id, symbols)}
+    filled = [s for s in unsettled if s.order.fills or s.order.busted_fill_ids]
+    unread = {key for s in filled if (key := key_of(s.order)) not in entries}
+    if unread:
+        entries |= await store.ledgers(sorted(unread, key=lambda key: key.ledger_id))
+    for s in filled:
+        key = key_of(s.order)
+        entry = entries.get(key) or LedgerEntry(key=key, instrument=s.order.accepted_request.instrument)
+        entries[key] = with_unbooked(entry, [(s.order, happenings(s.order, s.told.world), s.told.lines)])
+    return dict(sorted(entries.items(), key=lambda item: item[0].ledger_id)), unsettled
+
+
+async def _orders_around(
+    store: Store, entries: Sequence[LedgerEntry], unsettled: Sequence[Stored], names: Iterable[str]
+) -> list[Order]:
+    """The orders that built these holdings and those of these names, with everything that an exit's allowance is counted from."""
+    ids = sorted({order_id for entry in entries for order_id in entry.position.order_ids})
+    found = {s.order.order_id: s.order for s in unsettled}
+    for start in range(0, len(ids), FOUND_AT_ONCE):
+        some = ids[start : start + FOUND_AT_ONCE]
+        for s in (*await store.load(some), *await store.find([f"broker:{order_id}" for order_id in some])):
+            found[s.order.order_id] = s.order
+    called = set(names)
+    for entry in entries:
+        called |= {ref for order in found.values() if is_entry_of(order, entry.key) for ref in refs_to(order)}
+    around = sorted(called)
+    for start in range(0, len(around), FOUND_AT_ONCE):
+        some = around[start : start + FOUND_AT_ONCE]
+        for s in await store.find([f"{kind}:{name}" for kind in ("signal", "exit_of") for name in some]):
+            found[s.order.order_id] = s.order
+    return list(found.values())

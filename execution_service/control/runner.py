@@ -1,0 +1,124 @@
+"""The life of one command: from NEW, through its verb, to what came of it, whoever asked for it; it reads no message and keeps no time."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+import structlog
+
+from execution_service.control.background import Background
+from execution_service.control.remembered_cancels import RememberedCancels
+from execution_service.control.requests import Adoption, Kind, Request, UndoneAdoption, read_request
+from execution_service.control.results import Done, Elsewhere, Refused, Result
+from execution_service.control.verbs import Verbs, asks_broker
+from execution_service.core import texts
+from execution_service.core.orders.cancel import Cancel
+from execution_service.runtime.alerts import RaisesAlerts
+from execution_service.storage.ports.commands import Command, CommandStatus
+from execution_service.storage.ports.errors import StoreUnavailable
+from execution_service.storage.ports.store import Store
+
+log = structlog.get_logger(__name__)
+
+
+class CommandRunner:
+    """Carries each stored command out until what came of it is stored too. A death in between leaves it NEW, and it is carried out again; the verbs
+    do only what has not been done."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        verbs: Verbs,
+        cancels: RememberedCancels,
+        background: Background,
+        alerts: RaisesAlerts,
+    ) -> None:
+        self._store = store
+        self._verbs = verbs
+        self._cancels = cancels
+        self._background = background
+        self._alerts = alerts
+        self._under_way: set[str] = set()
+        self._set_aside: set[str] = set()
+
+    @property
+    def set_aside(self) -> Set[str]:
+        """The ids of commands that could be neither carried out nor refused, as long as the store has them as NEW."""
+        return frozenset(self._set_aside)
+
+    async def run_stored(self) -> None:
+        """Carries out what others stored and nobody has carried out: an earlier life of this service, another replica, or a person with
+        execctl. Raises StoreUnavailable."""
+        commands = await self._store.new_commands()
+        self._set_aside &= {command.command_id for command in commands}
+        for command in commands:
+            await self.run(command)
+
+    async def run(self, command: Command) -> None:
+        """Returns when what came of it is stored; of one that asks a broker, when it has begun; at once for one that is under way. One that can
+        be neither carried out nor refused stops no other. Raises StoreUnavailable: it stays NEW."""
+        command_id = command.command_id
+        if command_id in self._set_aside or command_id in self._under_way:
+            return
+        request = read_request(command)
+        self._under_way.add(command_id)
+        if not isinstance(request, Refused) and asks_broker(request):
+            self._background.begin(self._run_beside(command, request))
+            return
+        try:
+            await self._run(command, request)
+        finally:
+            self._under_way.discard(command_id)
+
+    async def _run_beside(self, command: Command, request: Request) -> None:
+        try:
+            await self._run(command, request)
+        except StoreUnavailable as exc:
+            log.warning(f"{command.kind} waits for the store: {exc}", action="commands_waiting")
+        finally:
+            self._under_way.discard(command.command_id)
+
+    async def _run(self, command: Command, request: Request | Refused) -> None:
+        try:
+            result = request if isinstance(request, Refused) else await self._result(command, request)
+            if isinstance(result, Elsewhere):
+                return
+            self._say(command, result)
+            status = CommandStatus.DONE if isinstance(result, Done) else CommandStatus.REFUSED
+            active_until = self._cancels.active_until(request) if isinstance(request, Cancel) else None
+            await self._store.finish_command(command.command_id, status, result.words, active_until)
+        except StoreUnavailable:
+            raise
+        except Exception as exc:
+            self._set_aside.add(command.command_id)
+            log.error(
+                f"Command set aside, it can be neither carried out nor refused: {exc}",
+                action="command_set_aside",
+                command_id=command.command_id,
+                exc_info=exc,
+            )
+            about = request.words if isinstance(request, Cancel) else ""
+            words = texts.command_set_aside(
+                kind=command.kind, command_id=command.command_id, about=about, reason=f"{type(exc).__name__}: {exc}"
+            )
+            await self._alerts.raise_alert("command_set_aside", words)
+
+    async def _result(self, command: Command, request: Request) -> Result:
+        """Whatever fails is refused: no command may stop the others, nor the start of the service, which reads what was left, and one that stayed
+        NEW would fail again each second."""
+        try:
+            return await self._verbs.carry_out(request)
+        except StoreUnavailable:
+            raise
+        except Exception as exc:
+            log.error(f"Command failed: {exc}", action="command_failed", command_id=command.command_id, exc_info=exc)
+            words = f"failed: {type(exc).__name__}: {exc}"
+            if isinstance(request, Adoption | UndoneAdoption):
+                words += "; see execctl orders for what was recorded of it"
+            return Refused(words)
+
+    def _say(self, command: Command, result: Done | Refused) -> None:
+        if command.kind != Kind.POSITIONS:
+            words = texts.plain(result.words)
+            log.info(f"Command {command.kind}: {words}", action="command_done", command_id=command.command_id)
