@@ -391,6 +391,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.trading.report_poller": {
         *VOCABULARY,
         "brokers.errors",
+        "execution_service.ownership.ownership",
         "execution_service.recording.live_orders",
         "execution_service.runtime.alerts",
         "execution_service.runtime.clock",

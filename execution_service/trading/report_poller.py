@@ -28,6 +28,7 @@ from execution_service.core.orders.report_events import (
 from execution_service.core.orders.soundness import sound
 from execution_service.core.orders.status import Status
 from execution_service.core.texts import Mentioned
+from execution_service.ownership.ownership import Ownership
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
@@ -56,6 +57,10 @@ UNREADABLE_REMEMBERED = 5000
 STRANGERS_REMEMBERED = 20_000
 
 
+class _NotNow(Exception):
+    """A report that has to be told again: nothing may be recorded of its order at this moment."""
+
+
 class ReportPoller:
     """Asks one broker about all orders at once, or looks for one."""
 
@@ -72,10 +77,11 @@ class ReportPoller:
         isolation: Isolation,
         timers: Timers,
         reconciliation: Reconciliation,
+        ownership: Ownership,
     ) -> None:
         """`timers` are woken when the broker may be asked again, whoever had asked. `reconciliation` learns of an ended order whose
         record has all that the report tells, and when an order that is none of this account's records has filled: a person's, or the
-        broker's that squares off."""
+        broker's that squares off. `ownership`: whether this process surely holds the account at this moment."""
         self._connection = connection
         self._lanes = lanes
         self._live = live_orders
@@ -86,6 +92,7 @@ class ReportPoller:
         self._isolation = isolation
         self._timers = timers
         self._reconciliation = reconciliation
+        self._ownership = ownership
         self.answered_at: float | None = None
         """When the last question about all orders was asked that was answered, by the monotonic clock."""
         self.is_asking = False
@@ -212,7 +219,7 @@ class ReportPoller:
         failed = await self._hear_of_finished(
             [r for r in reports if r.client_order_id and r.client_order_id not in known]
         )
-        lasting = [(r, exc) for r, exc in failed if not isinstance(exc, StoreUnavailable)]
+        lasting = [(r, exc) for r, exc in failed if not isinstance(exc, StoreUnavailable | _NotNow)]
         for report, failure in lasting:
             self._say_failure(report, failure)
         cannot = [
@@ -340,8 +347,17 @@ class ReportPoller:
             return False
 
     async def _hear_late(self, record: Stored, report: Report) -> None:
+        """Takes the order in hand again where the report has news of it. It may have come in hand while its record was being read, and then
+        this is a report of it like any other; or the account may have gone to another process. Raises _NotNow where it has to be told again."""
         if not news(record.order, report, self._clock.now()):
             return
+        in_hand = self._live.by_id.get(record.order.order_id)
+        if in_hand is not None:
+            if not await self._is_heard(in_hand, report):
+                raise _NotNow
+            return
+        if not self._ownership.holds(self._connection.account_id):
+            raise _NotNow  # nothing is taken in hand that another process may be working
         live = self._live.adopt(record)
         await self.learn(live, report)
         if not live.order.status.is_final:

@@ -119,6 +119,7 @@ class Trader:
             isolation=isolation,
             timers=self._timers,
             reconciliation=self.reconciliation,
+            ownership=ownership,
         )
         self._exit_check = ExitCheck(
             mode=rules.exit_position_check,
