@@ -34,7 +34,6 @@ class LiveOrder:
         "asked_at",
         "cancel_not_before",
         "cancels",
-        "due_at",
         "failed_at",
         "failures",
         "finding_from",
@@ -42,13 +41,11 @@ class LiveOrder:
         "heard",
         "is_answer_unclear",
         "is_answered",
-        "is_busy",
         "is_cancel_commanded",
         "is_isolation_told",
         "is_late_allowed",
         "is_let_go",
         "is_passed_over",
-        "is_set_aside",
         "is_silence_told",
         "isolated_until",
         "known_from",
@@ -73,8 +70,6 @@ class LiveOrder:
         self.order = order
         self.told = told
         self.lock = asyncio.Lock()
-        self.is_busy = False
-        """A broker call about this order is under way: nobody else steps."""
         self.is_cancel_commanded = False
         """Somebody has asked for its cancellation since the broker was last asked for it."""
         self.is_late_allowed = False
@@ -116,7 +111,6 @@ class LiveOrder:
         self.opens_at: float | None = None
         """Until when the broker says that it holds it for the opening."""
         self.missing_from: float | None = None
-        self.due_at: float | None = None
         self.not_before = 0.0
         self.isolated_until = 0.0
         """Nothing is begun for it before then: its own work has failed by something that nobody foresaw."""
@@ -124,8 +118,6 @@ class LiveOrder:
         """How often in succession it has."""
         self.failed_at = float("-inf")
         self.is_isolation_told = False
-        self.is_set_aside = False
-        """It is to be sent and in no lane while it is isolated."""
         self.sending_failures = 0
         self.last_failure = ""
         """Why it could not be sent the last time."""
@@ -135,8 +127,8 @@ class LiveOrder:
     def begin_anew(self) -> None:
         """Nobody is at work for it, and nobody has looked for it at this broker yet: whoever was has ended. What happened to it, and when, stays
         known."""
-        self.is_busy = self.is_set_aside = self.is_answer_unclear = False
-        self.due_at = self.finding_from = self.asked_at = None
+        self.is_answer_unclear = False
+        self.finding_from = self.asked_at = None
         # Whatever was about to be recorded of these may not be; that it was not, or was, the record tells.
         self.missing_from = None
         self.is_silence_told = any(note.message.startswith(PERHAPS_SENT) for note in self.order.notes)

@@ -25,7 +25,9 @@ FORGIVEN_SECONDS = 2 * backoff.USUAL.longest_seconds
 class Isolation:
     """Takes what comes out of the work for one order of the account, wherever that is done, so that it ends there."""
 
-    def __init__(self, *, connection: Connection, timers: Timers, grouped_alerts: GroupedAlerts, clock: Clock) -> None:
+    def __init__(
+        self, *, connection: Connection, timers: Timers[LiveOrder], grouped_alerts: GroupedAlerts, clock: Clock
+    ) -> None:
         self._connection = connection
         self._timers = timers
         self._grouped_alerts = grouped_alerts

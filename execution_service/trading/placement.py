@@ -26,11 +26,12 @@ from execution_service.core.orders.next_step import is_stale
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.report_events import was_noted
 from execution_service.core.orders.status import Reason, ReasonCode, Status
+from execution_service.core.orders.waiting import WaitingReason
 from execution_service.ownership.ownership import Ownership
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.trading.connection import Connection, reason_of
-from execution_service.trading.instrument_queues import Lane, Lanes
+from execution_service.trading.instrument_queues import InstrumentQueue, InstrumentQueues
 from execution_service.trading.report_poller import ReportPoller
 from execution_service.trading.tasks import Tasks
 
@@ -56,7 +57,7 @@ class Placement:
         self,
         *,
         connection: Connection,
-        lanes: Lanes,
+        queues: InstrumentQueues,
         report_poller: ReportPoller,
         live_orders: LiveOrders,
         clock: Clock,
@@ -65,7 +66,7 @@ class Placement:
     ) -> None:
         """`ownership`: whether this process surely holds the account at this moment."""
         self._connection = connection
-        self._lanes = lanes
+        self._queues = queues
         self._report_poller = report_poller
         self._live = live_orders
         self._clock = clock
@@ -95,11 +96,11 @@ class Placement:
             return Handed(unsent, is_clear=False)
         except BrokerUnavailable as exc:
             self._connection.lose(exc)
-            self._lanes.slow_down(order)
+            self._queues.slow_down(order, str(exc))
             unsent = self.nothing_was_sent(live, str(exc), counts=not exc.known_pause, again=again, sent=order)
             return Handed(unsent, is_clear=False)
         except NotAnswered as exc:
-            self._lanes.slow_down(order)
+            self._queues.slow_down(order, str(exc))
             live.unclear_resendings += again
             unsent = self.nothing_was_sent(live, str(exc), counts=True, again=again, sent=order)
             return Handed(unsent, is_clear=False)
@@ -115,7 +116,7 @@ class Placement:
             live.finding_from = live.asked_at = None
             live.unclear_resendings += again
             live.is_answered = live.is_answered or isinstance(exc, OrderAlreadyExists | WordsAlone)
-            self._lanes.of(order).unresolved.add(order.order_id)
+            self._queues.was_perhaps_sent(order)
             if again and isinstance(exc, WordsAlone):
                 said = Reason(ReasonCode.BROKER_REJECTED, exc.words)
                 return Handed(self._was_refused_again(live, order, said, answer=exc.words), is_clear=False)
@@ -141,20 +142,19 @@ class Placement:
             await (await self.place(live, again=True)).recording
 
     def rest(self, order: Order, held: HeldBack) -> None:
-        """The lane goes on when its orders may leave again; the connection is as good as before. People are told, once for each lane, but
+        """The queue goes on when its orders may leave again; the connection is as good as before. People are told, once for each queue, but
         of spent calls only where an exit waits for them."""
-        is_for_calls = isinstance(held, CallsSpent)
-        self._lanes.rest(order, held.wait_seconds, words=str(held), is_for_calls=is_for_calls)
-        lane = self._lanes.of(order)
-        if not is_for_calls and not lane.is_hold_told:
-            lane.is_hold_told = True
-            self._tasks.begin(self._tell_of_hold(lane, str(held)), "held")
+        reason = WaitingReason.CALLS if isinstance(held, CallsSpent) else WaitingReason.HELD_BACK
+        self._queues.rest(order, reason, held.wait_seconds, str(held))
+        queue = self._queues.of(order)
+        if reason is WaitingReason.HELD_BACK and self._queues.must_tell_of_rest(queue):
+            self._tasks.begin(self._tell_of_hold(queue, str(held)), "held")
 
-    async def _tell_of_hold(self, lane: Lane, reason: str) -> None:
+    async def _tell_of_hold(self, queue: InstrumentQueue, reason: str) -> None:
         try:
             await self._connection.tell_of_hold(reason)
         except BaseException:
-            lane.is_hold_told = False  # told with the next hold, then
+            self._queues.was_not_told(queue)
             raise
 
     # --- what became of it --------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ class Placement:
         await self._live.record(live, nothing)
 
     async def _was_taken(self, live: LiveOrder, report: Report) -> None:
-        self._lanes.goes(live.order)
+        self._queues.goes(live.order)
         await self._report_poller.learn(live, report)
 
     async def _was_passed_over(self, live: LiveOrder, lost: ReservationLost) -> None:

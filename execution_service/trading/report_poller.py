@@ -36,7 +36,7 @@ from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.orders import OrderStore, Stored
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
 from execution_service.trading.grouped_alerts import GroupedAlerts
-from execution_service.trading.instrument_queues import Lanes
+from execution_service.trading.instrument_queues import InstrumentQueues
 from execution_service.trading.isolation import Isolation
 from execution_service.trading.reconciliation import Reconciliation
 from execution_service.trading.timers import Timers
@@ -68,14 +68,14 @@ class ReportPoller:
         self,
         *,
         connection: Connection,
-        lanes: Lanes,
+        queues: InstrumentQueues,
         live_orders: LiveOrders,
         store: OrderStore,
         clock: Clock,
         alerts: RaisesAlerts,
         grouped_alerts: GroupedAlerts,
         isolation: Isolation,
-        timers: Timers,
+        timers: Timers[LiveOrder],
         reconciliation: Reconciliation,
         ownership: Ownership,
     ) -> None:
@@ -83,7 +83,7 @@ class ReportPoller:
         record has all that the report tells, and when an order that is none of this account's records has filled: a person's, or the
         broker's that squares off. `ownership`: whether this process surely holds the account at this moment."""
         self._connection = connection
-        self._lanes = lanes
+        self._queues = queues
         self._live = live_orders
         self._store = store
         self._clock = clock
@@ -361,7 +361,7 @@ class ReportPoller:
         live = self._live.adopt(record)
         await self.learn(live, report)
         if not live.order.status.is_final:
-            self._lanes.look_again(live)
+            self._queues.look_again(live)
 
     # --- about one order ----------------------------------------------------------------------------------------
 
@@ -461,7 +461,7 @@ class ReportPoller:
         if hold is not None and any(isinstance(event, Held) and event.at == hold.since for event in events):
             self._tell_of_hold(live.order)  # not where the broker only names another time
         if is_of_another(live.order, report):
-            self._lanes.settle(live)
+            self._queues.settle(live)
             return
         if live.order.status.is_final:
             # The next answer about all orders tells it again; it need not be read from the store for that.
@@ -473,7 +473,7 @@ class ReportPoller:
         else:
             live.missing_from = now if live.missing_from is None or is_news else live.missing_from
             self._missing[live.order.order_id] = (live, report)
-        self._lanes.settle(live)
+        self._queues.settle(live)
 
     def _heed_change(self, live: LiveOrder, report: Report) -> None:
         """Another word of the broker about the order than before: what was asked in vain may be answered now."""
@@ -541,7 +541,7 @@ class ReportPoller:
         shown = report
         await self._live.record(live, lambda order: news(order, shown, self._clock.now(), is_settled=True))
         self._missing.pop(live.order.order_id, None)
-        self._lanes.settle(live)
+        self._queues.settle(live)
 
 
 def _unless_known(order: Order, note: Noted) -> Sequence[Event]:

@@ -77,7 +77,7 @@ def stumbles(monkeypatch: pytest.MonkeyPatch) -> Stumbles:
 
 def is_undisturbed(world: World) -> bool:
     """The account was never begun anew, and its connection never lost."""
-    stumbled = [line for line in world.logs if line.get("action") in ("step_failed", "check_failed", "lane_failed")]
+    stumbled = [line for line in world.logs if line.get("action") in ("step_failed", "check_failed", "queue_failed")]
     restarted = [line for line in world.logs if str(line.get("part", "")).startswith("trader")]
     return not (stumbled or restarted) and world.broker_calls.count(("connect", "")) == 1
 
