@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from functools import partial
+from weakref import WeakKeyDictionary
 
 from execution_service.core import texts
 from execution_service.core.orders.events import Noted
@@ -47,6 +48,10 @@ class BlockedExits:
         self._timers = timers
         self._grouped_alerts = grouped_alerts
         self._clock = clock
+        self._told: WeakKeyDictionary[LiveOrder, set[WaitingReason]] = WeakKeyDictionary()
+        """What people have been told that an exit waits for, or will be with the next message."""
+        self._to_note: WeakKeyDictionary[LiveOrder, list[WaitingReason]] = WeakKeyDictionary()
+        """Of these, what they have been told and the record does not say yet."""
 
     def remark(self, live: LiveOrder, waiting: Waiting, now: float) -> Noted | None:
         """Sees to it that people hear of an exit that is to be sent and cannot leave; what is to be recorded of that, once they do: a life that
@@ -54,10 +59,12 @@ class BlockedExits:
         order = live.order
         if order.identity.purpose is not Purpose.EXIT:
             return None
-        if live.waits_to_note:
-            return Noted(at=self._clock.now(), message=_note(live.waits_to_note.pop(0)))
+        to_note = self._to_note.get(live)
+        if to_note:
+            return Noted(at=self._clock.now(), message=_note(to_note.pop(0)))
         reason = waiting.reason
-        is_told = reason in live.told_waits
+        told = self._told.setdefault(live, set())
+        is_told = reason in told
         due_in = live.known_from + _ALERT_SECONDS.get(reason, EXIT_ALERT_SECONDS) - now
         if is_told or due_in >= 0:
             if not reason.is_other_orders:
@@ -65,7 +72,7 @@ class BlockedExits:
             elif not is_told:
                 self._timers.make(live, due_in + 0.001)  # each look costs a question to the store
             return None
-        live.told_waits.add(reason)
+        told.add(reason)
         note = _note(reason)
         if was_noted(order, note):
             return None  # people were told by an earlier life of the service
@@ -80,7 +87,7 @@ class BlockedExits:
 
         def raised() -> None:
             if live.order.status is Status.PENDING:
-                live.waits_to_note.append(reason)
+                self._to_note.setdefault(live, []).append(reason)
                 self._timers.make(live, 0.0)
 
         self._grouped_alerts.mention(f"exit_waits:{reason}", Mentioned(order, since), words, raised)

@@ -20,7 +20,7 @@ from execution_service.core.orders.status import Status
 from execution_service.core.orders.waiting import Waiting, WaitingReason
 from execution_service.core.texts import Mentioned
 from execution_service.ownership.ownership import Ownership
-from execution_service.recording.live_orders import PERHAPS_SENT, LiveOrder, LiveOrders
+from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.trading.blocked_exits import BlockedExits
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
@@ -47,6 +47,8 @@ CANCEL_ALERT_AFTER = 3
 LONGEST_CANCEL_REST_SECONDS = 60.0
 """Calls come back when the adapter says, and not before."""
 LATE_EXIT_SECONDS = 5.0
+PERHAPS_SENT = "perhaps sent "
+"""How the remark begins that an order may be alive and the broker cannot be asked."""
 
 
 class OrderSteps:
@@ -91,8 +93,8 @@ class OrderSteps:
         clock. Waits for nothing, and raises nothing: an order whose step fails is isolated."""
         if self._queues.is_under_way(live):
             return
-        if live.isolated_until > now:
-            self._timers.make(live, max(live.isolated_until - now, LEAST_WAIT_SECONDS))
+        if self._isolation.holds(live):
+            self._timers.make(live, max(self._isolation.seconds_left(live), LEAST_WAIT_SECONDS))
             return
         try:
             self._step(live, now)
@@ -104,11 +106,10 @@ class OrderSteps:
         if order.status.is_final:
             self._queues.settle(live)  # it ended by somebody else's word, and others may wait for that
             return
-        if live.not_before > now:
-            self._timers.make(live, live.not_before - now)
+        if live.tries.not_before > now:
+            self._timers.make(live, live.tries.not_before - now)
             return
         if self._is_unanswered(live, now):
-            live.is_silence_told = True
             ago = f"{now - (live.sent_at or now):.0f} s ago"
             words = f"{PERHAPS_SENT}{ago}, and the broker cannot be asked; it may be alive"
             note = Noted(at=self._clock.now(), message=words, alert=True)
@@ -119,15 +120,13 @@ class OrderSteps:
         if remark is not None:
             self._begin(live, lambda: self._live.record_unless_changed(live, (remark,), since=order))
             return
-        limits = self._connection.limits
-        # What may be shown in a way that cannot be read is neither sent again nor refused.
-        is_useless = live.is_passed_over or live.is_answered or live.is_answer_unclear  # to send it again
-        for_it = replace(limits, refuses_repeated_client_id=False) if is_useless else limits
-        refusal = None if live.is_answer_unclear else live.refusal
-        step = next_step(
-            live.order, self._clock.now(), self._elapsed(live, now), for_it, refusal=refusal, waiting=waiting
-        )
-        if live.is_answer_unclear:
+        limits, sending = self._connection.limits, live.sending
+        if not sending.may_be_repeated:
+            limits = replace(limits, refuses_repeated_client_id=False)
+        # What may be shown in a way that cannot be read is not refused.
+        refusal = None if sending.is_answer_unclear else sending.refusal
+        step = next_step(order, self._clock.now(), self._elapsed(live, now), limits, refusal=refusal, waiting=waiting)
+        if sending.is_answer_unclear:
             step = replace(step, events=tuple(map(_as_unclear, step.events)))
         match step.kind:
             case StepKind.WAIT if step.waiting is not None and step.waiting.reason.is_other_orders:
@@ -189,9 +188,11 @@ class OrderSteps:
 
     def _is_unanswered(self, live: LiveOrder, now: float) -> bool:
         """An order that was perhaps sent and could not be looked for since, long enough that people must know."""
-        is_open = live.order.status is Status.SUBMITTING and live.finding_from is None and live.sent_at is not None
+        sent_at, finding_from = live.sent_at, live.sending.finding_from
+        if live.order.status is not Status.SUBMITTING or finding_from is not None or sent_at is None:
+            return False
         limit = max(SILENCE_ALERT_SECONDS, self._connection.limits.find_window_seconds)
-        return is_open and not live.is_silence_told and now - (live.sent_at or now) > limit
+        return now - sent_at > limit and not any(n.message.startswith(PERHAPS_SENT) for n in live.order.notes)
 
     def _elapsed(self, live: LiveOrder, now: float) -> Elapsed:
         """With the last answer about all orders counted as an answer about this one, if it was sent before that was asked."""
@@ -250,7 +251,7 @@ class OrderSteps:
         """A pending order that has become too old, or whose cancellation was asked while it was being sent."""
         order = live.order
         if order.cancel_wish is None and await self._pre_trade_checks.may_be_late(order):
-            live.not_before = self._clock.monotonic() + LATE_EXIT_SECONDS
+            live.tries = replace(live.tries, not_before=self._clock.monotonic() + LATE_EXIT_SECONDS)
             return
         self._queues.cease_waiting(order)
         elapsed = live.elapsed(self._clock.monotonic())
@@ -262,22 +263,23 @@ class OrderSteps:
         if not self._ownership.holds(self._connection.account_id):
             return
         # A command is no repetition of ours, however often it was asked before.
-        is_again = live.cancels.latest is not None and not live.is_cancel_commanded
-        live.cancels = live.cancels.once_more(self._clock.monotonic())
+        tries = live.tries
+        is_again = tries.cancels.latest is not None and not tries.is_cancel_commanded
+        live.tries = replace(tries, cancels=tries.cancels.once_more(self._clock.monotonic()))
         ref = OrderRef(client_order_id=live.order.client_order_id, broker_order_id=live.order.broker_order_id)
         said: tuple[Event, ...] = ()
         try:
             await self._connection.ask(broker.cancel_order(ref, again=is_again))
         except OrderRefused as exc:
-            if live.cancels.count <= CANCEL_ALERT_AFTER:
+            if live.tries.cancels.count <= CANCEL_ALERT_AFTER:
                 said = (CancelRefused(at=self._clock.now(), message=exc.reason),)
         except (BrokerUnavailable, NotAnswered) as exc:
             self._was_not_sent(live, exc)
             return
         except (BrokerError, TimeoutError) as exc:
             self._connection.query_failed(exc)
-        live.is_cancel_commanded = False
-        if live.cancels.count == CANCEL_ALERT_AFTER:
+        live.tries = replace(live.tries, is_cancel_commanded=False)
+        if live.tries.cancels.count == CANCEL_ALERT_AFTER:
             said = (*said, self._told_of_cancels(live))
 
         def note(order: Order) -> Sequence[Event]:
@@ -288,10 +290,10 @@ class OrderSteps:
 
     def _was_not_sent(self, live: LiveOrder, exc: BrokerUnavailable | NotAnswered) -> None:
         """The request to cancel does not count: it leaves as soon as it may."""
-        live.cancels = live.cancels.taken_back()
         wait_seconds = exc.wait_seconds if isinstance(exc, HeldBack) else AFTER_FAILURE_SECONDS
         pause = min(max(wait_seconds, LEAST_WAIT_SECONDS), LONGEST_CANCEL_REST_SECONDS)
-        live.cancel_not_before = self._clock.monotonic() + pause
+        cancels, not_before = live.tries.cancels.taken_back(), self._clock.monotonic() + pause
+        live.tries = replace(live.tries, cancels=cancels, cancel_not_before=not_before)
         if not isinstance(exc, HeldBack):
             self._connection.query_failed(exc)
 

@@ -32,13 +32,14 @@ from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.trading.connection import Connection, reason_of
 from execution_service.trading.instrument_queues import InstrumentQueue, InstrumentQueues
+from execution_service.trading.pre_trade_checks import LATE_EXIT
 from execution_service.trading.report_poller import ReportPoller
 from execution_service.trading.tasks import Tasks
 
 log = structlog.get_logger(__name__)
 
 PLACE_SECONDS = 30.0
-RESENDINGS_ALERT = 3
+REPETITIONS_ALERT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,8 @@ class Placement:
             # order at the broker by now, and must not be contradicted.
             return Handed(self._was_overtaken(live), is_clear=False)
         # The store may have been away while the intent was being written.
-        is_late = not live.is_late_allowed and is_stale(live.elapsed(self._clock.monotonic()), self._connection.limits)
+        is_late = is_stale(live.elapsed(self._clock.monotonic()), self._connection.limits)
+        is_late = is_late and not any(note.message.startswith(LATE_EXIT) for note in order.notes)
         if not self._connection.is_connected or order.cancel_wish is not None or is_late:
             held = self.nothing_was_sent(live, "held back before it left", counts=False, again=again, sent=order)
             return Handed(held, is_clear=False)
@@ -91,7 +93,7 @@ class Placement:
             report = await self._connection.ask(placement, PLACE_SECONDS)
         except HeldBack as exc:
             self.rest(order, exc)
-            live.unclear_resendings += again
+            live.sending = live.sending.unclear(was_repeated=again)
             unsent = self.nothing_was_sent(live, str(exc), counts=False, again=again, sent=order)
             return Handed(unsent, is_clear=False)
         except BrokerUnavailable as exc:
@@ -101,7 +103,7 @@ class Placement:
             return Handed(unsent, is_clear=False)
         except NotAnswered as exc:
             self._queues.slow_down(order, str(exc))
-            live.unclear_resendings += again
+            live.sending = live.sending.unclear(was_repeated=again)
             unsent = self.nothing_was_sent(live, str(exc), counts=True, again=again, sent=order)
             return Handed(unsent, is_clear=False)
         except ReservationLost as exc:
@@ -113,9 +115,9 @@ class Placement:
                 return Handed(self._was_refused_again(live, order, reason_of(exc)), is_clear=False)
             return Handed(self._was_refused(live, order, exc), is_clear=False)
         except Exception as exc:  # noqa: BLE001  whatever it was, the order may have left
-            live.finding_from = live.asked_at = None
-            live.unclear_resendings += again
-            live.is_answered = live.is_answered or isinstance(exc, OrderAlreadyExists | WordsAlone)
+            live.sending = live.sending.not_looked_for().unclear(
+                was_repeated=again, is_answered=isinstance(exc, OrderAlreadyExists | WordsAlone)
+            )
             self._queues.was_perhaps_sent(order)
             if again and isinstance(exc, WordsAlone):
                 said = Reason(ReasonCode.BROKER_REJECTED, exc.words)
@@ -127,10 +129,11 @@ class Placement:
         """Under the same id, where the broker takes it only once."""
         if not self._ownership.holds(self._connection.account_id):
             return
-        live.resendings += 1
-        live.not_before = self._clock.monotonic() + backoff.USUAL.pause_seconds(live.resendings)
+        times = live.sending.repetitions + 1
+        live.sending = replace(live.sending, repetitions=times)
+        live.tries = replace(live.tries, not_before=self._clock.monotonic() + backoff.USUAL.pause_seconds(times))
         words = "not found at the broker; sent again under the same id, which the broker takes only once"
-        is_odd = live.resendings == RESENDINGS_ALERT
+        is_odd = times == REPETITIONS_ALERT
 
         def note(order: Order) -> Sequence[Event]:
             if order.status is not Status.SUBMITTING or order.cancel_wish is not None:
@@ -138,7 +141,7 @@ class Placement:
             return (Noted(at=self._clock.now(), message=words, alert=is_odd),)
 
         if await self._live.record(live, note):
-            live.sent_at = self._clock.monotonic()
+            live.sending = live.sending.repeated(self._clock.monotonic())
             await (await self.place(live, again=True)).recording
 
     def rest(self, order: Order, held: HeldBack) -> None:
@@ -164,11 +167,10 @@ class Placement:
     ) -> None:
         """`counts`: as one of the attempts after which the order is rejected. `sent`: the order as it was, or was to be, handed over."""
         if again:
-            live.finding_from = live.asked_at = None
+            live.sending = live.sending.not_looked_for()
             return
         if counts:
-            live.sending_failures += 1
-            live.last_failure = message
+            live.tries = live.tries.failed(message)
 
         def nothing(order: Order) -> Sequence[Event]:
             if order.status is not Status.SUBMITTING or _is_worked_elsewhere(order, sent):
@@ -183,7 +185,7 @@ class Placement:
 
     async def _was_passed_over(self, live: LiveOrder, lost: ReservationLost) -> None:
         """It cannot be told whether it had arrived before: that nobody shows it is looked at for the whole window, and then in doubt."""
-        live.is_passed_over = True
+        live.sending = replace(live.sending, is_passed_over=True)
         await self._note(live, f"cannot be sent again under its id, and is only looked for: {lost}")
 
     async def _was_overtaken(self, live: LiveOrder) -> None:
@@ -205,13 +207,13 @@ class Placement:
         self, live: LiveOrder, sent: Order, refusal: Reason, *, answer: str | None = None
     ) -> None:
         """The broker may refuse the repetition because the first sending arrived: the order is looked for before this is its end."""
-        live.finding_from = live.asked_at = None
+        live.sending = live.sending.not_looked_for()
         words = f"refused when it was sent again, and looked for once more, since it may have arrived before: {refusal.message}"
 
         def note(order: Order) -> Sequence[Event]:
             if order.status is not Status.SUBMITTING or _is_worked_elsewhere(order, sent):
                 return ()
-            live.refusal = refusal
+            live.sending = replace(live.sending, refusal=refusal)
             noted = Noted(at=self._clock.now(), message=words, answer=answer)
             return () if was_noted(order, words) else (noted,)
 

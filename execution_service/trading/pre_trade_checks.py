@@ -32,6 +32,9 @@ from execution_service.trading.holdings import is_booked_to
 
 log = structlog.get_logger(__name__)
 
+LATE_EXIT = "late exit executed"
+"""How the remark begins that an exit was looked at, found to be too old, and is executed all the same."""
+
 
 class PreTradeChecks:
     """Asks the store, the orders in hand and the market what they have to say to an order that is about to be sent."""
@@ -71,9 +74,10 @@ class PreTradeChecks:
         unsupported = unsupported_reason(order, self._connection.capabilities, self._connection.broker_name)
         if unsupported is not None:
             return (Rejected(at=now, reason=Reason(ReasonCode.UNSUPPORTED_ORDER, unsupported)),)
-        if live.sending_failures >= self._max_attempts:
-            why = f": {live.last_failure}" if live.last_failure else ""
-            words = f"the broker could not be reached in {live.sending_failures} attempts; nothing was sent{why}"
+        tries = live.tries
+        if tries.failures >= self._max_attempts:
+            why = f": {tries.failure}" if tries.failure else ""
+            words = f"the broker could not be reached in {tries.failures} attempts; nothing was sent{why}"
             return (Rejected(at=now, reason=Reason(ReasonCode.BROKER_UNAVAILABLE, words)),)
         if others_of(order) is WaitingReason.LEGS:
             refusal = await self._refused_for_its_legs(live)
@@ -103,11 +107,8 @@ class PreTradeChecks:
         if is_stale(elapsed, self._connection.limits):
             if not await self._reduces_position(apply_all(order, first)):
                 return (stale(elapsed, self._connection.limits, now),)
-            words = (
-                f"late exit executed: first published {elapsed.age:.0f} s ago, and it reduces a position that we hold"
-            )
+            words = f"{LATE_EXIT}: first published {elapsed.age:.0f} s ago, and it reduces a position that we hold"
             first = (*first, Noted(at=now, message=words, alert=True))
-            live.is_late_allowed = True
         return first
 
     # --- legs ---------------------------------------------------------------------------------------------------

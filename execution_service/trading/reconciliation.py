@@ -778,7 +778,7 @@ class Reconciliation:
 def _is_looked_for(live: LiveOrder) -> bool:
     """Perhaps sent, by an earlier life or without a clear answer; what is just being sent is not meant."""
     is_of_before = live.sent_at is not None and live.sent_at < live.known_from
-    return live.order.status is Status.SUBMITTING and (is_of_before or live.finding_from is not None)
+    return live.order.status is Status.SUBMITTING and (is_of_before or live.sending.finding_from is not None)
 
 
 def _named_not_ours(orders: Sequence[Report], positions: Sequence[BrokerPosition]) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ from execution_service.trading.pre_trade_checks import PreTradeChecks
 log = structlog.get_logger(__name__)
 
 LARGEST_BATCH = 64
-RESENDINGS_WAITED_FOR = 2
+REPETITIONS_WAITED_FOR = 2
 """So many times an order was to be sent again without a clear answer, or could not be, and later ids no longer wait for it."""
 
 
@@ -127,8 +127,8 @@ class Submission:
             return False
         if self._isolation.holds(live):
             return False  # the others do not wait for it; passed over, it is looked for, and then in doubt
-        is_refused = live.is_passed_over or live.refusal is not None
-        is_settled = live.is_answered or is_refused or live.unclear_resendings >= RESENDINGS_WAITED_FOR
+        sending = live.sending
+        is_settled = sending.is_answered or sending.is_refused or sending.unclear_repetitions >= REPETITIONS_WAITED_FOR
         is_in_time = not is_stale(live.elapsed(self._clock.monotonic()), self._connection.limits)
         return live.order.cancel_wish is None and is_in_time and not is_settled
 
@@ -232,8 +232,6 @@ class Submission:
         def start(order: Order) -> Sequence[Event]:
             return first if order.status is Status.PENDING and order.cancel_wish == wish else ()
 
-        # What is known of an attempt before this one does not hold for it.
-        live.is_answered, live.is_passed_over, live.unclear_resendings = False, False, 0
         return bool(await self._live.record(live, start)) and not ends
 
     async def _checked(self, live: LiveOrder) -> tuple[Event, ...] | Waiting:
@@ -272,8 +270,7 @@ class Submission:
         """By something that nobody foresaw, of this order or its instrument: it counts like one that the broker cannot take, and holds up no
         other order."""
         self._isolation.failed(live, why, doing="preparing it for the broker")
-        live.sending_failures += 1
-        live.last_failure = str(why) or type(why).__name__
+        live.tries = live.tries.failed(str(why) or type(why).__name__)
 
     def _preparation_failed(self, live: LiveOrder, exc: Exception) -> None:
         """Nothing was sent; the queue waits, and a question that got no answer says nothing about the connection."""
@@ -286,5 +283,4 @@ class Submission:
             self._connection.lose(exc)
         self._queues.slow_down(live.order, str(exc) or type(exc).__name__)
         if not (isinstance(exc, BrokerUnavailable) and exc.known_pause):
-            live.sending_failures += 1
-            live.last_failure = str(exc) or type(exc).__name__
+            live.tries = live.tries.failed(str(exc) or type(exc).__name__)

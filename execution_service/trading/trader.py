@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from brokers.base import BrokerPosition, Instrument, Report
 from brokers.errors import BrokerError, NotAnswered
@@ -233,15 +233,15 @@ class Trader:
 
     def look_again(self, live: LiveOrder) -> None:
         """The order was changed by somebody else's word (a fill, a resolution): step it now."""
-        live.isolated_until = 0.0
+        self._isolation.lift(live)
         self._queues.look_again(live)
 
     async def cancel(self, live: LiveOrder, reason: Reason, requested_by: str) -> None:
         """Records the wish; a PENDING order ends by it at once, any other is cancelled at the broker next."""
         await self._live.record(live, lambda order: cancel_wish(order, reason, requested_by, self._clock.now()))
-        live.is_cancel_commanded = True
-        live.isolated_until = 0.0  # what somebody commands is tried at once
+        self._isolation.lift(live)
         live.take_news()  # asked for once more, it is asked for at the broker soon again
+        live.tries = replace(live.tries, is_cancel_commanded=True)
         self._timers.make(live, 0.0)
 
     @property
