@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 import structlog
@@ -11,9 +12,9 @@ import structlog
 from execution_service.core.orders.events import CancelRequested, Event
 from execution_service.core.orders.next_step import Elapsed
 from execution_service.core.orders.order import Order, apply
-from execution_service.core.orders.repetition import CANCELS, FINDS, Asked
+from execution_service.core.orders.repetition import CANCELS, FINDS
 from execution_service.core.orders.request import OrderRequest, Purpose
-from execution_service.core.orders.status import Reason, ReasonCode
+from execution_service.core.orders.sending import Sending, Tries
 from execution_service.core.texts import log_line, wants_a_person
 from execution_service.core.views.record import as_stored
 from execution_service.runtime.clock import Clock
@@ -21,144 +22,97 @@ from execution_service.storage.ports.orders import OrderStore, Stored, Told, Ver
 
 log = structlog.get_logger(__name__)
 
-PERHAPS_SENT = "perhaps sent "
-"""How the remark begins that an order may be alive and the broker cannot be asked."""
-
 
 class LiveOrder:
-    """One unsettled record with what this process knows beyond it: when things happened by the monotonic clock."""
+    """One unsettled record with what this process knows beyond it. Each part of that has one writer."""
 
     __slots__ = (
         "__weakref__",
+        "_sending",
+        "_tries",
         "age_from",
-        "asked_at",
-        "cancel_not_before",
-        "cancels",
-        "due_at",
-        "failed_at",
-        "failures",
-        "finding_from",
-        "finds",
-        "heard",
-        "is_answer_unclear",
-        "is_answered",
-        "is_busy",
-        "is_cancel_commanded",
-        "is_isolation_told",
-        "is_late_allowed",
+        "first_sent_at",
         "is_let_go",
-        "is_passed_over",
-        "is_set_aside",
-        "is_silence_told",
-        "isolated_until",
         "known_from",
-        "last_failure",
         "lock",
-        "missing_from",
         "must_read_lines",
-        "not_before",
         "opens_at",
         "order",
-        "refusal",
-        "resendings",
-        "sending_failures",
-        "sent_at",
         "told",
-        "told_waits",
-        "unclear_resendings",
-        "waits_to_note",
     )
 
     def __init__(self, order: Order, told: Told, *, age_from: float, known_from: float, sent_at: float | None) -> None:
+        # The recording's; moments are by the monotonic clock.
         self.order = order
-        self.told = told
         self.lock = asyncio.Lock()
-        self.is_busy = False
-        """A broker call about this order is under way: nobody else steps."""
-        self.is_cancel_commanded = False
-        """Somebody has asked for its cancellation since the broker was last asked for it."""
-        self.is_late_allowed = False
-        """It was looked at and found to be a late exit that is executed all the same."""
         self.is_let_go = False
         """Another process works it now, or may: nothing is done about it here any more, and it does not come back in hand."""
-        self.is_silence_told = False
-        self.told_waits: set[str] = set()
-        """Of an exit: what people have been told that it waits for, or will be with the next message."""
-        self.waits_to_note: list[str] = []
-        """Of these, what they have been told and the record does not say yet."""
-        self.resendings = 0
-        self.refusal: Reason | None = _refusal(order)
-        """What the broker said when it was sent again, or in an earlier life when it was sent: no end of it before it has been looked for, since a
-        sending may be alive. It is not sent again."""
-        self.is_answered = False
-        """The broker has said that it has an order of this id, though it may not show it yet, or has answered it with words alone: sending again
-        would tell nothing new."""
-        self.is_answer_unclear = False
-        """The latest look for it was answered, and something in the answer that cannot be read may be the order."""
-        self.is_passed_over = False
-        """The id that the broker gave it beforehand can no longer be used: it is looked for, and not sent again."""
-        self.unclear_resendings = 0
-        """How often it has been sent again without a clear answer to that either."""
         self.age_from = age_from
         self.known_from = known_from
         """Since when this process has it in hand."""
-        self.sent_at = sent_at
-        self.finding_from: float | None = None
-        self.asked_at: float | None = None
-        self.cancels = Asked()
-        """The requests to cancel it that were really sent."""
-        self.cancel_not_before = 0.0
-        """The account's calls do not allow one earlier."""
-        self.finds = Asked()
-        """The looks for it since it is in doubt."""
-        self.heard: object = None
-        """What would make the broker's next word about it news."""
+        self.first_sent_at = sent_at
+        """As recorded, or when the market had it after a hold."""
         self.opens_at: float | None = None
         """Until when the broker says that it holds it for the opening."""
-        self.missing_from: float | None = None
-        self.due_at: float | None = None
-        self.not_before = 0.0
-        self.isolated_until = 0.0
-        """Nothing is begun for it before then: its own work has failed by something that nobody foresaw."""
-        self.failures = 0
-        """How often in succession it has."""
-        self.failed_at = float("-inf")
-        self.is_isolation_told = False
-        self.is_set_aside = False
-        """It is to be sent and in no lane while it is isolated."""
-        self.sending_failures = 0
-        self.last_failure = ""
-        """Why it could not be sent the last time."""
+        # The delivery's.
+        self.told = told
         self.must_read_lines = bool(order.fills)
         """Its ledger lines may have been kept since it was read from the store: they are asked for before anything is booked."""
+        # The trading's.
+        self._sending = Sending.of(order)
+        self._tries = Tries.of(order)
+
+    @property
+    def sending(self) -> Sending:
+        """What is known of the latest sending: of one that was recorded since this was last written, nothing."""
+        if self._sending.since != self.order.working_since:
+            self._sending = Sending.of(self.order)
+        return self._sending
+
+    @sending.setter
+    def sending(self, sending: Sending) -> None:
+        self._sending = sending
+
+    @property
+    def tries(self) -> Tries:
+        """What was tried for it: another status, or another attempt, is news."""
+        if not self._tries.is_of(self.order):
+            self._tries = self._tries.after_news(self.order)
+        return self._tries
+
+    @tries.setter
+    def tries(self, tries: Tries) -> None:
+        self._tries = tries
+
+    @property
+    def sent_at(self) -> float | None:
+        """The last time; None: it was not."""
+        repeated_at = self.sending.repeated_at
+        return self.first_sent_at if repeated_at is None else repeated_at
 
     def begin_anew(self) -> None:
-        """Nobody is at work for it, and nobody has looked for it at this broker yet: whoever was has ended. What happened to it, and when, stays
-        known."""
-        self.is_busy = self.is_set_aside = self.is_answer_unclear = False
-        self.due_at = self.finding_from = self.asked_at = None
-        # Whatever was about to be recorded of these may not be; that it was not, or was, the record tells.
-        self.missing_from = None
-        self.is_silence_told = any(note.message.startswith(PERHAPS_SENT) for note in self.order.notes)
+        """Nobody has looked for it at this broker yet: whoever had has ended. What happened to it, and when, stays known."""
+        self.sending = replace(self.sending.not_looked_for(), is_answer_unclear=False)
 
     def elapsed(self, now: float) -> Elapsed:
         def since(moment: float | None) -> float | None:
             return None if moment is None else now - moment
 
+        sending, tries = self.sending, self.tries
         return Elapsed(
             age=now - self.age_from,
             sent=since(self.sent_at),
-            finding=since(self.finding_from),
-            asked=since(self.asked_at),
+            finding=since(sending.finding_from),
+            asked=since(sending.asked_at),
             opened=since(self.opens_at),
-            cancel_sent=since(self.cancels.latest),
-            cancel_wait=max(self.cancels.wait_seconds(CANCELS, now), self.cancel_not_before - now, 0.0),
-            find_wait=self.finds.wait_seconds(FINDS, now),
+            cancel_sent=since(tries.cancels.latest),
+            cancel_wait=max(tries.cancels.wait_seconds(CANCELS, now), tries.cancel_not_before - now, 0.0),
+            find_wait=tries.finds.wait_seconds(FINDS, now),
         )
 
     def take_news(self) -> None:
         """Something has changed: what is asked again of this order is asked soon again."""
-        self.cancels, self.finds = self.cancels.after_news(), self.finds.after_news()
+        self.tries = self.tries.after_news(self.order)
 
     @property
     def owes_world(self) -> bool:
@@ -230,10 +184,9 @@ class LiveOrders:
         mine, theirs = live.told, stored.told
         before, live.order = live.order, stored.order
         if live.order.working_since != before.working_since:
-            # Sent, declared placed or ordered to be sent again: its time-out counts from then, and it was not looked for since.
+            # Sent, declared placed or ordered to be sent again: its time-out counts from then.
             since = live.order.working_since
-            live.sent_at = None if since is None else self._clock.monotonic() - self._seconds_since(since)
-            live.finding_from, live.asked_at, live.refusal = None, None, _refusal(live.order)
+            live.first_sent_at = None if since is None else self._clock.monotonic() - self._seconds_since(since)
         names = mine.others.keys() | theirs.others.keys()
         live.told = Told(
             world=max(mine.world, theirs.world),
@@ -320,15 +273,11 @@ class LiveOrders:
     def _take_note(self, live: LiveOrder, before: Order, events: Sequence[Event]) -> None:
         self._index(live)
         if live.order.submitted_at is None:
-            live.sent_at = live.finding_from = live.refusal = None
-            live.is_answer_unclear = False
+            live.first_sent_at = None
         elif live.order.working_since != before.working_since:
-            live.sent_at = self._clock.monotonic()
-            live.finding_from = live.asked_at = live.refusal = None
+            live.first_sent_at = self._clock.monotonic()
         if live.order.hold != before.hold:
             self._note_hold(live)
-        if live.order.status is not before.status or live.order.attempt != before.attempt:
-            live.take_news()
         self._say(before, events, live.order)
 
     def _note_hold(self, live: LiveOrder) -> None:
@@ -376,11 +325,6 @@ class LiveOrders:
         wall = (self._clock.now() - moment).total_seconds()
         steady = self._wall_at_start - moment.timestamp() + self._clock.monotonic() - self._monotonic_at_start
         return max(0.0, min(wall, steady))
-
-
-def _refusal(order: Order) -> Reason | None:
-    words = order.words_alone
-    return None if words is None else Reason(ReasonCode.BROKER_REJECTED, words)
 
 
 def _say_overtaken(order: Order) -> None:

@@ -18,13 +18,14 @@ from execution_service.core.orders.report_events import was_noted
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.soundness import sound_position
 from execution_service.core.orders.status import Reason, ReasonCode, Status
+from execution_service.core.orders.waiting import Waiting, WaitingReason
 from execution_service.core.reconcile import Binding, Group, Holding, group_of
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.store import Store
 from execution_service.trading.connection import Connection
 from execution_service.trading.holdings import holdings
-from execution_service.trading.instrument_queues import Lanes
+from execution_service.trading.instrument_queues import InstrumentQueues
 from execution_service.trading.reconciliation import Reconciliation
 from execution_service.trading.report_poller import ReportPoller
 from execution_service.trading.tasks import Tasks
@@ -42,6 +43,7 @@ LOOKS_AT_MOST = 3
 the more careful of both moments' figures."""
 FORGOTTEN_SECONDS = 60.0
 """A look of before that counts for nothing any more."""
+LOOKING = Waiting(WaitingReason.POSITIONS, WaitingReason.POSITIONS.value)
 AT_WORK = frozenset({Status.SUBMITTING, Status.SUBMITTED, Status.PARTIALLY_FILLED, Status.IN_DOUBT})
 
 
@@ -94,7 +96,7 @@ class ExitCheck:
         mode: ExitPositionCheck,
         connection: Connection,
         report_poller: ReportPoller,
-        lanes: Lanes,
+        queues: InstrumentQueues,
         live_orders: LiveOrders,
         store: Store,
         clock: Clock,
@@ -105,7 +107,7 @@ class ExitCheck:
         self._mode = mode
         self._connection = connection
         self._report_poller = report_poller
-        self._lanes = lanes
+        self._queues = queues
         self._live = live_orders
         self._store = store
         self._clock = clock
@@ -129,15 +131,15 @@ class ExitCheck:
             instrument = live.order.accepted_request.instrument
             self._moved[instrument.key] = (instrument, self._clock.monotonic())
 
-    async def bound(self, live: LiveOrder, order: Order, *, must_look: bool) -> tuple[Event, ...] | None:
-        """What must be recorded before the exit leaves because of what the broker holds: nothing, a reduction, a remark, or its end. None:
-        that is being looked at, and its lane is held meanwhile. `order` is the exit as it would leave. `must_look`: though
+    async def bound(self, live: LiveOrder, order: Order, *, must_look: bool) -> tuple[Event, ...] | Waiting:
+        """What must be recorded before the exit leaves because of what the broker holds: nothing, a reduction, a remark, or its end; or
+        that this is being looked at, and its queue is held meanwhile. `order` is the exit as it would leave. `must_look`: though
         nothing is known to differ, since neither its entry nor what its strategy holds covers it. Raises StoreUnavailable."""
         if self._mode is ExitPositionCheck.OFF:
             return ()
         if order.order_id in self._looking:
-            self._lanes.hold(live.order)
-            return None
+            self._queues.hold(live.order)
+            return LOOKING
         must_look = must_look or self._mode is ExitPositionCheck.ALWAYS
         binding = await self._reconciliation.binding(order.accepted_request.instrument, self._product(order))
         if binding is None and not must_look:
@@ -147,7 +149,7 @@ class ExitCheck:
             look = None
         if look is None or self._must_look_again(look):
             self._begin(live, order, binding, 1 if look is None else look.number + 1)
-            return None
+            return LOOKING
         if look.measure is not None and not look.difference and not must_look:
             return ()  # it differed once, and does no more
         return await self._judged(order, look, binding)
@@ -161,11 +163,11 @@ class ExitCheck:
 
     def _begin(self, live: LiveOrder, order: Order, binding: Binding | None, number: int) -> None:
         self._looking.add(order.order_id)
-        self._lanes.hold(live.order)
+        self._queues.hold(live.order)
         self._tasks.begin(self._look(live, order, binding, number), f"look-{order.order_id}")
 
     async def _look(self, live: LiveOrder, order: Order, binding: Binding | None, number: int) -> None:
-        """Never longer than LOOKING_SECONDS, whatever the broker does; then the lane goes on."""
+        """Never longer than LOOKING_SECONDS, whatever the broker does; then the queue goes on."""
         looking = _Looking()
         asking = self._tasks.begin(self._measure_until_sure(order, binding, looking), f"ask-{order.order_id}")
         waiting = asyncio.ensure_future(self._clock.sleep(LOOKING_SECONDS))
@@ -178,7 +180,7 @@ class ExitCheck:
             try:
                 self._keep(order, self._result(order, binding, looking, number))
             finally:
-                self._lanes.release(live.order)
+                self._queues.release(live.order)
 
     def _keep(self, order: Order, look: _Look) -> None:
         self._looks = {key: kept for key, kept in self._looks.items() if look.at - kept.at <= FORGOTTEN_SECONDS}

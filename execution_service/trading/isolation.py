@@ -3,7 +3,9 @@ not what the work was."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from functools import partial
+from weakref import WeakKeyDictionary
 
 import structlog
 
@@ -22,30 +24,56 @@ FORGIVEN_SECONDS = 2 * backoff.USUAL.longest_seconds
 """After so long without another failure the pauses are short again."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Isolated:
+    """How it stands with one order whose work has failed; moments by the monotonic clock."""
+
+    until: float = 0.0
+    failures: int = 0
+    """In succession."""
+    failed_at: float = float("-inf")
+    is_told: bool = False
+    """People have been told, or will be with the next message."""
+
+
 class Isolation:
     """Takes what comes out of the work for one order of the account, wherever that is done, so that it ends there."""
 
-    def __init__(self, *, connection: Connection, timers: Timers, grouped_alerts: GroupedAlerts, clock: Clock) -> None:
+    def __init__(
+        self, *, connection: Connection, timers: Timers[LiveOrder], grouped_alerts: GroupedAlerts, clock: Clock
+    ) -> None:
         self._connection = connection
         self._timers = timers
         self._grouped_alerts = grouped_alerts
         self._clock = clock
+        self._isolated: WeakKeyDictionary[LiveOrder, _Isolated] = WeakKeyDictionary()
 
     def holds(self, live: LiveOrder) -> bool:
         """Whether nothing is begun for the order now."""
-        return live.isolated_until > self._clock.monotonic()
+        return bool(self._isolated) and self.seconds_left(live) > 0
+
+    def seconds_left(self, live: LiveOrder) -> float:
+        """Until something may be begun for it again."""
+        isolated = self._isolated.get(live)
+        return 0.0 if isolated is None else isolated.until - self._clock.monotonic()
+
+    def lift(self, live: LiveOrder) -> None:
+        """What somebody commands is tried at once."""
+        isolated = self._isolated.get(live)
+        if isolated is not None:
+            self._isolated[live] = replace(isolated, until=0.0)
 
     def failed(self, live: LiveOrder, why: BaseException, *, doing: str) -> None:
         """The order rests, and is looked at again after its pause. People are told once for each order; not of a store that is away, which all
         orders wait for. Raises nothing, and waits for nothing."""
-        now = self._clock.monotonic()
+        now, before = self._clock.monotonic(), self._isolated.get(live, _Isolated())
         if isinstance(why, StoreUnavailable):
-            pause = AFTER_FAILURE_SECONDS
+            pause, isolated = AFTER_FAILURE_SECONDS, before
             log.info(f"An order waits for the store: {why}", action="order_waits", signal_id=live.order.signal_id)
         else:
-            live.failures = 1 if now - live.failed_at > FORGIVEN_SECONDS else live.failures + 1
-            live.failed_at = now
-            pause = backoff.USUAL.pause_seconds(live.failures)
+            failures = 1 if now - before.failed_at > FORGIVEN_SECONDS else before.failures + 1
+            pause = backoff.USUAL.pause_seconds(failures)
+            isolated = replace(before, failures=failures, failed_at=now, is_told=True)
             log.error(
                 f"Order set aside for {pause:g} s, the others go on: {doing} failed: {_words(why)}",
                 action="order_isolated",
@@ -54,15 +82,13 @@ class Isolation:
                 order_id=live.order.order_id,
                 exc_info=why,
             )
-            self._tell(live, f"{doing}: {_words(why)}")
-        live.isolated_until = max(live.isolated_until, now + pause)
+            if not before.is_told:
+                self._tell(live, f"{doing}: {_words(why)}")
+        self._isolated[live] = replace(isolated, until=max(before.until, now + pause))
         if not live.is_let_go:
             self._timers.make(live, pause)
 
     def _tell(self, live: LiveOrder, reason: str) -> None:
-        if live.is_isolation_told:
-            return
-        live.is_isolation_told = True
         words = partial(texts.orders_isolated, account_name=self._connection.account_name)
         self._grouped_alerts.mention("order_isolated", Mentioned(live.order, None, reason), words)
 

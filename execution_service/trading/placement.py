@@ -26,18 +26,20 @@ from execution_service.core.orders.next_step import is_stale
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.report_events import was_noted
 from execution_service.core.orders.status import Reason, ReasonCode, Status
+from execution_service.core.orders.waiting import WaitingReason
 from execution_service.ownership.ownership import Ownership
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.trading.connection import Connection, reason_of
-from execution_service.trading.instrument_queues import Lane, Lanes
+from execution_service.trading.instrument_queues import InstrumentQueue, InstrumentQueues
+from execution_service.trading.pre_trade_checks import LATE_EXIT
 from execution_service.trading.report_poller import ReportPoller
 from execution_service.trading.tasks import Tasks
 
 log = structlog.get_logger(__name__)
 
 PLACE_SECONDS = 30.0
-RESENDINGS_ALERT = 3
+REPETITIONS_ALERT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class Placement:
         self,
         *,
         connection: Connection,
-        lanes: Lanes,
+        queues: InstrumentQueues,
         report_poller: ReportPoller,
         live_orders: LiveOrders,
         clock: Clock,
@@ -65,7 +67,7 @@ class Placement:
     ) -> None:
         """`ownership`: whether this process surely holds the account at this moment."""
         self._connection = connection
-        self._lanes = lanes
+        self._queues = queues
         self._report_poller = report_poller
         self._live = live_orders
         self._clock = clock
@@ -81,7 +83,8 @@ class Placement:
             # order at the broker by now, and must not be contradicted.
             return Handed(self._was_overtaken(live), is_clear=False)
         # The store may have been away while the intent was being written.
-        is_late = not live.is_late_allowed and is_stale(live.elapsed(self._clock.monotonic()), self._connection.limits)
+        is_late = is_stale(live.elapsed(self._clock.monotonic()), self._connection.limits)
+        is_late = is_late and not any(note.message.startswith(LATE_EXIT) for note in order.notes)
         if not self._connection.is_connected or order.cancel_wish is not None or is_late:
             held = self.nothing_was_sent(live, "held back before it left", counts=False, again=again, sent=order)
             return Handed(held, is_clear=False)
@@ -90,17 +93,17 @@ class Placement:
             report = await self._connection.ask(placement, PLACE_SECONDS)
         except HeldBack as exc:
             self.rest(order, exc)
-            live.unclear_resendings += again
+            live.sending = live.sending.unclear(was_repeated=again)
             unsent = self.nothing_was_sent(live, str(exc), counts=False, again=again, sent=order)
             return Handed(unsent, is_clear=False)
         except BrokerUnavailable as exc:
             self._connection.lose(exc)
-            self._lanes.slow_down(order)
+            self._queues.slow_down(order, str(exc))
             unsent = self.nothing_was_sent(live, str(exc), counts=not exc.known_pause, again=again, sent=order)
             return Handed(unsent, is_clear=False)
         except NotAnswered as exc:
-            self._lanes.slow_down(order)
-            live.unclear_resendings += again
+            self._queues.slow_down(order, str(exc))
+            live.sending = live.sending.unclear(was_repeated=again)
             unsent = self.nothing_was_sent(live, str(exc), counts=True, again=again, sent=order)
             return Handed(unsent, is_clear=False)
         except ReservationLost as exc:
@@ -112,10 +115,10 @@ class Placement:
                 return Handed(self._was_refused_again(live, order, reason_of(exc)), is_clear=False)
             return Handed(self._was_refused(live, order, exc), is_clear=False)
         except Exception as exc:  # noqa: BLE001  whatever it was, the order may have left
-            live.finding_from = live.asked_at = None
-            live.unclear_resendings += again
-            live.is_answered = live.is_answered or isinstance(exc, OrderAlreadyExists | WordsAlone)
-            self._lanes.of(order).unresolved.add(order.order_id)
+            live.sending = live.sending.not_looked_for().unclear(
+                was_repeated=again, is_answered=isinstance(exc, OrderAlreadyExists | WordsAlone)
+            )
+            self._queues.was_perhaps_sent(order)
             if again and isinstance(exc, WordsAlone):
                 said = Reason(ReasonCode.BROKER_REJECTED, exc.words)
                 return Handed(self._was_refused_again(live, order, said, answer=exc.words), is_clear=False)
@@ -126,10 +129,11 @@ class Placement:
         """Under the same id, where the broker takes it only once."""
         if not self._ownership.holds(self._connection.account_id):
             return
-        live.resendings += 1
-        live.not_before = self._clock.monotonic() + backoff.USUAL.pause_seconds(live.resendings)
+        times = live.sending.repetitions + 1
+        live.sending = replace(live.sending, repetitions=times)
+        live.tries = replace(live.tries, not_before=self._clock.monotonic() + backoff.USUAL.pause_seconds(times))
         words = "not found at the broker; sent again under the same id, which the broker takes only once"
-        is_odd = live.resendings == RESENDINGS_ALERT
+        is_odd = times == REPETITIONS_ALERT
 
         def note(order: Order) -> Sequence[Event]:
             if order.status is not Status.SUBMITTING or order.cancel_wish is not None:
@@ -137,24 +141,23 @@ class Placement:
             return (Noted(at=self._clock.now(), message=words, alert=is_odd),)
 
         if await self._live.record(live, note):
-            live.sent_at = self._clock.monotonic()
+            live.sending = live.sending.repeated(self._clock.monotonic())
             await (await self.place(live, again=True)).recording
 
     def rest(self, order: Order, held: HeldBack) -> None:
-        """The lane goes on when its orders may leave again; the connection is as good as before. People are told, once for each lane, but
+        """The queue goes on when its orders may leave again; the connection is as good as before. People are told, once for each queue, but
         of spent calls only where an exit waits for them."""
-        is_for_calls = isinstance(held, CallsSpent)
-        self._lanes.rest(order, held.wait_seconds, words=str(held), is_for_calls=is_for_calls)
-        lane = self._lanes.of(order)
-        if not is_for_calls and not lane.is_hold_told:
-            lane.is_hold_told = True
-            self._tasks.begin(self._tell_of_hold(lane, str(held)), "held")
+        reason = WaitingReason.CALLS if isinstance(held, CallsSpent) else WaitingReason.HELD_BACK
+        self._queues.rest(order, reason, held.wait_seconds, str(held))
+        queue = self._queues.of(order)
+        if reason is WaitingReason.HELD_BACK and self._queues.must_tell_of_rest(queue):
+            self._tasks.begin(self._tell_of_hold(queue, str(held)), "held")
 
-    async def _tell_of_hold(self, lane: Lane, reason: str) -> None:
+    async def _tell_of_hold(self, queue: InstrumentQueue, reason: str) -> None:
         try:
             await self._connection.tell_of_hold(reason)
         except BaseException:
-            lane.is_hold_told = False  # told with the next hold, then
+            self._queues.was_not_told(queue)
             raise
 
     # --- what became of it --------------------------------------------------------------------------------------
@@ -164,11 +167,10 @@ class Placement:
     ) -> None:
         """`counts`: as one of the attempts after which the order is rejected. `sent`: the order as it was, or was to be, handed over."""
         if again:
-            live.finding_from = live.asked_at = None
+            live.sending = live.sending.not_looked_for()
             return
         if counts:
-            live.sending_failures += 1
-            live.last_failure = message
+            live.tries = live.tries.failed(message)
 
         def nothing(order: Order) -> Sequence[Event]:
             if order.status is not Status.SUBMITTING or _is_worked_elsewhere(order, sent):
@@ -178,12 +180,12 @@ class Placement:
         await self._live.record(live, nothing)
 
     async def _was_taken(self, live: LiveOrder, report: Report) -> None:
-        self._lanes.goes(live.order)
+        self._queues.goes(live.order)
         await self._report_poller.learn(live, report)
 
     async def _was_passed_over(self, live: LiveOrder, lost: ReservationLost) -> None:
         """It cannot be told whether it had arrived before: that nobody shows it is looked at for the whole window, and then in doubt."""
-        live.is_passed_over = True
+        live.sending = replace(live.sending, is_passed_over=True)
         await self._note(live, f"cannot be sent again under its id, and is only looked for: {lost}")
 
     async def _was_overtaken(self, live: LiveOrder) -> None:
@@ -205,13 +207,13 @@ class Placement:
         self, live: LiveOrder, sent: Order, refusal: Reason, *, answer: str | None = None
     ) -> None:
         """The broker may refuse the repetition because the first sending arrived: the order is looked for before this is its end."""
-        live.finding_from = live.asked_at = None
+        live.sending = live.sending.not_looked_for()
         words = f"refused when it was sent again, and looked for once more, since it may have arrived before: {refusal.message}"
 
         def note(order: Order) -> Sequence[Event]:
             if order.status is not Status.SUBMITTING or _is_worked_elsewhere(order, sent):
                 return ()
-            live.refusal = refusal
+            live.sending = replace(live.sending, refusal=refusal)
             noted = Noted(at=self._clock.now(), message=words, answer=answer)
             return () if was_noted(order, words) else (noted,)
 

@@ -18,6 +18,7 @@ from execution_service.core.orders.order import Order, apply_all
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.core.orders.tickets import unsupported_reason
+from execution_service.core.orders.waiting import Waiting, WaitingReason, others_of
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, with_unbooked
 from execution_service.core.reconcile import Holding, by_product
 from execution_service.recording.cancels import Cancels
@@ -28,9 +29,11 @@ from execution_service.trading.connection import Connection, reason_of
 from execution_service.trading.exit_check import AT_WORK, ExitCheck
 from execution_service.trading.holding_choice import HoldingChoice
 from execution_service.trading.holdings import is_booked_to
-from execution_service.trading.instrument_queues import Lanes
 
 log = structlog.get_logger(__name__)
+
+LATE_EXIT = "late exit executed"
+"""How the remark begins that an exit was looked at, found to be too old, and is executed all the same."""
 
 
 class PreTradeChecks:
@@ -40,7 +43,6 @@ class PreTradeChecks:
         self,
         *,
         connection: Connection,
-        lanes: Lanes,
         holding_choice: HoldingChoice,
         live_orders: LiveOrders,
         store: Store,
@@ -51,7 +53,6 @@ class PreTradeChecks:
     ) -> None:
         """`max_attempts`: so many times it is tried to send an order."""
         self._connection = connection
-        self._lanes = lanes
         self._holding_choice = holding_choice
         self._live = live_orders
         self._store = store
@@ -60,8 +61,8 @@ class PreTradeChecks:
         self._cancels = cancels
         self._exit_check = exit_check
 
-    async def before_leaving(self, live: LiveOrder) -> tuple[Event, ...] | None:
-        """What must be recorded before the order is sent: nothing, a reduction, or its end. None: it has to wait, for its entry, the
+    async def before_leaving(self, live: LiveOrder) -> tuple[Event, ...] | Waiting:
+        """What must be recorded before the order is sent: nothing, a reduction, or its end; or that it has to wait, for its entry, the
         other legs of its signal, or what the broker holds. Raises StoreUnavailable; BrokerError or TimeoutError where the broker does not
         tell what a leg needs."""
         order, now = live.order, self._clock.now()
@@ -73,23 +74,21 @@ class PreTradeChecks:
         unsupported = unsupported_reason(order, self._connection.capabilities, self._connection.broker_name)
         if unsupported is not None:
             return (Rejected(at=now, reason=Reason(ReasonCode.UNSUPPORTED_ORDER, unsupported)),)
-        if live.sending_failures >= self._max_attempts:
-            why = f": {live.last_failure}" if live.last_failure else ""
-            words = f"the broker could not be reached in {live.sending_failures} attempts; nothing was sent{why}"
+        tries = live.tries
+        if tries.failures >= self._max_attempts:
+            why = f": {tries.failure}" if tries.failure else ""
+            words = f"the broker could not be reached in {tries.failures} attempts; nothing was sent{why}"
             return (Rejected(at=now, reason=Reason(ReasonCode.BROKER_UNAVAILABLE, words)),)
-        if order.identity.purpose is Purpose.ENTRY and order.accepted_request.total_legs > 1:
+        if others_of(order) is WaitingReason.LEGS:
             refusal = await self._refused_for_its_legs(live)
-            if refusal is None or refusal:
+            if refusal:
                 return refusal
         first: tuple[Event, ...] = ()
         is_measured = is_elsewhere = False
-        if order.identity.purpose is Purpose.EXIT and order.accepted_request.entry_refs:
-            # Waiting from before the question on: the entry may end while the store is being asked.
-            self._lanes.wait_for_others(live)
+        if others_of(order) is WaitingReason.ENTRY:
             allowed = await self._allowed_exit(live)
             if allowed is None:
-                return None
-            self._lanes.cease_waiting(order)
+                return Waiting(WaitingReason.ENTRY)
             if allowed.events and isinstance(allowed.events[-1], Rejected):
                 return allowed.events
             first = allowed.events
@@ -101,37 +100,31 @@ class PreTradeChecks:
             leaving = apply_all(order, first)
             must_look = is_elsewhere or not (is_measured or await self._reduces_position(leaving))
             bound = await self._exit_check.bound(live, leaving, must_look=must_look)
-            if bound is None or (bound and isinstance(bound[-1], Rejected)):
+            if isinstance(bound, Waiting) or (bound and isinstance(bound[-1], Rejected)):
                 return bound
             first = (*first, *bound)
         elapsed = live.elapsed(self._clock.monotonic())
         if is_stale(elapsed, self._connection.limits):
             if not await self._reduces_position(apply_all(order, first)):
                 return (stale(elapsed, self._connection.limits, now),)
-            words = (
-                f"late exit executed: first published {elapsed.age:.0f} s ago, and it reduces a position that we hold"
-            )
+            words = f"{LATE_EXIT}: first published {elapsed.age:.0f} s ago, and it reduces a position that we hold"
             first = (*first, Noted(at=now, message=words, alert=True))
-            live.is_late_allowed = True
         return first
 
     # --- legs ---------------------------------------------------------------------------------------------------
 
-    async def _refused_for_its_legs(self, live: LiveOrder) -> tuple[Event, ...] | None:
-        """The rejection of a leg that would stand alone; nothing if it may leave; None: it has to wait for the others."""
+    async def _refused_for_its_legs(self, live: LiveOrder) -> tuple[Event, ...] | Waiting:
+        """The rejection of a leg that would stand alone; nothing if it may leave; or that it has to wait for the others."""
         order, capabilities = live.order, self._connection.capabilities
-        # Waiting from before the question on: another leg may come while the store is being asked.
-        self._lanes.wait_for_others(live)
         legs = [self._live.latest(s) for s in await self._store.find([f"signal:{order.signal_id}"])]
         reason = refusing_leg(order, legs, capabilities, self._connection.broker_name)
         missing = missing_legs(order, legs) if not capabilities.splits_option_combinations else []
         if reason is None and missing:
             if self._clock.monotonic() - live.known_from < UNKNOWN_LEG_SECONDS:
-                return None
+                return Waiting(WaitingReason.LEGS)
             numbers = ", ".join(str(number) for number in missing)
             words = f"of {order.request.total_legs} legs these have not come: {numbers}; none is placed alone"
             reason = Reason(ReasonCode.UNSUPPORTED_ORDER, words)
-        self._lanes.cease_waiting(order)
         reason = reason or await self._unfitting_leg(order, legs)
         return () if reason is None else (Rejected(at=self._clock.now(), reason=reason),)
 

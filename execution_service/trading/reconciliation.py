@@ -81,6 +81,8 @@ _UNSEEN = Finding(
 )
 """What is suspected when somebody else has traded, and nobody has compared since."""
 
+_NOBODY_COMPARES = Outcome(is_compared=False, words="Not compared: the account is not traded here any more")
+
 
 class Account(Protocol):
     """The conversation with the broker, as far as a comparison needs it."""
@@ -169,6 +171,7 @@ class Reconciliation:
         self._alerts = alerts
         self._wake_up = WakeUp(clock)
         self._requests: list[_Request] = []
+        self._is_running = False
         self._watch = Watch()
         self._open: dict[Key, Discrepancy] | None = None
         self._clean = LastReported(CLEAN_REMEMBERED)
@@ -269,13 +272,16 @@ class Reconciliation:
             self._wake_up.tell()  # what people are told of now stands in the list now
 
     async def compare_now(self) -> Outcome:
-        """Of a comparison that began after the call; one that shows something for the first time is confirmed or dismissed by another."""
+        """Of a comparison that began after the call; one that shows something for the first time is confirmed or dismissed by another. Answered
+        in bounded time, also where nobody compares, or the account is let go meanwhile."""
         for _ in range(CONNECTING_LOOKS):
-            if self._account.is_connected:
+            if self._account.is_connected and self._is_running:
                 break
             await self._clock.sleep(CONNECTING_SECONDS / CONNECTING_LOOKS)
         if not self._account.is_connected:
             return self._unreachable()
+        if not self._is_running:
+            return _NOBODY_COMPARES
         request = _Request(asyncio.get_running_loop().create_future())
         self._requests.append(request)
         self._wake_up.tell()
@@ -287,6 +293,7 @@ class Reconciliation:
         self._suspected, self._shown, self._earlier = {}, None, {}
         wait: float | None = None
         turned_at = float("-inf")
+        self._is_running = True
         self._live.on_recorded.append(self._heed_record)
         if self._account.is_connected:
             self._wake_up.tell()  # the run before has failed: nobody else will say that it is time to compare
@@ -305,8 +312,9 @@ class Reconciliation:
                 if self._interval and self._is_trade_unseen:
                     wait = min(wait or HURRY_SECONDS, HURRY_SECONDS)
         finally:
+            self._is_running = False
             self._live.on_recorded.remove(self._heed_record)
-            self._answer(Outcome(is_compared=False, words="Not compared: the account is not traded here any more"))
+            self._answer(_NOBODY_COMPARES)
 
     def _unreachable(self) -> Outcome:
         words = f"Not compared: the broker is not connected ({self._account.trouble})"
@@ -770,7 +778,7 @@ class Reconciliation:
 def _is_looked_for(live: LiveOrder) -> bool:
     """Perhaps sent, by an earlier life or without a clear answer; what is just being sent is not meant."""
     is_of_before = live.sent_at is not None and live.sent_at < live.known_from
-    return live.order.status is Status.SUBMITTING and (is_of_before or live.finding_from is not None)
+    return live.order.status is Status.SUBMITTING and (is_of_before or live.sending.finding_from is not None)
 
 
 def _named_not_ours(orders: Sequence[Report], positions: Sequence[BrokerPosition]) -> tuple[str, ...]:

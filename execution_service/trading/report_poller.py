@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import structlog
 
@@ -28,6 +30,7 @@ from execution_service.core.orders.report_events import (
 from execution_service.core.orders.soundness import sound
 from execution_service.core.orders.status import Status
 from execution_service.core.texts import Mentioned
+from execution_service.ownership.ownership import Ownership
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
@@ -35,7 +38,7 @@ from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.ports.orders import OrderStore, Stored
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection
 from execution_service.trading.grouped_alerts import GroupedAlerts
-from execution_service.trading.instrument_queues import Lanes
+from execution_service.trading.instrument_queues import InstrumentQueues
 from execution_service.trading.isolation import Isolation
 from execution_service.trading.reconciliation import Reconciliation
 from execution_service.trading.timers import Timers
@@ -56,6 +59,19 @@ UNREADABLE_REMEMBERED = 5000
 STRANGERS_REMEMBERED = 20_000
 
 
+@dataclass(frozen=True, slots=True)
+class _Missing:
+    """An order of which the broker counts more, or calls complete less, than its executions show; `since` by the monotonic clock."""
+
+    live: LiveOrder
+    report: Report
+    since: float
+
+
+class _NotNow(Exception):
+    """A report that has to be told again: nothing may be recorded of its order at this moment."""
+
+
 class ReportPoller:
     """Asks one broker about all orders at once, or looks for one."""
 
@@ -63,21 +79,22 @@ class ReportPoller:
         self,
         *,
         connection: Connection,
-        lanes: Lanes,
+        queues: InstrumentQueues,
         live_orders: LiveOrders,
         store: OrderStore,
         clock: Clock,
         alerts: RaisesAlerts,
         grouped_alerts: GroupedAlerts,
         isolation: Isolation,
-        timers: Timers,
+        timers: Timers[LiveOrder],
         reconciliation: Reconciliation,
+        ownership: Ownership,
     ) -> None:
         """`timers` are woken when the broker may be asked again, whoever had asked. `reconciliation` learns of an ended order whose
         record has all that the report tells, and when an order that is none of this account's records has filled: a person's, or the
-        broker's that squares off."""
+        broker's that squares off. `ownership`: whether this process surely holds the account at this moment."""
         self._connection = connection
-        self._lanes = lanes
+        self._queues = queues
         self._live = live_orders
         self._store = store
         self._clock = clock
@@ -86,6 +103,7 @@ class ReportPoller:
         self._isolation = isolation
         self._timers = timers
         self._reconciliation = reconciliation
+        self._ownership = ownership
         self.answered_at: float | None = None
         """When the last question about all orders was asked that was answered, by the monotonic clock."""
         self.is_asking = False
@@ -98,7 +116,10 @@ class ReportPoller:
         """What people were told of that could not be read or recorded, by what it is about."""
         self._strange = LastReported(STRANGERS_REMEMBERED)
         """What orders without a tag had filled, and what was said of those whose record cannot be read."""
-        self._missing: dict[str, tuple[LiveOrder, Report]] = {}
+        self._missing: dict[str, _Missing] = {}
+        """By our id."""
+        self._said: WeakKeyDictionary[LiveOrder, Hashable] = WeakKeyDictionary()
+        """The broker's last word about each order in hand: another one is news."""
 
     # --- when ---------------------------------------------------------------------------------------------------
 
@@ -212,7 +233,7 @@ class ReportPoller:
         failed = await self._hear_of_finished(
             [r for r in reports if r.client_order_id and r.client_order_id not in known]
         )
-        lasting = [(r, exc) for r, exc in failed if not isinstance(exc, StoreUnavailable)]
+        lasting = [(r, exc) for r, exc in failed if not isinstance(exc, StoreUnavailable | _NotNow)]
         for report, failure in lasting:
             self._say_failure(report, failure)
         cannot = [
@@ -340,36 +361,42 @@ class ReportPoller:
             return False
 
     async def _hear_late(self, record: Stored, report: Report) -> None:
+        """Takes the order in hand again where the report has news of it. It may have come in hand while its record was being read, and then
+        this is a report of it like any other; or the account may have gone to another process. Raises _NotNow where it has to be told again."""
         if not news(record.order, report, self._clock.now()):
             return
+        in_hand = self._live.by_id.get(record.order.order_id)
+        if in_hand is not None:
+            if not await self._is_heard(in_hand, report):
+                raise _NotNow
+            return
+        if not self._ownership.holds(self._connection.account_id):
+            raise _NotNow  # nothing is taken in hand that another process may be working
         live = self._live.adopt(record)
         await self.learn(live, report)
         if not live.order.status.is_final:
-            self._lanes.look_again(live)
+            self._queues.look_again(live)
 
     # --- about one order ----------------------------------------------------------------------------------------
 
     async def find(self, live: LiveOrder) -> None:
         """Looks for an order that was perhaps sent, and notes since when it has been looked for in vain."""
-        was_unclear = live.is_answer_unclear
+        is_unclear = False
         try:
             await self.look_for(live)
-            live.is_answer_unclear = False
         except (BrokerError, TimeoutError) as exc:
             self._connection.query_failed(exc)
-            live.not_before = self._clock.monotonic() + AFTER_FAILURE_SECONDS
+            live.tries = replace(live.tries, not_before=self._clock.monotonic() + AFTER_FAILURE_SECONDS)
             if not isinstance(exc, AnswerUnclear):
                 return
             # An odd row may stay for the whole day. It leads to doubt like no answer at all, and whatever waits for the order goes on.
-            live.is_answer_unclear = True
-        live.asked_at = self._clock.monotonic()
-        if live.finding_from is None or (was_unclear and not live.is_answer_unclear):
-            live.finding_from = live.asked_at
+            is_unclear = True
+        live.sending = live.sending.looked_for(self._clock.monotonic(), is_unclear=is_unclear)
 
     async def find_doubtful(self, live: LiveOrder) -> None:
         """Looks for an order in doubt, and with the same look for all others of the account, unless one of them has just done so."""
         now, account_id = self._clock.monotonic(), self._connection.account_id
-        if live.finds.wait_seconds(FINDS, now) > 0:
+        if live.tries.finds.wait_seconds(FINDS, now) > 0:
             return
         doubtful = [
             each
@@ -377,12 +404,13 @@ class ReportPoller:
             if each.order.status is Status.IN_DOUBT and each.order.request.account_id == account_id
         ]
         for each in doubtful:
-            each.finds = each.finds.once_more(now)
+            each.tries = replace(each.tries, finds=each.tries.finds.once_more(now))
         try:
             await self.look_for_all(doubtful)
         except (BrokerUnavailable, NotAnswered) as exc:
             for each in doubtful:
-                each.finds, each.not_before = each.finds.taken_back(), now + AFTER_FAILURE_SECONDS
+                finds = each.tries.finds.taken_back()
+                each.tries = replace(each.tries, finds=finds, not_before=now + AFTER_FAILURE_SECONDS)
             self._connection.query_failed(exc)
         except (BrokerError, TimeoutError) as exc:
             self._connection.query_failed(exc)
@@ -439,34 +467,35 @@ class ReportPoller:
         """Of a report that is `sound`."""
         events = await self._live.record(live, lambda order: news(order, report, self._clock.now()))
         is_news = bool(events)
-        live.asked_at = now = self._clock.monotonic()
+        now = self._clock.monotonic()
+        live.sending = replace(live.sending, asked_at=now)
         self._heed_change(live, report)
         hold = live.order.hold
         if hold is not None and any(isinstance(event, Held) and event.at == hold.since for event in events):
             self._tell_of_hold(live.order)  # not where the broker only names another time
         if is_of_another(live.order, report):
-            self._lanes.settle(live)
+            self._queues.settle(live)
             return
         if live.order.status.is_final:
             # The next answer about all orders tells it again; it need not be read from the store for that.
             self._finished.note(name_of(report), _gist(report))
             self._reconciliation.ended(live.order, report)
         if live.order.status.is_final or not (fills_are_missing(live.order, report) or is_short(live.order, report)):
-            live.missing_from = None
             self._missing.pop(live.order.order_id, None)
         else:
-            live.missing_from = now if live.missing_from is None or is_news else live.missing_from
-            self._missing[live.order.order_id] = (live, report)
-        self._lanes.settle(live)
+            before = self._missing.get(live.order.order_id)
+            since = now if before is None or is_news else before.since
+            self._missing[live.order.order_id] = _Missing(live, report, since)
+        self._queues.settle(live)
 
     def _heed_change(self, live: LiveOrder, report: Report) -> None:
         """Another word of the broker about the order than before: what was asked in vain may be answered now."""
         if report.client_order_id != live.order.client_order_id or is_of_another(live.order, report):
             return
         heard = (report.status, report.filled_quantity, report.said, report.reason, report.is_held)
-        if live.heard not in (None, heard):
+        if self._said.get(live, heard) != heard:
             live.take_news()
-        live.heard = heard
+        self._said[live] = heard
 
     def _tell_of_hold(self, order: Order) -> None:
         words = partial(
@@ -482,26 +511,28 @@ class ReportPoller:
         """Says once that a broker's count and the executions it has shown have differed for long, and ends what it has long called complete
         with less than was ordered; a broker that tells only what is new does not repeat the report."""
         now = self._clock.monotonic()
-        for live, report in tuple(self._missing.values()):
+        for missing in tuple(self._missing.values()):
+            live = missing.live
             if self._isolation.holds(live):
                 continue
             try:
-                await self._heed_lasting_count(live, report, now)
+                await self._heed_lasting_count(missing, now)
             except (BrokerError, TimeoutError, StoreUnavailable):
                 raise
             except Exception as exc:  # noqa: BLE001  one order must not hold up the news of the others
                 self._isolation.failed(live, exc, doing="recording what the broker reports of it")
 
-    async def _heed_lasting_count(self, live: LiveOrder, report: Report, now: float) -> None:
+    async def _heed_lasting_count(self, missing: _Missing, now: float) -> None:
+        live, report = missing.live, missing.report
         if live.is_let_go or live.order.status.is_final:
             self._missing.pop(live.order.order_id, None)
             return
-        if live.missing_from is None or now - live.missing_from <= MISSING_FILLS_ALERT_SECONDS:
+        if now - missing.since <= MISSING_FILLS_ALERT_SECONDS:
             return
         if is_short(live.order, report):
-            await self._end_short(live)
+            await self._end_short(missing)
             return
-        live.missing_from = float("inf")
+        self._missing[live.order.order_id] = replace(missing, since=float("inf"))
         words = (
             f"the broker says {report.filled_quantity} filled ({report.status}), "
             f"the executions it has shown add up to {live.order.filled_quantity}"
@@ -509,23 +540,23 @@ class ReportPoller:
         note = Noted(at=self._clock.now(), message=words, alert=True)
         await self._live.record(live, lambda order, note=note: _unless_known(order, note))  # type: ignore[misc]
 
-    async def _end_short(self, live: LiveOrder) -> None:
+    async def _end_short(self, missing: _Missing) -> None:
         """Takes the broker's word that the order is complete with less than was ordered, if it still says so when it is asked for this one.
         Where that gets no answer it is tried again later: the other orders' news was heard all the same."""
-        since = live.missing_from
+        live = missing.live
         try:
             await self.look_for(live)
         except (BrokerError, TimeoutError) as exc:
             self._connection.query_failed(exc)
-            live.missing_from = self._clock.monotonic()
+            self._missing[live.order.order_id] = replace(missing, since=self._clock.monotonic())
             return
-        _, report = self._missing.get(live.order.order_id, (live, None))
-        if report is None or live.missing_from != since or not is_short(live.order, report):
+        latest = self._missing.get(live.order.order_id)
+        if latest is None or latest.since != missing.since or not is_short(live.order, latest.report):
             return
-        shown = report
+        shown = latest.report
         await self._live.record(live, lambda order: news(order, shown, self._clock.now(), is_settled=True))
         self._missing.pop(live.order.order_id, None)
-        self._lanes.settle(live)
+        self._queues.settle(live)
 
 
 def _unless_known(order: Order, note: Noted) -> Sequence[Event]:

@@ -1,4 +1,4 @@
-"""Which lanes go, what of a lane leaves together, and the intent that is durable before an order leaves; not the handing over itself."""
+"""What of a queue leaves together, and the intent that is durable before an order leaves; not whose turn it is, nor the handing over itself."""
 
 from __future__ import annotations
 
@@ -18,25 +18,24 @@ from execution_service.core.orders.order import Order, apply_all
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Reason, ReasonCode, Status
 from execution_service.core.orders.tickets import fitting
+from execution_service.core.orders.waiting import Waiting, WaitingReason, others_of
 from execution_service.recording.cancels import Cancels
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.trading.connection import AFTER_FAILURE_SECONDS, Connection, reason_of
 from execution_service.trading.holding_choice import HoldingChoice
-from execution_service.trading.instrument_queues import Lane, Lanes
+from execution_service.trading.instrument_queues import InstrumentQueue, InstrumentQueues
 from execution_service.trading.isolation import Isolation
 from execution_service.trading.placement import Placement
 from execution_service.trading.pre_trade_checks import PreTradeChecks
-from execution_service.trading.tasks import Tasks
 
 log = structlog.get_logger(__name__)
 
-LANE = "lane"
-LANE_BATCH = 64
 CANCELLED_SOON_SECONDS = 0.25
 """How long orders stay that a stored cancel names, and those behind them; then it is looked whether it has been carried out."""
-RESENDINGS_WAITED_FOR = 2
+LARGEST_BATCH = 64
+REPETITIONS_WAITED_FOR = 2
 """So many times an order was to be sent again without a clear answer, or could not be, and later ids no longer wait for it."""
 
 
@@ -53,44 +52,37 @@ class _Reservation:
 
 
 class Submission:
-    """Takes the orders of one account from their lanes to the broker."""
+    """Brings the orders of one account from their queues to the broker, when their turn has come."""
 
     def __init__(
         self,
         *,
         connection: Connection,
-        lanes: Lanes,
+        queues: InstrumentQueues,
         pre_trade_checks: PreTradeChecks,
         holding_choice: HoldingChoice,
         placement: Placement,
         isolation: Isolation,
         live_orders: LiveOrders,
         clock: Clock,
-        tasks: Tasks,
         nonce: str,
         cancels: Cancels,
     ) -> None:
         """`nonce`: this process's, by which it knows its own intents. `cancels` is asked once more before orders leave."""
         self._connection = connection
-        self._lanes = lanes
+        self._queues = queues
         self._pre_trade_checks = pre_trade_checks
         self._holding_choice = holding_choice
         self._placement = placement
         self._isolation = isolation
         self._live = live_orders
         self._clock = clock
-        self._tasks = tasks
         self._nonce = nonce
         self._cancels = cancels
-        self._lanes_under_way = 0
         self.exits_in_turn = asyncio.Lock()
         """Held by each exit from the last look on until its intent is written, and by whoever changes what exits may take."""
         self._left_reserved: set[str] = set()
         """The broker's ids under which other processes, or earlier lives of this one, have perhaps sent."""
-
-    def begin_anew(self) -> None:
-        """No lane is under way: what was has ended."""
-        self._lanes_under_way = 0
 
     def take(self, order: Order) -> None:
         """An order that has come in hand: one that was perhaps sent keeps the id that the broker gave it."""
@@ -105,34 +97,18 @@ class Submission:
                 return ()
             return (Rejected(at=self._clock.now(), reason=Reason(ReasonCode.BROKER_UNAVAILABLE, message)),)
 
-        pending = self._lanes.pending()
+        pending = self._queues.pending()
         done = await asyncio.gather(*(self._live.record(live, reject) for live in pending), return_exceptions=True)
         for live, outcome in zip(pending, done, strict=True):
             if isinstance(outcome, Exception):
                 self._isolation.failed(live, outcome, doing="its rejection")
 
-    async def drain(self) -> None:
-        """Until no order is on its way to the broker any more."""
-        await self._tasks.wait_for(LANE)
-
-    # --- lanes --------------------------------------------------------------------------------------------------
-
-    def start_lanes(self) -> None:
-        """As many as may be under way at once. Waits for nothing."""
-        if self._lanes.has_ready and self._is_earlier_id_awaited():
-            return
-        while self._lanes_under_way < self._connection.capabilities.concurrent_calls and self._lanes.has_ready:
-            lane = self._lanes.next_ready()
-            if lane.is_busy or lane.unresolved or lane.held_for:
-                continue
-            # Where the broker does not itself refuse a repeated id, each order whose sending was begun and not finished when we die
-            # is in doubt; and where it gives the ids beforehand, one that a later one has passed over can never be sent again. There the
-            # intent is written one by one.
-            batch = lane.next_batch(LANE_BATCH if self._can_go_together else 1, self._isolation.holds)
-            if batch:
-                lane.is_busy = True
-                self._lanes_under_way += 1
-                self._tasks.begin(self._run_lane(lane, batch), LANE)
+    @property
+    def batch_size(self) -> int:
+        """Where the broker does not itself refuse a repeated id, each order whose sending was begun and not finished when we die is in doubt;
+        and where it gives the ids beforehand, one that a later one has passed over can never be sent again. There the intent is written one
+        by one."""
+        return LARGEST_BATCH if self._can_go_together else 1
 
     @property
     def _can_go_together(self) -> bool:
@@ -140,11 +116,11 @@ class Submission:
             self._connection.limits.refuses_repeated_client_id and not self._connection.capabilities.needs_reservation
         )
 
-    def _is_earlier_id_awaited(self) -> bool:
+    def is_earlier_id_awaited(self) -> bool:
         """An order that was perhaps sent under an id that the broker gave beforehand may have to leave again under it, which it can no more
         once a later id has left."""
         return self._connection.capabilities.needs_reservation and any(
-            map(self._may_leave_again, self._lanes.unresolved())
+            map(self._may_leave_again, self._queues.looked_for())
         )
 
     def _may_leave_again(self, order_id: str) -> bool:
@@ -153,58 +129,31 @@ class Submission:
             return False
         if self._isolation.holds(live):
             return False  # the others do not wait for it; passed over, it is looked for, and then in doubt
-        is_refused = live.is_passed_over or live.refusal is not None
-        is_settled = live.is_answered or is_refused or live.unclear_resendings >= RESENDINGS_WAITED_FOR
+        sending = live.sending
+        is_settled = sending.is_answered or sending.is_refused or sending.unclear_repetitions >= REPETITIONS_WAITED_FOR
         is_in_time = not is_stale(live.elapsed(self._clock.monotonic()), self._connection.limits)
         return live.order.cancel_wish is None and is_in_time and not is_settled
 
-    async def _run_lane(self, lane: Lane, batch: Sequence[LiveOrder]) -> None:
-        answers: Answers = ()
-        try:
-            answers = await self._submit(lane, batch)
-        except Exception as exc:
-            # Of no order by itself: the lane makes a pause, and others go on.
-            log.exception(
-                f"Orders of an instrument not sent: {exc}",
-                action="lane_failed",
-                account_id=self._connection.account_id,
-            )
-            self._lanes.slow_down(batch[0].order)
-        finally:
-            lane.is_busy = False
-            self._lanes_under_way -= 1
-            if answers:
-                self._tasks.begin(self._record_answers(lane, batch, answers), f"answers-{LANE}")
-            else:
-                self._lanes.put_back(lane, batch)
-            self._lanes.make_ready(lane)
-
-    async def _record_answers(self, lane: Lane, batch: Sequence[LiveOrder], answers: Answers) -> None:
-        try:
-            await self._recorded(answers)
-        finally:
-            self._lanes.put_back(lane, batch)
-
-    async def _recorded(self, answers: Answers) -> None:
+    async def recorded(self, answers: Answers) -> None:
         """When each is written down, or its order isolated."""
         outcomes = await asyncio.gather(*(writing for _, writing in answers), return_exceptions=True)
         for (live, _), outcome in zip(answers, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 self._isolation.failed(live, outcome, doing="recording what the broker answered")
 
-    async def _submit(self, lane: Lane, batch: Sequence[LiveOrder]) -> Answers:
+    async def submit(self, queue: InstrumentQueue, batch: Sequence[LiveOrder]) -> Answers:
         """Writes down the intent for all, hands them over one after the other, and writes down the answers as they come. Returns the
-        writing that is still going on where the lane need not wait for it."""
+        writing that is still going on where the queue need not wait for it."""
         try:
             named = await self._cancels.named_by_cancels([live.order for live in batch])
         except StoreUnavailable as exc:
             log.info(f"Nothing is sent while the store is away: {exc}", action="sending_waits")
-            self._lanes.rest(batch[0].order, AFTER_FAILURE_SECONDS, words="the store is away", is_for_calls=False)
+            self._queues.rest(batch[0].order, WaitingReason.HELD_BACK, AFTER_FAILURE_SECONDS, "the store is away")
             return ()
         if named:
-            self._lanes.rest(batch[0].order, CANCELLED_SOON_SECONDS, words="it is being cancelled", is_for_calls=False)
+            self._queues.rest(batch[0].order, WaitingReason.HELD_BACK, CANCELLED_SOON_SECONDS, "it is being cancelled")
             return ()
-        rested_until = lane.not_before
+        pause_before = queue.pause
         now = self._clock.now()  # one moment for all, so that the store can write their intents as one statement
         intents = await asyncio.gather(*(self._intend(live, now) for live in batch), return_exceptions=True)
         intended = [live.order for live in batch]
@@ -213,9 +162,10 @@ class Submission:
         is_clear = is_held = False
         try:
             for live, is_leaving, order in zip(batch, intents, intended, strict=True):
-                is_held = is_held or order.order_id in lane.held_for
-                if is_leaving is True and (lane.unresolved or is_held or lane.not_before != rested_until):
-                    why = "is being looked for" if lane.unresolved else "has to wait"
+                is_held = is_held or order.order_id in queue.looked_at_for
+                has_paused = queue.pause is not None and queue.pause is not pause_before
+                if is_leaving is True and (queue.looked_for or is_held or has_paused):
+                    why = "is being looked for" if queue.looked_for else "has to wait"
                     held = self._placement.nothing_was_sent(
                         live, f"the order before it {why}", counts=False, sent=order
                     )
@@ -236,7 +186,7 @@ class Submission:
             raise
         finally:
             if not is_clear:
-                await self._recorded(answers)
+                await self.recorded(answers)
         failed = [(live, got) for live, got in zip(batch, intents, strict=True) if isinstance(got, BaseException)]
         # Those orders are PENDING as before; the others of the batch have gone their way.
         for live, failure in failed:
@@ -263,11 +213,11 @@ class Submission:
     async def _write_intent(self, live: LiveOrder, now: datetime) -> bool:
         wish = live.order.cancel_wish
         try:
-            first = await self._pre_trade_checks.before_leaving(live)
+            first = await self._checked(live)
         except (BrokerError, TimeoutError) as exc:
             self._preparation_failed(live, exc)
             return False
-        if first is None:
+        if isinstance(first, Waiting):
             return False
         ends = bool(first) and not isinstance(first[-1], Capped | InstrumentMatched | Noted)
         if not ends:
@@ -287,9 +237,21 @@ class Submission:
         def start(order: Order) -> Sequence[Event]:
             return first if order.status is Status.PENDING and order.cancel_wish == wish else ()
 
-        # What is known of an attempt before this one does not hold for it.
-        live.is_answered, live.is_passed_over, live.unclear_resendings = False, False, 0
         return bool(await self._live.record(live, start)) and not ends
+
+    async def _checked(self, live: LiveOrder) -> tuple[Event, ...] | Waiting:
+        """What must be recorded before it leaves, or for what it has to wait. It waits for others from before they are asked about on: its
+        entry may end, or another leg come, while the store answers."""
+        others = others_of(live.order)
+        if others is not None:
+            self._queues.wait_for_others(live, others)
+        found: tuple[Event, ...] | Waiting = ()
+        try:
+            found = await self._pre_trade_checks.before_leaving(live)
+        finally:
+            if not (isinstance(found, Waiting) and found.reason is others):
+                self._queues.cease_waiting(live.order)
+        return found
 
     async def _reserve(self, live: LiveOrder, order: Order) -> _Reservation | None:
         """None: as far as the broker is concerned, the order may not leave now, or never. `order` is as it would leave."""
@@ -313,11 +275,10 @@ class Submission:
         """By something that nobody foresaw, of this order or its instrument: it counts like one that the broker cannot take, and holds up no
         other order."""
         self._isolation.failed(live, why, doing="preparing it for the broker")
-        live.sending_failures += 1
-        live.last_failure = str(why) or type(why).__name__
+        live.tries = live.tries.failed(str(why) or type(why).__name__)
 
     def _preparation_failed(self, live: LiveOrder, exc: Exception) -> None:
-        """Nothing was sent; the lane waits, and a question that got no answer says nothing about the connection."""
+        """Nothing was sent; the queue waits, and a question that got no answer says nothing about the connection."""
         if isinstance(exc, HeldBack):
             self._placement.rest(live.order, exc)
             return
@@ -325,7 +286,6 @@ class Submission:
             self._connection.query_failed(exc)
         elif not isinstance(exc, NotAnswered):
             self._connection.lose(exc)
-        self._lanes.slow_down(live.order)
+        self._queues.slow_down(live.order, str(exc) or type(exc).__name__)
         if not (isinstance(exc, BrokerUnavailable) and exc.known_pause):
-            live.sending_failures += 1
-            live.last_failure = str(exc) or type(exc).__name__
+            live.tries = live.tries.failed(str(exc) or type(exc).__name__)

@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 
+from execution_service.recording.live_orders import LiveOrder
 from execution_service.trading.timers import Timers
 
 log = structlog.get_logger(__name__)
@@ -16,7 +17,7 @@ log = structlog.get_logger(__name__)
 class Tasks:
     """Keeps each until it has ended, and says why where one failed."""
 
-    def __init__(self, account_id: str, *, timers: Timers) -> None:
+    def __init__(self, account_id: str, *, timers: Timers[LiveOrder]) -> None:
         """`timers` are woken after each."""
         self._account_id = account_id
         self._timers = timers

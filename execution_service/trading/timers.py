@@ -1,71 +1,78 @@
-"""When the trader looks at each order next, and the wait until one is due or there is news; not what is done then."""
+"""When something is looked at next, and the wait until one is due or there is news; not what is done then."""
 
 from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
+from typing import Generic, TypeVar
 
-from execution_service.recording.live_orders import LiveOrder
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.wake_up import WakeUp
 
-KEPT_APPOINTMENTS = 64
-"""So many appointments with orders that are over may lie about."""
+T = TypeVar("T", bound=Hashable)
+
+CANCELLED_KEPT = 64
+"""So many timers that were cancelled may lie about."""
 
 
-class Timers:
-    """Of the orders of one account: one with each order at most, the earliest that anybody has asked for."""
+class Timers(Generic[T]):
+    """One for each thing at most, the earliest that anybody has asked for."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, wake_up: WakeUp | None = None) -> None:
+        """`wake_up`: of whoever waits for these and for others."""
         self._clock = clock
-        self._due: list[tuple[float, int, LiveOrder]] = []
-        self._missed = 0
-        """How many of these are not kept: the order has ended, or has an earlier one."""
+        self._due_at: dict[T, float] = {}
+        self._due: list[tuple[float, int, T]] = []
+        """A heap; what is not in `_due_at` at that time was cancelled, or has an earlier one."""
         self._number = itertools.count()
-        self._wake_up = WakeUp(clock)
+        self._wake_up = WakeUp(clock) if wake_up is None else wake_up
+
+    @property
+    def wake_up(self) -> WakeUp:
+        return self._wake_up
 
     @property
     def next_at(self) -> float | None:
-        """By the monotonic clock; perhaps of one that is off."""
+        """By the monotonic clock; perhaps of one that was cancelled."""
         return self._due[0][0] if self._due else None
 
-    def make(self, live: LiveOrder, wait_seconds: float) -> None:
+    def make(self, what: T, wait_seconds: float) -> None:
+        """Unless it has an earlier one."""
         due_at = self._clock.monotonic() + wait_seconds
-        if live.due_at is None or due_at < live.due_at:
-            self.cancel(live)
-            live.due_at = due_at
-            heapq.heappush(self._due, (due_at, next(self._number), live))
+        before = self._due_at.get(what)
+        if before is None or due_at < before:
+            self._due_at[what] = due_at
+            heapq.heappush(self._due, (due_at, next(self._number), what))
             self._wake_up.tell()
+            self._clear_away()
 
-    def begin_anew(self) -> None:
-        """Without any; whoever had one says so himself (`LiveOrder.begin_anew`)."""
+    def clear(self) -> None:
+        """Without any."""
         self._due.clear()
-        self._missed = 0
+        self._due_at.clear()
 
-    def cancel(self, live: LiveOrder) -> None:
-        """Left in the heap until its time, it would keep every order of the last minutes in memory."""
-        if live.due_at is None:
-            return
-        live.due_at = None
-        self._missed += 1
-        if self._missed > max(KEPT_APPOINTMENTS, len(self._due) // 2):
-            self._due = [entry for entry in self._due if entry[2].due_at == entry[0]]
-            heapq.heapify(self._due)
-            self._missed = 0
+    def cancel(self, what: T) -> None:
+        if self._due_at.pop(what, None) is not None:
+            self._clear_away()
 
-    def due(self, now: float) -> Iterator[LiveOrder]:
-        """Each order whose time has come; its appointment is over with that, and another may be made meanwhile."""
+    def due(self, now: float) -> Iterator[T]:
+        """Each whose time has come; its timer is over with that, and another may be made meanwhile."""
         while self._due and self._due[0][0] <= now:
-            due_at, _, live = heapq.heappop(self._due)
-            if live.due_at != due_at:
-                self._missed -= 1
-                continue
-            live.due_at = None
-            yield live
+            due_at, _, what = heapq.heappop(self._due)
+            if self._due_at.get(what) == due_at:
+                del self._due_at[what]
+                yield what
+
+    def _clear_away(self) -> None:
+        """Left in the heap until their time, timers that were cancelled would keep every order of the last minutes in memory."""
+        cancelled = len(self._due) - len(self._due_at)
+        if cancelled > max(CANCELLED_KEPT, len(self._due) // 2):
+            self._due = [entry for entry in self._due if self._due_at.get(entry[2]) == entry[0]]
+            heapq.heapify(self._due)
 
     def wake(self) -> None:
-        """There is news: whoever waits for an appointment waits no longer."""
+        """There is news: whoever waits for a timer waits no longer."""
         self._wake_up.tell()
 
     async def wait(self, timeout_seconds: float | None) -> None:

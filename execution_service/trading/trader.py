@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from brokers.base import BrokerPosition, Instrument, Report
 from brokers.errors import BrokerError, NotAnswered
@@ -25,7 +25,7 @@ from execution_service.trading.connection import AccountState, Connection
 from execution_service.trading.exit_check import ExitCheck
 from execution_service.trading.grouped_alerts import GroupedAlerts
 from execution_service.trading.holding_choice import HoldingChoice
-from execution_service.trading.instrument_queues import Lanes
+from execution_service.trading.instrument_queues import InstrumentQueues
 from execution_service.trading.isolation import Isolation
 from execution_service.trading.order_steps import OrderSteps
 from execution_service.trading.placement import Placement
@@ -78,7 +78,7 @@ class Trader:
         self._ownership = ownership
         self._has_run = False
         self._is_draining = False
-        self._timers = Timers(clock)
+        self._timers: Timers[LiveOrder] = Timers(clock)
         self._tasks = Tasks(account_id, timers=self._timers)
         self._grouped_alerts = grouped_alerts = GroupedAlerts(account_id=account_id, clock=clock, alerts=alerts)
         self._connection = Connection(
@@ -107,10 +107,10 @@ class Trader:
             grouped_alerts=grouped_alerts,
             clock=clock,
         )
-        self._lanes = Lanes(timers=self._timers, isolation=isolation, clock=clock, tasks=self._tasks)
+        self._queues = InstrumentQueues(timers=self._timers, isolation=isolation, clock=clock)
         self._report_poller = ReportPoller(
             connection=self._connection,
-            lanes=self._lanes,
+            queues=self._queues,
             live_orders=live_orders,
             store=store,
             clock=clock,
@@ -119,12 +119,13 @@ class Trader:
             isolation=isolation,
             timers=self._timers,
             reconciliation=self.reconciliation,
+            ownership=ownership,
         )
         self._exit_check = ExitCheck(
             mode=rules.exit_position_check,
             connection=self._connection,
             report_poller=self._report_poller,
-            lanes=self._lanes,
+            queues=self._queues,
             live_orders=live_orders,
             store=store,
             clock=clock,
@@ -134,7 +135,6 @@ class Trader:
         holding_choice = HoldingChoice(store, live_orders)
         pre_trade_checks = PreTradeChecks(
             connection=self._connection,
-            lanes=self._lanes,
             holding_choice=holding_choice,
             live_orders=live_orders,
             store=store,
@@ -145,7 +145,7 @@ class Trader:
         )
         placement = Placement(
             connection=self._connection,
-            lanes=self._lanes,
+            queues=self._queues,
             report_poller=self._report_poller,
             live_orders=live_orders,
             clock=clock,
@@ -154,21 +154,19 @@ class Trader:
         )
         self._submission = Submission(
             connection=self._connection,
-            lanes=self._lanes,
+            queues=self._queues,
             pre_trade_checks=pre_trade_checks,
             holding_choice=holding_choice,
             placement=placement,
             isolation=isolation,
             live_orders=live_orders,
             clock=clock,
-            tasks=self._tasks,
             nonce=nonce,
             cancels=cancels,
         )
-        waiting = BlockedExits(
+        blocked_exits = BlockedExits(
             connection=self._connection,
             timers=self._timers,
-            lanes=self._lanes,
             grouped_alerts=grouped_alerts,
             clock=clock,
         )
@@ -176,11 +174,12 @@ class Trader:
         self._order_steps = OrderSteps(
             connection=self._connection,
             timers=self._timers,
-            lanes=self._lanes,
+            queues=self._queues,
+            submission=self._submission,
             pre_trade_checks=pre_trade_checks,
             report_poller=self._report_poller,
             placement=placement,
-            waiting=waiting,
+            blocked_exits=blocked_exits,
             grouped_alerts=grouped_alerts,
             isolation=isolation,
             live_orders=live_orders,
@@ -228,21 +227,21 @@ class Trader:
         """An unfinished order of this account, new or found in the store at start."""
         try:
             self._submission.take(live.order)
-            self._lanes.take(live)
+            self._queues.take(live)
         except Exception as exc:  # noqa: BLE001  one order must not hold up the others
             self._isolation.failed(live, exc, doing="taking it in hand")
 
     def look_again(self, live: LiveOrder) -> None:
         """The order was changed by somebody else's word (a fill, a resolution): step it now."""
-        live.isolated_until = 0.0
-        self._lanes.look_again(live)
+        self._isolation.lift(live)
+        self._queues.look_again(live)
 
     async def cancel(self, live: LiveOrder, reason: Reason, requested_by: str) -> None:
         """Records the wish; a PENDING order ends by it at once, any other is cancelled at the broker next."""
         await self._live.record(live, lambda order: cancel_wish(order, reason, requested_by, self._clock.now()))
-        live.is_cancel_commanded = True
-        live.isolated_until = 0.0  # what somebody commands is tried at once
+        self._isolation.lift(live)
         live.take_news()  # asked for once more, it is asked for at the broker soon again
+        live.tries = replace(live.tries, is_cancel_commanded=True)
         self._timers.make(live, 0.0)
 
     @property
@@ -310,9 +309,8 @@ class Trader:
 
     def _begin_anew(self) -> None:
         """No state of a queue outlives the task that would have reset it: every queue is made from the orders in hand."""
-        self._timers.begin_anew()
-        self._lanes.begin_anew()
-        self._submission.begin_anew()
+        self._timers.clear()
+        self._queues.begin_anew()
         self._report_poller.begin_anew()
         self._exit_check.begin_anew()
         for live in tuple(self._live.by_id.values()):
@@ -324,7 +322,7 @@ class Trader:
     async def drain(self) -> None:
         """Sends nothing new and returns when no order is on its way to the broker any more."""
         self._is_draining = True
-        await self._submission.drain()
+        await self._order_steps.drain()
         await self._grouped_alerts.send_all()
 
     def _turn(self) -> float | None:
@@ -333,14 +331,14 @@ class Trader:
             return LEASE_PAUSE_SECONDS
         now = self._clock.monotonic()
         for live in self._timers.due(now):
-            if not live.is_busy:  # else whoever is busy with it looks at it again at the end
-                self._order_steps.step(live, now)
-        moments = []
+            self._order_steps.step(live, now)
+        self._queues.end_pauses(now)
+        moments = [self._queues.next_at]
         if self._connection.is_connected:
             if self._report_poller.is_due(now):
                 self._tasks.begin(self._report_poller.check(), "check")
             if not self._is_draining:
-                self._submission.start_lanes()
+                self._order_steps.start_queues()
             moments.append(self._report_poller.next_at)
         moments.append(self._timers.next_at)
         due = [moment for moment in moments if moment is not None]

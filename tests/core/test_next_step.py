@@ -42,6 +42,7 @@ from execution_service.core.orders.repetition import CANCELS, FINDS, Asked
 from execution_service.core.orders.report_events import news
 from execution_service.core.orders.status import FINAL, Reason, ReasonCode, Status
 from execution_service.core.orders.tickets import fitting
+from execution_service.core.orders.waiting import Pause, Waiting, WaitingReason
 from tests.builders import (
     NOW,
     accepted,
@@ -85,7 +86,7 @@ def recorded(step: Step) -> Event:
 
 
 def test_a_pending_order_is_submitted() -> None:
-    assert step_of(order()) == Step(StepKind.SUBMIT)
+    assert step_of(order()) == Step(StepKind.SUBMIT, wait_seconds=299.0)
 
 
 @pytest.mark.parametrize(("age", "is_too_old"), [(0, False), (-5, False), (300, False), (300.001, True), (9e9, True)])
@@ -105,6 +106,55 @@ def test_a_stale_order_is_rejected_with_its_reason_and_never_sent() -> None:
 
 def test_an_age_limit_of_zero_means_none() -> None:
     assert step_of(order(), elapsed(9e9), limits(max_order_age_seconds=0)).kind is StepKind.SUBMIT
+
+
+WAITS = [Waiting(reason, "words", seconds) for reason in WaitingReason for seconds in (None, 2.0)]
+
+
+@pytest.mark.parametrize("waiting", WAITS)
+def test_an_order_that_may_not_leave_yet_says_why_and_when_it_will_be_too_old(waiting: Waiting) -> None:
+    step = next_step(order(), NOW, elapsed(40), limits(), waiting=waiting)
+    assert step == Step(StepKind.WAIT, wait_seconds=260.0, waiting=waiting)
+
+
+def test_an_order_whose_pause_is_over_is_submitted() -> None:
+    waiting = Waiting(WaitingReason.CALLS, "spent", 0.0)
+    assert next_step(order(), NOW, elapsed(), limits(), waiting=waiting).kind is StepKind.SUBMIT
+
+
+@pytest.mark.parametrize("waiting", WAITS)
+@pytest.mark.parametrize("status", [status for status in Status if status is not Status.PENDING])
+def test_only_an_order_that_is_to_be_sent_waits(status: Status, waiting: Waiting) -> None:
+    about = order_in(status)
+    assert next_step(about, NOW, elapsed(), limits(), waiting=waiting) == step_of(about)
+
+
+@pytest.mark.parametrize("waiting", WAITS)
+def test_whatever_it_waits_for_a_wish_and_its_age_end_it(waiting: Waiting) -> None:
+    assert next_step(order(), NOW, elapsed(301), limits(), waiting=waiting).kind is StepKind.RECORD
+
+
+def test_a_pause_is_known_until_an_order_is_taken_and_over_in_its_time() -> None:
+    pause = Pause(reason=WaitingReason.NOT_TAKEN, words="no answer", until=10.0)
+    assert pause.waiting(9.0) == Waiting(WaitingReason.NOT_TAKEN, "no answer", 1.0)
+    assert not pause.waiting(9.0).is_over
+    assert pause.waiting(10.0).is_over
+    assert pause.waiting(99.0).reason is WaitingReason.NOT_TAKEN
+
+
+def test_the_words_that_stand_in_records_stay_as_they_are() -> None:
+    assert [reason.value for reason in WaitingReason] == [
+        "its entry has not ended",
+        "the other legs of its signal have not come",
+        "the broker is not connected",
+        "an order before it is looked for",
+        "the broker's positions are being looked at",
+        "calls are spent",
+        "held back",
+        "the broker does not take it",
+        "an order of the account is looked for",
+        "its turn has not come",
+    ]
 
 
 def test_a_wish_made_while_sending_is_carried_out_once_nothing_was_sent() -> None:
@@ -339,6 +389,8 @@ def assert_sound(about: Order, step: Step) -> None:
     if step.kind is StepKind.NONE:
         assert step.wait_seconds is None or (step.wait_seconds > 0 and math.isfinite(step.wait_seconds))
         assert step.wait_seconds is not None or about.status.is_final, "an unfinished order is never forgotten"
+    elif step.kind in (StepKind.SUBMIT, StepKind.WAIT):
+        assert step.wait_seconds is None or step.wait_seconds >= 0, "until it is too old"
     else:
         assert step.wait_seconds is None
     assert bool(step.events) == (step.kind is StepKind.RECORD)

@@ -80,7 +80,7 @@ def stumbles(monkeypatch: pytest.MonkeyPatch) -> Stumbles:
 
 def is_undisturbed(world: World) -> bool:
     """The account was never begun anew, and its connection never lost."""
-    stumbled = [line for line in world.logs if line.get("action") in ("step_failed", "check_failed", "lane_failed")]
+    stumbled = [line for line in world.logs if line.get("action") in ("step_failed", "check_failed", "queue_failed")]
     restarted = [line for line in world.logs if str(line.get("part", "")).startswith("trader")]
     return not (stumbled or restarted) and world.broker_calls.count(("connect", "")) == 1
 
@@ -337,3 +337,44 @@ async def test_a_record_of_the_end_of_time_makes_no_other_order_wait(tmp_path: P
         world.send("sound", symbol="MSFT")
         await world.run(5)
         assert [order.ticket.instrument.symbol for order in world.placed()] == ["AAPL", "MSFT"]
+
+
+async def test_a_report_of_an_order_that_comes_in_hand_as_its_record_is_read_is_heard_as_any_other(
+    tmp_path: Path, stumbles: Stumbles
+) -> None:
+    """While the order is isolated nothing is done for it, by whichever way its report has come."""
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send(ODD)
+        await world.run(1)
+        trader: Any = world.service.accounts.traders[ACCOUNT]
+        live_orders, store = world.service.live_orders, trader._report_poller._store
+        order_id = world.record(ODD).order_id
+        live, find = live_orders.by_id[order_id], store.find
+        stored = (await find([f"client:{World.client_id(ODD)}"]))[0]
+        live_orders.forget(live)
+        came: list[LiveOrder] = []
+
+        async def found_as_it_comes(names: Any) -> Any:
+            found = await find(names)
+            if not came and any(each.order.order_id == order_id for each in found):
+                came.append(live_orders.adopt(stored))
+                trader._isolation.failed(came[0], Foreseen("by this test"), doing="this test")
+            return found
+
+        world.fill(ODD)
+        store.find = found_as_it_comes
+        heard: list[LiveOrder] = []
+        learn = trader._report_poller._learn
+
+        async def learns(live: LiveOrder, report: Report) -> None:
+            if trader._isolation.holds(live):
+                heard.append(live)
+            await learn(live, report)
+
+        trader._report_poller._learn = learns
+        trader.hinted()
+        await world.run(0.2)
+        assert came
+        assert not heard
+        await world.run(10)
+        assert world.record(ODD).status is Status.FILLED

@@ -306,9 +306,11 @@ async def test_what_is_recorded_between_a_decision_and_its_recording_is_noticed(
 
     def begin_after_news(self: OrderSteps, live: LiveOrder, work: Any) -> None:
         is_ending = (
-            live.refusal is not None and live.order.status is Status.SUBMITTING and live.finding_from is not None
+            live.sending.refusal is not None
+            and live.order.status is Status.SUBMITTING
+            and live.sending.finding_from is not None
         )
-        if not is_ending or news or self._clock.monotonic() - live.finding_from < 6.0:
+        if not is_ending or news or self._clock.monotonic() - live.sending.finding_from < 6.0:
             begin(self, live, work)
             return
         news.append(live)

@@ -801,3 +801,31 @@ async def test_a_second_order_under_one_tag_is_found_in_another_part_of_the_answ
         trade_by_hand(world, 50, tag=world.record().client_order_id)
         await world.run(3 * MINUTE)
         assert Kind.ORDER_TWICE in open_kinds(world)
+
+
+# --- asked for while the account ends -------------------------------------------------------------------------------
+
+
+async def test_a_comparison_that_is_asked_for_when_nobody_compares_any_more_is_answered(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        await world.run(1)
+        trader: Any = world.service.accounts.traders[ACCOUNT]
+        await trader._keeper.end(f"comparison {ACCOUNT}")
+        assert trader.is_connected
+        asked = asyncio.create_task(trader.reconciliation.compare_now())
+        await world.run(10)
+        assert asked.done()
+        assert not asked.result().is_compared
+
+
+async def test_a_comparison_that_is_asked_for_as_the_account_is_let_go_is_answered(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        await world.run(1)
+        trader: Any = world.service.accounts.traders[ACCOUNT]
+        world.broker_faults.holds["reports"] = asyncio.Event()
+        asked = asyncio.create_task(trader.reconciliation.compare_now())
+        await world.run(1)
+        await trader._keeper.end(f"comparison {ACCOUNT}")
+        await world.run(1)
+        assert asked.done()
+        assert not asked.result().is_compared

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence, Set
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -632,3 +633,32 @@ async def test_end_that_another_process_recorded_is_delivered_by_the_one_that_st
         await world.run(10)
         assert world.publisher.statuses("sig") == ["CANCELLED"]
         assert not world.unsettled()
+
+
+async def test_an_order_whose_account_is_let_go_as_its_record_is_read_does_not_come_in_hand(tmp_path: Path) -> None:
+    """A late fill of a finished order: who works the account next hears of it."""
+    async with two_worlds(tmp_path) as (one, other):
+        one.send()
+        await one.run_until(lambda: one.record().status is Status.FILLED)
+        await one.run(10)
+        holder = next(world for world in (one, other) if ACCOUNT in world.service.accounts.traders)
+        trader: Any = holder.service.accounts.traders[ACCOUNT]
+        assert not holder.service.live_orders.by_id
+        store = trader._report_poller._store
+        find, ownership = store.find, holder.service.ownership
+        let_go: list[str] = []
+
+        async def found_as_it_is_let_go(names: Any) -> Any:
+            found = await find(names)
+            if not let_go and found:
+                let_go.append(ACCOUNT)
+                ownership.holds = lambda partition: False
+                holder.service.accounts.let_go(ACCOUNT)
+            return found
+
+        store.find = found_as_it_is_let_go
+        holder.book().set_commission(holder.placed()[0].fills[0].fill_id, Decimal(7))
+        trader.hinted()
+        await holder.run(0.5)
+        assert let_go
+        assert not holder.service.live_orders.by_id

@@ -118,7 +118,7 @@ INSIDE: dict[str, tuple[str, str, Callable[..., str]]] = {
     "inside.confirmation": ("execution_service.delivery.views", "confirmation_fields", lambda *a: _signal_of(a[0])),
     "inside.learn": ("execution_service.trading.report_poller", "ReportPoller.learn", lambda *a: _signal_of(a[1])),
     "inside.intend": ("execution_service.trading.submission", "Submission._write_intent", lambda *a: _signal_of(a[1])),
-    "inside.start_lanes": ("execution_service.trading.submission", "Submission.start_lanes", lambda *a: ""),
+    "inside.start_queues": ("execution_service.trading.order_steps", "OrderSteps.start_queues", lambda *a: ""),
 }
 """Where a part of the service may raise inside. Who moves one of these says here where it is now: a name that is not there fails every life."""
 

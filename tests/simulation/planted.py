@@ -20,7 +20,7 @@ from execution_service.storage.mongo.documents import command_from_document
 from execution_service.storage.mongo.names import ALERTS, COMMANDS, LEASES
 from execution_service.storage.mongo.store import MongoStore
 from execution_service.storage.ports.errors import StoreUnavailable
-from execution_service.trading.instrument_queues import Lanes
+from execution_service.trading.instrument_queues import InstrumentQueues
 from execution_service.trading.isolation import Isolation
 from tests.simulation.world import Replica
 
@@ -69,14 +69,14 @@ def nothing_is_isolated(patch: Patch) -> None:
     patch.setattr(Isolation, "failed", failed)
 
 
-@plants("a lane that pauses while the account begins anew")
-def lanes_outlive_their_tasks(patch: Patch) -> None:
-    def begin_anew(self: Lanes) -> None:
-        """What a lane waited for has ended with the task that would have woken it."""
-        for lane in self._lanes.values():
-            lane.is_busy = lane.is_busy or lane.not_before > 0
+@plants("a queue that pauses while the account begins anew")
+def queues_outlive_their_tasks(patch: Patch) -> None:
+    def begin_anew(self: InstrumentQueues) -> None:
+        """What a queue waited for has ended with the task that would have ended it."""
+        for queue in self._queues.values():
+            queue.batch = queue.batch or (tuple(queue.orders.values()) if queue.pause is not None else ())
 
-    patch.setattr(Lanes, "begin_anew", begin_anew)
+    patch.setattr(InstrumentQueues, "begin_anew", begin_anew)
 
 
 @plants("a replica that alone has lost the store keeps its messages")

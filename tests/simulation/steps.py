@@ -560,10 +560,10 @@ def _drawn_book_fault(luck: random.Random, at: float, account: str) -> Step:
 
 
 def _drawn_restart_in_a_pause(luck: random.Random, times: Mapping[str, float]) -> list[Step]:
-    """An order cannot leave, its lane makes a pause, and in that the account's part is begun anew."""
+    """An order cannot leave, its queue makes a pause, and in that the account's part is begun anew."""
     _, at = luck.choice(sorted(times.items()))
     refuse = {"pattern": "broker.place_order", "action": "refuse", "times": luck.choice([1, 2, 3])}
-    restart = {"pattern": "inside.start_lanes", "action": "break", "times": 1}
+    restart = {"pattern": "inside.start_queues", "action": "break", "times": 1}
     return [
         Step(round(max(0.0, at - 0.1), 3), "fault", refuse),
         Step(round(at + luck.choice([0.1, 0.4, 0.8, 1.5]), 3), "fault", restart),

@@ -81,12 +81,12 @@ FOUND: dict[str, tuple[dict[str, Any], list[tuple[float, str, dict[str, Any]]]]]
         ALONE,
         [broken(1.0, "inside.next_step", about="s0", times=3), order(5.0, "s0"), order(5.5, "s1", symbol="MSFT")],
     ),
-    "a lane that pauses while the account begins anew": (
+    "a queue that pauses while the account begins anew": (
         ALONE,
         [
             (1.0, "fault", {"pattern": "broker.place_order", "action": "refuse", "times": 2}),
             order(5.0, "s0"),
-            broken(5.35, "inside.start_lanes"),
+            broken(5.35, "inside.start_queues"),
             order(5.4, "s1", symbol="MSFT"),
         ],
     ),

@@ -21,10 +21,14 @@ from execution_service.core.orders.events import (
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest
 from execution_service.core.orders.status import Reason, ReasonCode, Status
+from execution_service.core.orders.waiting import Waiting
 
 
 class StepKind(StrEnum):
     SUBMIT = "SUBMIT"
+    """It may leave, as soon as those before it in the queue of its instrument have."""
+    WAIT = "WAIT"
+    """It is to be sent, and may not leave yet: `waiting` says why."""
     SUBMIT_AGAIN = "SUBMIT_AGAIN"
     """The same ticket under the same client id, to a broker that refuses a repeated one."""
     FIND = "FIND"
@@ -40,7 +44,9 @@ class Step:
     kind: StepKind
     events: tuple[Event, ...] = ()
     wait_seconds: float | None = None
-    """With NONE: look again after so long; None: only when there is news."""
+    """With NONE, WAIT and SUBMIT: look again after so long; None: only when there is news."""
+    waiting: Waiting | None = None
+    """With WAIT."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,12 +98,13 @@ def next_step(
     limits: Limits,
     *,
     refusal: Reason | None = None,
+    waiting: Waiting | None = None,
 ) -> Step:
-    """The one thing to do for the order. `refusal` is what the broker said when the order was sent again, and it has been looked for
-    (`elapsed.finding`) since then."""
+    """The one thing to do for the order. `waiting` is what keeps it from leaving, if it is still to be sent. `refusal` is what the broker said
+    when it was sent again, and it has been looked for (`elapsed.finding`) since then."""
     match order.status:
         case Status.PENDING:
-            return _step_of_pending(order, now, elapsed, limits)
+            return _step_of_pending(order, now, elapsed, limits, waiting)
         case Status.SUBMITTING:
             return _step_of_submitting(order, now, elapsed, limits, refusal)
         case Status.IN_DOUBT:
@@ -113,14 +120,17 @@ def is_stale(elapsed: Elapsed, limits: Limits) -> bool:
     return 0 < limits.max_order_age_seconds < elapsed.age
 
 
-def _step_of_pending(order: Order, now: datetime, elapsed: Elapsed, limits: Limits) -> Step:
+def _step_of_pending(order: Order, now: datetime, elapsed: Elapsed, limits: Limits, waiting: Waiting | None) -> Step:
     if order.cancel_wish is not None:
         return Step(
             StepKind.RECORD, (Cancelled(at=now, reason=order.cancel_wish, filled_quantity=order.filled_quantity),)
         )
     if is_stale(elapsed, limits):
         return Step(StepKind.RECORD, (stale(elapsed, limits, now),))
-    return Step(StepKind.SUBMIT)
+    left = limits.max_order_age_seconds - elapsed.age if limits.max_order_age_seconds > 0 else None
+    if waiting is None or waiting.is_over:
+        return Step(StepKind.SUBMIT, wait_seconds=left)
+    return Step(StepKind.WAIT, wait_seconds=left, waiting=waiting)
 
 
 def stale(elapsed: Elapsed, limits: Limits, now: datetime) -> Rejected:
