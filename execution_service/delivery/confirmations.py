@@ -10,7 +10,7 @@ import structlog
 
 from execution_service.core import texts
 from execution_service.core.messages.confirmation import attributes, confirmation_json
-from execution_service.core.orders.effects import Happening, happenings
+from execution_service.core.orders.effects import Happening
 from execution_service.core.orders.order import Order
 from execution_service.core.positions.ledger import Line
 from execution_service.delivery.account_names import NamesOfAccounts
@@ -50,7 +50,7 @@ class Confirmations:
         broker = self._parties.account_names_of(order.request.account_id).broker
         key = order.order_id if self._uses_ordering_keys else ""
         messages: list[Owed] = []
-        for happening in happenings(order, after):
+        for happening in progress.happenings(order, after):
             if happening.number > until or (happening.moves_position and happening.number > progress.booked):
                 return messages, happening.number - 1
             if happening.is_published:
