@@ -244,6 +244,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.transport.pubsub": {
         "execution_service.runtime.clock",
         "execution_service.runtime.connectivity",
+        "execution_service.runtime.threads",
         "execution_service.transport.inbox",
         "execution_service.transport.ports",
     },
