@@ -70,7 +70,7 @@ class Delivery:
             clock=clock,
             failures=failures,
             ownership=ownership,
-            moved=self._books_moved,
+            booked=self._booked,
         )
         self.notifications = Notifications(
             notifier=notifier, clock=clock, cursors=self._cursors, failures=failures, parties=parties
@@ -120,7 +120,7 @@ class Delivery:
         self._cursors.let_out(progress)
         self._cursors.reckon(progress)
 
-    def _books_moved(self, progress: Progress) -> None:
+    def _booked(self, progress: Progress) -> None:
         for stream in self.streams:
             stream.wake(progress)
 

@@ -47,16 +47,16 @@ class LedgerAndViews:
         clock: Clock,
         failures: Failures,
         ownership: Ownership,
-        moved: Callable[[Progress], None],
+        booked: Callable[[Progress], None],
     ) -> None:
-        """`moved`: called when an order's lines are known, and when its views are written."""
+        """`booked`: called when an order's lines are known."""
         self._ledger = ledger
         self._views = views
         self._cursors = cursors
         self._clock = clock
         self._failures = failures
         self._ownership = ownership
-        self._moved = moved
+        self._tell_booked = booked
         self._wake_up = WakeUp(clock)
         self._queue: dict[str, Progress] = {}
         self._later: list[tuple[float, int, Progress]] = []
@@ -148,7 +148,6 @@ class LedgerAndViews:
         for parcel in parcels:
             parcel.progress.has_document = True
             self._cursors.advance(parcel.progress, LEDGER, parcel.order.version, is_seen=False, is_shown=True)
-            self._moved(parcel.progress)
             self.wake(parcel.progress)  # if it has moved on meanwhile
 
     def _booked(
@@ -157,9 +156,9 @@ class LedgerAndViews:
         """The entries that were touched; None where the store was away, and it is tried again. Raises whatever else the booking raised."""
         if isinstance(outcome, BaseException) and not isinstance(outcome, StoreUnavailable):
             raise outcome
-        for parcel in moving:
-            self._moved(parcel.progress)
         if not isinstance(outcome, BaseException):
+            for parcel in moving:
+                self._tell_booked(parcel.progress)
             return outcome
         log.warning(f"Bookings wait for the store: {outcome}", action="bookings_waiting")
         self._again([parcel.progress for parcel in moving], AFTER_FAILURE_SECONDS)
@@ -177,7 +176,6 @@ class LedgerAndViews:
         if order.status.is_final or any(happening.is_shown for happening in parcel.happenings):
             return parcel
         self._cursors.advance(progress, LEDGER, order.version, is_seen=False)
-        self._moved(progress)
         return None
 
 
