@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import mongomock
 import structlog
-from pymongo import UpdateMany, UpdateOne
+from pymongo import InsertOne, ReplaceOne, UpdateMany, UpdateOne
 from pymongo.errors import AutoReconnect, BulkWriteError, DuplicateKeyError
 from pymongo.results import BulkWriteResult
 
@@ -179,7 +180,7 @@ class _Collection:
         self._inner, self._gate, self._faults = inner, gate, faults
 
     def __getattr__(self, method: str) -> Any:
-        call = self._bulk_write if method == "bulk_write" else getattr(self._inner, method)
+        call = partial(bulk_write_on, self._inner) if method == "bulk_write" else getattr(self._inner, method)
         name = f"{self._inner.name}.{method}"
         if method == "create_index":
             return self._create_index
@@ -230,22 +231,6 @@ class _Collection:
         if tuple([(keys, 1)] if isinstance(keys, str) else keys) not in have:
             self._reachable(self._inner.create_index)(keys, **options)
 
-    def _bulk_write(self, requests: Sequence[UpdateOne | UpdateMany], ordered: bool = True) -> BulkWriteResult:
-        """Mongomock's own does not know the pymongo of today."""
-        matched, errors = 0, []
-        for index, request in enumerate(requests):
-            try:
-                update = self._inner.update_many if isinstance(request, UpdateMany) else self._inner.update_one
-                result = update(request._filter, request._doc, upsert=bool(request._upsert))
-                matched += result.matched_count
-            except DuplicateKeyError as exc:
-                errors.append({"index": index, "code": 11000, "errmsg": str(exc)})
-                if ordered:
-                    break
-        if errors:
-            raise BulkWriteError({"writeErrors": errors, "nMatched": matched, "nInserted": 0})
-        return BulkWriteResult({"nMatched": matched}, acknowledged=True)
-
     def _reachable(self, call: Callable[..., T]) -> Callable[..., T]:
         if self._gate.is_dead:
             raise Died
@@ -254,12 +239,36 @@ class _Collection:
         return call
 
 
+def bulk_write_on(
+    inner: Any, requests: Sequence[InsertOne[Any] | ReplaceOne[Any] | UpdateOne | UpdateMany], ordered: bool = True
+) -> BulkWriteResult:
+    """Mongomock's own does not know the pymongo of today."""
+    matched, inserted, errors = 0, 0, []
+    for index, request in enumerate(requests):
+        try:
+            if isinstance(request, InsertOne):
+                inner.insert_one(request._doc)
+                inserted += 1
+            elif isinstance(request, ReplaceOne):
+                matched += inner.replace_one(request._filter, request._doc).matched_count
+            else:
+                update = inner.update_many if isinstance(request, UpdateMany) else inner.update_one
+                matched += update(request._filter, request._doc, upsert=bool(request._upsert)).matched_count
+        except DuplicateKeyError as exc:
+            errors.append({"index": index, "code": 11000, "errmsg": str(exc)})
+            if ordered:
+                break
+    if errors:
+        raise BulkWriteError({"writeErrors": errors, "nMatched": matched, "nInserted": inserted})
+    return BulkWriteResult({"nMatched": matched, "nInserted": inserted}, acknowledged=True)
+
+
 def _documents_in(method: str, written: Any) -> int:
     if method == "insert_many":
         return len(written)
     if method != "bulk_write":
         return 1
-    ids = [request._filter.get("_id") for request in written]
+    ids = [None if isinstance(request, InsertOne) else request._filter.get("_id") for request in written]
     return sum(len(each["$in"]) if isinstance(each, dict) and "$in" in each else 1 for each in ids)
 
 

@@ -192,6 +192,7 @@ ARROWS: Mapping[str, set[str]] = {
     },
     "execution_service.storage.mongo.views": {
         CORE,
+        "execution_service.runtime.concurrency",
         "execution_service.storage.mongo.calls",
         "execution_service.storage.mongo.commits",
         "execution_service.storage.mongo.documents",
@@ -201,6 +202,7 @@ ARROWS: Mapping[str, set[str]] = {
     },
     "execution_service.storage.mongo.ledger": {
         *VOCABULARY,
+        "execution_service.storage.mongo.calls",
         "execution_service.storage.mongo.ledger_lines",
         "execution_service.storage.mongo.names",
         "execution_service.storage.mongo.port",
@@ -244,6 +246,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.transport.pubsub": {
         "execution_service.runtime.clock",
         "execution_service.runtime.connectivity",
+        "execution_service.runtime.threads",
         "execution_service.transport.inbox",
         "execution_service.transport.ports",
     },

@@ -10,7 +10,7 @@ import structlog
 
 from execution_service.core import texts
 from execution_service.core.messages.confirmation import attributes, confirmation_json
-from execution_service.core.orders.effects import Happening, happenings
+from execution_service.core.orders.effects import Happening
 from execution_service.core.orders.order import Order
 from execution_service.core.positions.ledger import Line
 from execution_service.delivery.account_names import NamesOfAccounts
@@ -34,24 +34,24 @@ class Confirmation:
 
 
 class Confirmations:
-    """The sink. Of the other sinks it needs one thing: an event that moves a position is not confirmed before its line is in the ledger, for
-    the profit stands there. The events after it keep their sequence behind it."""
+    """The sink. A confirmation waits for what it tells, and for nothing else: of the other sinks for one thing, the line in the ledger of an
+    event that moves a position, for the profit stands there. The events after it keep their sequence behind it. The views are written
+    meanwhile."""
 
     name = "confirmations"
     cursor = WORLD
-    head_start_seconds = 1.0
 
     def __init__(self, *, publisher: Publisher, parties: NamesOfAccounts, uses_ordering_keys: bool = False) -> None:
         self._publisher = publisher
         self._parties = parties
         self._uses_ordering_keys = uses_ordering_keys
 
-    def owed(self, order: Order, progress: Progress, after: int, until: int) -> tuple[Sequence[Owed], int]:
+    def owed(self, order: Order, progress: Progress, after: int) -> tuple[Sequence[Owed], int]:
         broker = self._parties.account_names_of(order.request.account_id).broker
         key = order.order_id if self._uses_ordering_keys else ""
         messages: list[Owed] = []
-        for happening in happenings(order, after):
-            if happening.number > until or (happening.moves_position and happening.number > progress.booked):
+        for happening in progress.happenings(order, after):
+            if happening.moves_position and happening.number > progress.booked:
                 return messages, happening.number - 1
             if happening.is_published:
                 body = confirmation_json(

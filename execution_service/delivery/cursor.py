@@ -13,6 +13,8 @@ from typing import Protocol
 import structlog
 
 from execution_service.core import texts
+from execution_service.core.orders.effects import Happening, happenings_since
+from execution_service.core.orders.order import Order
 from execution_service.core.positions.ledger import LedgerKey, Line
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.alerts import RaisesAlerts
@@ -44,6 +46,8 @@ class Progress:
 
     __slots__ = (
         "_alive",
+        "_begun",
+        "_story",
         "account_id",
         "booked",
         "delivered",
@@ -71,6 +75,8 @@ class Progress:
         self.live: LiveOrder | None = live
         """None once every sink has taken what it needs of a finished order."""
         self._alive = weakref.ref(live)
+        self._begun: Order | None = None
+        self._story: list[Happening] = []
         self.told = live.told
         self.delivered = {name: live.told.at(name) for name in cursors}
         self.taken = dict(self.delivered)
@@ -123,6 +129,19 @@ class Progress:
                 self.taken[name] = max(self.taken[name], self.delivered[name])
             self.booked = max(self.booked, theirs.ledger)
             self.tell_order()
+
+    def happenings(self, order: Order, after: int) -> Sequence[Happening]:
+        """The story of the order, as it is in hand, from event `after` + 1 on: worked out once for all sinks."""
+        if self._begun is None or self._begun.version > after:
+            self._begun, self._story = order.as_of(after), []
+        last = self._story[-1].after if self._story else self._begun
+        self._story += happenings_since(last, order)
+        return self._story[after - self._begun.version :]
+
+    def forget_story(self) -> None:
+        """Every sink has taken all of it: the next begins where it ends."""
+        self._begun = None if self.live is None else self.live.order
+        self._story = []
 
     def knows(self, lines: Mapping[int, Line]) -> None:
         """The ledger's lines of this order, as far as they are known now."""
@@ -247,6 +266,8 @@ class Cursors:
         """The sink needs nothing more of the order for the events up to that number."""
         progress.taken[cursor] = max(progress.taken[cursor], number)
         self.let_out(progress)
+        if progress.is_all_taken:
+            progress.forget_story()
 
     def let_out(self, progress: Progress) -> None:
         """A finished order that every sink has taken leaves memory."""

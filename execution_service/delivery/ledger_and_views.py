@@ -10,7 +10,6 @@ from typing import Protocol
 
 import structlog
 
-from execution_service.core.orders.effects import happenings
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.delivery.cursor import (
@@ -57,7 +56,7 @@ class LedgerAndViews:
         ownership: Ownership,
         followers: Sequence[FollowsBooks],
     ) -> None:
-        """`followers` are woken when an order's lines are known, and when its views are written."""
+        """`followers` are woken when an order's lines are known."""
         self._ledger = ledger
         self._views = views
         self._cursors = cursors
@@ -160,7 +159,6 @@ class LedgerAndViews:
         for parcel in parcels:
             parcel.progress.has_document = True
             self._cursors.advance(parcel.progress, LEDGER, parcel.order.version, is_seen=False, is_shown=True)
-            self._wake_followers(parcel.progress)
             self.wake(parcel.progress)  # if it has moved on meanwhile
 
     def _booked(
@@ -169,9 +167,9 @@ class LedgerAndViews:
         """The entries that were touched; None where the store was away, and it is tried again. Raises whatever else the booking raised."""
         if isinstance(outcome, BaseException) and not isinstance(outcome, StoreUnavailable):
             raise outcome
-        for parcel in moving:
-            self._wake_followers(parcel.progress)
         if not isinstance(outcome, BaseException):
+            for parcel in moving:
+                self._wake_followers(parcel.progress)
             return outcome
         log.warning(f"Bookings wait for the store: {outcome}", action="bookings_waiting")
         self._again([parcel.progress for parcel in moving], AFTER_FAILURE_SECONDS)
@@ -185,11 +183,10 @@ class LedgerAndViews:
         order = live.order
         if progress.shown >= order.version:
             return None
-        parcel = Parcel(live, progress, order, tuple(happenings(order, progress.shown)))
+        parcel = Parcel(live, progress, order, tuple(progress.happenings(order, progress.shown)))
         if order.status.is_final or any(happening.is_shown for happening in parcel.happenings):
             return parcel
         self._cursors.advance(progress, LEDGER, order.version, is_seen=False)
-        self._wake_followers(progress)
         return None
 
 

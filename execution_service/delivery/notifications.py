@@ -11,7 +11,6 @@ from datetime import datetime
 import structlog
 
 from execution_service.core import texts
-from execution_service.core.orders.effects import happenings
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Status
 from execution_service.delivery.account_names import NamesOfAccounts
@@ -147,7 +146,7 @@ class Notifications:
     def _write(self, progress: Progress, order: Order) -> None:
         """What people are owed of the events that are not written yet, into the notification that waits if there is one."""
         waiting = self._waiting.get(order.order_id)
-        alone, outcomes = self._texts(order, progress.taken[PEOPLE], is_crowded=len(self._waiting) >= ALONE_AT_MOST)
+        alone, outcomes = self._texts(progress, order, is_crowded=len(self._waiting) >= ALONE_AT_MOST)
         if waiting is None and not (alone or outcomes):
             self._cursors.advance(progress, PEOPLE, order.version, is_seen=False)
             return
@@ -162,14 +161,14 @@ class Notifications:
         self._wake_up.tell()
 
     def _texts(
-        self, order: Order, after: int, *, is_crowded: bool
+        self, progress: Progress, order: Order, *, is_crowded: bool
     ) -> tuple[list[tuple[datetime, str]], list[_Outcome]]:
         alone: list[tuple[datetime, str]] = []
         outcomes: list[_Outcome] = []
         if not self._notifier.enabled:
             return alone, outcomes
         account_names = self._parties.account_names_of(order.request.account_id)
-        for happening in happenings(order, after):
+        for happening in progress.happenings(order, progress.taken[PEOPLE]):
             before, event, now = happening.before, happening.event, happening.after
             text = texts.order_alert(
                 before, event, now, account_name=account_names.account_name, broker=account_names.broker

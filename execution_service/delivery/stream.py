@@ -51,12 +51,10 @@ class Sink(Protocol):
     """For the log."""
     cursor: str
     """Its delivery cursor's name in the record. Of records that do not have it yet nothing is delivered but what is new."""
-    head_start_seconds: float
-    """So long the views of an event have to be written before it is delivered; then it goes first."""
 
-    def owed(self, order: Order, progress: Progress, after: int, until: int) -> tuple[Sequence[Owed], int]:
-        """The messages of the events after `after`, up to `until`, and the number of the last event that they cover: less than `until` where
-        an event needs something that is not known yet. Waits for nothing and keeps nothing."""
+    def owed(self, order: Order, progress: Progress, after: int) -> tuple[Sequence[Owed], int]:
+        """The messages of the events after `after`, and the number of the last event that they cover: not the order's last where an event
+        needs something that is not known yet. Waits for nothing and keeps nothing."""
 
     async def deliver(self, body: Any) -> None:
         """Returns when the sink surely has it; a repetition is harmless. Raises NotDelivered. Anything else that it raises is this one
@@ -126,9 +124,6 @@ class Stream:
         self._alerts = alerts
         self._wake_up = WakeUp(clock)
         self._to_look_at: dict[str, Progress] = {}
-        self._held: dict[str, tuple[float, Progress]] = {}
-        """Orders with events that have not been taken yet, and since when."""
-        self._head_starts: deque[tuple[float, Progress]] = deque()
         self._waiting: dict[str, _Waiting] = {}
         self._ready: deque[_Waiting] = deque()
         self._behind: deque[_Waiting] = deque()
@@ -159,8 +154,6 @@ class Stream:
             del self._waiting[waiting.progress.order_id]
             if waiting.task is not None:
                 waiting.task.cancel()
-        for progress in [p for _, p in self._held.values() if p.is_let_go]:
-            del self._held[progress.order_id]
 
     async def run(self) -> None:
         """Until cancelled; what is under way then is delivered again."""
@@ -188,8 +181,6 @@ class Stream:
     def _next_look(self) -> float | None:
         now = self._clock.monotonic()
         moments = [each[0] - now for each in self._later[:1]]
-        if self._head_starts:
-            moments.append(self._head_starts[0][0] - now)
         if self._pause_until > now and (self._ready or self._behind):
             moments.append(self._pause_until - now)
             if self._ready and not self._under_way:
@@ -200,10 +191,6 @@ class Stream:
 
     def _take_due(self) -> None:
         now = self._clock.monotonic()
-        while self._head_starts and self._head_starts[0][0] <= now:
-            _, progress = self._head_starts.popleft()
-            if progress.order_id in self._held:
-                self.wake(progress)
         while self._later and self._later[0][0] <= now:
             what = heapq.heappop(self._later)[2]
             if isinstance(what, Progress):
@@ -225,7 +212,6 @@ class Stream:
             order_id = next(iter(self._to_look_at))
             progress = self._to_look_at.pop(order_id)
             if progress.is_let_go or progress.live is None:
-                self._held.pop(order_id, None)
                 continue
             try:
                 self._look_at(progress, progress.live.order)
@@ -234,20 +220,11 @@ class Stream:
                 self._again_at(self._clock.monotonic() + SLOW_PACE_SECONDS, progress)
 
     def _look_at(self, progress: Progress, order: Order) -> None:
-        cursor, order_id = self._sink.cursor, order.order_id
-        now = self._clock.monotonic()
-        since, _ = self._held.setdefault(order_id, (now, progress))
-        taken = progress.taken[cursor]
-        until = order.version
-        if now - since < self._sink.head_start_seconds:
-            until = min(until, max(taken, progress.shown))
-            if since == now and until < order.version:
-                self._head_starts.append((now + self._sink.head_start_seconds, progress))
-        if until > taken:
-            messages, until = self._sink.owed(order, progress, taken, until)
-            self._take(progress, messages, until)
-        if progress.taken[cursor] >= order.version:
-            self._held.pop(order_id, None)
+        taken = progress.taken[self._sink.cursor]
+        if order.version > taken:
+            messages, until = self._sink.owed(order, progress, taken)
+            if until > taken:
+                self._take(progress, messages, until)
 
     def _take(self, progress: Progress, messages: Iterable[Owed], until: int) -> None:
         waiting = self._waiting.get(progress.order_id)

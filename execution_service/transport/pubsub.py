@@ -8,21 +8,32 @@ import contextlib
 import functools
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import structlog
-from google.api_core.exceptions import GoogleAPICallError, NotFound, PermissionDenied, RetryError, ServerError
+from google.api_core.exceptions import (
+    Aborted,
+    GoogleAPICallError,
+    NotFound,
+    PermissionDenied,
+    RetryError,
+    ServerError,
+)
+from google.api_core.retry import Retry, if_exception_type
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import pubsub_v1
 from google.cloud.pubsub_v1.subscriber.message import Message as GoogleMessage
 from google.cloud.pubsub_v1.subscriber.scheduler import Scheduler
+from google.pubsub_v1 import PublisherClient, PublishRequest
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.connectivity import Connectivity
+from execution_service.runtime.threads import ThreadPool
 from execution_service.transport.inbox import Inbox
 from execution_service.transport.ports import Message, PublishFailed, TopicMissing
 
@@ -37,6 +48,10 @@ LONGEST_LEASE_SECONDS = 600
 HAND_BACK_SECONDS = 3.0
 """How long the end of a stream may take: its acknowledgements sent, and all other messages handed back."""
 PUBLISH_SECONDS = 20.0
+REQUESTS_AT_ONCE, REQUESTS_OF_KEYS_AT_ONCE = 4, 32
+"""Of publications, each in a thread; with ordering keys mostly of one message each."""
+REQUEST_MESSAGES, REQUEST_BYTES = 100, 1_000_000
+"""At most in one. Pub/Sub takes 1,000 messages and 10 MB."""
 QUERY_SECONDS = 5.0
 WATCH_SECONDS = 5.0
 """Between two questions whether Pub/Sub is there."""
@@ -51,8 +66,14 @@ SOON_AGAIN = (("grpc.max_reconnect_backoff_ms", 5_000),)
 """Left to itself a connection is tried less and less often, in the end every two minutes: so late would orders come after a long outage."""
 ANY_SIZE = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 """As to Google. A channel's own limit is 4 MiB: one larger message, or many small ones in one answer, would end the stream each time anew."""
-SILENCE = (TimeoutError, RetryError, ServerError)
+PASSING = Retry(predicate=if_exception_type(Aborted, ServerError), initial=0.1, maximum=2.0, timeout=PUBLISH_SECONDS)
+"""What a publication that failed is tried again for at once; after that whoever publishes tries again."""
+SILENCE = (RetryError, ServerError)
 """What says that Pub/Sub was not reached, or could not answer; anything else is an answer."""
+
+
+_RawMessage, _RawRequest = pubsub_v1.types.PubsubMessage.pb(), PublishRequest.pb()
+"""As the wire has them: Google's wrappers cost several times as much."""
 
 
 def _transport(kind: Any, emulator_host: str | None) -> dict[str, Any]:
@@ -63,8 +84,13 @@ def _transport(kind: Any, emulator_host: str | None) -> dict[str, Any]:
     return {"transport": kind(channel=grpc.insecure_channel(emulator_host, (*KEEP_ALIVE, *SOON_AGAIN, *ANY_SIZE)))}
 
 
+_Batch: TypeAlias = list[tuple[Any, asyncio.Future[None]]]
+"""Messages of one request, each with what its publisher waits for."""
+
+
 class GooglePublisher:
-    """Publishes to one topic. Messages that are there at the same time travel together."""
+    """Publishes to one topic. Messages that are there at the same time travel together, and none waits for another to come: while few requests
+    are under way each leaves at once, and what comes behind many of them leaves together when one is answered."""
 
     def __init__(
         self,
@@ -75,15 +101,17 @@ class GooglePublisher:
         connectivity: Connectivity,
         uses_ordering_keys: bool,
     ) -> None:
+        """`uses_ordering_keys`: a request then carries the messages of one key, as Pub/Sub demands. Whoever publishes waits for the answer
+        before the next message of the same key, so that they stay in their order."""
         with _usable_credentials():
-            self._client = pubsub_v1.PublisherClient(
-                **_transport(PublisherGrpcTransport, emulator_host),
-                batch_settings=pubsub_v1.types.BatchSettings(max_messages=100, max_latency=0.002),
-                publisher_options=pubsub_v1.types.PublisherOptions(enable_message_ordering=uses_ordering_keys),
-            )
+            self._client = PublisherClient(**_transport(PublisherGrpcTransport, emulator_host))
         self._connectivity = connectivity
         self._uses_ordering_keys = uses_ordering_keys
         self.path = self._client.topic_path(project, topic)
+        self._waiting: deque[tuple[Any, asyncio.Future[None]]] = deque()
+        self._at_once = REQUESTS_OF_KEYS_AT_ONCE if uses_ordering_keys else REQUESTS_AT_ONCE
+        self._threads = ThreadPool("publish", self._at_once)
+        self._under_way: set[asyncio.Task[None]] = set()
 
     async def check(self) -> None:
         """Raises TopicMissing, naming what is not there or may not be used, or PublishFailed when Pub/Sub cannot be asked."""
@@ -96,27 +124,69 @@ class GooglePublisher:
         )
 
     async def publish(self, data: bytes, attributes: Mapping[str, str], ordering_key: str) -> None:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        future = self._client.publish(
-            self.path, data, ordering_key=ordering_key, timeout=PUBLISH_SECONDS, **dict(attributes)
-        )
-        future.add_done_callback(_hop(done))
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        message = _RawMessage(data=data, attributes=attributes, ordering_key=ordering_key)
+        if not self._waiting:
+            loop.call_soon(self._send_waiting)  # with what others publish in the same moment
+        self._waiting.append((message, done))
         try:
-            async with asyncio.timeout(2 * PUBLISH_SECONDS):
-                await done
+            await done
         except Exception as exc:
             if isinstance(exc, SILENCE):
                 self._connectivity.fails(str(exc) or type(exc).__name__)
-            if self._uses_ordering_keys:
-                # After a failure the client holds a key back until it is told that publishing again in order is our affair.
-                self._client.resume_publish(self.path, ordering_key)
             raise PublishFailed(str(exc) or type(exc).__name__) from exc
         self._connectivity.answers()
 
+    def _send_waiting(self) -> None:
+        while len(self._under_way) < self._at_once and (batch := self._take()):
+            request = asyncio.create_task(self._send(batch))
+            self._under_way.add(request)
+            request.add_done_callback(self._answered)
+
+    def _answered(self, request: asyncio.Task[None]) -> None:
+        self._under_way.discard(request)
+        self._send_waiting()
+
+    async def _send(self, batch: _Batch) -> None:
+        request = PublishRequest.wrap(_RawRequest(topic=self.path, messages=[message for message, _ in batch]))
+        error: Exception | None = None
+        try:
+            await self._threads.run(
+                lambda: self._client.publish(request=request, retry=PASSING, timeout=PUBLISH_SECONDS)
+            )
+        except Exception as exc:  # noqa: BLE001  whatever it is, those who published must learn of it
+            error = exc
+        for _, done in batch:
+            if not done.done():
+                if error is None:
+                    done.set_result(None)
+                else:
+                    done.set_exception(error)
+
+    def _take(self) -> _Batch:
+        """What goes into the next request; what nobody waits for any more is left out."""
+        batch: _Batch = []
+        size = 0
+        while self._waiting and len(batch) < REQUEST_MESSAGES:
+            message, done = self._waiting[0]
+            size += len(message.data)
+            is_of_another_key = self._uses_ordering_keys and batch and batch[0][0].ordering_key != message.ordering_key
+            if is_of_another_key or (batch and size > REQUEST_BYTES):
+                break
+            self._waiting.popleft()
+            if not done.done():
+                batch.append((message, done))
+        return batch
+
     async def close(self) -> None:
-        """Sends what is waiting, for a bounded time; what is not sent by then is owed still, and told after the next start."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.to_thread(self._client.stop), CLOSE_SECONDS)
+        """Waits for the answers that are still to come, for a bounded time; what is not sent by then is owed still, and told after the next
+        start."""
+        self._waiting.clear()
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=CLOSE_SECONDS)
+        self._threads.close()
+        self._client.transport.close()  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager
@@ -128,26 +198,6 @@ def _usable_credentials() -> Iterator[None]:
         raise PublishFailed(f"Google's credentials cannot be used: {exc}") from exc
 
 
-def _hop(done: asyncio.Future[None]) -> Callable[[Any], None]:
-    """A callback for Google's thread that settles `done` on the event loop's."""
-    loop = done.get_loop()
-
-    def settle(future: Any) -> None:
-        exc = future.exception()
-        loop.call_soon_threadsafe(_settle, done, exc)
-
-    return settle
-
-
-def _settle(done: asyncio.Future[None], exc: BaseException | None) -> None:
-    if done.done():
-        return
-    if exc is None:
-        done.set_result(None)
-    else:
-        done.set_exception(exc)
-
-
 class _Held(Scheduler):  # type: ignore[misc]
     """The messages of one stream that were received and are neither acknowledged nor handed back.
 
@@ -156,10 +206,13 @@ class _Held(Scheduler):  # type: ignore[misc]
     an acknowledgement given before is not lost, and none given after that undoes a handing back.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, inbox: Inbox) -> None:
+        self._inbox, self._loop = inbox, asyncio.get_running_loop()
         self._queue: queue.Queue[Any] = queue.Queue()
         self._lock = threading.Lock()
         self._messages: dict[str, GoogleMessage] = {}
+        self._arrived: list[Message] = []
+        """Those on their way to the event loop, which is woken once for all of them."""
 
     @property
     def queue(self) -> queue.Queue[Any]:
@@ -169,8 +222,20 @@ class _Held(Scheduler):  # type: ignore[misc]
         callback(*args, **kwargs)
 
     def add(self, message: GoogleMessage) -> None:
+        """On the thread that receives."""
+        received = _message(message, self)
         with self._lock:
             self._messages[message.ack_id] = message
+            self._arrived.append(received)
+            is_first = len(self._arrived) == 1
+        if is_first:
+            self._loop.call_soon_threadsafe(self._hand_over)
+
+    def _hand_over(self) -> None:
+        with self._lock:
+            arrived, self._arrived = self._arrived, []
+        for message in arrived:
+            self._inbox.put_nowait(message)
 
     def settle(self, message: GoogleMessage, answer: Callable[[], None]) -> None:
         """Gives the answer, unless one was given."""
@@ -231,12 +296,6 @@ class GoogleSubscriber:
 
     async def run(self) -> None:
         """Until cancelled. The client reconnects by itself; a stream that ended for good is opened again."""
-        loop = asyncio.get_running_loop()
-
-        def receive(held: _Held, message: GoogleMessage) -> None:
-            held.add(message)
-            loop.call_soon_threadsafe(self.messages.put_nowait, _message(message, held))
-
         flow = pubsub_v1.types.FlowControl(
             max_messages=OUTSTANDING_MESSAGES,
             max_bytes=OUTSTANDING_BYTES,
@@ -245,10 +304,10 @@ class GoogleSubscriber:
         )
         while True:
             await self.messages.until_accepting()
-            held = _Held()
+            held = _Held(self.messages)
             pull = self._client.subscribe(
                 self.path,
-                functools.partial(receive, held),
+                held.add,
                 flow_control=flow,
                 scheduler=held,
                 await_callbacks_on_shutdown=False,

@@ -9,21 +9,21 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from uuid import uuid4
 
 import mongomock
 import pymongo
-from pymongo import UpdateMany, UpdateOne
-from pymongo.errors import AutoReconnect, BulkWriteError, DuplicateKeyError
-from pymongo.results import BulkWriteResult
+from pymongo.errors import AutoReconnect
 
 from execution_service.app.clock import SystemClock
 from execution_service.runtime.threads import Blocking, InPlace, ThreadPool
 from execution_service.storage.mongo.opening import connect
 from execution_service.storage.mongo.store import MongoStore
+from tests.fakes import bulk_write_on
 
 T = TypeVar("T")
 MONGODB_VARIABLE = "TEST_MONGODB_URI"
@@ -90,7 +90,10 @@ class _Collection:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._inner, name)
-        own: dict[str, Callable[..., Any]] = {"bulk_write": self._bulk_write, "create_index": self._create_index}
+        own: dict[str, Callable[..., Any]] = {
+            "bulk_write": partial(bulk_write_on, self._inner),
+            "create_index": self._create_index,
+        }
         if isinstance(self._inner, mongomock.Collection) and name in own:
             found = own[name]
         return self._faults.around(name, found)
@@ -100,21 +103,6 @@ class _Collection:
         have = {tuple(index["key"]) for index in self._inner.index_information().values()}
         if tuple([(keys, 1)] if isinstance(keys, str) else keys) not in have:
             self._inner.create_index(keys, **options)
-
-    def _bulk_write(self, requests: Sequence[UpdateOne | UpdateMany], ordered: bool = True) -> BulkWriteResult:
-        """Mongomock's own does not know the pymongo of today."""
-        matched, errors = 0, []
-        for index, request in enumerate(requests):
-            update = self._inner.update_many if isinstance(request, UpdateMany) else self._inner.update_one
-            try:
-                matched += update(request._filter, request._doc, upsert=bool(request._upsert)).matched_count
-            except DuplicateKeyError as exc:
-                errors.append({"index": index, "code": 11000, "errmsg": str(exc)})
-                if ordered:
-                    break
-        if errors:
-            raise BulkWriteError({"writeErrors": errors, "nMatched": matched, "nInserted": 0})
-        return BulkWriteResult({"nMatched": matched}, acknowledged=True)
 
 
 class _Database:

@@ -1076,6 +1076,22 @@ async def test_an_entry_replaces_only_the_version_before(store: MongoStore) -> N
     assert await store.ledgers([ledger().key]) == {ledger().key: ledger(2, quantity=4)}
 
 
+async def test_of_several_entries_one_that_is_overtaken_lets_all_be_read_anew(store: MongoStore) -> None:
+    apple, other = ledger(1, "AAPL"), ledger(1, "MSFT")
+    await store.save_ledgers([apple, other])
+    await store.save_ledgers([ledger(2, "MSFT", quantity=20)])
+    assert await store.save_ledgers([ledger(2, "AAPL", quantity=7), ledger(2, "MSFT", quantity=8)]) == [False, False]
+    found = await store.ledgers([apple.key, other.key])
+    assert found[other.key] == ledger(2, "MSFT", quantity=20)
+    assert found[apple.key] in (apple, ledger(2, "AAPL", quantity=7))
+
+
+async def test_of_several_entries_one_that_is_there_already_lets_all_be_read_anew(store: MongoStore) -> None:
+    await store.save_ledgers([ledger(1, "MSFT")])
+    assert await store.save_ledgers([ledger(1, "AAPL"), ledger(1, "MSFT", quantity=8)]) == [False, False]
+    assert (await store.ledgers([ledger(1, "MSFT").key])) == {ledger(1, "MSFT").key: ledger(1, "MSFT")}
+
+
 async def test_of_two_processes_that_save_an_entry_one_wins(server: Server) -> None:
     stores = [await server.store(f"process-{n}") for n in range(2)]
     for version in range(1, 6):

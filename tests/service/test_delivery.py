@@ -168,7 +168,7 @@ async def test_two_thousand_orders_behind_a_publisher_that_hangs_are_booked_show
     }
     assert not publisher.messages
     assert not live_orders.by_id, "what waits keeps no order in memory"
-    assert set(store.cursors.values()) == {(0, 4, 4)}
+    assert set(store.cursors.values()) == {(2, 4, 4)}, "all but the fills, of which alone it is told"
     publisher.hold.set()
     await passes(clock, 60)
     by_order: dict[str, list[str]] = {}
@@ -371,28 +371,27 @@ async def test_while_the_ledger_takes_no_write_people_and_what_moves_no_position
         audit(world)
 
 
-async def test_confirmations_go_on_while_no_view_can_be_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_fill", [True, False], ids=["a fill", "a rejection"])
+async def test_a_confirmation_waits_for_no_view(tmp_path: Path, is_fill: bool) -> None:
     async with world_of(tmp_path) as world:
         world.store_faults.refused.add("execution_confirmations")
-        world.send()
-        await world.run(5)
-        assert world.publisher.statuses("sig") == ["FILLED"]
-        assert len(world.notifier.titled("Order Filled")) == 1
-        assert quantities(world) == {"AAPL": "100"}
+        world.send(account_id="acct-1" if is_fill else "nobody")
+        await world.run(0.5)
+        assert world.publisher.statuses("sig") == ["FILLED" if is_fill else "REJECTED"]
+        assert world.documents("execution_confirmations") == []
+        assert quantities(world) == ({"AAPL": "100"} if is_fill else {})
         world.store_faults.refused.clear()
         await world.run(5)
         assert len(world.publisher.messages) == 1
         audit(world)
 
 
-async def test_documents_are_written_before_the_message_where_nothing_is_wrong(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_fill_is_confirmed_when_the_ledger_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with world_of(tmp_path, market=BY_HAND) as world:
         publish, seen = world.publisher.publish, []
 
         async def looks(*about: Any) -> None:
-            seen.append((shown(world)[1], [d["quantity"] for d in world.documents("positions")]))
+            seen.append(quantities(world))
             await publish(*about)
 
         monkeypatch.setattr(world.publisher, "publish", looks)
@@ -401,7 +400,7 @@ async def test_documents_are_written_before_the_message_where_nothing_is_wrong(
         for part in (40, 60):
             world.fill("sig", part)
             await world.run(3)
-        assert seen == [(40.0, [40.0]), (100.0, [100.0])]
+        assert seen == [{"AAPL": "40"}, {"AAPL": "100"}]
 
 
 # --- people who are not reached ---------------------------------------------------------------------------------------
@@ -452,7 +451,7 @@ async def test_every_sink_has_a_cursor_of_its_own_in_the_record(tmp_path: Path) 
         world.send()
         await world.run(5)
         version = world.record().version
-        assert cursors(world) == {"world": version - 2, "people": version, "ledger": version}
+        assert cursors(world) == {"world": version - 1, "people": version, "ledger": version}, "all but the fill"
         assert world.unsettled() == ["sig"]
         world.publisher.is_away = False
         await world.run(60)
@@ -613,13 +612,12 @@ class Diary:
     """A sink of a test: one line for each event."""
 
     name = cursor = "diary"
-    head_start_seconds = 0.0
 
     def __init__(self) -> None:
         self.is_away = False
         self.lines: list[tuple[str, int, str]] = []
 
-    def owed(self, order: Order, progress: Progress, after: int, until: int) -> tuple[Sequence[Owed], int]:
+    def owed(self, order: Order, progress: Progress, after: int) -> tuple[Sequence[Owed], int]:
         lines = [
             Owed(each.number, (order.signal_id, each.number, type(each.event).__name__))
             for each in happenings(order, after)

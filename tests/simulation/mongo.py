@@ -10,7 +10,7 @@ from typing import Any
 
 from bson import ObjectId
 from bson.datetime_ms import DatetimeMS
-from pymongo import UpdateMany
+from pymongo import InsertOne, ReplaceOne, UpdateMany
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 Document = dict[str, Any]
@@ -123,20 +123,26 @@ class Collection:
         return SimpleNamespace(matched_count=0)
 
     def bulk_write(self, requests: Sequence[Any], ordered: bool = True) -> Any:
-        matched, errors = 0, []
+        matched, inserted, errors = 0, 0, []
         for index, request in enumerate(requests):
             is_many = isinstance(request, UpdateMany)
             try:
-                result = self._update(request._filter, request._doc, upsert=bool(request._upsert), is_many=is_many)
-                matched += result.matched_count
+                if isinstance(request, InsertOne):
+                    self.insert_one(request._doc)
+                    inserted += 1
+                elif isinstance(request, ReplaceOne):
+                    matched += self.replace_one(request._filter, request._doc).matched_count
+                else:
+                    result = self._update(request._filter, request._doc, upsert=bool(request._upsert), is_many=is_many)
+                    matched += result.matched_count
             except DuplicateKeyError as exc:
                 errors.append({"index": index, "code": 11000, "errmsg": str(exc)})
                 if ordered:
                     break
         if errors:
-            details = {"writeErrors": errors, "nMatched": matched, "nInserted": 0, "writeConcernErrors": []}
+            details = {"writeErrors": errors, "nMatched": matched, "nInserted": inserted, "writeConcernErrors": []}
             raise BulkWriteError(details)
-        return SimpleNamespace(matched_count=matched)
+        return SimpleNamespace(matched_count=matched, inserted_count=inserted)
 
     def _update(self, query: Mapping[str, Any], update: Mapping[str, Any], *, upsert: bool, is_many: bool) -> Any:
         found = list(self._matching(query))

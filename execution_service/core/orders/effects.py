@@ -30,7 +30,7 @@ from execution_service.core.orders.events import (
 )
 from execution_service.core.orders.order import Order, apply, bare
 
-__all__ = ["Happening", "bare", "happenings"]
+__all__ = ["Happening", "bare", "happenings", "happenings_since"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +91,14 @@ class Happening:
 def happenings(order: Order, after_number: int = 0) -> Iterator[Happening]:
     """The order's story from event `after_number` + 1 on, each with the order as it was then. Costs some steps for each event that it
     tells of and a few more, however long the order's history is."""
-    if after_number >= order.version:
-        return
-    state = order.as_of(after_number)
-    for number, event in enumerate(order.events[after_number:], after_number + 1):
-        then = apply(state, event)
+    if after_number < order.version:
+        yield from happenings_since(order.as_of(after_number), order)
+
+
+def happenings_since(earlier: Order, order: Order) -> Iterator[Happening]:
+    """The story from an earlier state of the order on: a step for each event but the last, after which it is as it is."""
+    state = earlier
+    for number, event in enumerate(order.events[earlier.version :], earlier.version + 1):
+        then = order if number == order.version else apply(state, event)
         yield Happening(number, state, event, then)
         state = then

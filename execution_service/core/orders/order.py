@@ -234,6 +234,8 @@ class Order:
     def as_of(self, number: int) -> Order:
         """The order as it was after its event of this number (from 1; 0: before its first). Costs some steps for each event that lies
         between, and a few more."""
+        if number == self.version:
+            return self
         begun = next((kept for kept in reversed(self.checkpoints) if kept.version <= number), None) or bare(self)
         return apply_all(begun, self.events[begun.version : number])
 

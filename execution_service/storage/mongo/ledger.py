@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from pymongo.errors import (
-    DuplicateKeyError,
-)
+from pymongo import InsertOne, ReplaceOne
+from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from brokers.base import Instrument
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line
 from execution_service.core.views.record import (
+    Document,
     ledger_from_document,
     ledger_to_document,
     lines_from_document,
 )
+from execution_service.storage.mongo.calls import raise_unless_duplicates
 from execution_service.storage.mongo.ledger_lines import LedgerLines
 from execution_service.storage.mongo.names import POSITIONS
 from execution_service.storage.mongo.port import MongoPort, Place
@@ -69,7 +70,21 @@ class MongoLedger(MongoPort):
         return self._unreadable.ledgers_of(account_id)
 
     async def save_ledgers(self, entries: Sequence[LedgerEntry]) -> list[bool]:
-        return [await self._calls.write(partial(self._save_ledger, entry)) for entry in entries]
+        return await self._calls.write(partial(self._save_ledgers, entries)) if entries else []
+
+    def _save_ledgers(self, entries: Sequence[LedgerEntry]) -> list[bool]:
+        """Several by one statement. If that shows that not all could be saved, which is rare, none counts as saved: what was, is found so when
+        it is read."""
+        if len(entries) == 1:
+            return [self._save_ledger(entries[0])]
+        are_all_saved = False
+        try:
+            with self._together() as within:
+                done = self._db[POSITIONS].bulk_write(list(map(_write_of, entries)), ordered=False, **within)
+                are_all_saved = done.inserted_count + done.matched_count == len(entries)
+        except BulkWriteError as exc:
+            raise_unless_duplicates(exc)
+        return [are_all_saved] * len(entries)
 
     def _save_ledger(self, entry: LedgerEntry) -> bool:
         document = ledger_to_document(entry)
@@ -80,8 +95,17 @@ class MongoLedger(MongoPort):
             except DuplicateKeyError:
                 return False
             return True
-        guard = {"_id": document["_id"], "version": entry.version - 1}
-        return collection.replace_one(guard, document).matched_count == 1
+        return collection.replace_one(_before(entry), document).matched_count == 1
 
     async def keep_lines(self, lines: Mapping[str, Mapping[int, Line]]) -> None:
         await self._ledger_lines.keep(lines)
+
+
+def _write_of(entry: LedgerEntry) -> InsertOne[Document] | ReplaceOne[Document]:
+    document = ledger_to_document(entry)
+    return InsertOne(document) if entry.version == 1 else ReplaceOne(_before(entry), document)
+
+
+def _before(entry: LedgerEntry) -> Document:
+    """The stored entry that this one follows on."""
+    return {"_id": entry.key.ledger_id, "version": entry.version - 1}

@@ -31,8 +31,8 @@ from execution_service.storage.mongo.unreadable import UnreadableDocuments
 from execution_service.storage.mongo.views import MongoViews
 from execution_service.storage.ports.unreadable import UnreadableDocument
 
-THREADS = 2
-"""For questions, and at a server that is not our own for writes beside the record updates."""
+THREADS, THREADS_AT_A_SERVER = 2, 8
+"""For questions, and at a server that is not our own for writes beside the record updates; there each waits for the way to it and back."""
 
 
 class MongoStore(MongoOrders, MongoLedger, MongoCommands, MongoAlerts, MongoDiscrepancies, MongoLeases, MongoViews):
@@ -75,7 +75,6 @@ class MongoStore(MongoOrders, MongoLedger, MongoCommands, MongoAlerts, MongoDisc
             schedule=schedule,
         )
         super().__init__(place)
-        self._client = client
         self._is_private = is_private
 
     async def open(self) -> None:
@@ -118,7 +117,7 @@ def mongo_store(uri: str, database: str, *, nonce: str, clock: Clock, is_private
         database,
         nonce=nonce,
         clock=clock,
-        threads=ThreadPool("store", THREADS),
+        threads=ThreadPool("store", THREADS if is_private else THREADS_AT_A_SERVER),
         commit_threads=ThreadPool("store-commits", 1 if is_private else COMMITS_AT_ONCE),
         urgent_threads=ThreadPool("store-urgent", 1),
         is_private=is_private,

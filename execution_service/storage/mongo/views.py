@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import structlog
 from pymongo.errors import BulkWriteError, OperationFailure
 
 from execution_service.core.errors import UnreadableRecord
+from execution_service.runtime.concurrency import side_by_side
 from execution_service.storage.mongo.calls import DUPLICATE_KEY, in_short, raise_unless_duplicates
 from execution_service.storage.mongo.commits import REFUSED_FOR_THIS_DOCUMENT, UNSTORABLE
 from execution_service.storage.mongo.documents import (
@@ -49,8 +52,6 @@ class MongoViews(MongoPort):
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
-        self._sessions = place.client
-        self._has_transactions = False
         self._clashes: Counter[tuple[str, str]] = Counter()
 
     async def write_views(self, writes: Sequence[ViewWrite]) -> None:
@@ -67,25 +68,32 @@ class MongoViews(MongoPort):
             and await self._calls.write(partial(self._write_views_together, several))
         ):
             return
-        for name, some in several:
+        await side_by_side(
+            *(
+                self._write_views_of(name, [some for _, some in groups])
+                for name, groups in groupby(several, itemgetter(0))
+            )
+        )
+
+    async def _write_views_of(self, name: str, groups: Sequence[Sequence[ViewWrite]]) -> None:
+        for some in groups:
             await self._calls.write(partial(self._write_view, name, some))
 
     def _write_views_together(self, several: Sequence[tuple[str, Sequence[ViewWrite]]]) -> bool:
         """One flush to disk for all collections. False: nothing was written, since something did not go as it mostly does; each collection is
         to be written by itself."""
-        with self._sessions.start_session() as session:
-            try:
-                with session.start_transaction():
-                    for name, some in several:
-                        fresh = [view_document(write) for write in some if write.is_probably_new]
-                        others = [view_update(write) for write in some if not write.is_probably_new]
-                        if fresh:
-                            self._db[name].insert_many(fresh, ordered=False, session=session)
-                        if others:
-                            self._db[name].bulk_write(others, ordered=False, session=session)
-            except (OperationFailure, *UNSTORABLE) as exc:
-                log.debug(f"Views are written collection by collection: {exc}", action="views_singly")
-                return False
+        try:
+            with self._together() as within:
+                for name, some in several:
+                    fresh = [view_document(write) for write in some if write.is_probably_new]
+                    others = [view_update(write) for write in some if not write.is_probably_new]
+                    if fresh:
+                        self._db[name].insert_many(fresh, ordered=False, **within)
+                    if others:
+                        self._db[name].bulk_write(others, ordered=False, **within)
+        except (OperationFailure, *UNSTORABLE) as exc:
+            log.debug(f"Views are written collection by collection: {exc}", action="views_singly")
+            return False
         return True
 
     def _write_view(self, name: str, writes: Sequence[ViewWrite]) -> None:

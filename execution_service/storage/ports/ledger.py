@@ -31,4 +31,5 @@ class LedgerStore(Protocol):
         """What the ledger entries are about that have been met and cannot be read, as far as they tell."""
 
     async def save_ledgers(self, entries: Sequence[LedgerEntry]) -> list[bool]:
-        """Each entry replaces the stored one of the version before; False where that was no longer the one."""
+        """Each entry replaces the stored one of the version before. False where that was no longer the one, or may not have been: of several one
+        that is refused may let all seem so, and they are to be read anew."""
