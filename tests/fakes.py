@@ -78,6 +78,15 @@ class HandClock:
         heapq.heappush(self._sleepers, (self._steady + seconds, next(self._count), wake))
         await wake
 
+    def call_later(self, seconds: float, call: Callable[[], object]) -> asyncio.Future[None]:
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        ended.add_done_callback(lambda end: end.cancelled() or call())
+        if seconds <= 0:
+            ended.set_result(None)
+        else:
+            heapq.heappush(self._sleepers, (self._steady + seconds, next(self._count), ended))
+        return ended
+
     def next_wake(self) -> float | None:
         """When the first sleeper is to be woken, by the monotonic clock."""
         while self._sleepers and self._sleepers[0][2].done():

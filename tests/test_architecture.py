@@ -1151,14 +1151,6 @@ def test_only_the_registry_of_the_brokers_loads_modules_by_name() -> None:
     assert found == {"brokers/registry.py"}
 
 
-CALLBACKS_ALLOWED = {
-    "execution_service/delivery/ledger_and_views.py": "`moved` wakes the streams, which are built around the books",
-    "execution_service/delivery/cursor.py": "`kept` is the ledger's, which is built around the cursors",
-    "execution_service/ownership/process_table.py": "`signal` is the operating system's, for tests to stand in for",
-    "execution_service/delivery/rebuild.py": "asked of a script's files, and of nothing that the service has",
-}
-
-
 def test_parts_are_handed_parts_and_no_functions() -> None:
     """So that who follows one order by the names of the calls does not end in a function that somebody else has put in."""
     rooms = {f"execution_service.{room}" for room in ("intake", "trading", "delivery", "ownership", "control")}
@@ -1171,7 +1163,7 @@ def test_parts_are_handed_parts_and_no_functions() -> None:
         for argument in (*function.args.args, *function.args.kwonlyargs)
         if argument.annotation is not None and "Callable[" in ast.unparse(argument.annotation)
     }
-    assert found == set(CALLBACKS_ALLOWED)
+    assert found == set()
 
 
 def test_only_the_settings_read_the_environment() -> None:

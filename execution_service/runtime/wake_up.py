@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from execution_service.runtime.clock import Clock
 
@@ -19,22 +18,15 @@ class WakeUp:
         self._told.set()
 
     async def wait(self, timeout_seconds: float | None = None) -> None:
-        """Until there has been news since the last wait, or so long."""
+        """Until there has been news since the last wait, or so long. Who is cancelled meanwhile has consumed none."""
         if self._told.is_set():
             await asyncio.sleep(0)  # others have their turn also where there is always news
         elif timeout_seconds is None:
             await self._told.wait()
         else:
-            await self._wait_so_long(timeout_seconds)
+            timer = self._clock.call_later(timeout_seconds, self._told.set)
+            try:
+                await self._told.wait()
+            finally:
+                timer.cancel()
         self._told.clear()
-
-    async def _wait_so_long(self, seconds: float) -> None:
-        waits: list[asyncio.Future[Any]] = [
-            asyncio.ensure_future(self._told.wait()),
-            asyncio.ensure_future(self._clock.sleep(seconds)),
-        ]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()

@@ -97,8 +97,7 @@ def _kept_messages(life: Life) -> Iterator[str]:
     now = life.outside.loop.time()
     for topic in (life.outside.orders, life.outside.commands):
         for message_id in topic.messages:
-            age = now - topic.published_at[message_id]
-            if age < UNHEARD_SECONDS:
+            if now - topic.waits_since[message_id] < UNHEARD_SECONDS:
                 continue
             if any(
                 _is_well(life, r, "store", "messages", topic.name, "inside", seconds=UNHEARD_SECONDS)
@@ -139,8 +138,11 @@ def _unshown(life: Life) -> Iterator[str]:
         return
     now = life.outside.clock.now()
     shown = {(d["signal_id"], d["leg_index"], d["purpose"]): d for d in _documents(life, "execution_confirmations")}
+    spoilt = {document_id for _, document_id, _ in life.spoilt}
     for record in _documents(life, "execution_orders"):
         if record.get("filled_quantity", "0") == "0" or record["account_id"] in life.unconfigured:
+            continue
+        if record["_id"] in spoilt:
             continue
         if (now - record["events"][-1]["at"]).total_seconds() < UNSHOWN_SECONDS:
             continue
@@ -225,7 +227,7 @@ def at_the_end(life: Life) -> Iterator[str]:
     yield from _owed(life)
     if not life.outside.complaints and not life.unconfigured:
         for collection, document_id in life.strange:  # a person throws them away
-            life.outside.mongo[DATABASE][collection].documents.pop(document_id, None)
+            life.outside.mongo[DATABASE][collection].remove(document_id)
         orders = _orders(life)
         try:
             audit(

@@ -28,7 +28,8 @@ from tests.fakes import DATABASE, Died
 from tests.simulation import judge
 from tests.simulation.faults import open_inside
 from tests.simulation.loop import OWNER, NothingLeft, SimulatedLoop, Spins, run
-from tests.simulation.steps import ODD_VALUES, STEPS, VENUE_REFUSES, History, draw, ref_of
+from tests.simulation.mongo import MISSING
+from tests.simulation.steps import STEPS, VENUE_REFUSES, History, draw, odd_value, ref_of
 from tests.simulation.world import Outside, Replica
 
 WELL_AT = 80.0
@@ -66,6 +67,36 @@ class Verdict:
         return judge.kind_of(self.complaints[0]) if self.complaints else ""
 
 
+@dataclass(frozen=True)
+class Spoilt:
+    """A field that holds something odd."""
+
+    before: Any
+    odd: Any
+
+    def mended(self, now: Any) -> Any:
+        """`before`, with what has been written into it since; what has been written in place of the odd value stays alone."""
+        if now is self.odd or now == self.odd:
+            return self.before
+        if isinstance(self.before, list):
+            return _with_elements(self.before, now)
+        if isinstance(self.before, dict) and isinstance(now, dict):
+            return self.before | now
+        return now
+
+
+def _with_elements(before: list[Any], now: Any) -> Any:
+    """A server that finds no list where an element of this number is to be makes a document of that number, or a list with gaps before it."""
+    if isinstance(now, dict):
+        written = {int(name): each for name, each in now.items() if name.isdecimal()}
+    elif isinstance(now, list):
+        written = {number: each for number, each in enumerate(now) if each is not None}
+    else:
+        return now
+    last = max((len(before) - 1, *written))
+    return [written.get(number, before[number] if number < len(before) else None) for number in range(last + 1)]
+
+
 class Life:
     """The life that runs, as the steps see it."""
 
@@ -83,7 +114,8 @@ class Life:
         self.unreadable_accounts: set[str] = set()
         """Of which a document cannot be read, or could not at some time."""
         self._leave_past(history.options.get("past", 0))
-        self._mends: list[Callable[[], None]] = []
+        self.spoilt: dict[tuple[str, Any, str], Spoilt] = {}
+        """What of which document is spoilt now: by collection, id and field."""
         self._stops: list[asyncio.Task[None]] = []
 
     # --- for the steps --------------------------------------------------------------------------------------------
@@ -145,31 +177,37 @@ class Life:
         await replica.live()
 
     def spoil(self, collection: str, pick: int, field: str, value: str, mends_after: float) -> None:
-        documents = self.outside.mongo[DATABASE][collection].documents
-        present = [d for d in documents.values() if (collection, d["_id"]) not in self.outside.past]
+        """What is spoilt already stays as it is."""
+        where = self.outside.mongo[DATABASE][collection]
+        present = [d for d in where.documents.values() if (collection, d["_id"]) not in self.outside.past]
         if not present:
             return
         document = present[pick % len(present)]
-        document_id, before = document["_id"], document.get(field)
-        self._make_odd(document, field, value)
-        whose = document_id if collection == "execution_leases" else document.get("account_id")
+        place = (collection, document["_id"], field)
+        if place in self.spoilt:
+            return
+        self.spoilt[place] = Spoilt(document.get(field, MISSING), odd_value(value))
+        where.alter(document["_id"], field, self.spoilt[place].odd)
+        whose = document["_id"] if collection == "execution_leases" else document.get("account_id")
         # An order's own lines in the ledger do not say whose they are: then it may be anybody's.
         self.unreadable_accounts |= {str(whose)} if whose else set(self.history.options["accounts"])
-        self.outside.trace.say(f"spoilt: {collection} {document_id} {field} {value}")
+        self._say_of_documents(f"spoilt: {collection} {document['_id']} {field} {value}")
+        self.outside.loop.call_later(mends_after, self._mend, place)
+
+    def _mend(self, place: tuple[str, Any, str]) -> None:
+        """As a person does who takes care: what was there is put back, and what the service has written since stays."""
+        spoilt = self.spoilt.pop(place, None)
+        collection, document_id, field = place
+        where = self.outside.mongo[DATABASE][collection]
+        document = where.documents.get(document_id)
+        if spoilt is not None and document is not None:
+            where.alter(document_id, field, spoilt.mended(document.get(field, MISSING)))
+            self._say_of_documents(f"mended: {collection} {document_id} {field}")
+
+    def _say_of_documents(self, words: str) -> None:
+        self.outside.trace.say(words)
         for each in self.replicas:
             self.outside.trouble("documents", each.number)
-        odd = document.get(field)
-
-        def mend() -> None:
-            now = documents.get(document_id)
-            if now is not None and now.get(field) == odd:
-                now[field] = before
-                self.outside.trace.say(f"mended: {collection} {document_id} {field}")
-                for each in self.replicas:
-                    self.outside.trouble("documents", each.number)
-
-        self._mends.append(mend)
-        self.outside.loop.call_later(mends_after, mend)
 
     def leave_strange(
         self, collection: str, document_id: str, field: str, value: str, fields: Mapping[str, Any]
@@ -205,11 +243,10 @@ class Life:
                 "purpose": "ENTRY",
             },
         }
-        document: dict[str, Any] = {"_id": document_id, **usual[collection], **fields}
-        self._make_odd(document, field, value)
-        documents = self.outside.mongo[DATABASE][collection].documents
-        if document_id not in documents:
-            documents[document_id] = document
+        where = self.outside.mongo[DATABASE][collection]
+        if document_id not in where.documents:
+            where.leave({"_id": document_id, **usual[collection], **fields})
+            where.alter(document_id, field, odd_value(value))
             self.strange.add((collection, document_id))
 
     def _leave_past(self, count: int) -> None:
@@ -237,13 +274,6 @@ class Life:
             past = {("execution_commands", name), ("execution_alerts", name), ("execution_orders", order.order_id)}
             self.outside.past |= past
         self.strange |= self.outside.past
-
-    def _make_odd(self, document: dict[str, Any], field: str, value: str) -> None:
-        if value == "gone":
-            document.pop(field, None)
-        else:
-            odd = ODD_VALUES[value]
-            document[field] = odd.copy() if isinstance(odd, list | dict) else odd
 
     # --- the course of it -----------------------------------------------------------------------------------------
 
@@ -285,8 +315,8 @@ class Life:
 
     def _heal(self) -> None:
         self.outside.plan.end()
-        for mend in self._mends:
-            mend()
+        for place in list(self.spoilt):
+            self._mend(place)
         for account in self.history.options["accounts"]:
             book = self.book(account)
             book.clear_faults()
@@ -309,9 +339,7 @@ class Life:
                 self.complain(words)
 
     def close(self) -> None:
-        for replica in self.replicas:
-            for book in replica._books.values():
-                book.close()
+        self.outside.book.close()
 
 
 _FOLDER: list[Path] = []
@@ -332,8 +360,6 @@ def replay(life: int | History) -> Verdict:
     """The life of a seed, or of a history: the same each time."""
     history = draw(life) if isinstance(life, int) else life
     folder = _folder()
-    for file in folder.iterdir():
-        file.unlink()
     options = history.options
     loop = SimulatedLoop(
         random.Random(f"sequence:{history.seed}"), shuffles=options["shuffles"], passes_over=options["passes_over"]

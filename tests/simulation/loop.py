@@ -6,8 +6,8 @@ import asyncio
 import heapq
 import itertools
 import random
-from collections.abc import Coroutine
-from contextvars import ContextVar
+from collections.abc import Callable, Coroutine
+from contextvars import Context, ContextVar, copy_context
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -39,6 +39,29 @@ class SimulatedTask(asyncio.Task[Any]):
         return self.number
 
 
+class _Handle:
+    """A callback that waits for its turn, or for its time; as much of `asyncio.TimerHandle` as anybody uses."""
+
+    __slots__ = ("_when", "args", "callback", "context", "is_cancelled")
+
+    def __init__(self, callback: Any, args: Any, context: Context, when: float = 0.0) -> None:
+        self.callback = callback
+        self.args = args
+        self.context = context
+        self.is_cancelled = False
+        self._when = when
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+        self.callback = self.args = None
+
+    def cancelled(self) -> bool:
+        return self.is_cancelled
+
+    def when(self) -> float:
+        return self._when
+
+
 class SimulatedLoop(asyncio.BaseEventLoop):
     """Runs what is ready, and moves the clock to the next timer when nothing is.
 
@@ -50,75 +73,123 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def __init__(self, luck: random.Random, *, shuffles: float = 1.0, passes_over: float = 0.0) -> None:
         """`shuffles` and `passes_over` are probabilities: of a round, that its tasks are shuffled; of a task, that it waits for the next round."""
         super().__init__()
-        self._luck = luck
+        self._random = luck.random
         self._shuffles = shuffles
         self._passes_over = passes_over
         self._now = 0.0
+        self._next_round: list[_Handle] = []
+        self._timers: list[tuple[float, int, _Handle]] = []
+        """A heap; of equal times the one that was made first is the first."""
         self._steps_at_this_moment = 0
         self.steps = 0
         """Callbacks run so far."""
         self._numbers = itertools.count()
-        self.set_task_factory(self._new_task)
 
     def time(self) -> float:
         return self._now
 
-    def _new_task(self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], **kwargs: Any) -> SimulatedTask:
-        return SimulatedTask(work, loop=loop, number=next(self._numbers), **kwargs)
+    # --- what is to be done ---------------------------------------------------------------------------------------
 
-    def _run_once(self) -> None:
-        ready: Any = self._ready  # type: ignore[attr-defined]
-        timers: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
-        while timers and timers[0].cancelled():
-            self._drop_first(timers)
-        if not ready and not self._stopping:  # type: ignore[attr-defined]
-            if not timers:
-                raise NothingLeft("everybody waits, and nothing is to come")
-            self._now = max(self._now, timers[0].when())
-            self._steps_at_this_moment = 0
-        while timers and timers[0].when() <= self._now:
-            handle = self._drop_first(timers)
-            if not handle.cancelled():
-                ready.append(handle)
-        count = len(ready)
-        if count > 1 and self._luck.random() < self._shuffles:
-            self._shuffle(ready)
-            count = len(ready)
-        self._steps_at_this_moment += count
-        self.steps += count
-        if self._steps_at_this_moment > MOST_STEPS_AT_ONE_MOMENT:
-            raise Spins(f"more than {MOST_STEPS_AT_ONE_MOMENT} callbacks at {self._now:.3f} s")
-        passed_over = []
-        for _ in range(count):
-            handle = ready.popleft()
-            if handle.cancelled():
-                continue
-            if self._passes_over and _is_task(handle) and self._luck.random() < self._passes_over:
-                passed_over.append(handle)
-                continue
-            handle._run()
-        ready.extend(passed_over)
-
-    def _drop_first(self, timers: list[asyncio.TimerHandle]) -> asyncio.TimerHandle:
-        handle = heapq.heappop(timers)
-        handle._scheduled = False  # type: ignore[attr-defined]
+    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Any:
+        if self._is_closed:
+            raise RuntimeError("Event loop is closed")
+        handle = _Handle(callback, args, copy_context() if context is None else context)
+        self._next_round.append(handle)
         return handle
 
-    def _shuffle(self, ready: Any) -> None:
-        """The tasks among themselves; every other callback keeps its place."""
-        handles = list(ready)
-        places = [place for place, handle in enumerate(handles) if _is_task(handle)]
-        if len(places) < 2:
-            return
-        tasks = [handles[place] for place in places]
-        self._luck.shuffle(tasks)
-        for place, handle in zip(places, tasks, strict=True):
-            handles[place] = handle
-        ready.clear()
-        ready.extend(handles)
+    call_soon_threadsafe = call_soon
 
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """It is dropped when its time comes."""
+    def call_later(self, delay: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
+        return self.call_at(self._now + delay, callback, *args, context=context)
+
+    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
+        if self._is_closed:
+            raise RuntimeError("Event loop is closed")
+        handle = _Handle(callback, args, copy_context() if context is None else context, when)
+        heapq.heappush(self._timers, (when, next(self._numbers), handle))
+        return handle
+
+    def create_task(self, coro: Any, *, name: str | None = None, context: Context | None = None) -> Any:
+        return SimulatedTask(coro, loop=self, name=name, context=context, number=next(self._numbers))
+
+    def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+        """On the spot: there are no threads here."""
+        done: asyncio.Future[T] = self.create_future()
+        try:
+            done.set_result(func(*args))
+        except Exception as exc:  # noqa: BLE001  whatever it was belongs to the caller, as with a thread
+            done.set_exception(exc)
+        return done
+
+    # --- doing it -------------------------------------------------------------------------------------------------
+
+    def _run_once(self) -> None:
+        """Rounds, until the loop is stopped."""
+        while True:
+            self._run_round()
+            if self._stopping:  # type: ignore[attr-defined]
+                return
+
+    def _run_round(self) -> None:
+        timers = self._timers
+        if not self._next_round and not self._stopping:  # type: ignore[attr-defined]
+            while timers and timers[0][2].is_cancelled:
+                heapq.heappop(timers)
+            if not timers:
+                raise NothingLeft("everybody waits, and nothing is to come")
+            self._now = max(self._now, timers[0][0])
+            self._steps_at_this_moment = 0
+        ready = self._next_round
+        while timers and timers[0][0] <= self._now:
+            handle = heapq.heappop(timers)[2]
+            if not handle.is_cancelled:
+                ready.append(handle)
+        count = len(ready)
+        self.steps += count
+        self._steps_at_this_moment += count
+        if self._steps_at_this_moment > MOST_STEPS_AT_ONE_MOMENT:
+            self._steps_at_this_moment = 0
+            raise Spins(f"more than {MOST_STEPS_AT_ONE_MOMENT} callbacks at {self._now:.3f} s")
+        self._next_round = []
+        if count > 1 and self._shuffles and self._random() < self._shuffles:
+            ready = self._shuffled(ready)
+        if self._passes_over:
+            ready, passed_over = self._parted(ready)
+        else:
+            passed_over = []
+        for handle in ready:
+            if handle.is_cancelled:
+                continue
+            try:
+                handle.context.run(handle.callback, *handle.args)
+            except BaseException as exc:
+                if isinstance(exc, SystemExit | KeyboardInterrupt):
+                    raise
+                self.call_exception_handler({"message": f"{handle.callback} failed", "exception": exc})
+        self._next_round += passed_over
+
+    def _parted(self, ready: list[_Handle]) -> tuple[list[_Handle], list[_Handle]]:
+        """What runs now, and the tasks that are passed over."""
+        now: list[_Handle] = []
+        passed_over: list[_Handle] = []
+        for handle in ready:
+            is_now = handle.is_cancelled or not _is_task(handle) or self._random() >= self._passes_over
+            (now if is_now else passed_over).append(handle)
+        return now, passed_over
+
+    def _shuffled(self, ready: list[_Handle]) -> list[_Handle]:
+        """The tasks among themselves; every other callback keeps its place."""
+        tasks = [handle for handle in ready if _is_task(handle)]
+        if len(tasks) < 2:
+            return ready
+        drawn = iter(sorted(tasks, key=lambda _: self._random()))
+        return [next(drawn) if _is_task(handle) else handle for handle in ready]
+
+    # --- what an event loop needs of the machine ------------------------------------------------------------------
+
+    @property
+    def _is_closed(self) -> bool:
+        return self._closed  # type: ignore[attr-defined,no-any-return]
 
     def _process_events(self, event_list: Any) -> None:
         """There are none."""
@@ -127,9 +198,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         """Nobody else is there to be woken by."""
 
 
-def _is_task(handle: asyncio.Handle) -> bool:
-    callback = handle._callback  # type: ignore[attr-defined]
-    return isinstance(getattr(callback, "__self__", None), SimulatedTask)
+def _is_task(handle: _Handle) -> bool:
+    return type(getattr(handle.callback, "__self__", None)) is SimulatedTask
 
 
 class LoopClock:
@@ -148,6 +218,9 @@ class LoopClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    def call_later(self, seconds: float, call: Callable[[], object]) -> asyncio.TimerHandle:
+        return self._loop.call_later(seconds, call)
 
 
 def run(loop: SimulatedLoop, work: Coroutine[Any, Any, T]) -> T:

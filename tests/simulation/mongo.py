@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from types import SimpleNamespace
-from typing import Any
+from functools import partial
+from types import NoneType, SimpleNamespace
+from typing import Any, TypeAlias
 
 from bson import ObjectId
 from bson.datetime_ms import DatetimeMS
 from pymongo import InsertOne, ReplaceOne, UpdateMany
-from pymongo.errors import BulkWriteError, DuplicateKeyError
+from pymongo.errors import BulkWriteError, DuplicateKeyError, WriteError
 
-Document = dict[str, Any]
+Document: TypeAlias = dict[str, Any]
+Test: TypeAlias = Callable[[Document], bool]
 MISSING = object()
+MOST_ANSWERS_KEPT = 500
 
 
 BEYOND_TIME = DatetimeMS(2**60)
@@ -47,13 +50,18 @@ class Database:
 
 
 class Collection:
+    """No document in it is changed: what a write changes is put in its place, so that whoever has a document may know it again by `is`."""
+
     def __init__(self, name: str) -> None:
         self.name = name
         self.documents: dict[Any, Document] = {}
-        """By `_id`: the plain truth, for judges to look at without a copy."""
-        self._unique: list[tuple[tuple[str, ...], Mapping[str, Any] | None, dict[tuple[Any, ...], Any]]] = []
+        """By `_id`, in the sequence of their making: the plain truth, for judges to look at without a copy, and for nobody to change."""
+        self._places: dict[Any, int] = {}
+        self._unique: list[_UniqueIndex] = []
         self._made_ids = itertools.count(1)
         self._indexes: list[dict[str, Any]] = []
+        self._answers: dict[str, Sequence[Document]] = {}
+        """By the query: what it finds, for as long as nothing is written. Most of what a service asks it asks again and again."""
 
     def create_index(self, keys: Any, unique: bool = False, **options: Any) -> None:
         pairs = [(keys, 1)] if isinstance(keys, str) else list(keys)
@@ -62,10 +70,29 @@ class Collection:
             return
         self._indexes.append(index)
         if unique:
-            self._unique.append((tuple(index["key"]), options.get("partialFilterExpression"), {}))
+            self._unique.append(_UniqueIndex(tuple(index["key"]), options.get("partialFilterExpression")))
 
     def list_indexes(self) -> list[dict[str, Any]]:
         return [{"key": {"_id": 1}}, *(dict(index) for index in self._indexes)]
+
+    # --- by hand ------------------------------------------------------------------------------------------------
+
+    def leave(self, document: Document) -> None:
+        """As another program leaves one, past all indexes."""
+        self._place(document["_id"], document)
+
+    def alter(self, document_id: Any, field: str, value: Any) -> None:
+        """As a hand does, past all indexes; MISSING takes the field away."""
+        document = dict(self.documents[document_id])
+        if value is MISSING:
+            document.pop(field, None)
+        else:
+            document[field] = value
+        self._place(document_id, document)
+
+    def remove(self, document_id: Any) -> None:
+        self.documents.pop(document_id, None)
+        self._answers.clear()
 
     # --- reading ------------------------------------------------------------------------------------------------
 
@@ -77,17 +104,25 @@ class Collection:
             return _read(document, fields)
         return None
 
-    def _matching(self, query: Mapping[str, Any]) -> Iterator[Document]:
+    def _matching(self, query: Mapping[str, Any]) -> Sequence[Document]:
         wanted = query.get("_id", MISSING)
-        if wanted is not MISSING and not isinstance(wanted, Mapping):
+        if wanted is MISSING:
+            key = repr(query)
+            found = self._answers.get(key)
+            if found is None:
+                if len(self._answers) >= MOST_ANSWERS_KEPT:
+                    self._answers.clear()
+                found = self._answers[key] = _those(self.documents.values(), query)
+            return found
+        if not isinstance(wanted, Mapping):
             document = self.documents.get(wanted)
-            found: Sequence[Document] = () if document is None else (document,)
-        elif isinstance(wanted, Mapping) and "$in" in wanted:
-            ids = dict.fromkeys(wanted["$in"])
-            found = [document for each in ids if (document := self.documents.get(each)) is not None]
-        else:
-            found = list(self.documents.values())
-        return (document for document in found if _matches(document, query))
+            if document is None or len(query) == 1:
+                return () if document is None else (document,)
+            return _those((document,), query)
+        if "$in" in wanted:
+            ids = {each for each in wanted["$in"] if each in self.documents}
+            return _those((self.documents[each] for each in sorted(ids, key=self._places.__getitem__)), query)
+        return _those(self.documents.values(), query)
 
     # --- writing ------------------------------------------------------------------------------------------------
 
@@ -135,8 +170,8 @@ class Collection:
                 else:
                     result = self._update(request._filter, request._doc, upsert=bool(request._upsert), is_many=is_many)
                     matched += result.matched_count
-            except DuplicateKeyError as exc:
-                errors.append({"index": index, "code": 11000, "errmsg": str(exc)})
+            except WriteError as exc:
+                errors.append({"index": index, "code": exc.code, "errmsg": str(exc)})
                 if ordered:
                     break
         if errors:
@@ -145,11 +180,12 @@ class Collection:
         return SimpleNamespace(matched_count=matched, inserted_count=inserted)
 
     def _update(self, query: Mapping[str, Any], update: Mapping[str, Any], *, upsert: bool, is_many: bool) -> Any:
-        found = list(self._matching(query))
+        """Raises WriteError (DuplicateKeyError is one), and then what was matched before that has been changed."""
+        found = self._matching(query)
         if not is_many:
             found = found[:1]
         for document in found:
-            changed = _copied(document)
+            changed = dict(document)
             _apply(changed, update, is_new=False)
             self._put(changed, document)
         if not found and upsert:
@@ -167,34 +203,58 @@ class Collection:
         document_id = document["_id"]
         if before is None and document_id in self.documents:
             raise DuplicateKeyError(f"E11000 duplicate key: {self.name} _id {document_id!r}", 11000)
-        keys = []
-        for names, only, index in self._unique:
-            key = None
-            if only is None or _matches(document, only):
-                key = tuple(_hashable(_value(document, name)) for name in names)
-                if index.get(key, document_id) != document_id:
-                    raise DuplicateKeyError(f"E11000 duplicate key: {self.name} {names} {key!r}", 11000)
-            keys.append(key)
-        if before is not None:
-            for _, _, index in self._unique:
-                for key in [k for k, owner in index.items() if owner == document_id]:
-                    del index[key]
-        for (_, _, index), key in zip(self._unique, keys, strict=True):
-            if key is not None:
-                index[key] = document_id
+        keys = [index.key_for(document) for index in self._unique]
+        for index, key in zip(self._unique, keys, strict=True):
+            if key is not None and index.owners.get(key, document_id) != document_id:
+                raise DuplicateKeyError(f"E11000 duplicate key: {self.name} {index.names} {key!r}", 11000)
+        for index, key in zip(self._unique, keys, strict=True):
+            index.keep(document_id, key)
+        self._place(document_id, document)
+
+    def _place(self, document_id: Any, document: Document) -> None:
+        self._places.setdefault(document_id, len(self._places))
         self.documents[document_id] = document
+        self._answers.clear()
+
+
+class _UniqueIndex:
+    def __init__(self, names: tuple[str, ...], only: Mapping[str, Any] | None) -> None:
+        """`only`: what a document must fulfil to be in it."""
+        self.names = names
+        self._tests = _tests_of(only or {})
+        self.owners: dict[tuple[Any, ...], Any] = {}
+        """By the key: whose it is."""
+        self._keys: dict[Any, tuple[Any, ...]] = {}
+
+    def key_for(self, document: Document) -> tuple[Any, ...] | None:
+        if not all(test(document) for test in self._tests):
+            return None
+        return tuple(_hashable(_value(document, name)) for name in self.names)
+
+    def keep(self, document_id: Any, key: tuple[Any, ...] | None) -> None:
+        before = self._keys.pop(document_id, None)
+        if before is not None and self.owners.get(before) == document_id:
+            del self.owners[before]
+        if key is not None:
+            self.owners[key] = document_id
+            self._keys[document_id] = key
 
 
 # --- values ---------------------------------------------------------------------------------------------------------
+
+_PLAIN = frozenset({str, int, float, bool, NoneType})
+"""What is the same for everybody and is not changed."""
 
 
 def _copied(value: Any) -> Any:
     """As the server keeps it: times in whole milliseconds, tuples as lists."""
     kind = type(value)
+    if kind in _PLAIN:
+        return value
     if kind is dict:
-        return {name: _copied(each) for name, each in value.items()}
+        return {name: each if type(each) in _PLAIN else _copied(each) for name, each in value.items()}
     if kind is list or kind is tuple:
-        return [_copied(each) for each in value]
+        return [each if type(each) in _PLAIN else _copied(each) for each in value]
     if kind is datetime:
         return value.replace(microsecond=value.microsecond // 1000 * 1000) if value.microsecond % 1000 else value
     if isinstance(value, Mapping):
@@ -206,15 +266,15 @@ def _read(document: Document, fields: Mapping[str, int] | None) -> Document:
     """As the driver gives it."""
     if fields is not None:
         document = {"_id": document["_id"]} | {name: document[name] for name in fields if name in document}
-    return _given(document)
+    return {name: each if type(each) in _PLAIN else _given(each) for name, each in document.items()}
 
 
 def _given(value: Any) -> Any:
     kind = type(value)
     if kind is dict:
-        return {name: _given(each) for name, each in value.items()}
+        return {name: each if type(each) in _PLAIN else _given(each) for name, each in value.items()}
     if kind is list:
-        return [_given(each) for each in value]
+        return [each if type(each) in _PLAIN else _given(each) for each in value]
     if kind is datetime and value.tzinfo is None:
         return value.replace(tzinfo=UTC)
     return value
@@ -247,20 +307,30 @@ def _found(document: Any, path: str) -> Any:
 # --- queries --------------------------------------------------------------------------------------------------------
 
 
-def _matches(document: Document, query: Mapping[str, Any]) -> bool:
-    for name, wanted in query.items():
-        if name == "$or":
-            if not any(_matches(document, each) for each in wanted):
-                return False
-        elif isinstance(wanted, Mapping) and any(str(key).startswith("$") for key in wanted):
-            value = _value(document, name)
-            if not all(_holds(value, operator, operand) for operator, operand in wanted.items()):
-                return False
-        else:
-            value = _value(document, name)
-            if value != wanted and not (isinstance(value, list) and wanted in value):
-                return False
-    return True
+def _those(documents: Iterable[Document], query: Mapping[str, Any]) -> Sequence[Document]:
+    tests = _tests_of(query)
+    return tuple(document for document in documents if all(test(document) for test in tests))
+
+
+def _tests_of(query: Mapping[str, Any]) -> list[Test]:
+    return [_test_of(name, wanted) for name, wanted in query.items()]
+
+
+def _test_of(name: str, wanted: Any) -> Test:
+    if name == "$or":
+        ways = [_tests_of(each) for each in wanted]
+        return lambda document: any(all(test(document) for test in tests) for tests in ways)
+    value_of: Callable[[Document], Any]
+    value_of = partial(_value, path=name) if "." in name else lambda document: document.get(name)
+    if isinstance(wanted, Mapping) and any(str(key).startswith("$") for key in wanted):
+        operators = list(wanted.items())
+        return lambda document: all(_holds(value_of(document), operator, operand) for operator, operand in operators)
+
+    def equals(document: Document) -> bool:
+        value = value_of(document)
+        return bool(value == wanted) or (type(value) is list and wanted in value)
+
+    return equals
 
 
 _ORDERINGS: dict[str, Callable[[Any, Any], bool]] = {
@@ -273,8 +343,7 @@ _ORDERINGS: dict[str, Callable[[Any, Any], bool]] = {
 
 def _holds(value: Any, operator: str, operand: Any) -> bool:
     if operator == "$in":
-        values = value if isinstance(value, list) else [value]
-        return any(each == wanted for each in values for wanted in operand)
+        return any(each in operand for each in value) if type(value) is list else value in operand
     if operator == "$not":
         return not all(_holds(value, inner, wanted) for inner, wanted in operand.items())
     if operator == "$ne":
@@ -296,8 +365,12 @@ def _is_comparable(value: Any, operand: Any) -> bool:
 
 # --- updates --------------------------------------------------------------------------------------------------------
 
+BAD_VALUE, TYPE_MISMATCH, PATH_NOT_VIABLE = 2, 14, 28
+"""The server's codes for an update that does not go with what stands in the document."""
+
 
 def _apply(document: Document, update: Mapping[str, Any], *, is_new: bool) -> None:
+    """Changes the document, but nothing that lies in it. Raises WriteError."""
     for operator, changes in update.items():
         for name, operand in changes.items():
             match operator:
@@ -307,33 +380,69 @@ def _apply(document: Document, update: Mapping[str, Any], *, is_new: bool) -> No
                     if is_new:
                         _set(document, name, _copied(operand))
                 case "$inc":
-                    _set(document, name, (_value(document, name) or 0) + operand)
+                    value = _found(document, name)
+                    if value is not MISSING and (isinstance(value, bool) or not isinstance(value, int | float)):
+                        raise WriteError(f"Cannot apply $inc to {name}: {value!r}", TYPE_MISMATCH)
+                    _set(document, name, operand if value is MISSING else value + operand)
                 case "$max":
                     value = _value(document, name)
                     if value is None or (_is_comparable(value, operand) and operand > value):
                         _set(document, name, operand)
-                case "$addToSet":
-                    values = _value(document, name) or []
-                    if operand not in values:
-                        _set(document, name, [*values, _copied(operand)])
-                case "$pull":
-                    values = _value(document, name)
-                    if isinstance(values, list):
-                        is_choice = isinstance(operand, Mapping)
-                        gone = operand["$in"] if is_choice else [operand]
-                        _set(document, name, [each for each in values if each not in gone])
+                case "$addToSet" | "$pull":
+                    _set_elements(document, operator, name, operand)
                 case _:
                     raise NotImplementedError(operator)
 
 
+def _set_elements(document: Document, operator: str, name: str, operand: Any) -> None:
+    values = _found(document, name)
+    if values is MISSING:
+        if operator == "$addToSet":
+            _set(document, name, [_copied(operand)])
+        return
+    if not isinstance(values, list):
+        raise WriteError(f"Cannot apply {operator} to {name}: {values!r}", BAD_VALUE)
+    if operator == "$pull":
+        gone = operand["$in"] if isinstance(operand, Mapping) else [operand]
+        _set(document, name, [each for each in values if each not in gone])
+    elif operand not in values:
+        _set(document, name, [*values, _copied(operand)])
+
+
 def _set(document: Document, path: str, value: Any) -> None:
+    """What lies on the way is copied."""
     place: Any = document
     *way, last = path.split(".")
     for name in way:
-        place = place[int(name)] if isinstance(place, list) else place.setdefault(name, {})
+        inner = _element(place, name)
+        if inner is MISSING:
+            inner = {}
+        elif type(inner) in (dict, list):
+            inner = inner.copy()
+        else:
+            raise WriteError(f"Cannot create field {last!r} in element {{{name}: {inner!r}}}", PATH_NOT_VIABLE)
+        _set_element(place, name, inner)
+        place = inner
+    _set_element(place, last, value)
+
+
+def _element(place: Any, name: str) -> Any:
     if isinstance(place, list):
-        number = int(last)
+        number = _number(name)
+        return place[number] if number < len(place) else MISSING
+    return place.get(name, MISSING)
+
+
+def _set_element(place: Any, name: str, value: Any) -> None:
+    if isinstance(place, list):
+        number = _number(name)
         place.extend([None] * (number + 1 - len(place)))
         place[number] = value
     else:
-        place[last] = value
+        place[name] = value
+
+
+def _number(name: str) -> int:
+    if not name.isdecimal():
+        raise WriteError(f"Cannot create field {name!r} in a list", PATH_NOT_VIABLE)
+    return int(name)

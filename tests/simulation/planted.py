@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,12 +12,14 @@ import pytest
 from execution_service.app.supervisor import Supervisor
 from execution_service.core import texts
 from execution_service.core.orders import last_reported
+from execution_service.core.orders.events import Event
+from execution_service.core.orders.order import Order, apply_all
 from execution_service.delivery.ledger_and_views import LedgerAndViews
 from execution_service.delivery.stream import Stream
 from execution_service.intake.intake import PROBE_SECONDS, Receiver
 from execution_service.ownership.orphans import GATHERED_SECONDS, Orphans
 from execution_service.storage.mongo.documents import command_from_document
-from execution_service.storage.mongo.names import ALERTS, COMMANDS, LEASES
+from execution_service.storage.mongo.names import ALERTS, COMMANDS, LEASES, ORDERS
 from execution_service.storage.mongo.store import MongoStore
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.trading.instrument_queues import InstrumentQueues
@@ -172,6 +174,19 @@ def what_cannot_be_recorded_is_taken_for_known(patch: Patch) -> None:
         return whole(self, [name for name in names if not name.startswith("client:")], **kinds)
 
     patch.setattr(MongoStore, "unreadable", unreadable)
+
+
+@plants("an event that is recorded while a hand has spoilt its record")
+def events_of_spoilt_records_are_lost(patch: Patch) -> None:
+    whole = MongoStore.append
+
+    async def append(self: MongoStore, order: Order, events: Sequence[Event], *, urgent: bool = False) -> Order:
+        stored = await self._calls.ask(lambda: self._db[ORDERS].find_one({"_id": order.order_id}))
+        if stored is not None and not isinstance(stored.get("events"), list):
+            return apply_all(order, events)  # taken for written
+        return await whole(self, order, events, urgent=urgent)
+
+    patch.setattr(MongoStore, "append", append)
 
 
 @plants("a commission that changes from -1 to -2")

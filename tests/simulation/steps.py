@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from brokers.paper.words import Action as BookAction
 from brokers.paper.words import Fault, Operation, PaperOrder
 from execution_service.core.orders.request import Identity, Purpose
 from tests.simulation.faults import INSIDE, Action, Armed
-from tests.simulation.mongo import BEYOND_TIME
+from tests.simulation.mongo import BEYOND_TIME, MISSING
 
 if TYPE_CHECKING:
     from tests.simulation.life import Life
@@ -224,7 +225,7 @@ def unconfigure(life: Life, *, account: str, down: float, store_away_after: floa
 
 
 ODD_VALUES: Mapping[str, Any] = {
-    "gone": None,
+    "gone": MISSING,
     "null": None,
     "text": "odd",
     "number": -1,
@@ -233,6 +234,10 @@ ODD_VALUES: Mapping[str, Any] = {
     "beyond": BEYOND_TIME,
 }
 """What a field may hold that nobody wrote."""
+
+
+def odd_value(name: str) -> Any:
+    return ODD_VALUES[name] if ODD_VALUES[name] is MISSING else copy(ODD_VALUES[name])
 
 
 @step

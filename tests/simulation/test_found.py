@@ -150,6 +150,18 @@ FOUND: dict[str, tuple[dict[str, Any], list[tuple[float, str, dict[str, Any]]]]]
             (40.0, "commission", {"signal": "s0", "amount": "-2"}),
         ],
     ),
+    "an event that is recorded while a hand has spoilt its record": (
+        ALONE,
+        [
+            order(9.0, "x0", signal_type="EXIT", entry_signal_id="s0", side="SELL"),
+            order(10.0, "s0"),
+            (
+                15.5,
+                "spoil",
+                {"collection": "execution_orders", "pick": 0, "field": "events", "value": "gone", "mends_after": 5.0},
+            ),
+        ],
+    ),
     "each order that is stored reads every cancel there ever was": (BY_LEASES | {"past": 12}, [order(5.0, "s0")]),
 }
 

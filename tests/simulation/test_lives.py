@@ -16,8 +16,10 @@ from execution_service.delivery.notifications import Notifications
 from tests.fakes import RecordingNotifier
 from tests.simulation import judge
 from tests.simulation.known import NOT_MENDED
-from tests.simulation.life import replay
-from tests.simulation.steps import STEPS, draw
+from tests.simulation.life import Spoilt, replay
+from tests.simulation.mongo import MISSING
+from tests.simulation.steps import STEPS, History, Step, draw
+from tests.simulation.test_found import TWO
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = int(os.environ.get("SIMULATED_LIVES", "150"))
@@ -56,6 +58,43 @@ def test_lives_are_sound(part: int) -> None:
 def test_every_kind_of_step_is_drawn() -> None:
     drawn = {step.do for seed in range(400) for step in draw(seed).steps}
     assert drawn == set(STEPS)
+
+
+# --- the world does what an outside may do, and no more -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("odd", "now", "mended"),
+    [
+        (MISSING, MISSING, ["a"]),
+        (MISSING, {"1": "b"}, ["a", "b"]),
+        ([], [], ["a"]),
+        ([], [None, "b"], ["a", "b"]),
+        ({}, {"1": "b", "2": "c"}, ["a", "b", "c"]),
+        ("odd", "odd", ["a"]),
+        ("odd", ["a", "b"], ["a", "b"]),
+        (None, "whole", "whole"),
+    ],
+)
+def test_who_mends_a_list_keeps_what_was_written_into_it_since(odd: Any, now: Any, mended: Any) -> None:
+    assert Spoilt(["a"], odd).mended(now) == mended
+
+
+def test_who_mends_a_document_within_a_document_keeps_what_was_written_into_it_since() -> None:
+    assert Spoilt({"world": 1, "people": 1}, MISSING).mended({"world": 2}) == {"world": 2, "people": 1}
+    assert Spoilt({"world": 1}, "odd").mended("odd") == {"world": 1}
+    assert Spoilt(MISSING, None).mended(None) is MISSING
+
+
+def test_a_message_whose_acknowledgements_pubsub_loses_has_been_heard() -> None:
+    """It comes again and again to the one replica while the other is well."""
+    steps = [
+        Step(5.0, "fault", {"pattern": "orders.ack", "action": "lost", "times": 4, "replica": 0}),
+        Step(6.0, "stop", {"replica": 1, "down": 12.0}),
+        Step(7.0, "order", {"signal": "s0", "account_id": "acct-1"}),
+    ]
+    luckless = [seed for seed in range(8) for c in replay(History(seed, TWO, tuple(steps))).complaints]
+    assert not luckless
 
 
 # --- its power: what is done wrong on purpose is found ----------------------------------------------------------------

@@ -9,7 +9,8 @@ import mongomock
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pymongo.errors import BulkWriteError, DuplicateKeyError
+from pymongo import UpdateOne
+from pymongo.errors import BulkWriteError, DuplicateKeyError, WriteError
 
 from tests.simulation.mongo import Collection, Mongo
 
@@ -117,3 +118,66 @@ def test_what_was_read_is_a_copy() -> None:
     assert found is not None
     found["inner"]["n"].append(2)
     assert things.find_one({"_id": 1}) == {"_id": 1, "inner": {"n": [1]}}
+
+
+@pytest.mark.parametrize(
+    ("update", "code"),
+    [
+        ({"$set": {"text.1": "b"}}, 28),
+        ({"$set": {"none.1": "b"}}, 28),
+        ({"$max": {"text.world": 1}}, 28),
+        ({"$set": {"list.word": "b"}}, 28),
+        ({"$inc": {"text": 1}}, 14),
+        ({"$addToSet": {"text": "b"}}, 2),
+        ({"$pull": {"text": "b"}}, 2),
+    ],
+)
+def test_an_update_that_does_not_go_with_the_document_is_refused_and_changes_nothing(
+    update: dict[str, Any], code: int
+) -> None:
+    things = Mongo()["trading"]["things"]
+    before = {"_id": 1, "n": 1, "text": "odd", "none": None, "list": []}
+    things.insert_one(before)
+    with pytest.raises(WriteError) as refused:
+        things.update_one({"_id": 1}, {"$set": {"n": 2}, **update} if "$set" not in update else update)
+    assert refused.value.code == code
+    with pytest.raises(BulkWriteError) as broken:
+        things.bulk_write([UpdateOne({"_id": 1}, update)])
+    assert [error["code"] for error in broken.value.details["writeErrors"]] == [code]
+    assert things.find_one({"_id": 1}) == before
+
+
+def test_an_element_of_a_list_that_is_gone_or_too_short_is_written_all_the_same() -> None:
+    """As a server does: nobody is told, and what comes of it is no list, or one with gaps."""
+    things = Mongo()["trading"]["things"]
+    things.insert_one({"_id": 1, "short": []})
+    things.update_one({"_id": 1}, {"$set": {"gone.1": "b", "short.1": "b"}})
+    assert things.find_one({"_id": 1}) == {"_id": 1, "gone": {"1": "b"}, "short": [None, "b"]}
+
+
+def test_what_is_asked_again_is_found_anew_after_each_write() -> None:
+    things = Mongo()["trading"]["things"]
+    query = {"n": {"$gt": 1}}
+    found = []
+    for write in (
+        lambda: things.insert_one({"_id": 1, "n": 2}),
+        lambda: things.insert_many([{"_id": 2, "n": 2}]),
+        lambda: things.update_one({"_id": 1}, {"$inc": {"n": -1}}),
+        lambda: things.replace_one({"_id": 1}, {"n": 5}),
+        lambda: things.alter(2, "n", 0),
+        lambda: things.leave({"_id": 3, "n": 9}),
+        lambda: things.remove(1),
+    ):
+        write()
+        found.append([document["_id"] for document in things.find(query)])
+    assert found == [[1], [1, 2], [2], [1, 2], [1], [1, 3], [3]]
+
+
+def test_a_document_is_put_in_the_place_of_another_and_not_changed() -> None:
+    things = Mongo()["trading"]["things"]
+    things.insert_one({"_id": 1, "inner": {"n": [1]}, "tags": ["p"]})
+    before = things.documents[1]
+    things.update_one({"_id": 1}, {"$set": {"inner.n.0": 2, "inner.m": 1}, "$pull": {"tags": "p"}})
+    things.alter(1, "tags", "odd")
+    assert before == {"_id": 1, "inner": {"n": [1]}, "tags": ["p"]}
+    assert things.documents[1] == {"_id": 1, "inner": {"n": [2], "m": 1}, "tags": "odd"}

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import random
+import sqlite3
+import threading
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
@@ -14,6 +18,9 @@ from pymongo.errors import AutoReconnect
 
 from brokers.base import Capabilities, OrderRef
 from brokers.errors import BrokerError, BrokerUnavailable, OutcomeUnknown
+from brokers.paper.adapter import Venue
+from brokers.paper.exchange import PaperExchange
+from brokers.paper.file import BookFile
 from brokers.paper.words import Market
 from execution_service.app.settings.accounts import Account
 from execution_service.storage.mongo.store import MongoStore
@@ -21,7 +28,7 @@ from execution_service.trading.trader import TradingRules
 from execution_service.transport.inbox import Inbox
 from execution_service.transport.ports import Message, PublishFailed
 from notifications.base import NotificationFailed
-from tests.fakes import DATABASE, Died, GatedBroker, RecordingNotifier, RecordingPublisher, World
+from tests.fakes import ACCOUNT, DATABASE, BookInPlace, Died, GatedBroker, RecordingNotifier, RecordingPublisher, World
 from tests.simulation.faults import Action, Armed, Broken, Plan
 from tests.simulation.loop import OWNER, LoopClock, SimulatedLoop, SimulatedTask
 from tests.simulation.mongo import Collection, Mongo
@@ -57,6 +64,7 @@ class Outside:
         self.options = options
         self.clock = LoopClock(loop)
         self.mongo = Mongo()
+        self.book = _Book(folder)
         self.plan = Plan()
         self.trace = Trace(loop)
         self.troubles: dict[str, float] = {}
@@ -113,7 +121,8 @@ class Topic:
         self.deliveries = 0
         self.messages: dict[str, tuple[bytes, datetime, Mapping[str, str]]] = {}
         """Those that nobody has acknowledged."""
-        self.published_at: dict[str, float] = {}
+        self.waits_since: dict[str, float] = {}
+        """Since when each could be heard of: since it was published, or was delivered again after something that Pub/Sub or a death had done."""
         self.holder: dict[str, Pull] = {}
         self.pulls: list[Pull] = []
 
@@ -121,7 +130,7 @@ class Topic:
         self._count += 1
         message_id = f"{self.name}-{self._count}"
         self.messages[message_id] = (data, at, attributes or {})
-        self.published_at[message_id] = self._outside.loop.time()
+        self.waits_since[message_id] = self._outside.loop.time()
         self.deliver(message_id)
         return message_id
 
@@ -148,7 +157,13 @@ class Topic:
     def deliver_again(self, pull: Pull, after_seconds: float) -> None:
         """What that one had received and neither acknowledged nor handed back."""
         for message_id in [m for m, holder in self.holder.items() if holder is pull]:
+            self.waits_since[message_id] = self._outside.loop.time() + after_seconds
             self._outside.loop.call_later(after_seconds, self._if_still, message_id, pull)
+
+    def loses_acknowledgement(self, message_id: str) -> None:
+        """It is delivered again, since Pub/Sub has never heard of that."""
+        self.waits_since[message_id] = self._outside.loop.time() + REDELIVERY_SECONDS
+        self._outside.loop.call_later(REDELIVERY_SECONDS, self.deliver, message_id)
 
     def _if_still(self, message_id: str, pull: Pull) -> None:
         if self.holder.get(message_id) is pull:
@@ -240,8 +255,8 @@ class Pull:
                 self._replica.say(f"{name} {message_id} after it was handed back")
             elif armed is None or armed.action is not Action.LOST:
                 self.topic.acknowledged(message_id)
-            else:  # Pub/Sub never heard of it
-                self.topic._outside.loop.call_later(REDELIVERY_SECONDS, self.topic.deliver, message_id)
+            else:
+                self.topic.loses_acknowledgement(message_id)
             if armed is not None and armed.action is Action.DIE_AFTER:
                 self._replica.dies()
 
@@ -444,6 +459,39 @@ class _Broker(GatedBroker):
         self._calls.append((operation, about))
         lost = OutcomeUnknown if operation in self.unknown else BrokerUnavailable
         return await self.replica.through(f"broker.{operation}", call, BrokerUnavailable, lost=lost, about=about)
+
+
+class _Book(BookFile):
+    """The broker's book of one life, in memory. All its replicas and its judge share the one connection, since nothing here runs at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._lock = threading.RLock()
+        self._db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        self._db.deserialize(_empty_book(folder))
+
+
+@functools.cache
+def _empty_book(folder: Path) -> bytes:
+    """As the paper exchange makes it."""
+    path = folder / "empty.db"
+    BookFile(path).close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode = DELETE")  # what is in memory has no log to write ahead
+        return db.serialize()
+
+
+class _MockBroker(BookInPlace):
+    file: BookFile
+
+    def _open(self, venue: Venue) -> PaperExchange:
+        return PaperExchange(
+            self._path,
+            account_id=self._account_id,
+            market=self._market,
+            clock=self._clock,
+            unique_client_order_ids=self._is_unique,
+            file=self.file,
+        )
 
 
 class Replica(World):
@@ -683,13 +731,31 @@ class Replica(World):
         )
 
     def create_broker(self, config: Mapping[str, object]) -> GatedBroker:
-        plain = super().create_broker(config)
-        broker = _Broker(
-            plain.inner, self.gate, self.broker_faults, self.broker_calls, self._capabilities, self.reservations
+        inner = _MockBroker(
+            is_unique=self._is_unique,
+            account_id=str(config["account_id"]),
+            path=self._path,
+            market=self._market,
+            clock=self.clock.now,
         )
+        inner.file = self.outside.book
+        self._inner.append(inner)
+        broker = _Broker(inner, self.gate, self.broker_faults, self.broker_calls, self._capabilities, self.reservations)
         broker.replica = self
         self.brokers[str(config["account_id"])] = broker
         return broker
+
+    def book(self, account_id: str = ACCOUNT) -> PaperExchange:
+        if account_id not in self._books:
+            self._books[account_id] = PaperExchange(
+                self._path,
+                account_id=account_id,
+                market=self._market,
+                clock=self.clock.now,
+                unique_client_order_ids=self._is_unique,
+                file=self.outside.book,
+            )
+        return self._books[account_id]
 
     def configure(self, account_id: str, *, is_there: bool) -> None:
         """From the next life on."""
