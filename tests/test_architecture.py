@@ -37,6 +37,13 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.core.errors",
         "execution_service.core.orders",
     },
+    "execution_service.core.risk": {
+        "brokers.base",
+        "execution_service.core.errors",
+        "execution_service.core.exact",
+        "execution_service.core.orders",
+        "execution_service.core.positions",
+    },
     "execution_service.core.reconcile": {
         "brokers.base",
         "execution_service.core.exact",
