@@ -16,7 +16,7 @@ class NotSized(CoreError):
     """No quantity can be worked out; `problems` says all that is missing or wrong."""
 
     def __init__(self, problems: tuple[str, ...]) -> None:
-        super().__init__("; ".join(problems))
+        CoreError.__init__(self, "; ".join(problems))
         self.problems = problems
 
 
