@@ -147,6 +147,11 @@ def test_what_is_not_engaged_cannot_be_armed() -> None:
             arm(switch, 100)
 
 
+def test_a_switch_that_does_not_say_since_when_it_is_engaged_is_not_armed() -> None:
+    with pytest.raises(ArmingRefused):
+        asked(Switch(scope=Scope(), version=1, level=HALT), 100)
+
+
 def test_one_that_was_armed_can_be_engaged_again() -> None:
     once = arm(asked(stopped(HALT, cancel_entries=True), 61), 61)
     twice = engaged(once, REDUCE_ONLY, by="ann", reason="again", now=at(90))

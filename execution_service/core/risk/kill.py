@@ -72,8 +72,7 @@ def engaged(
 ) -> Switch:
     """The switch engaged at this level, or at its own if that is stricter. Idempotent: one that is engaged so already is given back as it is, and
     there is nothing to write. Where somebody is about to arm it, that is void and the 60 seconds begin anew: who stops wins."""
-    stricter = max(switch.level, level, key=_STRICTNESS.__getitem__) if switch.level is not None else level
-    cancels = cancel_entries or (switch.is_engaged and switch.cancel_entries)
+    stricter, cancels = strictest((switch.level, level)), cancel_entries or switch.cancel_entries
     if stricter is switch.level and switch.arming is None and cancels is switch.cancel_entries:
         return switch
     return replace(
