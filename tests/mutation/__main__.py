@@ -1,4 +1,4 @@
-"""`make mutants`: tries every small change of the state machine's modules and demands that a test of core/ notices it."""
+"""`make mutants`: tries every small change of the state machine and of the risk gate and demands that a test of core/ notices it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,13 @@ ORDERS = (
     "tickets",
     "transitions",
 )
-MODULES = {**{name: f"orders.{name}" for name in ORDERS}, "position": "positions.position"}
+CORE = "execution_service.core"
+RISK = ("book", "counters", "documents", "exposure", "gate", "kill", "limits", "prices", "sizing", "verdict")
+MODULES = {
+    **{name: f"orders.{name}" for name in ORDERS},
+    "position": "positions.position",
+    **{f"risk_{name}": f"risk.{name}" for name in RISK},
+}
 """By its name in a mutant's, the place of each module in core/."""
 TESTS = ("tests/core", "tests/test_docs.py")
 EXPLAINED = Path(__file__).parent / "survivors.toml"
@@ -58,7 +64,7 @@ class Mutant:
 
 
 def mutants_of(name: str) -> Iterator[Mutant]:
-    module = importlib.import_module(f"execution_service.core.{MODULES[name]}")
+    module = importlib.import_module(f"{CORE}.{MODULES[name]}")
     assert module.__file__ is not None
     for change in changes_of(Path(module.__file__).read_text(encoding="utf-8")):
         target = _target(module, change.function)
@@ -212,7 +218,10 @@ class Judge:
         _, status = os.waitpid(child, 0)
         if status:
             raise pytest.UsageError(f"a test fails without any change:\n{written.decode(errors='replace')}")
-        return sorted(pickle.loads(written), key=lambda test: test.seconds)
+        seen: list[Seen] = pickle.loads(written)
+        if not any(test.functions for test in seen):
+            raise pytest.UsageError("no test was seen to call anything of these modules: every change would survive")
+        return sorted(seen, key=lambda test: test.seconds)
 
     def _reap(self, running: dict[int, str], total: Counter[str]) -> None:
         child, status = os.wait()
@@ -253,7 +262,7 @@ def _child(work: Callable[[], None], *, seconds: int = LONGEST_SECONDS) -> int:
 
 def _watched(number: int, item: pytest.Item) -> Seen:
     called: set[str] = set()
-    files = {f"{os.sep}core{os.sep}{place.replace('.', os.sep)}.py": name for name, place in MODULES.items()}
+    files = {importlib.import_module(f"{CORE}.{place}").__file__: name for name, place in MODULES.items()}
 
     def note(frame: types.FrameType, event: str, _: Any) -> None:
         if event == "call":
