@@ -746,6 +746,7 @@ ARROWS: Mapping[str, set[str]] = {
     "execution_service.app.settings.secrets": {"brokers.variables"},
     "execution_service.app.embedded": {"execution_service.app.guardian", "execution_service.runtime.supervision"},
     "execution_service.app.log": {"execution_service.app.log_lines", "execution_service.app.log_places"},
+    "execution_service.app.risk_file": {*VOCABULARY, "execution_service.app.settings.problems"},
     "execution_service.app.settings.sources": {
         "brokers.configuration",
         "brokers.variables",

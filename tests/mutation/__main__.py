@@ -1,4 +1,4 @@
-"""`make mutants`: tries every small change of the state machine's modules and demands that a test of core/ notices it."""
+"""`make mutants`: tries every small change of the state machine and of the risk gate and demands that a test of core/ notices it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,13 @@ ORDERS = (
     "tickets",
     "transitions",
 )
-MODULES = {**{name: f"orders.{name}" for name in ORDERS}, "position": "positions.position"}
+CORE = "execution_service.core"
+RISK = ("book", "counters", "documents", "exposure", "gate", "kill", "limits", "prices", "sizing", "verdict")
+MODULES = {
+    **{name: f"orders.{name}" for name in ORDERS},
+    "position": "positions.position",
+    **{f"risk_{name}": f"risk.{name}" for name in RISK},
+}
 """By its name in a mutant's, the place of each module in core/."""
 TESTS = ("tests/core", "tests/test_docs.py")
 EXPLAINED = Path(__file__).parent / "survivors.toml"
@@ -58,7 +64,7 @@ class Mutant:
 
 
 def mutants_of(name: str) -> Iterator[Mutant]:
-    module = importlib.import_module(f"execution_service.core.{MODULES[name]}")
+    module = importlib.import_module(f"{CORE}.{MODULES[name]}")
     assert module.__file__ is not None
     for change in changes_of(Path(module.__file__).read_text(encoding="utf-8")):
         target = _target(module, change.function)
@@ -72,7 +78,7 @@ def mutants_of(name: str) -> Iterator[Mutant]:
 
 def file_of(name: str) -> str | None:
     """As the functions of that module name the file that they are from."""
-    return importlib.import_module(f"execution_service.core.{MODULES[name]}").__file__
+    return importlib.import_module(f"{CORE}.{MODULES[name]}").__file__
 
 
 def _target(module: types.ModuleType, qualified: str) -> Any:
@@ -222,7 +228,10 @@ class Judge:
         _, status = os.waitpid(child, 0)
         if status:
             raise pytest.UsageError(f"a test fails without any change:\n{written.decode(errors='replace')}")
-        return sorted(pickle.loads(written), key=lambda test: test.seconds)
+        seen: list[Seen] = pickle.loads(written)
+        if not any(test.functions for test in seen):
+            raise pytest.UsageError("no test was seen to call anything of these modules: every change would survive")
+        return sorted(seen, key=lambda test: test.seconds)
 
     def _reap(self, running: dict[int, str], total: Counter[str]) -> None:
         child, status = os.wait()

@@ -1,0 +1,105 @@
+"""Reference prices and rates of exchange with their source and age, and what an order may cost at most; nothing is asked and no price is made up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+
+from brokers.base import OrderType, Side
+from execution_service.core.exact import EXACT, ZERO
+from execution_service.core.orders.order import Order
+
+HUNDRED = Decimal(100)
+
+
+class PriceSource(StrEnum):
+    """Where a reference price comes from, in the order of trust."""
+
+    QUOTE = "QUOTE"
+    """The broker's."""
+    EXECUTION = "EXECUTION"
+    """The latest of ours in this instrument."""
+    MESSAGE = "MESSAGE"
+    """The price that the order's author saw."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferencePrice:
+    price: Decimal
+    source: PriceSource
+    at: datetime
+
+    @property
+    def is_usable(self) -> bool:
+        return self.price.is_finite() and self.price > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """So much of `quoted` is one of `base`; without a rate no amount is carried from one currency into another."""
+
+    base: str
+    quoted: str
+    rate: Decimal
+    source: str
+    at: datetime
+
+
+def age_seconds(at: datetime, now: datetime) -> Decimal:
+    """How long ago, by the wall clock; one that lies ahead of it is of no age that could be told, and counts by its distance."""
+    distance = abs(now - at)
+    return Decimal(distance.days * 86_400 + distance.seconds) + Decimal(distance.microseconds) / 1_000_000
+
+
+def is_fresh(at: datetime, now: datetime, max_age_seconds: Decimal | None) -> bool:
+    """None: any age will do."""
+    return max_age_seconds is None or age_seconds(at, now) <= max_age_seconds
+
+
+def best_reference(
+    candidates: Iterable[ReferencePrice], now: datetime, max_age_seconds: Decimal | None
+) -> ReferencePrice | None:
+    """The most trusted of those that are fresh, the younger of two; None: there is none, and none is made up."""
+    trust = {source: n for n, source in enumerate(PriceSource)}
+    fresh = [c for c in candidates if c.is_usable and is_fresh(c.at, now, max_age_seconds)]
+    return min(fresh, key=lambda c: (trust[c.source], age_seconds(c.at, now)), default=None)
+
+
+def price_of_message(order: Order) -> ReferencePrice | None:
+    """What the order's author saw, as old as the message."""
+    seen = order.accepted_request.reference_price
+    return None if seen is None else ReferencePrice(price=seen, source=PriceSource.MESSAGE, at=order.published_at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceRange:
+    """Between which prices an order executes, as far as can be told before; None: no bound on that end is known."""
+
+    least: Decimal
+    most: Decimal | None
+
+
+def execution_range(order: Order, reference: Decimal | None) -> PriceRange:
+    """At which prices the order may execute. A purchase with a limit never above it; a sale with a limit never below it, and where the market stands
+    higher, there; a stop at its price or where the market stands by then, of which the present price is the best that is known."""
+    side, limit, stop = order.accepted_request.side, order.limit_price, order.stop_price
+    match order.accepted_request.order_type:
+        case OrderType.LIMIT | OrderType.STOP_LIMIT if side is Side.BUY and limit is not None:
+            return PriceRange(least=ZERO, most=limit)
+        case OrderType.STOP_LIMIT if limit is not None and stop is not None:
+            return PriceRange(least=limit, most=max(limit, stop))
+        case OrderType.LIMIT if limit is not None:
+            return PriceRange(least=limit, most=None if reference is None else max(limit, reference))
+        case OrderType.STOP if stop is not None and side is Side.SELL:
+            return PriceRange(least=ZERO, most=stop if reference is None else max(stop, reference))
+        case OrderType.STOP if stop is not None:
+            return PriceRange(least=stop, most=None if reference is None else max(stop, reference))
+    return PriceRange(least=ZERO if reference is None else reference, most=reference)
+
+
+def distance_pct(price: Decimal, reference: Decimal) -> Decimal:
+    """How far the price lies from the reference, in per cent of that."""
+    return EXACT.divide(abs(price - reference) * HUNDRED, reference)
