@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from brokers.base import OrderType
 from execution_service.app.risk_file import differences, effective, load_risk_limits, shown
-from execution_service.app.settings import ConfigurationError
+from execution_service.app.settings.problems import ConfigurationError
 from execution_service.core.risk.limits import (
     BUILT_IN,
     OFF,
