@@ -14,10 +14,10 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, MutableMapping
+from collections.abc import Collection, Iterator, MutableMapping
 from logging.handlers import QueueHandler, QueueListener
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn, Protocol, TextIO
 
 import structlog
 
@@ -218,12 +218,19 @@ def _route_to(intake: _Intake, level: int, leaky: Collection[str]) -> contextlib
     return before
 
 
+class LineFormat(Protocol):
+    """How a record is written."""
+
+    def __call__(self, record: Record, /) -> str:
+        """One line, with its end; what belongs to it, as a traceback, follows in further lines."""
+
+
 class _Writer(QueueListener):
     """The thread that empties the queue into the targets, many records at a time."""
 
     queue: queue.SimpleQueue[Any]
 
-    def __init__(self, intake: _Intake, targets: list[Target], to_line: Callable[[Record], str]) -> None:
+    def __init__(self, intake: _Intake, targets: list[Target], to_line: LineFormat) -> None:
         super().__init__(intake.queue)
         self._intake = intake
         self._targets = targets
