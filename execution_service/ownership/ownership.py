@@ -82,8 +82,8 @@ class Ownership(Protocol):
     # --- life ---------------------------------------------------------------------------------------------------
 
     def serve(self, work: Work, alerts: RaisesAlerts, keeper: Keeper) -> None:
-        """`work` is what is done for the accounts that are ours; `alerts` says that one was taken over; `keeper` sees its opening through. To be called
-        once, before anything else, since all three ask about ownership."""
+        """`work` is what is done for the accounts that are ours; `alerts` says that one was taken over; `keeper` sees its opening through. To
+        be called once, before anything else: all three ask about ownership."""
 
     async def take_up(self) -> None:
         """Takes in hand what commands left by an earlier life may be about. Raises StoreUnavailable; may then be called again."""
