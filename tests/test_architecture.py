@@ -725,6 +725,7 @@ ARROWS: Mapping[str, set[str]] = {
         "execution_service.control.background",
         "execution_service.control.remembered_cancels",
         "execution_service.control.requests",
+        "execution_service.control.results",
         "execution_service.control.runner",
         "execution_service.intake.intake",
         "execution_service.runtime.alerts",
