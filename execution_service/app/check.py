@@ -38,7 +38,7 @@ class Finding:
 
 
 async def check(settings: Settings, console: Console | None = None) -> bool:
-    """True if all works."""
+    """Prints the table of what was tried; True if all works."""
     with silence():
         findings = await _findings(settings)
     _show(findings, console or Console())
@@ -142,7 +142,7 @@ async def account_finding(account: Account) -> Finding:
         return Finding(part, False, f"{account.broker}: its answer cannot be read ({exc})")
     except (BrokerError, TimeoutError) as exc:
         return Finding(part, False, f"{account.broker}: {exc or 'no answer in time'}{_remedy(account, exc)}")
-    except Exception as exc:  # noqa: BLE001  the other accounts are to be told of, too
+    except Exception as exc:  # noqa: BLE001  the other accounts are to be shown, too
         words = f"its answer cannot be read ({type(exc).__name__}: {exc})"
         return Finding(part, False, f"{account.broker}: {words}")
     finally:

@@ -1,4 +1,4 @@
-"""Nothing configured: starts the embedded store and the local Pub/Sub server, which die with this process, and stops them again."""
+"""The embedded store and the local Pub/Sub server, for a service of which nothing is configured: started, and stopped with this process."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class AlreadyRunning(EmbeddedPartFailed):
 
 @dataclass(frozen=True, slots=True)
 class TopicPlan:
-    """What the local Pub/Sub server is to have."""
+    """The topics and subscriptions that the local Pub/Sub server is to have."""
 
     project: str
     topics: Sequence[str]
@@ -133,7 +133,7 @@ async def local_pubsub(data_dir: Path, plan: TopicPlan, revivals: list[Part] | N
 
 
 async def _first_line(process: asyncio.subprocess.Process) -> str:
-    """What it says first; nothing if it says nothing in time."""
+    """The first line that it writes; empty if it writes none in time."""
     if process.stdout is None:
         return ""
     try:
@@ -148,7 +148,7 @@ def _did_not_start(name: str, output: Path) -> str:
 
 
 def _without_credentials(environment: Mapping[str, str]) -> dict[str, str]:
-    """What a program needs to run, and nothing of what this one was entrusted with, whatever its names."""
+    """The environment without credentials, whatever their names: what a program needs to run."""
     return {n: v for n, v in environment.items() if n in _CHILDS_VARIABLES or n.startswith(_CHILDS_PREFIXES)}
 
 
@@ -157,7 +157,7 @@ async def _child(
     command: Sequence[str], output: Path, name: str, *, reads_output: bool = False
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """A program that lives as long as its standard input is open, which is as long as this process lives. Where this process ends it, and
-    was not killed, it is told so there beforehand."""
+    was not killed, a line on that input announces it beforehand."""
     with _writable(output.parent):
         sink = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:

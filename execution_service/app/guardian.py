@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def _locked(descriptor: int, stopped: int) -> bool:
-    """True once the one before us, which may still be ending, has let go; False if we are told to stop first."""
+    """True once the lock is ours, which a program that is still ending may hold; False if we are to stop before that."""
     while True:
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -14,10 +14,10 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, MutableMapping
+from collections.abc import Collection, Iterator, MutableMapping
 from logging.handlers import QueueHandler, QueueListener
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn, Protocol, TextIO
 
 import structlog
 
@@ -112,7 +112,7 @@ _running: Logging | None = None
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Nobody's log lines appear meanwhile: for a program that says itself what it found."""
+    """No log line is written for the duration of the block: for a program that prints itself what it found."""
     disabled_before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -128,7 +128,7 @@ def _drop(logger: object, method: str, keys: object) -> NoReturn:
 
 @contextlib.contextmanager
 def _structlog_configured(**configuration: Any) -> Iterator[None]:
-    """Meanwhile so, and afterwards as before."""
+    """Configures structlog for the duration of the block."""
     before = structlog.get_config() if structlog.is_configured() else None
     structlog.configure(**configuration)
     try:
@@ -152,7 +152,7 @@ class _Intake(QueueHandler):
         self._dropped_lock = threading.Lock()
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        """As it is: the writer is a thread of this process, and formats it there."""
+        """Unchanged: the writer is a thread of this process, and formats the record there."""
         return record
 
     def enqueue(self, record: logging.LogRecord | Record) -> None:
@@ -178,7 +178,7 @@ class _Entry:
 
 
 def _as_record(entry: _Entry, level: str, keys: MutableMapping[str, Any]) -> tuple[tuple[Record], dict[str, Any]]:
-    """The last processor."""
+    """The last of structlog's processors: makes of the keys what the queue takes."""
     exc_info = keys.get("exc_info")
     if exc_info is True:
         keys["exc_info"] = sys.exc_info()
@@ -196,7 +196,7 @@ def _route_to(intake: _Intake, level: int, leaky: Collection[str]) -> contextlib
     google_propagated = google.propagate
 
     root.addHandler(intake)
-    # Google's libraries keep their records to themselves unless told otherwise.
+    # Google's libraries keep their records to themselves unless `propagate` is set.
     google.propagate = True
     for name, number in levels.items():
         logging.getLogger(name).setLevel(number)
@@ -218,12 +218,19 @@ def _route_to(intake: _Intake, level: int, leaky: Collection[str]) -> contextlib
     return before
 
 
+class LineFormat(Protocol):
+    """How a record is written."""
+
+    def __call__(self, record: Record, /) -> str:
+        """One line, with its end; what belongs to it, as a traceback, follows in further lines."""
+
+
 class _Writer(QueueListener):
     """The thread that empties the queue into the targets, many records at a time."""
 
     queue: queue.SimpleQueue[Any]
 
-    def __init__(self, intake: _Intake, targets: list[Target], to_line: Callable[[Record], str]) -> None:
+    def __init__(self, intake: _Intake, targets: list[Target], to_line: LineFormat) -> None:
         super().__init__(intake.queue)
         self._intake = intake
         self._targets = targets
@@ -240,7 +247,7 @@ class _Writer(QueueListener):
             target.is_given_up = True
 
     def handle(self, record: Any) -> None:
-        """The record, and what comes right behind it."""
+        """Writes the record, and those that come right behind it."""
         lines: list[str] = []
         journey: list[str] = []
         written: list[threading.Event] = []
@@ -257,10 +264,10 @@ class _Writer(QueueListener):
                 journey.append(line[: line.index("\n") + 1])
         if dropped := self._intake.take_dropped():
             lines.append(self._own(f"{dropped} log records were dropped: they came faster than they could be written"))
-        news = self._write(lines, journey)
+        remarks = self._write(lines, journey)
         # What is said about one place may bring another to light; a place that fails or recovers all the time ends it here.
         for _ in self._targets:
-            news = self._write(news, [])
+            remarks = self._write(remarks, [])
         for event in written:
             event.set()
 
@@ -287,7 +294,7 @@ class _Writer(QueueListener):
         return self._to_line(Record(time.time(), logging.WARNING, __name__, {"event": sentence}))
 
     def _write(self, lines: list[str], journey: list[str]) -> list[str]:
-        """Returns what is to be said about the targets."""
+        """Returns the lines about targets that have failed or recovered."""
         chosen = [(target, journey if target.journey_only else lines) for target in self._targets]
-        news = [target.write(part) for target, part in chosen if part]
-        return [self._own(sentence) for sentence in news if sentence is not None]
+        remarks = [target.write(part) for target, part in chosen if part]
+        return [self._own(sentence) for sentence in remarks if sentence is not None]

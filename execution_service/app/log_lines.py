@@ -51,7 +51,7 @@ def redact(*secrets: str) -> None:
 
 
 def safe(text: str) -> str:
-    """The text as it may be shown outside the log: one line, no secret that `redact` was told, nothing that a terminal would obey."""
+    """The text as it may be shown outside the log: one line, no secret that `redact` knows, nothing that a terminal would obey."""
     return _visible(_redactor(text))
 
 
@@ -136,7 +136,7 @@ _HAVE_A_PLACE = frozenset({"event", "exc_info", "action", "signal_id"})
 
 
 def json_line(record: Record) -> str:
-    """One object."""
+    """The record as one JSON object on one line."""
     milliseconds = int(record.created * 1000)
     shown: dict[str, object] = {
         "time": f"{_stamp(milliseconds // 1000, '%Y-%m-%dT%H:%M:%S')}.{milliseconds % 1000:03}Z",

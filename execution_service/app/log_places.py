@@ -58,7 +58,7 @@ class Target(logging.StreamHandler[TextIO]):
             self.stream.flush()
 
     def close(self) -> None:
-        # The lines were handed over; a disk's last complaint has nobody left to hear it.
+        # The lines were handed over; a disk's last complaint is of no use to anybody.
         if not self.is_given_up:
             with contextlib.suppress(OSError, ValueError):
                 super().close()

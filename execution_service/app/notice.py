@@ -22,7 +22,7 @@ STATES_SECONDS = 0.5
 
 
 class Service(Protocol):
-    """The service, as far as the notice tells of it."""
+    """What the notice shows of the service."""
 
     def account_states(self) -> Mapping[str, Mapping[str, str]]: ...
 
@@ -31,17 +31,17 @@ class Service(Protocol):
 
 async def keep_endpoints(path: Path, settings: Settings, world: World, service: Service) -> None:
     """Writes them anew whenever the state of an account or of a part has changed."""
-    told: object = None
+    written: object = None
     while True:
         await asyncio.sleep(STATES_SECONDS)
         states = service.account_states(), service.part_states()
-        if states != told:
+        if states != written:
             try:
                 write_endpoints(path, settings, world, service)
             except OSError as exc:
                 log.warning(f"{path} could not be written: {exc}", action="notice_not_written")
                 continue
-            told = states
+            written = states
 
 
 def write_endpoints(path: Path, settings: Settings, world: World, service: Service) -> None:
@@ -71,7 +71,7 @@ def withdraw_endpoints(path: Path) -> None:
 
 
 def endpoints_writer(path: Path) -> int | None:
-    """The process that the file names, None where nothing readable is there."""
+    """The process that the file names; None where there is no file, or nothing that can be read."""
     try:
         writer = json.loads(path.read_text(encoding="utf-8")).get("pid")
     except (OSError, ValueError, AttributeError):

@@ -34,7 +34,7 @@ log = structlog.get_logger(__name__)
 START_SECONDS = 60.0
 DRAIN_SECONDS = 4.0
 LAST_ALERT_SECONDS = 3.0
-"""So long a service that has to end waits until people have been told why."""
+"""How long a service that has to end waits for the alert that says why."""
 ORDERS_IN = "orders in"
 
 
@@ -106,17 +106,19 @@ class ExecutionService:
         await self.supervisor.end_all()
 
     async def has_to_end(self) -> str:
-        """Waits until a part cannot be kept alive, and people have been told as far as that can be; why. The service is then to be stopped."""
+        """Waits until a part cannot be kept alive and the alert about it is sent, if it can be; returns why. The service is then to be stopped."""
         reason = await self.supervisor.given_up()
         end = self._clock.monotonic() + LAST_ALERT_SECONDS
         try:
             async with asyncio.timeout(LAST_ALERT_SECONDS):  # a store that hangs must not keep it
-                while self.supervisor.is_telling or await self._store.unsent_alerts():
+                while self.supervisor.is_alerting or await self._store.unsent_alerts():
                     if self._clock.monotonic() >= end:
                         break
                     await self._clock.sleep(LAST_ALERT_SECONDS / 30)
         except Exception as exc:  # noqa: BLE001  whatever it was, the service ends
-            log.warning(f"Perhaps nobody was told: {str(exc) or type(exc).__name__}", action="last_alert_not_sent")
+            log.warning(
+                f"The alert was perhaps not sent: {str(exc) or type(exc).__name__}", action="last_alert_not_sent"
+            )
         return reason
 
     def _keep(self, *parts: Part) -> None:
@@ -128,7 +130,7 @@ class ExecutionService:
         return [part.name for part in parts]
 
     def part_states(self) -> Mapping[str, Mapping[str, str | int]]:
-        """How each long-running part stands, by name, as `Supervisor.states` tells it."""
+        """How each long-running part stands, by name; as `Supervisor.states`."""
         return self.supervisor.states()
 
     def account_states(self) -> Mapping[str, Mapping[str, str]]:
@@ -154,7 +156,7 @@ class ExecutionService:
         return (await self._store.load([order_id]))[0].order
 
     async def handle_order_fill(self, order_id: str, fill_data: Mapping[str, Any]) -> Order:
-        """Records a fill told by other means than the broker's adapter. `fill_data`: fill_id, quantity, price, time, and optionally
+        """Records a fill that came by other means than the broker's adapter. `fill_data`: fill_id, quantity, price, time, and optionally
         commission, commission_currency; a known fill id changes nothing. Raises KeyError for an order that is not in the store, ValueError
         for data that is no fill."""
         fill = _fill_of(fill_data, self._clock.now())
@@ -207,8 +209,8 @@ def _fill_of(fill_data: Mapping[str, Any], now: datetime) -> Fill:
 
     if not fill_data.get("fill_id"):
         raise ValueError("fill: fill_id is missing")
-    told = fill_data.get("time") or now
-    moment = told if isinstance(told, datetime) else datetime.fromisoformat(str(told))
+    given = fill_data.get("time") or now
+    moment = given if isinstance(given, datetime) else datetime.fromisoformat(str(given))
     moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     currency = fill_data.get("commission_currency")
     return Fill(
@@ -224,7 +226,7 @@ def _fill_of(fill_data: Mapping[str, Any], now: datetime) -> Fill:
 async def serve(
     settings: Settings, say: Callable[[str], None], at_stop: Callable[[str], None] = lambda reason: None
 ) -> None:
-    """Runs the service until SIGTERM or SIGINT. When it begins to stop, `at_stop` is called with why; empty: it was told to.
+    """Runs the service until SIGTERM or SIGINT. When it begins to stop, `at_stop` is called with why; empty: a signal asked for it.
 
     Raises CannotStart, EmbeddedPartFailed, or CannotGoOn, when it has stopped in order because a part of it could not be kept alive.
     """
@@ -286,17 +288,17 @@ async def serve(
 async def _until_it_ends(
     service: ExecutionService, stop: asyncio.Event, begun: asyncio.Task[None] | None = None
 ) -> str:
-    """Why the service has to end; empty where it was told to stop, or where what was `begun` is done."""
-    told, has_to = asyncio.create_task(stop.wait()), asyncio.create_task(service.has_to_end())
+    """Why the service has to end; empty where `stop` is set, or where what was `begun` is done."""
+    stopped, has_to = asyncio.create_task(stop.wait()), asyncio.create_task(service.has_to_end())
     try:
         await asyncio.wait(
-            {told, has_to} | ({begun} if begun is not None else set()), return_when=asyncio.FIRST_COMPLETED
+            {stopped, has_to} | ({begun} if begun is not None else set()), return_when=asyncio.FIRST_COMPLETED
         )
         return has_to.result() if has_to.done() else ""
     finally:
-        told.cancel()
+        stopped.cancel()
         has_to.cancel()
-        await asyncio.gather(told, has_to, return_exceptions=True)
+        await asyncio.gather(stopped, has_to, return_exceptions=True)
 
 
 async def _load_ahead(settings: Settings) -> None:

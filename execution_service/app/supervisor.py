@@ -1,5 +1,5 @@
-"""Keeps every long-running part of the process alive: begins it anew when it has failed, says so, and says when that is in vain; knows none of
-the parts."""
+"""Keeps every long-running part of the process alive: restarts it when it has failed, alerts people, and again when restarting does not help;
+knows none of the parts."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class AlertsPeople(Protocol):
 
 
 class Supervisor:
-    """Restarts what fails after a growing pause, and tells people once for each trouble: at its first failure, and when it is in vain.
+    """Restarts what fails, after a pause that grows, and alerts people at the first failure, and when restarting does not help.
 
     What cannot be kept alive makes the process end (`given_up`): a service without one of its parts would look alive and not be. One account's
     part does so only where no other account is well, since the others' trading must not end for it; it is tried on at the longest pause.
@@ -173,12 +173,12 @@ class Supervisor:
                 failure = PartCancelled("something that it waited for was cancelled")
             except Exception as exc:  # noqa: BLE001  whatever it was, the part is begun anew
                 failure = exc
-            await self._heed(kept, failure)
+            await self._take_failure(kept, failure)
             kept.restarts += 1
             kept.state, kept.since = PartState.RUNNING, self._clock.now()
 
-    async def _heed(self, kept: _Kept, failure: Exception) -> None:
-        """Says it, and returns when it is time for the next try: never, where the process has to end for it."""
+    async def _take_failure(self, kept: _Kept, failure: Exception) -> None:
+        """Logs and alerts it, and returns when it is time for the next try: never, where the process has to end for it."""
         if self._clock.monotonic() - kept.began_at >= WELL_AFTER_SECONDS:
             kept.failures = 0
         kept.failures += 1
@@ -216,7 +216,7 @@ class Supervisor:
         await asyncio.get_running_loop().create_future()  # until it is cancelled: nobody may take it for done
 
     def _ends_the_process(self, part: Part) -> bool:
-        """Whether nothing that is worth to go on is left without this part."""
+        """Whether without this part nothing is left that would be worth going on for."""
         if part.account_id is None:
             return True
         states: dict[str, set[PartState]] = {}
@@ -230,7 +230,7 @@ class Supervisor:
     # --- people -------------------------------------------------------------------------------------------------
 
     @property
-    def is_telling(self) -> bool:
+    def is_alerting(self) -> bool:
         """Whether an alert of a part that failed is not stored yet."""
         return bool(self._alerts)
 
@@ -253,7 +253,7 @@ class Supervisor:
 
 
 def _in_short(failure: BaseException) -> str:
-    """Of several failures at once the first is told; without secrets, on one line."""
+    """One line without secrets; of several failures at once, the first."""
     while isinstance(failure, BaseExceptionGroup) and failure.exceptions:
         failure = failure.exceptions[0]
     words = safe(str(failure) or type(failure).__name__)

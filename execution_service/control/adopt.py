@@ -46,7 +46,7 @@ class AdoptingAccounts(Protocol):
         """None: it is not traded here."""
 
     async def positions_of(self, account_id: str) -> Sequence[BrokerPosition] | None:
-        """By its broker; None where that does not tell them now."""
+        """By its broker; None where that does not show them now."""
 
     def take(self, stored: Stored) -> None:
         """Gives a record to whoever delivers of it here."""

@@ -26,7 +26,7 @@ class AskedAccounts(Protocol):
     """The accounts whose brokers are asked."""
 
     async def positions_of(self, account_id: str) -> Sequence[BrokerPosition] | None:
-        """By its broker; None where that does not tell them now."""
+        """By its broker; None where that does not show them now."""
 
     async def compare_now(self, account_id: str) -> Outcome | None:
         """What a comparison with the broker shows; None: the account is not configured."""

@@ -9,6 +9,7 @@ import structlog
 from execution_service.control.background import Background
 from execution_service.control.remembered_cancels import RememberedCancels
 from execution_service.control.requests import MESSAGE, Kind, cancel_body
+from execution_service.control.results import Refused, Result
 from execution_service.control.runner import CommandRunner
 from execution_service.core.messages.inbound import CancelCommand, RefusedCommand, Unusable, parse_command
 from execution_service.intake.intake import Receiver
@@ -75,17 +76,17 @@ class Commands:
             await self.give(self._command(message))
             message.ack()
 
-    async def give(self, command: Command) -> None:
-        """Stores a command, and has it carried out unless it was refused at the door; the same command given again is not stored again. Raises
-        StoreUnavailable: it may have been stored."""
+    async def give(self, command: Command) -> Result | None:
+        """For whoever calls a verb: stores the command and has it carried out, unless it was refused at the door. Returns what came of it, or None
+        where that takes its time: then it is to be looked for in the store. The same command may be given again. Raises StoreUnavailable: it
+        may have been stored, and is carried out then."""
         await self._store.insert_command(command)
         if command.status is CommandStatus.NEW:
             # Also if it was stored before: it may have been stored by a life that ended before it was carried out.
-            await self.runner.run(command)
-        else:
-            log.warning(
-                f"Command {command.kind or '(unreadable)'} refused: {command.outcome}", action="command_refused"
-            )
+            return await self.runner.run(command)
+        kind = command.kind or "(unreadable)"
+        log.warning(f"Command {kind} refused: {command.outcome}", action="command_refused")
+        return Refused(command.outcome)
 
     async def _poll(self) -> None:
         """What others stored, each second, or as soon as somebody knows of one."""

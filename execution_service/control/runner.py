@@ -55,19 +55,19 @@ class CommandRunner:
         for command in commands:
             await self.run(command)
 
-    async def run(self, command: Command) -> None:
-        """Returns when what came of it is stored; of one that asks a broker, when it has begun; at once for one that is under way. One that can
-        be neither carried out nor refused stops no other. Raises StoreUnavailable: it stays NEW."""
+    async def run(self, command: Command) -> Result | None:
+        """What came of it, when that is stored. None for one that asks a broker, as soon as it has begun, for one that is under way already, and
+        for one that can be neither carried out nor refused, which stops no other. Raises StoreUnavailable: it stays NEW."""
         command_id = command.command_id
         if command_id in self._set_aside or command_id in self._under_way:
-            return
+            return None
         request = read_request(command)
         self._under_way.add(command_id)
         if not isinstance(request, Refused) and asks_broker(request):
             self._background.begin(self._run_beside(command, request))
-            return
+            return None
         try:
-            await self._run(command, request)
+            return await self._run(command, request)
         finally:
             self._under_way.discard(command_id)
 
@@ -79,15 +79,16 @@ class CommandRunner:
         finally:
             self._under_way.discard(command.command_id)
 
-    async def _run(self, command: Command, request: Request | Refused) -> None:
+    async def _run(self, command: Command, request: Request | Refused) -> Result | None:
         try:
             result = request if isinstance(request, Refused) else await self._result(command, request)
             if isinstance(result, Elsewhere):
-                return
+                return result
             self._say(command, result)
             status = CommandStatus.DONE if isinstance(result, Done) else CommandStatus.REFUSED
             active_until = self._cancels.active_until(request) if isinstance(request, Cancel) else None
             await self._store.finish_command(command.command_id, status, result.words, active_until)
+            return result
         except StoreUnavailable:
             raise
         except Exception as exc:
@@ -103,6 +104,7 @@ class CommandRunner:
                 kind=command.kind, command_id=command.command_id, about=about, reason=f"{type(exc).__name__}: {exc}"
             )
             await self._alerts.raise_alert("command_set_aside", words)
+            return None
 
     async def _result(self, command: Command, request: Request) -> Result:
         """Whatever fails is refused: no command may stop the others, nor the start of the service, which reads what was left, and one that stayed

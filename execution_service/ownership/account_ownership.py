@@ -90,7 +90,7 @@ class AccountOwnership:
         return account_id if account_id is not None and self._is_known_account(account_id) else UNASSIGNED
 
     def holds(self, partition: str) -> bool:
-        """Surely, at this moment."""
+        """Whether this process holds it, for certain, at this moment."""
         return partition in self._open and self._leases.holds(partition)
 
     def is_ours(self, account_id: str | None) -> bool:
@@ -112,7 +112,7 @@ class AccountOwnership:
         return True
 
     def belongs_elsewhere(self, account_id: str) -> bool:
-        """As `is_worked_elsewhere`, for what is recorded and delivered of any account, one that no file names too."""
+        """As `is_worked_elsewhere`, also for an account that is not configured."""
         partition = self.partition_of(account_id)
         if self.holds(partition):
             return False
@@ -133,17 +133,17 @@ class AccountOwnership:
         return {lease.partition for lease in held if now - self._seen_to_move[lease.partition][1] < lease.term_seconds}
 
     async def leave_to_holder(self, order: Order) -> None:
-        """What was written to the record of another process's order is looked at there. Raises StoreUnavailable."""
+        """Leaves a mark for the holder, which its poll finds. Raises StoreUnavailable."""
         await self._store.leave({order.order_id: self.partition_of(order.request.account_id)})
 
     # --- life ---------------------------------------------------------------------------------------------------
 
     def serve(self, work: Work, alerts: RaisesAlerts, keeper: Keeper) -> None:
-        """Whom the accounts are given to; who has people told that one was taken over, and who sees its opening through."""
+        """As `Ownership.serve`."""
         self._work, self._alerts, self._keeper = work, alerts, keeper
 
     async def take_up(self) -> None:
-        """Nothing is ours before its lease is."""
+        """Nothing to do: no partition is ours before its lease is."""
 
     async def start(self) -> None:
         """Takes what is free, and returns when that is open. Raises StoreUnavailable; may then be called again."""
@@ -158,7 +158,7 @@ class AccountOwnership:
         return *self._leases.parts(), *looks
 
     def take_no_more(self) -> None:
-        """What is held stays held; nothing is taken any more, nor opened that was taken."""
+        """Takes and opens no further partition; keeps those that are open."""
         self._leases.is_leaving = True
 
     async def end(self) -> None:
@@ -174,7 +174,7 @@ class AccountOwnership:
             log.warning(f"Leases not given back, they run out by themselves: {exc}", action="leases_not_released")
 
     async def give_back(self, partition: str) -> None:
-        """There is nothing to do in it: whoever comes to have an order for it takes it again."""
+        """Gives the lease back; whoever gets an order for it takes it again."""
         self._open.discard(partition)
         self._work.let_go(partition)
 
@@ -218,7 +218,7 @@ class AccountOwnership:
         if self._moves.get(partition) is task:
             del self._moves[partition]
         if not task.cancelled() and (exc := task.exception()) is not None:
-            log.error(f"{partition}: could not be taken over or closed: {exc}", action="desk_failed", exc_info=exc)
+            log.error(f"{partition}: could not be taken over or closed: {exc}", action="partition_failed", exc_info=exc)
 
     async def _begin(self, lease: Lease, before: Predecessor | None) -> None:
         """Reads what the partition has, and opens it with that."""
@@ -273,7 +273,7 @@ class AccountOwnership:
         await self._store.picked_up(left, partitions)
 
     async def _sweep_for_ever(self) -> None:
-        """Everything unsettled is compared with what is in hand now and then, for a word may be lost with the process that would have left it."""
+        """Compares all unsettled records with those in hand, now and then: a mark is lost with a process that dies before it leaves it."""
         took = 0.0
         while True:
             await self._clock.sleep(max(SWEEP_SECONDS, SWEEP_SHARE * took))
@@ -315,7 +315,7 @@ class AccountOwnership:
         return sorted(found, key=lambda s: (s.order.received_at, s.order.order_id))
 
     async def _look_at(self, stored: Stored, *, was_left: bool = False) -> None:
-        """`was_left`: somebody wants it looked at, for a cancel that was asked for once more changes nothing of the record."""
+        """`was_left`: another process left a mark. It counts although the record is the same: a repeated cancel changes nothing there."""
         live = self._live.by_id.get(stored.order.order_id)
         if live is not None:
             is_news = await self._live.catch_up(live, stored)

@@ -44,7 +44,7 @@ class Alone:
         return set()
 
     async def leave_to_holder(self, order: Order) -> None:
-        """Nobody else would look."""
+        """Nothing to do: no other process works orders."""
 
     def serve(self, work: Work, alerts: RaisesAlerts, keeper: Keeper) -> None:
         self._work = work
@@ -70,4 +70,4 @@ class Alone:
         """What comes in the last moments is stored, and taken up by the next life."""
 
     async def end(self) -> None:
-        """There is nobody to give anything back to."""
+        """Nothing to do: no other process waits for the accounts."""

@@ -37,7 +37,7 @@ class Self:
 
 @dataclass(frozen=True, slots=True)
 class Predecessor:
-    """Whose lease was taken over."""
+    """The process whose lease was taken over."""
 
     lease: Lease
     has_died: bool
@@ -45,7 +45,7 @@ class Predecessor:
 
 
 class Holder(Protocol):
-    """Who does the work of what is held."""
+    """Who works the partitions that are held."""
 
     def is_wanted(self, lease: Lease) -> bool:
         """Whether this process would work the partition of a lease that somebody has left."""
@@ -93,16 +93,16 @@ class Leases:
     # --- questions ----------------------------------------------------------------------------------------------
 
     def has(self, lease: Lease) -> bool:
-        """It was not lost since it was taken."""
+        """Whether the lease was not lost since it was taken."""
         return self._held.get(lease.partition) is lease
 
     def holds(self, partition: str) -> bool:
-        """Surely, at this moment: nobody else can have taken it yet."""
+        """Whether it is held for certain at this moment: no other process can have taken it yet."""
         renewed_at = self._renewed_at.get(partition)
         return renewed_at is not None and self._clock.monotonic() < renewed_at + self._term * CERTAIN_PART
 
     def want(self, partitions: Iterable[str]) -> None:
-        """There is work at these: they are contended for from now on, and taken at once where nobody holds them."""
+        """There is work for these partitions: contends for them from now on, and takes at once those that nobody holds."""
         fresh = set(partitions) - self._wanted
         if fresh:
             self._wanted |= fresh

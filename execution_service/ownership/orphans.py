@@ -24,7 +24,7 @@ AGAIN_SECONDS = 60.0
 
 
 class Orphans:
-    """Nobody here can say what became of such an order at its broker: it is left alone, and said once."""
+    """Nobody here can say what became of such an order at its broker: it is left alone, and people are alerted once."""
 
     def __init__(self, *, store: Store, clock: Clock, ownership: Ownership, alerts: RaisesAlerts) -> None:
         self._store = store

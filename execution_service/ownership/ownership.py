@@ -1,4 +1,4 @@
-"""Whose an account is, of the processes that may share a store: what is asked about that, and what whoever answers needs of the work."""
+"""Which of the processes that share a store works an account: the questions about that, and the protocol by which the work begins and ends."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Work(Protocol):
     """What is done for the accounts that are this process's."""
 
     def open_named(self) -> None:
-        """Has a trader for each account that is to be listened to from the start."""
+        """Makes a trader for each account whose broker is to be connected from the start."""
 
     def begin(self) -> None:
         """The traders run from now on, those that are made later as soon as they are made."""
@@ -59,7 +59,7 @@ class Ownership(Protocol):
     def partition_of(self, account_id: str | None) -> str: ...
 
     def holds(self, partition: str) -> bool:
-        """Surely, at this moment."""
+        """Whether this process holds it, for certain, at this moment."""
 
     def is_ours(self, account_id: str | None) -> bool:
         """Whether the account's partition is surely held at this moment."""
@@ -71,19 +71,19 @@ class Ownership(Protocol):
         """A known account that another process works, or nobody yet: then it is contended for from now on."""
 
     def belongs_elsewhere(self, account_id: str) -> bool:
-        """As `is_worked_elsewhere`, for what is recorded and delivered of any account, one that no file names too."""
+        """As `is_worked_elsewhere`, also for an account that is not configured: what is recorded of it is delivered by its partition's holder."""
 
     async def held_by_the_living(self) -> set[str]:
         """Partitions whose holder has not been silent for the term of its lease. Raises StoreUnavailable."""
 
     async def leave_to_holder(self, order: Order) -> None:
-        """What was written to the record of another process's order is looked at there. Raises StoreUnavailable."""
+        """Has the process that works the order look at what was written to its record. Raises StoreUnavailable."""
 
     # --- life ---------------------------------------------------------------------------------------------------
 
     def serve(self, work: Work, alerts: RaisesAlerts, keeper: Keeper) -> None:
-        """Whom the accounts are given to; who has people told that one was taken over, and who sees its opening through. Said once, before
-        anything else is done, for all three ask about ownership."""
+        """`work` is what is done for the accounts that are ours; `alerts` says that one was taken over; `keeper` sees its opening through. To
+        be called once, before anything else: all three ask about ownership."""
 
     async def take_up(self) -> None:
         """Takes in hand what commands left by an earlier life may be about. Raises StoreUnavailable; may then be called again."""
@@ -95,13 +95,13 @@ class Ownership(Protocol):
         """What runs for as long as the process."""
 
     async def give_back(self, partition: str) -> None:
-        """There is nothing to do in it: its work ends until somebody comes to have an order for it."""
+        """There is nothing to do in the partition: its lease is given back until there is an order for it."""
 
     def take_no_more(self) -> None:
-        """What is held stays held; nothing is taken any more."""
+        """Takes no further partition; keeps those that are held."""
 
     async def end(self) -> None:
-        """Gives everything back; whoever worked it has ended by now."""
+        """Gives every partition back. To be called when their work has ended."""
 
 
 def say_recovered(unsettled: Sequence[Stored]) -> None:

@@ -36,7 +36,7 @@ class ProcessTable:
 
     @property
     def own(self) -> ProcessIdentity | None:
-        """This process; None where it cannot be told from every other that ever was."""
+        """This process; None where it cannot be distinguished from every other that ever was."""
         return self._own
 
     def is_gone(self, process: ProcessIdentity) -> bool:

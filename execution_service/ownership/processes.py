@@ -12,7 +12,7 @@ class Processes(Protocol):
 
     @property
     def own(self) -> ProcessIdentity | None:
-        """This one; None where it cannot be told from every other."""
+        """This process; None where it cannot be distinguished from every other."""
 
     def is_gone(self, process: ProcessIdentity) -> bool:
         """It is proven that this process runs no more. One that is frozen, hidden, or of another place is not gone."""

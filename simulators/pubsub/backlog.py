@@ -6,49 +6,46 @@ neither end nor lengthen a lease.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from typing import Protocol
+
+
+class HasRoom(Protocol):
+    """Who learns that a receiver may take messages again."""
+
+    def stir(self, receiver: Receiver) -> None: ...
 
 
 class Receiver:
-    """One open stream or waiting pull, and how much it may hold unacknowledged (0 or less: no limit)."""
+    """One open stream or waiting pull, and how many messages it may hold unacknowledged (0 or less: no limit)."""
 
-    __slots__ = ("_on_room", "held_bytes", "held_messages", "max_bytes", "max_messages")
+    __slots__ = ("_max_messages", "_owner", "held")
 
-    def __init__(
-        self, *, max_messages: int = 0, max_bytes: int = 0, on_room: Callable[[Receiver], None] | None = None
-    ) -> None:
-        self.max_messages = max_messages
-        self.max_bytes = max_bytes
-        self.held_messages = 0
-        self.held_bytes = 0
-        self._on_room = on_room
+    def __init__(self, *, max_messages: int = 0, owner: HasRoom | None = None) -> None:
+        self._max_messages = max_messages
+        self.held = 0
+        self._owner = owner
 
-    def fits(self, size: int) -> bool:
-        """Whether one more message of `size` bytes may be sent; a receiver holding nothing takes any size."""
-        if self.held_messages == 0:
-            return True
-        if 0 < self.max_messages <= self.held_messages:
-            return False
-        return self.max_bytes <= 0 or self.held_bytes + size <= self.max_bytes
+    @property
+    def has_room(self) -> bool:
+        return not 0 < self._max_messages <= self.held
 
-    def take(self, size: int) -> None:
-        """Count one message of `size` bytes as held."""
-        self.held_messages += 1
-        self.held_bytes += size
+    def take(self) -> None:
+        """One message more is held."""
+        self.held += 1
 
-    def give_back(self, size: int) -> None:
-        """Count one message of `size` bytes as no longer held."""
-        self.held_messages -= 1
-        self.held_bytes -= size
-        if self._on_room is not None:
-            self._on_room(self)
+    def give_back(self) -> None:
+        """One message less is held."""
+        self.held -= 1
+        if self._owner is not None:
+            self._owner.stir(self)
 
 
 @dataclass(slots=True, eq=False)
 class Owed:
-    """One message owed to one subscription: `body` is a serialized PubsubMessage, `receiver` who holds it leased."""
+    """One message that a subscription has not had acknowledged. `body` is a serialized PubsubMessage; `receiver` holds it leased until `deadline`
+    (monotonic); `generation` counts its deliveries."""
 
     message_id: int
     published_us: int
@@ -56,10 +53,6 @@ class Owed:
     generation: int = 0
     deadline: float = 0.0
     receiver: Receiver | None = None
-
-    @property
-    def size(self) -> int:
-        return len(self.body)
 
 
 class Backlog:
@@ -95,20 +88,20 @@ class Backlog:
     def take(
         self, receiver: Receiver, *, now: float, deadline_seconds: float, max_messages: int, max_bytes: int
     ) -> list[Owed]:
-        """Lease what is ready to `receiver`, at most `max_messages` and about `max_bytes` (always at least one that fits)."""
+        """Lease what is ready to `receiver`, at most `max_messages` and about `max_bytes`, but one message however large it is."""
         taken: list[Owed] = []
         room = max_bytes
         while len(taken) < max_messages:
             owed = self.peek()
-            if owed is None or not receiver.fits(owed.size) or (taken and owed.size > room):
+            if owed is None or not receiver.has_room or (taken and len(owed.body) > room):
                 break
             heappop(self._ready)
             owed.generation += 1
             owed.deadline = now + deadline_seconds
             owed.receiver = receiver
-            receiver.take(owed.size)
+            receiver.take()
             heappush(self._leases, (owed.deadline, owed.message_id, owed.generation))
-            room -= owed.size
+            room -= len(owed.body)
             taken.append(owed)
         return taken
 
@@ -138,7 +131,7 @@ class Backlog:
             owed.generation += 1
 
     def put_back(self, owed: Owed) -> None:
-        """End a lease without a word about the message, which is ready again."""
+        """End a lease, acknowledged or not: the message is ready again."""
         if owed.receiver is not None:
             self._end_lease(owed)
             heappush(self._ready, owed.message_id)
@@ -177,4 +170,4 @@ class Backlog:
     def _end_lease(self, owed: Owed) -> None:
         receiver, owed.receiver = owed.receiver, None
         if receiver is not None:
-            receiver.give_back(owed.size)
+            receiver.give_back()

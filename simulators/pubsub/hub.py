@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
-from functools import wraps
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 from simulators.pubsub import ledger as ledger_work
 from simulators.pubsub import rules
@@ -20,21 +19,17 @@ from simulators.pubsub.ledger import Contents, Ledger, OwedRow
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 _LARGEST_BATCH_MESSAGES = 100
 _LARGEST_BATCH_BYTES = 3_000_000
 _JANITOR_SECONDS = 60.0
 _MICROSECONDS = 1_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
-    """One message on its way out; `body` is a serialized PubsubMessage."""
+class Delivery(NamedTuple):
+    """One message on its way out, under the id by which it is acknowledged."""
 
     owed: Owed
     ack_id: str
-    body: bytes
 
 
 class StreamClosedError(Exception):
@@ -67,16 +62,11 @@ class _Subscription:
         """Wake as many waiting receivers, longest waiting first, as there may be messages for."""
         if not self.idle:
             return
-        first = self.backlog.peek()
-        if first is None:
+        if self.backlog.peek() is None:
             return
-        chances = self.backlog.ready_estimate
-        for receiver in list(self.idle):
-            if chances <= 0:
-                break
-            if receiver.fits(first.size):
-                self.stir(receiver)
-                chances -= 1
+        able = [receiver for receiver in self.idle if receiver.has_room]
+        for receiver in able[: self.backlog.ready_estimate]:
+            self.stir(receiver)
 
     def stir(self, receiver: Receiver) -> None:
         """Let one waiting receiver look again."""
@@ -94,23 +84,6 @@ class _Subscription:
             self.stir(receiver)
 
 
-def _administration(method: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., Coroutine[Any, Any, T]]:
-    """One change at a time, carried through even when its caller hangs up half-way."""
-
-    @wraps(method)
-    async def administer(hub: Hub, *arguments: Any) -> T:
-        async def carry_through() -> T:
-            async with hub.administration:
-                return await method(hub, *arguments)
-
-        task = asyncio.create_task(carry_through())
-        hub.tasks.add(task)
-        task.add_done_callback(hub.tasks.discard)
-        return await asyncio.shield(task)
-
-    return administer
-
-
 class Hub:
     """Everything the two gRPC services ask for. One event loop; not thread-safe.
 
@@ -123,9 +96,9 @@ class Hub:
         self._now_us = now_us
         self._topics: dict[str, _Topic] = {}
         self._subscriptions: dict[str, _Subscription] = {}
-        self._by_id: dict[int, _Subscription] = {}
-        self.administration = asyncio.Lock()
-        self.tasks: set[asyncio.Task[Any]] = set()
+        self._last_subscription_id = 0
+        self._changes = asyncio.Lock()
+        """Topics and subscriptions are created and deleted one after the other."""
         # Acknowledgement ids of an earlier run must mean nothing to this one: its leases are gone.
         self._run = secrets.token_hex(4)
         self._last_message_id = 0
@@ -138,15 +111,19 @@ class Hub:
         for serialized in contents.topics:
             resource = rules.Topic.FromString(serialized)
             self._topics[resource.name] = _Topic(resource)
-        for stored in contents.subscriptions:
-            resource = rules.Subscription.FromString(stored.resource)
+        by_id: dict[int, _Subscription] = {}
+        for identifier, serialized in contents.subscriptions:
+            resource = rules.Subscription.FromString(serialized)
             if missing := rules.unsupported_fields(resource):
                 log.warning("%s is served without its %s, which this server does not have.", resource.name, missing)
-            self._enter(_Subscription(stored.id, resource))
-        for owed in contents.owed:
-            self._by_id[owed.subscription_id].backlog.add(Owed(owed.message_id, owed.published_us, owed.body))
+            by_id[identifier] = _Subscription(identifier, resource)
+            self._enter(by_id[identifier])
+        self._last_subscription_id = max(by_id, default=0)
         # Starting at the clock keeps ids of messages that nobody was owed from being given out twice.
-        self._last_message_id = max(contents.last_message_id, self._now_us())
+        self._last_message_id = self._now_us()
+        for subscription_id, message_id, published_us, body in contents.owed:
+            by_id[subscription_id].backlog.add(Owed(message_id, published_us, body))
+            self._last_message_id = max(self._last_message_id, message_id)
         self.drop_expired()
 
     async def stop(self) -> None:
@@ -156,47 +133,44 @@ class Hub:
             self._janitor.cancel()
         for subscription in self._subscriptions.values():
             subscription.close()
-        if self.tasks:
-            await asyncio.gather(*self.tasks, return_exceptions=True)
 
-    @_administration
+    # What is created or deleted is so here as soon as it is in the file, also where the caller has hung up meanwhile.
+
     async def create_topic(self, given: Any) -> Any:
         """Create a topic and return it as kept."""
         topic = rules.settled_topic(given)
-        if topic.name in self._topics:
-            raise rules.already_exists(topic.name)
-        row = (topic.name, topic.SerializeToString())
-        await self._ledger.run(lambda connection: connection.execute("INSERT INTO topics VALUES(?, ?)", row))
-        self._topics[topic.name] = _Topic(topic)
+        work = partial(ledger_work.create_topic, name=topic.name, resource=topic.SerializeToString())
+        async with self._changes:
+            if topic.name in self._topics:
+                raise rules.already_exists(topic.name)
+            await self._ledger.run(work, on_commit=lambda: self._topics.setdefault(topic.name, _Topic(topic)))
         return topic
 
     def topic(self, name: str) -> Any:
         """The Topic of that name."""
         return self._topic(name).resource
 
-    @_administration
     async def create_subscription(self, given: Any) -> Any:
         """Create a subscription, owed everything published from now on, and return it as kept."""
         resource = rules.settled_subscription(given)
-        if resource.name in self._subscriptions:
-            raise rules.already_exists(resource.name)
-        self._topic(resource.topic)
-        identifier = await self._ledger.run(
-            lambda connection: ledger_work.create_subscription(connection, resource.name, resource.SerializeToString())
-        )
-        self._enter(_Subscription(identifier, resource))
+        work = partial(ledger_work.create_subscription, name=resource.name, resource=resource.SerializeToString())
+        async with self._changes:
+            if resource.name in self._subscriptions:
+                raise rules.already_exists(resource.name)
+            self._topic(resource.topic)
+            self._last_subscription_id += 1
+            subscription = _Subscription(self._last_subscription_id, resource)
+            await self._ledger.run(
+                partial(work, identifier=subscription.id), on_commit=lambda: self._enter(subscription)
+            )
         return resource
 
-    @_administration
     async def delete_subscription(self, name: str) -> None:
         """Delete a subscription with all it is owed; its streams end with NOT_FOUND."""
-        subscription = self._subscription(name)
-        await self._ledger.run(lambda connection: ledger_work.delete_subscription(connection, subscription.id))
-        del self._subscriptions[name], self._by_id[subscription.id]
-        topic = self._topics.get(subscription.resource.topic)
-        if topic is not None:
-            del topic.subscriptions[subscription.id]
-        subscription.close()
+        async with self._changes:
+            subscription = self._subscription(name)
+            work = partial(ledger_work.delete_subscription, identifier=subscription.id)
+            await self._ledger.run(work, on_commit=lambda: self._leave(subscription))
 
     def subscription(self, name: str) -> Any:
         """The Subscription of that name."""
@@ -245,10 +219,10 @@ class Hub:
                     subscription.backlog.add(owed)
                 subscription.wake()
 
-    def receiver(self, name: str, *, max_messages: int = 0, max_bytes: int = 0) -> Receiver:
+    def receiver(self, name: str, *, max_messages: int = 0) -> Receiver:
         """Enrol a stream or pull of a subscription; `dismiss` it at its end."""
         subscription = self._subscription(name)
-        receiver = Receiver(max_messages=max_messages, max_bytes=max_bytes, on_room=subscription.stir)
+        receiver = Receiver(max_messages=max_messages, owner=subscription)
         subscription.receivers.add(receiver)
         return receiver
 
@@ -283,8 +257,7 @@ class Hub:
             batch = self._take(subscription, receiver, deadline_seconds, max_messages)
             if batch:
                 return batch
-            first = subscription.backlog.peek()
-            if first is None or not receiver.fits(first.size):
+            if subscription.backlog.peek() is None or not receiver.has_room:
                 await self._wait(subscription, receiver)
 
     def take_now(self, name: str, receiver: Receiver, *, max_messages: int) -> list[Delivery]:
@@ -318,10 +291,7 @@ class Hub:
         if taken:
             self._set_timer(subscription)
         prefix = f"{self._run}-{subscription.id}"
-        return [
-            Delivery(owed=owed, ack_id=f"{prefix}-{owed.message_id}-{owed.generation}", body=owed.body)
-            for owed in taken
-        ]
+        return [Delivery(owed, f"{prefix}-{owed.message_id}-{owed.generation}") for owed in taken]
 
     def put_back(self, name: str, messages: Iterable[Owed]) -> None:
         """Make messages ready again that were leased but never left the server."""
@@ -407,10 +377,17 @@ class Hub:
 
     def _enter(self, subscription: _Subscription) -> None:
         self._subscriptions[subscription.resource.name] = subscription
-        self._by_id[subscription.id] = subscription
         topic = self._topics.get(subscription.resource.topic)
         if topic is not None:
             topic.subscriptions[subscription.id] = subscription
+
+    def _leave(self, subscription: _Subscription) -> None:
+        if self._subscriptions.get(subscription.resource.name) is subscription:
+            del self._subscriptions[subscription.resource.name]
+        topic = self._topics.get(subscription.resource.topic)
+        if topic is not None:
+            topic.subscriptions.pop(subscription.id, None)
+        subscription.close()
 
     def _topic(self, name: str) -> _Topic:
         topic = self._topics.get(name)

@@ -14,7 +14,6 @@ import os
 import sqlite3
 import stat
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -58,32 +57,14 @@ class LedgerWriteError(Exception):
     """SQLite refused the work (disk full, file damaged); nothing of it was committed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredSubscription:
-    """A subscription as the file holds it; `resource` is a serialized google.pubsub.v1.Subscription."""
-
-    id: int
-    resource: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredOwed:
-    """One unacknowledged message; `body` is a serialized PubsubMessage, `published_us` microseconds since 1970 UTC."""
-
-    subscription_id: int
-    message_id: int
-    published_us: int
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contents:
-    """Everything a server needs to go on where the last one stopped."""
+class Contents(NamedTuple):
+    """What a server needs to go on where the last one stopped; resources and messages are serialized."""
 
     topics: list[bytes]
-    subscriptions: list[StoredSubscription]
-    owed: list[StoredOwed]
-    last_message_id: int
+    subscriptions: list[tuple[int, bytes]]
+    """Each with its id."""
+    owed: list[tuple[int, int, int, bytes]]
+    """Subscription id, message id, when it was published (microseconds since 1970 UTC), the message."""
 
 
 OwedRow = tuple[int, int, int, str, int, bytes]
@@ -95,7 +76,7 @@ Work = Callable[[sqlite3.Connection], Any]
 class _Job(NamedTuple):
     work: Work
     future: asyncio.Future[Any] | None
-    on_commit: Callable[[], None] | None
+    on_commit: Callable[[], object] | None
 
 
 class Ledger:
@@ -132,7 +113,7 @@ class Ledger:
             await self._writing
         self._release()
 
-    async def run(self, work: Callable[[sqlite3.Connection], T], *, on_commit: Callable[[], None] | None = None) -> T:
+    async def run(self, work: Callable[[sqlite3.Connection], T], *, on_commit: Callable[[], object] | None = None) -> T:
         """Run `work` in a transaction and return its result after the commit.
 
         `on_commit` runs on the loop right after the commit, also when the caller has been cancelled meanwhile.
@@ -208,17 +189,21 @@ def insert_owed(connection: sqlite3.Connection, rows: Sequence[OwedRow]) -> None
         )
 
 
-def create_subscription(connection: sqlite3.Connection, name: str, resource: bytes) -> int:
-    """Write a new subscription and return its id, which is never used again."""
-    cursor = connection.execute("INSERT INTO subscriptions(name, resource) VALUES(?, ?)", (name, resource))
-    assert cursor.lastrowid is not None
-    return cursor.lastrowid
+def create_topic(connection: sqlite3.Connection, *, name: str, resource: bytes) -> None:
+    """Write a new topic."""
+    connection.execute("INSERT INTO topics VALUES(?, ?)", (name, resource))
 
 
-def delete_subscription(connection: sqlite3.Connection, subscription_id: int) -> None:
+def create_subscription(connection: sqlite3.Connection, *, identifier: int, name: str, resource: bytes) -> None:
+    """Write a new subscription."""
+    row = (identifier, name, resource)
+    connection.execute("INSERT INTO subscriptions(id, name, resource) VALUES(?, ?, ?)", row)
+
+
+def delete_subscription(connection: sqlite3.Connection, *, identifier: int) -> None:
     """Remove a subscription and all it was owed."""
-    connection.execute("DELETE FROM subscriptions WHERE id = ?", (subscription_id,))
-    connection.execute("DELETE FROM owed WHERE subscription = ?", (subscription_id,))
+    connection.execute("DELETE FROM subscriptions WHERE id = ?", (identifier,))
+    connection.execute("DELETE FROM owed WHERE subscription = ?", (identifier,))
 
 
 def _lock(path: Path) -> int:
@@ -282,16 +267,9 @@ def _read_contents(connection: sqlite3.Connection) -> Contents:
     # What earlier versions kept for a seek after it was acknowledged is owed to nobody.
     connection.execute("DELETE FROM owed WHERE acknowledged = 1 OR subscription NOT IN (SELECT id FROM subscriptions)")
     topics = [row[0] for row in connection.execute("SELECT resource FROM topics ORDER BY name")]
-    subscriptions = [
-        StoredSubscription(id=row[0], resource=row[1])
-        for row in connection.execute("SELECT id, resource FROM subscriptions ORDER BY name")
-    ]
-    owed = [
-        StoredOwed(subscription_id=row[0], message_id=row[1], published_us=row[2], body=row[3])
-        for row in connection.execute("SELECT subscription, message, published_us, body FROM owed ORDER BY message")
-    ]
-    last = max((each.message_id for each in owed), default=0)
-    return Contents(topics=topics, subscriptions=subscriptions, owed=owed, last_message_id=last)
+    subscriptions = connection.execute("SELECT id, resource FROM subscriptions ORDER BY name").fetchall()
+    owed = connection.execute("SELECT subscription, message, published_us, body FROM owed ORDER BY message").fetchall()
+    return Contents(topics, subscriptions, owed)
 
 
 def _commit_together(connection: sqlite3.Connection, jobs: Sequence[_Job]) -> list[tuple[Any, Exception | None]]:

@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 
 _PULL_WAIT_SECONDS = 5.0
 _PULL_MARGIN_SECONDS = 0.25
-_STREAM_BUFFERED_BYTES = 100_000_000
 
 _PublishResponse: Any = types.PublishResponse.pb()
 _PullResponse: Any = types.PullResponse.pb()
@@ -156,11 +155,8 @@ class _Stream:
         self._hub = hub
         self._name: str = first.subscription
         self._deadline_seconds: int = first.stream_ack_deadline_seconds
-        self._receiver = hub.receiver(
-            self._name,
-            max_messages=first.max_outstanding_messages,
-            max_bytes=first.max_outstanding_bytes or _STREAM_BUFFERED_BYTES,
-        )
+        # Of bytes the client counts how many it holds.
+        self._receiver = hub.receiver(self._name, max_messages=first.max_outstanding_messages)
         try:
             self._apply(first)
         except rules.RefusedError:
@@ -263,4 +259,4 @@ def _fill(received: Any, deliveries: Sequence[Delivery]) -> None:
     for delivery in deliveries:
         entry = received.add()
         entry.ack_id = delivery.ack_id
-        entry.message.MergeFromString(delivery.body)
+        entry.message.MergeFromString(delivery.owed.body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ import pytest
 from brokers.base import Capabilities, OrderRef
 from brokers.errors import BrokerUnavailable, OrderRefused, OutcomeUnknown
 from brokers.paper.words import Action, Fault, Market, Operation
+from execution_service.control.results import Done, Refused
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import ReasonCode, Status
+from execution_service.storage.ports.commands import Command
 from execution_service.trading.trader import TradingRules
 from tests.fakes import ACCOUNT, World, world_of
 
@@ -460,3 +463,28 @@ async def test_a_cancel_that_nobody_can_carry_out_is_not_called_done(tmp_path: P
         assert command["status"] == "REFUSED"
         assert "is not traded here; cancel it at the broker" in command["outcome"]
         assert len(world.notifier.titled("Account Not Configured")) == 1
+
+
+async def test_whoever_calls_a_verb_gets_its_result_and_twice_is_once(tmp_path: Path) -> None:
+    """As an API in this process would; nothing came as a message."""
+    async with world_of(tmp_path, market=BY_HAND) as world:
+        world.send()
+        await world.run(1)
+        now = world.clock.now()
+        command = Command(
+            command_id="api-1",
+            kind="CANCEL",
+            body={"signal_id": "sig", "requested_by": "Ann"},
+            published_at=now,
+            received_at=now,
+        )
+        commands = world.service.commands
+        results = await asyncio.gather(commands.give(command), commands.give(command))
+        assert Done(f"{world.record().order_id} asked to be cancelled") in results
+        await world.run(2)
+        assert world.record().status is Status.CANCELLED
+        assert len(world.calls("cancel_order")) == 1
+        (stored,) = world.documents("execution_commands")
+        assert (stored["_id"], stored["status"]) == ("api-1", "DONE")
+        unknown = replace(command, command_id="api-2", kind="KILL")
+        assert await commands.give(unknown) == Refused("'KILL' is not a command of this service")

@@ -231,6 +231,22 @@ async def test_an_exit_under_the_id_of_an_entry_that_was_cancelled_elsewhere_goe
         assert other.exit_record("out").status is Status.SUBMITTED
 
 
+async def test_a_cancel_that_another_replica_took_and_could_not_finish_stops_its_order(tmp_path: Path) -> None:
+    """It was stored there, and what came of it could not be; the order comes to the replica that trades."""
+    async with two_worlds(tmp_path, market=BY_HAND, rules=RULES) as (one, other):
+        await other.start()
+        failures = other.store_faults.breaks["execution_commands.update_one"] = [
+            AutoReconnect("gone") for _ in range(500)
+        ]
+        other.cancel(signal_id="mine")
+        await other.run(0.2)
+        one.send("mine", age_seconds=1)
+        await one.run(5)
+        assert len(failures) < 500
+        assert one.placed() == []
+        assert one.record("mine").status is Status.CANCELLED
+
+
 async def test_the_poll_reads_what_is_new_and_nothing_that_is_done(tmp_path: Path) -> None:
     async with world_of(tmp_path, market=BY_HAND, rules=RULES, lease_seconds=8.0) as world:
         store(world, *(cancel_document(world, f"o{n}", {"signal_id": f"other-{n}"}) for n in range(500)))

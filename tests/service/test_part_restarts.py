@@ -16,6 +16,7 @@ from brokers.errors import BrokerUnavailable, CallsSpent
 from brokers.paper.words import Market
 from execution_service.app import embedded
 from execution_service.core.orders.status import Status
+from execution_service.runtime.supervision import Part
 from execution_service.storage.mongo.gate import Gate
 from execution_service.storage.mongo.schedule import OneAtATime, Schedule, SideBySide, Turn
 from execution_service.storage.ports.commands import Command
@@ -474,9 +475,10 @@ async def test_an_embedded_part_is_started_again_though_that_failed_at_first(
 
     monkeypatch.setattr(embedded, "_child", child)
     async with world_of(tmp_path) as world:
-        keep = world.service.supervisor.keep
+        revivals: list[Part] = []
         ended: Any = Ended()
-        async with embedded._kept_alive(ended, ["store"], tmp_path / "log", "embedded store", keep):
+        async with embedded._kept_alive(ended, ["store"], tmp_path / "log", "embedded store", revivals):
+            world.service.supervisor.keep(*revivals)
             await world.run(2)
             assert tries == 2
             assert restarted(world) == ["embedded store"] * 2

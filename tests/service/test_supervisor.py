@@ -275,10 +275,10 @@ async def test_an_alert_that_hangs_delays_no_restart(stage: Stage) -> None:
     supervisor.keep(Part("part", part.run))
     await stage.run(2)
     assert len(part.begun_at) == 3
-    assert supervisor.is_telling
+    assert supervisor.is_alerting
     await supervisor.end_all()
     assert not supervisor.states()
-    assert not supervisor.is_telling
+    assert not supervisor.is_alerting
 
 
 async def test_what_is_to_be_done_once_is_tried_until_it_is_done(stage: Stage) -> None:

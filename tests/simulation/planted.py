@@ -138,14 +138,14 @@ def orphans_are_told_of_once(patch: Patch) -> None:
 
 
 def _never_begun_anew(patch: Patch, *names: str) -> None:
-    heed = Supervisor._heed
+    take_failure = Supervisor._take_failure
 
-    async def heeds(self: Supervisor, kept: Any, failure: Exception) -> None:
+    async def takes_failure(self: Supervisor, kept: Any, failure: Exception) -> None:
         if kept.part.name in names:
             await asyncio.get_running_loop().create_future()
-        await heed(self, kept, failure)
+        await take_failure(self, kept, failure)
 
-    patch.setattr(Supervisor, "_heed", heeds)
+    patch.setattr(Supervisor, "_take_failure", takes_failure)
 
 
 @plants("a writer of the store that ends")
