@@ -85,6 +85,36 @@ def test_who_could_not_be_sent_keeps_its_place(bench: Bench) -> None:
     assert bench.leave(3) == ["a", "b", "c"]
 
 
+def test_a_batch_counts_until_it_has_ended(bench: Bench) -> None:
+    live = bench.taken("a")
+    bench.leave()
+    assert bench.queues.batches == 1
+    bench.come_back(live, events=SENT)
+    assert bench.queues.batches == 0
+
+
+def test_an_order_that_is_settled_while_it_is_on_its_way_keeps_its_place_and_holds_nobody_up(bench: Bench) -> None:
+    first, second, _ = (bench.taken(name) for name in ("a", "b", "c"))
+    bench.leave(2)
+    for live in (first, second):
+        live.order = apply_all(live.order, (submit_started(),))
+        bench.queues.settle(live)
+    assert not list(bench.queues.perhaps_sent())
+    bench.come_back(first, second, events=(nothing_sent(),))
+    assert bench.leave(3) == ["a", "b", "c"]
+
+
+def test_an_exit_that_is_settled_while_its_entry_is_asked_about_keeps_its_place(bench: Bench) -> None:
+    out = bench.taken("out", entry="entry")
+    bench.taken("next")
+    bench.leave()
+    bench.queues.wait_for_others(out, WaitingReason.ENTRY)
+    bench.queues.settle(out)
+    bench.queues.cease_waiting(out.order)
+    bench.come_back(out)
+    assert bench.leave(2) == ["out", "next"]
+
+
 def test_exits_go_ahead_of_entries_of_other_instruments(bench: Bench) -> None:
     bench.taken("entry")
     bench.taken("exit", "MSFT", entry="before")
@@ -105,6 +135,8 @@ def test_nothing_follows_an_order_that_was_perhaps_sent_until_it_is_found(bench:
 def test_an_isolated_order_steps_out_and_comes_back_behind_the_others(bench: Bench) -> None:
     odd, sound = bench.taken("odd"), bench.taken("sound")
     bench.isolated.add(odd)
+    bench.queues.settle(odd)
+    assert bench.queues.pending() == [sound]
     assert bench.leave() == ["sound"]
     bench.taken("later")
     bench.isolated.clear()
@@ -261,6 +293,16 @@ def test_who_begins_anew_has_no_orders_and_waits_for_nobody(bench: Bench) -> Non
     assert bench.queues.next_at is None
     bench.queues.take(first)
     assert bench.leave() == ["first"]
+
+
+def test_of_two_timers_of_one_thing_the_earlier_counts_and_only_once(bench: Bench) -> None:
+    live = bench.new("a")
+    for seconds in (9.0, 5.0, 7.0):
+        bench.timers.make(live, seconds)
+    bench.clock.move(5.0)
+    assert list(bench.timers.due(bench.clock.monotonic())) == [live]
+    bench.clock.move(5.0)
+    assert list(bench.timers.due(bench.clock.monotonic())) == []
 
 
 # --- what is known of a sending -------------------------------------------------------------------------------------
