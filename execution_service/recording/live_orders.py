@@ -75,7 +75,7 @@ class LiveOrder:
 
     @property
     def tries(self) -> Tries:
-        """What was tried for it: another status, or another attempt, is news."""
+        """What was tried for it: what is asked again is asked soon again after another status, or another attempt."""
         if not self._tries.is_of(self.order):
             self._tries = self._tries.after_news(self.order)
         return self._tries
@@ -141,7 +141,7 @@ class LiveOrders:
         if live is None:
             now = self._clock.monotonic()
             order = stored.order
-            self._heed_publication(order.published_at)
+            self._note_publication(order.published_at)
             live = LiveOrder(
                 order,
                 stored.told,
@@ -228,11 +228,11 @@ class LiveOrders:
                         signal_id=before.signal_id,
                     )
         if events or is_overtaken:
-            # Also where somebody else had recorded the very same: the world has to be told of it, and that is ours to do.
-            self._tell_recorded(live)
+            # Also where somebody else had recorded the very same: it has to be delivered, and that is ours to do.
+            self._notify_recorded(live)
         return events
 
-    def _tell_recorded(self, live: LiveOrder) -> None:
+    def _notify_recorded(self, live: LiveOrder) -> None:
         """All who want to know of it, whatever becomes of one of them: it is recorded."""
         for callback in tuple(self.on_recorded):
             try:
@@ -254,7 +254,7 @@ class LiveOrders:
         return await self.record(live, unless_changed)
 
     async def record_for_holder(self, order: Order, decide: Callable[[Order], Sequence[Event]]) -> Order:
-        """As `record`, for an order that another process works; returns it as it is then. Whoever holds it has to be told."""
+        """As `record`, for an order that another process works; returns it as it is then. Whoever holds it has to be notified."""
         while events := decide(order):
             is_wish = any(isinstance(event, CancelRequested) for event in events)
             try:
@@ -313,7 +313,7 @@ class LiveOrders:
         for client_order_id in live.order.client_order_ids:
             self.by_client_id[client_order_id] = live
 
-    def _heed_publication(self, moment: datetime) -> None:
+    def _note_publication(self, moment: datetime) -> None:
         """Nothing is published in the future: if it seems so, our wall clock was slow when we started, and we count from what it should
         have shown."""
         steady_now = self._wall_at_start + self._clock.monotonic() - self._monotonic_at_start

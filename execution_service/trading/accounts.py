@@ -147,7 +147,7 @@ class Accounts:
             return None
         try:
             return await trader.read_positions()
-        except Exception as exc:  # noqa: BLE001  whatever it was, positions are not told
+        except Exception as exc:  # noqa: BLE001  whatever it was, positions are not known
             log.warning(
                 f"The broker does not tell positions: {str(exc) or type(exc).__name__}",
                 action="positions_not_told",

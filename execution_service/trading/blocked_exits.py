@@ -1,4 +1,4 @@
-"""Exits that cannot leave: why, and that people hear of it in time, once for each reason; not how they leave."""
+"""Exits that cannot leave: why, and that people are alerted in time, once for each reason; not how they leave."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ class BlockedExits:
         self._timers = timers
         self._grouped_alerts = grouped_alerts
         self._clock = clock
-        self._told: WeakKeyDictionary[LiveOrder, set[WaitingReason]] = WeakKeyDictionary()
-        """What people have been told that an exit waits for, or will be with the next message."""
+        self._alerted: WeakKeyDictionary[LiveOrder, set[WaitingReason]] = WeakKeyDictionary()
+        """What each exit waits for by the alerts that were raised, or will be with the next message."""
         self._to_note: WeakKeyDictionary[LiveOrder, list[WaitingReason]] = WeakKeyDictionary()
-        """Of these, what they have been told and the record does not say yet."""
+        """Of these, what was raised and the record does not say yet."""
 
     def remark(self, live: LiveOrder, waiting: Waiting, now: float) -> Noted | None:
         """Sees to it that people hear of an exit that is to be sent and cannot leave; what is to be recorded of that, once they do: a life that
@@ -63,19 +63,19 @@ class BlockedExits:
         if to_note:
             return Noted(at=self._clock.now(), message=_note(to_note.pop(0)))
         reason = waiting.reason
-        told = self._told.setdefault(live, set())
-        is_told = reason in told
+        alerted = self._alerted.setdefault(live, set())
+        is_alerted = reason in alerted
         due_in = live.known_from + _ALERT_SECONDS.get(reason, EXIT_ALERT_SECONDS) - now
-        if is_told or due_in >= 0:
+        if is_alerted or due_in >= 0:
             if not reason.is_other_orders:
                 self._timers.make(live, _LOOK_SECONDS)
-            elif not is_told:
+            elif not is_alerted:
                 self._timers.make(live, due_in + 0.001)  # each look costs a question to the store
             return None
-        told.add(reason)
+        alerted.add(reason)
         note = _note(reason)
         if was_noted(order, note):
-            return None  # people were told by an earlier life of the service
+            return None  # an earlier life of the service has raised the alert
         since = self._clock.now() - timedelta(seconds=now - live.known_from)
         words = partial(
             texts.exits_waiting,

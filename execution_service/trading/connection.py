@@ -91,8 +91,8 @@ class Connection:
         self._alerts = alerts
         self._conversation = conversation
         self._broker: Broker | None = None
-        self._told_concern: str | None = None
-        self._is_login_told = False
+        self._alerted_concern: str | None = None
+        self._is_login_alerted = False
         self._unusable_answers = 0
         self._lost = asyncio.Event()
         self._left_behind: set[asyncio.Future[Any]] = set()
@@ -113,7 +113,7 @@ class Connection:
         return self._broker
 
     async def ask(self, question: Awaitable[T], timeout_seconds: float | None = None) -> T:
-        """Every call to the broker ends in bounded time, whatever the adapter does, even one that heeds no cancellation. None: QUERY_SECONDS.
+        """Every call to the broker ends in bounded time, whatever the adapter does, even one that ignores its cancellation. None: QUERY_SECONDS.
         Raises TimeoutError."""
         return await self._bounded(question, QUERY_SECONDS if timeout_seconds is None else timeout_seconds)
 
@@ -136,7 +136,7 @@ class Connection:
     def _leave_behind(self, call: asyncio.Future[Any]) -> None:
         if call.done():
             if not call.cancelled():
-                call.exception()  # it is over, and whoever asked has been told that there was no answer
+                call.exception()  # it is over, and whoever asked has gone on without an answer
             return
         log.error(
             "A call to the broker ends neither in time nor when it is cancelled, and is left behind",
@@ -225,7 +225,7 @@ class Connection:
                 await self._conversation.catch_up()
         was_down = attempts.statistics.get("attempt_number", 1) > self._max_attempts
         was_down = was_down or self.is_login_needed
-        self.is_connected, self.trouble, self.is_login_needed, self._is_login_told = True, "", False, False
+        self.is_connected, self.trouble, self.is_login_needed, self._is_login_alerted = True, "", False, False
         log.info(
             f"Broker connected: {self.broker_name} for account {self.account_id}",
             action="broker_connected",
@@ -236,20 +236,20 @@ class Connection:
                 f"broker_up:{self.account_id}",
                 texts.broker_up(account_name=self.account_name, broker=self.broker_name),
             )
-        await self._tell_of_concern()
+        await self._alert_of_concern()
         self._conversation.connected()
 
     async def _failed(self, state: tenacity.RetryCallState) -> None:
         exc = state.outcome.exception() if state.outcome is not None else None
         self.trouble = str(exc) or type(exc).__name__
         if isinstance(exc, StoreUnavailable):
-            return  # the broker is there; what it told waits to be recorded
+            return  # the broker is there; what it reported waits to be recorded
         is_login_needed = isinstance(exc, AuthRequired)
-        if is_login_needed and not self._is_login_told:
+        if is_login_needed and not self._is_login_alerted:
             words = texts.auth_required(account_name=self.account_name, broker=self.broker_name, reason=self.trouble)
             self.is_login_needed = True
             await self._alerts.raise_alert(f"auth_required:{self.account_id}", words)
-        self.is_login_needed = self._is_login_told = is_login_needed
+        self.is_login_needed = self._is_login_alerted = is_login_needed
         number = state.attempt_number
         if number <= self._max_attempts or number % 20 == 0:
             log.warning(
@@ -277,15 +277,15 @@ class Connection:
 
     # --- words for people ---------------------------------------------------------------------------------------
 
-    async def _tell_of_concern(self) -> None:
+    async def _alert_of_concern(self) -> None:
         """Once for as long as each session has the same."""
         concern = self.capabilities.concern
-        if concern is not None and concern != self._told_concern:
+        if concern is not None and concern != self._alerted_concern:
             words = texts.session_concern(account_name=self.account_name, broker=self.broker_name, concern=concern)
             await self._alerts.raise_alert(f"session_concern:{self.account_id}", words)
-        self._told_concern = concern
+        self._alerted_concern = concern
 
-    async def tell_of_hold(self, reason: str) -> None:
+    async def alert_of_hold(self, reason: str) -> None:
         """Orders are held for something that the broker lacks."""
         words = texts.orders_held(account_name=self.account_name, broker=self.broker_name, reason=reason)
         await self._alerts.raise_alert(f"orders_held:{self.account_id}", words)

@@ -124,7 +124,7 @@ class ExitCheck:
         self._looking.clear()
         self._looks.clear()
 
-    def heed_record(self, live: LiveOrder) -> None:
+    def note_record(self, live: LiveOrder) -> None:
         """Called after each record."""
         request = live.order.request
         if live.order.fills and isinstance(request, OrderRequest) and request.account_id == self._connection.account_id:
@@ -223,10 +223,10 @@ class ExitCheck:
     async def _measure(self, order: Order) -> _Measure | None:
         """What the broker holds, between two words of it about orders, beside what we hold by our records. None: it cannot be read."""
         began = self._clock.monotonic()
-        await self._hear()
-        told = await self._connection.ask(self._connection.broker.positions(), LOOKING_SECONDS)
-        theirs = [sound_position(position) for position in told]
-        await self._hear()
+        await self._read_reports()
+        positions = await self._connection.ask(self._connection.broker.positions(), LOOKING_SECONDS)
+        theirs = [sound_position(position) for position in positions]
+        await self._read_reports()
         instrument = order.accepted_request.instrument
         symbols = {instrument.symbol, *(position.instrument.symbol for position in theirs)}
         group = group_of(instrument, await self._holdings(symbols), theirs, self._product(order))
@@ -239,7 +239,7 @@ class ExitCheck:
             is_moving=self._has_moved(group, began - MOVING_SECONDS),
         )
 
-    async def _hear(self) -> None:
+    async def _read_reports(self) -> None:
         try:
             await self._report_poller.ask_all()
         except (BrokerError, TimeoutError) as exc:
@@ -259,15 +259,15 @@ class ExitCheck:
         standing = self._standing(order, look, group)
         allowed = may_take(order.accepted_request.side, standing)
         wanted = order.ticket().quantity
-        told = self._told_blind(order, look)
+        noted = self._blind_note(order, look)
         if allowed >= wanted:
-            return told
+            return noted
         now = self._clock.now()
         words = _why(order, standing, look, binding, group)
         if not allowed:
-            return (*told, Rejected(at=now, reason=Reason(ReasonCode.NOTHING_TO_EXIT, words)))
+            return (*noted, Rejected(at=now, reason=Reason(ReasonCode.NOTHING_TO_EXIT, words)))
         return (
-            *told,
+            *noted,
             Capped(at=now, quantity=allowed, message=f"reduced from {_plain(wanted)} to {_plain(allowed)}: {words}"),
         )
 
@@ -345,7 +345,7 @@ class ExitCheck:
             ):
                 yield other
 
-    def _told_blind(self, order: Order, look: _Look) -> tuple[Event, ...]:
+    def _blind_note(self, order: Order, look: _Look) -> tuple[Event, ...]:
         if look.measure is not None:
             return ()
         by = "what our own books hold" if look.difference is None else "the last difference that was found there"

@@ -1,4 +1,4 @@
-"""What people are told of many orders of one account in one message: gathered for a moment, then sent; not what there is to tell."""
+"""Alerts about many orders of one account in one message: gathered for a moment, then raised; not what they are about."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ class HoldingChoice:
         self._store = store
         self._live = live_orders
 
-    async def told(self, order: Order, terms: ContractTerms | None, now: datetime) -> tuple[Event, ...]:
-        """What is to be recorded of the order's contract before it is sent, `terms` being what the broker told of it; nothing where the order's
+    async def contract_events(self, order: Order, terms: ContractTerms | None, now: datetime) -> tuple[Event, ...]:
+        """What is to be recorded of the order's contract before it is sent, `terms` being what the broker said of it; nothing where the order's
         own words say it all; the end of an exit that may mean several holdings. Raises StoreUnavailable."""
         instrument = order.accepted_request.instrument
         try:
@@ -43,8 +43,8 @@ class HoldingChoice:
             terms = held.known_terms
         elif terms is not None and terms.is_size_unknown:
             terms = _sized_as(terms, order.terms if held is None else held.known_terms)
-        told = ContractTold(at=now, terms=terms, booked_as=None if booked_as == instrument.key else booked_as)
-        return () if (told.terms, told.booked_as) == (order.terms, order.booked_as) else (told,)
+        event = ContractTold(at=now, terms=terms, booked_as=None if booked_as == instrument.key else booked_as)
+        return () if (event.terms, event.booked_as) == (order.terms, order.booked_as) else (event,)
 
     async def key_for(self, order: Order) -> LedgerKey:
         """The holding that the order would change, were it sent now. Raises StoreUnavailable."""
@@ -72,7 +72,7 @@ class HoldingChoice:
 
     async def _held(self, order: Order) -> dict[str, Contract]:
         request = order.accepted_request
-        # From before the question: an order may be booked, told and let go of while the store answers.
+        # From before the question: an order may be booked, delivered and let go of while the store answers.
         held = {}
         for live in self._live.by_id.values():
             other = live.order

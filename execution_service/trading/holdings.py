@@ -30,7 +30,7 @@ async def holdings(
 ) -> list[Holding]:
     """What is held now, and what was once of these symbols and is flat; by product where the broker holds these apart (`products_of`, the
     usual one first). Raises StoreUnavailable."""
-    # From before the question: an order may be booked, told and let go of while the store answers.
+    # From before the question: an order may be booked, delivered and let go of while the store answers.
     recorded = [
         (live, live.told.world)
         for live in live_orders.by_id.values()
@@ -64,12 +64,12 @@ async def holdings(
 
 
 def is_booked_to(order: Order, key: LedgerKey) -> bool:
-    """Whether the order's fills are booked to this entry; False too where that cannot be told."""
+    """Whether the order's fills are booked to this entry; False too where that is not known."""
     return booked_to(order) == key
 
 
 def booked_to(order: Order) -> LedgerKey | None:
-    """The entry that the order's fills are booked to; None where that cannot be told."""
+    """The entry that the order's fills are booked to; None where that is not known."""
     try:
         return key_of(order)
     except Exception as exc:

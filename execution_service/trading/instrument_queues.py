@@ -26,7 +26,7 @@ LEAST_WAIT_SECONDS = 0.001
 class InstrumentQueue:
     """One instrument's orders; only one batch of them is on its way at a time."""
 
-    __slots__ = ("batch", "key", "looked_at_for", "looked_for", "orders", "pause")
+    __slots__ = ("awaiting_positions", "batch", "key", "orders", "pause", "perhaps_sent")
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -35,19 +35,19 @@ class InstrumentQueue:
         is isolated, is not among them."""
         self.batch: tuple[LiveOrder, ...] = ()
         """On its way to the broker."""
-        self.looked_for: set[str] = set()
+        self.perhaps_sent: set[str] = set()
         """By our id, those that were perhaps sent: until they are found, nothing follows them."""
-        self.looked_at_for: set[str] = set()
+        self.awaiting_positions: set[str] = set()
         """Exits, by our id, for which the broker's positions are being looked at: they may not leave before, nor be overtaken."""
         self.pause: Pause | None = None
         """None: the broker has taken the latest order, or none has been tried."""
 
     def waiting(self, now: float) -> Waiting | None:
         """What the whole queue waits for; None: its first order may leave. `now` by the monotonic clock."""
-        if self.looked_for:
+        if self.perhaps_sent:
             words = "an order of the same instrument was perhaps sent and is being looked for"
             return Waiting(WaitingReason.EARLIER_ORDER, words)
-        if self.looked_at_for:
+        if self.awaiting_positions:
             return Waiting(WaitingReason.POSITIONS, WaitingReason.POSITIONS.value)
         if self.batch:
             return Waiting(WaitingReason.TURN)
@@ -63,7 +63,7 @@ class InstrumentQueue:
 
     @property
     def is_empty(self) -> bool:
-        return not (self.orders or self.batch or self.looked_for or self.looked_at_for)
+        return not (self.orders or self.batch or self.perhaps_sent or self.awaiting_positions)
 
     def let_exits_pass(self) -> None:
         """While the account's calls are spent, an exit that names its entry goes ahead of the other orders: some calls are kept for exits
@@ -103,9 +103,9 @@ class InstrumentQueues:
         orders = (live for queue in self._queues.values() for live in queue.orders.values())
         return [live for live in orders if not self.is_under_way(live)]
 
-    def looked_for(self) -> Iterator[str]:
+    def perhaps_sent(self) -> Iterator[str]:
         """Our ids of the orders that were perhaps sent."""
-        return (order_id for queue in self._queues.values() for order_id in queue.looked_for)
+        return (order_id for queue in self._queues.values() for order_id in queue.perhaps_sent)
 
     def begin_anew(self) -> None:
         """Without any order, pause or hold: who begins anew takes all orders in hand again, and nothing is left waiting for a task that has
@@ -159,10 +159,10 @@ class InstrumentQueues:
         is_under_way, is_isolated = order.order_id in self._under_way, self._isolation.holds(live)
         if order.status is Status.SUBMITTING and not is_isolated:
             if not is_under_way:
-                queue.looked_for.add(order.order_id)
+                queue.perhaps_sent.add(order.order_id)
                 queue.orders.pop(order.order_id, None)
         else:
-            queue.looked_for.discard(order.order_id)
+            queue.perhaps_sent.discard(order.order_id)
             if order.status is not Status.PENDING:
                 queue.orders.pop(order.order_id, None)
             elif is_under_way:
@@ -282,15 +282,15 @@ class InstrumentQueues:
 
     def was_perhaps_sent(self, order: Order) -> None:
         """Nothing of its instrument follows it until it is found."""
-        self.of(order).looked_for.add(order.order_id)
+        self.of(order).perhaps_sent.add(order.order_id)
 
     def hold(self, order: Order) -> None:
         """The broker's positions are being looked at for it: nothing of its queue leaves until it is released."""
-        self.of(order).looked_at_for.add(order.order_id)
+        self.of(order).awaiting_positions.add(order.order_id)
 
     def release(self, order: Order) -> None:
         queue = self.of(order)
-        queue.looked_at_for.discard(order.order_id)
+        queue.awaiting_positions.discard(order.order_id)
         self.make_ready(queue)
 
     def slow_down(self, order: Order, words: str) -> None:
@@ -299,7 +299,7 @@ class InstrumentQueues:
         failures = 1 if queue.pause is None else queue.pause.failures + 1
         until = self._clock.monotonic() + backoff.USUAL.pause_seconds(failures)
         pause = Pause(reason=WaitingReason.NOT_TAKEN, words=words, until=until, failures=failures)
-        queue.pause = pause if queue.pause is None else replace(pause, is_told=queue.pause.is_told)
+        queue.pause = pause if queue.pause is None else replace(pause, is_alerted=queue.pause.is_alerted)
 
     def rest(self, order: Order, reason: WaitingReason, wait_seconds: float, words: str) -> None:
         """The queue goes on when its orders may leave again."""
@@ -307,20 +307,20 @@ class InstrumentQueues:
         until = self._clock.monotonic() + max(LEAST_WAIT_SECONDS, min(wait_seconds, LONGEST_REST_SECONDS))
         pause = Pause(reason=reason, words=words, until=until)
         if queue.pause is not None:
-            pause = replace(pause, failures=queue.pause.failures, is_told=queue.pause.is_told)
+            pause = replace(pause, failures=queue.pause.failures, is_alerted=queue.pause.is_alerted)
         queue.pause = pause
 
-    def must_tell_of_rest(self, queue: InstrumentQueue) -> bool:
-        """Whether people do not know yet that its orders are held; they do from now on."""
-        if queue.pause is None or queue.pause.is_told:
+    def must_alert_of_rest(self, queue: InstrumentQueue) -> bool:
+        """Whether no alert has been raised yet that its orders are held; from now on one has."""
+        if queue.pause is None or queue.pause.is_alerted:
             return False
-        queue.pause = replace(queue.pause, is_told=True)
+        queue.pause = replace(queue.pause, is_alerted=True)
         return True
 
-    def was_not_told(self, queue: InstrumentQueue) -> None:
-        """People are told with the next rest, then."""
+    def was_not_alerted(self, queue: InstrumentQueue) -> None:
+        """It could not be raised: with the next rest, then."""
         if queue.pause is not None:
-            queue.pause = replace(queue.pause, is_told=False)
+            queue.pause = replace(queue.pause, is_alerted=False)
 
     def goes(self, order: Order) -> None:
         """The broker has taken an order of the queue."""

@@ -1,4 +1,4 @@
-"""Orders whose own work has failed by something that nobody foresaw: each rests alone, longer each time, people are told, and the account goes on;
+"""Orders whose own work has failed by something that nobody foresaw: each rests alone, longer each time, an alert is raised, and the account goes on;
 not what the work was."""
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class _Isolated:
     failures: int = 0
     """In succession."""
     failed_at: float = float("-inf")
-    is_told: bool = False
-    """People have been told, or will be with the next message."""
+    is_alerted: bool = False
+    """An alert was raised, or will be with the next message."""
 
 
 class Isolation:
@@ -64,7 +64,7 @@ class Isolation:
             self._isolated[live] = replace(isolated, until=0.0)
 
     def failed(self, live: LiveOrder, why: BaseException, *, doing: str) -> None:
-        """The order rests, and is looked at again after its pause. People are told once for each order; not of a store that is away, which all
+        """The order rests, and is looked at again after its pause. One alert is raised for each order; none of a store that is away, which all
         orders wait for. Raises nothing, and waits for nothing."""
         now, before = self._clock.monotonic(), self._isolated.get(live, _Isolated())
         if isinstance(why, StoreUnavailable):
@@ -73,7 +73,7 @@ class Isolation:
         else:
             failures = 1 if now - before.failed_at > FORGIVEN_SECONDS else before.failures + 1
             pause = backoff.USUAL.pause_seconds(failures)
-            isolated = replace(before, failures=failures, failed_at=now, is_told=True)
+            isolated = replace(before, failures=failures, failed_at=now, is_alerted=True)
             log.error(
                 f"Order set aside for {pause:g} s, the others go on: {doing} failed: {_words(why)}",
                 action="order_isolated",
@@ -82,13 +82,13 @@ class Isolation:
                 order_id=live.order.order_id,
                 exc_info=why,
             )
-            if not before.is_told:
-                self._tell(live, f"{doing}: {_words(why)}")
+            if not before.is_alerted:
+                self._alert(live, f"{doing}: {_words(why)}")
         self._isolated[live] = replace(isolated, until=max(before.until, now + pause))
         if not live.is_let_go:
             self._timers.make(live, pause)
 
-    def _tell(self, live: LiveOrder, reason: str) -> None:
+    def _alert(self, live: LiveOrder, reason: str) -> None:
         words = partial(texts.orders_isolated, account_name=self._connection.account_name)
         self._grouped_alerts.mention("order_isolated", Mentioned(live.order, None, reason), words)
 

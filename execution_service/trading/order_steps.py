@@ -130,7 +130,7 @@ class OrderSteps:
             step = replace(step, events=tuple(map(_as_unclear, step.events)))
         match step.kind:
             case StepKind.WAIT if step.waiting is not None and step.waiting.reason.is_other_orders:
-                # What it waits for may have happened where nobody here hears of it: refused at the door, or worked by another process.
+                # What it waits for may have happened where nobody here sees it: refused at the door, or worked by another process.
                 self._queues.bring_back(live)
                 self._timers.make(live, WAITING_SECONDS)
             case StepKind.WAIT | StepKind.SUBMIT:
@@ -182,7 +182,7 @@ class OrderSteps:
         waiting = self._queues.of(order).waiting(now)
         if waiting is not None and waiting.reason is not WaitingReason.TURN:
             return waiting
-        if self._connection.capabilities.needs_reservation and any(self._queues.looked_for()):
+        if self._connection.capabilities.needs_reservation and any(self._queues.perhaps_sent()):
             return Waiting(WaitingReason.EARLIER_ID)
         return Waiting(WaitingReason.TURN)
 
@@ -280,7 +280,7 @@ class OrderSteps:
             self._connection.query_failed(exc)
         live.tries = replace(live.tries, is_cancel_commanded=False)
         if live.tries.cancels.count == CANCEL_ALERT_AFTER:
-            said = (*said, self._told_of_cancels(live))
+            said = (*said, self._cancels_unconfirmed(live))
 
         def note(order: Order) -> Sequence[Event]:
             return said if order.status in (Status.SUBMITTED, Status.PARTIALLY_FILLED) else ()
@@ -297,7 +297,7 @@ class OrderSteps:
         if not isinstance(exc, HeldBack):
             self._connection.query_failed(exc)
 
-    def _told_of_cancels(self, live: LiveOrder) -> Noted:
+    def _cancels_unconfirmed(self, live: LiveOrder) -> Noted:
         words = partial(
             texts.cancels_unconfirmed,
             account_name=self._connection.account_name,

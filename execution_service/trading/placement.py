@@ -145,19 +145,19 @@ class Placement:
             await (await self.place(live, again=True)).recording
 
     def rest(self, order: Order, held: HeldBack) -> None:
-        """The queue goes on when its orders may leave again; the connection is as good as before. People are told, once for each queue, but
+        """The queue goes on when its orders may leave again; the connection is as good as before. An alert is raised, once for each queue, but
         of spent calls only where an exit waits for them."""
         reason = WaitingReason.CALLS if isinstance(held, CallsSpent) else WaitingReason.HELD_BACK
         self._queues.rest(order, reason, held.wait_seconds, str(held))
         queue = self._queues.of(order)
-        if reason is WaitingReason.HELD_BACK and self._queues.must_tell_of_rest(queue):
-            self._tasks.begin(self._tell_of_hold(queue, str(held)), "held")
+        if reason is WaitingReason.HELD_BACK and self._queues.must_alert_of_rest(queue):
+            self._tasks.begin(self._alert_of_hold(queue, str(held)), "held")
 
-    async def _tell_of_hold(self, queue: InstrumentQueue, reason: str) -> None:
+    async def _alert_of_hold(self, queue: InstrumentQueue, reason: str) -> None:
         try:
-            await self._connection.tell_of_hold(reason)
+            await self._connection.alert_of_hold(reason)
         except BaseException:
-            self._queues.was_not_told(queue)
+            self._queues.was_not_alerted(queue)
             raise
 
     # --- what became of it --------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ class Placement:
         await self._report_poller.learn(live, report)
 
     async def _was_passed_over(self, live: LiveOrder, lost: ReservationLost) -> None:
-        """It cannot be told whether it had arrived before: that nobody shows it is looked at for the whole window, and then in doubt."""
+        """It is not known whether it had arrived before: it is looked for during the whole window, and then in doubt."""
         live.sending = replace(live.sending, is_passed_over=True)
         await self._note(live, f"cannot be sent again under its id, and is only looked for: {lost}")
 

@@ -60,7 +60,7 @@ SOON_SECONDS = 10.0
 HURRY_SECONDS = 3.0
 """Between a comparison and one that somebody else's trade brings about: who trades much by hand does not spend the account's calls."""
 TRADE_SHOWN_SECONDS = 2.0
-"""How long after somebody else's trade was heard of the broker's positions may still be without it."""
+"""How long after somebody else's trade was seen the broker's positions may still be without it."""
 CONNECTING_SECONDS, CONNECTING_LOOKS = 3.0, 12
 """How long a comparison that was asked for waits for a connection that is just being made."""
 SECONDS_FOR_EACH_REPORT = 0.02
@@ -103,7 +103,7 @@ class Account(Protocol):
     def trouble(self) -> str: ...
 
     async def read_book(
-        self, *, whole: bool, heed: Callable[[Sequence[Report]], Awaitable[None]] | None = None
+        self, *, whole: bool, on_part: Callable[[Sequence[Report]], Awaitable[None]] | None = None
     ) -> None: ...
 
     @property
@@ -196,13 +196,13 @@ class Reconciliation:
         """Positions that cannot be read, by the latest answer."""
         self._incomparable: set[str] = set()
         """Orders, instruments and rows that could not be compared by something that nobody foresaw, and that was said."""
-        self._untold: dict[str, str] = {}
-        """Of these what people are still to be told, and why."""
+        self._unalerted: dict[str, str] = {}
+        """Of these what no alert was raised of yet, and why."""
         self._is_hurried = False
-        self._traded_at = self._compared_at = self._told_at = float("-inf")
-        """When somebody else's trade was heard of, when the broker was last asked for its positions, and when asked as it last told them."""
-        self._is_silence_told = False
-        self._said_untold = False
+        self._traded_at = self._compared_at = self._shown_at = float("-inf")
+        """When somebody else's trade was seen, when the broker was last asked for its positions, and when asked as it last showed them."""
+        self._is_silence_logged = False
+        self._said_without_positions = False
         """Whether the latest line about a comparison said that it was one without positions."""
 
     def connected(self) -> None:
@@ -224,8 +224,8 @@ class Reconciliation:
 
     @property
     def _is_trade_unknown(self) -> bool:
-        """Nothing that the broker told of its positions has shown the trade yet: a question that failed has not."""
-        return self._told_at < self._traded_at + TRADE_SHOWN_SECONDS
+        """No positions that the broker showed can have the trade in them yet: a question that failed has not."""
+        return self._shown_at < self._traded_at + TRADE_SHOWN_SECONDS
 
     def ended(self, order: Order, report: Report) -> None:
         """An order has ended, and its record has all that the report tells: if they agree, it need not be looked up for the comparison."""
@@ -234,10 +234,10 @@ class Reconciliation:
             self._note_clean((report,))
 
     def _findings(self, order: Order, shown: Sequence[Report], *, was_asked: bool = False) -> list[Finding] | None:
-        """None: this order cannot be compared, by something that nobody foresaw; people are told once, and the others are."""
+        """None: this order cannot be compared, by something that nobody foresaw; one alert is raised, and the others are compared."""
         try:
             return order_findings(order, shown, was_asked=was_asked)
-        except Exception as exc:  # noqa: BLE001  said, and told to people
+        except Exception as exc:  # noqa: BLE001  logged, and an alert is raised
             self._cannot_compare(order.order_id, order.signal_id, exc)
             return None
 
@@ -251,17 +251,17 @@ class Reconciliation:
             if len(self._incomparable) >= INCOMPARABLE_REMEMBERED:
                 self._incomparable.clear()
             self._incomparable.add(name)
-            self._untold[what] = f"{type(exc).__name__}: {exc}"
+            self._unalerted[what] = f"{type(exc).__name__}: {exc}"
 
-    async def _tell_incomparable(self) -> None:
-        untold, self._untold = self._untold, {}
-        if untold:
+    async def _alert_incomparable(self) -> None:
+        unalerted, self._unalerted = self._unalerted, {}
+        if unalerted:
             words = texts.not_compared(
-                account_name=self._account.account_name, broker=self._account.broker_name, why=untold
+                account_name=self._account.account_name, broker=self._account.broker_name, why=unalerted
             )
             await self._alerts.raise_alert(f"not_compared:{self._account.account_id}", words)
 
-    def _heed_record(self, live: LiveOrder) -> None:
+    def _note_record(self, live: LiveOrder) -> None:
         request = live.order.request
         if not isinstance(request, OrderRequest) or request.account_id != self._account.account_id:
             return
@@ -269,7 +269,7 @@ class Reconciliation:
             instrument = live.order.accepted_request.instrument
             self._moved[instrument.key] = instrument
         if isinstance(live.order.events[-1], Doubted):
-            self._wake_up.tell()  # what people are told of now stands in the list now
+            self._wake_up.tell()  # what an alert is raised of now stands in the list now
 
     async def compare_now(self) -> Outcome:
         """Of a comparison that began after the call; one that shows something for the first time is confirmed or dismissed by another. Answered
@@ -294,7 +294,7 @@ class Reconciliation:
         wait: float | None = None
         turned_at = float("-inf")
         self._is_running = True
-        self._live.on_recorded.append(self._heed_record)
+        self._live.on_recorded.append(self._note_record)
         if self._account.is_connected:
             self._wake_up.tell()  # the run before has failed: nobody else will say that it is time to compare
         try:
@@ -313,7 +313,7 @@ class Reconciliation:
                     wait = min(wait or HURRY_SECONDS, HURRY_SECONDS)
         finally:
             self._is_running = False
-            self._live.on_recorded.remove(self._heed_record)
+            self._live.on_recorded.remove(self._note_record)
             self._answer(_NOBODY_COMPARES)
 
     def _unreachable(self) -> Outcome:
@@ -402,9 +402,9 @@ class Reconciliation:
         )
         self._suspect(judgement)
         await self._record(judgement)
-        await self._tell_incomparable()
+        await self._alert_incomparable()
         self._watch = judgement.watch
-        return judgement, self._told(orders, positions, judgement, is_whole=is_whole)
+        return judgement, self._outcome(orders, positions, judgement, is_whole=is_whole)
 
     async def _read_changes(self) -> _OrdersCompared:
         """What our own records say after the latest news; nothing is known of what the broker does not mention."""
@@ -416,13 +416,13 @@ class Reconciliation:
         working = [live for live in self._in_hand() if live.order.status in _LISTED]
         read = _Read()
 
-        async def heed(part: Sequence[Report]) -> None:
+        async def on_part(part: Sequence[Report]) -> None:
             read.parts += 1
             read.reports += len(part)
             read.latest = part
-            await self._heed(read, part)
+            await self._keep_part(read, part)
 
-        await self._account.read_book(whole=True, heed=heed)
+        await self._account.read_book(whole=True, on_part=on_part)
         self._whole_from = self._clock.monotonic() + SECONDS_FOR_EACH_REPORT * read.reports
         unlisted = [live for live in working if read.in_hand.keys().isdisjoint(live.order.client_order_ids)]
         # An absence from a list proves nothing, and some brokers list today's orders only. One about which the answer is not clear is there,
@@ -431,7 +431,7 @@ class Reconciliation:
         now = self._clock.now()
         missing -= {live.order.order_id for live in unlisted if self._may_be_unlisted(live.order, now)}
         in_hand = {tag: live.order for live in self._in_hand() for tag in live.order.client_order_ids}
-        await self._heed_finished(read, {tag: some for tag, some in read.in_hand.items() if tag not in in_hand})
+        await self._compare_finished(read, {tag: some for tag, some in read.in_hand.items() if tag not in in_hand})
         shown: dict[str, list[Report]] = {order.order_id: [] for order in in_hand.values()}
         orders = {order.order_id: order for order in in_hand.values()}
         for tag, order in in_hand.items():
@@ -465,7 +465,7 @@ class Reconciliation:
             and live.order.request.account_id == self._account.account_id
         ]
 
-    async def _heed(self, read: _Read, part: Sequence[Report]) -> None:
+    async def _keep_part(self, read: _Read, part: Sequence[Report]) -> None:
         """Keeps what the comparison needs of a part of the answer. Of finished orders that agree with their records that is nothing."""
         finished: dict[str, list[Report]] = {}
         for number, report in enumerate(part, 1):
@@ -478,9 +478,9 @@ class Reconciliation:
                 read.not_ours.append(report)
             if number % LOOKED_THROUGH_AT_ONCE == 0:
                 await asyncio.sleep(0)  # a whole day's answer must not hold up everybody else
-        await self._heed_finished(read, finished)
+        await self._compare_finished(read, finished)
 
-    async def _heed_finished(self, read: _Read, by_tag: Mapping[str, Sequence[Report]]) -> None:
+    async def _compare_finished(self, read: _Read, by_tag: Mapping[str, Sequence[Report]]) -> None:
         """Looks at reports under tags of our kind that no order in hand has: most are known to agree, others agree by their records, and
         orders of which more than one report may speak are suspects."""
         doubtful: list[str] = []
@@ -538,7 +538,7 @@ class Reconciliation:
         if read.parts == 1:
             await collect(read.latest)
         else:
-            await self._account.read_book(whole=True, heed=collect)
+            await self._account.read_book(whole=True, on_part=collect)
         findings: list[Finding] = []
         suspects = sorted(read.suspects)
         for start in range(0, len(suspects), LOOKED_UP_AT_ONCE):
@@ -557,31 +557,31 @@ class Reconciliation:
         """What differs, and what of that says nothing: it was moving meanwhile, or is explained by missing fills, which are said
         themselves. None: the broker does not tell its positions."""
         self._moved.clear()
-        # Also where it is not told: whoever asked again at once would not learn more.
+        # Also where they are not shown: whoever asked again at once would not learn more.
         began = self._compared_at = self._clock.monotonic()
         try:
             theirs = await self._account.read_positions()
-        except Exception as exc:  # noqa: BLE001  whatever it was, positions are not told
-            if not self._is_silence_told:
+        except Exception as exc:  # noqa: BLE001  whatever it was, positions are not known
+            if not self._is_silence_logged:
                 log.warning(
                     f"The broker does not tell positions, they are not compared: {str(exc) or type(exc).__name__}",
                     action="positions_not_told",
                     account_id=self._account.account_id,
                 )
-            self._is_silence_told = True
+            self._is_silence_logged = True
             if not self._account.tells_positions:
-                self._told_at = began  # it never will
+                self._shown_at = began  # it never will
             return None, frozenset()
-        self._is_silence_told, self._told_at = False, began
+        self._is_silence_logged, self._shown_at = False, began
         symbols = [position.instrument.symbol for position in theirs]
         account = self._account
         ours = await holdings(self._live, self._store, account.account_id, symbols, account.products_of)
         compared = self._explained(self._compared(ours, theirs), theirs)
-        await self._tell_unclear(theirs)
+        await self._alert_unclear(theirs)
         unclear = frozenset((Kind.POSITION_DIFFERS, subject) for subject in compared.unclear)
         if not compared.findings:
             return compared, unclear
-        # Whatever filled while positions were being asked for has been heard of after this; about that nothing is known.
+        # Whatever filled while positions were being asked for has been recorded after this; about that nothing is known.
         await self._account.read_book(whole=False)
         being_sent = [live for live in self._in_hand() if live.order.status is Status.SUBMITTING]
         moving = (*self._moved.values(), *(live.order.accepted_request.instrument for live in being_sent))
@@ -615,12 +615,12 @@ class Reconciliation:
     def _is_comparable(self, instrument: Instrument, ours: Sequence[Holding], theirs: Sequence[BrokerPosition]) -> bool:
         try:
             compare_positions(ours, theirs)
-        except Exception as exc:  # noqa: BLE001  said, and told to people
+        except Exception as exc:  # noqa: BLE001  logged, and an alert is raised
             self._cannot_compare(f"position {instrument.symbol}", f"the position in {instrument.symbol}", exc)
             return False
         return True
 
-    async def _tell_unclear(self, theirs: Sequence[BrokerPosition]) -> None:
+    async def _alert_unclear(self, theirs: Sequence[BrokerPosition]) -> None:
         """Once for as long as the same positions cannot be read."""
         names = {
             "a row that does not say what is held"
@@ -635,7 +635,7 @@ class Reconciliation:
                 account_name=self._account.account_name, broker=self._account.broker_name, what=fresh
             )
             await self._alerts.raise_alert(f"positions_cannot_be_read:{self._account.account_id}", words)
-        self._unclear = names  # now that it is told: else it is told with the next comparison
+        self._unclear = names  # now that the alert was raised: else it is raised with the next comparison
 
     def _explained(self, compared: PositionsCompared, theirs: Sequence[BrokerPosition]) -> PositionsCompared:
         """With what is likely of how each difference came about: of what came since the position was last as we hold it."""
@@ -648,11 +648,11 @@ class Reconciliation:
                 came = arrivals(compared, self._earlier[finding.key])
                 group = compared.groups[finding.subject]
                 exits = [live.order for live in self._in_hand() if self._is_exit_at_work(live.order, group)]
-                told = replace(explained(finding, group, came, today), resting=resting_exits(group, exits))
+                worded = replace(explained(finding, group, came, today), resting=resting_exits(group, exits))
             except Exception as exc:  # noqa: BLE001  that it differs is known without an explanation
                 self._cannot_compare(finding.subject, f"what explains the difference in {finding.subject}", exc)
-                told = finding
-            findings.append(told)
+                worded = finding
+            findings.append(worded)
         return replace(compared, findings=tuple(findings))
 
     def _is_exit_at_work(self, order: Order, group: Group) -> bool:
@@ -743,7 +743,7 @@ class Reconciliation:
         about = {} if row.finding.signal_id is None else {"signal_id": row.finding.signal_id}
         log.warning(sentence, action=action, account_id=row.account_id, kind=row.finding.kind.value, **about)
 
-    def _told(
+    def _outcome(
         self, orders: _OrdersCompared, positions: PositionsCompared | None, judgement: Judgement, *, is_whole: bool
     ) -> Outcome:
         assert self._open is not None
@@ -763,10 +763,10 @@ class Reconciliation:
         )
         not_ours = _named_not_ours(orders.not_ours, foreign_positions)
         is_news = judgement.opened or judgement.replaced or judgement.closed or not_ours != self._said_not_ours
-        if self._wants_telling or is_news or (positions is None) != self._said_untold:
+        if self._wants_telling or is_news or (positions is None) != self._said_without_positions:
             log.info(f"{line} (account {self._account.account_id})", action="reconciled", not_ours=list(not_ours))
             self._wants_telling = bool(judgement.unconfirmed) or bool(looked_for)
-            self._said_untold = positions is None
+            self._said_without_positions = positions is None
             self._said_not_ours = not_ours
         details = [f"open: {self._difference(row.finding)}. {row.next_step}" for row in self._open.values()]
         details += [f"to be confirmed: {self._difference(finding)}" for finding in judgement.unconfirmed]

@@ -1,4 +1,4 @@
-"""What the broker tells of the account's orders: when it is asked, and how the news is recorded, of finished orders too; not what is done next."""
+"""What the broker reports of the account's orders: when it is asked, and how what is new is recorded, also of finished orders; not what is next."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class _Missing:
 
 
 class _NotNow(Exception):
-    """A report that has to be told again: nothing may be recorded of its order at this moment."""
+    """Nothing may be recorded of a report's order at this moment: the broker is to report it again."""
 
 
 class ReportPoller:
@@ -113,13 +113,13 @@ class ReportPoller:
         self._finished = LastReported(FINISHED_REMEMBERED)
         """What the broker has said of orders that are not in hand."""
         self._unreadable: set[str] = set()
-        """What people were told of that could not be read or recorded, by what it is about."""
+        """What an alert was raised of since it could not be read or recorded, by what it is about."""
         self._strange = LastReported(STRANGERS_REMEMBERED)
         """What orders without a tag had filled, and what was said of those whose record cannot be read."""
         self._missing: dict[str, _Missing] = {}
         """By our id."""
         self._said: WeakKeyDictionary[LiveOrder, Hashable] = WeakKeyDictionary()
-        """The broker's last word about each order in hand: another one is news."""
+        """What the broker last said of each order in hand: something else means that asking again may fare better."""
 
     # --- when ---------------------------------------------------------------------------------------------------
 
@@ -172,10 +172,10 @@ class ReportPoller:
         self._pause_until = self._clock.monotonic() + AFTER_FAILURE_SECONDS
 
     async def ask_all(
-        self, *, whole: bool = False, heed: Callable[[Sequence[Report]], Awaitable[None]] | None = None
+        self, *, whole: bool = False, on_part: Callable[[Sequence[Report]], Awaitable[None]] | None = None
     ) -> None:
-        """One question answers all orders; what is new is recorded, for finished orders too. `whole`: what was told before is told
-        again, too. An answer that comes in parts is heard part by part, and so is it `heed`ed. Raises BrokerError, TimeoutError,
+        """One question answers all orders; what is new is recorded, for finished orders too. `whole`: what was reported before is asked
+        for again, too. An answer may come in parts: each is recorded, and then given to `on_part`. Raises BrokerError, TimeoutError,
         StoreUnavailable, and whatever an adapter raises that cannot answer."""
         broker = self._connection.broker
         self.is_asking, self._is_wanted = True, False
@@ -188,14 +188,14 @@ class ReportPoller:
                     raise AnswerUnclear("the broker says that its answer goes on, and it does not")
                 since, goes_on = answer.mark, answer.goes_on
                 reports, odd = await self._sound(answer.reports)
-                is_recorded = await self._hear_all(reports, [*answer.unreadable, *odd]) and is_recorded
+                is_recorded = await self._record_all(reports, [*answer.unreadable, *odd]) and is_recorded
                 self._connection.was_usable()
-                if heed is not None:
-                    await heed(reports)
+                if on_part is not None:
+                    await on_part(reports)
             self.answered_at = asked_at
             if is_recorded:
                 self._mark = since
-            await self._heed_lasting_counts()
+            await self._settle_lasting_counts()
         finally:
             self.is_asking = False
             self._timers.wake()
@@ -214,23 +214,23 @@ class ReportPoller:
                     continue
                 each, problem = sound(report, now)
                 good.append(each)
-            except Exception as exc:  # noqa: BLE001  whatever it is made of, the others are heard
+            except Exception as exc:  # noqa: BLE001  whatever it is made of, the others are recorded
                 problem = f"its report is {type(exc).__name__}: {exc}"
             if problem is not None:
                 odd.append(Unreadable(client_order_id=report.client_order_id, words=problem))
         return good, odd
 
-    async def _hear_all(self, reports: Sequence[Report], unreadable: Sequence[Unreadable]) -> bool:
-        """False: not everything could be recorded. The mark must stay, so that it is told again; other orders are not held up by it."""
+    async def _record_all(self, reports: Sequence[Report], unreadable: Sequence[Unreadable]) -> bool:
+        """False: not everything could be recorded. The mark must stay, so that it is reported again; other orders are not held up by it."""
         account_id = self._connection.account_id
         # Found at once: an order may be let out of hand while others are recorded, and its report would be lost.
         known = {r.client_order_id: live for r in reports if (live := self._live.by_client_id.get(r.client_order_id))}
-        # Two accounts of ours may be one at the broker: each hears of its own orders only, or both would step them.
+        # Two accounts of ours may be one at the broker: each records its own orders only, or both would step them.
         own = {tag: live for tag, live in known.items() if live.order.request.account_id == account_id}
         in_hand = [(own[r.client_order_id], r) for r in reports if r.client_order_id in own]
-        heard = await asyncio.gather(*(self._is_heard(live, r) for live, r in in_hand))
-        self._hear_of_strangers([r for r in reports if r.filled_quantity and not r.client_order_id])
-        failed = await self._hear_of_finished(
+        recorded = await asyncio.gather(*(self._is_recorded(live, r) for live, r in in_hand))
+        self._note_strangers([r for r in reports if r.filled_quantity and not r.client_order_id])
+        failed = await self._record_finished(
             [r for r in reports if r.client_order_id and r.client_order_id not in known]
         )
         lasting = [(r, exc) for r, exc in failed if not isinstance(exc, StoreUnavailable | _NotNow)]
@@ -240,11 +240,11 @@ class ReportPoller:
             Unreadable(client_order_id=r.client_order_id, words=f"its news cannot be recorded: {exc}")
             for r, exc in lasting
         ]
-        await self._tell_unreadable([*unreadable, *cannot])
-        return all(heard) and not failed
+        await self._alert_unreadable([*unreadable, *cannot])
+        return all(recorded) and not failed
 
     def _say_failure(self, report: Report, failure: BaseException) -> None:
-        """Once for each order: what cannot be recorded is told again and again."""
+        """Once for each order: what cannot be recorded is reported again and again."""
         name = f"failed:{report.client_order_id}"
         if name not in self._unreadable:
             self._unreadable.add(name)
@@ -256,11 +256,11 @@ class ReportPoller:
                 exc_info=failure,
             )
 
-    async def _tell_unreadable(self, unreadable: Sequence[Unreadable]) -> None:
+    async def _alert_unreadable(self, unreadable: Sequence[Unreadable]) -> None:
         """Once for each thing: in the order's own record where that is in hand, else in one alert for the account."""
         if len(self._unreadable) > UNREADABLE_REMEMBERED:
             self._unreadable.clear()
-        told: list[str] = []
+        alerted: list[str] = []
         for each in unreadable:
             name = each.client_order_id or each.words
             if name in self._unreadable:
@@ -270,21 +270,21 @@ class ReportPoller:
                 continue
             self._unreadable.add(name)
             if live is None or not await self._is_noted(live, each.words):
-                told.append(f"{each.client_order_id}: {each.words}" if each.client_order_id else each.words)
-        if told:
+                alerted.append(f"{each.client_order_id}: {each.words}" if each.client_order_id else each.words)
+        if alerted:
             words = texts.cannot_be_read(
-                account_name=self._connection.account_name, broker=self._connection.broker_name, what=told
+                account_name=self._connection.account_name, broker=self._connection.broker_name, what=alerted
             )
             try:
                 await self._alerts.raise_alert(f"cannot_be_read:{self._connection.account_id}", words)
             except BaseException:
-                self._unreadable.clear()  # told with the next answer, then
+                self._unreadable.clear()  # alerted of with the next answer, then
                 raise
 
     async def _is_noted(self, live: LiveOrder, words: str) -> bool:
-        """False: the order's record cannot tell it, and people have to be told otherwise."""
+        """False: it cannot stand in the order's record, and an alert has to say it."""
         if live.is_let_go:
-            return True  # whoever works it now hears of it too
+            return True  # whoever works it now asks the broker, too
         try:
             await self._live.record(live, partial(unreadable_note, words=words, now=self._clock.now()))
         except Exception as exc:  # noqa: BLE001  whatever the record is spoilt by
@@ -292,82 +292,82 @@ class ReportPoller:
             return False
         return True
 
-    async def _is_heard(self, live: LiveOrder, report: Report) -> bool:
-        """False: its news could not be recorded, and must be told again; not while the order is isolated."""
+    async def _is_recorded(self, live: LiveOrder, report: Report) -> bool:
+        """False: what is new could not be recorded, and must be reported again; nothing is while the order is isolated."""
         if live.is_let_go:
-            return True  # another process hears of it
+            return True  # another process asks the broker
         if self._isolation.holds(live):
             return False
         try:
             await self._learn(live, report)
-        except Exception as exc:  # noqa: BLE001  one order must not hold up the news of the others
+        except Exception as exc:  # noqa: BLE001  one order must not hold up the others
             self._isolation.failed(live, exc, doing="recording what the broker reports of it")
             return False
         return True
 
-    def _hear_of_strangers(self, reports: Sequence[Report]) -> None:
+    def _note_strangers(self, reports: Sequence[Report]) -> None:
         fresh = [r for r in reports if not self._strange.is_known(name_of(r), r.filled_quantity)]
         for report in fresh:
             self._strange.note(name_of(report), report.filled_quantity)
         if fresh:
             self._reconciliation.traded_past_us()
 
-    async def _hear_of_finished(self, reports: Sequence[Report]) -> list[tuple[Report, BaseException]]:
+    async def _record_finished(self, reports: Sequence[Report]) -> list[tuple[Report, BaseException]]:
         """Reports of orders that are not in hand: a late fill, a correction, a commission, or nothing new. Returns those that could not be
         recorded, and why."""
         failed: list[tuple[Report, BaseException]] = []
-        unheard: list[Report] = []
+        unrecorded: list[Report] = []
         for start in range(0, len(reports), LOOKED_THROUGH_AT_ONCE):
             some = reports[start : start + LOOKED_THROUGH_AT_ONCE]
-            unheard += [r for r in some if not self._is_known(r)]
+            unrecorded += [r for r in some if not self._is_known(r)]
             await asyncio.sleep(0)  # a whole day's answer must not hold up everybody else
-        for start in range(0, len(unheard), LOOKED_UP_AT_ONCE):
-            some = unheard[start : start + LOOKED_UP_AT_ONCE]
+        for start in range(0, len(unrecorded), LOOKED_UP_AT_ONCE):
+            some = unrecorded[start : start + LOOKED_UP_AT_ONCE]
             stored = await self._store.find([f"client:{r.client_order_id}" for r in some])
             by_client_id = {c: s for s in stored for c in s.order.client_order_ids}
             for report in some:
                 record = by_client_id.get(report.client_order_id)
                 try:
                     if record is not None and record.order.request.account_id == self._connection.account_id:
-                        await self._hear_late(record, report)
+                        await self._record_late(record, report)
                     elif record is None and (
                         unreadable := self._store.unreadable([f"client:{report.client_order_id}"])
                     ):
-                        # Not noted as heard: once the record can be read, what was told in the meantime has to be recorded.
-                        self._heed_change_of_unknown(report)
+                        # Not noted as known: once the record can be read, what was reported meanwhile has to be recorded.
+                        self._note_change_of_unknown(report)
                         failed.append((report, UnreadableRecord("; ".join(unreadable))))
                         continue
                     elif report.filled_quantity:
                         self._reconciliation.traded_past_us()
                 except StoreUnavailable:
                     raise
-                except Exception as exc:  # noqa: BLE001  one order must not hold up the news of the others
+                except Exception as exc:  # noqa: BLE001  one order must not hold up the others
                     failed.append((report, exc))
                     continue
                 self._finished.note(name_of(report), _gist(report))
         return failed
 
-    def _heed_change_of_unknown(self, report: Report) -> None:
+    def _note_change_of_unknown(self, report: Report) -> None:
         """Of an order whose record cannot be read: what we hold may have changed, and only a comparison would show it."""
         if report.filled_quantity and not self._strange.is_known(name_of(report), _gist(report)):
             self._strange.note(name_of(report), _gist(report))
             self._reconciliation.traded_past_us()
 
     def _is_known(self, report: Report) -> bool:
-        """Whether the latest word about an order that is not in hand is the same; one of which that cannot be told is looked at."""
+        """Whether the latest word about an order that is not in hand is the same; where that is not known, it is looked at."""
         try:
             return self._finished.is_known(name_of(report), _gist(report))
         except Exception:  # noqa: BLE001  what is wrong with it is said when it is recorded
             return False
 
-    async def _hear_late(self, record: Stored, report: Report) -> None:
-        """Takes the order in hand again where the report has news of it. It may have come in hand while its record was being read, and then
-        this is a report of it like any other; or the account may have gone to another process. Raises _NotNow where it has to be told again."""
+    async def _record_late(self, record: Stored, report: Report) -> None:
+        """Takes the order in hand again where the report has something new of it. It may have come in hand while its record was being read, and then
+        this is a report of it like any other; or the account may have gone to another process. Raises _NotNow where it has to be reported again."""
         if not news(record.order, report, self._clock.now()):
             return
         in_hand = self._live.by_id.get(record.order.order_id)
         if in_hand is not None:
-            if not await self._is_heard(in_hand, report):
+            if not await self._is_recorded(in_hand, report):
                 raise _NotNow
             return
         if not self._ownership.holds(self._connection.account_id):
@@ -427,7 +427,7 @@ class ReportPoller:
             if report is not None:
                 try:
                     await self.learn(tags[tag], report)
-                except Exception as exc:  # noqa: BLE001  one order must not hold up the news of the others
+                except Exception as exc:  # noqa: BLE001  one order must not hold up the others
                     self._isolation.failed(tags[tag], exc, doing="recording what the broker reports of it")
         return {live.order.order_id for live in some} - shown
 
@@ -469,10 +469,10 @@ class ReportPoller:
         is_news = bool(events)
         now = self._clock.monotonic()
         live.sending = replace(live.sending, asked_at=now)
-        self._heed_change(live, report)
+        self._note_change(live, report)
         hold = live.order.hold
         if hold is not None and any(isinstance(event, Held) and event.at == hold.since for event in events):
-            self._tell_of_hold(live.order)  # not where the broker only names another time
+            self._alert_of_hold(live.order)  # not where the broker only names another time
         if is_of_another(live.order, report):
             self._queues.settle(live)
             return
@@ -488,16 +488,16 @@ class ReportPoller:
             self._missing[live.order.order_id] = _Missing(live, report, since)
         self._queues.settle(live)
 
-    def _heed_change(self, live: LiveOrder, report: Report) -> None:
+    def _note_change(self, live: LiveOrder, report: Report) -> None:
         """Another word of the broker about the order than before: what was asked in vain may be answered now."""
         if report.client_order_id != live.order.client_order_id or is_of_another(live.order, report):
             return
-        heard = (report.status, report.filled_quantity, report.said, report.reason, report.is_held)
-        if self._said.get(live, heard) != heard:
+        recorded = (report.status, report.filled_quantity, report.said, report.reason, report.is_held)
+        if self._said.get(live, recorded) != recorded:
             live.take_news()
-        self._said[live] = heard
+        self._said[live] = recorded
 
-    def _tell_of_hold(self, order: Order) -> None:
+    def _alert_of_hold(self, order: Order) -> None:
         words = partial(
             texts.held_for_opening,
             account_name=self._connection.account_name,
@@ -507,7 +507,7 @@ class ReportPoller:
         until = None if order.hold is None else order.hold.until
         self._grouped_alerts.mention("held_for_opening", Mentioned(order, until), words)
 
-    async def _heed_lasting_counts(self) -> None:
+    async def _settle_lasting_counts(self) -> None:
         """Says once that a broker's count and the executions it has shown have differed for long, and ends what it has long called complete
         with less than was ordered; a broker that tells only what is new does not repeat the report."""
         now = self._clock.monotonic()
@@ -516,13 +516,13 @@ class ReportPoller:
             if self._isolation.holds(live):
                 continue
             try:
-                await self._heed_lasting_count(missing, now)
+                await self._settle_lasting_count(missing, now)
             except (BrokerError, TimeoutError, StoreUnavailable):
                 raise
-            except Exception as exc:  # noqa: BLE001  one order must not hold up the news of the others
+            except Exception as exc:  # noqa: BLE001  one order must not hold up the others
                 self._isolation.failed(live, exc, doing="recording what the broker reports of it")
 
-    async def _heed_lasting_count(self, missing: _Missing, now: float) -> None:
+    async def _settle_lasting_count(self, missing: _Missing, now: float) -> None:
         live, report = missing.live, missing.report
         if live.is_let_go or live.order.status.is_final:
             self._missing.pop(live.order.order_id, None)
@@ -542,7 +542,7 @@ class ReportPoller:
 
     async def _end_short(self, missing: _Missing) -> None:
         """Takes the broker's word that the order is complete with less than was ordered, if it still says so when it is asked for this one.
-        Where that gets no answer it is tried again later: the other orders' news was heard all the same."""
+        Where that gets no answer it is tried again later: what was reported of the others is recorded all the same."""
         live = missing.live
         try:
             await self.look_for(live)

@@ -120,7 +120,7 @@ class Submission:
         """An order that was perhaps sent under an id that the broker gave beforehand may have to leave again under it, which it can no more
         once a later id has left."""
         return self._connection.capabilities.needs_reservation and any(
-            map(self._may_leave_again, self._queues.looked_for())
+            map(self._may_leave_again, self._queues.perhaps_sent())
         )
 
     def _may_leave_again(self, order_id: str) -> bool:
@@ -162,10 +162,10 @@ class Submission:
         is_clear = is_held = False
         try:
             for live, is_leaving, order in zip(batch, intents, intended, strict=True):
-                is_held = is_held or order.order_id in queue.looked_at_for
+                is_held = is_held or order.order_id in queue.awaiting_positions
                 has_paused = queue.pause is not None and queue.pause is not pause_before
-                if is_leaving is True and (queue.looked_for or is_held or has_paused):
-                    why = "is being looked for" if queue.looked_for else "has to wait"
+                if is_leaving is True and (queue.perhaps_sent or is_held or has_paused):
+                    why = "is being looked for" if queue.perhaps_sent else "has to wait"
                     held = self._placement.nothing_was_sent(
                         live, f"the order before it {why}", counts=False, sent=order
                     )
@@ -229,10 +229,10 @@ class Submission:
                     return False
                 first = (*first, *fitting(order, reservation.ticket, now))
                 reserved, terms = reservation.order_id, reservation.ticket.terms
-            told = await self._holding_choice.told(order, terms, now)
-            ends = bool(told) and isinstance(told[-1], Rejected)
+            contract = await self._holding_choice.contract_events(order, terms, now)
+            ends = bool(contract) and isinstance(contract[-1], Rejected)
             leaving = () if ends else (SubmitStarted(at=now, nonce=self._nonce, reserved_order_id=reserved),)
-            first = (*first, *told, *leaving)
+            first = (*first, *contract, *leaving)
 
         def start(order: Order) -> Sequence[Event]:
             return first if order.status is Status.PENDING and order.cancel_wish == wish else ()

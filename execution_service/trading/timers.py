@@ -1,4 +1,4 @@
-"""When something is looked at next, and the wait until one is due or there is news; not what is done then."""
+"""When something is looked at next, and the wait until one is due or something has happened; not what is done then."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ class Timers(Generic[T]):
             heapq.heapify(self._due)
 
     def wake(self) -> None:
-        """There is news: whoever waits for a timer waits no longer."""
+        """Something has happened: whoever waits for a timer waits no longer."""
         self._wake_up.tell()
 
     async def wait(self, timeout_seconds: float | None) -> None:
-        """Until there is news, or so long."""
+        """Until something has happened, or so long."""
         await self._wake_up.wait(timeout_seconds)

@@ -252,12 +252,12 @@ class Trader:
     # --- what the reconciliation asks ---------------------------------------------------------------------------
 
     async def read_book(
-        self, *, whole: bool, heed: Callable[[Sequence[Report]], Awaitable[None]] | None = None
+        self, *, whole: bool, on_part: Callable[[Sequence[Report]], Awaitable[None]] | None = None
     ) -> None:
         """Everything that the broker shows of the account's orders, or what has changed, recorded like any other answer, and then
-        `heed`ed, part by part. Raises BrokerError, TimeoutError, StoreUnavailable."""
+        given to `on_part`, part by part. Raises BrokerError, TimeoutError, StoreUnavailable."""
         try:
-            await self._report_poller.ask_all(whole=whole, heed=heed)
+            await self._report_poller.ask_all(whole=whole, on_part=on_part)
         except (BrokerError, TimeoutError, StoreUnavailable) as exc:
             self._connection.query_failed(exc)
             raise
@@ -266,8 +266,8 @@ class Trader:
         """Raises BrokerError, TimeoutError, NotAnswered where the broker never tells them: the connection is not judged by it."""
         if not self.tells_positions:
             raise NotAnswered("this broker tells no positions")
-        told = await self._connection.ask(self._connection.broker.positions())
-        return [sound_position(position) for position in told]
+        shown = await self._connection.ask(self._connection.broker.positions())
+        return [sound_position(position) for position in shown]
 
     @property
     def tells_positions(self) -> bool:
@@ -290,7 +290,7 @@ class Trader:
         if self._has_run:
             self._begin_anew()
         self._has_run = True
-        self._live.on_recorded.append(self._exit_check.heed_record)
+        self._live.on_recorded.append(self._exit_check.note_record)
         for part in self.alongside:
             self._keeper.keep(part)
         try:
@@ -298,7 +298,7 @@ class Trader:
                 timeout = self._turn()
                 await self._timers.wait(timeout)
         finally:
-            self._live.on_recorded.remove(self._exit_check.heed_record)
+            self._live.on_recorded.remove(self._exit_check.note_record)
             try:
                 await self._keeper.end(*(part.name for part in self.alongside))
             finally:  # also where it is ended while it puts a failure in order: nothing of it may go on

@@ -11,7 +11,7 @@ from execution_service.core.orders.request import Purpose
 
 
 class WaitingReason(StrEnum):
-    """The values stand in records, where a later life of the service finds what people have heard already: they must not change."""
+    """The values stand in records, by which a later life of the service knows the alerts that were raised: they must not change."""
 
     ENTRY = "its entry has not ended"
     LEGS = "the other legs of its signal have not come"
@@ -49,7 +49,7 @@ class Waiting:
 
     reason: WaitingReason
     words: str = ""
-    """For people, who have to be told why an exit stays."""
+    """For people: why an exit stays."""
     seconds: float | None = None
 
     @property
@@ -67,8 +67,8 @@ class Pause:
     until: float
     failures: int = 0
     """Sendings in succession that the broker could not take."""
-    is_told: bool = False
-    """People know that orders are held for something that the broker lacks."""
+    is_alerted: bool = False
+    """An alert was raised that orders are held for something that the broker lacks."""
 
     def waiting(self, now: float) -> Waiting:
         return Waiting(self.reason, self.words, max(0.0, self.until - now))
