@@ -1051,6 +1051,21 @@ async def test_alarms_of_two_processes_at_once_are_counted_together(server: Serv
     assert await stores[0].unsent_alerts() == [alert(count=10)]
 
 
+async def test_an_alert_that_was_told_is_not_added_to(store: MongoStore) -> None:
+    assert await store.raise_alert(alert())
+    await store.alert_sent(alert(), at(9))
+    assert not await store.raise_alert(alert(text="two"))
+    assert await store.unsent_alerts() == []
+    assert await store.raise_alert(alert(alert_id="another", text="two"))
+
+
+async def test_an_alert_that_was_added_to_while_it_was_told_stays_to_be_told(store: MongoStore) -> None:
+    await store.raise_alert(alert())
+    await store.raise_alert(alert(text="two"))
+    await store.alert_sent(alert(), at(9))
+    assert [told.text for told in await store.unsent_alerts()] == ["two"]
+
+
 # --- the ledger -----------------------------------------------------------------------------------------------------
 
 
