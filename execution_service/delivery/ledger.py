@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from operator import itemgetter
 
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.orders.effects import Happening
-from execution_service.core.orders.events import Filled
+from execution_service.core.orders.events import Busted, Filled
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line, fold, key_of, settled
@@ -151,14 +152,18 @@ def _order_of(progress: Progress) -> Order | None:
 
 def _in_order_of_execution(parcels: Sequence[Parcel]) -> list[tuple[Parcel, Happening]]:
     """What moves a position, by the broker's time, so that profit is booked to the order that closed and not to the one it closed; at the
-    same moment entries come first. What happened to one order stays in its sequence."""
-    moments: list[tuple[datetime, bool, Parcel, Happening]] = []
+    same moment entries come first, and then the lower execution id, since brokers count them up. What happened to one order stays in its
+    sequence."""
+    moments: list[tuple[tuple[datetime, bool, int, str], Parcel, Happening]] = []
     for parcel in parcels:
         is_exit, latest = parcel.order.identity.purpose is Purpose.EXIT, None
         for happening in parcel.happenings:
-            if happening.moves_position:
-                event = happening.event
-                moment = event.fill.time if isinstance(event, Filled) else event.at
-                latest = moment if latest is None else max(latest, moment)
-                moments.append((latest, is_exit, parcel, happening))
-    return [(parcel, happening) for _, _, parcel, happening in sorted(moments, key=lambda m: m[:2])]
+            event = happening.event
+            if happening.moves_position and isinstance(event, Filled | Busted):
+                at, name = (
+                    (event.fill.time, event.fill.fill_id) if isinstance(event, Filled) else (event.at, event.fill_id)
+                )
+                this = (at, is_exit, len(name), name)
+                latest = this if latest is None else max(latest, this)
+                moments.append((latest, parcel, happening))
+    return [(parcel, happening) for _, parcel, happening in sorted(moments, key=itemgetter(0))]
