@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -35,6 +36,9 @@ class Parcel:
         return any(happening.moves_position for happening in self.happenings)
 
 
+ENTRIES_REMEMBERED = 4096
+
+
 class Ledger:
     """Entries that were read or written are trusted until a write of theirs fails; then they are read anew."""
 
@@ -48,13 +52,17 @@ class Ledger:
         """The versions of entries that the views are known to show."""
 
     def kept(self, key: LedgerKey, order_id: str, number: int) -> None:
-        """The order durably has its lines up to that event: the entry may forget them."""
-        self._kept.setdefault(key, {})[order_id] = number
+        """The order durably has its lines up to that event: the entry may forget them. Of an entry that is not remembered it is found out when
+        that is read again."""
+        entry = self._entries.get(key)
+        if key in self._kept and (entry is None or order_id in entry.applied):
+            self._kept[key][order_id] = number
 
     def shown(self, entries: Sequence[LedgerEntry]) -> None:
         """The views show these: they may forget the episodes that have ended."""
         for entry in entries:
-            self._shown[entry.key] = entry.version
+            if entry.key in self._entries:
+                self._shown[entry.key] = entry.version
 
     async def book(self, parcels: Sequence[Parcel]) -> list[LedgerEntry]:
         """Applies the fills; returns the entries that these orders touch, as stored. The orders' lines are known then. Raises StoreUnavailable,
@@ -92,7 +100,14 @@ class Ledger:
                     self._kept[key] = {o: number for o, number in kept.items() if o in entry.applied}
                     for parcel, known in zip(groups[key], lines[key], strict=True):
                         self._cursors.booked(parcel.progress, parcel.order.version, known, key)
+        self._forget_oldest()
         return list(touched.values())
+
+    def _forget_oldest(self) -> None:
+        """Those that were booked least lately: there is no end of instruments."""
+        for key in list(itertools.islice(self._entries, max(0, len(self._entries) - ENTRIES_REMEMBERED))):
+            for known in (self._entries, self._kept, self._shown):
+                known.pop(key, None)
 
     async def _read_lines(self, parcels: Sequence[Parcel]) -> None:
         """What was booked of orders that were taken in hand with fills, by a reading that may be older than that."""

@@ -398,6 +398,24 @@ async def test_a_fill_is_confirmed_when_the_ledger_has_it(tmp_path: Path, monkey
         assert seen == [{"AAPL": "40"}, {"AAPL": "100"}]
 
 
+async def test_the_ledger_remembers_so_many_entries_and_reads_the_others_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("execution_service.delivery.ledger.ENTRIES_REMEMBERED", 2)
+    async with world_of(tmp_path) as world:
+        ledger = world.service.outbox.books._ledger
+        for turn in range(3):
+            for n in range(5):
+                world.send(f"sig-{turn}-{n}", symbol=f"S{n}")
+                await world.run(6)
+                for known in (ledger._entries, ledger._kept, ledger._shown):
+                    assert len(known) <= 2
+                assert all(len(kept) <= 1 for kept in ledger._kept.values())
+        assert quantities(world) == {f"S{n}": "300" for n in range(5)}
+        assert all(len(d["applied"]) <= 1 for d in world.documents("execution_positions"))
+        audit(world)
+
+
 # --- people who are not reached ---------------------------------------------------------------------------------------
 
 
