@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from execution_service.runtime.clock import Clock
 
@@ -29,12 +28,13 @@ class WakeUp:
         self._told.clear()
 
     async def _wait_so_long(self, seconds: float) -> None:
-        waits: list[asyncio.Future[Any]] = [
-            asyncio.ensure_future(self._told.wait()),
-            asyncio.ensure_future(self._clock.sleep(seconds)),
-        ]
+        timer = asyncio.ensure_future(self._clock.sleep(seconds))
+        timer.add_done_callback(self._time_is_up)
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            await self._told.wait()
         finally:
-            for wait in waits:
-                wait.cancel()
+            timer.cancel()
+
+    def _time_is_up(self, timer: asyncio.Future[None]) -> None:
+        if not timer.cancelled():
+            self._told.set()
