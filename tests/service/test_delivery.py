@@ -123,17 +123,7 @@ async def test_two_thousand_orders_behind_a_publisher_that_hangs_are_booked_show
     clock = HandClock()
     store, publisher, notifier = PlainStore(), RecordingPublisher(Gate()), RecordingNotifier(Gate(), clock)
     live_orders = LiveOrders(store, clock)  # type: ignore[arg-type]
-    parties = OneParty()
-    delivery = Delivery(
-        live_orders=live_orders,
-        store=store,  # type: ignore[arg-type]
-        notifier=notifier,
-        clock=clock,
-        sinks=[Confirmations(publisher=publisher, parties=parties)],
-        parties=parties,
-        max_attempts=3,
-        ownership=Alone(store),  # type: ignore[arg-type]
-    )
+    delivery = delivery_on(store, live_orders, publisher, notifier, clock)
     running = [asyncio.create_task(part.run()) for part in delivery.parts()]
     publisher.hold = asyncio.Event()
     symbols = [instrument(symbol=f"S{n}") for n in range(20)]
@@ -220,6 +210,50 @@ class PlainStore:
 
     async def unsent_alerts(self) -> list[Alert]:
         return []
+
+
+def delivery_on(
+    store: PlainStore,
+    live_orders: LiveOrders,
+    publisher: RecordingPublisher,
+    notifier: RecordingNotifier,
+    clock: HandClock,
+) -> Delivery:
+    parties = OneParty()
+    return Delivery(
+        live_orders=live_orders,
+        store=store,  # type: ignore[arg-type]
+        notifier=notifier,
+        clock=clock,
+        sinks=[Confirmations(publisher=publisher, parties=parties)],
+        parties=parties,
+        max_attempts=3,
+        ownership=Alone(store),  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize("ids", [("9", "10"), ("exec.01", "exec.02")], ids=["numbers", "names"])
+async def test_executions_of_one_moment_are_booked_in_the_sequence_of_their_ids(ids: tuple[str, str]) -> None:
+    clock = HandClock()
+    store, publisher, notifier = PlainStore(), RecordingPublisher(Gate()), RecordingNotifier(Gate(), clock)
+    live_orders = LiveOrders(store, clock)  # type: ignore[arg-type]
+    delivery = delivery_on(store, live_orders, publisher, notifier, clock)
+    later, earlier = (
+        order(of=identity(f"sig-{name}"), events=(submit_started(), accepted(f"B-{name}"), filled_by(name, 100)))
+        for name in reversed(ids)
+    )
+    for each in (later, earlier):
+        delivery.wake(live_orders.adopt(Stored(each, Told())))
+    running = [asyncio.create_task(part.run()) for part in delivery.parts()]
+    await passes(clock, 5)
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    (applied,) = (entry.applied for entry in store.entries.values())
+    assert [(each.order_id, applied[each.order_id][0].sequence) for each in (earlier, later)] == [
+        (earlier.order_id, 1),
+        (later.order_id, 2),
+    ]
 
 
 async def passes(clock: HandClock, seconds: float) -> None:
