@@ -60,17 +60,25 @@ class Alerts:
 
     async def raise_alert_durably(self, kind: str, text: str, count: int = 1) -> None:
         """The same, durable when it returns. Raises StoreUnavailable: it may not be stored, and is to be raised again."""
-        await self._store.raise_alert(self._alert(kind, text, count))
-        self._wake_up.tell()
+        await self._store_unsent(self._alert(kind, text, count))
 
     def _alert(self, kind: str, text: str, count: int) -> Alert:
         log.warning(words.one_line(text), action="alarm", kind=kind)
         now = self._clock.now()
         if self._ownership.has_others:
             self._generation += 1  # another process may be sending the last one at this moment
-        # With a series of each life: one that was sent in an earlier life must not be added to.
-        alert_id = f"{kind}:{now:%Y%m%dT%H%M}:{self._series}:{self._generation}"
-        return Alert(alert_id=alert_id, kind=kind, text=text, count=count, first_at=now)
+        return Alert(alert_id=self._id(kind, now), kind=kind, text=text, count=count, first_at=now)
+
+    def _id(self, kind: str, at: datetime) -> str:
+        """With a series of each life: one that was sent in an earlier life must not be added to."""
+        return f"{kind}:{at:%Y%m%dT%H%M}:{self._series}:{self._generation}"
+
+    async def _store_unsent(self, alert: Alert) -> None:
+        """Under another id where the one of its own was sent while it was on its way. Raises StoreUnavailable."""
+        while not await self._store.raise_alert(alert):
+            self._generation += 1
+            alert = replace(alert, alert_id=self._id(alert.kind, alert.first_at))
+        self._wake_up.tell()
 
     async def raise_alert_once(self, alert_id: str, kind: str, text: str) -> None:
         """Never sent twice, however often it is raised under its id. Raises StoreUnavailable: it may not be stored."""
@@ -81,12 +89,10 @@ class Alerts:
 
     async def _keep(self, alert: Alert) -> None:
         try:
-            await self._store.raise_alert(alert)
+            await self._store_unsent(alert)
         except StoreUnavailable as exc:
             log.warning(f"Alert waits for the store: {exc}", action="alarm_waiting", kind=alert.kind)
             self._hold(alert)
-        else:
-            self._wake_up.tell()
 
     def _hold(self, alert: Alert) -> None:
         earlier = self._unstored.get(alert.kind)

@@ -266,15 +266,16 @@ class Cursors:
         """The sink needs nothing more of the order for the events up to that number."""
         progress.taken[cursor] = max(progress.taken[cursor], number)
         self.let_out(progress)
-        if progress.is_all_taken:
-            progress.forget_story()
 
     def let_out(self, progress: Progress) -> None:
         """A finished order that every sink has taken leaves memory."""
+        if not progress.is_all_taken:
+            return
         live = progress.live
-        if live is not None and progress.is_final and progress.is_all_taken and live.order.version == progress.version:
+        if live is not None and progress.is_final and live.order.version == progress.version:
             progress.live = None
             self._live.forget(live)
+        progress.forget_story()
 
     def booked(self, progress: Progress, number: int, lines: Mapping[int, Line], key: LedgerKey) -> None:
         """The ledger durably has all that moves a position up to that event; these are all its lines of the order."""

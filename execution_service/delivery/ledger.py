@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from operator import itemgetter
 
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.orders.effects import Happening
-from execution_service.core.orders.events import Filled
+from execution_service.core.orders.events import Busted, Filled
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line, fold, key_of, settled
@@ -34,6 +36,9 @@ class Parcel:
         return any(happening.moves_position for happening in self.happenings)
 
 
+ENTRIES_REMEMBERED = 4096
+
+
 class LinesOfOrders:
     """By the ledger's entries, of the orders that an entry still has lines of: the last event whose line the order durably has of its own."""
 
@@ -41,8 +46,19 @@ class LinesOfOrders:
         self._last: dict[LedgerKey, dict[str, int]] = {}
 
     def are_kept(self, key: LedgerKey, order_id: str, number: int) -> None:
-        """The order has its lines up to that event: the entry may forget them."""
-        self._last.setdefault(key, {})[order_id] = number
+        """The order has its lines up to that event: the entry may forget them. Of an entry that is not remembered it is found out when that
+        is read again."""
+        if key in self._last:
+            self._last[key][order_id] = number
+
+    def remember(self, keys: Iterable[LedgerKey]) -> None:
+        """These entries are about to be read: what is kept from now on counts."""
+        for key in keys:
+            self._last.setdefault(key, {})
+
+    def forget(self, key: LedgerKey) -> None:
+        """The entry is not remembered any more."""
+        self._last.pop(key, None)
 
     def of(self, key: LedgerKey) -> Mapping[str, int]:
         """By the orders of one entry."""
@@ -72,7 +88,8 @@ class Ledger:
     def shown(self, entries: Sequence[LedgerEntry]) -> None:
         """The views show these: they may forget the episodes that have ended."""
         for entry in entries:
-            self._shown[entry.key] = entry.version
+            if entry.key in self._entries:
+                self._shown[entry.key] = entry.version
 
     async def book(self, parcels: Sequence[Parcel]) -> list[LedgerEntry]:
         """Applies the fills; returns the entries that these orders touch, as stored. The orders' lines are known then. Raises StoreUnavailable,
@@ -109,7 +126,15 @@ class Ledger:
                     self._lines_of_orders.restrict(entry)
                     for parcel, known in zip(groups[key], lines[key], strict=True):
                         self._cursors.booked(parcel.progress, parcel.order.version, known, key)
+        self._forget_oldest()
         return list(touched.values())
+
+    def _forget_oldest(self) -> None:
+        """Those that were booked least lately: there is no end of instruments."""
+        for key in list(itertools.islice(self._entries, max(0, len(self._entries) - ENTRIES_REMEMBERED))):
+            self._entries.pop(key)
+            self._shown.pop(key, None)
+            self._lines_of_orders.forget(key)
 
     async def _read_lines(self, parcels: Sequence[Parcel]) -> None:
         """What was booked of orders that were taken in hand with fills, by a reading that may be older than that."""
@@ -125,6 +150,7 @@ class Ledger:
         """The entries, and after them the lines that the orders have of their own: an entry loses a line only when its order has it, so
         that nothing is missed, whoever else writes to either. `booking`: orders that may have been let go while they were being booked, by
         a process that was frozen meanwhile; others have booked them since."""
+        self._lines_of_orders.remember(keys)
         entries = await self._store.ledgers(keys)
         if not entries:
             return
@@ -168,14 +194,18 @@ def _order_of(progress: Progress) -> Order | None:
 
 def _in_order_of_execution(parcels: Sequence[Parcel]) -> list[tuple[Parcel, Happening]]:
     """What moves a position, by the broker's time, so that profit is booked to the order that closed and not to the one it closed; at the
-    same moment entries come first. What happened to one order stays in its sequence."""
-    moments: list[tuple[datetime, bool, Parcel, Happening]] = []
+    same moment entries come first, and then the lower execution id, since brokers count them up. What happened to one order stays in its
+    sequence."""
+    moments: list[tuple[tuple[datetime, bool, int, str], Parcel, Happening]] = []
     for parcel in parcels:
         is_exit, latest = parcel.order.identity.purpose is Purpose.EXIT, None
         for happening in parcel.happenings:
-            if happening.moves_position:
-                event = happening.event
-                moment = event.fill.time if isinstance(event, Filled) else event.at
-                latest = moment if latest is None else max(latest, moment)
-                moments.append((latest, is_exit, parcel, happening))
-    return [(parcel, happening) for _, _, parcel, happening in sorted(moments, key=lambda m: m[:2])]
+            event = happening.event
+            if happening.moves_position and isinstance(event, Filled | Busted):
+                at, name = (
+                    (event.fill.time, event.fill.fill_id) if isinstance(event, Filled) else (event.at, event.fill_id)
+                )
+                this = (at, is_exit, len(name), name)
+                latest = this if latest is None else max(latest, this)
+                moments.append((latest, parcel, happening))
+    return [(parcel, happening) for _, parcel, happening in sorted(moments, key=itemgetter(0))]

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from execution_service.core.errors import CoreError
-from execution_service.core.orders.effects import Happening, bare, happenings
+from execution_service.core.orders.effects import Happening, bare, happenings, happenings_since
 from execution_service.core.orders.events import (
     Busted,
     Cancelled,
@@ -86,6 +86,20 @@ def test_happenings_tell_each_event_with_the_order_as_it_was_then() -> None:
         Status.FILLED,
     ]
     assert all(one.after == other.before for one, other in itertools.pairwise(story))
+
+
+def test_a_story_ends_with_the_order_itself() -> None:
+    about = order(events=(submit_started(), accepted(), filled_by("f1", 40)))
+    for after in range(3):
+        *_, last = happenings(about, after)
+        assert last.after is about
+    assert about.as_of(about.version) is about
+
+
+def test_a_story_goes_on_from_any_earlier_state() -> None:
+    about = order(events=(submit_started(), accepted(), filled_by("f1", 40), filled_by("f2", 60)))
+    for number in range(about.version + 1):
+        assert list(happenings_since(about.as_of(number), about)) == list(happenings(about, number))
 
 
 def test_happenings_go_on_where_the_world_was_last_told() -> None:

@@ -128,17 +128,7 @@ async def test_two_thousand_orders_behind_a_publisher_that_hangs_are_booked_show
     clock = HandClock()
     store, publisher, notifier = PlainStore(), RecordingPublisher(Gate()), RecordingNotifier(Gate(), clock)
     live_orders = LiveOrders(store, clock)  # type: ignore[arg-type]
-    parties = OneParty()
-    delivery = Delivery(
-        live_orders=live_orders,
-        store=store,  # type: ignore[arg-type]
-        notifier=notifier,
-        clock=clock,
-        sinks=[Confirmations(publisher=publisher, parties=parties)],
-        parties=parties,
-        max_attempts=3,
-        ownership=Alone(store),  # type: ignore[arg-type]
-    )
+    delivery = delivery_on(store, live_orders, publisher, notifier, clock)
     running = [asyncio.create_task(part.run()) for part in delivery.parts()]
     publisher.hold = asyncio.Event()
     symbols = [instrument(symbol=f"S{n}") for n in range(20)]
@@ -225,6 +215,50 @@ class PlainStore:
 
     async def unsent_alerts(self) -> list[Alert]:
         return []
+
+
+def delivery_on(
+    store: PlainStore,
+    live_orders: LiveOrders,
+    publisher: RecordingPublisher,
+    notifier: RecordingNotifier,
+    clock: HandClock,
+) -> Delivery:
+    parties = OneParty()
+    return Delivery(
+        live_orders=live_orders,
+        store=store,  # type: ignore[arg-type]
+        notifier=notifier,
+        clock=clock,
+        sinks=[Confirmations(publisher=publisher, parties=parties)],
+        parties=parties,
+        max_attempts=3,
+        ownership=Alone(store),  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize("ids", [("9", "10"), ("exec.01", "exec.02")], ids=["numbers", "names"])
+async def test_executions_of_one_moment_are_booked_in_the_sequence_of_their_ids(ids: tuple[str, str]) -> None:
+    clock = HandClock()
+    store, publisher, notifier = PlainStore(), RecordingPublisher(Gate()), RecordingNotifier(Gate(), clock)
+    live_orders = LiveOrders(store, clock)  # type: ignore[arg-type]
+    delivery = delivery_on(store, live_orders, publisher, notifier, clock)
+    later, earlier = (
+        order(of=identity(f"sig-{name}"), events=(submit_started(), accepted(f"B-{name}"), filled_by(name, 100)))
+        for name in reversed(ids)
+    )
+    for each in (later, earlier):
+        delivery.wake(live_orders.adopt(Stored(each, Told())))
+    running = [asyncio.create_task(part.run()) for part in delivery.parts()]
+    await passes(clock, 5)
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    (applied,) = (entry.applied for entry in store.entries.values())
+    assert [(each.order_id, applied[each.order_id][0].sequence) for each in (earlier, later)] == [
+        (earlier.order_id, 1),
+        (later.order_id, 2),
+    ]
 
 
 async def passes(clock: HandClock, seconds: float) -> None:
@@ -401,6 +435,24 @@ async def test_a_fill_is_confirmed_when_the_ledger_has_it(tmp_path: Path, monkey
             world.fill("sig", part)
             await world.run(3)
         assert seen == [{"AAPL": "40"}, {"AAPL": "100"}]
+
+
+async def test_the_ledger_remembers_so_many_entries_and_reads_the_others_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("execution_service.delivery.ledger.ENTRIES_REMEMBERED", 2)
+    async with world_of(tmp_path) as world:
+        ledger = world.service.outbox.books._ledger
+        for turn in range(3):
+            for n in range(5):
+                world.send(f"sig-{turn}-{n}", symbol=f"S{n}")
+                await world.run(6)
+                for known in (ledger._entries, ledger._kept, ledger._shown):
+                    assert len(known) <= 2
+                assert all(len(kept) <= 1 for kept in ledger._kept.values())
+        assert quantities(world) == {f"S{n}": "300" for n in range(5)}
+        assert all(len(d["applied"]) <= 1 for d in world.documents("execution_positions"))
+        audit(world)
 
 
 # --- people who are not reached ---------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from brokers.base import Capabilities
 from brokers.paper.words import Action, Fault, Operation
 from execution_service.core.orders.status import Status
 from execution_service.recording.live_orders import LiveOrder
+from execution_service.storage.ports.alerts import Alert
 from tests.fakes import world_of
 from tests.service.audit import audit
 
@@ -36,6 +39,41 @@ async def test_alarms_raised_while_the_store_is_away_are_told_once_it_is_back(tm
         await world.run(300)
         assert len(world.notifier.texts) == 2
         assert sorted(d["count"] for d in world.documents("execution_alerts")) == [3, 7]
+
+
+async def test_an_alert_that_is_stored_when_another_of_its_kind_is_being_sent_is_told_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world_of(tmp_path) as world:
+        alerts, sent, stored = world.service.outbox.alerts, asyncio.Event(), asyncio.Event()
+        raise_alert, alert_sent = alerts._store.raise_alert, alerts._store.alert_sent
+
+        async def late(alert: Alert) -> bool:
+            if "second" in alert.text:
+                await sent.wait()
+            elif "third" in alert.text:
+                await stored.wait()
+            return await raise_alert(alert)
+
+        async def marks(alert: Alert, at: datetime) -> None:
+            if not sent.is_set():
+                sent.set()
+                await world.clock.sleep(1)
+            await alert_sent(alert, at)
+            stored.set()
+
+        monkeypatch.setattr(alerts._store, "raise_alert", late)
+        monkeypatch.setattr(alerts._store, "alert_sent", marks)
+        raised = asyncio.gather(
+            *(alerts.raise_alert("odd", f"*Odd* {which}") for which in ("first", "second", "third"))
+        )
+        await world.run(200)
+        await raised
+        assert "first" in world.notifier.texts[0]
+        documents = world.documents("execution_alerts")
+        assert "third" in world.notifier.texts[-1]
+        assert sum(d["count"] for d in documents) == 3
+        assert all(d["sent_at"] is not None and d["sent_count"] == d["count"] for d in documents)
 
 
 async def test_an_alarm_does_not_wait_because_one_of_another_kind_has_to(tmp_path: Path) -> None:

@@ -52,11 +52,13 @@ def _digest(text: str) -> int:
 
 def _text(said: object) -> str:
     """Equal only for what is equal in value and in type; the elements of a set in a sequence of their own."""
+    return repr(_in_sequence(said))
+
+
+def _in_sequence(said: object) -> object:
     if isinstance(said, tuple):
-        return f"({','.join(map(_text, said))})"
-    if isinstance(said, frozenset):
-        return f"{{{','.join(sorted(map(_text, said)))}}}"
-    return f"{type(said).__name__} {said!r}"
+        return tuple(map(_in_sequence, said))
+    return ("frozenset", *sorted(map(_text, said))) if isinstance(said, frozenset) else said
 
 
 def name_of(report: Report) -> str:

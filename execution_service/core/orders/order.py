@@ -151,6 +151,8 @@ class Order:
     @property
     def client_order_ids(self) -> tuple[str, ...]:
         """Every tag this order was ever sent under, the present one last; all stay watched."""
+        if self.attempt == 1:  # nearly always, and asked for often
+            return (self.identity.client_order_id(1),)
         return tuple(self.identity.client_order_id(n) for n in range(1, self.attempt + 1))
 
     @property

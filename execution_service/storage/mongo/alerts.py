@@ -20,18 +20,20 @@ from execution_service.storage.ports.alerts import Alert
 class MongoAlerts(MongoPort):
     """Alerts that belong to no order."""
 
-    async def raise_alert(self, alert: Alert) -> None:
+    async def raise_alert(self, alert: Alert) -> bool:
         update = {
             "$inc": {"count": alert.count},
             "$set": {"text": alert.text},
-            "$setOnInsert": {"kind": alert.kind, "first_at": alert.first_at, "sent_at": None, "sent_count": 0},
+            "$setOnInsert": {"kind": alert.kind, "first_at": alert.first_at, "sent_count": 0},
         }
-        write = partial(self._db[ALERTS].update_one, {"_id": alert.alert_id}, update, upsert=True)
-        try:
-            await self._calls.ask(write)
-        except DuplicateKeyError:
-            # Somebody else made it at the same moment; now it is there to be added to.
-            await self._calls.ask(write)
+        write = partial(self._db[ALERTS].update_one, {"_id": alert.alert_id, "sent_at": None}, update, upsert=True)
+        for _ in range(2):
+            try:
+                await self._calls.ask(write)
+            except DuplicateKeyError:
+                continue  # made by somebody else at the same moment, and is there to be added to; or sent
+            return True
+        return False
 
     async def unsent_alerts(self) -> list[Alert]:
         def read() -> list[Alert]:
@@ -41,4 +43,5 @@ class MongoAlerts(MongoPort):
 
     async def alert_sent(self, alert: Alert, at: datetime) -> None:
         update = {"$set": {"sent_at": at, "sent_count": alert.count}}
-        await self._calls.ask(lambda: self._db[ALERTS].update_one({"_id": alert.alert_id}, update))
+        as_told = {"_id": alert.alert_id, "count": alert.count}
+        await self._calls.ask(lambda: self._db[ALERTS].update_one(as_told, update))

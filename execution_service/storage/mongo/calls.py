@@ -62,6 +62,11 @@ class Calls:
         self._commit_threads.close()
         self._urgent_threads.close()
 
+    @property
+    def are_one_at_a_time(self) -> bool:
+        """Whether writes that come with every order wait for each other: then they are to be short."""
+        return self._gate is not None
+
     def silent_seconds(self) -> float:
         """How long the server has been asked in vain, whether the calls fail or hang; 0 while it answers, or nobody asks."""
         return 0.0 if self._unanswered_since is None else self._clock.monotonic() - self._unanswered_since

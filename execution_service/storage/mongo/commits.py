@@ -115,13 +115,27 @@ class Commits:
         update is in it; `account_id` and `is_leaving` as in `WriteQueue.put`; an urgent one waits for no turn.
 
         Raises VersionConflict if the record no longer matches `guard`, and what the server has against this update for ever."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        commit = Commit(order_id, guard, update, has_arrived, done, repr((guard, update)))
         if urgent:
+            commit = _commit(order_id, guard, update, has_arrived)
             await self._write_until_answered(lambda: [commit], contextlib.nullcontext, urgent=True)
+            await commit.done
         else:
-            self._schedule.put(commit, account_id, is_leaving=is_leaving)
-        await done
+            await self.begin(order_id, guard, update, has_arrived, account_id=account_id, is_leaving=is_leaving)
+
+    def begin(
+        self,
+        order_id: str,
+        guard: Document,
+        update: Document,
+        has_arrived: Callable[[Document], bool],
+        *,
+        account_id: str | None = None,
+        is_leaving: bool = False,
+    ) -> asyncio.Future[None]:
+        """As `make`, for who has several to wait for. One that nobody waits for any more when its turn comes is not written."""
+        commit = _commit(order_id, guard, update, has_arrived)
+        self._schedule.put(commit, account_id, is_leaving=is_leaving)
+        return commit.done
 
     async def _write_until_answered(
         self, take: Callable[[], Sequence[Commit]], turn: Turn, *, urgent: bool = False
@@ -201,6 +215,11 @@ class Commits:
             return UnreadableRecord(f"order {commit.order_id} cannot be read: {type(exc).__name__}: {exc}")
         current = self._read([document])
         return VersionConflict(current[0]) if current else UnreadableRecord(f"order {commit.order_id} cannot be read")
+
+
+def _commit(order_id: str, guard: Document, update: Document, has_arrived: Callable[[Document], bool]) -> Commit:
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    return Commit(order_id, guard, update, has_arrived, done, repr((guard, update)))
 
 
 def _merged(batch: Sequence[Commit]) -> list[UpdateOne | UpdateMany]:

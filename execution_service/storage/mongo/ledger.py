@@ -70,18 +70,17 @@ class MongoLedger(MongoPort):
         return self._unreadable.ledgers_of(account_id)
 
     async def save_ledgers(self, entries: Sequence[LedgerEntry]) -> list[bool]:
-        return await self._calls.write(partial(self._save_ledgers, entries)) if entries else []
+        if self._calls.are_one_at_a_time or len(entries) < 2:
+            return [await self._calls.write(partial(self._save_ledger, entry)) for entry in entries]
+        return await self._calls.write(partial(self._save_ledgers, entries))
 
     def _save_ledgers(self, entries: Sequence[LedgerEntry]) -> list[bool]:
-        """Several by one statement. If that shows that not all could be saved, which is rare, none counts as saved: what was, is found so when
-        it is read."""
-        if len(entries) == 1:
-            return [self._save_ledger(entries[0])]
+        """By one statement. If that shows that not all could be saved, which is rare, none counts as saved: what was, is found so when it is
+        read."""
         are_all_saved = False
         try:
-            with self._together() as within:
-                done = self._db[POSITIONS].bulk_write(list(map(_write_of, entries)), ordered=False, **within)
-                are_all_saved = done.inserted_count + done.matched_count == len(entries)
+            done = self._db[POSITIONS].bulk_write(list(map(_write_of, entries)), ordered=False)
+            are_all_saved = done.inserted_count + done.matched_count == len(entries)
         except BulkWriteError as exc:
             raise_unless_duplicates(exc)
         return [are_all_saved] * len(entries)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -127,37 +127,43 @@ class MongoOrders(MongoPort):
 
     async def commit_cursors(self, commits: Sequence[CursorCommit]) -> None:
         await self._ledger_lines.keep({commit.order_id: commit.lines for commit in commits if commit.lines})
-        outcomes = await asyncio.gather(
-            *(self._commit_cursors_alone(commit) for commit in commits), return_exceptions=True
-        )
-        for outcome in outcomes:
-            if outcome is not None:
-                raise outcome
-
-    async def _commit_cursors_alone(self, commit: CursorCommit) -> None:
-        """A record that is gone, or cannot be read any more, is said and holds up no other's: they would be delivered again for ever."""
+        begun = [(commit, self._begin(commit)) for commit in commits]
+        first: Exception | None = None
         try:
-            await self._commit_cursors(commit)
-        except (KeyError, UnreadableRecord, WriteError) as exc:
-            words = f"order {commit.order_id!r}: what was told of it cannot be struck out: {exc}"
-            self._unreadable.note(CURSOR_COMMITS, {"_id": commit.order_id}, words)
+            for commit, done in begun:
+                try:
+                    await self._ended(commit, done)
+                except Exception as exc:  # noqa: BLE001  raised when all have ended
+                    first = first or exc
+        finally:
+            for _, done in begun:
+                done.cancel()
+        if first is not None:
+            raise first
 
-    async def _commit_cursors(self, commit: CursorCommit) -> None:
+    def _begin(self, commit: CursorCommit) -> asyncio.Future[None]:
         cursors = {f"told.{name}": number for name, number in commit.cursors.items()}
         if commit.is_settled and min(commit.cursors.values()) >= commit.version:
             others = {f"told.{name}": commit.version for name in (WORLD, PEOPLE) if name not in commit.cursors}
-            with contextlib.suppress(VersionConflict):
-                await self._commits.make(
-                    commit.order_id,
-                    {"version": commit.version, **others},
-                    {"$max": cursors, "$pull": {"lookup": UNSETTLED}},
-                    lambda document: UNSETTLED not in document["lookup"] and _covers(document["told"], commit),
-                )
-                return
-        # The order has moved on, or something else is still owed: the record stays unsettled.
-        await self._commits.make(
-            commit.order_id, {}, {"$max": cursors}, lambda document: _covers(document["told"], commit)
-        )
+            return self._commits.begin(
+                commit.order_id,
+                {"version": commit.version, **others},
+                {"$max": cursors, "$pull": {"lookup": UNSETTLED}},
+                lambda document: UNSETTLED not in document["lookup"] and _covers(document["told"], commit),
+            )
+        return self._commits.begin(commit.order_id, {}, {"$max": cursors}, lambda d: _covers(d["told"], commit))
+
+    async def _ended(self, commit: CursorCommit, done: asyncio.Future[None]) -> None:
+        """A record that is gone, or cannot be read any more, is said and holds up no other's: they would be delivered again for ever."""
+        try:
+            try:
+                await done
+            except VersionConflict:
+                # The order has moved on, or something else is still owed: the record stays unsettled.
+                await self._begin(replace(commit, is_settled=False))
+        except (KeyError, UnreadableRecord, WriteError) as exc:
+            words = f"order {commit.order_id!r}: what was told of it cannot be struck out: {exc}"
+            self._unreadable.note(CURSOR_COMMITS, {"_id": commit.order_id}, words)
 
     async def open_orders(self) -> list[Stored]:
         return await self._find({"lookup": UNSETTLED})

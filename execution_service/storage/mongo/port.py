@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pymongo
 from pymongo.database import Database
@@ -45,22 +44,9 @@ class MongoPort:
     """Some collections of one database."""
 
     def __init__(self, place: Place) -> None:
-        self._client = place.client
-        self._has_transactions = False
-        """Known once the store is open."""
         self._db = place.db
         self._calls = place.calls
         self._unreadable = place.unreadable
-
-    @contextlib.contextmanager
-    def _together(self) -> Iterator[Mapping[str, Any]]:
-        """What is written within, with these arguments, is made durable by one flush to disk, or none of it is; where the server has no
-        transactions, or not for us, each write stands by itself."""
-        if not self._has_transactions:
-            yield {}
-            return
-        with self._client.start_session() as session, session.start_transaction():
-            yield {"session": session}
 
     def _readable(self, collection: str, documents: Iterable[Document], read: Callable[[Document], T]) -> list[T]:
         """What can be read. The rest is left alone and said: one document that cannot be read must not keep the others from being worked."""

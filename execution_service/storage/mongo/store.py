@@ -75,6 +75,7 @@ class MongoStore(MongoOrders, MongoLedger, MongoCommands, MongoAlerts, MongoDisc
             schedule=schedule,
         )
         super().__init__(place)
+        self._client = client
         self._is_private = is_private
 
     async def open(self) -> None:

@@ -52,6 +52,8 @@ class MongoViews(MongoPort):
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
+        self._sessions = place.client
+        self._has_transactions = False
         self._clashes: Counter[tuple[str, str]] = Counter()
 
     async def write_views(self, writes: Sequence[ViewWrite]) -> None:
@@ -82,18 +84,19 @@ class MongoViews(MongoPort):
     def _write_views_together(self, several: Sequence[tuple[str, Sequence[ViewWrite]]]) -> bool:
         """One flush to disk for all collections. False: nothing was written, since something did not go as it mostly does; each collection is
         to be written by itself."""
-        try:
-            with self._together() as within:
-                for name, some in several:
-                    fresh = [view_document(write) for write in some if write.is_probably_new]
-                    others = [view_update(write) for write in some if not write.is_probably_new]
-                    if fresh:
-                        self._db[name].insert_many(fresh, ordered=False, **within)
-                    if others:
-                        self._db[name].bulk_write(others, ordered=False, **within)
-        except (OperationFailure, *UNSTORABLE) as exc:
-            log.debug(f"Views are written collection by collection: {exc}", action="views_singly")
-            return False
+        with self._sessions.start_session() as session:
+            try:
+                with session.start_transaction():
+                    for name, some in several:
+                        fresh = [view_document(write) for write in some if write.is_probably_new]
+                        others = [view_update(write) for write in some if not write.is_probably_new]
+                        if fresh:
+                            self._db[name].insert_many(fresh, ordered=False, session=session)
+                        if others:
+                            self._db[name].bulk_write(others, ordered=False, session=session)
+            except (OperationFailure, *UNSTORABLE) as exc:
+                log.debug(f"Views are written collection by collection: {exc}", action="views_singly")
+                return False
         return True
 
     def _write_view(self, name: str, writes: Sequence[ViewWrite]) -> None:

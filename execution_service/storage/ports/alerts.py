@@ -21,11 +21,11 @@ class Alert:
 class AlertStore(Protocol):
     """Alerts that belong to no order."""
 
-    async def raise_alert(self, alert: Alert) -> None:
-        """Adds to the alert of this id, or makes it."""
+    async def raise_alert(self, alert: Alert) -> bool:
+        """Makes the alert of this id, or adds to it. False, and nothing is written: people have been told of that one already."""
 
     async def unsent_alerts(self) -> list[Alert]:
         """The oldest first."""
 
     async def alert_sent(self, alert: Alert, at: datetime) -> None:
-        """People have been told of it, as often as it counts now."""
+        """People have been told of it as it is here; one that counts more by now stays to be told."""
