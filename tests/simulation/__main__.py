@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tests.simulation.judge import without_numbers
 from tests.simulation.life import replay
-from tests.simulation.many import all_of, found_by
+from tests.simulation.many import all_of, found_by, played
 from tests.simulation.shrink import smallest
 from tests.simulation.steps import History, draw
 
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=int(os.environ.get("SEEDS", "1000")), help="how many lives")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--shortest", type=int, default=0, metavar="N", help="shorten a history of N kinds of failures")
+    parser.add_argument("--shortest", type=int, default=2, metavar="N", help="shorten a history of N kinds of failures")
     parser.add_argument("--replay", type=int, metavar="SEED")
     parser.add_argument("--shrink", type=int, metavar="SEED")
     parser.add_argument("--history", type=Path, metavar="FILE")
@@ -71,29 +71,38 @@ def _show(history: History) -> int:
 
 
 def _many(seeds: range, processes: int, shortest: int) -> int:
+    """1 if a life failed. What was found before an interrupt is said, too."""
     failures: dict[str, list[int]] = defaultdict(list)
-    failed = 0
+    done, failed, processor_seconds = 0, 0, 0.0
     began = said = time.monotonic()
-    done = 0
-    for seed, complaints, _ in all_of(
-        seeds, processes
-    ):  # each kind is said when it is met first, for the rest takes its time
-        done += 1
-        failed += bool(complaints)
-        for kind in sorted({without_numbers(c) for c in complaints}):
-            if kind not in failures:
-                print(f"seed {seed}: {kind}", flush=True)
-            failures[kind].append(seed)
-        if time.monotonic() - said > SAID_EVERY_SECONDS:
-            said = time.monotonic()
-            print(f"{done} of {len(seeds)} lives, {done / (said - began):.1f} a second, {failed} failed", flush=True)
-    print(f"{done} lives in {time.monotonic() - began:.0f} s, {done / (time.monotonic() - began):.1f} a second")
+    try:
+        for lived in all_of(seeds, processes):
+            done += 1
+            failed += bool(lived.complaints)
+            processor_seconds += lived.processor_seconds
+            for kind in sorted({without_numbers(c) for c in lived.complaints}):
+                if kind not in failures:  # at once, for the rest takes its time
+                    print(f"seed {lived.seed}: {kind}", flush=True)
+                failures[kind].append(lived.seed)
+            if time.monotonic() - said > SAID_EVERY_SECONDS:
+                said = time.monotonic()
+                print(
+                    f"{done} of {len(seeds)} lives, {done / (said - began):.1f} a second, {failed} failed", flush=True
+                )
+    except KeyboardInterrupt:
+        print(f"interrupted after {done} of {len(seeds)} lives")
+    took = max(time.monotonic() - began, 1e-9)
+    by_processor = done / max(processor_seconds, 1e-9)
+    print(
+        f"{done} lives in {took:.0f} s: {done / took:.1f} a second, {by_processor:.1f} for each second of processor time"
+    )
     for kind, some in sorted(failures.items(), key=lambda item: -len(item[1])):
         print(f"{len(some):6} {kind}")
         print(f"       {sys.executable} -m tests.simulation --replay N, with N of {sorted(some)[:SHOWN_SEEDS]}")
     for kind in [*failures][:shortest]:
-        history = smallest(draw(min(failures[kind])))
-        print(f"\n{kind}\n{history.to_json()}")
+        seed = min(failures[kind])
+        print(f"\n{kind}\nthe smallest history of seed {seed} that goes wrong so (for --history):", flush=True)
+        print(smallest(draw(seed), play=played).to_json())
     if not failures:
         print("None failed.")
     return 1 if failures else 0

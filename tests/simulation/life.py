@@ -20,6 +20,7 @@ import structlog
 from brokers.base import OrderRef
 from brokers.paper.exchange import PaperExchange
 from brokers.paper.words import PaperOrder
+from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.views.record import order_to_document
@@ -111,6 +112,8 @@ class Life:
         self.down_seconds = dict.fromkeys(range(len(self.replicas)), 2.0)
         self.unconfigured: set[str] = set()
         self.strange: set[tuple[str, Any]] = set()
+        self.orders_read: dict[Any, tuple[Mapping[str, Any], Order | None]] = {}
+        """The judge's: by their records' ids, each with the document from which it was made; None of one that cannot be read."""
         self.unreadable_accounts: set[str] = set()
         """Of which a document cannot be read, or could not at some time."""
         self._leave_past(history.options.get("past", 0))
@@ -306,8 +309,8 @@ class Life:
                 self.complain(words)
             while loop.time() < well_at + ENDS_WITHIN and not judge.is_at_rest(self):  # noqa: ASYNC110  the time is the loop's
                 await asyncio.sleep(10.0)
-        for words in judge.at_the_end(self):
-            self.complain(words)
+            for words in judge.at_the_end(self):
+                self.complain(words)
         for task in (watch, *keepers, *self._stops):
             task.cancel()
         for replica in self.replicas:

@@ -39,27 +39,16 @@ class SimulatedTask(asyncio.Task[Any]):
         return self.number
 
 
-class _Handle:
-    """A callback that waits for its turn, or for its time; as much of `asyncio.TimerHandle` as anybody uses."""
+class _Handle(list[Any]):
+    """A callback that waits for its turn, or for its time: the callback, its arguments, its context; empty when it was cancelled."""
 
-    __slots__ = ("_when", "args", "callback", "context", "is_cancelled")
-
-    def __init__(self, callback: Any, args: Any, context: Context, when: float = 0.0) -> None:
-        self.callback = callback
-        self.args = args
-        self.context = context
-        self.is_cancelled = False
-        self._when = when
+    __slots__ = ()
 
     def cancel(self) -> None:
-        self.is_cancelled = True
-        self.callback = self.args = None
+        self.clear()
 
     def cancelled(self) -> bool:
-        return self.is_cancelled
-
-    def when(self) -> float:
-        return self._when
+        return not self
 
 
 class SimulatedLoop(asyncio.BaseEventLoop):
@@ -91,9 +80,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     # --- what is to be done ---------------------------------------------------------------------------------------
 
     def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Any:
-        if self._is_closed:
+        if self._closed:  # type: ignore[attr-defined]
             raise RuntimeError("Event loop is closed")
-        handle = _Handle(callback, args, copy_context() if context is None else context)
+        handle = _Handle((callback, args, copy_context() if context is None else context))
         self._next_round.append(handle)
         return handle
 
@@ -103,9 +92,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         return self.call_at(self._now + delay, callback, *args, context=context)
 
     def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
-        if self._is_closed:
+        if self._closed:  # type: ignore[attr-defined]
             raise RuntimeError("Event loop is closed")
-        handle = _Handle(callback, args, copy_context() if context is None else context, when)
+        handle = _Handle((callback, args, copy_context() if context is None else context))
         heapq.heappush(self._timers, (when, next(self._numbers), handle))
         return handle
 
@@ -131,18 +120,17 @@ class SimulatedLoop(asyncio.BaseEventLoop):
                 return
 
     def _run_round(self) -> None:
-        timers = self._timers
-        if not self._next_round and not self._stopping:  # type: ignore[attr-defined]
-            while timers and timers[0][2].is_cancelled:
+        timers, ready = self._timers, self._next_round
+        if not ready and not self._stopping:  # type: ignore[attr-defined]
+            while timers and not timers[0][2]:
                 heapq.heappop(timers)
             if not timers:
                 raise NothingLeft("everybody waits, and nothing is to come")
             self._now = max(self._now, timers[0][0])
             self._steps_at_this_moment = 0
-        ready = self._next_round
         while timers and timers[0][0] <= self._now:
             handle = heapq.heappop(timers)[2]
-            if not handle.is_cancelled:
+            if handle:
                 ready.append(handle)
         count = len(ready)
         self.steps += count
@@ -150,46 +138,43 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         if self._steps_at_this_moment > MOST_STEPS_AT_ONE_MOMENT:
             self._steps_at_this_moment = 0
             raise Spins(f"more than {MOST_STEPS_AT_ONE_MOMENT} callbacks at {self._now:.3f} s")
+        passed_over: list[_Handle] = []
         self._next_round = []
         if count > 1 and self._shuffles and self._random() < self._shuffles:
             ready = self._shuffled(ready)
         if self._passes_over:
-            ready, passed_over = self._parted(ready)
-        else:
-            passed_over = []
+            ready = self._without_some(ready, passed_over)
         for handle in ready:
-            if handle.is_cancelled:
+            if not handle:
                 continue
+            callback, args, context = handle
             try:
-                handle.context.run(handle.callback, *handle.args)
-            except BaseException as exc:
-                if isinstance(exc, SystemExit | KeyboardInterrupt):
-                    raise
-                self.call_exception_handler({"message": f"{handle.callback} failed", "exception": exc})
+                context.run(callback, *args)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:  # noqa: BLE001  as asyncio does
+                self.call_exception_handler({"message": f"{callback} failed", "exception": exc})
         self._next_round += passed_over
 
-    def _parted(self, ready: list[_Handle]) -> tuple[list[_Handle], list[_Handle]]:
-        """What runs now, and the tasks that are passed over."""
-        now: list[_Handle] = []
-        passed_over: list[_Handle] = []
+    def _without_some(self, ready: list[_Handle], passed_over: list[_Handle]) -> list[_Handle]:
+        """Some of the tasks are passed over."""
+        now = []
         for handle in ready:
-            is_now = handle.is_cancelled or not _is_task(handle) or self._random() >= self._passes_over
-            (now if is_now else passed_over).append(handle)
-        return now, passed_over
+            if handle and _is_task(handle) and self._random() < self._passes_over:
+                passed_over.append(handle)
+            else:
+                now.append(handle)
+        return now
 
     def _shuffled(self, ready: list[_Handle]) -> list[_Handle]:
         """The tasks among themselves; every other callback keeps its place."""
-        tasks = [handle for handle in ready if _is_task(handle)]
+        tasks = [handle for handle in ready if handle and _is_task(handle)]
         if len(tasks) < 2:
             return ready
         drawn = iter(sorted(tasks, key=lambda _: self._random()))
-        return [next(drawn) if _is_task(handle) else handle for handle in ready]
+        return [next(drawn) if handle and _is_task(handle) else handle for handle in ready]
 
     # --- what an event loop needs of the machine ------------------------------------------------------------------
-
-    @property
-    def _is_closed(self) -> bool:
-        return self._closed  # type: ignore[attr-defined,no-any-return]
 
     def _process_events(self, event_list: Any) -> None:
         """There are none."""
@@ -199,7 +184,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
 
 def _is_task(handle: _Handle) -> bool:
-    return type(getattr(handle.callback, "__self__", None)) is SimulatedTask
+    return type(getattr(handle[0], "__self__", None)) is SimulatedTask
 
 
 class LoopClock:
@@ -208,10 +193,14 @@ class LoopClock:
     def __init__(self, loop: SimulatedLoop, start: datetime = NOW) -> None:
         self._loop = loop
         self._start = start
+        self._time, self._now = 0.0, start
 
     def now(self) -> datetime:
-        moment = self._start + timedelta(seconds=self._loop.time())
-        return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+        time = self._loop.time()
+        if time != self._time:
+            moment = self._start + timedelta(seconds=time)
+            self._time, self._now = time, moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+        return self._now
 
     def monotonic(self) -> float:
         return 1000.0 + self._loop.time()

@@ -81,6 +81,9 @@ class Outside:
         self.work: Counter[str] = Counter()
         """Calls of the store, documents that it has read and written, and from which collection it has read documents of the past."""
 
+    def latency(self) -> float:
+        return LATENCIES[int(self.luck.random() * len(LATENCIES))]
+
     @property
     def events(self) -> int:
         """Of all orders, and of all deliveries of messages."""
@@ -296,7 +299,7 @@ class _Threads:
             if done.cancelled():
                 continue
             self._free -= 1
-            outside.loop.call_later(outside.luck.choice(LATENCIES), self._make, call, done, self._replica.life)
+            outside.loop.call_later(outside.latency(), self._make, call, done, self._replica.life)
 
     def _make(self, call: Callable[[], Any], done: asyncio.Future[Any], life: int) -> None:
         replica = self._replica
@@ -358,6 +361,7 @@ class _WireCollection:
                 return answer
             return self._meets(armed, whole, args, kwargs)
 
+        setattr(self, method, call)
         return call
 
     def _count(self, method: str, args: tuple[Any, ...], answer: Any) -> None:
@@ -468,6 +472,12 @@ class _Book(BookFile):
         self._lock = threading.RLock()
         self._db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         self._db.deserialize(_empty_book(folder))
+
+    def reading(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        """Nobody writes beside it, so it takes no transaction."""
+        if self._db is None:
+            raise BrokerUnavailable("The paper exchange's book is closed")
+        return contextlib.nullcontext(self._db)
 
 
 @functools.cache
@@ -583,7 +593,7 @@ class Replica(World):
             outside.trouble(name.partition(".")[0], self.number)
             raise refused("no route")
         unclear = lost or refused
-        await asyncio.sleep(outside.luck.choice(LATENCIES))
+        await asyncio.sleep(outside.latency())
         if armed is None:
             self.say(f"{name} {about}")
             answer = await call()
