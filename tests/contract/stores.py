@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from execution_service.app.clock import SystemClock
 from execution_service.runtime.threads import Blocking, InPlace, ThreadPool
 from execution_service.storage.mongo.opening import connect
 from execution_service.storage.mongo.store import MongoStore
+from tests.waits import wait_until_listening
 
 T = TypeVar("T")
 MONGODB_VARIABLE = "TEST_MONGODB_URI"
@@ -209,7 +209,7 @@ class SecantusProcess:
         command += ["--sync-on-commit", "--cache-size", "256M", "--log-level", "WARNING"]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         try:
-            self._wait_until_listening()
+            wait_until_listening(self.port, self._process, "SecantusDB", within=_READY_SECONDS)
         except BaseException:
             self.kill()
             raise
@@ -222,16 +222,3 @@ class SecantusProcess:
         """End it with no chance to write anything."""
         self._process.kill()
         self._process.wait()
-
-    def _wait_until_listening(self) -> None:
-        deadline = time.monotonic() + _READY_SECONDS
-        while time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                raise RuntimeError(f"SecantusDB ended with status {self._process.returncode} at start")
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-            except OSError:
-                time.sleep(0.02)
-            else:
-                return
-        raise TimeoutError(f"SecantusDB does not listen on port {self.port} after {_READY_SECONDS:g} s")

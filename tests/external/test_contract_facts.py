@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
-from tests.external.service_process import Service, free_port, wait_until
+from tests.external.service_process import Service, free_port
 from tests.external.venues import GatewayVenue, kite_server, tws_server
+from tests.waits import wait_until
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The return_immediately flag:DeprecationWarning"),

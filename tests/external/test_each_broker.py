@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.external.service_process import COMMANDS_TOPIC, Listener, embedded_address, wait_until
+from tests.external.service_process import COMMANDS_TOPIC, Listener, embedded_address
 from tests.external.venues import (
     BROKERS,
     FINAL,
@@ -19,8 +19,8 @@ from tests.external.venues import (
     currency_at,
     desk_with_all_brokers,
     events,
-    eventually,
 )
+from tests.waits import wait_until
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The return_immediately flag:DeprecationWarning"),
@@ -210,7 +210,7 @@ def test_a_gateway_that_restarts_loses_nothing_and_doubles_nothing(desk: Desk, g
     meanwhile = [desk.body(gateway, side) for side in ("BUY", "SELL", "BUY")]
     desk.publish(*meanwhile)
     for body in meanwhile:
-        eventually(lambda body=body: desk.record(body["signal_id"]), "it is stored")
+        wait_until(lambda body=body: desk.record(body["signal_id"]), "it is stored")
     gateway.server.start()
     record = desk.record(resting["signal_id"])
     assert record is not None
@@ -225,7 +225,7 @@ def test_a_dead_token_holds_orders_until_there_is_a_new_one(desk: Desk) -> None:
     kite.do("kill_token")
     body = desk.body(kite)
     desk.publish(body)
-    eventually(lambda: "AUTH_REQUIRED" in desk.service.console(), "the log says what is missing")
+    wait_until(lambda: "AUTH_REQUIRED" in desk.service.console(), "the log says what is missing")
     record = desk.record(body["signal_id"])
     assert record is not None
     assert record["status"] in ("PENDING", "SUBMITTING")
@@ -236,12 +236,12 @@ def test_a_dead_token_holds_orders_until_there_is_a_new_one(desk: Desk) -> None:
         desk.wait(other, "FILLED")
     with desk.service.database() as db:
         wait_until(lambda: any("Login Required" in str(a) for a in db["execution_alerts"].find()), "people are told")
-    eventually(lambda: state_of(desk, kite)["state"] == "AUTH_REQUIRED", "the notice says so")
+    wait_until(lambda: state_of(desk, kite)["state"] == "AUTH_REQUIRED", "the notice says so")
     assert str(desk.token_file) in state_of(desk, kite)["trouble"]
     desk.token_file.write_text(str(kite.do("new_token")["access_token"]))
     record = desk.wait(body, "FILLED", within=20.0)
     assert truth(kite, record)["filled_quantity"] == "10"
-    eventually(lambda: state_of(desk, kite)["state"] == "CONNECTED", "the notice says so")
+    wait_until(lambda: state_of(desk, kite)["state"] == "CONNECTED", "the notice says so")
 
 
 def test_a_burst_beyond_zerodhas_limits_is_placed_once_each_and_in_its_sequence(desk: Desk) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from simulators.telegram import DEFAULT_TOKEN, SimulatedTelegram
-from tests.external.service_process import wait_until
-from tests.external.venues import BROKERS, Desk, Venue, desk_with_all_brokers, eventually
+from tests.external.venues import BROKERS, Desk, Venue, desk_with_all_brokers
+from tests.waits import wait_until
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The return_immediately flag:DeprecationWarning"),
@@ -115,12 +115,12 @@ def test_exit_after_a_square_off_at_zerodha_opens_no_short(
     assert Decimal(record["filled_quantity"]) == left
     words = f"the broker holds {left} of INFY|STOCK in MIS, our books 10"
     if left:
-        eventually(lambda: told(people, "Exit Capped", f"{left} of 10", words), "people read of it", within=PATIENCE)
+        wait_until(lambda: told(people, "Exit Capped", f"{left} of 10", words), "people read of it", within=PATIENCE)
     else:
         reason = desk.confirmation(leaves["signal_id"])["reason"]
         assert reason["code"] == "NOTHING_TO_EXIT"
         assert words in reason["message"]
-        eventually(lambda: told(people, "Order Rejected", words), "people read of it", within=PATIENCE)
+        wait_until(lambda: told(people, "Order Rejected", words), "people read of it", within=PATIENCE)
     # The books are even again, as a person would make them.
     kite.do("trade_by_hand", instrument="INFY", quantity=by_hand, product="MIS")
     leftover = intraday(kite, f"my-{left}", "SELL", entry_signal_id=entry["signal_id"], signal_type="EXIT")
@@ -177,7 +177,7 @@ def test_assignment_at_night_is_one_message_and_the_exit_of_the_option_is_refuse
     finding = differing(desk, ibkr, "XYZ")["finding"]
     assert (finding["ours"], finding["theirs"]) == ("-1", "0")
     facts = (f"its expiry is now ({expiry})", "+100 XYZ|STOCK", "assignment of 1 short put of 100", "execctl adopt")
-    eventually(lambda: alerted(desk, *facts), "people read both facts in one message", within=PATIENCE)
+    wait_until(lambda: alerted(desk, *facts), "people read both facts in one message", within=PATIENCE)
     leaves = desk.body(ibkr, "BUY", **option, signal_type="EXIT", entry_signal_id=entry["signal_id"])
     before = len(ibkr.orders())
     desk.publish(leaves)
@@ -210,7 +210,7 @@ def test_exit_that_its_time_limit_ends_is_told_alone(desk: Desk, people: Simulat
     record = desk.wait(leaves, "SUBMITTED", "CANCELLED", within=PATIENCE)
     kite.do("fill", order=record["client_order_id"], quantity=20)
     assert desk.wait(leaves, "CANCELLED", within=PATIENCE)["filled_quantity"] == "20"
-    eventually(lambda: told(people, "Exit Failed", "Remaining: 30"), "it is an alert of its own", within=PATIENCE)
+    wait_until(lambda: told(people, "Exit Failed", "Remaining: 30"), "it is an alert of its own", within=PATIENCE)
 
 
 def test_delivered_shares_hide_no_square_off_of_an_intraday_position(desk: Desk) -> None:

@@ -15,7 +15,8 @@ import pytest
 
 from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
 from tests.external.service_process import COMMANDS_TOPIC, REPOSITORY, Service, free_port
-from tests.external.venues import API_KEY_NAME, Desk, GatewayVenue, events, eventually, kite_server, tws_server
+from tests.external.venues import API_KEY_NAME, Desk, GatewayVenue, events, kite_server, tws_server
+from tests.waits import wait_until
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The return_immediately flag:DeprecationWarning"),
@@ -120,7 +121,7 @@ def test_an_exit_leaves_while_no_cancel_is_taken(desk: Desk) -> None:
     desk.publish(*resting)
     for body in resting:
         desk.wait(body, "SUBMITTED", within=PATIENCE_SECONDS)
-    eventually(lambda: state(venue)["cancels"] >= 5 + 3, "cancels are asked for again", within=PATIENCE_SECONDS)
+    wait_until(lambda: state(venue)["cancels"] >= 5 + 3, "cancels are asked for again", within=PATIENCE_SECONDS)
     time.sleep(6)  # as many again as are wanted, if they were let
     way_out = desk.body(
         venue, "SELL", symbol="RELIANCE", tif="DAY", signal_type="EXIT", entry_signal_id=entry["signal_id"]
@@ -147,12 +148,12 @@ def test_what_is_held_for_the_opening_waits_for_it(desk: Desk) -> None:
     desk.publish(*markets, evening)
     for body in (*markets, evening):
         desk.wait(body, "SUBMITTED", within=PATIENCE_SECONDS)
-    eventually(
+    wait_until(
         lambda: all("Held" in events(desk.record(b["signal_id"]) or {"events": []}) for b in (*markets, evening)),
         "it is recorded that they are held",
         within=PATIENCE_SECONDS,
     )
-    eventually(lambda: len(told(desk, "held until")) >= 2, "people are told", within=PATIENCE_SECONDS)
+    wait_until(lambda: len(told(desk, "held until")) >= 2, "people are told", within=PATIENCE_SECONDS)
     held = {row["signal_id"]: row["held"] for row in execctl(desk, "orders", "--status", "SUBMITTED") if row["held"]}
     assert {body["signal_id"] for body in (*markets, evening)} <= held.keys()
     assert held[markets[0]["signal_id"]]["until"].startswith("2099-11-30T14:30:00")
@@ -166,7 +167,7 @@ def test_what_is_held_for_the_opening_waits_for_it(desk: Desk) -> None:
     desk.service.start()
     token = zerodha.do("new_token")["access_token"]
     Path(f"{desk.token_file}.{EVENING}").write_text(token)
-    eventually(
+    wait_until(
         lambda: desk.service.console().count("Broker connected") >= 6, "all are connected", within=PATIENCE_SECONDS
     )
     time.sleep(1.5 * TIMEOUT_SECONDS)
@@ -174,7 +175,7 @@ def test_what_is_held_for_the_opening_waits_for_it(desk: Desk) -> None:
     # A person changes his mind about one of them, and the gateway answers nothing.
     gone = markets.pop()
     desk.publish({"command": "CANCEL", "signal_id": gone["signal_id"], "reason": "no more"}, topic=COMMANDS_TOPIC)
-    eventually(lambda: state(ibkr)["cancels"] == 1, "its cancel is asked for", within=PATIENCE_SECONDS)
+    wait_until(lambda: state(ibkr)["cancels"] == 1, "its cancel is asked for", within=PATIENCE_SECONDS)
     assert state(zerodha)["cancels"] == 0
     # The morning.
     ibkr.do("ignore_cancels", on=False)

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.external.service_process import Service, free_port, wait_until
-from tests.external.venues import ACCOUNTS, Desk, GatewayVenue, events, eventually, tws_server
+from tests.external.service_process import Service, free_port
+from tests.external.venues import ACCOUNTS, Desk, GatewayVenue, events, tws_server
+from tests.waits import wait_until
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The return_immediately flag:DeprecationWarning"),
@@ -133,7 +134,7 @@ def test_an_order_that_fills_after_it_was_refused_is_a_correction(desk: Desk, ga
     record = desk.wait(body, "REJECTED", within=60.0)
     (order,) = wait_until(lambda: gateway.of(record["client_order_id"]), "it is taken after all", within=60.0)
     assert order["filled_quantity"] == "10"
-    eventually(
+    wait_until(
         lambda: (desk.record(str(body["signal_id"])) or {})["filled_quantity"] == "10", "it is told", within=60.0
     )
     with desk.service.database() as db:
@@ -148,7 +149,7 @@ def test_an_order_whose_refusal_the_process_did_not_survive_is_refused_in_the_ne
     gateway.do("answer_with_words", symbol="INTC", code=10052, text="Invalid time in force", times=None)
     body, before = desk.body(gateway, symbol="INTC"), placed(gateway)
     desk.publish(body)
-    eventually(lambda: "code 10052" in str(desk.record(str(body["signal_id"]))), "the words are in the record")
+    wait_until(lambda: "code 10052" in str(desk.record(str(body["signal_id"]))), "the words are in the record")
     desk.service.kill()
     desk.service.start()
     record = desk.wait(body, within=90.0)

@@ -29,10 +29,10 @@ from tests.external.service_process import (
     make_orders,
     pubsub_server,
     store_server,
-    wait_until,
     wait_until_settled,
 )
 from tests.external.venues import GatewayVenue, tws_server
+from tests.waits import wait_until
 
 # What is ready at this moment, and no waiting, is just what these tests ask for.
 pytestmark = pytest.mark.filterwarnings("ignore:The return_immediately flag:DeprecationWarning")

@@ -7,7 +7,7 @@ import json
 import sys
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from simulators import control
 from simulators.catalogue import simulator_of
 from simulators.simulator import Place, account_table
 from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
-from tests.external.service_process import Server, Service, free_port, wait_until
+from tests.external.service_process import Server, Service, free_port
+from tests.waits import wait_until
 
 BROKERS = tuple(name for name, manifest in manifests().items() if manifest.simulator is not None)
 LIMITED = "zerodha with limits"
@@ -242,7 +243,3 @@ def desk_with_all_brokers(folder: Path, **settings: str) -> Iterator[Desk]:
 
 def events(record: Mapping[str, Any]) -> list[str]:
     return [str(event["type"]) for event in record["events"]]
-
-
-def eventually(holds: Callable[[], object], what: str, within: float = 20.0) -> None:
-    wait_until(lambda: bool(holds()), what, within=within, pause=0.02)

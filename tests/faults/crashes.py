@@ -18,14 +18,7 @@ from pymongo.errors import PyMongoError
 
 from brokers.manifest import Fact
 from simulators.catalogue import simulator_of
-from tests.external.service_process import (
-    COMMANDS_TOPIC,
-    READY,
-    START_SECONDS,
-    pubsub_server,
-    store_server,
-    wait_until,
-)
+from tests.external.service_process import COMMANDS_TOPIC, READY, START_SECONDS, pubsub_server, store_server
 from tests.external.venues import FINAL
 from tests.faults.judgement import Placed
 from tests.faults.people import Person
@@ -41,6 +34,7 @@ from tests.faults.stage import (
     set_stage,
     tells,
 )
+from tests.waits import wait_until
 
 JOURNEY_SECONDS = 30.0
 AGREE_SECONDS = 90.0

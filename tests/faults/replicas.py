@@ -15,7 +15,7 @@ from pathlib import Path
 from brokers.manifest import Fact
 from brokers.registry import manifests
 from simulators.catalogue import simulator_of
-from tests.external.service_process import Listener, Service, pubsub_server, store_server, wait_until
+from tests.external.service_process import Listener, Service, pubsub_server, store_server
 from tests.faults.judgement import Placed
 from tests.faults.people import Person, Phone, telegram_server, telegram_settings
 from tests.faults.stage import (
@@ -33,6 +33,7 @@ from tests.faults.stage import (
     set_gateway,
     tells,
 )
+from tests.waits import wait_until
 
 TAKE_OVER_SECONDS = 15.0
 UNTIL_HELD_SECONDS = 40.0

@@ -39,10 +39,10 @@ from tests.external.service_process import (
     Service,
     embedded_address,
     free_port,
-    wait_until,
 )
 from tests.external.venues import FINAL, GatewayVenue, Venue, gateway_server
 from tests.faults.judgement import Evidence, Placed, disagreements, position_disagreements
+from tests.waits import wait_until
 
 PRICE = "100.25"
 ENTRY = Path(__file__).resolve().parent / "watched_service.py"

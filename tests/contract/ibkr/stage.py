@@ -18,9 +18,7 @@ from brokers.paper.words import Action, Fault, Operation, PaperOrder
 from simulators.ibkr.gateway import TwsSimulator, Words
 from simulators.ibkr.wire import Ask
 from simulators.stage_ibkr import LAST_PRICE, config_for
-
-PATIENCE_SECONDS = 10.0
-
+from tests.waits import PATIENCE_SECONDS
 
 NEVER = 3600.0
 
@@ -99,12 +97,6 @@ async def reported(broker: IbkrBroker, ticket: Ticket, holds: Callable[[Report],
             for report in (await broker.reports()).reports:
                 if report.client_order_id == ticket.client_order_id and holds(report):
                     return report
-            await asyncio.sleep(0.01)
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not holds():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 

@@ -13,7 +13,8 @@ from brokers.errors import CallsSpent
 from brokers.ibkr.adapter import create
 from simulators.ibkr import wire
 from simulators.ibkr.wire import Ask
-from tests.contract.ibkr.stage import Desk, place, reported, reserved, until
+from tests.contract.ibkr.stage import Desk, place, reported, reserved
+from tests.waits import until
 
 
 async def test_orders_leave_no_faster_than_the_budget_and_in_their_sequence(desk: Desk) -> None:

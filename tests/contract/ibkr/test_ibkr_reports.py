@@ -17,7 +17,6 @@ from simulators.ibkr.wire import Ask
 from simulators.stage_ibkr import LAST_PRICE
 from tests.contract.ibkr.stage import (
     NEVER,
-    PATIENCE_SECONDS,
     Desk,
     _listed_ticket,
     connected,
@@ -26,8 +25,8 @@ from tests.contract.ibkr.stage import (
     reported,
     reserved,
     unavailable,
-    until,
 )
+from tests.waits import PATIENCE_SECONDS, until
 
 
 @pytest.mark.parametrize(

@@ -17,17 +17,8 @@ from brokers.ibkr.adapter import create
 from brokers.ibkr.library import NAMES
 from simulators.ibkr.wire import Ask
 from simulators.stage_ibkr import config_for
-from tests.contract.ibkr.stage import (
-    NEVER,
-    PATIENCE_SECONDS,
-    Desk,
-    _listed_ticket,
-    connected,
-    place,
-    reported,
-    unavailable,
-    until,
-)
+from tests.contract.ibkr.stage import NEVER, Desk, _listed_ticket, connected, place, reported, unavailable
+from tests.waits import PATIENCE_SECONDS, until
 
 
 @pytest.mark.parametrize("level", [logging.INFO, logging.DEBUG])

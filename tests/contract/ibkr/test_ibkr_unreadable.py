@@ -16,7 +16,8 @@ from brokers.ibkr.adapter import IbkrBroker
 from brokers.paper.words import Action, Market, Operation
 from simulators.ibkr import wire
 from simulators.stage_ibkr import serving_tws
-from tests.contract.ibkr.stage import NEVER, Desk, place, reported, until
+from tests.contract.ibkr.stage import NEVER, Desk, place, reported
+from tests.waits import until
 
 OPEN_ORDER, ORDER_STATUS, EXECUTION, COMPLETED, POSITION, CONTRACT, COMMISSION, VALUE = 5, 3, 11, 101, 61, 10, 59, 73
 

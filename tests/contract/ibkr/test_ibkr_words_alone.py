@@ -15,19 +15,8 @@ from brokers.ibkr.unacknowledged import Unacknowledged
 from brokers.paper.words import Action, Operation
 from simulators.ibkr import wire
 from simulators.ibkr.wire import Ask
-from tests.contract.ibkr.stage import (
-    NEVER,
-    PATIENCE_SECONDS,
-    Desk,
-    answer,
-    connected,
-    filled,
-    found,
-    place,
-    reported,
-    reserved,
-    until,
-)
+from tests.contract.ibkr.stage import NEVER, Desk, answer, connected, filled, found, place, reported, reserved
+from tests.waits import PATIENCE_SECONDS, until
 
 
 @pytest.mark.parametrize(
