@@ -46,7 +46,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The return_immediately flag:Depr
 PROJECT = "test-project"
 
 
-class Desk:
+class Clients:
     """One test's clients of one server, and a topic with a subscription of its own."""
 
     def __init__(self, address: str) -> None:
@@ -122,10 +122,10 @@ class Desk:
 class Stream:
     """A StreamingPull call whose messages a thread collects."""
 
-    def __init__(self, desk: Desk, first: dict[str, Any]) -> None:
+    def __init__(self, clients: Clients, first: dict[str, Any]) -> None:
         self._requests: queue.SimpleQueue[types.StreamingPullRequest | None] = queue.SimpleQueue()
-        self.send(subscription=desk.subscription, **{"stream_ack_deadline_seconds": 60, **first})
-        self._call = desk.subscriber.streaming_pull(requests=iter(self._requests.get, None))
+        self.send(subscription=clients.subscription, **{"stream_ack_deadline_seconds": 60, **first})
+        self._call = clients.subscriber.streaming_pull(requests=iter(self._requests.get, None))
         self._arrived = threading.Condition()
         self.received: list[Any] = []
         self.error: Exception | None = None
@@ -193,11 +193,11 @@ def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture
-def desk(address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+def clients(address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clients]:
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", address)
-    desk = Desk(address)
-    yield desk
-    desk.close()
+    clients = Clients(address)
+    yield clients
+    clients.close()
 
 
 @pytest.fixture
@@ -219,186 +219,186 @@ def test_google_emulator_goes_through_the_same_suite() -> None:
         pytest.skip(EMULATOR_MISSING)
 
 
-def test_subscription_lives_from_creation_to_deletion(desk: Desk) -> None:
-    desk.open()
-    found = desk.subscriber.get_subscription(subscription=desk.subscription)
-    assert (found.topic, found.ack_deadline_seconds) == (desk.topic, 10)
+def test_subscription_lives_from_creation_to_deletion(clients: Clients) -> None:
+    clients.open()
+    found = clients.subscriber.get_subscription(subscription=clients.subscription)
+    assert (found.topic, found.ack_deadline_seconds) == (clients.topic, 10)
     assert found.message_retention_duration == timedelta(days=7)
-    listed = desk.subscriber.list_subscriptions(project=f"projects/{PROJECT}")
-    assert desk.subscription in [each.name for each in listed]
-    desk.subscriber.delete_subscription(subscription=desk.subscription)
+    listed = clients.subscriber.list_subscriptions(project=f"projects/{PROJECT}")
+    assert clients.subscription in [each.name for each in listed]
+    clients.subscriber.delete_subscription(subscription=clients.subscription)
     with pytest.raises(exceptions.NotFound):
-        desk.subscriber.get_subscription(subscription=desk.subscription)
+        clients.subscriber.get_subscription(subscription=clients.subscription)
 
 
-def test_creating_twice_is_already_exists(desk: Desk) -> None:
-    desk.open()
+def test_creating_twice_is_already_exists(clients: Clients) -> None:
+    clients.open()
     with pytest.raises(exceptions.AlreadyExists):
-        desk.publisher.create_topic(name=desk.topic)
+        clients.publisher.create_topic(name=clients.topic)
     with pytest.raises(exceptions.AlreadyExists):
-        desk.subscriber.create_subscription(name=desk.subscription, topic=desk.topic)
+        clients.subscriber.create_subscription(name=clients.subscription, topic=clients.topic)
 
 
-def test_missing_resources_are_not_found(desk: Desk) -> None:
-    nowhere = desk.topic_name("nowhere")
+def test_missing_resources_are_not_found(clients: Clients) -> None:
+    nowhere = clients.topic_name("nowhere")
     with pytest.raises(grpc.RpcError) as publishing:
-        desk.publish_messages({"data": b"lost"}, topic=nowhere)
+        clients.publish_messages({"data": b"lost"}, topic=nowhere)
     assert publishing.value.code() is grpc.StatusCode.NOT_FOUND
     with pytest.raises(exceptions.NotFound):
-        desk.subscriber.create_subscription(name=desk.subscription, topic=nowhere)
+        clients.subscriber.create_subscription(name=clients.subscription, topic=nowhere)
     with pytest.raises(exceptions.NotFound):
-        desk.pull()
+        clients.pull()
     with pytest.raises(exceptions.NotFound):
-        desk.subscriber.acknowledge(subscription=desk.subscription, ack_ids=["any"])
+        clients.subscriber.acknowledge(subscription=clients.subscription, ack_ids=["any"])
 
 
 @pytest.mark.parametrize("bad", ["topics/x", "topics/goog-thing", "topics/1abc", "topics/a b c", "subscriptions/abc"])
-def test_bad_topic_name_is_invalid(desk: Desk, bad: str) -> None:
+def test_bad_topic_name_is_invalid(clients: Clients, bad: str) -> None:
     with pytest.raises(exceptions.InvalidArgument):
-        desk.publisher.create_topic(name=f"projects/{PROJECT}/{bad}")
+        clients.publisher.create_topic(name=f"projects/{PROJECT}/{bad}")
 
 
 @pytest.mark.parametrize("messages", [[], [{}], [{"data": b"good"}, {"ordering_key": "k"}]])
-def test_empty_publish_is_invalid_and_publishes_nothing(desk: Desk, messages: list[dict[str, Any]]) -> None:
-    desk.open()
+def test_empty_publish_is_invalid_and_publishes_nothing(clients: Clients, messages: list[dict[str, Any]]) -> None:
+    clients.open()
     with pytest.raises(grpc.RpcError) as refused:
-        desk.publish_messages(*messages)
+        clients.publish_messages(*messages)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert desk.pull() == []
+    assert clients.pull() == []
 
 
-def test_message_keeps_data_attributes_and_key(desk: Desk) -> None:
-    desk.open()
+def test_message_keeps_data_attributes_and_key(clients: Clients) -> None:
+    clients.open()
     before = datetime.now(tz=UTC) - timedelta(seconds=5)
-    [message_id] = desk.publish_messages(
+    [message_id] = clients.publish_messages(
         {"data": b"\x00\xffbytes", "attributes": {"kind": "fill", "empty": ""}, "ordering_key": "AAPL"}
     )
-    [received] = desk.pull_until(1)
+    [received] = clients.pull_until(1)
     message = received.message
     assert (message.data, dict(message.attributes)) == (b"\x00\xffbytes", {"kind": "fill", "empty": ""})
     assert (message.ordering_key, message.message_id) == ("AAPL", message_id)
     assert before < message.publish_time < datetime.now(tz=UTC) + timedelta(seconds=5)
 
 
-def test_attributes_alone_are_a_message(desk: Desk) -> None:
-    desk.open()
-    desk.publish_messages({"attributes": {"only": "this"}})
-    assert dict(desk.pull_until(1)[0].message.attributes) == {"only": "this"}
+def test_attributes_alone_are_a_message(clients: Clients) -> None:
+    clients.open()
+    clients.publish_messages({"attributes": {"only": "this"}})
+    assert dict(clients.pull_until(1)[0].message.attributes) == {"only": "this"}
 
 
-def test_message_ids_differ(desk: Desk) -> None:
-    desk.open()
-    assert len({*desk.publish("a", "b", "c"), *desk.publish("d")}) == 4
+def test_message_ids_differ(clients: Clients) -> None:
+    clients.open()
+    assert len({*clients.publish("a", "b", "c"), *clients.publish("d")}) == 4
 
 
-def test_subscription_gets_only_what_is_published_after_its_creation(desk: Desk) -> None:
-    desk.publisher.create_topic(name=desk.topic)
-    desk.publish("before")
-    desk.subscriber.create_subscription(name=desk.subscription, topic=desk.topic)
-    desk.publish("after")
-    assert texts(desk.pull_until(1)) == ["after"]
+def test_subscription_gets_only_what_is_published_after_its_creation(clients: Clients) -> None:
+    clients.publisher.create_topic(name=clients.topic)
+    clients.publish("before")
+    clients.subscriber.create_subscription(name=clients.subscription, topic=clients.topic)
+    clients.publish("after")
+    assert texts(clients.pull_until(1)) == ["after"]
 
 
-def test_every_subscription_gets_every_message(desk: Desk) -> None:
-    desk.open()
-    second = desk.subscription_name("second")
-    desk.subscriber.create_subscription(name=second, topic=desk.topic)
-    desk.publish("a", "b")
-    desk.acknowledge(desk.pull_until(2))
-    assert sorted(texts(desk.pull_until(2, subscription=second))) == ["a", "b"]
+def test_every_subscription_gets_every_message(clients: Clients) -> None:
+    clients.open()
+    second = clients.subscription_name("second")
+    clients.subscriber.create_subscription(name=second, topic=clients.topic)
+    clients.publish("a", "b")
+    clients.acknowledge(clients.pull_until(2))
+    assert sorted(texts(clients.pull_until(2, subscription=second))) == ["a", "b"]
 
 
-def test_acknowledged_message_does_not_come_back(desk: Desk) -> None:
-    desk.open()
-    desk.publish("once")
-    received = desk.pull_until(1)
-    desk.set_deadline(received, 1)
-    desk.acknowledge(received)
+def test_acknowledged_message_does_not_come_back(clients: Clients) -> None:
+    clients.open()
+    clients.publish("once")
+    received = clients.pull_until(1)
+    clients.set_deadline(received, 1)
+    clients.acknowledge(received)
     time.sleep(1.3)
-    assert desk.pull() == []
+    assert clients.pull() == []
 
 
-def test_acknowledging_twice_is_harmless(desk: Desk) -> None:
-    desk.open()
-    desk.publish("once")
-    received = desk.pull_until(1)
-    desk.acknowledge(received)
-    desk.acknowledge(received)
-    assert desk.pull() == []
+def test_acknowledging_twice_is_harmless(clients: Clients) -> None:
+    clients.open()
+    clients.publish("once")
+    received = clients.pull_until(1)
+    clients.acknowledge(received)
+    clients.acknowledge(received)
+    assert clients.pull() == []
 
 
-def test_pull_takes_no_more_than_asked(desk: Desk) -> None:
-    desk.open()
-    desk.publish(*map(str, range(5)))
-    assert len(desk.pull(2)) <= 2
+def test_pull_takes_no_more_than_asked(clients: Clients) -> None:
+    clients.open()
+    clients.publish(*map(str, range(5)))
+    assert len(clients.pull(2)) <= 2
 
 
-def test_waiting_pull_returns_when_a_message_comes(desk: Desk) -> None:
-    desk.open()
-    timer = threading.Timer(0.3, desk.publish, ["late"])
+def test_waiting_pull_returns_when_a_message_comes(clients: Clients) -> None:
+    clients.open()
+    timer = threading.Timer(0.3, clients.publish, ["late"])
     timer.start()
     started = time.monotonic()
     received: list[Any] = []
     while not received and time.monotonic() - started < PATIENCE_SECONDS:
         received = list(
-            desk.subscriber.pull(subscription=desk.subscription, max_messages=5, timeout=4).received_messages
+            clients.subscriber.pull(subscription=clients.subscription, max_messages=5, timeout=4).received_messages
         )
     timer.join()
     assert texts(received) == ["late"]
 
 
-def test_pull_of_no_messages_is_invalid(desk: Desk) -> None:
-    desk.open()
+def test_pull_of_no_messages_is_invalid(clients: Clients) -> None:
+    clients.open()
     with pytest.raises(exceptions.InvalidArgument):
-        desk.pull(0)
+        clients.pull(0)
 
 
-def test_nacked_message_is_at_once_available_again(desk: Desk) -> None:
-    desk.open()
-    desk.publish("again")
-    desk.set_deadline(desk.pull_until(1), 0)
-    assert texts(desk.pull_until(1, within=1.0)) == ["again"]
+def test_nacked_message_is_at_once_available_again(clients: Clients) -> None:
+    clients.open()
+    clients.publish("again")
+    clients.set_deadline(clients.pull_until(1), 0)
+    assert texts(clients.pull_until(1, within=1.0)) == ["again"]
 
 
-def test_message_comes_back_after_its_deadline_and_not_before(desk: Desk) -> None:
-    desk.open()
-    desk.publish("again")
-    desk.set_deadline(desk.pull_until(1), 1)
-    assert desk.pull() == []
-    assert texts(desk.pull_until(1, within=3.0)) == ["again"]
+def test_message_comes_back_after_its_deadline_and_not_before(clients: Clients) -> None:
+    clients.open()
+    clients.publish("again")
+    clients.set_deadline(clients.pull_until(1), 1)
+    assert clients.pull() == []
+    assert texts(clients.pull_until(1, within=3.0)) == ["again"]
 
 
-def test_extended_lease_holds(desk: Desk) -> None:
-    desk.open()
-    desk.publish("held")
-    received = desk.pull_until(1)
-    desk.set_deadline(received, 1)
-    desk.set_deadline(received, 60)
+def test_extended_lease_holds(clients: Clients) -> None:
+    clients.open()
+    clients.publish("held")
+    received = clients.pull_until(1)
+    clients.set_deadline(received, 1)
+    clients.set_deadline(received, 60)
     time.sleep(1.3)
-    assert desk.pull() == []
+    assert clients.pull() == []
 
 
-def test_stale_ack_id_does_not_settle_the_new_delivery(desk: Desk) -> None:
-    desk.open()
-    desk.publish("twice")
-    first = desk.pull_until(1)
-    desk.set_deadline(first, 0)
-    second = desk.pull_until(1)
-    desk.acknowledge(first)
-    desk.set_deadline(second, 0)
-    assert texts(desk.pull_until(1)) == ["twice"]
+def test_stale_ack_id_does_not_settle_the_new_delivery(clients: Clients) -> None:
+    clients.open()
+    clients.publish("twice")
+    first = clients.pull_until(1)
+    clients.set_deadline(first, 0)
+    second = clients.pull_until(1)
+    clients.acknowledge(first)
+    clients.set_deadline(second, 0)
+    assert texts(clients.pull_until(1)) == ["twice"]
 
 
-def test_nonsense_ack_id_is_invalid(desk: Desk) -> None:
-    desk.open()
+def test_nonsense_ack_id_is_invalid(clients: Clients) -> None:
+    clients.open()
     with pytest.raises(exceptions.InvalidArgument):
-        desk.subscriber.acknowledge(subscription=desk.subscription, ack_ids=["nonsense"])
+        clients.subscriber.acknowledge(subscription=clients.subscription, ack_ids=["nonsense"])
     with pytest.raises(exceptions.InvalidArgument):
-        desk.subscriber.acknowledge(subscription=desk.subscription, ack_ids=[])
+        clients.subscriber.acknowledge(subscription=clients.subscription, ack_ids=[])
 
 
-def test_client_library_receives_and_acknowledges_everything(desk: Desk) -> None:
-    desk.open()
+def test_client_library_receives_and_acknowledges_everything(clients: Clients) -> None:
+    clients.open()
     expected = {f"order {number}" for number in range(300)}
     seen: list[str] = []
     complete = threading.Event()
@@ -409,18 +409,18 @@ def test_client_library_receives_and_acknowledges_everything(desk: Desk) -> None
         if len(set(seen)) == len(expected):
             complete.set()
 
-    pulling = desk.subscriber.subscribe(desk.subscription, callback=receive)
-    for future in [desk.publisher.publish(desk.topic, text.encode()) for text in sorted(expected)]:
+    pulling = clients.subscriber.subscribe(clients.subscription, callback=receive)
+    for future in [clients.publisher.publish(clients.topic, text.encode()) for text in sorted(expected)]:
         future.result(PATIENCE_SECONDS)
     assert complete.wait(PATIENCE_SECONDS)
     pulling.cancel()
     pulling.result(PATIENCE_SECONDS)
     assert sorted(seen) == sorted(expected)
-    assert desk.pull() == []
+    assert clients.pull() == []
 
 
-def test_message_nacked_in_the_client_library_comes_again(desk: Desk) -> None:
-    desk.open()
+def test_message_nacked_in_the_client_library_comes_again(clients: Clients) -> None:
+    clients.open()
     deliveries: queue.SimpleQueue[str] = queue.SimpleQueue()
     refused = threading.Event()
 
@@ -432,35 +432,35 @@ def test_message_nacked_in_the_client_library_comes_again(desk: Desk) -> None:
             refused.set()
             message.nack()
 
-    pulling = desk.subscriber.subscribe(desk.subscription, callback=receive)
-    [message_id] = desk.publish("again")
+    pulling = clients.subscriber.subscribe(clients.subscription, callback=receive)
+    [message_id] = clients.publish("again")
     assert [deliveries.get(timeout=PATIENCE_SECONDS) for _ in range(2)] == [message_id, message_id]
     pulling.cancel()
     pulling.result(PATIENCE_SECONDS)
 
 
-async def test_asyncio_clients_publish_and_pull(address: str, desk: Desk) -> None:
-    desk.open()
+async def test_asyncio_clients_publish_and_pull(address: str, clients: Clients) -> None:
+    clients.open()
     async with grpc.aio.insecure_channel(address) as channel:
         publisher = PublisherAsyncClient(transport=PublisherGrpcAsyncIOTransport(channel=channel))
         subscriber = SubscriberAsyncClient(transport=SubscriberGrpcAsyncIOTransport(channel=channel))
-        await publisher.publish(topic=desk.topic, messages=[types.PubsubMessage(data=b"async")])
-        response = await subscriber.pull(subscription=desk.subscription, max_messages=1, timeout=PATIENCE_SECONDS)
+        await publisher.publish(topic=clients.topic, messages=[types.PubsubMessage(data=b"async")])
+        response = await subscriber.pull(subscription=clients.subscription, max_messages=1, timeout=PATIENCE_SECONDS)
         assert texts(list(response.received_messages)) == ["async"]
         await subscriber.acknowledge(
-            subscription=desk.subscription, ack_ids=[response.received_messages[0].ack_id], timeout=PATIENCE_SECONDS
+            subscription=clients.subscription, ack_ids=[response.received_messages[0].ack_id], timeout=PATIENCE_SECONDS
         )
-    assert desk.pull() == []
+    assert clients.pull() == []
 
 
-def test_stream_takes_acks_nacks_and_heartbeats(desk: Desk) -> None:
-    desk.open()
-    stream = desk.stream()
+def test_stream_takes_acks_nacks_and_heartbeats(clients: Clients) -> None:
+    clients.open()
+    stream = clients.stream()
     stream.send()
-    desk.publish("keep")
+    clients.publish("keep")
     [kept] = stream.wait_for(1)
     stream.send(ack_ids=[kept.ack_id])
-    desk.publish("refuse")
+    clients.publish("refuse")
     refused = stream.wait_for(2)[1]
     stream.send(modify_deadline_ack_ids=[refused.ack_id], modify_deadline_seconds=[0])
     again = stream.wait_for(3)
@@ -468,93 +468,93 @@ def test_stream_takes_acks_nacks_and_heartbeats(desk: Desk) -> None:
     stream.send(ack_ids=[again[2].ack_id])
     stream.stays_at(3)
     stream.close()
-    assert desk.pull() == []
+    assert clients.pull() == []
 
 
-def test_streams_share_a_subscription_without_duplicates(desk: Desk) -> None:
-    desk.open()
-    streams = [desk.stream() for _ in range(3)]
+def test_streams_share_a_subscription_without_duplicates(clients: Clients) -> None:
+    clients.open()
+    streams = [clients.stream() for _ in range(3)]
     expected = [f"{number:03}" for number in range(60)]
     for text in expected:
-        desk.publish(text)
+        clients.publish(text)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while sum(len(stream.received) for stream in streams) < len(expected) and time.monotonic() < deadline:
         time.sleep(0.02)
     received = [each for stream in streams for each in stream.received]
-    desk.acknowledge(received)
+    clients.acknowledge(received)
     for stream in streams:
         stream.close()
     assert sorted(texts(received)) == expected
 
 
 @pytest.mark.parametrize("seconds", [0, 9, 601])
-def test_stream_deadline_out_of_range_is_invalid(desk: Desk, seconds: int) -> None:
-    desk.open()
-    stream = desk.stream(stream_ack_deadline_seconds=seconds)
+def test_stream_deadline_out_of_range_is_invalid(clients: Clients, seconds: int) -> None:
+    clients.open()
+    stream = clients.stream(stream_ack_deadline_seconds=seconds)
     assert isinstance(stream.wait_for_error(), exceptions.InvalidArgument)
 
 
-def test_unequal_lists_in_a_stream_are_invalid(desk: Desk) -> None:
-    desk.open()
-    stream = desk.stream()
+def test_unequal_lists_in_a_stream_are_invalid(clients: Clients) -> None:
+    clients.open()
+    stream = clients.stream()
     stream.send(modify_deadline_ack_ids=["one"], modify_deadline_seconds=[])
     assert isinstance(stream.wait_for_error(), exceptions.InvalidArgument)
 
 
-def test_stream_of_a_missing_subscription_is_not_found(desk: Desk) -> None:
-    assert isinstance(desk.stream().wait_for_error(), exceptions.NotFound)
+def test_stream_of_a_missing_subscription_is_not_found(clients: Clients) -> None:
+    assert isinstance(clients.stream().wait_for_error(), exceptions.NotFound)
 
 
-def test_deleting_a_subscription_ends_its_streams(desk: Desk) -> None:
-    desk.open()
-    stream = desk.stream()
-    desk.publish("open")
+def test_deleting_a_subscription_ends_its_streams(clients: Clients) -> None:
+    clients.open()
+    stream = clients.stream()
+    clients.publish("open")
     stream.wait_for(1)
-    desk.subscriber.delete_subscription(subscription=desk.subscription)
+    clients.subscriber.delete_subscription(subscription=clients.subscription)
     assert isinstance(stream.wait_for_error(), exceptions.NotFound)
 
 
 # What Google's service does and its emulator does not.
 
 
-def test_refusals_name_the_resource(desk: Desk, ours_only: Callable[[str], None]) -> None:
+def test_refusals_name_the_resource(clients: Clients, ours_only: Callable[[str], None]) -> None:
     ours_only("does not name every resource")
-    desk.open()
-    with pytest.raises(exceptions.AlreadyExists, match=desk.topic):
-        desk.publisher.create_topic(name=desk.topic)
-    with pytest.raises(exceptions.NotFound, match=desk.topic_name("none")):
-        desk.publisher.get_topic(topic=desk.topic_name("none"))
+    clients.open()
+    with pytest.raises(exceptions.AlreadyExists, match=clients.topic):
+        clients.publisher.create_topic(name=clients.topic)
+    with pytest.raises(exceptions.NotFound, match=clients.topic_name("none")):
+        clients.publisher.get_topic(topic=clients.topic_name("none"))
 
 
-def test_too_large_publish_is_invalid(desk: Desk, ours_only: Callable[[str], None]) -> None:
+def test_too_large_publish_is_invalid(clients: Clients, ours_only: Callable[[str], None]) -> None:
     ours_only("cuts the connection instead")
-    desk.open()
+    clients.open()
     with pytest.raises(grpc.RpcError) as refused:
-        desk.publish_messages({"data": b"x" * 10_000_001})
+        clients.publish_messages({"data": b"x" * 10_000_001})
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert desk.publish_messages({"data": b"x" * 9_900_000})
+    assert clients.publish_messages({"data": b"x" * 9_900_000})
 
 
-def test_stream_gets_no_more_messages_than_it_may_hold(desk: Desk, ours_only: Callable[[str], None]) -> None:
+def test_stream_gets_no_more_messages_than_it_may_hold(clients: Clients, ours_only: Callable[[str], None]) -> None:
     ours_only("has no flow control in its streams")
-    desk.open()
-    desk.publish(*map(str, range(6)))
-    stream = desk.stream(max_outstanding_messages=2)
+    clients.open()
+    clients.publish(*map(str, range(6)))
+    stream = clients.stream(max_outstanding_messages=2)
     held = stream.wait_for(2)
     stream.stays_at(2)
     stream.send(ack_ids=[held[0].ack_id])
     stream.wait_for(3)
     stream.stays_at(3, seconds=0.2)
-    desk.set_deadline([held[1]], 0)
+    clients.set_deadline([held[1]], 0)
     stream.wait_for(4)
     stream.close()
 
 
-def test_stream_gets_no_more_bytes_than_it_may_hold(desk: Desk, ours_only: Callable[[str], None]) -> None:
+def test_stream_gets_no_more_bytes_than_it_may_hold(clients: Clients, ours_only: Callable[[str], None]) -> None:
     ours_only("has no flow control in its streams")
-    desk.open()
-    desk.publish(*("x" * 1000 for _ in range(4)))
-    stream = desk.stream(max_outstanding_bytes=2500)
+    clients.open()
+    clients.publish(*("x" * 1000 for _ in range(4)))
+    stream = clients.stream(max_outstanding_bytes=2500)
     held = stream.wait_for(2)
     stream.stays_at(2, seconds=0.3)
     stream.send(ack_ids=[each.ack_id for each in held])
@@ -562,22 +562,24 @@ def test_stream_gets_no_more_bytes_than_it_may_hold(desk: Desk, ours_only: Calla
     stream.close()
 
 
-def test_message_larger_than_a_streams_allowance_still_comes(desk: Desk, ours_only: Callable[[str], None]) -> None:
+def test_message_larger_than_a_streams_allowance_still_comes(
+    clients: Clients, ours_only: Callable[[str], None]
+) -> None:
     ours_only("has no flow control in its streams")
-    desk.open()
-    desk.publish("x" * 5000)
-    stream = desk.stream(max_outstanding_bytes=10)
+    clients.open()
+    clients.publish("x" * 5000)
+    stream = clients.stream(max_outstanding_bytes=10)
     stream.wait_for(1)
     stream.close()
 
 
 @pytest.mark.parametrize("seconds", [5, 601])
-def test_ack_deadline_out_of_range_is_invalid(desk: Desk, seconds: int, ours_only: Callable[[str], None]) -> None:
+def test_ack_deadline_out_of_range_is_invalid(clients: Clients, seconds: int, ours_only: Callable[[str], None]) -> None:
     ours_only("takes any deadline")
-    desk.publisher.create_topic(name=desk.topic)
+    clients.publisher.create_topic(name=clients.topic)
     with pytest.raises(exceptions.InvalidArgument):
-        desk.subscriber.create_subscription(
-            request={"name": desk.subscription, "topic": desk.topic, "ack_deadline_seconds": seconds}
+        clients.subscriber.create_subscription(
+            request={"name": clients.subscription, "topic": clients.topic, "ack_deadline_seconds": seconds}
         )
 
 
@@ -598,14 +600,16 @@ def test_ack_deadline_out_of_range_is_invalid(desk: Desk, seconds: int, ours_onl
     ids=lambda settings: next(iter(settings)),
 )
 def test_unsupported_subscription_is_refused_by_name(
-    desk: Desk, settings: dict[str, Any], ours_only: Callable[[str], None]
+    clients: Clients, settings: dict[str, Any], ours_only: Callable[[str], None]
 ) -> None:
     ours_only("has other limits")
-    desk.publisher.create_topic(name=desk.topic)
+    clients.publisher.create_topic(name=clients.topic)
     with pytest.raises(exceptions.MethodNotImplemented, match=next(iter(settings))):
-        desk.subscriber.create_subscription(request={"name": desk.subscription, "topic": desk.topic, **settings})
+        clients.subscriber.create_subscription(
+            request={"name": clients.subscription, "topic": clients.topic, **settings}
+        )
     with pytest.raises(exceptions.NotFound):
-        desk.subscriber.get_subscription(subscription=desk.subscription)
+        clients.subscriber.get_subscription(subscription=clients.subscription)
 
 
 @pytest.mark.parametrize(
@@ -614,24 +618,24 @@ def test_unsupported_subscription_is_refused_by_name(
     ids=lambda settings: next(iter(settings)),
 )
 def test_unsupported_topic_is_refused_by_name(
-    desk: Desk, settings: dict[str, Any], ours_only: Callable[[str], None]
+    clients: Clients, settings: dict[str, Any], ours_only: Callable[[str], None]
 ) -> None:
     ours_only("has other limits")
     with pytest.raises(exceptions.MethodNotImplemented, match=next(iter(settings))):
-        desk.publisher.create_topic(request={"name": desk.topic, **settings})
+        clients.publisher.create_topic(request={"name": clients.topic, **settings})
 
 
-def test_unsupported_methods_are_refused_by_name(desk: Desk, ours_only: Callable[[str], None]) -> None:
+def test_unsupported_methods_are_refused_by_name(clients: Clients, ours_only: Callable[[str], None]) -> None:
     ours_only("has other limits")
-    desk.open()
+    clients.open()
     with pytest.raises(exceptions.MethodNotImplemented, match=r"Subscriber\.CreateSnapshot"):
-        desk.subscriber.create_snapshot(
-            name=f"projects/{PROJECT}/snapshots/snap", subscription=desk.subscription, timeout=5
+        clients.subscriber.create_snapshot(
+            name=f"projects/{PROJECT}/snapshots/snap", subscription=clients.subscription, timeout=5
         )
     with pytest.raises(exceptions.MethodNotImplemented, match=r"Subscriber\.Seek"):
-        desk.subscriber.seek(request={"subscription": desk.subscription}, timeout=5)
+        clients.subscriber.seek(request={"subscription": clients.subscription}, timeout=5)
     with pytest.raises(exceptions.MethodNotImplemented, match=r"Publisher\.DetachSubscription"):
-        desk.publisher.detach_subscription(request={"subscription": desk.subscription}, timeout=5)
+        clients.publisher.detach_subscription(request={"subscription": clients.subscription}, timeout=5)
 
 
 # What only our server promises.
@@ -643,15 +647,15 @@ def path(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def desk_at(address: str, monkeypatch: pytest.MonkeyPatch, like: Desk | None = None) -> Iterator[Desk]:
+def desk_at(address: str, monkeypatch: pytest.MonkeyPatch, like: Clients | None = None) -> Iterator[Clients]:
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", address)
-    desk = Desk(address)
+    clients = Clients(address)
     if like is not None:
-        desk.topic, desk.subscription, desk.label = like.topic, like.subscription, like.label
+        clients.topic, clients.subscription, clients.label = like.topic, like.subscription, like.label
     try:
-        yield desk
+        yield clients
     finally:
-        desk.close()
+        clients.close()
 
 
 def test_nothing_published_is_lost_by_kill_9(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -724,9 +728,9 @@ def test_file_of_a_version_with_more_features_is_served_without_them(
 def test_command_line_says_one_line_and_creates_what_is_missing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = ("--project", "desk", "--topic", "orders", "--subscription", "orders-sub=orders")
     for _ in range(2):
-        with ChildServer(path, *wanted) as server, desk_at(server.address, monkeypatch) as desk:
+        with ChildServer(path, *wanted) as server, desk_at(server.address, monkeypatch) as clients:
             assert re.fullmatch(r"Pub/Sub listening on 127\.0\.0\.1:\d+", server.first_line)
-            found = desk.subscriber.get_subscription(subscription="projects/desk/subscriptions/orders-sub")
+            found = clients.subscriber.get_subscription(subscription="projects/desk/subscriptions/orders-sub")
             assert found.topic == "projects/desk/topics/orders"
             server.process.terminate()
             rest, errors = server.process.communicate(timeout=ENDS_WITHIN_SECONDS)
@@ -741,10 +745,10 @@ def test_server_ends_with_its_standard_input(path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_a_busy_server_in_time(path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    with ChildServer(path) as server, desk_at(server.address, monkeypatch) as desk:
-        desk.open()
-        stream = desk.stream()
-        desk.publish("held")
+    with ChildServer(path) as server, desk_at(server.address, monkeypatch) as clients:
+        clients.open()
+        stream = clients.stream()
+        clients.publish("held")
         stream.wait_for(1)
         server.process.send_signal(number)
         assert server.process.wait(timeout=ENDS_WITHIN_SECONDS) == 0

@@ -97,7 +97,7 @@ class GatewayVenue(Venue):
         return said
 
 
-class Desk:
+class VenueStage:
     """The service with an account at each broker, and who publishes to it and looks."""
 
     def __init__(self, service: Service, venues: Mapping[str, Venue], token_file: Path) -> None:
@@ -206,7 +206,7 @@ def tws_server(folder: Path, port: int, control_port: int, *arguments: str) -> S
 
 
 @contextlib.contextmanager
-def desk_with_all_brokers(folder: Path, **settings: str) -> Iterator[Desk]:
+def stage_with_all_brokers(folder: Path, **settings: str) -> Iterator[VenueStage]:
     """Everything started, with the token of a login in its file; all of it ended afterwards."""
     folder.mkdir(parents=True, exist_ok=True)
     token_file = folder / "access_token"
@@ -238,7 +238,7 @@ def desk_with_all_brokers(folder: Path, **settings: str) -> Iterator[Desk]:
             if broker not in venues:
                 book = venues[broker] = BookVenue(broker, service)
                 stack.callback(book.close)
-        yield Desk(service, venues, token_file)
+        yield VenueStage(service, venues, token_file)
 
 
 def events(record: Mapping[str, Any]) -> list[str]:
