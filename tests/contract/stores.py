@@ -8,21 +8,21 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from uuid import uuid4
 
 import mongomock
 import pymongo
-from pymongo import UpdateMany, UpdateOne
-from pymongo.errors import AutoReconnect, BulkWriteError, DuplicateKeyError
-from pymongo.results import BulkWriteResult
+from pymongo.errors import AutoReconnect
 
 from execution_service.app.clock import SystemClock
 from execution_service.runtime.threads import Blocking, InPlace, ThreadPool
 from execution_service.storage.mongo.opening import connect
 from execution_service.storage.mongo.store import MongoStore
+from tests.fakes.mongomock_gaps import bulk_write, create_index
 from tests.waits import wait_until_listening
 
 T = TypeVar("T")
@@ -90,31 +90,10 @@ class _Collection:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._inner, name)
-        own: dict[str, Callable[..., Any]] = {"bulk_write": self._bulk_write, "create_index": self._create_index}
+        own: dict[str, Callable[..., Any]] = {"bulk_write": bulk_write, "create_index": create_index}
         if isinstance(self._inner, mongomock.Collection) and name in own:
-            found = own[name]
+            found = partial(own[name], self._inner)
         return self._faults.around(name, found)
-
-    def _create_index(self, keys: Any, **options: Any) -> None:
-        """Once: mongomock forgets the filter of a partial index when it looks whether an existing one still holds."""
-        have = {tuple(index["key"]) for index in self._inner.index_information().values()}
-        if tuple([(keys, 1)] if isinstance(keys, str) else keys) not in have:
-            self._inner.create_index(keys, **options)
-
-    def _bulk_write(self, requests: Sequence[UpdateOne | UpdateMany], ordered: bool = True) -> BulkWriteResult:
-        """Mongomock's own does not know the pymongo of today."""
-        matched, errors = 0, []
-        for index, request in enumerate(requests):
-            update = self._inner.update_many if isinstance(request, UpdateMany) else self._inner.update_one
-            try:
-                matched += update(request._filter, request._doc, upsert=bool(request._upsert)).matched_count
-            except DuplicateKeyError as exc:
-                errors.append({"index": index, "code": 11000, "errmsg": str(exc)})
-                if ordered:
-                    break
-        if errors:
-            raise BulkWriteError({"writeErrors": errors, "nMatched": matched, "nInserted": 0})
-        return BulkWriteResult({"nMatched": matched}, acknowledged=True)
 
 
 class _Database:

@@ -6,11 +6,16 @@ from tests.fakes.people import RecordingNotifier
 from tests.fakes.process import Died, Gate, Moment
 from tests.fakes.pubsub import RecordingPublisher
 from tests.fakes.store import DATABASE, FakeMongoClient
-from tests.fakes.world import ACCOUNT, World, two_worlds, world_of
+from tests.fakes.world import ACCOUNT, BY_HAND, DOWN, IN_SEQUENCE, ONLY_A_TAG, RESTING, World, two_worlds, world_of
 
 __all__ = [
     "ACCOUNT",
+    "BY_HAND",
     "DATABASE",
+    "DOWN",
+    "IN_SEQUENCE",
+    "ONLY_A_TAG",
+    "RESTING",
     "Died",
     "FakeMongoClient",
     "Gate",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import mongomock
-from pymongo import UpdateMany, UpdateOne
-from pymongo.errors import AutoReconnect, BulkWriteError, DuplicateKeyError
-from pymongo.results import BulkWriteResult
+from pymongo.errors import AutoReconnect
 
+from tests.fakes.mongomock_gaps import bulk_write, has_index
 from tests.fakes.process import Died, Gate
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class _Collection:
         self._inner, self._gate, self._faults = inner, gate, faults
 
     def __getattr__(self, method: str) -> Any:
-        call = self._bulk_write if method == "bulk_write" else getattr(self._inner, method)
+        call = partial(bulk_write, self._inner) if method == "bulk_write" else getattr(self._inner, method)
         name = f"{self._inner.name}.{method}"
         if method == "create_index":
             return self._create_index
@@ -99,26 +99,8 @@ class _Collection:
         return documents()
 
     def _create_index(self, keys: Any, **options: Any) -> None:
-        """Once: mongomock forgets the filter of a partial index when it looks whether an existing one still holds."""
-        have = {tuple(index["key"]) for index in self._inner.index_information().values()}
-        if tuple([(keys, 1)] if isinstance(keys, str) else keys) not in have:
+        if not has_index(self._inner, keys):
             self._reachable(self._inner.create_index)(keys, **options)
-
-    def _bulk_write(self, requests: Sequence[UpdateOne | UpdateMany], ordered: bool = True) -> BulkWriteResult:
-        """Mongomock's own does not know the pymongo of today."""
-        matched, errors = 0, []
-        for index, request in enumerate(requests):
-            try:
-                update = self._inner.update_many if isinstance(request, UpdateMany) else self._inner.update_one
-                result = update(request._filter, request._doc, upsert=bool(request._upsert))
-                matched += result.matched_count
-            except DuplicateKeyError as exc:
-                errors.append({"index": index, "code": 11000, "errmsg": str(exc)})
-                if ordered:
-                    break
-        if errors:
-            raise BulkWriteError({"writeErrors": errors, "nMatched": matched, "nInserted": 0})
-        return BulkWriteResult({"nMatched": matched}, acknowledged=True)
 
     def _reachable(self, call: Callable[..., T]) -> Callable[..., T]:
         if self._gate.is_dead:

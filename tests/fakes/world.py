@@ -17,6 +17,7 @@ import mongomock
 import structlog
 
 from brokers.base import Capabilities, OrderRef
+from brokers.errors import BrokerUnavailable
 from brokers.paper.exchange import PaperExchange
 from brokers.paper.words import Fault, Market, PaperOrder
 from execution_service.app.service import ExecutionService
@@ -39,6 +40,17 @@ from tests.fakes.store import DATABASE, FakeMongoClient, StoreFaults
 
 ACCOUNT = "acct-1"
 
+BY_HAND = Market(fill_delay_seconds=None)
+"""Where nothing fills but by `World.fill`."""
+ONLY_A_TAG = Capabilities(refuses_repeated_client_id=False, find_window_seconds=3.0, concurrent_calls=4)
+"""Of a broker that takes a second order under the same id; with `is_unique=False`, so that its book does too."""
+IN_SEQUENCE = Capabilities(
+    refuses_repeated_client_id=True, needs_reservation=True, find_window_seconds=10.0, send_again_seconds=2.0
+)
+"""Of a broker that gives its ids beforehand and takes them in their sequence only."""
+RESTING = TradingRules(order_timeout_seconds=0.0)
+"""By which orders may work for ever."""
+DOWN = BrokerUnavailable("connection refused")
 
 LEAST_MOVE_SECONDS = 1e-6
 

@@ -9,13 +9,9 @@ from typing import Any
 
 import pytest
 
-from brokers.paper.words import Market
 from execution_service.core.orders.status import Status
-from execution_service.trading.trader import TradingRules
-from tests.fakes import World, two_worlds, world_of
+from tests.fakes import BY_HAND, RESTING, World, two_worlds, world_of
 
-BY_HAND = Market(fill_delay_seconds=None)
-RULES = TradingRules(order_timeout_seconds=0.0)
 LIFETIME = timedelta(minutes=10)
 MANY = 100_000
 
@@ -41,7 +37,7 @@ def store(world: World, *documents: dict[str, Any]) -> None:
 
 
 async def test_an_order_reads_only_what_names_it_among_a_hundred_thousand_cancels(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES, lease_seconds=8.0) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, lease_seconds=8.0) as world:
         store(world, *(cancel_document(world, f"o{n}", {"signal_id": f"other-{n}"}) for n in range(MANY)))
         store(world, cancel_document(world, "mine", {"signal_id": "mine"}))
         await world.settle()
@@ -61,7 +57,7 @@ async def test_an_order_reads_only_what_names_it_among_a_hundred_thousand_cancel
 async def test_a_cancel_of_a_process_whose_clock_is_wrong_is_seen(
     tmp_path: Path, skew: timedelta, by: str, status: str
 ) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES, lease_seconds=8.0) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, lease_seconds=8.0) as world:
         told = world.clock.now() + skew
         until = None if status == "NEW" else told + LIFETIME
         store(world, cancel_document(world, "c", {by: "mine"}, received_at=told, active_until=until, status=status))
@@ -73,7 +69,7 @@ async def test_a_cancel_of_a_process_whose_clock_is_wrong_is_seen(
 
 
 async def test_a_cancel_that_is_stored_after_the_order_was_and_before_it_leaves_is_seen(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES, lease_seconds=8.0) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, lease_seconds=8.0) as world:
         world.broker_faults.unavailable = None
         service = world.service
         look = service.commands.look_for_cancels
@@ -98,7 +94,7 @@ async def test_a_cancel_that_is_stored_after_the_order_was_and_before_it_leaves_
 
 
 async def test_an_order_published_long_after_the_cancel_of_its_id_goes_on(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES, lease_seconds=8.0) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, lease_seconds=8.0) as world:
         past = world.clock.now() - timedelta(hours=1)
         by_hour = cancel_document(world, "c", {"order_id": "ord-7"}, published_at=past, received_at=past)
         store(world, by_hour | {"active_until": past + LIFETIME})
@@ -109,7 +105,7 @@ async def test_an_order_published_long_after_the_cancel_of_its_id_goes_on(tmp_pa
 
 async def test_an_exit_under_the_id_of_an_entry_that_was_cancelled_elsewhere_goes_by_its_time(tmp_path: Path) -> None:
     """The entry was cancelled by one process; the exit, published after, comes to another that never saw the cancel."""
-    async with two_worlds(tmp_path, market=BY_HAND, rules=RULES) as (one, other):
+    async with two_worlds(tmp_path, market=BY_HAND, rules=RESTING) as (one, other):
         await other.start()
         one.send("in", symbol="MSFT")
         await one.run(1)
@@ -126,7 +122,7 @@ async def test_an_exit_under_the_id_of_an_entry_that_was_cancelled_elsewhere_goe
 
 
 async def test_the_poll_reads_what_is_new_and_nothing_that_is_done(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES, lease_seconds=8.0) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, lease_seconds=8.0) as world:
         store(world, *(cancel_document(world, f"o{n}", {"signal_id": f"other-{n}"}) for n in range(500)))
         world.store_faults.documents_read.clear()
         await world.run(10)
@@ -134,7 +130,7 @@ async def test_the_poll_reads_what_is_new_and_nothing_that_is_done(tmp_path: Pat
 
 
 async def test_remembered_cancels_are_forgotten_in_time(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         for n in range(50):
             world.cancel(signal_id=f"none-{n}")
         await world.run(1)
