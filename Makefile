@@ -49,9 +49,10 @@ setup: .venv/installed .venv-ib-async/installed
 run: .venv/installed
 	@exec $(BIN)/python execution_service/execution_main.py --use-mock-broker
 
+# Hundreds of processes are started: what one of them has compiled, the next need not compile.
 test: setup
 	@echo '=== Every test, IBKR with ib_insync (.venv)'
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 	@echo '=== The tests of IBKR, with ib_async (.venv-ib-async)'
 	$(IB_ASYNC_BIN)/python -m pytest -p no:cacheprovider -k 'ibkr or tws' $(IBKR_TESTS)
 	@echo '=== The whole service at IBKR, with ib_async'

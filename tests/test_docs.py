@@ -20,7 +20,7 @@ from execution_service.core.reconcile import Kind
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 BEGIN, END = "<!-- transitions: begin -->\n", "<!-- transitions: end -->"
-PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "tests" / "README.md", *DOCS.rglob("*.md")])
 
 
 def state_table() -> str:

@@ -8,11 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from tests.waits import wait_until_listening
 
 EMULATOR_VARIABLE = "PUBSUB_EMULATOR_BIN"
 EMULATOR_MISSING = (
@@ -88,25 +89,11 @@ def google_emulator(script: str) -> Iterator[str]:
         start_new_session=True,
     )
     try:
-        _wait_until_listening(port, process)
+        wait_until_listening(port, process, "Google's emulator", within=_READY_SECONDS)
         yield f"127.0.0.1:{port}"
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def _wait_until_listening(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + _READY_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise RuntimeError(f"Google's emulator ended with status {process.returncode} at start")
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    raise TimeoutError(f"Google's emulator does not listen on port {port} after {_READY_SECONDS:g} s")
 
 
 def _there(stream: IO[str] | None) -> IO[str]:

@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +22,8 @@ from execution_service.app.clock import SystemClock
 from execution_service.runtime.threads import Blocking, InPlace, ThreadPool
 from execution_service.storage.mongo.opening import connect
 from execution_service.storage.mongo.store import MongoStore
-from tests.fakes import bulk_write_on
+from tests.fakes.mongomock_gaps import bulk_write, create_index
+from tests.waits import wait_until_listening
 
 T = TypeVar("T")
 MONGODB_VARIABLE = "TEST_MONGODB_URI"
@@ -90,19 +90,10 @@ class _Collection:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._inner, name)
-        own: dict[str, Callable[..., Any]] = {
-            "bulk_write": partial(bulk_write_on, self._inner),
-            "create_index": self._create_index,
-        }
+        own: dict[str, Callable[..., Any]] = {"bulk_write": bulk_write, "create_index": create_index}
         if isinstance(self._inner, mongomock.Collection) and name in own:
-            found = own[name]
+            found = partial(own[name], self._inner)
         return self._faults.around(name, found)
-
-    def _create_index(self, keys: Any, **options: Any) -> None:
-        """Once: mongomock forgets the filter of a partial index when it looks whether an existing one still holds."""
-        have = {tuple(index["key"]) for index in self._inner.index_information().values()}
-        if tuple([(keys, 1)] if isinstance(keys, str) else keys) not in have:
-            self._inner.create_index(keys, **options)
 
 
 class _Database:
@@ -197,7 +188,7 @@ class SecantusProcess:
         command += ["--sync-on-commit", "--cache-size", "256M", "--log-level", "WARNING"]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         try:
-            self._wait_until_listening()
+            wait_until_listening(self.port, self._process, "SecantusDB", within=_READY_SECONDS)
         except BaseException:
             self.kill()
             raise
@@ -210,16 +201,3 @@ class SecantusProcess:
         """End it with no chance to write anything."""
         self._process.kill()
         self._process.wait()
-
-    def _wait_until_listening(self) -> None:
-        deadline = time.monotonic() + _READY_SECONDS
-        while time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                raise RuntimeError(f"SecantusDB ended with status {self._process.returncode} at start")
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-            except OSError:
-                time.sleep(0.02)
-            else:
-                return
-        raise TimeoutError(f"SecantusDB does not listen on port {self.port} after {_READY_SECONDS:g} s")

@@ -26,10 +26,10 @@ from brokers.paper.words import Action, Fault, Market, Operation, PaperOrder
 from execution_service.core.reconcile import Holding, compare_positions
 from simulators.simulator import Stage
 from tests.contract.broker_adapters import ACCOUNT, ADAPTERS, Adapter
+from tests.waits import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 PRICE = Decimal("100.25")
-PATIENCE_SECONDS = 10.0
 CHILD = """
 import asyncio, json, sys
 from decimal import Decimal

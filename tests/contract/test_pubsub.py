@@ -40,12 +40,12 @@ from simulators.pubsub.hub import Hub
 from simulators.pubsub.ledger import Ledger, LedgerUnusableError
 from simulators.pubsub.server import AddressRefusedError, LocalPubSub, wall_clock_us
 from tests.contract.pubsub_servers import EMULATOR_MISSING, ChildServer, emulator_script, google_emulator
+from tests.waits import PATIENCE_SECONDS
 
 # Pulling without waiting is what the tests of "nothing comes" need; Google deprecates it for production.
 pytestmark = pytest.mark.filterwarnings("ignore:The return_immediately flag:DeprecationWarning")
 
 PROJECT = "test-project"
-PATIENCE_SECONDS = 10.0
 
 
 class Clients:

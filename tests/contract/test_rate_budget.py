@@ -164,10 +164,10 @@ async def test_a_call_given_up_while_waiting_lets_the_next_one_go() -> None:
     await calls.take()
     given_up = asyncio.create_task(calls.take())
     await asyncio.sleep(0)
-    order_steps = asyncio.create_task(calls.take())
+    waiting = asyncio.create_task(calls.take())
     await asyncio.sleep(0)
     given_up.cancel()
-    await asyncio.wait_for(order_steps, 5.0)
+    await asyncio.wait_for(waiting, 5.0)
     assert given_up.cancelled()
 
 

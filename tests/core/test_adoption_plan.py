@@ -53,7 +53,7 @@ PUT = instrument(
 PUT_FIELDS = {"symbol": "XYZ", "instrument_type": "OPTION", "expiry": "20261218", "strike": "50", "right": "P"}
 
 
-class Desk:
+class Portfolio:
     """Records and the ledger that they fold into, as the service would have them."""
 
     def __init__(self) -> None:
@@ -152,9 +152,9 @@ def wish_of(body: dict[str, Any]) -> Wish:
     return wish
 
 
-def refusal(desk: Desk, body: dict[str, Any], **more: Any) -> str:
+def refusal(portfolio: Portfolio, body: dict[str, Any], **more: Any) -> str:
     wish = read_wish(body)
-    made = wish if isinstance(wish, Refused) else plan(wish, desk.books(**more), at(1000))
+    made = wish if isinstance(wish, Refused) else plan(wish, portfolio.books(**more), at(1000))
     assert isinstance(made, Refused), made
     return made.words
 
@@ -169,41 +169,41 @@ def words_of(records: Sequence[Order]) -> list[str]:
 
 
 def test_a_square_off_of_a_part_takes_from_its_only_entry() -> None:
-    desk = Desk()
-    desk.trade("a", 10, 100)
-    (record,) = desk.adopt(body_of("square-off", quantity="4", price="110"))
+    portfolio = Portfolio()
+    portfolio.trade("a", 10, 100)
+    (record,) = portfolio.adopt(body_of("square-off", quantity="4", price="110"))
     assert words_of([record]) == ["SELL 4 AAPL EXIT"]
     assert record.accepted_request.entry_refs == ("a",)
-    assert desk.held() == {"AAPL|STOCK": (6, 600)}
-    assert desk.realized == 40
-    assert desk.may_exit("a") == 6
+    assert portfolio.held() == {"AAPL|STOCK": (6, 600)}
+    assert portfolio.realized == 40
+    assert portfolio.may_exit("a") == 6
 
 
 def test_a_short_that_was_bought_back_by_the_broker_is_closed_by_a_purchase() -> None:
-    desk = Desk()
-    desk.trade("a", 10, 100, side=Side.SELL)
-    (record,) = desk.adopt(body_of("square-off", price="90"))
+    portfolio = Portfolio()
+    portfolio.trade("a", 10, 100, side=Side.SELL)
+    (record,) = portfolio.adopt(body_of("square-off", price="90"))
     assert words_of([record]) == ["BUY 10 AAPL EXIT"]
-    assert desk.held() == {}
-    assert desk.realized == 100
+    assert portfolio.held() == {}
+    assert portfolio.realized == 100
 
 
 def test_all_that_expires_is_taken_from_every_entry() -> None:
-    desk = Desk()
-    desk.trade("a", 1, 3, instrument=PUT)
-    desk.trade("b", 2, 4, instrument=PUT)
-    records = desk.adopt(body_of("expiry", instrument=PUT_FIELDS))
+    portfolio = Portfolio()
+    portfolio.trade("a", 1, 3, instrument=PUT)
+    portfolio.trade("b", 2, 4, instrument=PUT)
+    records = portfolio.adopt(body_of("expiry", instrument=PUT_FIELDS))
     assert [r.accepted_request.entry_refs for r in records] == [("a",), ("b",)]
-    assert desk.held() == {}
-    assert desk.realized == -1100
-    assert desk.may_exit("b", instrument=PUT) == 0
+    assert portfolio.held() == {}
+    assert portfolio.realized == -1100
+    assert portfolio.may_exit("b", instrument=PUT) == 0
 
 
 def test_an_option_settled_in_cash_leaves_at_that_price() -> None:
-    desk = Desk()
-    desk.trade("a", 1, 3, instrument=PUT)
-    desk.adopt(body_of("expiry", instrument=PUT_FIELDS, price="7"))
-    assert desk.realized == 400
+    portfolio = Portfolio()
+    portfolio.trade("a", 1, 3, instrument=PUT)
+    portfolio.adopt(body_of("expiry", instrument=PUT_FIELDS, price="7"))
+    assert portfolio.realized == 400
 
 
 @pytest.mark.parametrize(
@@ -216,75 +216,75 @@ def test_an_option_settled_in_cash_leaves_at_that_price() -> None:
     ],
 )
 def test_shares_come_or_go_as_the_option_says(right: OptionRight, side: Side, occasion: str, moved: str) -> None:
-    desk = Desk()
+    portfolio = Portfolio()
     option = replace(PUT, right=right)
-    desk.trade("a", 2, 3, side=side, instrument=option)
+    portfolio.trade("a", 2, 3, side=side, instrument=option)
     body = body_of(occasion, instrument=PUT_FIELDS | {"right": right.value})
-    records = desk.adopt(body)
+    records = portfolio.adopt(body)
     assert words_of(records) == [f"{side.opposite} 2 XYZ EXIT", f"{moved} 200 XYZ ENTRY"]
     sign = 1 if moved == "BUY" else -1
-    assert desk.held() == {"XYZ|STOCK": (200 * sign, 10000 * sign)}
-    assert desk.realized == -600 * side.sign
-    assert desk.may_exit("a", "XYZ", side=Side(moved).opposite) == 200
+    assert portfolio.held() == {"XYZ|STOCK": (200 * sign, 10000 * sign)}
+    assert portfolio.realized == -600 * side.sign
+    assert portfolio.may_exit("a", "XYZ", side=Side(moved).opposite) == 200
     other = "exercise" if occasion == "assignment" else "assignment"
-    second = Desk()
+    second = Portfolio()
     second.trade("a", 2, 3, side=side, instrument=option)
     assert "not the other" in refusal(second, body | {"occasion": other})
 
 
 def test_a_call_that_was_covered_closes_the_shares() -> None:
-    desk = Desk()
+    portfolio = Portfolio()
     call = replace(PUT, right=OptionRight.CALL)
-    desk.trade("shares", 100, 45, instrument=instrument("XYZ"))
-    desk.trade("c", 1, 2, side=Side.SELL, instrument=call)
-    records = desk.adopt(body_of("assignment", instrument=PUT_FIELDS | {"right": "C"}))
+    portfolio.trade("shares", 100, 45, instrument=instrument("XYZ"))
+    portfolio.trade("c", 1, 2, side=Side.SELL, instrument=call)
+    records = portfolio.adopt(body_of("assignment", instrument=PUT_FIELDS | {"right": "C"}))
     assert words_of(records) == ["BUY 1 XYZ EXIT", "SELL 100 XYZ EXIT"]
-    assert desk.held() == {}
-    assert desk.realized == 200 + 500
-    assert desk.may_exit("shares", "XYZ") == 0
-    assert desk.may_exit("c", "XYZ", side=Side.BUY) == 0
+    assert portfolio.held() == {}
+    assert portfolio.realized == 200 + 500
+    assert portfolio.may_exit("shares", "XYZ") == 0
+    assert portfolio.may_exit("c", "XYZ", side=Side.BUY) == 0
 
 
 def test_how_many_shares_a_contract_is_has_to_be_known() -> None:
-    desk = Desk()
-    desk.trade("a", 1, 3, side=Side.SELL, instrument=replace(PUT, multiplier=None))
+    portfolio = Portfolio()
+    portfolio.trade("a", 1, 3, side=Side.SELL, instrument=replace(PUT, multiplier=None))
     body = body_of("assignment", instrument=PUT_FIELDS)
-    assert "say how many moved (--new-quantity)" in refusal(desk, body)
-    desk.adopt(body | {"new_quantity": "100", "new_price": "49.5"})
-    assert desk.held() == {"XYZ|STOCK": (100, 4950)}
+    assert "say how many moved (--new-quantity)" in refusal(portfolio, body)
+    portfolio.adopt(body | {"new_quantity": "100", "new_price": "49.5"})
+    assert portfolio.held() == {"XYZ|STOCK": (100, 4950)}
 
 
 def test_after_a_split_an_exit_may_take_the_new_quantity_only() -> None:
-    desk = Desk()
-    desk.trade("a", 10, 100)
-    desk.trade("x", 4, 110, side=Side.SELL, entry_refs=("a",))
-    desk.adopt(body_of("split", ratio="1:2"))
-    assert desk.held() == {"AAPL|STOCK": (12, 600)}
-    assert desk.realized == 40
-    assert desk.may_exit("a") == 12
-    desk.adopt(body_of("split", ratio="3:1"), "ctl-2")
-    assert desk.held() == {"AAPL|STOCK": (4, 600)}
-    assert desk.may_exit("a") == 4
+    portfolio = Portfolio()
+    portfolio.trade("a", 10, 100)
+    portfolio.trade("x", 4, 110, side=Side.SELL, entry_refs=("a",))
+    portfolio.adopt(body_of("split", ratio="1:2"))
+    assert portfolio.held() == {"AAPL|STOCK": (12, 600)}
+    assert portfolio.realized == 40
+    assert portfolio.may_exit("a") == 12
+    portfolio.adopt(body_of("split", ratio="3:1"), "ctl-2")
+    assert portfolio.held() == {"AAPL|STOCK": (4, 600)}
+    assert portfolio.may_exit("a") == 4
 
 
 def test_a_split_that_leaves_a_part_of_a_share_asks_how_many_came() -> None:
-    desk = Desk()
-    desk.trade("a", 5, 100)
-    desk.trade("b", 2, 100)
+    portfolio = Portfolio()
+    portfolio.trade("a", 5, 100)
+    portfolio.trade("b", 2, 100)
     body = body_of("split", ratio="2:1")
-    assert "7 at 2:1 would be 3.5: say how many came (--new-quantity, in place of --ratio)" in refusal(desk, body)
-    desk.adopt(body_of("split", new_quantity="3", cash="90"))
-    assert desk.held() == {"AAPL|STOCK": (3, 610)}
-    assert (desk.may_exit("a"), desk.may_exit("b")) == (2, 1)
-    assert desk.realized == 0
+    assert "7 at 2:1 would be 3.5: say how many came (--new-quantity, in place of --ratio)" in refusal(portfolio, body)
+    portfolio.adopt(body_of("split", new_quantity="3", cash="90"))
+    assert portfolio.held() == {"AAPL|STOCK": (3, 610)}
+    assert (portfolio.may_exit("a"), portfolio.may_exit("b")) == (2, 1)
+    assert portfolio.realized == 0
 
 
 def test_a_rename_carries_each_entry_along() -> None:
-    desk = Desk()
+    portfolio = Portfolio()
     nse = instrument("INFY", exchange="NSE", currency="INR")
-    desk.trade("a", 6, 100, instrument=nse, product="CNC")
-    desk.trade("b", 4, 110, instrument=nse, product="CNC")
-    records = desk.adopt(body_of("rename", "INFY", successor={"symbol": "INFYNEW"}))
+    portfolio.trade("a", 6, 100, instrument=nse, product="CNC")
+    portfolio.trade("b", 4, 110, instrument=nse, product="CNC")
+    records = portfolio.adopt(body_of("rename", "INFY", successor={"symbol": "INFYNEW"}))
     assert words_of(records) == [
         "SELL 6 INFY EXIT",
         "SELL 4 INFY EXIT",
@@ -292,92 +292,92 @@ def test_a_rename_carries_each_entry_along() -> None:
         "BUY 4 INFYNEW ENTRY",
     ]
     assert {o.accepted_request.product for o in records} == {"CNC"}
-    assert desk.held() == {"INFYNEW|STOCK": (10, 1040)}
-    assert desk.entries[key_of(records[-1])].instrument == replace(nse, symbol="INFYNEW")
-    assert (desk.may_exit("a", "INFYNEW"), desk.may_exit("b", "INFYNEW")) == (6, 4)
-    assert (desk.may_exit("a", "INFY"), desk.may_exit("b", "INFY")) == (0, 0)
-    desk.adopt(body_of("rename", "INFYNEW", successor={"symbol": "THIRD"}), "ctl-2")
-    assert (desk.may_exit("a", "INFYNEW"), desk.may_exit("a", "THIRD")) == (0, 6)
+    assert portfolio.held() == {"INFYNEW|STOCK": (10, 1040)}
+    assert portfolio.entries[key_of(records[-1])].instrument == replace(nse, symbol="INFYNEW")
+    assert (portfolio.may_exit("a", "INFYNEW"), portfolio.may_exit("b", "INFYNEW")) == (6, 4)
+    assert (portfolio.may_exit("a", "INFY"), portfolio.may_exit("b", "INFY")) == (0, 0)
+    portfolio.adopt(body_of("rename", "INFYNEW", successor={"symbol": "THIRD"}), "ctl-2")
+    assert (portfolio.may_exit("a", "INFYNEW"), portfolio.may_exit("a", "THIRD")) == (0, 6)
 
 
 def test_a_merge_takes_prices_as_they_are_given() -> None:
-    desk = Desk()
-    desk.trade("a", 30, 10)
+    portfolio = Portfolio()
+    portfolio.trade("a", 30, 10)
     body = body_of("merge", ratio="3:1", successor={"symbol": "BIG"}, cash="60")
-    desk.adopt(body | {"new_price": "40"})
-    assert desk.held() == {"BIG|STOCK": (10, 400)}
-    assert desk.realized == 400 + 60 - 300
-    second = Desk()
+    portfolio.adopt(body | {"new_price": "40"})
+    assert portfolio.held() == {"BIG|STOCK": (10, 400)}
+    assert portfolio.realized == 400 + 60 - 300
+    second = Portfolio()
     second.trade("a", 30, 10)
     assert "more cash came than it cost" in refusal(second, body | {"cash": "301"})
-    short = Desk()
+    short = Portfolio()
     short.trade("a", 30, 10, side=Side.SELL)
     short.adopt(body | {"cash": "-60"})
     assert short.held() == {"BIG|STOCK": (-10, -240)}
 
 
 def test_a_transfer_out_leaves_at_cost_and_one_in_comes_at_its_price() -> None:
-    desk = Desk()
-    desk.trade("a", 3, "33.33")
-    desk.trade("b", 1, "10")
-    desk.adopt(body_of("transfer-out"))
-    assert (desk.held(), desk.realized) == ({}, 0)
-    (record,) = desk.adopt(body_of("transfer-in", "MSFT", quantity="2", price="7", product="CNC"), "ctl-2")
-    assert desk.held() == {"MSFT|STOCK": (2, 14)}
+    portfolio = Portfolio()
+    portfolio.trade("a", 3, "33.33")
+    portfolio.trade("b", 1, "10")
+    portfolio.adopt(body_of("transfer-out"))
+    assert (portfolio.held(), portfolio.realized) == ({}, 0)
+    (record,) = portfolio.adopt(body_of("transfer-in", "MSFT", quantity="2", price="7", product="CNC"), "ctl-2")
+    assert portfolio.held() == {"MSFT|STOCK": (2, 14)}
     assert record.accepted_request.product == "CNC"
-    assert desk.may_exit(adoption_id("ctl-2"), "MSFT") == 2
+    assert portfolio.may_exit(adoption_id("ctl-2"), "MSFT") == 2
 
 
 def test_a_sale_by_hand_is_an_exit_and_what_goes_beyond_needs_a_word() -> None:
-    desk = Desk()
-    desk.trade("a", 3, 100)
+    portfolio = Portfolio()
+    portfolio.trade("a", 3, 100)
     body = body_of("trade", side="SELL", quantity="5", price="90")
-    assert "would open the other side (--new says that it is meant)" in refusal(desk, body)
-    records = desk.adopt(body | {"is_new": True})
+    assert "would open the other side (--new says that it is meant)" in refusal(portfolio, body)
+    records = portfolio.adopt(body | {"is_new": True})
     assert words_of(records) == ["SELL 3 AAPL EXIT", "SELL 2 AAPL ENTRY"]
-    assert desk.held() == {"AAPL|STOCK": (-2, -180)}
+    assert portfolio.held() == {"AAPL|STOCK": (-2, -180)}
 
 
 def test_the_entries_that_are_named_are_used_up_in_their_order() -> None:
-    desk = Desk()
-    desk.trade("a", 6, 100, mathematricks_signal_id="ab" * 12)
-    desk.trade("b", 4, 100)
+    portfolio = Portfolio()
+    portfolio.trade("a", 6, 100, mathematricks_signal_id="ab" * 12)
+    portfolio.trade("b", 4, 100)
     body = body_of("square-off", quantity="5", price="90")
-    assert refusal(desk, body) == "say which entry it belongs to (--entry): a has 6 left, b has 4 left"
-    records = desk.adopt(body | {"entries": ["b", "ab" * 12]})
+    assert refusal(portfolio, body) == "say which entry it belongs to (--entry): a has 6 left, b has 4 left"
+    records = portfolio.adopt(body | {"entries": ["b", "ab" * 12]})
     assert [(o.filled_quantity, o.accepted_request.entry_refs) for o in records] == [(4, ("b",)), (1, ("a", "ab" * 12))]
-    assert desk.may_exit("ab" * 12) == 5
-    words = refusal(desk, body_of("square-off", quantity="5", price="90", entries=["b"]))
+    assert portfolio.may_exit("ab" * 12) == 5
+    words = refusal(portfolio, body_of("square-off", quantity="5", price="90", entries=["b"]))
     assert words == "b: no entry that has anything left of it; a has 5 left"
-    desk.trade("c", 2, 100)
-    words = refusal(desk, body_of("square-off", quantity="3", price="90", entries=["c"]))
+    portfolio.trade("c", 2, 100)
+    words = refusal(portfolio, body_of("square-off", quantity="3", price="90", entries=["c"]))
     assert words == "the entry has less than 3 left: c has 2 left"
 
 
 def test_a_holding_that_no_entry_explains_is_adopted_all_the_same() -> None:
-    desk = Desk()
-    desk.trade("a", 10, 100)
-    desk.trade("x", 4, 100, side=Side.SELL, entry_refs=("somebody else's",))
-    (record,) = desk.adopt(body_of("square-off", price="100"))
+    portfolio = Portfolio()
+    portfolio.trade("a", 10, 100)
+    portfolio.trade("x", 4, 100, side=Side.SELL, entry_refs=("somebody else's",))
+    (record,) = portfolio.adopt(body_of("square-off", price="100"))
     assert record.filled_quantity == 6
-    assert desk.held() == {}
+    assert portfolio.held() == {}
 
 
 def test_a_holding_is_named_by_its_key_too() -> None:
-    desk = Desk()
-    desk.trade("a", 1, 3, instrument=PUT)
+    portfolio = Portfolio()
+    portfolio.trade("a", 1, 3, instrument=PUT)
     body = body_of("expiry")
     del body["instrument"]
-    desk.adopt(body | {"holding": PUT.key})
-    assert desk.held() == {}
-    assert "holds no MSFT|STOCK" in refusal(desk, body | {"holding": "MSFT|STOCK"})
+    portfolio.adopt(body | {"holding": PUT.key})
+    assert portfolio.held() == {}
+    assert "holds no MSFT|STOCK" in refusal(portfolio, body | {"holding": "MSFT|STOCK"})
 
 
 def test_what_may_be_two_holdings_is_to_be_named_more_fully() -> None:
-    desk = Desk()
+    portfolio = Portfolio()
     for exchange in ("NSE", "BSE"):
-        desk.trade(exchange, 1, 3, instrument=instrument("INFY", exchange=exchange))
-    words = refusal(desk, body_of("square-off", "INFY", price="3"))
+        portfolio.trade(exchange, 1, 3, instrument=instrument("INFY", exchange=exchange))
+    words = refusal(portfolio, body_of("square-off", "INFY", price="3"))
     assert words == "INFY|STOCK may be any of INFY|STOCK|exchange=NSE, INFY|STOCK|exchange=BSE: name it more fully"
 
 
@@ -390,9 +390,11 @@ def texts(record: Order) -> list[str]:
 
 
 def test_people_read_both_facts_in_one_message_and_one_more_if_it_is_taken_back() -> None:
-    desk = Desk()
-    desk.trade("a", 1, 3, side=Side.SELL, instrument=PUT)
-    first, second = desk.adopt(body_of("assignment", instrument=PUT_FIELDS, reason="<b>note</b>", discrepancy_id=None))
+    portfolio = Portfolio()
+    portfolio.trade("a", 1, 3, side=Side.SELL, instrument=PUT)
+    first, second = portfolio.adopt(
+        body_of("assignment", instrument=PUT_FIELDS, reason="<b>note</b>", discrepancy_id=None)
+    )
     (text,) = texts(first)
     assert text.splitlines() == [
         "📒 Position Adopted",
@@ -412,9 +414,9 @@ def test_people_read_both_facts_in_one_message_and_one_more_if_it_is_taken_back(
 
 
 def test_nothing_of_it_is_published_and_no_line_is_one_among_others() -> None:
-    desk = Desk()
-    desk.trade("a", 10, 100)
-    (record,) = desk.adopt(body_of("square-off", quantity="4", price="9"))
+    portfolio = Portfolio()
+    portfolio.trade("a", 10, 100)
+    (record,) = portfolio.adopt(body_of("square-off", quantity="4", price="9"))
     story = list(happenings(apply_all(record, undoing(record, command_id="c", by="B", message="m", at=NOW))))
     assert not any(h.is_published for h in story)
     assert {outcome_line(h.before, h.event, h.after, account_name=None) for h in story} == {None}
@@ -425,9 +427,9 @@ def test_nothing_of_it_is_published_and_no_line_is_one_among_others() -> None:
 
 
 def test_its_document_bears_a_mark_and_no_tag() -> None:
-    desk = Desk()
-    desk.trade("a", 10, 100)
-    (record,) = desk.adopt(body_of("square-off", quantity="4", price="9"))
+    portfolio = Portfolio()
+    portfolio.trade("a", 10, 100)
+    (record,) = portfolio.adopt(body_of("square-off", quantity="4", price="9"))
     fields = confirmation_fields(record, broker="IBKR", realized_pnl=Decimal(-364), now=NOW)
     assert (fields["client_order_id"], fields["order_id"], fields["status"]) == (None, None, "FILLED")
     assert fields["adopted"] == {
@@ -442,11 +444,11 @@ def test_its_document_bears_a_mark_and_no_tag() -> None:
 
 
 def test_an_exit_is_told_what_was_adopted_of_its_entry() -> None:
-    desk = Desk()
-    desk.trade("a", 10, 100)
-    desk.adopt(body_of("square-off", quantity="4", price="9"))
+    portfolio = Portfolio()
+    portfolio.trade("a", 10, 100)
+    portfolio.adopt(body_of("square-off", quantity="4", price="9"))
     wants = order(of=identity("x", purpose=Purpose.EXIT), quantity=10, side=Side.SELL, entry_refs=("a",))
-    allowance = exit_allowance(wants, [desk.orders[identity("a").order_id]], list(desk.orders.values()), NOW)
+    allowance = exit_allowance(wants, [portfolio.orders[identity("a").order_id]], list(portfolio.orders.values()), NOW)
     assert allowance is not None
     (event,) = allowance.events
     assert isinstance(event, Capped)
@@ -457,10 +459,10 @@ def test_an_exit_is_told_what_was_adopted_of_its_entry() -> None:
 
 
 def test_a_record_moves_the_holding_that_was_shown() -> None:
-    desk = Desk()
-    desk.trade("a", 10, 100)
+    portfolio = Portfolio()
+    portfolio.trade("a", 10, 100)
     wish = wish_of(body_of("square-off", quantity="4", price="9"))
-    made = plan(wish, desk.books(), at(1000))
+    made = plan(wish, portfolio.books(), at(1000))
     assert isinstance(made, Plan)
     named_otherwise = [replace(movement, holding="AAPL|STOCK|multiplier=2") for movement in made.movements]
     (record,) = records_of(wish, named_otherwise, command_id="ctl-1", received_at=NOW, text="")
@@ -502,9 +504,9 @@ def test_a_record_moves_the_holding_that_was_shown() -> None:
     ],
 )
 def test_what_is_wrong_with_a_square_off_is_said(changes: dict[str, Any], words: str) -> None:
-    desk = Desk()
-    desk.trade("a", 10, 100)
-    assert words in refusal(desk, body_of("square-off", quantity="4", price="9") | changes)
+    portfolio = Portfolio()
+    portfolio.trade("a", 10, 100)
+    assert words in refusal(portfolio, body_of("square-off", quantity="4", price="9") | changes)
 
 
 @pytest.mark.parametrize(
@@ -525,26 +527,26 @@ def test_what_is_wrong_with_a_square_off_is_said(changes: dict[str, Any], words:
     ],
 )
 def test_what_is_wrong_with_others_is_said(body: dict[str, Any], words: str) -> None:
-    desk = Desk()
-    desk.trade("a", 10, 100)
-    assert words in refusal(desk, body)
+    portfolio = Portfolio()
+    portfolio.trade("a", 10, 100)
+    assert words in refusal(portfolio, body)
 
 
 def test_an_option_by_its_own_symbol_has_its_shares_named() -> None:
-    desk = Desk()
+    portfolio = Portfolio()
     option = replace(PUT, symbol="INFY26DEC50PE")
-    desk.trade("a", 1, 3, side=Side.SELL, instrument=option)
+    portfolio.trade("a", 1, 3, side=Side.SELL, instrument=option)
     body = body_of("assignment", instrument=PUT_FIELDS | {"symbol": option.symbol})
-    assert "name the shares (--new-symbol)" in refusal(desk, body)
-    desk.adopt(body | {"successor": {"symbol": "INFY", "exchange": "NSE"}})
-    assert desk.held() == {"INFY|STOCK": (100, 5000)}
+    assert "name the shares (--new-symbol)" in refusal(portfolio, body)
+    portfolio.adopt(body | {"successor": {"symbol": "INFY", "exchange": "NSE"}})
+    assert portfolio.held() == {"INFY|STOCK": (100, 5000)}
 
 
 # --- what speaks against it ----------------------------------------------------------------------------------------
 
 
-def warnings(desk: Desk, body: dict[str, Any], **more: Any) -> tuple[str, ...]:
-    made = plan(wish_of(body), desk.books(**more), at(1000))
+def warnings(portfolio: Portfolio, body: dict[str, Any], **more: Any) -> tuple[str, ...]:
+    made = plan(wish_of(body), portfolio.books(**more), at(1000))
     assert isinstance(made, Plan), made
     return made.warnings
 
@@ -554,29 +556,29 @@ def shown(symbol: str, quantity: int) -> BrokerPosition:
 
 
 def test_books_that_would_agree_or_come_nearer_are_not_warned_of() -> None:
-    desk = Desk()
-    desk.trade("a", 10, 100)
+    portfolio = Portfolio()
+    portfolio.trade("a", 10, 100)
     body = body_of("square-off", quantity="4", price="9")
-    assert warnings(desk, body, theirs=[shown("AAPL", 6)]) == ()
-    assert warnings(desk, body, theirs=[shown("AAPL", 0)]) == ()
-    (words,) = warnings(desk, body, theirs=[shown("AAPL", 10)])
+    assert warnings(portfolio, body, theirs=[shown("AAPL", 6)]) == ()
+    assert warnings(portfolio, body, theirs=[shown("AAPL", 0)]) == ()
+    (words,) = warnings(portfolio, body, theirs=[shown("AAPL", 10)])
     assert words == "the books would differ by more than now: AAPL|STOCK: ours 6 then, the broker's 10"
-    assert warnings(desk, body, theirs=[shown("AAPL", 8)]) == ()
+    assert warnings(portfolio, body, theirs=[shown("AAPL", 8)]) == ()
     renamed = body_of("rename", successor={"symbol": "NEW"})
-    assert warnings(desk, renamed, theirs=[shown("NEW", 10)]) == ()
-    assert len(warnings(desk, renamed, theirs=[shown("NEU", 10)])) == 1
+    assert warnings(portfolio, renamed, theirs=[shown("NEW", 10)]) == ()
+    assert len(warnings(portfolio, renamed, theirs=[shown("NEU", 10)])) == 1
 
 
 def test_an_order_at_work_in_the_instrument_is_warned_of() -> None:
-    desk = Desk()
-    desk.trade("a", 10, 100)
+    portfolio = Portfolio()
+    portfolio.trade("a", 10, 100)
     working = order(of=identity("w"), events=(submit_started(), accepted("B-w")))
     body = body_of("square-off", quantity="4", price="9")
-    (words,) = warnings(desk, body, at_work=(working,))
+    (words,) = warnings(portfolio, body, at_work=(working,))
     assert "(w) is SUBMITTED" in words
-    assert warnings(desk, body, at_work=(order(of=identity("p")),)) == ()
+    assert warnings(portfolio, body, at_work=(order(of=identity("p")),)) == ()
     other = order(of=identity("o"), events=(submit_started(),), instrument=instrument("MSFT"))
-    assert warnings(desk, body, at_work=(other,)) == ()
+    assert warnings(portfolio, body, at_work=(other,)) == ()
 
 
 def discrepancy(instrument_key: str, **changes: Any) -> Discrepancy:
@@ -595,25 +597,25 @@ def discrepancy(instrument_key: str, **changes: Any) -> Discrepancy:
 
 
 def test_a_discrepancy_is_closed_by_one_adoption_about_its_instrument() -> None:
-    desk = Desk()
-    desk.trade("a", 10, 100)
-    desk.trade("m", 10, 100, instrument=instrument("MSFT"))
+    portfolio = Portfolio()
+    portfolio.trade("a", 10, 100)
+    portfolio.trade("m", 10, 100, instrument=instrument("MSFT"))
     row = discrepancy("AAPL|STOCK")
     body = body_of("square-off", quantity="4", price="9", discrepancy_id=row.discrepancy_id)
-    assert warnings(desk, body, discrepancy=row) == ()
-    (words,) = warnings(desk, body, discrepancy=row, closing_it=("adopt-1",))
+    assert warnings(portfolio, body, discrepancy=row) == ()
+    (words,) = warnings(portfolio, body, discrepancy=row, closing_it=("adopt-1",))
     assert words.endswith("is to be closed by adopt-1 already")
     about = discrepancy("MSFT|STOCK")
-    assert "is about MSFT|STOCK" in refusal(desk, body, discrepancy=about)
-    assert "is closed" in refusal(desk, body, discrepancy=replace(row, state=State.CLOSED))
-    assert "no discrepancy" in refusal(desk, body, discrepancy=replace(row, account_id="another"))
+    assert "is about MSFT|STOCK" in refusal(portfolio, body, discrepancy=about)
+    assert "is closed" in refusal(portfolio, body, discrepancy=replace(row, state=State.CLOSED))
+    assert "no discrepancy" in refusal(portfolio, body, discrepancy=replace(row, account_id="another"))
 
 
 # --- taking one back ------------------------------------------------------------------------------------------------
 
 
-def undone(desk: Desk, records: Sequence[Order], **more: Any) -> Plan | Refused:
-    return plan_undoing([Recorded(o, desk.lines[o.order_id]) for o in records], desk.books(**more), at(1000))
+def undone(portfolio: Portfolio, records: Sequence[Order], **more: Any) -> Plan | Refused:
+    return plan_undoing([Recorded(o, portfolio.lines[o.order_id]) for o in records], portfolio.books(**more), at(1000))
 
 
 @pytest.mark.parametrize(
@@ -630,43 +632,43 @@ def undone(desk: Desk, records: Sequence[Order], **more: Any) -> Plan | Refused:
     ids=lambda body: body["occasion"],
 )
 def test_what_is_taken_back_leaves_everything_as_it_was(body: dict[str, Any]) -> None:
-    desk = Desk()
-    desk.trade("a", 10, "33.33")
-    desk.trade("x", 1, 40, side=Side.SELL, entry_refs=("a",))
-    before, realized, left = desk.held(), desk.realized, desk.may_exit("a")
-    records = desk.adopt(body)
-    made = undone(desk, records)
+    portfolio = Portfolio()
+    portfolio.trade("a", 10, "33.33")
+    portfolio.trade("x", 1, 40, side=Side.SELL, entry_refs=("a",))
+    before, realized, left = portfolio.held(), portfolio.realized, portfolio.may_exit("a")
+    records = portfolio.adopt(body)
+    made = undone(portfolio, records)
     assert isinstance(made, Plan), made
-    desk.book(
+    portfolio.book(
         apply_all(o, undoing(o, command_id="ctl-9", by="Bob", message="wrong", at=at(500))) for o in reversed(records)
     )
-    assert (desk.held(), desk.realized, desk.may_exit("a")) == (before, realized, left)
-    assert {desk.orders[o.order_id].status for o in records} == {Status.CANCELLED}
-    again = [undoing(desk.orders[o.order_id], command_id="ctl-10", by="B", message="m", at=NOW) for o in records]
+    assert (portfolio.held(), portfolio.realized, portfolio.may_exit("a")) == (before, realized, left)
+    assert {portfolio.orders[o.order_id].status for o in records} == {Status.CANCELLED}
+    again = [undoing(portfolio.orders[o.order_id], command_id="ctl-10", by="B", message="m", at=NOW) for o in records]
     assert again == [()] * len(records)
 
 
 def test_what_was_traded_since_is_not_taken_back() -> None:
-    desk = Desk()
-    desk.trade("a", 10, 100)
-    records = desk.adopt(body_of("rename", successor={"symbol": "NEW"}))
-    desk.trade("x", 3, 100, side=Side.SELL, entry_refs=("a",), instrument=instrument("NEW"))
-    made = undone(desk, records)
+    portfolio = Portfolio()
+    portfolio.trade("a", 10, 100)
+    records = portfolio.adopt(body_of("rename", successor={"symbol": "NEW"}))
+    portfolio.trade("x", 3, 100, side=Side.SELL, entry_refs=("a",), instrument=instrument("NEW"))
+    made = undone(portfolio, records)
     assert isinstance(made, Refused)
     assert made.words.startswith("10 NEW|STOCK came by it and only 7 is left: it has been traded since")
 
 
 def test_of_several_adoptions_the_last_is_taken_back_first() -> None:
-    desk = Desk()
-    desk.trade("a", 10, 100)
-    first = desk.adopt(body_of("square-off", quantity="4", price="100"))
-    second = desk.adopt(body_of("split", ratio="1:2"), "ctl-2")
-    made = undone(desk, first)
+    portfolio = Portfolio()
+    portfolio.trade("a", 10, 100)
+    first = portfolio.adopt(body_of("square-off", quantity="4", price="100"))
+    second = portfolio.adopt(body_of("split", ratio="1:2"), "ctl-2")
+    made = undone(portfolio, first)
     assert isinstance(made, Refused)
     assert made.words == f"{adoption_id('ctl-2')} came after it and counts on it: take that back first"
-    assert isinstance(undone(desk, second), Plan)
-    desk.book(apply_all(o, undoing(o, command_id="c", by="B", message="m", at=at(500))) for o in reversed(second))
-    assert isinstance(undone(desk, first), Plan)
+    assert isinstance(undone(portfolio, second), Plan)
+    portfolio.book(apply_all(o, undoing(o, command_id="c", by="B", message="m", at=at(500))) for o in reversed(second))
+    assert isinstance(undone(portfolio, first), Plan)
 
 
 # --- money ----------------------------------------------------------------------------------------------------------
@@ -682,45 +684,45 @@ PRICES = st.decimals("0.0001", 100000, places=4).map(lambda d: str(d.normalize()
     st.integers(0, 999),
 )
 def test_no_conversion_loses_or_makes_money(trades: list[tuple[int, str]], side: Side, ratio: str, taken: int) -> None:
-    desk = Desk()
+    portfolio = Portfolio()
     for number, (quantity, price) in enumerate(trades):
-        desk.trade(f"e{number}", quantity, price, side=side)
+        portfolio.trade(f"e{number}", quantity, price, side=side)
     first = trades[0][0]
     if 0 < taken < first:
-        desk.trade("x", taken, 7, side=side.opposite, entry_refs=("e0",))
-    held, cost = desk.held()["AAPL|STOCK"]
-    realized = desk.realized
+        portfolio.trade("x", taken, 7, side=side.opposite, entry_refs=("e0",))
+    held, cost = portfolio.held()["AAPL|STOCK"]
+    realized = portfolio.realized
     total = abs(held) * int(ratio[2]) / int(ratio[0])
     said = {"ratio": ratio} if total == int(total) else {"new_quantity": str(int(total))}
-    desk.adopt(body_of("merge", successor={"symbol": "NEW"}, **said))
-    assert desk.realized == realized
-    (quantity, carried) = desk.held()["NEW|STOCK"]
+    portfolio.adopt(body_of("merge", successor={"symbol": "NEW"}, **said))
+    assert portfolio.realized == realized
+    (quantity, carried) = portfolio.held()["NEW|STOCK"]
     assert carried == cost
     assert abs(quantity) == int(total)
-    lefts = [desk.may_exit(f"e{n}", "NEW", side=side.opposite) for n in range(len(trades))]
+    lefts = [portfolio.may_exit(f"e{n}", "NEW", side=side.opposite) for n in range(len(trades))]
     assert sum(lefts) == int(total)
 
 
 @THOROUGH
 @given(st.lists(st.tuples(st.decimals("0.001", 100, places=3), PRICES), min_size=1, max_size=4), st.booleans())
 def test_coins_in_parts_leave_at_cost_too(trades: list[tuple[Decimal, str]], is_split: bool) -> None:
-    desk = Desk()
+    portfolio = Portfolio()
     coin = instrument("BTC", asset_class=AssetClass.CRYPTO)
     for number, (quantity, price) in enumerate(trades):
-        desk.trade(f"e{number}", str(quantity.normalize()), price, instrument=coin)
-    _, cost = desk.held()["BTC|CRYPTO"]
+        portfolio.trade(f"e{number}", str(quantity.normalize()), price, instrument=coin)
+    _, cost = portfolio.held()["BTC|CRYPTO"]
     fields = {"symbol": "BTC", "instrument_type": "CRYPTO"}
     body = body_of("split", instrument=fields, ratio="1:3") if is_split else body_of("transfer-out", instrument=fields)
-    desk.adopt(body)
-    assert desk.realized == 0
-    assert {k: c for k, (_, c) in desk.held().items()} == ({"BTC|CRYPTO": cost} if is_split else {})
+    portfolio.adopt(body)
+    assert portfolio.realized == 0
+    assert {k: c for k, (_, c) in portfolio.held().items()} == ({"BTC|CRYPTO": cost} if is_split else {})
 
 
 def test_a_movement_of_two_fills_says_one_price() -> None:
-    desk = Desk()
-    desk.trade("a", 1, 1)
-    desk.trade("b", 6, "1.5")
-    records = desk.adopt(body_of("transfer-out"))
+    portfolio = Portfolio()
+    portfolio.trade("a", 1, 1)
+    portfolio.trade("b", 6, "1.5")
+    records = portfolio.adopt(body_of("transfer-out"))
     assert [len(o.fills) for o in records] == [1, 2]
     assert records[0].adoption is not None
     assert records[0].adoption.left == "SELL 1 AAPL|STOCK at 1.42857143; SELL 6 AAPL|STOCK at 1.42857143"

@@ -26,6 +26,7 @@ from google.api_core.exceptions import GoogleAPICallError
 from google.cloud import pubsub_v1
 
 from execution_service.app.settings.model import secret_names, setting_names
+from tests.waits import wait_until
 
 T = TypeVar("T")
 
@@ -43,29 +44,6 @@ START_SECONDS = 40.0
 CALL_SECONDS = 10.0
 
 _NAMING = threading.Lock()
-
-
-def wait_until(
-    condition: Callable[[], T],
-    what: str,
-    *,
-    within: float = 20.0,
-    pause: float = 0.01,
-    share: float = 1.0,
-    more: Callable[[], object] = str,
-) -> T:
-    """The condition's first true answer. Fails, with `more` to read, if there is none in time. `share`: no more of the time goes into asking,
-    where that takes something away from those who are watched."""
-    deadline = time.monotonic() + within
-    while True:
-        began = time.monotonic()
-        answer = condition()
-        took = time.monotonic() - began
-        if answer:
-            return answer
-        if time.monotonic() > deadline:
-            raise AssertionError(f"Not within {within:g} s: {what}. {more()}")
-        time.sleep(max(pause, min(took * (1 / share - 1), deadline - time.monotonic())))
 
 
 def free_port() -> int:

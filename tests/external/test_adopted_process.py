@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from brokers.base import Side
-from tests.external.service_process import Service, wait_until, wait_until_settled
+from tests.external.service_process import Service, wait_until_settled
 from tests.external.test_reconciled_process import ACCOUNT, BOUGHT, execctl, rows, trade_by_hand
+from tests.waits import wait_until
 
 EXIT = BOUGHT | {"signal_id": "sig_2", "signal_type": "EXIT", "entry_signal_id": "sig_1", "side": "SELL"}
 SAID = ("--account", ACCOUNT, "--strategy", "Trend", "--symbol", "SPY", "--by", "Ann", "--reason", "contract note")

@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from tests.external.service_process import COMMANDS_TOPIC, Listener, embedded_address, wait_until
+from tests.external.service_process import COMMANDS_TOPIC, Listener, embedded_address
 from tests.external.venues import (
     BROKERS,
     FINAL,
     LIMITED,
-    Desk,
     GatewayVenue,
     Venue,
+    VenueStage,
     currency_at,
-    desk_with_all_brokers,
     events,
-    eventually,
+    stage_with_all_brokers,
 )
+from tests.waits import wait_until
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The return_immediately flag:DeprecationWarning"),
@@ -32,20 +32,20 @@ PERHAPS_SENT_AT_ONCE = 8
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    with desk_with_all_brokers(tmp_path_factory.mktemp("each")) as found:
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VenueStage]:
+    with stage_with_all_brokers(tmp_path_factory.mktemp("each")) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def listener(desk: Desk) -> Iterator[Listener]:
-    with Listener(embedded_address(desk.service)) as found:
+def listener(stage: VenueStage) -> Iterator[Listener]:
+    with Listener(embedded_address(stage.service)) as found:
         yield found
 
 
 @pytest.fixture(params=BROKERS)
-def venue(request: pytest.FixtureRequest, desk: Desk) -> Iterator[Venue]:
-    found = desk.venues[request.param]
+def venue(request: pytest.FixtureRequest, stage: VenueStage) -> Iterator[Venue]:
+    found = stage.venues[request.param]
     yield found
     found.do("clear_faults")
 
@@ -75,23 +75,23 @@ def told(listener: Listener, signal_id: str, count: int) -> list[dict[str, Any]]
     return wait_until(heard, f"{count} confirmations of {signal_id}")
 
 
-def test_a_market_order_is_filled_and_told_everywhere(desk: Desk, venue: Venue, listener: Listener) -> None:
-    body = desk.body(venue, order_type="MARKET", limit_price=None, strategy_name="Market", tif=None)
-    desk.publish(body)
-    record = desk.wait(body)
+def test_a_market_order_is_filled_and_told_everywhere(stage: VenueStage, venue: Venue, listener: Listener) -> None:
+    body = stage.body(venue, order_type="MARKET", limit_price=None, strategy_name="Market", tif=None)
+    stage.publish(body)
+    record = stage.wait(body)
     order = truth(venue, record)
     assert (record["status"], order["status"], order["filled_quantity"]) == ("FILLED", "FILLED", "10")
     assert order["order_type"] == "MARKET"
     (fill,) = order["fills"]
-    confirmation = desk.confirmation(body["signal_id"])
+    confirmation = stage.confirmation(body["signal_id"])
     assert confirmation["status"] == "FILLED"
     assert confirmation["order_id"] == order["broker_order_id"]
     assert confirmation["avg_fill_price"] == float(fill["price"])
-    with desk.service.database() as db:
+    with stage.service.database() as db:
         signal = db["signal_store"].find_one({"signal_id": body["signal_id"]})
         position = db["positions"].find_one({"strategy_name": "Market", "account_id": venue.account_id})
         wait_until(
-            lambda: desk.confirmation(body["signal_id"]).get("commission") == float(fill["commission"]),
+            lambda: stage.confirmation(body["signal_id"]).get("commission") == float(fill["commission"]),
             "the commission is told",
         )
     assert signal is not None
@@ -108,29 +108,29 @@ def test_a_market_order_is_filled_and_told_everywhere(desk: Desk, venue: Venue, 
     assert last["commission_currency"] in (None, currency_at(venue.broker))
 
 
-def test_a_limit_order_rests_and_is_cancelled(desk: Desk, venue: Venue) -> None:
+def test_a_limit_order_rests_and_is_cancelled(stage: VenueStage, venue: Venue) -> None:
     venue.fault("place", "hold")
-    body = desk.body(venue)
-    desk.publish(body)
-    record = desk.wait(body, "SUBMITTED")
+    body = stage.body(venue)
+    stage.publish(body)
+    record = stage.wait(body, "SUBMITTED")
     assert truth(venue, record)["status"] == "WORKING"
     cancel = {"command": "CANCEL", "signal_id": body["signal_id"], "reason": "changed my mind"}
-    desk.publish(cancel, topic=COMMANDS_TOPIC)
-    record = desk.wait(body)
+    stage.publish(cancel, topic=COMMANDS_TOPIC)
+    record = stage.wait(body)
     order = truth(venue, record)
     assert (record["status"], order["status"], order["filled_quantity"]) == ("CANCELLED", "CANCELLED", "0")
-    assert desk.confirmation(body["signal_id"])["reason"]["code"] == "CANCEL_REQUESTED"
+    assert stage.confirmation(body["signal_id"])["reason"]["code"] == "CANCEL_REQUESTED"
 
 
-def test_parts_are_told_one_by_one(desk: Desk, venue: Venue, listener: Listener) -> None:
+def test_parts_are_told_one_by_one(stage: VenueStage, venue: Venue, listener: Listener) -> None:
     venue.fault("place", "hold")
-    body = desk.body(venue)
-    desk.publish(body)
-    record = desk.wait(body, "SUBMITTED")
+    body = stage.body(venue)
+    stage.publish(body)
+    record = stage.wait(body, "SUBMITTED")
     venue.do("fill", order=record["client_order_id"], quantity=4, price="100.10")
-    desk.wait(body, "PARTIALLY_FILLED")
+    stage.wait(body, "PARTIALLY_FILLED")
     venue.do("fill", order=record["client_order_id"], price="100.20")
-    desk.wait(body, "FILLED")
+    stage.wait(body, "FILLED")
     confirmations = told(listener, body["signal_id"], 2)
     assert [(c["status"], c["filled_quantity"], c["avg_fill_price"]) for c in confirmations] == [
         ("PARTIALLY_FILLED", 4, 100.1),
@@ -139,116 +139,116 @@ def test_parts_are_told_one_by_one(desk: Desk, venue: Venue, listener: Listener)
 
 
 @pytest.mark.parametrize("action", ["reject", "refuse"])
-def test_a_no_of_the_broker_is_final_and_has_its_words(desk: Desk, venue: Venue, action: str) -> None:
+def test_a_no_of_the_broker_is_final_and_has_its_words(stage: VenueStage, venue: Venue, action: str) -> None:
     venue.fault("place", action, reason="Insufficient margin")
-    body = desk.body(venue)
-    desk.publish(body)
-    record = desk.wait(body)
+    body = stage.body(venue)
+    stage.publish(body)
+    record = stage.wait(body)
     assert record["status"] == "REJECTED"
     assert len(venue.of(record["client_order_id"])) == (1 if action == "reject" else 0)
-    reason = desk.confirmation(body["signal_id"])["reason"]
+    reason = stage.confirmation(body["signal_id"])["reason"]
     assert reason["code"] == "BROKER_REJECTED"
     assert "Insufficient margin" in reason["message"]
-    desk.publish(body)  # the same again is no second order
-    again = desk.body(venue)
-    desk.publish(again)
-    desk.wait(again, "FILLED")
+    stage.publish(body)  # the same again is no second order
+    again = stage.body(venue)
+    stage.publish(again)
+    stage.wait(again, "FILLED")
     assert len(venue.of(record["client_order_id"])) == (1 if action == "reject" else 0)
 
 
-def test_an_order_that_is_not_filled_in_time_is_cancelled_and_keeps_its_part(desk: Desk, venue: Venue) -> None:
+def test_an_order_that_is_not_filled_in_time_is_cancelled_and_keeps_its_part(stage: VenueStage, venue: Venue) -> None:
     venue.fault("place", "hold")
-    body = desk.body(venue, tif=None, timeout_seconds=4)
-    desk.publish(body)
-    record = desk.wait(body, "SUBMITTED")
+    body = stage.body(venue, tif=None, timeout_seconds=4)
+    stage.publish(body)
+    record = stage.wait(body, "SUBMITTED")
     venue.do("fill", order=record["client_order_id"], quantity=3)
-    record = desk.wait(body)
+    record = stage.wait(body)
     order = truth(venue, record)
     assert (record["status"], order["status"], order["filled_quantity"]) == ("CANCELLED", "CANCELLED", "3")
-    confirmation = desk.confirmation(body["signal_id"])
+    confirmation = stage.confirmation(body["signal_id"])
     assert (confirmation["reason"]["code"], confirmation["filled_quantity"]) == ("TIMEOUT", 3)
 
 
-def test_exits_never_take_more_than_their_entry_filled(desk: Desk, venue: Venue) -> None:
-    entry = desk.body(venue, strategy_name="Exits")
+def test_exits_never_take_more_than_their_entry_filled(stage: VenueStage, venue: Venue) -> None:
+    entry = stage.body(venue, strategy_name="Exits")
     exits = [
-        desk.body(
+        stage.body(
             venue, "SELL", quantity, strategy_name="Exits", signal_type="EXIT", entry_signal_id=entry["signal_id"]
         )
         for quantity in (6, 10, 1)
     ]
-    desk.publish(entry)
-    desk.wait(entry, "FILLED")
+    stage.publish(entry)
+    stage.wait(entry, "FILLED")
     for each in exits:
-        desk.publish(each)
-        desk.wait(each)
-    records = [desk.record(each["signal_id"]) for each in exits]
+        stage.publish(each)
+        stage.wait(each)
+    records = [stage.record(each["signal_id"]) for each in exits]
     assert [record and record["status"] for record in records] == ["FILLED", "FILLED", "REJECTED"]
     assert [truth(venue, record)["quantity"] for record in records[:2]] == ["6", "4"]
-    assert desk.confirmation(exits[2]["signal_id"])["reason"]["code"] == "NOTHING_TO_EXIT"
-    with desk.service.database() as db:
+    assert stage.confirmation(exits[2]["signal_id"])["reason"]["code"] == "NOTHING_TO_EXIT"
+    with stage.service.database() as db:
         assert db["positions"].count_documents(
             {"strategy_name": "Exits", "account_id": venue.account_id, "status": "OPEN"}
         ) == 0  # fmt: skip
 
 
-def test_an_order_whose_answer_is_lost_is_found_and_not_sent_again(desk: Desk, venue: Venue) -> None:
+def test_an_order_whose_answer_is_lost_is_found_and_not_sent_again(stage: VenueStage, venue: Venue) -> None:
     venue.fault("place", "accept_then_drop")
-    body = desk.body(venue)
-    desk.publish(body)
-    record = desk.wait(body, "FILLED")
+    body = stage.body(venue)
+    stage.publish(body)
+    record = stage.wait(body, "FILLED")
     assert truth(venue, record)["filled_quantity"] == "10"
     assert "Noted" in events(record), "the answer was lost"
 
 
-def test_a_gateway_that_restarts_loses_nothing_and_doubles_nothing(desk: Desk, gateway: GatewayVenue) -> None:
+def test_a_gateway_that_restarts_loses_nothing_and_doubles_nothing(stage: VenueStage, gateway: GatewayVenue) -> None:
     gateway.fault("place", "hold")
-    resting = desk.body(gateway)
-    desk.publish(resting)
-    desk.wait(resting, "SUBMITTED")
+    resting = stage.body(gateway)
+    stage.publish(resting)
+    stage.wait(resting, "SUBMITTED")
     gateway.server.kill()
-    meanwhile = [desk.body(gateway, side) for side in ("BUY", "SELL", "BUY")]
-    desk.publish(*meanwhile)
+    meanwhile = [stage.body(gateway, side) for side in ("BUY", "SELL", "BUY")]
+    stage.publish(*meanwhile)
     for body in meanwhile:
-        eventually(lambda body=body: desk.record(body["signal_id"]), "it is stored")
+        wait_until(lambda body=body: stage.record(body["signal_id"]), "it is stored")
     gateway.server.start()
-    record = desk.record(resting["signal_id"])
+    record = stage.record(resting["signal_id"])
     assert record is not None
     gateway.do("fill", order=record["client_order_id"])
     for body in (resting, *meanwhile):
-        record = desk.wait(body, "FILLED", within=60.0)
+        record = stage.wait(body, "FILLED", within=60.0)
         assert truth(gateway, record)["filled_quantity"] == "10"
 
 
-def test_a_dead_token_holds_orders_until_there_is_a_new_one(desk: Desk) -> None:
-    kite = desk.venues["zerodha"]
+def test_a_dead_token_holds_orders_until_there_is_a_new_one(stage: VenueStage) -> None:
+    kite = stage.venues["zerodha"]
     kite.do("kill_token")
-    body = desk.body(kite)
-    desk.publish(body)
-    eventually(lambda: "AUTH_REQUIRED" in desk.service.console(), "the log says what is missing")
-    record = desk.record(body["signal_id"])
+    body = stage.body(kite)
+    stage.publish(body)
+    wait_until(lambda: "AUTH_REQUIRED" in stage.service.console(), "the log says what is missing")
+    record = stage.record(body["signal_id"])
     assert record is not None
     assert record["status"] in ("PENDING", "SUBMITTING")
     assert kite.of(record["client_order_id"]) == []
-    others = [desk.body(desk.venues[name]) for name in ("mock", "ibkr")]
-    desk.publish(*others)
+    others = [stage.body(stage.venues[name]) for name in ("mock", "ibkr")]
+    stage.publish(*others)
     for other in others:
-        desk.wait(other, "FILLED")
-    with desk.service.database() as db:
+        stage.wait(other, "FILLED")
+    with stage.service.database() as db:
         wait_until(lambda: any("Login Required" in str(a) for a in db["execution_alerts"].find()), "people are told")
-    eventually(lambda: state_of(desk, kite)["state"] == "AUTH_REQUIRED", "the notice says so")
-    assert str(desk.token_file) in state_of(desk, kite)["trouble"]
-    desk.token_file.write_text(str(kite.do("new_token")["access_token"]))
-    record = desk.wait(body, "FILLED", within=20.0)
+    wait_until(lambda: state_of(stage, kite)["state"] == "AUTH_REQUIRED", "the notice says so")
+    assert str(stage.token_file) in state_of(stage, kite)["trouble"]
+    stage.token_file.write_text(str(kite.do("new_token")["access_token"]))
+    record = stage.wait(body, "FILLED", within=20.0)
     assert truth(kite, record)["filled_quantity"] == "10"
-    eventually(lambda: state_of(desk, kite)["state"] == "CONNECTED", "the notice says so")
+    wait_until(lambda: state_of(stage, kite)["state"] == "CONNECTED", "the notice says so")
 
 
-def test_a_burst_beyond_zerodhas_limits_is_placed_once_each_and_in_its_sequence(desk: Desk) -> None:
-    kite = desk.venues[LIMITED]
-    bodies = [desk.body(kite, symbol=symbol, limit_price="100") for _ in range(25) for symbol in ("INFY", "RELIANCE")]
-    desk.publish(*bodies)
-    records = [desk.wait(body, within=60.0) for body in bodies]
+def test_a_burst_beyond_zerodhas_limits_is_placed_once_each_and_in_its_sequence(stage: VenueStage) -> None:
+    kite = stage.venues[LIMITED]
+    bodies = [stage.body(kite, symbol=symbol, limit_price="100") for _ in range(25) for symbol in ("INFY", "RELIANCE")]
+    stage.publish(*bodies)
+    records = [stage.wait(body, within=60.0) for body in bodies]
     assert {record["status"] for record in records} == {"FILLED"}
     orders = kite.orders()
     came = {record["client_order_id"]: record["received_at"] for record in records}
@@ -259,42 +259,42 @@ def test_a_burst_beyond_zerodhas_limits_is_placed_once_each_and_in_its_sequence(
         assert moments == sorted(moments), "what came first was placed first"
 
 
-def state_of(desk: Desk, venue: Venue) -> Mapping[str, str]:
+def state_of(stage: VenueStage, venue: Venue) -> Mapping[str, str]:
     """How the account stands, as the service's notice tells it."""
-    found: Mapping[str, str] = desk.service.endpoints()["accounts"][venue.account_id]
+    found: Mapping[str, str] = stage.service.endpoints()["accounts"][venue.account_id]
     return found
 
 
-def judged(desk: Desk, body: Mapping[str, Any]) -> Mapping[str, Any]:
+def judged(stage: VenueStage, body: Mapping[str, Any]) -> Mapping[str, Any]:
     """The record, when it has ended or is in doubt."""
-    return desk.wait(body, *FINAL, "IN_DOUBT", within=120.0, and_told=False)
+    return stage.wait(body, *FINAL, "IN_DOUBT", within=120.0, and_told=False)
 
 
 @pytest.mark.timeout(400)
-def test_a_kill_in_the_middle_of_a_burst_leaves_one_order_a_signal_at_every_broker(desk: Desk) -> None:
+def test_a_kill_in_the_middle_of_a_burst_leaves_one_order_a_signal_at_every_broker(stage: VenueStage) -> None:
     """The last test: it ends the service's life."""
-    venues = {name: desk.venues[name] for name in BROKERS}
+    venues = {name: stage.venues[name] for name in BROKERS}
     before = {name: len(venue.orders()) for name, venue in venues.items()}
     asked = {
-        name: [desk.body(venue, side) for _ in range(BURST // 2) for side in ("BUY", "SELL")]
+        name: [stage.body(venue, side) for _ in range(BURST // 2) for side in ("BUY", "SELL")]
         for name, venue in venues.items()
     }
-    desk.publish(*(body for bodies in zip(*asked.values(), strict=True) for body in bodies))
+    stage.publish(*(body for bodies in zip(*asked.values(), strict=True) for body in bodies))
     wait_until(
         lambda: all(len(venue.orders()) >= before[name] + 3 for name, venue in venues.items()),
         "each broker has some of the burst",
         pause=0.0,
-        more=desk.service.console,
+        more=stage.service.console,
     )
-    desk.service.kill()
+    stage.service.kill()
     at_the_kill = {name: len(venue.orders()) - before[name] for name, venue in venues.items()}
     assert min(at_the_kill.values()) < BURST, f"the kill was in the middle of something: {at_the_kill}"
-    desk.service.start()
+    stage.service.start()
     for name, bodies in asked.items():
         venue = venues[name]
         unclear = 0
         for body in bodies:
-            record = judged(desk, body)
+            record = judged(stage, body)
             orders = venue.of(record["client_order_id"])
             if record["status"] == "FILLED":
                 assert len(orders) == 1

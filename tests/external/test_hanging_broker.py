@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.external.service_process import Listener, Service, embedded_address, wait_until
+from tests.external.service_process import Listener, Service, embedded_address
+from tests.waits import wait_until
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The return_immediately flag:DeprecationWarning"),

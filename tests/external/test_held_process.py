@@ -15,7 +15,8 @@ import pytest
 
 from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
 from tests.external.service_process import COMMANDS_TOPIC, REPOSITORY, Service, free_port
-from tests.external.venues import API_KEY_NAME, Desk, GatewayVenue, events, eventually, kite_server, tws_server
+from tests.external.venues import API_KEY_NAME, GatewayVenue, VenueStage, events, kite_server, tws_server
+from tests.waits import wait_until
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The return_immediately flag:DeprecationWarning"),
@@ -51,7 +52,7 @@ live = false
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VenueStage]:
     folder = tmp_path_factory.mktemp("waiting")
     ports, control_port = {name: free_port() for name in (LINE, EVENING, IBKR)}, free_port()
     tokens = folder / "token"
@@ -74,7 +75,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         service.start()
         venues = {LINE: (line, ports[LINE]), EVENING: (evening, ports[EVENING]), IBKR: (tws, control_port)}
         found = {name: _venue(name, *served) for name, served in venues.items()}
-        yield Desk(service, found, tokens)
+        yield VenueStage(service, found, tokens)
 
 
 def _venue(name: str, server: Any, control_port: int) -> GatewayVenue:
@@ -88,16 +89,16 @@ def state(venue: Any) -> dict[str, Any]:
     return dict(venue.do("clear_faults"))
 
 
-def told(desk: Desk, words: str) -> list[str]:
-    with desk.service.database() as db:
+def told(stage: VenueStage, words: str) -> list[str]:
+    with stage.service.database() as db:
         return [alert["text"] for alert in db["execution_alerts"].find() if words in alert["text"]]
 
 
-def execctl(desk: Desk, *arguments: str) -> list[dict[str, Any]]:
+def execctl(stage: VenueStage, *arguments: str) -> list[dict[str, Any]]:
     done = subprocess.run(
         [sys.executable, str(REPOSITORY / "scripts" / "execctl.py"), *arguments, "--json"],
-        env=desk.service.environment(),
-        cwd=desk.service.folder,
+        env=stage.service.environment(),
+        cwd=stage.service.folder,
         stdout=subprocess.PIPE,
         check=True,
         timeout=PATIENCE_SECONDS,
@@ -106,88 +107,88 @@ def execctl(desk: Desk, *arguments: str) -> list[dict[str, Any]]:
     return found
 
 
-def in_the_books(desk: Desk, bodies: list[dict[str, Any]], status: str) -> bool:
-    return all((desk.record(body["signal_id"]) or {}).get("status") == status for body in bodies)
+def in_the_books(stage: VenueStage, bodies: list[dict[str, Any]], status: str) -> bool:
+    return all((stage.record(body["signal_id"]) or {}).get("status") == status for body in bodies)
 
 
-def test_an_exit_leaves_while_no_cancel_is_taken(desk: Desk) -> None:
-    venue = desk.venues[LINE]
-    entry = desk.body(venue, order_type="MARKET", limit_price=None, tif=None, symbol="RELIANCE")
-    desk.publish(entry)
-    desk.wait(entry, "FILLED", within=PATIENCE_SECONDS)
+def test_an_exit_leaves_while_no_cancel_is_taken(stage: VenueStage) -> None:
+    venue = stage.venues[LINE]
+    entry = stage.body(venue, order_type="MARKET", limit_price=None, tif=None, symbol="RELIANCE")
+    stage.publish(entry)
+    stage.wait(entry, "FILLED", within=PATIENCE_SECONDS)
     venue.do("line_down")
-    resting = [desk.body(venue, tif=None, strategy_name=f"S{n}") for n in range(5)]
-    desk.publish(*resting)
+    resting = [stage.body(venue, tif=None, strategy_name=f"S{n}") for n in range(5)]
+    stage.publish(*resting)
     for body in resting:
-        desk.wait(body, "SUBMITTED", within=PATIENCE_SECONDS)
-    eventually(lambda: state(venue)["cancels"] >= 5 + 3, "cancels are asked for again", within=PATIENCE_SECONDS)
+        stage.wait(body, "SUBMITTED", within=PATIENCE_SECONDS)
+    wait_until(lambda: state(venue)["cancels"] >= 5 + 3, "cancels are asked for again", within=PATIENCE_SECONDS)
     time.sleep(6)  # as many again as are wanted, if they were let
-    way_out = desk.body(
+    way_out = stage.body(
         venue, "SELL", symbol="RELIANCE", tif="DAY", signal_type="EXIT", entry_signal_id=entry["signal_id"]
     )
-    desk.publish(way_out)
-    desk.wait(way_out, "SUBMITTED", within=PATIENCE_SECONDS)
+    stage.publish(way_out)
+    stage.wait(way_out, "SUBMITTED", within=PATIENCE_SECONDS)
     heard = state(venue)
     repeated = heard["cancels"] - 5
     assert repeated <= 4, "a quarter of the calls that are for everybody"
     assert heard["placings"] == 7
-    assert in_the_books(desk, resting, "SUBMITTED")
+    assert in_the_books(stage, resting, "SUBMITTED")
 
 
-def test_what_is_held_for_the_opening_waits_for_it(desk: Desk) -> None:
-    ibkr, zerodha = desk.venues[IBKR], desk.venues[EVENING]
+def test_what_is_held_for_the_opening_waits_for_it(stage: VenueStage) -> None:
+    ibkr, zerodha = stage.venues[IBKR], stage.venues[EVENING]
     ibkr.do("close_market", until="2099-11-30 09:30:00 US/Eastern")
     ibkr.do("ignore_cancels")
     markets = [
-        desk.body(ibkr, order_type="MARKET", limit_price=None, tif=None, strategy_name=f"M{n}") for n in range(4)
+        stage.body(ibkr, order_type="MARKET", limit_price=None, tif=None, strategy_name=f"M{n}") for n in range(4)
     ]
-    evening = desk.body(
+    evening = stage.body(
         zerodha, symbol="RELIANCE", quantity=5, tif=None, product="CNC", variety="amo", strategy_name="Amo"
     )
-    desk.publish(*markets, evening)
+    stage.publish(*markets, evening)
     for body in (*markets, evening):
-        desk.wait(body, "SUBMITTED", within=PATIENCE_SECONDS)
-    eventually(
-        lambda: all("Held" in events(desk.record(b["signal_id"]) or {"events": []}) for b in (*markets, evening)),
+        stage.wait(body, "SUBMITTED", within=PATIENCE_SECONDS)
+    wait_until(
+        lambda: all("Held" in events(stage.record(b["signal_id"]) or {"events": []}) for b in (*markets, evening)),
         "it is recorded that they are held",
         within=PATIENCE_SECONDS,
     )
-    eventually(lambda: len(told(desk, "held until")) >= 2, "people are told", within=PATIENCE_SECONDS)
-    held = {row["signal_id"]: row["held"] for row in execctl(desk, "orders", "--status", "SUBMITTED") if row["held"]}
+    wait_until(lambda: len(told(stage, "held until")) >= 2, "people are told", within=PATIENCE_SECONDS)
+    held = {row["signal_id"]: row["held"] for row in execctl(stage, "orders", "--status", "SUBMITTED") if row["held"]}
     assert {body["signal_id"] for body in (*markets, evening)} <= held.keys()
     assert held[markets[0]["signal_id"]]["until"].startswith("2099-11-30T14:30:00")
     assert held[evening["signal_id"]] == held[evening["signal_id"]] | {"until": None, "message": "AMO REQ RECEIVED"}
-    assert sum("4 orders of" in text for text in told(desk, "held until 2099-11-30 14:30:00 UTC")) == 1
+    assert sum("4 orders of" in text for text in told(stage, "held until 2099-11-30 14:30:00 UTC")) == 1
     time.sleep(1.5 * TIMEOUT_SECONDS)
     # The night: the token dies, the lists are emptied, the service begins anew.
     zerodha.do("kill_token")
     zerodha.do("new_day")
-    desk.service.kill()
-    desk.service.start()
+    stage.service.kill()
+    stage.service.start()
     token = zerodha.do("new_token")["access_token"]
-    Path(f"{desk.token_file}.{EVENING}").write_text(token)
-    eventually(
-        lambda: desk.service.console().count("Broker connected") >= 6, "all are connected", within=PATIENCE_SECONDS
+    Path(f"{stage.token_file}.{EVENING}").write_text(token)
+    wait_until(
+        lambda: stage.service.console().count("Broker connected") >= 6, "all are connected", within=PATIENCE_SECONDS
     )
     time.sleep(1.5 * TIMEOUT_SECONDS)
-    assert in_the_books(desk, [*markets, evening], "SUBMITTED")
+    assert in_the_books(stage, [*markets, evening], "SUBMITTED")
     # A person changes his mind about one of them, and the gateway answers nothing.
     gone = markets.pop()
-    desk.publish({"command": "CANCEL", "signal_id": gone["signal_id"], "reason": "no more"}, topic=COMMANDS_TOPIC)
-    eventually(lambda: state(ibkr)["cancels"] == 1, "its cancel is asked for", within=PATIENCE_SECONDS)
+    stage.publish({"command": "CANCEL", "signal_id": gone["signal_id"], "reason": "no more"}, topic=COMMANDS_TOPIC)
+    wait_until(lambda: state(ibkr)["cancels"] == 1, "its cancel is asked for", within=PATIENCE_SECONDS)
     assert state(zerodha)["cancels"] == 0
     # The morning.
     ibkr.do("ignore_cancels", on=False)
     ibkr.do("open_market")
     zerodha.do("pass_on_amo")
     for body in markets:
-        desk.wait(body, "FILLED", within=PATIENCE_SECONDS)
+        stage.wait(body, "FILLED", within=PATIENCE_SECONDS)
     time.sleep(1)
-    zerodha.do("fill", order=desk.record(evening["signal_id"])["broker_order_id"])  # type: ignore[index]
-    record = desk.wait(evening, "FILLED", within=PATIENCE_SECONDS)
+    zerodha.do("fill", order=stage.record(evening["signal_id"])["broker_order_id"])  # type: ignore[index]
+    record = stage.wait(evening, "FILLED", within=PATIENCE_SECONDS)
     assert len(zerodha.of(record["client_order_id"])) == 1
-    with desk.service.database() as db:
+    with stage.service.database() as db:
         assert not list(db["execution_discrepancies"].find({"state": "OPEN"}))
-    story = desk.service.console()
+    story = stage.service.console()
     assert "Order held for the opening until 2099-11-30 14:30:00 UTC" in story
     assert state(zerodha)["cancels"] == 0

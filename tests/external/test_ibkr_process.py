@@ -18,7 +18,8 @@ from brokers.paper.words import Action, Fault, Market, Operation, PaperOrder
 from simulators.ibkr.book import TwsBook
 from simulators.ibkr.gateway import TwsSimulator
 from simulators.ibkr.wire import frame
-from tests.external.service_process import COMMANDS_TOPIC, Service, free_port, wait_until
+from tests.external.service_process import COMMANDS_TOPIC, Service, free_port
+from tests.waits import wait_until
 
 pytestmark = [
     # What is ready at this moment, and no waiting, is just what these tests ask for.

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.external.service_process import Service, free_port, wait_until
-from tests.external.venues import ACCOUNTS, Desk, GatewayVenue, events, eventually, tws_server
+from tests.external.service_process import Service, free_port
+from tests.external.venues import ACCOUNTS, GatewayVenue, VenueStage, events, tws_server
+from tests.waits import wait_until
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The return_immediately flag:DeprecationWarning"),
@@ -30,7 +31,7 @@ AT_ONCE_SECONDS = 15.0
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VenueStage]:
     folder = tmp_path_factory.mktemp("refusals")
     port, control_port = free_port(), free_port()
     accounts = folder / "accounts.toml"
@@ -40,12 +41,12 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         tws = stack.enter_context(tws_server(folder, port, control_port))
         service = stack.enter_context(Service(folder, **settings))
         service.start()
-        yield Desk(service, {"ibkr": GatewayVenue("ibkr", tws, control_port)}, Path())
+        yield VenueStage(service, {"ibkr": GatewayVenue("ibkr", tws, control_port)}, Path())
 
 
 @pytest.fixture
-def gateway(desk: Desk) -> Iterator[GatewayVenue]:
-    found = desk.venues["ibkr"]
+def gateway(stage: VenueStage) -> Iterator[GatewayVenue]:
+    found = stage.venues["ibkr"]
     assert isinstance(found, GatewayVenue)
     yield found
     found.do("answer_with_words", symbol="*", code=0, text="", times=0)
@@ -69,19 +70,19 @@ def placed(gateway: GatewayVenue) -> int:
     return int(gateway.do("chunks", size=None)["messages_placed"])
 
 
-def assert_refused(desk: Desk, body: Mapping[str, Any], code: int, text: str) -> None:
-    record = desk.wait(body, within=90.0)
+def assert_refused(stage: VenueStage, body: Mapping[str, Any], code: int, text: str) -> None:
+    record = stage.wait(body, within=90.0)
     assert record["status"] == "REJECTED"
     assert sendings(record) == 1
     assert seconds_to_end(record) < AT_ONCE_SECONDS
-    reason = desk.confirmation(str(body["signal_id"]))["reason"]
+    reason = stage.confirmation(str(body["signal_id"]))["reason"]
     assert reason["code"] == "BROKER_REJECTED"
     assert text in reason["message"]
     assert str(code) in reason["message"]
 
 
 def test_orders_answered_by_words_alone_are_rejected_in_those_words_and_hold_up_nobody(
-    desk: Desk, gateway: GatewayVenue
+    stage: VenueStage, gateway: GatewayVenue
 ) -> None:
     said = (
         ("AAPL", 10268, "The 'EtradeOnly' order attribute is not supported"),
@@ -91,15 +92,15 @@ def test_orders_answered_by_words_alone_are_rejected_in_those_words_and_hold_up_
     )
     for symbol, code, text in said:
         gateway.do("answer_with_words", symbol=symbol, code=code, text=text)
-    refused = [desk.body(gateway, symbol=symbol) for symbol, _, _ in said]
-    behind_in_the_same = desk.body(gateway, symbol="AAPL")
-    behind_in_others = [desk.body(gateway, symbol=symbol) for symbol in ("SPY", "QQQ")]
+    refused = [stage.body(gateway, symbol=symbol) for symbol, _, _ in said]
+    behind_in_the_same = stage.body(gateway, symbol="AAPL")
+    behind_in_others = [stage.body(gateway, symbol=symbol) for symbol in ("SPY", "QQQ")]
     before = placed(gateway)
-    desk.publish(*refused, behind_in_the_same, *behind_in_others)
+    stage.publish(*refused, behind_in_the_same, *behind_in_others)
     for body, (_, code, text) in zip(refused, said, strict=True):
-        assert_refused(desk, body, code, text)
+        assert_refused(stage, body, code, text)
     for body in (behind_in_the_same, *behind_in_others):
-        desk.wait(body, "FILLED", within=90.0)
+        stage.wait(body, "FILLED", within=90.0)
     assert placed(gateway) - before == len(refused) + 3
 
 
@@ -111,67 +112,67 @@ def test_orders_answered_by_words_alone_are_rejected_in_those_words_and_hold_up_
     ],
 )
 def test_words_beside_an_order_that_works_end_nothing(
-    desk: Desk, gateway: GatewayVenue, code: int, text: str, beside: Mapping[str, Any]
+    stage: VenueStage, gateway: GatewayVenue, code: int, text: str, beside: Mapping[str, Any]
 ) -> None:
     gateway.fault("place", "hold")
     gateway.do("answer_with_words", symbol="AMD", code=code, text=text, **beside)
-    body = desk.body(gateway, symbol="AMD")
-    desk.publish(body)
-    record = desk.wait(body, "SUBMITTED", within=60.0)
+    body = stage.body(gateway, symbol="AMD")
+    stage.publish(body)
+    record = stage.wait(body, "SUBMITTED", within=60.0)
     for said in (399, 201, code):
         gateway.do("say", order=record["client_order_id"], code=said, text="Beside it")
     time.sleep(2.2)
-    assert desk.wait(body, "SUBMITTED")["status"] == "SUBMITTED"
+    assert stage.wait(body, "SUBMITTED")["status"] == "SUBMITTED"
     gateway.do("fill", order=record["client_order_id"])
-    desk.wait(body, "FILLED", within=60.0)
+    stage.wait(body, "FILLED", within=60.0)
 
 
-def test_an_order_that_fills_after_it_was_refused_is_a_correction(desk: Desk, gateway: GatewayVenue) -> None:
+def test_an_order_that_fills_after_it_was_refused_is_a_correction(stage: VenueStage, gateway: GatewayVenue) -> None:
     gateway.do("answer_with_words", symbol="AMZN", code=31999, text="Odd words", taken_after=5)
-    body = desk.body(gateway, symbol="AMZN", strategy_name="Late")
-    desk.publish(body)
-    record = desk.wait(body, "REJECTED", within=60.0)
+    body = stage.body(gateway, symbol="AMZN", strategy_name="Late")
+    stage.publish(body)
+    record = stage.wait(body, "REJECTED", within=60.0)
     (order,) = wait_until(lambda: gateway.of(record["client_order_id"]), "it is taken after all", within=60.0)
     assert order["filled_quantity"] == "10"
-    eventually(
-        lambda: (desk.record(str(body["signal_id"])) or {})["filled_quantity"] == "10", "it is told", within=60.0
+    wait_until(
+        lambda: (stage.record(str(body["signal_id"])) or {})["filled_quantity"] == "10", "it is told", within=60.0
     )
-    with desk.service.database() as db:
+    with stage.service.database() as db:
         wait_until(
             lambda: db["positions"].find_one({"strategy_name": "Late", "quantity": 10}), "it is held", within=60.0
         )
 
 
 def test_an_order_whose_refusal_the_process_did_not_survive_is_refused_in_the_next_life_and_not_sent_again(
-    desk: Desk, gateway: GatewayVenue
+    stage: VenueStage, gateway: GatewayVenue
 ) -> None:
     gateway.do("answer_with_words", symbol="INTC", code=10052, text="Invalid time in force", times=None)
-    body, before = desk.body(gateway, symbol="INTC"), placed(gateway)
-    desk.publish(body)
-    eventually(lambda: "code 10052" in str(desk.record(str(body["signal_id"]))), "the words are in the record")
-    desk.service.kill()
-    desk.service.start()
-    record = desk.wait(body, within=90.0)
+    body, before = stage.body(gateway, symbol="INTC"), placed(gateway)
+    stage.publish(body)
+    wait_until(lambda: "code 10052" in str(stage.record(str(body["signal_id"]))), "the words are in the record")
+    stage.service.kill()
+    stage.service.start()
+    record = stage.wait(body, within=90.0)
     assert record["status"] == "REJECTED"
-    assert "code 10052" in desk.confirmation(str(body["signal_id"]))["reason"]["message"]
+    assert "code 10052" in stage.confirmation(str(body["signal_id"]))["reason"]["message"]
     assert gateway.of(record["client_order_id"]) == []
     assert placed(gateway) - before == 1
 
 
 def test_coins_with_a_limit_are_taken_refused_or_not_sent_by_the_accounts_terms(
-    desk: Desk, gateway: GatewayVenue
+    stage: VenueStage, gateway: GatewayVenue
 ) -> None:
     gateway.do("price", symbol="BTC", price="50000")
     coin = {"symbol": "BTC", "instrument_type": "CRYPTO", "quantity": "0.001", "tif": None}
     before = placed(gateway)
-    near = desk.body(gateway, limit_price="50000", **coin)
-    far = desk.body(gateway, limit_price="49000", **coin)
-    lasting = desk.body(gateway, limit_price="50000", **(coin | {"tif": "GTC"}))
-    desk.publish(near, far, lasting)
-    desk.wait(near, "FILLED", within=60.0)
-    assert_refused(desk, far, 202, "0.25%")
-    desk.wait(lasting, "REJECTED", within=60.0)
-    reason = desk.confirmation(str(lasting["signal_id"]))["reason"]
+    near = stage.body(gateway, limit_price="50000", **coin)
+    far = stage.body(gateway, limit_price="49000", **coin)
+    lasting = stage.body(gateway, limit_price="50000", **(coin | {"tif": "GTC"}))
+    stage.publish(near, far, lasting)
+    stage.wait(near, "FILLED", within=60.0)
+    assert_refused(stage, far, 202, "0.25%")
+    stage.wait(lasting, "REJECTED", within=60.0)
+    reason = stage.confirmation(str(lasting["signal_id"]))["reason"]
     assert reason["code"] == "UNSUPPORTED_ORDER"
     assert "GTC" in reason["message"]
     assert placed(gateway) - before == 2

@@ -22,9 +22,9 @@ from tests.external.service_process import (
     is_alive,
     is_listening,
     make_orders,
-    wait_until,
     wait_until_settled,
 )
+from tests.waits import wait_until
 
 # What is ready at this moment, and no waiting, is just what these tests ask for.
 pytestmark = pytest.mark.filterwarnings("ignore:The return_immediately flag:DeprecationWarning")

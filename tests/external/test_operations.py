@@ -72,7 +72,7 @@ def has(output: str, words: str) -> bool:
     return re.search(".*".join(parts), output) is not None
 
 
-class Desk:
+class Stage:
     """An operator's terminal: a folder that looks like the repository, but with data and logs of its own."""
 
     def __init__(self, folder: Path) -> None:
@@ -131,39 +131,39 @@ def _belongs_to(process: psutil.Process, folder: str) -> bool:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
+def stage(tmp_path: Path) -> Iterator[Stage]:
     """A service that runs, with one order filled, one refused and one dead letter."""
-    desk = Desk(tmp_path)
+    stage = Stage(tmp_path)
     try:
-        status, output = desk.run("python scripts/mvp_demo_start.py")
+        status, output = stage.run("python scripts/mvp_demo_start.py")
         assert status == 0, output
-        filled = desk.sample("equity_simple_signal_1.json")
-        desk.sample("refused_contradiction_1.json")
+        filled = stage.sample("equity_simple_signal_1.json")
+        stage.sample("refused_contradiction_1.json")
         (signal,) = set(re.findall(r"(\S+)\s+published to trading-orders", filled))
         (order,) = set(re.findall(r"recorded as (\S+)", filled))
-        with PubSub(str(desk.service.endpoints()["pubsub_emulator_host"])) as pubsub:
+        with PubSub(str(stage.service.endpoints()["pubsub_emulator_host"])) as pubsub:
             path = pubsub.publisher.topic_path("mathematricks-trader", "trading-orders")
             message_id = pubsub.publisher.publish(path, b"this is no order").result(10)
-        desk.names = {"SIGNAL_ID": signal, "ORDER_ID": order, "MESSAGE_ID": message_id}
-        yield desk
+        stage.names = {"SIGNAL_ID": signal, "ORDER_ID": order, "MESSAGE_ID": message_id}
+        yield stage
     finally:
-        desk.end()
+        stage.end()
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", [README, OPERATIONS], ids=lambda page: page.name)
-def test_the_commands_of_the_page_do_what_it_says(desk: Desk, page: Path) -> None:
+def test_the_commands_of_the_page_do_what_it_says(stage: Stage, page: Path) -> None:
     commands = tried(page)
     assert len(commands) >= 4
     for each in commands:
-        assert_done_as_described(desk, each, page)
+        assert_done_as_described(stage, each, page)
 
 
-def assert_done_as_described(desk: Desk, each: Tried, page: Path) -> None:
+def assert_done_as_described(stage: Stage, each: Tried, page: Path) -> None:
     deadline = time.monotonic() + (READ_AGAIN_SECONDS if ONLY_LOOKS.search(each.command) else 0.0)
     while True:
-        status, output = desk.run(each.command)
-        missing = [words for words in each.words if not has(output, desk.filled(words))]
+        status, output = stage.run(each.command)
+        missing = [words for words in each.words if not has(output, stage.filled(words))]
         is_status_right = each.exit_status is None or status == each.exit_status
         if is_status_right and not missing:
             return

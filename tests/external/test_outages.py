@@ -23,9 +23,9 @@ from tests.external.service_process import (
     make_orders,
     pubsub_server,
     store_server,
-    wait_until,
     wait_until_settled,
 )
+from tests.waits import wait_until
 
 pytestmark = [
     # What is ready at this moment, and no waiting, is just what these tests ask for.

@@ -36,9 +36,9 @@ from tests.external.service_process import (
     is_alive,
     make_orders,
     pubsub_server,
-    wait_until,
     wait_until_settled,
 )
+from tests.waits import wait_until
 
 # What is ready at this moment, and no waiting, is just what these tests ask for.
 pytestmark = pytest.mark.filterwarnings("ignore:The return_immediately flag:DeprecationWarning")

@@ -13,7 +13,8 @@ import pytest
 
 from brokers.base import Instrument, OrderType, Side, Ticket
 from brokers.paper.exchange import PaperExchange
-from tests.external.service_process import REPOSITORY, Service, wait_until, wait_until_settled
+from tests.external.service_process import REPOSITORY, Service, wait_until_settled
+from tests.waits import wait_until
 
 EXECCTL = REPOSITORY / "scripts" / "execctl.py"
 STATUS = REPOSITORY / "scripts" / "mvp_demo_status.py"

@@ -29,10 +29,10 @@ from tests.external.service_process import (
     make_orders,
     pubsub_server,
     store_server,
-    wait_until,
     wait_until_settled,
 )
 from tests.external.venues import GatewayVenue, tws_server
+from tests.waits import wait_until
 
 # What is ready at this moment, and no waiting, is just what these tests ask for.
 pytestmark = pytest.mark.filterwarnings("ignore:The return_immediately flag:DeprecationWarning")
@@ -97,11 +97,11 @@ class Fleet:
             return {d["_id"]: d for d in db["execution_leases"].find()}
 
     def holders(self) -> dict[str, int]:
-        """The process that holds each desk; 0 for one that was given back."""
-        return {desk: lease["pid"] if lease["holder"] else 0 for desk, lease in self.leases().items()}
+        """The process that holds each account; 0 for one that was given back."""
+        return {account: lease["pid"] if lease["holder"] else 0 for account, lease in self.leases().items()}
 
-    def holder(self, desk: str) -> Service:
-        pid = wait_until(lambda: self.holders().get(desk), f"{desk} is held", more=self.consoles)
+    def holder(self, account: str) -> Service:
+        pid = wait_until(lambda: self.holders().get(account), f"{account} is held", more=self.consoles)
         return next(replica for replica in self.replicas if replica.process is not None and replica.pid == pid)
 
     def wait_for_take_over(self, pid: int, *, within: float) -> float:
@@ -214,16 +214,16 @@ def test_who_starts_beside_a_living_holder_takes_nothing_from_it(tmp_path: Path)
         fleet.wait_until_placed(10)
         holder = fleet.holder("acc_one")
         (other,) = [replica for replica in fleet.replicas if replica is not holder]
-        before = {desk for desk, lease in fleet.leases().items() if lease["pid"] == holder.pid}
-        epochs = {desk: fleet.leases()[desk]["epoch"] for desk in before}
+        before = {account for account, lease in fleet.leases().items() if lease["pid"] == holder.pid}
+        epochs = {account: fleet.leases()[account]["epoch"] for account in before}
         for _ in range(2):
             other.kill()
             other.start()
             fleet.publish(10)
             fleet.assert_all_ends_well()
         after = fleet.leases()
-        assert {desk: after[desk]["epoch"] for desk in before} == epochs
-        assert {after[desk]["pid"] for desk in before} == {holder.pid}
+        assert {account: after[account]["epoch"] for account in before} == epochs
+        assert {after[account]["pid"] for account in before} == {holder.pid}
 
 
 @pytest.mark.timeout(300)

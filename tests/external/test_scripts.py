@@ -17,7 +17,8 @@ from bson import ObjectId
 
 from scripts.send_test_signal import next_december
 from simulators.telegram import SimulatedTelegram
-from tests.external.service_process import REPOSITORY, Service, end, wait_until
+from tests.external.service_process import REPOSITORY, Service, end
+from tests.waits import wait_until
 
 START = REPOSITORY / "scripts" / "mvp_demo_start.py"
 STATUS = REPOSITORY / "scripts" / "mvp_demo_status.py"

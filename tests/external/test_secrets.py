@@ -24,15 +24,8 @@ import psutil
 import pytest
 from bson import json_util
 
-from tests.external.service_process import (
-    COMMANDS_TOPIC,
-    REPOSITORY,
-    Listener,
-    Service,
-    embedded_address,
-    free_port,
-    wait_until,
-)
+from tests.external.service_process import COMMANDS_TOPIC, REPOSITORY, Listener, Service, embedded_address, free_port
+from tests.waits import wait_until
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The return_immediately flag:DeprecationWarning"),

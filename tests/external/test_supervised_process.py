@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.external.service_process import PROGRAM, REPOSITORY, Service, is_alive, make_orders, wait_until
+from tests.external.service_process import PROGRAM, REPOSITORY, Service, is_alive, make_orders
+from tests.waits import wait_until
 
 ENTRY = REPOSITORY / "tests" / "external" / "failing_service.py"
 STATUS = REPOSITORY / "scripts" / "mvp_demo_status.py"

@@ -14,8 +14,9 @@ import pytest
 
 from brokers.paper.words import Action, Operation
 from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
-from tests.external.service_process import REPOSITORY, Service, free_port, wait_until
+from tests.external.service_process import REPOSITORY, Service, free_port
 from tests.external.venues import API_KEY_NAME, GatewayVenue, kite_server, tws_server
+from tests.waits import wait_until
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The return_immediately flag:DeprecationWarning"),

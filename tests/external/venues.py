@@ -7,7 +7,7 @@ import json
 import sys
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from simulators import control
 from simulators.catalogue import simulator_of
 from simulators.simulator import Place, account_table
 from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
-from tests.external.service_process import Server, Service, free_port, wait_until
+from tests.external.service_process import Server, Service, free_port
+from tests.waits import wait_until
 
 BROKERS = tuple(name for name, manifest in manifests().items() if manifest.simulator is not None)
 LIMITED = "zerodha with limits"
@@ -96,7 +97,7 @@ class GatewayVenue(Venue):
         return said
 
 
-class Desk:
+class VenueStage:
     """The service with an account at each broker, and who publishes to it and looks."""
 
     def __init__(self, service: Service, venues: Mapping[str, Venue], token_file: Path) -> None:
@@ -205,7 +206,7 @@ def tws_server(folder: Path, port: int, control_port: int, *arguments: str) -> S
 
 
 @contextlib.contextmanager
-def desk_with_all_brokers(folder: Path, **settings: str) -> Iterator[Desk]:
+def stage_with_all_brokers(folder: Path, **settings: str) -> Iterator[VenueStage]:
     """Everything started, with the token of a login in its file; all of it ended afterwards."""
     folder.mkdir(parents=True, exist_ok=True)
     token_file = folder / "access_token"
@@ -237,12 +238,8 @@ def desk_with_all_brokers(folder: Path, **settings: str) -> Iterator[Desk]:
             if broker not in venues:
                 book = venues[broker] = BookVenue(broker, service)
                 stack.callback(book.close)
-        yield Desk(service, venues, token_file)
+        yield VenueStage(service, venues, token_file)
 
 
 def events(record: Mapping[str, Any]) -> list[str]:
     return [str(event["type"]) for event in record["events"]]
-
-
-def eventually(holds: Callable[[], object], what: str, within: float = 20.0) -> None:
-    wait_until(lambda: bool(holds()), what, within=within, pause=0.02)

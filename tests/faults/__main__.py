@@ -23,7 +23,13 @@ from rich.console import Console
 from tests.external.long_run import ending_with_all
 from tests.external.venues import BROKERS
 from tests.faults import table
-from tests.faults.crashes import play_kills
+from tests.faults.crashes import (
+    HAND_TRADE_CROSSINGS,
+    LEASE_KILLS,
+    play_hand_trade_kills,
+    play_kills,
+    play_lease_kills,
+)
 from tests.faults.outages import Extent, chosen_outages, play_outages
 from tests.faults.replicas import fleets_at, play_replicas
 from tests.faults.scenarios import SCENARIOS, Scenario
@@ -41,6 +47,8 @@ class Family(StrEnum):
     SCENARIOS = "scenarios"
     CRASHES = "crashes"
     KILLS = "kills"
+    HAND_TRADES = "hand trades"
+    LEASES = "leases"
     OUTAGES = "outages"
     REPLICAS = "replicas"
 
@@ -131,6 +139,14 @@ def jobs(options: argparse.Namespace) -> list[Job]:
                 broker,
                 partial(play_kills, broker, points=options.crashes, rounds=0, seed=options.seed),
             )
+        if is_wanted(Family.HAND_TRADES) and options.crashes != 0:
+            add(
+                Family.HAND_TRADES,
+                broker,
+                partial(play_hand_trade_kills, broker, crossings=HAND_TRADE_CROSSINGS),
+            )
+        if is_wanted(Family.LEASES) and options.crashes != 0:
+            add(Family.LEASES, broker, partial(play_lease_kills, broker, kills=LEASE_KILLS))
         rounds = options.rounds // len(brokers) + (number < options.rounds % len(brokers))
         if is_wanted(Family.KILLS) and rounds:
             add(Family.KILLS, broker, partial(play_kills, broker, points=0, rounds=rounds, seed=options.seed))

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import random
+import signal
 import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from pymongo.errors import PyMongoError
 
 from brokers.manifest import Fact
 from simulators.catalogue import simulator_of
-from tests.external.service_process import COMMANDS_TOPIC, READY, START_SECONDS, wait_until
+from tests.external.service_process import COMMANDS_TOPIC, READY, START_SECONDS, pubsub_server, store_server
 from tests.external.venues import FINAL
 from tests.faults.judgement import Placed
 from tests.faults.people import Person
 from tests.faults.stage import (
     LOOK_SECONDS,
+    PRICE,
     NotPublished,
     Outcome,
     Play,
@@ -30,6 +34,7 @@ from tests.faults.stage import (
     set_stage,
     tells,
 )
+from tests.waits import wait_until
 
 JOURNEY_SECONDS = 30.0
 AGREE_SECONDS = 90.0
@@ -42,6 +47,21 @@ MOST_DISAGREEMENTS = 5
 SECOND_SHARE = 0.3
 """So many of the kills are followed by a second one while the service recovers."""
 SECOND_LATEST = 25
+HAND_QUANTITY = 50
+HAND_TRADE_CROSSINGS = tuple(
+    f"{when} store.{write}"
+    for write in ("insert_discrepancy#1", "save_discrepancy#1", "save_discrepancy#2")
+    for when in ("before", "after")
+)
+"""A row is opened, marked as told, and closed."""
+
+
+class While(StrEnum):
+    """What the service does when it is killed at a crossing."""
+
+    STARTING = "starting"
+    WORKING = "working"
+    STOPPING = "stopping"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +70,9 @@ class Kill:
     crossing of the recovery (`any#7`)."""
 
     crossing: str | None = None
+    while_: While = While.WORKING
+    is_waited_for: bool = False
+    """That crossing comes by the clock, perhaps after the journey's end."""
     delay_seconds: float = 0.0
     again: str | None = None
 
@@ -57,6 +80,17 @@ class Kill:
     def name(self) -> str:
         where = "at a random moment" if self.crossing is None else self.crossing.partition("#")[0]
         return f"killed {where}" + (" and in the recovery" if self.again else "")
+
+
+LEASE_KILLS = tuple(
+    Kill(crossing=f"{when} store.{write}#1", while_=while_, is_waited_for=True)
+    for write, while_ in (
+        ("take_lease", While.STARTING),
+        ("renew_leases", While.WORKING),
+        ("release_leases", While.STOPPING),
+    )
+    for when in ("before", "after")
+)
 
 
 class Journey:
@@ -139,15 +173,90 @@ class Journey:
         return record is not None and record["status"] in FINAL and "unsettled" not in record["lookup"]
 
 
+class HandTradeJourney:
+    """An entry that fills; then somebody trades in its instrument past the service, and takes that back once people were told of the
+    difference. Each step is taken once, whichever life of the service sees it."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.play = play = Play(stage, stage.lanes[0], "hand")
+        self.stage = stage
+        self.entry = play.order()
+        self.deaths = 0
+        self.person = Person(play)
+        self._is_published = self._is_traded = self._is_restored = False
+        self._seen = {row["_id"] for row in self._all_rows()}
+
+    def step(self) -> bool:
+        stage = self.stage
+        with contextlib.suppress(NotPublished, OSError, PyMongoError):
+            if stage.service.exit_status() is not None:
+                return False
+            if not self._is_published:
+                stage.publish(self.entry.body)
+                self._is_published = True
+            for signal in self.person.doubted():
+                self.person.decide(signal)
+            record = self.play.record(self.entry)
+            if record is None or record["status"] not in FINAL or "unsettled" in record["lookup"]:
+                return False
+            if not self._is_traded:
+                self._trade(HAND_QUANTITY)
+                self._is_traded = True
+            rows = self._rows()
+            if not self._is_restored and any(row["is_alerted"] for row in rows):
+                self._trade(-HAND_QUANTITY)
+                self._is_restored = True
+            return self._is_restored and all(row["state"] == "CLOSED" for row in rows)
+        return False
+
+    def where(self) -> str:
+        return f"the difference is not opened, told and closed: {[(row['state'], row['is_alerted']) for row in self._rows()]}"
+
+    def judge(self) -> list[str]:
+        """Beside the order: one row for one difference, however often it was written, and people were told of it once."""
+        found = self.play.judge() + self.person.wrong
+        rows = self._rows()
+        if [row["state"] for row in rows] != ["CLOSED"]:
+            found.append(f"one difference has the rows {[row['state'] for row in rows]}")
+        for row in rows:
+            told = self.stage.db["execution_alerts"].count_documents({"_id": f"discrepancy:{row['_id']}"})
+            if told != 1:
+                found.append(f"people were told {told} times of one difference")
+        return found
+
+    def _trade(self, quantity: int) -> None:
+        symbol = str(self.entry.body["symbol"])
+        product = self.entry.body.get("product")
+        self.play.do("trade_by_hand", instrument=symbol, quantity=quantity, price=PRICE, product=product)
+
+    def _all_rows(self) -> list[dict[str, Any]]:
+        with contextlib.suppress(OSError, PyMongoError):
+            return list(self.stage.db["execution_discrepancies"].find({"account_id": self.play.lane.account_id}))
+        return []
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [row for row in self._all_rows() if row["_id"] not in self._seen]
+
+
 class Lives:
     """The lives of one service, one after the other: each recovers from the last death, and then walks into the next. Told through a file
     where to die, so that one start serves for both."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        journey: Callable[[Stage], Journey | HandTradeJourney] = Journey,
+        also: Callable[[Stage], list[str]] = lambda stage: [],
+    ) -> None:
+        """`also`: what else must hold in the end, beside what the journey is judged by."""
         self.stage = stage
+        self._journey = journey
+        self._also = also
         self._order = stage.folder / "kill-at"
         self._notes = stage.folder / "crossings"
         self._series = 0
+        self.last_crossing: str | None = None
+        """Before the last death."""
         self._arm("never")
         stage.service.settings |= {"FAULTS_KILL": str(self._order), "FAULTS_CROSSINGS": str(self._notes)}
 
@@ -155,7 +264,7 @@ class Lives:
         """What an undisturbed journey crosses, in its sequence."""
         self._ready()
         series = self._arm("never")
-        journey = Journey(self.stage)
+        journey = self._journey(self.stage)
         wait_until(journey.step, "an undisturbed journey ends", within=2 * JOURNEY_SECONDS, pause=0.03)
         return list(self._crossed(series))
 
@@ -164,9 +273,10 @@ class Lives:
         outcome = Outcome(kill.name, self.stage.broker)
         try:
             self._ready()
-            journey = Journey(self.stage)
+            journey = self._journey(self.stage)
             self._walk_to_death(journey, kill)
             journey.deaths += 1
+            self.last_crossing = next(reversed(list(self._crossed(str(self._series)))), None)
             if kill.again is not None:
                 self._arm(kill.again)
                 self._ready(may_die=True)
@@ -179,10 +289,23 @@ class Lives:
             outcome.wrong.append(str(kill))
         return outcome
 
-    def _walk_to_death(self, journey: Journey, kill: Kill) -> None:
+    def _walk_to_death(self, journey: Journey | HandTradeJourney, kill: Kill) -> None:
+        service = self.stage.service
+        if kill.crossing is not None and kill.while_ is While.STARTING:
+            service.stop()
+            self._arm(kill.crossing)
+            self._ready(may_die=True)
+            self._until_dead(journey)
+            return
+        if kill.crossing is not None and kill.while_ is While.STOPPING:
+            journey.step()  # what it has published is half done when the service is told to stop
+            self._arm(kill.crossing)
+            service.send(signal.SIGTERM)
+            wait_until(lambda: service.exit_status() is not None, "the service is gone", within=JOURNEY_SECONDS)
+            return
         if kill.crossing is not None:
             self._arm(kill.crossing)
-            self._until_dead(journey)
+            self._until_dead(journey, is_waited_for=kill.is_waited_for)
             return
         end = time.monotonic() + kill.delay_seconds
         while time.monotonic() < end:
@@ -190,22 +313,24 @@ class Lives:
             time.sleep(0.01)
         self.stage.service.kill()
 
-    def _until_dead(self, journey: Journey) -> None:
+    def _until_dead(self, journey: Journey | HandTradeJourney, *, is_waited_for: bool = False) -> None:
         """A life that took fewer calls than the measured one is killed where it is."""
         service = self.stage.service
         end = time.monotonic() + JOURNEY_SECONDS
-        while service.exit_status() is None and time.monotonic() < end and not journey.step():
+        while service.exit_status() is None and time.monotonic() < end:
+            if journey.step() and not is_waited_for:
+                break
             time.sleep(0.02)
         if service.exit_status() is None:
             service.kill()
 
-    def _recover(self, journey: Journey, outcome: Outcome) -> None:
+    def _recover(self, journey: Journey | HandTradeJourney, outcome: Outcome) -> None:
         self._arm("never")
         began = time.monotonic()
         self._ready()
         end = time.monotonic() + AGREE_SECONDS
         while True:
-            outcome.wrong = journey.judge() if journey.step() else [journey.where()]
+            outcome.wrong = journey.judge() + self._also(self.stage) if journey.step() else [journey.where()]
             if not outcome.wrong or time.monotonic() > end:
                 break
             time.sleep(LOOK_SECONDS)
@@ -253,15 +378,69 @@ def play_kills_at(broker: str, folder: Path, *crossings: str) -> list[Outcome]:
         return [lives.die(Kill(crossing=crossing)) for crossing in crossings]
 
 
-def _stage(broker: str, folder: Path) -> contextlib.AbstractContextManager[Stage]:
+def play_hand_trade_kills(
+    broker: str,
+    folder: Path,
+    crossings: Sequence[str],
+    done: Callable[[Outcome], None] = lambda outcome: None,
+) -> list[Outcome]:
+    """One kill at each of these crossings while a difference from the broker's positions is opened, told and closed."""
+    with _stage(broker, folder, RECONCILE_INTERVAL_SECONDS="1") as stage:
+        return _played(Lives(stage, HandTradeJourney), [Kill(crossing=crossing) for crossing in crossings], done)
+
+
+def play_lease_kills(
+    broker: str,
+    folder: Path,
+    kills: Sequence[Kill],
+    done: Callable[[Outcome], None] = lambda outcome: None,
+) -> list[Outcome]:
+    """These kills of a process that may share its store with others, and so has to hold a lease for what it works."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with store_server(folder) as store, pubsub_server(folder) as pubsub:
+        address, uri = f"127.0.0.1:{pubsub.port}", f"mongodb://127.0.0.1:{store.port}/?directConnection=true"
+        around = {"MONGODB_URI": uri, "PUBSUB_EMULATOR_HOST": address, "LEASE_SECONDS": "2"}
+        with _stage(broker, folder, own_pubsub=address, own_store=uri, **around) as stage:
+            return _played(Lives(stage, also=unheld), kills, done)
+
+
+def _played(lives: Lives, kills: Sequence[Kill], done: Callable[[Outcome], None]) -> list[Outcome]:
+    """Until one disagrees. Each process has to die where it was told to."""
+    outcomes = []
+    for kill in kills:
+        outcome = lives.die(kill)
+        if lives.last_crossing != kill.crossing:
+            outcome.wrong.append(f"the process was to die {kill.crossing}, and crossed {lives.last_crossing} last")
+        outcomes.append(outcome)
+        done(outcome)
+        if not outcome.agrees:
+            break
+    return outcomes
+
+
+def unheld(stage: Stage) -> list[str]:
+    """What the living process does not hold though nobody else is there: an account that it should work, or a partition of nobody's."""
+    leases = {lease["_id"]: lease for lease in stage.db["execution_leases"].find()}
+    missing = [lane.account_id for lane in stage.lanes if lane.account_id not in leases]
+    return [f"{each} has no lease" for each in missing] + [
+        f"the lease of {name} is held by {lease['pid'] if lease['holder'] else 'nobody'}"
+        for name, lease in leases.items()
+        if not lease["holder"] or lease["pid"] != stage.service.pid
+    ]
+
+
+def _stage(
+    broker: str, folder: Path, *, own_pubsub: str | None = None, own_store: str | None = None, **settings: str
+) -> contextlib.AbstractContextManager[Stage]:
     return set_stage(
         broker,
         folder,
         lanes=1,
         starts=False,
         account_keys=simulator_of(broker).short_search,
-        MAX_ORDER_AGE_SECONDS="600",
-        ORDER_TIMEOUT_SECONDS="0",
+        own_pubsub=own_pubsub,
+        own_store=own_store,
+        **{"MAX_ORDER_AGE_SECONDS": "600", "ORDER_TIMEOUT_SECONDS": "0"} | settings,
     )
 
 

@@ -18,15 +18,7 @@ from brokers.manifest import Fact
 from brokers.registry import manifests, stand_in
 from simulators.catalogue import simulator_of
 from tests.external.proxy import Mood, Proxy
-from tests.external.service_process import (
-    READY,
-    START_SECONDS,
-    Server,
-    Service,
-    pubsub_server,
-    store_server,
-    wait_until,
-)
+from tests.external.service_process import READY, START_SECONDS, Server, Service, pubsub_server, store_server
 from tests.external.venues import BROKERS, GatewayVenue
 from tests.faults.judgement import Placed
 from tests.faults.people import Phone, telegram_server, telegram_settings
@@ -42,6 +34,7 @@ from tests.faults.stage import (
     set_stage,
     tells,
 )
+from tests.waits import wait_until
 
 AWAY_SECONDS = 4.0
 SLOW_AWAY_SECONDS = 12.0

@@ -15,7 +15,7 @@ from pathlib import Path
 from brokers.manifest import Fact
 from brokers.registry import manifests
 from simulators.catalogue import simulator_of
-from tests.external.service_process import Listener, Service, pubsub_server, store_server, wait_until
+from tests.external.service_process import Listener, Service, pubsub_server, store_server
 from tests.faults.judgement import Placed
 from tests.faults.people import Person, Phone, telegram_server, telegram_settings
 from tests.faults.stage import (
@@ -33,6 +33,7 @@ from tests.faults.stage import (
     set_gateway,
     tells,
 )
+from tests.waits import wait_until
 
 TAKE_OVER_SECONDS = 15.0
 UNTIL_HELD_SECONDS = 40.0
@@ -60,8 +61,8 @@ class Round:
 
     deed: Deed
     delay_seconds: float
-    desk: int
-    """The victim is who holds this account."""
+    account: int
+    """By its number; the victim is who holds it."""
     after_seconds: float
     """Between the take-over and the victim's return."""
 
@@ -73,7 +74,7 @@ def rounds_of(count: int, seed: str) -> list[Round]:
         Round(
             deed=deed,
             delay_seconds=luck.uniform(0.0, 1.2),
-            desk=luck.randrange(ACCOUNTS),
+            account=luck.randrange(ACCOUNTS),
             after_seconds=luck.uniform(0.0, 2.0),
         )
         for deed in itertools.islice(itertools.cycle(Deed), count)
@@ -92,7 +93,7 @@ class Fleet:
         """The one that was frozen in the round before."""
 
     def holders(self) -> dict[str, int]:
-        """The process that holds each desk; 0 for one that was given back."""
+        """The process that holds each account; 0 for one that was given back."""
         leases = self.stage.db["execution_leases"].find()
         return {lease["_id"]: lease["pid"] if lease["holder"] else 0 for lease in leases}
 
@@ -159,14 +160,14 @@ def play_replicas(
         fleets += 1
         with fleet_of(broker, folder / str(fleets), count) as fleet:
             while waiting:
-                order_steps = waiting.pop(0)
-                outcome = Outcome(f"replicas: one of {count} {order_steps.deed}", broker)
+                round_ = waiting.pop(0)
+                outcome = Outcome(f"replicas: one of {count} {round_.deed}", broker)
                 try:
-                    _play(fleet, order_steps, outcome)
+                    _play(fleet, round_, outcome)
                 except Exception as exc:  # noqa: BLE001  the other rounds go on
                     outcome.wrong.append(f"{type(exc).__name__}: {exc}"[:1500])
                 if not outcome.agrees:
-                    outcome.wrong.append(str(order_steps))
+                    outcome.wrong.append(str(round_))
                 outcomes.append(outcome)
                 done(outcome)
                 if not outcome.agrees:
@@ -176,21 +177,21 @@ def play_replicas(
     return outcomes
 
 
-def _play(fleet: Fleet, order_steps: Round, outcome: Outcome) -> None:
+def _play(fleet: Fleet, round_: Round, outcome: Outcome) -> None:
     stage = fleet.stage
     if tells(stage.broker, Fact.IDS_OF_A_CONNECTION) and fleet.woken is not None:
         _end_limited_sessions(fleet, fleet.woken)
     plays = [Play(stage, lane, "replicas") for lane in stage.lanes]
     persons = [Person(play, fleet.phone) for play in plays]
-    expects = expected(stage.broker, order_steps.deed)
+    expects = expected(stage.broker, round_.deed)
     resting = [_orders(play, expects) for play in plays]
-    victim = fleet.holder(stage.lanes[order_steps.desk].account_id)
+    victim = fleet.holder(stage.lanes[round_.account].account_id)
     pid = victim.pid
     for play in plays:
         play.send(*play.signals)
-    time.sleep(order_steps.delay_seconds)
+    time.sleep(round_.delay_seconds)
     later = [play.order(side, expects=expects) for play in plays for side in ("SELL", "BUY")]
-    if order_steps.deed is Deed.KILLED:
+    if round_.deed is Deed.KILLED:
         victim.kill()
     else:
         victim.send(signal.SIGSTOP)
@@ -204,11 +205,11 @@ def _play(fleet: Fleet, order_steps: Round, outcome: Outcome) -> None:
         for play, order in zip(plays, resting, strict=True):
             if wait_until(lambda p=play, o=order: p.at_broker(o) or _is_doubted(p, o), "it is placed", within=60.0):  # type: ignore[misc]
                 _fill(play, order)
-        time.sleep(order_steps.after_seconds)
+        time.sleep(round_.after_seconds)
     finally:
-        if order_steps.deed is Deed.FROZEN:
+        if round_.deed is Deed.FROZEN:
             victim.send(signal.SIGCONT)
-    if order_steps.deed is Deed.KILLED:
+    if round_.deed is Deed.KILLED:
         victim.start()
     back = time.monotonic()
     while True:
@@ -224,7 +225,7 @@ def _play(fleet: Fleet, order_steps: Round, outcome: Outcome) -> None:
         outcome.wrong.append(f"taken over only after {outcome.take_over_seconds:.1f} s")
     ended = [replica.folder.name for replica in fleet.replicas if replica.exit_status() is not None]
     outcome.wrong += [f"{name} has ended" for name in ended]
-    fleet.woken = victim if order_steps.deed is Deed.FROZEN else None
+    fleet.woken = victim if round_.deed is Deed.FROZEN else None
 
 
 def _end_limited_sessions(fleet: Fleet, woken: Service) -> None:

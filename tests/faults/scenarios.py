@@ -15,10 +15,11 @@ from urllib.error import HTTPError
 from brokers.manifest import Fact
 from brokers.registry import manifests
 from simulators.catalogue import simulator_of
-from tests.external.service_process import PubSub, wait_until
+from tests.external.service_process import PubSub
 from tests.external.venues import GatewayVenue
 from tests.faults.judgement import Placed
 from tests.faults.stage import Play, Signal, keeps_its_book, tells
+from tests.waits import wait_until
 
 GATEWAYS = "those with a program of their own"
 EVERYWHERE = "all"

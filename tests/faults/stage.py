@@ -39,10 +39,10 @@ from tests.external.service_process import (
     Service,
     embedded_address,
     free_port,
-    wait_until,
 )
 from tests.external.venues import FINAL, GatewayVenue, Venue, gateway_server
 from tests.faults.judgement import Evidence, Placed, disagreements, position_disagreements
+from tests.waits import wait_until
 
 PRICE = "100.25"
 ENTRY = Path(__file__).resolve().parent / "watched_service.py"
@@ -394,10 +394,10 @@ def play_side_by_side(
     def work(lane: Lane) -> None:
         while True:
             with taking:
-                order_steps = next(waiting, None)
-            if order_steps is None:
+                wanted_next = next(waiting, None)
+            if wanted_next is None:
                 return
-            name, steps, within = order_steps
+            name, steps, within = wanted_next
             done(run_play(Play(stage, lane, name), name, steps, within))
 
     with ThreadPoolExecutor(len(stage.lanes)) as pool:

@@ -31,7 +31,7 @@ def names(*arguments: str) -> set[str]:
 
 def test_every_family_is_played_at_every_broker_by_default() -> None:
     played = names()
-    for family in ("scenarios", "crashes", "kills", "outages"):
+    for family in ("scenarios", "crashes", "kills", "hand trades", "leases", "outages"):
         assert {f"{family} at {broker}" for broker in BROKERS} <= played
     assert {"replicas at mock, 2 processes", "replicas at mock, 3 processes"} <= played
     assert {"replicas at ibkr, 2 processes", "replicas at zerodha, 2 processes"} <= played

@@ -32,6 +32,7 @@ from brokers.factory import BrokerFactory
 from execution_service import execution_main
 from execution_service.app import service, wiring
 from execution_service.app.clock import SystemClock
+from execution_service.storage.mongo.ledger_lines import LedgerLines
 from execution_service.storage.mongo.store import MongoStore
 from execution_service.transport import pubsub
 from execution_service.transport.pubsub import GooglePublisher
@@ -50,8 +51,17 @@ STORE_WRITES = (
     "raise_alert",
     "alert_sent",
     "save_ledgers",
+    "keep_lines",
     "write_views",
+    "insert_discrepancy",
+    "save_discrepancy",
+    "take_lease",
+    "renew_leases",
+    "release_leases",
+    "leave",
+    "picked_up",
 )
+"""Each before and after; and the ledger's lines of single orders, which are kept by themselves before the cursors of a delivery are."""
 BROKER_CALLS = ("reserve", "place_order", "cancel_order", "find")
 """The calls that concern one order. How often the lists are asked for depends on the moment; random kills hit those."""
 
@@ -76,16 +86,19 @@ class Crossings:
         if where in (f"{what}#{self._counts[what]}", f"any#{self._counts['any']}"):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def watch(self, owner: Any, names: Iterable[str], room: str) -> None:
-        """Puts itself around these coroutine methods of a class, or of one object."""
+    def watch(self, owner: Any, names: Iterable[str], room: str, *, only_with_arguments: bool = False) -> None:
+        """Puts itself around these coroutine methods of a class, or of one object; with `only_with_arguments` around those calls alone
+        whose last argument is not empty."""
         for name in names:
             plain = getattr(owner, name)
             if plain is not None:
-                setattr(owner, name, self._around(plain, f"{room}.{name}"))
+                setattr(owner, name, self._around(plain, f"{room}.{name}", only_with_arguments))
 
-    def _around(self, plain: Callable[..., Any], what: str) -> Callable[..., Any]:
+    def _around(self, plain: Callable[..., Any], what: str, only_with_arguments: bool) -> Callable[..., Any]:
         @functools.wraps(plain)
         async def call(*arguments: Any, **named: Any) -> Any:
+            if only_with_arguments and not arguments[-1]:
+                return await plain(*arguments, **named)
             self.cross(f"before {what}")
             answer = await plain(*arguments, **named)
             self.cross(f"after {what}")
@@ -102,6 +115,7 @@ def put(owner: Any, name: str, value: Any) -> None:
 
 def strike_ports(crossings: Crossings) -> None:
     crossings.watch(MongoStore, STORE_WRITES, "store")
+    crossings.watch(LedgerLines, ("keep",), "ledger_lines", only_with_arguments=True)
     crossings.watch(GooglePublisher, ("publish",), "publisher")
     made = BrokerFactory.create_broker
 

@@ -11,18 +11,16 @@ from typing import Any
 import pytest
 
 from brokers.base import AssetClass, Capabilities, OptionRight
-from brokers.paper.words import Market
 from execution_service.control.adoption_books import plan_of_undoing, records_named
 from execution_service.core.adoption.records import Refused, adoption_id
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.views.record import discrepancy_from_document, ledger_from_document, plan_to_document
 from execution_service.delivery.rebuild import Rebuild
-from tests.fakes import ACCOUNT, AllAt, World, two_worlds, world_of
+from tests.fakes import ACCOUNT, BY_HAND, AllAt, World, two_worlds, world_of
 from tests.service.adoptions import adopt, by_hand, give, held, outcome, planned, records, undo, wish_of
 
 MINUTE = 60.0
-BY_HAND = Market(fill_delay_seconds=None)
 
 
 def discrepancies(world: World) -> list[tuple[str, str, str]]:

@@ -10,12 +10,8 @@ from pymongo.errors import AutoReconnect
 
 from brokers.base import BrokerPosition, Capabilities, Instrument, Unreadable
 from brokers.errors import AuthRequired, BrokerUnavailable, CallsSpent, HeldBack
-from brokers.paper.words import Market
 from execution_service.trading.trader import TradingRules
-from tests.fakes import ACCOUNT, two_worlds, world_of
-
-BY_HAND = Market(fill_delay_seconds=None)
-
+from tests.fakes import ACCOUNT, BY_HAND, two_worlds, world_of
 
 RESERVING = Capabilities(needs_reservation=True, refuses_repeated_client_id=False)
 

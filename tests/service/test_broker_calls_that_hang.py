@@ -13,15 +13,13 @@ import pytest
 
 from brokers.base import Capabilities
 from brokers.errors import OutcomeUnknown
-from brokers.paper.words import Market
 from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
 from execution_service.trading import connection
 from execution_service.trading.trader import TradingRules
-from tests.fakes import ACCOUNT, World, world_of
+from tests.fakes import ACCOUNT, BY_HAND, World, world_of
 
-BY_HAND = Market(fill_delay_seconds=None)
 TAG = Capabilities(refuses_repeated_client_id=False, find_window_seconds=3.0, concurrent_calls=8)
 ONE_BY_ONE = Capabilities(
     refuses_repeated_client_id=True, fits_tickets=True, needs_reservation=True, find_window_seconds=3.0

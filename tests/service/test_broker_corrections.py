@@ -12,13 +12,11 @@ import pytest
 
 from brokers.base import Report, Reports, ReportStatus
 from brokers.errors import AnswerUnclear, NotAnswered
-from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.paper.words import Action, Fault, Operation
 from execution_service.core.orders.status import Status
 from execution_service.trading.trader import TradingRules
-from tests.fakes import ACCOUNT, World, world_of
+from tests.fakes import ACCOUNT, BY_HAND, World, world_of
 from tests.service.audit import audit
-
-BY_HAND = Market(fill_delay_seconds=None)
 
 
 async def test_overfill_is_recorded_as_it_is_and_people_are_told(tmp_path: Path) -> None:

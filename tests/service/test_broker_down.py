@@ -7,21 +7,11 @@ from pathlib import Path
 
 from brokers.base import Capabilities
 from brokers.errors import AuthRequired, BrokerUnavailable, OutcomeUnknown
-from brokers.paper.words import Market
 from execution_service.core.orders.events import NothingSent, SubmitStarted
 from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.trading.connection import LOGIN_LOOK_SECONDS, AccountState
-from tests.fakes import ACCOUNT, World, world_of
+from tests.fakes import ACCOUNT, BY_HAND, DOWN, ONLY_A_TAG, World, world_of
 from tests.service.audit import audit
-
-BY_HAND = Market(fill_delay_seconds=None)
-
-
-TAG = Capabilities(refuses_repeated_client_id=False, find_window_seconds=3.0, concurrent_calls=4)
-
-
-DOWN = BrokerUnavailable("connection refused")
-
 
 PAUSE = BrokerUnavailable("nightly restart", known_pause=True)
 
@@ -207,7 +197,7 @@ async def test_one_accounts_broker_being_down_stops_no_other_account(tmp_path: P
 
 
 async def test_broker_that_answers_nothing_is_called_down_and_people_hear_of_the_order(tmp_path: Path) -> None:
-    async with world_of(tmp_path, capabilities=TAG) as world:
+    async with world_of(tmp_path, capabilities=ONLY_A_TAG) as world:
         for operation in ("place_order", "find", "reports"):
             world.broker_faults.holds[operation] = asyncio.Event()
         world.send()
@@ -221,7 +211,7 @@ async def test_broker_that_answers_nothing_is_called_down_and_people_hear_of_the
 
 
 async def test_order_perhaps_sent_to_a_broker_that_then_goes_down_is_named_to_people(tmp_path: Path) -> None:
-    async with world_of(tmp_path, capabilities=TAG) as world:
+    async with world_of(tmp_path, capabilities=ONLY_A_TAG) as world:
         world.broker_faults.errors = {"place_order": [OutcomeUnknown("lost")], "find": [TimeoutError()] * 50}
         world.send()
         await world.settle()

@@ -13,28 +13,14 @@ import pytest
 
 from brokers.base import Capabilities, Fill, Report, ReportStatus
 from brokers.errors import AnswerUnclear, BrokerUnavailable, OrderAlreadyExists, OrderRefused, OutcomeUnknown
-from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.paper.words import Action, Fault, Operation
 from execution_service.core.orders.status import Status
 from execution_service.trading import placement
 from execution_service.trading.trader import TradingRules
-from tests.fakes import World, world_of
+from tests.fakes import BY_HAND, DOWN, IN_SEQUENCE, ONLY_A_TAG, World, world_of
 from tests.service.audit import audit
 
-BY_HAND = Market(fill_delay_seconds=None)
-
-
-TAG = Capabilities(refuses_repeated_client_id=False, find_window_seconds=3.0, concurrent_calls=4)
-
-
 PATIENT = Capabilities(refuses_repeated_client_id=True, find_window_seconds=3.0, concurrent_calls=4)
-
-
-IN_SEQUENCE = Capabilities(
-    refuses_repeated_client_id=True, needs_reservation=True, find_window_seconds=10.0, send_again_seconds=2.0
-)
-
-
-DOWN = BrokerUnavailable("connection refused")
 
 
 async def test_lost_answer_is_found_and_the_order_is_not_sent_again(tmp_path: Path) -> None:
@@ -60,7 +46,7 @@ async def test_lost_request_is_sent_again_under_the_same_id_where_the_broker_tak
 
 async def test_lost_request_is_in_doubt_where_the_id_is_only_a_tag(tmp_path: Path) -> None:
     fault = Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT)
-    async with world_of(tmp_path, faults=[fault], capabilities=TAG, is_unique=False) as world:
+    async with world_of(tmp_path, faults=[fault], capabilities=ONLY_A_TAG, is_unique=False) as world:
         world.send()
         await world.run(60)
         assert world.record().status is Status.IN_DOUBT
@@ -72,7 +58,7 @@ async def test_lost_request_is_in_doubt_where_the_id_is_only_a_tag(tmp_path: Pat
 
 async def test_order_of_which_the_answer_stays_unclear_is_in_doubt_and_holds_up_none_behind_it(tmp_path: Path) -> None:
     fault = Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT)
-    async with world_of(tmp_path, capabilities=TAG, is_unique=False, faults=[fault]) as world:
+    async with world_of(tmp_path, capabilities=ONLY_A_TAG, is_unique=False, faults=[fault]) as world:
         world.broker_faults.errors["find"] = [AnswerUnclear("its tag is 7")] * 1000
         world.send("lost")
         await world.run(0.5)
@@ -150,7 +136,7 @@ async def test_order_in_doubt_that_turns_up_goes_on(tmp_path: Path) -> None:
         Fault(operation=Operation.FIND, action=Action.HIDE, seconds=60),
         Fault(operation=Operation.REPORTS, action=Action.HIDE, seconds=60),
     ]
-    async with world_of(tmp_path, faults=faults, capabilities=TAG, is_unique=False) as world:
+    async with world_of(tmp_path, faults=faults, capabilities=ONLY_A_TAG, is_unique=False) as world:
         world.send()
         await world.run(30)
         assert world.record().status is Status.IN_DOUBT
@@ -195,7 +181,7 @@ async def test_answer_that_the_id_exists_means_that_it_had_arrived(tmp_path: Pat
 
 @pytest.mark.parametrize("error", [OutcomeUnknown("lost"), RuntimeError("library broke"), KeyError("x")])
 async def test_whatever_comes_out_of_placing_may_have_left(tmp_path: Path, error: Exception) -> None:
-    async with world_of(tmp_path, capabilities=TAG, is_unique=False) as world:
+    async with world_of(tmp_path, capabilities=ONLY_A_TAG, is_unique=False) as world:
         world.broker_faults.errors["place_order"] = [error]
         world.send()
         await world.run(10)
@@ -228,7 +214,7 @@ def with_a_twin(reports: Sequence[Report]) -> list[Report]:
 
 
 async def test_a_second_order_under_the_tag_is_an_alarm_and_no_part_of_the_first(tmp_path: Path) -> None:
-    async with world_of(tmp_path, capabilities=TAG, is_unique=False, market=BY_HAND) as world:
+    async with world_of(tmp_path, capabilities=ONLY_A_TAG, is_unique=False, market=BY_HAND) as world:
         world.broker_faults.retold = with_a_twin
         world.send()
         await world.run(5)
@@ -313,7 +299,7 @@ async def test_search_that_breaks_is_repeated_at_a_calm_pace(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     "capabilities",
-    [TAG, Capabilities(refuses_repeated_client_id=True, needs_reservation=True)],
+    [ONLY_A_TAG, Capabilities(refuses_repeated_client_id=True, needs_reservation=True)],
     ids=["the id is a tag", "ids have to leave in their sequence"],
 )
 async def test_intents_are_written_one_by_one_where_they_cannot_be_sent_again_in_any_sequence(

@@ -10,18 +10,11 @@ import pytest
 
 from brokers.base import Capabilities, OrderType, Report, ReportStatus
 from brokers.errors import BrokerUnavailable, NotAnswered, OrderRefused, WordsAlone
-from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.paper.words import Action, Fault, Operation
 from execution_service.core.orders.events import Noted
 from execution_service.core.orders.status import ReasonCode, Status
-from tests.fakes import ACCOUNT, World, world_of
+from tests.fakes import ACCOUNT, BY_HAND, IN_SEQUENCE, World, world_of
 from tests.service.audit import audit
-
-BY_HAND = Market(fill_delay_seconds=None)
-
-
-IN_SEQUENCE = Capabilities(
-    refuses_repeated_client_id=True, needs_reservation=True, find_window_seconds=10.0, send_again_seconds=2.0
-)
 
 
 def code(world: World, signal_id: str = "sig") -> ReasonCode | None:

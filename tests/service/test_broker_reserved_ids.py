@@ -5,20 +5,12 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from brokers.base import Capabilities
 from brokers.errors import CallsSpent, OrderAlreadyExists, OrderRefused, ReservationLost
-from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.paper.words import Action, Fault, Operation
 from execution_service.core.orders.events import SubmitStarted
 from execution_service.core.orders.status import Status
-from tests.fakes import World, world_of
+from tests.fakes import BY_HAND, IN_SEQUENCE, World, world_of
 from tests.service.audit import audit
-
-BY_HAND = Market(fill_delay_seconds=None)
-
-
-IN_SEQUENCE = Capabilities(
-    refuses_repeated_client_id=True, needs_reservation=True, find_window_seconds=10.0, send_again_seconds=2.0
-)
 
 
 def reserved(world: World, signal_id: str) -> list[str | None]:

@@ -16,10 +16,7 @@ from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.storage.ports.commands import Command
 from execution_service.trading.trader import TradingRules
-from tests.fakes import ACCOUNT, World, world_of
-
-BY_HAND = Market(fill_delay_seconds=None)
-
+from tests.fakes import ACCOUNT, BY_HAND, World, world_of
 
 TAG = Capabilities(refuses_repeated_client_id=False, find_window_seconds=3.0)
 

@@ -11,18 +11,14 @@ from typing import Any
 import pytest
 from pymongo.errors import AutoReconnect
 
-from brokers.paper.words import Market
 from execution_service.control.remembered_cancels import RememberedCancels
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Status
 from execution_service.storage.mongo.store import MongoStore
 from execution_service.storage.ports.commands import Command
 from execution_service.storage.ports.errors import StoreUnavailable
-from execution_service.trading.trader import TradingRules
-from tests.fakes import World, two_worlds, world_of
+from tests.fakes import BY_HAND, RESTING, World, two_worlds, world_of
 
-BY_HAND = Market(fill_delay_seconds=None)
-RULES = TradingRules(order_timeout_seconds=0.0)
 LIFETIME = timedelta(minutes=10)
 MANY = 100_000
 NOT_CARRIED_OUT = {"status": "NEW", "outcome": "", "active_until": None}
@@ -49,7 +45,7 @@ def store(world: World, *documents: dict[str, Any]) -> None:
 
 
 async def test_an_order_reads_only_what_names_it_among_a_hundred_thousand_cancels(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES, lease_seconds=8.0) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, lease_seconds=8.0) as world:
         store(world, *(cancel_document(world, f"o{n}", {"signal_id": f"other-{n}"}) for n in range(MANY)))
         store(world, cancel_document(world, "mine", {"signal_id": "mine"}))
         await world.settle()
@@ -69,7 +65,7 @@ async def test_an_order_reads_only_what_names_it_among_a_hundred_thousand_cancel
 async def test_a_cancel_of_a_process_whose_clock_is_wrong_is_seen(
     tmp_path: Path, skew: timedelta, by: str, status: str
 ) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES, lease_seconds=8.0) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, lease_seconds=8.0) as world:
         told = world.clock.now() + skew
         until = None if status == "NEW" else told + LIFETIME
         store(world, cancel_document(world, "c", {by: "mine"}, received_at=told, active_until=until, status=status))
@@ -84,7 +80,7 @@ async def test_a_cancel_of_a_process_whose_clock_is_wrong_is_seen(
 async def test_a_cancel_that_is_stored_after_the_order_was_and_before_it_leaves_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES, lease_seconds=8.0) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, lease_seconds=8.0) as world:
         world.broker_faults.unavailable = None
         service = world.service
         look = RememberedCancels.named_by_cancels
@@ -120,7 +116,7 @@ async def test_no_command_is_carried_out_by_an_order_that_leaves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The order stays, and with it what comes after it; whoever carries commands out ends it."""
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES, lease_seconds=8.0) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, lease_seconds=8.0) as world:
         with nobody_carries_commands_out(monkeypatch):
             store(world, cancel_document(world, "c", {"signal_id": "mine"}, **NOT_CARRIED_OUT))
             world.send("mine", age_seconds=1)
@@ -139,7 +135,7 @@ async def test_no_command_is_carried_out_by_an_order_that_leaves(
 
 async def test_an_order_that_waits_for_a_cancel_ends_as_soon_as_that_is_carried_out(tmp_path: Path) -> None:
     """Not only when the store is next asked for commands."""
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES, lease_seconds=8.0) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, lease_seconds=8.0) as world:
         await world.run(0.05)  # just after the store was asked
         store(world, cancel_document(world, "c", {"signal_id": "mine"}, **NOT_CARRIED_OUT))
         world.send("mine", age_seconds=1)
@@ -150,7 +146,7 @@ async def test_an_order_that_waits_for_a_cancel_ends_as_soon_as_that_is_carried_
 async def test_an_order_published_after_a_cancel_that_nobody_has_carried_out_does_not_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES, lease_seconds=8.0) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, lease_seconds=8.0) as world:
         with nobody_carries_commands_out(monkeypatch):
             earlier = world.clock.now() - timedelta(seconds=5)
             late = cancel_document(world, "c", {"signal_id": "mine"}, **NOT_CARRIED_OUT)
@@ -163,7 +159,7 @@ async def test_an_order_published_after_a_cancel_that_nobody_has_carried_out_doe
 @pytest.mark.parametrize("call", ["find", "update_one"])
 async def test_an_order_that_a_stored_cancel_names_stays_while_the_store_fails(tmp_path: Path, call: str) -> None:
     """At the question which cancels there are, or when what came of one is written."""
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES, lease_seconds=8.0) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, lease_seconds=8.0) as world:
         store(world, cancel_document(world, "c", {"signal_id": "mine"}, **NOT_CARRIED_OUT))
         failures = [AutoReconnect("gone") for _ in range(60)]
         world.store_faults.breaks[f"execution_commands.{call}"] = failures
@@ -179,7 +175,7 @@ async def test_an_order_that_a_stored_cancel_names_stays_while_the_store_fails(t
 
 
 async def test_what_is_said_of_a_cancel_that_cannot_be_read_names_its_order(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES, lease_seconds=8.0) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, lease_seconds=8.0) as world:
         broken = cancel_document(world, "c", {"order_id": "mine_ORD"}, **NOT_CARRIED_OUT)
         store(world, broken | {"received_at": "yesterday"})
         await world.run(5)
@@ -190,7 +186,7 @@ async def test_what_is_said_of_a_cancel_that_cannot_be_read_names_its_order(tmp_
 async def test_commands_that_could_be_neither_carried_out_nor_refused_are_forgotten_with_their_documents(
     tmp_path: Path,
 ) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES, lease_seconds=8.0) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, lease_seconds=8.0) as world:
         documents = [cancel_document(world, f"c{n}", {"signal_id": f"none-{n}"}, **NOT_CARRIED_OUT) for n in range(20)]
         world.store_faults.breaks["execution_commands.update_one"] = [ValueError("odd") for _ in documents]
         store(world, *documents)
@@ -204,7 +200,7 @@ async def test_commands_that_could_be_neither_carried_out_nor_refused_are_forgot
 
 
 async def test_an_order_published_long_after_the_cancel_of_its_id_goes_on(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES, lease_seconds=8.0) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, lease_seconds=8.0) as world:
         past = world.clock.now() - timedelta(hours=1)
         by_hour = cancel_document(world, "c", {"order_id": "ord-7"}, published_at=past, received_at=past)
         store(world, by_hour | {"active_until": past + LIFETIME})
@@ -215,7 +211,7 @@ async def test_an_order_published_long_after_the_cancel_of_its_id_goes_on(tmp_pa
 
 async def test_an_exit_under_the_id_of_an_entry_that_was_cancelled_elsewhere_goes_by_its_time(tmp_path: Path) -> None:
     """The entry was cancelled by one process; the exit, published after, comes to another that never saw the cancel."""
-    async with two_worlds(tmp_path, market=BY_HAND, rules=RULES) as (one, other):
+    async with two_worlds(tmp_path, market=BY_HAND, rules=RESTING) as (one, other):
         await other.start()
         one.send("in", symbol="MSFT")
         await one.run(1)
@@ -233,7 +229,7 @@ async def test_an_exit_under_the_id_of_an_entry_that_was_cancelled_elsewhere_goe
 
 async def test_a_cancel_that_another_replica_took_and_could_not_finish_stops_its_order(tmp_path: Path) -> None:
     """It was stored there, and what came of it could not be; the order comes to the replica that trades."""
-    async with two_worlds(tmp_path, market=BY_HAND, rules=RULES) as (one, other):
+    async with two_worlds(tmp_path, market=BY_HAND, rules=RESTING) as (one, other):
         await other.start()
         failures = other.store_faults.breaks["execution_commands.update_one"] = [
             AutoReconnect("gone") for _ in range(500)
@@ -248,7 +244,7 @@ async def test_a_cancel_that_another_replica_took_and_could_not_finish_stops_its
 
 
 async def test_the_poll_reads_what_is_new_and_nothing_that_is_done(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES, lease_seconds=8.0) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, lease_seconds=8.0) as world:
         store(world, *(cancel_document(world, f"o{n}", {"signal_id": f"other-{n}"}) for n in range(500)))
         world.store_faults.documents_read.clear()
         await world.run(10)
@@ -256,7 +252,7 @@ async def test_the_poll_reads_what_is_new_and_nothing_that_is_done(tmp_path: Pat
 
 
 async def test_remembered_cancels_are_forgotten_in_time(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         for n in range(50):
             world.cancel(signal_id=f"none-{n}")
         await world.run(1)

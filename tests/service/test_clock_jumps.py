@@ -8,12 +8,10 @@ from pathlib import Path
 import pytest
 
 from brokers.errors import BrokerUnavailable
-from brokers.paper.words import Market
 from execution_service.app.clock import SystemClock
 from execution_service.core.orders.status import Status
-from tests.fakes import world_of
+from tests.fakes import BY_HAND, world_of
 
-BY_HAND = Market(fill_delay_seconds=None)
 JUMPS = [3600.0, -3600.0, 86_400.0 * 30, -86_400.0 * 30]
 
 

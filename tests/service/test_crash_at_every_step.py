@@ -19,13 +19,11 @@ from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
 from execution_service.trading.trader import TradingRules
-from tests.fakes import Gate, Moment, World, world_of
+from tests.fakes import BY_HAND, ONLY_A_TAG, Gate, Moment, World, world_of
 from tests.service import adoptions
 from tests.service.audit import audit
 
 RULES = TradingRules(order_timeout_seconds=8.0, max_order_age_seconds=300.0)
-BY_HAND = Market(fill_delay_seconds=None)
-ONLY_A_TAG = Capabilities(refuses_repeated_client_id=False, find_window_seconds=3.0, concurrent_calls=4)
 RESERVING = Capabilities(refuses_repeated_client_id=True, needs_reservation=True, find_window_seconds=1.0)
 MEMORY = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
 LIMIT_SECONDS = 100.0

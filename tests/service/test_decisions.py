@@ -10,17 +10,15 @@ import pytest
 
 from brokers.base import Capabilities
 from brokers.errors import OutcomeUnknown
-from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.paper.words import Action, Fault, Operation
 from execution_service.core.orders.events import DeclaredPlaced, Event, SendAgainOrdered
 from execution_service.core.orders.status import Status
 from execution_service.trading.trader import TradingRules
-from tests.fakes import World, two_worlds, world_of
+from tests.fakes import BY_HAND, World, two_worlds, world_of
 
 TAG = Capabilities(refuses_repeated_client_id=False, find_window_seconds=3.0)
 
 LOST = Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT)
-
-BY_HAND = Market(fill_delay_seconds=None)
 
 
 @pytest.mark.parametrize("decision", ["placed", "send-again"])

@@ -15,7 +15,6 @@ import pytest
 from pymongo.errors import WriteError
 
 from brokers.errors import BrokerUnavailable
-from brokers.paper.words import Market
 from execution_service.core.orders.effects import happenings
 from execution_service.core.orders.events import Event
 from execution_service.core.orders.order import Order, apply_all
@@ -36,11 +35,9 @@ from execution_service.storage.ports.orders import CursorCommit, Stored, Told
 from execution_service.storage.ports.views import View, ViewWrite
 from execution_service.trading.trader import TradingRules
 from tests.builders import accepted, filled_by, identity, instrument, order, submit_started
-from tests.fakes import Gate, HandClock, RecordingNotifier, RecordingPublisher, World, world_of
+from tests.fakes import BY_HAND, RESTING, Gate, HandClock, RecordingNotifier, RecordingPublisher, World, world_of
 from tests.service.audit import audit
 
-BY_HAND = Market(fill_delay_seconds=None)
-NO_TIMEOUT = TradingRules(order_timeout_seconds=0)
 MANY = 2000
 
 
@@ -68,7 +65,7 @@ def cursors(world: World, signal_id: str = "sig") -> dict[str, int]:
 async def test_next_events_of_an_order_reach_ledger_views_and_people_whatever_its_publisher_does(
     tmp_path: Path, trouble: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=NO_TIMEOUT) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         publish = world.publisher.publish
 
         async def slow(*about: Any) -> None:
@@ -102,7 +99,7 @@ async def test_next_events_of_an_order_reach_ledger_views_and_people_whatever_it
 
 async def test_an_order_alone_is_booked_without_a_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That it is about to be sent, which is shown to nobody, is no sign that more is coming."""
-    async with world_of(tmp_path, rules=NO_TIMEOUT) as world:
+    async with world_of(tmp_path, rules=RESTING) as world:
         pauses: list[float] = []
         sleep = world.clock.sleep
 
@@ -273,7 +270,7 @@ async def passes(clock: HandClock, seconds: float) -> None:
 
 async def test_a_publisher_that_never_answers_some_messages_gets_them_again_in_order(tmp_path: Path) -> None:
     """The calls that hang never return; later ones are answered."""
-    async with world_of(tmp_path, market=BY_HAND, rules=NO_TIMEOUT) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         for n in range(30):
             world.send(f"sig-{n}", symbol=f"S{n}")
         await world.run(2)
@@ -374,7 +371,7 @@ async def test_a_publisher_that_hangs_lets_the_service_stop_and_is_served_by_the
 
 
 async def test_while_the_ledger_takes_no_write_people_and_what_moves_no_position_go_on(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=NO_TIMEOUT) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         world.send("in")
         world.send("working", symbol="NVDA")
         await world.run(1)
@@ -443,13 +440,14 @@ async def test_the_ledger_remembers_so_many_entries_and_reads_the_others_again(
     monkeypatch.setattr("execution_service.delivery.ledger.ENTRIES_REMEMBERED", 2)
     async with world_of(tmp_path) as world:
         ledger = world.service.outbox.books._ledger
+        kept = ledger._lines_of_orders._last
         for turn in range(3):
             for n in range(5):
                 world.send(f"sig-{turn}-{n}", symbol=f"S{n}")
                 await world.run(6)
-                for known in (ledger._entries, ledger._kept, ledger._shown):
+                for known in (ledger._entries, kept, ledger._shown):
                     assert len(known) <= 2
-                assert all(len(kept) <= 1 for kept in ledger._kept.values())
+                assert all(len(orders) <= 1 for orders in kept.values())
         assert quantities(world) == {f"S{n}": "300" for n in range(5)}
         assert all(len(d["applied"]) <= 1 for d in world.documents("execution_positions"))
         audit(world)
@@ -459,7 +457,7 @@ async def test_the_ledger_remembers_so_many_entries_and_reads_the_others_again(
 
 
 async def test_while_telegram_hangs_everything_else_goes_on_and_all_is_told_when_it_answers(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=NO_TIMEOUT) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         world.notifier.hold = asyncio.Event()
         for n in range(30):
             world.send(f"sig-{n:02d}", symbol=f"S{n}")
@@ -604,7 +602,7 @@ PARTS = [
 
 @pytest.mark.parametrize("name", PARTS)
 async def test_a_part_that_is_cancelled_at_any_time_and_begun_anew_loses_nothing(tmp_path: Path, name: str) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=NO_TIMEOUT) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         parts = {part.name: part.run for part in world.service.outbox.parts()}
         await world.service.supervisor.end(*parts)
         assert name in parts
@@ -709,7 +707,7 @@ async def test_a_new_sink_is_one_class_and_one_place_in_the_list(tmp_path: Path)
 
 async def test_records_of_before_a_sink_was_there_owe_it_only_what_is_new(tmp_path: Path) -> None:
     diary = Diary()
-    async with world_of(tmp_path, market=BY_HAND, rules=NO_TIMEOUT) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         world.send()
         await world.run(1)
         world.fill("sig", 40)

@@ -26,7 +26,7 @@ from execution_service.trading.holding_choice import HoldingChoice
 from execution_service.trading.trader import TradingRules
 from scripts import execctl
 from tests.builders import NOW, nothing_sent, order, submit_started
-from tests.fakes import DATABASE, AllAt, Gate, HandClock, World, _Client, world_of
+from tests.fakes import DATABASE, AllAt, FakeMongoClient, Gate, HandClock, World, world_of
 from tests.service.audit import audit
 
 WRITTEN = Path(__file__).with_name("earlier_versions.json")
@@ -57,7 +57,7 @@ async def rebuilt(
     world: World, *said: Said, broker: str = "IBKR", dies_before: str | None = None
 ) -> tuple[Mended, Rebuilt]:
     """`execctl rebuild-views`, the service being down. `dies_before`: the store's method that is not called any more."""
-    client: Any = _Client(world.mongo, Gate(), world.store_faults)
+    client: Any = FakeMongoClient(world.mongo, Gate(), world.store_faults)
     store = MongoStore(client, DATABASE, nonce="ctl", clock=world.clock, threads=InPlace())
     await store.open()
 

@@ -11,17 +11,10 @@ import pytest
 
 from brokers.base import Capabilities, Instrument
 from brokers.errors import BrokerUnavailable, CallsSpent, NotAnswered
-from brokers.paper.words import Market
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import ReasonCode, Status
-from execution_service.trading.trader import TradingRules
-from tests.fakes import World, world_of
+from tests.fakes import BY_HAND, RESTING, World, world_of
 from tests.service.audit import audit
-
-RESTING = TradingRules(order_timeout_seconds=0.0)
-
-BY_HAND = Market(fill_delay_seconds=None)
-RULES = TradingRules(order_timeout_seconds=0.0)
 
 
 def reason(world: World, signal_id: str) -> ReasonCode:
@@ -31,7 +24,7 @@ def reason(world: World, signal_id: str) -> ReasonCode:
 
 
 async def test_exit_is_capped_to_what_its_entry_filled_and_says_so(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         world.send()
         await world.run(1)
         world.fill("sig", 40)
@@ -88,7 +81,7 @@ async def test_many_exits_of_one_entry_at_once_never_take_more_than_it_filled(tm
 
 
 async def test_exit_waits_for_its_entry_to_finish(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         world.send()
         world.exit("out", "sig")
         await world.run(10)
@@ -99,7 +92,7 @@ async def test_exit_waits_for_its_entry_to_finish(tmp_path: Path) -> None:
 
 
 async def test_exit_that_waits_holds_up_no_other_order_of_its_instrument(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         world.send()
         world.exit("out", "sig")
         world.send("other")
@@ -108,7 +101,7 @@ async def test_exit_that_waits_holds_up_no_other_order_of_its_instrument(tmp_pat
 
 
 async def test_exit_that_waits_goes_on_when_its_entry_is_filled_by_the_side_door(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         world.send()
         world.exit("out", "sig")
         await world.run(2)
@@ -119,7 +112,7 @@ async def test_exit_that_waits_goes_on_when_its_entry_is_filled_by_the_side_door
 
 
 async def test_exit_that_waits_is_cancelled_at_once(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         world.send()
         world.exit("out", "sig")
         await world.run(2)
@@ -132,7 +125,7 @@ async def test_exit_that_waits_is_cancelled_at_once(tmp_path: Path) -> None:
 
 
 async def test_exit_that_waits_is_taken_up_again_after_a_restart(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         world.send()
         world.exit("out", "sig")
         await world.run(2)
@@ -311,7 +304,7 @@ async def test_late_exit_that_would_open_a_position_is_stale(tmp_path: Path) -> 
 
 
 async def test_late_exit_is_executed_though_its_entrys_fill_was_heard_of_a_moment_ago(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         world.send()
         world.exit("out", "sig")
         await world.run(1)
@@ -338,7 +331,7 @@ async def test_late_exit_waits_out_a_broker_that_is_down(tmp_path: Path) -> None
 
 
 async def test_exit_that_waits_for_a_resting_entry_keeps_waiting_while_it_would_reduce(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         world.send()
         world.exit("out", "sig")
         await world.run(2)
@@ -352,7 +345,7 @@ async def test_exit_that_waits_for_a_resting_entry_keeps_waiting_while_it_would_
 
 
 async def test_exit_that_waits_for_an_entry_without_a_fill_becomes_stale(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         world.send()
         world.exit("out", "sig")
         await world.run(400)

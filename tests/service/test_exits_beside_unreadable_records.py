@@ -4,16 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from brokers.paper.words import Market
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
-from execution_service.trading.trader import TradingRules
-from tests.fakes import World, world_of
-
-BY_HAND = Market(fill_delay_seconds=None)
-
-
-RESTING = TradingRules(order_timeout_seconds=0.0)
+from tests.fakes import BY_HAND, RESTING, World, world_of
 
 
 def spoil(world: World, signal_id: str, purpose: Purpose = Purpose.ENTRY) -> None:

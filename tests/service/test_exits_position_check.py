@@ -12,7 +12,6 @@ import pytest
 
 from brokers.base import BrokerPosition, Capabilities, Instrument
 from brokers.errors import BrokerUnavailable, NotAnswered, OutcomeUnknown
-from brokers.paper.words import Market
 from execution_service.core.orders.events import Capped, Noted
 from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.core.orders.order import Order
@@ -21,15 +20,13 @@ from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.core.reconcile import Kind, State
 from execution_service.core.views.record import discrepancy_from_document
 from execution_service.trading.trader import TradingRules
-from tests.fakes import ACCOUNT, World, two_worlds, world_of
+from tests.fakes import ACCOUNT, BY_HAND, RESTING, World, two_worlds, world_of
 from tests.service.audit import audit
 
 MINUTE = 60.0
-BY_HAND = Market(fill_delay_seconds=None)
 STOCK = Instrument(symbol="AAPL")
 ALWAYS = TradingRules(exit_position_check=ExitPositionCheck.ALWAYS)
 OFF = TradingRules(exit_position_check=ExitPositionCheck.OFF)
-RULES = TradingRules(order_timeout_seconds=0.0)
 
 
 def rows(world: World, state: State = State.OPEN) -> list[Any]:
@@ -281,7 +278,7 @@ async def test_short_of_another_strategy_hides_none_of_what_may_be_sold(tmp_path
 
 
 async def test_exits_at_work_count_with_all_that_they_may_still_sell(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         for name in ("one", "two"):
             world.send(name, strategy_name=name, quantity=10)
         await world.run(2)
@@ -453,7 +450,7 @@ async def test_death_while_it_is_looked_at_loses_nothing(tmp_path: Path) -> None
 
 
 async def test_fill_that_comes_while_it_is_looked_at_is_neither_missed_nor_counted_twice(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         for name in ("one", "two"):
             world.send(name, strategy_name=name, quantity=10)
         await world.run(2)
@@ -529,7 +526,7 @@ def _held(quantity: int) -> list[Any]:
 
 
 async def test_exit_that_rests_at_the_broker_already_is_named_and_left_alone(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         world.send()
         await world.run(1)
         world.fill("sig")
@@ -807,7 +804,7 @@ async def test_an_exit_in_another_product_than_its_entrys_opens_no_position(
     tmp_path: Path, entry: dict[str, str], leaving: dict[str, str], held_in: str, leaves: bool
 ) -> None:
     future = {"symbol": "NIFTY26DECFUT", "instrument_type": "FUTURE", "expiry": "202612", "quantity": 50}
-    async with world_of(tmp_path, capabilities=PRODUCTS, rules=RULES) as world:
+    async with world_of(tmp_path, capabilities=PRODUCTS, rules=RESTING) as world:
         world.broker_faults.held = lambda told: [replace(each, product=held_in) for each in told]
         world.send("in", **future, **entry)
         await world.run(2)
@@ -841,7 +838,7 @@ async def test_an_exit_without_an_entry_closes_what_its_strategy_holds_in_its_pr
     tmp_path: Path, held_in: str, named: str | None, leaves_in: str | None
 ) -> None:
     """`leaves_in`: empty where it is to be refused, since it would open a position in another product."""
-    async with world_of(tmp_path, capabilities=PRODUCTS, rules=RULES) as world:
+    async with world_of(tmp_path, capabilities=PRODUCTS, rules=RESTING) as world:
         world.broker_faults.held = lambda told: [replace(each, product=held_in) for each in told]
         world.send(**({} if held_in == "CNC" else {"product": held_in}))
         await world.run(1)

@@ -11,14 +11,12 @@ import pytest
 
 from brokers.base import Instrument, OrderRef, ReportStatus
 from brokers.errors import NotAnswered
-from brokers.paper.words import Market
 from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose
 from execution_service.trading.trader import TradingRules
-from tests.fakes import ACCOUNT, World, world_of
+from tests.fakes import ACCOUNT, BY_HAND, World, world_of
 
-BY_HAND = Market(fill_delay_seconds=None)
 RULES = TradingRules(order_timeout_seconds=0.0, exit_position_check=ExitPositionCheck.ALWAYS)
 STRATEGIES = ("one", "two", "three")
 STOCK = Instrument(symbol="AAPL")

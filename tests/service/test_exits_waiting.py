@@ -11,12 +11,11 @@ import pytest
 
 from brokers.base import Capabilities, Report, Ticket
 from brokers.errors import AuthRequired, BrokerUnavailable, CallsSpent, HeldBack, OrderRefused
-from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.paper.words import Action, Fault, Operation
 from execution_service.core.orders.events import CancelRefused, Noted
 from execution_service.core.orders.status import Status
-from tests.fakes import ACCOUNT, World, two_worlds, world_of
+from tests.fakes import ACCOUNT, BY_HAND, World, two_worlds, world_of
 
-BY_HAND = Market(fill_delay_seconds=None)
 TELLING = "Cannot Leave"
 RESERVING = Capabilities(needs_reservation=True, refuses_repeated_client_id=False)
 

@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from brokers.base import Report, ReportStatus
-from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.paper.words import Action, Fault, Operation
 from execution_service.core.orders.events import Held, Released
 from execution_service.core.orders.status import Status
 from execution_service.trading.trader import TradingRules
-from tests.fakes import ACCOUNT, World, two_worlds, world_of
+from tests.fakes import ACCOUNT, BY_HAND, World, two_worlds, world_of
 
-BY_HAND = Market(fill_delay_seconds=None)
 HOUR = 3600.0
 WORDS = "will not be placed at the exchange until the opening"
 IGNORED = Fault(operation=Operation.CANCEL, action=Action.IGNORE_CANCEL, times=None)

@@ -14,7 +14,6 @@ import pytest
 
 from brokers.base import Capabilities, Report
 from brokers.errors import BrokerUnavailable, OutcomeUnknown
-from brokers.paper.words import Market
 from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose
@@ -22,14 +21,11 @@ from execution_service.core.orders.status import Status
 from execution_service.recording.live_orders import LiveOrder
 from execution_service.trading import reconciliation
 from execution_service.trading.trader import TradingRules
-from tests.fakes import ACCOUNT, World, world_of
+from tests.fakes import ACCOUNT, BY_HAND, RESTING, World, world_of
 from tests.service.audit import audit
-
-RESTING = TradingRules(order_timeout_seconds=0.0)
 
 ODD = "odd"
 TITLE = "Set Aside"
-BY_HAND = Market(fill_delay_seconds=None)
 ONE_BY_ONE = Capabilities(refuses_repeated_client_id=True, needs_reservation=True)
 
 

@@ -8,15 +8,12 @@ from typing import Any
 
 import pytest
 
-from brokers.paper.words import Market
 from execution_service.core.orders import order as order_words
 from execution_service.core.orders.order import apply_all
 from execution_service.core.orders.status import Status
 from tests.builders import accepted, commission_reported, filled_by, order, submit_started
-from tests.fakes import world_of
+from tests.fakes import BY_HAND, world_of
 from tests.service.audit import audit
-
-BY_HAND = Market(fill_delay_seconds=None)
 
 
 async def test_what_is_worked_out_for_each_fill_does_not_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

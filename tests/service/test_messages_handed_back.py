@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import pytest
 from pymongo.errors import AutoReconnect, OperationFailure
 
-from brokers.paper.words import Market
 from execution_service.app.service import ORDERS_IN
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.orders.status import Status
@@ -18,14 +17,9 @@ from execution_service.intake.intake import HELD_SECONDS, RELAPSE_SECONDS
 from execution_service.runtime.supervision import Part
 from execution_service.storage.mongo.calls import Calls
 from execution_service.storage.ports.errors import StoreUnavailable
-from execution_service.trading.trader import TradingRules
-from tests.fakes import HandClock, World, two_worlds, world_of
-
-RESTING = TradingRules(order_timeout_seconds=0.0)
+from tests.fakes import BY_HAND, RESTING, HandClock, World, two_worlds, world_of
 
 T = TypeVar("T")
-BY_HAND = Market(fill_delay_seconds=None)
-RULES = TradingRules(order_timeout_seconds=0.0)
 
 
 def said(world: World, action: str) -> list[Any]:
@@ -35,7 +29,7 @@ def said(world: World, action: str) -> list[Any]:
 async def test_orders_go_back_when_the_store_has_been_away_for_a_while_and_come_again_when_it_is_back(
     tmp_path: Path,
 ) -> None:
-    async with world_of(tmp_path, rules=RULES) as world:
+    async with world_of(tmp_path, rules=RESTING) as world:
         world.store_faults.is_away = True
         sent = [world.send(f"sig-{n}", symbol="MSFT") for n in range(120)]
         await world.run(HELD_SECONDS - 2)
@@ -56,7 +50,7 @@ async def test_orders_go_back_when_the_store_has_been_away_for_a_while_and_come_
 
 
 async def test_a_command_goes_back_too(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         world.send("one")
         await world.run(1)
         world.store_faults.is_away = True
@@ -70,7 +64,7 @@ async def test_a_command_goes_back_too(tmp_path: Path) -> None:
 
 
 async def test_another_process_executes_what_the_one_without_a_store_has_handed_back(tmp_path: Path) -> None:
-    async with two_worlds(tmp_path, rules=RULES) as (one, other):
+    async with two_worlds(tmp_path, rules=RESTING) as (one, other):
         await other.start()
         one.store_faults.is_away = True
         one.send("one")
@@ -86,7 +80,7 @@ async def test_another_process_executes_what_the_one_without_a_store_has_handed_
 
 
 async def test_an_order_that_was_stored_though_no_answer_came_is_placed_once(tmp_path: Path) -> None:
-    async with world_of(tmp_path, rules=RULES) as world:
+    async with world_of(tmp_path, rules=RESTING) as world:
         world.store_faults.lost_answers["execution_orders.insert_many"] = 1
         world.send("one")
         await world.settle()
@@ -101,7 +95,7 @@ async def test_an_order_that_was_stored_though_no_answer_came_is_placed_once(tmp
 
 
 async def test_a_store_that_flaps_faster_than_that_hands_nothing_back(tmp_path: Path) -> None:
-    async with world_of(tmp_path, rules=RULES) as world:
+    async with world_of(tmp_path, rules=RESTING) as world:
         for n in range(5):
             world.store_faults.is_away = True
             world.send(f"sig-{n}")
@@ -113,7 +107,7 @@ async def test_a_store_that_flaps_faster_than_that_hands_nothing_back(tmp_path: 
 
 
 async def test_a_store_that_soon_fails_again_is_trusted_later_each_time(tmp_path: Path) -> None:
-    async with world_of(tmp_path, rules=RULES) as world:
+    async with world_of(tmp_path, rules=RESTING) as world:
         rests = []
         for n in range(5):
             world.store_faults.is_away = True
@@ -136,7 +130,7 @@ async def test_a_store_that_soon_fails_again_is_trusted_later_each_time(tmp_path
 
 
 async def test_one_message_that_cannot_be_taken_is_no_reason_to_hand_the_others_back(tmp_path: Path) -> None:
-    async with world_of(tmp_path, rules=RULES) as world:
+    async with world_of(tmp_path, rules=RESTING) as world:
         intake = world.service.intake
         take = intake.take
 
@@ -239,7 +233,7 @@ async def test_a_store_whose_answer_makes_no_sense_has_answered() -> None:
 
 
 async def test_what_a_frozen_store_was_given_and_never_answered_is_handed_back(tmp_path: Path) -> None:
-    async with world_of(tmp_path, rules=RULES) as world:
+    async with world_of(tmp_path, rules=RESTING) as world:
         store: Any = world.service._store
         threads, began = Hanging(), world.clock.monotonic()
         store._calls._threads = store._calls._commit_threads = store._calls._urgent_threads = threads

@@ -9,16 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from brokers.base import Capabilities
 from brokers.paper.words import Action, Fault, Operation
 from execution_service.core.orders.status import Status
 from execution_service.recording.live_orders import LiveOrder
 from execution_service.storage.ports.alerts import Alert
-from tests.fakes import world_of
+from tests.fakes import ONLY_A_TAG, world_of
 from tests.service.audit import audit
-
-TAG = Capabilities(refuses_repeated_client_id=False, find_window_seconds=3.0, concurrent_calls=4)
-
 
 HOUR = 3600.0
 
@@ -117,7 +113,7 @@ async def test_alert_older_than_an_hour_is_dropped_and_a_younger_one_is_not(tmp_
 
 async def test_doubt_that_still_stands_is_told_however_old_it_is(tmp_path: Path) -> None:
     fault = Fault(operation=Operation.PLACE, action=Action.DROP_BEFORE_ACCEPT)
-    async with world_of(tmp_path, faults=[fault], capabilities=TAG, is_unique=False) as world:
+    async with world_of(tmp_path, faults=[fault], capabilities=ONLY_A_TAG, is_unique=False) as world:
         world.notifier.is_away = True
         world.send()
         await world.run(HOUR - 100)
@@ -192,7 +188,7 @@ async def test_many_waiting_outcomes_go_together_a_line_an_order(tmp_path: Path)
 
 
 async def test_an_alert_goes_first_and_alone(tmp_path: Path) -> None:
-    async with world_of(tmp_path, capabilities=TAG, is_unique=False) as world:
+    async with world_of(tmp_path, capabilities=ONLY_A_TAG, is_unique=False) as world:
         world.notifier.is_away = True
         for n in range(30):
             world.send(f"sig-{n}")

@@ -17,12 +17,9 @@ from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.recording.live_orders import LiveOrder
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.trading.order_steps import OrderSteps
-from execution_service.trading.trader import TradingRules
-from tests.fakes import ACCOUNT, World, world_of
+from tests.fakes import ACCOUNT, BY_HAND, RESTING, World, world_of
 from tests.service.audit import audit
 
-BY_HAND = Market(fill_delay_seconds=None)
-RESTING = TradingRules(order_timeout_seconds=0.0)
 ORDER: dict[str, Any] = {
     "signal_id": "sig",
     "account_id": "acct-1",

@@ -13,7 +13,6 @@ import pytest
 
 from brokers.base import Capabilities
 from brokers.errors import BrokerUnavailable, CallsSpent
-from brokers.paper.words import Market
 from execution_service.app import embedded
 from execution_service.core.orders.status import Status
 from execution_service.runtime.supervision import Part
@@ -23,14 +22,8 @@ from execution_service.storage.ports.commands import Command
 from execution_service.trading.connection import Connection
 from execution_service.trading.reconciliation import Reconciliation
 from execution_service.trading.trader import TradingRules
-from tests.fakes import ACCOUNT, HandClock, World, two_worlds, world_of
+from tests.fakes import ACCOUNT, BY_HAND, RESTING, HandClock, World, two_worlds, world_of
 from tests.service.audit import audit
-
-RESTING = TradingRules(order_timeout_seconds=0.0)
-
-
-BY_HAND = Market(fill_delay_seconds=None)
-
 
 RESERVING = Capabilities(needs_reservation=True, refuses_repeated_client_id=False)
 

@@ -8,13 +8,11 @@ import pytest
 
 from brokers.base import Capabilities
 from brokers.errors import CallsSpent, HeldBack
-from brokers.paper.words import Market
 from execution_service.core.orders.events import Accepted, NothingSent, SubmitStarted
 from execution_service.core.orders.status import ReasonCode, Status
-from tests.fakes import world_of
+from tests.fakes import BY_HAND, world_of
 from tests.service.audit import audit
 
-BY_HAND = Market(fill_delay_seconds=None)
 RESERVING = Capabilities(needs_reservation=True, refuses_repeated_client_id=True)
 
 

@@ -13,7 +13,7 @@ import pytest
 from brokers.base import Capabilities, Instrument, OrderRef, OrderType, Side, Ticket
 from brokers.errors import AnswerUnclear, BrokerUnavailable, NotAnswered, OutcomeUnknown
 from brokers.paper import adapter as mock
-from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.paper.words import Action, Fault, Operation
 from execution_service.core.orders.events import Noted
 from execution_service.core.orders.status import Status
 from execution_service.core.reconcile import Kind, State
@@ -22,11 +22,9 @@ from execution_service.storage.ports.commands import Command, CommandStatus
 from execution_service.trading import reconciliation
 from execution_service.trading.trader import TradingRules
 from tests.builders import identity
-from tests.fakes import ACCOUNT, Moment, World, two_worlds, world_of
+from tests.fakes import ACCOUNT, BY_HAND, ONLY_A_TAG, Moment, World, two_worlds, world_of
 from tests.service.audit import audit
 
-BY_HAND = Market(fill_delay_seconds=None)
-TAG = Capabilities(refuses_repeated_client_id=False, find_window_seconds=3.0, concurrent_calls=4)
 STRANGER = "x" + "a" * 18
 MINUTE = 60.0
 
@@ -363,7 +361,9 @@ async def test_ledger_that_is_behind_the_records_is_no_difference(tmp_path: Path
 
 
 async def test_order_that_is_perhaps_being_sent_holds_back_its_instrument_only(tmp_path: Path) -> None:
-    async with world_of(tmp_path, capabilities=replace(TAG, find_window_seconds=600.0), is_unique=False) as world:
+    async with world_of(
+        tmp_path, capabilities=replace(ONLY_A_TAG, find_window_seconds=600.0), is_unique=False
+    ) as world:
         await holding(world)
         world.send("spy", symbol="SPY")
         await world.run(2)
@@ -454,7 +454,7 @@ async def test_order_under_a_tag_of_ours_that_no_record_has_is_a_discrepancy(tmp
 
 
 async def test_order_that_works_at_the_broker_after_its_end_by_our_record_is_a_discrepancy(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, capabilities=TAG, is_unique=False) as world:
+    async with world_of(tmp_path, market=BY_HAND, capabilities=ONLY_A_TAG, is_unique=False) as world:
         world.send(order_type="LIMIT", limit_price=9, tif="GTC")
         await world.run(2)
         world.cancel(signal_id="sig")
@@ -487,7 +487,7 @@ async def decide(world: World, decision: str, **body: Any) -> None:
 
 
 async def test_order_in_doubt_is_listed_without_a_second_alert_until_it_is_resolved(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, capabilities=TAG, is_unique=False) as world:
+    async with world_of(tmp_path, market=BY_HAND, capabilities=ONLY_A_TAG, is_unique=False) as world:
         await in_doubt(world)
         await world.run(2 * MINUTE)
         assert open_kinds(world) == [Kind.IN_DOUBT]
@@ -499,7 +499,7 @@ async def test_order_in_doubt_is_listed_without_a_second_alert_until_it_is_resol
 
 
 async def test_fill_of_an_earlier_sending_is_alerted_and_listed(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, capabilities=TAG, is_unique=False) as world:
+    async with world_of(tmp_path, market=BY_HAND, capabilities=ONLY_A_TAG, is_unique=False) as world:
         await in_doubt(world)
         await decide(world, "send-again")
         assert world.record().status is Status.SUBMITTED
@@ -794,7 +794,7 @@ async def test_a_second_order_under_one_tag_is_found_in_another_part_of_the_answ
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mock, "_REPORTS_AT_ONCE", 1)
-    async with world_of(tmp_path, capabilities=TAG, is_unique=False) as world:
+    async with world_of(tmp_path, capabilities=ONLY_A_TAG, is_unique=False) as world:
         await holding(world)
         await world.run(3 * MINUTE)
         trade_by_hand(world, 1, symbol="SPY")

@@ -13,7 +13,6 @@ import pytest
 
 from brokers.base import Capabilities
 from brokers.errors import BrokerUnavailable, CallsSpent, HeldBack, NotAnswered, OrderRefused
-from brokers.paper.words import Market
 from execution_service.control.remembered_cancels import RememberedCancels
 from execution_service.core.orders.events import Noted
 from execution_service.core.orders.order import Order
@@ -24,10 +23,9 @@ from execution_service.ownership.ownership import UNASSIGNED
 from execution_service.storage.ports.orders import CursorCommit
 from execution_service.trading.trader import TradingRules
 from tests.builders import filled_by, submit_started
-from tests.fakes import ACCOUNT, Died, Moment, World, two_worlds, world_of
+from tests.fakes import ACCOUNT, BY_HAND, Died, Moment, World, two_worlds, world_of
 from tests.service.audit import audit
 
-BY_HAND = Market(fill_delay_seconds=None)
 TAG = Capabilities(refuses_repeated_client_id=False, find_window_seconds=3.0)
 TAKE_OVER_SECONDS = 15.0
 

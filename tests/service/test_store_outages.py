@@ -7,13 +7,10 @@ from pathlib import Path
 import pytest
 
 from brokers.errors import BrokerUnavailable
-from brokers.paper.words import Market
 from execution_service.core.orders.status import Status
 from execution_service.trading.trader import TradingRules
-from tests.fakes import world_of
+from tests.fakes import BY_HAND, world_of
 from tests.service.audit import audit
-
-BY_HAND = Market(fill_delay_seconds=None)
 
 
 async def test_store_gone_while_running_nothing_is_acknowledged_or_placed_and_it_goes_on_by_itself(

@@ -9,13 +9,11 @@ from typing import Any
 import pytest
 
 from brokers.errors import BrokerUnavailable
-from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.paper.words import Action, Fault, Operation
 from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.trading.trader import TradingRules
-from tests.fakes import world_of
+from tests.fakes import BY_HAND, world_of
 from tests.service.audit import audit
-
-BY_HAND = Market(fill_delay_seconds=None)
 
 
 async def test_order_not_filled_in_time_is_cancelled_and_ends_with_that_reason(tmp_path: Path) -> None:

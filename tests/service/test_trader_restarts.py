@@ -11,17 +11,13 @@ import pytest
 
 from brokers.base import Capabilities
 from brokers.errors import CallsSpent, HeldBack, NotAnswered, OutcomeUnknown
-from brokers.paper.words import Market
 from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
 from execution_service.trading.trader import Trader, TradingRules
-from tests.fakes import ACCOUNT, World, two_worlds, world_of
+from tests.fakes import ACCOUNT, BY_HAND, RESTING, World, two_worlds, world_of
 from tests.service.audit import audit
 
-RESTING = TradingRules(order_timeout_seconds=0.0)
-
-BY_HAND = Market(fill_delay_seconds=None)
 ONE_BY_ONE = Capabilities(refuses_repeated_client_id=True, needs_reservation=True, find_window_seconds=3.0)
 TOGETHER = Capabilities(refuses_repeated_client_id=True, find_window_seconds=3.0)
 

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from pymongo.errors import DuplicateKeyError
 
-from brokers.paper.words import Market
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.orders.status import Status
@@ -46,9 +45,8 @@ from execution_service.storage.mongo.names import (
 from execution_service.storage.reader import StoreReader
 from execution_service.trading.trader import TradingRules
 from tests.builders import identity, order
-from tests.fakes import ACCOUNT, World, world_of
+from tests.fakes import ACCOUNT, BY_HAND, World, world_of
 
-BY_HAND = Market(fill_delay_seconds=None)
 RULES = TradingRules(order_timeout_seconds=0.0, reconcile_interval_seconds=10.0)
 LEASE_SECONDS = 4.0
 SIGNAL_DOCUMENT = "5" * 24

@@ -10,25 +10,13 @@ from typing import Any
 
 import pytest
 
-from brokers.base import Capabilities
-from brokers.paper.words import Market
 from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.storage.reader import StoreReader
-from execution_service.trading.trader import TradingRules
 from tests.builders import NOW
-from tests.fakes import ACCOUNT, world_of
+from tests.fakes import ACCOUNT, BY_HAND, RESTING, world_of
 from tests.service.audit import audit
 from tests.service.positions import positions_of, some_position
-
-BY_HAND = Market(fill_delay_seconds=None)
-
-
-RULES = TradingRules(order_timeout_seconds=0.0)
-
-
-TAG = Capabilities(refuses_repeated_client_id=False, find_window_seconds=3.0, concurrent_calls=4)
-
 
 Spoil = Mapping[str, Any]
 
@@ -56,7 +44,7 @@ SPOILT_RECORDS: dict[str, Spoil] = {
 async def test_a_record_that_cannot_be_read_stops_no_start_and_no_other_order(
     tmp_path: Path, spoil: Spoil, lease_seconds: float | None
 ) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES, lease_seconds=lease_seconds) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, lease_seconds=lease_seconds) as world:
         world.send("odd")
         world.send("sound", symbol="MSFT")
         await world.run(5)
@@ -78,7 +66,7 @@ async def test_a_record_that_cannot_be_read_stops_no_start_and_no_other_order(
 
 
 async def test_a_record_that_cannot_be_read_stays_known_as_one_while_it_is_looked_at_in_brief(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES, lease_seconds=4.0) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING, lease_seconds=4.0) as world:
         world.send("odd")
         await world.run(5)
         await world.kill()
@@ -102,7 +90,7 @@ async def test_a_record_that_cannot_be_read_stays_known_as_one_while_it_is_looke
 
 
 async def test_a_message_that_comes_again_for_a_record_that_cannot_be_read_is_a_dead_letter(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         world.send("odd")
         await world.run(1)
         await world.kill()
@@ -119,7 +107,7 @@ async def test_a_message_that_comes_again_for_a_record_that_cannot_be_read_is_a_
 
 
 async def test_a_cancel_of_a_record_that_cannot_be_read_says_so(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         world.send("odd")
         await world.run(1)
         await world.kill()
@@ -136,7 +124,7 @@ async def test_a_cancel_of_a_record_that_cannot_be_read_says_so(tmp_path: Path) 
 async def test_an_exit_whose_entry_cannot_be_read_leaves_only_if_it_reduces_what_we_hold(
     tmp_path: Path, quantity: int
 ) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         world.send("in")
         await world.run(1)
         world.fill("in")
@@ -177,7 +165,7 @@ SPOILT_BESIDE: list[tuple[str, dict[str, Any]]] = [
 async def test_a_document_that_cannot_be_read_stops_nothing(
     tmp_path: Path, collection: str, document: dict[str, Any], lease_seconds: float | None
 ) -> None:
-    rules = replace(RULES, reconcile_interval_seconds=10.0)
+    rules = replace(RESTING, reconcile_interval_seconds=10.0)
     async with world_of(tmp_path, market=BY_HAND, rules=rules, lease_seconds=lease_seconds, starts=False) as world:
         world.mongo["trading"][collection].insert_one(dict(document))
         world.mongo["trading"]["trading_accounts"].insert_one({"_id": ACCOUNT, "open_positions": []})
@@ -202,7 +190,7 @@ async def test_a_document_that_cannot_be_read_stops_nothing(
 async def test_a_ledger_entry_that_cannot_be_read_is_unclear_and_the_others_are_booked_and_compared(
     tmp_path: Path,
 ) -> None:
-    rules = replace(RULES, reconcile_interval_seconds=10.0)
+    rules = replace(RESTING, reconcile_interval_seconds=10.0)
     async with world_of(tmp_path, market=BY_HAND, rules=rules) as world:
         world.mongo["trading"]["trading_accounts"].insert_one({"_id": ACCOUNT, "open_positions": ["as it was"]})
         await positions_of(world)
@@ -225,7 +213,7 @@ async def test_a_ledger_entry_that_cannot_be_read_is_unclear_and_the_others_are_
 
 
 async def test_people_see_everything_but_what_cannot_be_read_and_that_it_is_left_out(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         await positions_of(world)
         world.send("open", symbol="TSLA")
         world.send("shut", symbol="NVDA")
@@ -264,7 +252,7 @@ async def test_people_see_everything_but_what_cannot_be_read_and_that_it_is_left
 async def test_a_fill_for_a_ledger_entry_that_cannot_be_read_is_booked_once_it_can(
     tmp_path: Path, odd: Mapping[str, int]
 ) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         await positions_of(world)
         await world.kill()
         ledger = world.mongo["trading"]["execution_positions"]
@@ -287,7 +275,7 @@ async def test_a_fill_for_a_ledger_entry_that_cannot_be_read_is_booked_once_it_c
 
 @pytest.mark.parametrize("spoil", [{"$set": {"format": 99, "version": 77}}, {"$unset": {"version": "", "told": ""}}])
 async def test_a_record_that_is_spoilt_while_its_order_is_at_work_stops_no_other(tmp_path: Path, spoil: Spoil) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         world.send("odd")
         world.send("sound", symbol="MSFT")
         await world.run(1)
@@ -314,7 +302,7 @@ async def test_a_record_that_is_spoilt_while_its_order_is_at_work_stops_no_other
     ],
 )
 async def test_a_command_of_odd_values_stops_no_other(tmp_path: Path, fields: dict[str, Any]) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         world.mongo["trading"]["execution_commands"].insert_one(
             {
                 "_id": "cmd-odd",
@@ -341,7 +329,7 @@ async def test_a_command_of_odd_values_stops_no_other(tmp_path: Path, fields: di
 async def test_a_late_exit_whose_ledger_entry_cannot_be_read_is_rejected_and_not_held_for_ever(
     tmp_path: Path, names_entry: bool
 ) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         await positions_of(world)
         await world.kill()
         database = world.mongo["trading"]
@@ -357,7 +345,7 @@ async def test_a_late_exit_whose_ledger_entry_cannot_be_read_is_rejected_and_not
 
 
 async def test_what_is_told_of_an_order_whose_record_cannot_be_read_is_recorded_once_it_can(tmp_path: Path) -> None:
-    async with world_of(tmp_path, rules=RULES) as world:
+    async with world_of(tmp_path, rules=RESTING) as world:
         world.send("odd")
         await world.run(10)
         assert world.record("odd").filled_quantity == 100

@@ -12,19 +12,12 @@ from typing import Any
 import pytest
 
 from brokers.base import UNNAMED_POSITION, Capabilities, Report, ReportStatus, Unreadable
-from brokers.paper.words import Market
 from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import ReasonCode, Status
-from execution_service.trading.trader import TradingRules
-from tests.fakes import World, world_of
+from tests.fakes import BY_HAND, RESTING, World, world_of
 from tests.service.audit import audit
 from tests.service.positions import positions_of, some_position
-
-BY_HAND = Market(fill_delay_seconds=None)
-
-
-RULES = TradingRules(order_timeout_seconds=0.0)
 
 
 def spoiling(world: World, signal_id: str, spoil: Callable[[Report], Report]) -> None:
@@ -61,7 +54,7 @@ ODD_REPORTS: dict[str, Callable[[Report], Report]] = {
 async def test_a_report_with_an_odd_value_holds_up_no_other_order(
     tmp_path: Path, spoil: Callable[[Report], Report]
 ) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         world.send("odd")
         world.send("sound", symbol="MSFT")
         await world.run(1)
@@ -88,7 +81,7 @@ async def test_a_report_with_an_odd_value_holds_up_no_other_order(
 
 async def test_an_exit_whose_contract_makes_the_adapter_stumble_holds_up_no_other_order(tmp_path: Path) -> None:
     one_by_one = Capabilities(refuses_repeated_client_id=True, fits_tickets=True, needs_reservation=True)
-    async with world_of(tmp_path, rules=RULES, capabilities=one_by_one) as world:
+    async with world_of(tmp_path, rules=RESTING, capabilities=one_by_one) as world:
         world.send("in")
         await world.run(1)
         world.broker_faults.unfitting["AAPL"] = [ValueError("a figure that is none")] * 1000
@@ -111,7 +104,7 @@ async def test_an_exit_whose_contract_makes_the_adapter_stumble_holds_up_no_othe
 async def test_an_exit_leaves_though_the_broker_tells_a_position_that_can_be_none(
     tmp_path: Path, quantity: Decimal
 ) -> None:
-    rules = replace(RULES, exit_position_check=ExitPositionCheck.ALWAYS)
+    rules = replace(RESTING, exit_position_check=ExitPositionCheck.ALWAYS)
     async with world_of(tmp_path, rules=rules) as world:
         world.send("in")
         await world.run(1)
@@ -123,7 +116,7 @@ async def test_an_exit_leaves_though_the_broker_tells_a_position_that_can_be_non
 
 
 async def test_what_of_an_odd_report_is_sound_is_recorded(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         world.send("odd")
         await world.run(1)
         spoiling(
@@ -146,7 +139,7 @@ async def test_what_of_an_odd_report_is_sound_is_recorded(tmp_path: Path) -> Non
     [None, "2025-03-03", datetime(2025, 3, 3, 15), datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)],  # noqa: DTZ001
 )
 async def test_a_fill_whose_time_can_be_none_is_taken_as_of_now_and_marked(tmp_path: Path, moment: Any) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         world.send("odd")
         await world.run(1)
         spoiling(world, "odd", lambda report: with_fill(report, time=moment))
@@ -169,7 +162,7 @@ async def test_a_fill_whose_time_can_be_none_is_taken_as_of_now_and_marked(tmp_p
 
 
 async def test_a_fill_of_the_future_is_kept_and_breaks_nothing(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         world.send("in", mathematricks_signal_id="0" * 24)
         await world.run(1)
         ahead = world.clock.now().replace(year=world.clock.now().year + 1)
@@ -188,7 +181,7 @@ async def test_a_fill_of_the_future_is_kept_and_breaks_nothing(tmp_path: Path) -
 
 
 async def test_an_unclear_report_ends_no_order_and_is_told_of_once(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         world.send("odd")
         await world.run(1)
         tag = World.client_id("odd")
@@ -206,7 +199,7 @@ async def test_an_unclear_report_ends_no_order_and_is_told_of_once(tmp_path: Pat
 
 
 async def test_what_cannot_be_read_and_belongs_to_no_order_is_told_in_one_alert(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         world.broker_faults.unreadable = tuple(Unreadable(words=f"row {n}") for n in range(20))
         await world.run(300)
         (text,) = world.notifier.titled("Cannot Be Read")
@@ -215,7 +208,7 @@ async def test_what_cannot_be_read_and_belongs_to_no_order_is_told_in_one_alert(
 
 
 async def test_a_report_of_a_finished_order_that_cannot_be_recorded_holds_up_no_other(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         for name in ("odd", "sound"):
             world.send(name)
             await world.run(1)
@@ -244,7 +237,7 @@ async def test_a_report_of_a_finished_order_that_cannot_be_recorded_holds_up_no_
     ],
 )
 async def test_a_position_that_cannot_be_read_is_not_compared_and_the_others_are(tmp_path: Path, held: Any) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         await positions_of(world)
         world.broker_faults.held = held
         await world.run(200)
@@ -258,7 +251,7 @@ async def test_a_position_that_cannot_be_read_is_not_compared_and_the_others_are
 
 
 async def test_a_difference_stays_open_while_the_position_cannot_be_read(tmp_path: Path) -> None:
-    async with world_of(tmp_path, market=BY_HAND, rules=RULES) as world:
+    async with world_of(tmp_path, market=BY_HAND, rules=RESTING) as world:
         await positions_of(world)
         world.broker_faults.held = some_position("AAPL", Decimal(7))
         await world.run(200)

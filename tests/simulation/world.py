@@ -28,7 +28,8 @@ from execution_service.trading.trader import TradingRules
 from execution_service.transport.inbox import Inbox
 from execution_service.transport.ports import Message, PublishFailed
 from notifications.base import NotificationFailed
-from tests.fakes import ACCOUNT, DATABASE, BookInPlace, Died, GatedBroker, RecordingNotifier, RecordingPublisher, World
+from tests.fakes import ACCOUNT, DATABASE, Died, GatedBroker, RecordingNotifier, RecordingPublisher, World
+from tests.fakes.broker import BookInPlace
 from tests.simulation.faults import Action, Armed, Broken, Plan
 from tests.simulation.loop import OWNER, LoopClock, SimulatedLoop, SimulatedTask
 from tests.simulation.mongo import Collection, Mongo

@@ -12,7 +12,7 @@ from brokers.ibkr import adapter as ibkr
 from brokers.ibkr import unacknowledged as ibkr_unacknowledged
 from brokers.paper.words import Market
 from simulators.stage_ibkr import serving_tws
-from tests.contract.ibkr.stage import Desk
+from tests.contract.ibkr.stage import IbkrStage
 
 
 @pytest.fixture
@@ -21,10 +21,10 @@ def market() -> Market:
 
 
 @pytest.fixture
-async def desk(market: Market, tmp_path: Path) -> AsyncIterator[Desk]:
+async def stage(market: Market, tmp_path: Path) -> AsyncIterator[IbkrStage]:
     async with AsyncExitStack() as stack:
         gateway = await stack.enter_async_context(serving_tws(tmp_path, "DU000001", market))
-        yield Desk(gateway, stack)
+        yield IbkrStage(gateway, stack)
 
 
 @pytest.fixture

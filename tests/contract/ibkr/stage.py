@@ -18,14 +18,12 @@ from brokers.paper.words import Action, Fault, Operation, PaperOrder
 from simulators.ibkr.gateway import TwsSimulator, Words
 from simulators.ibkr.wire import Ask
 from simulators.stage_ibkr import LAST_PRICE, config_for
-
-PATIENCE_SECONDS = 10.0
-
+from tests.waits import PATIENCE_SECONDS
 
 NEVER = 3600.0
 
 
-class Desk:
+class IbkrStage:
     """A gateway and adapters of it."""
 
     def __init__(self, gateway: TwsSimulator, stack: AsyncExitStack) -> None:
@@ -102,12 +100,6 @@ async def reported(broker: IbkrBroker, ticket: Ticket, holds: Callable[[Report],
             await asyncio.sleep(0.01)
 
 
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not holds():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-
-
 async def unavailable(broker: IbkrBroker) -> None:
     """Until the adapter knows that its session is gone."""
     async with asyncio.timeout(PATIENCE_SECONDS):
@@ -133,13 +125,13 @@ def filled(report: Report) -> Decimal:
     return sum((fill.quantity for fill in report.fills), Decimal(0))
 
 
-def _listed_ticket(desk: Desk, number: int) -> Ticket:
+def listed_ticket(stage: IbkrStage, number: int) -> Ticket:
     instrument = Instrument(symbol="SPY", asset_class=AssetClass.ETF, exchange="ARCA", currency="USD")
-    return replace(desk.ticket(OrderType.LIMIT), instrument=instrument, reserved_order_id=f"9:{number + 1}")
+    return replace(stage.ticket(OrderType.LIMIT), instrument=instrument, reserved_order_id=f"9:{number + 1}")
 
 
-def answer(desk: Desk, code: int, text: str, **fields: Any) -> None:
-    desk.gateway.answer_with(Words(code=code, text=text, **fields))
+def answer(stage: IbkrStage, code: int, text: str, **fields: Any) -> None:
+    stage.gateway.answer_with(Words(code=code, text=text, **fields))
 
 
 async def found(broker: IbkrBroker, ticket: Ticket) -> Report:

@@ -15,7 +15,7 @@ from brokers.ibkr import codes
 from brokers.ibkr.blotter import Blotter, Commission, Entry, Execution
 from brokers.ibkr.times import Moment
 from simulators.ibkr.gateway import Words
-from tests.contract.ibkr.stage import Desk, answer, reported, reserved
+from tests.contract.ibkr.stage import IbkrStage, answer, reported, reserved
 
 
 def test_an_order_of_an_earlier_day_is_forgotten_and_an_open_one_is_not() -> None:
@@ -183,27 +183,27 @@ def test_an_order_whose_permanent_id_is_not_known_may_be_the_other_one() -> None
     assert {report.orders_under_tag for report in blotter.reports(None)} == {()}
 
 
-async def test_a_filled_order_whose_count_is_not_told_is_filled_with_what_was_ordered(desk: Desk) -> None:
+async def test_a_filled_order_whose_count_is_not_told_is_filled_with_what_was_ordered(stage: IbkrStage) -> None:
     """Its executions of other days are not shown: what is shown is not all that there was."""
-    broker = await desk.connect()
+    broker = await stage.connect()
     state = SimpleNamespace(status="Filled", completedStatus="Filled")
     done = SimpleNamespace(
-        account=desk.book.account_id, permId=77, orderRef="tag", filledQuantity=None, totalQuantity=100.0
+        account=stage.book.account_id, permId=77, orderRef="tag", filledQuantity=None, totalQuantity=100.0
     )
     broker.on_completed_order(done, state)
     assert [e.filled_quantity for e in broker._blotter.tagged("tag")] == [100]
 
 
-async def test_an_execution_that_names_no_tag_acknowledges_the_order_of_its_id(desk: Desk, soon: None) -> None:
+async def test_an_execution_that_names_no_tag_acknowledges_the_order_of_its_id(stage: IbkrStage, soon: None) -> None:
     """What was said on that id before is then no refusal of it."""
-    broker = await desk.connect()
-    desk.gateway.answer_with(Words(code=10268, text="The 'EtradeOnly' order attribute is not supported."))
-    ticket = await reserved(broker, desk.ticket())
+    broker = await stage.connect()
+    stage.gateway.answer_with(Words(code=10268, text="The 'EtradeOnly' order attribute is not supported."))
+    ticket = await reserved(broker, stage.ticket())
     with pytest.raises(WordsAlone):
         await broker.place_order(ticket)
     client_id, _, order_id = (ticket.reserved_order_id or "").partition(":")
     execution = SimpleNamespace(
-        acctNumber=desk.book.account_id,
+        acctNumber=stage.book.account_id,
         clientId=int(client_id),
         orderId=int(order_id),
         permId=0,
@@ -218,13 +218,13 @@ async def test_an_execution_that_names_no_tag_acknowledges_the_order_of_its_id(d
         await asyncio.sleep(0.2)
 
 
-async def test_what_is_said_of_the_opening_before_a_late_acknowledgement_is_kept(desk: Desk, soon: None) -> None:
+async def test_what_is_said_of_the_opening_before_a_late_acknowledgement_is_kept(stage: IbkrStage, soon: None) -> None:
     """It is said once. A stop is shown like an order that is held, and here says nothing of it."""
     words = "Warning: your order will not be placed at the exchange until 2026-11-30 09:30:00 US/Eastern"
-    desk.hold()
-    answer(desk, codes.ORDER_MESSAGE, words, taken_after=0.6)
-    broker = await desk.connect()
-    ticket = await reserved(broker, desk.ticket(OrderType.STOP))
+    stage.hold()
+    answer(stage, codes.ORDER_MESSAGE, words, taken_after=0.6)
+    broker = await stage.connect()
+    ticket = await reserved(broker, stage.ticket(OrderType.STOP))
     with pytest.raises(WordsAlone):
         await broker.place_order(ticket)
     report = await reported(broker, ticket)

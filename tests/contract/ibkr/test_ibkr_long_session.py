@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -21,11 +20,11 @@ from brokers.ibkr.blotter import Blotter, Commission, Execution
 from brokers.paper.words import Action, Fault, Market, Operation
 from simulators.ibkr.gateway import TwsSimulator
 from simulators.stage_ibkr import LAST_PRICE, config_for, serving_tws
+from tests.waits import until
 
 MANY = 100_000
 OF_THE_ADAPTER = str(Path(adapter_module.__file__).parent)
 NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
-PATIENCE_SECONDS = 10.0
 
 
 @pytest.fixture
@@ -81,12 +80,6 @@ def fill_up(blotter: Blotter, number: int) -> None:
             execution=Execution(exec_id=exec_id, quantity=Decimal(1), price=Decimal(5), time=NOON),
         )
         blotter.commission_said(exec_id, Commission(amount=Decimal(1), currency="USD"))
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not holds():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
 
 
 async def steps_of_two_orders(gateway: TwsSimulator, after: int, prefix: str) -> int:

@@ -14,7 +14,7 @@ from execution_service.core.reconcile import Holding, compare_positions
 from simulators.ibkr.contracts import TWIN, Query, listed
 from simulators.ibkr.gateway import COIN_TIFS
 from simulators.ibkr.wire import Ask
-from tests.contract.ibkr.stage import Desk, filled, found, place, reported
+from tests.contract.ibkr.stage import IbkrStage, filled, found, place, reported
 
 
 @pytest.mark.parametrize(
@@ -44,19 +44,19 @@ from tests.contract.ibkr.stage import Desk, filled, found, place, reported
     ids=lambda value: value.asset_class.value if isinstance(value, Instrument) else str(value),
 )
 async def test_each_kind_of_instrument_is_traded(
-    desk: Desk, instrument: Instrument, sec_type: str, exchange: str
+    stage: IbkrStage, instrument: Instrument, sec_type: str, exchange: str
 ) -> None:
-    desk.gateway.prices[instrument.symbol[:3]] = desk.gateway.prices[instrument.symbol] = Decimal("2.5")
-    broker = await desk.connect()
-    ticket = desk.ticket(instrument=instrument, reference_price=Decimal("2.5"))
+    stage.gateway.prices[instrument.symbol[:3]] = stage.gateway.prices[instrument.symbol] = Decimal("2.5")
+    broker = await stage.connect()
+    ticket = stage.ticket(instrument=instrument, reference_price=Decimal("2.5"))
     await place(broker, ticket)
     report = await reported(broker, ticket, lambda report: report.status is not ReportStatus.WORKING)
-    (sent,) = desk.heard(Ask.PLACE_ORDER)
+    (sent,) = stage.heard(Ask.PLACE_ORDER)
     assert (sent[4], sent[9]) == (sec_type, exchange)
     assert filled(report) == 10
     (held,) = await broker.positions()
     assert (held.instrument, held.quantity, held.average_price) == (instrument, Decimal(10), Decimal("2.5"))
-    later = await desk.connect(client_id=7)
+    later = await stage.connect(client_id=7)
     (told,) = await later.positions()
     assert compare_positions([Holding(instrument=instrument, quantity=Decimal(10))], [told]).agreeing == 1, told
     by_number = Instrument(symbol="ANYTHING", con_id=told.con_id)
@@ -81,12 +81,12 @@ async def test_each_kind_of_instrument_is_traded(
     ],
 )
 async def test_an_unknown_or_ambiguous_instrument_is_refused_with_the_candidates(
-    desk: Desk, instrument: Instrument, words: str
+    stage: IbkrStage, instrument: Instrument, words: str
 ) -> None:
-    broker = await desk.connect()
+    broker = await stage.connect()
     with pytest.raises(OrderRefused, match=words):
-        await broker.reserve(desk.ticket(instrument=instrument))
-    assert desk.heard(Ask.PLACE_ORDER) == []
+        await broker.reserve(stage.ticket(instrument=instrument))
+    assert stage.heard(Ask.PLACE_ORDER) == []
 
 
 @pytest.mark.parametrize(
@@ -101,39 +101,39 @@ async def test_an_unknown_or_ambiguous_instrument_is_refused_with_the_candidates
     ],
 )
 async def test_an_error_on_a_question_for_a_contract_is_sorted_by_what_the_order_learns(
-    desk: Desk, code: int, error: type[Exception]
+    stage: IbkrStage, code: int, error: type[Exception]
 ) -> None:
-    desk.gateway.contract_errors["SPY"] = (code, "words of the gateway")
-    broker = await desk.connect()
+    stage.gateway.contract_errors["SPY"] = (code, "words of the gateway")
+    broker = await stage.connect()
     with pytest.raises(BrokerError, match=f"words of the gateway .code {code}.") as raised:
-        await broker.fitted(desk.ticket())
+        await broker.fitted(stage.ticket())
     assert type(raised.value) is error
-    del desk.gateway.contract_errors["SPY"]
-    await broker.fitted(desk.ticket())
-    assert len(desk.heard(Ask.START_API)) == 1
+    del stage.gateway.contract_errors["SPY"]
+    await broker.fitted(stage.ticket())
+    assert len(stage.heard(Ask.START_API)) == 1
 
 
-async def test_a_question_for_a_contract_without_an_answer_costs_no_session(desk: Desk) -> None:
-    desk.gateway.silent = {Ask.CONTRACT_DETAILS}
-    broker = await desk.connect(query_seconds=0.2)
+async def test_a_question_for_a_contract_without_an_answer_costs_no_session(stage: IbkrStage) -> None:
+    stage.gateway.silent = {Ask.CONTRACT_DETAILS}
+    broker = await stage.connect(query_seconds=0.2)
     with pytest.raises(NotAnswered, match="no answer in time"):
-        await broker.fitted(desk.ticket())
-    desk.gateway.silent = set()
-    assert (await place(broker, desk.ticket())).status is ReportStatus.FILLED
-    assert len(desk.heard(Ask.START_API)) == 1
+        await broker.fitted(stage.ticket())
+    stage.gateway.silent = set()
+    assert (await place(broker, stage.ticket())).status is ReportStatus.FILLED
+    assert len(stage.heard(Ask.START_API)) == 1
 
 
-async def test_an_exchange_tells_two_shares_of_one_name_apart(desk: Desk) -> None:
-    broker = await desk.connect()
-    await place(broker, desk.ticket(instrument=Instrument(symbol=TWIN, exchange="NYSE")))
-    (sent,) = desk.heard(Ask.PLACE_ORDER)
+async def test_an_exchange_tells_two_shares_of_one_name_apart(stage: IbkrStage) -> None:
+    broker = await stage.connect()
+    await place(broker, stage.ticket(instrument=Instrument(symbol=TWIN, exchange="NYSE")))
+    (sent,) = stage.heard(Ask.PLACE_ORDER)
     assert (sent[9], sent[10]) == ("SMART", "NYSE")
 
 
-async def test_a_contract_is_looked_up_once(desk: Desk) -> None:
-    broker = await desk.connect()
-    await asyncio.gather(*(place(broker, desk.ticket()) for _ in range(5)))
-    assert len(desk.heard(Ask.CONTRACT_DETAILS)) == 1
+async def test_a_contract_is_looked_up_once(stage: IbkrStage) -> None:
+    broker = await stage.connect()
+    await asyncio.gather(*(place(broker, stage.ticket()) for _ in range(5)))
+    assert len(stage.heard(Ask.CONTRACT_DETAILS)) == 1
 
 
 @pytest.mark.parametrize(
@@ -145,66 +145,66 @@ async def test_a_contract_is_looked_up_once(desk: Desk) -> None:
     ],
 )
 async def test_prices_are_put_on_the_tick_and_never_to_the_orders_disadvantage(
-    desk: Desk, side: Side, limit: str, stop: str, sent_limit: str, sent_stop: str
+    stage: IbkrStage, side: Side, limit: str, stop: str, sent_limit: str, sent_stop: str
 ) -> None:
-    broker = await desk.connect()
-    ticket = desk.ticket(OrderType.STOP_LIMIT, side=side, limit_price=Decimal(limit), stop_price=Decimal(stop))
+    broker = await stage.connect()
+    ticket = stage.ticket(OrderType.STOP_LIMIT, side=side, limit_price=Decimal(limit), stop_price=Decimal(stop))
     await place(broker, ticket)
-    (sent,) = desk.heard(Ask.PLACE_ORDER)
+    (sent,) = stage.heard(Ask.PLACE_ORDER)
     assert (sent[19], sent[20]) == (sent_limit, sent_stop)
 
 
-async def test_the_tick_follows_the_price_where_the_market_says_so(desk: Desk) -> None:
-    broker = await desk.connect()
+async def test_the_tick_follows_the_price_where_the_market_says_so(stage: IbkrStage) -> None:
+    broker = await stage.connect()
     option = Instrument(
         symbol="SPY", asset_class=AssetClass.OPTION, expiry="20270115", strike=Decimal(500), right=OptionRight.CALL
     )
     for price in ("2.987", "3.087"):
-        await place(broker, desk.ticket(OrderType.LIMIT, instrument=option, limit_price=Decimal(price)))
-    assert [sent[19] for sent in desk.heard(Ask.PLACE_ORDER)] == ["2.98", "3.05"]
+        await place(broker, stage.ticket(OrderType.LIMIT, instrument=option, limit_price=Decimal(price)))
+    assert [sent[19] for sent in stage.heard(Ask.PLACE_ORDER)] == ["2.98", "3.05"]
 
 
-async def test_a_quantity_is_rounded_down_to_the_increment_and_never_up(desk: Desk) -> None:
-    broker = await desk.connect()
+async def test_a_quantity_is_rounded_down_to_the_increment_and_never_up(stage: IbkrStage) -> None:
+    broker = await stage.connect()
     future = Instrument(symbol="ES", asset_class=AssetClass.FUTURE, expiry="202706")
-    asked = desk.ticket(instrument=future, quantity=Decimal("2.9999"))
+    asked = stage.ticket(instrument=future, quantity=Decimal("2.9999"))
     ticket = await broker.fitted(asked)
     assert (ticket.quantity, replace(ticket, quantity=asked.quantity, terms=None)) == (Decimal(2), asked)
     assert await broker.fitted(ticket) == ticket
     await place(broker, asked)
-    assert desk.truth(asked).ticket.quantity == 2
+    assert stage.truth(asked).ticket.quantity == 2
     with pytest.raises(OrderRefused, match="less than 1, the increment of ES"):
-        await broker.reserve(desk.ticket(instrument=future, quantity=Decimal("0.9")))
-    assert (await broker.fitted(desk.ticket(quantity=Decimal("0.50009")))).quantity == Decimal("0.5000")
+        await broker.reserve(stage.ticket(instrument=future, quantity=Decimal("0.9")))
+    assert (await broker.fitted(stage.ticket(quantity=Decimal("0.50009")))).quantity == Decimal("0.5000")
 
 
-async def test_what_was_fitted_is_what_is_sent(desk: Desk) -> None:
-    broker = await desk.connect()
-    asked = desk.ticket(OrderType.LIMIT, limit_price=Decimal("100.257"), quantity=Decimal("10.00005"))
+async def test_what_was_fitted_is_what_is_sent(stage: IbkrStage) -> None:
+    broker = await stage.connect()
+    asked = stage.ticket(OrderType.LIMIT, limit_price=Decimal("100.257"), quantity=Decimal("10.00005"))
     ticket = await broker.fitted(asked)
     assert (ticket.limit_price, ticket.quantity) == (Decimal("100.25"), Decimal(10))
     await place(broker, ticket)
-    sent = desk.truth(ticket).ticket
+    sent = stage.truth(ticket).ticket
     assert (sent.limit_price, sent.quantity) == (ticket.limit_price, ticket.quantity)
 
 
-async def test_a_price_of_less_than_one_tick_is_refused(desk: Desk) -> None:
-    broker = await desk.connect()
+async def test_a_price_of_less_than_one_tick_is_refused(stage: IbkrStage) -> None:
+    broker = await stage.connect()
     with pytest.raises(OrderRefused, match="less than one tick"):
-        await broker.reserve(desk.ticket(OrderType.LIMIT, limit_price=Decimal("0.009")))
+        await broker.reserve(stage.ticket(OrderType.LIMIT, limit_price=Decimal("0.009")))
 
 
-async def test_crypto_is_bought_at_the_market_for_money_and_sold_by_quantity(desk: Desk) -> None:
+async def test_crypto_is_bought_at_the_market_for_money_and_sold_by_quantity(stage: IbkrStage) -> None:
     coin = Instrument(symbol="BTC", asset_class=AssetClass.CRYPTO)
-    desk.gateway.prices["BTC"] = Decimal(51_000)
-    broker = await desk.connect()
-    bought = desk.ticket(instrument=coin, quantity=Decimal("0.001"), reference_price=Decimal("50000.555"), tif=Tif.DAY)
+    stage.gateway.prices["BTC"] = Decimal(51_000)
+    broker = await stage.connect()
+    bought = stage.ticket(instrument=coin, quantity=Decimal("0.001"), reference_price=Decimal("50000.555"), tif=Tif.DAY)
     assert (await broker.fitted(bought)).cash_quantity == Decimal("50.00")
     await place(broker, bought)
     report = await reported(broker, bought, lambda report: report.status is not ReportStatus.WORKING)
-    sold = desk.ticket(instrument=coin, quantity=Decimal("0.0005"), side=Side.SELL)
+    sold = stage.ticket(instrument=coin, quantity=Decimal("0.0005"), side=Side.SELL)
     await place(broker, sold)
-    first, second = desk.heard(Ask.PLACE_ORDER)
+    first, second = stage.heard(Ask.PLACE_ORDER)
     assert (first[17], first[101], first[21]) == ("0", "50", "IOC")
     assert (second[17], second[101], second[21]) == ("0.0005", "", "IOC")
     # Less than was expected, and filled: the money is spent.
@@ -212,11 +212,11 @@ async def test_crypto_is_bought_at_the_market_for_money_and_sold_by_quantity(des
     assert report.reason is None
 
 
-async def test_money_that_found_too_few_coins_is_an_order_cancelled_with_what_it_bought(desk: Desk) -> None:
-    desk.book.market = replace(desk.book.market, partial_fill_rate=1.0, seed=4)
-    desk.gateway.prices["BTC"] = Decimal(50_000)
-    broker = await desk.connect()
-    ticket = desk.ticket(instrument=Instrument(symbol="BTC", asset_class=AssetClass.CRYPTO), quantity=Decimal("0.001"))
+async def test_money_that_found_too_few_coins_is_an_order_cancelled_with_what_it_bought(stage: IbkrStage) -> None:
+    stage.book.market = replace(stage.book.market, partial_fill_rate=1.0, seed=4)
+    stage.gateway.prices["BTC"] = Decimal(50_000)
+    broker = await stage.connect()
+    ticket = stage.ticket(instrument=Instrument(symbol="BTC", asset_class=AssetClass.CRYPTO), quantity=Decimal("0.001"))
     await place(broker, replace(ticket, reference_price=Decimal(50_000)))
     report = await reported(broker, ticket, lambda report: report.status is not ReportStatus.WORKING)
     assert report.status is ReportStatus.CANCELLED
@@ -239,42 +239,44 @@ async def test_money_that_found_too_few_coins_is_an_order_cancelled_with_what_it
     ],
 )
 async def test_coins_with_a_limit_have_a_time_in_force_that_the_account_gives_them(
-    desk: Desk, setting: str, tif: Tif | None, sent: str | None
+    stage: IbkrStage, setting: str, tif: Tif | None, sent: str | None
 ) -> None:
-    desk.gateway.coin_tifs = COIN_TIFS if setting in COIN_TIFS else None
-    broker = await desk.connect(crypto_tif=setting)
+    stage.gateway.coin_tifs = COIN_TIFS if setting in COIN_TIFS else None
+    broker = await stage.connect(crypto_tif=setting)
     coin = Instrument(symbol="BTC", asset_class=AssetClass.CRYPTO)
-    ticket = desk.ticket(OrderType.LIMIT, instrument=coin, limit_price=Decimal(50_000), tif=tif)
+    ticket = stage.ticket(OrderType.LIMIT, instrument=coin, limit_price=Decimal(50_000), tif=tif)
     if sent is None:
         for refuses in (broker.fitted, broker.reserve):
             with pytest.raises(OrderRefused, match=f"not {tif}.*crypto_tif") as refused:
                 await refuses(ticket)
             assert refused.value.unsupported
-        assert desk.heard(Ask.PLACE_ORDER) == []
+        assert stage.heard(Ask.PLACE_ORDER) == []
     else:
         await place(broker, ticket)
-        assert [fields[21] for fields in desk.heard(Ask.PLACE_ORDER)] == [sent]
+        assert [fields[21] for fields in stage.heard(Ask.PLACE_ORDER)] == [sent]
 
 
-async def test_a_time_in_force_that_the_account_does_not_give_coins_is_refused_in_ibkrs_words(desk: Desk) -> None:
-    broker = await desk.connect(crypto_tif="GTC")
+async def test_a_time_in_force_that_the_account_does_not_give_coins_is_refused_in_ibkrs_words(stage: IbkrStage) -> None:
+    broker = await stage.connect(crypto_tif="GTC")
     coin = Instrument(symbol="BTC", asset_class=AssetClass.CRYPTO)
     with pytest.raises(OrderRefused, match="must be Minutes or IOC"):
-        await place(broker, desk.ticket(OrderType.LIMIT, instrument=coin, limit_price=Decimal(50_000)))
+        await place(broker, stage.ticket(OrderType.LIMIT, instrument=coin, limit_price=Decimal(50_000)))
 
 
 @pytest.mark.parametrize("order_type", [OrderType.STOP, OrderType.STOP_LIMIT])
-async def test_coins_are_refused_as_stops_before_they_are_sent(desk: Desk, order_type: OrderType) -> None:
-    broker = await desk.connect()
+async def test_coins_are_refused_as_stops_before_they_are_sent(stage: IbkrStage, order_type: OrderType) -> None:
+    broker = await stage.connect()
     with pytest.raises(OrderRefused, match="at the market or with a limit"):
-        await place(broker, desk.ticket(order_type, instrument=Instrument(symbol="BTC", asset_class=AssetClass.CRYPTO)))
+        await place(
+            broker, stage.ticket(order_type, instrument=Instrument(symbol="BTC", asset_class=AssetClass.CRYPTO))
+        )
 
 
-async def test_coins_limited_far_from_the_market_end_in_ibkrs_words(desk: Desk, soon: None) -> None:
-    desk.gateway.prices["BTC"] = Decimal(50_000)
-    broker = await desk.connect()
+async def test_coins_limited_far_from_the_market_end_in_ibkrs_words(stage: IbkrStage, soon: None) -> None:
+    stage.gateway.prices["BTC"] = Decimal(50_000)
+    broker = await stage.connect()
     coin = Instrument(symbol="BTC", asset_class=AssetClass.CRYPTO)
-    ticket = desk.ticket(OrderType.LIMIT, instrument=coin, quantity=Decimal("0.001"), limit_price=Decimal(49_000))
+    ticket = stage.ticket(OrderType.LIMIT, instrument=coin, quantity=Decimal("0.001"), limit_price=Decimal(49_000))
     with pytest.raises(WordsAlone, match="code 202"):
         await place(broker, ticket)
     report = await found(broker, ticket)
@@ -282,14 +284,14 @@ async def test_coins_limited_far_from_the_market_end_in_ibkrs_words(desk: Desk, 
     assert "0.25%" in (report.reason or "")
 
 
-async def test_coins_bought_with_a_limit_are_bought_by_quantity(desk: Desk) -> None:
-    desk.gateway.prices["BTC"] = Decimal(50_000)
-    broker = await desk.connect()
+async def test_coins_bought_with_a_limit_are_bought_by_quantity(stage: IbkrStage) -> None:
+    stage.gateway.prices["BTC"] = Decimal(50_000)
+    broker = await stage.connect()
     coin = Instrument(symbol="BTC", asset_class=AssetClass.CRYPTO)
-    ticket = desk.ticket(OrderType.LIMIT, instrument=coin, quantity=Decimal("0.001"), limit_price=Decimal(50_000))
+    ticket = stage.ticket(OrderType.LIMIT, instrument=coin, quantity=Decimal("0.001"), limit_price=Decimal(50_000))
     assert (await broker.fitted(ticket)).cash_quantity is None
     await place(broker, ticket)
-    (sent,) = desk.heard(Ask.PLACE_ORDER)
+    (sent,) = stage.heard(Ask.PLACE_ORDER)
     assert (sent[17], sent[101], sent[21]) == ("0.001", "", "Minutes")
 
 
@@ -307,15 +309,15 @@ NUMBERED = (
 
 
 @pytest.mark.parametrize(("query", "instrument"), NUMBERED, ids=lambda value: getattr(value, "sec_type", ""))
-async def test_a_contract_is_found_by_its_number(desk: Desk, query: Query, instrument: Instrument) -> None:
+async def test_a_contract_is_found_by_its_number(stage: IbkrStage, query: Query, instrument: Instrument) -> None:
     (listing,) = listed(query)
-    desk.gateway.prices[listing.symbol] = Decimal("2.5")
-    broker = await desk.connect()
+    stage.gateway.prices[listing.symbol] = Decimal("2.5")
+    broker = await stage.connect()
     numbered = replace(instrument, con_id=listing.con_id)
-    ticket = desk.ticket(instrument=numbered)
+    ticket = stage.ticket(instrument=numbered)
     await place(broker, ticket)
     await reported(broker, ticket, lambda report: report.status is ReportStatus.FILLED)
-    (sent,) = desk.heard(Ask.PLACE_ORDER)
+    (sent,) = stage.heard(Ask.PLACE_ORDER)
     assert (sent[2], sent[4]) == (str(listing.con_id), query.sec_type)
     (held,) = await broker.positions()
     assert held.instrument == numbered
@@ -334,29 +336,29 @@ async def test_a_contract_is_found_by_its_number(desk: Desk, query: Query, instr
     ],
 )
 async def test_a_contract_number_that_contradicts_the_rest_is_refused(
-    desk: Desk, changes: dict[str, object], words: str
+    stage: IbkrStage, changes: dict[str, object], words: str
 ) -> None:
     (listing,) = listed(Query(symbol="SPY", sec_type="OPT", expiry="20270115", strike="500", right="P"))
     option = Instrument(symbol="SPY", asset_class=AssetClass.OPTION, con_id=listing.con_id)
-    broker = await desk.connect()
+    broker = await stage.connect()
     with pytest.raises(OrderRefused, match=words):
-        await broker.reserve(desk.ticket(instrument=replace(option, **changes)))
+        await broker.reserve(stage.ticket(instrument=replace(option, **changes)))
     agreed = replace(
         option, expiry="202701", strike=Decimal("500.0"), right=OptionRight.PUT, currency="USD", multiplier=Decimal(100)
     )
-    await broker.reserve(desk.ticket(instrument=agreed))
+    await broker.reserve(stage.ticket(instrument=agreed))
 
 
-async def test_a_symbol_of_digits_is_a_symbol_and_no_contract_number(desk: Desk) -> None:
+async def test_a_symbol_of_digits_is_a_symbol_and_no_contract_number(stage: IbkrStage) -> None:
     (listing,) = listed(Query(symbol="SPY", sec_type="STK"))
-    broker = await desk.connect()
+    broker = await stage.connect()
     with pytest.raises(OrderRefused, match="no contract"):
-        await broker.reserve(desk.ticket(instrument=Instrument(symbol=str(listing.con_id))))
+        await broker.reserve(stage.ticket(instrument=Instrument(symbol=str(listing.con_id))))
 
 
-async def test_account_reference_and_terms_are_on_every_order(desk: Desk) -> None:
-    broker = await desk.connect(outside_rth=True)
-    ticket = desk.ticket(OrderType.LIMIT, tif=Tif.GTC)
+async def test_account_reference_and_terms_are_on_every_order(stage: IbkrStage) -> None:
+    broker = await stage.connect(outside_rth=True)
+    ticket = stage.ticket(OrderType.LIMIT, tif=Tif.GTC)
     await place(broker, ticket)
-    (sent,) = desk.heard(Ask.PLACE_ORDER)
+    (sent,) = stage.heard(Ask.PLACE_ORDER)
     assert (sent[23], sent[26], sent[21], sent[33]) == ("DU000001", ticket.client_order_id, "GTC", "1")

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 
 import pytest
 
 from brokers.base import OrderType
 from brokers.ibkr.times import GatewayZone, Moment, read
-from brokers.paper.words import Market
 from simulators.ibkr import wire
-from simulators.stage_ibkr import LAST_PRICE, serving_tws
-from tests.contract.ibkr.stage import NEVER, Desk, place, reported
+from simulators.stage_ibkr import LAST_PRICE
+from tests.contract.ibkr.stage import NEVER, IbkrStage, place, reported
 
 NOON = datetime(2026, 11, 24, 15, 0, 12, tzinfo=UTC)
 HEARD = NOON + timedelta(seconds=1)
@@ -156,13 +153,6 @@ def test_of_two_instants_it_is_the_latest_that_is_not_in_the_future(told: str, h
 # By the libraries
 
 
-@pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    async with AsyncExitStack() as stack:
-        gateway = await stack.enter_async_context(serving_tws(tmp_path, "DU000001", Market()))
-        yield Desk(gateway, stack)
-
-
 FORMS = [
     ("%Y%m%d-%H:%M:%S", "UTC"),
     ("%Y%m%d %H:%M:%S US/Central", "America/Chicago"),
@@ -171,37 +161,39 @@ FORMS = [
 ]
 
 
-async def test_an_execution_has_its_true_time_wherever_the_process_runs(desk: Desk, host_zone: str) -> None:
-    broker = await desk.connect(poll_seconds=NEVER)
+async def test_an_execution_has_its_true_time_wherever_the_process_runs(stage: IbkrStage, host_zone: str) -> None:
+    broker = await stage.connect(poll_seconds=NEVER)
     for form, zone in FORMS:
-        desk.gateway.writings[""] = wire.Writing(form=form, zone=zone)
-        ticket = desk.ticket()
+        stage.gateway.writings[""] = wire.Writing(form=form, zone=zone)
+        ticket = stage.ticket()
         await place(broker, ticket)
         report = await reported(broker, ticket, lambda report: bool(report.fills))
-        (fill,), (truth,) = report.fills, desk.truth(ticket).fills
+        (fill,), (truth,) = report.fills, stage.truth(ticket).fills
         assert (fill.time, fill.is_time_estimated) == (truth.time.replace(microsecond=0), False), (form, host_zone)
 
 
 @pytest.mark.parametrize("zone", ["America/Chicago", "Asia/Tokyo"])
-async def test_a_time_without_a_zone_is_one_of_the_zone_in_which_the_gateway_greets(desk: Desk, zone: str) -> None:
-    desk.gateway.greeting = wire.Writing(form=f"%Y%m%d %H:%M:%S {zone}", zone=zone)
-    desk.gateway.writings[""] = wire.Writing(form="%Y%m%d  %H:%M:%S", zone=zone)
-    desk.gateway.bytes_per_chunk = 3
-    broker = await desk.connect()
-    ticket = desk.ticket()
+async def test_a_time_without_a_zone_is_one_of_the_zone_in_which_the_gateway_greets(
+    stage: IbkrStage, zone: str
+) -> None:
+    stage.gateway.greeting = wire.Writing(form=f"%Y%m%d %H:%M:%S {zone}", zone=zone)
+    stage.gateway.writings[""] = wire.Writing(form="%Y%m%d  %H:%M:%S", zone=zone)
+    stage.gateway.bytes_per_chunk = 3
+    broker = await stage.connect()
+    ticket = stage.ticket()
     await place(broker, ticket)
     (fill,) = (await reported(broker, ticket, lambda report: bool(report.fills))).fills
-    assert (fill.time, fill.is_time_estimated) == (desk.truth(ticket).fills[0].time.replace(microsecond=0), False)
+    assert (fill.time, fill.is_time_estimated) == (stage.truth(ticket).fills[0].time.replace(microsecond=0), False)
 
 
 @pytest.mark.parametrize("text", ["20261124 09:00:12 XYZ", "garbage", "", "20261124  09:00:12 \ufffd"])
 async def test_an_execution_of_unreadable_time_is_a_fill_of_the_time_of_hearing(
-    desk: Desk, text: str, host_zone: str, caplog: pytest.LogCaptureFixture
+    stage: IbkrStage, text: str, host_zone: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    desk.gateway.writings[""] = wire.Writing(form=text)
-    broker = await desk.connect()
+    stage.gateway.writings[""] = wire.Writing(form=text)
+    broker = await stage.connect()
     before = datetime.now(UTC)
-    ticket = desk.ticket()
+    ticket = stage.ticket()
     await place(broker, ticket)
     (fill,) = (await reported(broker, ticket, lambda report: bool(report.fills))).fills
     assert (fill.quantity, fill.price, fill.is_time_estimated) == (10, LAST_PRICE, True)
@@ -211,8 +203,8 @@ async def test_an_execution_of_unreadable_time_is_a_fill_of_the_time_of_hearing(
         assert again.time == fill.time
     warnings = [each.getMessage() for each in caplog.records if each.name == "brokers.ibkr.adapter"]
     assert len([each for each in warnings if ticket.client_order_id in each and fill.fill_id in each]) == 1
-    other = desk.ticket(OrderType.LIMIT, quantity=Decimal(3))
-    desk.gateway.writings.clear()
+    other = stage.ticket(OrderType.LIMIT, quantity=Decimal(3))
+    stage.gateway.writings.clear()
     await place(broker, other)
     (clear,) = (await reported(broker, other, lambda report: bool(report.fills))).fills
     assert not clear.is_time_estimated

@@ -15,19 +15,8 @@ from brokers.ibkr.unacknowledged import Unacknowledged
 from brokers.paper.words import Action, Operation
 from simulators.ibkr import wire
 from simulators.ibkr.wire import Ask
-from tests.contract.ibkr.stage import (
-    NEVER,
-    PATIENCE_SECONDS,
-    Desk,
-    answer,
-    connected,
-    filled,
-    found,
-    place,
-    reported,
-    reserved,
-    until,
-)
+from tests.contract.ibkr.stage import NEVER, IbkrStage, answer, connected, filled, found, place, reported, reserved
+from tests.waits import PATIENCE_SECONDS, until
 
 
 @pytest.mark.parametrize(
@@ -56,13 +45,13 @@ def test_only_two_codes_reject_an_order_that_the_gateway_shows_as_inactive() -> 
     assert [number for number in range(20_000) if codes.is_rejection(number)] == [201, 203]
 
 
-async def test_a_code_that_nobody_knows_is_no_refusal_and_the_order_is_looked_for(desk: Desk) -> None:
-    broker = await desk.connect(answer_seconds=0.3)
-    ticket = await reserved(broker, desk.ticket())
-    desk.gateway.silent.add(Ask.PLACE_ORDER)
+async def test_a_code_that_nobody_knows_is_no_refusal_and_the_order_is_looked_for(stage: IbkrStage) -> None:
+    broker = await stage.connect(answer_seconds=0.3)
+    ticket = await reserved(broker, stage.ticket())
+    stage.gateway.silent.add(Ask.PLACE_ORDER)
     placement = asyncio.create_task(broker.place_order(ticket))
-    await until(lambda: bool(desk.heard(Ask.PLACE_ORDER)))
-    desk.gateway.sessions[0].send(wire.error(1, 99999, "Something new"))
+    await until(lambda: bool(stage.heard(Ask.PLACE_ORDER)))
+    stage.gateway.sessions[0].send(wire.error(1, 99999, "Something new"))
     with pytest.raises(OutcomeUnknown):
         await placement
 
@@ -87,11 +76,11 @@ NOTHING_TAKEN = [(100, "Too many messages"), (504, "Not connected")]
 
 @pytest.mark.parametrize(("code", "text"), [*ALONE, *REMARKS, (133, "Submit new order failed")])
 async def test_words_alone_and_two_whole_looks_are_a_refusal_in_those_words(
-    desk: Desk, soon: None, code: int, text: str
+    stage: IbkrStage, soon: None, code: int, text: str
 ) -> None:
-    broker = await desk.connect()
-    ticket = await reserved(broker, desk.ticket())
-    answer(desk, code, text)
+    broker = await stage.connect()
+    ticket = await reserved(broker, stage.ticket())
+    answer(stage, code, text)
     async with asyncio.timeout(1.5):
         with pytest.raises(WordsAlone, match=f"code {code}"):
             await broker.place_order(ticket)
@@ -103,35 +92,35 @@ async def test_words_alone_and_two_whole_looks_are_a_refusal_in_those_words(
     assert report.reason == f"{text} (code {code})"
     with pytest.raises(WordsAlone):
         await broker.place_order(ticket)
-    assert len(desk.heard(Ask.PLACE_ORDER)) == 1
-    assert (await place(broker, desk.ticket())).broker_order_id == "1:2"
+    assert len(stage.heard(Ask.PLACE_ORDER)) == 1
+    assert (await place(broker, stage.ticket())).broker_order_id == "1:2"
 
 
 @pytest.mark.parametrize(("code", "text"), [*ALONE, *REMARKS, *REFUSALS, *NOTHING_TAKEN])
 @pytest.mark.parametrize("is_taken_first", [True, False])
 async def test_words_beside_an_order_that_works_end_nothing(
-    desk: Desk, soon: None, code: int, text: str, is_taken_first: bool
+    stage: IbkrStage, soon: None, code: int, text: str, is_taken_first: bool
 ) -> None:
-    desk.hold()
-    answer(desk, code, text, taken_after=0.05, is_taken_first=is_taken_first)
-    broker = await desk.connect()
-    ticket = desk.ticket(OrderType.LIMIT)
+    stage.hold()
+    answer(stage, code, text, taken_after=0.05, is_taken_first=is_taken_first)
+    broker = await stage.connect()
+    ticket = stage.ticket(OrderType.LIMIT)
     assert (await place(broker, ticket)).status is ReportStatus.WORKING
-    desk.gateway.say_of_order("1:1", code, text)
+    stage.gateway.say_of_order("1:1", code, text)
     for _ in range(3):
         report = await broker.find(ticket.client_order_id)
         assert report is not None
         assert report.status is ReportStatus.WORKING
         await asyncio.sleep(0.3)
-    desk.book.fill_order(OrderRef(client_order_id="", broker_order_id="1:1"))
+    stage.book.fill_order(OrderRef(client_order_id="", broker_order_id="1:1"))
     await reported(broker, ticket, lambda report: report.status is ReportStatus.FILLED)
 
 
-async def test_an_order_that_is_acknowledged_after_the_words_works(desk: Desk, soon: None) -> None:
-    desk.hold()
-    answer(desk, 31999, "?", taken_after=0.5)
-    broker = await desk.connect()
-    ticket = await reserved(broker, desk.ticket(OrderType.LIMIT))
+async def test_an_order_that_is_acknowledged_after_the_words_works(stage: IbkrStage, soon: None) -> None:
+    stage.hold()
+    answer(stage, 31999, "?", taken_after=0.5)
+    broker = await stage.connect()
+    ticket = await reserved(broker, stage.ticket(OrderType.LIMIT))
     with pytest.raises(WordsAlone):
         await broker.place_order(ticket)
     await reported(broker, ticket, lambda report: report.status is ReportStatus.WORKING)
@@ -139,10 +128,10 @@ async def test_an_order_that_is_acknowledged_after_the_words_works(desk: Desk, s
     assert (await found(broker, ticket)).status is ReportStatus.WORKING
 
 
-async def test_a_status_alone_acknowledges_an_order_that_was_answered_by_words(desk: Desk, soon: None) -> None:
-    answer(desk, 31999, "?")
-    broker = await desk.connect()
-    ticket = await reserved(broker, desk.ticket(OrderType.LIMIT))
+async def test_a_status_alone_acknowledges_an_order_that_was_answered_by_words(stage: IbkrStage, soon: None) -> None:
+    answer(stage, 31999, "?")
+    broker = await stage.connect()
+    ticket = await reserved(broker, stage.ticket(OrderType.LIMIT))
     with pytest.raises(WordsAlone):
         await broker.place_order(ticket)
     broker.on_order_status(1, "PreSubmitted", 0.0, 77, 1)
@@ -150,10 +139,12 @@ async def test_a_status_alone_acknowledges_an_order_that_was_answered_by_words(d
     assert [await broker.find(ticket.client_order_id) for _ in range(3)][2] is None
 
 
-async def test_an_order_that_fills_after_it_was_found_refused_is_told_with_its_fill(desk: Desk, soon: None) -> None:
-    answer(desk, 31999, "?", taken_after=1.5)
-    broker = await desk.connect()
-    ticket = await reserved(broker, desk.ticket())
+async def test_an_order_that_fills_after_it_was_found_refused_is_told_with_its_fill(
+    stage: IbkrStage, soon: None
+) -> None:
+    answer(stage, 31999, "?", taken_after=1.5)
+    broker = await stage.connect()
+    ticket = await reserved(broker, stage.ticket())
     with pytest.raises(WordsAlone):
         await broker.place_order(ticket)
     assert (await found(broker, ticket)).status is ReportStatus.REJECTED
@@ -161,13 +152,13 @@ async def test_an_order_that_fills_after_it_was_found_refused_is_told_with_its_f
     assert filled(report) == 10
 
 
-async def test_a_look_that_is_not_whole_is_no_evidence(desk: Desk, soon: None) -> None:
-    answer(desk, 31999, "?")
-    broker = await desk.connect()
-    ticket = await reserved(broker, desk.ticket())
+async def test_a_look_that_is_not_whole_is_no_evidence(stage: IbkrStage, soon: None) -> None:
+    answer(stage, 31999, "?")
+    broker = await stage.connect()
+    ticket = await reserved(broker, stage.ticket())
     with pytest.raises(WordsAlone):
         await broker.place_order(ticket)
-    desk.arm(Operation.REPORTS, Action.UNAVAILABLE, times=3)
+    stage.arm(Operation.REPORTS, Action.UNAVAILABLE, times=3)
     for _ in range(3):
         await asyncio.sleep(0.2)
         with pytest.raises(BrokerUnavailable):
@@ -176,40 +167,40 @@ async def test_a_look_that_is_not_whole_is_no_evidence(desk: Desk, soon: None) -
     assert (await found(broker, ticket)).status is ReportStatus.REJECTED
 
 
-async def test_the_words_outlive_the_session_in_which_they_were_said(desk: Desk, soon: None) -> None:
-    answer(desk, 10311, "Directly routed", times=None)
-    broker = await desk.connect()
-    ticket = await reserved(broker, desk.ticket())
+async def test_the_words_outlive_the_session_in_which_they_were_said(stage: IbkrStage, soon: None) -> None:
+    answer(stage, 10311, "Directly routed", times=None)
+    broker = await stage.connect()
+    ticket = await reserved(broker, stage.ticket())
     placement = asyncio.create_task(broker.place_order(ticket))
-    await until(lambda: bool(desk.heard(Ask.PLACE_ORDER)))
+    await until(lambda: bool(stage.heard(Ask.PLACE_ORDER)))
     await asyncio.sleep(0.05)
-    desk.gateway.drop_sessions()
+    stage.gateway.drop_sessions()
     with pytest.raises(WordsAlone, match="10311"):
         await placement
     await connected(broker)
     with pytest.raises(WordsAlone, match="10311"):
         await broker.place_order(ticket)
     assert (await found(broker, ticket)).reason == "Directly routed (code 10311)"
-    assert len(desk.heard(Ask.PLACE_ORDER)) == 1
+    assert len(stage.heard(Ask.PLACE_ORDER)) == 1
 
 
-async def test_words_that_come_after_the_wait_for_an_answer_are_heard_too(desk: Desk, soon: None) -> None:
-    broker = await desk.connect(answer_seconds=0.2)
-    ticket = await reserved(broker, desk.ticket())
-    desk.gateway.silent.add(Ask.PLACE_ORDER)
+async def test_words_that_come_after_the_wait_for_an_answer_are_heard_too(stage: IbkrStage, soon: None) -> None:
+    broker = await stage.connect(answer_seconds=0.2)
+    ticket = await reserved(broker, stage.ticket())
+    stage.gateway.silent.add(Ask.PLACE_ORDER)
     with pytest.raises(OutcomeUnknown, match="No answer"):
         await broker.place_order(ticket)
-    desk.gateway.sessions[0].send(wire.error(1, 10311, "Directly routed"))
-    desk.gateway.sessions[0].send(wire.error(1, 201, "Order was discarded"))
+    stage.gateway.sessions[0].send(wire.error(1, 10311, "Directly routed"))
+    stage.gateway.sessions[0].send(wire.error(1, 201, "Order was discarded"))
     report = await found(broker, ticket)
     assert report.status is ReportStatus.REJECTED
     assert report.reason == "Directly routed (code 10311); Order was discarded (code 201)"
 
 
-async def test_words_on_a_repeated_sending_prove_nothing_of_the_first(desk: Desk, soon: None) -> None:
-    broker = await desk.connect()
-    ticket = await reserved(broker, desk.ticket())
-    answer(desk, 31999, "?")
+async def test_words_on_a_repeated_sending_prove_nothing_of_the_first(stage: IbkrStage, soon: None) -> None:
+    broker = await stage.connect()
+    ticket = await reserved(broker, stage.ticket())
+    answer(stage, 31999, "?")
     with pytest.raises(WordsAlone):
         await broker.place_order(replace(ticket, is_repetition=True))
     await asyncio.sleep(0.5)
@@ -219,11 +210,11 @@ async def test_words_on_a_repeated_sending_prove_nothing_of_the_first(desk: Desk
 @pytest.mark.parametrize("code", [103, 105, 134, 2102])
 @pytest.mark.parametrize("is_repetition", [True, False])
 async def test_words_of_an_order_under_the_id_refuse_only_what_has_never_left_before(
-    desk: Desk, soon: None, code: int, is_repetition: bool
+    stage: IbkrStage, soon: None, code: int, is_repetition: bool
 ) -> None:
-    broker = await desk.connect()
-    ticket = replace(await reserved(broker, desk.ticket()), is_repetition=is_repetition)
-    answer(desk, code, "Something is there")
+    broker = await stage.connect()
+    ticket = replace(await reserved(broker, stage.ticket()), is_repetition=is_repetition)
+    answer(stage, code, "Something is there")
     with pytest.raises(OrderAlreadyExists):
         await broker.place_order(ticket)
     assert await broker.find(ticket.client_order_id) is None
@@ -232,37 +223,39 @@ async def test_words_of_an_order_under_the_id_refuse_only_what_has_never_left_be
     assert (report is None) is is_repetition
 
 
-async def test_a_repetition_without_an_answer_is_waited_for_less(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_repetition_without_an_answer_is_waited_for_less(
+    stage: IbkrStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ibkr, "_REPEATED_SECONDS", 0.1)
-    broker = await desk.connect(answer_seconds=NEVER)
-    ticket = replace(await reserved(broker, desk.ticket()), is_repetition=True)
-    desk.gateway.silent.add(Ask.PLACE_ORDER)
+    broker = await stage.connect(answer_seconds=NEVER)
+    ticket = replace(await reserved(broker, stage.ticket()), is_repetition=True)
+    stage.gateway.silent.add(Ask.PLACE_ORDER)
     async with asyncio.timeout(PATIENCE_SECONDS):
         with pytest.raises(OutcomeUnknown, match="No answer"):
             await broker.place_order(ticket)
 
 
 async def test_a_ticket_that_has_left_in_this_process_is_a_repetition_though_it_does_not_say_so(
-    desk: Desk, soon: None
+    stage: IbkrStage, soon: None
 ) -> None:
-    desk.arm(Operation.PLACE, Action.NEVER_ANSWER, accepted=False)
-    broker = await desk.connect(answer_seconds=0.2)
-    ticket = await reserved(broker, desk.ticket())
+    stage.arm(Operation.PLACE, Action.NEVER_ANSWER, accepted=False)
+    broker = await stage.connect(answer_seconds=0.2)
+    ticket = await reserved(broker, stage.ticket())
     with pytest.raises(OutcomeUnknown):
         await broker.place_order(ticket)
-    answer(desk, 31999, "?")
+    answer(stage, 31999, "?")
     with pytest.raises(WordsAlone):
         await broker.place_order(ticket)
     await asyncio.sleep(0.5)
     assert [await broker.find(ticket.client_order_id) for _ in range(3)] == [None] * 3
 
 
-async def test_a_refusal_before_the_order_is_shown_as_inactive_is_its_reason(desk: Desk) -> None:
-    desk.hold()
-    desk.gateway.held.append("1:1")
-    answer(desk, 201, "Order rejected - reason:No margin", taken_after=0.6)
-    broker = await desk.connect()
-    ticket = await reserved(broker, desk.ticket(OrderType.LIMIT))
+async def test_a_refusal_before_the_order_is_shown_as_inactive_is_its_reason(stage: IbkrStage) -> None:
+    stage.hold()
+    stage.gateway.held.append("1:1")
+    answer(stage, 201, "Order rejected - reason:No margin", taken_after=0.6)
+    broker = await stage.connect()
+    ticket = await reserved(broker, stage.ticket(OrderType.LIMIT))
     with pytest.raises(OrderRefused, match="No margin"):
         await broker.place_order(ticket)
     report = await reported(broker, ticket)
@@ -270,10 +263,10 @@ async def test_a_refusal_before_the_order_is_shown_as_inactive_is_its_reason(des
     assert "No margin" in (report.reason or "")
 
 
-async def test_a_text_without_end_and_in_lines_is_cut_and_put_on_one(desk: Desk) -> None:
-    broker = await desk.connect()
-    ticket = await reserved(broker, desk.ticket())
-    answer(desk, 201, "Order rejected\n" + "x" * 100_000)
+async def test_a_text_without_end_and_in_lines_is_cut_and_put_on_one(stage: IbkrStage) -> None:
+    broker = await stage.connect()
+    ticket = await reserved(broker, stage.ticket())
+    answer(stage, 201, "Order rejected\n" + "x" * 100_000)
     with pytest.raises(OrderRefused, match=r"^Order rejected x+… .code 201.$") as refused:
         await broker.place_order(ticket)
     assert len(refused.value.reason) < 600

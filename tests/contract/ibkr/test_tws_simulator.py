@@ -7,7 +7,7 @@ import functools
 import json
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from brokers.paper.words import Action, Fault, Market, Operation
 from simulators.ibkr.gateway import TwsSimulator
 from simulators.ibkr.wire import FrameReader, frame
 from simulators.stage_ibkr import serving_tws
+from tests.waits import until
 
 ROOT = Path(__file__).parents[3]
 LIBRARIES = [library for library in (ib_insync, ib_async) if library is not None]
@@ -81,12 +82,6 @@ def call(url: str, **wish: object) -> dict[str, Any]:
     with urlopen(Request(url, body, {"Content-Type": "application/json"}), timeout=10) as answer:
         said: dict[str, Any] = json.load(answer)
     return said
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not holds():  # noqa: ASYNC110  what is waited for is another's state
-            await asyncio.sleep(0.01)
 
 
 async def test_the_control_side_orders_trouble(gateway: TwsSimulator) -> None:

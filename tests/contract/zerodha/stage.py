@@ -14,9 +14,7 @@ from brokers.paper.words import Action, Fault, Operation
 from brokers.zerodha import rows
 from brokers.zerodha.adapter import ZerodhaBroker
 from simulators.zerodha.server import SimulatedKite
-
-PATIENCE_SECONDS = 10.0
-
+from tests.waits import PATIENCE_SECONDS
 
 ACCOUNT = "AB1234"
 
@@ -40,12 +38,6 @@ def limit(price: str = "99.50", **changes: Any) -> Ticket:
 
 def hold(server: SimulatedKite) -> None:
     server.book.add_fault(Fault(operation=Operation.PLACE, action=Action.HOLD, times=None))
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not holds():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
 
 
 async def found(broker: ZerodhaBroker, holds: Callable[[Report], bool] = lambda _: True, tag: str = TAG) -> Report:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from kiteconnect import KiteConnect
 from kiteconnect import exceptions as kite_errors
 
 from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
+from tests.waits import wait_until
 
 ROOT = Path(__file__).parents[3]
-PATIENCE_SECONDS = 10.0
 READ_SECONDS = 1.0
 
 
@@ -77,13 +77,6 @@ def place(kite: Kite, **changes: object) -> str:
     return str(kite.client().place_order(**(form | changes)))
 
 
-def until(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def error_of(kite: Kite) -> type[Exception]:
     with pytest.raises(Exception) as caught:  # noqa: PT011  which one is what is asked
         place(kite)
@@ -138,7 +131,7 @@ def test_an_error_answer_has_its_kind(kite: Kite, kind: str, fields: dict[str, o
 def test_an_order_may_come_into_the_book_late(kite: Kite) -> None:
     kite.http_fault("check_order_book", accepted=True, late_seconds=0.2)
     assert error_of(kite) is kite_errors.OrderException
-    until(lambda: len(kite.book()) == 1)
+    wait_until(lambda: len(kite.book()) == 1)
 
 
 @pytest.mark.parametrize("action", ["duplicate", "reorder", "hide"])
@@ -163,7 +156,7 @@ def test_a_cancelled_order_may_be_filled_late(kite: Kite) -> None:
     kite.fault("cancel", "late_fill_after_cancel", quantity=3, seconds=0.2)
     order_id = place(kite)
     kite.client().cancel_order("regular", order_id)
-    until(lambda: kite.client().orders()[0]["filled_quantity"] == 3)
+    wait_until(lambda: kite.client().orders()[0]["filled_quantity"] == 3)
     assert kite.client().orders()[0]["status"] == "CANCELLED"
 
 
@@ -195,8 +188,8 @@ def test_a_session_may_die_and_another_be_opened(kite: Kite) -> None:
 def test_the_gateway_may_restart_and_keeps_its_book(kite: Kite) -> None:
     place(kite)
     kite.do("restart", closed_seconds=0.5)
-    until(lambda: not answers(kite))
-    until(lambda: answers(kite))
+    wait_until(lambda: not answers(kite))
+    wait_until(lambda: answers(kite))
     assert len(kite.client().orders()) == 1
 
 

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -25,9 +25,9 @@ from brokers.paper.words import Action, Fault, Market, Operation
 from brokers.zerodha.feed import _run_reactor
 from simulators.zerodha import DEFAULT_API_KEY, DEFAULT_API_SECRET
 from simulators.zerodha.server import FaultKind, HttpFault, SimulatedKite
+from tests.waits import PATIENCE_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[3]
-PATIENCE_SECONDS = 10.0
 
 
 @pytest.fixture
@@ -66,13 +66,6 @@ def control(server: SimulatedKite, **wish: object) -> dict[str, object]:
     with urlopen(request, timeout=5) as answer:
         said: dict[str, object] = json.load(answer)
     return said
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 # Orders
@@ -277,7 +270,7 @@ def test_an_order_may_come_into_the_book_after_its_answer(server: SimulatedKite,
     with pytest.raises(kite_errors.OrderException, match="check the order book"):
         kite.place_order(**form())
     assert kite.orders() == []
-    eventually(lambda: len(kite.orders()) == 1)
+    wait_until(lambda: len(kite.orders()) == 1)
 
 
 def test_slow_and_unanswered_calls(server: SimulatedKite, kite: KiteConnect) -> None:
@@ -317,7 +310,7 @@ class Ears:
         self.ticker.on_order_update = lambda _, order: self.orders.put(order)
         self.ticker.on_message = lambda _, payload, is_binary: self.frames.put(payload) if is_binary else None
         reactor.callFromThread(self.ticker.connect, threaded=True)
-        eventually(lambda: server.listeners == 1)
+        wait_until(lambda: server.listeners == 1)
 
     def close(self) -> None:
         reactor.callFromThread(self.ticker.close)
@@ -328,7 +321,7 @@ def ears(server: SimulatedKite) -> Iterator[Ears]:
     ears = Ears(server)
     yield ears
     ears.close()
-    eventually(lambda: server.listeners == 0)
+    wait_until(lambda: server.listeners == 0)
 
 
 def test_the_feed_tells_of_each_change_and_beats(server: SimulatedKite, kite: KiteConnect, ears: Ears) -> None:
@@ -390,8 +383,8 @@ def test_the_control_route_tells_the_whole_book(server: SimulatedKite, kite: Kit
 def test_a_restart_cuts_everybody_off_and_keeps_book_and_session(server: SimulatedKite, kite: KiteConnect) -> None:
     kite.place_order(**form())
     control(server, do="restart", closed_seconds=0.3)
-    eventually(lambda: is_closed(server.port))
-    eventually(lambda: not is_closed(server.port))
+    wait_until(lambda: is_closed(server.port))
+    wait_until(lambda: not is_closed(server.port))
     assert len(client_of(server).orders()) == 1
 
 
@@ -425,7 +418,7 @@ def test_it_runs_as_a_program(tmp_path: Path) -> None:
         kite = KiteConnect(said["KITE_API_KEY"], access_token=said["KITE_ACCESS_TOKEN"], root=said["KITE_ROOT_URL"])
         kite.place_order(**form())
         assert len(kite.orders()) == 1
-        eventually(notice.exists)
+        wait_until(notice.exists)
         told = json.loads(notice.read_text())
         assert (told["pid"], told["gateway"]) == (process.pid, said["KITE_ROOT_URL"])
         assert requests.get(told["control"], timeout=5).json()["orders"] == 1

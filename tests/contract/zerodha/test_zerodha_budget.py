@@ -20,7 +20,8 @@ from brokers.zerodha.adapter import ZerodhaBroker, create
 from brokers.zerodha.calls import Access, CallKind, KiteCalls
 from simulators.stage_zerodha import config_for
 from simulators.zerodha.server import FaultKind, HttpFault, SimulatedKite
-from tests.contract.zerodha.stage import INFY, PATIENCE_SECONDS, TAG, hold, last_form, limit, ticket, until
+from tests.contract.zerodha.stage import INFY, TAG, hold, last_form, limit, ticket
+from tests.waits import PATIENCE_SECONDS, until
 
 
 async def test_five_hundred_open_orders_cost_two_calls_a_turn(server: SimulatedKite, broker: ZerodhaBroker) -> None:

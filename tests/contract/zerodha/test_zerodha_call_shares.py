@@ -32,7 +32,7 @@ def ticket(number: int, *, is_exit: bool = False) -> Ticket:
 
 
 @asynccontextmanager
-async def desk(folder: Path, **settings: object) -> AsyncIterator[tuple[SimulatedKite, ZerodhaBroker]]:
+async def kite_and_broker(folder: Path, **settings: object) -> AsyncIterator[tuple[SimulatedKite, ZerodhaBroker]]:
     async with serving_kite(folder, "AB1234", Market(fill_delay_seconds=None)) as server:
         broker = create(config_for(server) | settings)
         await broker.connect()
@@ -48,7 +48,7 @@ async def placed(broker: ZerodhaBroker, number: int, *, is_exit: bool = False) -
 
 
 async def test_when_many_orders_time_out_at_once_first_cancels_stop_before_exits_do(tmp_path: Path) -> None:
-    async with desk(tmp_path, order_calls_per_day=20) as (server, broker):
+    async with kite_and_broker(tmp_path, order_calls_per_day=20) as (server, broker):
         refs = [await placed(broker, n) for n in range(12)]
         most = 20 - 2 - 12
         for ref in refs[:most]:
@@ -70,7 +70,7 @@ async def test_when_many_orders_time_out_at_once_first_cancels_stop_before_exits
 
 
 async def test_repeated_cancels_use_their_share_and_nothing_else(tmp_path: Path) -> None:
-    async with desk(tmp_path, order_calls_per_day=45) as (server, broker):
+    async with kite_and_broker(tmp_path, order_calls_per_day=45) as (server, broker):
         server.set_line(is_down=True)
         refs = [await placed(broker, n) for n in range(5)]
         for ref in refs:
@@ -95,7 +95,7 @@ async def test_repeated_cancels_use_their_share_and_nothing_else(tmp_path: Path)
 
 
 async def test_cancels_that_hang_hold_up_no_exit_and_are_known_not_to_have_left(tmp_path: Path) -> None:
-    async with desk(tmp_path, read_timeout_seconds=30, answer_timeout_seconds=6) as (server, broker):
+    async with kite_and_broker(tmp_path, read_timeout_seconds=30, answer_timeout_seconds=6) as (server, broker):
         refs = [await placed(broker, n) for n in range(5)]
         server.add_fault(HttpFault(kind=FaultKind.NEVER_ANSWER, route="DELETE /orders/*", times=None))
         began = time.monotonic()
@@ -110,7 +110,7 @@ async def test_cancels_that_hang_hold_up_no_exit_and_are_known_not_to_have_left(
 
 
 async def test_a_cancel_that_was_not_made_says_so(tmp_path: Path) -> None:
-    async with desk(tmp_path) as (server, broker):
+    async with kite_and_broker(tmp_path) as (server, broker):
         ref = await placed(broker, 1)
         await asyncio.to_thread(server.stop)
         with pytest.raises(BrokerUnavailable):

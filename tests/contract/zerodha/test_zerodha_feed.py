@@ -13,7 +13,8 @@ from brokers.zerodha.adapter import ZerodhaBroker, create
 from brokers.zerodha.feed import reactor
 from simulators.stage_zerodha import config_for, serving_kite
 from simulators.zerodha.server import SimulatedKite
-from tests.contract.zerodha.stage import PATIENCE_SECONDS, found, ticket, until
+from tests.contract.zerodha.stage import found, ticket
+from tests.waits import PATIENCE_SECONDS, until
 
 
 async def hinted(broker: ZerodhaBroker) -> asyncio.Event:

@@ -16,7 +16,8 @@ from brokers.zerodha.adapter import ZerodhaBroker, create
 from brokers.zerodha.calls import Access, CallKind, KiteCalls
 from simulators.stage_zerodha import config_for
 from simulators.zerodha.server import FaultKind, HttpFault, SimulatedKite
-from tests.contract.zerodha.stage import PATIENCE_SECONDS, TAG, found, hold, limit, ticket, until
+from tests.contract.zerodha.stage import TAG, found, hold, limit, ticket
+from tests.waits import PATIENCE_SECONDS, until
 
 
 @pytest.mark.parametrize(

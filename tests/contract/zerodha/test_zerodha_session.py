@@ -14,7 +14,8 @@ from brokers.zerodha.adapter import ZerodhaBroker, create
 from simulators.stage_zerodha import config_for
 from simulators.zerodha.market import LISTINGS
 from simulators.zerodha.server import FaultKind, HttpFault, SimulatedKite
-from tests.contract.zerodha.stage import TAG, ticket, until
+from tests.contract.zerodha.stage import TAG, ticket
+from tests.waits import until
 
 
 async def test_a_dead_token_is_a_state_of_the_account_with_words_on_what_to_do(

@@ -18,7 +18,8 @@ from brokers.zerodha.adapter import ZerodhaBroker, create
 from execution_service.core.reconcile import Holding, compare_positions
 from simulators.stage_zerodha import config_for
 from simulators.zerodha.server import FaultKind, HttpFault, SimulatedKite
-from tests.contract.zerodha.stage import INFY, TAG, found, hold, last_form, limit, order_row, orders_of, ticket, until
+from tests.contract.zerodha.stage import INFY, TAG, found, hold, last_form, limit, order_row, orders_of, ticket
+from tests.waits import until
 
 
 async def test_a_market_order_carries_market_protection_and_our_tag(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,10 +14,10 @@ from hypothesis import strategies as st
 
 from brokers.base import Fill, Instrument, OrderRef, OrderType, Report, ReportStatus, Side, Ticket
 from brokers.errors import AnswerUnclear, OrderRefused
-from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.paper.words import Action, Fault, Operation
 from brokers.zerodha import rows, words
 from brokers.zerodha.adapter import ContractNotes, ZerodhaBroker, create
-from simulators.stage_zerodha import config_for, serving_kite
+from simulators.stage_zerodha import config_for
 from simulators.zerodha.server import SimulatedKite
 
 ONE, OTHER = "t000000000000000001", "t000000000000000002"
@@ -278,20 +276,6 @@ def test_an_order_with_an_unreadable_leg_is_not_reported() -> None:
 
 
 # Through the adapter
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[SimulatedKite]:
-    async with serving_kite(tmp_path, "AB1234", Market()) as server:
-        yield server
-
-
-@pytest.fixture
-async def broker(server: SimulatedKite) -> AsyncIterator[ZerodhaBroker]:
-    broker = create(config_for(server))
-    await broker.connect()
-    yield broker
-    await broker.close()
 
 
 async def test_an_odd_order_blinds_nobody_and_is_not_absent(

@@ -1,0 +1,236 @@
+"""The mock broker without threads, behind the process's border, with a connection's troubles and other brokers' capabilities."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from brokers.base import Balance, BrokerPosition, Capabilities, OrderRef, Report, Reports, Ticket, Unreadable
+from brokers.errors import AnswerUnclear, BrokerUnavailable, ReservationLost
+from brokers.paper.adapter import MockBroker, Venue
+from brokers.paper.exchange import PaperExchange
+from tests.fakes.process import Gate
+
+T = TypeVar("T")
+
+
+class _InlineExecutor(ThreadPoolExecutor):
+    """Makes each call on the spot, so that a run is the same each time."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        done: Future[T] = Future()
+        try:
+            done.set_result(fn(*args, **kwargs))
+        except Exception as exc:  # noqa: BLE001  whatever it was belongs to the caller, as with a thread
+            done.set_exception(exc)
+        return done
+
+
+class BookInPlace(MockBroker):
+    """The mock broker without its thread; with `is_unique` false its book takes a repeated client id, as venues do where it is only a tag."""
+
+    def __init__(self, *, is_unique: bool, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._is_unique = is_unique
+
+    async def connect(self) -> None:
+        if self._venue is None:
+            self._venue = Venue(self._path, _InlineExecutor())
+            self._venue.accounts = 1
+        await super().connect()
+
+    def _open(self, venue: Venue) -> PaperExchange:
+        return PaperExchange(
+            self._path,
+            account_id=self._account_id,
+            market=self._market,
+            faults=self._faults,
+            clock=self._clock,
+            unique_client_order_ids=self._is_unique,
+        )
+
+
+class BrokerFaults:
+    """How the connection to the brokers behaves."""
+
+    def __init__(self) -> None:
+        self.unavailable: BrokerUnavailable | None = None
+        """Raised by every call while it is set."""
+        self.errors: dict[str, list[BaseException]] = {}
+        """By operation: raised by the next calls, one after the other, before the book hears of them."""
+        self.unfitting: dict[str, list[Exception]] = {}
+        """By symbol: raised by the next calls that fit a ticket to its market."""
+        self.holds: dict[str, asyncio.Event] = {}
+        """By operation: calls wait here before they reach the book."""
+        self.holds_answer: dict[str, asyncio.Event] = {}
+        """By operation: the book has done it, the answer waits here."""
+        self.found: dict[str, Report] = {}
+        """By client order id: what `find` tells of an order that the book does not have."""
+        self.retold: Callable[[Sequence[Report]], Sequence[Report]] | None = None
+        """What is told of the orders instead, by lists and by `find`, which tells the first."""
+        self.unreadable: Sequence[Unreadable] = ()
+        """What of the lists cannot be read."""
+        self.held: Callable[[Sequence[BrokerPosition]], Sequence[BrokerPosition]] | None = None
+        """What is told of the positions instead."""
+        self.retells_changes = False
+        """Whether that is made of what has changed only, as at brokers that push."""
+
+
+class Reservations:
+    """The broker's ids, given beforehand and taken in their sequence only, as IBKR does it; they outlive every life of the service."""
+
+    def __init__(self) -> None:
+        self._highest_given = 0
+        self._highest_sent = 0
+
+    def give(self, taken: Collection[str]) -> str:
+        """As after a restart: what was given and never sent is given again, unless it is said to be taken."""
+        numbers = [int(each.removeprefix("R-")) for each in taken]
+        self._highest_given = max(self._highest_given, *numbers, 0) + 1
+        return f"R-{self._highest_given}"
+
+    def begin_life(self) -> None:
+        """A new connection knows of ids what was sent."""
+        self._highest_given = self._highest_sent
+
+    def pass_over(self) -> None:
+        """Another program sends under the next id."""
+        self.send(self.give(()))
+
+    def send(self, reserved: str) -> None:
+        number = int(reserved.removeprefix("R-"))
+        if number < self._highest_sent:
+            raise ReservationLost(f"The id {reserved} was passed over by a later one; nothing was sent")
+        self._highest_sent = number
+        self._highest_given = max(self._highest_given, number)
+
+
+class GatedBroker:
+    """The Broker that the service speaks to: a mock broker behind the gate, with faults and other capabilities where wanted."""
+
+    def __init__(
+        self,
+        inner: BookInPlace,
+        gate: Gate,
+        faults: BrokerFaults,
+        calls: list[tuple[str, str]],
+        capabilities: Capabilities | None,
+        ids: Reservations,
+    ) -> None:
+        self.inner = inner
+        self._gate = gate
+        self._faults = faults
+        self._calls = calls
+        self._capabilities = capabilities
+        self._ids = ids
+        self.repetitions = 0
+        """Of the requests to cancel: how many said that they were made before."""
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities or self.inner.capabilities
+
+    async def connect(self) -> None:
+        await self._pass("connect", "", self.inner.connect)
+        self._ids.begin_life()
+
+    async def fitted(self, ticket: Ticket) -> Ticket:
+        wrong = self._faults.unfitting.get(ticket.instrument.symbol)
+        if wrong:
+            raise wrong.pop(0)
+        return await self.inner.fitted(ticket)
+
+    async def reserve(self, ticket: Ticket, *, taken: Collection[str] = ()) -> str | None:
+        async def next_id() -> str | None:
+            return self._ids.give(taken) if self.capabilities.needs_reservation else None
+
+        return await self._pass("reserve", ticket.client_order_id, next_id)
+
+    async def place_order(self, ticket: Ticket) -> Report:
+        async def place() -> Report:
+            if ticket.reserved_order_id is not None:
+                self._ids.send(ticket.reserved_order_id)
+            return await self.inner.place_order(ticket)
+
+        return await self._pass("place_order", ticket.client_order_id, place)
+
+    async def cancel_order(self, ref: OrderRef, *, again: bool = False) -> None:
+        self.repetitions += again
+        await self._pass("cancel_order", ref.client_order_id, lambda: self.inner.cancel_order(ref, again=again))
+
+    async def reports(self, since: int | None = None) -> Reports:
+        is_mark = self._faults.retold is None or self._faults.retells_changes
+        answer = await self._pass("reports", "", lambda: self.inner.reports(since if is_mark else None))
+        if self._faults.retold is None:
+            return replace(answer, unreadable=self._faults.unreadable)
+        mark = answer.mark if is_mark else None
+        return Reports(self._faults.retold(answer.reports), mark, unreadable=self._faults.unreadable)
+
+    async def find(self, client_order_id: str) -> Report | None:
+        report = await self._pass("find", client_order_id, lambda: self.inner.find(client_order_id))
+        report = report or self._faults.found.get(client_order_id)
+        return report if report is None or self._faults.retold is None else self._faults.retold([report])[0]
+
+    async def find_all(self, client_order_ids: Collection[str]) -> Mapping[str, Report | None]:
+        async def look() -> dict[str, Report | None]:
+            found = dict(await self.inner.find_all(client_order_ids))
+            for tag in client_order_ids:
+                for error in self._next_error("find"):
+                    if not isinstance(error, AnswerUnclear):
+                        raise error
+                    del found[tag]
+            for tag in found:
+                found[tag] = found[tag] or self._faults.found.get(tag)
+            return found
+
+        found = await self._pass("find_all", "", look)
+        if self._faults.retold is None:
+            return found
+        return {
+            tag: None if report is None else next(iter(self._faults.retold([report])), None)
+            for tag, report in found.items()
+        }
+
+    def _next_error(self, operation: str) -> list[Exception]:
+        errors = self._faults.errors.get(operation)
+        return [errors.pop(0)] if errors else []
+
+    async def positions(self) -> Sequence[BrokerPosition]:
+        told = await self._pass("positions", "", self.inner.positions)
+        return told if self._faults.held is None else self._faults.held(told)
+
+    async def balances(self) -> Sequence[Balance]:
+        return await self.inner.balances()
+
+    def on_hint(self, callback: Callable[[], None] | None) -> None:
+        self.inner.on_hint(callback)
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+    async def _pass(self, operation: str, about: str, call: Callable[[], Awaitable[T]]) -> T:
+        number = self._gate.enter(f"broker.{operation}")
+        self._calls.append((operation, about))
+        hold = self._faults.holds.get(operation)
+        if hold is not None:
+            await hold.wait()
+        if self._faults.unavailable is not None:
+            raise self._faults.unavailable
+        if self._faults.errors.get(operation):
+            raise self._faults.errors[operation].pop(0)
+        answer = await call()
+        self._gate.leave(number)
+        hold = self._faults.holds_answer.get(operation)
+        if hold is not None:
+            await hold.wait()
+        return answer
