@@ -244,6 +244,24 @@ def test_what_has_filled_already_is_not_asked_for_again() -> None:
     assert verdict.reservation.quantity == 60
 
 
+def test_an_order_of_which_nothing_is_left_costs_nothing_and_is_no_exit() -> None:
+    over = replace(buying(100), filled_quantity=Decimal(100))
+    verdict = judge(over, facts(holdings=[holding(-100)]), RiskLimits())
+    assert (verdict.is_exit, verdict.exit_room) == (False, 100)
+    spent = replace(over, cash_quantity=Decimal(5))
+    assert told(judge(spent, facts(), written(max_order_value=1)), "max_order_value") == ("1", None)
+
+
+def test_a_reason_says_where_its_limit_stands_and_writes_figures_out() -> None:
+    built_in = judge(buying(200_000), facts(), RiskLimits())
+    assert built_in.breaches[0].message == "the order's value would be 2000000, the limit is 1000000 (built in)"
+    limits = tables((Scope(symbol=SYMBOL), {"max_order_value": Decimal("1E+3")}))
+    (unknown,) = judge(buying(1), facts(prices=()), limits).breaches
+    assert unknown.limit_value == "1000"
+    assert unknown.message.startswith("max_order_value: what the order costs cannot be told")
+    assert unknown.message.endswith("(symbol:AAPL)")
+
+
 # --- currencies ------------------------------------------------------------------------------------------------------
 
 
@@ -263,6 +281,7 @@ def rate(value: str = "1.1", *, seconds: float = 0.0, base: str = "EUR", quoted:
         ((rate(base="INR"),), None),
         ((rate(quoted="GBP"),), None),
         ((rate("0"),), None),
+        ((rate("0.6"),), "600"),
     ],
 )
 def test_amounts_in_another_currency_need_a_fresh_rate(rates: tuple[Rate, ...], actual: str | None) -> None:
@@ -345,6 +364,7 @@ def test_the_messages_own_price_serves_where_there_is_no_other_as_long_as_it_is_
         (selling(1, reference_price=amount(10)), (quote(15),), []),
         (buying(1, reference_price=amount(10)), (), ["max_slippage_pct"]),
         (buying(1), (quote(10),), ["max_slippage_pct"]),
+        (buying(1), (), ["max_slippage_pct"]),
         (buying(1, reference_price=amount(10)), (quote(11, source=PriceSource.EXECUTION),), ["max_slippage_pct"]),
         (limited(1, 10, reference_price=amount(10)), (quote(11),), []),
     ],
@@ -585,9 +605,10 @@ def test_buying_power_less_what_is_reserved(working: list[Any], power: Reading |
     assert judge(buying(100), known, written(check_buying_power=False)).decision is PASS
 
 
-def test_what_futures_take_of_the_buying_power_is_not_known() -> None:
-    future = Instrument(symbol="ES", asset_class=AssetClass.FUTURE, expiry="202612")
-    verdict = judge(buying(1, instrument=future), facts(buying_power=Reading(value=Decimal(1), at=NOW)), RiskLimits())
+@pytest.mark.parametrize("kind", [AssetClass.FUTURE, AssetClass.CFD, AssetClass.FOREX])
+def test_what_is_traded_on_margin_takes_an_unknown_part_of_the_buying_power(kind: AssetClass) -> None:
+    traded = Instrument(symbol="ES", asset_class=kind)
+    verdict = judge(buying(1, instrument=traded), facts(buying_power=Reading(value=Decimal(1), at=NOW)), RiskLimits())
     assert verdict.decision is PASS
     assert [each.limit.value for each in verdict.unjudged] == ["check_buying_power"]
     assert verdict.reservation is not None
@@ -770,6 +791,7 @@ def killed(level: KillLevel | None, scope: Scope = EVERYBODY) -> KillState:
 def test_the_kill_switch(kill: KillState | None, holdings: list[Any], reasons: list[str]) -> None:
     verdict = judge(selling(100), facts(holdings=holdings, kill=kill), RiskLimits())
     assert refused_for(verdict) == reasons
+    assert all(breach.limit_value == "armed" for breach in verdict.breaches)
     if kill is not None and reasons:
         assert "engaged" in verdict.breaches[0].message
         assert "too many losses" in verdict.breaches[0].message
@@ -1024,6 +1046,7 @@ def test_no_override_gets_past_a_stop_or_what_is_off() -> None:
         (facts(kill=killed(KillLevel.REDUCE_ONLY)), RiskLimits()),
         (facts(kill=None), RiskLimits()),
         (facts(safety=("no",)), RiskLimits()),
+        (facts(safety=("no",)), written(max_order_quantity=50)),
         (facts(counters=counted(trip)), RiskLimits()),
         (facts(counters=counted(*run)), RiskLimits()),
         (facts(session=closed), written(session=SessionRule.REFUSE)),

@@ -16,6 +16,7 @@ import types
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,8 @@ def _target(module: types.ModuleType, qualified: str) -> Any:
         found = vars(found)[part]
     if isinstance(found, property):
         return found.fget
+    if isinstance(found, cached_property):
+        return found.func
     return getattr(found, "__wrapped__", found)
 
 
