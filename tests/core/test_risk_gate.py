@@ -142,6 +142,31 @@ def test_without_a_file_a_market_order_without_any_price_passes_and_that_is_said
     assert "only built in" in verdict.unjudged[0].message
 
 
+EVERYTHING_OFF: dict[str, Any] = {
+    limit.value: OFF
+    for limit in LimitType
+    if limit.value not in ("session", "allow_short", "check_buying_power", "stop_out_of_range")
+}
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        buying(100),
+        limited(100, 10),
+        limited(100, 10, SELL, reference_price=amount(90)),
+        buying(1, order_type=OrderType.STOP, stop_price=amount(12)),
+        buying(1, order_type=OrderType.STOP_LIMIT, stop_price=amount(12), limit_price=amount(99)),
+        limited(1, 100, stop_loss=amount(1), take_profit=amount(1000)),
+    ],
+)
+@pytest.mark.parametrize("changes", [{}, {"prices": (), "equity": None, "holdings": None, "account_currency": None}])
+def test_where_everything_is_switched_off_nothing_is_judged(about: Order, changes: dict[str, Any]) -> None:
+    verdict = judge(about, facts(**changes), written(check_buying_power=False, **EVERYTHING_OFF))
+    assert verdict.decision is PASS
+    assert (verdict.uses, verdict.unjudged, verdict.breaches, verdict.waits) == ((), (), (), ())
+
+
 # --- size and value --------------------------------------------------------------------------------------------------
 
 
@@ -214,6 +239,20 @@ def test_an_order_that_costs_too_much_at_the_least_is_refused_for_that_even_by_w
     assert told(verdict, "max_order_value") == ("1000000", "2000000")
     stop = judge(buying(200_000, order_type=OrderType.STOP, stop_price=amount(10)), facts(prices=()), RiskLimits())
     assert told(stop, "max_order_value") == ("1000000", "2000000")
+
+
+def test_the_value_is_the_most_that_it_may_cost_where_that_is_known() -> None:
+    verdict = judge(limited(100, 10, SELL), facts(prices=(quote(12),)), written(max_order_value=900))
+    assert told(verdict, "max_order_value") == ("900", "1200")
+
+
+def test_an_order_that_costs_just_the_limit_at_the_least_may_cost_more() -> None:
+    verdict = judge(limited(100, 10, SELL), facts(prices=()), written(max_order_value=1_000, price_collar_pct=OFF))
+    assert told(verdict, "max_order_value") == ("1000", None)
+
+
+def test_a_price_that_an_orders_type_does_not_use_is_not_judged() -> None:
+    assert judge(buying(1, limit_price=amount(99)), facts(), written(price_collar_pct=5)).decision is PASS
 
 
 def test_contracts_count_by_their_size() -> None:
@@ -443,6 +482,8 @@ def test_allowed_symbols_and_order_types() -> None:
     verdict = judge(buying(1, instrument=Instrument(symbol="TSLA")), facts(), limits)
     assert told(verdict, "allowed_symbols") == ("AAPL, MSFT", "TSLA")
     assert told(verdict, "allowed_order_types") == ("LIMIT", "MARKET")
+    many = written(allowed_symbols=frozenset("QWERTYUIOPASDFGHJKL"))
+    assert told(judge(buying(1), facts(), many), "allowed_symbols")[0] == ", ".join(sorted("QWERTYUIOPASDFGHJKL"))
     nothing = judge(buying(1), facts(), written(allowed_symbols=frozenset()))
     assert told(nothing, "allowed_symbols") == ("none", "AAPL")
 
@@ -822,6 +863,31 @@ def test_a_closed_market(rule: SessionRule, session: Session | None, holdings: l
         assert verdict.hold_until == at(60)
         assert verdict.waits[0].message == "the market is closed, it opens at 2025-03-03 15:01 UTC (all)"
         assert verdict.reservation is None
+
+
+def test_a_closed_market_is_told_in_full() -> None:
+    refuse = written(session=SessionRule.REFUSE)
+    (closed,) = judge(buying(1), facts(session=Session(is_open=False)), refuse).breaches
+    assert (closed.limit_type, closed.limit_value, closed.actual_value) == ("session", "refuse", "closed")
+    assert closed.message == "the market is closed, it opens nobody knows when (all)"
+    (unknown,) = judge(buying(1), facts(), refuse).breaches
+    assert (unknown.limit_type, unknown.limit_value, unknown.actual_value) == ("session", "refuse", None)
+    assert unknown.message == "it cannot be told whether the market is open (all)"
+    about = buying(1)
+    assert judge(about, facts(overrides=(override(about),)), refuse).decision is PASS
+
+
+def test_what_stops_new_risk_is_told_in_full() -> None:
+    trip = Trip(scope=OF_ACCOUNT, limit=LimitType.MAX_CONSECUTIVE_REJECTIONS, value="9", at=NOW)
+    verdict = judge(buying(1), facts(counters=counted(trip), safety=("it does not answer",), kill=None), RiskLimits())
+    assert told(verdict, "max_consecutive_rejections") == ("enabled", "9")
+    assert told(verdict, "safety_service") == ("normal", None)
+    assert told(verdict, "kill_switch") == ("armed", None)
+    assert [breach.message for breach in verdict.breaches] == [
+        "the state of the kill switch is not known, so no new risk is taken",
+        "it does not answer",
+        "max_consecutive_rejections was broken by account:acct-1 (9); off until a named person enables it again",
+    ]
 
 
 def test_an_opening_that_nobody_knows_is_waited_for_without_a_moment() -> None:

@@ -341,7 +341,7 @@ def _figure(
     bound: Bound,
     actual: Decimal | None,
     what: str,
-    missing: str,
+    missing: str = "",
     *,
     before: Callable[[], Decimal | None] = lambda: None,
 ) -> Iterator[_Finding]:
@@ -442,13 +442,13 @@ def _allowed(case: _Case) -> Iterator[_Finding]:
 def _size(case: _Case) -> Iterator[_Finding]:
     bound = case.bound(LimitType.MAX_ORDER_QUANTITY)
     if bound is not None:
-        yield from _figure(bound, case.reservation.quantity, "the order's quantity", "")
+        yield from _figure(bound, case.reservation.quantity, "the order's quantity")
     bound = case.bound(LimitType.MAX_ORDER_VALUE)
     if bound is None:
         return
     least = None if case.rate is None else _product(case.range.least, case.rate, case.reservation.quantity)
     if case.value is None and least is not None and least > bound.number:
-        yield from _figure(bound, least, "the order's value, at the least,", "")
+        yield from _figure(bound, least, "the order's value, at the least,")
     else:
         yield from _figure(bound, case.value, "the order's value", _NO_PRICE)
 
@@ -626,10 +626,10 @@ def _recent(case: _Case, reading: Reading | None) -> Decimal | None:
 def _counts(case: _Case) -> Iterator[_Finding]:
     for bound in case.bounds(LimitType.MAX_OPEN_ORDERS):
         works = sum(bound.total.covers(_scope_of(case, each)) for each in case.others)
-        yield from _figure(bound, Decimal(works + 1), f"the open orders of {bound.total}", "")
+        yield from _figure(bound, Decimal(works + 1), f"the open orders of {bound.total}")
     for bound in case.bounds(LimitType.MAX_ORDERS_PER_DAY):
         today = case.counters.orders_today(bound.total)
-        yield from _figure(bound, Decimal(today + 1), f"the orders of {bound.total} today", "")
+        yield from _figure(bound, Decimal(today + 1), f"the orders of {bound.total} today")
     for bound in case.bounds(LimitType.MAX_CONSECUTIVE_REJECTIONS):
         run = Decimal(case.counters.rejections(bound.total))
         yield Use(limit=bound.limit, total=bound.total, limit_value=bound.number, actual_value=run)
