@@ -421,6 +421,7 @@ def protected(stop: Amount | None = None, target: Amount | None = None, side: Si
     ("about", "reasons"),
     [
         (protected(95, 110), []),
+        (protected(95, "100.5"), []),
         (protected(100), ["stop_loss"]),
         (protected(101), ["stop_loss"]),
         (protected(None, 100), ["take_profit"]),
@@ -465,8 +466,10 @@ def test_a_stop_may_be_adjusted_by_setting_and_never_from_the_wrong_side(
 def test_a_stop_of_an_order_without_a_price_is_measured_from_the_reference() -> None:
     limits = written(min_stop_distance_pct=1)
     about = buying(1, stop_loss=amount("9.95"))
-    assert refused_for(judge(about, facts(), limits)) == ["min_stop_distance_pct"]
-    assert refused_for(judge(about, facts(prices=()), limits)) == ["min_stop_distance_pct"]
+    assert told(judge(about, facts(), limits), "min_stop_distance_pct") == ("1", "0.5")
+    assert told(judge(about, facts(prices=()), limits), "min_stop_distance_pct") == ("1", None)
+    high = written(max_stop_distance_pct=1)
+    assert told(judge(about, facts(prices=()), high), "max_stop_distance_pct") == ("1", None)
     assert judge(about, facts(prices=()), RiskLimits()).decision is PASS
     stop = buying(1, order_type=OrderType.STOP, stop_price=amount(20), stop_loss=amount(19))
     assert judge(stop, facts(), limits).decision is PASS
@@ -946,6 +949,17 @@ def test_orders_a_day_are_those_of_the_accounts_day() -> None:
     assert told(judge(buying(1), many, limits), "max_orders_per_day") == ("2", "3")
     next_day = replace(many, now=NOW + timedelta(days=1), prices=())
     assert judge(buying(1), next_day, limits).decision is PASS
+
+
+@pytest.mark.parametrize("limits", [{"max_orders_per_day": 2}, {"max_orders_per_minute": 2, "cancel_reserve_pct": OFF}])
+def test_an_order_that_is_counted_already_does_not_count_against_itself(limits: dict[str, Any]) -> None:
+    """It was reserved and counted, nothing was sent, and it is judged again."""
+    about = buying(1)
+    counters = counted(*orders_sent(1), sent(about, NOW))
+    again = judge(about, facts(counters=counters, working=[works(1, name=about.order_id)]), written(**limits))
+    assert again.decision is PASS
+    other = judge(buying(1, signal_id="c"), facts(counters=counters), written(**limits))
+    assert other.decision is not PASS
 
 
 def test_the_same_content_within_the_window_is_refused() -> None:

@@ -45,9 +45,9 @@ MODULES = {
     "position": "positions.position",
     **{f"risk_{name}": f"risk.{name}" for name in RISK},
 }
+"""By its name in a mutant's, the place of each module in core/."""
 USUAL = tuple(name for name in MODULES if not name.startswith("risk_"))
 """Those that are tried unless others are asked for. Of the risk gate's the survivors that nothing can notice are not all explained yet."""
-"""By its name in a mutant's, the place of each module in core/."""
 TESTS = ("tests/core", "tests/test_docs.py")
 EXPLAINED = Path(__file__).parent / "survivors.toml"
 LONGEST_SECONDS = 120

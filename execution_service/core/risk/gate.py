@@ -83,7 +83,11 @@ class Session:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """All that is known when an order is judged. None and an empty collection differ: None is not known."""
+    """All that is known when an order is judged. None and an empty collection differ: None is not known.
+
+    `holdings` and `working` must be of one moment: a fill that is in both counts twice, which is careful; one that is in neither is risk that nobody
+    counts. Best are the ledger with all recorded fills, and of orders in hand what is left by their records.
+    """
 
     now: datetime
     zone: tzinfo
@@ -148,6 +152,11 @@ class _Case:
     def others(self) -> tuple[Reservation, ...]:
         """What works but for the order itself."""
         return released(self.facts.working, self.order.order_id)
+
+    @property
+    def adds(self) -> int:
+        """How many orders it is more than are counted: none where it reserves already, since it was counted with that."""
+        return 1 if len(self.others) == len(self.facts.working) else 0
 
     @cached_property
     def before(self) -> Exposure:
@@ -490,8 +499,6 @@ def _protection(case: _Case) -> Iterator[_Finding]:
         case.order.limit_price or case.order.stop_price or (None if case.reference is None else case.reference.price)
     )
     sign, stop, target = request.side.sign, request.stop_loss, request.take_profit
-    if stop is None and target is None:
-        return
     if price is None:
         yield from (
             _unknown(bound, "no fresh price to measure the stop from") for bound in (low, high) if bound and stop
@@ -629,7 +636,7 @@ def _counts(case: _Case) -> Iterator[_Finding]:
         yield from _figure(bound, Decimal(works + 1), f"the open orders of {bound.total}")
     for bound in case.bounds(LimitType.MAX_ORDERS_PER_DAY):
         today = case.counters.orders_today(bound.total)
-        yield from _figure(bound, Decimal(today + 1), f"the orders of {bound.total} today")
+        yield from _figure(bound, Decimal(today + case.adds), f"the orders of {bound.total} today")
     for bound in case.bounds(LimitType.MAX_CONSECUTIVE_REJECTIONS):
         run = Decimal(case.counters.rejections(bound.total))
         yield Use(limit=bound.limit, total=bound.total, limit_value=bound.number, actual_value=run)
@@ -660,12 +667,12 @@ def _rate_of_orders(case: _Case) -> Iterator[_Finding]:
         )
         orders = counters.orders_within(bound.total, MINUTE_SECONDS, now)
         messages = orders + counters.cancels_within(bound.total, MINUTE_SECONDS, now)
-        yield Use(limit=bound.limit, total=bound.total, limit_value=most, actual_value=Decimal(orders + 1))
-        if orders + 1 > most or messages + 1 > most + kept:
+        yield Use(limit=bound.limit, total=bound.total, limit_value=most, actual_value=Decimal(orders + case.adds))
+        if orders + case.adds > most or messages + case.adds > most + kept:
             first = counters.earliest_within(bound.total, MINUTE_SECONDS, now)
             words = f"{orders} orders and {messages - orders} cancels of {bound.total} within a minute, the limit is {_told(most)} {_in(bound)}"
             breach = Breach(
-                limit_type=bound.limit, limit_value=_told(most), actual_value=str(orders + 1), message=words
+                limit_type=bound.limit, limit_value=_told(most), actual_value=str(orders + case.adds), message=words
             )
             yield _Wait(breach, now if first is None else first + timedelta(seconds=float(MINUTE_SECONDS)))
 
