@@ -463,6 +463,24 @@ def test_a_stop_may_be_adjusted_by_setting_and_never_from_the_wrong_side(
     assert (verdict.adjusted_stop, refused_for(verdict)) == (stop, reasons)
 
 
+@pytest.mark.parametrize(
+    ("about", "actual"),
+    [(protected(95), None), (protected(100), "0"), (protected(101), "-1"), (protected(99, side=SELL), "-1")],
+)
+def test_a_stop_on_the_wrong_side_is_refused_whatever_is_written(about: Order, actual: str | None) -> None:
+    for limits in (RiskLimits(), written(max_stop_distance_pct=10)):
+        verdict = judge(about, facts(prices=(quote(100),)), limits)
+        assert refused_for(verdict) == ([] if actual is None else ["stop_loss"])
+        if actual is not None:
+            assert told(verdict, "stop_loss") == ("0", actual)
+
+
+def test_what_stop_and_target_are_is_told() -> None:
+    limits = written(max_stop_distance_pct=10, price_collar_pct=OFF)
+    assert told(judge(protected(80), facts(), limits), "max_stop_distance_pct") == ("10", "20")
+    assert told(judge(protected(None, 99), facts(), limits), "take_profit") == ("100", "99")
+
+
 def test_a_stop_of_an_order_without_a_price_is_measured_from_the_reference() -> None:
     limits = written(min_stop_distance_pct=1)
     about = buying(1, stop_loss=amount("9.95"))
@@ -496,7 +514,9 @@ def test_allowed_symbols_and_order_types() -> None:
 )
 def test_confidence(confidence: str | None, reasons: list[str]) -> None:
     known = None if confidence is None else Decimal(confidence)
-    assert refused_for(judge(buying(1), facts(confidence=known), written(min_confidence="0.75"))) == reasons
+    verdict = judge(buying(1), facts(confidence=known), written(min_confidence="0.75"))
+    assert refused_for(verdict) == reasons
+    assert [breach.actual_value for breach in verdict.breaches] == [confidence] * len(reasons)
 
 
 # --- positions and exposure ------------------------------------------------------------------------------------------
@@ -543,6 +563,15 @@ def test_the_strategys_position_and_the_accounts_are_bound_apart() -> None:
     assert told(verdict, "max_position_quantity") == ("20", "21")
     both = judge(buying(21), known, limits)
     assert refused_for(both) == ["max_position_quantity", "max_position_quantity"]
+
+
+def test_which_side_of_a_position_is_too_large_is_told() -> None:
+    limits = written(max_position_quantity=1, max_position_value=1)
+    for about, way in ((buying(5), "long"), (selling(5), "short")):
+        assert [breach.message.partition(" would")[0] for breach in judge(about, facts(), limits).breaches] == [
+            f"the {way} position",
+            f"the value of the {way} position",
+        ]
 
 
 def test_the_value_of_a_position() -> None:
@@ -677,6 +706,9 @@ def test_without_short_permission_nothing_is_sold_that_is_not_held(
 ) -> None:
     verdict = judge(about, facts(holdings=holdings, working=working), written(allow_short=False))
     assert refused_for(verdict) == reasons
+    if reasons:
+        short = None if holdings is None else "100" if holdings and holdings[0].quantity == 0 else "1"
+        assert told(verdict, "allow_short") == ("false", short)
 
 
 # --- exits -----------------------------------------------------------------------------------------------------------

@@ -343,6 +343,8 @@ def _unknown(bound: Bound, what: str) -> Breach | Unjudged:
 
 
 def _value_of(bound: Bound) -> str:
+    if isinstance(bound.value, bool):
+        return str(bound.value).lower()
     return _told(bound.value) if isinstance(bound.value, Decimal) else str(bound.value)
 
 
@@ -543,17 +545,15 @@ def _before(case: _Case, figure: Callable[[Exposure], Decimal | None]) -> Callab
 
 
 def _position(case: _Case) -> Iterator[_Finding]:
+    """An order always takes the position further on its own side, so what it is without the order need not be asked."""
     key, side = case.reservation.instrument_key, case.side
     way = "long" if side is Side.BUY else "short"
     for bound in case.bounds(LimitType.MAX_POSITION_QUANTITY):
-        whose = bound.total.strategy
-        figure = partial(Exposure.position_quantity, key=key, strategy=whose, side=side)
-        yield from _figure(bound, figure(case.after), f"the {way} position", _NO_POSITION, before=_before(case, figure))
+        quantity = case.after.position_quantity(key, bound.total.strategy, side)
+        yield from _figure(bound, quantity, f"the {way} position", _NO_POSITION)
     for bound in case.bounds(LimitType.MAX_POSITION_VALUE):
-        whose = bound.total.strategy
-        figure = partial(Exposure.position_value, key=key, strategy=whose, side=side)
-        what = f"the value of the {way} position"
-        yield from _figure(bound, figure(case.after), what, _NO_EXPOSURE, before=_before(case, figure))
+        value = case.after.position_value(key, bound.total.strategy, side)
+        yield from _figure(bound, value, f"the value of the {way} position", _NO_EXPOSURE)
 
 
 def _short(case: _Case) -> Iterator[_Finding]:
