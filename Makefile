@@ -26,7 +26,7 @@ help:
 	@echo 'make soak    20 orders a second and random faults for SOAK_SECONDS (600): nothing grows, no order is lost'
 	@echo 'make simulate  SEEDS (1000) whole lives, each drawn from a seed, in virtual time on all cores; ARGS=--help shows the options'
 	@echo 'make fuzz    hostile messages for FUZZ_SECONDS (60), read a second time naively'
-	@echo 'make mutants every small change of the state machine and of the risk gate must be noticed by a test (half an hour)'
+	@echo 'make mutants every small change of the state machine must be noticed by a test (about 10 minutes)'
 	@echo 'make setup   only install'
 
 setup: .venv/installed .venv-ib-async/installed

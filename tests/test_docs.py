@@ -16,6 +16,7 @@ from execution_service.core.orders.repetition import CANCELS, FINDS
 from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.core.orders.transitions import TRANSITIONS
 from execution_service.core.reconcile import Kind
+from execution_service.core.risk.limits import BUILT_IN, OFF, LimitType
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -59,6 +60,20 @@ def test_every_kind_of_discrepancy_is_explained_and_no_other() -> None:
     text = (DOCS / "operations.md").read_text(encoding="utf-8").partition("## Discrepancies")[2].partition("\n## ")[0]
     explained = re.findall(r"^\| `([A-Z_]+)` \|", text, flags=re.MULTILINE)
     assert sorted(explained) == sorted(kind.value for kind in Kind)
+
+
+def test_every_limit_of_risk_is_explained_and_what_is_built_in_is_as_the_page_says() -> None:
+    text = (DOCS / "risk.md").read_text(encoding="utf-8")
+    assert [limit.value for limit in LimitType if f"`{limit}" not in text] == []
+    table = text.partition("### Written, and built in")[2].partition("\nAll others are off.")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| `")]
+    said = {
+        name: value.replace(",", "")
+        for names, values in rows
+        for name, value in zip(re.findall("`([a-z_]+)`", names), values.split(", "), strict=True)
+    }
+    on = {limit.value: BUILT_IN.of(limit) for limit in LimitType if BUILT_IN.of(limit) is not OFF}
+    assert said == {name: str(value).lower() for name, value in on.items()}
 
 
 def test_how_long_an_exit_waits_for_its_entry_and_a_leg_for_the_others_is_as_the_pages_say() -> None:

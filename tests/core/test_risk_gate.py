@@ -142,6 +142,31 @@ def test_without_a_file_a_market_order_without_any_price_passes_and_that_is_said
     assert "only built in" in verdict.unjudged[0].message
 
 
+EVERYTHING_OFF: dict[str, Any] = {
+    limit.value: OFF
+    for limit in LimitType
+    if limit.value not in ("session", "allow_short", "check_buying_power", "stop_out_of_range")
+}
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        buying(100),
+        limited(100, 10),
+        limited(100, 10, SELL, reference_price=amount(90)),
+        buying(1, order_type=OrderType.STOP, stop_price=amount(12)),
+        buying(1, order_type=OrderType.STOP_LIMIT, stop_price=amount(12), limit_price=amount(99)),
+        limited(1, 100, stop_loss=amount(1), take_profit=amount(1000)),
+    ],
+)
+@pytest.mark.parametrize("changes", [{}, {"prices": (), "equity": None, "holdings": None, "account_currency": None}])
+def test_where_everything_is_switched_off_nothing_is_judged(about: Order, changes: dict[str, Any]) -> None:
+    verdict = judge(about, facts(**changes), written(check_buying_power=False, **EVERYTHING_OFF))
+    assert verdict.decision is PASS
+    assert (verdict.uses, verdict.unjudged, verdict.breaches, verdict.waits) == ((), (), (), ())
+
+
 # --- size and value --------------------------------------------------------------------------------------------------
 
 
@@ -216,6 +241,20 @@ def test_an_order_that_costs_too_much_at_the_least_is_refused_for_that_even_by_w
     assert told(stop, "max_order_value") == ("1000000", "2000000")
 
 
+def test_the_value_is_the_most_that_it_may_cost_where_that_is_known() -> None:
+    verdict = judge(limited(100, 10, SELL), facts(prices=(quote(12),)), written(max_order_value=900))
+    assert told(verdict, "max_order_value") == ("900", "1200")
+
+
+def test_an_order_that_costs_just_the_limit_at_the_least_may_cost_more() -> None:
+    verdict = judge(limited(100, 10, SELL), facts(prices=()), written(max_order_value=1_000, price_collar_pct=OFF))
+    assert told(verdict, "max_order_value") == ("1000", None)
+
+
+def test_a_price_that_an_orders_type_does_not_use_is_not_judged() -> None:
+    assert judge(buying(1, limit_price=amount(99)), facts(), written(price_collar_pct=5)).decision is PASS
+
+
 def test_contracts_count_by_their_size() -> None:
     future = Instrument(symbol="ES", asset_class=AssetClass.FUTURE, expiry="202612")
     terms = ContractTerms(multiplier=Decimal(50), currency="USD", price_magnifier=Decimal(1))
@@ -244,6 +283,24 @@ def test_what_has_filled_already_is_not_asked_for_again() -> None:
     assert verdict.reservation.quantity == 60
 
 
+def test_an_order_of_which_nothing_is_left_costs_nothing_and_is_no_exit() -> None:
+    over = replace(buying(100), filled_quantity=Decimal(100))
+    verdict = judge(over, facts(holdings=[holding(-100)]), RiskLimits())
+    assert (verdict.is_exit, verdict.exit_room) == (False, 100)
+    spent = replace(over, cash_quantity=Decimal(5))
+    assert told(judge(spent, facts(), written(max_order_value=1)), "max_order_value") == ("1", None)
+
+
+def test_a_reason_says_where_its_limit_stands_and_writes_figures_out() -> None:
+    built_in = judge(buying(200_000), facts(), RiskLimits())
+    assert built_in.breaches[0].message == "the order's value would be 2000000, the limit is 1000000 (built in)"
+    limits = tables((Scope(symbol=SYMBOL), {"max_order_value": Decimal("1E+3")}))
+    (unknown,) = judge(buying(1), facts(prices=()), limits).breaches
+    assert unknown.limit_value == "1000"
+    assert unknown.message.startswith("max_order_value: what the order costs cannot be told")
+    assert unknown.message.endswith("(symbol:AAPL)")
+
+
 # --- currencies ------------------------------------------------------------------------------------------------------
 
 
@@ -263,6 +320,7 @@ def rate(value: str = "1.1", *, seconds: float = 0.0, base: str = "EUR", quoted:
         ((rate(base="INR"),), None),
         ((rate(quoted="GBP"),), None),
         ((rate("0"),), None),
+        ((rate("0.6"),), "600"),
     ],
 )
 def test_amounts_in_another_currency_need_a_fresh_rate(rates: tuple[Rate, ...], actual: str | None) -> None:
@@ -345,6 +403,7 @@ def test_the_messages_own_price_serves_where_there_is_no_other_as_long_as_it_is_
         (selling(1, reference_price=amount(10)), (quote(15),), []),
         (buying(1, reference_price=amount(10)), (), ["max_slippage_pct"]),
         (buying(1), (quote(10),), ["max_slippage_pct"]),
+        (buying(1), (), ["max_slippage_pct"]),
         (buying(1, reference_price=amount(10)), (quote(11, source=PriceSource.EXECUTION),), ["max_slippage_pct"]),
         (limited(1, 10, reference_price=amount(10)), (quote(11),), []),
     ],
@@ -362,6 +421,7 @@ def protected(stop: Amount | None = None, target: Amount | None = None, side: Si
     ("about", "reasons"),
     [
         (protected(95, 110), []),
+        (protected(95, "100.5"), []),
         (protected(100), ["stop_loss"]),
         (protected(101), ["stop_loss"]),
         (protected(None, 100), ["take_profit"]),
@@ -403,11 +463,31 @@ def test_a_stop_may_be_adjusted_by_setting_and_never_from_the_wrong_side(
     assert (verdict.adjusted_stop, refused_for(verdict)) == (stop, reasons)
 
 
+@pytest.mark.parametrize(
+    ("about", "actual"),
+    [(protected(95), None), (protected(100), "0"), (protected(101), "-1"), (protected(99, side=SELL), "-1")],
+)
+def test_a_stop_on_the_wrong_side_is_refused_whatever_is_written(about: Order, actual: str | None) -> None:
+    for limits in (RiskLimits(), written(max_stop_distance_pct=10)):
+        verdict = judge(about, facts(prices=(quote(100),)), limits)
+        assert refused_for(verdict) == ([] if actual is None else ["stop_loss"])
+        if actual is not None:
+            assert told(verdict, "stop_loss") == ("0", actual)
+
+
+def test_what_stop_and_target_are_is_told() -> None:
+    limits = written(max_stop_distance_pct=10, price_collar_pct=OFF)
+    assert told(judge(protected(80), facts(), limits), "max_stop_distance_pct") == ("10", "20")
+    assert told(judge(protected(None, 99), facts(), limits), "take_profit") == ("100", "99")
+
+
 def test_a_stop_of_an_order_without_a_price_is_measured_from_the_reference() -> None:
     limits = written(min_stop_distance_pct=1)
     about = buying(1, stop_loss=amount("9.95"))
-    assert refused_for(judge(about, facts(), limits)) == ["min_stop_distance_pct"]
-    assert refused_for(judge(about, facts(prices=()), limits)) == ["min_stop_distance_pct"]
+    assert told(judge(about, facts(), limits), "min_stop_distance_pct") == ("1", "0.5")
+    assert told(judge(about, facts(prices=()), limits), "min_stop_distance_pct") == ("1", None)
+    high = written(max_stop_distance_pct=1)
+    assert told(judge(about, facts(prices=()), high), "max_stop_distance_pct") == ("1", None)
     assert judge(about, facts(prices=()), RiskLimits()).decision is PASS
     stop = buying(1, order_type=OrderType.STOP, stop_price=amount(20), stop_loss=amount(19))
     assert judge(stop, facts(), limits).decision is PASS
@@ -423,6 +503,8 @@ def test_allowed_symbols_and_order_types() -> None:
     verdict = judge(buying(1, instrument=Instrument(symbol="TSLA")), facts(), limits)
     assert told(verdict, "allowed_symbols") == ("AAPL, MSFT", "TSLA")
     assert told(verdict, "allowed_order_types") == ("LIMIT", "MARKET")
+    many = written(allowed_symbols=frozenset("QWERTYUIOPASDFGHJKL"))
+    assert told(judge(buying(1), facts(), many), "allowed_symbols")[0] == ", ".join(sorted("QWERTYUIOPASDFGHJKL"))
     nothing = judge(buying(1), facts(), written(allowed_symbols=frozenset()))
     assert told(nothing, "allowed_symbols") == ("none", "AAPL")
 
@@ -432,7 +514,9 @@ def test_allowed_symbols_and_order_types() -> None:
 )
 def test_confidence(confidence: str | None, reasons: list[str]) -> None:
     known = None if confidence is None else Decimal(confidence)
-    assert refused_for(judge(buying(1), facts(confidence=known), written(min_confidence="0.75"))) == reasons
+    verdict = judge(buying(1), facts(confidence=known), written(min_confidence="0.75"))
+    assert refused_for(verdict) == reasons
+    assert [breach.actual_value for breach in verdict.breaches] == [confidence] * len(reasons)
 
 
 # --- positions and exposure ------------------------------------------------------------------------------------------
@@ -479,6 +563,15 @@ def test_the_strategys_position_and_the_accounts_are_bound_apart() -> None:
     assert told(verdict, "max_position_quantity") == ("20", "21")
     both = judge(buying(21), known, limits)
     assert refused_for(both) == ["max_position_quantity", "max_position_quantity"]
+
+
+def test_which_side_of_a_position_is_too_large_is_told() -> None:
+    limits = written(max_position_quantity=1, max_position_value=1)
+    for about, way in ((buying(5), "long"), (selling(5), "short")):
+        assert [breach.message.partition(" would")[0] for breach in judge(about, facts(), limits).breaches] == [
+            f"the {way} position",
+            f"the value of the {way} position",
+        ]
 
 
 def test_the_value_of_a_position() -> None:
@@ -585,9 +678,10 @@ def test_buying_power_less_what_is_reserved(working: list[Any], power: Reading |
     assert judge(buying(100), known, written(check_buying_power=False)).decision is PASS
 
 
-def test_what_futures_take_of_the_buying_power_is_not_known() -> None:
-    future = Instrument(symbol="ES", asset_class=AssetClass.FUTURE, expiry="202612")
-    verdict = judge(buying(1, instrument=future), facts(buying_power=Reading(value=Decimal(1), at=NOW)), RiskLimits())
+@pytest.mark.parametrize("kind", [AssetClass.FUTURE, AssetClass.CFD, AssetClass.FOREX])
+def test_what_is_traded_on_margin_takes_an_unknown_part_of_the_buying_power(kind: AssetClass) -> None:
+    traded = Instrument(symbol="ES", asset_class=kind)
+    verdict = judge(buying(1, instrument=traded), facts(buying_power=Reading(value=Decimal(1), at=NOW)), RiskLimits())
     assert verdict.decision is PASS
     assert [each.limit.value for each in verdict.unjudged] == ["check_buying_power"]
     assert verdict.reservation is not None
@@ -612,6 +706,9 @@ def test_without_short_permission_nothing_is_sold_that_is_not_held(
 ) -> None:
     verdict = judge(about, facts(holdings=holdings, working=working), written(allow_short=False))
     assert refused_for(verdict) == reasons
+    if reasons:
+        short = None if holdings is None else "100" if holdings and holdings[0].quantity == 0 else "1"
+        assert told(verdict, "allow_short") == ("false", short)
 
 
 # --- exits -----------------------------------------------------------------------------------------------------------
@@ -770,6 +867,7 @@ def killed(level: KillLevel | None, scope: Scope = EVERYBODY) -> KillState:
 def test_the_kill_switch(kill: KillState | None, holdings: list[Any], reasons: list[str]) -> None:
     verdict = judge(selling(100), facts(holdings=holdings, kill=kill), RiskLimits())
     assert refused_for(verdict) == reasons
+    assert all(breach.limit_value == "armed" for breach in verdict.breaches)
     if kill is not None and reasons:
         assert "engaged" in verdict.breaches[0].message
         assert "too many losses" in verdict.breaches[0].message
@@ -800,6 +898,31 @@ def test_a_closed_market(rule: SessionRule, session: Session | None, holdings: l
         assert verdict.hold_until == at(60)
         assert verdict.waits[0].message == "the market is closed, it opens at 2025-03-03 15:01 UTC (all)"
         assert verdict.reservation is None
+
+
+def test_a_closed_market_is_told_in_full() -> None:
+    refuse = written(session=SessionRule.REFUSE)
+    (closed,) = judge(buying(1), facts(session=Session(is_open=False)), refuse).breaches
+    assert (closed.limit_type, closed.limit_value, closed.actual_value) == ("session", "refuse", "closed")
+    assert closed.message == "the market is closed, it opens nobody knows when (all)"
+    (unknown,) = judge(buying(1), facts(), refuse).breaches
+    assert (unknown.limit_type, unknown.limit_value, unknown.actual_value) == ("session", "refuse", None)
+    assert unknown.message == "it cannot be told whether the market is open (all)"
+    about = buying(1)
+    assert judge(about, facts(overrides=(override(about),)), refuse).decision is PASS
+
+
+def test_what_stops_new_risk_is_told_in_full() -> None:
+    trip = Trip(scope=OF_ACCOUNT, limit=LimitType.MAX_CONSECUTIVE_REJECTIONS, value="9", at=NOW)
+    verdict = judge(buying(1), facts(counters=counted(trip), safety=("it does not answer",), kill=None), RiskLimits())
+    assert told(verdict, "max_consecutive_rejections") == ("enabled", "9")
+    assert told(verdict, "safety_service") == ("normal", None)
+    assert told(verdict, "kill_switch") == ("armed", None)
+    assert [breach.message for breach in verdict.breaches] == [
+        "the state of the kill switch is not known, so no new risk is taken",
+        "it does not answer",
+        "max_consecutive_rejections was broken by account:acct-1 (9); off until a named person enables it again",
+    ]
 
 
 def test_an_opening_that_nobody_knows_is_waited_for_without_a_moment() -> None:
@@ -858,6 +981,17 @@ def test_orders_a_day_are_those_of_the_accounts_day() -> None:
     assert told(judge(buying(1), many, limits), "max_orders_per_day") == ("2", "3")
     next_day = replace(many, now=NOW + timedelta(days=1), prices=())
     assert judge(buying(1), next_day, limits).decision is PASS
+
+
+@pytest.mark.parametrize("limits", [{"max_orders_per_day": 2}, {"max_orders_per_minute": 2, "cancel_reserve_pct": OFF}])
+def test_an_order_that_is_counted_already_does_not_count_against_itself(limits: dict[str, Any]) -> None:
+    """It was reserved and counted, nothing was sent, and it is judged again."""
+    about = buying(1)
+    counters = counted(*orders_sent(1), sent(about, NOW))
+    again = judge(about, facts(counters=counters, working=[works(1, name=about.order_id)]), written(**limits))
+    assert again.decision is PASS
+    other = judge(buying(1, signal_id="c"), facts(counters=counters), written(**limits))
+    assert other.decision is not PASS
 
 
 def test_the_same_content_within_the_window_is_refused() -> None:
@@ -1024,6 +1158,7 @@ def test_no_override_gets_past_a_stop_or_what_is_off() -> None:
         (facts(kill=killed(KillLevel.REDUCE_ONLY)), RiskLimits()),
         (facts(kill=None), RiskLimits()),
         (facts(safety=("no",)), RiskLimits()),
+        (facts(safety=("no",)), written(max_order_quantity=50)),
         (facts(counters=counted(trip)), RiskLimits()),
         (facts(counters=counted(*run)), RiskLimits()),
         (facts(session=closed), written(session=SessionRule.REFUSE)),

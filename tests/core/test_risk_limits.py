@@ -32,7 +32,7 @@ WIDENING = (STRATEGY_SYMBOL, ACCOUNT_SYMBOL, SYMBOL, STRATEGY, ACCOUNT, ALL)
 
 
 def numbers(limits: RiskLimits, limit: LimitType, where: Scope = WHERE) -> dict[str, Decimal]:
-    return {str(bound.total): bound.number for bound in limits.bounds(limit, where)}
+    return {str(bound.total): bound.number for bound in limits.of(where).bounds(limit)}
 
 
 def test_every_limit_has_a_field_of_its_name_and_a_value_that_is_built_in() -> None:
@@ -61,13 +61,13 @@ def test_of_an_orders_own_limits_the_narrowest_counts(number: int) -> None:
     """A symbol outweighs a strategy, and that an account; so a strategy's symbol outweighs an account's."""
     there = WIDENING[number:]
     limits = tables(*((scope, {"max_order_value": 100 + n}) for n, scope in enumerate(there)))
-    assert limits.bound(LimitType.MAX_ORDER_VALUE, WHERE) == Bound(
+    assert limits.of(WHERE).bound(LimitType.MAX_ORDER_VALUE) == Bound(
         limit=LimitType.MAX_ORDER_VALUE, value=Decimal(100), scope=there[0], total=WHERE, is_written=True
     )
 
 
 def test_what_nobody_wrote_is_built_in_and_says_so() -> None:
-    bound = RiskLimits().bound(LimitType.MAX_ORDER_VALUE, WHERE)
+    bound = RiskLimits().of(WHERE).bound(LimitType.MAX_ORDER_VALUE)
     assert bound is not None
     assert (bound.number, bound.is_written, bound.scope) == (1_000_000, False, Scope())
 
@@ -86,7 +86,7 @@ def test_tables_of_others_bind_nobody_else() -> None:
 
 def test_off_in_a_narrow_table_switches_off_and_absence_does_not() -> None:
     limits = tables((ALL, {"max_order_value": 100}), (SYMBOL, {"max_order_value": OFF}), (STRATEGY, {}))
-    assert limits.bound(LimitType.MAX_ORDER_VALUE, WHERE) is None
+    assert limits.of(WHERE).bound(LimitType.MAX_ORDER_VALUE) is None
     elsewhere = Scope(account_id="acct-1", strategy="momentum", symbol="MSFT")
     assert numbers(limits, LimitType.MAX_ORDER_VALUE, elsewhere) == {str(elsewhere): 100}
 
@@ -118,7 +118,7 @@ def test_positions_bind_the_account_and_the_strategy_by_the_narrowest_of_each() 
 
 def test_the_bounds_come_the_widest_first() -> None:
     limits = tables(*((scope, {"max_open_orders": 100 + n}) for n, scope in enumerate(WIDENING)))
-    assert [bound.total.rank for bound in limits.bounds(LimitType.MAX_OPEN_ORDERS, WHERE)] == [1, 3, 5, 7]
+    assert [bound.total.rank for bound in limits.of(WHERE).bounds(LimitType.MAX_OPEN_ORDERS)] == [1, 3, 5, 7]
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_what_was_sent_is_remembered_for_the_longest_window_that_is_on() -> None
 
 
 def test_a_limit_that_is_no_number_has_none() -> None:
-    bound = RiskLimits().bound(LimitType.ALLOW_SHORT, WHERE)
+    bound = RiskLimits().of(WHERE).bound(LimitType.ALLOW_SHORT)
     assert bound is not None
     with pytest.raises(TypeError, match="allow_short is True"):
         _ = bound.number

@@ -151,6 +151,8 @@ class Line:
     @property
     def gross(self) -> Decimal | None:
         """The larger of both: it cannot be long and short at once."""
+        if not self.buys and not self.sells:
+            return None if self.value is None else abs(self.value)
         long, short = self.long_value, self.short_value
         return None if long is None or short is None else max(long, short)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, tzinfo
 from decimal import Decimal
-from functools import reduce
+from functools import cached_property, partial, reduce
 from typing import TypeAlias
 
 from brokers.base import AssetClass, OrderType, Side
@@ -31,6 +31,7 @@ from execution_service.core.risk.exposure import (
 from execution_service.core.risk.kill import KillState, lets_pass
 from execution_service.core.risk.limits import (
     MINUTE_SECONDS,
+    Applicable,
     Bound,
     LimitType,
     Repetition,
@@ -82,7 +83,11 @@ class Session:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """All that is known when an order is judged. None and an empty collection differ: None is not known."""
+    """All that is known when an order is judged. None and an empty collection differ: None is not known.
+
+    `holdings` and `working` must be of one moment: a fill that is in both counts twice, which is careful; one that is in neither is risk that nobody
+    counts. Best are the ledger with all recorded fills, and of orders in hand what is left by their records.
+    """
 
     now: datetime
     zone: tzinfo
@@ -127,13 +132,13 @@ class _Moved:
 _Finding: TypeAlias = Breach | Use | Unjudged | _Wait | Trip | _Moved
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class _Case:
-    """One order as it is judged, with what several limits ask for worked out once."""
+    """One order as it is judged, with what several limits ask for worked out once, and only where one asks."""
 
     order: Order
     facts: Facts
-    limits: RiskLimits
+    limits: Applicable
     where: Scope
     counters: Counters
     reference: ReferencePrice | None
@@ -142,8 +147,25 @@ class _Case:
     rate: Decimal | None
     """What one unit of price for one unit of quantity is worth in the account's currency."""
     reservation: Reservation
-    before: Exposure
-    after: Exposure
+
+    @cached_property
+    def others(self) -> tuple[Reservation, ...]:
+        """What works but for the order itself."""
+        return released(self.facts.working, self.order.order_id)
+
+    @property
+    def adds(self) -> int:
+        """How many orders it is more than are counted: none where it reserves already, since it was counted with that."""
+        return 1 if len(self.others) == len(self.facts.working) else 0
+
+    @cached_property
+    def before(self) -> Exposure:
+        return exposure(_held(self.facts, self.reservation), self.others)
+
+    @cached_property
+    def after(self) -> Exposure:
+        """With the order."""
+        return self.before.plus(self.reservation)
 
     @property
     def side(self) -> Side:
@@ -161,10 +183,10 @@ class _Case:
         return None if told is None or told.source is PriceSource.MESSAGE else told
 
     def bound(self, limit: LimitType) -> Bound | None:
-        return self.limits.bound(limit, self.where)
+        return self.limits.bound(limit)
 
     def bounds(self, limit: LimitType) -> tuple[Bound, ...]:
-        return self.limits.bounds(limit, self.where)
+        return self.limits.bounds(limit)
 
 
 def judge(order: Order, facts: Facts, limits: RiskLimits) -> Verdict:
@@ -207,8 +229,11 @@ def judge(order: Order, facts: Facts, limits: RiskLimits) -> Verdict:
 
 
 def _latest(waits: tuple[_Wait, ...]) -> datetime | None:
-    moments = [wait.until for wait in waits]
-    return None if None in moments else max(m for m in moments if m is not None)
+    """When all of them may be over; None: nobody can tell of one."""
+    latest = waits[0].until
+    for wait in waits:
+        latest = None if latest is None or wait.until is None else max(latest, wait.until)
+    return latest
 
 
 # --- what several limits ask for ------------------------------------------------------------------------------------
@@ -217,7 +242,8 @@ def _latest(waits: tuple[_Wait, ...]) -> datetime | None:
 def _case(order: Order, facts: Facts, limits: RiskLimits) -> _Case:
     request = order.accepted_request
     where = Scope(account_id=request.account_id, strategy=request.strategy, symbol=request.instrument.symbol)
-    oldest = limits.bound(LimitType.REFERENCE_PRICE_MAX_AGE_SECONDS, where)
+    applicable = limits.of(where)
+    oldest = applicable.bound(LimitType.REFERENCE_PRICE_MAX_AGE_SECONDS)
     max_age = None if oldest is None else oldest.number
     seen = price_of_message(order)
     reference = best_reference((*facts.prices, *(() if seen is None else (seen,))), facts.now, max_age)
@@ -235,31 +261,25 @@ def _case(order: Order, facts: Facts, limits: RiskLimits) -> _Case:
         at=facts.now,
         is_paid_in_full=request.instrument.asset_class not in _ON_MARGIN,
     )
-    others = released(facts.working, order.order_id)
-    before = exposure(_held(facts, others, reservation), others)
     return _Case(
         order=order,
         facts=facts,
-        limits=limits,
+        limits=applicable,
         where=where,
         counters=rolled(facts.counters, facts.now, facts.zone),
         reference=reference,
         range=prices,
         rate=rate,
         reservation=reservation,
-        before=before,
-        after=before.plus(reservation),
     )
 
 
-def _held(facts: Facts, others: tuple[Reservation, ...], order: Reservation) -> tuple[Holding, ...]:
-    """Where positions are not known, each of those that matters is one of an unknown quantity."""
+def _held(facts: Facts, order: Reservation) -> tuple[Holding, ...]:
+    """Where positions are not known, that of the order's instrument is an unknown one, and so every figure that it is part of."""
     if facts.holdings is not None:
         return facts.holdings
-    return tuple(
-        Holding(strategy=each.strategy, instrument_key=each.instrument_key, symbol=each.symbol, quantity=None)
-        for each in (*others, order)
-    )
+    unknown = Holding(strategy=order.strategy, instrument_key=order.instrument_key, symbol=order.symbol, quantity=None)
+    return (unknown,)
 
 
 def _fresh_rates(facts: Facts, max_age: Decimal | None) -> dict[str, Decimal]:
@@ -291,8 +311,7 @@ def _exit_room(case: _Case) -> Decimal:
         return ZERO
     mine = (order.strategy, order.instrument_key)
     held = [each.quantity for each in facts.holdings if (each.strategy, each.instrument_key) == mine]
-    others = released(facts.working, order.order_id)
-    working = working_quantity(others, order.strategy, order.instrument_key, order.side)
+    working = working_quantity(case.others, order.strategy, order.instrument_key, order.side)
     return exit_room(held[0] if held else ZERO, order.side, working, facts.exit_cap)
 
 
@@ -305,7 +324,7 @@ def _product(*factors: Decimal) -> Decimal:
 
 def _told(value: Decimal) -> str:
     """Exactly, without an exponent or trailing zeros."""
-    return f"{value.normalize():f}" if value else "0"
+    return f"{value.normalize():f}"
 
 
 def _in(bound: Bound) -> str:
@@ -324,19 +343,29 @@ def _unknown(bound: Bound, what: str) -> Breach | Unjudged:
 
 
 def _value_of(bound: Bound) -> str:
+    if isinstance(bound.value, bool):
+        return str(bound.value).lower()
     return _told(bound.value) if isinstance(bound.value, Decimal) else str(bound.value)
 
 
 def _figure(
-    bound: Bound, actual: Decimal | None, what: str, missing: str, *, before: Decimal | None = None
+    bound: Bound,
+    actual: Decimal | None,
+    what: str,
+    missing: str = "",
+    *,
+    before: Callable[[], Decimal | None] = lambda: None,
 ) -> Iterator[_Finding]:
-    """The use of a limit, and the breach of it: by an order that brings the figure past the limit, or further past it. `before`: what the figure is
-    without the order, where that is known."""
+    """The use of a limit, and the breach of it: by an order that brings the figure past the limit, or further past it. `before` tells what the
+    figure is without the order, and is asked only then."""
     if actual is None:
         yield _unknown(bound, missing)
         return
     yield Use(limit=bound.limit, total=bound.total, limit_value=bound.number, actual_value=actual)
-    if actual > bound.number and (before is None or actual > before):
+    if actual <= bound.number:
+        return
+    earlier = before()
+    if earlier is None or actual > earlier:
         words = f"{what} would be {_told(actual)}, the limit is {_told(bound.number)} {_in(bound)}"
         yield Breach(limit_type=bound.limit, limit_value=_told(bound.number), actual_value=_told(actual), message=words)
 
@@ -424,13 +453,13 @@ def _allowed(case: _Case) -> Iterator[_Finding]:
 def _size(case: _Case) -> Iterator[_Finding]:
     bound = case.bound(LimitType.MAX_ORDER_QUANTITY)
     if bound is not None:
-        yield from _figure(bound, case.reservation.quantity, "the order's quantity", "")
+        yield from _figure(bound, case.reservation.quantity, "the order's quantity")
     bound = case.bound(LimitType.MAX_ORDER_VALUE)
     if bound is None:
         return
     least = None if case.rate is None else _product(case.range.least, case.rate, case.reservation.quantity)
     if case.value is None and least is not None and least > bound.number:
-        yield from _figure(bound, least, "the order's value, at the least,", "")
+        yield from _figure(bound, least, "the order's value, at the least,")
     else:
         yield from _figure(bound, case.value, "the order's value", _NO_PRICE)
 
@@ -472,8 +501,6 @@ def _protection(case: _Case) -> Iterator[_Finding]:
         case.order.limit_price or case.order.stop_price or (None if case.reference is None else case.reference.price)
     )
     sign, stop, target = request.side.sign, request.stop_loss, request.take_profit
-    if stop is None and target is None:
-        return
     if price is None:
         yield from (
             _unknown(bound, "no fresh price to measure the stop from") for bound in (low, high) if bound and stop
@@ -512,17 +539,21 @@ def _confidence(case: _Case) -> Iterator[_Finding]:
 # --- what is held and works -----------------------------------------------------------------------------------------
 
 
+def _before(case: _Case, figure: Callable[[Exposure], Decimal | None]) -> Callable[[], Decimal | None]:
+    """The figure as it is without the order."""
+    return lambda: figure(case.before)
+
+
 def _position(case: _Case) -> Iterator[_Finding]:
+    """An order always takes the position further on its own side, so what it is without the order need not be asked."""
     key, side = case.reservation.instrument_key, case.side
     way = "long" if side is Side.BUY else "short"
     for bound in case.bounds(LimitType.MAX_POSITION_QUANTITY):
-        whose = bound.total.strategy
-        after, before = (e.position_quantity(key, whose, side) for e in (case.after, case.before))
-        yield from _figure(bound, after, f"the {way} position", _NO_POSITION, before=before)
+        quantity = case.after.position_quantity(key, bound.total.strategy, side)
+        yield from _figure(bound, quantity, f"the {way} position", _NO_POSITION)
     for bound in case.bounds(LimitType.MAX_POSITION_VALUE):
-        whose = bound.total.strategy
-        after, before = (e.position_value(key, whose, side) for e in (case.after, case.before))
-        yield from _figure(bound, after, f"the value of the {way} position", _NO_EXPOSURE, before=before)
+        value = case.after.position_value(key, bound.total.strategy, side)
+        yield from _figure(bound, value, f"the value of the {way} position", _NO_EXPOSURE)
 
 
 def _short(case: _Case) -> Iterator[_Finding]:
@@ -540,24 +571,35 @@ def _short(case: _Case) -> Iterator[_Finding]:
 
 def _exposures(case: _Case) -> Iterator[_Finding]:
     for bound in case.bounds(LimitType.MAX_GROSS_EXPOSURE):
-        after, before = (e.gross(bound.total) for e in (case.after, case.before))
-        yield from _figure(bound, after, f"the gross exposure of {bound.total}", _NO_EXPOSURE, before=before)
+        figure = partial(Exposure.gross, scope=bound.total)
+        what = f"the gross exposure of {bound.total}"
+        yield from _figure(bound, figure(case.after), what, _NO_EXPOSURE, before=_before(case, figure))
     for bound in case.bounds(LimitType.MAX_NET_EXPOSURE):
-        after, before = (e.net(bound.total) for e in (case.after, case.before))
-        yield from _figure(bound, after, f"the net exposure of {bound.total}", _NO_EXPOSURE, before=before)
+        figure = partial(Exposure.net, scope=bound.total)
+        what = f"the net exposure of {bound.total}"
+        yield from _figure(bound, figure(case.after), what, _NO_EXPOSURE, before=_before(case, figure))
 
 
 def _leverage(case: _Case) -> Iterator[_Finding]:
-    bound = case.bound(LimitType.MAX_LEVERAGE)
+    bound, missing = (
+        case.bound(LimitType.MAX_LEVERAGE),
+        "the exposure or the equity of the account is not known, or there is no equity",
+    )
     if bound is None:
         return
     equity, account = _recent(case, case.facts.equity), Scope(account_id=case.where.account_id)
-    gross, before = case.after.gross(account), case.before.gross(account)
-    if equity is None or equity <= 0 or gross is None:
-        yield _unknown(bound, "the exposure or the equity of the account is not known, or there is no equity")
+    if equity is None or equity <= 0:
+        yield _unknown(bound, missing)
         return
-    earlier = None if before is None else EXACT.divide(before, equity)
-    yield from _figure(bound, EXACT.divide(gross, equity), "the gross exposure by the equity", "", before=earlier)
+    figure = partial(_by_equity, account=account, equity=equity)
+    yield from _figure(
+        bound, figure(case.after), "the gross exposure by the equity", missing, before=_before(case, figure)
+    )
+
+
+def _by_equity(exposure: Exposure, account: Scope, equity: Decimal) -> Decimal | None:
+    gross = exposure.gross(account)
+    return None if gross is None else EXACT.divide(gross, equity)
 
 
 def _buying_power(case: _Case) -> Iterator[_Finding]:
@@ -566,7 +608,7 @@ def _buying_power(case: _Case) -> Iterator[_Finding]:
     if bound is None or bound.value is not True:
         return
     power, needed = _recent(case, case.facts.buying_power), ZERO
-    for each in (*released(case.facts.working, case.order.order_id), case.reservation):
+    for each in (*case.others, case.reservation):
         if each.is_exit:
             continue
         if each.value is None or power is None or not each.is_paid_in_full:
@@ -589,13 +631,12 @@ def _recent(case: _Case, reading: Reading | None) -> Decimal | None:
 
 
 def _counts(case: _Case) -> Iterator[_Finding]:
-    others = released(case.facts.working, case.order.order_id)
     for bound in case.bounds(LimitType.MAX_OPEN_ORDERS):
-        works = sum(bound.total.covers(_scope_of(case, each)) for each in others)
-        yield from _figure(bound, Decimal(works + 1), f"the open orders of {bound.total}", "")
+        works = sum(bound.total.covers(_scope_of(case, each)) for each in case.others)
+        yield from _figure(bound, Decimal(works + 1), f"the open orders of {bound.total}")
     for bound in case.bounds(LimitType.MAX_ORDERS_PER_DAY):
         today = case.counters.orders_today(bound.total)
-        yield from _figure(bound, Decimal(today + 1), f"the orders of {bound.total} today", "")
+        yield from _figure(bound, Decimal(today + case.adds), f"the orders of {bound.total} today")
     for bound in case.bounds(LimitType.MAX_CONSECUTIVE_REJECTIONS):
         run = Decimal(case.counters.rejections(bound.total))
         yield Use(limit=bound.limit, total=bound.total, limit_value=bound.number, actual_value=run)
@@ -626,12 +667,12 @@ def _rate_of_orders(case: _Case) -> Iterator[_Finding]:
         )
         orders = counters.orders_within(bound.total, MINUTE_SECONDS, now)
         messages = orders + counters.cancels_within(bound.total, MINUTE_SECONDS, now)
-        yield Use(limit=bound.limit, total=bound.total, limit_value=most, actual_value=Decimal(orders + 1))
-        if orders + 1 > most or messages + 1 > most + kept:
+        yield Use(limit=bound.limit, total=bound.total, limit_value=most, actual_value=Decimal(orders + case.adds))
+        if orders + case.adds > most or messages + case.adds > most + kept:
             first = counters.earliest_within(bound.total, MINUTE_SECONDS, now)
             words = f"{orders} orders and {messages - orders} cancels of {bound.total} within a minute, the limit is {_told(most)} {_in(bound)}"
             breach = Breach(
-                limit_type=bound.limit, limit_value=_told(most), actual_value=str(orders + 1), message=words
+                limit_type=bound.limit, limit_value=_told(most), actual_value=str(orders + case.adds), message=words
             )
             yield _Wait(breach, now if first is None else first + timedelta(seconds=float(MINUTE_SECONDS)))
 

@@ -260,32 +260,42 @@ class Bound:
         raise TypeError(f"{self.limit} is {self.value}, and no number")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RiskLimits:
-    """All limits that hold. `tables` has what was written, by whom it is for; what nobody has written is built in."""
+@dataclass(frozen=True, slots=True)
+class Applicable:
+    """The tables that bind the orders of one account, strategy and symbol, the widest first."""
 
-    tables: Mapping[Scope, LimitSet] = field(default_factory=lambda: MappingProxyType({}))
+    where: Scope
+    tables: tuple[tuple[Scope, LimitSet], ...]
 
-    def bounds(self, limit: LimitType, where: Scope) -> tuple[Bound, ...]:
-        """Those that bind an order of `where` (all three parts named) together, the widest first; none where it is switched off."""
-        found: dict[Scope, Bound] = {}
-        kind = kind_of(limit)
-        everybody = _total(kind, Scope(), where)
-        built_in = BUILT_IN.of(limit)
+    def bounds(self, limit: LimitType) -> tuple[Bound, ...]:
+        """Those that bind together, the widest first; none where it is switched off. What nobody has written is built in."""
+        kind, built_in = kind_of(limit), BUILT_IN.of(limit)
         assert built_in is not None
-        found[everybody] = Bound(limit=limit, value=built_in, scope=Scope(), total=everybody, is_written=False)
-        for scope in where.wider():
-            table = self.tables.get(scope)
-            value = None if table is None else table.of(limit)
+        everybody = _total(kind, Scope(), self.where)
+        found = {everybody: Bound(limit=limit, value=built_in, scope=Scope(), total=everybody, is_written=False)}
+        for scope, table in self.tables:
+            value = table.of(limit)
             if value is not None:
-                total = _total(kind, scope, where)
+                total = _total(kind, scope, self.where)
                 found[total] = Bound(limit=limit, value=value, scope=scope, total=total, is_written=True)
         return tuple(bound for bound in found.values() if bound.value is not OFF)
 
-    def bound(self, limit: LimitType, where: Scope) -> Bound | None:
+    def bound(self, limit: LimitType) -> Bound | None:
         """Of a limit of the order itself: the one that counts; None: it is switched off."""
         assert kind_of(limit) is Kind.ORDER, limit
-        return next(iter(self.bounds(limit, where)), None)
+        return next(iter(self.bounds(limit)), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RiskLimits:
+    """All limits that hold. `tables` has what was written, by whom it is for."""
+
+    tables: Mapping[Scope, LimitSet] = field(default_factory=lambda: MappingProxyType({}))
+
+    def of(self, where: Scope) -> Applicable:
+        """Those for an order of `where`, of which all three parts are named."""
+        wider = where.wider() if self.tables else ()
+        return Applicable(where, tuple((scope, self.tables[scope]) for scope in wider if scope in self.tables))
 
     def longest_window_seconds(self) -> Decimal:
         """How far back what was sent and executed must be remembered: the longest window that any table has, 0 where none has any. What is
