@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -30,7 +31,7 @@ class InstrumentQueue:
 
     def __init__(self, key: str) -> None:
         self.key = key
-        self.orders: dict[str, LiveOrder] = {}
+        self.orders: OrderedDict[str, LiveOrder] = OrderedDict()  # whose first is found at once, however many have left
         """Still to be sent, by our id, in the order in which they came; those that are on their way too. Whoever waits for other orders, or
         is isolated, is not among them."""
         self.batch: tuple[LiveOrder, ...] = ()
@@ -69,7 +70,7 @@ class InstrumentQueue:
         """While the account's calls are spent, an exit that names its entry goes ahead of the other orders: some calls are kept for exits
         alone, and its own entry it waits for wherever it stands."""
         if self.pause is not None and self.pause.reason is WaitingReason.CALLS:
-            self.orders = dict(sorted(self.orders.items(), key=lambda item: not _names_its_entry(item[1].order)))
+            self.orders = OrderedDict(sorted(self.orders.items(), key=lambda item: not _names_its_entry(item[1].order)))
 
 
 class InstrumentQueues:
@@ -81,8 +82,8 @@ class InstrumentQueues:
         self._clock = clock
         self._queues: dict[str, InstrumentQueue] = {}
         # As sets that know the sequence in which they were filled.
-        self._ready_exits: dict[InstrumentQueue, None] = {}
-        self._ready_entries: dict[InstrumentQueue, None] = {}
+        self._ready_exits: OrderedDict[InstrumentQueue, None] = OrderedDict()
+        self._ready_entries: OrderedDict[InstrumentQueue, None] = OrderedDict()
         self._pauses: Timers[InstrumentQueue] = Timers(clock, timers.wake_up)
         self._waiting: dict[str, tuple[LiveOrder, WaitingReason]] = {}
         """By our id, orders that wait for others: exits whose entry has not ended, and legs whose signal's others have not come."""
@@ -261,8 +262,7 @@ class InstrumentQueues:
 
     def next_ready(self) -> InstrumentQueue:
         ready = self._ready_exits or self._ready_entries
-        queue = next(iter(ready))
-        del ready[queue]
+        queue, _ = ready.popitem(last=False)
         return queue
 
     def make_ready(self, queue: InstrumentQueue) -> None:

@@ -59,7 +59,7 @@ def times_begun_anew(world: World) -> int:
     ],
     ids=lambda refusal: type(refusal).__name__,
 )
-async def test_a_lane_that_pauses_is_taken_up_again(tmp_path: Path, refusal: Exception) -> None:
+async def test_a_queue_that_pauses_is_taken_up_again(tmp_path: Path, refusal: Exception) -> None:
     async with world_of(tmp_path) as world:
         world.broker_faults.errors["place_order"] = [refusal]
         world.send()
