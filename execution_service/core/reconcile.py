@@ -1,4 +1,5 @@
-"""Our books beside the broker's: where they differ, and which differences have lasted; values in, findings out, nothing is asked or recorded."""
+"""Compares our books with the broker's: which differences there are, and which have lasted long enough to be
+reported. Pure decisions: nothing is queried or recorded."""
 
 from __future__ import annotations
 
@@ -32,9 +33,10 @@ from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry
 
 READINGS = 2
-"""So many readings in succession must show a difference before it is opened, and must not show it before it is closed."""
+"""A difference is opened after it was seen in so many consecutive readings, and closed after it was missing in as
+many."""
 LASTING_SECONDS = 30.0
-"""How long what a broker may merely be late with must last besides."""
+"""How long a difference must last, besides, if the broker's lists may merely be late."""
 
 _OUR_TAG = re.compile(r"x[a-z2-7]{18}")
 _SHARES = frozenset({AssetClass.STOCK, AssetClass.ETF, AssetClass.FUND})
@@ -42,20 +44,20 @@ _WORKING = frozenset({Status.SUBMITTED, Status.PARTIALLY_FILLED})
 
 
 class Kind(StrEnum):
-    """The closed list of what our books and a broker's may disagree about; docs/operations.md tells what to do for each."""
+    """The closed list of differences; docs/operations.md says what to do about each."""
 
     ORDER_NOT_SHOWN = "ORDER_NOT_SHOWN"
-    """Working by our record, and the broker neither lists nor finds it."""
+    """Working by our record, but the broker neither lists nor finds it."""
     ORDER_UNKNOWN = "ORDER_UNKNOWN"
-    """At the broker under a tag of our kind that none of our records has."""
+    """At the broker under a tag of our form that no record of ours has."""
     ORDER_ALIVE = "ORDER_ALIVE"
-    """Working at the broker, though by our record it has ended or was sent again."""
+    """Working at the broker, but by our record it has ended or was sent again."""
     ORDER_TWICE = "ORDER_TWICE"
     """Several orders at the broker under one tag of ours."""
     EARLIER_ATTEMPT_FILLED = "EARLIER_ATTEMPT_FILLED"
-    """Sent again by a person's decision, and then the first sending filled."""
+    """A person had the order sent again, and then the first sending filled."""
     FILLS_MISSING = "FILLS_MISSING"
-    """The broker counts another quantity as filled than the executions that it shows add up to."""
+    """The broker's filled quantity differs from the sum of the executions that it shows."""
     OVERFILLED = "OVERFILLED"
     IN_DOUBT = "IN_DOUBT"
     POSITION_DIFFERS = "POSITION_DIFFERS"
@@ -64,16 +66,16 @@ class Kind(StrEnum):
 OF_POSITIONS = frozenset({Kind.POSITION_DIFFERS})
 OF_REPORTS = frozenset(Kind) - OF_POSITIONS
 _SURE = frozenset({Kind.IN_DOUBT, Kind.OVERFILLED, Kind.EARLIER_ATTEMPT_FILLED})
-"""Said by our own durable record: one reading is enough."""
+"""Proven by our own record alone: one reading is enough."""
 _LASTING = frozenset({Kind.ORDER_NOT_SHOWN, Kind.FILLS_MISSING})
 
 
 class Owner(StrEnum):
-    """Who has the next step."""
+    """Who has to act."""
 
     OPERATOR = "OPERATOR"
     SERVICE = "SERVICE"
-    """The service asks on, and the difference may end by itself; a person should know."""
+    """The service keeps checking, and the difference may end by itself; people are informed."""
 
 
 class State(StrEnum):
@@ -83,33 +85,33 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One difference as one reading shows it."""
+    """One difference, as seen in one reading."""
 
     kind: Kind
     subject: str
-    """What it is about: our order's id, a tag at the broker, or an instrument's key."""
+    """What it is about: our order id, a tag at the broker, or an instrument's key."""
     ours: str
     theirs: str
     steady: str = ""
-    """What must be the same in two readings for them to show the same difference."""
+    """Must be equal in two readings for the difference to count as the same."""
     order_id: str | None = None
     signal_id: str | None = None
     client_order_id: str | None = None
     instrument: str | None = None
     is_alerted: bool = False
-    """People are told of it by an alert of the order itself."""
+    """The order itself has its own alert about it."""
     instruments: tuple[Instrument, ...] = ()
-    """Of a position: every instrument of our ledger that it is about, so that what exits one of them is bound by it."""
+    """For a position: every instrument of our ledger that it is about. Exits of these are restricted by it."""
     product: str = ""
-    """Of a position: in which product, where the broker holds these apart."""
+    """For a position: the product, if the broker keeps products apart."""
     note: str = ""
-    """What is known, or likely, of how it came about; one or two sentences."""
+    """What is known or likely about the cause, in one or two sentences."""
     resting: str = ""
-    """Exits that are at the broker already, and may take more than it holds."""
+    """Working exits that may take more than the broker holds."""
     successor: str = ""
-    """The instruments' keys of what has likely come in the position's place."""
+    """The keys of the instruments that have probably replaced the position."""
     before: str = ""
-    """What the difference was that has become this one."""
+    """What the difference was before it changed into this one."""
 
     @property
     def key(self) -> Key:
@@ -122,14 +124,15 @@ class Finding:
 
     @property
     def amount(self) -> Decimal | None:
-        """Of a position: what the broker holds beyond our books, which no fill of ours changes; below 0: what it lacks."""
+        """For a position: the broker's quantity minus ours, which our own fills do not change; negative: the broker
+        has less."""
         try:
             return Decimal(self.steady) if self.kind is Kind.POSITION_DIFFERS else None
         except InvalidOperation:
             return None
 
     def is_about(self, instrument: Instrument, product: str | None = None) -> bool:
-        """Of a position: whether it says something about this instrument, by whatever name that goes, where it is held in that product."""
+        """For a position: whether it is about this instrument, under any of its names, in this product."""
         if not _agree(self.product or None, product):
             return False
         mine = self.instruments or ((told,) if (told := _instrument_of(self.subject)) is not None else ())
@@ -143,7 +146,7 @@ Key: TypeAlias = tuple[Kind, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discrepancy:
-    """A difference that nothing recorded explains, from its opening to its end."""
+    """A difference that nothing recorded explains, from its opening to its closing."""
 
     account_id: str
     finding: Finding
@@ -152,7 +155,7 @@ class Discrepancy:
     """When either side last changed."""
     owner: Owner
     next_step: str
-    """What a person should do, one or two sentences."""
+    """What a person should do, in one or two sentences."""
     state: State = State.OPEN
     closed_at: datetime | None = None
     is_alerted: bool = False
@@ -163,7 +166,7 @@ class Discrepancy:
 
     @property
     def place(self) -> str:
-        """Equal for equal discrepancies of one account: of these one may be open at a time."""
+        """Equal for the same difference of the same account, of which only one may be open at a time."""
         text = f"{len(self.account_id)}:{self.account_id}|{self.finding.kind}|{self.finding.subject}"
         return sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:24]
 
@@ -174,26 +177,26 @@ class Discrepancy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
-    """A difference that binds the exits of what it is about."""
+    """A position difference that restricts the exits of its instruments."""
 
     finding: Finding
     since: datetime | None = None
-    """When it was opened; None: a first reading suspects it."""
+    """When it was opened. None: suspected after a first reading."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What one whole comparison showed, for people."""
+    """The result of one complete comparison, for people."""
 
     is_compared: bool
     """False: it could not be made, and nothing is known."""
     is_clean: bool = False
     words: str
-    """One line, then one for each difference and for what is not ours."""
+    """A summary line, then one line for each difference and each order or position that is not ours."""
 
 
 def is_our_tag(client_order_id: str) -> bool:
-    """Whether it looks like what this service stamps on its orders, whichever installation of it that was."""
+    """Whether it has the form of the tags that this service puts on its orders (any installation of it)."""
     return _OUR_TAG.fullmatch(client_order_id) is not None
 
 
@@ -205,20 +208,22 @@ def owner_of(kind: Kind) -> Owner:
 
 
 HELD_UNLISTED_AT_MOST = timedelta(days=4)
-"""A weekend with a holiday on either side."""
+"""Over a weekend with a holiday on either side."""
 
 
 def may_be_unlisted(order: Order, now: datetime) -> bool:
-    """Whether the broker may well not list a working order: it holds it for an opening of which it has told no time. A
-    broker's list may be empty in the morning, until it passes after-market orders on to the exchange."""
+    """Whether a working order may be missing from the broker's lists: it is held for an opening whose time the
+    broker did not give. A broker's list may be empty in the morning, until after-market orders are passed on to the
+    exchange."""
     hold = order.hold
     return hold is not None and hold.until is None and now - hold.since < HELD_UNLISTED_AT_MOST
 
 
 def order_findings(order: Order, shown: Sequence[Report], *, was_asked: bool) -> list[Finding]:
-    """What the broker's whole answer has under the order's tags, beside the record, which knows that answer already.
+    """Compares an order's record, which already includes this answer, with everything that the broker's answer has
+    under the order's tags.
 
-    `was_asked`: the order was working before the question was put and is missing from the answer, and was looked for by its tags.
+    `was_asked`: the order was working before the query, is missing from the answer, and was searched for by its tags.
     """
 
     def finding(kind: Kind, ours: str, theirs: str, *, steady: str = "", is_alerted: bool = False) -> Finding:
@@ -244,25 +249,25 @@ def order_findings(order: Order, shown: Sequence[Report], *, was_asked: bool) ->
         found.append(finding(Kind.ORDER_NOT_SHOWN, ours, "neither listed nor found"))
     alive = [r for r in shown if r.status is ReportStatus.WORKING and _is_against_record(order, r)]
     if alive:
-        # An earlier sending, or one that nobody had seen accepted, is alerted when the report of it is recorded.
+        # Orders of an earlier sending, or never seen accepted, are alerted when their report is recorded.
         is_alerted = order.broker_order_id is None or all(r.client_order_id != order.client_order_id for r in alive)
         found.append(finding(Kind.ORDER_ALIVE, ours, _shown(alive), is_alerted=is_alerted))
     by_tag: dict[str, set[str]] = {}
     for report in shown:
         by_tag.setdefault(report.client_order_id, set()).add(report.broker_order_id)
     if any(len(ids) > 1 for ids in by_tag.values()):
-        # Where the broker's own list says so, people are told when the report of it is recorded.
+        # If the broker's own list says so, people are alerted when its report is recorded.
         is_alerted = any(len(report.orders_under_tag) > 1 for report in shown)
         found.append(finding(Kind.ORDER_TWICE, f"one order, {ours}", _shown(shown), is_alerted=is_alerted))
     earlier = [r for r in shown if r.client_order_id in order.client_order_ids[:-1] and r.filled_quantity]
     if earlier:
         sent_again = f"sent again as {order.client_order_id}; {ours}"
         found.append(finding(Kind.EARLIER_ATTEMPT_FILLED, sent_again, _shown(earlier), is_alerted=True))
-    is_amount = order.cash_quantity is not None  # of money: what it buys is its quantity
+    is_amount = order.cash_quantity is not None  # an amount of money: what it buys is its quantity
     if order.quantity is not None and order.filled_quantity > order.quantity and not is_amount:
         found.append(finding(Kind.OVERFILLED, ours, _shown(shown) if shown else "not shown", is_alerted=True))
     present = [r for r in shown if r.client_order_id == order.client_order_id]
-    # Two orders under one tag are another matter: neither count is the record's.
+    # With two orders under one tag, neither count is the record's.
     if len(present) == 1 and fills_are_missing(order, present[0]):
         counted, held = present[0].filled_quantity, order.filled_quantity
         steady = f"{counted} {held}"
@@ -272,7 +277,7 @@ def order_findings(order: Order, shown: Sequence[Report], *, was_asked: bool) ->
 
 
 def unknown_order(report: Report) -> Finding:
-    """An order under a tag of our kind that no record of ours has."""
+    """An order at the broker under a tag of our form that no record of ours has."""
     return Finding(
         kind=Kind.ORDER_UNKNOWN,
         subject=report.client_order_id,
@@ -303,22 +308,22 @@ def _shown(reports: Sequence[Report]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holding:
-    """What our ledger holds of one instrument, or held once; `quantity` is signed."""
+    """The position of one strategy in one instrument by our ledger, open or flat. `quantity` is signed."""
 
     instrument: Instrument
     quantity: Decimal
     strategy: str = ""
     product: str | None = None
-    """None: the broker holds no products apart, or it is not known in which it is held."""
+    """None: the broker keeps no products apart, or the product is not known."""
     is_unclear: bool = False
-    """Its entry in the ledger cannot be read, and `quantity` says nothing."""
+    """The ledger entry cannot be read; `quantity` is meaningless."""
     terms: ContractTerms | None = None
-    """What the broker told of the contract when it was traded."""
+    """The contract's facts, as the broker reported them when it was traded."""
 
 
 def by_product(entry: LedgerEntry, products: Sequence[str]) -> list[Holding]:
-    """What the ledger's entry holds, of each of these products by itself, also where that is nothing. The first is the one of orders that
-    named none."""
+    """The ledger entry's position split into these products, including those with 0. Orders without a product count
+    as the first."""
     whole = Holding(
         instrument=entry.instrument,
         quantity=entry.position.quantity,
@@ -337,7 +342,7 @@ def by_product(entry: LedgerEntry, products: Sequence[str]) -> list[Holding]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """What may be one instrument, on both sides."""
+    """The positions on both sides that may be in one instrument."""
 
     ours: tuple[Holding, ...]
     theirs: tuple[BrokerPosition, ...]
@@ -352,7 +357,7 @@ class Group:
 
     @property
     def is_unclear(self) -> bool:
-        """Something of it cannot be read: nothing is known of a difference, nor that there is none."""
+        """Part of it cannot be read, so neither a difference nor its absence is known."""
         return any(holding.is_unclear for holding in self.ours) or any(position.is_unclear for position in self.theirs)
 
     @property
@@ -361,17 +366,17 @@ class Group:
 
     @property
     def subject(self) -> str:
-        """What a finding about it is known by."""
+        """The subject of a finding about it."""
         return self.instrument_key if self.product is None else f"{self.instrument_key}|product={self.product}"
 
     @property
     def product(self) -> str | None:
-        """The one that all of it is held in; None where that is not said."""
+        """The product of all of it; None if that is not known."""
         products = {holding.product for holding in self.ours}
         return products.pop() if len(products) == 1 else None
 
     def is_about(self, instrument: Instrument, product: str | None = None) -> bool:
-        """Whether the instrument, held in that product, is one of ours here, or may be."""
+        """Whether the instrument, in this product, is or may be one of ours in this group."""
         return _agree(self.product, product) and any(
             h.instrument.could_be(instrument) or may_be_the_same(h.instrument, instrument) for h in self.ours
         )
@@ -380,21 +385,22 @@ class Group:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PositionsCompared:
     agreeing: int
-    """Instruments held by both sides in the same quantity."""
+    """Instruments with the same quantity on both sides."""
     findings: tuple[Finding, ...]
     instruments: Mapping[str, tuple[Instrument, ...]]
     """By a finding's subject: every instrument of our ledger that it is about."""
     not_ours: tuple[BrokerPosition, ...]
-    """Of instruments that our ledger never held."""
+    """The broker's positions in instruments that our ledger never had."""
     unclear: frozenset[str] = frozenset()
-    """Subjects of what the broker shows in a way that cannot be read, or may show in a row of which it cannot be told what it is about:
-    nothing is known of a difference in them, nor that there is none."""
+    """Subjects whose rows at the broker cannot be read, or that an unreadable row may be about: neither a difference
+    nor its absence is known."""
     groups: Mapping[str, Group] = field(default_factory=lambda: MappingProxyType({}))
-    """By a finding's subject: both sides of it."""
+    """By a finding's subject: both sides."""
 
 
 def compare_positions(ours: Sequence[Holding], theirs: Sequence[BrokerPosition]) -> PositionsCompared:
-    """What may be the same instrument is taken together on both sides: one says the exchange or the currency, another leaves it open."""
+    """Compares the positions of both sides. Positions that may be in the same instrument are taken together, since
+    one side may name an exchange or currency that the other leaves open."""
     findings: list[Finding] = []
     groups: dict[str, Group] = {}
     unclear: set[str] = set()
@@ -422,7 +428,8 @@ def compare_positions(ours: Sequence[Holding], theirs: Sequence[BrokerPosition])
 
 
 def _groups(ours: Sequence[Holding], theirs: Sequence[BrokerPosition]) -> Iterator[Group]:
-    """What may be the same, together. A row that does not say what it is about may be any of what we hold and the broker does not show."""
+    """The positions grouped by instrument. A broker's row without a legible instrument may belong to any of ours
+    that the broker does not show otherwise."""
     unnamed = tuple(position for position in theirs if position.is_unnamed)
     for mine, other in _grouped(ours, [position for position in theirs if not position.is_unnamed]):
         is_missing = not other and any(holding.quantity for holding in mine)
@@ -449,8 +456,8 @@ def group_of(
     theirs: Sequence[BrokerPosition],
     product: str | None = None,
 ) -> Group:
-    """What both sides hold of what may be this instrument, in this product, as a comparison takes it together; our ledger need not have held
-    it."""
+    """Both sides' positions in what may be this instrument and product, grouped as in a comparison, even if our
+    ledger never had it."""
     asked = Holding(instrument=instrument, quantity=ZERO, product=product)
     for group in _groups((asked, *ours), theirs):
         if any(holding is asked for holding in group.ours):
@@ -459,10 +466,11 @@ def group_of(
 
 
 def may_be_the_same(one: Instrument, other: Instrument) -> bool:
-    """Whether a holding of one may be shown as a holding of the other: brokers say less, or more, than an order did.
+    """Whether a position in one may be shown as a position in the other: brokers name instruments more or less fully
+    than orders do.
 
-    Shares are the same wherever they were bought, and whatever kind of share they are; a derivative may go by its own symbol or by its
-    underlying, its expiry by day or by month.
+    Shares are the same on every exchange and whichever kind of share (STOCK, ETF, FUND) they are called. A derivative
+    may be named by its own symbol or by its underlying, its expiry by day or by month.
     """
     if one.con_id is not None and other.con_id is not None:
         return one.con_id == other.con_id
@@ -476,7 +484,7 @@ def may_be_the_same(one: Instrument, other: Instrument) -> bool:
         return False
     if _symbol(one) == _symbol(other):
         return True
-    # Under another name it is the same only if everything else that tells it apart is said on both sides.
+    # Under another name it is the same only if both sides say everything else that distinguishes it.
     is_option = one.asset_class is AssetClass.OPTION
     needed = (one.expiry, other.expiry, *((one.strike, other.strike, one.right, other.right) if is_option else ()))
     return all(each is not None for each in needed) and bool(_names(one) & _names(other))
@@ -485,7 +493,8 @@ def may_be_the_same(one: Instrument, other: Instrument) -> bool:
 def _grouped(
     ours: Sequence[Holding], theirs: Sequence[BrokerPosition]
 ) -> list[tuple[list[Holding], list[BrokerPosition]]]:
-    """Both sides in groups of what may be the same, directly or by way of a third; only like-named things are compared."""
+    """Both sides grouped by what may be the same, directly or through a third. Only positions with a name in common
+    are compared."""
     everything: list[Holding | BrokerPosition] = [*ours, *theirs]
     parent = list(range(len(everything)))
 
@@ -525,13 +534,14 @@ def _are_one(one: Holding | BrokerPosition, other: Holding | BrokerPosition) -> 
         return True
     names = (_other_names(one) & _names(other.instrument)) | (_other_names(other) & _names(one.instrument))
     families = {_family(one.instrument), _family(other.instrument)}
-    # A venue's symbol tells what is meant whatever an order called the kind of thing (a currency future is ordered as FOREX or FUTURE),
-    # but that a share may bear the name of a future's underlying.
+    # A venue's symbol identifies the instrument, whatever asset class an order used (a currency future is ordered as
+    # FOREX or FUTURE), except that a share may bear the name of a future's underlying.
     return bool(names) and (len(families) == 1 or AssetClass.STOCK not in families)
 
 
 def _number(each: Holding | BrokerPosition) -> int | None:
-    """The broker's own, which tells by itself what is meant. A share's, which changes with what its company does, only where the order named it."""
+    """The broker's contract number, which identifies the contract by itself. For a share, whose number changes with
+    corporate actions, only if the order named it."""
     told = each.con_id if isinstance(each, BrokerPosition) else _contract(each).con_id
     return told if told is not None else each.instrument.con_id
 
@@ -560,7 +570,7 @@ def _names(instrument: Instrument) -> set[str]:
 
 
 def _instrument_of(key: str) -> Instrument | None:
-    """The instrument that an `Instrument.key` names, as rows have it that were opened before they kept their instruments."""
+    """The instrument that an `Instrument.key` stands for: old rows kept only the key."""
     parts = key.split("|")
     names = [place for place, part in enumerate(parts) if place and part in AssetClass.__members__]
     if not names:
@@ -603,11 +613,11 @@ def _text(amount: Decimal) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suspicion:
-    """A difference that has not lasted long enough yet, or has been opened for that."""
+    """A difference that has not lasted long enough yet, or that has been opened."""
 
     steady: str
     since: float
-    """Seconds of a clock that never jumps."""
+    """Seconds of a monotonic clock."""
     readings: int = 1
 
 
@@ -617,7 +627,7 @@ class Watch:
 
     suspicions: Mapping[Key, Suspicion] = field(default_factory=lambda: MappingProxyType({}))
     absences: Mapping[Key, int] = field(default_factory=lambda: MappingProxyType({}))
-    """Of those that are open: in how many readings in succession they did not show."""
+    """Of the open differences: in how many consecutive readings each was missing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -625,16 +635,17 @@ class Judgement:
     watch: Watch
     opened: tuple[Finding, ...] = ()
     changed: tuple[Finding, ...] = ()
-    """Open ones with other values than before."""
+    """Open differences whose values have changed."""
     replaced: tuple[Finding, ...] = ()
-    """Open ones that have become others, and have lasted as such: what people were told of is no longer so."""
+    """Open differences that have turned into others and lasted as such, so that what people were told no longer
+    holds."""
     closed: tuple[Key, ...] = ()
     unconfirmed: tuple[Finding, ...] = ()
-    """Seen, and not for long enough."""
+    """Seen, but not for long enough."""
 
     @property
     def is_unsettled(self) -> bool:
-        """Another reading soon would tell more."""
+        """Whether another reading soon would settle something."""
         return bool(self.unconfirmed or self.watch.absences)
 
 
@@ -648,8 +659,9 @@ def judge(
     now: float,
     lasting_seconds: float = LASTING_SECONDS,
 ) -> Judgement:
-    """What one more reading makes of what is open and suspected. `judged`: the kinds that this reading could see; `held_back`: differences
-    about things that were moving during it, which it says nothing about. `now` is of a clock that never jumps."""
+    """The effect of one more reading on what is open and suspected. `judged`: the kinds that this reading could see;
+    `held_back`: differences about orders or positions that changed during it, on which it has no say. `now` is of a
+    monotonic clock."""
     found = {f.key: f for f in findings if f.kind in judged and f.key not in held_back}
     suspicions: dict[Key, Suspicion] = {
         key: suspicion
@@ -699,8 +711,8 @@ def judge(
 
 
 def resting_exits(group: Group, exits: Iterable[Order]) -> str:
-    """Those of these exits, at work in the group's instrument, that may bring the broker's position beyond what our strategies hold there:
-    they were sent before it changed, and nobody but a person may cancel them. Empty: none."""
+    """The working exits of the group's instrument that may take the broker's position beyond what our strategies
+    hold. They were sent before the position changed, and only a person may cancel them. Empty: none."""
     nets: dict[str, Decimal] = {}
     for holding in group.ours:
         nets[holding.strategy] = nets.get(holding.strategy, ZERO) + holding.quantity
@@ -715,7 +727,8 @@ def resting_exits(group: Group, exits: Iterable[Order]) -> str:
 
 
 def _is_another(opened: Finding, finding: Finding) -> bool:
-    """Of positions the difference counts, which no fill of ours changes, and what has come in the position's place, once that is seen."""
+    """Whether a position difference has turned into another: its amount changed (our own fills do not change it), or
+    what replaced the position became known."""
     if finding.kind not in OF_POSITIONS:
         return False
     is_explained = bool(finding.successor) and finding.successor != opened.successor
@@ -723,7 +736,7 @@ def _is_another(opened: Finding, finding: Finding) -> bool:
 
 
 def _as_known(finding: Finding, opened: Finding) -> Finding:
-    """With what is known of the difference already, which a later reading may not show any more."""
+    """With the known facts about the difference, which a later reading may no longer show."""
     return replace(
         finding,
         note=finding.note or opened.note,

@@ -1,4 +1,5 @@
-"""The words for people: Telegram texts (HTML) and the sentences of the log; who is told, when and how often is decided elsewhere."""
+"""The texts for people: Telegram messages (HTML) and sentences for the log. Who gets which, when and how often is
+decided elsewhere."""
 
 from __future__ import annotations
 
@@ -49,21 +50,21 @@ UNKNOWN = "?"
 LONGEST_VALUE = 600
 LONGEST_OF_LINE = 80
 LONGEST_OF_CAUSE = 200
-"""Characters of each name and reason where many orders share a message."""
+"""Characters of each name and reason in a message about many orders."""
 PRICE_DECIMALS = 8
 LONGEST_OF_FINDINGS = 2500
-"""Characters of all that is named in one message about discrepancies; Telegram takes 4096 in a message."""
+"""Characters of all differences named in one message; Telegram allows 4096 in all."""
 NAMED_AT_MOST = 5
-"""Orders that a message about many names one by one."""
+"""How many orders a message about many names individually."""
 
 _SIGNS = {"USD": "$", "INR": "₹", "EUR": "€", "GBP": "£"}
 _INDIAN_PRODUCTS = frozenset({"MIS", "NRML", "CNC"})
-# Wide enough for any product of two numbers of 18 digits: sums for people must not raise.
+# Precise enough for any product of two numbers of 18 digits: a total for people must not raise.
 _EXACT = Context(prec=60)
 
 
 def order_received(signal_id: str) -> str:
-    """The log's sentence for an order that has been stored."""
+    """The log's sentence for a stored order."""
     return f"Received order: {plain(signal_id)}"
 
 
@@ -71,7 +72,7 @@ def order_received(signal_id: str) -> str:
 
 
 def plain(text: str) -> str:
-    """The text on one line, cut, without anything that a terminal or a bidirectional display would obey."""
+    """The text on one line, shortened, without characters that a terminal or bidirectional display would interpret."""
     if len(text) > LONGEST_VALUE:
         text = text[:LONGEST_VALUE] + "…"
     if text.isprintable():
@@ -80,17 +81,17 @@ def plain(text: str) -> str:
 
 
 def quantity(amount: Decimal | None) -> str:
-    """Units without needless zeros: 100, 0.25."""
+    """Units without trailing zeros: 100, 0.25."""
     return UNKNOWN if amount is None else format(_short(amount), "f")
 
 
 def price(amount: Decimal | None, currency: str) -> str:
-    """At least two decimals and as many more as it has: $235.15, $0.9123. An average's endless tail is rounded."""
+    """At least two decimals, more if the amount has them: $235.15, $0.9123. Long averages are rounded."""
     return UNKNOWN if amount is None else _with_sign(amount, currency, ".{}f")
 
 
 def money(amount: Decimal, currency: str) -> str:
-    """As `price`, with separators of thousands: $23,515.00."""
+    """As `price`, with thousands separators: $23,515.00."""
     return _with_sign(amount, currency, ",.{}f")
 
 
@@ -106,7 +107,7 @@ def _decimals(amount: Decimal) -> int:
 
 
 def _rounded(amount: Decimal) -> Decimal:
-    """To 8 decimals, or to 8 significant digits where a price is so small that these would be fewer."""
+    """To 8 decimals, or to 8 significant digits for a price below 0.1."""
     if -int(amount.as_tuple().exponent) <= PRICE_DECIMALS:
         return amount
     decimals = max(PRICE_DECIMALS, PRICE_DECIMALS - 1 - amount.adjusted())
@@ -118,8 +119,8 @@ def _short(amount: Decimal) -> Decimal:
 
 
 def currency_of(order: Order) -> str:
-    """What the order's amounts are in: the contract's currency as the broker told it, else the instrument's, else that of its commissions, else
-    rupees for an Indian product, else dollars."""
+    """The currency of the order's amounts: of the contract as the broker reported it, else of the instrument, else
+    of its commissions, else INR for an Indian product, else USD."""
     request = order.request
     if order.terms is not None and order.terms.currency is not None:
         return order.terms.currency
@@ -132,7 +133,8 @@ def currency_of(order: Order) -> str:
 
 
 def quoted(amount: Decimal | None, order: Order) -> str:
-    """A price of the order as its market quotes it: $235.15, or 450.25 (in 1/100 USD) where that is not in the currency itself."""
+    """A price of the order as its market quotes it: $235.15, or 450.25 (in 1/100 USD) if it is quoted in a fraction
+    of the currency."""
     currency = currency_of(order)
     magnifier = ONE if order.terms is None else order.terms.price_magnifier
     if amount is None or magnifier == ONE:
@@ -143,7 +145,7 @@ def quoted(amount: Decimal | None, order: Order) -> str:
 
 
 def duration(seconds: Decimal) -> str:
-    """Whole seconds from one on, one decimal below: 2 seconds, 1 second, 0.3 seconds."""
+    """Whole seconds from 1 on, one decimal below: 2 seconds, 1 second, 0.3 seconds."""
     tenths = max(Decimal(0), seconds).quantize(Decimal("0.1"), ROUND_HALF_UP)
     if tenths < 1:
         return f"{tenths} seconds"
@@ -159,7 +161,7 @@ def _total(order: Order) -> str:
 
 
 def _size(order: Order) -> tuple[tuple[str, str], ...]:
-    """What the total follows from, where that is not price times quantity."""
+    """The multiplier, if the total is not simply price x quantity."""
     if order.money_per_point in (None, ONE):
         return ()
     told = order.terms
@@ -181,7 +183,7 @@ def _commission(order: Order) -> str:
 
 
 def _taken(order: Order) -> str:
-    """From the sending, or the arrival, to the last fill."""
+    """From sending (else arrival) to the last fill."""
     begun = order.submitted_at or order.received_at
     if order.filled_at is None:
         return UNKNOWN
@@ -194,12 +196,12 @@ def _side(side: Side | None) -> str:
 
 
 def _what(order: Order) -> str:
-    """BUY 100 SPY."""
+    """For example: BUY 100 SPY."""
     return f"{_side(order.request.side)} {quantity(order.quantity)} {plain(order.symbol or UNKNOWN)}"
 
 
 def _progress(order: Order) -> str:
-    """50/100 @ $235.20."""
+    """For example: 50/100 @ $235.20."""
     counts = f"{quantity(order.filled_quantity)}/{quantity(order.quantity)}"
     return f"{counts} @ {quoted(order.average_price, order)}" if order.filled_quantity else counts
 
@@ -214,7 +216,8 @@ def _reason(order: Order) -> str:
 def order_alert(
     order_before: Order, event: Event, order: Order, *, account_name: str | None, broker: str
 ) -> str | None:
-    """The Telegram text about one event of an order, `order` being the state after it; None: people are not told of this event."""
+    """The Telegram text about one event of an order, `order` being the state after it. None: people are not notified
+    of this event."""
     account = ("Account", _account(order, account_name))
     if order.adoption is not None:
         return _adoption_text(event, order, account)
@@ -256,7 +259,7 @@ def order_alert(
 
 
 def _adoption_text(event: Event, order: Order, account: tuple[str, str]) -> str | None:
-    """One message for all records of an adoption, with the first of them."""
+    """One message for all records of an adoption, sent with the first."""
     told, strategy = order.adoption, ("Strategy", order.request.strategy or UNKNOWN)
     if told is None or order.identity.leg_index:
         return None
@@ -276,7 +279,8 @@ def _adoption_text(event: Event, order: Order, account: tuple[str, str]) -> str 
 
 
 def outcome_line(order_before: Order, event: Event, order: Order, *, account_name: str | None) -> str | None:
-    """What `order_alert` tells, in one line of a message about many orders; None where it deserves a message of its own."""
+    """The text of `order_alert` in one line, for a message about many orders. None: the event needs a message of its
+    own."""
     if order.adoption is not None:
         return None
     match event:
@@ -300,11 +304,13 @@ def outcome_line(order_before: Order, event: Event, order: Order, *, account_nam
 
 
 _NO_FAILURE = frozenset({ReasonCode.CANCEL_REQUESTED, ReasonCode.NOTHING_TO_EXIT})
-"""Why an exit ends with something left that nobody need be woken for: somebody asked for it, or nothing is there to exit."""
+"""An exit that ends with a remainder for one of these reasons needs no action: somebody asked for it, or there is
+nothing to exit."""
 
 
 def is_failed_exit(before: Order, event: Event, order: Order) -> bool:
-    """Whether an exit has ended by this event with something left to exit, and nobody wanted that: what it was to close is still held."""
+    """Whether this event ends an exit that still had something to close and that nobody wanted to end: its position
+    is still open."""
     if order.identity.purpose is not Purpose.EXIT or before.status.is_final or not order.status.is_final:
         return False
     is_left = not isinstance(order.request, OrderRequest) or order.quantity is None or order.remaining_quantity > 0
@@ -343,14 +349,15 @@ def _cut(text: str, most: int) -> str:
 
 
 def digest(lines: Sequence[str], *, waiting: int) -> str:
-    """One Telegram text of many outcomes, each a line of `outcome_line`; `waiting`: how many orders are still to be told of."""
+    """One Telegram text about many outcomes, each a line of `outcome_line`. `waiting`: how many orders remain to be
+    reported."""
     title = "📋 1 Order" if len(lines) == 1 else f"📋 {len(lines)} Orders"
     rest = f" ({waiting} more to come)" if waiting else ""
     return "\n".join((f"{title}{rest}", "", *lines))
 
 
 def _is_overfilled(order: Order) -> bool:
-    """An amount of money may buy more than it was expected to."""
+    """An order for an amount of money may buy more than expected."""
     return order.cash_quantity is None and order.quantity is not None and order.filled_quantity > order.quantity
 
 
@@ -415,7 +422,7 @@ _DIFFERENCES = {
 
 
 def difference(finding: Finding) -> str:
-    """One difference in one sentence: what it is, about what, and both sides."""
+    """One difference in one sentence: what it is, what it is about, and both sides."""
     about = plain(finding.signal_id or finding.instrument or finding.client_order_id or finding.subject)
     about += f" in {plain(finding.product)}" if finding.product else ""
     sides = f"ours {plain(finding.ours)}; the broker's {plain(finding.theirs)}"
@@ -424,7 +431,7 @@ def difference(finding: Finding) -> str:
 
 
 def known(finding: Finding) -> str:
-    """What is known of a difference beside its two sides."""
+    """The background of a difference: what is known besides its two sides."""
     said = [f"before: {plain(finding.before)}"] if finding.before else []
     said += [plain(finding.note)] if finding.note else []
     if finding.resting:
@@ -435,7 +442,7 @@ def known(finding: Finding) -> str:
 
 
 def next_step(finding: Finding) -> str:
-    """What a person should do about a difference; docs/operations.md has more."""
+    """What a person should do about a difference; docs/operations.md says more."""
     order, tag = plain(finding.order_id or ""), plain(finding.client_order_id or "")
     match finding.kind:
         case Kind.ORDER_NOT_SHOWN:
@@ -472,7 +479,7 @@ def next_step(finding: Finding) -> str:
 
 
 def discrepancy_opened(opened: Discrepancy, *, account_name: str, broker: str) -> str:
-    """The Telegram text at its opening; there is no other."""
+    """The Telegram text when a discrepancy is opened; no other is sent."""
     return discrepancy(
         count=1,
         account_name=account_name,
@@ -493,7 +500,8 @@ def reconciled(
     orders_not_ours: int,
     positions_not_ours: int,
 ) -> str:
-    """The outcome of a whole comparison for the log. `positions` that agree, None where the broker does not tell them."""
+    """The outcome of a complete comparison, for the log. `positions`: how many agree; None if the broker does not
+    report them."""
     counts = f"{_counted_things(open_orders, 'open order')}, {_counted_things(executions, 'execution')}"
     agree = f"{counts} agree" if positions is None else f"{counts}, {_counted_things(positions, 'position')} agree"
     differ = ["positions not told"] if positions is None else []
@@ -521,18 +529,18 @@ def _counted_things(count: int, name: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """An alert for the log: its tags and line breaks taken out."""
+    """An alert as one line of the log, without tags and line breaks."""
     return unescape(" | ".join(line for line in text.splitlines() if line))
 
 
 def with_count(text: str, count: int) -> str:
-    """An alert that stands for `count` of its kind: the count is shown behind the title."""
+    """An alert that stands for `count` alike, with the count after its title."""
     title, _, rest = text.partition("\n")
     return text if count == 1 else f"{_counted(title, count)}\n{rest}"
 
 
 def discrepancies(texts: Sequence[str], count: int) -> str:
-    """Several openings of discrepancies of one account in one message that names each, as long as there is room."""
+    """Several discrepancies of one account, opened together, in one message that names as many as fit."""
     if len(texts) == 1:
         return with_count(texts[0], count)
     lines = [dict(line.partition(": ")[::2] for line in text.split("\n")[2:]) for text in texts]
@@ -549,7 +557,7 @@ def discrepancies(texts: Sequence[str], count: int) -> str:
 
 
 def broker_down(*, account_name: str, broker: str, reason: str, count: int = 1) -> str:
-    """`count`: how often it went away since people were last told."""
+    """`count`: how often the connection was lost since the last notification."""
     return _text(_counted("🔌 Broker Down", count), ("Account", account_name), ("Broker", broker), ("Reason", reason))
 
 
@@ -559,14 +567,14 @@ def broker_up(*, account_name: str, broker: str, down_seconds: Decimal | None = 
 
 
 def session_concern(*, account_name: str, broker: str, concern: str, count: int = 1) -> str:
-    """The account is traded, but not as it should be. `count`: how often since people were last told."""
+    """The account is traded, but not as it should be. `count`: how often since the last notification."""
     return _text(
         _counted("🔌 Limited Session", count), ("Account", account_name), ("Broker", broker), ("Concern", concern)
     )
 
 
 def auth_required(*, account_name: str, broker: str, reason: str, count: int = 1) -> str:
-    """`count`: how often since people were last told."""
+    """`count`: how often since the last notification."""
     return _text(
         _counted("🔑 Login Required", count),
         ("Account", account_name),
@@ -587,7 +595,8 @@ def orders_held(*, account_name: str, broker: str, reason: str) -> str:
 
 
 def cannot_be_read(*, account_name: str, broker: str, what: Sequence[str]) -> str:
-    """Parts of a broker's answers, or records of the account, that belong to no order that could be told."""
+    """Parts of a broker's answers, or records of the account, that cannot be read and cannot be attributed to an
+    order."""
     more = f" (and {len(what) - 1} more)" if len(what) > 1 else ""
     return _text(
         "❓ Cannot Be Read",
@@ -600,7 +609,7 @@ def cannot_be_read(*, account_name: str, broker: str, what: Sequence[str]) -> st
 
 
 def delivery_failing(*, signal_id: str, reason: str) -> str:
-    """Something about one order cannot be booked, shown or published, for a reason of its own."""
+    """One order cannot be booked, shown or published, for a reason of its own."""
     return _text(
         "📤 Delivery Failing",
         ("Order", signal_id),
@@ -610,7 +619,7 @@ def delivery_failing(*, signal_id: str, reason: str) -> str:
 
 
 def record_cannot_be_read(*, account_name: str | None, what: Sequence[str]) -> str:
-    """Documents of our own."""
+    """Documents of our own that cannot be read."""
     more = f" (and {len(what) - 1} more)" if len(what) > 1 else ""
     return _text(
         "❓ Record Cannot Be Read",
@@ -622,7 +631,7 @@ def record_cannot_be_read(*, account_name: str | None, what: Sequence[str]) -> s
 
 
 def part_failed(*, part: str, reason: str) -> str:
-    """A long-running part of the service has failed and is begun anew."""
+    """A long-running part of the service failed and is restarted."""
     return _text(
         "🔧 Part Restarted",
         ("Part", part),
@@ -632,7 +641,7 @@ def part_failed(*, part: str, reason: str) -> str:
 
 
 def part_failing_on(*, part: str, account_id: str | None, failures: int, reason: str) -> str:
-    """An account's part cannot be kept alive, and the service goes on for the others."""
+    """An account's part keeps failing; the service goes on for the other accounts."""
     return _text(
         "🚨 Account Not Worked",
         ("Account", account_id or UNKNOWN),
@@ -647,7 +656,7 @@ def part_failing_on(*, part: str, account_id: str | None, failures: int, reason:
 
 
 def service_ends(*, part: str, failures: int, reason: str) -> str:
-    """A part that the service cannot do without cannot be kept alive."""
+    """A part without which the service cannot run keeps failing."""
     return _text(
         "🛑 Service Ends",
         ("Part", part),
@@ -663,16 +672,16 @@ def service_ends(*, part: str, failures: int, reason: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Mentioned:
-    """An order among those of one message; `moment` is since or until when, as the message says."""
+    """One order in a message about several. `moment` is since or until when, as the message says."""
 
     order: Order
     moment: datetime | None
     words: str = ""
-    """About this one alone, where the message has some for each."""
+    """Text about this order alone, if the message has one for each."""
 
 
 def held_for_opening(orders: Sequence[Mentioned], *, account_name: str, broker: str, words: str) -> str:
-    """The broker holds them until the moments named; `words` are its own about the latest."""
+    """The broker holds them until the moments given. `words` is the broker's own text about the latest."""
     untils = sorted({each.moment for each in orders if each.moment is not None})
     until = " or ".join(map(_clock_time, untils[:NAMED_AT_MOST])) or "the opening"
     held = f"{_counted_orders(len(orders))} of {account_name} {'is' if len(orders) == 1 else 'are'} held until {until}"
@@ -687,7 +696,7 @@ def held_for_opening(orders: Sequence[Mentioned], *, account_name: str, broker: 
 
 
 def exits_waiting(orders: Sequence[Mentioned], *, account_name: str, broker: str, reason: str, to_do: str) -> str:
-    """They cannot leave, since the moments named."""
+    """They have been unable to leave since the moments given."""
     named = [(each.order, f" since {_clock_time(each.moment)}" if each.moment else "") for each in orders]
     title = "🚨 Exit Cannot Leave" if len(orders) == 1 else f"🚨 {len(orders)} Exits Cannot Leave"
     return _text(
@@ -701,7 +710,7 @@ def exits_waiting(orders: Sequence[Mentioned], *, account_name: str, broker: str
 
 
 def orders_isolated(orders: Sequence[Mentioned], *, account_name: str) -> str:
-    """Something that nobody foresaw has failed for them; the `words` of each say what."""
+    """An unexpected error occurred in the processing of these orders; `words` of each says which."""
     named = [(each.order, f": {_cut(each.words, LONGEST_OF_CAUSE)}") for each in orders]
     return _text(
         "🚧 Order Set Aside" if len(orders) == 1 else f"🚧 {len(orders)} Orders Set Aside",
@@ -713,7 +722,7 @@ def orders_isolated(orders: Sequence[Mentioned], *, account_name: str) -> str:
 
 
 def not_compared(*, account_name: str, broker: str, why: Mapping[str, str]) -> str:
-    """These cannot be compared with what the broker shows, by something that nobody foresaw; others are. `why`: by signal or position."""
+    """An unexpected error kept these from being compared with the broker; others were. `why`: by signal or position."""
     named = [f"{_cut(what, LONGEST_OF_LINE)}: {_cut(reason, LONGEST_OF_CAUSE)}" for what, reason in why.items()]
     more = f"; and {len(named) - NAMED_AT_MOST} more" if len(named) > NAMED_AT_MOST else ""
     return _text(
@@ -727,7 +736,7 @@ def not_compared(*, account_name: str, broker: str, why: Mapping[str, str]) -> s
 
 
 def without_words(subject: str, signal_ids: Sequence[str]) -> str:
-    """Of orders whose message could not be put together: that there is one, and about which."""
+    """Replaces a message about orders that could not be composed: that there was one, and about which orders."""
     named = ", ".join(_cut(signal_id, LONGEST_OF_LINE) for signal_id in signal_ids[:NAMED_AT_MOST])
     more = f" and {len(signal_ids) - NAMED_AT_MOST} more" if len(signal_ids) > NAMED_AT_MOST else ""
     return _text(
@@ -739,7 +748,7 @@ def without_words(subject: str, signal_ids: Sequence[str]) -> str:
 
 
 def cancels_unconfirmed(orders: Sequence[Mentioned], *, account_name: str, broker: str, times: int) -> str:
-    """Their cancellation was asked for so often, and the broker has confirmed none."""
+    """Their cancellation was requested `times` times, and the broker has confirmed none."""
     return _text(
         "⚠️ Cancel Not Confirmed",
         ("Account", account_name),
@@ -767,14 +776,14 @@ def _clock_time(moment: datetime) -> str:
 
 
 def take_over(*, account: str, host: str, pid: int, has_died: bool = False) -> str:
-    """An account's orders are worked by another process now, because the one that held them was silent or, `has_died`, is provably dead."""
+    """An account is now worked by another process, because its former one was silent or, `has_died`, is proven dead."""
     why = "which died and gave nothing back" if has_died else "which did not renew its lease"
     to_do = "see why it died" if has_died else "see whether that process is dead, frozen or cut off from the store"
     return _text("🔁 Taken Over", ("Account", account), ("From", f"{host}, process {pid}, {why}"), ("To do", to_do))
 
 
 def messages_handed_back(*, what: str, count: int, seconds: float) -> str:
-    """Said when the store is back. `what` the messages are; `seconds` from the first failure on."""
+    """Sent when the store is back. `what` the messages are; `seconds` since the first failure."""
     return _text(
         "↩️ Messages Handed Back",
         ("What", f"{what}, {count} messages at least"),
@@ -788,7 +797,7 @@ def messages_handed_back(*, what: str, count: int, seconds: float) -> str:
 
 
 def dead_letters(*, count: int, reason: str) -> str:
-    """`count` messages since people were last told; `reason` of the latest."""
+    """`count` messages since the last notification; `reason` is that of the latest."""
     return _text(
         _counted("📭 Dead Letter", count),
         ("Reason", reason),
@@ -797,7 +806,8 @@ def dead_letters(*, count: int, reason: str) -> str:
 
 
 def conflict(*, count: int, signal_id: str, detail: str) -> str:
-    """The same order came again with different content and was not placed; `signal_id` and `detail` of the latest."""
+    """An order came again with different content, and the second was not placed; `signal_id` and `detail` are those
+    of the latest."""
     return _text(
         _counted("⚠️ Conflicting Order", count),
         ("Signal", signal_id),
@@ -814,7 +824,7 @@ def discrepancy(*, count: int, account_name: str, broker: str, detail: str, to_d
 
 
 def account_not_configured(account_id: str, signal_ids: Sequence[str]) -> str:
-    """Unfinished orders of an account that this service does not trade any more: nobody watches them."""
+    """Unfinished orders of an account that is no longer configured: nobody watches them."""
     named = ", ".join(signal_ids[:5]) + (f" and {len(signal_ids) - 5} more" if len(signal_ids) > 5 else "")
     return _text(
         "⚠️ Account Not Configured",
@@ -828,14 +838,14 @@ def account_not_configured(account_id: str, signal_ids: Sequence[str]) -> str:
 
 
 def fills_missing(order: Order, *, broker_filled: Decimal, seconds: Decimal, account_name: str | None) -> str:
-    """The broker counts other fills than the executions that it has shown us, and has done so for `seconds`."""
+    """For `seconds` the broker has counted another quantity as filled than the executions that it shows."""
     counts = f"{quantity(broker_filled)} by the broker's count, {quantity(order.filled_quantity)} shown as executions"
     account = ("Account", _account(order, account_name))
     return _about(order, "⚠️ Fills Missing", ("Filled", counts), ("For", duration(seconds)), account)
 
 
 def publish_failing(*, waiting: int, attempts: int, reason: str) -> str:
-    """`waiting`: confirmations not yet delivered."""
+    """`waiting`: confirmations that are not delivered yet."""
     return _text(
         "📡 Confirmations Not Published",
         ("Waiting", str(waiting)),
@@ -846,7 +856,7 @@ def publish_failing(*, waiting: int, attempts: int, reason: str) -> str:
 
 
 def late_exit_note(age_seconds: Decimal) -> str:
-    """The remark on an exit that was executed in spite of its age."""
+    """The note on an exit that was executed in spite of its age."""
     return f"late exit executed: first published {duration(age_seconds)} ago; it reduces a position that is held"
 
 
@@ -881,7 +891,7 @@ def _execution(order: Order, amount: Decimal, at: Decimal) -> str:
 
 
 def log_line(order_before: Order, event: Event, order: Order) -> tuple[str, str] | None:
-    """The sentence and the action's name for the log, `order` being the state after the event; None: nothing happened by it."""
+    """The log's sentence and action for an event, `order` being the state after it. None: the event had no effect."""
     match event:
         case SubmitStarted():
             return f"Placing order: {_what(order)} {_type(order)}", "order_placing"
@@ -940,7 +950,7 @@ def _contract_line(event: ContractTold, order: Order) -> tuple[str, str]:
 
 
 def contract_words(told: ContractTerms) -> str:
-    """What the broker told of a contract, on one line."""
+    """The broker's facts about a contract, in one line."""
     words = (
         told.local_symbol,
         None if told.trading_class is None else f"class {told.trading_class}",
@@ -954,7 +964,7 @@ def contract_words(told: ContractTerms) -> str:
 
 
 def wants_a_person(event: Event) -> bool:
-    """Whether the line of it is a warning: somebody should look."""
+    """Whether its log line is a warning that somebody should look at."""
     return isinstance(event, Doubted) or (isinstance(event, Noted) and event.alert)
 
 

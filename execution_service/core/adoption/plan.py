@@ -1,4 +1,5 @@
-"""Which movements an adoption is made of, for which entries and at what cost, and what speaks against it; from values alone."""
+"""Plans an adoption: which movements it consists of, for which entries and at what cost, and why it may be
+impossible. Pure decisions."""
 
 from __future__ import annotations
 
@@ -37,22 +38,22 @@ from execution_service.core.reconcile import Holding, State, compare_positions, 
 from execution_service.core.texts import plain, quantity
 
 AT_WORK = frozenset({Status.SUBMITTING, Status.SUBMITTED, Status.PARTIALLY_FILLED, Status.IN_DOUBT})
-"""Of an order in one of these the broker's word may still come."""
+"""In these statuses the broker may still report something about the order."""
 _EXACT = Context(prec=80)
 _DIGITS_OF_A_PRICE = Context(prec=12)
 _MOST_PLACES = 18
 _SMALLEST = Decimal("1e-20")
 _MOST = Decimal("1e18")
 _COUNTED = frozenset({AssetClass.STOCK, AssetClass.ETF, AssetClass.OPTION, AssetClass.FUTURE})
-"""What there are only whole ones of, unless it was held in parts before."""
+"""Only whole units exist of these, unless a fraction was already held."""
 
 
 class _CannotBe(Exception):
-    """Nothing can be adopted so; the message says why."""
+    """The adoption is impossible. The message says why."""
 
 
 def plan(wish: Wish, books: LedgerAndViews, now: datetime) -> Plan | Refused:
-    """What to record for the wish, or why nothing is."""
+    """What to record for the request, or why nothing is recorded."""
     try:
         with localcontext(_EXACT):
             return _Draft(wish, books, now).plan()
@@ -62,7 +63,7 @@ def plan(wish: Wish, books: LedgerAndViews, now: datetime) -> Plan | Refused:
 
 @dataclass(frozen=True, slots=True)
 class _Holder:
-    """An entry with what it has left of a holding."""
+    """An entry with the quantity that it still has of a holding."""
 
     refs: tuple[str, ...]
     left: Decimal
@@ -73,7 +74,7 @@ class _Holder:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """How much of a movement belongs to which entry; None: to none that we know."""
+    """The quantity of a movement that belongs to one entry; `holder` None: to no known entry."""
 
     quantity: Decimal
     holder: _Holder | None
@@ -88,7 +89,7 @@ class _Part:
 
 
 class _Draft:
-    """One plan while it is made: the holdings as they would be after the movements so far."""
+    """A plan in the making: the positions as they are after the movements planned so far."""
 
     def __init__(self, wish: Wish, books: LedgerAndViews, now: datetime) -> None:
         self._wish = wish
@@ -96,7 +97,7 @@ class _Draft:
         self._now = now
         self._mine = [e for e in books.ledgers if e.key.strategy == wish.strategy]
         self._entries: dict[LedgerKey, LedgerEntry] = {}
-        """Those that are touched, as they were."""
+        """The ledger entries that the plan changes, as they were."""
         self._positions: dict[LedgerKey, Position] = {}
         self._movements: list[Movement] = []
         self._realized: dict[LedgerKey, Decimal] = {}
@@ -132,7 +133,7 @@ class _Draft:
     # --- the occasions ------------------------------------------------------------------------------------------
 
     def _leave(self) -> None:
-        """An expiry, a square-off, a transfer out: it is held no more."""
+        """An expiry, square-off or transfer out: the position is closed."""
         entry = self._held()
         price = self._wish.price
         if price is None and self._wish.occasion is Occasion.EXPIRY:
@@ -172,7 +173,8 @@ class _Draft:
         self._open(entry, side, (Deal(wish.quantity, wish.price),), product=wish.product)
 
     def _convert(self) -> None:
-        """A split, a rename, a merge: another holding stands in its place, at the same cost unless prices or cash say otherwise."""
+        """A split, rename or merger: another holding replaces the position, at the same cost unless prices or cash
+        are given."""
         wish, entry = self._wish, self._held()
         held, amount = entry.position.quantity, abs(entry.position.quantity)
         successor = self._successor(entry)
@@ -205,7 +207,7 @@ class _Draft:
                 carried = ZERO
 
     def _deliver(self) -> None:
-        """An assignment or exercise: the option leaves, shares come or go at the strike."""
+        """An assignment or exercise: the option position is closed, and shares are bought or sold at the strike."""
         wish, entry = self._wish, self._held()
         option, held = entry.instrument, entry.position.quantity
         if option.asset_class is not AssetClass.OPTION:
@@ -266,7 +268,7 @@ class _Draft:
         return plain(str(wish.holding) if wish.instrument is None else wish.instrument.key)
 
     def _find(self, named: Instrument) -> LedgerEntry | None:
-        """The strategy's holding that is meant, open or not. Raises _CannotBe where more than one may be."""
+        """The strategy's holding that is meant, open or flat. Raises _CannotBe if several may be."""
         exact = [e for e in self._mine if e.key.instrument_key in (named.key, named.full_key)]
         alike = [e for e in self._mine if e.instrument.could_be(named) and e.contract.agrees_with(Contract(named))]
         found = exact or [e for e in alike if e.position.is_open] or alike
@@ -316,11 +318,11 @@ class _Draft:
 
     @property
     def _product(self) -> str:
-        """That of the difference which is to be closed, where the broker holds products apart; else empty."""
+        """The product of the discrepancy to be closed, if the broker keeps products apart; else empty."""
         return "" if self._books.discrepancy is None else self._books.discrepancy.finding.product
 
     def _all_or(self, entry: LedgerEntry, product: str = "") -> Decimal:
-        """What was said to have gone, else all of it, or all that is known to be held in the product."""
+        """The quantity given, else all of it, or all that is known to be held in the product."""
         by_product = entry.known_products or {}
         held, wanted = abs(by_product.get(product, entry.position.quantity)), self._wish.quantity
         is_any = wanted is None and product not in by_product and len(by_product) > 1
@@ -339,7 +341,7 @@ class _Draft:
         return held if wanted is None else wanted
 
     def _successor(self, entry: LedgerEntry) -> LedgerEntry:
-        """The holding that comes in the entry's place: as it was, but for what is said of it."""
+        """The holding that replaces the entry's: the same instrument, except for what the request says of it."""
         said = dict(self._wish.successor or {})
         if self._wish.occasion in ALL_OF_IT:
             if not said:
@@ -360,7 +362,7 @@ class _Draft:
         return self._find(found) or self._fresh(found, self._terms_after(entry, found))
 
     def _terms_after(self, entry: LedgerEntry, successor: Instrument) -> ContractTerms | None:
-        """A contract that goes on under another name is of the same size, unless another one is said."""
+        """A contract that continues under another name has the same size, unless the request says otherwise."""
         was = entry.terms
         if (
             was is None
@@ -386,7 +388,8 @@ class _Draft:
     # --- entries ------------------------------------------------------------------------------------------------
 
     def _holders(self, entry: LedgerEntry, product: str = "") -> list[_Holder]:
-        """The entries that have something left of the holding, the oldest first; of those in the product, if any are."""
+        """The entries that still have something of the holding, oldest first; only those in the product, if there
+        are any."""
         side = Side.BUY if entry.position.quantity > 0 else Side.SELL
         found: dict[tuple[str, ...], _Holder] = {}
         for order in sorted(self._books.orders, key=lambda o: (o.received_at, o.order_id)):
@@ -400,7 +403,7 @@ class _Draft:
         return [holder for holder in holders if holder.product == product] or holders
 
     def _parts(self, entry: LedgerEntry, leaving: Decimal, product: str = "") -> list[_Part]:
-        """To which entries what leaves belongs. Raises _CannotBe where that cannot be told."""
+        """How the closed quantity is divided among entries. Raises _CannotBe if that cannot be determined."""
         holders = self._holders(entry, product)
         names = self._wish.entries
         if names:
@@ -434,7 +437,7 @@ class _Draft:
         *,
         worth: Decimal | None = None,
     ) -> list[Movement]:
-        """At the price, or for what all of it is worth; else at its cost, so that nothing is realised."""
+        """At the price, or so that all of it has the value `worth`; else at cost, so that nothing is realised."""
         made = []
         left = sum((part.quantity for part in parts), ZERO)
         for part in parts:
@@ -468,10 +471,10 @@ class _Draft:
         part: _Part | None = None,
         product: str | None = None,
     ) -> None:
-        """`part`: what it came in the place of, if anything; else it is held in this `product`."""
+        """`part`: the part of a closed position that it replaces, if any. Without one it is held in this `product`."""
         self._touch(entry)
         holder = None if part is None else part.holder
-        # Of one holding the exits of an entry find one name only.
+        # An exit of the entry must find only one name for a holding.
         is_same = holder is not None and holder.instrument.key == entry.instrument.key
         movement = Movement(
             instrument=holder.instrument if holder is not None and is_same else entry.instrument,
@@ -516,19 +519,20 @@ class _Draft:
 
 
 def is_entry_of(order: Order, key: LedgerKey) -> bool:
-    """Whether the order's fills went into that holding as an entry's."""
+    """Whether the order's fills were booked in that holding as an entry's."""
     is_entry = isinstance(order.request, OrderRequest) and order.identity.purpose is Purpose.ENTRY
     return is_entry and bool(order.filled_quantity) and key_of(order) == key
 
 
 def refs_to(entry: Order) -> tuple[str, ...]:
-    """How an exit names the entry; what stands in an entry's place is called as that was."""
+    """The ids by which an exit refers to the entry; an adopted position is also referred to by the ids of the one
+    that it replaced."""
     stands_for = entry.request.stands_for if isinstance(entry.request, OrderRequest) else ()
     return stands_for or entry.names
 
 
 def _left(refs: Sequence[str], entry: LedgerEntry, side: Side, orders: Sequence[Order], now: datetime) -> Decimal:
-    """What an exit that names the entry so might still take."""
+    """What an exit that refers to the entry by these ids could still take."""
     names = set(refs)
     probe = new_order(
         Identity(signal_id="?", purpose=Purpose.EXIT),
@@ -553,7 +557,7 @@ def _left(refs: Sequence[str], entry: LedgerEntry, side: Side, orders: Sequence[
 
 
 def _oldest_first(holders: Sequence[_Holder], leaving: Decimal) -> list[_Part]:
-    """Taken of one entry after the other; what none of them has is the last part."""
+    """Taken from one entry after the other; the last part is what none of them has."""
     parts = []
     for holder in holders:
         taken = min(holder.left, leaving)
@@ -571,7 +575,7 @@ def _named_holders(holders: Sequence[_Holder]) -> str:
 
 
 def _per_point(entry: LedgerEntry) -> Decimal:
-    """What a point of its price is worth. Raises _CannotBe where the broker does not tell."""
+    """The money per point of its price. Raises _CannotBe if the broker does not say."""
     worth = entry.money_per_point
     if worth is None:
         raise _CannotBe(f"nobody has told what a contract of {plain(entry.key.instrument_key)} is worth")
@@ -579,19 +583,20 @@ def _per_point(entry: LedgerEntry) -> Decimal:
 
 
 def _contract_size(entry: LedgerEntry) -> Decimal | None:
-    """Shares in one contract of the option; None: our book does not say."""
+    """The shares in one contract of the option; None if the ledger does not say."""
     return entry.instrument.multiplier if entry.terms is None else entry.terms.multiplier
 
 
 def _decimal_quotient(value: Decimal, part: Decimal) -> Decimal | None:
-    """None: it has no end, or more places than a price should."""
+    """None: the quotient has no finite decimal form, or more places than a price should have."""
     price = (value / part).normalize(_EXACT) + ZERO
     is_exact = price * part == value and -int(price.as_tuple().exponent) <= _MOST_PLACES
     return price if is_exact else None
 
 
 def _deals(amount: Decimal, value: Decimal) -> tuple[Deal, ...]:
-    """`amount` units that are worth `value` together, exactly: in two parts where their price is no decimal number."""
+    """`amount` units with the exact total value `value`: as two parts if a single price would have no finite decimal
+    form."""
     price = _decimal_quotient(value, amount)
     if price is not None:
         return (Deal(amount, price),)
@@ -603,13 +608,13 @@ def _deals(amount: Decimal, value: Decimal) -> tuple[Deal, ...]:
 
 
 def _in_two(amount: Decimal) -> tuple[Decimal, Decimal]:
-    """The second is a power of ten, by which everything can be divided."""
+    """The second part is a power of ten, by which every value can be divided."""
     unit = Decimal(1).scaleb(amount.adjusted())
     return amount - unit, unit
 
 
 def _at_cost(position: Position, leaving: Decimal) -> tuple[Deal, ...]:
-    """What leaves at what it cost, so that nothing at all is realised."""
+    """The closed quantity at its cost, so that nothing is realised."""
     whole = _deals(leaving, _released(position, leaving)[0])
     if len(whole) == 1:
         return whole
@@ -620,7 +625,7 @@ def _at_cost(position: Position, leaving: Decimal) -> tuple[Deal, ...]:
 
 
 def _released(position: Position, leaving: Decimal) -> tuple[Decimal, Position]:
-    """The cost that would go with it, and the position after that."""
+    """The cost that would be released, and the position after that."""
     side = Side.SELL if position.quantity > 0 else Side.BUY
     at = position.updated_at
     assert at is not None
@@ -629,7 +634,7 @@ def _released(position: Position, leaving: Decimal) -> tuple[Decimal, Position]:
 
 
 def _incoming(closed: Sequence[Movement], per_old: Decimal, per_new: Decimal, cash: Decimal) -> list[Decimal]:
-    """What each of these is worth in its successor's place, after `cash` has been taken out of all of them together."""
+    """The value of each of these in its successor, after `cash` has been deducted from all of them together."""
     values = [movement.value for movement in closed]
     if not cash and per_old == per_new:
         return values
@@ -640,7 +645,7 @@ def _incoming(closed: Sequence[Movement], per_old: Decimal, per_new: Decimal, ca
 
 
 def _shared_out(total: Decimal, parts: Sequence[Decimal], what: Instrument, of: Decimal) -> list[Decimal]:
-    """`total` in the proportion of the parts, of which there are `of`; in whole ones where there are no others."""
+    """`total` divided in the proportion of the parts, which add up to `of`; in whole units if there are no others."""
     shares, given, counted = [], ZERO, ZERO
     is_whole = what.asset_class in _COUNTED and not total % 1
     for part in parts:
@@ -698,7 +703,7 @@ def _warnings(
 def _farther_apart(
     books: LedgerAndViews, touched: Sequence[LedgerEntry], after: Mapping[LedgerKey, Position]
 ) -> list[str]:
-    """Where our book and the broker's would differ by more than they do."""
+    """Where the adoption would increase the difference between our book and the broker's."""
     if books.theirs is None:
         return []
     known = {entry.key: entry for entry in (*books.ledgers, *touched)}
@@ -731,7 +736,7 @@ class Recorded:
 
 
 def undoing(order: Order, *, command_id: str, by: str, message: str, at: datetime) -> tuple[Event, ...]:
-    """What takes one record of an adoption back; nothing where that has been done."""
+    """The events that reverse one record of an adoption; none if it has been reversed."""
     if order.adoption is None or any(isinstance(event, AdoptionUndone) for event in order.events):
         return ()
     annulled = [Busted(at=at, fill_id=fill.fill_id) for fill in order.fills]
@@ -739,7 +744,7 @@ def undoing(order: Order, *, command_id: str, by: str, message: str, at: datetim
 
 
 def _adopted_since(orders: Sequence[Order], books: LedgerAndViews) -> list[str]:
-    """Later adoptions of the same holdings or entries that stand."""
+    """Later adoptions, not reversed, of the same holdings or entries."""
     keys, refs = {key_of(order) for order in orders}, {ref for order in orders for ref in _entry_of(order)}
     first = orders[0]
     return sorted(
@@ -761,7 +766,7 @@ def _entry_of(adopted: Order) -> tuple[str, ...]:
 
 
 def plan_undoing(records: Sequence[Recorded], books: LedgerAndViews, now: datetime) -> Plan | Refused:
-    """How the books would stand without these, or why they cannot be taken back."""
+    """The books after these records were reversed, or why they cannot be."""
     later = _adopted_since([record.order for record in records], books)
     if later:
         return Refused((f"{', '.join(later)} came after it and counts on it: take that back first",))

@@ -1,4 +1,5 @@
-"""What may have become of a position that has left the account or changed without an order of ours: words and names, nothing concluded."""
+"""Suggests what may have become of a position that changed without an order of ours (expiry, assignment, split,
+rename). It only words suggestions."""
 
 from __future__ import annotations
 
@@ -13,22 +14,22 @@ from execution_service.core.reconcile import Finding, Group, PositionsCompared
 _SHARES = frozenset({AssetClass.STOCK, AssetClass.ETF, AssetClass.FUND})
 _NAMED_AT_MOST = 3
 _SPLIT_AT_MOST = 100
-"""Of a larger ratio two holdings by chance are likelier than a split."""
+"""For a larger ratio, two unrelated holdings are likelier than a split."""
 
 
 @dataclass(frozen=True, slots=True)
 class Came:
-    """What the broker holds more, or less, of something than when the position was last as we hold it."""
+    """How the broker's position in something changed since the position in question was last as we have it."""
 
     instrument: Instrument
     change: Decimal
     product: str | None = None
     is_known: bool = True
-    """False: what it held then is not known here, and all of it is taken for the change."""
+    """False: the earlier quantity is not known, and the whole present quantity is taken for the change."""
 
 
 def quantities_of(theirs: Sequence[BrokerPosition]) -> dict[str, Decimal]:
-    """By instrument key, and product where the broker says one."""
+    """By instrument key, with the product if the broker names one."""
     found: dict[str, Decimal] = {}
     for position in theirs:
         if not position.is_unclear:
@@ -42,8 +43,8 @@ def _place(position: BrokerPosition) -> str:
 
 
 def arrivals(compared: PositionsCompared, earlier: Mapping[str, Decimal] | None) -> list[Came]:
-    """What has come to the account, or left it, that no order of ours explains. `earlier`: what the broker showed then, as `quantities_of`
-    tells it, None where nobody knows; of what differs it is known without that."""
+    """All changes of the account's positions that our orders do not explain. `earlier`: what the broker showed then,
+    by `quantities_of`; None if unknown. For positions that differ from our ledger it is not needed."""
     ours = compared.groups
     found = [Came(group.ours[0].instrument, group.shown - group.held, group.product) for group in ours.values()]
     for position in compared.not_ours:
@@ -54,7 +55,7 @@ def arrivals(compared: PositionsCompared, earlier: Mapping[str, Decimal] | None)
 
 
 def explained(finding: Finding, group: Group, came: Sequence[Came], today: date) -> Finding:
-    """The finding with what is likely of how it came about. `came` may hold what the finding itself is about."""
+    """The finding with a note on its probable cause. `came` may include the finding's own change."""
     others = [each for each in came if not group.is_about(each.instrument, each.product)]
     instrument = group.ours[0].instrument
     lost = group.shown - group.held
@@ -76,7 +77,7 @@ def explained(finding: Finding, group: Group, came: Sequence[Came], today: date)
 
 
 def _expiry(instrument: Instrument, today: date) -> str:
-    """What its expiry has to do with it; nothing for what has none."""
+    """A remark on its expiry; empty if it has none."""
     told = instrument.expiry
     if told is None:
         return ""
@@ -86,7 +87,8 @@ def _expiry(instrument: Instrument, today: date) -> str:
 
 
 def _assigned(option: Instrument, lost: Decimal, came: Came) -> str:
-    """How shares that came fit contracts that left: a short put or a long call brings them, the others take them. Empty: they do not."""
+    """How a change in shares fits option contracts that disappeared: a short put or a long call brings shares, the
+    others take them. Empty: it does not fit."""
     if came.instrument.asset_class not in _SHARES or option.right is None:
         return ""
     if not _is_underlying(came.instrument.symbol, option):
@@ -107,7 +109,7 @@ def _assigned(option: Instrument, lost: Decimal, came: Came) -> str:
 
 
 def _is_underlying(symbol: str, option: Instrument) -> bool:
-    """By name; where an option goes by a code of its own, that begins with the underlying's, and goes on with a date or blanks."""
+    """By name. An option with a symbol of its own begins with the underlying's symbol, followed by a date or blanks."""
     code = option.symbol.rpartition(":")[2]
     if symbol in (option.underlying, code):
         return True
@@ -116,7 +118,7 @@ def _is_underlying(symbol: str, option: Instrument) -> bool:
 
 
 def _split(group: Group) -> str | None:
-    """The same shares in a whole ratio; a trade by hand can look so, too."""
+    """If the quantities are in a whole ratio; a manual trade can look the same."""
     held, shown = group.held, group.shown
     if held * shown <= 0:
         return None
@@ -128,14 +130,14 @@ def _split(group: Group) -> str | None:
 
 
 def _converted(group: Group, lost: Decimal, came: Came) -> str:
-    """How the same in another product fits what left."""
+    """How the same instrument in another product fits what disappeared."""
     if came.product is None or came.product == group.product or came.change != -lost:
         return ""
     return f"in {came.product}: perhaps converted" if group.is_about(came.instrument) else ""
 
 
 def _renamed(group: Group, lost: Decimal, came: Came) -> str:
-    """How shares under another name fit those that have left altogether."""
+    """How shares under another name fit shares that disappeared completely."""
     if came.instrument.asset_class not in _SHARES or group.shown or not group.held or group.is_about(came.instrument):
         return ""
     if came.change == -lost:

@@ -1,4 +1,5 @@
-"""Which effects each event owes the world; not how or when they are delivered."""
+"""What an event requires outside the record: a change of position, a published message, an update of the views. How
+and when they are delivered is decided elsewhere."""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ __all__ = ["Happening", "bare", "happenings"]
 
 @dataclass(frozen=True, slots=True)
 class Happening:
-    """One event with the order before and after it. `number` is the event's, from 1."""
+    """One event with the order before and after it. `number` is the event's number in the order, from 1."""
 
     number: int
     before: Order
@@ -44,20 +45,21 @@ class Happening:
 
     @property
     def moves_position(self) -> bool:
-        """A fill that was new, or the annulment of one that had been booked."""
+        """True for a new fill, and for a bust of a fill that had been booked."""
         return isinstance(self.event, Filled | Busted) and len(self.before.fills) != len(self.after.fills)
 
     @property
     def is_correction(self) -> bool:
-        """It changes what had been told as final."""
+        """True if it changes an outcome that was published as final."""
         if isinstance(self.event, Busted):
             return self.moves_position
         return self.before.status.is_final and (self.moves_position or isinstance(self.event, CommissionReported))
 
     @property
     def is_published(self) -> bool:
-        """Partial fill, fill, rejection, cancellation, expiry, doubt, correction; nothing else goes to `execution-confirmations`. Of what was
-        adopted nothing does: no order was sent for it, and its readers wait for news of theirs."""
+        """Whether it is published on `execution-confirmations`: a partial fill, fill, rejection, cancellation,
+        expiry, doubt or correction. Nothing is published of an adoption: no order was sent for it, and nobody waits
+        for its outcome."""
         if self.after.adoption is not None:
             return False
         match self.event:
@@ -81,7 +83,7 @@ class Happening:
 
     @property
     def is_shown(self) -> bool:
-        """The views are brought up to date for it; the others wait for the next that is."""
+        """Whether the views are updated for it. The events that are not are shown with the next one that is."""
         silent = (
             SubmitStarted | NothingSent | Capped | ContractTold | Fitted | InstrumentMatched | Held | Released | Noted
         )
@@ -89,8 +91,8 @@ class Happening:
 
 
 def happenings(order: Order, after_number: int = 0) -> Iterator[Happening]:
-    """The order's story from event `after_number` + 1 on, each with the order as it was then. Costs some steps for each event that it
-    tells of and a few more, however long the order's history is."""
+    """The order's events after event `after_number`, each with the order before and after it. The cost grows with
+    the number of events returned, not with the length of the order's history."""
     if after_number >= order.version:
         return
     state = order.as_of(after_number)

@@ -1,4 +1,5 @@
-"""What the views are made from, worked out again from the records alone: orders as they were told, positions from their first fill on; no I/O."""
+"""Rebuilds the inputs of the views from the records alone: orders as last shown, positions from their first fill. No
+I/O."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ class Booking:
 
 
 def as_told(booking: Booking, told: int) -> Booked | None:
-    """The order as the world was last told of it, with the profit booked until then; None if it never was."""
+    """The order as it was at version `told`, up to which the views show it, with the profit booked by then. None if
+    they do not show it."""
     if not told:
         return None
     order = booking.order
@@ -33,16 +35,18 @@ def as_told(booking: Booking, told: int) -> Booked | None:
 
 @dataclass(frozen=True, slots=True)
 class Corrected:
-    """A ledger entry, one version on, and the lines of its orders, with the profits that its orders' contracts make of them."""
+    """A ledger entry with its version raised by one, and the order lines with the profits that follow from the
+    corrected contract facts."""
 
     entry: LedgerEntry
     lines: Mapping[str, Mapping[int, Line]]
-    """By our order id; only those that changed."""
+    """By our order id; only lines that changed."""
 
 
 def corrected(entry: LedgerEntry, bookings: Sequence[Booking]) -> Corrected | None:
-    """The entry after what a contract is worth was said of some of its orders; None if that changes nothing. Only profits change: where anything
-    else comes out in another way the records contradict the entry, which `refolded` says, and nothing is corrected."""
+    """The entry after contract facts were declared for some of its orders; None if that changes nothing. Only
+    profits may change: if anything else would, the records contradict the entry (which `refolded` reports), and
+    nothing is corrected."""
     folded, known = _folded(entry, bookings)
     stored, fresh = entry.position, replace(folded.position, realized_pnl=entry.position.realized_pnl)
     if fresh != stored or folded.sequence != entry.sequence:
@@ -67,7 +71,7 @@ def corrected(entry: LedgerEntry, bookings: Sequence[Booking]) -> Corrected | No
 
 
 def _folded(entry: LedgerEntry, bookings: Iterable[Booking]) -> tuple[LedgerEntry, dict[str, dict[int, Line]]]:
-    """The entry made anew from all its orders' fills, and the lines that this gives each."""
+    """The entry rebuilt from the fills of all its orders, and each order's lines in it."""
     steps = sorted((s for s in _steps(bookings) if s[0].sequence <= entry.sequence), key=lambda step: step[0].sequence)
     folded = LedgerEntry(key=entry.key, instrument=entry.instrument)
     known: dict[str, dict[int, Line]] = {}
@@ -78,10 +82,10 @@ def _folded(entry: LedgerEntry, bookings: Iterable[Booking]) -> tuple[LedgerEntr
 
 
 def refolded(entry: LedgerEntry, bookings: Iterable[Booking]) -> tuple[LedgerEntry, tuple[str, ...]]:
-    """The entry with every episode that ever ended, folded again from all its orders' fills in the order of their lines.
+    """The entry with every ended episode, rebuilt from the fills of all its orders in the order of their lines.
 
-    Also says, one sentence each, where the records contradict the entry; its present position is then left as it is stored. Lines
-    beyond the entry's sequence are of later: they came after it was read.
+    Also returns one sentence for each contradiction between records and entry; the stored present position is kept in
+    any case. Lines beyond the entry's sequence are ignored: they were booked after the entry was read.
     """
     steps = sorted((s for s in _steps(bookings) if s[0].sequence <= entry.sequence), key=lambda step: step[0].sequence)
     folded = LedgerEntry(key=entry.key, instrument=entry.instrument)
