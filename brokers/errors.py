@@ -29,7 +29,7 @@ class HeldBack(BrokerUnavailable):
         self.wait_seconds = wait_seconds
 
 
-class CallsSpent(HeldBack):
+class RateLimited(HeldBack):
     """The account's budget of calls is spent; calls may leave again in about `wait_seconds`, which nobody needs to be told."""
 
 
@@ -65,7 +65,7 @@ class OutcomeUnknown(BrokerError):
     """Sent, or perhaps sent, and no usable answer. Nothing may be concluded; the order must be looked for."""
 
 
-class WordsAlone(OutcomeUnknown):
+class UndocumentedAnswer(OutcomeUnknown):
     """The broker answered the order with words, and neither took it nor refused it in a way that it documents. Sending it again would only
     ask for the same words, and so it is looked for and not sent again. Where the broker's words and the order's absence together are a
     refusal, `Broker.find` reports it as rejected. `words` are the broker's.

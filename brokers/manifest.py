@@ -65,7 +65,7 @@ class Manifest:
     is_paper: Callable[[Mapping[str, object]], bool | None] = _not_to_be_told_apart
     """Whether an account's settings name one for practice. False: they name a real one, and an address on this machine is no proof either;
     None: they say neither, and such an address is."""
-    paper_words: str = ""
+    paper_hint: str = ""
     """What `is_paper` wants to see, for the sentence about an account that is said not to be live; empty: nothing that it could see."""
     remedy: Callable[[Mapping[str, object], Exception], str] = _no_remedy
     """What a person can do about an error of connecting, by the account's settings, where the error's own words do not say it; else empty."""

@@ -17,7 +17,7 @@ _REPEATED_PART = 4
 """One in so many of the calls that are for everybody may be a repetition."""
 
 
-class Claim(IntEnum):
+class CallPriority(IntEnum):
     """Who goes first when calls are scarce."""
 
     EXIT = 1
@@ -49,9 +49,9 @@ class RateLimit:
         if self.repeated is not None and self.repeated < 1:
             raise ValueError(f"a rate limit needs repeated >= 1, not {self.repeated}")
 
-    def allowed(self, claim: Claim) -> int:
+    def allowed(self, claim: CallPriority) -> int:
         """How many calls may have left, whoever made them, for one with this claim to leave too."""
-        kept = {Claim.EXIT: 0, Claim.CANCEL: self.for_exits}.get(claim, self.reserve)
+        kept = {CallPriority.EXIT: 0, CallPriority.CANCEL: self.for_exits}.get(claim, self.reserve)
         return self.calls - kept
 
 
@@ -91,20 +91,20 @@ class _Window:
         self._calls = deque[float]()
         self._repeated = deque[float]()
 
-    def add(self, moment: float, claim: Claim) -> None:
+    def add(self, moment: float, claim: CallPriority) -> None:
         self._calls.append(moment)
-        if claim is Claim.REPEATED:
+        if claim is CallPriority.REPEATED:
             self._repeated.append(moment)
 
     def remember(self, moments: Iterable[float], now: float) -> None:
         counted = sorted((*self._calls, *(moment for moment in moments if now - moment < self.limit.seconds)))
         self._calls = deque(counted)
 
-    def free_at(self, claim: Claim, now: float) -> float:
+    def free_at(self, claim: CallPriority, now: float) -> float:
         """When a call with this claim may leave; not after `now`: at once."""
         limit = self.limit
         free = self._free_at(self._calls, limit.allowed(claim), now)
-        if claim is Claim.REPEATED and limit.repeated is not None:
+        if claim is CallPriority.REPEATED and limit.repeated is not None:
             free = max(free, self._free_at(self._repeated, limit.repeated, now))
         return free
 
@@ -129,12 +129,12 @@ class RateBudget:
         self._windows = [_Window(limit) for limit in limits]
         self._clock = clock
         self._sleep = sleep
-        self._queues = {claim: asyncio.Lock() for claim in Claim}
+        self._queues = {claim: asyncio.Lock() for claim in CallPriority}
         self._paused_until = float("-inf")
 
     async def take(
         self,
-        claim: Claim = Claim.ORDINARY,
+        claim: CallPriority = CallPriority.ORDINARY,
         *,
         patience_seconds: float = float("inf"),
         queues_seconds: float | None = None,
@@ -171,7 +171,7 @@ class RateBudget:
         """No call leaves for so long: the broker has said that there were too many."""
         self._paused_until = max(self._paused_until, self._clock() + seconds)
 
-    def wait_seconds(self, claim: Claim = Claim.ORDINARY) -> float:
+    def wait_seconds(self, claim: CallPriority = CallPriority.ORDINARY) -> float:
         """How long a call would have to wait now, if no other one waited; 0 or less: not at all."""
         now = self._clock()
         return max((self._paused_until, *(window.free_at(claim, now) for window in self._windows))) - now

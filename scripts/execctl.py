@@ -32,15 +32,16 @@ from execution_service.app.embedded import EmbeddedPartFailed
 from execution_service.app.settings import Settings
 from execution_service.control.adoption import plan_of_undoing, read_books, records_named
 from execution_service.core.adoption.plan import plan
-from execution_service.core.adoption.records import Refused, read_wish
-from execution_service.core.orders.effects import happenings
+from execution_service.core.adoption.records import Refused, read_adoption_request
+from execution_service.core.orders.effects import applied_events
+from execution_service.core.orders.events import stored_name
 from execution_service.core.orders.order import Hold, Order
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry
-from execution_service.core.reconcile import Discrepancy, Kind
+from execution_service.core.reconcile import Discrepancy, DiscrepancyKind
 from execution_service.core.texts import (
-    contract_words,
+    contract_summary,
     currency_of,
     difference,
     known,
@@ -339,17 +340,20 @@ def _story(partition: Desk, stored: Stored) -> dict[str, Any]:
     return _order_fields(stored) | {
         "events": [
             {
-                "number": happening.number,
-                "at": happening.event.at,
-                "type": type(happening.event).__name__,
+                "number": applied_event.number,
+                "at": applied_event.event.at,
+                "type": stored_name(type(applied_event.event)),
                 "words": plain(
-                    (log_line(happening.before, happening.event, happening.after) or ("(changed nothing)",))[0]
+                    (
+                        log_line(applied_event.before, applied_event.event, applied_event.after)
+                        or ("(changed nothing)",)
+                    )[0]
                 ),
-                "status": happening.after.status.value,
-                "is_published": happening.is_published,
-                "is_delivered": happening.number <= stored.told.world,
+                "status": applied_event.after.status.value,
+                "is_published": applied_event.is_published,
+                "is_delivered": applied_event.number <= stored.told.world,
             }
-            for happening in happenings(order)
+            for applied_event in applied_events(order)
         ],
         "waits_for": waits_for(partition.view, order, SystemClock().now()),
         "fills": [asdict(fill) for fill in order.fills],
@@ -389,7 +393,7 @@ def _print_story(console: Console, stored: Stored, story: Mapping[str, Any]) -> 
         ("Filled", f"{quantity(order.filled_quantity)} of {quantity(order.quantity)}"),
         ("Average price", None if order.average_price is None else quoted(order.average_price, order)),
         ("Total", None if order.value is None else money(order.value, currency_of(order))),
-        ("Contract", "" if order.terms is None else contract_words(order.terms)),
+        ("Contract", "" if order.terms is None else contract_summary(order.terms)),
         ("Commission", order.commission),
         ("Realised", story["realized_pnl"]),
         ("Our id", order.order_id),
@@ -761,7 +765,7 @@ async def _adopt(partition: Desk) -> int:
     options, now = partition.options, SystemClock().now()
     if options.undo is None:
         body = adopt.wish_of(options)
-        wish = read_wish(body)
+        wish = read_adoption_request(body)
         if isinstance(wish, Refused):
             raise Unknown(f"ADOPT refused: {wish.words}")
         _check_account(partition, wish.account_id)
@@ -801,7 +805,7 @@ def _last_read(partition: Desk, account_id: str) -> dict[str, str]:
     return {
         row.finding.instrument: f"{row.finding.theirs} (read {table_time(row.updated_at)})"
         for row in found
-        if row.finding.kind is Kind.POSITION_DIFFERS and row.finding.instrument is not None
+        if row.finding.kind is DiscrepancyKind.POSITION_DIFFERS and row.finding.instrument is not None
     }
 
 

@@ -32,7 +32,7 @@ from rich.console import Console
 
 from execution_service.app.settings import REPOSITORY_ROOT, Settings
 from execution_service.core.messages.inbound import ParsedOrder, Unusable, parse_order
-from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest
 from execution_service.core.orders.status import FINAL, Status
@@ -406,10 +406,10 @@ def _look(view: StoreReader, open_orders: Sequence[Followed], story: _Story) -> 
                 "" if is_ours else " by an earlier message: this one is ignored, or a dead letter if it says otherwise"
             )
             story.tell(one, f"recorded as {one.order_id}{known}", found.order.received_at)
-        for happening in happenings(found.order, one.seen_events):
-            line = log_line(happening.before, happening.event, happening.after)
+        for applied_event in applied_events(found.order, one.seen_events):
+            line = log_line(applied_event.before, applied_event.event, applied_event.after)
             if line is not None:
-                story.tell(one, plain(line[0]), happening.event.at)
+                story.tell(one, plain(line[0]), applied_event.event.at)
         one.seen_events = found.order.version
         is_told = found.order.status.is_final and found.told.world >= found.order.version
         one.told_since = (one.told_since or time.monotonic()) if is_told else None

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from execution_service.app.settings import setting_names
+from execution_service.core.orders.events import stored_name
 from execution_service.core.orders.exits import UNKNOWN_ENTRY_SECONDS
 from execution_service.core.orders.legs import UNKNOWN_LEG_SECONDS
 from execution_service.core.orders.repetition import CANCELS, FINDS
 from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.core.orders.transitions import TRANSITIONS
-from execution_service.core.reconcile import Kind
+from execution_service.core.reconcile import DiscrepancyKind
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -27,7 +28,7 @@ def state_table() -> str:
     """The transition table as docs/architecture.md shows it: statuses in their own order, then by target."""
     order = {status: n for n, status in enumerate(Status)}
     rows = sorted(
-        ((before, after, event.__name__) for (before, event), after in TRANSITIONS.items()),
+        ((before, after, stored_name(event)) for (before, event), after in TRANSITIONS.items()),
         key=lambda row: (order[row[0]], order[row[1]]),
     )
     lines = ["| in | on | becomes |", "|---|---|---|"]
@@ -58,7 +59,7 @@ def test_every_status_that_is_told_is_in_the_messages_page() -> None:
 def test_every_kind_of_discrepancy_is_explained_and_no_other() -> None:
     text = (DOCS / "operations.md").read_text(encoding="utf-8").partition("## Discrepancies")[2].partition("\n## ")[0]
     explained = re.findall(r"^\| `([A-Z_]+)` \|", text, flags=re.MULTILINE)
-    assert sorted(explained) == sorted(kind.value for kind in Kind)
+    assert sorted(explained) == sorted(kind.value for kind in DiscrepancyKind)
 
 
 def test_how_long_an_exit_waits_for_its_entry_and_a_leg_for_the_others_is_as_the_pages_say() -> None:

@@ -39,13 +39,13 @@ from brokers.errors import (
     AnswerUnclear,
     BrokerError,
     BrokerUnavailable,
-    CallsSpent,
     NotAnswered,
     OrderAlreadyExists,
     OrderRefused,
     OutcomeUnknown,
+    RateLimited,
     ReservationLost,
-    WordsAlone,
+    UndocumentedAnswer,
 )
 from brokers.ibkr import codes
 from brokers.ibkr.blotter import Blotter, Commission, Entry, Execution, Hold, Hole
@@ -72,7 +72,7 @@ from brokers.ibkr.times import Moment
 from brokers.ibkr.unacknowledged import Unacknowledged, worded
 from brokers.ibkr.wire import Unreadable
 from brokers.manifest import Fact
-from brokers.rate import BudgetSpent, Claim, RateBudget
+from brokers.rate import BudgetSpent, CallPriority, RateBudget
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -247,7 +247,7 @@ class _Wait:
         if self.is_refused:
             self.settle(OrderRefused(words))
         else:
-            self.settle(self.not_taken or (WordsAlone(words) if words else lost))
+            self.settle(self.not_taken or (UndocumentedAnswer(words) if words else lost))
 
     def end_in(self, seconds: float) -> None:
         """By the words, unless there is an acknowledgement until then, or they were to end it sooner."""
@@ -364,7 +364,7 @@ class IbkrBroker:
             try:
                 self._choose_account(session)
                 await self._read_lists(session)
-            except CallsSpent:
+            except RateLimited:
                 raise
             except BrokerUnavailable:
                 self._drop_session()
@@ -503,7 +503,7 @@ class IbkrBroker:
 
     async def reserve(self, ticket: Ticket, *, taken: Collection[str] = ()) -> str | None:
         """The order id, above all `taken`, once the contract is known and the ticket fits it. Raises OrderRefused, BrokerUnavailable:
-        CallsSpent if the ticket would have to wait for more than the second's calls."""
+        RateLimited if the ticket would have to wait for more than the second's calls."""
         session = self._ready_session()
         self._check_coins(ticket)
         fitted(ticket, await self._contract(session, ticket.instrument))
@@ -521,7 +521,7 @@ class IbkrBroker:
         session = self._ready_session()
         tag = ticket.client_order_id
         if words := self._unacknowledged.words_of(tag):
-            raise WordsAlone(words)
+            raise UndocumentedAnswer(words)
         if self._blotter.tagged(tag) or any(wait.client_order_id == tag for wait in self._waits.placement.values()):
             raise OrderAlreadyExists(f"IBKR has an order {tag} already")
         reserved = ticket.reserved_order_id or self._left_as(tag) or await self.reserve(ticket)
@@ -569,7 +569,9 @@ class IbkrBroker:
     async def cancel_order(self, ref: OrderRef, *, again: bool = False) -> None:
         session = self._ready_session()
         order_id = self._number_to_cancel(session, ref)
-        await self._order_call(Claim.REPEATED if again else Claim.CANCEL, queues_seconds=_ORDER_PATIENCE_SECONDS)
+        await self._order_call(
+            CallPriority.REPEATED if again else CallPriority.CANCEL, queues_seconds=_ORDER_PATIENCE_SECONDS
+        )
         wait = _Wait(asyncio.get_running_loop().create_future())
         self._waits.cancelling[order_id] = wait
         try:
@@ -743,7 +745,7 @@ class IbkrBroker:
                 return OrderRefused(words)
             case codes.Meaning.NOT_TAKEN if failed.code == codes.TOO_MANY:
                 self.on_too_many()
-                return CallsSpent(words, wait_seconds=_AFTER_TOO_MANY_SECONDS)
+                return RateLimited(words, wait_seconds=_AFTER_TOO_MANY_SECONDS)
             case codes.Meaning.NOT_TAKEN:
                 return self._unavailable(words)
         return NotAnswered(words)
@@ -963,7 +965,7 @@ class IbkrBroker:
 
     # The rate budget
 
-    async def _order_call(self, claim: Claim, *, queues_seconds: float | None = None) -> None:
+    async def _order_call(self, claim: CallPriority, *, queues_seconds: float | None = None) -> None:
         try:
             await self._order_calls.take(claim, patience_seconds=_ORDER_PATIENCE_SECONDS, queues_seconds=queues_seconds)
         except BudgetSpent as exc:
@@ -1178,7 +1180,7 @@ class IbkrBroker:
         _log.info("IBKR says while placing: %s; %s", said, meaning)
         if code == codes.TOO_MANY:
             self.on_too_many()
-            wait.not_taken = CallsSpent(said, wait_seconds=_AFTER_TOO_MANY_SECONDS)
+            wait.not_taken = RateLimited(said, wait_seconds=_AFTER_TOO_MANY_SECONDS)
         elif meaning is codes.Meaning.NOT_TAKEN:
             wait.not_taken = self._unavailable(said)
         else:
@@ -1203,8 +1205,8 @@ class IbkrBroker:
             wait.settle(self._unavailable(f"{text} (code {code})"))
 
 
-def _claim_of(ticket: Ticket) -> Claim:
-    return Claim.EXIT if ticket.is_exit else Claim.ORDINARY
+def _claim_of(ticket: Ticket) -> CallPriority:
+    return CallPriority.EXIT if ticket.is_exit else CallPriority.ORDINARY
 
 
 def _price_of_cost(cost: Decimal | None, held: Instrument, terms: ContractTerms | None) -> Decimal | None:
@@ -1222,8 +1224,8 @@ def _checked_order_id(order_id: int) -> int:
     return order_id
 
 
-def _spent(spent: BudgetSpent) -> CallsSpent:
-    return CallsSpent(f"IBKR: {spent}", wait_seconds=spent.wait_seconds)
+def _spent(spent: BudgetSpent) -> RateLimited:
+    return RateLimited(f"IBKR: {spent}", wait_seconds=spent.wait_seconds)
 
 
 def _is_loopback(host: str) -> bool:

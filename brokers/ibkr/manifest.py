@@ -56,7 +56,7 @@ MANIFEST = Manifest(
     variables=IbkrVariables,
     implied_account=ImpliedAccount(account_id="IBKR_Main", variables=("IBKR_HOST", "IBKR_PORT", "IBKR_CLIENT_ID")),
     is_paper=is_paper,
-    paper_words="an ibkr_account that begins with DU or DF",
+    paper_hint="an ibkr_account that begins with DU or DF",
     remedy=remedy,
     facts=frozenset(
         {

@@ -310,11 +310,11 @@ def schedule(db: sqlite3.Connection, account_id: str, order_number: int, planned
     )
 
 
-def strike_out(db: sqlite3.Connection, row: PlanRow) -> None:
+def unschedule(db: sqlite3.Connection, row: PlanRow) -> None:
     db.execute("DELETE FROM plan WHERE id = ?", (row.row_id,))
 
 
-def strike_out_all_of(db: sqlite3.Connection, order_number: int) -> None:
+def unschedule_order(db: sqlite3.Connection, order_number: int) -> None:
     """All that is planned for an order, but the commission of what is filled already."""
     db.execute("DELETE FROM plan WHERE order_number = ? AND step <> ?", (order_number, Step.COMMISSION))
 

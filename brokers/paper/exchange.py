@@ -126,7 +126,7 @@ class PaperExchange:
             faults = self._faults_in_the_book(db, Operation.CANCEL, ticket, moment)
             if Action.IGNORE_CANCEL in faults:
                 return
-            paper_book.strike_out_all_of(db, order.number)
+            paper_book.unschedule_order(db, order.number)
             if Action.CANCEL_RACE in faults:
                 charged = self._commission(order)
                 self._record_fill(db, order, order.open_quantity, self._price(ticket), moment, moment, charged)
@@ -158,8 +158,8 @@ class PaperExchange:
         if armed:
             with self._writing(BrokerUnavailable) as db:
                 found, mark = paper_faults.distort(db, self.account_id, found, mark, moment)
-        goes_on = limit is not None and len(found) == limit
-        return Reports([order.report() for order in found], found[-1].change if goes_on else mark, goes_on)
+        has_more = limit is not None and len(found) == limit
+        return Reports([order.report() for order in found], found[-1].change if has_more else mark, has_more)
 
     def find(self, client_order_id: str, now: datetime | None = None) -> Report | None:
         """The order under this id (the newest, where ids may repeat), whatever its age. Raises BrokerUnavailable."""
@@ -394,7 +394,7 @@ class PaperExchange:
         with self._writing() as db:
             numbers = paper_book.numbers_good_for_the_day(db, self.account_id)
             for number in numbers:
-                paper_book.strike_out_all_of(db, number)
+                paper_book.unschedule_order(db, number)
                 paper_book.touch(db, number, moment, ReportStatus.EXPIRED, "Expired at the end of the day")
             return len(numbers)
 
@@ -433,16 +433,16 @@ class PaperExchange:
     def _plan(
         self, db: sqlite3.Connection, number: int, ticket: Ticket, faults: dict[Action, Fault], moment: int
     ) -> None:
-        fate = paper_market.fate_of(ticket, self.market, faults, moment)
-        if fate.rejection is not None:
-            paper_book.touch(db, number, moment, ReportStatus.REJECTED, fate.rejection)
-        for planned in fate.plan:
+        decision = paper_market.decide(ticket, self.market, faults, moment)
+        if decision.rejection is not None:
+            paper_book.touch(db, number, moment, ReportStatus.REJECTED, decision.rejection)
+        for planned in decision.plan:
             paper_book.schedule(db, self.account_id, number, planned)
 
     def _apply_due(self, db: sqlite3.Connection, moment: int) -> int:
         rows = paper_book.what_is_due(db, self.account_id, moment)
         for row in rows:
-            paper_book.strike_out(db, row)
+            paper_book.unschedule(db, row)
             order = paper_book.order_numbered(db, row.order_number)
             planned = row.planned
             if planned.step is Step.FILL:
@@ -504,7 +504,7 @@ class PaperExchange:
             order = self._existing(db, ref)
             if order.status is not ReportStatus.WORKING:
                 raise ValueError(f"the order is {order.status}")
-            paper_book.strike_out_all_of(db, order.number)
+            paper_book.unschedule_order(db, order.number)
             paper_book.touch(db, order.number, moment, status, reason)
 
     def _named(self, db: sqlite3.Connection, ref: OrderRef) -> PaperOrder | None:

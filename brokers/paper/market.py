@@ -22,7 +22,7 @@ _REJECTIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Fate:
+class Decision:
     """What is decided about an order when it is accepted."""
 
     rejection: str | None
@@ -38,7 +38,7 @@ class Holdings:
     balances: tuple[Balance, ...]
 
 
-def fate_of(ticket: Ticket, market: Market, faults: Mapping[Action, Fault], moment: int) -> Fate:
+def decide(ticket: Ticket, market: Market, faults: Mapping[Action, Fault], moment: int) -> Decision:
     """By the market's luck and by the `faults` that hit the order when it is accepted, at `moment` (microseconds since 1970)."""
     luck = random.Random() if market.seed is None else random.Random(f"{market.seed}:{ticket.client_order_id}")
     rejected = luck.random() < market.rejection_rate
@@ -48,9 +48,9 @@ def fate_of(ticket: Ticket, market: Market, faults: Mapping[Action, Fault], mome
     if Action.REJECT in faults:
         rejected, reason = True, faults[Action.REJECT].reason
     if rejected:
-        return Fate(reason)
+        return Decision(reason)
     if market.fill_delay_seconds is None or Action.HOLD in faults:
-        return Fate(None)
+        return Decision(None)
     price = price_of(ticket, market)
     delay = micros_of(market.fill_delay_seconds)
     late = faults.get(Action.LATE_COMMISSION)
@@ -69,7 +69,7 @@ def fate_of(ticket: Ticket, market: Market, faults: Mapping[Action, Fault], mome
     if late is not None:
         charged = due + micros_of(late.seconds)
         plan.append(Planned(charged, Step.COMMISSION, commission=market.commission_per_order))
-    return Fate(None, tuple(plan))
+    return Decision(None, tuple(plan))
 
 
 def price_of(ticket: Ticket, market: Market) -> Decimal:

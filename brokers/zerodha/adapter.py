@@ -294,7 +294,7 @@ class ZerodhaBroker:
         )
 
     async def reserve(self, ticket: Ticket, *, taken: Collection[str] = ()) -> str | None:
-        """No id: Kite gives them when placing. Raises CallsSpent if the ticket would have to wait for the minute or the day."""
+        """No id: Kite gives them when placing. Raises RateLimited if the ticket would have to wait for the minute or the day."""
         self._calls.check_budget(_kind_of(ticket))
         return None
 

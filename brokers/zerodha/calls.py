@@ -28,8 +28,8 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError
 
-from brokers.errors import AuthRequired, BrokerError, BrokerUnavailable, CallsSpent, OrderRefused, OutcomeUnknown
-from brokers.rate import BudgetSpent, Claim, RateBudget, RateLimit, limits
+from brokers.errors import AuthRequired, BrokerError, BrokerUnavailable, OrderRefused, OutcomeUnknown, RateLimited
+from brokers.rate import BudgetSpent, CallPriority, RateBudget, RateLimit, limits
 from brokers.zerodha import codes
 
 _log = logging.getLogger(__name__)
@@ -62,11 +62,11 @@ class CallKind(StrEnum):
 _PLACING = frozenset({CallKind.PLACE, CallKind.EXIT})
 _CANCELLING = frozenset({CallKind.CANCEL, CallKind.CANCEL_AGAIN})
 _CLAIMS = {
-    CallKind.EXIT: Claim.EXIT,
-    CallKind.CANCEL: Claim.CANCEL,
-    CallKind.PLACE: Claim.ORDINARY,
-    CallKind.QUERY: Claim.ORDINARY,
-    CallKind.CANCEL_AGAIN: Claim.REPEATED,
+    CallKind.EXIT: CallPriority.EXIT,
+    CallKind.CANCEL: CallPriority.CANCEL,
+    CallKind.PLACE: CallPriority.ORDINARY,
+    CallKind.QUERY: CallPriority.ORDINARY,
+    CallKind.CANCEL_AGAIN: CallPriority.REPEATED,
 }
 RESERVE_PERCENT = 20
 ORDER_LIMITS = limits(per_second=8, per_minute=180, per_day=2_800, reserve_percent=RESERVE_PERCENT)
@@ -212,7 +212,7 @@ class KiteCalls:
             self._idle.get_nowait().reqsession.close()
 
     def check_budget(self, kind: CallKind) -> None:
-        """Raises CallsSpent if a call would have to wait longer now than `ask` lets it."""
+        """Raises RateLimited if a call would have to wait longer now than `ask` lets it."""
         wait_seconds = self._budget_of(kind).wait_seconds(_CLAIMS[kind])
         if wait_seconds > _PATIENCE_SECONDS:
             raise _spent(BudgetSpent(wait_seconds))
@@ -262,7 +262,7 @@ class KiteCalls:
                 return await pool.take()
         except TimeoutError as exc:
             words = "Zerodha has not answered the cancels before this one yet"
-            raise CallsSpent(words, wait_seconds=_AFTER_TOO_MANY_SECONDS) from exc
+            raise RateLimited(words, wait_seconds=_AFTER_TOO_MANY_SECONDS) from exc
 
     async def _wait_for_budget(self, kind: CallKind) -> None:
         queues_seconds = _PATIENCE_SECONDS if kind in _CANCELLING else None
@@ -315,7 +315,7 @@ class KiteCalls:
         if meaning is codes.Meaning.NOT_TAKEN:
             self._budget_of(kind).pause(_AFTER_TOO_MANY_SECONDS)
             words = f"Zerodha takes no more calls now ({_text(exc)})"
-            return CallsSpent(words, wait_seconds=_AFTER_TOO_MANY_SECONDS)
+            return RateLimited(words, wait_seconds=_AFTER_TOO_MANY_SECONDS)
         if _never_connected(exc):
             return BrokerUnavailable("Zerodha cannot be reached")
         if kind is CallKind.QUERY:
@@ -490,8 +490,8 @@ def _split(root_url: str | None) -> tuple[str | None, str]:
     return urlunsplit((parts.scheme, parts.netloc, "/", "", "")), parts.path.rstrip("/")
 
 
-def _spent(spent: BudgetSpent) -> CallsSpent:
-    return CallsSpent(f"Zerodha: {spent}", wait_seconds=spent.wait_seconds)
+def _spent(spent: BudgetSpent) -> RateLimited:
+    return RateLimited(f"Zerodha: {spent}", wait_seconds=spent.wait_seconds)
 
 
 def _never_connected(exc: Exception) -> bool:

@@ -609,7 +609,7 @@ class _AccountReading:
                 "set MONGODB_URI, or live = false for a paper account."
             )
         if not live and not _is_harmless(manifest, config):
-            paper = f"{manifest.paper_words}, or " if manifest.paper_words else ""
+            paper = f"{manifest.paper_hint}, or " if manifest.paper_hint else ""
             self._problems.append(
                 f"{where}: live is false, but nothing shows that no real money is at stake; allowed: "
                 f"{paper}a host or URL on this machine (loopback)."

@@ -179,7 +179,7 @@ class Supervisor:
         kept.failures += 1
         kept.last_failure = _in_short(failure)
         kept.state, kept.since = PartState.RESTARTING, self._clock.now()
-        name, pause = kept.part.name, backoff.USUAL.pause_seconds(kept.failures)
+        name, pause = kept.part.name, backoff.DEFAULT_BACKOFF.pause_seconds(kept.failures)
         is_in_vain = kept.failures >= FAILURES_AT_MOST
         if is_in_vain and self._ends_the_process(kept.part):
             await self._give_up(kept, failure)
@@ -244,7 +244,7 @@ class Supervisor:
             except Exception as exc:
                 failures += 1
                 log.error(f"Alert {kind} could not be raised: {exc}", action="alert_failed", kind=kind, exc_info=exc)
-            await self._clock.sleep(backoff.USUAL.pause_seconds(failures))
+            await self._clock.sleep(backoff.DEFAULT_BACKOFF.pause_seconds(failures))
 
 
 def _in_short(failure: BaseException) -> str:

@@ -15,16 +15,16 @@ import structlog
 from brokers.base import BrokerPosition
 from execution_service.core.adoption.plan import Recorded, is_entry_of, plan, plan_undoing, refs_to, undoing
 from execution_service.core.adoption.records import (
-    LedgerAndViews,
+    AdoptionBooks,
+    AdoptionRequest,
     Plan,
     Refused,
-    Wish,
     adoption_id,
-    read_wish,
+    read_adoption_request,
     records_of,
 )
 from execution_service.core.errors import UnreadableRecord
-from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, key_of, with_unbooked
@@ -91,7 +91,7 @@ class AdoptionCommands:
         """None: the account has gone to another process meanwhile, which does it. Raises StoreUnavailable: it may be carried out again."""
         if "undo" in command.body:
             return await self._undo(command)
-        wish = read_wish(command.body)
+        wish = read_adoption_request(command.body)
         if isinstance(wish, Refused):
             return CommandStatus.REFUSED, wish.words
         try:
@@ -123,7 +123,7 @@ class AdoptionCommands:
         """Wholly or in part."""
         return bool(await records_named(self._store, adoption_id(command.command_id)))
 
-    async def _refusal(self, wish: Wish, shown: Plan, theirs: Sequence[BrokerPosition] | None) -> str | None:
+    async def _refusal(self, wish: AdoptionRequest, shown: Plan, theirs: Sequence[BrokerPosition] | None) -> str | None:
         books = await read_books(self._store, wish, theirs)
         if not books.ledgers and not self._accounts.is_known(wish.account_id):
             return f"account {wish.account_id!r} is not configured, and nothing was ever held in it"
@@ -204,7 +204,7 @@ class AdoptionCommands:
         return _unforced(now, shown, is_forced=body.get("is_forced") is True)
 
 
-def _records(wish: Wish, shown: Plan, command: Command) -> tuple[Order, ...]:
+def _records(wish: AdoptionRequest, shown: Plan, command: Command) -> tuple[Order, ...]:
     text = json.dumps({name: value for name, value in command.body.items() if name != "shown"}, default=str)
     return records_of(wish, shown.movements, command_id=command.command_id, received_at=command.received_at, text=text)
 
@@ -234,7 +234,7 @@ async def records_named(store: Store, name: str) -> list[Stored]:
     return sorted(found, key=lambda s: s.order.identity.leg_index)
 
 
-async def read_books(store: Store, wish: Wish, theirs: Sequence[BrokerPosition] | None) -> LedgerAndViews:
+async def read_books(store: Store, wish: AdoptionRequest, theirs: Sequence[BrokerPosition] | None) -> AdoptionBooks:
     """What a plan for the wish is made from. Raises StoreUnavailable."""
     named = (wish.successor or {}).get("symbol")
     symbols = {str(named).strip().upper()} if named is not None else set()
@@ -253,7 +253,7 @@ async def read_books(store: Store, wish: Wish, theirs: Sequence[BrokerPosition] 
         discrepancy = await store.discrepancy(wish.discrepancy_id)
         claims = await store.find([f"discrepancy:{wish.discrepancy_id}"])
         closing = tuple(sorted({s.order.signal_id for s in claims if s.order.fills}))
-    return LedgerAndViews(
+    return AdoptionBooks(
         ledgers=tuple(ledgers.values()),
         orders=tuple(orders),
         at_work=tuple(s.order for s in unsettled if not s.order.status.is_final),
@@ -273,7 +273,7 @@ async def plan_of_undoing(
     keys = {key_of(stored.order) for stored in found}
     entries = [ref for stored in found for ref in refs_to(stored.order)]
     around = await _orders_around(store, [e for key, e in ledgers.items() if key in keys], unsettled, entries)
-    books = LedgerAndViews(
+    books = AdoptionBooks(
         ledgers=tuple(ledgers.values()),
         orders=tuple(around),
         at_work=tuple(s.order for s in unsettled if not s.order.status.is_final),
@@ -299,7 +299,7 @@ async def _ledgers(
     for s in filled:
         key = key_of(s.order)
         entry = entries.get(key) or LedgerEntry(key=key, instrument=s.order.accepted_request.instrument)
-        entries[key] = with_unbooked(entry, [(s.order, happenings(s.order, s.told.world), s.told.lines)])
+        entries[key] = with_unbooked(entry, [(s.order, applied_events(s.order, s.told.world), s.told.lines)])
     return dict(sorted(entries.items(), key=lambda item: item[0].ledger_id)), unsettled
 
 

@@ -23,11 +23,11 @@ from execution_service.core.orders.events import (
     Event,
     SendAgainOrdered,
 )
-from execution_service.core.orders.next_step import cancel_wish
+from execution_service.core.orders.next_step import cancel_request
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Reason, ReasonCode
-from execution_service.core.reconcile import Outcome
+from execution_service.core.reconcile import ReconciliationOutcome
 from execution_service.core.texts import plain
 from execution_service.core.views.record import positions_to_documents
 from execution_service.intake.intake import Receiver
@@ -124,7 +124,7 @@ class CommandedAccounts(Protocol):
     async def positions_of(self, account_id: str) -> Sequence[BrokerPosition] | None:
         """By its broker; None where that does not tell them now."""
 
-    async def compare_now(self, account_id: str) -> Outcome | None:
+    async def compare_now(self, account_id: str) -> ReconciliationOutcome | None:
         """What a comparison with the broker shows; None: the account is not configured."""
 
 
@@ -434,7 +434,7 @@ class Commands:
         elif self._ownership.has_others:
 
             def wish(order: Order) -> tuple[Event, ...]:
-                return cancel_wish(order, _reason(body), requested_by, self._clock.now())
+                return cancel_request(order, _reason(body), requested_by, self._clock.now())
 
             await self._ownership.leave_to_holder(await self._live.record_for_holder(order, wish))
         else:
@@ -496,7 +496,7 @@ class Commands:
             self._comparing.add(command.command_id)
             self._spawn(compare())
 
-    async def _finish_comparing(self, command: Command, outcome: Outcome | None) -> None:
+    async def _finish_comparing(self, command: Command, outcome: ReconciliationOutcome | None) -> None:
         account_id = command.body.get("account_id")
         status, words = CommandStatus.REFUSED, f"account {account_id!r} is not configured"
         if outcome is not None:

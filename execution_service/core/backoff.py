@@ -30,5 +30,5 @@ class Backoff:
         return min(self.longest_seconds, self.first_seconds * 2.0 ** min(failures - 1, _MOST_DOUBLINGS))
 
 
-USUAL = Backoff(first_seconds=0.5, longest_seconds=30.0)
+DEFAULT_BACKOFF = Backoff(first_seconds=0.5, longest_seconds=30.0)
 """The default: connecting, sending again, orders set aside, restarting parts."""

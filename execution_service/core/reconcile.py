@@ -43,7 +43,7 @@ _SHARES = frozenset({AssetClass.STOCK, AssetClass.ETF, AssetClass.FUND})
 _WORKING = frozenset({Status.SUBMITTED, Status.PARTIALLY_FILLED})
 
 
-class Kind(StrEnum):
+class DiscrepancyKind(StrEnum):
     """The closed list of differences; docs/operations.md says what to do about each."""
 
     ORDER_NOT_SHOWN = "ORDER_NOT_SHOWN"
@@ -63,11 +63,11 @@ class Kind(StrEnum):
     POSITION_DIFFERS = "POSITION_DIFFERS"
 
 
-OF_POSITIONS = frozenset({Kind.POSITION_DIFFERS})
-OF_REPORTS = frozenset(Kind) - OF_POSITIONS
-_SURE = frozenset({Kind.IN_DOUBT, Kind.OVERFILLED, Kind.EARLIER_ATTEMPT_FILLED})
+OF_POSITIONS = frozenset({DiscrepancyKind.POSITION_DIFFERS})
+OF_REPORTS = frozenset(DiscrepancyKind) - OF_POSITIONS
+_SURE = frozenset({DiscrepancyKind.IN_DOUBT, DiscrepancyKind.OVERFILLED, DiscrepancyKind.EARLIER_ATTEMPT_FILLED})
 """Proven by our own record alone: one reading is enough."""
-_LASTING = frozenset({Kind.ORDER_NOT_SHOWN, Kind.FILLS_MISSING})
+_LASTING = frozenset({DiscrepancyKind.ORDER_NOT_SHOWN, DiscrepancyKind.FILLS_MISSING})
 
 
 class Owner(StrEnum):
@@ -78,7 +78,7 @@ class Owner(StrEnum):
     """The service keeps checking, and the difference may end by itself; people are informed."""
 
 
-class State(StrEnum):
+class DiscrepancyState(StrEnum):
     OPEN = "OPEN"
     CLOSED = "CLOSED"
 
@@ -87,7 +87,7 @@ class State(StrEnum):
 class Finding:
     """One difference, as seen in one reading."""
 
-    kind: Kind
+    kind: DiscrepancyKind
     subject: str
     """What it is about: our order id, a tag at the broker, or an instrument's key."""
     ours: str
@@ -127,7 +127,7 @@ class Finding:
         """For a position: the broker's quantity minus ours, which our own fills do not change; negative: the broker
         has less."""
         try:
-            return Decimal(self.steady) if self.kind is Kind.POSITION_DIFFERS else None
+            return Decimal(self.steady) if self.kind is DiscrepancyKind.POSITION_DIFFERS else None
         except InvalidOperation:
             return None
 
@@ -136,12 +136,12 @@ class Finding:
         if not _agree(self.product or None, product):
             return False
         mine = self.instruments or ((told,) if (told := _instrument_of(self.subject)) is not None else ())
-        return self.kind is Kind.POSITION_DIFFERS and any(
+        return self.kind is DiscrepancyKind.POSITION_DIFFERS and any(
             each.could_be(instrument) or may_be_the_same(each, instrument) for each in mine
         )
 
 
-Key: TypeAlias = tuple[Kind, str]
+Key: TypeAlias = tuple[DiscrepancyKind, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +156,7 @@ class Discrepancy:
     owner: Owner
     next_step: str
     """What a person should do, in one or two sentences."""
-    state: State = State.OPEN
+    state: DiscrepancyState = DiscrepancyState.OPEN
     closed_at: datetime | None = None
     is_alerted: bool = False
 
@@ -176,7 +176,7 @@ class Discrepancy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Binding:
+class ExitRestriction:
     """A position difference that restricts the exits of its instruments."""
 
     finding: Finding
@@ -185,7 +185,7 @@ class Binding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class ReconciliationOutcome:
     """The result of one complete comparison, for people."""
 
     is_compared: bool
@@ -200,8 +200,8 @@ def is_our_tag(client_order_id: str) -> bool:
     return _OUR_TAG.fullmatch(client_order_id) is not None
 
 
-def owner_of(kind: Kind) -> Owner:
-    return Owner.SERVICE if kind in (Kind.FILLS_MISSING, Kind.ORDER_NOT_SHOWN) else Owner.OPERATOR
+def owner_of(kind: DiscrepancyKind) -> Owner:
+    return Owner.SERVICE if kind in (DiscrepancyKind.FILLS_MISSING, DiscrepancyKind.ORDER_NOT_SHOWN) else Owner.OPERATOR
 
 
 # --- orders ---------------------------------------------------------------------------------------------------------
@@ -226,7 +226,9 @@ def order_findings(order: Order, shown: Sequence[Report], *, was_asked: bool) ->
     `was_asked`: the order was working before the query, is missing from the answer, and was searched for by its tags.
     """
 
-    def finding(kind: Kind, ours: str, theirs: str, *, steady: str = "", is_alerted: bool = False) -> Finding:
+    def finding(
+        kind: DiscrepancyKind, ours: str, theirs: str, *, steady: str = "", is_alerted: bool = False
+    ) -> Finding:
         return Finding(
             kind=kind,
             subject=order.order_id,
@@ -244,42 +246,48 @@ def order_findings(order: Order, shown: Sequence[Report], *, was_asked: bool) ->
     found = []
     if order.status is Status.IN_DOUBT:
         theirs = _shown(shown) if shown else "not found"
-        found.append(finding(Kind.IN_DOUBT, f"perhaps sent as {order.client_order_id}", theirs, is_alerted=True))
+        found.append(
+            finding(DiscrepancyKind.IN_DOUBT, f"perhaps sent as {order.client_order_id}", theirs, is_alerted=True)
+        )
     if was_asked and not shown and order.status in _WORKING:
-        found.append(finding(Kind.ORDER_NOT_SHOWN, ours, "neither listed nor found"))
+        found.append(finding(DiscrepancyKind.ORDER_NOT_SHOWN, ours, "neither listed nor found"))
     alive = [r for r in shown if r.status is ReportStatus.WORKING and _is_against_record(order, r)]
     if alive:
         # Orders of an earlier sending, or never seen accepted, are alerted when their report is recorded.
         is_alerted = order.broker_order_id is None or all(r.client_order_id != order.client_order_id for r in alive)
-        found.append(finding(Kind.ORDER_ALIVE, ours, _shown(alive), is_alerted=is_alerted))
+        found.append(finding(DiscrepancyKind.ORDER_ALIVE, ours, _shown(alive), is_alerted=is_alerted))
     by_tag: dict[str, set[str]] = {}
     for report in shown:
         by_tag.setdefault(report.client_order_id, set()).add(report.broker_order_id)
     if any(len(ids) > 1 for ids in by_tag.values()):
         # If the broker's own list says so, people are alerted when its report is recorded.
         is_alerted = any(len(report.orders_under_tag) > 1 for report in shown)
-        found.append(finding(Kind.ORDER_TWICE, f"one order, {ours}", _shown(shown), is_alerted=is_alerted))
+        found.append(finding(DiscrepancyKind.ORDER_TWICE, f"one order, {ours}", _shown(shown), is_alerted=is_alerted))
     earlier = [r for r in shown if r.client_order_id in order.client_order_ids[:-1] and r.filled_quantity]
     if earlier:
         sent_again = f"sent again as {order.client_order_id}; {ours}"
-        found.append(finding(Kind.EARLIER_ATTEMPT_FILLED, sent_again, _shown(earlier), is_alerted=True))
+        found.append(finding(DiscrepancyKind.EARLIER_ATTEMPT_FILLED, sent_again, _shown(earlier), is_alerted=True))
     is_amount = order.cash_quantity is not None  # an amount of money: what it buys is its quantity
     if order.quantity is not None and order.filled_quantity > order.quantity and not is_amount:
-        found.append(finding(Kind.OVERFILLED, ours, _shown(shown) if shown else "not shown", is_alerted=True))
+        found.append(
+            finding(DiscrepancyKind.OVERFILLED, ours, _shown(shown) if shown else "not shown", is_alerted=True)
+        )
     present = [r for r in shown if r.client_order_id == order.client_order_id]
     # With two orders under one tag, neither count is the record's.
     if len(present) == 1 and fills_are_missing(order, present[0]):
         counted, held = present[0].filled_quantity, order.filled_quantity
         steady = f"{counted} {held}"
         is_alerted = not order.status.is_final
-        found.append(finding(Kind.FILLS_MISSING, ours, _shown(present), steady=steady, is_alerted=is_alerted))
+        found.append(
+            finding(DiscrepancyKind.FILLS_MISSING, ours, _shown(present), steady=steady, is_alerted=is_alerted)
+        )
     return found
 
 
 def unknown_order(report: Report) -> Finding:
     """An order at the broker under a tag of our form that no record of ours has."""
     return Finding(
-        kind=Kind.ORDER_UNKNOWN,
+        kind=DiscrepancyKind.ORDER_UNKNOWN,
         subject=report.client_order_id,
         ours="no record",
         theirs=_shown([report]),
@@ -341,7 +349,7 @@ def by_product(entry: LedgerEntry, products: Sequence[str]) -> list[Holding]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class InstrumentGroup:
     """The positions on both sides that may be in one instrument."""
 
     ours: tuple[Holding, ...]
@@ -394,7 +402,7 @@ class PositionsCompared:
     unclear: frozenset[str] = frozenset()
     """Subjects whose rows at the broker cannot be read, or that an unreadable row may be about: neither a difference
     nor its absence is known."""
-    groups: Mapping[str, Group] = field(default_factory=lambda: MappingProxyType({}))
+    groups: Mapping[str, InstrumentGroup] = field(default_factory=lambda: MappingProxyType({}))
     """By a finding's subject: both sides."""
 
 
@@ -402,7 +410,7 @@ def compare_positions(ours: Sequence[Holding], theirs: Sequence[BrokerPosition])
     """Compares the positions of both sides. Positions that may be in the same instrument are taken together, since
     one side may name an exchange or currency that the other leaves open."""
     findings: list[Finding] = []
-    groups: dict[str, Group] = {}
+    groups: dict[str, InstrumentGroup] = {}
     unclear: set[str] = set()
     not_ours: list[BrokerPosition] = []
     agreeing = 0
@@ -427,19 +435,19 @@ def compare_positions(ours: Sequence[Holding], theirs: Sequence[BrokerPosition])
     )
 
 
-def _groups(ours: Sequence[Holding], theirs: Sequence[BrokerPosition]) -> Iterator[Group]:
+def _groups(ours: Sequence[Holding], theirs: Sequence[BrokerPosition]) -> Iterator[InstrumentGroup]:
     """The positions grouped by instrument. A broker's row without a legible instrument may belong to any of ours
     that the broker does not show otherwise."""
     unnamed = tuple(position for position in theirs if position.is_unnamed)
     for mine, other in _grouped(ours, [position for position in theirs if not position.is_unnamed]):
         is_missing = not other and any(holding.quantity for holding in mine)
-        yield Group(ours=tuple(mine), theirs=unnamed if is_missing else tuple(other))
+        yield InstrumentGroup(ours=tuple(mine), theirs=unnamed if is_missing else tuple(other))
 
 
-def _position_finding(group: Group) -> Finding:
+def _position_finding(group: InstrumentGroup) -> Finding:
     named = {holding.instrument.key: holding.instrument for holding in group.ours}
     return Finding(
-        kind=Kind.POSITION_DIFFERS,
+        kind=DiscrepancyKind.POSITION_DIFFERS,
         subject=group.subject,
         ours=_text(group.held),
         theirs=_text(group.shown),
@@ -455,7 +463,7 @@ def group_of(
     ours: Sequence[Holding],
     theirs: Sequence[BrokerPosition],
     product: str | None = None,
-) -> Group:
+) -> InstrumentGroup:
     """Both sides' positions in what may be this instrument and product, grouped as in a comparison, even if our
     ledger never had it."""
     asked = Holding(instrument=instrument, quantity=ZERO, product=product)
@@ -654,7 +662,7 @@ def judge(
     open_now: Mapping[Key, Finding],
     findings: Iterable[Finding],
     *,
-    judged: AbstractSet[Kind],
+    judged: AbstractSet[DiscrepancyKind],
     held_back: AbstractSet[Key] = frozenset(),
     now: float,
     lasting_seconds: float = LASTING_SECONDS,
@@ -710,7 +718,7 @@ def judge(
     )
 
 
-def resting_exits(group: Group, exits: Iterable[Order]) -> str:
+def resting_exits(group: InstrumentGroup, exits: Iterable[Order]) -> str:
     """The working exits of the group's instrument that may take the broker's position beyond what our strategies
     hold. They were sent before the position changed, and only a person may cancel them. Empty: none."""
     nets: dict[str, Decimal] = {}
@@ -745,7 +753,7 @@ def _as_known(finding: Finding, opened: Finding) -> Finding:
     )
 
 
-def _has_lasted(kind: Kind, suspicion: Suspicion, now: float, lasting_seconds: float) -> bool:
+def _has_lasted(kind: DiscrepancyKind, suspicion: Suspicion, now: float, lasting_seconds: float) -> bool:
     if kind in _SURE:
         return True
     is_long = kind not in _LASTING or now - suspicion.since >= lasting_seconds

@@ -22,7 +22,7 @@ from execution_service.core.orders.events import (
     CommissionReported,
     Completed,
     ContractDeclared,
-    ContractTold,
+    ContractResolved,
     DeclaredCancelled,
     DeclaredNotPlaced,
     DeclaredPlaced,
@@ -43,7 +43,7 @@ from execution_service.core.orders.events import (
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import ReasonCode, Status
-from execution_service.core.reconcile import Discrepancy, Finding, Kind
+from execution_service.core.reconcile import Discrepancy, DiscrepancyKind, Finding
 
 CONFIRMATION_PUBLISHED = "Published execution confirmation"
 UNKNOWN = "?"
@@ -409,15 +409,15 @@ def _end_text(order: Order, account: tuple[str, str]) -> str:
 # --- reconciliation ---------------------------------------------------------------------------------------------------
 
 _DIFFERENCES = {
-    Kind.ORDER_NOT_SHOWN: "Working order not shown by the broker",
-    Kind.ORDER_UNKNOWN: "Order at the broker with a tag of ours and no record",
-    Kind.ORDER_ALIVE: "Order working at the broker against our record",
-    Kind.ORDER_TWICE: "Several orders at the broker under one tag",
-    Kind.EARLIER_ATTEMPT_FILLED: "Earlier sending filled after the order was sent again",
-    Kind.FILLS_MISSING: "Broker's count and executions differ",
-    Kind.OVERFILLED: "More filled than ordered",
-    Kind.IN_DOUBT: "Order in doubt",
-    Kind.POSITION_DIFFERS: "Position differs",
+    DiscrepancyKind.ORDER_NOT_SHOWN: "Working order not shown by the broker",
+    DiscrepancyKind.ORDER_UNKNOWN: "Order at the broker with a tag of ours and no record",
+    DiscrepancyKind.ORDER_ALIVE: "Order working at the broker against our record",
+    DiscrepancyKind.ORDER_TWICE: "Several orders at the broker under one tag",
+    DiscrepancyKind.EARLIER_ATTEMPT_FILLED: "Earlier sending filled after the order was sent again",
+    DiscrepancyKind.FILLS_MISSING: "Broker's count and executions differ",
+    DiscrepancyKind.OVERFILLED: "More filled than ordered",
+    DiscrepancyKind.IN_DOUBT: "Order in doubt",
+    DiscrepancyKind.POSITION_DIFFERS: "Position differs",
 }
 
 
@@ -445,32 +445,32 @@ def next_step(finding: Finding) -> str:
     """What a person should do about a difference; docs/operations.md says more."""
     order, tag = plain(finding.order_id or ""), plain(finding.client_order_id or "")
     match finding.kind:
-        case Kind.ORDER_NOT_SHOWN:
+        case DiscrepancyKind.ORDER_NOT_SHOWN:
             return (
                 f"Look for {tag} in the broker's own screen, finished orders and earlier days too. Dead with the fills that we hold: "
                 f"execctl resolve {order} --as cancelled. Alive: nothing, it is asked on."
             )
-        case Kind.ORDER_UNKNOWN:
+        case DiscrepancyKind.ORDER_UNKNOWN:
             return (
                 f"Find out who placed {tag}: another installation on this account, or this one before its store was restored. "
                 "Until then cancel it at the broker if it is not wanted; this service does not touch it."
             )
-        case Kind.ORDER_ALIVE:
+        case DiscrepancyKind.ORDER_ALIVE:
             return f"Cancel it in the broker's own screen if it is not wanted; see execctl order {order}. What it fills is recorded."
-        case Kind.ORDER_TWICE:
+        case DiscrepancyKind.ORDER_TWICE:
             return "Cancel the one too many in the broker's own screen, and undo by hand what it has filled."
-        case Kind.EARLIER_ATTEMPT_FILLED:
+        case DiscrepancyKind.EARLIER_ATTEMPT_FILLED:
             return f"See execctl order {order}: cancel it if it still works, and undo by hand what has filled twice."
-        case Kind.FILLS_MISSING:
+        case DiscrepancyKind.FILLS_MISSING:
             return (
                 f"Compare the executions of {tag} in the broker's own screen with execctl order {order}. They are asked for on; "
                 "no fill is made up."
             )
-        case Kind.OVERFILLED:
+        case DiscrepancyKind.OVERFILLED:
             return f"See execctl order {order}, and undo by hand what is too much; a correction by the broker is recorded by itself."
-        case Kind.IN_DOUBT:
+        case DiscrepancyKind.IN_DOUBT:
             return f"Look for {tag} at the broker among open, finished and rejected orders, then decide: execctl resolve {order}."
-        case Kind.POSITION_DIFFERS:
+        case DiscrepancyKind.POSITION_DIFFERS:
             return (
                 "Compare the broker's trades with execctl orders: a square-off, a trade by hand, an assignment or expiry, a transfer, or an order "
                 "in doubt. Undo it at the broker, have our books follow it (see execctl adopt --help), or leave it if it is meant. "
@@ -671,7 +671,7 @@ def service_ends(*, part: str, failures: int, reason: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Mentioned:
+class MentionedOrder:
     """One order in a message about several. `moment` is since or until when, as the message says."""
 
     order: Order
@@ -680,7 +680,7 @@ class Mentioned:
     """Text about this order alone, if the message has one for each."""
 
 
-def held_for_opening(orders: Sequence[Mentioned], *, account_name: str, broker: str, words: str) -> str:
+def held_for_opening(orders: Sequence[MentionedOrder], *, account_name: str, broker: str, words: str) -> str:
     """The broker holds them until the moments given. `words` is the broker's own text about the latest."""
     untils = sorted({each.moment for each in orders if each.moment is not None})
     until = " or ".join(map(_clock_time, untils[:NAMED_AT_MOST])) or "the opening"
@@ -695,7 +695,7 @@ def held_for_opening(orders: Sequence[Mentioned], *, account_name: str, broker: 
     )
 
 
-def exits_waiting(orders: Sequence[Mentioned], *, account_name: str, broker: str, reason: str, to_do: str) -> str:
+def exits_waiting(orders: Sequence[MentionedOrder], *, account_name: str, broker: str, reason: str, to_do: str) -> str:
     """They have been unable to leave since the moments given."""
     named = [(each.order, f" since {_clock_time(each.moment)}" if each.moment else "") for each in orders]
     title = "🚨 Exit Cannot Leave" if len(orders) == 1 else f"🚨 {len(orders)} Exits Cannot Leave"
@@ -709,7 +709,7 @@ def exits_waiting(orders: Sequence[Mentioned], *, account_name: str, broker: str
     )
 
 
-def orders_isolated(orders: Sequence[Mentioned], *, account_name: str) -> str:
+def orders_isolated(orders: Sequence[MentionedOrder], *, account_name: str) -> str:
     """An unexpected error occurred in the processing of these orders; `words` of each says which."""
     named = [(each.order, f": {_cut(each.words, LONGEST_OF_CAUSE)}") for each in orders]
     return _text(
@@ -735,7 +735,7 @@ def not_compared(*, account_name: str, broker: str, why: Mapping[str, str]) -> s
     )
 
 
-def without_words(subject: str, signal_ids: Sequence[str]) -> str:
+def message_not_composed(subject: str, signal_ids: Sequence[str]) -> str:
     """Replaces a message about orders that could not be composed: that there was one, and about which orders."""
     named = ", ".join(_cut(signal_id, LONGEST_OF_LINE) for signal_id in signal_ids[:NAMED_AT_MOST])
     more = f" and {len(signal_ids) - NAMED_AT_MOST} more" if len(signal_ids) > NAMED_AT_MOST else ""
@@ -747,7 +747,7 @@ def without_words(subject: str, signal_ids: Sequence[str]) -> str:
     )
 
 
-def cancels_unconfirmed(orders: Sequence[Mentioned], *, account_name: str, broker: str, times: int) -> str:
+def cancels_unconfirmed(orders: Sequence[MentionedOrder], *, account_name: str, broker: str, times: int) -> str:
     """Their cancellation was requested `times` times, and the broker has confirmed none."""
     return _text(
         "⚠️ Cancel Not Confirmed",
@@ -921,11 +921,11 @@ def log_line(order_before: Order, event: Event, order: Order) -> tuple[str, str]
         case InstrumentMatched():
             product = "" if event.product is None else f" in {plain(event.product)}"
             return f"Exit closes its entry's instrument: {plain(event.instrument.key)}{product}", "exit_matched"
-        case ContractTold():
+        case ContractResolved():
             return _contract_line(event, order)
         case ContractDeclared():
             return (
-                f"Contract declared by {plain(event.by)}: {contract_words(event.terms)}; {plain(event.message)}",
+                f"Contract declared by {plain(event.by)}: {contract_summary(event.terms)}; {plain(event.message)}",
                 "contract_declared",
             )
         case Fitted():
@@ -942,14 +942,14 @@ def log_line(order_before: Order, event: Event, order: Order) -> tuple[str, str]
     return _end_line(order_before, event, order)
 
 
-def _contract_line(event: ContractTold, order: Order) -> tuple[str, str]:
-    words = [] if event.terms is None else [contract_words(event.terms)]
+def _contract_line(event: ContractResolved, order: Order) -> tuple[str, str]:
+    words = [] if event.terms is None else [contract_summary(event.terms)]
     if event.booked_as is not None:
         words.append(f"booked as {plain(event.booked_as)}")
     return f"Contract: {', '.join(words) or plain(order.symbol or UNKNOWN)}", "contract_told"
 
 
-def contract_words(told: ContractTerms) -> str:
+def contract_summary(told: ContractTerms) -> str:
     """The broker's facts about a contract, in one line."""
     words = (
         told.local_symbol,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from execution_service.core.errors import UnreadableRecord
-from execution_service.core.orders.effects import Happening
+from execution_service.core.orders.effects import AppliedEvent
 from execution_service.core.orders.events import Filled
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose
@@ -27,11 +27,11 @@ class Parcel:
     live: LiveOrder
     progress: Progress
     order: Order
-    happenings: tuple[Happening, ...]
+    applied_events: tuple[AppliedEvent, ...]
 
     @property
     def moves_position(self) -> bool:
-        return any(happening.moves_position for happening in self.happenings)
+        return any(applied_event.moves_position for applied_event in self.applied_events)
 
 
 class Ledger:
@@ -136,9 +136,9 @@ class Ledger:
         entry = settled(entry, self._kept.get(key, {}), ended_are_shown=is_shown)
         sequence = entry.sequence
         known: dict[str, Mapping[int, Line]] = {p.order.order_id: p.progress.told.lines for p in parcels}
-        for parcel, happening in _in_order_of_execution(parcels):
+        for parcel, applied_event in _in_order_of_execution(parcels):
             order_id = parcel.order.order_id
-            entry, known[order_id] = fold(entry, parcel.order, (happening,), known[order_id])
+            entry, known[order_id] = fold(entry, parcel.order, (applied_event,), known[order_id])
         lines = [known[p.order.order_id] for p in parcels]
         if entry.sequence == sequence and before is not None:
             return before, lines
@@ -149,16 +149,16 @@ def _order_of(progress: Progress) -> Order | None:
     return None if progress.live is None else progress.live.order
 
 
-def _in_order_of_execution(parcels: Sequence[Parcel]) -> list[tuple[Parcel, Happening]]:
+def _in_order_of_execution(parcels: Sequence[Parcel]) -> list[tuple[Parcel, AppliedEvent]]:
     """What moves a position, by the broker's time, so that profit is booked to the order that closed and not to the one it closed; at the
     same moment entries come first. What happened to one order stays in its sequence."""
-    moments: list[tuple[datetime, bool, Parcel, Happening]] = []
+    moments: list[tuple[datetime, bool, Parcel, AppliedEvent]] = []
     for parcel in parcels:
         is_exit, latest = parcel.order.identity.purpose is Purpose.EXIT, None
-        for happening in parcel.happenings:
-            if happening.moves_position:
-                event = happening.event
+        for applied_event in parcel.applied_events:
+            if applied_event.moves_position:
+                event = applied_event.event
                 moment = event.fill.time if isinstance(event, Filled) else event.at
                 latest = moment if latest is None else max(latest, moment)
-                moments.append((latest, is_exit, parcel, happening))
-    return [(parcel, happening) for _, _, parcel, happening in sorted(moments, key=lambda m: m[:2])]
+                moments.append((latest, is_exit, parcel, applied_event))
+    return [(parcel, applied_event) for _, _, parcel, applied_event in sorted(moments, key=lambda m: m[:2])]

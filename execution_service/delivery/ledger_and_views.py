@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.delivery.cursor import (
@@ -174,8 +174,8 @@ class LedgerAndViews:
         order = live.order
         if progress.shown >= order.version:
             return None
-        parcel = Parcel(live, progress, order, tuple(happenings(order, progress.shown)))
-        if order.status.is_final or any(happening.is_shown for happening in parcel.happenings):
+        parcel = Parcel(live, progress, order, tuple(applied_events(order, progress.shown)))
+        if order.status.is_final or any(applied_event.is_shown for applied_event in parcel.applied_events):
             return parcel
         self._cursors.advance(progress, LEDGER, order.version, is_seen=False)
         self._moved(progress)

@@ -11,7 +11,7 @@ from datetime import datetime
 import structlog
 
 from execution_service.core import texts
-from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Status
 from execution_service.delivery.account_names import NamesOfAccounts
@@ -169,8 +169,8 @@ class Notifications:
         if not self._notifier.enabled:
             return alone, outcomes
         account_names = self._parties.account_names_of(order.request.account_id)
-        for happening in happenings(order, after):
-            before, event, now = happening.before, happening.event, happening.after
+        for applied_event in applied_events(order, after):
+            before, event, now = applied_event.before, applied_event.event, applied_event.after
             text = texts.order_alert(
                 before, event, now, account_name=account_names.account_name, broker=account_names.broker
             )

@@ -11,7 +11,7 @@ import structlog
 from execution_service.core.orders.events import CancelRequested, Event
 from execution_service.core.orders.next_step import Elapsed
 from execution_service.core.orders.order import Order, apply
-from execution_service.core.orders.repetition import CANCELS, FINDS, Asked
+from execution_service.core.orders.repetition import CANCELS, FINDS, RequestHistory
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.core.texts import log_line, wants_a_person
@@ -105,11 +105,11 @@ class LiveOrder:
         self.sent_at = sent_at
         self.finding_from: float | None = None
         self.asked_at: float | None = None
-        self.cancels = Asked()
+        self.cancels = RequestHistory()
         """The requests to cancel it that were really sent."""
         self.cancel_not_before = 0.0
         """The account's calls do not allow one earlier."""
-        self.finds = Asked()
+        self.finds = RequestHistory()
         """The looks for it since it is in doubt."""
         self.heard: object = None
         """What would make the broker's next word about it news."""
@@ -158,7 +158,7 @@ class LiveOrder:
 
     def take_news(self) -> None:
         """Something has changed: what is asked again of this order is asked soon again."""
-        self.cancels, self.finds = self.cancels.after_news(), self.finds.after_news()
+        self.cancels, self.finds = self.cancels.with_pauses_reset(), self.finds.with_pauses_reset()
 
     @property
     def owes_world(self) -> bool:
@@ -379,7 +379,7 @@ class LiveOrders:
 
 
 def _refusal(order: Order) -> Reason | None:
-    words = order.words_alone
+    words = order.undocumented_answer
     return None if words is None else Reason(ReasonCode.BROKER_REJECTED, words)
 
 

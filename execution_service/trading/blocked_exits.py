@@ -11,7 +11,7 @@ from execution_service.core.orders.events import Noted
 from execution_service.core.orders.report_events import was_noted
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
-from execution_service.core.texts import Mentioned
+from execution_service.core.texts import MentionedOrder
 from execution_service.recording.live_orders import LiveOrder
 from execution_service.runtime.clock import Clock
 from execution_service.trading.connection import Connection
@@ -90,7 +90,7 @@ class BlockedExits:
                 live.waits_to_note.append(cause.name)
                 self._timers.make(live, 0.0)
 
-        self._grouped_alerts.mention(f"exit_waits:{cause.name}", Mentioned(order, since), words, raised)
+        self._grouped_alerts.mention(f"exit_waits:{cause.name}", MentionedOrder(order, since), words, raised)
         return None
 
     def _cause(self, live: LiveOrder) -> _Cause:

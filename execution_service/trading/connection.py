@@ -300,5 +300,5 @@ def reason_of(refusal: OrderRefused) -> Reason:
 def _pause_seconds(state: tenacity.RetryCallState) -> float:
     """Between two attempts to connect."""
     exc = state.outcome.exception() if state.outcome is not None else None
-    usual = backoff.USUAL.pause_seconds(state.attempt_number)
+    usual = backoff.DEFAULT_BACKOFF.pause_seconds(state.attempt_number)
     return min(usual, LOGIN_LOOK_SECONDS) if isinstance(exc, AuthRequired) else usual

@@ -259,7 +259,7 @@ class Lanes:
         """The lane makes a pause, longer each time."""
         lane = self.of(order)
         lane.failures += 1
-        lane.not_before = self._clock.monotonic() + backoff.USUAL.pause_seconds(lane.failures)
+        lane.not_before = self._clock.monotonic() + backoff.DEFAULT_BACKOFF.pause_seconds(lane.failures)
 
     def rest(self, order: Order, wait_seconds: float, *, words: str, is_for_calls: bool) -> None:
         """The lane goes on when its orders may leave again."""

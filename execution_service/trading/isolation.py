@@ -8,7 +8,7 @@ from functools import partial
 import structlog
 
 from execution_service.core import backoff, texts
-from execution_service.core.texts import Mentioned
+from execution_service.core.texts import MentionedOrder
 from execution_service.recording.live_orders import LiveOrder
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.errors import StoreUnavailable
@@ -18,7 +18,7 @@ from execution_service.trading.timers import Timers
 
 log = structlog.get_logger(__name__)
 
-FORGIVEN_SECONDS = 2 * backoff.USUAL.longest_seconds
+FORGIVEN_SECONDS = 2 * backoff.DEFAULT_BACKOFF.longest_seconds
 """After so long without another failure the pauses are short again."""
 
 
@@ -45,7 +45,7 @@ class Isolation:
         else:
             live.failures = 1 if now - live.failed_at > FORGIVEN_SECONDS else live.failures + 1
             live.failed_at = now
-            pause = backoff.USUAL.pause_seconds(live.failures)
+            pause = backoff.DEFAULT_BACKOFF.pause_seconds(live.failures)
             log.error(
                 f"Order set aside for {pause:g} s, the others go on: {doing} failed: {_words(why)}",
                 action="order_isolated",
@@ -64,7 +64,7 @@ class Isolation:
             return
         live.is_isolation_told = True
         words = partial(texts.orders_isolated, account_name=self._connection.account_name)
-        self._grouped_alerts.mention("order_isolated", Mentioned(live.order, None, reason), words)
+        self._grouped_alerts.mention("order_isolated", MentionedOrder(live.order, None, reason), words)
 
 
 def _words(why: BaseException) -> str:

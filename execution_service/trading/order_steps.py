@@ -14,7 +14,7 @@ from execution_service.core.orders.events import CancelRefused, Doubted, Event, 
 from execution_service.core.orders.next_step import Elapsed, StepKind, next_step
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Status
-from execution_service.core.texts import Mentioned
+from execution_service.core.texts import MentionedOrder
 from execution_service.ownership.ownership import Ownership
 from execution_service.recording.live_orders import PERHAPS_SENT, LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
@@ -173,7 +173,7 @@ class OrderSteps:
     async def _end_unsent(self, live: LiveOrder) -> None:
         """A pending order that has become too old, or whose cancellation was asked while it was being sent."""
         order = live.order
-        if order.cancel_wish is None and await self._pre_trade_checks.may_be_late(order):
+        if order.cancel_request is None and await self._pre_trade_checks.may_be_late(order):
             live.not_before = self._clock.monotonic() + LATE_EXIT_SECONDS
             return
         self._lanes.cease_waiting(order)
@@ -187,7 +187,7 @@ class OrderSteps:
             return
         # A command is no repetition of ours, however often it was asked before.
         is_again = live.cancels.latest is not None and not live.is_cancel_commanded
-        live.cancels = live.cancels.once_more(self._clock.monotonic())
+        live.cancels = live.cancels.with_request(self._clock.monotonic())
         ref = OrderRef(client_order_id=live.order.client_order_id, broker_order_id=live.order.broker_order_id)
         said: tuple[Event, ...] = ()
         try:
@@ -212,7 +212,7 @@ class OrderSteps:
 
     def _was_not_sent(self, live: LiveOrder, exc: BrokerUnavailable | NotAnswered) -> None:
         """The request to cancel does not count: it leaves as soon as it may."""
-        live.cancels = live.cancels.taken_back()
+        live.cancels = live.cancels.without_latest()
         wait_seconds = exc.wait_seconds if isinstance(exc, HeldBack) else AFTER_FAILURE_SECONDS
         pause = min(max(wait_seconds, LEAST_WAIT_SECONDS), LONGEST_CANCEL_REST_SECONDS)
         live.cancel_not_before = self._clock.monotonic() + pause
@@ -226,7 +226,7 @@ class OrderSteps:
             broker=self._connection.broker_name,
             times=CANCEL_ALERT_AFTER,
         )
-        self._grouped_alerts.mention("cancels_unconfirmed", Mentioned(live.order, None), words)
+        self._grouped_alerts.mention("cancels_unconfirmed", MentionedOrder(live.order, None), words)
         remark = (
             f"cancellation asked {CANCEL_ALERT_AFTER} times and not confirmed by the broker; the order may be alive"
         )

@@ -11,14 +11,14 @@ import structlog
 from brokers.base import Report
 from brokers.errors import (
     BrokerUnavailable,
-    CallsSpent,
     HeldBack,
     NotAnswered,
     OrderAlreadyExists,
     OrderRefused,
     OutcomeUnknown,
+    RateLimited,
     ReservationLost,
-    WordsAlone,
+    UndocumentedAnswer,
 )
 from execution_service.core import backoff
 from execution_service.core.orders.events import CancelRequested, Event, Noted, NothingSent, Rejected
@@ -82,7 +82,7 @@ class Placement:
             return Handed(self._was_overtaken(live), is_clear=False)
         # The store may have been away while the intent was being written.
         is_late = not live.is_late_allowed and is_stale(live.elapsed(self._clock.monotonic()), self._connection.limits)
-        if not self._connection.is_connected or order.cancel_wish is not None or is_late:
+        if not self._connection.is_connected or order.cancel_request is not None or is_late:
             held = self.nothing_was_sent(live, "held back before it left", counts=False, again=again, sent=order)
             return Handed(held, is_clear=False)
         try:
@@ -114,9 +114,9 @@ class Placement:
         except Exception as exc:  # noqa: BLE001  whatever it was, the order may have left
             live.finding_from = live.asked_at = None
             live.unclear_resendings += again
-            live.is_answered = live.is_answered or isinstance(exc, OrderAlreadyExists | WordsAlone)
+            live.is_answered = live.is_answered or isinstance(exc, OrderAlreadyExists | UndocumentedAnswer)
             self._lanes.of(order).unresolved.add(order.order_id)
-            if again and isinstance(exc, WordsAlone):
+            if again and isinstance(exc, UndocumentedAnswer):
                 said = Reason(ReasonCode.BROKER_REJECTED, exc.words)
                 return Handed(self._was_refused_again(live, order, said, answer=exc.words), is_clear=False)
             return Handed(self._is_unclear(live, exc), is_clear=False)
@@ -127,12 +127,12 @@ class Placement:
         if not self._ownership.holds(self._connection.account_id):
             return
         live.resendings += 1
-        live.not_before = self._clock.monotonic() + backoff.USUAL.pause_seconds(live.resendings)
+        live.not_before = self._clock.monotonic() + backoff.DEFAULT_BACKOFF.pause_seconds(live.resendings)
         words = "not found at the broker; sent again under the same id, which the broker takes only once"
         is_odd = live.resendings == RESENDINGS_ALERT
 
         def note(order: Order) -> Sequence[Event]:
-            if order.status is not Status.SUBMITTING or order.cancel_wish is not None:
+            if order.status is not Status.SUBMITTING or order.cancel_request is not None:
                 return ()
             return (Noted(at=self._clock.now(), message=words, alert=is_odd),)
 
@@ -143,7 +143,7 @@ class Placement:
     def rest(self, order: Order, held: HeldBack) -> None:
         """The lane goes on when its orders may leave again; the connection is as good as before. People are told, once for each lane, but
         of spent calls only where an exit waits for them."""
-        is_for_calls = isinstance(held, CallsSpent)
+        is_for_calls = isinstance(held, RateLimited)
         self._lanes.rest(order, held.wait_seconds, words=str(held), is_for_calls=is_for_calls)
         lane = self._lanes.of(order)
         if not is_for_calls and not lane.is_hold_told:
@@ -226,7 +226,7 @@ class Placement:
                 exc_info=exc,
             )
         words = f"no clear answer, looking for the order at the broker: {str(exc) or type(exc).__name__}"
-        await self._note(live, words, answer=exc.words if isinstance(exc, WordsAlone) else None)
+        await self._note(live, words, answer=exc.words if isinstance(exc, UndocumentedAnswer) else None)
 
     async def _note(self, live: LiveOrder, words: str, *, answer: str | None = None) -> None:
         def note(order: Order) -> Sequence[Event]:

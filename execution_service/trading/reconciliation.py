@@ -15,7 +15,7 @@ import structlog
 from brokers.base import UNNAMED_POSITION, BrokerPosition, Instrument, Report, ReportStatus
 from brokers.errors import BrokerError
 from execution_service.core import texts
-from execution_service.core.adoption.successors import arrivals, explained, quantities_of
+from execution_service.core.adoption.successors import explained, quantities_of, unexplained_changes
 from execution_service.core.orders.events import Doubted
 from execution_service.core.orders.last_reported import LastReported, name_of
 from execution_service.core.orders.order import Order
@@ -24,17 +24,17 @@ from execution_service.core.orders.status import Status
 from execution_service.core.reconcile import (
     OF_POSITIONS,
     OF_REPORTS,
-    Binding,
     Discrepancy,
+    DiscrepancyKind,
+    DiscrepancyState,
+    ExitRestriction,
     Finding,
-    Group,
     Holding,
+    InstrumentGroup,
     Judgement,
     Key,
-    Kind,
-    Outcome,
     PositionsCompared,
-    State,
+    ReconciliationOutcome,
     Watch,
     compare_positions,
     is_our_tag,
@@ -73,11 +73,15 @@ STRANGERS_REMEMBERED = 20_000
 INCOMPARABLE_REMEMBERED = 5000
 NAMED_AT_MOST = 5
 _LISTED = frozenset({Status.SUBMITTED, Status.PARTIALLY_FILLED})
-_OF_CHANGES = OF_POSITIONS | {Kind.IN_DOUBT}
+_OF_CHANGES = OF_POSITIONS | {DiscrepancyKind.IN_DOUBT}
 """What can be seen without a whole answer."""
 
 _UNSEEN = Finding(
-    kind=Kind.POSITION_DIFFERS, subject="", ours="", theirs="", note="an order of somebody else has filled there"
+    kind=DiscrepancyKind.POSITION_DIFFERS,
+    subject="",
+    ours="",
+    theirs="",
+    note="an order of somebody else has filled there",
 )
 """What is suspected when somebody else has traded, and nobody has compared since."""
 
@@ -105,7 +109,7 @@ class Account(Protocol):
     ) -> None: ...
 
     @property
-    def tells_positions(self) -> bool:
+    def reports_positions(self) -> bool:
         """Whether it ever does."""
 
     async def read_positions(self) -> Sequence[BrokerPosition]: ...
@@ -143,7 +147,7 @@ class _Read:
 
 @dataclass(slots=True)
 class _Request:
-    answer: asyncio.Future[Outcome]
+    answer: asyncio.Future[ReconciliationOutcome]
     readings: int = 0
 
 
@@ -268,7 +272,7 @@ class Reconciliation:
         if isinstance(live.order.events[-1], Doubted):
             self._wake_up.tell()  # what people are told of now stands in the list now
 
-    async def compare_now(self) -> Outcome:
+    async def compare_now(self) -> ReconciliationOutcome:
         """Of a comparison that began after the call; one that shows something for the first time is confirmed or dismissed by another."""
         for _ in range(CONNECTING_LOOKS):
             if self._account.is_connected:
@@ -306,11 +310,13 @@ class Reconciliation:
                     wait = min(wait or HURRY_SECONDS, HURRY_SECONDS)
         finally:
             self._live.on_recorded.remove(self._heed_record)
-            self._answer(Outcome(is_compared=False, words="Not compared: the account is not traded here any more"))
+            self._answer(
+                ReconciliationOutcome(is_compared=False, words="Not compared: the account is not traded here any more")
+            )
 
-    def _unreachable(self) -> Outcome:
+    def _unreachable(self) -> ReconciliationOutcome:
         words = f"Not compared: the broker is not connected ({self._account.trouble})"
-        return Outcome(is_compared=False, words=words)
+        return ReconciliationOutcome(is_compared=False, words=words)
 
     async def _turn(self) -> float | None:
         """One comparison; the seconds until the next, where that is sooner than usual."""
@@ -324,14 +330,19 @@ class Reconciliation:
                 action="reconcile_failed",
                 account_id=self._account.account_id,
             )
-            self._answer(Outcome(is_compared=False, words=f"Not compared: {str(exc) or type(exc).__name__}"), requests)
+            self._answer(
+                ReconciliationOutcome(is_compared=False, words=f"Not compared: {str(exc) or type(exc).__name__}"),
+                requests,
+            )
             return SOON_SECONDS
         except Exception as exc:
             # A comparison may fail for what a broker says that nobody foresaw; the account goes on being traded and compared.
             log.exception(
                 f"Not compared with the broker: {exc}", action="reconcile_failed", account_id=self._account.account_id
             )
-            self._answer(Outcome(is_compared=False, words=f"Not compared: {type(exc).__name__}: {exc}"), requests)
+            self._answer(
+                ReconciliationOutcome(is_compared=False, words=f"Not compared: {type(exc).__name__}: {exc}"), requests
+            )
             return None
         for request in requests:
             request.readings += 1
@@ -339,7 +350,7 @@ class Reconciliation:
         self._answer(outcome, [r for r in requests if is_settled or r.readings > 1])
         return None if is_settled else SOON_SECONDS if not self._interval else min(SOON_SECONDS, self._interval)
 
-    def _answer(self, outcome: Outcome, requests: Iterable[_Request] | None = None) -> None:
+    def _answer(self, outcome: ReconciliationOutcome, requests: Iterable[_Request] | None = None) -> None:
         for request in list(self._requests if requests is None else requests):
             self._requests.remove(request)
             if not request.answer.done():
@@ -347,18 +358,18 @@ class Reconciliation:
 
     # --- what it binds ------------------------------------------------------------------------------------------
 
-    async def binding(self, instrument: Instrument, product: str | None) -> Binding | None:
+    async def binding(self, instrument: Instrument, product: str | None) -> ExitRestriction | None:
         """The difference that binds the exits of this instrument, held in that product: one that is open, opened by whichever life, or one
         that a first reading suspects. None: nothing is known to differ, and nothing was asked for that. Raises StoreUnavailable, at most
         before the first."""
         for row in (await self._open_rows()).values():
             if row.finding.is_about(instrument, product):
                 latest = self._suspected.get(row.key, row.finding)
-                return Binding(finding=latest, since=row.opened_at)
+                return ExitRestriction(finding=latest, since=row.opened_at)
         for finding in self._suspected.values():
             if finding.is_about(instrument, product):
-                return Binding(finding=finding)
-        return Binding(finding=_UNSEEN) if self._is_trade_unknown else None
+                return ExitRestriction(finding=finding)
+        return ExitRestriction(finding=_UNSEEN) if self._is_trade_unknown else None
 
     async def _open_rows(self) -> Mapping[Key, Discrepancy]:
         if self._open is None:
@@ -377,7 +388,7 @@ class Reconciliation:
 
     # --- one comparison -----------------------------------------------------------------------------------------
 
-    async def _compare(self, *, is_whole: bool) -> tuple[Judgement, Outcome]:
+    async def _compare(self, *, is_whole: bool) -> tuple[Judgement, ReconciliationOutcome]:
         await self._open_rows()
         assert self._open is not None
         orders = await (self._compare_orders() if is_whole else self._read_changes())
@@ -402,7 +413,7 @@ class Reconciliation:
         """What our own records say after the latest news; nothing is known of what the broker does not mention."""
         await self._account.read_book(whole=False)
         findings = [f for live in self._in_hand() for f in self._findings(live.order, ()) or ()]
-        return _OrdersCompared(findings=tuple(f for f in findings if f.kind is Kind.IN_DOUBT))
+        return _OrdersCompared(findings=tuple(f for f in findings if f.kind is DiscrepancyKind.IN_DOUBT))
 
     async def _compare_orders(self) -> _OrdersCompared:
         working = [live for live in self._in_hand() if live.order.status in _LISTED]
@@ -434,7 +445,9 @@ class Reconciliation:
         for order_id, of_order in shown.items():
             findings += self._findings(orders[order_id], of_order, was_asked=order_id in missing) or ()
         findings += await self._compare_suspects(read, in_hand=orders.keys())
-        self._uncounted = frozenset(f.instrument for f in findings if f.kind is Kind.FILLS_MISSING and f.instrument)
+        self._uncounted = frozenset(
+            f.instrument for f in findings if f.kind is DiscrepancyKind.FILLS_MISSING and f.instrument
+        )
         return _OrdersCompared(
             open_orders=sum(order.status in _LISTED and bool(shown[i]) for i, order in orders.items()),
             executions=read.executions,
@@ -561,7 +574,7 @@ class Reconciliation:
                     account_id=self._account.account_id,
                 )
             self._is_silence_told = True
-            if not self._account.tells_positions:
+            if not self._account.reports_positions:
                 self._told_at = began  # it never will
             return None, frozenset()
         self._is_silence_told, self._told_at = False, began
@@ -570,7 +583,7 @@ class Reconciliation:
         ours = await holdings(self._live, self._store, account.account_id, symbols, account.products_of)
         compared = self._explained(self._compared(ours, theirs), theirs)
         await self._tell_unclear(theirs)
-        unclear = frozenset((Kind.POSITION_DIFFERS, subject) for subject in compared.unclear)
+        unclear = frozenset((DiscrepancyKind.POSITION_DIFFERS, subject) for subject in compared.unclear)
         if not compared.findings:
             return compared, unclear
         # Whatever filled while positions were being asked for has been heard of after this; about that nothing is known.
@@ -637,7 +650,7 @@ class Reconciliation:
         findings = []
         for finding in compared.findings:
             try:
-                came = arrivals(compared, self._earlier[finding.key])
+                came = unexplained_changes(compared, self._earlier[finding.key])
                 group = compared.groups[finding.subject]
                 exits = [live.order for live in self._in_hand() if self._is_exit_at_work(live.order, group)]
                 told = replace(explained(finding, group, came, today), resting=resting_exits(group, exits))
@@ -647,7 +660,7 @@ class Reconciliation:
             findings.append(told)
         return replace(compared, findings=tuple(findings))
 
-    def _is_exit_at_work(self, order: Order, group: Group) -> bool:
+    def _is_exit_at_work(self, order: Order, group: InstrumentGroup) -> bool:
         request = order.accepted_request
         usual = next(iter(self._account.products_of(request.instrument)), None)
         is_open = order.status in _LISTED and order.identity.purpose is Purpose.EXIT
@@ -701,7 +714,7 @@ class Reconciliation:
 
     async def _close(self, row: Discrepancy, now: datetime) -> None:
         assert self._open is not None
-        closed = replace(row, state=State.CLOSED, closed_at=now)
+        closed = replace(row, state=DiscrepancyState.CLOSED, closed_at=now)
         await self._store.save_discrepancy(closed)
         del self._open[row.key]
         self._say(f"Discrepancy closed: {self._difference(closed.finding)}", "discrepancy_closed", closed)
@@ -718,7 +731,7 @@ class Reconciliation:
             )
         except Exception as exc:
             log.exception(f"No words for a discrepancy: {exc}", action="no_words", account_id=row.account_id)
-            return texts.without_words("discrepancy", [row.finding.signal_id or row.finding.subject])
+            return texts.message_not_composed("discrepancy", [row.finding.signal_id or row.finding.subject])
 
     def _difference(self, finding: Finding) -> str:
         return self._worded(finding, texts.difference)
@@ -737,10 +750,10 @@ class Reconciliation:
 
     def _told(
         self, orders: _OrdersCompared, positions: PositionsCompared | None, judgement: Judgement, *, is_whole: bool
-    ) -> Outcome:
+    ) -> ReconciliationOutcome:
         assert self._open is not None
         if not is_whole:
-            return Outcome(is_compared=False, words="Only changes were asked for")
+            return ReconciliationOutcome(is_compared=False, words="Only changes were asked for")
         foreign_positions = () if positions is None else positions.not_ours
         looked_for = sum(map(_is_looked_for, self._in_hand()))
         line = texts.reconciled(
@@ -764,7 +777,7 @@ class Reconciliation:
         details += [f"to be confirmed: {self._difference(finding)}" for finding in judgement.unconfirmed]
         details += [f"not ours: {each}" for each in not_ours]
         is_clean = positions is not None and not (self._open or judgement.unconfirmed or looked_for)
-        return Outcome(is_compared=True, is_clean=is_clean, words="\n".join([line, *details]))
+        return ReconciliationOutcome(is_compared=True, is_clean=is_clean, words="\n".join([line, *details]))
 
 
 def _is_looked_for(live: LiveOrder) -> bool:

@@ -21,13 +21,13 @@ from execution_service.core.orders.report_events import (
     fills_are_missing,
     is_of_another,
     is_short,
-    news,
+    new_events,
     unreadable_note,
     was_noted,
 )
-from execution_service.core.orders.soundness import sound
+from execution_service.core.orders.soundness import sanitized
 from execution_service.core.orders.status import Status
-from execution_service.core.texts import Mentioned
+from execution_service.core.texts import MentionedOrder
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
@@ -160,12 +160,12 @@ class ReportPoller:
         self.is_asking, self._is_wanted = True, False
         asked_at = self._clock.monotonic()
         try:
-            since, goes_on, is_recorded = None if whole else self._mark, True, True
-            while goes_on:
+            since, has_more, is_recorded = None if whole else self._mark, True, True
+            while has_more:
                 answer = await self._connection.ask(broker.reports(since))
-                if answer.goes_on and answer.mark == since:
+                if answer.has_more and answer.mark == since:
                     raise AnswerUnclear("the broker says that its answer goes on, and it does not")
-                since, goes_on = answer.mark, answer.goes_on
+                since, has_more = answer.mark, answer.has_more
                 reports, odd = await self._sound(answer.reports)
                 is_recorded = await self._hear_all(reports, [*answer.unreadable, *odd]) and is_recorded
                 self._connection.was_usable()
@@ -191,7 +191,7 @@ class ReportPoller:
                 if not isinstance(report.client_order_id, str):
                     odd.append(Unreadable(words=f"an order's tag is {report.client_order_id!r}"[:200]))
                     continue
-                each, problem = sound(report, now)
+                each, problem = sanitized(report, now)
                 good.append(each)
             except Exception as exc:  # noqa: BLE001  whatever it is made of, the others are heard
                 problem = f"its report is {type(exc).__name__}: {exc}"
@@ -340,7 +340,7 @@ class ReportPoller:
             return False
 
     async def _hear_late(self, record: Stored, report: Report) -> None:
-        if not news(record.order, report, self._clock.now()):
+        if not new_events(record.order, report, self._clock.now()):
             return
         live = self._live.adopt(record)
         await self.learn(live, report)
@@ -377,12 +377,12 @@ class ReportPoller:
             if each.order.status is Status.IN_DOUBT and each.order.request.account_id == account_id
         ]
         for each in doubtful:
-            each.finds = each.finds.once_more(now)
+            each.finds = each.finds.with_request(now)
         try:
             await self.look_for_all(doubtful)
         except (BrokerUnavailable, NotAnswered) as exc:
             for each in doubtful:
-                each.finds, each.not_before = each.finds.taken_back(), now + AFTER_FAILURE_SECONDS
+                each.finds, each.not_before = each.finds.without_latest(), now + AFTER_FAILURE_SECONDS
             self._connection.query_failed(exc)
         except (BrokerError, TimeoutError) as exc:
             self._connection.query_failed(exc)
@@ -430,14 +430,14 @@ class ReportPoller:
 
     async def learn(self, live: LiveOrder, report: Report) -> None:
         """Records what a report tells that is new."""
-        report, problem = sound(report, self._clock.now())
+        report, problem = sanitized(report, self._clock.now())
         if problem is not None:
             await self._live.record(live, partial(unreadable_note, words=problem, now=self._clock.now()))
         await self._learn(live, report)
 
     async def _learn(self, live: LiveOrder, report: Report) -> None:
-        """Of a report that is `sound`."""
-        events = await self._live.record(live, lambda order: news(order, report, self._clock.now()))
+        """Of a report that is `sanitized`."""
+        events = await self._live.record(live, lambda order: new_events(order, report, self._clock.now()))
         is_news = bool(events)
         live.asked_at = now = self._clock.monotonic()
         self._heed_change(live, report)
@@ -476,7 +476,7 @@ class ReportPoller:
             words="" if order.hold is None else order.hold.message,
         )
         until = None if order.hold is None else order.hold.until
-        self._grouped_alerts.mention("held_for_opening", Mentioned(order, until), words)
+        self._grouped_alerts.mention("held_for_opening", MentionedOrder(order, until), words)
 
     async def _heed_lasting_counts(self) -> None:
         """Says once that a broker's count and the executions it has shown have differed for long, and ends what it has long called complete
@@ -523,7 +523,7 @@ class ReportPoller:
         if report is None or live.missing_from != since or not is_short(live.order, report):
             return
         shown = report
-        await self._live.record(live, lambda order: news(order, shown, self._clock.now(), is_settled=True))
+        await self._live.record(live, lambda order: new_events(order, shown, self._clock.now(), is_settled=True))
         self._missing.pop(live.order.order_id, None)
         self._lanes.settle(live)
 

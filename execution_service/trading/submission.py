@@ -154,7 +154,7 @@ class Submission:
         is_refused = live.is_passed_over or live.refusal is not None
         is_settled = live.is_answered or is_refused or live.unclear_resendings >= RESENDINGS_WAITED_FOR
         is_in_time = not is_stale(live.elapsed(self._clock.monotonic()), self._connection.limits)
-        return live.order.cancel_wish is None and is_in_time and not is_settled
+        return live.order.cancel_request is None and is_in_time and not is_settled
 
     async def _run_lane(self, lane: Lane, batch: Sequence[LiveOrder]) -> None:
         answers: Answers = ()
@@ -256,7 +256,7 @@ class Submission:
         return await self._write_intent(live, now)
 
     async def _write_intent(self, live: LiveOrder, now: datetime) -> bool:
-        wish = live.order.cancel_wish
+        wish = live.order.cancel_request
         try:
             first = await self._pre_trade_checks.before_leaving(live)
         except (BrokerError, TimeoutError) as exc:
@@ -280,7 +280,7 @@ class Submission:
             first = (*first, *told, *leaving)
 
         def start(order: Order) -> Sequence[Event]:
-            return first if order.status is Status.PENDING and order.cancel_wish == wish else ()
+            return first if order.status is Status.PENDING and order.cancel_request == wish else ()
 
         # What is known of an attempt before this one does not hold for it.
         live.is_answered, live.is_passed_over, live.unclear_resendings = False, False, 0

@@ -31,13 +31,13 @@ from brokers.base import (
 from brokers.errors import (
     BrokerError,
     BrokerUnavailable,
-    CallsSpent,
     NotAnswered,
     OrderAlreadyExists,
     OrderRefused,
     OutcomeUnknown,
+    RateLimited,
     ReservationLost,
-    WordsAlone,
+    UndocumentedAnswer,
 )
 from brokers.ibkr import adapter as ibkr
 from brokers.ibkr import codes
@@ -726,15 +726,15 @@ async def test_cancels_and_exits_have_calls_of_their_own(desk: Desk) -> None:
     entries = [desk.ticket(OrderType.LIMIT) for _ in range(3)]
     for ticket in entries:
         await place(broker, ticket)
-    with pytest.raises(CallsSpent, match="rate budget") as spent:
+    with pytest.raises(RateLimited, match="rate budget") as spent:
         await broker.reserve(desk.ticket(OrderType.LIMIT))
     assert spent.value.known_pause
     assert spent.value.wait_seconds > 86_000
-    with pytest.raises(CallsSpent):
+    with pytest.raises(RateLimited):
         await broker.place_order(replace(desk.ticket(OrderType.LIMIT), reserved_order_id="1:9"))
     await broker.cancel_order(OrderRef(client_order_id=entries[0].client_order_id))
     for again in (True, False):
-        with pytest.raises(CallsSpent):
+        with pytest.raises(RateLimited):
             await broker.cancel_order(OrderRef(client_order_id=entries[1].client_order_id), again=again)
     for _ in range(2):
         await place(broker, desk.ticket(side=Side.SELL, is_exit=True))
@@ -796,11 +796,11 @@ async def test_one_reading_of_the_lists_finds_many_orders(desk: Desk) -> None:
 async def test_questions_have_a_budget_of_their_own_and_lose_no_session(desk: Desk) -> None:
     broker = await desk.connect(other_calls_per_minute=6)
     await broker.reports()
-    with pytest.raises(CallsSpent):
+    with pytest.raises(RateLimited):
         await broker.reports()
-    with pytest.raises(CallsSpent):
+    with pytest.raises(RateLimited):
         await broker.reserve(desk.ticket())
-    with pytest.raises(CallsSpent):
+    with pytest.raises(RateLimited):
         await broker.connect()
     assert len(desk.heard(Ask.START_API)) == 1
     assert len(desk.gateway.sessions) == 1
@@ -817,7 +817,7 @@ async def test_the_gateways_word_of_too_many_messages_holds_all_calls_back(desk:
         placement = asyncio.create_task(broker.place_order(ticket))
         await until(lambda: bool(desk.heard(Ask.PLACE_ORDER)))
         desk.gateway.sessions[0].send(wire.error(1, 100, text))
-        with pytest.raises(CallsSpent):
+        with pytest.raises(RateLimited):
             await placement
         desk.gateway.silent.clear()
     else:
@@ -913,7 +913,7 @@ async def test_an_unknown_or_ambiguous_instrument_is_refused_with_the_candidates
     [
         (321, OrderRefused),
         (203, OrderRefused),
-        (100, CallsSpent),
+        (100, RateLimited),
         (504, BrokerUnavailable),
         (322, NotAnswered),
         (99999, NotAnswered),
@@ -1094,7 +1094,7 @@ async def test_coins_limited_far_from_the_market_end_in_ibkrs_words(desk: Desk, 
     broker = await desk.connect()
     coin = Instrument(symbol="BTC", asset_class=AssetClass.CRYPTO)
     ticket = desk.ticket(OrderType.LIMIT, instrument=coin, quantity=Decimal("0.001"), limit_price=Decimal(49_000))
-    with pytest.raises(WordsAlone, match="code 202"):
+    with pytest.raises(UndocumentedAnswer, match="code 202"):
         await place(broker, ticket)
     report = await found(broker, ticket)
     assert report.status is ReportStatus.REJECTED
@@ -1381,15 +1381,15 @@ async def test_words_alone_and_two_whole_looks_are_a_refusal_in_those_words(
     ticket = await reserved(broker, desk.ticket())
     answer(desk, code, text)
     async with asyncio.timeout(1.5):
-        with pytest.raises(WordsAlone, match=f"code {code}"):
+        with pytest.raises(UndocumentedAnswer, match=f"code {code}"):
             await broker.place_order(ticket)
     assert await broker.find(ticket.client_order_id) is None
-    with pytest.raises(WordsAlone, match=f"code {code}"):
+    with pytest.raises(UndocumentedAnswer, match=f"code {code}"):
         await broker.place_order(ticket)
     report = await found(broker, ticket)
     assert (report.status, report.filled_quantity) == (ReportStatus.REJECTED, 0)
     assert report.reason == f"{text} (code {code})"
-    with pytest.raises(WordsAlone):
+    with pytest.raises(UndocumentedAnswer):
         await broker.place_order(ticket)
     assert len(desk.heard(Ask.PLACE_ORDER)) == 1
     assert (await place(broker, desk.ticket())).broker_order_id == "1:2"
@@ -1420,7 +1420,7 @@ async def test_an_order_that_is_acknowledged_after_the_words_works(desk: Desk, s
     answer(desk, 31999, "?", taken_after=0.5)
     broker = await desk.connect()
     ticket = await reserved(broker, desk.ticket(OrderType.LIMIT))
-    with pytest.raises(WordsAlone):
+    with pytest.raises(UndocumentedAnswer):
         await broker.place_order(ticket)
     await reported(broker, ticket, lambda report: report.status is ReportStatus.WORKING)
     await asyncio.sleep(0.5)
@@ -1431,7 +1431,7 @@ async def test_a_status_alone_acknowledges_an_order_that_was_answered_by_words(d
     answer(desk, 31999, "?")
     broker = await desk.connect()
     ticket = await reserved(broker, desk.ticket(OrderType.LIMIT))
-    with pytest.raises(WordsAlone):
+    with pytest.raises(UndocumentedAnswer):
         await broker.place_order(ticket)
     broker.on_order_status(1, "PreSubmitted", 0.0, 77, 1)
     await asyncio.sleep(0.5)
@@ -1442,7 +1442,7 @@ async def test_an_order_that_fills_after_it_was_found_refused_is_told_with_its_f
     answer(desk, 31999, "?", taken_after=1.5)
     broker = await desk.connect()
     ticket = await reserved(broker, desk.ticket())
-    with pytest.raises(WordsAlone):
+    with pytest.raises(UndocumentedAnswer):
         await broker.place_order(ticket)
     assert (await found(broker, ticket)).status is ReportStatus.REJECTED
     report = await reported(broker, ticket, lambda report: report.status is ReportStatus.FILLED)
@@ -1453,7 +1453,7 @@ async def test_a_look_that_is_not_whole_is_no_evidence(desk: Desk, soon: None) -
     answer(desk, 31999, "?")
     broker = await desk.connect()
     ticket = await reserved(broker, desk.ticket())
-    with pytest.raises(WordsAlone):
+    with pytest.raises(UndocumentedAnswer):
         await broker.place_order(ticket)
     desk.arm(Operation.REPORTS, Action.UNAVAILABLE, times=3)
     for _ in range(3):
@@ -1472,10 +1472,10 @@ async def test_the_words_outlive_the_session_in_which_they_were_said(desk: Desk,
     await until(lambda: bool(desk.heard(Ask.PLACE_ORDER)))
     await asyncio.sleep(0.05)
     desk.gateway.drop_sessions()
-    with pytest.raises(WordsAlone, match="10311"):
+    with pytest.raises(UndocumentedAnswer, match="10311"):
         await placement
     await connected(broker)
-    with pytest.raises(WordsAlone, match="10311"):
+    with pytest.raises(UndocumentedAnswer, match="10311"):
         await broker.place_order(ticket)
     assert (await found(broker, ticket)).reason == "Directly routed (code 10311)"
     assert len(desk.heard(Ask.PLACE_ORDER)) == 1
@@ -1498,7 +1498,7 @@ async def test_words_on_a_repeated_sending_prove_nothing_of_the_first(desk: Desk
     broker = await desk.connect()
     ticket = await reserved(broker, desk.ticket())
     answer(desk, 31999, "?")
-    with pytest.raises(WordsAlone):
+    with pytest.raises(UndocumentedAnswer):
         await broker.place_order(replace(ticket, is_repetition=True))
     await asyncio.sleep(0.5)
     assert [await broker.find(ticket.client_order_id) for _ in range(4)] == [None] * 4
@@ -1539,7 +1539,7 @@ async def test_a_ticket_that_has_left_in_this_process_is_a_repetition_though_it_
     with pytest.raises(OutcomeUnknown):
         await broker.place_order(ticket)
     answer(desk, 31999, "?")
-    with pytest.raises(WordsAlone):
+    with pytest.raises(UndocumentedAnswer):
         await broker.place_order(ticket)
     await asyncio.sleep(0.5)
     assert [await broker.find(ticket.client_order_id) for _ in range(3)] == [None] * 3
@@ -1803,7 +1803,7 @@ async def test_an_execution_that_names_no_tag_acknowledges_the_order_of_its_id(d
     broker = await desk.connect()
     desk.gateway.answer_with(Words(code=10268, text="The 'EtradeOnly' order attribute is not supported."))
     ticket = await reserved(broker, desk.ticket())
-    with pytest.raises(WordsAlone):
+    with pytest.raises(UndocumentedAnswer):
         await broker.place_order(ticket)
     client_id, _, order_id = (ticket.reserved_order_id or "").partition(":")
     execution = SimpleNamespace(
@@ -1829,7 +1829,7 @@ async def test_what_is_said_of_the_opening_before_a_late_acknowledgement_is_kept
     answer(desk, codes.ORDER_MESSAGE, words, taken_after=0.6)
     broker = await desk.connect()
     ticket = await reserved(broker, desk.ticket(OrderType.STOP))
-    with pytest.raises(WordsAlone):
+    with pytest.raises(UndocumentedAnswer):
         await broker.place_order(ticket)
     report = await reported(broker, ticket)
     assert (report.status, report.is_held) == (ReportStatus.WORKING, True)

@@ -33,7 +33,7 @@ from brokers.base import (
     Ticket,
     Tif,
 )
-from brokers.errors import BrokerError, BrokerUnavailable, CallsSpent, HeldBack, OrderRefused, OutcomeUnknown
+from brokers.errors import BrokerError, BrokerUnavailable, HeldBack, OrderRefused, OutcomeUnknown, RateLimited
 from brokers.paper.words import Action, Fault, Market, Operation
 from brokers.zerodha import codes, rows, words
 from brokers.zerodha.adapter import Steadiness, ZerodhaBroker, create
@@ -1147,7 +1147,7 @@ async def test_a_contract_note_that_waits_for_the_budget_of_calls_is_asked_for_w
         nonlocal asked
         asked += 1
         if asked == 3:  # after the lists of orders and trades
-            raise CallsSpent("the calls of this second are spent", wait_seconds=0.1)
+            raise RateLimited("the calls of this second are spent", wait_seconds=0.1)
         return await ask(call, kind)
 
     monkeypatch.setattr(broker._calls, "ask", spent)
@@ -1242,7 +1242,7 @@ async def test_the_days_budget_goes_on_over_a_restart_and_is_counted_once(server
         await after.connect()
     await after.place_order(limit())
     await after.place_order(limit())
-    with pytest.raises(CallsSpent) as spent:
+    with pytest.raises(RateLimited) as spent:
         await after.place_order(limit())
     assert 86_000 < spent.value.wait_seconds <= 86_400
     assert len(server.book.orders()) == 4
@@ -1264,7 +1264,7 @@ async def test_orders_count_from_when_they_were_placed_and_odd_ones_from_now(ser
         config_for(server) | {"order_calls_per_day": 3, "order_calls_per_minute": 3, "order_reserve_percent": 0}
     )
     await after.connect()
-    with pytest.raises(CallsSpent) as spent:
+    with pytest.raises(RateLimited) as spent:
         await after.reserve(limit())
     assert 3500 < spent.value.wait_seconds <= 3600
     await after.close()

@@ -15,22 +15,22 @@ from hypothesis import strategies as st
 from brokers.base import AssetClass, BrokerPosition, OptionRight, Side
 from execution_service.core.adoption.plan import Recorded, plan, plan_undoing, undoing
 from execution_service.core.adoption.records import (
-    LedgerAndViews,
+    AdoptionBooks,
+    AdoptionRequest,
     Plan,
     Refused,
-    Wish,
     adoption_id,
-    read_wish,
+    read_adoption_request,
     records_of,
 )
-from execution_service.core.orders.effects import Happening, happenings
+from execution_service.core.orders.effects import AppliedEvent, applied_events
 from execution_service.core.orders.events import Capped, Rejected
 from execution_service.core.orders.exits import exit_allowance
 from execution_service.core.orders.order import Order, apply_all
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line, fold, key_of
-from execution_service.core.reconcile import Discrepancy, Finding, Kind, Owner, State
+from execution_service.core.reconcile import Discrepancy, DiscrepancyKind, DiscrepancyState, Finding, Owner
 from execution_service.core.texts import log_line, order_alert, outcome_line
 from execution_service.core.views.record import (
     order_from_document,
@@ -68,7 +68,7 @@ class Desk:
             self.orders[each.order_id] = each
             key = key_of(each)
             entry = self.entries.get(key) or LedgerEntry(key=key, instrument=each.accepted_request.instrument)
-            story: list[Happening] = list(happenings(each, 0 if before is None else before.version))
+            story: list[AppliedEvent] = list(applied_events(each, 0 if before is None else before.version))
             known = self.lines.get(each.order_id, {})
             self.entries[key], self.lines[each.order_id] = fold(entry, each, story, known)
 
@@ -90,8 +90,8 @@ class Desk:
         self.book([made])
         return made
 
-    def books(self, **more: Any) -> LedgerAndViews:
-        return LedgerAndViews(ledgers=tuple(self.entries.values()), orders=tuple(self.orders.values()), **more)
+    def books(self, **more: Any) -> AdoptionBooks:
+        return AdoptionBooks(ledgers=tuple(self.entries.values()), orders=tuple(self.orders.values()), **more)
 
     def held(self) -> dict[str, tuple[Decimal, Decimal]]:
         """By symbol and type: quantity and cost of what is open."""
@@ -146,14 +146,14 @@ def body_of(occasion: str, symbol: str = "AAPL", **said: Any) -> dict[str, Any]:
     return usual | {"occasion": occasion, "instrument": {"symbol": symbol}} | said
 
 
-def wish_of(body: dict[str, Any]) -> Wish:
-    wish = read_wish(body)
-    assert isinstance(wish, Wish), wish
+def wish_of(body: dict[str, Any]) -> AdoptionRequest:
+    wish = read_adoption_request(body)
+    assert isinstance(wish, AdoptionRequest), wish
     return wish
 
 
 def refusal(desk: Desk, body: dict[str, Any], **more: Any) -> str:
-    wish = read_wish(body)
+    wish = read_adoption_request(body)
     made = wish if isinstance(wish, Refused) else plan(wish, desk.books(**more), at(1000))
     assert isinstance(made, Refused), made
     return made.words
@@ -385,7 +385,7 @@ def test_what_may_be_two_holdings_is_to_be_named_more_fully() -> None:
 
 
 def texts(record: Order) -> list[str]:
-    told = [order_alert(h.before, h.event, h.after, account_name="Main", broker="IBKR") for h in happenings(record)]
+    told = [order_alert(h.before, h.event, h.after, account_name="Main", broker="IBKR") for h in applied_events(record)]
     return [text for text in told if text is not None]
 
 
@@ -407,15 +407,15 @@ def test_people_read_both_facts_in_one_message_and_one_more_if_it_is_taken_back(
         f"Adoption: {adoption_id('ctl-1')}",
     ]
     assert texts(second) == []
-    taken_back = apply_all(first, undoing(first, command_id="ctl-2", by="Bob", message="no", at=NOW))
-    assert [text.partition("\n")[0] for text in texts(taken_back)] == ["📒 Position Adopted", "📒 Adoption Undone"]
+    without_latest = apply_all(first, undoing(first, command_id="ctl-2", by="Bob", message="no", at=NOW))
+    assert [text.partition("\n")[0] for text in texts(without_latest)] == ["📒 Position Adopted", "📒 Adoption Undone"]
 
 
 def test_nothing_of_it_is_published_and_no_line_is_one_among_others() -> None:
     desk = Desk()
     desk.trade("a", 10, 100)
     (record,) = desk.adopt(body_of("square-off", quantity="4", price="9"))
-    story = list(happenings(apply_all(record, undoing(record, command_id="c", by="B", message="m", at=NOW))))
+    story = list(applied_events(apply_all(record, undoing(record, command_id="c", by="B", message="m", at=NOW))))
     assert not any(h.is_published for h in story)
     assert {outcome_line(h.before, h.event, h.after, account_name=None) for h in story} == {None}
     assert [log_line(h.before, h.event, h.after) for h in story[:2]] == [
@@ -581,7 +581,7 @@ def test_an_order_at_work_in_the_instrument_is_warned_of() -> None:
 
 def discrepancy(instrument_key: str, **changes: Any) -> Discrepancy:
     finding = Finding(
-        kind=Kind.POSITION_DIFFERS, subject=instrument_key, ours="10", theirs="6", instrument=instrument_key
+        kind=DiscrepancyKind.POSITION_DIFFERS, subject=instrument_key, ours="10", theirs="6", instrument=instrument_key
     )
     usual = Discrepancy(
         account_id="acct-1",
@@ -605,7 +605,7 @@ def test_a_discrepancy_is_closed_by_one_adoption_about_its_instrument() -> None:
     assert words.endswith("is to be closed by adopt-1 already")
     about = discrepancy("MSFT|STOCK")
     assert "is about MSFT|STOCK" in refusal(desk, body, discrepancy=about)
-    assert "is closed" in refusal(desk, body, discrepancy=replace(row, state=State.CLOSED))
+    assert "is closed" in refusal(desk, body, discrepancy=replace(row, state=DiscrepancyState.CLOSED))
     assert "no discrepancy" in refusal(desk, body, discrepancy=replace(row, account_id="another"))
 
 

@@ -20,7 +20,7 @@ from execution_service.core.orders.events import (
     Capped,
     CommissionReported,
     Completed,
-    ContractTold,
+    ContractResolved,
     DeclaredCancelled,
     DeclaredNotPlaced,
     DeclaredPlaced,
@@ -39,8 +39,8 @@ from execution_service.core.orders.events import (
 from execution_service.core.orders.order import Order, apply, apply_all, new_order
 from execution_service.core.orders.request import Identity, OrderRequest, RefusedRequest
 from execution_service.core.orders.status import Reason, ReasonCode
-from execution_service.core.texts import Mentioned, log_line, money, order_alert, plain, price, quantity
-from tests.builders import contract_told
+from execution_service.core.texts import MentionedOrder, log_line, money, order_alert, plain, price, quantity
+from tests.builders import contract_resolved
 
 AT = datetime(2024, 11, 24, 10, 30, 10, tzinfo=UTC)
 SIGNAL = "sig_1732450800_5678"
@@ -323,7 +323,7 @@ def test_prices_are_told_in_the_orders_currency(
     assert f"\nTotal: {sign}950.00\n" in text
 
 
-def told_with(told: ContractTold, price: str, **request_changes: Any) -> str:
+def told_with(told: ContractResolved, price: str, **request_changes: Any) -> str:
     text = alert(told, *SENT, filled("100", price), request=replace(REQUEST, **request_changes))
     assert text is not None
     return text
@@ -331,20 +331,20 @@ def told_with(told: ContractTold, price: str, **request_changes: Any) -> str:
 
 def test_a_price_in_cents_says_so_and_the_total_is_in_dollars() -> None:
     corn = Instrument(symbol="ZC", asset_class=AssetClass.FUTURE)
-    cents = contract_told(multiplier=Decimal(5000), price_magnifier=Decimal(100), trading_class="ZC")
+    cents = contract_resolved(multiplier=Decimal(5000), price_magnifier=Decimal(100), trading_class="ZC")
     text = told_with(cents, "450.25", instrument=corn)
     assert "Order: BUY 100 ZC @ 450.25 (in 1/100 USD)\nTotal: $2,251,250.00\n" in text
     assert "\nContract: multiplier 5000, quoted in 1/100 USD\n" in text
 
 
 def test_amounts_are_in_the_currency_that_the_broker_told() -> None:
-    text = told_with(contract_told(multiplier=None, currency="EUR"), "10.5", instrument=Instrument(symbol="SAP"))
+    text = told_with(contract_resolved(multiplier=None, currency="EUR"), "10.5", instrument=Instrument(symbol="SAP"))
     assert "@ €10.50\nTotal: €1,050.00\n" in text
     assert "Contract:" not in text
 
 
 def test_no_total_is_told_where_the_broker_does_not_tell_what_a_contract_is_worth() -> None:
-    unknown = contract_told(multiplier=None, is_size_unknown=True, currency="INR")
+    unknown = contract_resolved(multiplier=None, is_size_unknown=True, currency="INR")
     assert "\nTotal: ? (the broker does not tell what one contract is worth)\n" in told_with(unknown, "88")
 
 
@@ -412,9 +412,11 @@ def test_outside_values_can_forge_neither_tags_nor_lines_nor_terminal_commands()
     [
         texts.broker_down(account_name=NASTY, broker=NASTY, reason=NASTY),
         texts.orders_held(account_name=NASTY, broker=NASTY, reason=NASTY),
-        texts.held_for_opening([Mentioned(NASTY_ORDER, None)] * 9, account_name=NASTY, broker=NASTY, words=NASTY),
-        texts.exits_waiting([Mentioned(NASTY_ORDER, AT)], account_name=NASTY, broker=NASTY, reason=NASTY, to_do=""),
-        texts.cancels_unconfirmed([Mentioned(NASTY_ORDER, None)] * 9, account_name=NASTY, broker=NASTY, times=3),
+        texts.held_for_opening([MentionedOrder(NASTY_ORDER, None)] * 9, account_name=NASTY, broker=NASTY, words=NASTY),
+        texts.exits_waiting(
+            [MentionedOrder(NASTY_ORDER, AT)], account_name=NASTY, broker=NASTY, reason=NASTY, to_do=""
+        ),
+        texts.cancels_unconfirmed([MentionedOrder(NASTY_ORDER, None)] * 9, account_name=NASTY, broker=NASTY, times=3),
         texts.broker_up(account_name=NASTY, broker=NASTY),
         texts.session_concern(account_name=NASTY, broker=NASTY, concern=NASTY),
         texts.dead_letters(count=2, reason=NASTY),

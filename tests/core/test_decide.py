@@ -43,8 +43,8 @@ from execution_service.core.orders.next_step import (
     timeout_seconds,
 )
 from execution_service.core.orders.order import Order, apply, apply_all
-from execution_service.core.orders.repetition import CANCELS, FINDS, Asked
-from execution_service.core.orders.report_events import fills_are_missing, news
+from execution_service.core.orders.repetition import CANCELS, FINDS, RequestHistory
+from execution_service.core.orders.report_events import fills_are_missing, new_events
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import FINAL, Reason, ReasonCode, Status
 from execution_service.core.orders.tickets import fitting, unsupported_reason
@@ -90,7 +90,7 @@ def recorded(step: Step) -> Event:
 
 
 def told(about: Order, by: Report) -> tuple[list[type[Event]], Order]:
-    events = news(about, by, NOW)
+    events = new_events(about, by, NOW)
     return [type(event) for event in events], apply_all(about, events)
 
 
@@ -289,7 +289,7 @@ def test_a_timed_out_order_is_cancelled_next_and_only_the_broker_ends_it(status:
     assert wished.status is status
     assert step_of(wished, elapsed(61, sent=60.0, asked=0.0)) == Step(StepKind.CANCEL)
     told_cancelled = report(wished, ReportStatus.CANCELLED, wished.fills)
-    done = apply_all(wished, news(wished, told_cancelled, NOW))
+    done = apply_all(wished, new_events(wished, told_cancelled, NOW))
     assert done.status is Status.CANCELLED
     assert done.reason is not None
     assert done.reason.code is ReasonCode.TIMEOUT, "our wish explains it, not the broker's words"
@@ -316,7 +316,7 @@ def test_a_refused_cancel_is_wished_for_still() -> None:
 
 def test_the_wish_of_a_submitting_order_is_carried_out_once_it_is_found() -> None:
     wished = apply(order_in(Status.SUBMITTING), cancel_requested())
-    found = apply_all(wished, news(wished, report(wished), NOW))
+    found = apply_all(wished, new_events(wished, report(wished), NOW))
     assert step_of(found, elapsed(asked=0.0)) == Step(StepKind.CANCEL)
 
 
@@ -415,7 +415,7 @@ class SilentBroker:
     def run(self, seconds: float) -> Counter[StepKind]:
         done: Counter[StepKind] = Counter()
         first_find = asked = None
-        cancels = finds = Asked()
+        cancels = finds = RequestHistory()
         while self.now < seconds:
             since = Elapsed(
                 age=self.now,
@@ -436,13 +436,13 @@ class SilentBroker:
                 case StepKind.RECORD:
                     self.about = apply_all(self.about, step.events)
                 case StepKind.CANCEL:
-                    cancels = cancels.once_more(self.now)
+                    cancels = cancels.with_request(self.now)
                 case StepKind.FIND | StepKind.CHECK:
                     asked = self.now
                     if step.kind is StepKind.FIND and first_find is None:
                         first_find = self.now
                     if step.kind is StepKind.FIND and self.about.status is Status.IN_DOUBT:
-                        finds = finds.once_more(self.now)
+                        finds = finds.with_request(self.now)
                 case _:
                     return done
         return done
@@ -544,7 +544,7 @@ def test_news_without_new_fills_never_changes_what_the_broker_finished(
     before = order_in(status)
     if status is Status.REJECTED:
         before = apply_all(order_in(Status.SUBMITTED), [rejected()])
-    assert news(before, report(before, report_status, before.fills), NOW) == []
+    assert new_events(before, report(before, report_status, before.fills), NOW) == []
 
 
 @pytest.mark.parametrize("report_status", ReportStatus)
@@ -593,7 +593,7 @@ def test_no_end_is_taken_over_while_the_count_and_the_fills_differ(
 
 def test_fills_are_never_inferred_from_the_count() -> None:
     before = order_in(Status.SUBMITTED)
-    assert news(before, report(before, ReportStatus.FILLED, filled_quantity=100), NOW) == []
+    assert new_events(before, report(before, ReportStatus.FILLED, filled_quantity=100), NOW) == []
 
 
 @pytest.mark.parametrize("status", Status)
@@ -604,7 +604,7 @@ def test_a_late_commission_is_one_event_and_then_none(status: Status) -> None:
     kinds, after = told(before, snapshot)
     assert kinds.count(CommissionReported) == 1
     assert after.commission == Decimal("1.25")
-    assert news(after, snapshot, NOW) == []
+    assert new_events(after, snapshot, NOW) == []
 
 
 @pytest.mark.parametrize("status", Status)
@@ -616,7 +616,7 @@ def test_a_commission_that_the_broker_changes_is_recorded(status: Status) -> Non
     kinds, after = told(before, changed)
     assert kinds.count(CommissionReported) == 1
     assert after.commission == Decimal("2.35")
-    assert news(after, changed, NOW) == []
+    assert new_events(after, changed, NOW) == []
 
 
 def test_a_fill_that_comes_twice_in_one_report_counts_once() -> None:
@@ -635,7 +635,7 @@ def test_a_correction_is_taken_from_one_report_in_every_status(status: Status) -
     kinds, after = told(before, corrected)
     assert kinds[-2:] == [Busted, Filled] or kinds[-3:-1] == [Busted, Filled]
     assert (after.filled_quantity, after.average_price) == (Decimal(30), Decimal("9.00"))
-    assert news(after, corrected, NOW) == []
+    assert new_events(after, corrected, NOW) == []
 
 
 def test_a_fill_shown_together_with_its_annulment_never_counts() -> None:
@@ -646,23 +646,23 @@ def test_a_fill_shown_together_with_its_annulment_never_counts() -> None:
 
 def test_a_fill_that_a_later_report_leaves_out_is_not_undone() -> None:
     before = order_in(Status.PARTIALLY_FILLED)
-    assert news(before, report(before, filled_quantity=0), NOW) == []
+    assert new_events(before, report(before, filled_quantity=0), NOW) == []
 
 
 def test_an_old_report_after_a_newer_one_tells_nothing() -> None:
     before = order_in(Status.SUBMITTED)
     old, new = report(before, fills=[fill("a", 10)]), report(before, fills=[fill("a", 10), fill("b", 10)])
     after = told(before, new)[1]
-    assert news(after, old, NOW) == []
+    assert new_events(after, old, NOW) == []
 
 
 def test_our_own_wish_explains_a_cancel_and_otherwise_the_brokers_words() -> None:
     unasked = order_in(Status.SUBMITTED)
-    event = news(unasked, report(unasked, END, reason="halted"), NOW)[-1]
+    event = new_events(unasked, report(unasked, END, reason="halted"), NOW)[-1]
     assert isinstance(event, Cancelled)
     assert (event.reason.code, event.reason.message) == (ReasonCode.BROKER_CANCELLED, "halted")
     asked = apply(unasked, cancel_requested())
-    event = news(asked, report(asked, END, reason="halted"), NOW)[-1]
+    event = new_events(asked, report(asked, END, reason="halted"), NOW)[-1]
     assert isinstance(event, Cancelled)
     assert event.reason == cancel_requested().reason
 
@@ -671,7 +671,7 @@ def test_our_own_wish_explains_a_cancel_and_otherwise_the_brokers_words() -> Non
 def test_a_report_without_our_tag_is_taken_as_the_present_attempts(report_status: ReportStatus) -> None:
     before = order_in(Status.SUBMITTED)
     tagless = report(before, report_status, client_order_id="")
-    assert news(before, tagless, NOW) == news(before, report(before, report_status), NOW)
+    assert new_events(before, tagless, NOW) == new_events(before, report(before, report_status), NOW)
 
 
 @pytest.mark.parametrize("report_status", ReportStatus)
@@ -731,13 +731,17 @@ def test_an_order_for_money_is_complete_by_the_brokers_word_whatever_it_bought()
     assert for_money.message == "sent with cash quantity 1000, as the market takes it"
     sent = apply_all(order(), [for_money, submit_started(), accepted()])
     some, all_of_it = [fill("f1", 60)], [fill("f1", 60), fill("f2", 38)]
-    assert news(sent, report(sent, ReportStatus.FILLED), NOW) == [], "done, it says, and shows nothing that was bought"
-    assert [type(e) for e in news(sent, report(sent, ReportStatus.FILLED, some, filled_quantity=98), NOW)] == [Filled]
-    events = news(sent, report(sent, ReportStatus.FILLED, all_of_it), NOW)
+    assert new_events(sent, report(sent, ReportStatus.FILLED), NOW) == [], (
+        "done, it says, and shows nothing that was bought"
+    )
+    assert [type(e) for e in new_events(sent, report(sent, ReportStatus.FILLED, some, filled_quantity=98), NOW)] == [
+        Filled
+    ]
+    events = new_events(sent, report(sent, ReportStatus.FILLED, all_of_it), NOW)
     assert [type(e) for e in events] == [Filled, Filled, Completed]
     done = apply_all(sent, events)
     assert (done.status, done.quantity) == (Status.FILLED, 98)
-    assert news(done, report(done, ReportStatus.FILLED, all_of_it), NOW) == []
+    assert new_events(done, report(done, ReportStatus.FILLED, all_of_it), NOW) == []
 
 
 @pytest.mark.parametrize("purpose", Purpose)
@@ -792,9 +796,9 @@ def test_a_leg_is_refused_with_the_reason_of_the_other() -> None:
     of_no_kind = refusing_leg(mine, [leg(1, kind=AssetClass.OPTION)], WHOLE, "IBKR")
     assert of_no_kind is not None
     assert of_no_kind.code is ReasonCode.UNSUPPORTED_ORDER
-    without_words = replace(leg(1, rejected()), reason=None)
+    message_not_composed = replace(leg(1, rejected()), reason=None)
     said = Reason(ReasonCode.BROKER_REJECTED, "not placed without leg 2 of 3: it is REJECTED")
-    assert refusing_leg(mine, [without_words], WHOLE, "IBKR") == said
+    assert refusing_leg(mine, [message_not_composed], WHOLE, "IBKR") == said
 
 
 def test_a_leg_that_has_left_is_not_judged_again_by_what_the_broker_takes() -> None:
@@ -845,10 +849,10 @@ def test_no_pair_of_events_makes_news_or_next_step_raise() -> None:
             for third in legal_followers(second):
                 seen += 1
                 for about in reports_about(third):
-                    events = news(third, about, NOW)
+                    events = new_events(third, about, NOW)
                     after = apply_all(third, events)
                     if events:
-                        assert news(after, about, NOW) == []
+                        assert new_events(after, about, NOW) == []
                 for since, under in product(SOME_ELAPSED, (limits(), REFUSING)):
                     assert_sound(third, step_of(third, since, under))
     assert seen > 500
@@ -860,7 +864,7 @@ def test_no_pair_of_events_makes_news_or_next_step_raise() -> None:
 def test_s1_a_missed_partial_fill_before_a_cancel_is_recorded() -> None:
     before = order_in(Status.SUBMITTED, quantity=100)
     counted_only = report(before, ReportStatus.CANCELLED, filled_quantity=40)
-    assert news(before, counted_only, NOW) == [], "the poll tells the count, not the executions: no end yet"
+    assert new_events(before, counted_only, NOW) == [], "the poll tells the count, not the executions: no end yet"
     assert step_of(before, elapsed(sent=5.0, asked=5.0)) == Step(StepKind.CHECK)
     _, after = told(before, report(before, ReportStatus.CANCELLED, [fill("f1", 40)]))
     assert (after.status, after.filled_quantity) == (Status.CANCELLED, Decimal(40))
@@ -887,7 +891,7 @@ def test_s3_a_cancel_that_is_never_answered_cancels_nothing() -> None:
     assert broker.about.status is Status.SUBMITTED
     assert StepKind.RECORD not in done
     assert done[StepKind.CANCEL] == 8, "it is asked for again, more and more rarely, for as long as it lasts"
-    assert news(broker.about, report(broker.about, WORK), NOW) == [], "the broker shows it alive"
+    assert new_events(broker.about, report(broker.about, WORK), NOW) == [], "the broker shows it alive"
 
 
 @pytest.mark.parametrize("status", WORKING_STATUSES)
@@ -912,7 +916,7 @@ def test_lists_of_a_second_attempt_annul_nothing_of_the_first() -> None:
     first = order_in(Status.IN_DOUBT)
     again = apply_all(first, [send_again_ordered(), submit_started(), accepted("B-2")])
     both = told(again, report(first, ReportStatus.CANCELLED, [fill("first", 40)]))[1]
-    (event,) = news(both, shown(both, fill("second", 10)), NOW)
+    (event,) = new_events(both, shown(both, fill("second", 10)), NOW)
     assert isinstance(event, Filled)
     assert event.fill.fill_id == "second"
 
@@ -927,8 +931,8 @@ def shown(about: Order, *fills: Fill, status: ReportStatus = ReportStatus.WORKIN
 
 def after(about: Order, *reports: Report) -> Order:
     for each in reports:
-        about = apply_all(about, news(about, each, NOW))
-        assert news(about, each, NOW) == [], "what is told again is no news"
+        about = apply_all(about, new_events(about, each, NOW))
+        assert new_events(about, each, NOW) == [], "what is told again is no news"
     return about
 
 
@@ -951,7 +955,7 @@ def test_an_execution_that_is_gone_from_settled_lists_was_annulled() -> None:
 def test_an_execution_that_is_gone_from_lists_that_agree_just_now_is_waited_for_with_those_in_its_place() -> None:
     done = working()
     young = shown(done, fill("2", 4, "11"), fill("3", 5), settled=False)
-    assert news(done, young, NOW) == []
+    assert new_events(done, young, NOW) == []
     assert fills_are_missing(done, young), "people are told if that lasts"
     done = after(done, replace(young, fills_shown=FillsShown.SETTLED))
     assert (done.filled_quantity, done.busted_fill_ids) == (9, {"1"})
@@ -964,21 +968,21 @@ def test_an_execution_of_an_ended_order_that_is_gone_from_settled_lists_was_annu
 
 @pytest.mark.parametrize("fills", [(), (fill("1", 6),), (fill("1", 5), fill("2", 4, "11"))])
 def test_settled_lists_that_show_an_ended_order_at_work_are_older_and_annul_nothing(fills: tuple[Fill, ...]) -> None:
-    assert news(filled(), shown(filled(), *fills), NOW) == []
+    assert new_events(filled(), shown(filled(), *fills), NOW) == []
 
 
 @pytest.mark.parametrize("settled", [True, False])
 def test_an_execution_that_lists_show_for_the_first_time_is_no_correction(settled: bool) -> None:
     about = order(quantity=10, events=[submit_started(), accepted(), filled_by("1", 6)])
-    (event,) = news(about, shown(about, fill("1", 6), fill("2", 4), settled=settled), NOW)
+    (event,) = new_events(about, shown(about, fill("1", 6), fill("2", 4), settled=settled), NOW)
     assert isinstance(event, Filled)
     assert (event.fill.fill_id, event.fill.quantity) == ("2", 4)
 
 
 def test_lists_that_do_not_add_up_annul_nothing() -> None:
     done = working()
-    assert news(done, report(done, fills=[fill("2", 4, "11")], filled_quantity=10), NOW) == []
-    assert news(done, report(done, fills=[fill("2", 4, "11")]), NOW) == []
+    assert new_events(done, report(done, fills=[fill("2", 4, "11")], filled_quantity=10), NOW) == []
+    assert new_events(done, report(done, fills=[fill("2", 4, "11")]), NOW) == []
 
 
 def test_an_execution_with_other_figures_is_corrected_under_its_id() -> None:
@@ -992,7 +996,7 @@ def test_an_execution_with_other_figures_is_corrected_under_its_id() -> None:
 def test_an_execution_that_comes_back_counts_again() -> None:
     done = working()
     done = after(done, shown(done, fill("2", 4, "11")))
-    assert news(done, shown(done, fill("1", 6), fill("2", 4, "11"), settled=False), NOW) == []
+    assert new_events(done, shown(done, fill("1", 6), fill("2", 4, "11"), settled=False), NOW) == []
     done = after(done, shown(done, fill("1", 6), fill("2", 4, "11")))
     assert (done.status, done.filled_quantity) == (Status.PARTIALLY_FILLED, 10)
     done = after(done, shown(done, fill("2", 4, "11")), shown(done, fill("1", 6), fill("2", 4, "11")))
@@ -1034,7 +1038,7 @@ def test_of_orders_under_one_tag_one_counts_and_people_are_told_once(known: str 
     for order_of_reports in (told, told[::-1], told * 2):
         after = about
         for each in order_of_reports:
-            after = apply_all(after, news(after, each, NOW))
+            after = apply_all(after, new_events(after, each, NOW))
         assert (after.status, after.filled_quantity, after.broker_order_id) == (Status.FILLED, 10, known or IDS[0])
         (said,) = (event for event in after.events if isinstance(event, Noted))
         assert said.alert
@@ -1051,15 +1055,15 @@ def test_another_order_under_the_tag_of_a_finished_one_is_told_and_changes_nothi
         broker_order_id="B-9",
         orders_under_tag=(about.broker_order_id or "", "B-9"),
     )
-    (said,) = news(about, other, NOW)
+    (said,) = new_events(about, other, NOW)
     assert isinstance(said, Noted)
-    assert news(apply(about, said), other, NOW) == []
+    assert new_events(apply(about, said), other, NOW) == []
 
 
 def test_an_earlier_attempt_that_turns_up_working_is_news() -> None:
     first = order_in(Status.IN_DOUBT)
     again = apply_all(first, [send_again_ordered(), submit_started(), accepted("B-2")])
-    assert news(again, report(first, WORK, broker_order_id="B-1"), NOW) != []
+    assert new_events(again, report(first, WORK, broker_order_id="B-1"), NOW) != []
 
 
 @pytest.mark.parametrize(
@@ -1071,7 +1075,7 @@ def test_an_earlier_attempt_that_turns_up_working_is_news() -> None:
 )
 def test_an_order_that_ended_without_the_broker_and_turns_up_working_is_news(history: tuple[Event, ...]) -> None:
     ended = order(events=history)
-    assert news(ended, report(ended, WORK), NOW) != []
+    assert new_events(ended, report(ended, WORK), NOW) != []
 
 
 def test_the_broker_id_is_learned_even_when_a_fill_came_first() -> None:
@@ -1104,4 +1108,4 @@ def test_sending_again_is_not_repeated_without_a_pause() -> None:
 def test_a_report_about_another_order_tells_nothing_of_this_one() -> None:
     sent = order_in(Status.SUBMITTING)
     foreign = report(sent, fills=[fill("f1", 40)], client_order_id="xanotherorderofours")
-    assert news(sent, foreign, NOW) == []
+    assert new_events(sent, foreign, NOW) == []

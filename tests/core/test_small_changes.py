@@ -22,9 +22,9 @@ from execution_service.core.orders.events import (
     Rejected,
 )
 from execution_service.core.orders.legs import pending_legs
-from execution_service.core.orders.next_step import StepKind, cancel_wish, is_stale, next_step
+from execution_service.core.orders.next_step import StepKind, cancel_request, is_stale, next_step
 from execution_service.core.orders.order import Order, apply, apply_all
-from execution_service.core.orders.report_events import fills_are_missing, is_of_another, is_short, news
+from execution_service.core.orders.report_events import fills_are_missing, is_of_another, is_short, new_events
 from execution_service.core.orders.status import Reason, ReasonCode, Status
 from execution_service.core.positions.position import Position, apply_fill, reverse_fill
 from tests.builders import (
@@ -134,7 +134,7 @@ def test_sending_again_begins_with_a_clean_sheet() -> None:
     doubtful = apply(replace(doubtful, reserved_order_id="r1", broker_order_id="b1"), cancel_requested())
     again = apply(doubtful, send_again_ordered())
     assert (again.reserved_order_id, again.broker_order_id, again.submitted_at) == (None, None, None)
-    assert (again.cancel_wish, again.reason, again.attempt) == (None, None, 2)
+    assert (again.cancel_request, again.reason, again.attempt) == (None, None, 2)
 
 
 def test_a_small_late_fill_of_a_filled_order_leaves_it_filled() -> None:
@@ -159,7 +159,7 @@ def test_after_an_annulment_the_last_fill_left_tells_when_it_filled() -> None:
 def test_fill_times_are_kept_in_whole_milliseconds(microsecond: int) -> None:
     moment = datetime(2025, 3, 3, 15, 0, 1, microsecond, tzinfo=UTC)
     working = order_in(Status.SUBMITTED)
-    (event,) = news(working, report(working, fills=[fill(time=moment)]), NOW)
+    (event,) = new_events(working, report(working, fills=[fill(time=moment)]), NOW)
     assert isinstance(event, Filled)
     assert event.fill.time == moment.replace(microsecond=123_000)
 
@@ -176,17 +176,17 @@ def test_an_end_says_why(
     status: ReportStatus, kind: type[Rejected | Expired | Cancelled], code: ReasonCode, words: str
 ) -> None:
     working = order_in(Status.SUBMITTED)
-    (event,) = news(working, report(working, status, reason="no margin"), NOW)
+    (event,) = new_events(working, report(working, status, reason="no margin"), NOW)
     assert isinstance(event, kind)
     assert (event.reason.code, event.reason.message) == (code, "no margin")
-    (event,) = news(working, report(working, status), NOW)
+    (event,) = new_events(working, report(working, status), NOW)
     assert isinstance(event, kind)
     assert (event.reason.code, event.reason.message) == (code, words)
 
 
 def test_an_order_done_with_less_is_the_brokers_cancellation() -> None:
     held = order(events=(submit_started(), accepted(), filled_by("f1", 60), filled_by("f2", 40), busted("f2")))
-    (event,) = news(held, report(held, ReportStatus.FILLED, [fill("f1", 60)], busted=["f2"]), NOW)
+    (event,) = new_events(held, report(held, ReportStatus.FILLED, [fill("f1", 60)], busted=["f2"]), NOW)
     assert isinstance(event, Cancelled)
     assert event.reason.code is ReasonCode.BROKER_CANCELLED
 
@@ -194,22 +194,22 @@ def test_an_order_done_with_less_is_the_brokers_cancellation() -> None:
 def test_an_order_working_against_our_record_is_told_to_people_once() -> None:
     gone = apply_all(order(), (submit_started(), Rejected(at=NOW, reason=order_in(Status.REJECTED).reason)))  # type: ignore[arg-type]
     seen = report(gone)
-    (event,) = news(gone, seen, NOW)
+    (event,) = new_events(gone, seen, NOW)
     assert isinstance(event, Noted)
     assert event.alert
-    assert news(apply(gone, event), seen, NOW) == []
+    assert new_events(apply(gone, event), seen, NOW) == []
 
 
 def test_a_remark_is_made_although_another_was_made_before() -> None:
     gone = apply(order_in(Status.REJECTED, filled=0), noted("another remark"))
     nameless = replace(gone, broker_order_id=None)
-    assert [type(event) for event in news(nameless, report(nameless), NOW)] == [Noted]
+    assert [type(event) for event in new_events(nameless, report(nameless), NOW)] == [Noted]
 
 
 def test_annulments_are_told_in_the_order_of_their_ids() -> None:
     fills = tuple(filled_by(f"f{n}", 1) for n in range(30))
     held = order(events=(submit_started(), accepted(), *fills))
-    told = news(held, report(held, busted=[f"f{n}" for n in range(30)]), NOW)
+    told = new_events(held, report(held, busted=[f"f{n}" for n in range(30)]), NOW)
     ids = [event.fill_id for event in told if isinstance(event, Busted)]
     assert ids == sorted(f"f{n}" for n in range(30))
 
@@ -218,29 +218,31 @@ def test_annulments_are_told_in_the_order_of_their_ids() -> None:
 def test_an_id_that_comes_late_is_taken_and_only_from_the_present_attempt(events: tuple[Filled, ...]) -> None:
     nameless = order(events=(submit_started(), accepted(broker_order_id=None), *events))  # type: ignore[arg-type]
     shown = [event.fill for event in events]
-    assert [type(e) for e in news(nameless, report(nameless, fills=shown, broker_order_id="B-7"), NOW)] == [Accepted]
-    assert news(nameless, report(nameless, fills=shown, broker_order_id=""), NOW) == []
+    assert [type(e) for e in new_events(nameless, report(nameless, fills=shown, broker_order_id="B-7"), NOW)] == [
+        Accepted
+    ]
+    assert new_events(nameless, report(nameless, fills=shown, broker_order_id=""), NOW) == []
     other = report(nameless, fills=shown, broker_order_id="B-7", client_order_id="xanother")
-    assert not any(isinstance(e, Accepted) for e in news(nameless, other, NOW))
+    assert not any(isinstance(e, Accepted) for e in new_events(nameless, other, NOW))
 
 
 def test_an_earlier_attempts_id_is_not_taken_for_the_present_one() -> None:
     first = order_in(Status.IN_DOUBT)
     nameless = apply_all(first, (send_again_ordered(), submit_started(), accepted(broker_order_id=None)))  # type: ignore[arg-type]
-    told = news(nameless, report(first, broker_order_id="B-1"), NOW)
+    told = new_events(nameless, report(first, broker_order_id="B-1"), NOW)
     assert [type(event) for event in told] == [Noted]
 
 
 def test_a_fill_of_an_earlier_attempt_is_told_to_people_once() -> None:
     first = order_in(Status.IN_DOUBT)
     again = apply_all(first, (send_again_ordered(), submit_started(), accepted("B-2")))
-    filled, note = news(again, report(first, ReportStatus.FILLED, [fill("f1", 40)]), NOW)
+    filled, note = new_events(again, report(first, ReportStatus.FILLED, [fill("f1", 40)]), NOW)
     assert isinstance(filled, Filled)
     assert isinstance(note, Noted)
     assert note.alert
     assert "both may fill" in note.message
     more = report(first, ReportStatus.FILLED, [fill("f1", 40), fill("f2", 10)])
-    assert [type(event) for event in news(apply_all(again, (filled, note)), more, NOW)] == [Filled]
+    assert [type(event) for event in new_events(apply_all(again, (filled, note)), more, NOW)] == [Filled]
 
 
 def test_fills_of_another_attempt_are_no_part_of_a_reports_count() -> None:
@@ -302,9 +304,9 @@ def test_an_age_limit_below_a_second_counts() -> None:
 def test_a_wish_to_cancel_says_who_and_why_and_only_of_what_has_not_ended(status: Status) -> None:
     about, why = order_in(status), Reason(ReasonCode.CANCEL_REQUESTED, "enough")
     wish = CancelRequested(at=NOW, reason=why, requested_by="somebody")
-    assert cancel_wish(about, why, "somebody", NOW) == (() if status.is_final else (wish,))
+    assert cancel_request(about, why, "somebody", NOW) == (() if status.is_final else (wish,))
     if not status.is_final and status is not Status.PENDING:
-        assert cancel_wish(apply(about, cancel_requested()), why, "somebody", NOW) == ()
+        assert cancel_request(apply(about, cancel_requested()), why, "somebody", NOW) == ()
 
 
 def test_of_several_orders_under_one_tag_ours_is_the_one_whose_id_we_know_or_the_oldest() -> None:
@@ -327,7 +329,7 @@ def test_of_several_orders_under_one_tag_ours_is_the_one_whose_id_we_know_or_the
 
 def test_an_order_alone_under_its_tag_is_no_alarm() -> None:
     about = order_in(Status.SUBMITTED)
-    assert news(about, replace(report(about), orders_under_tag=(about.broker_order_id or "",)), NOW) == []
+    assert new_events(about, replace(report(about), orders_under_tag=(about.broker_order_id or "",)), NOW) == []
 
 
 def test_legs_still_to_be_sent_are_the_pending_ones_of_the_same_account() -> None:
@@ -474,8 +476,8 @@ def test_short_is_what_the_broker_calls_complete_with_less_and_shows_whole() -> 
 def test_what_is_short_ends_only_once_that_has_lasted() -> None:
     about = order_in(Status.PARTIALLY_FILLED)
     told = report(about, DONE, about.fills)
-    assert news(about, told, NOW) == []
-    (end,) = news(about, told, NOW, is_settled=True)
+    assert new_events(about, told, NOW) == []
+    (end,) = new_events(about, told, NOW, is_settled=True)
     assert isinstance(end, Cancelled)
     assert (end.reason.code, end.filled_quantity) == (ReasonCode.BROKER_CANCELLED, 40)
 
@@ -483,7 +485,7 @@ def test_what_is_short_ends_only_once_that_has_lasted() -> None:
 def test_an_amount_of_money_whose_executions_were_all_annulled_is_not_spent() -> None:
     spends = Fitted(at=NOW, message="an amount of money", cash_quantity=Decimal(500))
     about = order(events=[spends, submit_started(), accepted(), filled_by("f1", 40), busted("f1")])
-    (end,) = news(about, report(about, DONE, busted=["f1"]), NOW)
+    (end,) = new_events(about, report(about, DONE, busted=["f1"]), NOW)
     assert isinstance(end, Cancelled)
 
 
@@ -501,19 +503,19 @@ def test_the_brokers_own_id_of_an_order_takes_the_place_of_one_that_a_person_mis
     misread = apply_all(order_in(Status.IN_DOUBT), [declared_placed("B-misread"), noted()])
     partly = apply(misread, filled_by("f1", 40))
     for about in (misread, partly):
-        (found,) = news(about, report(about, fills=about.fills, broker_order_id="B-real"), NOW)
+        (found,) = new_events(about, report(about, fills=about.fills, broker_order_id="B-real"), NOW)
         assert isinstance(found, Accepted)
         assert found.broker_order_id == "B-real"
-        assert news(about, report(about, fills=about.fills, broker_order_id=""), NOW) == []
-        assert news(about, report(about, fills=about.fills, broker_order_id="B-misread"), NOW) == []
+        assert new_events(about, report(about, fills=about.fills, broker_order_id=""), NOW) == []
+        assert new_events(about, report(about, fills=about.fills, broker_order_id="B-misread"), NOW) == []
         known = apply(about, found)
-        assert news(known, report(known, fills=known.fills, broker_order_id="B-other"), NOW) == []
+        assert new_events(known, report(known, fills=known.fills, broker_order_id="B-other"), NOW) == []
     ended = apply(misread, cancelled())
-    assert news(ended, report(ended, ReportStatus.CANCELLED, broker_order_id="B-real"), NOW) == []
+    assert new_events(ended, report(ended, ReportStatus.CANCELLED, broker_order_id="B-real"), NOW) == []
 
 
 def test_an_earlier_sendings_id_is_not_that_of_the_one_that_was_declared_placed() -> None:
     first = order_in(Status.IN_DOUBT)
     again = apply_all(first, [send_again_ordered(), submit_started(), doubted(), declared_placed("B-2")])
-    told = news(again, report(first, ReportStatus.CANCELLED, broker_order_id="B-1"), NOW)
+    told = new_events(again, report(first, ReportStatus.CANCELLED, broker_order_id="B-1"), NOW)
     assert not [event for event in told if isinstance(event, Accepted)]

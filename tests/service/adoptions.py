@@ -8,7 +8,7 @@ from typing import Any
 from brokers.base import Instrument, OrderType, Side, Ticket
 from execution_service.control.adoption import plan_of_undoing, read_books, records_named
 from execution_service.core.adoption.plan import plan
-from execution_service.core.adoption.records import Plan, Refused, Wish, adoption_id, read_wish
+from execution_service.core.adoption.records import AdoptionRequest, Plan, Refused, adoption_id, read_adoption_request
 from execution_service.core.orders.order import Order
 from execution_service.core.views.record import plan_to_document
 from execution_service.storage.ports.commands import Command
@@ -41,10 +41,10 @@ def wish_of(occasion: str, symbol: str = "AAPL", **said: Any) -> dict[str, Any]:
 
 async def planned(world: World, body: dict[str, Any], *, asks_broker: bool = False) -> Plan | Refused:
     """What the person is shown."""
-    wish = read_wish(body)
+    wish = read_adoption_request(body)
     if isinstance(wish, Refused):
         return wish
-    assert isinstance(wish, Wish)
+    assert isinstance(wish, AdoptionRequest)
     theirs = world.book().positions() if asks_broker else None
     return plan(wish, await read_books(world.store_beside(), wish, theirs), world.clock.now())
 

@@ -10,7 +10,7 @@ from brokers.base import ReportStatus
 from brokers.paper.words import PaperFill, PaperOrder
 from execution_service.core import texts
 from execution_service.core.messages.confirmation import attributes
-from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.events import Busted, Filled
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose
@@ -178,7 +178,7 @@ def _audit_signal(world: World, order: Order) -> None:
 
 def _audit_published(world: World, order: Order) -> None:
     """Each event that is owed came at least once, always the same, in order, and nothing else came."""
-    owed = [h for h in happenings(order) if h.is_published]
+    owed = [h for h in applied_events(order) if h.is_published]
     expected = [attributes(h.after)["event_id"] for h in owed]
     bodies: dict[str, object] = {}
     for body, attribute, _ in world.publisher.messages:
@@ -201,8 +201,8 @@ def _audit_people(world: World, order: Order) -> None:
     name = world.account_name(order.request.account_id)
     together = {line for text in world.notifier.titled("Order") for line in text.splitlines()[2:]}
     is_told = False
-    for happening in reversed(tuple(happenings(order))):
-        before, event, after = happening.before, happening.event, happening.after
+    for applied_event in reversed(tuple(applied_events(order))):
+        before, event, after = applied_event.before, applied_event.event, applied_event.after
         text = texts.order_alert(before, event, after, account_name=name, broker="MOCK")
         line = texts.outcome_line(before, event, after, account_name=name)
         # A line among others' tells what the earlier ones would have told, too.

@@ -238,9 +238,9 @@ async def test_an_order_of_which_another_process_was_told_what_became_of_it_has_
         await service.ownership.leave_to_holder(after)
         await one.run(50)
         assert one.record("a").status is Status.SUBMITTED
-        assert one.record("a").cancel_wish is None
+        assert one.record("a").cancel_request is None
         await one.run(30)
-        assert one.record("a").cancel_wish is not None
+        assert one.record("a").cancel_request is not None
 
 
 # --- records --------------------------------------------------------------------------------------------------------

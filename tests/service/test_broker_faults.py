@@ -17,13 +17,13 @@ from brokers.errors import (
     AnswerUnclear,
     AuthRequired,
     BrokerUnavailable,
-    CallsSpent,
     NotAnswered,
     OrderAlreadyExists,
     OrderRefused,
     OutcomeUnknown,
+    RateLimited,
     ReservationLost,
-    WordsAlone,
+    UndocumentedAnswer,
 )
 from brokers.paper.words import Action, Fault, Market, Operation
 from execution_service.core.orders.events import Noted, NothingSent, SubmitStarted
@@ -722,7 +722,7 @@ async def test_nobody_waits_for_an_order_that_may_not_leave_again_because_the_ca
     async with world_of(tmp_path, capabilities=IN_SEQUENCE, faults=[fault]) as world:
         world.send("lost")
         await world.run(0.5)
-        world.broker_faults.errors["place_order"] = [CallsSpent("spent", wait_seconds=3600)] * 2
+        world.broker_faults.errors["place_order"] = [RateLimited("spent", wait_seconds=3600)] * 2
         world.send("other", symbol="NVDA")
         await world.run(10)
         assert world.record("other").status is Status.FILLED
@@ -782,7 +782,7 @@ def refused_by(world: World, signal_id: str = "sig") -> Report:
 
 async def test_an_order_answered_by_words_alone_is_looked_for_and_holds_up_no_other_instrument(tmp_path: Path) -> None:
     async with world_of(tmp_path, capabilities=IN_SEQUENCE) as world:
-        world.broker_faults.errors["place_order"] = [WordsAlone(WORDS)]
+        world.broker_faults.errors["place_order"] = [UndocumentedAnswer(WORDS)]
         world.send()
         world.send("same")
         world.send("other", symbol="NVDA")
@@ -805,7 +805,7 @@ async def test_an_order_answered_by_words_alone_that_nobody_finds_refused_is_in_
     tmp_path: Path,
 ) -> None:
     async with world_of(tmp_path, capabilities=IN_SEQUENCE) as world:
-        world.broker_faults.errors["place_order"] = [WordsAlone(WORDS)]
+        world.broker_faults.errors["place_order"] = [UndocumentedAnswer(WORDS)]
         world.send()
         await world.run(20)
         assert world.record().status is Status.IN_DOUBT
@@ -817,7 +817,7 @@ async def test_an_order_answered_by_words_alone_that_nobody_finds_refused_is_in_
 
 async def test_an_order_answered_by_words_alone_that_fills_after_its_end_is_corrected(tmp_path: Path) -> None:
     async with world_of(tmp_path, capabilities=IN_SEQUENCE) as world:
-        world.broker_faults.errors["place_order"] = [WordsAlone(WORDS)]
+        world.broker_faults.errors["place_order"] = [UndocumentedAnswer(WORDS)]
         world.send()
         await world.run(0.5)
         world.broker_faults.found[world.client_id("sig")] = refused_by(world)
@@ -841,7 +841,7 @@ async def test_words_that_answer_a_repetition_are_the_end_once_the_order_was_loo
     async with world_of(tmp_path, capabilities=IN_SEQUENCE, faults=[fault]) as world:
         world.send()
         await world.run(0.5)
-        world.broker_faults.errors["place_order"] = [WordsAlone(WORDS)]
+        world.broker_faults.errors["place_order"] = [UndocumentedAnswer(WORDS)]
         await world.run_until(lambda: len(world.calls("place_order")) == 2)
         world.send("other", symbol="NVDA")
         await world.run(1)
@@ -859,7 +859,7 @@ async def test_words_are_remembered_by_the_next_life_which_looks_for_the_order_a
     tmp_path: Path, arrived: bool
 ) -> None:
     async with world_of(tmp_path, capabilities=IN_SEQUENCE) as world:
-        world.broker_faults.errors["place_order"] = [WordsAlone(WORDS)]
+        world.broker_faults.errors["place_order"] = [UndocumentedAnswer(WORDS)]
         world.send()
         await world.run(0.5)
         if arrived:

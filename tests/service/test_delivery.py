@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from brokers.paper.words import Market
-from execution_service.core.orders.effects import happenings
+from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.order import Order, apply_all
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
@@ -617,7 +617,7 @@ class Diary:
     def owed(self, order: Order, progress: Progress, after: int, until: int) -> tuple[Sequence[Owed], int]:
         lines = [
             Owed(each.number, (order.signal_id, each.number, type(each.event).__name__))
-            for each in happenings(order, after)
+            for each in applied_events(order, after)
         ]
         return lines, order.version
 

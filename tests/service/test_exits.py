@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from brokers.base import Capabilities, Instrument
-from brokers.errors import BrokerUnavailable, CallsSpent, NotAnswered
+from brokers.errors import BrokerUnavailable, NotAnswered, RateLimited
 from brokers.paper.words import Market
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import ReasonCode, Status
@@ -447,10 +447,10 @@ async def test_an_exit_that_took_its_entrys_exchange_rests_while_the_calls_are_s
         world.fill("in")
         await world.run(1)
         before = len(world.calls("reserve"))
-        world.broker_faults.errors["place_order"] = [CallsSpent("spent", wait_seconds=3.0)]
+        world.broker_faults.errors["place_order"] = [RateLimited("spent", wait_seconds=3.0)]
         world.exit("out", "in")
         await world.settle()
-        world.broker_faults.errors["reserve"] = [CallsSpent("spent", wait_seconds=3.0)] * 3
+        world.broker_faults.errors["reserve"] = [RateLimited("spent", wait_seconds=3.0)] * 3
         await world.run(20)
         assert world.exit_record("out").status is Status.SUBMITTED
         assert len(world.calls("reserve")) - before <= 6

@@ -202,7 +202,7 @@ async def test_alert_is_not_lost_by_a_later_event_that_needs_none(tmp_path: Path
         world.broker_faults.holds["cancel_order"] = asyncio.Event()
         world.cancel(signal_id="sig")
         await world.run(5)
-        assert world.record().cancel_wish is not None
+        assert world.record().cancel_request is not None
         world.broker_faults.holds.clear()
         await world.restart()
         world.notifier.is_away = False

@@ -14,7 +14,7 @@ import pytest
 from pymongo.errors import AutoReconnect
 
 from brokers.base import BrokerPosition, Capabilities, Instrument, Unreadable
-from brokers.errors import AuthRequired, BrokerUnavailable, CallsSpent, HeldBack
+from brokers.errors import AuthRequired, BrokerUnavailable, HeldBack, RateLimited
 from brokers.paper.words import Market
 from execution_service.app import embedded
 from execution_service.core.orders.status import Status
@@ -462,7 +462,7 @@ async def test_exits_that_cannot_leave_are_told_though_the_alert_failed_at_first
         await world.run(1)
         world.fill("in")
         await world.run(2)
-        spent = CallsSpent("the rate budget is spent", wait_seconds=86_128.0)
+        spent = RateLimited("the rate budget is spent", wait_seconds=86_128.0)
         world.broker_faults.errors["reserve"] = [spent] * 10_000
         world.exit("out", "in")
         await world.run(5.5)
@@ -610,7 +610,7 @@ async def test_the_service_stops_in_order_though_the_last_alert_fails(tmp_path: 
         await world.run(1)
         world.fill("in")
         await world.run(2)
-        spent = CallsSpent("the rate budget is spent", wait_seconds=86_128.0)
+        spent = RateLimited("the rate budget is spent", wait_seconds=86_128.0)
         world.broker_faults.errors["reserve"] = [spent] * 10_000
         world.exit("out", "in")
         await world.run(5.5)

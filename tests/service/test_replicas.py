@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from brokers.base import Capabilities
-from brokers.errors import BrokerUnavailable, CallsSpent, HeldBack, NotAnswered, OrderRefused
+from brokers.errors import BrokerUnavailable, HeldBack, NotAnswered, OrderRefused, RateLimited
 from brokers.paper.words import Market
 from execution_service.control.commands import Commands
 from execution_service.core.orders.events import Noted
@@ -590,7 +590,7 @@ async def test_a_death_at_any_step_leaves_one_order_and_one_truth(tmp_path: Path
         BrokerUnavailable("away", known_pause=True),
         NotAnswered("busy"),
         HeldBack("held", wait_seconds=1.0),
-        CallsSpent("spent", wait_seconds=1.0),
+        RateLimited("spent", wait_seconds=1.0),
     ],
     ids=lambda answer: type(answer).__name__,
 )

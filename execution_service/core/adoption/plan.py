@@ -12,29 +12,29 @@ from brokers.base import AssetClass, ContractTerms, Instrument, OptionRight, Ord
 from execution_service.core.adoption.records import (
     ALL_OF_IT,
     INTO_SHARES,
+    AdoptionBooks,
+    AdoptionRequest,
     After,
     Before,
     Deal,
-    LedgerAndViews,
     Movement,
     Plan,
     Refused,
-    Wish,
     instrument_fields,
     negative_prices,
     read_instrument,
 )
 from execution_service.core.exact import ZERO
 from execution_service.core.orders.contracts import Contract
-from execution_service.core.orders.effects import happenings
-from execution_service.core.orders.events import AdoptionUndone, Busted, Capped, ContractTold, Event, Occasion
+from execution_service.core.orders.effects import applied_events
+from execution_service.core.orders.events import AdoptionUndone, Busted, Capped, ContractResolved, Event, Occasion
 from execution_service.core.orders.exits import exit_allowance
 from execution_service.core.orders.order import Order, apply_all, new_order
 from execution_service.core.orders.request import Identity, OrderRequest, Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line, fold, key_of
 from execution_service.core.positions.position import ORDER_IDS_KEPT, Position, apply_fill
-from execution_service.core.reconcile import Holding, State, compare_positions, may_be_the_same
+from execution_service.core.reconcile import DiscrepancyState, Holding, compare_positions, may_be_the_same
 from execution_service.core.texts import plain, quantity
 
 AT_WORK = frozenset({Status.SUBMITTING, Status.SUBMITTED, Status.PARTIALLY_FILLED, Status.IN_DOUBT})
@@ -52,11 +52,11 @@ class _CannotBe(Exception):
     """The adoption is impossible. The message says why."""
 
 
-def plan(wish: Wish, books: LedgerAndViews, now: datetime) -> Plan | Refused:
+def plan(request: AdoptionRequest, books: AdoptionBooks, now: datetime) -> Plan | Refused:
     """What to record for the request, or why nothing is recorded."""
     try:
         with localcontext(_EXACT):
-            return _Draft(wish, books, now).plan()
+            return _Draft(request, books, now).plan()
     except _CannotBe as exc:
         return Refused((str(exc),))
 
@@ -91,11 +91,11 @@ class _Part:
 class _Draft:
     """A plan in the making: the positions as they are after the movements planned so far."""
 
-    def __init__(self, wish: Wish, books: LedgerAndViews, now: datetime) -> None:
-        self._wish = wish
+    def __init__(self, request: AdoptionRequest, books: AdoptionBooks, now: datetime) -> None:
+        self._request = request
         self._books = books
         self._now = now
-        self._mine = [e for e in books.ledgers if e.key.strategy == wish.strategy]
+        self._mine = [e for e in books.ledgers if e.key.strategy == request.strategy]
         self._entries: dict[LedgerKey, LedgerEntry] = {}
         """The ledger entries that the plan changes, as they were."""
         self._positions: dict[LedgerKey, Position] = {}
@@ -103,20 +103,20 @@ class _Draft:
         self._realized: dict[LedgerKey, Decimal] = {}
 
     def plan(self) -> Plan:
-        wish = self._wish
-        if wish.happened_at is not None and wish.happened_at > self._now:
-            raise _CannotBe(f"it cannot have happened at {wish.happened_at.isoformat()}, which is to come")
-        if wish.occasion is Occasion.TRADE:
+        request = self._request
+        if request.happened_at is not None and request.happened_at > self._now:
+            raise _CannotBe(f"it cannot have happened at {request.happened_at.isoformat()}, which is to come")
+        if request.occasion is Occasion.TRADE:
             self._trade()
-        elif wish.occasion is Occasion.TRANSFER_IN:
+        elif request.occasion is Occasion.TRANSFER_IN:
             self._transfer_in()
-        elif wish.occasion in ALL_OF_IT:
+        elif request.occasion in ALL_OF_IT:
             self._convert()
-        elif wish.occasion in INTO_SHARES:
+        elif request.occasion in INTO_SHARES:
             self._deliver()
         else:
             self._leave()
-        self._heed_discrepancy()
+        self._check_discrepancy()
         return Plan(
             movements=tuple(self._movements),
             before=tuple(
@@ -127,7 +127,7 @@ class _Draft:
                 _after(entry, self._positions[key], self._realized.get(key, ZERO))
                 for key, entry in self._entries.items()
             ),
-            warnings=_warnings(self._books, self._entries.values(), self._positions, wish.discrepancy_id),
+            warnings=_warnings(self._books, self._entries.values(), self._positions, request.discrepancy_id),
         )
 
     # --- the occasions ------------------------------------------------------------------------------------------
@@ -135,47 +135,47 @@ class _Draft:
     def _leave(self) -> None:
         """An expiry, square-off or transfer out: the position is closed."""
         entry = self._held()
-        price = self._wish.price
-        if price is None and self._wish.occasion is Occasion.EXPIRY:
+        price = self._request.price
+        if price is None and self._request.occasion is Occasion.EXPIRY:
             price = ZERO
         self._close(entry, self._all_or(entry, self._product), price)
 
     def _trade(self) -> None:
-        wish = self._wish
-        assert wish.side is not None
-        assert wish.quantity is not None
-        assert wish.price is not None
-        entry = self._meant() or self._unheard_of()
+        request = self._request
+        assert request.side is not None
+        assert request.quantity is not None
+        assert request.price is not None
+        entry = self._named_holding() or self._first_holding()
         position = self._touch(entry)
-        closing = min(wish.quantity, abs(position.quantity)) if position.quantity * wish.side.sign < 0 else ZERO
-        opening = wish.quantity - closing
-        if closing and opening and not wish.is_new:
+        closing = min(request.quantity, abs(position.quantity)) if position.quantity * request.side.sign < 0 else ZERO
+        opening = request.quantity - closing
+        if closing and opening and not request.is_new:
             raise _CannotBe(
-                f"{wish.strategy} holds {quantity(position.quantity)} {plain(entry.key.instrument_key)}: "
-                f"{wish.side} {quantity(wish.quantity)} would open the other side (--new says that it is meant)"
+                f"{request.strategy} holds {quantity(position.quantity)} {plain(entry.key.instrument_key)}: "
+                f"{request.side} {quantity(request.quantity)} would open the other side (--new says that it is meant)"
             )
-        if not closing and wish.entries:
+        if not closing and request.entries:
             raise _CannotBe("a trade that opens or adds is an entry of its own: leave --entry out")
         if closing:
-            self._close(entry, closing, wish.price)
+            self._close(entry, closing, request.price)
         if opening:
-            self._open(entry, wish.side, (Deal(opening, wish.price),), product=wish.product)
+            self._open(entry, request.side, (Deal(opening, request.price),), product=request.product)
 
     def _transfer_in(self) -> None:
-        wish = self._wish
-        assert wish.quantity is not None
-        assert wish.price is not None
-        side = wish.side or Side.BUY
-        assert wish.instrument is not None
-        entry = self._meant() or self._fresh(wish.instrument)
+        request = self._request
+        assert request.quantity is not None
+        assert request.price is not None
+        side = request.side or Side.BUY
+        assert request.instrument is not None
+        entry = self._named_holding() or self._fresh(request.instrument)
         if self._touch(entry).quantity * side.sign < 0:
             raise _CannotBe("the strategy holds the other side of it: tell it as a trade")
-        self._open(entry, side, (Deal(wish.quantity, wish.price),), product=wish.product)
+        self._open(entry, side, (Deal(request.quantity, request.price),), product=request.product)
 
     def _convert(self) -> None:
         """A split, rename or merger: another holding replaces the position, at the same cost unless prices or cash
         are given."""
-        wish, entry = self._wish, self._held()
+        request, entry = self._request, self._held()
         held, amount = entry.position.quantity, abs(entry.position.quantity)
         successor = self._successor(entry)
         is_other = successor.key != entry.key
@@ -183,22 +183,22 @@ class _Draft:
             raise _CannotBe(
                 f"the strategy holds the other side of {plain(successor.key.instrument_key)}: settle that first"
             )
-        total = wish.new_quantity or self._converted(amount, successor.instrument)
-        cash = wish.cash * (1 if held > 0 else -1)
+        total = request.new_quantity or self._converted(amount, successor.instrument)
+        cash = request.cash * (1 if held > 0 else -1)
         per_old, per_new = _per_point(entry), _per_point(successor)
         parts = self._parts(entry, amount)
-        if wish.price is None and wish.new_price is not None:
-            worth = (wish.new_price * total * per_new + cash) / per_old
+        if request.price is None and request.new_price is not None:
+            worth = (request.new_price * total * per_new + cash) / per_old
             closed = self._close_parts(entry, parts, worth=worth)
         else:
-            closed = self._close_parts(entry, parts, wish.price)
+            closed = self._close_parts(entry, parts, request.price)
         shares = _shared_out(total, [part.quantity for part in parts], successor.instrument, amount)
-        if wish.new_price is None:
+        if request.new_price is None:
             values = _incoming(closed, per_old, per_new, cash)
             if sum(values, ZERO) < 0 <= sum((m.value for m in closed), ZERO):
                 raise _CannotBe("more cash came than it cost: say the prices (--price, --new-price)")
         else:
-            values = [wish.new_price * share for share in shares]
+            values = [request.new_price * share for share in shares]
         side, carried = (Side.BUY if held > 0 else Side.SELL), ZERO
         for part, share, value in zip(parts, shares, values, strict=True):
             carried += value
@@ -208,18 +208,18 @@ class _Draft:
 
     def _deliver(self) -> None:
         """An assignment or exercise: the option position is closed, and shares are bought or sold at the strike."""
-        wish, entry = self._wish, self._held()
+        request, entry = self._request, self._held()
         option, held = entry.instrument, entry.position.quantity
         if option.asset_class is not AssetClass.OPTION:
-            raise _CannotBe(f"{plain(entry.key.instrument_key)} is no OPTION: there is no {wish.occasion} of it")
+            raise _CannotBe(f"{plain(entry.key.instrument_key)} is no OPTION: there is no {request.occasion} of it")
         if option.right is None or option.strike is None:
             raise _CannotBe(f"{plain(entry.key.instrument_key)} has no strike and right in our book")
         contracts = self._all_or(entry)
         is_mine_to_call = held > 0
-        if is_mine_to_call is not (wish.occasion is Occasion.EXERCISE):
+        if is_mine_to_call is not (request.occasion is Occasion.EXERCISE):
             words = "long: it is exercised" if is_mine_to_call else "short: it is assigned"
             raise _CannotBe(f"{quantity(held)} {plain(entry.key.instrument_key)} is {words}, not the other")
-        total = wish.new_quantity
+        total = request.new_quantity
         if total is None:
             size = _contract_size(entry)
             if size is None:
@@ -228,10 +228,10 @@ class _Draft:
                 )
             total = contracts * size
         shares = self._successor(entry)
-        price = option.strike if wish.new_price is None else wish.new_price
+        price = option.strike if request.new_price is None else request.new_price
         side = Side.BUY if (option.right is OptionRight.CALL) is is_mine_to_call else Side.SELL
         parts = self._parts(entry, contracts)
-        self._close_parts(entry, parts, ZERO if wish.price is None else wish.price)
+        self._close_parts(entry, parts, ZERO if request.price is None else request.price)
         position = self._touch(shares)
         closing = min(total, abs(position.quantity)) if position.quantity * side.sign < 0 else ZERO
         if closing:
@@ -246,26 +246,26 @@ class _Draft:
 
     # --- holdings -----------------------------------------------------------------------------------------------
 
-    def _meant(self) -> LedgerEntry | None:
-        wish = self._wish
-        if wish.instrument is not None:
-            found = self._find(wish.instrument)
+    def _named_holding(self) -> LedgerEntry | None:
+        request = self._request
+        if request.instrument is not None:
+            found = self._find(request.instrument)
         else:
-            found = next((e for e in self._mine if e.key.instrument_key == wish.holding), None)
-        instrument = wish.instrument if found is None else found.instrument
-        problems = [] if instrument is None else negative_prices(wish, instrument)
+            found = next((e for e in self._mine if e.key.instrument_key == request.holding), None)
+        instrument = request.instrument if found is None else found.instrument
+        problems = [] if instrument is None else negative_prices(request, instrument)
         if problems:
             raise _CannotBe("; ".join(problems))
-        if found is not None and wish.happened_at is not None and found.position.is_open:
+        if found is not None and request.happened_at is not None and found.position.is_open:
             opened_at = found.position.opened_at
-            if opened_at is not None and wish.happened_at < opened_at:
+            if opened_at is not None and request.happened_at < opened_at:
                 raise _CannotBe(f"it cannot have happened before the position was opened, {opened_at.isoformat()}")
         return found
 
     @property
     def _named(self) -> str:
-        wish = self._wish
-        return plain(str(wish.holding) if wish.instrument is None else wish.instrument.key)
+        request = self._request
+        return plain(str(request.holding) if request.instrument is None else request.instrument.key)
 
     def _find(self, named: Instrument) -> LedgerEntry | None:
         """The strategy's holding that is meant, open or flat. Raises _CannotBe if several may be."""
@@ -278,38 +278,38 @@ class _Draft:
         return found[0] if found else None
 
     def _held(self) -> LedgerEntry:
-        wish, entry = self._wish, self._meant()
+        request, entry = self._request, self._named_holding()
         if entry is None or not entry.position.is_open:
             others = sorted(
                 f"{e.key.strategy} {quantity(e.position.quantity)}"
                 for e in self._books.ledgers
-                if e.position.is_open and e.key.strategy != wish.strategy and self._is_named_so(e)
+                if e.position.is_open and e.key.strategy != request.strategy and self._is_named_so(e)
             )
             elsewhere = f"; it is held by {', '.join(map(plain, others))}" if others else ""
             raise _CannotBe(
-                f"{plain(wish.strategy)} holds no {self._named} in account {plain(wish.account_id)}{elsewhere}"
+                f"{plain(request.strategy)} holds no {self._named} in account {plain(request.account_id)}{elsewhere}"
             )
         self._touch(entry)
         return entry
 
     def _is_named_so(self, entry: LedgerEntry) -> bool:
-        named = self._wish.instrument
+        named = self._request.instrument
         if named is None:
-            return entry.key.instrument_key == self._wish.holding
+            return entry.key.instrument_key == self._request.holding
         return entry.instrument.could_be(named)
 
-    def _unheard_of(self) -> LedgerEntry:
-        named = self._wish.instrument
-        if named is None or not self._wish.is_new:
+    def _first_holding(self) -> LedgerEntry:
+        named = self._request.instrument
+        if named is None or not self._request.is_new:
             raise _CannotBe(
-                f"{plain(self._wish.strategy)} never held {self._named} in account {plain(self._wish.account_id)}: "
+                f"{plain(self._request.strategy)} never held {self._named} in account {plain(self._request.account_id)}: "
                 "correct the name, or say that it is its first position (--new)"
             )
         return self._fresh(named)
 
     def _fresh(self, named: Instrument, terms: ContractTerms | None = None) -> LedgerEntry:
         name = Contract(named, terms).holding_name
-        key = LedgerKey(self._wish.account_id, self._wish.strategy, name)
+        key = LedgerKey(self._request.account_id, self._request.strategy, name)
         return LedgerEntry(key=key, instrument=named, terms=terms)
 
     def _touch(self, entry: LedgerEntry) -> Position:
@@ -324,9 +324,9 @@ class _Draft:
     def _all_or(self, entry: LedgerEntry, product: str = "") -> Decimal:
         """The quantity given, else all of it, or all that is known to be held in the product."""
         by_product = entry.known_products or {}
-        held, wanted = abs(by_product.get(product, entry.position.quantity)), self._wish.quantity
+        held, wanted = abs(by_product.get(product, entry.position.quantity)), self._request.quantity
         is_any = wanted is None and product not in by_product and len(by_product) > 1
-        if is_any and self._wish.occasion is Occasion.SQUARE_OFF:
+        if is_any and self._request.occasion is Occasion.SQUARE_OFF:
             names = ", ".join(
                 f"{quantity(held)} in {name or 'the usual one'}" for name, held in sorted(by_product.items())
             )
@@ -336,14 +336,14 @@ class _Draft:
             )
         if wanted is not None and wanted > held:
             raise _CannotBe(
-                f"{plain(self._wish.strategy)} holds {quantity(held)} {plain(entry.key.instrument_key)}, not {quantity(wanted)}"
+                f"{plain(self._request.strategy)} holds {quantity(held)} {plain(entry.key.instrument_key)}, not {quantity(wanted)}"
             )
         return held if wanted is None else wanted
 
     def _successor(self, entry: LedgerEntry) -> LedgerEntry:
         """The holding that replaces the entry's: the same instrument, except for what the request says of it."""
-        said = dict(self._wish.successor or {})
-        if self._wish.occasion in ALL_OF_IT:
+        said = dict(self._request.successor or {})
+        if self._request.occasion in ALL_OF_IT:
             if not said:
                 return entry
             was = instrument_fields(entry.instrument)
@@ -357,7 +357,7 @@ class _Draft:
         found = read_instrument({**was, **said})
         if isinstance(found, Refused):
             raise _CannotBe(f"the successor: {found.words}")
-        if self._wish.occasion is Occasion.RENAME and found.could_be(entry.instrument):
+        if self._request.occasion is Occasion.RENAME and found.could_be(entry.instrument):
             raise _CannotBe(f"{plain(found.key)} is the name that it has")
         return self._find(found) or self._fresh(found, self._terms_after(entry, found))
 
@@ -366,7 +366,7 @@ class _Draft:
         was = entry.terms
         if (
             was is None
-            or self._wish.occasion not in ALL_OF_IT
+            or self._request.occasion not in ALL_OF_IT
             or successor.asset_class is not entry.instrument.asset_class
         ):
             return None
@@ -375,7 +375,7 @@ class _Draft:
         return replace(was, con_id=None, local_symbol=None, trading_class=successor.trading_class)
 
     def _converted(self, held: Decimal, successor: Instrument) -> Decimal:
-        old, new = self._wish.ratio or (Decimal(1), Decimal(1))
+        old, new = self._request.ratio or (Decimal(1), Decimal(1))
         total = held * new / old
         is_odd = successor.asset_class in _COUNTED and total % 1 and not held % 1
         if is_odd or _decimal_quotient(held * new, old) is None:
@@ -405,7 +405,7 @@ class _Draft:
     def _parts(self, entry: LedgerEntry, leaving: Decimal, product: str = "") -> list[_Part]:
         """How the closed quantity is divided among entries. Raises _CannotBe if that cannot be determined."""
         holders = self._holders(entry, product)
-        names = self._wish.entries
+        names = self._request.entries
         if names:
             named = [next((h for h in holders if name in h.refs), None) for name in names]
             missing = [plain(name) for name, holder in zip(names, named, strict=True) if holder is None]
@@ -503,19 +503,21 @@ class _Draft:
             self._realized[entry.key] = self._realized.get(entry.key, ZERO) + booked.realized
         self._movements.append(movement)
 
-    def _heed_discrepancy(self) -> None:
+    def _check_discrepancy(self) -> None:
         found = self._books.discrepancy
-        if self._wish.discrepancy_id is None:
+        if self._request.discrepancy_id is None:
             return
-        if found is None or found.account_id != self._wish.account_id:
-            raise _CannotBe(f"there is no discrepancy {plain(self._wish.discrepancy_id)} of this account")
-        if found.state is State.CLOSED:
+        if found is None or found.account_id != self._request.account_id:
+            raise _CannotBe(f"there is no discrepancy {plain(self._request.discrepancy_id)} of this account")
+        if found.state is DiscrepancyState.CLOSED:
             raise _CannotBe(
-                f"discrepancy {plain(self._wish.discrepancy_id)} is closed: nothing is left of it to be closed"
+                f"discrepancy {plain(self._request.discrepancy_id)} is closed: nothing is left of it to be closed"
             )
         is_known = any(found.finding.is_about(e.instrument) for e in self._books.ledgers)
         if is_known and not any(found.finding.is_about(e.instrument) for e in self._entries.values()):
-            raise _CannotBe(f"discrepancy {plain(self._wish.discrepancy_id)} is about {plain(found.finding.subject)}")
+            raise _CannotBe(
+                f"discrepancy {plain(self._request.discrepancy_id)} is about {plain(found.finding.subject)}"
+            )
 
 
 def is_entry_of(order: Order, key: LedgerKey) -> bool:
@@ -548,7 +550,7 @@ def _left(refs: Sequence[str], entry: LedgerEntry, side: Side, orders: Sequence[
         received_at=now,
         published_at=now,
     )
-    probe = apply_all(probe, (ContractTold(at=now, terms=entry.terms, booked_as=entry.key.instrument_key),))
+    probe = apply_all(probe, (ContractResolved(at=now, terms=entry.terms, booked_as=entry.key.instrument_key),))
     called = [o for o in orders if names.intersection(o.names)]
     exits = [o for o in orders if isinstance(o.request, OrderRequest) and names.intersection(o.request.entry_refs)]
     allowance = exit_allowance(probe, called, exits, now)
@@ -674,7 +676,7 @@ def _after(entry: LedgerEntry, position: Position, realized: Decimal) -> After:
 
 
 def _warnings(
-    books: LedgerAndViews,
+    books: AdoptionBooks,
     touched: Iterable[LedgerEntry],
     after: Mapping[LedgerKey, Position],
     discrepancy_id: str | None,
@@ -701,7 +703,7 @@ def _warnings(
 
 
 def _farther_apart(
-    books: LedgerAndViews, touched: Sequence[LedgerEntry], after: Mapping[LedgerKey, Position]
+    books: AdoptionBooks, touched: Sequence[LedgerEntry], after: Mapping[LedgerKey, Position]
 ) -> list[str]:
     """Where the adoption would increase the difference between our book and the broker's."""
     if books.theirs is None:
@@ -743,7 +745,7 @@ def undoing(order: Order, *, command_id: str, by: str, message: str, at: datetim
     return (AdoptionUndone(at=at, command_id=command_id, by=by, message=message), *annulled)
 
 
-def _adopted_since(orders: Sequence[Order], books: LedgerAndViews) -> list[str]:
+def _adopted_since(orders: Sequence[Order], books: AdoptionBooks) -> list[str]:
     """Later adoptions, not reversed, of the same holdings or entries."""
     keys, refs = {key_of(order) for order in orders}, {ref for order in orders for ref in _entry_of(order)}
     first = orders[0]
@@ -765,7 +767,7 @@ def _entry_of(adopted: Order) -> tuple[str, ...]:
     return (*request.entry_refs, *request.stands_for)
 
 
-def plan_undoing(records: Sequence[Recorded], books: LedgerAndViews, now: datetime) -> Plan | Refused:
+def plan_undoing(records: Sequence[Recorded], books: AdoptionBooks, now: datetime) -> Plan | Refused:
     """The books after these records were reversed, or why they cannot be."""
     later = _adopted_since([record.order for record in records], books)
     if later:
@@ -786,7 +788,7 @@ def plan_undoing(records: Sequence[Recorded], books: LedgerAndViews, now: dateti
                 words = f"{came} came by it and only {quantity(left)} is left: it has been traded since"
                 return Refused((f"{words}; tell what is true now by another adoption",))
         undone = apply_all(order, undoing(order, command_id="?", by="?", message="?", at=now))
-        after[key], lines = fold(then, undone, happenings(undone, order.version), record.lines)
+        after[key], lines = fold(then, undone, applied_events(undone, order.version), record.lines)
         fresh = sum((line.realized for number, line in lines.items() if number > order.version), ZERO)
         realized[key] = realized.get(key, ZERO) + fresh
     touched = [entries[key] for key in after]

@@ -13,7 +13,7 @@ from brokers.base import AssetClass, BrokerPosition, ContractTerms, Fill, Instru
 from execution_service.core.exact import ZERO
 from execution_service.core.messages.fields import Fields
 from execution_service.core.messages.inbound import ParsedOrder, parse_order_fields
-from execution_service.core.orders.events import Adopted, ContractTold, Filled, Occasion
+from execution_service.core.orders.events import Adopted, ContractResolved, Filled, Occasion
 from execution_service.core.orders.order import Order, apply_all, new_order
 from execution_service.core.orders.request import Identity, OrderRequest, Purpose
 from execution_service.core.positions.ledger import LedgerEntry
@@ -36,7 +36,7 @@ _SIDES = {side.value: side for side in Side}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class AdoptionRequest:
     """One adoption as requested; each field is valid by itself."""
 
     occasion: Occasion
@@ -81,7 +81,7 @@ class Refused:
         return "; ".join(self.problems)
 
 
-def read_wish(body: Mapping[str, object]) -> Wish | Refused:
+def read_adoption_request(body: Mapping[str, object]) -> AdoptionRequest | Refused:
     """The request in a command's fields. Amounts are decimal text; `instrument` and `successor` are objects with an
     order's instrument fields."""
     fields = Fields(body)
@@ -96,7 +96,7 @@ def read_wish(body: Mapping[str, object]) -> Wish | Refused:
     successor = fields.get("successor") or None
     if successor is not None and not isinstance(successor, Mapping):
         fields.wrong("successor", "an instrument's fields")
-    wish = {
+    request = {
         "holding": fields.text("holding"),
         "product": fields.word("product", _PRODUCTS),
         "quantity": fields.positive("quantity"),
@@ -116,7 +116,7 @@ def read_wish(body: Mapping[str, object]) -> Wish | Refused:
     if fields.problems:
         return Refused(tuple(fields.problems))
     assert occasion is not None
-    made = Wish(
+    made = AdoptionRequest(
         occasion=occasion,
         account_id=str(texts["account_id"]),
         strategy=str(texts["strategy"]),
@@ -127,17 +127,17 @@ def read_wish(body: Mapping[str, object]) -> Wish | Refused:
         entries=tuple(str(each) for each in entries),
         is_new=body.get("is_new") is True,
         is_forced=body.get("is_forced") is True,
-        **wish,  # type: ignore[arg-type]
+        **request,  # type: ignore[arg-type]
     )
     problems = _contradictions(made)
     return Refused(problems) if problems else made
 
 
-def negative_prices(wish: Wish, instrument: Instrument) -> list[str]:
+def negative_prices(request: AdoptionRequest, instrument: Instrument) -> list[str]:
     """Some futures have traded below zero; nothing else has."""
     if instrument.asset_class is AssetClass.FUTURE:
         return []
-    prices = {"price": wish.price, "new_price": wish.new_price}
+    prices = {"price": request.price, "new_price": request.new_price}
     return [f"{name} must not be negative" for name, price in prices.items() if price is not None and price < 0]
 
 
@@ -200,9 +200,9 @@ def _moment(fields: Fields) -> datetime | None:
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
-def _contradictions(wish: Wish) -> tuple[str, ...]:
+def _contradictions(request: AdoptionRequest) -> tuple[str, ...]:
     """Fields that are missing for this kind of adoption, and fields that do not belong to it."""
-    occasion, problems = wish.occasion, []
+    occasion, problems = request.occasion, []
 
     def needs(name: str, value: object) -> None:
         if value is None:
@@ -213,35 +213,35 @@ def _contradictions(wish: Wish) -> tuple[str, ...]:
             problems.append(f"{name} does not go with {occasion}")
 
     if occasion in (Occasion.SQUARE_OFF, Occasion.TRADE, Occasion.TRANSFER_IN):
-        needs("price", wish.price)
+        needs("price", request.price)
     if occasion in OPENING:
-        needs("quantity", wish.quantity)
+        needs("quantity", request.quantity)
     if occasion is Occasion.TRADE:
-        needs("side", wish.side)
+        needs("side", request.side)
     elif occasion is not Occasion.TRANSFER_IN:
-        excludes("side", wish.side)
+        excludes("side", request.side)
     if occasion in (Occasion.RENAME, Occasion.MERGE):
-        needs("a successor (new_symbol)", wish.successor)
+        needs("a successor (new_symbol)", request.successor)
     has_successor = occasion in ALL_OF_IT | INTO_SHARES
     if not has_successor:
-        excludes("new_symbol", wish.successor)
-        excludes("new_quantity", wish.new_quantity)
-        excludes("new_price", wish.new_price)
+        excludes("new_symbol", request.successor)
+        excludes("new_quantity", request.new_quantity)
+        excludes("new_price", request.new_price)
     if occasion in ALL_OF_IT:
-        excludes("quantity (it is about all that is held)", wish.quantity)
-    if occasion in (Occasion.SPLIT, Occasion.MERGE) and wish.ratio is None:
-        needs("ratio or new_quantity", wish.new_quantity)
+        excludes("quantity (it is about all that is held)", request.quantity)
+    if occasion in (Occasion.SPLIT, Occasion.MERGE) and request.ratio is None:
+        needs("ratio or new_quantity", request.new_quantity)
     if occasion not in ALL_OF_IT:
-        excludes("ratio", wish.ratio)
-        excludes("cash", wish.cash or None)
-    if wish.ratio is not None:
-        excludes("ratio beside new_quantity", wish.new_quantity)
-    if occasion is Occasion.TRANSFER_IN and wish.entries:
+        excludes("ratio", request.ratio)
+        excludes("cash", request.cash or None)
+    if request.ratio is not None:
+        excludes("ratio beside new_quantity", request.new_quantity)
+    if occasion is Occasion.TRANSFER_IN and request.entries:
         problems.append("entries does not go with transfer-in: it is an entry of its own")
     if occasion not in OPENING:
-        excludes("product", wish.product)
-    if wish.holding is not None and occasion is Occasion.TRANSFER_IN:
-        needs("the instrument's own fields (symbol)", wish.instrument)
+        excludes("product", request.product)
+    if request.holding is not None and occasion is Occasion.TRANSFER_IN:
+        needs("the instrument's own fields (symbol)", request.instrument)
     return tuple(problems)
 
 
@@ -249,7 +249,7 @@ def _contradictions(wish: Wish) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerAndViews:
+class AdoptionBooks:
     """What a plan is made from: our ledger and the broker's positions at one moment."""
 
     ledgers: tuple[LedgerEntry, ...] = ()
@@ -345,11 +345,11 @@ class Plan:
     """Reasons not to do it without checking again."""
 
 
-def _contract(movement: Movement, at: datetime) -> tuple[ContractTold, ...]:
+def _contract(movement: Movement, at: datetime) -> tuple[ContractResolved, ...]:
     """The event by which the record is booked in the holding that was shown, whatever the instrument's own name
     would give."""
     booked_as = None if movement.holding == movement.instrument.key else movement.holding
-    told = ContractTold(at=at, terms=movement.terms, booked_as=booked_as)
+    told = ContractResolved(at=at, terms=movement.terms, booked_as=booked_as)
     return () if (told.terms, told.booked_as) == (None, None) else (told,)
 
 
@@ -362,7 +362,7 @@ def adoption_id(command_id: str) -> str:
 
 
 def records_of(
-    wish: Wish, movements: Sequence[Movement], *, command_id: str, received_at: datetime, text: str
+    request: AdoptionRequest, movements: Sequence[Movement], *, command_id: str, received_at: datetime, text: str
 ) -> tuple[Order, ...]:
     """The adoption as filled records, closings before openings. The same command always gives the same records.
     `text`: the command as received."""
@@ -375,8 +375,8 @@ def records_of(
         bare = new_order(
             identity,
             OrderRequest(
-                account_id=wish.account_id,
-                strategy=wish.strategy,
+                account_id=request.account_id,
+                strategy=request.strategy,
                 instrument=movement.instrument,
                 side=movement.side,
                 quantity=movement.quantity,
@@ -393,14 +393,14 @@ def records_of(
         told = Adopted(
             at=at,
             command_id=command_id,
-            occasion=wish.occasion,
-            by=wish.by,
-            message=wish.reason,
+            occasion=request.occasion,
+            by=request.by,
+            message=request.reason,
             left="" if number else left,
             came="" if number else came,
-            discrepancy_id=wish.discrepancy_id,
+            discrepancy_id=request.discrepancy_id,
         )
-        moment = at if wish.happened_at is None else wish.happened_at + number * _STEP
+        moment = at if request.happened_at is None else request.happened_at + number * _STEP
         fills = [
             Filled(
                 at=at,

@@ -9,7 +9,7 @@ from datetime import date
 from decimal import Decimal
 
 from brokers.base import AssetClass, BrokerPosition, Instrument, OptionRight
-from execution_service.core.reconcile import Finding, Group, PositionsCompared
+from execution_service.core.reconcile import Finding, InstrumentGroup, PositionsCompared
 
 _SHARES = frozenset({AssetClass.STOCK, AssetClass.ETF, AssetClass.FUND})
 _NAMED_AT_MOST = 3
@@ -18,7 +18,7 @@ _SPLIT_AT_MOST = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Came:
+class PositionChange:
     """How the broker's position in something changed since the position in question was last as we have it."""
 
     instrument: Instrument
@@ -42,25 +42,27 @@ def _place(position: BrokerPosition) -> str:
     return f"{position.instrument.key}|product={position.product}" if position.product else position.instrument.key
 
 
-def arrivals(compared: PositionsCompared, earlier: Mapping[str, Decimal] | None) -> list[Came]:
+def unexplained_changes(compared: PositionsCompared, earlier: Mapping[str, Decimal] | None) -> list[PositionChange]:
     """All changes of the account's positions that our orders do not explain. `earlier`: what the broker showed then,
     by `quantities_of`; None if unknown. For positions that differ from our ledger it is not needed."""
     ours = compared.groups
-    found = [Came(group.ours[0].instrument, group.shown - group.held, group.product) for group in ours.values()]
+    found = [
+        PositionChange(group.ours[0].instrument, group.shown - group.held, group.product) for group in ours.values()
+    ]
     for position in compared.not_ours:
         change = position.quantity - (earlier or {}).get(_place(position), Decimal(0))
         if change:
-            found.append(Came(position.instrument, change, position.product, is_known=earlier is not None))
+            found.append(PositionChange(position.instrument, change, position.product, is_known=earlier is not None))
     return found
 
 
-def explained(finding: Finding, group: Group, came: Sequence[Came], today: date) -> Finding:
+def explained(finding: Finding, group: InstrumentGroup, came: Sequence[PositionChange], today: date) -> Finding:
     """The finding with a note on its probable cause. `came` may include the finding's own change."""
     others = [each for each in came if not group.is_about(each.instrument, each.product)]
     instrument = group.ours[0].instrument
     lost = group.shown - group.held
     words = [said for said in (_expiry(instrument, today),) if said]
-    taken: list[tuple[Came, str]] = []
+    taken: list[tuple[PositionChange, str]] = []
     if instrument.asset_class is AssetClass.OPTION:
         taken = [(each, said) for each in others if (said := _assigned(instrument, lost, each))]
     elif instrument.asset_class in _SHARES:
@@ -86,7 +88,7 @@ def _expiry(instrument: Instrument, today: date) -> str:
     return f"it expired ({told})" if told < f"{today:%Y%m%d}"[: len(told)] else f"its expiry is {told}"
 
 
-def _assigned(option: Instrument, lost: Decimal, came: Came) -> str:
+def _assigned(option: Instrument, lost: Decimal, came: PositionChange) -> str:
     """How a change in shares fits option contracts that disappeared: a short put or a long call brings shares, the
     others take them. Empty: it does not fit."""
     if came.instrument.asset_class not in _SHARES or option.right is None:
@@ -117,7 +119,7 @@ def _is_underlying(symbol: str, option: Instrument) -> bool:
     return option.underlying is None and rest != code and (rest[0].isdigit() or rest[0].isspace())
 
 
-def _split(group: Group) -> str | None:
+def _split(group: InstrumentGroup) -> str | None:
     """If the quantities are in a whole ratio; a manual trade can look the same."""
     held, shown = group.held, group.shown
     if held * shown <= 0:
@@ -129,14 +131,14 @@ def _split(group: Group) -> str | None:
     return f"as after a split or merger of shares {told}, if it was no trade"
 
 
-def _converted(group: Group, lost: Decimal, came: Came) -> str:
+def _converted(group: InstrumentGroup, lost: Decimal, came: PositionChange) -> str:
     """How the same instrument in another product fits what disappeared."""
     if came.product is None or came.product == group.product or came.change != -lost:
         return ""
     return f"in {came.product}: perhaps converted" if group.is_about(came.instrument) else ""
 
 
-def _renamed(group: Group, lost: Decimal, came: Came) -> str:
+def _renamed(group: InstrumentGroup, lost: Decimal, came: PositionChange) -> str:
     """How shares under another name fit shares that disappeared completely."""
     if came.instrument.asset_class not in _SHARES or group.shown or not group.held or group.is_about(came.instrument):
         return ""

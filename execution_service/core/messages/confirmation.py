@@ -33,7 +33,7 @@ def confirmation(
         "order_id": order.broker_order_id,
         "request_order_id": request.request_order_id,
         "client_order_id": order.client_order_id,
-        "status": told_status(order).value,
+        "status": published_status(order).value,
         "symbol": symbol,
         "instrument": symbol,
         "side": None if request.side is None else request.side.value,
@@ -74,14 +74,14 @@ def attributes(order: Order) -> dict[str, str]:
     values = {
         "event_id": f"{order.order_id}-{order.version}",
         "signal_id": order.signal_id,
-        "status": told_status(order).value,
+        "status": published_status(order).value,
         "event_number": str(order.version),
         "schema_version": SCHEMA_VERSION,
     }
     return {name: _cut(value) for name, value in values.items()}
 
 
-def told_status(order: Order) -> Status:
+def published_status(order: Order) -> Status:
     """The status as it is published: an order that works again because its only execution was busted is
     PARTIALLY_FILLED with 0 filled, not SUBMITTED."""
     return Status.PARTIALLY_FILLED if order.status in _WORKING else order.status

@@ -13,7 +13,7 @@ from execution_service.core.orders.events import (
     Capped,
     CommissionReported,
     Completed,
-    ContractTold,
+    ContractResolved,
     DeclaredCancelled,
     DeclaredNotPlaced,
     Doubted,
@@ -31,11 +31,11 @@ from execution_service.core.orders.events import (
 )
 from execution_service.core.orders.order import Order, apply, bare
 
-__all__ = ["Happening", "bare", "happenings"]
+__all__ = ["AppliedEvent", "applied_events", "bare"]
 
 
 @dataclass(frozen=True, slots=True)
-class Happening:
+class AppliedEvent:
     """One event with the order before and after it. `number` is the event's number in the order, from 1."""
 
     number: int
@@ -85,12 +85,20 @@ class Happening:
     def is_shown(self) -> bool:
         """Whether the views are updated for it. The events that are not are shown with the next one that is."""
         silent = (
-            SubmitStarted | NothingSent | Capped | ContractTold | Fitted | InstrumentMatched | Held | Released | Noted
+            SubmitStarted
+            | NothingSent
+            | Capped
+            | ContractResolved
+            | Fitted
+            | InstrumentMatched
+            | Held
+            | Released
+            | Noted
         )
         return not isinstance(self.event, silent)
 
 
-def happenings(order: Order, after_number: int = 0) -> Iterator[Happening]:
+def applied_events(order: Order, after_number: int = 0) -> Iterator[AppliedEvent]:
     """The order's events after event `after_number`, each with the order before and after it. The cost grows with
     the number of events returned, not with the length of the order's history."""
     if after_number >= order.version:
@@ -98,5 +106,5 @@ def happenings(order: Order, after_number: int = 0) -> Iterator[Happening]:
     state = order.as_of(after_number)
     for number, event in enumerate(order.events[after_number:], after_number + 1):
         then = apply(state, event)
-        yield Happening(number, state, event, then)
+        yield AppliedEvent(number, state, event, then)
         state = then

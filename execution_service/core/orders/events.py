@@ -3,10 +3,12 @@ order.py."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from types import MappingProxyType
 from typing import TypeAlias
 
 from brokers.base import ContractTerms, Fill, Instrument
@@ -146,9 +148,9 @@ class InstrumentMatched(_Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ContractTold(_Event):
+class ContractResolved(_Event):
     """Recorded before sending: which contract the order means, and under which ledger key its fills are booked. All
-    amounts depend on it. Stored as `ContractTold`."""
+    amounts depend on it. Stored as `ContractResolved`."""
 
     terms: ContractTerms | None = None
     """As the broker reported them. None: the broker reports none, and the order's own multiplier and currency hold."""
@@ -288,7 +290,7 @@ Event: TypeAlias = (
     | Expired
     | Capped
     | InstrumentMatched
-    | ContractTold
+    | ContractResolved
     | ContractDeclared
     | Fitted
     | Held
@@ -302,3 +304,12 @@ Event: TypeAlias = (
     | Adopted
     | AdoptionUndone
 )
+
+
+_STORED_NAMES: Mapping[type[Event], str] = MappingProxyType({ContractResolved: "ContractTold"})
+"""Names in stored records, where these differ from the class's own: records written long ago must stay readable."""
+
+
+def stored_name(event: type[Event]) -> str:
+    """The name of this kind of event in stored records and in the audit trail that `execctl order` prints."""
+    return _STORED_NAMES.get(event, event.__name__)

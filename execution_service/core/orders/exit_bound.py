@@ -22,7 +22,7 @@ class ExitPositionCheck(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class Exposure:
     """The positions in everything that may be the exit's instrument. Quantities are unsigned, except `own` and
     `difference`."""
 
@@ -45,7 +45,7 @@ class Standing:
         return self.long - self.short + self.difference
 
 
-def may_take(side: Side, standing: Standing) -> Decimal:
+def exit_limit(side: Side, exposure: Exposure) -> Decimal:
     """The most that an exit may sell, or buy back, now. First come, first served: nothing is reserved for other
     strategies.
 
@@ -56,10 +56,10 @@ def may_take(side: Side, standing: Standing) -> Decimal:
     position.
     """
     if side is Side.SELL:
-        most, own = standing.long + standing.difference, standing.own
+        most, own = exposure.long + exposure.difference, exposure.own
     else:
-        most, own = standing.short - standing.difference, -standing.own
-    most += min(ZERO, own) - standing.at_work
+        most, own = exposure.short - exposure.difference, -exposure.own
+    most += min(ZERO, own) - exposure.at_work
     if own > 0:
-        most = min(most, own - standing.own_at_work)
+        most = min(most, own - exposure.own_at_work)
     return max(ZERO, most)

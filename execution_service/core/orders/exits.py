@@ -78,7 +78,7 @@ def _of_that_adopted(takers: Sequence[Order]) -> str:
     return "".join(f", of that {quantity} by {occasion} ({name})" for quantity, occasion, name in told)
 
 
-def as_its_entry_says(order: Order, entries: Sequence[Order], now: datetime) -> Order:
+def with_instrument_of_entry(order: Order, entries: Sequence[Order], now: datetime) -> Order:
     """The exit with the instrument and product that it would be sent with now."""
     return apply_all(order, _matched(order, [e for e in entries if _is_entry_of(order, e)], now))
 

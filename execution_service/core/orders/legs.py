@@ -25,7 +25,7 @@ def refusing_leg(order: Order, legs: Sequence[Order], capabilities: Capabilities
         if leg.status.is_final and not leg.filled_quantity:
             why = leg.reason or Reason(ReasonCode.BROKER_REJECTED, f"it is {leg.status}")
         elif leg.status is Status.PENDING:
-            why = leg.cancel_wish
+            why = leg.cancel_request
             unsupported = unsupported_reason(leg, capabilities, broker) if is_of_same_account(order, leg) else None
             if unsupported is not None:
                 why = Reason(ReasonCode.UNSUPPORTED_ORDER, unsupported)

@@ -122,9 +122,9 @@ def is_stale(elapsed: Elapsed, limits: Limits) -> bool:
 
 
 def _step_of_pending(order: Order, now: datetime, elapsed: Elapsed, limits: Limits) -> Step:
-    if order.cancel_wish is not None:
+    if order.cancel_request is not None:
         return Step(
-            StepKind.RECORD, (Cancelled(at=now, reason=order.cancel_wish, filled_quantity=order.filled_quantity),)
+            StepKind.RECORD, (Cancelled(at=now, reason=order.cancel_request, filled_quantity=order.filled_quantity),)
         )
     if is_stale(elapsed, limits):
         return Step(StepKind.RECORD, (stale(elapsed, limits, now),))
@@ -141,7 +141,7 @@ def stale(elapsed: Elapsed, limits: Limits, now: datetime) -> Rejected:
 
 def _step_of_submitting(order: Order, now: datetime, elapsed: Elapsed, limits: Limits, refusal: Reason | None) -> Step:
     finding, window = elapsed.finding, limits.find_window_seconds
-    is_fresh = order.cancel_wish is None and not is_stale(elapsed, limits)
+    is_fresh = order.cancel_request is None and not is_stale(elapsed, limits)
     may_leave_again = refusal is None and is_fresh and limits.refuses_repeated_client_id
     if may_leave_again and limits.send_again_seconds is not None:
         window = limits.send_again_seconds
@@ -160,10 +160,10 @@ def _step_of_submitting(order: Order, now: datetime, elapsed: Elapsed, limits: L
 def _step_of_working(order: Order, now: datetime, elapsed: Elapsed, limits: Limits) -> Step:
     timeout, worked = timeout_seconds(order, limits), _worked_seconds(order, elapsed, limits)
     left = None if timeout is None or worked is None else timeout - worked
-    if order.cancel_wish is None and left is not None and left <= 0:
+    if order.cancel_request is None and left is not None and left <= 0:
         reason = Reason(ReasonCode.TIMEOUT, f"not filled within {timeout:g} s")
         return Step(StepKind.RECORD, (CancelRequested(at=now, reason=reason, requested_by="execution-service"),))
-    if order.cancel_wish is not None:
+    if order.cancel_request is not None:
         if elapsed.cancel_wait <= 0:
             return Step(StepKind.CANCEL)
         left, pause = elapsed.cancel_wait, _slower(elapsed.cancel_sent, (0.1, 0.5, SLOWEST_CHECK_SECONDS))
@@ -199,9 +199,9 @@ def timeout_seconds(order: Order, limits: Limits) -> float | None:
     return limits.order_timeout_seconds or None
 
 
-def cancel_wish(order: Order, reason: Reason, requested_by: str, now: datetime) -> tuple[Event, ...]:
+def cancel_request(order: Order, reason: Reason, requested_by: str, now: datetime) -> tuple[Event, ...]:
     """The request to cancel, as events; none if the order has ended or a cancel has been requested already."""
-    if order.status.is_final or order.cancel_wish is not None:
+    if order.status.is_final or order.cancel_request is not None:
         return ()
     return (CancelRequested(at=now, reason=reason, requested_by=requested_by),)
 

@@ -24,7 +24,7 @@ from execution_service.core.orders.events import (
     CommissionReported,
     Completed,
     ContractDeclared,
-    ContractTold,
+    ContractResolved,
     DeclaredCancelled,
     DeclaredNotPlaced,
     DeclaredPlaced,
@@ -41,6 +41,7 @@ from execution_service.core.orders.events import (
     Released,
     SendAgainOrdered,
     SubmitStarted,
+    stored_name,
 )
 from execution_service.core.orders.request import Identity, OrderRequest, Purpose, RefusedRequest
 from execution_service.core.orders.status import Reason, ReasonCode, Status
@@ -93,7 +94,7 @@ class Order:
     submitted_at: datetime | None = None
     filled_at: datetime | None = None
     finished_at: datetime | None = None
-    cancel_wish: Reason | None = None
+    cancel_request: Reason | None = None
     reason: Reason | None = None
     client_order_id: str = field(default="")
     matched_instrument: Instrument | None = None
@@ -133,7 +134,7 @@ class Order:
             object.__setattr__(self, "places", {fill.fill_id: place for place, fill in enumerate(self.fills)})
 
     @property
-    def words_alone(self) -> str | None:
+    def undocumented_answer(self) -> str | None:
         """The broker's answer to the present sending, if that was neither a documented acceptance nor a documented
         refusal, and nothing else was heard since. Otherwise None."""
         if self.status is not Status.SUBMITTING:
@@ -356,7 +357,7 @@ def _changes(order: Order, event: Event) -> dict[str, Any]:
     if (isinstance(event, AdoptionUndone) and order.adoption is None) or (isinstance(event, Adopted) and order.events):
         target = None
     if target is None:
-        raise InvalidTransition(order.order_id, order.status, type(event).__name__)
+        raise InvalidTransition(order.order_id, order.status, stored_name(type(event)))
     if isinstance(event, Rejected | Cancelled | Expired | Completed) and event.filled_quantity != order.filled_quantity:
         raise FillsDoNotAddUp(order.order_id, str(order.filled_quantity), str(event.filled_quantity))
     is_final = target.is_final
@@ -397,7 +398,7 @@ def _by_move(order: Order, event: Event, target: Status) -> dict[str, Any]:
             return {"quantity": event.quantity}
         case InstrumentMatched():
             return {"matched_instrument": event.instrument, "matched_product": event.product}
-        case ContractTold():
+        case ContractResolved():
             return {"terms": event.terms, "booked_as": event.booked_as}
         case Fitted():
             return {
@@ -415,7 +416,7 @@ def _by_move(order: Order, event: Event, target: Status) -> dict[str, Any]:
             return {"quantity": event.filled_quantity}
         case CancelRequested():
             reason = event.reason if target.is_final else order.reason
-            return {"cancel_wish": order.cancel_wish or event.reason, "reason": reason}
+            return {"cancel_request": order.cancel_request or event.reason, "reason": reason}
         case Rejected() | Cancelled() | Expired():
             return {"reason": event.reason}
         case DeclaredNotPlaced() | DeclaredCancelled() | AdoptionUndone():
@@ -428,7 +429,7 @@ def _by_move(order: Order, event: Event, target: Status) -> dict[str, Any]:
                 "reserved_order_id": None,
                 "broker_order_id": None,
                 "submitted_at": None,
-                "cancel_wish": None,
+                "cancel_request": None,
                 "reason": None,
                 "hold": None,
                 "released_at": None,

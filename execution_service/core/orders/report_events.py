@@ -32,7 +32,7 @@ from execution_service.core.orders.status import Reason, ReasonCode, Status
 _UNACCEPTED = frozenset({Status.PENDING, Status.SUBMITTING, Status.IN_DOUBT})
 
 
-def news(order: Order, report: Report, now: datetime, *, is_settled: bool = False) -> list[Event]:
+def new_events(order: Order, report: Report, now: datetime, *, is_settled: bool = False) -> list[Event]:
     """The events that follow from the report and are not in the record; none for an old, repeated or incomplete report.
 
     A final status is recorded only when our fills add up to what the broker says it filled, and never from an unclear
@@ -213,7 +213,7 @@ def _end(order: Order, report: Report, now: datetime, *, is_settled: bool) -> Ev
             reason = Reason(ReasonCode.BROKER_EXPIRED, report.reason or "the order expired at the venue")
             return Expired(at=now, reason=reason, filled_quantity=order.filled_quantity)
         case ReportStatus.CANCELLED:
-            asked = order.cancel_wish
+            asked = order.cancel_request
             words = report.reason or "cancelled by the broker or the venue"
             return Cancelled(
                 at=now,

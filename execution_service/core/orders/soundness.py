@@ -14,7 +14,7 @@ _BEYOND = Decimal(10) ** 18
 _FIRST_YEAR, _LAST_YEAR = 1970, 2200
 
 
-def sound(report: Report, now: datetime) -> tuple[Report, str | None]:
+def sanitized(report: Report, now: datetime) -> tuple[Report, str | None]:
     """The report without impossible executions, counts and times, and a description of what was removed (None:
     nothing). A report of which something was removed can end no order. A fill with an impossible time gets `now`."""
     problems: list[str] = []
@@ -36,7 +36,7 @@ def sound(report: Report, now: datetime) -> tuple[Report, str | None]:
     return left, "; ".join(problems)
 
 
-def sound_position(position: BrokerPosition) -> BrokerPosition:
+def sanitized_position(position: BrokerPosition) -> BrokerPosition:
     """The position, marked unclear if its quantity is impossible, and without an impossible average price."""
     if not _is_amount(position.quantity):
         position = replace(position, quantity=Decimal(0), is_unclear=True)

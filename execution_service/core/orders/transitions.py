@@ -14,7 +14,7 @@ from execution_service.core.orders.events import (
     CancelRequested,
     Capped,
     Completed,
-    ContractTold,
+    ContractResolved,
     DeclaredCancelled,
     DeclaredNotPlaced,
     DeclaredPlaced,
@@ -38,7 +38,7 @@ TRANSITIONS: Mapping[tuple[Status, type[Event]], Status] = MappingProxyType(
     {
         (_P, Capped): _P,
         (_P, InstrumentMatched): _P,
-        (_P, ContractTold): _P,
+        (_P, ContractResolved): _P,
         (_P, Fitted): _P,
         (_P, SubmitStarted): _S,
         (_P, Rejected): Status.REJECTED,

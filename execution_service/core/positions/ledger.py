@@ -13,11 +13,11 @@ from typing import Any
 from brokers.base import ONE, ContractTerms, Instrument
 from execution_service.core.errors import CoreError
 from execution_service.core.orders.contracts import Contract
-from execution_service.core.orders.effects import Happening
+from execution_service.core.orders.effects import AppliedEvent
 from execution_service.core.orders.events import Busted, Filled
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose
-from execution_service.core.positions.position import Booked, Position, apply_fill, reverse_fill
+from execution_service.core.positions.position import FillEffect, Position, apply_fill, reverse_fill
 
 ZERO = Decimal(0)
 
@@ -120,7 +120,7 @@ class LedgerEntry:
 
 
 def fold(
-    entry: LedgerEntry, order: Order, happenings: Iterable[Happening], known: Mapping[int, Line]
+    entry: LedgerEntry, order: Order, applied_events: Iterable[AppliedEvent], known: Mapping[int, Line]
 ) -> tuple[LedgerEntry, dict[int, Line]]:
     """Applies those of the order's events that change a position and are not booked yet, neither in `known` (the lines
     in the order's own record) nor in the entry.
@@ -132,17 +132,17 @@ def fold(
     position, sequence, ended = entry.position, entry.sequence, list(entry.ended)
     products = entry.products
     fresh: list[Line] = []
-    for happening in happenings:
-        if not happening.moves_position or happening.number in lines:
+    for applied_event in applied_events:
+        if not applied_event.moves_position or applied_event.number in lines:
             continue
-        booked = _book(position, order, happening, lines)
+        booked = _book(position, order, applied_event, lines)
         products = _by_product(products, position, booked.position, order.accepted_request.product or "")
         position, sequence = booked.position, sequence + 1
         if booked.ended is not None:
             ended.append(booked.ended)
         # A fill that flips the position belongs to two episodes; the order is listed with the one that it opens.
-        line = Line(happening.number, sequence, position.episode, booked.realized, booked.closed)
-        lines[happening.number] = line
+        line = Line(applied_event.number, sequence, position.episode, booked.realized, booked.closed)
+        lines[applied_event.number] = line
         fresh.append(line)
     if not fresh:
         return entry, lines
@@ -177,14 +177,14 @@ def _known(products: Mapping[str, Decimal], position: Position) -> Mapping[str, 
 
 
 def with_unbooked(
-    entry: LedgerEntry, orders: Iterable[tuple[Order, Iterable[Happening], Mapping[int, Line]]]
+    entry: LedgerEntry, orders: Iterable[tuple[Order, Iterable[AppliedEvent], Mapping[int, Line]]]
 ) -> LedgerEntry:
     """The entry as it will be once the recorded fills of these orders are booked. Each order comes with the events
     that may not be booked and the lines that its record has; lines beyond the entry's own sequence are ignored."""
     booked = entry.sequence
-    for order, happenings, told in orders:
+    for order, applied_events, told in orders:
         known = {number: line for number, line in told.items() if line.sequence <= booked}
-        entry, _ = fold(entry, order, happenings, known)
+        entry, _ = fold(entry, order, applied_events, known)
     return entry
 
 
@@ -200,10 +200,10 @@ def settled(entry: LedgerEntry, kept: Mapping[str, int], *, ended_are_shown: boo
     return replace(entry, applied=applied, ended=ended)
 
 
-def _book(position: Position, order: Order, happening: Happening, lines: Mapping[int, Line]) -> Booked:
+def _book(position: Position, order: Order, applied_event: AppliedEvent, lines: Mapping[int, Line]) -> FillEffect:
     request = order.accepted_request
     multiplier = order.money_per_point or ONE
-    event = happening.event
+    event = applied_event.event
     if isinstance(event, Filled):
         return apply_fill(
             position,
@@ -212,10 +212,10 @@ def _book(position: Position, order: Order, happening: Happening, lines: Mapping
             price=event.fill.price,
             multiplier=multiplier,
             at=event.fill.time,
-            order_id=_shown_id(happening.after),
+            order_id=_shown_id(applied_event.after),
         )
     assert isinstance(event, Busted)
-    annulled = happening.before.fill_of(event.fill_id)
+    annulled = applied_event.before.fill_of(event.fill_id)
     assert annulled is not None
     line = lines[
         next(n for n, e in enumerate(order.events, 1) if isinstance(e, Filled) and e.fill.fill_id == event.fill_id)
@@ -230,7 +230,7 @@ def _book(position: Position, order: Order, happening: Happening, lines: Mapping
         episode=line.episode,
         multiplier=multiplier,
         at=event.at,
-        order_id=_shown_id(happening.after),
+        order_id=_shown_id(applied_event.after),
     )
 
 

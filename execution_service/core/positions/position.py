@@ -51,7 +51,7 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
-class Booked:
+class FillEffect:
     """The effect of a fill: the position after it, the profit realised, and the episode that it ended, if any."""
 
     position: Position
@@ -70,7 +70,7 @@ def apply_fill(
     multiplier: Decimal,
     at: datetime,
     order_id: str,
-) -> Booked:
+) -> FillEffect:
     """Books one fill. `quantity` is positive. `multiplier` is money per point and unit. The profit is in the
     instrument's currency."""
     with localcontext(_EXACT):
@@ -89,7 +89,7 @@ def reverse_fill(
     multiplier: Decimal,
     at: datetime,
     order_id: str,
-) -> Booked:
+) -> FillEffect:
     """Reverses a busted fill. `realized` and `closed` are what the fill had booked; `episode` was current after it.
 
     If the position has not crossed zero since, this is the exact inverse. Otherwise what cannot be taken out of the
@@ -98,7 +98,7 @@ def reverse_fill(
     """
     with localcontext(_EXACT):
         opened = quantity - closed
-        first = Booked(position)
+        first = FillEffect(position)
         if opened:
             first = _without_opening(position, opened * side.sign, price, episode, multiplier, at, order_id)
         if not closed:
@@ -113,16 +113,16 @@ def reverse_fill(
             at,
             order_id,
         )
-        return Booked(then.position, _tidy(first.realized + then.realized), then.ended or first.ended)
+        return FillEffect(then.position, _tidy(first.realized + then.realized), then.ended or first.ended)
 
 
 def _traded(
     position: Position, signed: Decimal, price: Decimal, multiplier: Decimal, at: datetime, order_id: str
-) -> Booked:
+) -> FillEffect:
     if not position.is_open:
-        return Booked(_opened(position, signed, price, at, order_id))
+        return FillEffect(_opened(position, signed, price, at, order_id))
     if _is_same_way(position, signed):
-        return Booked(_changed(position, position.quantity + signed, position.cost + signed * price, at, order_id))
+        return FillEffect(_changed(position, position.quantity + signed, position.cost + signed * price, at, order_id))
     held = abs(position.quantity)
     closing = min(abs(signed), held)
     closing_signed = closing.copy_sign(signed)
@@ -133,8 +133,8 @@ def _traded(
     )
     if closing < abs(signed):
         opened = _opened(after, signed - closing_signed, price, at, order_id)
-        return Booked(opened, realized, after, closing)
-    return Booked(after, realized, None if after.is_open else after, closing)
+        return FillEffect(opened, realized, after, closing)
+    return FillEffect(after, realized, None if after.is_open else after, closing)
 
 
 def _without_opening(
@@ -145,14 +145,14 @@ def _without_opening(
     multiplier: Decimal,
     at: datetime,
     order_id: str,
-) -> Booked:
+) -> FillEffect:
     left, cost = position.quantity - signed, position.cost - signed * price
     # A remainder of the other sign was sold meanwhile. At a remainder of 0, any cost left belongs to profit that is
     # already booked, and is realised as by a trade. A cost that changes its sign shows that exits have already taken
     # this fill's cost.
     if position.episode != episode or left * signed <= 0 or cost * position.cost < 0:
         return _traded(position, -signed, price, multiplier, at, order_id)
-    return Booked(_changed(position, left, cost, at, order_id))
+    return FillEffect(_changed(position, left, cost, at, order_id))
 
 
 def _without_closing(
@@ -164,7 +164,7 @@ def _without_closing(
     multiplier: Decimal,
     at: datetime,
     order_id: str,
-) -> Booked:
+) -> FillEffect:
     """`episode` is the one that the fill reduced or ended. None: it ended one and opened the next, so the ended one
     is not resumed."""
     if _is_same_way(position, signed):
@@ -173,7 +173,7 @@ def _without_closing(
         position = _opened(position, ZERO, price, at, order_id)
     released = -signed * price - realized / multiplier
     after = _changed(position, position.quantity - signed, position.cost + released, at, order_id, realized=-realized)
-    return Booked(replace(after, is_long=after.quantity > 0), -realized)
+    return FillEffect(replace(after, is_long=after.quantity > 0), -realized)
 
 
 def _changed(

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_typ
 from brokers.base import AssetClass, BrokerPosition, ContractTerms, Fill, Instrument
 from execution_service.core.adoption.records import Before, Movement, Plan
 from execution_service.core.errors import CoreError, UnreadableRecord
-from execution_service.core.orders.events import Event
+from execution_service.core.orders.events import Event, stored_name
 from execution_service.core.orders.order import Order, apply_all, new_order
 from execution_service.core.orders.request import Identity, OrderRequest, Purpose, RefusedRequest
 from execution_service.core.orders.status import Reason
@@ -25,7 +25,7 @@ Document: TypeAlias = dict[str, Any]
 T = TypeVar("T")
 
 RECORD_FORMAT = 1
-_EVENTS: Mapping[str, type[Event]] = {cls.__name__: cls for cls in get_args(Event)}
+_EVENTS: Mapping[str, type[Event]] = {stored_name(cls): cls for cls in get_args(Event)}
 
 
 def order_to_document(order: Order) -> Document:
@@ -78,7 +78,7 @@ def lookup_keys(order: Order) -> list[str]:
 
 
 def event_to_document(event: Event) -> Document:
-    return {"type": type(event).__name__, **_encode(event)}
+    return {"type": stored_name(type(event)), **_encode(event)}
 
 
 def event_from_document(document: Mapping[str, Any]) -> Event:

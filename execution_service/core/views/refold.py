@@ -7,22 +7,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
-from execution_service.core.orders.effects import Happening, happenings
+from execution_service.core.orders.effects import AppliedEvent, applied_events
 from execution_service.core.orders.order import Order
 from execution_service.core.positions.ledger import LedgerEntry, Line, fold
 from execution_service.core.positions.position import Position
-from execution_service.core.views.shared import Booked
+from execution_service.core.views.shared import BookedOrder
 
 
 @dataclass(frozen=True, slots=True)
-class Booking:
+class OrderWithLines:
     """An order with its lines in the ledger."""
 
     order: Order
     lines: Mapping[int, Line]
 
 
-def as_told(booking: Booking, told: int) -> Booked | None:
+def as_last_shown(booking: OrderWithLines, told: int) -> BookedOrder | None:
     """The order as it was at version `told`, up to which the views show it, with the profit booked by then. None if
     they do not show it."""
     if not told:
@@ -30,7 +30,7 @@ def as_told(booking: Booking, told: int) -> Booked | None:
     order = booking.order
     then = order if order.version <= told else order.as_of(told)
     realized = sum((line.realized for number, line in booking.lines.items() if number <= told), Decimal(0))
-    return Booked(then, realized)
+    return BookedOrder(then, realized)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Corrected:
     """By our order id; only lines that changed."""
 
 
-def corrected(entry: LedgerEntry, bookings: Sequence[Booking]) -> Corrected | None:
+def corrected(entry: LedgerEntry, bookings: Sequence[OrderWithLines]) -> Corrected | None:
     """The entry after contract facts were declared for some of its orders; None if that changes nothing. Only
     profits may change: if anything else would, the records contradict the entry (which `refolded` reports), and
     nothing is corrected."""
@@ -70,18 +70,18 @@ def corrected(entry: LedgerEntry, bookings: Sequence[Booking]) -> Corrected | No
     return Corrected(whole, changed)
 
 
-def _folded(entry: LedgerEntry, bookings: Iterable[Booking]) -> tuple[LedgerEntry, dict[str, dict[int, Line]]]:
+def _folded(entry: LedgerEntry, bookings: Iterable[OrderWithLines]) -> tuple[LedgerEntry, dict[str, dict[int, Line]]]:
     """The entry rebuilt from the fills of all its orders, and each order's lines in it."""
     steps = sorted((s for s in _steps(bookings) if s[0].sequence <= entry.sequence), key=lambda step: step[0].sequence)
     folded = LedgerEntry(key=entry.key, instrument=entry.instrument)
     known: dict[str, dict[int, Line]] = {}
-    for _, order, happening in steps:
-        folded, known[order.order_id] = fold(folded, order, (happening,), known.get(order.order_id, {}))
+    for _, order, applied_event in steps:
+        folded, known[order.order_id] = fold(folded, order, (applied_event,), known.get(order.order_id, {}))
         folded = replace(folded, ended=(), applied={})
     return folded, known
 
 
-def refolded(entry: LedgerEntry, bookings: Iterable[Booking]) -> tuple[LedgerEntry, tuple[str, ...]]:
+def refolded(entry: LedgerEntry, bookings: Iterable[OrderWithLines]) -> tuple[LedgerEntry, tuple[str, ...]]:
     """The entry with every ended episode, rebuilt from the fills of all its orders in the order of their lines.
 
     Also returns one sentence for each contradiction between records and entry; the stored present position is kept in
@@ -92,15 +92,15 @@ def refolded(entry: LedgerEntry, bookings: Iterable[Booking]) -> tuple[LedgerEnt
     known: dict[str, dict[int, Line]] = {}
     ended: dict[int, Position] = {}
     contradictions = []
-    for line, order, happening in steps:
-        folded, lines = fold(folded, order, (happening,), known.get(order.order_id, {}))
+    for line, order, applied_event in steps:
+        folded, lines = fold(folded, order, (applied_event,), known.get(order.order_id, {}))
         known[order.order_id] = lines
         ended.update((position.episode, position) for position in folded.ended)
-        if lines[happening.number] != line:
+        if lines[applied_event.number] != line:
             contradictions.append(
-                f"{entry.key.ledger_id}: line {line.sequence} (order {order.order_id}, event {happening.number}) "
-                f"realised {line.realized} in episode {line.episode}, folded again {lines[happening.number].realized} "
-                f"in episode {lines[happening.number].episode}"
+                f"{entry.key.ledger_id}: line {line.sequence} (order {order.order_id}, event {applied_event.number}) "
+                f"realised {line.realized} in episode {line.episode}, folded again {lines[applied_event.number].realized} "
+                f"in episode {lines[applied_event.number].episode}"
             )
         folded = replace(folded, ended=(), applied={})
     if folded.position != entry.position or folded.sequence != entry.sequence:
@@ -111,9 +111,9 @@ def refolded(entry: LedgerEntry, bookings: Iterable[Booking]) -> tuple[LedgerEnt
     return replace(entry, ended=tuple(ended[episode] for episode in sorted(ended))), tuple(contradictions)
 
 
-def _steps(bookings: Iterable[Booking]) -> Iterable[tuple[Line, Order, Happening]]:
+def _steps(bookings: Iterable[OrderWithLines]) -> Iterable[tuple[Line, Order, AppliedEvent]]:
     for booking in bookings:
-        for happening in happenings(booking.order):
-            line = booking.lines.get(happening.number)
+        for applied_event in applied_events(booking.order):
+            line = booking.lines.get(applied_event.number)
             if line is not None:
-                yield line, booking.order, happening
+                yield line, booking.order, applied_event

@@ -30,7 +30,7 @@ class HexId(str):
 
 
 @dataclass(frozen=True, slots=True)
-class Booked:
+class BookedOrder:
     """An order with the profit that the ledger booked for it, before commissions."""
 
     order: Order
@@ -174,9 +174,9 @@ def made_up_signal_id(signal_id: str) -> HexId:
 
 
 def signal_fields(
-    signal: Sequence[Booked],
+    signal: Sequence[BookedOrder],
     entries: Sequence[Order],
-    exits: Sequence[Booked],
+    exits: Sequence[BookedOrder],
     now: datetime,
     stand_ins: Sequence[Order] = (),
 ) -> Fields:
@@ -269,7 +269,7 @@ def _combined_status(orders: Sequence[Order]) -> str:
     return (working or list(orders))[0].status.value
 
 
-def _pnl(exits: Sequence[Booked], entries: Sequence[Order]) -> Fields:
+def _pnl(exits: Sequence[BookedOrder], entries: Sequence[Order]) -> Fields:
     """Profit of the exits, each matched with the fills of the entry that it closes; at average cost if that entry is
     not ours."""
     gross = commission = basis = ZERO
@@ -327,7 +327,7 @@ def _of_its_leg(exit_: Order, fitting: Sequence[Order]) -> Order | None:
     return next(iter(same_leg or fitting), None)
 
 
-def _holding(entries: Sequence[Order], closing: Sequence[Booked], stand_ins: Sequence[Order]) -> Fields:
+def _holding(entries: Sequence[Order], closing: Sequence[BookedOrder], stand_ins: Sequence[Order]) -> Fields:
     """Whether the entry is still held, leg by leg: closed when exits took everything that filled, including adopted
     positions in its place."""
     held = {entry.order_id: entry.filled_quantity for entry in entries}
