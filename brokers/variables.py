@@ -1,4 +1,5 @@
-"""A broker's environment variables as typed fields, and the types that variables have; who reads the environment is somebody else."""
+"""A broker's environment variables as typed fields, and the types that settings have. The environment itself is read
+elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ YEAR_SECONDS = 31_536_000
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """Says in words what a setting may be, for the sentence about a wrong one."""
+    """The allowed values of a setting in words, for the error message."""
 
     words: str
 
@@ -71,7 +72,7 @@ Seconds = Annotated[
 Rate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), Allowed("a number from 0 to 1")]
 Port = Annotated[int, Field(ge=0, le=65535), Allowed("a whole number from 0 to 65535")]
 RootedPath = Annotated[Path, AfterValidator(_under_root), Allowed("a path")]
-"""Relative ones start from the `root` of the validation's context."""
+"""Relative paths start at the `root` of the validation context."""
 Host = Annotated[str, Field(pattern=r"^[^\s/@]+$"), Allowed("a host name or address, without a scheme")]
 Name = Annotated[str, Field(pattern=r"^[^\s]+$"), Allowed("a name without spaces")]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
@@ -80,8 +81,9 @@ Amount = Annotated[Decimal, Field(ge=0, allow_inf_nan=False), Allowed("a decimal
 
 
 class Variables(BaseModel):
-    """Environment variables, one field each: the variable's name in lower case. A field of type SecretStr is a secret: it may come from the
-    file that `NAME_FILE` names and is shown nowhere; where `NAME_FILE` is a field itself, only the path is kept, for the adapter to read."""
+    """Environment variables, one field each, named like the variable in lower case. A SecretStr field is a secret:
+    it may come from the file that `NAME_FILE` names, and is never shown. If `NAME_FILE` is a field itself, only the
+    path is kept, for the adapter to read."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", validate_default=True, hide_input_in_errors=True)
 
@@ -95,13 +97,14 @@ class Variables(BaseModel):
 
 
 class BrokerVariables(Variables):
-    """A broker's own variables: what they say holds for each of its accounts that does not say it itself."""
+    """A broker's own variables: defaults for each of its accounts."""
 
     prefix: ClassVar[str] = ""
-    """`PREFIX_KEY` stands for the key `key` of an account."""
+    """`PREFIX_KEY` sets the account key `key`."""
 
     def account_keys(self, own: Collection[str], data_dir: Path) -> dict[str, object]:
-        """The keys, in plain values, of an account whose table has `own`; a key that the table has too is overruled by the table."""
+        """The account keys that the variables set, as plain values, for an account whose table has the keys `own`.
+        The table overrides them."""
         keys = {name.removeprefix(self.prefix): _plain(getattr(self, name)) for name in type(self).model_fields}
         return {key: value for key, value in keys.items() if value is not None}
 
