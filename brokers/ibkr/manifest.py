@@ -1,4 +1,4 @@
-"""What others need to know of Interactive Brokers."""
+"""The manifest of Interactive Brokers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class IbkrVariables(BrokerVariables):
 
 
 def is_paper(config: Mapping[str, object]) -> bool | None:
-    """By the account's name: a real account's gateway is on loopback too."""
+    """Judged by the account number: a real account's gateway is on loopback too."""
     named = config.get("ibkr_account")
     if named is None:
         return None

@@ -1,4 +1,5 @@
-"""A paper exchange's market: an order's fate, its price, and what executions add up to; from values alone, no book and no clock."""
+"""A paper exchange's market: what happens to an order, its price, and what executions add up to. Pure functions: no
+book, no clock."""
 
 from __future__ import annotations
 
@@ -32,14 +33,15 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What an account has by its executions."""
+    """An account's positions and balances."""
 
     positions: tuple[BrokerPosition, ...]
     balances: tuple[Balance, ...]
 
 
 def decide(ticket: Ticket, market: Market, faults: Mapping[Action, Fault], moment: int) -> Decision:
-    """By the market's luck and by the `faults` that hit the order when it is accepted, at `moment` (microseconds since 1970)."""
+    """Decided by chance and by the `faults` that hit the order when it is accepted, at `moment` (microseconds since
+    1970)."""
     luck = random.Random() if market.seed is None else random.Random(f"{market.seed}:{ticket.client_order_id}")
     rejected = luck.random() < market.rejection_rate
     reason = luck.choice(_REJECTIONS)
@@ -73,7 +75,7 @@ def decide(ticket: Ticket, market: Market, faults: Mapping[Action, Fault], momen
 
 
 def price_of(ticket: Ticket, market: Market) -> Decimal:
-    """What an order is filled at: its own price or the symbol's, with slippage where no limit forbids it."""
+    """The price of a fill: the order's own or the symbol's, with slippage unless a limit forbids it."""
     own = {
         OrderType.MARKET: ticket.reference_price,
         OrderType.STOP: ticket.stop_price,
@@ -90,12 +92,12 @@ def price_of(ticket: Ticket, market: Market) -> Decimal:
 
 
 def symbol_price(symbol: str, market: Market) -> Decimal:
-    """What a symbol costs where the order names no price: 10 to 500, the same for ever with the same seed."""
+    """The price of a symbol if the order names none: 10 to 500, always the same with the same seed."""
     return Decimal(random.Random(f"price:{market.seed}:{symbol}").randint(1_000, 50_000)).scaleb(-2)
 
 
 def add_up(executions: Iterable[Execution], market: Market) -> Holdings:
-    """The executions must come by time. Equity counts positions at the price of their last execution."""
+    """The executions must be sorted by time. Equity values positions at the price of their last execution."""
     held: dict[str, tuple[Instrument, Decimal, Decimal, Decimal]] = {}
     cash = defaultdict(Decimal, {market.currency: market.opening_cash})
     for execution in executions:
@@ -127,7 +129,8 @@ def add_up(executions: Iterable[Execution], market: Market) -> Holdings:
 
 
 def _first_part(quantity: Decimal, luck: float) -> Decimal:
-    """Between none and all of it, in the quantity's own smallest step; all of it where it has only one."""
+    """Between nothing and all of it, in steps of the quantity's own smallest decimal; all of it if it has only one
+    step."""
     step = Decimal(1).scaleb(-_places(quantity))
     steps = int(quantity / step)
     return quantity if steps < 2 else step * (1 + int(luck * (steps - 1)))
@@ -138,6 +141,6 @@ def _tidy(price: Decimal) -> Decimal:
 
 
 def _places(number: Decimal) -> int:
-    """Digits behind the point."""
+    """The number of decimals."""
     exponent = number.as_tuple().exponent
     return max(-exponent, 0) if isinstance(exponent, int) else 0

@@ -1316,9 +1316,9 @@ def test_codes_are_sorted_by_what_a_waiting_order_learns_from_them(meaning: code
 
 
 def test_each_code_is_of_one_sort_and_each_sort_says_why() -> None:
-    listed = [code for sort in codes.SORTS for code in sort.codes]
+    listed = [code for sort in codes.CODE_GROUPS for code in sort.codes]
     assert len(listed) == len(set(listed))
-    assert all(sort.why.endswith(".") and all(sort.codes.values()) for sort in codes.SORTS)
+    assert all(sort.why.endswith(".") and all(sort.codes.values()) for sort in codes.CODE_GROUPS)
     assert not set(listed) & (codes.CANCEL_REFUSED | codes.LINK_LOST)
 
 
@@ -1579,21 +1579,21 @@ def said_of_one(*, is_repetition: bool = False) -> Unacknowledged:
 
 def test_evidence_takes_two_looks_of_which_the_last_begins_late_enough() -> None:
     orders = said_of_one()
-    orders.looked(3.5)
+    orders.lists_read(3.5)
     assert orders.refusal_of("a") is None, "one look"
     orders = said_of_one()
     for begun_at in (0.9, 1.1, 1.2, 2.9):
-        orders.looked(begun_at)
+        orders.lists_read(begun_at)
     assert orders.refusal_of("a") is None, "too early"
-    orders.looked(3.0)
+    orders.lists_read(3.0)
     assert orders.refusal_of("a") is not None
 
 
 def test_new_words_begin_the_evidence_anew_and_the_same_do_not() -> None:
     orders = said_of_one()
-    orders.looked(2.0)
+    orders.lists_read(2.0)
     orders.said("1:7", 31999, "?", 2.5)
-    orders.looked(3.1)
+    orders.lists_read(3.1)
     assert orders.refusal_of("a") is not None
     orders.said("1:7", 10052, "Another", 3.2)
     assert orders.refusal_of("a") is None
@@ -1604,19 +1604,19 @@ def test_that_nothing_was_taken_is_no_word_about_the_order() -> None:
     orders.sent("a", "1:7", is_repetition=False, now=0.0)
     for code in (100, 502, 504):
         orders.said("1:7", code, "?", 1.0)
-    assert orders.words_of("a") == ""
+    assert orders.messages_of("a") == ""
 
 
 def test_an_id_that_a_gateway_gives_anew_is_that_of_the_later_order() -> None:
     orders = said_of_one()
     orders.sent("b", "1:7", is_repetition=False, now=5.0)
-    assert (orders.tag_of("1:7"), orders.words_of("a")) == ("b", "")
+    assert (orders.tag_of("1:7"), orders.messages_of("a")) == ("b", "")
 
 
 def test_orders_of_another_day_are_forgotten() -> None:
     orders = said_of_one()
     orders.forget_before(0.5)
-    assert orders.words_of("a") == ""
+    assert orders.messages_of("a") == ""
 
 
 # The blotter by itself
@@ -1626,7 +1626,7 @@ def test_an_order_of_an_earlier_day_is_forgotten_and_an_open_one_is_not() -> Non
     blotter = Blotter()
     for number, status in ((1, "Filled"), (2, "Submitted")):
         blotter.begin_round()
-        blotter.order_said(client_id=1, order_id=number, perm_id=number, client_order_id=f"t{number}", status=status)
+        blotter.note_order(client_id=1, order_id=number, perm_id=number, client_order_id=f"t{number}", status=status)
         blotter.end_round()
     blotter.begin_round()
     blotter.end_round()
@@ -1638,16 +1638,16 @@ def test_an_order_of_an_earlier_day_is_forgotten_and_an_open_one_is_not() -> Non
 def a_working_order_said_to_be_cancelled() -> tuple[Blotter, Entry]:
     blotter = Blotter()
     blotter.begin_round()
-    entry = blotter.order_said(client_id=1, order_id=7, perm_id=70, client_order_id="a", status="Submitted")
+    entry = blotter.note_order(client_id=1, order_id=7, perm_id=70, client_order_id="a", status="Submitted")
     blotter.end_round()
-    blotter.reason_said(entry, "Order Canceled (code 202)", rejected=False, cancelled=True)
+    blotter.note_reason(entry, "Order Canceled (code 202)", rejected=False, cancelled=True)
     return blotter, entry
 
 
 def read_lists(blotter: Blotter, status: str | None = None) -> None:
     blotter.begin_round()
     if status is not None:
-        blotter.order_said(client_id=1, order_id=7, perm_id=70, client_order_id="a", status=status)
+        blotter.note_order(client_id=1, order_id=7, perm_id=70, client_order_id="a", status=status)
     blotter.end_round()
 
 
@@ -1676,7 +1676,7 @@ def test_an_order_said_to_be_cancelled_that_is_shown_goes_on() -> None:
 def test_one_that_was_said_to_be_cancelled_while_the_lists_were_read_needs_two_more_looks() -> None:
     blotter, entry = a_working_order_said_to_be_cancelled()
     blotter.begin_round()
-    blotter.reason_said(entry, "Order Canceled (code 202)", rejected=False, cancelled=True)
+    blotter.note_reason(entry, "Order Canceled (code 202)", rejected=False, cancelled=True)
     blotter.end_round()
     read_lists(blotter)
     assert entry.report_status is ReportStatus.WORKING
@@ -1691,7 +1691,7 @@ def execution(exec_id: str, quantity: int) -> Execution:
 
 
 def hear(blotter: Blotter, exec_id: str, quantity: int, perm_id: int = 5) -> None:
-    blotter.execution_said(
+    blotter.note_execution(
         client_id=1, order_id=1, perm_id=perm_id, client_order_id="tag", execution=execution(exec_id, quantity)
     )
 
@@ -1708,7 +1708,7 @@ def test_a_corrected_execution_counts_once_in_whatever_order_its_versions_come(v
 
 
 def count(blotter: Blotter, filled: int) -> Decimal:
-    blotter.status_said(client_id=1, order_id=1, perm_id=5, status="Submitted", filled=Decimal(filled))
+    blotter.note_status(client_id=1, order_id=1, perm_id=5, status="Submitted", filled=Decimal(filled))
     return blotter.entries[0].filled_quantity
 
 
@@ -1738,10 +1738,10 @@ def test_where_what_a_correction_took_away_is_not_known_what_stands_is_the_count
 def test_a_commission_may_come_before_its_execution_and_twice() -> None:
     blotter = Blotter()
     charged = Commission(amount=Decimal("1.25"), currency="USD")
-    assert blotter.commission_said("a.01", charged) is None
+    assert blotter.note_commission("a.01", charged) is None
     hear(blotter, "a.01", 10)
     mark = blotter.mark
-    blotter.commission_said("a.01", charged)
+    blotter.note_commission("a.01", charged)
     (report,) = blotter.reports(None)
     assert report.fills[0].commission == Decimal("1.25")
     assert blotter.mark == mark
@@ -1750,19 +1750,19 @@ def test_a_commission_may_come_before_its_execution_and_twice() -> None:
 def test_an_order_id_used_anew_after_a_restart_is_another_order() -> None:
     blotter = Blotter()
     for perm_id in (5, 6):
-        blotter.order_said(client_id=1, order_id=1, perm_id=perm_id, client_order_id=f"t{perm_id}", status="Submitted")
+        blotter.note_order(client_id=1, order_id=1, perm_id=perm_id, client_order_id=f"t{perm_id}", status="Submitted")
     assert [report.client_order_id for report in blotter.reports(None)] == ["t5", "t6"]
 
 
 def test_a_status_that_only_the_client_library_sets_is_no_status() -> None:
     blotter = Blotter()
     ids = {"client_id": 1, "order_id": 1, "perm_id": 5}
-    blotter.order_said(**ids, client_order_id="tag", status="Submitted")
+    blotter.note_order(**ids, client_order_id="tag", status="Submitted")
     for status in ("PendingSubmit", "ApiPending", "ValidationError", "ApiUpdate", ""):
-        blotter.status_said(**ids, status=status, filled=Decimal(0))
+        blotter.note_status(**ids, status=status, filled=Decimal(0))
     assert blotter.reports(None)[0].status is ReportStatus.WORKING
-    blotter.status_said(**ids, status="Filled", filled=Decimal(10))
-    blotter.status_said(**ids, status="Submitted", filled=Decimal(4))
+    blotter.note_status(**ids, status="Filled", filled=Decimal(10))
+    blotter.note_status(**ids, status="Submitted", filled=Decimal(4))
     (report,) = blotter.reports(None)
     assert (report.status, report.filled_quantity) == (ReportStatus.FILLED, Decimal(10))
 
@@ -1770,9 +1770,9 @@ def test_a_status_that_only_the_client_library_sets_is_no_status() -> None:
 def test_orders_that_surely_are_several_under_one_tag_are_named_with_each() -> None:
     blotter = Blotter()
     blotter.begin_round()
-    blotter.order_said(client_id=1, order_id=5, perm_id=9, client_order_id="tag", status="Submitted")
-    blotter.completed_said(perm_id=10, client_order_id="tag", status="Cancelled", filled=Decimal(0), words="by hand")
-    blotter.order_said(client_id=1, order_id=6, perm_id=11, client_order_id="other", status="Submitted")
+    blotter.note_order(client_id=1, order_id=5, perm_id=9, client_order_id="tag", status="Submitted")
+    blotter.note_completed(perm_id=10, client_order_id="tag", status="Cancelled", filled=Decimal(0), words="by hand")
+    blotter.note_order(client_id=1, order_id=6, perm_id=11, client_order_id="other", status="Submitted")
     blotter.end_round()
     told = {report.broker_order_id: report.orders_under_tag for report in blotter.reports(None)}
     assert told == {"1:5": ("1:5", "p10"), "p10": ("1:5", "p10"), "1:6": ()}
@@ -1781,8 +1781,8 @@ def test_orders_that_surely_are_several_under_one_tag_are_named_with_each() -> N
 def test_an_order_whose_permanent_id_is_not_known_may_be_the_other_one() -> None:
     blotter = Blotter()
     blotter.begin_round()
-    blotter.order_said(client_id=1, order_id=5, perm_id=0, client_order_id="tag", status="Submitted")
-    blotter.completed_said(perm_id=10, client_order_id="tag", status="Cancelled", filled=Decimal(0), words="by hand")
+    blotter.note_order(client_id=1, order_id=5, perm_id=0, client_order_id="tag", status="Submitted")
+    blotter.note_completed(perm_id=10, client_order_id="tag", status="Cancelled", filled=Decimal(0), words="by hand")
     blotter.end_round()
     assert {report.orders_under_tag for report in blotter.reports(None)} == {()}
 
@@ -1795,7 +1795,7 @@ async def test_a_filled_order_whose_count_is_not_told_is_filled_with_what_was_or
         account=desk.book.account_id, permId=77, orderRef="tag", filledQuantity=None, totalQuantity=100.0
     )
     broker.on_completed_order(done, state)
-    assert [e.filled_quantity for e in broker._blotter.tagged("tag")] == [100]
+    assert [e.filled_quantity for e in broker._blotter.with_tag("tag")] == [100]
 
 
 async def test_an_execution_that_names_no_tag_acknowledges_the_order_of_its_id(desk: Desk, soon: None) -> None:

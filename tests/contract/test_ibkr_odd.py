@@ -151,7 +151,7 @@ async def test_an_order_whose_row_names_nobody_may_be_any_that_is_not_found(desk
     ticket, other = desk.ticket(OrderType.LIMIT), desk.ticket(OrderType.LIMIT)
     await place(broker, other)
     desk.gateway.sessions[0].send(wire.frame(OPEN_ORDER, "nonsense"))
-    await until(lambda: broker._is_doubtful)
+    await until(lambda: broker._must_read_lists)
     found = await broker.find(other.client_order_id)
     assert found is not None
     assert not found.is_unclear
@@ -215,8 +215,8 @@ async def test_a_message_without_a_number_may_have_been_about_anything_until_the
 async def test_two_sessions_do_not_hear_of_each_others_oddities(desk: Desk) -> None:
     one, other = await desk.connect(poll_seconds=NEVER), await desk.connect(poll_seconds=NEVER)
     desk.gateway.sessions[0].send(wire.frame(OPEN_ORDER, "nonsense"))
-    await until(lambda: one._is_doubtful)
-    assert not other._is_doubtful
+    await until(lambda: one._must_read_lists)
+    assert not other._must_read_lists
 
 
 async def test_a_contract_that_cannot_be_read_holds_up_the_orders_for_it_alone(desk: Desk) -> None:

@@ -36,7 +36,7 @@ from brokers.base import (
 from brokers.errors import BrokerError, BrokerUnavailable, HeldBack, OrderRefused, OutcomeUnknown, RateLimited
 from brokers.paper.words import Action, Fault, Market, Operation
 from brokers.zerodha import codes, rows, words
-from brokers.zerodha.adapter import Steadiness, ZerodhaBroker, create
+from brokers.zerodha.adapter import SettledTracker, ZerodhaBroker, create
 from brokers.zerodha.calls import Access, CallKind, KiteCalls
 from brokers.zerodha.feed import reactor
 from execution_service.core.reconcile import Holding, compare_positions
@@ -602,8 +602,8 @@ async def test_what_one_lot_of_a_commodity_is_of_is_known_once_kite_shows_a_posi
 
 def test_an_odd_multiplier_beside_a_position_is_not_learned() -> None:
     rows = [
-        {"exchange": "MCX", "tradingsymbol": "GOLDM26DECFUT", "multiplier": odd}
-        for odd in (None, 0, -1, "None", Decimal("NaN"))
+        {"exchange": "MCX", "tradingsymbol": "GOLDM26DECFUT", "multiplier": malformed}
+        for malformed in (None, 0, -1, "None", Decimal("NaN"))
     ]
     assert words.lot_sizes([*rows, "no row", {"exchange": "NFO", "tradingsymbol": "X", "multiplier": 5}]) == {}
 
@@ -874,7 +874,7 @@ def test_a_line_that_cannot_be_read_leaves_the_list_good_for_all_others() -> Non
     assert listing.by_symbol("ZZZ") is not None
     assert listing.odd_symbols == {"ODD", "ZERO"}
     for page in ("", header, "<html></html>", "\n".join(lines)[:-7], None, b"\xff\x00"):
-        with pytest.raises(rows.Odd):
+        with pytest.raises(rows.Malformed):
             words.Listing("NSE", page)
 
 
@@ -899,8 +899,8 @@ def order_row(**changes: Any) -> dict[str, Any]:
 
 
 def orders_of(told: list[dict[str, Any]]) -> list[rows.OrderRow]:
-    read, odd = rows.read_orders(told)
-    assert odd == []
+    read, malformed = rows.read_orders(told)
+    assert malformed == []
     return read
 
 
@@ -909,8 +909,8 @@ def never(trade: rows.TradeRow) -> datetime:
 
 
 def trades_of(told: list[dict[str, Any]]) -> list[rows.TradeRow]:
-    read, odd = rows.read_trades(told)
-    assert odd == []
+    read, malformed = rows.read_trades(told)
+    assert malformed == []
     return read
 
 
@@ -972,7 +972,7 @@ async def test_a_trade_that_was_annulled_is_gone_from_lists_that_then_settle(
     server.book.bust_fill(first.fill_id)
     (report,) = (await broker.reports()).reports
     assert (report.filled_quantity, report.fills_shown) == (Decimal(3), FillsShown.ALL)
-    monkeypatch.setattr(broker._steadiness, "_settled_seconds", 0.0)
+    monkeypatch.setattr(broker._settled_tracker, "_settled_seconds", 0.0)
     (report,) = (await broker.reports()).reports
     assert (report.filled_quantity, report.fills_shown) == (Decimal(3), FillsShown.SETTLED)
 
@@ -987,7 +987,7 @@ def test_lists_settle_only_while_they_stay_as_they_are() -> None:
     )
     moved = replace(plain, filled_quantity=Decimal(1))
     short = replace(plain, fills_shown=FillsShown.SOME)
-    steadiness = Steadiness(5.0)
+    steadiness = SettledTracker(5.0)
     told = [
         (plain, 0.0),
         (plain, 4.9),

@@ -80,7 +80,7 @@ def leg(place: int, order_id: str, **changes: Any) -> dict[str, Any]:
 
 
 def reports_of(told: list[dict[str, Any]]) -> list[Report]:
-    return words.reports(*(lambda read, odd: (read, {}, odd))(*rows.read_orders(told)))
+    return words.reports(*(lambda read, malformed: (read, {}, malformed))(*rows.read_orders(told)))
 
 
 # Which rows are odd
@@ -108,8 +108,8 @@ def reports_of(told: list[dict[str, Any]]) -> list[Report]:
     ],
 )
 def test_what_an_order_can_be_read_without_does_not_make_it_odd(changes: dict[str, Any]) -> None:
-    read, odd = rows.read_orders([ORDER | changes])
-    assert (len(read), odd) == (1, [])
+    read, malformed = rows.read_orders([ORDER | changes])
+    assert (len(read), malformed) == (1, [])
     assert (read[0].order_id, read[0].tag) == ("261121000000001", ONE)
 
 
@@ -136,22 +136,22 @@ def test_what_an_order_can_be_read_without_does_not_make_it_odd(changes: dict[st
 )
 def test_an_order_that_cannot_be_read_is_set_aside_with_what_is_odd(changes: dict[str, Any], says: str) -> None:
     other = ORDER | {"order_id": "261121000000002", "tag": OTHER, "tags": [OTHER]}
-    read, (odd,) = rows.read_orders([ORDER | changes, other])
+    read, (malformed,) = rows.read_orders([ORDER | changes, other])
     assert [row.tag for row in read] == [OTHER]
-    assert says in odd.words
-    assert ONE in odd.words
-    assert odd.may_concern(ONE)
-    assert not odd.may_concern(OTHER)
+    assert says in malformed.words
+    assert ONE in malformed.words
+    assert malformed.may_concern(ONE)
+    assert not malformed.may_concern(OTHER)
 
 
 @pytest.mark.parametrize(
     "row", [None, [], "COMPLETE", 7, ORDER | {"tag": 7, "tags": []}, ORDER | {"tags": {"a": ONE}, "tag": None}]
 )
 def test_a_row_that_does_not_say_whose_it_is_may_be_anybodys(row: object) -> None:
-    read, (odd,) = rows.read_orders([row])
+    read, (malformed,) = rows.read_orders([row])
     assert read == []
-    assert odd.may_concern(ONE)
-    assert odd.may_concern(OTHER)
+    assert malformed.may_concern(ONE)
+    assert malformed.may_concern(OTHER)
 
 
 @pytest.mark.parametrize(
@@ -166,9 +166,9 @@ def test_a_row_that_does_not_say_whose_it_is_may_be_anybodys(row: object) -> Non
     ],
 )
 def test_a_trade_that_cannot_be_read_is_set_aside_with_what_is_odd(changes: dict[str, Any], says: str) -> None:
-    read, (odd,) = rows.read_trades([TRADE | changes, TRADE | {"trade_id": "10000002"}])
+    read, (malformed,) = rows.read_trades([TRADE | changes, TRADE | {"trade_id": "10000002"}])
     assert [trade.trade_id for trade in read] == ["10000002"]
-    assert says in odd.words
+    assert says in malformed.words
 
 
 def test_a_trades_time_is_the_first_that_is_told_with_its_day() -> None:
@@ -180,21 +180,21 @@ def test_a_trades_time_is_the_first_that_is_told_with_its_day() -> None:
 
 @pytest.mark.parametrize("told", [None, {}, "", {"orders": []}])
 def test_an_answer_that_is_no_list_is_no_empty_list(told: object) -> None:
-    with pytest.raises(rows.Odd):
+    with pytest.raises(rows.Malformed):
         rows.read_orders(told)
-    with pytest.raises(rows.Odd):
+    with pytest.raises(rows.Malformed):
         rows.read_trades(told)
 
 
 @given(told=st.lists(JSON | st.dictionaries(st.sampled_from([*ORDER]), JSON).map(lambda changes: ORDER | changes)))
 def test_whatever_the_order_list_holds_the_good_rows_are_read_and_all_others_named(told: list[Any]) -> None:
     good = [ORDER | {"order_id": f"26112199999999{n}", "tag": OTHER, "tags": [OTHER]} for n in range(3)]
-    read, odd = rows.read_orders([good[0], *told, *good[1:]])
+    read, malformed = rows.read_orders([good[0], *told, *good[1:]])
     assert [row.order_id for row in read if row.order_id.startswith("26112199999999")] == [g["order_id"] for g in good]
     assert len({row.order_id for row in read}) == len(read)
-    assert all(row.words for row in odd)
+    assert all(row.words for row in malformed)
     fills = words.fills_by_order([], heard)
-    for report in words.reports(read, fills, odd):
+    for report in words.reports(read, fills, malformed):
         assert report.filled_quantity >= 0
     words.working_legs(read, ONE, None)
 
@@ -205,8 +205,8 @@ def heard(trade: rows.TradeRow) -> datetime:
 
 @given(told=st.lists(JSON | st.dictionaries(st.sampled_from([*TRADE]), JSON).map(lambda changes: TRADE | changes)))
 def test_whatever_the_trade_list_holds_the_good_rows_are_read_and_all_others_named(told: list[Any]) -> None:
-    read, odd = rows.read_trades([*told, TRADE | {"order_id": "good"}])
-    assert len(read) + len(odd) == len(told) + 1
+    read, malformed = rows.read_trades([*told, TRADE | {"order_id": "good"}])
+    assert len(read) + len(malformed) == len(told) + 1
     assert len(words.fills_by_order(read, heard)["good"]) >= 1
 
 
@@ -347,8 +347,13 @@ async def test_an_odd_trade_leaves_its_order_with_a_count_that_its_executions_do
     await broker.place_order(TICKET)
     await broker.place_order(replace(TICKET, client_order_id=OTHER))
     server.show_oddly("GET /trades", ONE, fields)
-    odd, other = (await broker.reports()).reports
-    assert (odd.filled_quantity, odd.fills, odd.is_unclear, other.is_unclear) == (Decimal(10), (), True, False)
+    malformed, other = (await broker.reports()).reports
+    assert (malformed.filled_quantity, malformed.fills, malformed.is_unclear, other.is_unclear) == (
+        Decimal(10),
+        (),
+        True,
+        False,
+    )
     found = await broker.find(ONE)
     assert found is not None
     assert found.is_unclear
@@ -370,8 +375,8 @@ async def test_a_trade_of_unreadable_time_is_a_fill_of_the_time_of_hearing(
     server.show_oddly("GET /trades", ONE, dict.fromkeys(names, told))
     before = datetime.now(UTC)
     answer = await broker.reports()
-    odd, other = answer.reports
-    (fill,) = odd.fills
+    malformed, other = answer.reports
+    (fill,) = malformed.fills
     assert (fill.quantity, fill.is_time_estimated) == (Decimal(10), True)
     assert before <= fill.time <= datetime.now(UTC)
     assert not other.fills[0].is_time_estimated
@@ -422,7 +427,7 @@ def test_one_line_of_an_instruments_list_spoils_none_but_itself(line: str) -> No
     "margins", [None, [], {"equity": None}, {"equity": {}}, {"equity": {"available": {"cash": "x"}}}]
 )
 def test_margins_that_cannot_be_read_are_no_sum(margins: Any) -> None:
-    with pytest.raises(rows.Odd):
+    with pytest.raises(rows.Malformed):
         words.balances(margins)
 
 
