@@ -65,8 +65,8 @@ from execution_service.storage.ports.orders import Stored
 from execution_service.storage.reader import StoreReader
 from scripts import adopt
 from scripts.display import cell, counted, new_console, print_json, print_table, table_time
+from scripts.locate import NotFound, opened_store, running_service, settings_or_exit, view_of
 from scripts.waits import waits_for
-from scripts.whereabouts import NotFound, opened_store, running_service, settings_or_exit, view_of
 
 OUTCOME_SECONDS = 8.0
 POSITIONS_SECONDS = 20.0

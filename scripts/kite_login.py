@@ -20,7 +20,7 @@ from kiteconnect import KiteConnect
 from kiteconnect.exceptions import KiteException
 
 from execution_service.app.settings import Account, Settings
-from scripts.whereabouts import settings_or_exit
+from scripts.locate import settings_or_exit
 
 CALL_SECONDS = 15
 EXIT_FAILED, EXIT_ARGUMENTS = 1, 2

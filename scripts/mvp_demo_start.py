@@ -31,7 +31,7 @@ from scripts.demo_gateway import (
     stop_gateway,
 )
 from scripts.display import new_console, print_table
-from scripts.whereabouts import Notice, is_service, running_service, settings_or_exit
+from scripts.locate import Notice, is_service, running_service, settings_or_exit
 from simulators.catalogue import programs, simulator_of
 from simulators.fault_plan import FaultPlan
 

@@ -45,7 +45,7 @@ from scripts.health import (
     up_or_down,
     worked_accounts,
 )
-from scripts.whereabouts import (
+from scripts.locate import (
     HOW_TO_START,
     NotFound,
     Notice,

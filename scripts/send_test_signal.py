@@ -42,16 +42,8 @@ from execution_service.core.views.shared import confirmation_id
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.reader import StoreReader
 from scripts.display import counted, new_console, print_json, shown_time
-from scripts.whereabouts import (
-    HOW_TO_START,
-    pubsub_host,
-    running_service,
-    settings_or_exit,
-    store_of,
-    use_pubsub,
-    view_of,
-)
-from scripts.whereabouts import NotFound as ServiceNotFound
+from scripts.locate import HOW_TO_START, pubsub_host, running_service, settings_or_exit, store_of, use_pubsub, view_of
+from scripts.locate import NotFound as ServiceNotFound
 
 SAMPLES = REPOSITORY_ROOT / "tests" / "signals_testing"
 TOPIC = "trading-orders"

@@ -7,7 +7,7 @@
 Every gateway does these. `order` is a broker's order id or a client order id; amounts may be texts or numbers; `instrument` is the fields of
 `brokers.base.Instrument`, or a symbol alone: what was traded under it last, else shares.
 
-    fault           fault: the fields of `brokers.paper.words.Fault` (operation, action, client_order_id, symbol, nth, times, …)
+    fault           fault: the fields of `brokers.paper.model.Fault` (operation, action, client_order_id, symbol, nth, times, …)
     clear_faults    disarms all of them, and ends the gateway's fault plan
     fill            order, quantity, price, commission, late_commission, force (fills finished orders too); without quantity all that is open
     cancel, reject  order, reason: as the exchange does, unasked
@@ -40,7 +40,7 @@ from starlette.responses import Response
 from brokers.base import AssetClass, Instrument, OptionRight, OrderRef
 from brokers.errors import BrokerError
 from brokers.paper.exchange import PaperExchange
-from brokers.paper.words import Action, Fault, Operation, PaperOrder
+from brokers.paper.model import Action, Fault, Operation, PaperOrder
 from simulators.fault_plan import DEFAULT_RATE, FaultPlan, PlannedBook
 from simulators.loopback_http import HttpCall, LoopbackServer, json_response
 

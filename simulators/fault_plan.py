@@ -14,7 +14,7 @@ from typing import Any
 
 from brokers.base import Ticket
 from brokers.paper.exchange import PaperExchange
-from brokers.paper.words import Action, Fault, Operation
+from brokers.paper.model import Action, Fault, Operation
 
 DEFAULT_RATE = 0.1
 _REMEMBERED = 1000

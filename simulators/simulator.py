@@ -11,7 +11,7 @@ from typing import Any
 
 from brokers.base import Instrument
 from brokers.paper.exchange import PaperExchange
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from simulators.ibkr import DEFAULT_ACCOUNT
 from simulators.ibkr.book import TwsBook
 from simulators.ibkr.gateway import TwsSimulator

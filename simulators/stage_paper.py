@@ -8,7 +8,7 @@ from pathlib import Path
 
 from brokers.paper.exchange import PaperExchange
 from brokers.paper.manifest import BOOK, MANIFEST
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from simulators.simulator import Simulator, Stage
 
 

@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from simulators.simulator import Place, Simulator, Stage
 from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY
 from simulators.zerodha.server import SimulatedKite

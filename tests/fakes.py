@@ -29,7 +29,7 @@ from brokers.base import Balance, BrokerPosition, Capabilities, OrderRef, Report
 from brokers.errors import AnswerUnclear, BrokerUnavailable, ReservationLost
 from brokers.paper.adapter import MockBroker, Venue
 from brokers.paper.exchange import PaperExchange
-from brokers.paper.words import Fault, Market, PaperOrder
+from brokers.paper.model import Fault, Market, PaperOrder
 from execution_service.app.service import ExecutionService
 from execution_service.app.settings import Account
 from execution_service.app.wiring import Parts

@@ -20,7 +20,7 @@ from brokers.configuration import AccountConfiguration, Amount, Number, Whole
 from brokers.errors import BrokerError, BrokerUnavailable, OrderRefused, OutcomeUnknown
 from brokers.paper.exchange import PaperExchange
 from brokers.paper.file import BookFile
-from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.paper.model import Action, Fault, Market, Operation
 from brokers.variables import YEAR_SECONDS
 
 _log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from typing import Any
 
 from brokers.base import AssetClass, Instrument, OptionRight, OrderType, ReportStatus, Side, Ticket, Tif
 from brokers.errors import OrderAlreadyExists
-from brokers.paper.words import Execution, PaperFill, PaperOrder, Planned, Step, time_of
+from brokers.paper.model import Execution, PaperFill, PaperOrder, Planned, Step, time_of
 
 _INSTRUMENT_COLUMNS = "symbol, asset_class, exchange, expiry, strike, call_or_put, o.currency, multiplier, underlying, con_id, trading_class, isin"
 _ORDER_COLUMNS = (

@@ -27,7 +27,7 @@ from brokers.paper import book as paper_book
 from brokers.paper import faults as paper_faults
 from brokers.paper import market as paper_market
 from brokers.paper.file import BookFile
-from brokers.paper.words import (
+from brokers.paper.model import (
     LIMITED,
     Action,
     Execution,

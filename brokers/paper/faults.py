@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from brokers.paper.book import decimal_of, text_of
-from brokers.paper.words import ON_THE_WAY, Action, Fault, Operation, PaperOrder, micros_of
+from brokers.paper.model import ON_THE_WAY, Action, Fault, Operation, PaperOrder, micros_of
 
 _FAULT_COLUMNS = (
     "id, operation, action, client_id, symbol, account, nth, times, reason, seconds, quantity, accepted, until, seen"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from brokers.base import Balance, BrokerPosition, Instrument, OrderType, Ticket, Tif
-from brokers.paper.words import LIMITED, Action, Execution, Fault, Market, Planned, Step, micros_of
+from brokers.paper.model import LIMITED, Action, Execution, Fault, Market, Planned, Step, micros_of
 
 _SLIPPAGE_PLACES = 4
 _MOST_PLACES = 8

@@ -45,21 +45,7 @@ from brokers.zerodha.calls import (
     CallKind,
     KiteCalls,
 )
-from brokers.zerodha.feed import OrderFeed
-from brokers.zerodha.manifest import MANIFEST
-from brokers.zerodha.rows import (
-    IST,
-    ListedRow,
-    Malformed,
-    MalformedRow,
-    OrderRow,
-    Row,
-    TradeRow,
-    read_orders,
-    read_profile,
-    read_trades,
-)
-from brokers.zerodha.words import (
+from brokers.zerodha.dialect import (
     CURRENCY,
     EXCHANGES,
     IN_LOTS,
@@ -80,6 +66,20 @@ from brokers.zerodha.words import (
     reports,
     terms_of,
     working_legs,
+)
+from brokers.zerodha.feed import OrderFeed
+from brokers.zerodha.manifest import MANIFEST
+from brokers.zerodha.rows import (
+    IST,
+    ListedRow,
+    Malformed,
+    MalformedRow,
+    OrderRow,
+    Row,
+    TradeRow,
+    read_orders,
+    read_profile,
+    read_trades,
 )
 
 _log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from execution_service.core.orders.exit_bound import ZERO, ExitPositionCheck, Ex
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.report_events import was_noted
 from execution_service.core.orders.request import OrderRequest, Purpose
-from execution_service.core.orders.soundness import sanitized_position
+from execution_service.core.orders.sanitize import sanitized_position
 from execution_service.core.orders.status import Reason, ReasonCode, Status
 from execution_service.core.reconcile import ExitRestriction, Holding, InstrumentGroup, group_of
 from execution_service.recording.live_orders import LiveOrder, LiveOrders

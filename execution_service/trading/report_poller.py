@@ -25,7 +25,7 @@ from execution_service.core.orders.report_events import (
     unreadable_note,
     was_noted,
 )
-from execution_service.core.orders.soundness import sanitized
+from execution_service.core.orders.sanitize import sanitized
 from execution_service.core.orders.status import Status
 from execution_service.core.texts import MentionedOrder
 from execution_service.recording.live_orders import LiveOrder, LiveOrders

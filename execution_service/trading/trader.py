@@ -10,7 +10,7 @@ from brokers.base import BrokerPosition, Instrument, Report
 from brokers.errors import BrokerError, NotAnswered
 from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.core.orders.next_step import Limits, cancel_request
-from execution_service.core.orders.soundness import sanitized_position
+from execution_service.core.orders.sanitize import sanitized_position
 from execution_service.core.orders.status import Reason
 from execution_service.ownership.ownership import Ownership
 from execution_service.recording.cancels import Cancels

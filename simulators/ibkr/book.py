@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from brokers.base import Report, Ticket
-from brokers.paper.words import Market, PaperOrder
+from brokers.paper.model import Market, PaperOrder
 from simulators.fault_plan import PlannedBook
 
 _FIRST_PERM_ID = 1_900_000_000

@@ -39,7 +39,7 @@ from typing import Any
 
 from brokers.base import OrderRef, OrderType, ReportStatus, Side, Ticket, Tif
 from brokers.errors import OrderRefused
-from brokers.paper.words import Action, Fault, Market, Operation, PaperOrder
+from brokers.paper.model import Action, Fault, Market, Operation, PaperOrder
 from simulators import control
 from simulators.ibkr import DEFAULT_ACCOUNT, wire
 from simulators.ibkr.book import TwsBook, client_and_order_id, next_version, perm_id

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from brokers.base import Instrument, Report, ReportStatus
-from brokers.paper.words import Fault, Market, Operation, PaperOrder
+from brokers.paper.model import Fault, Market, Operation, PaperOrder
 from simulators.fault_plan import PlannedBook
 from simulators.zerodha.market import ICEBERG_OF, KITE_ORDER_TYPES, Refused
 

@@ -51,7 +51,7 @@ from starlette.websockets import WebSocket
 
 from brokers.base import OrderRef, ReportStatus
 from brokers.errors import BrokerUnavailable, OrderRefused
-from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.paper.model import Action, Fault, Market, Operation
 from simulators import control
 from simulators.loopback_http import Dropped, HttpCall, LoopbackServer, Trickled, json_response
 from simulators.zerodha import DEFAULT_ACCESS_TOKEN, DEFAULT_API_KEY, DEFAULT_API_SECRET

@@ -12,10 +12,10 @@ from brokers.base import Instrument, OrderRef, OrderType, Side, Ticket
 from brokers.errors import OrderRefused
 from brokers.ibkr.blotter import Blotter, Execution, Hold
 from brokers.ibkr.hold import hold_in
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from brokers.zerodha.adapter import Configuration, ZerodhaBroker
+from brokers.zerodha.dialect import held
 from brokers.zerodha.rows import OrderRow
-from brokers.zerodha.words import held
 from simulators.stage_zerodha import config_for, serving_kite
 
 HEAD = "Order Message:\nBUY 10 SPY NASDAQ.NMS\nWarning: your order will not be placed at the exchange until "

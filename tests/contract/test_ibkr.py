@@ -47,7 +47,7 @@ from brokers.ibkr.blotter import Blotter, Commission, Entry, Execution
 from brokers.ibkr.library import NAMES, choose
 from brokers.ibkr.times import Moment
 from brokers.ibkr.unacknowledged import Unacknowledged
-from brokers.paper.words import Action, Fault, Market, Operation, PaperOrder
+from brokers.paper.model import Action, Fault, Market, Operation, PaperOrder
 from execution_service.core.reconcile import Holding, compare_positions
 from simulators.ibkr import wire
 from simulators.ibkr.contracts import TWIN, Query, listed

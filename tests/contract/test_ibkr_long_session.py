@@ -18,7 +18,7 @@ import brokers.ibkr.adapter as adapter_module
 from brokers.base import Instrument, OrderRef, OrderType, ReportStatus, Side, Ticket
 from brokers.ibkr.adapter import IbkrBroker, create
 from brokers.ibkr.blotter import Blotter, Commission, Execution
-from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.paper.model import Action, Fault, Market, Operation
 from simulators.ibkr.gateway import TwsSimulator
 from simulators.stage_ibkr import LAST_PRICE, config_for, serving_tws
 

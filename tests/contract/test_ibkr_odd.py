@@ -13,7 +13,7 @@ import pytest
 from brokers.base import AssetClass, Instrument, OrderRef, OrderType, Report, ReportStatus, Ticket
 from brokers.errors import AnswerUnclear, NotAnswered
 from brokers.ibkr.adapter import IbkrBroker
-from brokers.paper.words import Action, Market, Operation
+from brokers.paper.model import Action, Market, Operation
 from simulators.ibkr import wire
 from simulators.stage_ibkr import serving_tws
 from tests.contract.test_ibkr import NEVER, Desk, place, reported, until

@@ -13,7 +13,7 @@ import pytest
 
 from brokers.base import OrderType
 from brokers.ibkr.times import GatewayZone, Moment, read
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from simulators.ibkr import wire
 from simulators.stage_ibkr import LAST_PRICE, serving_tws
 from tests.contract.test_ibkr import NEVER, Desk, place, reported

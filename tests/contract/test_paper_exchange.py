@@ -32,7 +32,7 @@ from brokers.base import (
 from brokers.errors import BrokerUnavailable, OrderAlreadyExists, OrderRefused, OutcomeUnknown
 from brokers.paper.adapter import MockBroker
 from brokers.paper.exchange import PaperExchange
-from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.paper.model import Action, Fault, Market, Operation
 
 START = datetime(2026, 3, 2, 15, 0, tzinfo=UTC)
 

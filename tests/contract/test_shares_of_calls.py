@@ -13,7 +13,7 @@ import pytest
 
 from brokers.base import Instrument, OrderRef, OrderType, Side, Ticket
 from brokers.errors import BrokerUnavailable, OrderRefused, OutcomeUnknown, RateLimited
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from brokers.zerodha.adapter import ZerodhaBroker, create
 from simulators.stage_zerodha import config_for, serving_kite
 from simulators.zerodha.server import FaultKind, HttpFault, SimulatedKite

@@ -34,8 +34,8 @@ from brokers.base import (
     Tif,
 )
 from brokers.errors import BrokerError, BrokerUnavailable, HeldBack, OrderRefused, OutcomeUnknown, RateLimited
-from brokers.paper.words import Action, Fault, Market, Operation
-from brokers.zerodha import codes, rows, words
+from brokers.paper.model import Action, Fault, Market, Operation
+from brokers.zerodha import codes, dialect, rows
 from brokers.zerodha.adapter import SettledTracker, ZerodhaBroker, create
 from brokers.zerodha.calls import Access, CallKind, KiteCalls
 from brokers.zerodha.feed import reactor
@@ -605,7 +605,7 @@ def test_an_odd_multiplier_beside_a_position_is_not_learned() -> None:
         {"exchange": "MCX", "tradingsymbol": "GOLDM26DECFUT", "multiplier": malformed}
         for malformed in (None, 0, -1, "None", Decimal("NaN"))
     ]
-    assert words.lot_sizes([*rows, "no row", {"exchange": "NFO", "tradingsymbol": "X", "multiplier": 5}]) == {}
+    assert dialect.lot_sizes([*rows, "no row", {"exchange": "NFO", "tradingsymbol": "X", "multiplier": 5}]) == {}
 
 
 async def test_a_price_below_one_tick_is_refused(broker: ZerodhaBroker) -> None:
@@ -782,9 +782,9 @@ def test_an_iceberg_order_between_two_legs_is_working() -> None:
         return order_row(variety="iceberg", order_id=f"26112100000000{number}", meta=meta, **changes)
 
     done = {"status": "COMPLETE", "filled_quantity": 10}
-    (report,) = words.reports(orders_of([leg(1, **done)]), {})
+    (report,) = dialect.reports(orders_of([leg(1, **done)]), {})
     assert (report.status, report.filled_quantity) == (ReportStatus.WORKING, Decimal(10))
-    (report,) = words.reports(orders_of([leg(2, **done), leg(1, **done)]), {})
+    (report,) = dialect.reports(orders_of([leg(2, **done), leg(1, **done)]), {})
     assert (report.status, report.filled_quantity) == (ReportStatus.FILLED, Decimal(20))
     assert report.broker_order_id == "261121000000001"
 
@@ -869,13 +869,13 @@ def test_a_line_that_cannot_be_read_leaves_the_list_good_for_all_others() -> Non
         good.format("ZERO").replace("0.05", "0"),
         good.format("ZZZ"),
     ]
-    listing = words.Listing("NSE", "\n".join(lines))
+    listing = dialect.Listing("NSE", "\n".join(lines))
     assert listing.by_symbol("AAA") is not None
     assert listing.by_symbol("ZZZ") is not None
     assert listing.odd_symbols == {"ODD", "ZERO"}
     for page in ("", header, "<html></html>", "\n".join(lines)[:-7], None, b"\xff\x00"):
         with pytest.raises(rows.Malformed):
-            words.Listing("NSE", page)
+            dialect.Listing("NSE", page)
 
 
 # Lists as Kite tells them
@@ -942,19 +942,19 @@ def trade_row(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_every_status_that_is_not_final_is_working(status: str) -> None:
-    (report,) = words.reports(orders_of([order_row(status=status)]), {})
+    (report,) = dialect.reports(orders_of([order_row(status=status)]), {})
     assert report.status is ReportStatus.WORKING
 
 
 def test_a_part_filled_and_then_cancelled_order_keeps_its_fill() -> None:
-    fills = words.fills_by_order(trades_of([trade_row()]), never)
-    (report,) = words.reports(orders_of([order_row(status="CANCELLED", filled_quantity=4)]), fills)
+    fills = dialect.fills_by_order(trades_of([trade_row()]), never)
+    (report,) = dialect.reports(orders_of([order_row(status="CANCELLED", filled_quantity=4)]), fills)
     assert (report.status, report.filled_quantity, len(report.fills)) == (ReportStatus.CANCELLED, Decimal(4), 1)
 
 
 @pytest.mark.parametrize(("message", "raw"), [("Halted", "RMS:17070"), (None, "Halted"), ("", "Halted")])
 def test_a_rejection_has_the_brokers_words_wherever_they_stand(message: str | None, raw: str) -> None:
-    (report,) = words.reports(
+    (report,) = dialect.reports(
         orders_of([order_row(status="REJECTED", status_message=message, status_message_raw=raw)]), {}
     )
     assert (report.status, report.reason) == (ReportStatus.REJECTED, "Halted")
@@ -1006,32 +1006,32 @@ def test_lists_settle_only_while_they_stay_as_they_are() -> None:
 
 
 def test_a_count_that_the_trades_do_not_reach_is_no_full_list() -> None:
-    (report,) = words.reports(
-        orders_of([order_row(filled_quantity=6)]), words.fills_by_order(trades_of([trade_row()]), never)
+    (report,) = dialect.reports(
+        orders_of([order_row(filled_quantity=6)]), dialect.fills_by_order(trades_of([trade_row()]), never)
     )
     assert report.fills_shown is FillsShown.SOME
 
 
 def test_trades_that_run_ahead_of_the_order_list_are_counted() -> None:
-    (report,) = words.reports(
-        orders_of([order_row(filled_quantity=0)]), words.fills_by_order(trades_of([trade_row()]), never)
+    (report,) = dialect.reports(
+        orders_of([order_row(filled_quantity=0)]), dialect.fills_by_order(trades_of([trade_row()]), never)
     )
     assert report.filled_quantity == Decimal(4)
 
 
 def test_the_same_trade_id_on_two_exchanges_is_two_fills() -> None:
     trades = [trade_row(), trade_row(exchange="BSE", order_id="261121000000002", quantity=6)]
-    fills = words.fills_by_order(trades_of(trades), never)
+    fills = dialect.fills_by_order(trades_of(trades), never)
     assert [fill.quantity for own in fills.values() for fill in own] == [Decimal(4), Decimal(6)]
 
 
 def test_a_trade_told_twice_is_one_fill() -> None:
-    assert len(words.fills_by_order(trades_of([trade_row(), trade_row()]), never)["261121000000001"]) == 1
+    assert len(dialect.fills_by_order(trades_of([trade_row(), trade_row()]), never)["261121000000001"]) == 1
 
 
 def test_times_are_indian_and_those_of_one_second_keep_their_sequence() -> None:
     trades = [trade_row(trade_id="10000002"), trade_row(trade_id="9999999"), trade_row(trade_id="10000001")]
-    fills = words.fills_by_order(trades_of(trades), never)["261121000000001"]
+    fills = dialect.fills_by_order(trades_of(trades), never)["261121000000001"]
     assert [fill.fill_id for fill in fills] == ["9999999", "10000001", "10000002"]
     assert fills[0].time == datetime(2026, 11, 23, 3, 46, 39, tzinfo=UTC)
     assert fills[0].time < fills[1].time < fills[2].time
@@ -1067,7 +1067,7 @@ def test_positions_are_told_by_product_and_settled_shares_belong_to_delivery() -
         {"exchange": "NSE", "tradingsymbol": "FLAT", "product": "MIS", "quantity": 0, "average_price": Decimal(0)},
     ]
     holdings = [{**infy, "product": "CNC", "quantity": 8, "t1_quantity": 2, "average_price": Decimal(90)}]
-    found = words.positions(net, holdings, {})
+    found = dialect.positions(net, holdings, {})
     assert {(p.instrument.symbol, p.product, p.quantity) for p in found} == {
         ("INFY", "MIS", Decimal(-3)),
         ("INFY", "CNC", Decimal(15)),

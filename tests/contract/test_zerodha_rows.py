@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from brokers.base import Fill, Instrument, OrderRef, OrderType, Report, ReportStatus, Side, Ticket
 from brokers.errors import AnswerUnclear, OrderRefused
-from brokers.paper.words import Action, Fault, Market, Operation
-from brokers.zerodha import rows, words
+from brokers.paper.model import Action, Fault, Market, Operation
+from brokers.zerodha import dialect, rows
 from brokers.zerodha.adapter import ContractNotes, ZerodhaBroker, create
 from simulators.stage_zerodha import config_for, serving_kite
 from simulators.zerodha.server import SimulatedKite
@@ -80,7 +80,7 @@ def leg(place: int, order_id: str, **changes: Any) -> dict[str, Any]:
 
 
 def reports_of(told: list[dict[str, Any]]) -> list[Report]:
-    return words.reports(*(lambda read, malformed: (read, {}, malformed))(*rows.read_orders(told)))
+    return dialect.reports(*(lambda read, malformed: (read, {}, malformed))(*rows.read_orders(told)))
 
 
 # Which rows are odd
@@ -193,10 +193,10 @@ def test_whatever_the_order_list_holds_the_good_rows_are_read_and_all_others_nam
     assert [row.order_id for row in read if row.order_id.startswith("26112199999999")] == [g["order_id"] for g in good]
     assert len({row.order_id for row in read}) == len(read)
     assert all(row.words for row in malformed)
-    fills = words.fills_by_order([], heard)
-    for report in words.reports(read, fills, malformed):
+    fills = dialect.fills_by_order([], heard)
+    for report in dialect.reports(read, fills, malformed):
         assert report.filled_quantity >= 0
-    words.working_legs(read, ONE, None)
+    dialect.working_legs(read, ONE, None)
 
 
 def heard(trade: rows.TradeRow) -> datetime:
@@ -207,7 +207,7 @@ def heard(trade: rows.TradeRow) -> datetime:
 def test_whatever_the_trade_list_holds_the_good_rows_are_read_and_all_others_named(told: list[Any]) -> None:
     read, malformed = rows.read_trades([*told, TRADE | {"order_id": "good"}])
     assert len(read) + len(malformed) == len(told) + 1
-    assert len(words.fills_by_order(read, heard)["good"]) >= 1
+    assert len(dialect.fills_by_order(read, heard)["good"]) >= 1
 
 
 POSITION = {"exchange": "NSE", "tradingsymbol": "INFY", "quantity": 5, "average_price": Decimal(100)}
@@ -215,21 +215,21 @@ POSITION = {"exchange": "NSE", "tradingsymbol": "INFY", "quantity": 5, "average_
 
 @given(told=st.lists(st.dictionaries(st.sampled_from([*POSITION]), JSON).map(lambda changes: POSITION | changes)))
 def test_whatever_the_positions_hold_they_are_read_or_unclear(told: list[Any]) -> None:
-    found = words.positions([*told, POSITION | {"tradingsymbol": "SBIN"}], [], {})
+    found = dialect.positions([*told, POSITION | {"tradingsymbol": "SBIN"}], [], {})
     (good,) = (position for position in found if position.instrument == Instrument(symbol="SBIN", exchange="NSE"))
     assert good.is_unclear or good.quantity >= 5
 
 
 @pytest.mark.parametrize("changes", [{"quantity": None}, {"quantity": "five"}])
 def test_a_position_of_unreadable_quantity_is_unclear_and_not_flat(changes: dict[str, Any]) -> None:
-    (position,) = words.positions([POSITION | changes], [], {})
+    (position,) = dialect.positions([POSITION | changes], [], {})
     assert position.is_unclear
-    (position,) = words.positions([POSITION], [POSITION | changes], {})
+    (position,) = dialect.positions([POSITION], [POSITION | changes], {})
     assert position.is_unclear
 
 
 def test_a_position_of_unreadable_price_is_held_all_the_same() -> None:
-    (position,) = words.positions([POSITION | {"average_price": None}], [], {})
+    (position,) = dialect.positions([POSITION | {"average_price": None}], [], {})
     assert (position.quantity, position.average_price, position.is_unclear) == (Decimal(5), None, False)
 
 
@@ -428,14 +428,14 @@ def test_one_line_of_an_instruments_list_spoils_none_but_itself(line: str) -> No
 )
 def test_margins_that_cannot_be_read_are_no_sum(margins: Any) -> None:
     with pytest.raises(rows.Malformed):
-        words.balances(margins)
+        dialect.balances(margins)
 
 
 @pytest.mark.parametrize(
     "told", [{}, {"exchanges": None}, {"exchanges": "NSE", "meta": []}, {"exchanges": [1, None], "meta": 5}]
 )
 def test_a_profile_is_read_as_far_as_it_goes(told: Any) -> None:
-    words.account_notes(rows.read_profile(told))
+    dialect.account_notes(rows.read_profile(told))
 
 
 async def test_an_order_whose_row_is_too_poor_for_a_contract_note_is_told_without_costs(

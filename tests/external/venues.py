@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 
 from brokers.base import Tif
 from brokers.paper.exchange import PaperExchange
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from brokers.registry import manifests
 from simulators import control
 from simulators.catalogue import simulator_of

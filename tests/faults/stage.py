@@ -21,7 +21,7 @@ from google.api_core.exceptions import GoogleAPIError
 import brokers
 from brokers.manifest import Fact
 from brokers.paper.exchange import PaperExchange
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from brokers.registry import manifests
 from execution_service.core.orders.request import Identity, Purpose
 from simulators import control

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from decimal import Decimal
 
 from brokers.base import ReportStatus
-from brokers.paper.words import PaperFill, PaperOrder
+from brokers.paper.model import PaperFill, PaperOrder
 from execution_service.core import texts
 from execution_service.core.messages.confirmation import attributes
 from execution_service.core.orders.effects import applied_events

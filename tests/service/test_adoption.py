@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from brokers.base import AssetClass, Capabilities, OptionRight
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from execution_service.control.adoption import plan_of_undoing, records_named
 from execution_service.core.adoption.records import Refused, adoption_id
 from execution_service.core.orders.request import Purpose

@@ -25,7 +25,7 @@ from brokers.errors import (
     ReservationLost,
     UndocumentedAnswer,
 )
-from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.paper.model import Action, Fault, Market, Operation
 from execution_service.core.orders.events import Noted, NothingSent, SubmitStarted
 from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.trading import placement

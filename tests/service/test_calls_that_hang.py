@@ -13,7 +13,7 @@ import pytest
 
 from brokers.base import Capabilities
 from brokers.errors import OutcomeUnknown
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status

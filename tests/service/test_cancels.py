@@ -11,7 +11,7 @@ import pytest
 
 from brokers.base import Capabilities, OrderRef
 from brokers.errors import BrokerUnavailable, OrderRefused, OutcomeUnknown
-from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.paper.model import Action, Fault, Market, Operation
 from execution_service.control.commands import _came_after
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import ReasonCode, Status

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from execution_service.core.orders.status import Status
 from execution_service.trading.trader import TradingRules
 from tests.fakes import World, two_worlds, world_of

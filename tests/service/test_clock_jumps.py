@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from brokers.errors import BrokerUnavailable
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from execution_service.app.clock import SystemClock
 from execution_service.core.orders.status import Status
 from tests.fakes import world_of

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.order import Order, apply_all
 from execution_service.core.orders.request import Purpose

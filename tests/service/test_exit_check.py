@@ -12,7 +12,7 @@ import pytest
 
 from brokers.base import BrokerPosition, Capabilities, Instrument
 from brokers.errors import BrokerUnavailable, NotAnswered, OutcomeUnknown
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from execution_service.core.orders.events import Capped, Noted
 from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.core.orders.order import Order

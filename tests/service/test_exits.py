@@ -10,7 +10,7 @@ import pytest
 
 from brokers.base import Capabilities, Instrument
 from brokers.errors import BrokerUnavailable, NotAnswered, RateLimited
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.trading.trader import TradingRules

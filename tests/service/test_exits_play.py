@@ -11,7 +11,7 @@ import pytest
 
 from brokers.base import Instrument, OrderRef, ReportStatus
 from brokers.errors import NotAnswered
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose

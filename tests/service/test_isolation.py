@@ -13,7 +13,7 @@ import pytest
 
 from brokers.base import Capabilities, Report
 from brokers.errors import BrokerUnavailable, OutcomeUnknown
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose

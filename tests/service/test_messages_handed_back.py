@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import pytest
 from pymongo.errors import AutoReconnect, OperationFailure
 
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from execution_service.app.service import ORDERS_IN
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.orders.status import Status

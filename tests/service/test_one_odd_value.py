@@ -19,7 +19,7 @@ from brokers.base import (
     ReportStatus,
     Unreadable,
 )
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.orders.status import ReasonCode, Status

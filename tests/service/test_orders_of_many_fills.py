@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from execution_service.core.orders import order as order_words
 from execution_service.core.orders.order import apply_all
 from execution_service.core.orders.status import Status

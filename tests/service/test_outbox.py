@@ -12,7 +12,7 @@ import pytest
 
 from brokers.base import Capabilities
 from brokers.errors import BrokerUnavailable
-from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.paper.model import Action, Fault, Market, Operation
 from execution_service.core.orders.status import Status
 from execution_service.recording.live_orders import LiveOrder
 from execution_service.storage.ports.orders import CursorCommit

@@ -15,7 +15,7 @@ from pymongo.errors import AutoReconnect
 
 from brokers.base import BrokerPosition, Capabilities, Instrument, Unreadable
 from brokers.errors import AuthRequired, BrokerUnavailable, HeldBack, RateLimited
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from execution_service.app import embedded
 from execution_service.core.orders.status import Status
 from execution_service.storage.mongo.gate import Gate

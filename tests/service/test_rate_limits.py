@@ -8,7 +8,7 @@ import pytest
 
 from brokers.base import Capabilities
 from brokers.errors import HeldBack, RateLimited
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from execution_service.core.orders.events import Accepted, NothingSent, SubmitStarted
 from execution_service.core.orders.status import ReasonCode, Status
 from tests.fakes import world_of

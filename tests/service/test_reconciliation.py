@@ -13,7 +13,7 @@ import pytest
 from brokers.base import Capabilities, Instrument, OrderRef, OrderType, Side, Ticket
 from brokers.errors import AnswerUnclear, BrokerUnavailable, NotAnswered, OutcomeUnknown
 from brokers.paper import adapter as mock
-from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.paper.model import Action, Fault, Market, Operation
 from execution_service.core.orders.events import Noted
 from execution_service.core.orders.status import Status
 from execution_service.core.reconcile import DiscrepancyKind, DiscrepancyState

@@ -12,7 +12,7 @@ import pytest
 
 from brokers.base import Capabilities
 from brokers.errors import BrokerUnavailable, HeldBack, NotAnswered, OrderRefused, RateLimited
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from execution_service.control.commands import Commands
 from execution_service.core.orders.events import Noted
 from execution_service.core.orders.order import Order

@@ -10,8 +10,8 @@ import pytest
 from execution_service.core.orders.status import Status
 from execution_service.storage.mongo.names import ALERTS
 from scripts.health import Part, State, of_accounts_at_rest, of_discrepancies, of_orders, of_parts, of_telegram
+from scripts.locate import Notice
 from scripts.mvp_demo_status import stored_parts
-from scripts.whereabouts import Notice
 from tests.builders import NOW, identity, order, order_in
 from tests.service.script_records import Records
 

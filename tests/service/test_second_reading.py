@@ -15,7 +15,7 @@ from pymongo.errors import WriteError
 
 from brokers.base import Capabilities, Instrument
 from brokers.errors import BrokerUnavailable, OutcomeUnknown
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from execution_service.core.orders.events import Event
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.report_events import news

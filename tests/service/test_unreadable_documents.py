@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from pymongo.errors import DuplicateKeyError
 
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.orders.status import Status

@@ -11,7 +11,7 @@ import pytest
 
 from brokers.base import Capabilities, Report, Ticket
 from brokers.errors import AuthRequired, BrokerUnavailable, HeldBack, OrderRefused, RateLimited
-from brokers.paper.words import Action, Fault, Market, Operation
+from brokers.paper.model import Action, Fault, Market, Operation
 from execution_service.core.orders.events import CancelRefused, Noted
 from execution_service.core.orders.status import Status
 from tests.fakes import ACCOUNT, World, two_worlds, world_of

@@ -14,7 +14,7 @@ from pymongo.errors import AutoReconnect
 
 from brokers.base import Capabilities, OrderRef
 from brokers.errors import BrokerError, BrokerUnavailable, OutcomeUnknown
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from execution_service.app.settings import Account
 from execution_service.storage.mongo.store import MongoStore
 from execution_service.trading.trader import TradingRules

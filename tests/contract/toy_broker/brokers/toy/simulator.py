@@ -13,7 +13,7 @@ from typing import Any
 from brokers.toy.adapter import PIN
 
 from brokers.paper.exchange import PaperExchange
-from brokers.paper.words import Market
+from brokers.paper.model import Market
 from simulators import control
 from simulators.simulator import Place, Simulator, Stage
 
