@@ -189,7 +189,7 @@ class Ticket:
     product: str | None = None
     """One of `Capabilities.share_products` or `derivative_products`, if the broker keeps positions apart by product."""
     variety: str | None = None
-    """The broker's own name of an order variety, if it has several (Zerodha: regular, amo, iceberg)."""
+    """The broker's own name of an order variety, if it has several."""
     reserved_order_id: str | None = None
     """The broker's own order id, if `Broker.reserve` gave one before placing."""
     cash_quantity: Decimal | None = None

@@ -44,7 +44,6 @@ from execution_service.core.texts import (
     contract_summary,
     currency_of,
     difference,
-    known,
     log_line,
     money,
     plain,
@@ -647,7 +646,7 @@ async def _discrepancies(partition: Desk) -> int:
         names = adopted.get(each.discrepancy_id)
         to_do = each.next_step if names is None else f"Adopted as {', '.join(names)}"
         rows.append(
-            (finding.kind, each.account_id, about, *sides, known(finding), age, each.state, each.owner, to_do),
+            (finding.kind, each.account_id, about, *sides, background(finding), age, each.state, each.owner, to_do),
         )
     kind = "" if partition.options.all else "open "
     count = counted(len(rows), f"{kind}discrepancy", f"{kind}discrepancies")

@@ -60,7 +60,7 @@ NAMED_AT_MOST = 5
 _SIGNS = {"USD": "$", "INR": "₹", "EUR": "€", "GBP": "£"}
 _INDIAN_PRODUCTS = frozenset({"MIS", "NRML", "CNC"})
 # Precise enough for any product of two numbers of 18 digits: a total for people must not raise.
-_EXACT = Context(prec=60)
+EXACT = Context(prec=60)
 
 
 def order_received(signal_id: str) -> str:
@@ -82,7 +82,7 @@ def plain(text: str) -> str:
 
 def quantity(amount: Decimal | None) -> str:
     """Units without trailing zeros: 100, 0.25."""
-    return UNKNOWN if amount is None else format(_short(amount), "f")
+    return UNKNOWN if amount is None else format(without_zeros(amount), "f")
 
 
 def price(amount: Decimal | None, currency: str) -> str:
@@ -96,26 +96,26 @@ def money(amount: Decimal, currency: str) -> str:
 
 
 def _with_sign(amount: Decimal, currency: str, form: str) -> str:
-    rounded = _short(_rounded(amount))
-    digits = format(rounded.copy_abs(), form.format(_decimals(rounded)))
+    rounded = without_zeros(rounded_amount(amount))
+    digits = format(rounded.copy_abs(), form.format(decimals_of(rounded)))
     sign = _SIGNS.get(currency) or f"{plain(currency)} "
     return f"{'-' if rounded < 0 else ''}{sign}{digits}"
 
 
-def _decimals(amount: Decimal) -> int:
+def decimals_of(amount: Decimal) -> int:
     return max(2, -int(amount.as_tuple().exponent))
 
 
-def _rounded(amount: Decimal) -> Decimal:
+def rounded_amount(amount: Decimal) -> Decimal:
     """To 8 decimals, or to 8 significant digits for a price below 0.1."""
     if -int(amount.as_tuple().exponent) <= PRICE_DECIMALS:
         return amount
     decimals = max(PRICE_DECIMALS, PRICE_DECIMALS - 1 - amount.adjusted())
-    return amount.quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_EVEN, _EXACT)
+    return amount.quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_EVEN, EXACT)
 
 
-def _short(amount: Decimal) -> Decimal:
-    return amount.normalize(_EXACT) if amount else Decimal(0)
+def without_zeros(amount: Decimal) -> Decimal:
+    return amount.normalize(EXACT) if amount else Decimal(0)
 
 
 def currency_of(order: Order) -> str:
@@ -139,8 +139,8 @@ def quoted(amount: Decimal | None, order: Order) -> str:
     magnifier = ONE if order.terms is None else order.terms.price_magnifier
     if amount is None or magnifier == ONE:
         return price(amount, currency)
-    rounded = _short(_rounded(amount))
-    digits = format(rounded, f".{_decimals(rounded)}f")
+    rounded = without_zeros(rounded_amount(amount))
+    digits = format(rounded, f".{decimals_of(rounded)}f")
     return f"{digits} (in 1/{quantity(magnifier)} {plain(currency)})"
 
 
@@ -153,14 +153,14 @@ def duration(seconds: Decimal) -> str:
     return "1 second" if whole == 1 else f"{whole} seconds"
 
 
-def _total(order: Order) -> str:
+def total_value(order: Order) -> str:
     worth = order.money_per_point
     if worth is None:
         return f"{UNKNOWN} (the broker does not tell what one contract is worth)"
     return money(order.value or Decimal(0), currency_of(order))
 
 
-def _size(order: Order) -> tuple[tuple[str, str], ...]:
+def contract_line(order: Order) -> tuple[tuple[str, str], ...]:
     """The multiplier, if the total is not simply price x quantity."""
     if order.money_per_point in (None, ONE):
         return ()
@@ -173,7 +173,7 @@ def _size(order: Order) -> tuple[tuple[str, str], ...]:
     return (("Contract", f"multiplier {quantity(told.multiplier)}{quotes}"),)
 
 
-def _commission(order: Order) -> str:
+def commissions_text(order: Order) -> str:
     sums: dict[str, Decimal] = {}
     for fill in order.fills:
         if fill.commission is not None:
@@ -182,7 +182,7 @@ def _commission(order: Order) -> str:
     return " + ".join(money(amount, currency) for currency, amount in sums.items()) or "not reported yet"
 
 
-def _taken(order: Order) -> str:
+def time_taken(order: Order) -> str:
     """From sending (else arrival) to the last fill."""
     begun = order.submitted_at or order.received_at
     if order.filled_at is None:
@@ -191,22 +191,22 @@ def _taken(order: Order) -> str:
     return duration(Decimal(taken.days * 86400 + taken.seconds) + Decimal(taken.microseconds).scaleb(-6))
 
 
-def _side(side: Side | None) -> str:
+def side_of(side: Side | None) -> str:
     return UNKNOWN if side is None else side.value
 
 
-def _what(order: Order) -> str:
+def order_summary(order: Order) -> str:
     """For example: BUY 100 SPY."""
-    return f"{_side(order.request.side)} {quantity(order.quantity)} {plain(order.symbol or UNKNOWN)}"
+    return f"{side_of(order.request.side)} {quantity(order.quantity)} {plain(order.symbol or UNKNOWN)}"
 
 
-def _progress(order: Order) -> str:
+def fill_progress(order: Order) -> str:
     """For example: 50/100 @ $235.20."""
     counts = f"{quantity(order.filled_quantity)}/{quantity(order.quantity)}"
     return f"{counts} @ {quoted(order.average_price, order)}" if order.filled_quantity else counts
 
 
-def _reason(order: Order) -> str:
+def reason_of(order: Order) -> str:
     return plain(order.reason.message) if order.reason is not None and order.reason.message else "no reason given"
 
 
@@ -218,7 +218,7 @@ def order_alert(
 ) -> str | None:
     """The Telegram text about one event of an order, `order` being the state after it. None: people are not notified
     of this event."""
-    account = ("Account", _account(order, account_name))
+    account = ("Account", account_label(order, account_name))
     if order.adoption is not None:
         return _adoption_text(event, order, account)
     match event:
@@ -226,18 +226,18 @@ def order_alert(
             return _fill_text(order_before, event, order, account)
         case Busted() if len(order.fills) != len(order_before.fills):
             annulled = order_before.fill_of(event.fill_id)
-            words = UNKNOWN if annulled is None else _execution(order_before, annulled.quantity, annulled.price)
-            now = (("Filled now", _progress(order)), ("Status", order.status.value))
-            return _about(order, "🔧 Correction: Execution Annulled", ("Annulled", words), *now, account)
+            words = UNKNOWN if annulled is None else execution_text(order_before, annulled.quantity, annulled.price)
+            now = (("Filled now", fill_progress(order)), ("Status", order.status.value))
+            return about_order(order, "🔧 Correction: Execution Annulled", ("Annulled", words), *now, account)
         case Rejected() | Cancelled() | Expired() if is_failed_exit(order_before, event, order):
             return _failed_exit_text(order, account)
         case Rejected() | Cancelled() | Expired() | CancelRequested() | DeclaredNotPlaced() | DeclaredCancelled():
             return _end_text(order, account) if order.status.is_final else None
         case Doubted():
-            return _about(
+            return about_order(
                 order,
                 "❓ Order In Doubt",
-                ("Reason", _reason(order)),
+                ("Reason", reason_of(order)),
                 ("Broker", broker),
                 account,
                 (
@@ -249,12 +249,14 @@ def order_alert(
             return _filled_text(order)
         case Fitted(quantity=Decimal() as rounded):
             words = f"{quantity(rounded)} of {quantity(order_before.quantity)}"
-            return _about(order_before, "✂️ Order Rounded", ("Executing", words), ("Reason", event.message), account)
+            return about_order(
+                order_before, "✂️ Order Rounded", ("Executing", words), ("Reason", event.message), account
+            )
         case Capped():
             words = f"{quantity(event.quantity)} of {quantity(order_before.quantity)}"
-            return _about(order_before, "✂️ Exit Capped", ("Executing", words), ("Reason", event.message), account)
+            return about_order(order_before, "✂️ Exit Capped", ("Executing", words), ("Reason", event.message), account)
         case Noted(alert=True):
-            return _about(order, "⚠️ Attention", ("Note", event.message), account)
+            return about_order(order, "⚠️ Attention", ("Note", event.message), account)
     return None
 
 
@@ -269,12 +271,12 @@ def _adoption_text(event: Event, order: Order, account: tuple[str, str]) -> str 
             closes = [] if told.discrepancy_id is None else [("Closes", told.discrepancy_id)]
             by = (("By", told.by), ("Reason", told.message))
             about = (account, strategy, ("What", told.occasion.value), *facts, *by, *closes)
-            return _text("📒 Position Adopted", *about, ("Adoption", order.signal_id))
+            return html_message("📒 Position Adopted", *about, ("Adoption", order.signal_id))
         case AdoptionUndone():
             by = (("By", event.by), ("Reason", event.message))
             undone = [(f"{name}, annulled", words) for name, words in facts]
             about = (account, strategy, ("What", told.occasion.value), *undone, *by)
-            return _text("📒 Adoption Undone", *about, ("Adoption", order.signal_id))
+            return html_message("📒 Adoption Undone", *about, ("Adoption", order.signal_id))
     return None
 
 
@@ -284,22 +286,26 @@ def outcome_line(order_before: Order, event: Event, order: Order, *, account_nam
     if order.adoption is not None:
         return None
     match event:
-        case Filled() if order_before.status.is_final or _is_overfilled(order):
+        case Filled() if order_before.status.is_final or is_overfilled(order):
             return None
         case Filled() | Completed() if order.status is Status.FILLED:
-            sign, words = "✅", f"{_what(order)} @ {quoted(order.average_price, order)}"
+            sign, words = "✅", f"{order_summary(order)} @ {quoted(order.average_price, order)}"
         case Filled():
-            sign, words = "⚠️", f"{_what(order)}: {_progress(order)} so far"
+            sign, words = "⚠️", f"{order_summary(order)}: {fill_progress(order)} so far"
         case Rejected() | Cancelled() | Expired() if is_failed_exit(order_before, event, order):
             return None
         case Rejected() | Cancelled() | Expired() | CancelRequested() | DeclaredNotPlaced() | DeclaredCancelled():
             sign, ended = _ending(order)
-            why = _cut(_reason(order), LONGEST_OF_LINE)
-            filled = f", filled {_progress(order)}" if order.filled_quantity else ""
-            words = f"{_what(order)} {ended}{filled}: {why}"
+            why = shortened(reason_of(order), LONGEST_OF_LINE)
+            filled = f", filled {fill_progress(order)}" if order.filled_quantity else ""
+            words = f"{order_summary(order)} {ended}{filled}: {why}"
         case _:
             return None
-    about = (words, _cut(_signal(order), LONGEST_OF_LINE), _cut(_account(order, account_name), LONGEST_OF_LINE))
+    about = (
+        words,
+        shortened(signal_of(order), LONGEST_OF_LINE),
+        shortened(account_label(order, account_name), LONGEST_OF_LINE),
+    )
     return f"{sign} {' · '.join(escape(plain(each), quote=False) for each in about)}"
 
 
@@ -323,13 +329,13 @@ def _failed_exit_text(order: Order, account: tuple[str, str]) -> str:
     remaining = order.remaining_quantity if isinstance(order.request, OrderRequest) else order.quantity
     left = f"{quantity(remaining)} not closed by it"
     to_do = "it is not tried again by itself: send another exit, or close what is left in the broker's own screen"
-    return _about(
+    return about_order(
         order,
         "🚨 Exit Failed",
         ("Ended", ended),
-        ("Filled", _progress(order)),
+        ("Filled", fill_progress(order)),
         ("Remaining", left),
-        ("Reason", _reason(order)),
+        ("Reason", reason_of(order)),
         account,
         ("To do", to_do),
     )
@@ -344,7 +350,7 @@ def _ending(order: Order) -> tuple[str, str]:
     return ("⏱️", "timed out") if is_timeout else ("🚫", "cancelled")
 
 
-def _cut(text: str, most: int) -> str:
+def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
@@ -356,54 +362,54 @@ def digest(lines: Sequence[str], *, waiting: int) -> str:
     return "\n".join((f"{title}{rest}", "", *lines))
 
 
-def _is_overfilled(order: Order) -> bool:
+def is_overfilled(order: Order) -> bool:
     """An order for an amount of money may buy more than expected."""
     return order.cash_quantity is None and order.quantity is not None and order.filled_quantity > order.quantity
 
 
 def _fill_text(before: Order, event: Filled, order: Order, account: tuple[str, str]) -> str:
-    if _is_overfilled(order) and order.quantity is not None:
+    if is_overfilled(order) and order.quantity is not None:
         excess = order.filled_quantity - order.quantity
-        values = (("Filled", _progress(order)), ("Too many", quantity(excess)), account)
-        return _about(order, "🚨 Overfill", *values)
+        values = (("Filled", fill_progress(order)), ("Too many", quantity(excess)), account)
+        return about_order(order, "🚨 Overfill", *values)
     if before.status.is_final:
-        words = _execution(order, event.fill.quantity, event.fill.price)
-        story = (("Late fill", words), ("Filled now", _progress(order)))
+        words = execution_text(order, event.fill.quantity, event.fill.price)
+        story = (("Late fill", words), ("Filled now", fill_progress(order)))
         status = f"{order.status.value} (was {before.status.value})"
-        return _about(order, "🔧 Correction: Late Fill", *story, ("Status", status), account)
+        return about_order(order, "🔧 Correction: Late Fill", *story, ("Status", status), account)
     if order.status is Status.FILLED:
         return _filled_text(order)
-    return _text(
+    return html_message(
         "⚠️ Partial Fill",
-        ("Signal", _signal(order)),
-        ("Order", _what(order)),
-        ("Filled", _progress(order)),
+        ("Signal", signal_of(order)),
+        ("Order", order_summary(order)),
+        ("Filled", fill_progress(order)),
         ("Remaining", quantity(order.remaining_quantity)),
     )
 
 
 def _filled_text(order: Order) -> str:
-    return _text(
+    return html_message(
         "✅ Order Filled",
-        ("Signal", _signal(order)),
+        ("Signal", signal_of(order)),
         ("Strategy", order.request.strategy or UNKNOWN),
-        ("Order", f"{_what(order)} @ {quoted(order.average_price, order)}"),
-        ("Total", _total(order)),
-        *_size(order),
-        ("Commission", _commission(order)),
-        ("Time", _taken(order)),
+        ("Order", f"{order_summary(order)} @ {quoted(order.average_price, order)}"),
+        ("Total", total_value(order)),
+        *contract_line(order),
+        ("Commission", commissions_text(order)),
+        ("Time", time_taken(order)),
     )
 
 
 def _end_text(order: Order, account: tuple[str, str]) -> str:
-    reason = ("Reason", _reason(order))
+    reason = ("Reason", reason_of(order))
     if order.status is Status.REJECTED:
-        return _about(order, "❌ Order Rejected", reason, account)
-    filled = ("Filled", _progress(order))
+        return about_order(order, "❌ Order Rejected", reason, account)
+    filled = ("Filled", fill_progress(order))
     if order.status is Status.EXPIRED:
-        return _about(order, "⌛ Order Expired", filled, reason, account)
+        return about_order(order, "⌛ Order Expired", filled, reason, account)
     timed_out = order.reason is not None and order.reason.code is ReasonCode.TIMEOUT
-    return _about(order, "⏱️ Order Timeout" if timed_out else "🚫 Order Cancelled", filled, reason, account)
+    return about_order(order, "⏱️ Order Timeout" if timed_out else "🚫 Order Cancelled", filled, reason, account)
 
 
 # --- reconciliation ---------------------------------------------------------------------------------------------------
@@ -426,11 +432,11 @@ def difference(finding: Finding) -> str:
     about = plain(finding.signal_id or finding.instrument or finding.client_order_id or finding.subject)
     about += f" in {plain(finding.product)}" if finding.product else ""
     sides = f"ours {plain(finding.ours)}; the broker's {plain(finding.theirs)}"
-    more = known(finding)
+    more = background(finding)
     return f"{_DIFFERENCES[finding.kind]}: {about}: {sides}{'; ' if more else ''}{more}"
 
 
-def known(finding: Finding) -> str:
+def background(finding: Finding) -> str:
     """The background of a difference: what is known besides its two sides."""
     said = [f"before: {plain(finding.before)}"] if finding.before else []
     said += [plain(finding.note)] if finding.note else []
@@ -502,27 +508,27 @@ def reconciled(
 ) -> str:
     """The outcome of a complete comparison, for the log. `positions`: how many agree; None if the broker does not
     report them."""
-    counts = f"{_counted_things(open_orders, 'open order')}, {_counted_things(executions, 'execution')}"
-    agree = f"{counts} agree" if positions is None else f"{counts}, {_counted_things(positions, 'position')} agree"
+    counts = f"{counted_noun(open_orders, 'open order')}, {counted_noun(executions, 'execution')}"
+    agree = f"{counts} agree" if positions is None else f"{counts}, {counted_noun(positions, 'position')} agree"
     differ = ["positions not told"] if positions is None else []
     if discrepancies:
-        differ.append(f"{_counted_things(discrepancies, 'discrepancy')} open, see execctl discrepancies")
+        differ.append(f"{counted_noun(discrepancies, 'discrepancy')} open, see execctl discrepancies")
     if unconfirmed:
-        differ.append(f"{_counted_things(unconfirmed, 'difference')} to be confirmed by the next reading")
+        differ.append(f"{counted_noun(unconfirmed, 'difference')} to be confirmed by the next reading")
     if looked_for:
-        differ.append(f"{_counted_things(looked_for, 'order')} perhaps sent and still looked for")
+        differ.append(f"{counted_noun(looked_for, 'order')} perhaps sent and still looked for")
     foreign = []
     if orders_not_ours:
-        foreign.append(_counted_things(orders_not_ours, "order"))
+        foreign.append(counted_noun(orders_not_ours, "order"))
     if positions_not_ours:
-        foreign.append(_counted_things(positions_not_ours, "position"))
+        foreign.append(counted_noun(positions_not_ours, "position"))
     said = [f"{'Not reconciled' if differ else 'Reconciled'}: {agree}", *differ]
     if foreign:
         said.append(f"not ours and left alone: {' and '.join(foreign)}")
     return "; ".join(said)
 
 
-def _counted_things(count: int, name: str) -> str:
+def counted_noun(count: int, name: str) -> str:
     if count == 1:
         return f"1 {name}"
     return f"{count} {name.removesuffix('y')}ies" if name.endswith("y") else f"{count} {name}s"
@@ -536,7 +542,7 @@ def one_line(text: str) -> str:
 def with_count(text: str, count: int) -> str:
     """An alert that stands for `count` alike, with the count after its title."""
     title, _, rest = text.partition("\n")
-    return text if count == 1 else f"{_counted(title, count)}\n{rest}"
+    return text if count == 1 else f"{counted_title(title, count)}\n{rest}"
 
 
 def discrepancies(texts: Sequence[str], count: int) -> str:
@@ -553,30 +559,32 @@ def discrepancies(texts: Sequence[str], count: int) -> str:
     told = lines[-1] | {"Found": "".join(f"\n- {words}" for words in named), "To do": to_do}
     title = texts[-1].partition("\n")[0]
     body = "\n".join(f"{name}:{value}" if name == "Found" else f"{name}: {value}" for name, value in told.items())
-    return f"{_counted(title, count)}\n\n{body}"
+    return f"{counted_title(title, count)}\n\n{body}"
 
 
 def broker_down(*, account_name: str, broker: str, reason: str, count: int = 1) -> str:
     """`count`: how often the connection was lost since the last notification."""
-    return _text(_counted("🔌 Broker Down", count), ("Account", account_name), ("Broker", broker), ("Reason", reason))
+    return html_message(
+        counted_title("🔌 Broker Down", count), ("Account", account_name), ("Broker", broker), ("Reason", reason)
+    )
 
 
 def broker_up(*, account_name: str, broker: str, down_seconds: Decimal | None = None) -> str:
     after = () if down_seconds is None else (("Down for", duration(down_seconds)),)
-    return _text("✅ Broker Up", ("Account", account_name), ("Broker", broker), *after)
+    return html_message("✅ Broker Up", ("Account", account_name), ("Broker", broker), *after)
 
 
 def session_concern(*, account_name: str, broker: str, concern: str, count: int = 1) -> str:
     """The account is traded, but not as it should be. `count`: how often since the last notification."""
-    return _text(
-        _counted("🔌 Limited Session", count), ("Account", account_name), ("Broker", broker), ("Concern", concern)
+    return html_message(
+        counted_title("🔌 Limited Session", count), ("Account", account_name), ("Broker", broker), ("Concern", concern)
     )
 
 
 def auth_required(*, account_name: str, broker: str, reason: str, count: int = 1) -> str:
     """`count`: how often since the last notification."""
-    return _text(
-        _counted("🔑 Login Required", count),
+    return html_message(
+        counted_title("🔑 Login Required", count),
         ("Account", account_name),
         ("Broker", broker),
         ("Reason", reason),
@@ -585,7 +593,7 @@ def auth_required(*, account_name: str, broker: str, reason: str, count: int = 1
 
 
 def orders_held(*, account_name: str, broker: str, reason: str) -> str:
-    return _text(
+    return html_message(
         "⏸ Orders Held",
         ("Account", account_name),
         ("Broker", broker),
@@ -598,7 +606,7 @@ def cannot_be_read(*, account_name: str, broker: str, what: Sequence[str]) -> st
     """Parts of a broker's answers, or records of the account, that cannot be read and cannot be attributed to an
     order."""
     more = f" (and {len(what) - 1} more)" if len(what) > 1 else ""
-    return _text(
+    return html_message(
         "❓ Cannot Be Read",
         ("Account", account_name),
         ("Broker", broker),
@@ -610,7 +618,7 @@ def cannot_be_read(*, account_name: str, broker: str, what: Sequence[str]) -> st
 
 def delivery_failing(*, signal_id: str, reason: str) -> str:
     """One order cannot be booked, shown or published, for a reason of its own."""
-    return _text(
+    return html_message(
         "📤 Delivery Failing",
         ("Order", signal_id),
         ("Reason", reason),
@@ -621,7 +629,7 @@ def delivery_failing(*, signal_id: str, reason: str) -> str:
 def record_cannot_be_read(*, account_name: str | None, what: Sequence[str]) -> str:
     """Documents of our own that cannot be read."""
     more = f" (and {len(what) - 1} more)" if len(what) > 1 else ""
-    return _text(
+    return html_message(
         "❓ Record Cannot Be Read",
         ("Account", account_name or UNKNOWN),
         ("What", f"{what[0]}{more}" if what else UNKNOWN),
@@ -632,7 +640,7 @@ def record_cannot_be_read(*, account_name: str | None, what: Sequence[str]) -> s
 
 def part_failed(*, part: str, reason: str) -> str:
     """A long-running part of the service failed and is restarted."""
-    return _text(
+    return html_message(
         "🔧 Part Restarted",
         ("Part", part),
         ("Reason", reason),
@@ -642,7 +650,7 @@ def part_failed(*, part: str, reason: str) -> str:
 
 def part_failing_on(*, part: str, account_id: str | None, failures: int, reason: str) -> str:
     """An account's part keeps failing; the service goes on for the other accounts."""
-    return _text(
+    return html_message(
         "🚨 Account Not Worked",
         ("Account", account_id or UNKNOWN),
         ("Part", part),
@@ -657,7 +665,7 @@ def part_failing_on(*, part: str, account_id: str | None, failures: int, reason:
 
 def service_ends(*, part: str, failures: int, reason: str) -> str:
     """A part without which the service cannot run keeps failing."""
-    return _text(
+    return html_message(
         "🛑 Service Ends",
         ("Part", part),
         ("Failed", f"{failures} times in succession"),
@@ -683,13 +691,13 @@ class MentionedOrder:
 def held_for_opening(orders: Sequence[MentionedOrder], *, account_name: str, broker: str, words: str) -> str:
     """The broker holds them until the moments given. `words` is the broker's own text about the latest."""
     untils = sorted({each.moment for each in orders if each.moment is not None})
-    until = " or ".join(map(_clock_time, untils[:NAMED_AT_MOST])) or "the opening"
-    held = f"{_counted_orders(len(orders))} of {account_name} {'is' if len(orders) == 1 else 'are'} held until {until}"
-    return _text(
+    until = " or ".join(map(clock_time, untils[:NAMED_AT_MOST])) or "the opening"
+    held = f"{count_of_orders(len(orders))} of {account_name} {'is' if len(orders) == 1 else 'are'} held until {until}"
+    return html_message(
         "⏸ Held for the Opening",
         ("Account", account_name),
         ("Broker", broker),
-        ("Held", f"{held}: {_named_orders([(each.order, '') for each in orders])}"),
+        ("Held", f"{held}: {list_of_orders([(each.order, '') for each in orders])}"),
         ("Broker's words", words),
         ("To do", "nothing, if they are meant; their time-out runs from the opening on. Else cancel them"),
     )
@@ -697,13 +705,13 @@ def held_for_opening(orders: Sequence[MentionedOrder], *, account_name: str, bro
 
 def exits_waiting(orders: Sequence[MentionedOrder], *, account_name: str, broker: str, reason: str, to_do: str) -> str:
     """They have been unable to leave since the moments given."""
-    named = [(each.order, f" since {_clock_time(each.moment)}" if each.moment else "") for each in orders]
+    named = [(each.order, f" since {clock_time(each.moment)}" if each.moment else "") for each in orders]
     title = "🚨 Exit Cannot Leave" if len(orders) == 1 else f"🚨 {len(orders)} Exits Cannot Leave"
-    return _text(
+    return html_message(
         title,
         ("Account", account_name),
         ("Broker", broker),
-        ("Exits", _named_orders(named)),
+        ("Exits", list_of_orders(named)),
         ("Reason", reason),
         ("To do", to_do),
     )
@@ -711,11 +719,11 @@ def exits_waiting(orders: Sequence[MentionedOrder], *, account_name: str, broker
 
 def orders_isolated(orders: Sequence[MentionedOrder], *, account_name: str) -> str:
     """An unexpected error occurred in the processing of these orders; `words` of each says which."""
-    named = [(each.order, f": {_cut(each.words, LONGEST_OF_CAUSE)}") for each in orders]
-    return _text(
+    named = [(each.order, f": {shortened(each.words, LONGEST_OF_CAUSE)}") for each in orders]
+    return html_message(
         "🚧 Order Set Aside" if len(orders) == 1 else f"🚧 {len(orders)} Orders Set Aside",
         ("Account", account_name),
-        ("Orders" if len(orders) > 1 else "Order", _named_orders(named)),
+        ("Orders" if len(orders) > 1 else "Order", list_of_orders(named)),
         ("Meanwhile", "it is tried again, with longer and longer pauses; the account's other orders go on"),
         ("To do", "see how it stands with execctl order and in the broker's own screen, and tell the maintainers"),
     )
@@ -723,9 +731,11 @@ def orders_isolated(orders: Sequence[MentionedOrder], *, account_name: str) -> s
 
 def not_compared(*, account_name: str, broker: str, why: Mapping[str, str]) -> str:
     """An unexpected error kept these from being compared with the broker; others were. `why`: by signal or position."""
-    named = [f"{_cut(what, LONGEST_OF_LINE)}: {_cut(reason, LONGEST_OF_CAUSE)}" for what, reason in why.items()]
+    named = [
+        f"{shortened(what, LONGEST_OF_LINE)}: {shortened(reason, LONGEST_OF_CAUSE)}" for what, reason in why.items()
+    ]
     more = f"; and {len(named) - NAMED_AT_MOST} more" if len(named) > NAMED_AT_MOST else ""
-    return _text(
+    return html_message(
         "⚠️ Not Compared",
         ("Account", account_name),
         ("Broker", broker),
@@ -737,9 +747,9 @@ def not_compared(*, account_name: str, broker: str, why: Mapping[str, str]) -> s
 
 def message_not_composed(subject: str, signal_ids: Sequence[str]) -> str:
     """Replaces a message about orders that could not be composed: that there was one, and about which orders."""
-    named = ", ".join(_cut(signal_id, LONGEST_OF_LINE) for signal_id in signal_ids[:NAMED_AT_MOST])
+    named = ", ".join(shortened(signal_id, LONGEST_OF_LINE) for signal_id in signal_ids[:NAMED_AT_MOST])
     more = f" and {len(signal_ids) - NAMED_AT_MOST} more" if len(signal_ids) > NAMED_AT_MOST else ""
-    return _text(
+    return html_message(
         "⚠️ Attention",
         ("About", subject.replace("_", " ")),
         ("Orders", f"{named}{more}"),
@@ -749,29 +759,30 @@ def message_not_composed(subject: str, signal_ids: Sequence[str]) -> str:
 
 def cancels_unconfirmed(orders: Sequence[MentionedOrder], *, account_name: str, broker: str, times: int) -> str:
     """Their cancellation was requested `times` times, and the broker has confirmed none."""
-    return _text(
+    return html_message(
         "⚠️ Cancel Not Confirmed",
         ("Account", account_name),
         ("Broker", broker),
-        ("Orders", _named_orders([(each.order, "") for each in orders])),
+        ("Orders", list_of_orders([(each.order, "") for each in orders])),
         ("Reason", f"cancellation asked {times} times and not confirmed by the broker; they may be alive"),
         ("To do", "see them in the broker's own screen; they are asked for again, more and more rarely"),
     )
 
 
-def _named_orders(orders: Sequence[tuple[Order, str]]) -> str:
+def list_of_orders(orders: Sequence[tuple[Order, str]]) -> str:
     named = [
-        f"{_what(order)} ({_cut(_signal(order), LONGEST_OF_LINE)}){more}" for order, more in orders[:NAMED_AT_MOST]
+        f"{order_summary(order)} ({shortened(signal_of(order), LONGEST_OF_LINE)}){more}"
+        for order, more in orders[:NAMED_AT_MOST]
     ]
     rest = len(orders) - NAMED_AT_MOST
     return "; ".join(named) + (f"; and {rest} more" if rest > 0 else "")
 
 
-def _counted_orders(count: int) -> str:
-    return _counted_things(count, "order")
+def count_of_orders(count: int) -> str:
+    return counted_noun(count, "order")
 
 
-def _clock_time(moment: datetime) -> str:
+def clock_time(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
@@ -779,12 +790,14 @@ def take_over(*, account: str, host: str, pid: int, has_died: bool = False) -> s
     """An account is now worked by another process, because its former one was silent or, `has_died`, is proven dead."""
     why = "which died and gave nothing back" if has_died else "which did not renew its lease"
     to_do = "see why it died" if has_died else "see whether that process is dead, frozen or cut off from the store"
-    return _text("🔁 Taken Over", ("Account", account), ("From", f"{host}, process {pid}, {why}"), ("To do", to_do))
+    return html_message(
+        "🔁 Taken Over", ("Account", account), ("From", f"{host}, process {pid}, {why}"), ("To do", to_do)
+    )
 
 
 def messages_handed_back(*, what: str, count: int, seconds: float) -> str:
     """Sent when the store is back. `what` the messages are; `seconds` since the first failure."""
-    return _text(
+    return html_message(
         "↩️ Messages Handed Back",
         ("What", f"{what}, {count} messages at least"),
         (
@@ -798,8 +811,8 @@ def messages_handed_back(*, what: str, count: int, seconds: float) -> str:
 
 def dead_letters(*, count: int, reason: str) -> str:
     """`count` messages since the last notification; `reason` is that of the latest."""
-    return _text(
-        _counted("📭 Dead Letter", count),
+    return html_message(
+        counted_title("📭 Dead Letter", count),
         ("Reason", reason),
         ("To do", "see execctl dead-letters; nothing was placed for it"),
     )
@@ -808,8 +821,8 @@ def dead_letters(*, count: int, reason: str) -> str:
 def conflict(*, count: int, signal_id: str, detail: str) -> str:
     """An order came again with different content, and the second was not placed; `signal_id` and `detail` are those
     of the latest."""
-    return _text(
-        _counted("⚠️ Conflicting Order", count),
+    return html_message(
+        counted_title("⚠️ Conflicting Order", count),
         ("Signal", signal_id),
         ("Reason", detail),
         ("To do", "see execctl dead-letters; the first order stands, the second was not placed"),
@@ -820,13 +833,13 @@ def discrepancy(*, count: int, account_name: str, broker: str, detail: str, to_d
     """The broker's books and ours differ."""
     where = (("Account", account_name), ("Broker", broker))
     then = (("To do", to_do),) if to_do else ()
-    return _text(_counted("⚠️ Discrepancy", count), *where, ("Found", detail), *then)
+    return html_message(counted_title("⚠️ Discrepancy", count), *where, ("Found", detail), *then)
 
 
 def account_not_configured(account_id: str, signal_ids: Sequence[str]) -> str:
     """Unfinished orders of an account that is no longer configured: nobody watches them."""
     named = ", ".join(signal_ids[:5]) + (f" and {len(signal_ids) - 5} more" if len(signal_ids) > 5 else "")
-    return _text(
+    return html_message(
         "⚠️ Account Not Configured",
         ("Account", account_id),
         ("Unfinished", named),
@@ -840,13 +853,13 @@ def account_not_configured(account_id: str, signal_ids: Sequence[str]) -> str:
 def fills_missing(order: Order, *, broker_filled: Decimal, seconds: Decimal, account_name: str | None) -> str:
     """For `seconds` the broker has counted another quantity as filled than the executions that it shows."""
     counts = f"{quantity(broker_filled)} by the broker's count, {quantity(order.filled_quantity)} shown as executions"
-    account = ("Account", _account(order, account_name))
-    return _about(order, "⚠️ Fills Missing", ("Filled", counts), ("For", duration(seconds)), account)
+    account = ("Account", account_label(order, account_name))
+    return about_order(order, "⚠️ Fills Missing", ("Filled", counts), ("For", duration(seconds)), account)
 
 
 def publish_failing(*, waiting: int, attempts: int, reason: str) -> str:
     """`waiting`: confirmations that are not delivered yet."""
-    return _text(
+    return html_message(
         "📡 Confirmations Not Published",
         ("Waiting", str(waiting)),
         ("Attempts", str(attempts)),
@@ -860,30 +873,32 @@ def late_exit_note(age_seconds: Decimal) -> str:
     return f"late exit executed: first published {duration(age_seconds)} ago; it reduces a position that is held"
 
 
-def _about(order: Order, title: str, *lines: tuple[str, str]) -> str:
+def about_order(order: Order, title: str, *lines: tuple[str, str]) -> str:
     strategy = order.request.strategy or UNKNOWN
-    return _text(title, ("Signal", _signal(order)), ("Strategy", strategy), ("Order", _what(order)), *lines)
+    return html_message(
+        title, ("Signal", signal_of(order)), ("Strategy", strategy), ("Order", order_summary(order)), *lines
+    )
 
 
-def _text(title: str, *lines: tuple[str, str]) -> str:
+def html_message(title: str, *lines: tuple[str, str]) -> str:
     body = "\n".join(f"{name}: {escape(plain(value), quote=False)}" for name, value in lines)
     return f"{title}\n\n{body}"
 
 
-def _counted(title: str, count: int) -> str:
+def counted_title(title: str, count: int) -> str:
     return title if count == 1 else f"{title} (×{count})"
 
 
-def _signal(order: Order) -> str:
+def signal_of(order: Order) -> str:
     legs = order.request.total_legs
     return order.signal_id if legs == 1 else f"{order.signal_id} (leg {order.identity.leg_index + 1} of {legs})"
 
 
-def _account(order: Order, account_name: str | None) -> str:
+def account_label(order: Order, account_name: str | None) -> str:
     return account_name or order.request.account_id or UNKNOWN
 
 
-def _execution(order: Order, amount: Decimal, at: Decimal) -> str:
+def execution_text(order: Order, amount: Decimal, at: Decimal) -> str:
     return f"{quantity(amount)} @ {quoted(at, order)}"
 
 
@@ -894,22 +909,22 @@ def log_line(order_before: Order, event: Event, order: Order) -> tuple[str, str]
     """The log's sentence and action for an event, `order` being the state after it. None: the event had no effect."""
     match event:
         case SubmitStarted():
-            return f"Placing order: {_what(order)} {_type(order)}", "order_placing"
+            return f"Placing order: {order_summary(order)} {_type(order)}", "order_placing"
         case NothingSent():
             return f"Order not sent: {plain(event.message)}", "order_not_sent"
         case Accepted():
             return f"Order submitted: {plain(event.broker_order_id)}", "order_submitted"
         case Adopted():
-            words = f"{event.occasion}, {_what(order_before)}, by {plain(event.by)}: {plain(event.message)}"
+            words = f"{event.occasion}, {order_summary(order_before)}, by {plain(event.by)}: {plain(event.message)}"
             return f"Position adopted: {words}", "position_adopted"
         case AdoptionUndone():
             return f"Adoption undone by {plain(event.by)}: {plain(event.message)}", "adoption_undone"
         case Filled() if order.adoption is not None:
-            return f"Booked: {_execution(order, event.fill.quantity, event.fill.price)}", "adoption_booked"
+            return f"Booked: {execution_text(order, event.fill.quantity, event.fill.price)}", "adoption_booked"
         case Filled():
             return _fill_line(order_before, event, order)
         case Busted():
-            return (f"Execution annulled: {plain(event.fill_id)}; {_progress(order)} stand", "fill_busted")
+            return (f"Execution annulled: {plain(event.fill_id)}; {fill_progress(order)} stand", "fill_busted")
         case CommissionReported():
             amount = money(event.commission, event.currency or currency_of(order))
             return f"Commission reported: {amount} for execution {plain(event.fill_id)}", "commission_reported"
@@ -931,7 +946,7 @@ def log_line(order_before: Order, event: Event, order: Order) -> tuple[str, str]
         case Fitted():
             return f"Order fitted: {plain(event.message)}", "order_fitted"
         case Held():
-            until = "" if event.until is None else f" until {_clock_time(event.until)}"
+            until = "" if event.until is None else f" until {clock_time(event.until)}"
             return f"Order held for the opening{until}: {plain(event.message)}", "order_held"
         case Released():
             return f"Order released to the market: {plain(event.message)}", "order_released"
@@ -971,14 +986,14 @@ def wants_a_person(event: Event) -> bool:
 def _fill_line(before: Order, event: Filled, order: Order) -> tuple[str, str] | None:
     if len(order.fills) == len(before.fills):
         return None
-    if _is_overfilled(order):
-        return f"Order overfilled: {_progress(order)}", "order_overfilled"
+    if is_overfilled(order):
+        return f"Order overfilled: {fill_progress(order)}", "order_overfilled"
     if before.status.is_final:
-        execution = _execution(order, event.fill.quantity, event.fill.price)
-        return f"Late fill: {execution}; {_progress(order)}, now {order.status.value}", "late_fill"
+        execution = execution_text(order, event.fill.quantity, event.fill.price)
+        return f"Late fill: {execution}; {fill_progress(order)}, now {order.status.value}", "late_fill"
     if order.status is Status.FILLED:
         return f"Order filled: {_execution_of_all(order)}", "order_filled"
-    return f"Order partially filled: {_progress(order)}", "order_partially_filled"
+    return f"Order partially filled: {fill_progress(order)}", "order_partially_filled"
 
 
 def _end_line(before: Order, event: Event, order: Order) -> tuple[str, str] | None:
@@ -991,11 +1006,11 @@ def _end_line(before: Order, event: Event, order: Order) -> tuple[str, str] | No
             words = f"{plain(event.reason.message)} (by {plain(event.requested_by)})"
             return f"Cancelling order: {words}", "cancel_requested"
         case Rejected() if order.status is Status.REJECTED:
-            return f"Order rejected: {_reason(order)}", "order_rejected"
+            return f"Order rejected: {reason_of(order)}", "order_rejected"
         case Rejected() | Cancelled():
-            return f"Order cancelled: {_reason(order)}; filled {_progress(order)}", "order_cancelled"
+            return f"Order cancelled: {reason_of(order)}; filled {fill_progress(order)}", "order_cancelled"
         case Expired():
-            return f"Order expired: {_reason(order)}; filled {_progress(order)}", "order_expired"
+            return f"Order expired: {reason_of(order)}; filled {fill_progress(order)}", "order_expired"
         case Doubted():
             return f"Order in doubt: {plain(event.message)}", "order_in_doubt"
         case DeclaredNotPlaced():
