@@ -41,6 +41,7 @@ from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.core.reconcile import Discrepancy, DiscrepancyKind
 from execution_service.core.texts import (
+    background,
     contract_summary,
     currency_of,
     difference,
