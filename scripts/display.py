@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from execution_service.core.texts import plain, quantity
+from execution_service.core.texts.values import plain, quantity
 
 WIDE = 100_000
 """Columns where there is no terminal, so that nothing is cut or broken in a pipe."""

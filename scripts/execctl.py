@@ -40,17 +40,9 @@ from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry
 from execution_service.core.reconcile import Discrepancy, DiscrepancyKind
-from execution_service.core.texts import (
-    background,
-    contract_summary,
-    currency_of,
-    difference,
-    log_line,
-    money,
-    plain,
-    quantity,
-    quoted,
-)
+from execution_service.core.texts.discrepancies import background, difference
+from execution_service.core.texts.log import log_line
+from execution_service.core.texts.values import contract_summary, currency_of, money, plain, quantity, quoted
 from execution_service.core.views.record import plan_to_document, positions_from_documents
 from execution_service.core.views.shared import confirmation_id
 from execution_service.delivery.rebuild import Rebuild

@@ -37,7 +37,8 @@ from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest
 from execution_service.core.orders.status import FINAL, Status
 from execution_service.core.positions.ledger import key_of
-from execution_service.core.texts import log_line, plain, quantity, quoted
+from execution_service.core.texts.log import log_line
+from execution_service.core.texts.values import plain, quantity, quoted
 from execution_service.core.views.shared import confirmation_id
 from execution_service.storage.ports.errors import StoreUnavailable
 from execution_service.storage.reader import StoreReader

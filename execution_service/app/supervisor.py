@@ -12,7 +12,8 @@ from enum import StrEnum
 import structlog
 
 from execution_service.app.log_lines import safe
-from execution_service.core import backoff, texts
+from execution_service.core import backoff
+from execution_service.core.texts.service import part_failed, part_failing_on, service_ends
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.supervision import Part
 
@@ -190,9 +191,9 @@ class Supervisor:
             exc_info=failure,
         )
         if kept.failures == 1:
-            self._tell(f"part_failed:{name}", texts.part_failed(part=name, reason=kept.last_failure))
+            self._tell(f"part_failed:{name}", part_failed(part=name, reason=kept.last_failure))
         elif kept.failures == FAILURES_AT_MOST:
-            words = texts.part_failing_on(
+            words = part_failing_on(
                 part=name, account_id=kept.part.account_id, failures=kept.failures, reason=kept.last_failure
             )
             self._tell(f"part_failing_on:{name}", words)
@@ -204,7 +205,7 @@ class Supervisor:
         log.critical(f"{words}; the service ends", action="part_given_up", part=name, exc_info=failure)
         self._tell(
             f"part_given_up:{name}",
-            texts.service_ends(part=name, failures=kept.failures, reason=kept.last_failure),
+            service_ends(part=name, failures=kept.failures, reason=kept.last_failure),
         )
         self._reason = self._reason or words
         self._has_given_up.set()

@@ -29,7 +29,7 @@ from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, key_of, with_unbooked
 from execution_service.core.reconcile import Discrepancy
-from execution_service.core.texts import log_line
+from execution_service.core.texts.log import log_line
 from execution_service.core.views.record import plan_from_document
 from execution_service.ownership.ownership import Ownership
 from execution_service.recording.live_orders import LiveOrders

@@ -8,11 +8,12 @@ from decimal import Decimal
 
 import structlog
 
-from execution_service.core import texts
 from execution_service.core.messages.confirmation import attributes, confirmation_json
 from execution_service.core.orders.effects import AppliedEvent, applied_events
 from execution_service.core.orders.order import Order
 from execution_service.core.positions.ledger import Line
+from execution_service.core.texts.log import CONFIRMATION_PUBLISHED
+from execution_service.core.texts.service import publish_failing
 from execution_service.delivery.account_names import NamesOfAccounts
 from execution_service.delivery.cursor import Progress
 from execution_service.delivery.stream import NotDelivered, Owed
@@ -75,14 +76,14 @@ class Confirmations:
         except PublishFailed as exc:
             raise NotDelivered(str(exc)) from exc
         log.info(
-            texts.CONFIRMATION_PUBLISHED,
+            CONFIRMATION_PUBLISHED,
             action="confirmation_published",
             signal_id=body.signal_id,
             status=body.status,
         )
 
     def outage_words(self, waiting: int, attempts: int, reason: str) -> tuple[str, str]:
-        return "publish_failing", texts.publish_failing(waiting=waiting, attempts=attempts, reason=reason)
+        return "publish_failing", publish_failing(waiting=waiting, attempts=attempts, reason=reason)
 
 
 def _realized_until(lines: Mapping[int, Line], applied_event: AppliedEvent) -> Decimal | None:

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import structlog
 
-from execution_service.core import texts
 from execution_service.core.positions.ledger import LedgerKey, Line
+from execution_service.core.texts.service import delivery_failing
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
@@ -154,7 +154,7 @@ class Failures:
         )
         if progress.order_id not in self._told:
             self._told.add(progress.order_id)
-            words = texts.delivery_failing(signal_id=progress.signal_id, reason=str(exc) or type(exc).__name__)
+            words = delivery_failing(signal_id=progress.signal_id, reason=str(exc) or type(exc).__name__)
             await self._alerts.raise_alert("delivery_failing", words)
 
     def are_over(self, order_id: str) -> None:

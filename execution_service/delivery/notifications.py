@@ -10,10 +10,10 @@ from datetime import datetime
 
 import structlog
 
-from execution_service.core import texts
 from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Status
+from execution_service.core.texts.orders import digest, order_alert, outcome_line
 from execution_service.delivery.account_names import NamesOfAccounts
 from execution_service.delivery.channel import TEXT_LIFETIME, Channel
 from execution_service.delivery.cursor import SLOW_PACE_SECONDS, Cursors, Failures, Progress
@@ -171,12 +171,10 @@ class Notifications:
         account_names = self._parties.account_names_of(order.request.account_id)
         for applied_event in applied_events(order, after):
             before, event, now = applied_event.before, applied_event.event, applied_event.after
-            text = texts.order_alert(
-                before, event, now, account_name=account_names.account_name, broker=account_names.broker
-            )
+            text = order_alert(before, event, now, account_name=account_names.account_name, broker=account_names.broker)
             if text is None:
                 continue
-            line = texts.outcome_line(before, event, now, account_name=account_names.account_name)
+            line = outcome_line(before, event, now, account_name=account_names.account_name)
             if line is None:
                 alone.append((event.at, text))
             else:
@@ -219,7 +217,7 @@ class Notifications:
                 break
             lines.append(line)
             shared += [(notification, outcome) for outcome in notification.outcomes]
-        return _Message(texts.digest(lines, waiting=len(waiting) - len(lines)), outcomes=shared)
+        return _Message(digest(lines, waiting=len(waiting) - len(lines)), outcomes=shared)
 
     def _sent(self, message: _Message) -> None:
         concerned: dict[str, _Notification] = {}

@@ -14,7 +14,7 @@ from execution_service.core.orders.order import Order, apply
 from execution_service.core.orders.repetition import CANCELS, FINDS, RequestHistory
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import Reason, ReasonCode
-from execution_service.core.texts import log_line, wants_a_person
+from execution_service.core.texts.log import log_line, wants_a_person
 from execution_service.core.views.record import as_stored
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.orders import OrderStore, Stored, Told, VersionConflict

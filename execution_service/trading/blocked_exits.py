@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
-from execution_service.core import texts
 from execution_service.core.orders.events import Noted
 from execution_service.core.orders.report_events import was_noted
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
-from execution_service.core.texts import MentionedOrder
+from execution_service.core.texts.messages import MentionedOrder
+from execution_service.core.texts.orders import exits_waiting
 from execution_service.recording.live_orders import LiveOrder
 from execution_service.runtime.clock import Clock
 from execution_service.trading.connection import Connection
@@ -78,7 +78,7 @@ class BlockedExits:
             return None  # people were told by an earlier life of the service
         since = self._clock.now() - timedelta(seconds=now - live.known_from)
         words = partial(
-            texts.exits_waiting,
+            exits_waiting,
             account_name=self._connection.account_name,
             broker=self._connection.broker_name,
             reason=cause.words,

@@ -9,8 +9,7 @@ from typing import TypeAlias
 
 import structlog
 
-from execution_service.core import texts
-from execution_service.core.texts import MentionedOrder
+from execution_service.core.texts.messages import MentionedOrder, message_not_composed
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
 from execution_service.runtime.wake_up import WakeUp
@@ -111,5 +110,5 @@ def _text(subject: str, words: Words, about: Sequence[MentionedOrder]) -> str:
         else:
             tellable.append(each)
     parts = [words(tellable)] if tellable else []
-    parts.append(texts.message_not_composed(subject, [each.order.signal_id for each in others]))
+    parts.append(message_not_composed(subject, [each.order.signal_id for each in others]))
     return "\n\n".join(parts)

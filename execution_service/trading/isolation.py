@@ -7,8 +7,9 @@ from functools import partial
 
 import structlog
 
-from execution_service.core import backoff, texts
-from execution_service.core.texts import MentionedOrder
+from execution_service.core import backoff
+from execution_service.core.texts.messages import MentionedOrder
+from execution_service.core.texts.orders import orders_isolated
 from execution_service.recording.live_orders import LiveOrder
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.errors import StoreUnavailable
@@ -63,7 +64,7 @@ class Isolation:
         if live.is_isolation_told:
             return
         live.is_isolation_told = True
-        words = partial(texts.orders_isolated, account_name=self._connection.account_name)
+        words = partial(orders_isolated, account_name=self._connection.account_name)
         self._grouped_alerts.mention("order_isolated", MentionedOrder(live.order, None, reason), words)
 
 

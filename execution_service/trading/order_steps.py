@@ -9,12 +9,12 @@ from typing import Any
 
 from brokers.base import OrderRef
 from brokers.errors import BrokerError, BrokerUnavailable, HeldBack, NotAnswered, OrderRefused
-from execution_service.core import texts
 from execution_service.core.orders.events import CancelRefused, Doubted, Event, Noted
 from execution_service.core.orders.next_step import Elapsed, StepKind, next_step
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.status import Status
-from execution_service.core.texts import MentionedOrder
+from execution_service.core.texts.messages import MentionedOrder
+from execution_service.core.texts.orders import cancels_unconfirmed
 from execution_service.ownership.ownership import Ownership
 from execution_service.recording.live_orders import PERHAPS_SENT, LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
@@ -221,7 +221,7 @@ class OrderSteps:
 
     def _told_of_cancels(self, live: LiveOrder) -> Noted:
         words = partial(
-            texts.cancels_unconfirmed,
+            cancels_unconfirmed,
             account_name=self._connection.account_name,
             broker=self._connection.broker_name,
             times=CANCEL_ALERT_AFTER,

@@ -14,7 +14,6 @@ import structlog
 
 from brokers.base import UNNAMED_POSITION, BrokerPosition, Instrument, Report, ReportStatus
 from brokers.errors import BrokerError
-from execution_service.core import texts
 from execution_service.core.adoption.successors import explained, quantities_of, unexplained_changes
 from execution_service.core.orders.events import Doubted
 from execution_service.core.orders.last_reported import LastReported, name_of
@@ -45,6 +44,16 @@ from execution_service.core.reconcile import (
     resting_exits,
     unknown_order,
 )
+from execution_service.core.texts.discrepancies import (
+    difference,
+    discrepancy_opened,
+    next_step,
+    not_compared,
+    reconciled,
+)
+from execution_service.core.texts.messages import message_not_composed
+from execution_service.core.texts.service import cannot_be_read
+from execution_service.core.texts.values import plain, quantity
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
@@ -257,9 +266,7 @@ class Reconciliation:
     async def _tell_incomparable(self) -> None:
         untold, self._untold = self._untold, {}
         if untold:
-            words = texts.not_compared(
-                account_name=self._account.account_name, broker=self._account.broker_name, why=untold
-            )
+            words = not_compared(account_name=self._account.account_name, broker=self._account.broker_name, why=untold)
             await self._alerts.raise_alert(f"not_compared:{self._account.account_id}", words)
 
     def _heed_record(self, live: LiveOrder) -> None:
@@ -630,13 +637,13 @@ class Reconciliation:
         names = {
             "a row that does not say what is held"
             if position.is_unnamed
-            else f"the position in {texts.plain(position.instrument.key)}"
+            else f"the position in {plain(position.instrument.key)}"
             for position in theirs
             if position.is_unclear
         }
         fresh = sorted(names - self._unclear)
         if fresh:
-            words = texts.cannot_be_read(
+            words = cannot_be_read(
                 account_name=self._account.account_name, broker=self._account.broker_name, what=fresh
             )
             await self._alerts.raise_alert(f"positions_cannot_be_read:{self._account.account_id}", words)
@@ -685,7 +692,7 @@ class Reconciliation:
                 opened_at=now,
                 updated_at=now,
                 owner=owner_of(finding.kind),
-                next_step=self._worded(finding, texts.next_step),
+                next_step=self._worded(finding, next_step),
                 is_alerted=finding.is_alerted,
             )
             if await self._store.insert_discrepancy(row):
@@ -726,15 +733,13 @@ class Reconciliation:
 
     def _opened_words(self, row: Discrepancy) -> str:
         try:
-            return texts.discrepancy_opened(
-                row, account_name=self._account.account_name, broker=self._account.broker_name
-            )
+            return discrepancy_opened(row, account_name=self._account.account_name, broker=self._account.broker_name)
         except Exception as exc:
             log.exception(f"No words for a discrepancy: {exc}", action="no_words", account_id=row.account_id)
-            return texts.message_not_composed("discrepancy", [row.finding.signal_id or row.finding.subject])
+            return message_not_composed("discrepancy", [row.finding.signal_id or row.finding.subject])
 
     def _difference(self, finding: Finding) -> str:
-        return self._worded(finding, texts.difference)
+        return self._worded(finding, difference)
 
     def _worded(self, finding: Finding, words: Callable[[Finding], str]) -> str:
         """Where there are no words for one, it is named, and the others have theirs."""
@@ -756,7 +761,7 @@ class Reconciliation:
             return ReconciliationOutcome(is_compared=False, words="Only changes were asked for")
         foreign_positions = () if positions is None else positions.not_ours
         looked_for = sum(map(_is_looked_for, self._in_hand()))
-        line = texts.reconciled(
+        line = reconciled(
             open_orders=orders.open_orders,
             executions=orders.executions,
             positions=None if positions is None else positions.agreeing,
@@ -789,8 +794,8 @@ def _is_looked_for(live: LiveOrder) -> bool:
 def _named_not_ours(orders: Sequence[Report], positions: Sequence[BrokerPosition]) -> tuple[str, ...]:
     """Working orders and positions, the first few of each by name; the ended orders of others are only counted."""
     working = [r for r in orders if r.status is ReportStatus.WORKING]
-    named = [f"order {texts.plain(r.broker_order_id)}, working" for r in working[:NAMED_AT_MOST]]
-    named += [f"{texts.quantity(p.quantity)} {texts.plain(p.instrument.key)}" for p in positions[:NAMED_AT_MOST]]
+    named = [f"order {plain(r.broker_order_id)}, working" for r in working[:NAMED_AT_MOST]]
+    named += [f"{quantity(p.quantity)} {plain(p.instrument.key)}" for p in positions[:NAMED_AT_MOST]]
     more = max(0, len(working) - NAMED_AT_MOST) + max(0, len(positions) - NAMED_AT_MOST)
     return (*named, *((f"and {more} more",) if more else ()))
 

@@ -11,7 +11,6 @@ import structlog
 
 from brokers.base import Report, Unreadable
 from brokers.errors import AnswerUnclear, BrokerError, BrokerUnavailable, NotAnswered
-from execution_service.core import texts
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.orders.events import Event, Held, Noted
 from execution_service.core.orders.last_reported import LastReported, name_of
@@ -27,7 +26,9 @@ from execution_service.core.orders.report_events import (
 )
 from execution_service.core.orders.sanitize import sanitized
 from execution_service.core.orders.status import Status
-from execution_service.core.texts import MentionedOrder
+from execution_service.core.texts.messages import MentionedOrder
+from execution_service.core.texts.orders import held_for_opening
+from execution_service.core.texts.service import cannot_be_read
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.alerts import RaisesAlerts
 from execution_service.runtime.clock import Clock
@@ -251,7 +252,7 @@ class ReportPoller:
             if live is None or not await self._is_noted(live, each.words):
                 told.append(f"{each.client_order_id}: {each.words}" if each.client_order_id else each.words)
         if told:
-            words = texts.cannot_be_read(
+            words = cannot_be_read(
                 account_name=self._connection.account_name, broker=self._connection.broker_name, what=told
             )
             try:
@@ -470,7 +471,7 @@ class ReportPoller:
 
     def _tell_of_hold(self, order: Order) -> None:
         words = partial(
-            texts.held_for_opening,
+            held_for_opening,
             account_name=self._connection.account_name,
             broker=self._connection.broker_name,
             words="" if order.hold is None else order.hold.message,

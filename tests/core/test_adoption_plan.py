@@ -31,7 +31,8 @@ from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line, fold, key_of
 from execution_service.core.reconcile import Discrepancy, DiscrepancyKind, DiscrepancyState, Finding, Owner
-from execution_service.core.texts import log_line, order_alert, outcome_line
+from execution_service.core.texts.log import log_line
+from execution_service.core.texts.orders import order_alert, outcome_line
 from execution_service.core.views.record import (
     order_from_document,
     order_to_document,

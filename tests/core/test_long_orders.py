@@ -16,7 +16,8 @@ from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.events import Event, Filled
 from execution_service.core.orders.order import Order, apply, apply_all, bare
 from execution_service.core.orders.report_events import fills_are_missing, new_events
-from execution_service.core.texts import log_line, order_alert
+from execution_service.core.texts.log import log_line
+from execution_service.core.texts.orders import order_alert
 from execution_service.core.views.record import event_to_document, state_of
 from tests.builders import (
     NOW,

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from brokers.base import ReportStatus, Tif
-from execution_service.core import texts
 from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.events import CancelRequested, Event, Held, Released
 from execution_service.core.orders.next_step import Limits, Step, StepKind, next_step
@@ -15,7 +14,9 @@ from execution_service.core.orders.order import Hold, Order, apply, apply_all
 from execution_service.core.orders.report_events import new_events
 from execution_service.core.orders.status import Status
 from execution_service.core.reconcile import HELD_UNLISTED_AT_MOST, may_be_unlisted
-from execution_service.core.texts import MentionedOrder
+from execution_service.core.texts.log import log_line
+from execution_service.core.texts.messages import MentionedOrder
+from execution_service.core.texts.orders import cancels_unconfirmed, exits_waiting, held_for_opening, order_alert
 from execution_service.core.views.record import order_from_document, order_to_document
 from tests.builders import (
     NOW,
@@ -203,29 +204,29 @@ def test_only_a_hold_without_a_told_end_explains_an_absence_and_not_for_ever() -
 
 
 def test_the_log_has_a_line_for_each() -> None:
-    assert texts.log_line(WORKING, held(at(60)), HELD) == (
+    assert log_line(WORKING, held(at(60)), HELD) == (
         "Order held for the opening until 2025-03-03 15:01:00 UTC: not at the exchange before the opening",
         "order_held",
     )
-    line = texts.log_line(HELD, released(), WORKING)
+    line = log_line(HELD, released(), WORKING)
     assert line == ("Order released to the market: Submitted", "order_released")
-    assert texts.order_alert(WORKING, held(), HELD, account_name="A", broker="B") is None, "told together"
+    assert order_alert(WORKING, held(), HELD, account_name="A", broker="B") is None, "told together"
 
 
 def test_one_message_tells_of_many_held_orders() -> None:
-    text = texts.held_for_opening(
+    text = held_for_opening(
         [MentionedOrder(HELD, at(60))] * 30, account_name="Evening", broker="IBKR", words="not before nine"
     )
     assert "Held: 30 orders of Evening are held until 2025-03-03 15:01:00 UTC: BUY 100 AAPL (signal-1); " in text
     assert "; and 25 more" in text
     assert "Broker's words: not before nine" in text
-    one = texts.held_for_opening([MentionedOrder(HELD, None)], account_name="Evening", broker="IBKR", words="")
+    one = held_for_opening([MentionedOrder(HELD, None)], account_name="Evening", broker="IBKR", words="")
     assert "1 order of Evening is held until the opening: " in one
 
 
 def test_one_message_tells_of_exits_and_of_cancels() -> None:
     about = order()
-    several = texts.exits_waiting(
+    several = exits_waiting(
         [MentionedOrder(about, NOW), MentionedOrder(about, None)],
         account_name="A",
         broker="B",
@@ -234,9 +235,7 @@ def test_one_message_tells_of_exits_and_of_cancels() -> None:
     )
     assert several.startswith("🚨 2 Exits Cannot Leave")
     assert "BUY 100 AAPL (signal-1) since 2025-03-03 15:00:00 UTC; BUY 100 AAPL (signal-1)\n" in several
-    one = texts.exits_waiting(
-        [MentionedOrder(about, NOW)], account_name="A", broker="B", reason="no calls", to_do="wait"
-    )
+    one = exits_waiting([MentionedOrder(about, NOW)], account_name="A", broker="B", reason="no calls", to_do="wait")
     assert one.startswith("🚨 Exit Cannot Leave")
-    cancels = texts.cancels_unconfirmed([MentionedOrder(about, None)], account_name="A", broker="B", times=3)
+    cancels = cancels_unconfirmed([MentionedOrder(about, None)], account_name="A", broker="B", times=3)
     assert "asked 3 times" in cancels

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brokers.base import AssetClass, BrokerPosition, Instrument, OptionRight, ReportStatus, Side
-from execution_service.core import texts
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.orders.events import Fitted
 from execution_service.core.orders.order import Order, apply_all
@@ -41,6 +40,7 @@ from execution_service.core.reconcile import (
     resting_exits,
     unknown_order,
 )
+from execution_service.core.texts.discrepancies import difference, discrepancy_opened, next_step, reconciled
 from execution_service.core.views.record import discrepancy_from_document, discrepancy_to_document
 from tests.builders import (
     NOW,
@@ -561,7 +561,7 @@ def row(finding: Finding = DIFFERS, **changes: Any) -> Discrepancy:
         opened_at=NOW,
         updated_at=NOW,
         owner=owner_of(finding.kind),
-        next_step=texts.next_step(finding),
+        next_step=next_step(finding),
     )
     return replace(usual, **changes)
 
@@ -583,13 +583,13 @@ def test_rows_of_one_account_about_one_thing_have_one_place_and_ids_of_their_own
 def test_every_kind_has_words_a_next_step_and_an_owner() -> None:
     for kind in DiscrepancyKind:
         about = replace(DIFFERS, kind=kind, order_id="ord_1", client_order_id="xabc", signal_id="sig")
-        assert "sig" in texts.difference(about)
-        assert texts.next_step(about)
+        assert "sig" in difference(about)
+        assert next_step(about)
         assert owner_of(kind) in Owner
 
 
 def test_alert_says_both_sides_and_what_to_do() -> None:
-    text = texts.discrepancy_opened(row(), account_name="Main", broker="MOCK")
+    text = discrepancy_opened(row(), account_name="Main", broker="MOCK")
     assert text.startswith(
         "⚠️ Discrepancy\n\nAccount: Main\nBroker: MOCK\nFound: Position differs: AAPL|STOCK: ours 100"
     )
@@ -605,14 +605,14 @@ def test_outcome_line_says_reconciled_only_when_nothing_differs() -> None:
         "orders_not_ours": 0,
         "positions_not_ours": 0,
     }
-    assert texts.reconciled(**counts, **none) == "Reconciled: 2 open orders, 5 executions, 3 positions agree"
-    untold = texts.reconciled(**counts | {"positions": None}, **none)
+    assert reconciled(**counts, **none) == "Reconciled: 2 open orders, 5 executions, 3 positions agree"
+    untold = reconciled(**counts | {"positions": None}, **none)
     assert untold == "Not reconciled: 2 open orders, 5 executions agree; positions not told"
-    foreign = texts.reconciled(**counts, **none | {"orders_not_ours": 1, "positions_not_ours": 2})
+    foreign = reconciled(**counts, **none | {"orders_not_ours": 1, "positions_not_ours": 2})
     assert foreign.startswith("Reconciled: ")
     assert foreign.endswith("not ours and left alone: 1 order and 2 positions")
     for wrong in ("discrepancies", "unconfirmed", "looked_for"):
-        assert texts.reconciled(**counts, **none | {wrong: 1}).startswith("Not reconciled: ")
+        assert reconciled(**counts, **none | {wrong: 1}).startswith("Not reconciled: ")
 
 
 # --- products, and exits that rest ----------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from decimal import Decimal
 
 from brokers.base import ReportStatus
 from brokers.paper.model import PaperFill, PaperOrder
-from execution_service.core import texts
 from execution_service.core.messages.confirmation import attributes
 from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.events import Busted, Filled
@@ -17,6 +16,7 @@ from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import key_of
 from execution_service.core.reconcile import is_our_tag
+from execution_service.core.texts.orders import order_alert, outcome_line
 from execution_service.core.views.record import ledger_from_document
 from tests.fakes import World
 
@@ -203,8 +203,8 @@ def _audit_people(world: World, order: Order) -> None:
     is_told = False
     for applied_event in reversed(tuple(applied_events(order))):
         before, event, after = applied_event.before, applied_event.event, applied_event.after
-        text = texts.order_alert(before, event, after, account_name=name, broker="MOCK")
-        line = texts.outcome_line(before, event, after, account_name=name)
+        text = order_alert(before, event, after, account_name=name, broker="MOCK")
+        line = outcome_line(before, event, after, account_name=name)
         # A line among others' tells what the earlier ones would have told, too.
         is_told = is_told or line in together
         is_covered = text is None or text in world.notifier.texts or (line is not None and is_told)

@@ -95,7 +95,7 @@ ENTRIES = {
 }
 WORDS = {
     "the line of the log": "recording.live_orders.log_line",
-    "the message to people": "core.texts.order_alert",
+    "the message to people": "delivery.notifications.order_alert",
 }
 
 
@@ -264,7 +264,7 @@ async def test_an_alert_about_several_orders_is_sent_though_there_are_no_words_f
 ) -> None:
     stumbles.over("trading.order_steps.next_step", "odd-1")
     stumbles.over("trading.order_steps.next_step", "odd-2")
-    stumbles.over("core.texts.order_summary", "odd-2")
+    stumbles.over("core.texts.orders.order_summary", "odd-2")
     async with world_of(tmp_path) as world:
         world.send("odd-1")
         world.send("odd-2", symbol="MSFT")

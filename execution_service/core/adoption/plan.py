@@ -35,7 +35,7 @@ from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line, fold, key_of
 from execution_service.core.positions.position import ORDER_IDS_KEPT, Position, apply_fill
 from execution_service.core.reconcile import DiscrepancyState, Holding, compare_positions, may_be_the_same
-from execution_service.core.texts import plain, quantity
+from execution_service.core.texts.values import plain, quantity
 
 AT_WORK = frozenset({Status.SUBMITTING, Status.SUBMITTED, Status.PARTIALLY_FILLED, Status.IN_DOUBT})
 """In these statuses the broker may still report something about the order."""
