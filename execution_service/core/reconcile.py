@@ -39,7 +39,7 @@ LASTING_SECONDS = 30.0
 """How long a difference must last, besides, if the broker's lists may merely be late."""
 
 _OUR_TAG = re.compile(r"x[a-z2-7]{18}")
-_SHARES = frozenset({AssetClass.STOCK, AssetClass.ETF, AssetClass.FUND})
+SHARES = frozenset({AssetClass.STOCK, AssetClass.ETF, AssetClass.FUND})
 _WORKING = frozenset({Status.SUBMITTED, Status.PARTIALLY_FILLED})
 
 
@@ -133,9 +133,9 @@ class Finding:
 
     def is_about(self, instrument: Instrument, product: str | None = None) -> bool:
         """For a position: whether it is about this instrument, under any of its names, in this product."""
-        if not _agree(self.product or None, product):
+        if not agree(self.product or None, product):
             return False
-        mine = self.instruments or ((told,) if (told := _instrument_of(self.subject)) is not None else ())
+        mine = self.instruments or ((told,) if (told := instrument_of_key(self.subject)) is not None else ())
         return self.kind is DiscrepancyKind.POSITION_DIFFERS and any(
             each.could_be(instrument) or may_be_the_same(each, instrument) for each in mine
         )
@@ -300,13 +300,13 @@ def _is_against_record(order: Order, report: Report) -> bool:
 
 
 def _progress(order: Order) -> str:
-    quantity = "?" if order.quantity is None else _text(order.quantity)
-    return f"{_text(order.filled_quantity)} of {quantity} filled"
+    quantity = "?" if order.quantity is None else amount_text(order.quantity)
+    return f"{amount_text(order.filled_quantity)} of {quantity} filled"
 
 
 def _shown(reports: Sequence[Report]) -> str:
     return "; ".join(
-        f"{r.broker_order_id} ({r.client_order_id}) {r.status}, {_text(r.filled_quantity)} filled"
+        f"{r.broker_order_id} ({r.client_order_id}) {r.status}, {amount_text(r.filled_quantity)} filled"
         for r in sorted(reports, key=lambda r: (r.client_order_id, r.broker_order_id))
     )
 
@@ -385,7 +385,7 @@ class InstrumentGroup:
 
     def is_about(self, instrument: Instrument, product: str | None = None) -> bool:
         """Whether the instrument, in this product, is or may be one of ours in this group."""
-        return _agree(self.product, product) and any(
+        return agree(self.product, product) and any(
             h.instrument.could_be(instrument) or may_be_the_same(h.instrument, instrument) for h in self.ours
         )
 
@@ -449,9 +449,9 @@ def _position_finding(group: InstrumentGroup) -> Finding:
     return Finding(
         kind=DiscrepancyKind.POSITION_DIFFERS,
         subject=group.subject,
-        ours=_text(group.held),
-        theirs=_text(group.shown),
-        steady=_text(group.shown - group.held),
+        ours=amount_text(group.held),
+        theirs=amount_text(group.shown),
+        steady=amount_text(group.shown - group.held),
         instrument=group.instrument_key,
         instruments=tuple(named[key] for key in sorted(named)),
         product=group.product or "",
@@ -482,20 +482,20 @@ def may_be_the_same(one: Instrument, other: Instrument) -> bool:
     """
     if one.con_id is not None and other.con_id is not None:
         return one.con_id == other.con_id
-    if _family(one) != _family(other) or not _agree(one.currency, other.currency):
+    if family_of(one) != family_of(other) or not agree(one.currency, other.currency):
         return False
-    if one.asset_class in _SHARES:
-        return _symbol(one) == _symbol(other)
-    if not _agree(_upper(one.exchange), _upper(other.exchange)) or not _expiries_agree(one.expiry, other.expiry):
+    if one.asset_class in SHARES:
+        return symbol_of(one) == symbol_of(other)
+    if not agree(_upper(one.exchange), _upper(other.exchange)) or not _expiries_agree(one.expiry, other.expiry):
         return False
-    if not _agree(one.strike, other.strike) or not _agree(one.right, other.right):
+    if not agree(one.strike, other.strike) or not agree(one.right, other.right):
         return False
-    if _symbol(one) == _symbol(other):
+    if symbol_of(one) == symbol_of(other):
         return True
     # Under another name it is the same only if both sides say everything else that distinguishes it.
     is_option = one.asset_class is AssetClass.OPTION
     needed = (one.expiry, other.expiry, *((one.strike, other.strike, one.right, other.right) if is_option else ()))
-    return all(each is not None for each in needed) and bool(_names(one) & _names(other))
+    return all(each is not None for each in needed) and bool(names_of(one) & names_of(other))
 
 
 def _grouped(
@@ -515,7 +515,7 @@ def _grouped(
     for place, each in enumerate(everything):
         number = _number(each)
         numbers: set[str | int] = set() if number is None else {number}
-        for name in numbers | _names(each.instrument) | _other_names(each):
+        for name in numbers | names_of(each.instrument) | _other_names(each):
             alike = by_name.setdefault(name, [])
             for other in alike:
                 if root(place) != root(other) and _are_one(each, everything[other]):
@@ -532,7 +532,7 @@ def _grouped(
 
 
 def _are_one(one: Holding | BrokerPosition, other: Holding | BrokerPosition) -> bool:
-    if not _agree(one.product, other.product):
+    if not agree(one.product, other.product):
         return False
     if _number(one) is not None and _number(other) is not None:
         return _number(one) == _number(other)
@@ -540,8 +540,8 @@ def _are_one(one: Holding | BrokerPosition, other: Holding | BrokerPosition) -> 
         return False
     if may_be_the_same(one.instrument, other.instrument):
         return True
-    names = (_other_names(one) & _names(other.instrument)) | (_other_names(other) & _names(one.instrument))
-    families = {_family(one.instrument), _family(other.instrument)}
+    names = (_other_names(one) & names_of(other.instrument)) | (_other_names(other) & names_of(one.instrument))
+    families = {family_of(one.instrument), family_of(other.instrument)}
     # A venue's symbol identifies the instrument, whatever asset class an order used (a currency future is ordered as
     # FOREX or FUTURE), except that a share may bear the name of a future's underlying.
     return bool(names) and (len(families) == 1 or AssetClass.STOCK not in families)
@@ -562,22 +562,24 @@ def _other_names(each: Holding | BrokerPosition) -> frozenset[str]:
     return each.also_called if isinstance(each, BrokerPosition) else frozenset()
 
 
-def _family(instrument: Instrument) -> AssetClass:
-    return AssetClass.STOCK if instrument.asset_class in _SHARES else instrument.asset_class
+def family_of(instrument: Instrument) -> AssetClass:
+    return AssetClass.STOCK if instrument.asset_class in SHARES else instrument.asset_class
 
 
-def _symbol(instrument: Instrument) -> str:
+def symbol_of(instrument: Instrument) -> str:
     if instrument.asset_class is AssetClass.FOREX:
         return "".join(letter for letter in instrument.symbol if letter.isalpha())
     return instrument.symbol.rpartition(":")[2]
 
 
-def _names(instrument: Instrument) -> set[str]:
+def names_of(instrument: Instrument) -> set[str]:
     as_written = instrument.symbol.rpartition(":")[2]
-    return {_symbol(instrument), as_written} | ({instrument.underlying} if instrument.underlying is not None else set())
+    return {symbol_of(instrument), as_written} | (
+        {instrument.underlying} if instrument.underlying is not None else set()
+    )
 
 
-def _instrument_of(key: str) -> Instrument | None:
+def instrument_of_key(key: str) -> Instrument | None:
     """The instrument that an `Instrument.key` stands for: old rows kept only the key."""
     parts = key.split("|")
     names = [place for place, part in enumerate(parts) if place and part in AssetClass.__members__]
@@ -604,7 +606,7 @@ def _upper(text: str | None) -> str | None:
     return None if text is None else text.upper()
 
 
-def _agree(one: object, other: object) -> bool:
+def agree(one: object, other: object) -> bool:
     return one is None or other is None or one == other
 
 
@@ -612,7 +614,7 @@ def _expiries_agree(one: str | None, other: str | None) -> bool:
     return one is None or other is None or one.startswith(other) or other.startswith(one)
 
 
-def _text(amount: Decimal) -> str:
+def amount_text(amount: Decimal) -> str:
     return format(amount.normalize(), "f") if amount else "0"
 
 
@@ -730,7 +732,7 @@ def resting_exits(group: InstrumentGroup, exits: Iterable[Order]) -> str:
     for side, most in ((Side.SELL, group.shown + short), (Side.BUY, long - group.shown)):
         at_work = [order for order in exits if order.accepted_request.side is side]
         if sum((order.remaining_quantity for order in at_work), ZERO) > max(ZERO, most):
-            named += [f"{order.signal_id} ({side} {_text(order.remaining_quantity)})" for order in at_work]
+            named += [f"{order.signal_id} ({side} {amount_text(order.remaining_quantity)})" for order in at_work]
     return ", ".join(sorted(named))
 
 

@@ -39,7 +39,7 @@ from execution_service.core.texts.values import plain, quantity
 
 AT_WORK = frozenset({Status.SUBMITTING, Status.SUBMITTED, Status.PARTIALLY_FILLED, Status.IN_DOUBT})
 """In these statuses the broker may still report something about the order."""
-_EXACT = Context(prec=80)
+EXACT_MONEY = Context(prec=80)
 _DIGITS_OF_A_PRICE = Context(prec=12)
 _MOST_PLACES = 18
 _SMALLEST = Decimal("1e-20")
@@ -48,21 +48,21 @@ _COUNTED = frozenset({AssetClass.STOCK, AssetClass.ETF, AssetClass.OPTION, Asset
 """Only whole units exist of these, unless a fraction was already held."""
 
 
-class _CannotBe(Exception):
+class CannotBeAdopted(Exception):
     """The adoption is impossible. The message says why."""
 
 
 def plan(request: AdoptionRequest, books: AdoptionBooks, now: datetime) -> Plan | Refused:
     """What to record for the request, or why nothing is recorded."""
     try:
-        with localcontext(_EXACT):
+        with localcontext(EXACT_MONEY):
             return _Draft(request, books, now).plan()
-    except _CannotBe as exc:
+    except CannotBeAdopted as exc:
         return Refused((str(exc),))
 
 
 @dataclass(frozen=True, slots=True)
-class _Holder:
+class EntryHolding:
     """An entry with the quantity that it still has of a holding."""
 
     refs: tuple[str, ...]
@@ -73,11 +73,11 @@ class _Holder:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class PartOfEntry:
     """The quantity of a movement that belongs to one entry; `holder` None: to no known entry."""
 
     quantity: Decimal
-    holder: _Holder | None
+    holder: EntryHolding | None
 
     @property
     def refs(self) -> tuple[str, ...]:
@@ -105,7 +105,7 @@ class _Draft:
     def plan(self) -> Plan:
         request = self._request
         if request.happened_at is not None and request.happened_at > self._now:
-            raise _CannotBe(f"it cannot have happened at {request.happened_at.isoformat()}, which is to come")
+            raise CannotBeAdopted(f"it cannot have happened at {request.happened_at.isoformat()}, which is to come")
         if request.occasion is Occasion.TRADE:
             self._trade()
         elif request.occasion is Occasion.TRANSFER_IN:
@@ -124,10 +124,10 @@ class _Draft:
                 for e in self._entries.values()
             ),
             holdings=tuple(
-                _after(entry, self._positions[key], self._realized.get(key, ZERO))
+                after_adoption(entry, self._positions[key], self._realized.get(key, ZERO))
                 for key, entry in self._entries.items()
             ),
-            warnings=_warnings(self._books, self._entries.values(), self._positions, request.discrepancy_id),
+            warnings=warnings_about(self._books, self._entries.values(), self._positions, request.discrepancy_id),
         )
 
     # --- the occasions ------------------------------------------------------------------------------------------
@@ -150,12 +150,12 @@ class _Draft:
         closing = min(request.quantity, abs(position.quantity)) if position.quantity * request.side.sign < 0 else ZERO
         opening = request.quantity - closing
         if closing and opening and not request.is_new:
-            raise _CannotBe(
+            raise CannotBeAdopted(
                 f"{request.strategy} holds {quantity(position.quantity)} {plain(entry.key.instrument_key)}: "
                 f"{request.side} {quantity(request.quantity)} would open the other side (--new says that it is meant)"
             )
         if not closing and request.entries:
-            raise _CannotBe("a trade that opens or adds is an entry of its own: leave --entry out")
+            raise CannotBeAdopted("a trade that opens or adds is an entry of its own: leave --entry out")
         if closing:
             self._close(entry, closing, request.price)
         if opening:
@@ -169,7 +169,7 @@ class _Draft:
         assert request.instrument is not None
         entry = self._named_holding() or self._fresh(request.instrument)
         if self._touch(entry).quantity * side.sign < 0:
-            raise _CannotBe("the strategy holds the other side of it: tell it as a trade")
+            raise CannotBeAdopted("the strategy holds the other side of it: tell it as a trade")
         self._open(entry, side, (Deal(request.quantity, request.price),), product=request.product)
 
     def _convert(self) -> None:
@@ -180,30 +180,30 @@ class _Draft:
         successor = self._successor(entry)
         is_other = successor.key != entry.key
         if is_other and self._touch(successor).quantity * held < 0:
-            raise _CannotBe(
+            raise CannotBeAdopted(
                 f"the strategy holds the other side of {plain(successor.key.instrument_key)}: settle that first"
             )
         total = request.new_quantity or self._converted(amount, successor.instrument)
         cash = request.cash * (1 if held > 0 else -1)
-        per_old, per_new = _per_point(entry), _per_point(successor)
+        per_old, per_new = money_per_point(entry), money_per_point(successor)
         parts = self._parts(entry, amount)
         if request.price is None and request.new_price is not None:
             worth = (request.new_price * total * per_new + cash) / per_old
             closed = self._close_parts(entry, parts, worth=worth)
         else:
             closed = self._close_parts(entry, parts, request.price)
-        shares = _shared_out(total, [part.quantity for part in parts], successor.instrument, amount)
+        shares = shared_out(total, [part.quantity for part in parts], successor.instrument, amount)
         if request.new_price is None:
-            values = _incoming(closed, per_old, per_new, cash)
+            values = incoming_values(closed, per_old, per_new, cash)
             if sum(values, ZERO) < 0 <= sum((m.value for m in closed), ZERO):
-                raise _CannotBe("more cash came than it cost: say the prices (--price, --new-price)")
+                raise CannotBeAdopted("more cash came than it cost: say the prices (--price, --new-price)")
         else:
             values = [request.new_price * share for share in shares]
         side, carried = (Side.BUY if held > 0 else Side.SELL), ZERO
         for part, share, value in zip(parts, shares, values, strict=True):
             carried += value
             if share:
-                self._open(successor, side, _deals(share, carried), part)
+                self._open(successor, side, exact_deals(share, carried), part)
                 carried = ZERO
 
     def _deliver(self) -> None:
@@ -211,19 +211,21 @@ class _Draft:
         request, entry = self._request, self._held()
         option, held = entry.instrument, entry.position.quantity
         if option.asset_class is not AssetClass.OPTION:
-            raise _CannotBe(f"{plain(entry.key.instrument_key)} is no OPTION: there is no {request.occasion} of it")
+            raise CannotBeAdopted(
+                f"{plain(entry.key.instrument_key)} is no OPTION: there is no {request.occasion} of it"
+            )
         if option.right is None or option.strike is None:
-            raise _CannotBe(f"{plain(entry.key.instrument_key)} has no strike and right in our book")
+            raise CannotBeAdopted(f"{plain(entry.key.instrument_key)} has no strike and right in our book")
         contracts = self._all_or(entry)
         is_mine_to_call = held > 0
         if is_mine_to_call is not (request.occasion is Occasion.EXERCISE):
             words = "long: it is exercised" if is_mine_to_call else "short: it is assigned"
-            raise _CannotBe(f"{quantity(held)} {plain(entry.key.instrument_key)} is {words}, not the other")
+            raise CannotBeAdopted(f"{quantity(held)} {plain(entry.key.instrument_key)} is {words}, not the other")
         total = request.new_quantity
         if total is None:
-            size = _contract_size(entry)
+            size = contract_size(entry)
             if size is None:
-                raise _CannotBe(
+                raise CannotBeAdopted(
                     "our book does not say how many shares a contract is: say how many moved (--new-quantity)"
                 )
             total = contracts * size
@@ -235,9 +237,9 @@ class _Draft:
         position = self._touch(shares)
         closing = min(total, abs(position.quantity)) if position.quantity * side.sign < 0 else ZERO
         if closing:
-            self._close_parts(shares, _oldest_first(self._holders(shares), closing), price)
+            self._close_parts(shares, oldest_first(self._holders(shares), closing), price)
         for part, share in zip(
-            parts, _shared_out(total, [p.quantity for p in parts], shares.instrument, contracts), strict=True
+            parts, shared_out(total, [p.quantity for p in parts], shares.instrument, contracts), strict=True
         ):
             against = min(closing, share)
             closing -= against
@@ -255,11 +257,13 @@ class _Draft:
         instrument = request.instrument if found is None else found.instrument
         problems = [] if instrument is None else negative_prices(request, instrument)
         if problems:
-            raise _CannotBe("; ".join(problems))
+            raise CannotBeAdopted("; ".join(problems))
         if found is not None and request.happened_at is not None and found.position.is_open:
             opened_at = found.position.opened_at
             if opened_at is not None and request.happened_at < opened_at:
-                raise _CannotBe(f"it cannot have happened before the position was opened, {opened_at.isoformat()}")
+                raise CannotBeAdopted(
+                    f"it cannot have happened before the position was opened, {opened_at.isoformat()}"
+                )
         return found
 
     @property
@@ -274,7 +278,7 @@ class _Draft:
         found = exact or [e for e in alike if e.position.is_open] or alike
         if len(found) > 1:
             names = ", ".join(plain(e.key.instrument_key) for e in found)
-            raise _CannotBe(f"{plain(named.key)} may be any of {names}: name it more fully")
+            raise CannotBeAdopted(f"{plain(named.key)} may be any of {names}: name it more fully")
         return found[0] if found else None
 
     def _held(self) -> LedgerEntry:
@@ -286,7 +290,7 @@ class _Draft:
                 if e.position.is_open and e.key.strategy != request.strategy and self._is_named_so(e)
             )
             elsewhere = f"; it is held by {', '.join(map(plain, others))}" if others else ""
-            raise _CannotBe(
+            raise CannotBeAdopted(
                 f"{plain(request.strategy)} holds no {self._named} in account {plain(request.account_id)}{elsewhere}"
             )
         self._touch(entry)
@@ -301,7 +305,7 @@ class _Draft:
     def _first_holding(self) -> LedgerEntry:
         named = self._request.instrument
         if named is None or not self._request.is_new:
-            raise _CannotBe(
+            raise CannotBeAdopted(
                 f"{plain(self._request.strategy)} never held {self._named} in account {plain(self._request.account_id)}: "
                 "correct the name, or say that it is its first position (--new)"
             )
@@ -330,12 +334,12 @@ class _Draft:
             names = ", ".join(
                 f"{quantity(held)} in {name or 'the usual one'}" for name, held in sorted(by_product.items())
             )
-            raise _CannotBe(
+            raise CannotBeAdopted(
                 f"it is held in several products ({names}): say how much has gone (--quantity) of which entry (--entry), or "
                 "which difference it closes (--discrepancy)"
             )
         if wanted is not None and wanted > held:
-            raise _CannotBe(
+            raise CannotBeAdopted(
                 f"{plain(self._request.strategy)} holds {quantity(held)} {plain(entry.key.instrument_key)}, not {quantity(wanted)}"
             )
         return held if wanted is None else wanted
@@ -351,14 +355,14 @@ class _Draft:
         else:
             option = entry.instrument
             if option.underlying is None and any(map(str.isdigit, option.symbol)) and "symbol" not in said:
-                raise _CannotBe("our book does not say what the option is on: name the shares (--new-symbol)")
+                raise CannotBeAdopted("our book does not say what the option is on: name the shares (--new-symbol)")
             was = {"symbol": option.underlying or option.symbol, "instrument_type": AssetClass.STOCK.value}
             was |= {} if option.currency is None else {"currency": option.currency}
         found = read_instrument({**was, **said})
         if isinstance(found, Refused):
-            raise _CannotBe(f"the successor: {found.words}")
+            raise CannotBeAdopted(f"the successor: {found.words}")
         if self._request.occasion is Occasion.RENAME and found.could_be(entry.instrument):
-            raise _CannotBe(f"{plain(found.key)} is the name that it has")
+            raise CannotBeAdopted(f"{plain(found.key)} is the name that it has")
         return self._find(found) or self._fresh(found, self._terms_after(entry, found))
 
     def _terms_after(self, entry: LedgerEntry, successor: Instrument) -> ContractTerms | None:
@@ -378,8 +382,8 @@ class _Draft:
         old, new = self._request.ratio or (Decimal(1), Decimal(1))
         total = held * new / old
         is_odd = successor.asset_class in _COUNTED and total % 1 and not held % 1
-        if is_odd or _decimal_quotient(held * new, old) is None:
-            raise _CannotBe(
+        if is_odd or decimal_quotient(held * new, old) is None:
+            raise CannotBeAdopted(
                 f"{quantity(held)} at {quantity(old)}:{quantity(new)} would be {quantity(total.quantize(Decimal('1e-8')))}: "
                 "say how many came (--new-quantity, in place of --ratio), and the cash that came for the rest (--cash)"
             )
@@ -387,22 +391,22 @@ class _Draft:
 
     # --- entries ------------------------------------------------------------------------------------------------
 
-    def _holders(self, entry: LedgerEntry, product: str = "") -> list[_Holder]:
+    def _holders(self, entry: LedgerEntry, product: str = "") -> list[EntryHolding]:
         """The entries that still have something of the holding, oldest first; only those in the product, if there
         are any."""
         side = Side.BUY if entry.position.quantity > 0 else Side.SELL
-        found: dict[tuple[str, ...], _Holder] = {}
+        found: dict[tuple[str, ...], EntryHolding] = {}
         for order in sorted(self._books.orders, key=lambda o: (o.received_at, o.order_id)):
             if not is_entry_of(order, entry.key) or order.request.side is not side:
                 continue
             refs = refs_to(order)
             if refs not in found:
-                request, left = order.accepted_request, _left(refs, entry, side, self._books.orders, self._now)
-                found[refs] = _Holder(refs, left, request.instrument, request.product)
+                request, left = order.accepted_request, left_for_exit(refs, entry, side, self._books.orders, self._now)
+                found[refs] = EntryHolding(refs, left, request.instrument, request.product)
         holders = [holder for holder in found.values() if holder.left]
         return [holder for holder in holders if holder.product == product] or holders
 
-    def _parts(self, entry: LedgerEntry, leaving: Decimal, product: str = "") -> list[_Part]:
+    def _parts(self, entry: LedgerEntry, leaving: Decimal, product: str = "") -> list[PartOfEntry]:
         """How the closed quantity is divided among entries. Raises _CannotBe if that cannot be determined."""
         holders = self._holders(entry, product)
         names = self._request.entries
@@ -410,19 +414,19 @@ class _Draft:
             named = [next((h for h in holders if name in h.refs), None) for name in names]
             missing = [plain(name) for name, holder in zip(names, named, strict=True) if holder is None]
             if missing:
-                have = _named_holders(holders)
-                raise _CannotBe(f"{', '.join(missing)}: no entry that has anything left of it; {have}")
+                have = named_holders(holders)
+                raise CannotBeAdopted(f"{', '.join(missing)}: no entry that has anything left of it; {have}")
             chosen = list(dict.fromkeys(h for h in named if h is not None))
-            parts = _oldest_first(chosen, leaving)
+            parts = oldest_first(chosen, leaving)
             if parts[-1].holder is None:
-                raise _CannotBe(f"the entry has less than {quantity(leaving)} left: {_named_holders(chosen)}")
+                raise CannotBeAdopted(f"the entry has less than {quantity(leaving)} left: {named_holders(chosen)}")
             return parts
         if entry.position.order_count > ORDER_IDS_KEPT:
-            raise _CannotBe(f"more than {ORDER_IDS_KEPT} orders built the position: name the entry (--entry)")
+            raise CannotBeAdopted(f"more than {ORDER_IDS_KEPT} orders built the position: name the entry (--entry)")
         is_clear = leaving == abs(entry.position.quantity) or not holders
         if not is_clear and (len(holders) > 1 or holders[0].left < leaving):
-            raise _CannotBe(f"say which entry it belongs to (--entry): {_named_holders(holders)}")
-        return _oldest_first(holders, leaving)
+            raise CannotBeAdopted(f"say which entry it belongs to (--entry): {named_holders(holders)}")
+        return oldest_first(holders, leaving)
 
     # --- movements ----------------------------------------------------------------------------------------------
 
@@ -432,7 +436,7 @@ class _Draft:
     def _close_parts(
         self,
         entry: LedgerEntry,
-        parts: Sequence[_Part],
+        parts: Sequence[PartOfEntry],
         price: Decimal | None = None,
         *,
         worth: Decimal | None = None,
@@ -446,9 +450,9 @@ class _Draft:
                 deals: tuple[Deal, ...] = (Deal(part.quantity, price),)
             elif worth is not None:
                 value = worth if part.quantity == left else (worth * part.quantity / left).quantize(_SMALLEST)
-                deals, worth, left = _deals(part.quantity, value), worth - value, left - part.quantity
+                deals, worth, left = exact_deals(part.quantity, value), worth - value, left - part.quantity
             else:
-                deals = _at_cost(position, part.quantity)
+                deals = at_cost(position, part.quantity)
             movement = Movement(
                 instrument=entry.instrument if part.holder is None else part.holder.instrument,
                 holding=entry.key.instrument_key,
@@ -468,7 +472,7 @@ class _Draft:
         entry: LedgerEntry,
         side: Side,
         deals: tuple[Deal, ...],
-        part: _Part | None = None,
+        part: PartOfEntry | None = None,
         product: str | None = None,
     ) -> None:
         """`part`: the part of a closed position that it replaces, if any. Without one it is held in this `product`."""
@@ -495,7 +499,7 @@ class _Draft:
                 side=movement.side,
                 quantity=deal.quantity,
                 price=deal.price,
-                multiplier=_per_point(entry),
+                multiplier=money_per_point(entry),
                 at=self._now,
                 order_id="",
             )
@@ -508,14 +512,14 @@ class _Draft:
         if self._request.discrepancy_id is None:
             return
         if found is None or found.account_id != self._request.account_id:
-            raise _CannotBe(f"there is no discrepancy {plain(self._request.discrepancy_id)} of this account")
+            raise CannotBeAdopted(f"there is no discrepancy {plain(self._request.discrepancy_id)} of this account")
         if found.state is DiscrepancyState.CLOSED:
-            raise _CannotBe(
+            raise CannotBeAdopted(
                 f"discrepancy {plain(self._request.discrepancy_id)} is closed: nothing is left of it to be closed"
             )
         is_known = any(found.finding.is_about(e.instrument) for e in self._books.ledgers)
         if is_known and not any(found.finding.is_about(e.instrument) for e in self._entries.values()):
-            raise _CannotBe(
+            raise CannotBeAdopted(
                 f"discrepancy {plain(self._request.discrepancy_id)} is about {plain(found.finding.subject)}"
             )
 
@@ -533,7 +537,9 @@ def refs_to(entry: Order) -> tuple[str, ...]:
     return stands_for or entry.names
 
 
-def _left(refs: Sequence[str], entry: LedgerEntry, side: Side, orders: Sequence[Order], now: datetime) -> Decimal:
+def left_for_exit(
+    refs: Sequence[str], entry: LedgerEntry, side: Side, orders: Sequence[Order], now: datetime
+) -> Decimal:
     """What an exit that refers to the entry by these ids could still take."""
     names = set(refs)
     probe = new_order(
@@ -558,53 +564,53 @@ def _left(refs: Sequence[str], entry: LedgerEntry, side: Side, orders: Sequence[
     return last.quantity if isinstance(last, Capped) else ZERO
 
 
-def _oldest_first(holders: Sequence[_Holder], leaving: Decimal) -> list[_Part]:
+def oldest_first(holders: Sequence[EntryHolding], leaving: Decimal) -> list[PartOfEntry]:
     """Taken from one entry after the other; the last part is what none of them has."""
     parts = []
     for holder in holders:
         taken = min(holder.left, leaving)
         if taken:
-            parts.append(_Part(taken, holder))
+            parts.append(PartOfEntry(taken, holder))
             leaving -= taken
-    return [*parts, _Part(leaving, None)] if leaving else parts
+    return [*parts, PartOfEntry(leaving, None)] if leaving else parts
 
 
-def _named_holders(holders: Sequence[_Holder]) -> str:
+def named_holders(holders: Sequence[EntryHolding]) -> str:
     return ", ".join(f"{plain(h.refs[0])} has {quantity(h.left)} left" for h in holders) or "none has"
 
 
 # --- money -----------------------------------------------------------------------------------------------------------
 
 
-def _per_point(entry: LedgerEntry) -> Decimal:
+def money_per_point(entry: LedgerEntry) -> Decimal:
     """The money per point of its price. Raises _CannotBe if the broker does not say."""
     worth = entry.money_per_point
     if worth is None:
-        raise _CannotBe(f"nobody has told what a contract of {plain(entry.key.instrument_key)} is worth")
+        raise CannotBeAdopted(f"nobody has told what a contract of {plain(entry.key.instrument_key)} is worth")
     return worth
 
 
-def _contract_size(entry: LedgerEntry) -> Decimal | None:
+def contract_size(entry: LedgerEntry) -> Decimal | None:
     """The shares in one contract of the option; None if the ledger does not say."""
     return entry.instrument.multiplier if entry.terms is None else entry.terms.multiplier
 
 
-def _decimal_quotient(value: Decimal, part: Decimal) -> Decimal | None:
+def decimal_quotient(value: Decimal, part: Decimal) -> Decimal | None:
     """None: the quotient has no finite decimal form, or more places than a price should have."""
-    price = (value / part).normalize(_EXACT) + ZERO
+    price = (value / part).normalize(EXACT_MONEY) + ZERO
     is_exact = price * part == value and -int(price.as_tuple().exponent) <= _MOST_PLACES
     return price if is_exact else None
 
 
-def _deals(amount: Decimal, value: Decimal) -> tuple[Deal, ...]:
+def exact_deals(amount: Decimal, value: Decimal) -> tuple[Deal, ...]:
     """`amount` units with the exact total value `value`: as two parts if a single price would have no finite decimal
     form."""
-    price = _decimal_quotient(value, amount)
+    price = decimal_quotient(value, amount)
     if price is not None:
         return (Deal(amount, price),)
     first, unit = _in_two(amount)
     if not first:
-        return (Deal(amount, (value / amount).normalize(_EXACT) + ZERO),)
+        return (Deal(amount, (value / amount).normalize(EXACT_MONEY) + ZERO),)
     price = _DIGITS_OF_A_PRICE.plus(value / amount)
     return (Deal(first, price), Deal(unit, (value - first * price) / unit))
 
@@ -615,18 +621,18 @@ def _in_two(amount: Decimal) -> tuple[Decimal, Decimal]:
     return amount - unit, unit
 
 
-def _at_cost(position: Position, leaving: Decimal) -> tuple[Deal, ...]:
+def at_cost(position: Position, leaving: Decimal) -> tuple[Deal, ...]:
     """The closed quantity at its cost, so that nothing is realised."""
-    whole = _deals(leaving, _released(position, leaving)[0])
+    whole = exact_deals(leaving, released_cost(position, leaving)[0])
     if len(whole) == 1:
         return whole
     first, unit = whole
-    of_first, after = _released(position, first.quantity)
-    of_unit, _ = _released(after, unit.quantity)
+    of_first, after = released_cost(position, first.quantity)
+    of_unit, _ = released_cost(after, unit.quantity)
     return (first, replace(unit, price=(of_first + of_unit - first.quantity * first.price) / unit.quantity))
 
 
-def _released(position: Position, leaving: Decimal) -> tuple[Decimal, Position]:
+def released_cost(position: Position, leaving: Decimal) -> tuple[Decimal, Position]:
     """The cost that would be released, and the position after that."""
     side = Side.SELL if position.quantity > 0 else Side.BUY
     at = position.updated_at
@@ -635,7 +641,7 @@ def _released(position: Position, leaving: Decimal) -> tuple[Decimal, Position]:
     return booked.realized * side.sign, booked.position
 
 
-def _incoming(closed: Sequence[Movement], per_old: Decimal, per_new: Decimal, cash: Decimal) -> list[Decimal]:
+def incoming_values(closed: Sequence[Movement], per_old: Decimal, per_new: Decimal, cash: Decimal) -> list[Decimal]:
     """The value of each of these in its successor, after `cash` has been deducted from all of them together."""
     values = [movement.value for movement in closed]
     if not cash and per_old == per_new:
@@ -646,14 +652,14 @@ def _incoming(closed: Sequence[Movement], per_old: Decimal, per_new: Decimal, ca
     return [*shared, total - sum(shared, ZERO)]
 
 
-def _shared_out(total: Decimal, parts: Sequence[Decimal], what: Instrument, of: Decimal) -> list[Decimal]:
+def shared_out(total: Decimal, parts: Sequence[Decimal], what: Instrument, of: Decimal) -> list[Decimal]:
     """`total` divided in the proportion of the parts, which add up to `of`; in whole units if there are no others."""
     shares, given, counted = [], ZERO, ZERO
     is_whole = what.asset_class in _COUNTED and not total % 1
     for part in parts:
         counted += part
         due = total * counted / of
-        due = due // 1 if is_whole else due.quantize(_SMALLEST).normalize(_EXACT) + ZERO
+        due = due // 1 if is_whole else due.quantize(_SMALLEST).normalize(EXACT_MONEY) + ZERO
         shares.append(due - given)
         given = due
     return shares
@@ -662,7 +668,7 @@ def _shared_out(total: Decimal, parts: Sequence[Decimal], what: Instrument, of: 
 # --- what speaks against it ------------------------------------------------------------------------------------------
 
 
-def _after(entry: LedgerEntry, position: Position, realized: Decimal) -> After:
+def after_adoption(entry: LedgerEntry, position: Position, realized: Decimal) -> After:
     return After(
         strategy=entry.key.strategy,
         holding=entry.key.instrument_key,
@@ -671,11 +677,11 @@ def _after(entry: LedgerEntry, position: Position, realized: Decimal) -> After:
         after=position.quantity,
         before_average=entry.position.average_price,
         after_average=position.average_price,
-        realized=realized.normalize(_EXACT) + ZERO,
+        realized=realized.normalize(EXACT_MONEY) + ZERO,
     )
 
 
-def _warnings(
+def warnings_about(
     books: AdoptionBooks,
     touched: Iterable[LedgerEntry],
     after: Mapping[LedgerKey, Position],
@@ -695,14 +701,14 @@ def _warnings(
         "and it is for what was held before; cancel it or let it end first"
         for order in working
     ]
-    warnings += _farther_apart(books, touched, after)
+    warnings += _increased_differences(books, touched, after)
     warnings += [
         f"discrepancy {plain(str(discrepancy_id))} is to be closed by {each} already" for each in books.closing_it
     ]
     return tuple(warnings)
 
 
-def _farther_apart(
+def _increased_differences(
     books: AdoptionBooks, touched: Sequence[LedgerEntry], after: Mapping[LedgerKey, Position]
 ) -> list[str]:
     """Where the adoption would increase the difference between our book and the broker's."""
@@ -781,7 +787,7 @@ def plan_undoing(records: Sequence[Recorded], books: AdoptionBooks, now: datetim
         entry = entries.setdefault(key, LedgerEntry(key=key, instrument=request.instrument, terms=order.terms))
         then = after.get(key, entry)
         if order.identity.purpose is Purpose.ENTRY:
-            left = _left(refs_to(order), entry, request.side, books.orders, now)
+            left = left_for_exit(refs_to(order), entry, request.side, books.orders, now)
             left = max(ZERO, min(left, then.position.quantity * request.side.sign))
             if left < order.filled_quantity:
                 came = f"{quantity(order.filled_quantity)} {plain(key.instrument_key)}"
@@ -798,6 +804,6 @@ def plan_undoing(records: Sequence[Recorded], books: AdoptionBooks, now: datetim
         before=tuple(
             Before(ledger_id=e.key.ledger_id, quantity=e.position.quantity, cost=e.position.cost) for e in touched
         ),
-        holdings=tuple(_after(e, positions[e.key], realized[e.key]) for e in touched),
-        warnings=_warnings(books, touched, positions, None),
+        holdings=tuple(after_adoption(e, positions[e.key], realized[e.key]) for e in touched),
+        warnings=warnings_about(books, touched, positions, None),
     )
