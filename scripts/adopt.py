@@ -14,7 +14,7 @@ from brokers.base import BrokerPosition, Instrument
 from brokers.registry import manifests
 from execution_service.core.adoption.records import Plan
 from execution_service.core.orders.events import Occasion
-from execution_service.core.reconcile import group_of
+from execution_service.core.reconcile.positions import group_of
 from scripts.display import print_table
 
 NOT_TOLD = "not told"

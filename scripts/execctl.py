@@ -39,7 +39,7 @@ from execution_service.core.orders.order import Hold, Order
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry
-from execution_service.core.reconcile import Discrepancy, DiscrepancyKind
+from execution_service.core.reconcile.discrepancies import Discrepancy, DiscrepancyKind
 from execution_service.core.texts.discrepancies import background, difference
 from execution_service.core.texts.log import log_line
 from execution_service.core.texts.values import contract_summary, currency_of, money, plain, quantity, quoted

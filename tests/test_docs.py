@@ -16,7 +16,7 @@ from execution_service.core.orders.legs import UNKNOWN_LEG_SECONDS
 from execution_service.core.orders.repetition import CANCELS, FINDS
 from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.core.orders.transitions import TRANSITIONS
-from execution_service.core.reconcile import DiscrepancyKind
+from execution_service.core.reconcile.discrepancies import DiscrepancyKind
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 import structlog
 
 from brokers.base import BrokerPosition
-from execution_service.core.adoption.plan import Recorded, is_entry_of, plan, plan_undoing, refs_to, undoing
+from execution_service.core.adoption.entries import is_entry_of, refs_to
+from execution_service.core.adoption.plan import plan
 from execution_service.core.adoption.records import (
     AdoptionBooks,
     AdoptionRequest,
@@ -23,12 +24,13 @@ from execution_service.core.adoption.records import (
     read_adoption_request,
     records_of,
 )
+from execution_service.core.adoption.undoing import Recorded, plan_undoing, undoing
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, key_of, with_unbooked
-from execution_service.core.reconcile import Discrepancy
+from execution_service.core.reconcile.discrepancies import Discrepancy
 from execution_service.core.texts.log import log_line
 from execution_service.core.views.record import plan_from_document
 from execution_service.ownership.ownership import Ownership

@@ -27,7 +27,7 @@ from execution_service.core.orders.next_step import cancel_request
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Reason, ReasonCode
-from execution_service.core.reconcile import ReconciliationOutcome
+from execution_service.core.reconcile.discrepancies import ReconciliationOutcome
 from execution_service.core.texts.values import plain
 from execution_service.core.views.record import positions_to_documents
 from execution_service.intake.intake import Receiver

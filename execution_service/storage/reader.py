@@ -15,7 +15,7 @@ from pymongo.errors import PyMongoError
 from execution_service.core.errors import UnreadableRecord
 from execution_service.core.orders.status import FINAL, Status
 from execution_service.core.positions.ledger import LedgerEntry
-from execution_service.core.reconcile import Discrepancy, DiscrepancyState
+from execution_service.core.reconcile.discrepancies import Discrepancy, DiscrepancyState
 from execution_service.core.views.record import Document, discrepancy_from_document, ledger_from_document
 from execution_service.storage.mongo.calls import in_short
 from execution_service.storage.mongo.documents import (

@@ -10,7 +10,7 @@ import structlog
 from brokers.base import BrokerPosition
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest
-from execution_service.core.reconcile import ReconciliationOutcome
+from execution_service.core.reconcile.discrepancies import ReconciliationOutcome
 from execution_service.ownership.ownership import Ownership
 from execution_service.recording.cancels import Cancels
 from execution_service.recording.live_orders import LiveOrder, LiveOrders

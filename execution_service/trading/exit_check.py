@@ -18,7 +18,8 @@ from execution_service.core.orders.report_events import was_noted
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.sanitize import sanitized_position
 from execution_service.core.orders.status import Reason, ReasonCode, Status
-from execution_service.core.reconcile import ExitRestriction, Holding, InstrumentGroup, group_of
+from execution_service.core.reconcile.discrepancies import ExitRestriction
+from execution_service.core.reconcile.positions import Holding, InstrumentGroup, group_of
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock
 from execution_service.storage.ports.store import Store

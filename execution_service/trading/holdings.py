@@ -14,7 +14,7 @@ from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, key_of, with_unbooked
-from execution_service.core.reconcile import Holding, by_product
+from execution_service.core.reconcile.positions import Holding, by_product
 from execution_service.recording.live_orders import LiveOrders
 from execution_service.storage.ports.ledger import LedgerStore
 

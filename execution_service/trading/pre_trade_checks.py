@@ -24,7 +24,7 @@ from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Reason, ReasonCode
 from execution_service.core.orders.tickets import unsupported_reason
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, with_unbooked
-from execution_service.core.reconcile import Holding, by_product
+from execution_service.core.reconcile.positions import Holding, by_product
 from execution_service.recording.cancels import Cancels
 from execution_service.recording.live_orders import LiveOrder, LiveOrders
 from execution_service.runtime.clock import Clock

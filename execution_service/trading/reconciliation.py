@@ -20,7 +20,7 @@ from execution_service.core.orders.last_reported import LastReported, name_of
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import OrderRequest, Purpose
 from execution_service.core.orders.status import Status
-from execution_service.core.reconcile import (
+from execution_service.core.reconcile.discrepancies import (
     OF_POSITIONS,
     OF_REPORTS,
     Discrepancy,
@@ -28,21 +28,18 @@ from execution_service.core.reconcile import (
     DiscrepancyState,
     ExitRestriction,
     Finding,
+    Key,
+    ReconciliationOutcome,
+    owner_of,
+)
+from execution_service.core.reconcile.judgement import Judgement, Watch, judge
+from execution_service.core.reconcile.orders import is_our_tag, may_be_unlisted, order_findings, unknown_order
+from execution_service.core.reconcile.positions import (
     Holding,
     InstrumentGroup,
-    Judgement,
-    Key,
     PositionsCompared,
-    ReconciliationOutcome,
-    Watch,
     compare_positions,
-    is_our_tag,
-    judge,
-    may_be_unlisted,
-    order_findings,
-    owner_of,
     resting_exits,
-    unknown_order,
 )
 from execution_service.core.texts.discrepancies import (
     difference,

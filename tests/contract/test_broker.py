@@ -23,7 +23,7 @@ from brokers.errors import BrokerUnavailable, OrderAlreadyExists, OrderRefused, 
 from brokers.factory import BrokerFactory
 from brokers.manifest import Fact
 from brokers.paper.model import Action, Fault, Market, Operation, PaperOrder
-from execution_service.core.reconcile import Holding, compare_positions
+from execution_service.core.reconcile.positions import Holding, compare_positions
 from simulators.simulator import Stage
 from tests.contract.broker_adapters import ACCOUNT, ADAPTERS, Adapter
 

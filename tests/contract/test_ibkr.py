@@ -48,7 +48,7 @@ from brokers.ibkr.library import NAMES, choose
 from brokers.ibkr.times import Moment
 from brokers.ibkr.unacknowledged import Unacknowledged
 from brokers.paper.model import Action, Fault, Market, Operation, PaperOrder
-from execution_service.core.reconcile import Holding, compare_positions
+from execution_service.core.reconcile.positions import Holding, compare_positions
 from simulators.ibkr import wire
 from simulators.ibkr.contracts import TWIN, Query, listed
 from simulators.ibkr.gateway import COIN_TIFS, TwsSimulator, Words

@@ -25,7 +25,13 @@ from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry, Line, fold, key_of
 from execution_service.core.positions.position import Position
-from execution_service.core.reconcile import Discrepancy, DiscrepancyKind, DiscrepancyState, Finding, Owner
+from execution_service.core.reconcile.discrepancies import (
+    Discrepancy,
+    DiscrepancyKind,
+    DiscrepancyState,
+    Finding,
+    Owner,
+)
 from execution_service.core.views.shared import HexId
 from execution_service.storage.mongo.documents import command_from_document, with_ids
 from execution_service.storage.mongo.names import (

@@ -39,7 +39,7 @@ from brokers.zerodha import codes, dialect, rows
 from brokers.zerodha.adapter import SettledTracker, ZerodhaBroker, create
 from brokers.zerodha.calls import Access, CallKind, KiteCalls
 from brokers.zerodha.feed import reactor
-from execution_service.core.reconcile import Holding, compare_positions
+from execution_service.core.reconcile.positions import Holding, compare_positions
 from simulators.stage_zerodha import config_for, serving_kite
 from simulators.zerodha.market import LISTINGS
 from simulators.zerodha.server import FaultKind, HttpFault, SimulatedKite

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brokers.base import AssetClass, BrokerPosition, OptionRight, Side
-from execution_service.core.adoption.plan import Recorded, plan, plan_undoing, undoing
+from execution_service.core.adoption.plan import plan
 from execution_service.core.adoption.records import (
     AdoptionBooks,
     AdoptionRequest,
@@ -23,6 +23,7 @@ from execution_service.core.adoption.records import (
     read_adoption_request,
     records_of,
 )
+from execution_service.core.adoption.undoing import Recorded, plan_undoing, undoing
 from execution_service.core.orders.effects import AppliedEvent, applied_events
 from execution_service.core.orders.events import Capped, Rejected
 from execution_service.core.orders.exits import exit_allowance
@@ -30,7 +31,13 @@ from execution_service.core.orders.order import Order, apply_all
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line, fold, key_of
-from execution_service.core.reconcile import Discrepancy, DiscrepancyKind, DiscrepancyState, Finding, Owner
+from execution_service.core.reconcile.discrepancies import (
+    Discrepancy,
+    DiscrepancyKind,
+    DiscrepancyState,
+    Finding,
+    Owner,
+)
 from execution_service.core.texts.log import log_line
 from execution_service.core.texts.orders import order_alert, outcome_line
 from execution_service.core.views.record import (

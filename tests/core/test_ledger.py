@@ -16,7 +16,7 @@ from execution_service.core.orders.effects import applied_events
 from execution_service.core.orders.events import Event
 from execution_service.core.orders.order import Order, apply_all
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line, fold, key_of, settled
-from execution_service.core.reconcile import Holding, by_product
+from execution_service.core.reconcile.positions import Holding, by_product
 from execution_service.core.views.record import ledger_from_document, ledger_to_document
 from tests.builders import (
     accepted,

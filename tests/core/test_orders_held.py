@@ -13,7 +13,7 @@ from execution_service.core.orders.next_step import Limits, Step, StepKind, next
 from execution_service.core.orders.order import Hold, Order, apply, apply_all
 from execution_service.core.orders.report_events import new_events
 from execution_service.core.orders.status import Status
-from execution_service.core.reconcile import HELD_UNLISTED_AT_MOST, may_be_unlisted
+from execution_service.core.reconcile.orders import HELD_UNLISTED_AT_MOST, may_be_unlisted
 from execution_service.core.texts.log import log_line
 from execution_service.core.texts.messages import MentionedOrder
 from execution_service.core.texts.orders import cancels_unconfirmed, exits_waiting, held_for_opening, order_alert

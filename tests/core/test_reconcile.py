@@ -17,29 +17,21 @@ from execution_service.core.orders.events import Fitted
 from execution_service.core.orders.order import Order, apply_all
 from execution_service.core.orders.request import Identity, Purpose
 from execution_service.core.orders.status import Status
-from execution_service.core.reconcile import (
+from execution_service.core.reconcile.discrepancies import (
     OF_POSITIONS,
     OF_REPORTS,
-    READINGS,
     Discrepancy,
     DiscrepancyKind,
     DiscrepancyState,
     Finding,
-    Holding,
-    Judgement,
     Key,
     Owner,
-    Watch,
-    compare_positions,
-    group_of,
-    is_our_tag,
-    judge,
-    may_be_the_same,
-    order_findings,
     owner_of,
-    resting_exits,
-    unknown_order,
 )
+from execution_service.core.reconcile.instruments import may_be_the_same
+from execution_service.core.reconcile.judgement import READINGS, Judgement, Watch, judge
+from execution_service.core.reconcile.orders import is_our_tag, order_findings, unknown_order
+from execution_service.core.reconcile.positions import Holding, compare_positions, group_of, resting_exits
 from execution_service.core.texts.discrepancies import difference, discrepancy_opened, next_step, reconciled
 from execution_service.core.views.record import discrepancy_from_document, discrepancy_to_document
 from tests.builders import (

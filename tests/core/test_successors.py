@@ -10,7 +10,8 @@ import pytest
 
 from brokers.base import AssetClass, BrokerPosition, Instrument, OptionRight
 from execution_service.core.adoption.successors import explained, quantities_of, unexplained_changes
-from execution_service.core.reconcile import Finding, Holding, compare_positions
+from execution_service.core.reconcile.discrepancies import Finding
+from execution_service.core.reconcile.positions import Holding, compare_positions
 from tests.builders import instrument
 
 PUT = Instrument(

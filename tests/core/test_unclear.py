@@ -15,7 +15,7 @@ from execution_service.core.orders.events import Accepted, Filled, Noted
 from execution_service.core.orders.order import Order, apply_all
 from execution_service.core.orders.report_events import is_short, new_events, unreadable_note
 from execution_service.core.orders.sanitize import sanitized, sanitized_position
-from execution_service.core.reconcile import Holding, compare_positions
+from execution_service.core.reconcile.positions import Holding, compare_positions
 from execution_service.core.views.record import event_from_document, event_to_document, instrument_of_ledger
 from execution_service.core.views.shared import fill_fields
 from tests.builders import NOW, fill, order, submit_started

@@ -15,7 +15,7 @@ from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import Status
 from execution_service.core.positions.ledger import key_of
-from execution_service.core.reconcile import is_our_tag
+from execution_service.core.reconcile.orders import is_our_tag
 from execution_service.core.texts.orders import order_alert, outcome_line
 from execution_service.core.views.record import ledger_from_document
 from tests.fakes import World

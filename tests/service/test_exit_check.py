@@ -18,7 +18,7 @@ from execution_service.core.orders.exit_bound import ExitPositionCheck
 from execution_service.core.orders.order import Order
 from execution_service.core.orders.request import Purpose
 from execution_service.core.orders.status import ReasonCode, Status
-from execution_service.core.reconcile import DiscrepancyKind, DiscrepancyState
+from execution_service.core.reconcile.discrepancies import DiscrepancyKind, DiscrepancyState
 from execution_service.core.views.record import discrepancy_from_document
 from execution_service.trading.trader import TradingRules
 from tests.fakes import ACCOUNT, World, two_worlds, world_of

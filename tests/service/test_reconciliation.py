@@ -16,7 +16,7 @@ from brokers.paper import adapter as mock
 from brokers.paper.model import Action, Fault, Market, Operation
 from execution_service.core.orders.events import Noted
 from execution_service.core.orders.status import Status
-from execution_service.core.reconcile import DiscrepancyKind, DiscrepancyState
+from execution_service.core.reconcile.discrepancies import DiscrepancyKind, DiscrepancyState
 from execution_service.core.views.record import discrepancy_from_document
 from execution_service.storage.ports.commands import Command, CommandStatus
 from execution_service.trading import reconciliation

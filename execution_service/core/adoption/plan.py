@@ -1,20 +1,40 @@
-"""Plans an adoption: which movements it consists of, for which entries and at what cost, and why it may be
-impossible. Pure decisions."""
+"""Plans an adoption: which movements it consists of, for which entries and at what cost. Pure decisions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
-from decimal import Context, Decimal, localcontext
+from decimal import Decimal, localcontext
 
-from brokers.base import AssetClass, ContractTerms, Instrument, OptionRight, OrderType, Side
+from brokers.base import AssetClass, ContractTerms, Instrument, OptionRight, Side
+from execution_service.core.adoption.entries import (
+    CannotBeAdopted,
+    EntryHolding,
+    PartOfEntry,
+    is_entry_of,
+    left_for_exit,
+    named_holders,
+    oldest_first,
+    refs_to,
+)
+from execution_service.core.adoption.money import (
+    EXACT_MONEY,
+    SMALLEST_SHARE,
+    WHOLE_UNITS_ONLY,
+    at_cost,
+    contract_size,
+    decimal_quotient,
+    exact_deals,
+    incoming_values,
+    money_per_point,
+    shared_out,
+)
 from execution_service.core.adoption.records import (
     ALL_OF_IT,
     INTO_SHARES,
     AdoptionBooks,
     AdoptionRequest,
-    After,
     Before,
     Deal,
     Movement,
@@ -24,32 +44,15 @@ from execution_service.core.adoption.records import (
     negative_prices,
     read_instrument,
 )
+from execution_service.core.adoption.warnings import after_adoption, warnings_about
 from execution_service.core.exact import ZERO
 from execution_service.core.orders.contracts import Contract
-from execution_service.core.orders.effects import applied_events
-from execution_service.core.orders.events import AdoptionUndone, Busted, Capped, ContractResolved, Event, Occasion
-from execution_service.core.orders.exits import exit_allowance
-from execution_service.core.orders.order import Order, apply_all, new_order
-from execution_service.core.orders.request import Identity, OrderRequest, Purpose
-from execution_service.core.orders.status import Status
-from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line, fold, key_of
+from execution_service.core.orders.events import Occasion
+from execution_service.core.orders.request import Purpose
+from execution_service.core.positions.ledger import LedgerEntry, LedgerKey
 from execution_service.core.positions.position import ORDER_IDS_KEPT, Position, apply_fill
-from execution_service.core.reconcile import DiscrepancyState, Holding, compare_positions, may_be_the_same
+from execution_service.core.reconcile.discrepancies import DiscrepancyState
 from execution_service.core.texts.values import plain, quantity
-
-AT_WORK = frozenset({Status.SUBMITTING, Status.SUBMITTED, Status.PARTIALLY_FILLED, Status.IN_DOUBT})
-"""In these statuses the broker may still report something about the order."""
-EXACT_MONEY = Context(prec=80)
-_DIGITS_OF_A_PRICE = Context(prec=12)
-_MOST_PLACES = 18
-_SMALLEST = Decimal("1e-20")
-_MOST = Decimal("1e18")
-_COUNTED = frozenset({AssetClass.STOCK, AssetClass.ETF, AssetClass.OPTION, AssetClass.FUTURE})
-"""Only whole units exist of these, unless a fraction was already held."""
-
-
-class CannotBeAdopted(Exception):
-    """The adoption is impossible. The message says why."""
 
 
 def plan(request: AdoptionRequest, books: AdoptionBooks, now: datetime) -> Plan | Refused:
@@ -59,33 +62,6 @@ def plan(request: AdoptionRequest, books: AdoptionBooks, now: datetime) -> Plan 
             return _Draft(request, books, now).plan()
     except CannotBeAdopted as exc:
         return Refused((str(exc),))
-
-
-@dataclass(frozen=True, slots=True)
-class EntryHolding:
-    """An entry with the quantity that it still has of a holding."""
-
-    refs: tuple[str, ...]
-    left: Decimal
-    instrument: Instrument
-    """As the entry names it."""
-    product: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class PartOfEntry:
-    """The quantity of a movement that belongs to one entry; `holder` None: to no known entry."""
-
-    quantity: Decimal
-    holder: EntryHolding | None
-
-    @property
-    def refs(self) -> tuple[str, ...]:
-        return () if self.holder is None else self.holder.refs
-
-    @property
-    def product(self) -> str | None:
-        return None if self.holder is None else self.holder.product
 
 
 class _Draft:
@@ -381,7 +357,7 @@ class _Draft:
     def _converted(self, held: Decimal, successor: Instrument) -> Decimal:
         old, new = self._request.ratio or (Decimal(1), Decimal(1))
         total = held * new / old
-        is_odd = successor.asset_class in _COUNTED and total % 1 and not held % 1
+        is_odd = successor.asset_class in WHOLE_UNITS_ONLY and total % 1 and not held % 1
         if is_odd or decimal_quotient(held * new, old) is None:
             raise CannotBeAdopted(
                 f"{quantity(held)} at {quantity(old)}:{quantity(new)} would be {quantity(total.quantize(Decimal('1e-8')))}: "
@@ -449,7 +425,7 @@ class _Draft:
             if price is not None:
                 deals: tuple[Deal, ...] = (Deal(part.quantity, price),)
             elif worth is not None:
-                value = worth if part.quantity == left else (worth * part.quantity / left).quantize(_SMALLEST)
+                value = worth if part.quantity == left else (worth * part.quantity / left).quantize(SMALLEST_SHARE)
                 deals, worth, left = exact_deals(part.quantity, value), worth - value, left - part.quantity
             else:
                 deals = at_cost(position, part.quantity)
@@ -522,288 +498,3 @@ class _Draft:
             raise CannotBeAdopted(
                 f"discrepancy {plain(self._request.discrepancy_id)} is about {plain(found.finding.subject)}"
             )
-
-
-def is_entry_of(order: Order, key: LedgerKey) -> bool:
-    """Whether the order's fills were booked in that holding as an entry's."""
-    is_entry = isinstance(order.request, OrderRequest) and order.identity.purpose is Purpose.ENTRY
-    return is_entry and bool(order.filled_quantity) and key_of(order) == key
-
-
-def refs_to(entry: Order) -> tuple[str, ...]:
-    """The ids by which an exit refers to the entry; an adopted position is also referred to by the ids of the one
-    that it replaced."""
-    stands_for = entry.request.stands_for if isinstance(entry.request, OrderRequest) else ()
-    return stands_for or entry.names
-
-
-def left_for_exit(
-    refs: Sequence[str], entry: LedgerEntry, side: Side, orders: Sequence[Order], now: datetime
-) -> Decimal:
-    """What an exit that refers to the entry by these ids could still take."""
-    names = set(refs)
-    probe = new_order(
-        Identity(signal_id="?", purpose=Purpose.EXIT),
-        OrderRequest(
-            account_id=entry.key.account_id,
-            strategy=entry.key.strategy,
-            instrument=entry.instrument,
-            side=side.opposite,
-            quantity=_MOST,
-            order_type=OrderType.MARKET,
-            entry_refs=tuple(refs),
-        ),
-        received_at=now,
-        published_at=now,
-    )
-    probe = apply_all(probe, (ContractResolved(at=now, terms=entry.terms, booked_as=entry.key.instrument_key),))
-    called = [o for o in orders if names.intersection(o.names)]
-    exits = [o for o in orders if isinstance(o.request, OrderRequest) and names.intersection(o.request.entry_refs)]
-    allowance = exit_allowance(probe, called, exits, now)
-    last = allowance.events[-1] if allowance is not None and allowance.events else None
-    return last.quantity if isinstance(last, Capped) else ZERO
-
-
-def oldest_first(holders: Sequence[EntryHolding], leaving: Decimal) -> list[PartOfEntry]:
-    """Taken from one entry after the other; the last part is what none of them has."""
-    parts = []
-    for holder in holders:
-        taken = min(holder.left, leaving)
-        if taken:
-            parts.append(PartOfEntry(taken, holder))
-            leaving -= taken
-    return [*parts, PartOfEntry(leaving, None)] if leaving else parts
-
-
-def named_holders(holders: Sequence[EntryHolding]) -> str:
-    return ", ".join(f"{plain(h.refs[0])} has {quantity(h.left)} left" for h in holders) or "none has"
-
-
-# --- money -----------------------------------------------------------------------------------------------------------
-
-
-def money_per_point(entry: LedgerEntry) -> Decimal:
-    """The money per point of its price. Raises _CannotBe if the broker does not say."""
-    worth = entry.money_per_point
-    if worth is None:
-        raise CannotBeAdopted(f"nobody has told what a contract of {plain(entry.key.instrument_key)} is worth")
-    return worth
-
-
-def contract_size(entry: LedgerEntry) -> Decimal | None:
-    """The shares in one contract of the option; None if the ledger does not say."""
-    return entry.instrument.multiplier if entry.terms is None else entry.terms.multiplier
-
-
-def decimal_quotient(value: Decimal, part: Decimal) -> Decimal | None:
-    """None: the quotient has no finite decimal form, or more places than a price should have."""
-    price = (value / part).normalize(EXACT_MONEY) + ZERO
-    is_exact = price * part == value and -int(price.as_tuple().exponent) <= _MOST_PLACES
-    return price if is_exact else None
-
-
-def exact_deals(amount: Decimal, value: Decimal) -> tuple[Deal, ...]:
-    """`amount` units with the exact total value `value`: as two parts if a single price would have no finite decimal
-    form."""
-    price = decimal_quotient(value, amount)
-    if price is not None:
-        return (Deal(amount, price),)
-    first, unit = _in_two(amount)
-    if not first:
-        return (Deal(amount, (value / amount).normalize(EXACT_MONEY) + ZERO),)
-    price = _DIGITS_OF_A_PRICE.plus(value / amount)
-    return (Deal(first, price), Deal(unit, (value - first * price) / unit))
-
-
-def _in_two(amount: Decimal) -> tuple[Decimal, Decimal]:
-    """The second part is a power of ten, by which every value can be divided."""
-    unit = Decimal(1).scaleb(amount.adjusted())
-    return amount - unit, unit
-
-
-def at_cost(position: Position, leaving: Decimal) -> tuple[Deal, ...]:
-    """The closed quantity at its cost, so that nothing is realised."""
-    whole = exact_deals(leaving, released_cost(position, leaving)[0])
-    if len(whole) == 1:
-        return whole
-    first, unit = whole
-    of_first, after = released_cost(position, first.quantity)
-    of_unit, _ = released_cost(after, unit.quantity)
-    return (first, replace(unit, price=(of_first + of_unit - first.quantity * first.price) / unit.quantity))
-
-
-def released_cost(position: Position, leaving: Decimal) -> tuple[Decimal, Position]:
-    """The cost that would be released, and the position after that."""
-    side = Side.SELL if position.quantity > 0 else Side.BUY
-    at = position.updated_at
-    assert at is not None
-    booked = apply_fill(position, side=side, quantity=leaving, price=ZERO, multiplier=Decimal(1), at=at, order_id="")
-    return booked.realized * side.sign, booked.position
-
-
-def incoming_values(closed: Sequence[Movement], per_old: Decimal, per_new: Decimal, cash: Decimal) -> list[Decimal]:
-    """The value of each of these in its successor, after `cash` has been deducted from all of them together."""
-    values = [movement.value for movement in closed]
-    if not cash and per_old == per_new:
-        return values
-    total, before = (sum(values, ZERO) * per_old - cash) / per_new, sum(values, ZERO)
-    weights = values if before else [movement.quantity for movement in closed]
-    shared = [(total * weight / sum(weights, ZERO)).quantize(_SMALLEST) for weight in weights[:-1]]
-    return [*shared, total - sum(shared, ZERO)]
-
-
-def shared_out(total: Decimal, parts: Sequence[Decimal], what: Instrument, of: Decimal) -> list[Decimal]:
-    """`total` divided in the proportion of the parts, which add up to `of`; in whole units if there are no others."""
-    shares, given, counted = [], ZERO, ZERO
-    is_whole = what.asset_class in _COUNTED and not total % 1
-    for part in parts:
-        counted += part
-        due = total * counted / of
-        due = due // 1 if is_whole else due.quantize(_SMALLEST).normalize(EXACT_MONEY) + ZERO
-        shares.append(due - given)
-        given = due
-    return shares
-
-
-# --- what speaks against it ------------------------------------------------------------------------------------------
-
-
-def after_adoption(entry: LedgerEntry, position: Position, realized: Decimal) -> After:
-    return After(
-        strategy=entry.key.strategy,
-        holding=entry.key.instrument_key,
-        instrument=entry.instrument,
-        before=entry.position.quantity,
-        after=position.quantity,
-        before_average=entry.position.average_price,
-        after_average=position.average_price,
-        realized=realized.normalize(EXACT_MONEY) + ZERO,
-    )
-
-
-def warnings_about(
-    books: AdoptionBooks,
-    touched: Iterable[LedgerEntry],
-    after: Mapping[LedgerKey, Position],
-    discrepancy_id: str | None,
-) -> tuple[str, ...]:
-    touched = list(touched)
-    warnings = []
-    working = [
-        order
-        for order in books.at_work
-        if order.status in AT_WORK
-        and isinstance(order.request, OrderRequest)
-        and any(may_be_the_same(order.accepted_request.instrument, e.instrument) for e in touched)
-    ]
-    warnings += [
-        f"order {order.order_id} ({plain(order.signal_id)}) is {order.status}: the broker's word on it may still come, "
-        "and it is for what was held before; cancel it or let it end first"
-        for order in working
-    ]
-    warnings += _increased_differences(books, touched, after)
-    warnings += [
-        f"discrepancy {plain(str(discrepancy_id))} is to be closed by {each} already" for each in books.closing_it
-    ]
-    return tuple(warnings)
-
-
-def _increased_differences(
-    books: AdoptionBooks, touched: Sequence[LedgerEntry], after: Mapping[LedgerKey, Position]
-) -> list[str]:
-    """Where the adoption would increase the difference between our book and the broker's."""
-    if books.theirs is None:
-        return []
-    known = {entry.key: entry for entry in (*books.ledgers, *touched)}
-    before = [_holding(e, e.position.quantity) for e in known.values()]
-    then = [_holding(e, after.get(e.key, e.position).quantity) for e in known.values()]
-    gaps = {f.subject: f for f in compare_positions(before, books.theirs).findings}
-    found = []
-    for finding in compare_positions(then, books.theirs).findings:
-        gap = abs(Decimal(gaps[finding.subject].steady)) if finding.subject in gaps else ZERO
-        if abs(Decimal(finding.steady)) > gap:
-            found.append(
-                f"the books would differ by more than now: {plain(finding.subject)}: ours {finding.ours} then, the broker's {finding.theirs}"
-            )
-    return found
-
-
-def _holding(entry: LedgerEntry, amount: Decimal) -> Holding:
-    return Holding(instrument=entry.instrument, quantity=amount, strategy=entry.key.strategy, terms=entry.terms)
-
-
-# --- taking one back -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """One record of an adoption with its lines in the ledger."""
-
-    order: Order
-    lines: Mapping[int, Line]
-
-
-def undoing(order: Order, *, command_id: str, by: str, message: str, at: datetime) -> tuple[Event, ...]:
-    """The events that reverse one record of an adoption; none if it has been reversed."""
-    if order.adoption is None or any(isinstance(event, AdoptionUndone) for event in order.events):
-        return ()
-    annulled = [Busted(at=at, fill_id=fill.fill_id) for fill in order.fills]
-    return (AdoptionUndone(at=at, command_id=command_id, by=by, message=message), *annulled)
-
-
-def _adopted_since(orders: Sequence[Order], books: AdoptionBooks) -> list[str]:
-    """Later adoptions, not reversed, of the same holdings or entries."""
-    keys, refs = {key_of(order) for order in orders}, {ref for order in orders for ref in _entry_of(order)}
-    first = orders[0]
-    return sorted(
-        {
-            other.signal_id
-            for other in books.orders
-            if other.adoption is not None
-            and other.fills
-            and other.signal_id != first.signal_id
-            and other.received_at > first.received_at
-            and (key_of(other) in keys or refs.intersection(_entry_of(other)))
-        }
-    )
-
-
-def _entry_of(adopted: Order) -> tuple[str, ...]:
-    request = adopted.accepted_request
-    return (*request.entry_refs, *request.stands_for)
-
-
-def plan_undoing(records: Sequence[Recorded], books: AdoptionBooks, now: datetime) -> Plan | Refused:
-    """The books after these records were reversed, or why they cannot be."""
-    later = _adopted_since([record.order for record in records], books)
-    if later:
-        return Refused((f"{', '.join(later)} came after it and counts on it: take that back first",))
-    entries = {entry.key: entry for entry in books.ledgers}
-    after: dict[LedgerKey, LedgerEntry] = {}
-    realized: dict[LedgerKey, Decimal] = {}
-    for record in reversed(records):
-        order = record.order
-        key, request = key_of(order), order.accepted_request
-        entry = entries.setdefault(key, LedgerEntry(key=key, instrument=request.instrument, terms=order.terms))
-        then = after.get(key, entry)
-        if order.identity.purpose is Purpose.ENTRY:
-            left = left_for_exit(refs_to(order), entry, request.side, books.orders, now)
-            left = max(ZERO, min(left, then.position.quantity * request.side.sign))
-            if left < order.filled_quantity:
-                came = f"{quantity(order.filled_quantity)} {plain(key.instrument_key)}"
-                words = f"{came} came by it and only {quantity(left)} is left: it has been traded since"
-                return Refused((f"{words}; tell what is true now by another adoption",))
-        undone = apply_all(order, undoing(order, command_id="?", by="?", message="?", at=now))
-        after[key], lines = fold(then, undone, applied_events(undone, order.version), record.lines)
-        fresh = sum((line.realized for number, line in lines.items() if number > order.version), ZERO)
-        realized[key] = realized.get(key, ZERO) + fresh
-    touched = [entries[key] for key in after]
-    positions = {key: entry.position for key, entry in after.items()}
-    return Plan(
-        movements=(),
-        before=tuple(
-            Before(ledger_id=e.key.ledger_id, quantity=e.position.quantity, cost=e.position.cost) for e in touched
-        ),
-        holdings=tuple(after_adoption(e, positions[e.key], realized[e.key]) for e in touched),
-        warnings=warnings_about(books, touched, positions, None),
-    )

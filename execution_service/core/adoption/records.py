@@ -17,7 +17,7 @@ from execution_service.core.orders.events import Adopted, ContractResolved, Fill
 from execution_service.core.orders.order import Order, apply_all, new_order
 from execution_service.core.orders.request import Identity, OrderRequest, Purpose
 from execution_service.core.positions.ledger import LedgerEntry
-from execution_service.core.reconcile import Discrepancy
+from execution_service.core.reconcile.discrepancies import Discrepancy
 from execution_service.core.texts.values import plain, quantity
 
 ALL_OF_IT = frozenset({Occasion.SPLIT, Occasion.RENAME, Occasion.MERGE})

@@ -9,7 +9,8 @@ from datetime import date
 from decimal import Decimal
 
 from brokers.base import AssetClass, BrokerPosition, Instrument, OptionRight
-from execution_service.core.reconcile import Finding, InstrumentGroup, PositionsCompared
+from execution_service.core.reconcile.discrepancies import Finding
+from execution_service.core.reconcile.positions import InstrumentGroup, PositionsCompared
 
 _SHARES = frozenset({AssetClass.STOCK, AssetClass.ETF, AssetClass.FUND})
 _NAMED_AT_MOST = 3

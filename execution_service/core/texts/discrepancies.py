@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from execution_service.core.reconcile import Discrepancy, DiscrepancyKind, Finding
+from execution_service.core.reconcile.discrepancies import Discrepancy, DiscrepancyKind, Finding
 from execution_service.core.texts.messages import (
     LONGEST_OF_CAUSE,
     LONGEST_OF_LINE,

@@ -19,7 +19,7 @@ from execution_service.core.orders.request import Identity, OrderRequest, Purpos
 from execution_service.core.orders.status import Reason
 from execution_service.core.positions.ledger import LedgerEntry, LedgerKey, Line
 from execution_service.core.positions.position import Position
-from execution_service.core.reconcile import Discrepancy
+from execution_service.core.reconcile.discrepancies import Discrepancy
 
 Document: TypeAlias = dict[str, Any]
 T = TypeVar("T")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from execution_service.core.reconcile import Discrepancy, DiscrepancyState
+from execution_service.core.reconcile.discrepancies import Discrepancy, DiscrepancyState
 from execution_service.core.views.record import (
     discrepancy_from_document,
     discrepancy_to_document,

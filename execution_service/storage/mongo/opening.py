@@ -17,7 +17,7 @@ from pymongo.errors import (
     WTimeoutError,
 )
 
-from execution_service.core.reconcile import DiscrepancyState
+from execution_service.core.reconcile.discrepancies import DiscrepancyState
 from execution_service.core.views.record import (
     Document,
 )
