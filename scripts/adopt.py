@@ -87,7 +87,7 @@ def problem_with(options: argparse.Namespace) -> str | None:
     return f"an adoption needs {', '.join(given)}" if given else None
 
 
-def wish_of(options: argparse.Namespace) -> dict[str, Any]:
+def command_body(options: argparse.Namespace) -> dict[str, Any]:
     """The command's body, as far as the person says it."""
     named = {
         "account_id": options.account,

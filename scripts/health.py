@@ -82,7 +82,7 @@ def of_orders(by_status: Mapping[str, int]) -> Part:
     return Part("orders", State.DOWN, f"{counts}; look at the broker, then execctl resolve")
 
 
-def of_untended(unfinished: Iterable[Unfinished], worked: Collection[str], now: datetime) -> list[Part]:
+def of_unworked_orders(unfinished: Iterable[Unfinished], worked: Collection[str], now: datetime) -> list[Part]:
     """One row, down, where orders that have not ended are of accounts that no running service works; else none."""
     untended: dict[str, list[str]] = {}
     for order in unfinished:
@@ -96,7 +96,7 @@ def of_untended(unfinished: Iterable[Unfinished], worked: Collection[str], now: 
     return [Part("orders nobody works", State.DOWN, f"{'; '.join(shown)}{more}; {advice}")]
 
 
-def of_accounts_at_rest(known: Iterable[str], held: Mapping[str, int], *, is_any_served: bool) -> list[Part]:
+def of_idle_accounts(known: Iterable[str], held: Mapping[str, int], *, is_any_served: bool) -> list[Part]:
     """Rows for accounts of the records that no service works, and that have no order at work.
 
     `held`: the open positions of each that has some. `is_any_served`: an account need not be configured; where it must be, those that hold

@@ -35,13 +35,13 @@ from scripts.health import (
     MOST_ACCOUNTS_SHOWN,
     Part,
     State,
-    of_accounts_at_rest,
     of_alerts,
     of_discrepancies,
+    of_idle_accounts,
     of_orders,
     of_parts,
     of_telegram,
-    of_untended,
+    of_unworked_orders,
     up_or_down,
     worked_accounts,
 )
@@ -176,7 +176,7 @@ def stored_parts(view: StoreReader, waiting: BlockedExits, notice: Notice | None
     return [
         *([] if notice is None else _accounts_at_rest(notice, view.accounts(), busy, positions)),
         of_orders(waiting.by_status),
-        *of_untended(unfinished, worked, now),
+        *of_unworked_orders(unfinished, worked, now),
         Part("open positions", State.UP, str(len(positions))),
         Part(
             "unsettled records",
@@ -202,7 +202,7 @@ def _accounts_at_rest(
     is_any_served = all(said["broker"] == MOCK for said in notice.accounts.values())
     at_rest = set(known) - set(busy) - set(notice.accounts)
     held = Counter(entry.key.account_id for entry in positions if entry.key.account_id in at_rest)
-    return of_accounts_at_rest(at_rest, held, is_any_served=is_any_served)
+    return of_idle_accounts(at_rest, held, is_any_served=is_any_served)
 
 
 def _held_by(held: Sequence[Lease]) -> str:

@@ -1,8 +1,8 @@
-"""Publishes a sample order to `trading-orders` and follows it to its end; the samples lie in `tests/signals_testing`. Decides nothing
-about orders.
+"""Publishes a sample order to `trading-orders` and follows it to its end; the samples are in `tests/signals_testing`.
+Decides nothing about orders.
 
-Exit status: 0 every order reached its end and none was rejected; 3 an order was rejected, or is none; 1 nothing could be sent, or no
-end came in time; 2 wrong arguments or settings.
+Exit status: 0 every order reached its end and none was rejected; 3 an order was rejected, or is a dead letter; 1 nothing
+could be sent, or an order did not end in time; 2 wrong arguments or settings.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class WrongArguments(CannotSend):
 
 
 @dataclass(slots=True)
-class Followed:
+class FollowedOrder:
     """One published order and what has been heard of it."""
 
     parsed: ParsedOrder
@@ -299,11 +299,11 @@ class _Wire:
 
 
 def _run(wire: _Wire, bodies: Sequence[bytes], options: argparse.Namespace, console: Console) -> int:
-    story = _Story(console, is_short=len(bodies) > MANY)
+    progress = _Progress(console, is_short=len(bodies) > MANY)
     if not wire.is_running_here:
-        story.say("no execution service runs on this DATA_DIR: relying on one elsewhere")
+        progress.say("no execution service runs on this DATA_DIR: relying on one elsewhere")
     if not options.no_wait and not wire.is_subscribed:
-        story.say(f"no subscription of our own ({wire.why_not_subscribed}): looking into the store instead")
+        progress.say(f"no subscription of our own ({wire.why_not_subscribed}): looking into the store instead")
         if wire.view is None:
             raise CannotSend("the store cannot be looked at either; use --no-wait")
     parsed = [parse_order(body) for body in bodies]
@@ -311,20 +311,20 @@ def _run(wire: _Wire, bodies: Sequence[bytes], options: argparse.Namespace, cons
     followed = {}
     for body, order, message_id in zip(bodies, parsed, ids, strict=True):
         if isinstance(order, Unusable):
-            story.say(f"message {message_id} of {len(body)} bytes will be a dead letter: {order.reason}")
+            progress.say(f"message {message_id} of {len(body)} bytes will be a dead letter: {order.reason}")
             continue
-        one = Followed(order, message_id)
+        one = FollowedOrder(order, message_id)
         followed[one.order_id] = one
-        story.tell(one, f"published to {TOPIC}, message {message_id}")
-    if story.is_short:
-        story.say(f"published {len(bodies)} messages to {TOPIC}")
+        progress.tell(one, f"published to {TOPIC}, message {message_id}")
+    if progress.is_short:
+        progress.say(f"published {len(bodies)} messages to {TOPIC}")
     has_unusable = any(isinstance(order, Unusable) for order in parsed)
     if not options.no_wait:
-        _follow(wire, followed, options.timeout, story)
-    return _conclude(wire, tuple(followed.values()), options, story, has_unusable=has_unusable)
+        _follow(wire, followed, options.timeout, progress)
+    return _conclude(wire, tuple(followed.values()), options, progress, has_unusable=has_unusable)
 
 
-class _Story:
+class _Progress:
     """Tells what happens: lines above a spinner on a terminal, plain lines elsewhere."""
 
     def __init__(self, console: Console, *, is_short: bool) -> None:
@@ -334,37 +334,37 @@ class _Story:
     def say(self, words: str) -> None:
         self.console.print(f"{shown_time(datetime.now(UTC))}  {plain(words)}")
 
-    def tell(self, one: Followed, words: str, at: datetime | None = None) -> None:
+    def tell(self, one: FollowedOrder, words: str, at: datetime | None = None) -> None:
         if not self.is_short:
             self.console.print(f"{shown_time(at or datetime.now(UTC))}  {one.name}  {words}")
 
 
-def _follow(wire: _Wire, followed: Mapping[str, Followed], timeout_seconds: float, story: _Story) -> None:
+def _follow(wire: _Wire, followed: Mapping[str, FollowedOrder], timeout_seconds: float, progress: _Progress) -> None:
     end = time.monotonic() + timeout_seconds
-    look_every = LOOK_AT_MANY_SECONDS if story.is_short else LOOK_SECONDS
+    look_every = LOOK_AT_MANY_SECONDS if progress.is_short else LOOK_SECONDS
     next_look = 0.0
     open_ids = set(followed)
-    with story.console.status("waiting for the orders' ends") as spinner:
+    with progress.console.status("waiting for the orders' ends") as spinner:
         while open_ids and time.monotonic() < end:
             heard = []
             with contextlib.suppress(queue.Empty):
                 heard.append(wire.confirmations.get(timeout=look_every))
                 while True:
                     heard.append(wire.confirmations.get_nowait())
-            if wire.view is not None and (time.monotonic() >= next_look or (heard and not story.is_short)):
+            if wire.view is not None and (time.monotonic() >= next_look or (heard and not progress.is_short)):
                 # Before what was heard is told: the record comes before its confirmation.
-                _look(wire.view, [followed[i] for i in open_ids], story)
+                _look(wire.view, [followed[i] for i in open_ids], progress)
                 next_look = time.monotonic() + look_every
             for body in heard:
-                _heard(body, followed, story)
+                _on_confirmation(body, followed, progress)
             open_ids = {i for i in open_ids if not _has_ended(followed[i], wire)}
             left = max(0.0, end - time.monotonic())
             spinner.update(f"{len(followed) - len(open_ids)} of {len(followed)} ended, waiting {left:.0f} s more")
     if wire.view is not None:
-        _look(wire.view, list(followed.values()), story)
+        _look(wire.view, list(followed.values()), progress)
 
 
-def _heard(body: Mapping[str, Any], followed: Mapping[str, Followed], story: _Story) -> None:
+def _on_confirmation(body: Mapping[str, Any], followed: Mapping[str, FollowedOrder], progress: _Progress) -> None:
     mine = [
         one
         for one in followed.values()
@@ -378,10 +378,10 @@ def _heard(body: Mapping[str, Any], followed: Mapping[str, Followed], story: _St
             else "nothing filled"
         )
         why = "" if body["reason"] is None else f": {body['reason']['code']}: {body['reason']['message']}"
-        story.tell(one, plain(f"confirmation {body['status']}, {filled}{why}"))
+        progress.tell(one, plain(f"confirmation {body['status']}, {filled}{why}"))
 
 
-def _look(view: StoreReader, open_orders: Sequence[Followed], story: _Story) -> None:
+def _look(view: StoreReader, open_orders: Sequence[FollowedOrder], progress: _Progress) -> None:
     """Reads the records, and tells their new events; a store that does not answer is asked again later."""
     try:
         stored = {s.order.order_id: s for s in view.load([one.order_id for one in open_orders])}
@@ -398,17 +398,17 @@ def _look(view: StoreReader, open_orders: Sequence[Followed], story: _Story) -> 
             known = (
                 "" if is_ours else " by an earlier message: this one is ignored, or a dead letter if it says otherwise"
             )
-            story.tell(one, f"recorded as {one.order_id}{known}", found.order.received_at)
+            progress.tell(one, f"recorded as {one.order_id}{known}", found.order.received_at)
         for applied_event in applied_events(found.order, one.seen_events):
             line = log_line(applied_event.before, applied_event.event, applied_event.after)
             if line is not None:
-                story.tell(one, plain(line[0]), applied_event.event.at)
+                progress.tell(one, plain(line[0]), applied_event.event.at)
         one.seen_events = found.order.version
         is_told = found.order.status.is_final and found.told.world >= found.order.version
         one.told_since = (one.told_since or time.monotonic()) if is_told else None
 
 
-def _has_ended(one: Followed, wire: _Wire) -> bool:
+def _has_ended(one: FollowedOrder, wire: _Wire) -> bool:
     if one.confirmation is not None and Status(one.confirmation["status"]).is_final:
         return True
     # Without a subscription, or where the end was told before we listened (a repeated signal), the record's word is taken.
@@ -420,33 +420,38 @@ def _has_ended(one: Followed, wire: _Wire) -> bool:
 
 
 def _conclude(
-    wire: _Wire, orders: Sequence[Followed], options: argparse.Namespace, story: _Story, *, has_unusable: bool
+    wire: _Wire,
+    orders: Sequence[FollowedOrder],
+    options: argparse.Namespace,
+    progress: _Progress,
+    *,
+    has_unusable: bool,
 ) -> int:
     counts: dict[str, int] = {}
     for one in orders:
         counts[one.status or "NOT SEEN"] = counts.get(one.status or "NOT SEEN", 0) + 1
-        if not story.is_short and not options.no_wait:
+        if not progress.is_short and not options.no_wait:
             try:
-                _show_end(wire, one, story)
+                _show_end(wire, one, progress)
             except StoreUnavailable as exc:
-                story.say(f"the store cannot be read now: {exc}")
+                progress.say(f"the store cannot be read now: {exc}")
     code = _exit_code(orders, options, has_unusable=has_unusable)
     if not options.no_wait:
-        if story.is_short:
-            story.say(
+        if progress.is_short:
+            progress.say(
                 f"of {counted(len(orders), 'order')}: "
                 + ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
             )
         if code == EXIT_FAILED:
             late = [one for one in orders if one.status is None or Status(one.status) not in FINAL]
-            story.say(f"no end within {options.timeout:g} s: {_known(wire, late)}")
-    _show_where_next(wire, orders, story)
+            progress.say(f"no end within {options.timeout:g} s: {_known(wire, late)}")
+    _show_where_next(wire, orders, progress)
     if options.json:
         print_json({"exit": code, "orders": [_json(one) for one in orders]})
     return code
 
 
-def _known(wire: _Wire, late: Sequence[Followed]) -> str:
+def _known(wire: _Wire, late: Sequence[FollowedOrder]) -> str:
     """What can be said of orders that have not ended."""
     more = f" and {len(late) - NAMED_AT_MOST} more" if len(late) > NAMED_AT_MOST else ""
     words = [f"{one.name} {_state(one)}" for one in late[:NAMED_AT_MOST]]
@@ -455,7 +460,7 @@ def _known(wire: _Wire, late: Sequence[Followed]) -> str:
     return ", ".join(words) + more
 
 
-def _state(one: Followed) -> str:
+def _state(one: FollowedOrder) -> str:
     match one.status:
         case None:
             return "was not heard of"
@@ -466,7 +471,7 @@ def _state(one: Followed) -> str:
     return f"is {one.status}"
 
 
-def _exit_code(orders: Sequence[Followed], options: argparse.Namespace, *, has_unusable: bool) -> int:
+def _exit_code(orders: Sequence[FollowedOrder], options: argparse.Namespace, *, has_unusable: bool) -> int:
     if options.no_wait:
         return EXIT_REJECTED if has_unusable else 0
     statuses = [None if one.status is None else Status(one.status) for one in orders]
@@ -475,21 +480,21 @@ def _exit_code(orders: Sequence[Followed], options: argparse.Namespace, *, has_u
     return 0 if all(status in FINAL for status in statuses) else EXIT_FAILED
 
 
-def _show_end(wire: _Wire, one: Followed, story: _Story) -> None:
+def _show_end(wire: _Wire, one: FollowedOrder, progress: _Progress) -> None:
     if one.record is not None and one.record.status.is_final:
-        story.console.print()
-        story.console.print(f"{one.name}: {_summary(one.record)}")
+        progress.console.print()
+        progress.console.print(f"{one.name}: {_summary(one.record)}")
     if one.confirmation is not None:
-        story.console.print("  confirmation: " + json.dumps(one.confirmation, ensure_ascii=True))
+        progress.console.print("  confirmation: " + json.dumps(one.confirmation, ensure_ascii=True))
     if wire.view is None or one.record is None:
         return
     letter = None if one.record.message_id == one.message_id else wire.view.dead_letter(one.message_id)
     if letter is not None:
         one.dead_letter = letter.reason
-        story.console.print(f"  this message became a dead letter: {plain(letter.reason)}")
+        progress.console.print(f"  this message became a dead letter: {plain(letter.reason)}")
     if one.confirmation is None:
         stored = wire.view.confirmation(confirmation_id(one.record))
-        story.console.print("  confirmation as stored: " + json.dumps(stored, ensure_ascii=True, default=str))
+        progress.console.print("  confirmation as stored: " + json.dumps(stored, ensure_ascii=True, default=str))
     if not isinstance(one.record.request, OrderRequest):
         return
     entry = wire.view.ledger(key_of(one.record).ledger_id)
@@ -506,7 +511,7 @@ def _show_end(wire: _Wire, one: Followed, story: _Story) -> None:
         }
         average = quoted(position.average_price, one.record) if position.is_open else ""
         held = f"{one.position['side']} {quantity(abs(position.quantity))} @ {average}" if position.is_open else "flat"
-        story.console.print(
+        progress.console.print(
             f"  position: {plain(entry.instrument.symbol)} {held}, realised {quantity(position.realized_pnl)}"
             f" ({plain(entry.key.account_id)}, {plain(entry.key.strategy)})"
         )
@@ -523,7 +528,7 @@ def _summary(order: Order) -> str:
     return words
 
 
-def _json(one: Followed) -> Mapping[str, object]:
+def _json(one: FollowedOrder) -> Mapping[str, object]:
     return {
         "signal_id": one.parsed.identity.signal_id,
         "leg_index": one.parsed.identity.leg_index,
@@ -535,13 +540,13 @@ def _json(one: Followed) -> Mapping[str, object]:
     }
 
 
-def _show_where_next(wire: _Wire, orders: Sequence[Followed], story: _Story) -> None:
-    story.console.print()
-    story.console.print("Next:")
+def _show_where_next(wire: _Wire, orders: Sequence[FollowedOrder], progress: _Progress) -> None:
+    progress.console.print()
+    progress.console.print("Next:")
     if orders:
-        story.console.print(f"  python scripts/execctl.py order {plain(orders[0].parsed.identity.signal_id)}")
-    story.console.print("  python scripts/execctl.py positions")
-    story.console.print(f"  tail -f {wire.settings.log_dir / 'signal_processing.log'}")
+        progress.console.print(f"  python scripts/execctl.py order {plain(orders[0].parsed.identity.signal_id)}")
+    progress.console.print("  python scripts/execctl.py positions")
+    progress.console.print(f"  tail -f {wire.settings.log_dir / 'signal_processing.log'}")
 
 
 if __name__ == "__main__":

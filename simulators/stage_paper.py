@@ -1,4 +1,4 @@
-"""What the mock broker is shown on: the book of its own paper exchange, opened beside it."""
+"""The mock broker's own paper exchange for its tests, opened beside it."""
 
 from __future__ import annotations
 

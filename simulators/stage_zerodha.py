@@ -1,4 +1,4 @@
-"""What the Zerodha adapter is shown on: a simulated Kite Connect on loopback, in this process or in one of its own, and what reaches it."""
+"""A simulated Kite Connect on loopback for the adapter's tests and the demo, in this process or its own."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ from brokers.paper.model import Action, Fault, Market, Operation, PaperOrder
 from execution_service.core.reconcile.positions import Holding, compare_positions
 from simulators.ibkr import wire
 from simulators.ibkr.contracts import TWIN, Query, listed
-from simulators.ibkr.gateway import COIN_TIFS, TwsSimulator, Words
+from simulators.ibkr.gateway import COIN_TIFS, OrderMessage, TwsSimulator
 from simulators.ibkr.wire import Ask
 from simulators.stage_ibkr import LAST_PRICE, config_for, serving_tws
 
@@ -191,7 +191,7 @@ async def test_an_error_on_a_live_order_is_no_end_of_it(desk: Desk, code: int, t
     broker = await desk.connect()
     ticket = desk.ticket(OrderType.LIMIT)
     answer = await place(broker, ticket)
-    desk.gateway.say_of_order(answer.broker_order_id, code, text)
+    desk.gateway.send_order_error(answer.broker_order_id, code, text)
     await broker.positions()  # asked after it, and so answered after it
     assert (await reported(broker, ticket)).status is ReportStatus.WORKING
     await broker.cancel_order(OrderRef(client_order_id=ticket.client_order_id))
@@ -203,7 +203,7 @@ async def test_an_error_on_a_live_order_makes_the_lists_be_read_again(desk: Desk
     broker = await desk.connect(poll_seconds=NEVER)
     answer = await place(broker, desk.ticket(OrderType.LIMIT))
     before = len(desk.heard(Ask.ALL_OPEN_ORDERS))
-    desk.gateway.say_of_order(answer.broker_order_id, 404, "Held for locate")
+    desk.gateway.send_order_error(answer.broker_order_id, 404, "Held for locate")
     await broker.positions()
     await broker.reports()
     assert len(desk.heard(Ask.ALL_OPEN_ORDERS)) == before + 1
@@ -1360,7 +1360,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def answer(desk: Desk, code: int, text: str, **fields: Any) -> None:
-    desk.gateway.answer_with(Words(code=code, text=text, **fields))
+    desk.gateway.answer_orders_with(OrderMessage(code=code, text=text, **fields))
 
 
 async def found(broker: IbkrBroker, ticket: Ticket) -> Report:
@@ -1405,7 +1405,7 @@ async def test_words_beside_an_order_that_works_end_nothing(
     broker = await desk.connect()
     ticket = desk.ticket(OrderType.LIMIT)
     assert (await place(broker, ticket)).status is ReportStatus.WORKING
-    desk.gateway.say_of_order("1:1", code, text)
+    desk.gateway.send_order_error("1:1", code, text)
     for _ in range(3):
         report = await broker.find(ticket.client_order_id)
         assert report is not None
@@ -1801,7 +1801,7 @@ async def test_a_filled_order_whose_count_is_not_told_is_filled_with_what_was_or
 async def test_an_execution_that_names_no_tag_acknowledges_the_order_of_its_id(desk: Desk, soon: None) -> None:
     """What was said on that id before is then no refusal of it."""
     broker = await desk.connect()
-    desk.gateway.answer_with(Words(code=10268, text="The 'EtradeOnly' order attribute is not supported."))
+    desk.gateway.answer_orders_with(OrderMessage(code=10268, text="The 'EtradeOnly' order attribute is not supported."))
     ticket = await reserved(broker, desk.ticket())
     with pytest.raises(UndocumentedAnswer):
         await broker.place_order(ticket)

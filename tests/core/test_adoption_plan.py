@@ -114,7 +114,7 @@ class Desk:
         return sum((line.realized for lines in self.lines.values() for line in lines.values()), Decimal(0))
 
     def adopt(self, body: dict[str, Any], command_id: str = "ctl-1", **more: Any) -> tuple[Order, ...]:
-        wish = wish_of(body)
+        wish = command_body(body)
         made = plan(wish, self.books(**more), at(1000))
         assert isinstance(made, Plan), made
         shown = plan_from_document(plan_to_document(made))
@@ -154,7 +154,7 @@ def body_of(occasion: str, symbol: str = "AAPL", **said: Any) -> dict[str, Any]:
     return usual | {"occasion": occasion, "instrument": {"symbol": symbol}} | said
 
 
-def wish_of(body: dict[str, Any]) -> AdoptionRequest:
+def command_body(body: dict[str, Any]) -> AdoptionRequest:
     wish = read_adoption_request(body)
     assert isinstance(wish, AdoptionRequest), wish
     return wish
@@ -467,7 +467,7 @@ def test_an_exit_is_told_what_was_adopted_of_its_entry() -> None:
 def test_a_record_moves_the_holding_that_was_shown() -> None:
     desk = Desk()
     desk.trade("a", 10, 100)
-    wish = wish_of(body_of("square-off", quantity="4", price="9"))
+    wish = command_body(body_of("square-off", quantity="4", price="9"))
     made = plan(wish, desk.books(), at(1000))
     assert isinstance(made, Plan)
     named_otherwise = [replace(movement, holding="AAPL|STOCK|multiplier=2") for movement in made.movements]
@@ -552,7 +552,7 @@ def test_an_option_by_its_own_symbol_has_its_shares_named() -> None:
 
 
 def warnings(desk: Desk, body: dict[str, Any], **more: Any) -> tuple[str, ...]:
-    made = plan(wish_of(body), desk.books(**more), at(1000))
+    made = plan(command_body(body), desk.books(**more), at(1000))
     assert isinstance(made, Plan), made
     return made.warnings
 

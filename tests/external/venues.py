@@ -65,7 +65,7 @@ class BookVenue(Venue):
         self._book = PaperExchange(path, account_id=self.account_id, market=Market())
 
     def do(self, what: str, **wish: object) -> Mapping[str, Any]:
-        control.carry_out(control.book_deeds(self._book), {"do": what, **wish})
+        control.carry_out(control.book_commands(self._book), {"do": what, **wish})
         return {}
 
     def orders(self) -> list[dict[str, Any]]:

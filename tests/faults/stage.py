@@ -70,7 +70,7 @@ class LaneOfBook(Venue):
     def do(self, what: str, **wish: object) -> Mapping[str, Any]:
         if what == "fault":
             wish = {"fault": {"account_id": self.account_id, **dict(wish["fault"])}}  # type: ignore[call-overload]
-        control.carry_out(control.book_deeds(self._book), {"do": what, **wish})
+        control.carry_out(control.book_commands(self._book), {"do": what, **wish})
         return {}
 
     def orders(self) -> list[dict[str, Any]]:

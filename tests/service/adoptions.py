@@ -32,7 +32,7 @@ def by_hand(world: World, quantity: int, symbol: str = "AAPL", price: str = "10"
     world.book().advance()
 
 
-def wish_of(occasion: str, symbol: str = "AAPL", **said: Any) -> dict[str, Any]:
+def command_body(occasion: str, symbol: str = "AAPL", **said: Any) -> dict[str, Any]:
     """The body of a command without what was shown. `instrument`: more of its fields."""
     usual = {"account_id": ACCOUNT, "strategy": "momentum", "by": "Ann", "reason": "the broker's note"}
     instrument = {"symbol": symbol, **said.pop("instrument", {})}
@@ -53,7 +53,7 @@ async def adopt(world: World, occasion: str, symbol: str = "AAPL", **said: Any) 
     """Shows it to the person, with the broker's book unless `asks_broker` is False, and stores the command of one whom no warning stops;
     returns the command's id."""
     asks_broker = said.pop("asks_broker", True)
-    body = wish_of(occasion, symbol, **{"is_forced": asks_broker, **said})
+    body = command_body(occasion, symbol, **{"is_forced": asks_broker, **said})
     command_id = f"ctl-{next(_NUMBERS)}"
     shown = await planned(world, body, asks_broker=asks_broker)
     assert isinstance(shown, Plan), shown

@@ -32,7 +32,7 @@ def options(line: str) -> argparse.Namespace:
 
 @pytest.mark.parametrize("line", examples())
 def test_each_example_of_the_page_is_a_wish(line: str) -> None:
-    wish = read_adoption_request(adopt.wish_of(options(line)))
+    wish = read_adoption_request(adopt.command_body(options(line)))
     assert isinstance(wish, AdoptionRequest), wish
 
 
@@ -47,7 +47,7 @@ def test_all_fields_of_both_instruments_reach_the_wish() -> None:
     line = "adopt rename " + " ".join(
         f"--{prefix}{name.replace('_', '-')} {value}" for prefix in ("", "new-") for name, value in fields.items()
     )
-    body = adopt.wish_of(options(line))
+    body = adopt.command_body(options(line))
     assert body["instrument"] == body["successor"] == fields
 
 

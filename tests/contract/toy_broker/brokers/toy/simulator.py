@@ -52,7 +52,7 @@ class Toy:
         self._book = book
 
     def control(self, wish: Mapping[str, Any]) -> Mapping[str, Any]:
-        control.carry_out(control.book_deeds(self._book), wish)
+        control.carry_out(control.book_commands(self._book), wish)
         return self.state()
 
     def state(self) -> Mapping[str, Any]:
