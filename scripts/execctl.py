@@ -63,20 +63,20 @@ from scripts.waits import waits_for
 
 OUTCOME_SECONDS = 8.0
 POSITIONS_SECONDS = 20.0
-"""A broker that is asked for its positions may take its time; then the books are shown without them."""
+"""A broker may take its time to report positions; after this the books are shown without them."""
 COMPARE_SECONDS = 75.0
-"""For two readings of a broker's whole book with a pause between them, or another process's answer."""
+"""Enough for two readings of a broker's whole book with a pause between them, or for another process's answer."""
 LOOK_SECONDS = 0.2
 PAYLOAD_SHOWN = 2000
 MOST_NAMES_SHOWN = 20
 FACTS = ("Fact", "Value")
-"""The headings of what is told of one thing."""
+"""The headings of a table about a single object."""
 EXIT_FAILED, EXIT_ARGUMENTS = 1, 2
 DECISIONS = ("not-placed", "placed", "cancelled", "send-again")
 
 
 class Unknown(Exception):
-    """Nothing has that name, or too much; the message says so."""
+    """No match for the given name, or too many; the message says which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +210,7 @@ def _words(text: str) -> str:
 
 
 def _contract(text: str) -> tuple[str, ContractTerms]:
-    """The instrument's key and what its contract is worth."""
+    """The instrument's key and its contract facts."""
     key, _, figures = text.rpartition("=")
     multiplier, slash, magnifier = figures.partition("/")
     try:
@@ -437,7 +437,7 @@ def _print_history(console: Console, stored: Stored, history: Mapping[str, Any])
 
 
 def _fill_time(fill: Fill) -> str:
-    """Marked where it is no more than an estimate of ours."""
+    """Marked if it is only our estimate."""
     return f"{cell(fill.time)} (estimated)" if fill.is_time_estimated else cell(fill.time)
 
 
@@ -446,7 +446,7 @@ def _is_held(order: Order) -> bool:
 
 
 def _held(order: Order) -> str:
-    """For the opening of its market, by the broker's word."""
+    """Until when the broker holds it for the opening of its market."""
     if order.hold is None or not _is_held(order):
         return ""
     until = "the opening" if order.hold.until is None else table_time(order.hold.until)
@@ -459,7 +459,7 @@ def _exit_name(fields: Mapping[str, Any]) -> str:
 
 
 def _adoption_facts(order: Order) -> list[tuple[str, str]]:
-    """What a person told, where it is no order."""
+    """The person's report, if the record is an adoption."""
     told = order.adoption
     if told is None:
         return []
@@ -536,7 +536,7 @@ async def _leases(context: CommandContext) -> int:
 
 
 def _lease_fields(lease: Lease, now: datetime) -> dict[str, object]:
-    # By the clocks of two machines, so for people only.
+    # Compares the clocks of two machines, so it is for people only.
     is_silent = (now - lease.renewed_at).total_seconds() > lease.term_seconds
     state = "given back" if not lease.holder else "silent" if is_silent else "held"
     return {
@@ -691,7 +691,8 @@ def _age(lasted: timedelta) -> str:
 
 
 def _check_account(context: CommandContext, account_id: str | None) -> None:
-    """Raises Unknown for a name that is neither configured nor in any record: nothing found of it would sound as if all were well."""
+    """Raises Unknown for an account that is neither configured nor in any record: an empty result would look as if
+    all were well."""
     if account_id is None or account_id in _configured(context):
         return
     stored = context.view.accounts()
@@ -703,7 +704,7 @@ def _check_account(context: CommandContext, account_id: str | None) -> None:
 
 
 def _configured(context: CommandContext) -> set[str]:
-    """By our settings or the running service's: the demo with a real adapter has an accounts file of its own."""
+    """By our settings or the running service's: the demo with a real adapter has its own accounts file."""
     notice = running_service(context.settings)
     return {*context.settings.accounts, *(() if notice is None else notice.accounts)}
 
@@ -750,7 +751,7 @@ async def _resolve(context: CommandContext) -> int:
 
 
 async def _adopt(context: CommandContext) -> int:
-    """Shows both books before and after, and then has it done, unless something speaks against it."""
+    """Shows both books before and after, and then requests the adoption, unless there are warnings."""
     options, now = context.options, SystemClock().now()
     if options.undo is None:
         body = adopt.command_body(options)
@@ -789,7 +790,7 @@ async def _adopt(context: CommandContext) -> int:
 
 
 def _last_read(context: CommandContext, account_id: str) -> dict[str, str]:
-    """What the broker held where it differed from our book, by the holding's key."""
+    """The broker's positions that differed from our book, by the holding's key."""
     found = context.view.discrepancies(account_id=account_id)
     return {
         row.finding.instrument: f"{row.finding.theirs} (read {table_time(row.updated_at)})"
@@ -799,7 +800,8 @@ def _last_read(context: CommandContext, account_id: str) -> dict[str, str]:
 
 
 async def _brokers_positions(context: CommandContext, account_id: str) -> Sequence[BrokerPosition] | None:
-    """As the service that trades the account reads them now; None where none does, or the broker does not tell them."""
+    """As the service that trades the account reads them now. None if no service does, or the broker does not report
+    them."""
     if running_service(context.settings) is None and context.settings.mongodb_uri is None:
         return None
     now = SystemClock().now()
@@ -818,7 +820,7 @@ async def _brokers_positions(context: CommandContext, account_id: str) -> Sequen
 
 
 def _sent(found: Sequence[Stored], name: str) -> list[Stored]:
-    """Without what was adopted, which never was at a broker."""
+    """Without adoptions, which were never at a broker."""
     orders = [stored for stored in found if stored.order.adoption is None]
     if not orders:
         raise Unknown(f"{name!r} is an adoption, and no order: execctl adopt --undo takes it back")
@@ -833,11 +835,12 @@ def _only(found: Sequence[Stored], name: str) -> Order:
 
 
 async def _reconcile(context: CommandContext) -> int:
-    """0 only if everything was compared and agrees."""
+    """Returns 0 only if everything was compared and agrees."""
     wanted = context.options.account
     _check_account(context, wanted)
     notice = running_service(context.settings)
-    # On the embedded store the service alone knows what it works: the demo with a real adapter has an accounts file of its own.
+    # With the embedded store only the service knows its accounts: the demo with a real adapter has its own accounts
+    # file.
     known = context.settings.accounts if notice is None or notice.mongodb_uri is None else notice.accounts
     accounts = [wanted] if wanted is not None else sorted({*known, *context.view.traded_accounts()})
     if notice is None and context.settings.mongodb_uri is None:
@@ -880,7 +883,8 @@ async def _command(
     order_ids: Sequence[str] = (),
     told: Mapping[str, object] | None = None,
 ) -> int:
-    """Stores the command, waits a little for the service to carry it out, and says what came of it. `told`: what goes with it for programs."""
+    """Stores the command, waits a little for the service to carry it out, and prints the result. `told`: additional
+    fields of the JSON output."""
     now = SystemClock().now()
     command = Command(command_id=f"ctl-{uuid.uuid4()}", kind=kind, body=body, published_at=now, received_at=now)
     await context.store.insert_command(command)
@@ -925,14 +929,14 @@ async def _after(context: CommandContext, order_ids: Sequence[str]) -> list[Stor
 
 
 async def _rebuild_views(context: CommandContext) -> int:
-    """1 where the records contradict the ledger, or a document could not be brought up to date."""
+    """Returns 1 if the records contradict the ledger, or a document could not be updated."""
 
     notice = running_service(context.settings)
     at_work = {} if notice is None else notice.accounts
 
     def broker_of(account_id: str) -> str | None:
         if account_id in at_work:
-            return at_work[account_id]["broker"]  # the service may have been started with other settings
+            return at_work[account_id]["broker"]  # the service may run with other settings
         account = context.settings.account(account_id)
         if account is not None:
             return account.broker.upper()
@@ -955,7 +959,7 @@ async def _rebuild_views(context: CommandContext) -> int:
     entries = context.view.ledgers()
     rebuild = Rebuild(context.store, SystemClock(), broker_of=broker_of, broker_shown=broker_shown)
     rebuilt = await rebuild.run(context.view.order_ids(), entries)
-    # What the view cannot read is told at the end, of each verb.
+    # What the view could not read is printed at the end of each command.
     left = sorted({unreadable.words for unreadable in context.store.newly_unreadable()} - context.view.unreadable)
     for words in left:
         print(f"Left as it is: {plain(words)}", file=sys.stderr)

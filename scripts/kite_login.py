@@ -1,4 +1,5 @@
-"""Turns a person's login at Zerodha into the day's access token and writes it where the service reads it; logs nobody in by itself."""
+"""Turns a person's login at Zerodha into the day's access token and writes it where the service reads it. It cannot
+log in by itself."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ class CannotLogIn(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when the token is written; 1 when Zerodha would not give one; 2 for wrong arguments or settings."""
+    """Returns 0 if the token was written, 1 if Zerodha gave none, 2 for wrong arguments or settings."""
     parser = argparse.ArgumentParser(description="Writes the day's access token of a Zerodha account to its file.")
     parser.add_argument("--account", help="the account's id; not needed where there is only one at Zerodha")
     parser.add_argument(
@@ -91,12 +92,12 @@ def _file_and_secret(config: Mapping[str, object]) -> tuple[Path, str]:
 
 
 def _request_token(said: str) -> str:
-    """Out of an address that has one, or the text itself."""
+    """The token from an address that contains one, or the text itself."""
     return parse_qs(urlsplit(said.strip()).query).get("request_token", [said.strip()])[0]
 
 
 def _write(path: Path, token: str) -> None:
-    """Whole or not at all, for its owner only."""
+    """Atomically, readable by its owner only."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = path.with_name(path.name + ".new")
     new.unlink(missing_ok=True)

@@ -52,10 +52,10 @@ CALL_SECONDS = 5.0
 LOOK_SECONDS = 0.1
 LOOK_AT_MANY_SECONDS = 1.0
 MANY = 12
-"""With more orders than these only their number and their ends are shown."""
+"""With more orders than this, only their number and their ends are shown."""
 NAMED_AT_MOST = 5
 GRACE_SECONDS = 3.0
-"""How long a confirmation is waited for after the record says that it was published."""
+"""How long to wait for a confirmation after the record says that it was published."""
 
 EXIT_FAILED, EXIT_ARGUMENTS, EXIT_REJECTED = 1, 2, 3
 
@@ -65,12 +65,12 @@ class CannotSend(Exception):
 
 
 class WrongArguments(CannotSend):
-    """What was asked for cannot be made; the message says what can."""
+    """The requested message cannot be built; the message says what can."""
 
 
 @dataclass(slots=True)
 class FollowedOrder:
-    """One published order and what has been heard of it."""
+    """One published order and what is known of it."""
 
     parsed: ParsedOrder
     message_id: str
@@ -179,7 +179,7 @@ def _bodies(options: argparse.Namespace) -> list[bytes]:
 
 
 def next_december(now: datetime) -> str:
-    """The month, as in 202712, of a future that is listed and not about to expire."""
+    """The month (like 202712) of a future that is listed and not about to expire."""
     return f"{now.year + (now.month > 10)}12"
 
 
@@ -215,7 +215,7 @@ def _changed(leg: Any, signal_id: str | None, options: argparse.Namespace, now: 
 
 
 class _Wire:
-    """Publisher, a subscription of our own on the confirmations, and the store to look into; the latter two if they can be had."""
+    """The publisher, our own subscription to the confirmations, and the store's reader; the latter two if available."""
 
     def __init__(self, settings: Settings, options: argparse.Namespace) -> None:
         notice = running_service(settings)
@@ -256,13 +256,14 @@ class _Wire:
 
     @contextlib.contextmanager
     def _subscribed(self) -> Iterator[None]:
-        """A temporary subscription, made before anything is published; without the right to make one the store is looked at instead."""
+        """A temporary subscription, created before anything is published. Without the right to create one, the store
+        is read instead."""
         client = pubsub_v1.SubscriberClient()
         topic = client.topic_path(self.project, self.settings.execution_confirmations_topic)
         path = client.subscription_path(self.project, f"send-test-signal-{time.time_ns():x}")
         wish: dict[str, object] = {"name": path, "topic": topic, "message_retention_duration": {"seconds": 600}}
         if self._is_google:
-            wish["expiration_policy"] = {"ttl": {"seconds": 24 * 3600}}  # swept away should this process be killed
+            wish["expiration_policy"] = {"ttl": {"seconds": 24 * 3600}}  # removed by Google if this process is killed
         try:
             client.create_subscription(request=wish, timeout=CALL_SECONDS, retry=None)
         except (GoogleAPICallError, RetryError) as exc:
@@ -276,7 +277,7 @@ class _Wire:
             yield
         finally:
             pull.cancel()
-            with contextlib.suppress(Exception):  # however the stream ended, it has
+            with contextlib.suppress(Exception):  # the stream has ended, in whatever way
                 pull.result(timeout=CALL_SECONDS)
             with contextlib.suppress(GoogleAPICallError, RetryError):  # it expires by itself
                 client.delete_subscription(subscription=path, timeout=CALL_SECONDS, retry=None)
@@ -287,7 +288,7 @@ class _Wire:
         self.confirmations.put(json.loads(message.data))
 
     def publish(self, bodies: Sequence[bytes]) -> list[str]:
-        """Message ids. Raises CannotSend."""
+        """The message ids. Raises CannotSend."""
         futures = [self._publisher.publish(self._topic, body) for body in bodies]
         try:
             return [future.result(timeout=30.0) for future in futures]
@@ -325,7 +326,7 @@ def _run(wire: _Wire, bodies: Sequence[bytes], options: argparse.Namespace, cons
 
 
 class _Progress:
-    """Tells what happens: lines above a spinner on a terminal, plain lines elsewhere."""
+    """Shows the progress: lines above a spinner on a terminal, plain lines elsewhere."""
 
     def __init__(self, console: Console, *, is_short: bool) -> None:
         self.console = console
@@ -352,7 +353,7 @@ def _follow(wire: _Wire, followed: Mapping[str, FollowedOrder], timeout_seconds:
                 while True:
                     heard.append(wire.confirmations.get_nowait())
             if wire.view is not None and (time.monotonic() >= next_look or (heard and not progress.is_short)):
-                # Before what was heard is told: the record comes before its confirmation.
+                # Print the record's events before confirmations received meanwhile.
                 _look(wire.view, [followed[i] for i in open_ids], progress)
                 next_look = time.monotonic() + look_every
             for body in heard:
@@ -382,7 +383,7 @@ def _on_confirmation(body: Mapping[str, Any], followed: Mapping[str, FollowedOrd
 
 
 def _look(view: StoreReader, open_orders: Sequence[FollowedOrder], progress: _Progress) -> None:
-    """Reads the records, and tells their new events; a store that does not answer is asked again later."""
+    """Reads the records and prints their new events. A store that does not answer is asked again later."""
     try:
         stored = {s.order.order_id: s for s in view.load([one.order_id for one in open_orders])}
     except StoreUnavailable:
@@ -411,7 +412,7 @@ def _look(view: StoreReader, open_orders: Sequence[FollowedOrder], progress: _Pr
 def _has_ended(one: FollowedOrder, wire: _Wire) -> bool:
     if one.confirmation is not None and Status(one.confirmation["status"]).is_final:
         return True
-    # Without a subscription, or where the end was told before we listened (a repeated signal), the record's word is taken.
+    # Without a subscription, or if the confirmation came before we subscribed (a repeated signal), the record decides.
     grace = GRACE_SECONDS if wire.is_subscribed else 0.0
     return one.told_since is not None and time.monotonic() - one.told_since >= grace
 
@@ -452,7 +453,7 @@ def _conclude(
 
 
 def _known(wire: _Wire, late: Sequence[FollowedOrder]) -> str:
-    """What can be said of orders that have not ended."""
+    """What is known of orders that have not ended."""
     more = f" and {len(late) - NAMED_AT_MOST} more" if len(late) > NAMED_AT_MOST else ""
     words = [f"{one.name} {_state(one)}" for one in late[:NAMED_AT_MOST]]
     if any(one.status is None for one in late) and not wire.is_running_here:
