@@ -49,14 +49,12 @@ def new_events(order: Order, report: Report, now: datetime, *, is_settled: bool 
         order = apply(order, event)
         events.append(event)
 
-    if len(report.orders_under_tag) > 1:
-        ids = ", ".join(report.orders_under_tag)
-        words = (
-            f"placed twice? the broker shows {len(report.orders_under_tag)} orders under {report.client_order_id}: {ids}; "
-            f"only {_own_of(order, report)} is taken for this one, what others fill is not counted here"
-        )
+    def note(words: str) -> None:
         if not was_noted(order, words):
             learn(Noted(at=now, message=words, alert=True))
+
+    if len(report.orders_under_tag) > 1:
+        note(_several_under_tag(order, report))
         if is_of_another(order, report):
             return events
     if report.fills_shown is not FillsShown.SOME and order.attempt == 1:
@@ -89,23 +87,17 @@ def new_events(order: Order, report: Report, now: datetime, *, is_settled: bool 
                 )
             )
     if not is_present_attempt and any(isinstance(event, Filled) for event in events):
-        words = (
+        note(
             f"filled under {report.client_order_id}, which it was sent as before it was sent again "
             f"as {order.client_order_id}: both may fill"
         )
-        if not was_noted(order, words):
-            learn(Noted(at=now, message=words, alert=True))
     is_working = order.status in (Status.SUBMITTED, Status.PARTIALLY_FILLED)
     if is_present_attempt and is_working and order.broker_order_id is None and report.broker_order_id:
         learn(Accepted(at=now, broker_order_id=report.broker_order_id))
     if report.status is ReportStatus.WORKING and (
         not is_present_attempt or (order.status.is_final and order.broker_order_id is None)
     ):
-        words = (
-            f"the broker shows order {report.broker_order_id} ({report.client_order_id}) working, against our record"
-        )
-        if not was_noted(order, words):
-            learn(Noted(at=now, message=words, alert=True))
+        note(f"the broker shows order {report.broker_order_id} ({report.client_order_id}) working, against our record")
     if is_present_attempt:
         for event in _of_hold(order, report, now):
             learn(event)
@@ -115,6 +107,14 @@ def new_events(order: Order, report: Report, now: datetime, *, is_settled: bool 
         if end is not None:
             learn(end)
     return events
+
+
+def _several_under_tag(order: Order, report: Report) -> str:
+    ids = ", ".join(report.orders_under_tag)
+    return (
+        f"placed twice? the broker shows {len(report.orders_under_tag)} orders under {report.client_order_id}: {ids}; "
+        f"only {_own_of(order, report)} is taken for this one, what others fill is not counted here"
+    )
 
 
 def _with_corrections(order: Order, report: Report) -> tuple[Report, bool]:
