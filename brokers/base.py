@@ -119,7 +119,7 @@ class Instrument:
         if self.con_id is not None and other.con_id is not None:
             return (self.con_id, self.asset_class) == (other.con_id, other.asset_class)
         numbered = self.con_id is not None or other.con_id is not None
-        told = ((self.expiry, other.expiry), (self.strike, other.strike), (self.right, other.right))
+        pairs = ((self.expiry, other.expiry), (self.strike, other.strike), (self.right, other.right))
         left_open = (
             (self.exchange, other.exchange),
             (self.currency, other.currency),
@@ -128,8 +128,8 @@ class Instrument:
         )
         return (
             (self.symbol, self.asset_class) == (other.symbol, other.asset_class)
-            and (numbered or all(mine == theirs for mine, theirs in told))
-            and all(mine is None or theirs is None or mine == theirs for mine, theirs in (*told, *left_open))
+            and (numbered or all(mine == theirs for mine, theirs in pairs))
+            and all(mine is None or theirs is None or mine == theirs for mine, theirs in (*pairs, *left_open))
         )
 
 

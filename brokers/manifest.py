@@ -35,7 +35,7 @@ class ImpliedAccount:
     """At least one of these must be set."""
 
 
-def _not_to_be_told_apart(config: Mapping[str, object]) -> bool | None:
+def _unknown_if_paper(config: Mapping[str, object]) -> bool | None:
     return None
 
 
@@ -65,7 +65,7 @@ class Manifest:
     is_stand_in: bool = False
     """It serves every account, including unknown ones, when the process is told to use no real broker. None of its
     accounts is live."""
-    is_paper: Callable[[Mapping[str, object]], bool | None] = _not_to_be_told_apart
+    is_paper: Callable[[Mapping[str, object]], bool | None] = _unknown_if_paper
     """Whether an account's settings name a paper account. False: they name a real one, even if its address is on
     this machine. None: they do not tell; then an address on this machine counts as paper."""
     paper_hint: str = ""

@@ -60,8 +60,8 @@ def limits(
 ) -> tuple[RateLimit, ...]:
     """Limits for any second, minute and 24 hours; None: no such limit. `reserve_percent` of each, rounded up, is for
     exits and first cancels, half of that, rounded up, for exits alone. A quarter of the rest may be repetitions."""
-    told = ((per_second, 1.0), (per_minute, 60.0), (per_day, 86_400.0))
-    return tuple(_limit(calls, seconds, reserve_percent) for calls, seconds in told if calls is not None)
+    given = ((per_second, 1.0), (per_minute, 60.0), (per_day, 86_400.0))
+    return tuple(_limit(calls, seconds, reserve_percent) for calls, seconds in given if calls is not None)
 
 
 def _limit(calls: int, seconds: float, reserve_percent: int) -> RateLimit:

@@ -47,9 +47,9 @@ class Gateway:
         """Its state. Raises GatewayFailed."""
         return self._call(Request(self.control_url))
 
-    def do(self, **wish: object) -> Mapping[str, Any]:
+    def do(self, **command: object) -> Mapping[str, Any]:
         """Sends a command to its control side. Raises GatewayFailed."""
-        return self._call(Request(self.control_url, json.dumps(wish).encode()))
+        return self._call(Request(self.control_url, json.dumps(command).encode()))
 
     def _call(self, request: Request) -> Mapping[str, Any]:
         try:

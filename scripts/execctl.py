@@ -160,11 +160,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     sub = verb("resolve", "say what became of an order in doubt", _resolve)
     sub.add_argument("name", metavar="ORDER_ID")
     sub.add_argument("--as", dest="decision", required=True, choices=DECISIONS)
-    sub.add_argument("--broker-order-id", type=_words, help="with --as placed: the broker's id for it")
-    sub.add_argument("--by", type=_words, required=True, help="who decided")
-    sub.add_argument("--note", type=_words, required=True, help="how they know")
+    sub.add_argument("--broker-order-id", type=_nonblank, help="with --as placed: the broker's id for it")
+    sub.add_argument("--by", type=_nonblank, required=True, help="who decided")
+    sub.add_argument("--note", type=_nonblank, required=True, help="how they know")
     sub = verb("adopt", "have our book follow what happened to a position past this service", _adopt)
-    adopt.add_options(sub, _words)
+    adopt.add_options(sub, _nonblank)
     sub = verb("discrepancies", "what our books and a broker's disagree about", _discrepancies)
     sub.add_argument("--account", help="only this account's")
     sub.add_argument("--all", action="store_true", help="closed ones too")
@@ -185,8 +185,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="what one contract of old orders is worth, where no record has it: 'ES|FUTURE|expiry=202612=50', or 5000/100 for prices in "
         "cents; it is kept in their records",
     )
-    sub.add_argument("--by", type=_words, help="with --contract: who says so")
-    sub.add_argument("--note", type=_words, help="with --contract: how they know")
+    sub.add_argument("--by", type=_nonblank, help="with --contract: who says so")
+    sub.add_argument("--note", type=_nonblank, help="with --contract: how they know")
     options = parser.parse_args(arguments)
     if options.word == "resolve" and (options.decision == "placed") != (options.broker_order_id is not None):
         parser.error("--broker-order-id goes with --as placed, and --as placed needs it")
@@ -203,7 +203,7 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _words(text: str) -> str:
+def _nonblank(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("it must not be blank: the record keeps it")
     return text.strip()

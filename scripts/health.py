@@ -54,25 +54,25 @@ def up_or_down(is_up: bool) -> State:
     return State.UP if is_up else State.DOWN
 
 
-def of_parts(told: Mapping[str, Mapping[str, object]]) -> list[Part]:
+def of_parts(reported: Mapping[str, Mapping[str, object]]) -> list[Part]:
     """One row for all long-running parts of a service, and one for each that has failed (DOWN while it is not
     running). No rows if the service does not report its parts."""
-    if not told:
+    if not reported:
         return []
-    rows = [_part_row(name, said) for name, said in sorted(told.items()) if said.get("last_failure")]
-    running = sum(said.get("state") == RUNNING for said in told.values())
-    return [Part("parts", up_or_down(running == len(told)), f"{running} of {len(told)} run"), *rows]
+    rows = [_part_row(name, part) for name, part in sorted(reported.items()) if part.get("last_failure")]
+    running = sum(part.get("state") == RUNNING for part in reported.values())
+    return [Part("parts", up_or_down(running == len(reported)), f"{running} of {len(reported)} run"), *rows]
 
 
-def _part_row(name: str, said: Mapping[str, object]) -> Part:
+def _part_row(name: str, part: Mapping[str, object]) -> Part:
     """A part that runs again is marked `look`: why it failed should be known, even if nothing was lost."""
-    state, restarts, since = str(said.get("state")), said.get("restarts"), said.get("since")
+    state, restarts, since = str(part.get("state")), part.get("restarts"), part.get("since")
     counted_restarts = "restarted once" if restarts == 1 else f"restarted {restarts} times"
     if state == RUNNING:
         words = f"{counted_restarts}, runs since {since}; the last failure"
     else:
         words = f"{state} since {since}, {counted_restarts} before; why"
-    return Part(f"part {name}", State.LOOK if state == RUNNING else State.DOWN, f"{words}: {said.get('last_failure')}")
+    return Part(f"part {name}", State.LOOK if state == RUNNING else State.DOWN, f"{words}: {part.get('last_failure')}")
 
 
 def of_orders(by_status: Mapping[str, int]) -> Part:
@@ -148,11 +148,11 @@ def of_alerts(waiting: BlockedExits) -> Part:
     return Part("alerts not sent", State.WAITING, f"{count}: {orders}; of one order execctl order tells it")
 
 
-def of_telegram(said: str, *, is_up: bool, waiting: BlockedExits | None) -> Part:
-    """`said`: the bot's name, or why it could not be asked. Without a store the number of waiting alerts is unknown."""
+def of_telegram(part: str, *, is_up: bool, waiting: BlockedExits | None) -> Part:
+    """`part`: the bot's name, or why it could not be asked. Without a store the number of waiting alerts is unknown."""
     count = 0 if waiting is None else _unsent(waiting)
     waits = "" if waiting is None else f"; {count} to be sent" if count else "; nothing waits"
-    return Part("Telegram", up_or_down(is_up), said + waits)
+    return Part("Telegram", up_or_down(is_up), part + waits)
 
 
 def _unsent(waiting: BlockedExits) -> int:

@@ -48,14 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_ARGUMENTS
     root = account.config.get("root_url")
     kite = KiteConnect(str(account.config["api_key"]), root=None if root is None else str(root), timeout=CALL_SECONDS)
-    said = options.request_token
-    if said is None:
+    answer = options.request_token
+    if answer is None:
         print(
             f"Log in at {kite.login_url()}\nThe browser ends at an address with request_token=… in it.", file=sys.stderr
         )
-        said = input("That address, or the request token: ")
+        answer = input("That address, or the request token: ")
     try:
-        session = kite.generate_session(_request_token(said), api_secret=secret)
+        session = kite.generate_session(_request_token(answer), api_secret=secret)
     except (KiteException, requests.RequestException) as exc:
         print(f"Zerodha gave no session: {exc}", file=sys.stderr)
         return EXIT_FAILED
@@ -91,9 +91,9 @@ def _file_and_secret(config: Mapping[str, object]) -> tuple[Path, str]:
     return Path(str(config["access_token_file"])), str(config["api_secret"])
 
 
-def _request_token(said: str) -> str:
+def _request_token(answer: str) -> str:
     """The token from an address that contains one, or the text itself."""
-    return parse_qs(urlsplit(said.strip()).query).get("request_token", [said.strip()])[0]
+    return parse_qs(urlsplit(answer.strip()).query).get("request_token", [answer.strip()])[0]
 
 
 def _write(path: Path, token: str) -> None:

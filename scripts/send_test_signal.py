@@ -316,7 +316,7 @@ def _run(wire: _Wire, bodies: Sequence[bytes], options: argparse.Namespace, cons
             continue
         one = FollowedOrder(order, message_id)
         followed[one.order_id] = one
-        progress.tell(one, f"published to {TOPIC}, message {message_id}")
+        progress.report(one, f"published to {TOPIC}, message {message_id}")
     if progress.is_short:
         progress.say(f"published {len(bodies)} messages to {TOPIC}")
     has_unusable = any(isinstance(order, Unusable) for order in parsed)
@@ -335,7 +335,7 @@ class _Progress:
     def say(self, words: str) -> None:
         self.console.print(f"{shown_time(datetime.now(UTC))}  {plain(words)}")
 
-    def tell(self, one: FollowedOrder, words: str, at: datetime | None = None) -> None:
+    def report(self, one: FollowedOrder, words: str, at: datetime | None = None) -> None:
         if not self.is_short:
             self.console.print(f"{shown_time(at or datetime.now(UTC))}  {one.name}  {words}")
 
@@ -379,7 +379,7 @@ def _on_confirmation(body: Mapping[str, Any], followed: Mapping[str, FollowedOrd
             else "nothing filled"
         )
         why = "" if body["reason"] is None else f": {body['reason']['code']}: {body['reason']['message']}"
-        progress.tell(one, plain(f"confirmation {body['status']}, {filled}{why}"))
+        progress.report(one, plain(f"confirmation {body['status']}, {filled}{why}"))
 
 
 def _look(view: StoreReader, open_orders: Sequence[FollowedOrder], progress: _Progress) -> None:
@@ -399,14 +399,14 @@ def _look(view: StoreReader, open_orders: Sequence[FollowedOrder], progress: _Pr
             known = (
                 "" if is_ours else " by an earlier message: this one is ignored, or a dead letter if it says otherwise"
             )
-            progress.tell(one, f"recorded as {one.order_id}{known}", found.order.received_at)
+            progress.report(one, f"recorded as {one.order_id}{known}", found.order.received_at)
         for applied_event in applied_events(found.order, one.seen_events):
             line = log_line(applied_event.before, applied_event.event, applied_event.after)
             if line is not None:
-                progress.tell(one, plain(line[0]), applied_event.event.at)
+                progress.report(one, plain(line[0]), applied_event.event.at)
         one.seen_events = found.order.version
-        is_told = found.order.status.is_final and found.told.world >= found.order.version
-        one.told_since = (one.told_since or time.monotonic()) if is_told else None
+        is_published = found.order.status.is_final and found.told.world >= found.order.version
+        one.told_since = (one.told_since or time.monotonic()) if is_published else None
 
 
 def _has_ended(one: FollowedOrder, wire: _Wire) -> bool:

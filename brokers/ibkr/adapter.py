@@ -880,15 +880,15 @@ class IbkrBroker:
         con_id = int(contract.conId) or None
         known = None if con_id is None else self._by_number.get(con_id)
         try:
-            told = instrument_of(contract)
+            reported = instrument_of(contract)
         except ValueError:
             return UNNAMED_POSITION
         terms = None if known is None else known.found.terms
         held = amount_or_none(quantity)
         return BrokerPosition(
-            instrument=told if known is None else known.instrument,
+            instrument=reported if known is None else known.instrument,
             quantity=held or Decimal(0),
-            average_price=_price_of_cost(amount_or_none(average_cost), told, terms),
+            average_price=_price_of_cost(amount_or_none(average_cost), reported, terms),
             also_called=other_symbols(contract),
             con_id=con_id,
             terms=terms,
@@ -1088,9 +1088,9 @@ class IbkrBroker:
             )
 
     def on_commission(self, report: Any) -> None:
-        told = amount_or_none(report.commission)
-        if told is not None:
-            self._blotter.note_commission(report.execId, Commission(amount=told, currency=report.currency or "USD"))
+        reported = amount_or_none(report.commission)
+        if reported is not None:
+            self._blotter.note_commission(report.execId, Commission(amount=reported, currency=report.currency or "USD"))
 
     def on_unreadable(self, message: Unreadable) -> None:
         """It may be about an order of ours. The lists are not read again for it while they are being read (it would

@@ -237,7 +237,9 @@ class Blotter:
                     self._by_tag.setdefault(entry.client_order_id, []).append(entry)
         # A commission that came before its execution is sent again in the next round.
         self._commissions = {
-            exec_id: told for exec_id, told in self._commissions.items() if base_of(exec_id) in self._by_exec_base
+            exec_id: commission
+            for exec_id, commission in self._commissions.items()
+            if base_of(exec_id) in self._by_exec_base
         }
 
     # Statements
@@ -413,7 +415,7 @@ class Blotter:
             busted_fill_ids=frozenset(entry.busted),
             reason=None if entry.status == "Filled" else entry.reason,
             is_unclear=self.is_unclear(entry),
-            said=_said(entry),
+            said=_status_text(entry),
             is_held=entry.is_held,
             held_until=entry.hold.until if entry.hold is not None and entry.is_held else None,
             orders_under_tag=tuple(twin.broker_order_id for twin in duplicates),
@@ -505,5 +507,5 @@ class Blotter:
         return entry
 
 
-def _said(entry: Entry) -> str | None:
+def _status_text(entry: Entry) -> str | None:
     return entry.hold.words if entry.hold is not None and entry.is_held else entry.status or None

@@ -134,7 +134,7 @@ def terms_of(details: Any) -> ContractTerms:
     )
 
 
-def told_multiplier(contract: Any) -> Decimal | None:
+def reported_multiplier(contract: Any) -> Decimal | None:
     """None if no number above 0 is given."""
     try:
         multiplier = Decimal(str(contract.multiplier or "").strip())
@@ -145,7 +145,7 @@ def told_multiplier(contract: Any) -> Decimal | None:
 
 def _multiplier_of(contract: Any) -> Decimal | None:
     """None if none is given and the kind needs none. Raises OrderRefused."""
-    multiplier, words = told_multiplier(contract), str(contract.multiplier or "")
+    multiplier, words = reported_multiplier(contract), str(contract.multiplier or "")
     if multiplier is None and (words or contract.secType in _SIZED):
         raise OrderRefused(
             f"IBKR tells the multiplier {words!r} of {_name(contract)}: what one contract is worth is not known"
@@ -155,14 +155,14 @@ def _multiplier_of(contract: Any) -> Decimal | None:
 
 def _magnifier_of(details: Any) -> Decimal:
     """Raises OrderRefused."""
-    told, contract = details.priceMagnifier, details.contract
-    if not told and contract.secType == _BOND:
+    reported, contract = details.priceMagnifier, details.contract
+    if not reported and contract.secType == _BOND:
         return ONE
-    if not isinstance(told, int) or told <= 0:
+    if not isinstance(reported, int) or reported <= 0:
         raise OrderRefused(
-            f"IBKR tells the price magnifier {told!r} of {_name(contract)}: what its prices are in is not known"
+            f"IBKR tells the price magnifier {reported!r} of {_name(contract)}: what its prices are in is not known"
         )
-    return Decimal(told)
+    return Decimal(reported)
 
 
 def _isin_of(details: Any) -> str | None:
@@ -261,7 +261,7 @@ def instrument_of(contract: Any) -> Instrument:
         strike=strike,
         right={"C": OptionRight.CALL, "P": OptionRight.PUT}.get(str(contract.right)[:1]),
         currency=contract.currency or None,
-        multiplier=told_multiplier(contract) if is_derivative else None,
+        multiplier=reported_multiplier(contract) if is_derivative else None,
         trading_class=(contract.tradingClass or None) if is_derivative else None,
     )
 
@@ -342,8 +342,8 @@ def _wrong_facts(instrument: Instrument, details: Any) -> list[str]:
     if class_of_it and class_of_it != str(contract.tradingClass or "").upper():
         wrong.append(f"the trading class {instrument.trading_class}")
     if instrument.isin is not None and instrument.isin != (_isin_of(details) or "").upper():
-        told = "" if _isin_of(details) else ", which IBKR does not tell"
-        wrong.append(f"the ISIN {instrument.isin}{told}")
+        reported = "" if _isin_of(details) else ", which IBKR does not tell"
+        wrong.append(f"the ISIN {instrument.isin}{reported}")
     return wrong
 
 
@@ -360,7 +360,7 @@ def _disagreements(instrument: Instrument, details: Any) -> list[str]:
     contract = details.contract
     found = instrument_of(contract)
     strike = None if instrument.strike is None else plain(instrument.strike)
-    told: tuple[tuple[str, object, Sequence[object]], ...] = (
+    reported: tuple[tuple[str, object, Sequence[object]], ...] = (
         ("a", instrument.asset_class.value, _kinds_of(contract)),
         # A month may be that of the last trading day or the venue's contract month.
         ("the expiry", instrument.expiry, (found.expiry, (found.expiry or "")[:6], details.contractMonth)),
@@ -369,8 +369,8 @@ def _disagreements(instrument: Instrument, details: Any) -> list[str]:
     )
     if instrument.asset_class not in _NAMED_BY_OTHERS:
         names = (found.symbol, contract.localSymbol, contract.tradingClass)
-        told = (("named", instrument.symbol, names), *told)
-    return [f"{words} {said}" for words, said, true in told if said is not None and said not in true]
+        reported = (("named", instrument.symbol, names), *reported)
+    return [f"{words} {said}" for words, said, true in reported if said is not None and said not in true]
 
 
 def _exchanges_of(details: Any) -> list[str]:

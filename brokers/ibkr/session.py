@@ -226,8 +226,8 @@ class Session:
             if self.is_open:
                 self._client.cancelPositions()
         odd = [row for row in rows if isinstance(row, Unreadable)]
-        told = [row for row in rows if not isinstance(row, Unreadable)]
-        latest = {(account, contract.conId): (account, contract, *rest) for account, contract, *rest in told}
+        reported = [row for row in rows if not isinstance(row, Unreadable)]
+        latest = {(account, contract.conId): (account, contract, *rest) for account, contract, *rest in reported}
         return list(latest.values()), odd
 
     async def account_values(self, account: str, timeout_seconds: float) -> list[Any]:
@@ -309,9 +309,9 @@ class Session:
         """Replaces the library's decoder, which it calls. A message that cannot be decoded affects only what it is
         about."""
         if len(fields) > EXECUTION_TIME and fields[0] == str(MessageKind.EXECUTION.value):
-            told = fields[EXECUTION_TIME]
+            reported = fields[EXECUTION_TIME]
             self._moment = ibkr_times.read(
-                told, received_at=self._clock(), zone=self._timezone, gateway=self._gateway_zone
+                reported, received_at=self._clock(), zone=self._timezone, gateway=self._gateway_zone
             )
             decoded = execution_to_decode(fields, int(self._moment.at.timestamp()))
         else:
@@ -380,8 +380,8 @@ class Session:
         if len(self._greeting) < 4 + size and len(self._greeting) < _GREETING_BYTES:
             return
         self._client.conn.hasData -= self._on_greeting
-        _, _, told = self._greeting[4 : 4 + size].decode(errors="backslashreplace").partition("\0")
-        self._gateway_zone = GatewayZone.greeted(told.rstrip("\0"), self._clock())
+        _, _, reported = self._greeting[4 : 4 + size].decode(errors="backslashreplace").partition("\0")
+        self._gateway_zone = GatewayZone.greeted(reported.rstrip("\0"), self._clock())
         self._greeting = b""
 
     # What the server says
@@ -403,7 +403,7 @@ class Session:
         elif number > 0:
             self._listener.on_order_error(number, code, text)
         else:
-            self._system_said(code, text)
+            self._on_system_message(code, text)
 
     def _fail_question(self, number: int, code: int, text: str) -> None:
         question = self._questions.get(number)
@@ -417,7 +417,7 @@ class Session:
             if not question.answer.done():
                 question.answer.set_exception(QuestionFailed(code, why))
 
-    def _system_said(self, code: int, text: str) -> None:
+    def _on_system_message(self, code: int, text: str) -> None:
         if code == codes.CLIENT_ID_IN_USE:
             self._lose(f"{_IN_USE}: {text}")
         elif code in codes.LINK_LOST:

@@ -125,10 +125,10 @@ class GatewayZone:
         return [zone for zone in zones if at.astimezone(zone).utcoffset() == self.offset] or zones
 
     @classmethod
-    def greeted(cls, told: str, now: datetime) -> GatewayZone:
+    def greeted(cls, reported: str, now: datetime) -> GatewayZone:
         """From the time in the greeting (`20261121 09:30:00 EST`), which is the gateway's present time. Empty if
         that is no time."""
-        found = _FORM.fullmatch(told.strip())
+        found = _FORM.fullmatch(reported.strip())
         local = None if found is None or found["between"] == "-" else _local(found)
         if found is None or local is None:
             return cls()
@@ -138,18 +138,18 @@ class GatewayZone:
         return cls(found["zone"].strip(), offset if is_offset else None, now)
 
 
-def read(told: str, *, received_at: datetime, zone: str = "", gateway: GatewayZone = GatewayZone()) -> Moment:
+def read(reported: str, *, received_at: datetime, zone: str = "", gateway: GatewayZone = GatewayZone()) -> Moment:
     """The instant that the gateway means. `YYYYMMDD-HH:MM:SS` is UTC by its form. A time without a zone is in
     `zone`, if set, else in the gateway's zone. If several instants are possible (an hour repeated or skipped by a
     clock change, `CST`), it is the latest that is not after `received_at`. A time that cannot be read, or names no
     zone and would be in the future, becomes `received_at`. All three are marked as estimated."""
-    text = told.strip()
+    text = reported.strip()
     if _EPOCH.fullmatch(text):
         return Moment(at=datetime.fromtimestamp(int(text), UTC))
     found = _FORM.fullmatch(text)
     local = None if found is None else _local(found)
     if found is None or local is None:
-        return Moment(at=received_at, is_estimated=True, trouble=f"its time is {_shown(told)}")
+        return Moment(at=received_at, is_estimated=True, trouble=f"its time is {_shown(reported)}")
     named = found["zone"].strip()
     if not named and found["between"] == "-":
         return Moment(at=local.replace(tzinfo=UTC))
@@ -157,17 +157,17 @@ def read(told: str, *, received_at: datetime, zone: str = "", gateway: GatewayZo
     name = wanted or gateway.name
     zones = gateway.narrowed(name, _zones(name))
     if zones:
-        moment = _chosen(local, zones, told, received_at)
+        moment = _chosen(local, zones, reported, received_at)
         if named or moment.at <= received_at + _AHEAD:
             return moment
-        words = f"its time {_shown(told)} names no zone, and in {name} it would be in the future"
+        words = f"its time {_shown(reported)} names no zone, and in {name} it would be in the future"
         return Moment(at=received_at, is_estimated=True, trouble=words)
     if gateway.offset is not None and wanted in ("", gateway.name):
         at = (local - gateway.offset).replace(tzinfo=UTC)
-        words = f"its time is {_shown(told)}, read by the gateway's clock, which was {_offset_words(gateway.offset)}"
+        words = f"its time is {_shown(reported)}, read by the gateway's clock, which was {_offset_text(gateway.offset)}"
         return Moment(at=at, is_estimated=True, trouble=words)
     lack = "names no zone" if not named else "is in a zone that is not known"
-    return Moment(at=received_at, is_estimated=True, trouble=f"its time {_shown(told)} {lack}")
+    return Moment(at=received_at, is_estimated=True, trouble=f"its time {_shown(reported)} {lack}")
 
 
 def _local(found: re.Match[str]) -> datetime | None:
@@ -199,19 +199,21 @@ def _zones(name: str) -> list[tzinfo]:
     return zones
 
 
-def _chosen(local: datetime, zones: list[tzinfo], told: str, received_at: datetime) -> Moment:
+def _chosen(local: datetime, zones: list[tzinfo], reported: str, received_at: datetime) -> Moment:
     possible = sorted({local.replace(tzinfo=zone, fold=fold).astimezone(UTC) for zone in zones for fold in (0, 1)})
     if len(possible) == 1:
         return Moment(at=possible[0])
     past = [each for each in possible if each <= received_at + _SKEW]
     at = min(past[-1] if past else possible[0], received_at)
-    return Moment(at=at, is_estimated=True, trouble=f"its time {_shown(told)} may be any of {len(possible)} instants")
+    return Moment(
+        at=at, is_estimated=True, trouble=f"its time {_shown(reported)} may be any of {len(possible)} instants"
+    )
 
 
-def _offset_words(offset: timedelta) -> str:
+def _offset_text(offset: timedelta) -> str:
     minutes = int(offset / timedelta(minutes=1))
     return f"UTC{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02d}:{abs(minutes) % 60:02d}"
 
 
-def _shown(told: str) -> str:
-    return repr(told[:60])
+def _shown(reported: str) -> str:
+    return repr(reported[:60])

@@ -155,7 +155,7 @@ class MockBroker:
         self._closed = asyncio.Event()
         self._hint: Callable[[], None] | None = None
         self._due: datetime | None = None
-        self._told: tuple[datetime | None] | None = None
+        self._reported_due: tuple[datetime | None] | None = None
         """The time last passed to `_set_timer`; None if it must be passed again. Used in the thread only."""
         self._timer: asyncio.TimerHandle | None = None
         self._tick: asyncio.Task[None] | None = None
@@ -172,7 +172,7 @@ class MockBroker:
         """Opens the book. Raises BrokerUnavailable."""
         if self._book is None:
             self._closed.clear()
-            self._told = None
+            self._reported_due = None
             venue = self._venue = self._venue or _enter(self._path)
             with _translated_errors(BrokerUnavailable):
                 self._book = await asyncio.get_running_loop().run_in_executor(venue.thread, self._open, venue)
@@ -287,17 +287,17 @@ class MockBroker:
                 return call(book)
             finally:
                 # From here and not after the await below, which a cancelled caller never passes.
-                self._tell_due(book, loop)
+                self._report_due(book, loop)
 
         with _translated_errors(lost):
             return await loop.run_in_executor(venue.thread, work)
 
-    def _tell_due(self, book: PaperExchange, loop: asyncio.AbstractEventLoop) -> None:
+    def _report_due(self, book: PaperExchange, loop: asyncio.AbstractEventLoop) -> None:
         try:
-            told = (book.next_due(),)
-            if told != self._told:
-                self._told = told
-                loop.call_soon_threadsafe(self._set_timer, *told)
+            reported = (book.next_due(),)
+            if reported != self._reported_due:
+                self._reported_due = reported
+                loop.call_soon_threadsafe(self._set_timer, *reported)
         except (BrokerError, RuntimeError) as exc:
             # The call before it has its own outcome, which this error must not hide: only a hint is lost, or the loop
             # is closed.
@@ -339,7 +339,7 @@ class MockBroker:
     async def _advance(self) -> None:
         def advance(book: PaperExchange) -> None:
             # After the wall clock was set back, the same event is due again, and the timer must be set for it again.
-            self._told = None
+            self._reported_due = None
             book.advance()
 
         try:

@@ -183,7 +183,7 @@ def insert_order(
 ) -> None:
     """A working order. Raises OrderAlreadyExists for a repeated broker id, and for a repeated client id that must be
     unique."""
-    thing = ticket.instrument
+    instrument = ticket.instrument
     client_id = ticket.client_order_id
     guard = client_id if unique_client_order_id else None
     try:
@@ -195,7 +195,7 @@ def insert_order(
                 account_id,
                 client_id,
                 broker_id,
-                *_columns_of(thing),
+                *_columns_of(instrument),
                 ticket.side,
                 str(ticket.quantity),
                 ticket.order_type,
@@ -250,7 +250,7 @@ def insert_fill(
 def insert_transfer(
     db: sqlite3.Connection,
     account_id: str,
-    thing: Instrument,
+    instrument: Instrument,
     quantity: Decimal,
     price: Decimal,
     product: str | None,
@@ -263,7 +263,7 @@ def insert_transfer(
         (
             count(db, "change"),
             account_id,
-            *_columns_of(thing),
+            *_columns_of(instrument),
             str(quantity),
             str(price),
             product,
@@ -389,21 +389,21 @@ def _order(row: tuple[Any, ...], fills: tuple[PaperFill, ...]) -> PaperOrder:
     )
 
 
-def _columns_of(thing: Instrument) -> tuple[Any, ...]:
+def _columns_of(instrument: Instrument) -> tuple[Any, ...]:
     """In the order in which `_instrument` reads them."""
     return (
-        thing.symbol,
-        thing.asset_class,
-        thing.exchange,
-        thing.expiry,
-        text_of(thing.strike),
-        thing.right,
-        thing.currency,
-        text_of(thing.multiplier),
-        thing.underlying,
-        thing.con_id,
-        thing.trading_class,
-        thing.isin,
+        instrument.symbol,
+        instrument.asset_class,
+        instrument.exchange,
+        instrument.expiry,
+        text_of(instrument.strike),
+        instrument.right,
+        instrument.currency,
+        text_of(instrument.multiplier),
+        instrument.underlying,
+        instrument.con_id,
+        instrument.trading_class,
+        instrument.isin,
     )
 
 

@@ -101,24 +101,24 @@ def add_up(executions: Iterable[Execution], market: Market) -> Holdings:
     held: dict[str, tuple[Instrument, Decimal, Decimal, Decimal]] = {}
     cash = defaultdict(Decimal, {market.currency: market.opening_cash})
     for execution in executions:
-        thing, bought, price = execution.instrument, execution.bought, execution.price
-        _, before, average, _ = held.get(thing.full_key, (thing, Decimal(0), Decimal(0), Decimal(0)))
+        instrument, bought, price = execution.instrument, execution.bought, execution.price
+        _, before, average, _ = held.get(instrument.full_key, (instrument, Decimal(0), Decimal(0), Decimal(0)))
         after = before + bought
         if before * bought >= 0:
             average = (before * average + bought * price) / after
         elif after * before < 0:
             average = price
-        held[thing.full_key] = (thing, after, average, price)
+        held[instrument.full_key] = (instrument, after, average, price)
         if execution.is_transfer:
             continue
-        cash[execution.currency] -= bought * price * (thing.multiplier or 1) + execution.commission
+        cash[execution.currency] -= bought * price * (instrument.multiplier or 1) + execution.commission
     worth: defaultdict[str, Decimal] = defaultdict(Decimal)
-    for thing, quantity, _, last in held.values():
-        worth[thing.currency or market.currency] += quantity * last * (thing.multiplier or 1)
+    for instrument, quantity, _, last in held.values():
+        worth[instrument.currency or market.currency] += quantity * last * (instrument.multiplier or 1)
     return Holdings(
         positions=tuple(
-            BrokerPosition(instrument=thing, quantity=quantity, average_price=_tidy(average))
-            for thing, quantity, average, _ in held.values()
+            BrokerPosition(instrument=instrument, quantity=quantity, average_price=_tidy(average))
+            for instrument, quantity, average, _ in held.values()
             if quantity
         ),
         balances=tuple(

@@ -349,8 +349,8 @@ class ZerodhaBroker:
         trades, malformed_trades = await self._trades()
         fills = await self._with_commissions(book.orders, fills_by_order(trades, self._first_received_at))
         shown = reports(book.orders, fills, book.malformed, malformed_trades, now=self._clock())
-        told = self._settled_tracker.judge(shown, time.monotonic())
-        return Reports(told, unreadable=book.unreadable(malformed_trades))
+        reported = self._settled_tracker.judge(shown, time.monotonic())
+        return Reports(reported, unreadable=book.unreadable(malformed_trades))
 
     async def find(self, client_order_id: str) -> Report | None:
         """The oldest order of the day with this tag. Raises AnswerUnclear if an unreadable row may be the order."""
@@ -363,7 +363,7 @@ class ZerodhaBroker:
         """With one query of the day's orders, and one of its trades if any of these orders has filled."""
         self._check_session()
         book = await self._orders()
-        return await self._found(book, book.told_of(client_order_ids))
+        return await self._found(book, book.clear_about(client_order_ids))
 
     async def _found(self, book: _Book, tags: Sequence[str]) -> dict[str, Report | None]:
         wanted = frozenset(tags)
@@ -383,9 +383,9 @@ class ZerodhaBroker:
     async def positions(self) -> Sequence[BrokerPosition]:
         """Today's positions and settled holdings, added up by product."""
         self._check_session()
-        told = await self._calls.ask(lambda kite: kite.positions())
+        reported = await self._calls.ask(lambda kite: kite.positions())
         holdings = await self._calls.ask(lambda kite: kite.holdings())
-        net = told.get("net") if isinstance(told, Mapping) else None
+        net = reported.get("net") if isinstance(reported, Mapping) else None
         if not isinstance(net, list) or not isinstance(holdings, list):
             raise AnswerUnclear("Zerodha answered with no list of positions")
         kinds: dict[tuple[str, str], ListedRow] = {}
@@ -431,9 +431,9 @@ class ZerodhaBroker:
             raise BrokerUnavailable("Zerodha is not connected")
 
     async def _orders(self) -> _Book:
-        told = await self._calls.ask(lambda kite: kite.orders())
+        reported = await self._calls.ask(lambda kite: kite.orders())
         try:
-            book = _Book(*read_orders(told))
+            book = _Book(*read_orders(reported))
         except Malformed as exc:
             raise BrokerUnavailable(str(exc)) from exc
         if len(self._varieties) > _ORDERS_REMEMBERED:
@@ -446,9 +446,9 @@ class ZerodhaBroker:
     async def _trades(self) -> tuple[list[TradeRow], list[MalformedRow]]:
         """The readable trades, and the unreadable ones. The executions of an order with an unreadable trade do not
         add up to its count, which shows that one is missing."""
-        told = await self._calls.ask(lambda kite: kite.trades())
+        reported = await self._calls.ask(lambda kite: kite.trades())
         try:
-            trades, malformed = read_trades(told)
+            trades, malformed = read_trades(reported)
         except Malformed as exc:
             raise BrokerUnavailable(str(exc)) from exc
         for each in malformed:
@@ -462,7 +462,7 @@ class ZerodhaBroker:
             if len(self._first_received) > _ORDERS_REMEMBERED:
                 self._first_received.clear()
             self._first_received[key] = datetime.now(UTC)
-            words = f"the trade {trade.trade_id} of order {trade.order_id} is taken as of now: {trade.told_time}"
+            words = f"the trade {trade.trade_id} of order {trade.order_id} is taken as of now: {trade.time_text}"
             self._log_malformed(words)
         return self._first_received[key]
 
@@ -519,13 +519,13 @@ class ZerodhaBroker:
         if listed.exchange not in IN_LOTS or (listed.exchange, listed.symbol) in self._lot_sizes:
             return
         try:
-            told = await self._calls.ask(lambda kite: kite.positions())
+            reported = await self._calls.ask(lambda kite: kite.positions())
         except AuthRequired:
             raise
         except BrokerError as exc:
             _log.info("What one lot of %s is of is not known: %s", listed.symbol, exc)
             return
-        net = told.get("net") if isinstance(told, Mapping) else None
+        net = reported.get("net") if isinstance(reported, Mapping) else None
         self._lot_sizes |= lot_sizes(net if isinstance(net, list) else ())
 
     async def _listing(self, exchange: str, *, or_older_than_seconds: float = float("inf")) -> Listing:
@@ -637,21 +637,21 @@ class _Book:
     def unreadable(self, malformed_trades: Sequence[MalformedRow]) -> list[Unreadable]:
         """What cannot be read and may be about an order of ours."""
         tags = {order.order_id: order.tag for order in self.orders}
-        told = [(malformed.tag, malformed.words) for malformed in self.malformed]
-        told += [
+        reported = [(malformed.tag, malformed.words) for malformed in self.malformed]
+        reported += [
             (tags.get(malformed.order_id) if malformed.order_id is not None else None, malformed.words)
             for malformed in malformed_trades
         ]
-        return [Unreadable(client_order_id=tag or "", words=words) for tag, words in told if tag != ""]
+        return [Unreadable(client_order_id=tag or "", words=words) for tag, words in reported if tag != ""]
 
-    def told_of(self, client_order_ids: Iterable[str]) -> list[str]:
+    def clear_about(self, client_order_ids: Iterable[str]) -> list[str]:
         """Those of these orders about which the list is clear: what it says, or that it does not have them."""
         shown, malformed = {order.tag for order in self.orders}, {row.tag for row in self.malformed}
         return [tag for tag in client_order_ids if tag not in malformed and (tag in shown or None not in malformed)]
 
     def check_found(self, client_order_id: str) -> None:
         """Raises AnswerUnclear if it is not clear what the list says about the order."""
-        if not self.told_of([client_order_id]):
+        if not self.clear_about([client_order_id]):
             self.check_clear(client_order_id)
 
     def check_clear(self, client_order_id: str) -> None:
@@ -685,11 +685,11 @@ class SettledTracker:
         self._settled_seconds = settled_seconds
         self._since: dict[str, tuple[object, float]] = {}
 
-    def judge(self, told: Sequence[Report], now: float) -> list[Report]:
+    def judge(self, reported: Sequence[Report], now: float) -> list[Report]:
         """The reports of one answer, marked as settled where they are. `now` is in monotonic seconds."""
         before, self._since = self._since, {}
         judged = []
-        for report in told:
+        for report in reported:
             figures = (
                 report.fills_shown,
                 report.filled_quantity,

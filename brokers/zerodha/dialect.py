@@ -119,57 +119,59 @@ class Listing:
     def by_symbol(self, symbol: str) -> ListedRow | None:
         return self._by_symbol.get(symbol)
 
-    def resolve(self, thing: Instrument) -> ListedRow | None:
+    def resolve(self, instrument: Instrument) -> ListedRow | None:
         """The line that is meant: by trading symbol, else by underlying, expiry, strike and right. None: there is
         none. Raises OrderRefused if it cannot be traded, or naming the lines if several match."""
-        symbol = thing.symbol.removeprefix(f"{self.exchange}:")
+        symbol = instrument.symbol.removeprefix(f"{self.exchange}:")
         listed = self._by_symbol.get(symbol)
         if listed is None:
-            fitting = [each for each in self._derivatives.get(thing.underlying or symbol, ()) if _fits(each, thing)]
-            if not fitting and thing.underlying is not None:
-                fitting = [each for each in self._derivatives.get(symbol, ()) if _fits(each, thing)]
+            fitting = [
+                each for each in self._derivatives.get(instrument.underlying or symbol, ()) if _fits(each, instrument)
+            ]
+            if not fitting and instrument.underlying is not None:
+                fitting = [each for each in self._derivatives.get(symbol, ()) if _fits(each, instrument)]
             if len(fitting) > 1:
                 names = ", ".join(sorted(each.symbol for each in fitting)[:_CANDIDATES_NAMED])
                 raise OrderRefused(
-                    f"{thing.symbol} on {self.exchange} may be any of {len(fitting)} instruments: {names}"
+                    f"{instrument.symbol} on {self.exchange} may be any of {len(fitting)} instruments: {names}"
                 )
             return fitting[0] if fitting else None
         if listed.segment == "INDICES" or listed.lot < 1:
             raise OrderRefused(f"{listed.symbol} on {self.exchange} is an index: it cannot be traded itself")
-        if not _fits(listed, thing):
+        if not _fits(listed, instrument):
             raise OrderRefused(
-                f"{listed.symbol} on {self.exchange} is not the {thing.asset_class} that the order describes"
+                f"{listed.symbol} on {self.exchange} is not the {instrument.asset_class} that the order describes"
             )
         return listed
 
 
-def _fits(listed: ListedRow, thing: Instrument) -> bool:
+def _fits(listed: ListedRow, instrument: Instrument) -> bool:
     right = {"CE": OptionRight.CALL, "PE": OptionRight.PUT}.get(listed.kind)
     expiry = "" if listed.expiry is None else listed.expiry.strftime("%Y%m%d")
     return (
-        listed.kind in _KINDS.get(thing.asset_class, ())
-        and (thing.expiry is None or expiry.startswith(thing.expiry))
-        and (thing.strike is None or listed.strike == thing.strike)
-        and (thing.right is None or right is thing.right)
+        listed.kind in _KINDS.get(instrument.asset_class, ())
+        and (instrument.expiry is None or expiry.startswith(instrument.expiry))
+        and (instrument.strike is None or listed.strike == instrument.strike)
+        and (instrument.right is None or right is instrument.right)
     )
 
 
-def exchange_of(thing: Instrument) -> str:
+def exchange_of(instrument: Instrument) -> str:
     """Where the instrument trades: as it says, else its asset class's usual exchange. Raises OrderRefused for an
     exchange that Zerodha does not have."""
-    exchange = thing.exchange
-    prefix = thing.symbol.partition(":")[0]
+    exchange = instrument.exchange
+    prefix = instrument.symbol.partition(":")[0]
     if not exchange and prefix in EXCHANGES:
         exchange = prefix
-    exchange = (exchange or _HOME_EXCHANGE.get(thing.asset_class, "NSE")).upper()
+    exchange = (exchange or _HOME_EXCHANGE.get(instrument.asset_class, "NSE")).upper()
     if exchange not in EXCHANGES:
         raise OrderRefused(f"Zerodha does not trade on {exchange}; known are {', '.join(EXCHANGES)}", unsupported=True)
-    if thing.currency not in (None, CURRENCY):
-        raise OrderRefused(f"Zerodha trades in {CURRENCY}, not in {thing.currency}", unsupported=True)
+    if instrument.currency not in (None, CURRENCY):
+        raise OrderRefused(f"Zerodha trades in {CURRENCY}, not in {instrument.currency}", unsupported=True)
     return exchange
 
 
-def terms_of(listed: ListedRow, thing: Instrument, lot_sizes: Mapping[tuple[str, str], Decimal]) -> ContractTerms:
+def terms_of(listed: ListedRow, instrument: Instrument, lot_sizes: Mapping[tuple[str, str], Decimal]) -> ContractTerms:
     """The contract's facts. `lot_sizes`: units per lot, as Kite reported them with positions, by exchange and
     symbol. Raises OrderRefused naming what the order says of the contract and is not true, or cannot be verified."""
     is_counted_in_lots = listed.exchange in IN_LOTS
@@ -183,28 +185,28 @@ def terms_of(listed: ListedRow, thing: Instrument, lot_sizes: Mapping[tuple[str,
         is_one_size=True,
         is_size_unknown=multiplier is None,
     )
-    wrong = _wrong_facts(listed, thing, terms)
+    wrong = _wrong_facts(listed, instrument, terms)
     if wrong:
         raise OrderRefused(f"{listed.symbol} on {listed.exchange} is not what the order names: {'; '.join(wrong)}")
     return terms
 
 
-def _wrong_facts(listed: ListedRow, thing: Instrument, terms: ContractTerms) -> list[str]:
+def _wrong_facts(listed: ListedRow, instrument: Instrument, terms: ContractTerms) -> list[str]:
     wrong = []
-    if thing.multiplier is not None and terms.is_size_unknown:
+    if instrument.multiplier is not None and terms.is_size_unknown:
         wrong.append(
-            f"the multiplier {thing.multiplier:f} cannot be checked, since Kite has not told yet what one lot is of; leave it out"
+            f"the multiplier {instrument.multiplier:f} cannot be checked, since Kite has not told yet what one lot is of; leave it out"
         )
-    elif thing.multiplier is not None and not terms.means(thing.multiplier):
+    elif instrument.multiplier is not None and not terms.means(instrument.multiplier):
         lot = "" if terms.lot_size in (None, ONE) else f", in lots of {listed.lot:f}"
-        wrong.append(f"the multiplier {thing.multiplier:f}, where it is {terms.multiplier or ONE:f}{lot}")
-    if thing.con_id is not None and thing.con_id != listed.token:
+        wrong.append(f"the multiplier {instrument.multiplier:f}, where it is {terms.multiplier or ONE:f}{lot}")
+    if instrument.con_id is not None and instrument.con_id != listed.token:
         token = "has none that can be read" if listed.token is None else f"is {listed.token}"
-        wrong.append(f"the con_id {thing.con_id}, where Kite's number of it {token}")
-    if thing.trading_class is not None:
-        wrong.append(f"the trading_class {thing.trading_class}: Kite tells none")
-    if thing.isin is not None:
-        wrong.append(f"the isin {thing.isin}: Kite's list tells none")
+        wrong.append(f"the con_id {instrument.con_id}, where Kite's number of it {token}")
+    if instrument.trading_class is not None:
+        wrong.append(f"the trading_class {instrument.trading_class}: Kite tells none")
+    if instrument.isin is not None:
+        wrong.append(f"the isin {instrument.isin}: Kite's list tells none")
     return wrong
 
 
@@ -393,11 +395,11 @@ def _report(
     legs: Sequence[OrderRow], fills: Mapping[str, Sequence[Fill]], under_tag: Sequence[str], now: datetime | None
 ) -> Report:
     own = [fill for leg in legs for fill in fills.get(leg.order_id, ())]
-    told = sum((leg.filled for leg in legs), Decimal(0))
+    reported = sum((leg.filled for leg in legs), Decimal(0))
     last = legs[-1]
     is_working = any(leg.status not in _FINAL for leg in legs)
     status = ReportStatus.WORKING if is_working else _FINAL[last.status]
-    if status is ReportStatus.FILLED and last.leg is not None and told < last.leg.total:
+    if status is ReportStatus.FILLED and last.leg is not None and reported < last.leg.total:
         # This leg is done; the next one follows by itself.
         status = ReportStatus.WORKING
     shown = sum((fill.quantity for fill in own), Decimal(0))
@@ -407,9 +409,9 @@ def _report(
         broker_order_id=legs[0].order_id,
         status=status,
         # The trades are queried after the orders and may be ahead of them.
-        filled_quantity=max(told, shown),
+        filled_quantity=max(reported, shown),
         fills=tuple(own),
-        fills_shown=FillsShown.ALL if shown == told else FillsShown.SOME,
+        fills_shown=FillsShown.ALL if shown == reported else FillsShown.SOME,
         reason=last.reason,
         said=last.status,
         is_held=is_held,
@@ -448,8 +450,8 @@ def fills_by_order(trades: Iterable[TradeRow], received_at: Callable[[TradeRow],
 def _in_sequence(trades: Iterable[TradeRow], received_at: Callable[[TradeRow], datetime]) -> list[Fill]:
     fills: list[Fill] = []
     timed = [(received_at(trade) if trade.time is None else trade.time, trade) for trade in trades]
-    for told, trade in sorted(timed, key=lambda each: (each[0], *_age(each[1].trade_id))):
-        time = told if not fills or told > fills[-1].time else fills[-1].time + _MICROSECOND
+    for reported, trade in sorted(timed, key=lambda each: (each[0], *_age(each[1].trade_id))):
+        time = reported if not fills or reported > fills[-1].time else fills[-1].time + _MICROSECOND
         fills.append(
             Fill(
                 fill_id=trade.trade_id,
@@ -528,10 +530,10 @@ def positions(
                 found.append(UNNAMED_POSITION)
             else:
                 held[name].append(_part(row, also))
-    for (exchange, symbol, product), told in held.items():
-        parts = [part for part in told if part is not None]
+    for (exchange, symbol, product), reported in held.items():
+        parts = [part for part in reported if part is not None]
         quantity = sum((part.quantity for part in parts), Decimal(0))
-        is_unclear = len(parts) < len(told)
+        is_unclear = len(parts) < len(reported)
         if quantity or is_unclear:
             costs = [None if part.price is None else part.quantity * part.price for part in parts if part.quantity]
             average = None if is_unclear or None in costs else sum(filter(None, costs), Decimal(0)) / quantity
@@ -568,8 +570,8 @@ def named(row: object) -> tuple[str, str]:
 
 def _product(row: object) -> str | None:
     """None if the row does not say it legibly."""
-    told = row.get("product") if isinstance(row, Mapping) else None
-    return told.upper() if isinstance(told, str) and told else None
+    reported = row.get("product") if isinstance(row, Mapping) else None
+    return reported.upper() if isinstance(reported, str) and reported else None
 
 
 def _part(row: object, also: str | None = None) -> _Part | None:

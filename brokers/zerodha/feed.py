@@ -51,7 +51,7 @@ class OrderFeed:
         self.token = token
         self._api_key = api_key
         self._url = url
-        self._on_news = on_events
+        self._on_events = on_events
         self._silence_seconds = silence_seconds
         self._ticker: KiteTicker | None = None
         self._first_received_at = time.monotonic()
@@ -110,7 +110,7 @@ class OrderFeed:
 
     def _give_hint(self) -> None:
         if not self._closed:
-            self._on_news()
+            self._on_events()
 
     def _look(self) -> None:
         quiet_seconds = time.monotonic() - self._first_received_at

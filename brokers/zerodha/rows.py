@@ -87,7 +87,7 @@ class TradeRow:
     price: Decimal
     time: datetime | None
     """None if the row does not say it legibly."""
-    told_time: str = ""
+    time_text: str = ""
     """Then its text in the row."""
 
 
@@ -173,13 +173,13 @@ def _tame(page: str) -> str:
     return "".join(line.replace('"', "") if line.count('"') % 2 else line for line in lines)
 
 
-def read_profile(told: object) -> Row:
+def read_profile(reported: object) -> Row:
     """The user, the exchanges on which he may trade, and his consent; unreadable fields are left out. Raises
     Malformed for anything that is no profile."""
-    if not isinstance(told, Mapping):
-        raise Malformed(f"Zerodha answered with no profile: {_shown(told)}")
-    exchanges, meta = told.get("exchanges"), told.get("meta")
-    profile: dict[str, Any] = {"user_id": told.get("user_id")}
+    if not isinstance(reported, Mapping):
+        raise Malformed(f"Zerodha answered with no profile: {_shown(reported)}")
+    exchanges, meta = reported.get("exchanges"), reported.get("meta")
+    profile: dict[str, Any] = {"user_id": reported.get("user_id")}
     if isinstance(exchanges, list | tuple):
         profile["exchanges"] = [each for each in exchanges if isinstance(each, str)]
     if isinstance(meta, Mapping):
@@ -223,31 +223,33 @@ def tag_of(row: Row) -> str:
     return ""
 
 
-def utc(told: datetime | str) -> datetime:
+def utc(reported: datetime | str) -> datetime:
     """Kite's times have no zone and are Indian. Raises ValueError, OverflowError."""
-    moment = told if isinstance(told, datetime) else datetime.fromisoformat(told)
+    moment = reported if isinstance(reported, datetime) else datetime.fromisoformat(reported)
     return (moment if moment.tzinfo is not None else moment.replace(tzinfo=IST)).astimezone(UTC)
 
 
 def number(row: Row, name: str, *, least: int | None = None) -> Decimal:
     """A number in the row, exactly. Raises Malformed for anything else, and for less than `least`."""
-    told = row.get(name)
+    reported = row.get(name)
     try:
-        value = None if isinstance(told, bool) or not isinstance(told, int | str | Decimal) else Decimal(told)
+        value = (
+            None if isinstance(reported, bool) or not isinstance(reported, int | str | Decimal) else Decimal(reported)
+        )
     except InvalidOperation:
         value = None
     is_amount = value is not None and value.is_finite() and abs(value) < _BEYOND
     if value is None or not is_amount or (least is not None and value < least):
-        raise Malformed(f"its {name} is {told!r}")
+        raise Malformed(f"its {name} is {reported!r}")
     return value
 
 
 def text(row: Row, name: str) -> str:
     """A text in the row, not empty; a whole number is accepted. Raises Malformed."""
-    told = row.get(name)
-    if isinstance(told, bool) or not isinstance(told, str | int) or not str(told).strip():
-        raise Malformed(f"its {name} is {told!r}")
-    return str(told)
+    reported = row.get(name)
+    if isinstance(reported, bool) or not isinstance(reported, str | int) or not str(reported).strip():
+        raise Malformed(f"its {name} is {reported!r}")
+    return str(reported)
 
 
 def _each(rows: object, read: Callable[[Row], T], kind: str) -> tuple[list[T], list[MalformedRow]]:
@@ -273,14 +275,14 @@ def _malformed_row(row: object, words: str) -> MalformedRow:
     if not isinstance(row, Mapping):
         return MalformedRow(words=words)
 
-    def told(read: Callable[[], str]) -> str | None:
+    def readable(read: Callable[[], str]) -> str | None:
         try:
             return read()
         except Malformed:
             return None
 
-    order_id, variety = told(lambda: text(row, "order_id")), told(lambda: text(row, "variety"))
-    return MalformedRow(order_id=order_id, tag=told(lambda: tag_of(row)), variety=variety, words=words)
+    order_id, variety = readable(lambda: text(row, "order_id")), readable(lambda: text(row, "variety"))
+    return MalformedRow(order_id=order_id, tag=readable(lambda: tag_of(row)), variety=variety, words=words)
 
 
 def _shown(row: object) -> str:
@@ -304,11 +306,11 @@ def _order(row: Row) -> OrderRow:
         status=status,
         variety=variety,
         filled=Decimal(0) if is_uncounted else number(row, "filled_quantity", least=0),
-        reason=_words(row.get("status_message")) or _words(row.get("status_message_raw")),
+        reason=_text_or_none(row.get("status_message")) or _text_or_none(row.get("status_message_raw")),
         leg=_leg(row) if variety == ICEBERG else None,
         placed_at=_moment(row.get("order_timestamp")),
-        exchange=_words(row.get("exchange")) or "",
-        noted={name: str(told) for name, told in noted.items()} if all(map(_is_word, noted.values())) else None,
+        exchange=_text_or_none(row.get("exchange")) or "",
+        noted={name: str(reported) for name, reported in noted.items()} if all(map(_is_word, noted.values())) else None,
     )
 
 
@@ -327,33 +329,35 @@ def _trade(row: Row) -> TradeRow:
     quantity = number(row, "quantity", least=0)
     if not quantity:
         raise Malformed("its quantity is 0")
-    told = [row.get(name) for name in _TRADE_TIMES]
+    reported = [row.get(name) for name in _TRADE_TIMES]
     # The first one that has a date: the order's own time comes without.
-    time = next((moment for moment in map(_moment, told) if moment is not None), None)
+    time = next((moment for moment in map(_moment, reported) if moment is not None), None)
     return TradeRow(
         order_id=text(row, "order_id"),
         trade_id=text(row, "trade_id"),
         quantity=quantity,
         price=number(row, "average_price", least=0),
         time=time,
-        told_time="" if time is not None else f"its times are {', '.join(_shown(each) for each in told)}",
+        time_text="" if time is not None else f"its times are {', '.join(_shown(each) for each in reported)}",
     )
 
 
-def _moment(told: object) -> datetime | None:
+def _moment(reported: object) -> datetime | None:
     """None if it is not a date and time."""
-    if not isinstance(told, datetime | str) or (isinstance(told, str) and len(told) < len("2026-11-23 09:16")):
+    if not isinstance(reported, datetime | str) or (
+        isinstance(reported, str) and len(reported) < len("2026-11-23 09:16")
+    ):
         return None
     try:
-        moment = utc(told)
+        moment = utc(reported)
     except (ValueError, OverflowError):
         return None
     return moment if _FIRST_YEAR <= moment.year < _LAST_YEAR else None
 
 
-def _words(told: object) -> str | None:
-    return told if isinstance(told, str) and told else None
+def _text_or_none(reported: object) -> str | None:
+    return reported if isinstance(reported, str) and reported else None
 
 
-def _is_word(told: object) -> bool:
-    return isinstance(told, str) and bool(told)
+def _is_word(reported: object) -> bool:
+    return isinstance(reported, str) and bool(reported)

@@ -108,12 +108,12 @@ class KiteBook(PlannedBook):
     def _sums(self, *, settled: bool) -> list[KiteHolding]:
         sums: dict[tuple[str, str], KiteHolding] = {}
         for execution in self.executions():
-            thing = execution.instrument
-            product = execution.product or _usual_product(thing)
+            instrument = execution.instrument
+            product = execution.product or _usual_product(instrument)
             if settled is not (execution.is_transfer and product == "CNC"):
                 continue
-            place = (thing.key, product)
-            before = sums.get(place) or KiteHolding(thing, product, Decimal(0), Decimal(0))
+            place = (instrument.key, product)
+            before = sums.get(place) or KiteHolding(instrument, product, Decimal(0), Decimal(0))
             sums[place] = before.after(execution.bought, execution.price)
         return list(sums.values())
 

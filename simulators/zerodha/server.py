@@ -200,7 +200,7 @@ class SimulatedKite:
         self._too_many = 0
         self._calls: deque[Call] = deque(maxlen=_CALLS_REMEMBERED)
         self._faults: list[HttpFault] = []
-        self._oddities: list[tuple[str, str, Mapping[str, Any]]] = []
+        self._distortions: list[tuple[str, str, Mapping[str, Any]]] = []
         self._listeners: set[Listener] = set()
         self._lock = threading.RLock()
         self.stopping = threading.Event()
@@ -252,13 +252,13 @@ class SimulatedKite:
         """The HTTP faults; the book's faults are kept."""
         with self._lock:
             self._faults.clear()
-            self._oddities.clear()
+            self._distortions.clear()
 
     def show_oddly(self, route: str, order: str, fields: Mapping[str, Any]) -> None:
         """In the lists of this route (`GET /orders`), rows of this order or position get these fields instead of
         their own."""
         with self._lock:
-            self._oddities.append((route, order, fields))
+            self._distortions.append((route, order, fields))
 
     def kill_token(self) -> None:
         """As at six in the morning, or when the user logs in elsewhere."""
@@ -498,14 +498,14 @@ class SimulatedKite:
                         self._token_of(each.instrument.exchange, each.instrument.symbol),
                         self._size_of(each.instrument.exchange, each.instrument.symbol),
                     )
-                    | self._odd_fields(call.route, each.instrument.symbol)
+                    | self._distorted_fields(call.route, each.instrument.symbol)
                     for each in self.book.net()
                 ]
                 return {"net": net, "day": net}
             case "GET", ["portfolio", "holdings"]:
                 return [
                     holding_item(each, self._token_of(each.instrument.exchange, each.instrument.symbol))
-                    | self._odd_fields(call.route, each.instrument.symbol)
+                    | self._distorted_fields(call.route, each.instrument.symbol)
                     for each in self.book.holdings()
                 ]
             case "POST", ["charges", "orders"]:
@@ -516,7 +516,7 @@ class SimulatedKite:
         rows = []
         for order, report in self._shown():
             odd = self._standing(order, report) if route == "GET /orders" else {}
-            odd |= self._odd_fields(route, order.broker_order_id, order.ticket.client_order_id)
+            odd |= self._distorted_fields(route, order.broker_order_id, order.ticket.client_order_id)
             rows += [item | odd for item in items(order, report, self._token(order))]
         return rows
 
@@ -528,9 +528,9 @@ class SimulatedKite:
             return {"status": "AMO REQ RECEIVED"}
         return {"status": "OPEN PENDING"} if self.is_line_down else {}
 
-    def _odd_fields(self, route: str, *names: str) -> dict[str, Any]:
+    def _distorted_fields(self, route: str, *names: str) -> dict[str, Any]:
         with self._lock:
-            wanted = [fields for where, name, fields in self._oddities if where == route and name in names]
+            wanted = [fields for where, name, fields in self._distortions if where == route and name in names]
         return {key: value for fields in wanted for key, value in fields.items()}
 
     def _place(self, variety: str, form: Mapping[str, str]) -> dict[str, str]:

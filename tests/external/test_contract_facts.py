@@ -110,7 +110,7 @@ class Desk:
             found: dict[str, Any] | None = db["signal_store"].find_one({"signal_id": signal_id})
         return found or {}
 
-    def told_of(self, signal_id: str) -> dict[str, Any]:
+    def clear_about(self, signal_id: str) -> dict[str, Any]:
         """The contract as the record has it."""
         record = self.record(signal_id)
         assert record is not None
@@ -148,7 +148,7 @@ def test_the_contracts_own_multiplier_counts_the_money(desk: Desk) -> None:
         1_000.0,
         pytest.approx((1_000 - closed["commission"]) / 5_000),
     )
-    assert desk.told_of(entry)["multiplier"] == "50"
+    assert desk.clear_about(entry)["multiplier"] == "50"
     record = desk.record(entry)
     assert record is not None
     told, started = record["events"][:2]

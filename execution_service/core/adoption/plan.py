@@ -71,7 +71,7 @@ class _Draft:
         self._request = request
         self._books = books
         self._now = now
-        self._mine = [e for e in books.ledgers if e.key.strategy == request.strategy]
+        self._own_entries = [e for e in books.ledgers if e.key.strategy == request.strategy]
         self._entries: dict[LedgerKey, LedgerEntry] = {}
         """The ledger entries that the plan changes, as they were."""
         self._positions: dict[LedgerKey, Position] = {}
@@ -229,7 +229,7 @@ class _Draft:
         if request.instrument is not None:
             found = self._find(request.instrument)
         else:
-            found = next((e for e in self._mine if e.key.instrument_key == request.holding), None)
+            found = next((e for e in self._own_entries if e.key.instrument_key == request.holding), None)
         instrument = request.instrument if found is None else found.instrument
         problems = [] if instrument is None else negative_prices(request, instrument)
         if problems:
@@ -249,8 +249,10 @@ class _Draft:
 
     def _find(self, named: Instrument) -> LedgerEntry | None:
         """The strategy's holding that is meant, open or flat. Raises _CannotBe if several may be."""
-        exact = [e for e in self._mine if e.key.instrument_key in (named.key, named.full_key)]
-        alike = [e for e in self._mine if e.instrument.could_be(named) and e.contract.agrees_with(Contract(named))]
+        exact = [e for e in self._own_entries if e.key.instrument_key in (named.key, named.full_key)]
+        alike = [
+            e for e in self._own_entries if e.instrument.could_be(named) and e.contract.agrees_with(Contract(named))
+        ]
         found = exact or [e for e in alike if e.position.is_open] or alike
         if len(found) > 1:
             names = ", ".join(plain(e.key.instrument_key) for e in found)

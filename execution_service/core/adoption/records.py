@@ -349,8 +349,8 @@ def _contract(movement: Movement, at: datetime) -> tuple[ContractResolved, ...]:
     """The event by which the record is booked in the holding that was shown, whatever the instrument's own name
     would give."""
     booked_as = None if movement.holding == movement.instrument.key else movement.holding
-    told = ContractResolved(at=at, terms=movement.terms, booked_as=booked_as)
-    return () if (told.terms, told.booked_as) == (None, None) else (told,)
+    resolved = ContractResolved(at=at, terms=movement.terms, booked_as=booked_as)
+    return () if (resolved.terms, resolved.booked_as) == (None, None) else (resolved,)
 
 
 # --- the records -----------------------------------------------------------------------------------------------------
@@ -390,7 +390,7 @@ def records_of(
             message_id=command_id,
             raw=text,
         )
-        told = Adopted(
+        adopted = Adopted(
             at=at,
             command_id=command_id,
             occasion=request.occasion,
@@ -413,5 +413,5 @@ def records_of(
             )
             for place, deal in enumerate(movement.deals, 1)
         ]
-        made.append(apply_all(bare, (told, *_contract(movement, at), *fills)))
+        made.append(apply_all(bare, (adopted, *_contract(movement, at), *fills)))
     return tuple(made)

@@ -57,9 +57,9 @@ def unexplained_changes(compared: PositionsCompared, earlier: Mapping[str, Decim
     return found
 
 
-def explained(finding: Finding, group: InstrumentGroup, came: Sequence[PositionChange], today: date) -> Finding:
-    """The finding with a note on its probable cause. `came` may include the finding's own change."""
-    others = [each for each in came if not group.is_about(each.instrument, each.product)]
+def explained(finding: Finding, group: InstrumentGroup, changes: Sequence[PositionChange], today: date) -> Finding:
+    """The finding with a note on its probable cause. `changes` may include the finding's own change."""
+    others = [each for each in changes if not group.is_about(each.instrument, each.product)]
     instrument = group.ours[0].instrument
     lost = group.shown - group.held
     words = [said for said in (_expiry(instrument, today),) if said]
@@ -81,29 +81,29 @@ def explained(finding: Finding, group: InstrumentGroup, came: Sequence[PositionC
 
 def _expiry(instrument: Instrument, today: date) -> str:
     """A remark on its expiry; empty if it has none."""
-    told = instrument.expiry
-    if told is None:
+    expiry = instrument.expiry
+    if expiry is None:
         return ""
-    if told in (f"{today:%Y%m%d}", f"{today:%Y%m}"):
-        return f"its expiry is now ({told})"
-    return f"it expired ({told})" if told < f"{today:%Y%m%d}"[: len(told)] else f"its expiry is {told}"
+    if expiry in (f"{today:%Y%m%d}", f"{today:%Y%m}"):
+        return f"its expiry is now ({expiry})"
+    return f"it expired ({expiry})" if expiry < f"{today:%Y%m%d}"[: len(expiry)] else f"its expiry is {expiry}"
 
 
-def _assigned(option: Instrument, lost: Decimal, came: PositionChange) -> str:
+def _assigned(option: Instrument, lost: Decimal, candidate: PositionChange) -> str:
     """How a change in shares fits option contracts that disappeared: a short put or a long call brings shares, the
     others take them. Empty: it does not fit."""
-    if came.instrument.asset_class not in _SHARES or option.right is None:
+    if candidate.instrument.asset_class not in _SHARES or option.right is None:
         return ""
-    if not _is_underlying(came.instrument.symbol, option):
+    if not _is_underlying(candidate.instrument.symbol, option):
         return ""
     sign = 1 if option.right is OptionRight.PUT else -1
-    each = came.change / (lost * sign)
+    each = candidate.change / (lost * sign)
     multiplier = option.multiplier
     if not multiplier:
         multiplier = each if each == each.to_integral_value() and each > 0 else Decimal(100)
-    contracts = came.change / (multiplier * sign)
+    contracts = candidate.change / (multiplier * sign)
     is_part = contracts == contracts.to_integral_value() and 0 < contracts / lost <= 1
-    if not is_part or (contracts != lost and not came.is_known):
+    if not is_part or (contracts != lost and not candidate.is_known):
         return ""
     what = "an assignment" if lost > 0 else "an exercise"
     kind = f"{'short' if lost > 0 else 'long'} {option.right.lower()}"
@@ -128,30 +128,35 @@ def _split(group: InstrumentGroup) -> str | None:
     ratio = max(abs(held), abs(shown)) / min(abs(held), abs(shown))
     if ratio != ratio.to_integral_value() or not 2 <= ratio <= _SPLIT_AT_MOST:
         return None
-    told = f"{_plain(ratio)} for 1" if abs(shown) > abs(held) else f"1 for {_plain(ratio)}"
-    return f"as after a split or merger of shares {told}, if it was no trade"
+    ratio_text = f"{_plain(ratio)} for 1" if abs(shown) > abs(held) else f"1 for {_plain(ratio)}"
+    return f"as after a split or merger of shares {ratio_text}, if it was no trade"
 
 
-def _converted(group: InstrumentGroup, lost: Decimal, came: PositionChange) -> str:
+def _converted(group: InstrumentGroup, lost: Decimal, candidate: PositionChange) -> str:
     """How the same instrument in another product fits what disappeared."""
-    if came.product is None or came.product == group.product or came.change != -lost:
+    if candidate.product is None or candidate.product == group.product or candidate.change != -lost:
         return ""
-    return f"in {came.product}: perhaps converted" if group.is_about(came.instrument) else ""
+    return f"in {candidate.product}: perhaps converted" if group.is_about(candidate.instrument) else ""
 
 
-def _renamed(group: InstrumentGroup, lost: Decimal, came: PositionChange) -> str:
+def _renamed(group: InstrumentGroup, lost: Decimal, candidate: PositionChange) -> str:
     """How shares under another name fit shares that disappeared completely."""
-    if came.instrument.asset_class not in _SHARES or group.shown or not group.held or group.is_about(came.instrument):
+    if (
+        candidate.instrument.asset_class not in _SHARES
+        or group.shown
+        or not group.held
+        or group.is_about(candidate.instrument)
+    ):
         return ""
-    if came.change == -lost:
+    if candidate.change == -lost:
         return "as many as left: perhaps the same under another name"
-    ratio = came.change / group.held
-    if not came.is_known or ratio <= 0:
+    ratio = candidate.change / group.held
+    if not candidate.is_known or ratio <= 0:
         return ""
     if ratio == ratio.to_integral_value() and ratio <= _SPLIT_AT_MOST:
         return f"{_plain(ratio)} for each that left: perhaps the same, split and under another name"
     back = 1 / ratio
-    if group.held == came.change * back and back == back.to_integral_value() and back <= _SPLIT_AT_MOST:
+    if group.held == candidate.change * back and back == back.to_integral_value() and back <= _SPLIT_AT_MOST:
         return f"1 for {_plain(back)} that left: perhaps the same, merged and under another name"
     return ""
 

@@ -380,26 +380,26 @@ class _Draft:
         """BUY or SELL, by every field that says it. `direction` is that of this trade; beside action ENTRY or EXIT
         it is that of the position; alone it gives the side of an entry only."""
         fields = self.fields
-        told: list[tuple[str, Side]] = []
+        found: list[tuple[str, Side]] = []
         if said is not None:
-            told.append(("side", said))
+            found.append(("side", said))
         if action in ("BUY", "SELL"):
-            told.append(("action", Side(action)))
+            found.append(("action", Side(action)))
         if self.direction is not None:
             of_direction = _SIDE_OF_DIRECTION[self.direction]
             if action == "EXIT":
-                told.append(("direction", of_direction.opposite))
-            elif told or action == "ENTRY" or self.signal_type in _ENTRIES:
-                told.append(("direction", of_direction))
-        if not told:
+                found.append(("direction", of_direction.opposite))
+            elif found or action == "ENTRY" or self.signal_type in _ENTRIES:
+                found.append(("direction", of_direction))
+        if not found:
             unread = (said is None, action is None, self.direction is None)
             if not fields.has(*_SIDE_FIELDS):
                 fields.problems.append("side (or action) is missing")
             elif not any(fields.has(name) and is_unread for name, is_unread in zip(_SIDE_FIELDS, unread, strict=True)):
                 fields.problems.append("the side cannot be told: give side BUY or SELL, or action and direction")
             return None
-        name, side = told[0]
-        others = [other for other, its_side in told[1:] if its_side is not side]
+        name, side = found[0]
+        others = [other for other, its_side in found[1:] if its_side is not side]
         for other in others:
             fields.contradiction(name, other)
         return None if others else side

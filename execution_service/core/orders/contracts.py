@@ -30,12 +30,12 @@ class Contract:
         """The key under which the ledger keeps a position in this contract. For a derivative the broker's multiplier
         and trading class replace the order's own. For a share the trading class is part of the key only if the order
         names it, as in all keys stored so far."""
-        named, told = self.instrument, self.terms
+        named, reported = self.instrument, self.terms
         if named.asset_class not in DERIVATIVES:
             return named.key if named.multiplier in (None, ONE) else named.full_key
-        if told is None:
+        if reported is None:
             return named.full_key
-        multiplier = None if told.is_one_size else told.multiplier
+        multiplier = None if reported.is_one_size else reported.multiplier
         return replace(named, multiplier=multiplier, trading_class=self._trading_class).full_key
 
     def is_same_as(self, other: Contract) -> bool:
@@ -69,14 +69,14 @@ class Contract:
     @property
     def con_id(self) -> int | None:
         """The broker's contract number, as the broker reported it, else as the order names it."""
-        told = None if self.terms is None else self.terms.con_id
-        return told or self.instrument.con_id
+        reported = None if self.terms is None else self.terms.con_id
+        return reported or self.instrument.con_id
 
     @property
     def _trading_class(self) -> str | None:
         """In upper case, as orders are read: a venue may spell it otherwise."""
-        told = None if self.terms is None else self.terms.trading_class
-        said = told or self.instrument.trading_class
+        reported = None if self.terms is None else self.terms.trading_class
+        said = reported or self.instrument.trading_class
         return None if said is None else said.upper()
 
 

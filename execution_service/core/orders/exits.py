@@ -74,8 +74,10 @@ def exit_allowance(
 
 
 def _of_that_adopted(takers: Sequence[Order]) -> str:
-    told = [(x.filled_quantity, x.adoption.occasion, x.signal_id) for x in takers if x.adoption and x.filled_quantity]
-    return "".join(f", of that {quantity} by {occasion} ({name})" for quantity, occasion, name in told)
+    reported = [
+        (x.filled_quantity, x.adoption.occasion, x.signal_id) for x in takers if x.adoption and x.filled_quantity
+    ]
+    return "".join(f", of that {quantity} by {occasion} ({name})" for quantity, occasion, name in reported)
 
 
 def with_instrument_of_entry(order: Order, entries: Sequence[Order], now: datetime) -> Order:
@@ -90,14 +92,14 @@ def _matched(order: Order, own: Sequence[Order], now: datetime) -> tuple[Event, 
     instruments = {e.accepted_request.instrument for e in own}
     products = {e.accepted_request.product for e in own}
     named = request.instrument
-    instrument = _said_more_fully(instruments.pop(), named) if len(instruments) == 1 else named
+    instrument = _most_complete(instruments.pop(), named) if len(instruments) == 1 else named
     product = products.pop() if request.product is None and len(products) == 1 else None
     if instrument == named and product is None:
         return ()
     return (InstrumentMatched(at=now, instrument=instrument, product=product),)
 
 
-def _said_more_fully(entrys: Instrument, named: Instrument) -> Instrument:
+def _most_complete(entrys: Instrument, named: Instrument) -> Instrument:
     """The entry's instrument, with the contract facts that only the exit names: the broker has to confirm those."""
     return replace(
         entrys,

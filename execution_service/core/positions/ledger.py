@@ -153,11 +153,11 @@ def fold(
     return replace(entry, products=products, terms=terms, **changes), lines
 
 
-def _better_known(before: ContractTerms | None, told: ContractTerms | None) -> ContractTerms | None:
+def _better_known(before: ContractTerms | None, later: ContractTerms | None) -> ContractTerms | None:
     """The later facts, unless they lack what the earlier ones have."""
-    if told is None or (before is not None and told.is_size_unknown):
+    if later is None or (before is not None and later.is_size_unknown):
         return before
-    return told
+    return later
 
 
 def _by_product(
@@ -182,8 +182,8 @@ def with_unbooked(
     """The entry as it will be once the recorded fills of these orders are booked. Each order comes with the events
     that may not be booked and the lines that its record has; lines beyond the entry's own sequence are ignored."""
     booked = entry.sequence
-    for order, applied_events, told in orders:
-        known = {number: line for number, line in told.items() if line.sequence <= booked}
+    for order, applied_events, own_lines in orders:
+        known = {number: line for number, line in own_lines.items() if line.sequence <= booked}
         entry, _ = fold(entry, order, applied_events, known)
     return entry
 

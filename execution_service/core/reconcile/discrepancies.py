@@ -105,7 +105,7 @@ class Finding:
         """For a position: whether it is about this instrument, under any of its names, in this product."""
         if not agree(self.product or None, product):
             return False
-        mine = self.instruments or ((told,) if (told := instrument_of_key(self.subject)) is not None else ())
+        mine = self.instruments or ((named,) if (named := instrument_of_key(self.subject)) is not None else ())
         return self.kind is DiscrepancyKind.POSITION_DIFFERS and any(
             each.could_be(instrument) or may_be_the_same(each, instrument) for each in mine
         )

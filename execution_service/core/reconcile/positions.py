@@ -236,8 +236,8 @@ def _are_one(one: Holding | BrokerPosition, other: Holding | BrokerPosition) -> 
 def _number(each: Holding | BrokerPosition) -> int | None:
     """The broker's contract number, which identifies the contract by itself. For a share, whose number changes with
     corporate actions, only if the order named it."""
-    told = each.con_id if isinstance(each, BrokerPosition) else _contract(each).con_id
-    return told if told is not None else each.instrument.con_id
+    reported = each.con_id if isinstance(each, BrokerPosition) else _contract(each).con_id
+    return reported if reported is not None else each.instrument.con_id
 
 
 def _contract(each: Holding | BrokerPosition) -> Contract:

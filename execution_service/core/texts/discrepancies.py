@@ -146,9 +146,9 @@ def discrepancies(texts: Sequence[str], count: int) -> str:
         named.append(f"and {len(found) - len(named)} more: see execctl discrepancies")
     steps = {each["To do"] for each in lines if "To do" in each}
     to_do = steps.pop() if len(steps) == 1 else "execctl discrepancies says for each what to do"
-    told = lines[-1] | {"Found": "".join(f"\n- {words}" for words in named), "To do": to_do}
+    fields = lines[-1] | {"Found": "".join(f"\n- {words}" for words in named), "To do": to_do}
     title = texts[-1].partition("\n")[0]
-    body = "\n".join(f"{name}:{value}" if name == "Found" else f"{name}: {value}" for name, value in told.items())
+    body = "\n".join(f"{name}:{value}" if name == "Found" else f"{name}: {value}" for name, value in fields.items())
     return f"{counted_title(title, count)}\n\n{body}"
 
 

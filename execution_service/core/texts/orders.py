@@ -111,20 +111,20 @@ def order_alert(
 
 def _adoption_text(event: Event, order: Order, account: tuple[str, str]) -> str | None:
     """One message for all records of an adoption, sent with the first."""
-    told, strategy = order.adoption, ("Strategy", order.request.strategy or UNKNOWN)
-    if told is None or order.identity.leg_index:
+    adoption, strategy = order.adoption, ("Strategy", order.request.strategy or UNKNOWN)
+    if adoption is None or order.identity.leg_index:
         return None
-    facts = [(name, words) for name, words in (("Left", told.left), ("Came", told.came)) if words]
+    facts = [(name, words) for name, words in (("Left", adoption.left), ("Came", adoption.came)) if words]
     match event:
         case Adopted():
-            closes = [] if told.discrepancy_id is None else [("Closes", told.discrepancy_id)]
-            by = (("By", told.by), ("Reason", told.message))
-            about = (account, strategy, ("What", told.occasion.value), *facts, *by, *closes)
+            closes = [] if adoption.discrepancy_id is None else [("Closes", adoption.discrepancy_id)]
+            by = (("By", adoption.by), ("Reason", adoption.message))
+            about = (account, strategy, ("What", adoption.occasion.value), *facts, *by, *closes)
             return html_message("📒 Position Adopted", *about, ("Adoption", order.signal_id))
         case AdoptionUndone():
             by = (("By", event.by), ("Reason", event.message))
             undone = [(f"{name}, annulled", words) for name, words in facts]
-            about = (account, strategy, ("What", told.occasion.value), *undone, *by)
+            about = (account, strategy, ("What", adoption.occasion.value), *undone, *by)
             return html_message("📒 Adoption Undone", *about, ("Adoption", order.signal_id))
     return None
 

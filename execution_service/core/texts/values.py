@@ -115,13 +115,15 @@ def contract_line(order: Order) -> tuple[tuple[str, str], ...]:
     """The multiplier, if the total is not simply price x quantity."""
     if order.money_per_point in (None, ONE):
         return ()
-    told = order.terms
-    if told is None or told.multiplier is None:
+    reported = order.terms
+    if reported is None or reported.multiplier is None:
         return (("Contract", f"{money(order.money_per_point or ONE, currency_of(order))} a point"),)
     quotes = (
-        "" if told.price_magnifier == ONE else f", quoted in 1/{quantity(told.price_magnifier)} {currency_of(order)}"
+        ""
+        if reported.price_magnifier == ONE
+        else f", quoted in 1/{quantity(reported.price_magnifier)} {currency_of(order)}"
     )
-    return (("Contract", f"multiplier {quantity(told.multiplier)}{quotes}"),)
+    return (("Contract", f"multiplier {quantity(reported.multiplier)}{quotes}"),)
 
 
 def commissions_text(order: Order) -> str:
@@ -184,15 +186,15 @@ def execution_text(order: Order, amount: Decimal, at: Decimal) -> str:
     return f"{quantity(amount)} @ {quoted(at, order)}"
 
 
-def contract_summary(told: ContractTerms) -> str:
+def contract_summary(reported: ContractTerms) -> str:
     """The broker's facts about a contract, in one line."""
     words = (
-        told.local_symbol,
-        None if told.trading_class is None else f"class {told.trading_class}",
-        None if told.multiplier is None else f"multiplier {quantity(told.multiplier)}",
-        None if told.price_magnifier == ONE else f"quoted in 1/{quantity(told.price_magnifier)}",
-        told.currency,
-        None if told.con_id is None else f"number {told.con_id}",
-        "what one contract is worth is not told" if told.is_size_unknown else None,
+        reported.local_symbol,
+        None if reported.trading_class is None else f"class {reported.trading_class}",
+        None if reported.multiplier is None else f"multiplier {quantity(reported.multiplier)}",
+        None if reported.price_magnifier == ONE else f"quoted in 1/{quantity(reported.price_magnifier)}",
+        reported.currency,
+        None if reported.con_id is None else f"number {reported.con_id}",
+        "what one contract is worth is not told" if reported.is_size_unknown else None,
     )
     return plain(", ".join(word for word in words if word is not None) or "nothing told")

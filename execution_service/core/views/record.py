@@ -371,8 +371,8 @@ def positions_to_documents(positions: Iterable[BrokerPosition]) -> list[Document
 def positions_from_documents(documents: Iterable[Mapping[str, Any]]) -> list[BrokerPosition]:
     """Raises UnreadableRecord."""
     try:
-        told = [_decode(BrokerPosition, document) for document in documents]
-        return [replace(position, also_called=frozenset(position.also_called)) for position in told]
+        reported = [_decode(BrokerPosition, document) for document in documents]
+        return [replace(position, also_called=frozenset(position.also_called)) for position in reported]
     except (CoreError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as exc:
         raise UnreadableRecord(f"a broker's positions: {type(exc).__name__}: {exc}") from exc
 

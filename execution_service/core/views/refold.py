@@ -22,14 +22,14 @@ class OrderWithLines:
     lines: Mapping[int, Line]
 
 
-def as_last_shown(booking: OrderWithLines, told: int) -> BookedOrder | None:
-    """The order as it was at version `told`, up to which the views show it, with the profit booked by then. None if
+def as_last_shown(booking: OrderWithLines, shown_version: int) -> BookedOrder | None:
+    """The order as it was at version `shown_version`, up to which the views show it, with the profit booked by then. None if
     they do not show it."""
-    if not told:
+    if not shown_version:
         return None
     order = booking.order
-    then = order if order.version <= told else order.as_of(told)
-    realized = sum((line.realized for number, line in booking.lines.items() if number <= told), Decimal(0))
+    then = order if order.version <= shown_version else order.as_of(shown_version)
+    realized = sum((line.realized for number, line in booking.lines.items() if number <= shown_version), Decimal(0))
     return BookedOrder(then, realized)
 
 

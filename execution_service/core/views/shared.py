@@ -88,14 +88,14 @@ def confirmation_fields(order: Order, *, broker: str, realized_pnl: Decimal, now
     }
 
 
-def _adopted(told: Adopted) -> Fields:
+def _adopted(adoption: Adopted) -> Fields:
     """Marks the record of an adoption, which is not an order, with the person's report."""
     return {
-        "occasion": told.occasion.value,
-        "by": told.by,
-        "reason": told.message,
-        "discrepancy_id": told.discrepancy_id,
-        "command_id": told.command_id,
+        "occasion": adoption.occasion.value,
+        "by": adoption.by,
+        "reason": adoption.message,
+        "discrepancy_id": adoption.discrepancy_id,
+        "command_id": adoption.command_id,
     }
 
 
@@ -145,17 +145,17 @@ def _protection(order: Order) -> Fields | None:
 
 def _contract_fields(instrument: Instrument, terms: ContractTerms | None) -> Fields:
     """The contract's facts as the broker reported them, else as the order named them."""
-    told = terms or ContractTerms()
+    reported = terms or ContractTerms()
     return {
         "instrument_type": instrument.asset_class.value,
         "exchange": instrument.exchange,
         "expiry": instrument.expiry,
         "strike": number(instrument.strike),
         "right": None if instrument.right is None else instrument.right.value,
-        "currency": told.currency or instrument.currency,
-        "multiplier": number(told.multiplier or (instrument.multiplier if terms is None else None)),
-        "price_magnifier": number(told.price_magnifier),
-        "trading_class": told.trading_class or instrument.trading_class,
+        "currency": reported.currency or instrument.currency,
+        "multiplier": number(reported.multiplier or (instrument.multiplier if terms is None else None)),
+        "price_magnifier": number(reported.price_magnifier),
+        "trading_class": reported.trading_class or instrument.trading_class,
     }
 
 
