@@ -64,7 +64,7 @@ def test_every_kind_of_discrepancy_is_explained_and_no_other() -> None:
 
 def test_how_long_an_exit_waits_for_its_entry_and_a_leg_for_the_others_is_as_the_pages_say() -> None:
     operations = (DOCS / "operations.md").read_text(encoding="utf-8")
-    assert f"whose entry nobody has heard of waits {UNKNOWN_ENTRY_SECONDS:g} s for it" in operations
+    assert f"the entry has not arrived at all, the exit waits {UNKNOWN_ENTRY_SECONDS:g} s for it" in operations
     messages = (DOCS / "messages.md").read_text(encoding="utf-8")
     assert f"a leg waits up to {UNKNOWN_LEG_SECONDS:g} s for the others" in messages
 
