@@ -18,7 +18,7 @@ from brokers.errors import BrokerUnavailable, OutcomeUnknown
 from brokers.paper.model import Market
 from execution_service.core.orders.events import Event
 from execution_service.core.orders.order import Order
-from execution_service.core.orders.report_events import news
+from execution_service.core.orders.report_events import new_events
 from execution_service.core.orders.request import Identity
 from execution_service.core.orders.status import ReasonCode, Status
 from execution_service.storage.ports.orders import CursorCommit, Told
@@ -227,7 +227,9 @@ async def test_end_that_another_process_recorded_is_delivered_by_the_one_that_st
         world.book().cancel(world.ref("sig"))
         (report,) = world.book().reports().reports
         store: Any = world.service._store
-        writing = asyncio.create_task(store.append(world.record(), news(world.record(), report, world.clock.now())))
+        writing = asyncio.create_task(
+            store.append(world.record(), new_events(world.record(), report, world.clock.now()))
+        )
         await world.settle()
         await writing
         await world.run(10)
